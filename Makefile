@@ -1,0 +1,47 @@
+# Every target sets up what it needs in .venv; a second call reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
+TORCH := torch==2.13.0
+
+.PHONY: demo serve test check format bench clean
+
+$(VENV)/.run: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+demo: $(VENV)/.run  ## both workloads over HTTP, tables and plots in demo-out/
+	mkdir -p demo-out
+	$(BIN)/bandexa simulate synthetic --seeds 2 --json demo-out/synthetic.json --plot demo-out/synthetic.png
+	$(BIN)/bandexa simulate mnist --horizon 2000 --json demo-out/mnist.json --plot demo-out/mnist.png
+	@echo "Plots and figures: demo-out/"
+
+serve: $(VENV)/.run  ## the service on http://127.0.0.1:8080
+	$(BIN)/bandexa serve --data-dir bandexa-data
+
+test: $(VENV)/.dev  ## the whole test suite
+	$(BIN)/python -m pytest -q -n 2 tests
+
+check: $(VENV)/.dev  ## format, lint, types, import rules, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n 2 tests
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.run  ## the measurements the README quotes
+	$(BIN)/bandexa bench core --json bench-out/core.json
+
+clean:
+	rm -rf $(VENV) build demo-out bench-out *.egg-info

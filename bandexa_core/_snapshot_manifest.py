@@ -1,0 +1,165 @@
+"""The manifest of a snapshot: what was published, in words and hashes.
+
+`manifest.json` holds the manifest and a sha256 of it. It is read strictly: the file must be, byte
+for byte, what writing the parsed manifest would give, so that no flipped bit goes unseen. Pure
+values, used by any process; see `snapshot` for how they reach the disk.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from types import NoneType
+from typing import Any
+
+from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file: its numpy dtype name and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One safetensors file: sha256 and size of all its bytes, and the tensors in it."""
+
+    sha256: str
+    num_bytes: int
+    tensors: dict[str, TensorEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a snapshot is and what it was built from.
+
+    Attributes:
+        format_version: layout of the snapshot directory; another one is refused.
+        version: the snapshot's number within its bandit.
+        parent: the version it was trained from, None for the first.
+        bandit_uid: the bandit it belongs to.
+        position: the log position it was built at.
+        log_hash: hash of the log up to `position`, hex.
+        spec_hash: hash of the bandit's configuration that shapes the model.
+        num_rows: training rows it was built from.
+        epoch: the publisher's lock epoch.
+        created_at: Unix time of publishing, in seconds.
+        encoder: registered name of the encoder.
+        metrics: finite figures of the training round.
+        libraries: versions it was made with, for people; loading does not look at them.
+        meta: any JSON object of the publisher's.
+        files: the safetensors files by name, without their extension.
+    """
+
+    format_version: int
+    version: SnapshotVersion
+    parent: SnapshotVersion | None
+    bandit_uid: BanditUid
+    position: LogPosition
+    log_hash: str
+    spec_hash: str
+    num_rows: int
+    epoch: int
+    created_at: float
+    encoder: str
+    metrics: dict[str, float]
+    libraries: dict[str, str]
+    meta: dict[str, Any]
+    files: dict[str, FileEntry]
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as `manifest.json` holds it.
+
+        Raises:
+            ValueError: a metric or `meta` cannot be written as JSON, NaN and infinity included.
+        """
+        body = asdict(self)
+        try:
+            compact = json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
+            document = {"manifest": body, "sha256": sha256(compact.encode()).hexdigest()}
+            return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metrics and meta must be JSON values: {error}") from error
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "format_version": (int,),
+    "version": (int,),
+    "parent": (int, NoneType),
+    "bandit_uid": (str,),
+    "position": (int,),
+    "log_hash": (str,),
+    "spec_hash": (str,),
+    "num_rows": (int,),
+    "epoch": (int,),
+    "created_at": (float,),
+    "encoder": (str,),
+    "metrics": (dict,),
+    "libraries": (dict,),
+    "meta": (dict,),
+    "files": (dict,),
+}
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Return the manifest that `Manifest.to_bytes` wrote.
+
+    Raises:
+        SnapshotCorrupt: these are not such bytes; the message says why, without naming a file.
+    """
+    try:
+        document = json.loads(data)
+        body = _members(document, {"manifest": (dict,), "sha256": (str,)})["manifest"]
+        found = body.get("format_version")
+        if found != FORMAT_VERSION:
+            raise ValueError(f"format version {found!r}, this program reads {FORMAT_VERSION}")
+        values = _members(body, _KINDS)
+        _check_values(values["metrics"], float)
+        _check_values(values["libraries"], str)
+        _check_values(values["files"], dict)
+        values["files"] = {name: _file_entry(entry) for name, entry in values["files"].items()}
+        manifest = Manifest(**values)
+        written = manifest.to_bytes()
+    except (ValueError, RecursionError) as error:
+        raise SnapshotCorrupt(f"not a valid manifest: {error}") from error
+    if written != data:
+        raise SnapshotCorrupt("its hash or its bytes are not those that were written")
+    return manifest
+
+
+def _file_entry(entry: dict[str, Any]) -> FileEntry:
+    values = _members(entry, {"sha256": (str,), "num_bytes": (int,), "tensors": (dict,)})
+    _check_values(values["tensors"], dict)
+    tensors = {}
+    for name, tensor in values["tensors"].items():
+        members = _members(tensor, {"dtype": (str,), "shape": (list,)})
+        if not all(type(size) is int and size >= 0 for size in members["shape"]):
+            raise ValueError(f"shape of {name!r} is {members['shape']!r}")
+        tensors[name] = TensorEntry(members["dtype"], tuple(members["shape"]))
+    return FileEntry(values["sha256"], values["num_bytes"], tensors)
+
+
+def _members(value: object, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return a JSON object's members, which must be exactly `kinds`, of those exact types."""
+    if not isinstance(value, dict) or value.keys() != kinds.keys():
+        raise ValueError(f"expected an object with the members {sorted(kinds)}")
+    for name, kind in kinds.items():
+        if type(value[name]) not in kind:
+            raise ValueError(f"{name} is {value[name]!r:.80}")
+    return dict(value)
+
+
+def _check_values(mapping: dict[str, object], kind: type) -> None:
+    for name, value in mapping.items():
+        if type(value) is not kind:
+            raise ValueError(f"{name} is {value!r:.80}")
+
+
+assert _KINDS.keys() == {field.name for field in fields(Manifest)}

@@ -1,0 +1,97 @@
+"""The actions of a bandit, as values: a change makes a new catalogue, readers keep the old one.
+
+A catalogue is a pure function of the log: the fold of its catalogue rows in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionId, ActionSlot
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueChange:
+    """Actions to add or overwrite, in columns. N actions, A features each.
+
+    Attributes:
+        ids: The N action ids, each at most once.
+        features: float32 (N, A), or None to leave the features of known actions as they are.
+        enabled: bool (N,).
+    """
+
+    ids: tuple[ActionId, ...]
+    features: NDArray[np.float32] | None
+    enabled: NDArray[np.bool_]
+
+
+class Catalogue:
+    """Actions in slot order; immutable."""
+
+    __slots__ = ("enabled", "enabled_slots", "features", "ids", "slots")
+
+    def __init__(
+        self,
+        ids: tuple[ActionId, ...],
+        slots: dict[ActionId, ActionSlot],
+        features: NDArray[np.float32],
+        enabled: NDArray[np.bool_],
+    ) -> None:
+        self.ids = ids
+        self.slots = slots
+        self.features = features
+        self.enabled = enabled
+        self.enabled_slots: NDArray[np.int64] = np.flatnonzero(enabled)
+        for array in (features, enabled, self.enabled_slots):
+            array.setflags(write=False)
+
+    @classmethod
+    def empty(cls, action_dim: int) -> Catalogue:
+        """Return the catalogue of a new bandit."""
+        return cls((), {}, np.zeros((0, action_dim), np.float32), np.zeros(0, np.bool_))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def action_dim(self) -> int:
+        """A, the number of features of an action."""
+        return int(self.features.shape[1])
+
+    def changed(self, change: CatalogueChange) -> tuple[Catalogue, NDArray[np.int64]]:
+        """Return the catalogue with `change` made, and the slots it touched (in `change` order).
+
+        Raises:
+            ValueError: A new action comes without features although the bandit's have some.
+        """
+        slots = self.slots
+        new = [action_id for action_id in change.ids if action_id not in slots]
+        if new and change.features is None and self.action_dim:
+            raise ValueError(f"actions: {new[0]!r} is new and needs {self.action_dim} features")
+        ids = self.ids
+        features = np.concatenate(
+            [self.features, np.zeros((len(new), self.action_dim), np.float32)]
+        )
+        enabled = np.concatenate([self.enabled, np.zeros(len(new), np.bool_)])
+        if new:
+            first = len(ids)
+            ids = (*ids, *new)
+            slots = {**slots, **{a: ActionSlot(first + i) for i, a in enumerate(new)}}
+        touched = np.fromiter((slots[a] for a in change.ids), np.int64, len(change.ids))
+        if change.features is not None and self.action_dim:
+            features[touched] = change.features
+        enabled[touched] = change.enabled
+        return Catalogue(ids, slots, features, enabled), touched
+
+    def find(self, ids: Sequence[ActionId]) -> NDArray[np.int64]:
+        """Return the slots of `ids`, shape (K,).
+
+        Raises:
+            KeyError: The first id that is not in the catalogue.
+        """
+        slots = self.slots
+        return np.array([slots[action_id] for action_id in ids], np.int64)

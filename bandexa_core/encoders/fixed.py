@@ -1,0 +1,127 @@
+"""Fixed feature maps, in float64: what the linear policies and baselines run on.
+
+An image or other array context is flattened; uint8 contexts are scaled to 0..1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.encoders.protocol import Array64, Raw
+
+
+def flat64(contexts: Raw, num_axes: int) -> Array64:
+    """Return contexts with their last `num_axes` axes flattened, as float64, uint8 over 255."""
+    lead = contexts.shape[: contexts.ndim - num_axes]
+    flat = contexts.reshape(*lead, math.prod(contexts.shape[contexts.ndim - num_axes :]))
+    out = flat.astype(np.float64)
+    if contexts.dtype == np.uint8:
+        out /= 255.0
+    return out
+
+
+class PerActionEncoder:
+    """z = [x; 1]: every action has its own posterior over the context.
+
+    Exact for the block features [e_a (x) (x; 1)] and far cheaper than one dense posterior.
+    """
+
+    uses_action = False
+
+    def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
+        del action_dim  # an action is known by its slot here, its features play no part
+        self._num_axes = len(context_shape)
+        self.feature_dim = math.prod(context_shape) + 1
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`; `actions` is ignored."""
+        x_NX = flat64(contexts, self._num_axes)
+        return np.concatenate([x_NX, np.ones((len(x_NX), 1))], axis=1)
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return np.repeat(self.encode(context[None], actions[:1]), len(actions), axis=0)
+
+
+class ConcatEncoder:
+    """z = [x; a; 1]: linear in context and action, no interaction between them."""
+
+    uses_action = True
+
+    def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
+        self._num_axes = len(context_shape)
+        self._dx = math.prod(context_shape)
+        self._da = action_dim
+        self.feature_dim = self._dx + self._da + 1
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        x_NX = flat64(contexts, self._num_axes)
+        return np.concatenate([x_NX, actions.astype(np.float64), np.ones((len(x_NX), 1))], axis=1)
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return self.combine(self.context_part(context), self.action_part(actions))
+
+    def context_part(self, context: Raw) -> Array64:
+        """Return x as float64, (X,)."""
+        return flat64(context, self._num_axes)
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """Return a as float64, (K, A)."""
+        return actions.astype(np.float64)
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """Return [x; a; 1], (K, D)."""
+        z_KD = np.empty((len(action_parts), self.feature_dim))
+        z_KD[:, : self._dx] = context_part
+        z_KD[:, self._dx : self._dx + self._da] = action_parts
+        z_KD[:, -1] = 1.0
+        return z_KD
+
+    def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
+        """Q = w_a, c = w_x . x + w_1."""
+        queries = weights[:, self._dx : self._dx + self._da]
+        return queries, weights[:, : self._dx] @ context_part + weights[:, -1]
+
+
+class InteractionsEncoder(ConcatEncoder):
+    """z = [x; a; x * a; 1] with the elementwise product.
+
+    Raises:
+        ValueError: Context and action differ in size.
+    """
+
+    def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
+        super().__init__(context_shape, action_dim)
+        if self._dx != action_dim:
+            raise ValueError(
+                f"encoder: interactions need as many action features ({action_dim}) "
+                f"as context features ({self._dx})"
+            )
+        self.feature_dim = 3 * self._dx + 1
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        x_NX = flat64(contexts, self._num_axes)
+        a_NA = actions.astype(np.float64)
+        return np.concatenate([x_NX, a_NA, x_NX * a_NA, np.ones((len(x_NX), 1))], axis=1)
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """Return [x; a; x * a; 1], (K, D)."""
+        d = self._dx
+        z_KD = np.empty((len(action_parts), self.feature_dim))
+        z_KD[:, :d] = context_part
+        z_KD[:, d : 2 * d] = action_parts
+        np.multiply(action_parts, context_part, out=z_KD[:, 2 * d : 3 * d])
+        z_KD[:, -1] = 1.0
+        return z_KD
+
+    def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
+        """Q = w_a + w_xa * x, c = w_x . x + w_1."""
+        d = self._dx
+        queries = weights[:, d : 2 * d] + weights[:, 2 * d : 3 * d] * context_part
+        return queries, weights[:, :d] @ context_part + weights[:, -1]

@@ -1,0 +1,157 @@
+"""Learned encoders: a torch module that is trained in float32 and served frozen.
+
+A user's own encoder is a subclass of `EncoderModule`, registered by name in the server's TOML.
+Legend: N rows, K candidates, F learned features, D = F + 1 (the constant 1 is added here).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bandexa_core.encoders.protocol import Array64, Raw
+
+
+class EncoderModule(nn.Module):
+    """Base of learned encoders. Subclasses set `output_dim` and write `forward`.
+
+    The constructor of a subclass takes `context_shape`, `action_dim` and its own keyword
+    parameters (those of `encoder.params` in the bandit's configuration), and raises ValueError
+    for parameters it cannot honour.
+
+    Attributes:
+        output_dim: F, the number of learned features.
+        uses_action: False: `forward` ignores the action, each action gets a posterior of its own.
+        serving_dtype: Precision features are computed in when serving; torch.float64 repeats to
+            1e-8 across batch sizes, float32 is for convolutions.
+    """
+
+    output_dim: int
+    uses_action: bool = True
+    serving_dtype: torch.dtype = torch.float64
+
+    def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
+        """Encode N pairs: contexts (N, *X) and actions (N, A) -> (N, F).
+
+        Floating inputs come in the module's dtype, uint8 contexts as uint8.
+        """
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def forward_candidates(self, context: Tensor, actions: Tensor) -> Tensor:
+        """Encode one context (*X) with K actions (K, A) -> (K, F).
+
+        Override it where work on the context can be done once.
+        """
+        features: Tensor = self(context.expand(len(actions), *context.shape), actions)
+        return features
+
+
+class SplitModule(EncoderModule):
+    """A learned encoder with a context part and an action part (cached per action)."""
+
+    def context_part(self, contexts: Tensor) -> Tensor:
+        """Contexts (N, *X) -> (N, U)."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def action_part(self, actions: Tensor) -> Tensor:
+        """Actions (K, A) -> (K, V)."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
+        """Join parts (N or 1, U) and (N, V) -> (N, F)."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
+        """See `EncoderModule.forward`."""
+        return self.combine(self.context_part(contexts), self.action_part(actions))
+
+    def forward_candidates(self, context: Tensor, actions: Tensor) -> Tensor:
+        """See `EncoderModule.forward_candidates`."""
+        return self.combine(self.context_part(context[None]), self.action_part(actions))
+
+
+def flatten(contexts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return contexts (N, *X) as (N, prod X) in `dtype`; uint8 is scaled to 0..1."""
+    flat = contexts.flatten(1)
+    return flat.to(dtype) / 255 if contexts.dtype == torch.uint8 else flat.to(dtype)
+
+
+class ModuleEncoder:
+    """Serves a copy of a learned encoder: frozen, eval mode, in its serving precision."""
+
+    def __init__(self, module: EncoderModule) -> None:
+        self._dtype = module.serving_dtype
+        served = copy.deepcopy(module).to(device="cpu", dtype=self._dtype).eval()
+        self._module = served.requires_grad_(False)
+        self.feature_dim = module.output_dim + 1
+        self.uses_action = module.uses_action
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.array(array, copy=None if array.flags.writeable else True))
+        return tensor if tensor.dtype == torch.uint8 else tensor.to(self._dtype)
+
+    def _with_constant(self, features: Tensor) -> Array64:
+        z_ND = np.empty((len(features), self.feature_dim))
+        z_ND[:, :-1] = features.numpy()
+        z_ND[:, -1] = 1.0
+        return z_ND
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        with torch.inference_mode():
+            return self._with_constant(self._module(self._tensor(contexts), self._tensor(actions)))
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        with torch.inference_mode():
+            x, a_KA = self._tensor(context), self._tensor(actions)
+            return self._with_constant(self._module.forward_candidates(x, a_KA))
+
+
+class SplitModuleEncoder(ModuleEncoder):
+    """Serves a `SplitModule`, with its action parts cacheable."""
+
+    _module: SplitModule
+
+    def context_part(self, context: Raw) -> Array64:
+        """See `SplitEncoder.context_part`."""
+        with torch.inference_mode():
+            part: Array64 = self._module.context_part(self._tensor(context[None]))[0].numpy()
+            return part.astype(np.float64, copy=False)
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """See `SplitEncoder.action_part`."""
+        with torch.inference_mode():
+            part: Array64 = self._module.action_part(self._tensor(actions)).numpy()
+            return part.astype(np.float64, copy=False)
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """See `SplitEncoder.combine`."""
+        with torch.inference_mode():
+            u = torch.from_numpy(context_part)[None].to(self._dtype)
+            v_KV = self._tensor(action_parts)
+            return self._with_constant(self._module.combine(u, v_KV))
+
+
+def module_tensors(module: nn.Module) -> dict[str, NDArray[Any]]:
+    """Return parameters and buffers by name as numpy arrays on the CPU."""
+    return {name: t.detach().cpu().numpy().copy() for name, t in module.state_dict().items()}
+
+
+def load_module_tensors(module: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Fill a module from `module_tensors`.
+
+    Raises:
+        ValueError: A name or shape differs from the module's.
+    """
+    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"encoder: {error}") from error

@@ -1,0 +1,67 @@
+"""What an encoder is: the map z = phi(x, a) whose output the Bayesian linear head works on.
+
+Legend: N rows, K candidates, D features (the constant 1 included), A action features, V size of
+an action part, M weight draws, `*X` the shape of a context. Everything here is numpy; learned
+encoders are torch modules behind `ModuleEncoder`. Serving encoders are immutable.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array64 = NDArray[np.float64]
+Raw = NDArray[Any]
+
+
+class Encoder(Protocol):
+    """A frozen feature map."""
+
+    @property
+    def feature_dim(self) -> int:
+        """D, the constant 1 included."""
+
+    @property
+    def uses_action(self) -> bool:
+        """False: z depends on the context alone, so each action has a posterior of its own."""
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """Encode N (context (*X), action (A,)) pairs; returns (N, D)."""
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """Encode one context (*X) with K actions (K, A); returns (K, D).
+
+        Work on the context is done once, not once per action.
+        """
+
+
+@runtime_checkable
+class SplitEncoder(Protocol):
+    """An encoder whose action part can be computed once per action and cached.
+
+    `encode_batch(x, actions) == combine(context_part(x), action_part(actions))`.
+    """
+
+    def context_part(self, context: Raw) -> Array64:
+        """Return the context's part, shape (U,)."""
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """Return the actions' parts, (K, A) -> (K, V)."""
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """Return the features z, shape (K, D)."""
+
+
+@runtime_checkable
+class FoldingEncoder(SplitEncoder, Protocol):
+    """A split encoder whose z is affine in the action part, so weights fold into a query.
+
+    For every weight vector w: `z . w == v . q + c` with (q, c) = fold(context part, w). Scoring K
+    candidates then costs one product with the cached (K, V) matrix, and Thompson sampling over a
+    catalogue becomes a maximum inner product search with a sampled query.
+    """
+
+    def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
+        """Fold weights (M, D) into queries (M, V) and offsets (M,)."""

@@ -1,0 +1,225 @@
+"""The serving model: a snapshot plus the log rows after it, applied in order.
+
+`load_model` then `ServingModel.apply` is the one code path of start, crash recovery, swap after
+training and verification. Applying reads no clock and no randomness, so equal (snapshot, rows)
+give equal models, bit for bit on one kind of CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.catalogue import Catalogue
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import (
+    INLINE_SLOT,
+    ActionId,
+    BanditUid,
+    DecisionId,
+    LogPosition,
+    SnapshotVersion,
+)
+from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.policies import Candidates, Choice, NeuralLinearTS, Uniform, make_policy
+from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round
+from bandexa_core.randomness import keyed_rng
+from bandexa_core.snapshot import Snapshot
+from bandexa_core.spec import BanditSpec, ReplaySpec, SelectionSpec, TrainingSpec
+
+MODEL_FILE = "model"
+TRAINING_FILE = "training"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """Row counts the schedule depends on; they travel in a snapshot's manifest.
+
+    Attributes:
+        num_learned: Decisions (decision and action pairs) whose value was learned so far.
+        trained_rows: `num_learned` at the last training round, 0 before the first.
+        inherited_rows: `num_learned` that an imported snapshot brought: no round is due before
+            this bandit has as many of its own, since a rebuild knows its own rows alone.
+    """
+
+    num_learned: int = 0
+    trained_rows: int = 0
+    inherited_rows: int = 0
+
+
+class ServingModel:
+    """What answers selects: policy, catalogue and configuration at one log position.
+
+    Single-threaded but for `select` and `score`, which change nothing. `frozen` is set when a
+    newer model replaced this one: selects in flight finish on it, rows go to its successor.
+    """
+
+    def __init__(
+        self, spec: BanditSpec, uid: BanditUid, registry: EncoderRegistry, catalogue: Catalogue
+    ) -> None:
+        self.spec = spec
+        self.uid = uid
+        self.registry = registry
+        self.policy = make_policy(spec, uid, registry)
+        self.version = SnapshotVersion(0)
+        self.base_position = LogPosition(0)
+        self.position = LogPosition(0)
+        self.progress = Progress()
+        self.frozen = False
+        self._set_catalogue(catalogue)
+
+    def _set_catalogue(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self._parts = self.policy.action_parts(catalogue.features)
+        self._enabled: Candidates | None = None
+
+    # -- selecting ----------------------------------------------------------------------------
+
+    def enabled_candidates(self) -> Candidates:
+        """Return every enabled action of the catalogue, in slot order."""
+        if self._enabled is None:
+            self._enabled = self._at_slots(self.catalogue.enabled_slots)
+        return self._enabled
+
+    def candidates(self, ids: Sequence[ActionId]) -> Candidates:
+        """Return catalogue actions by id; KeyError names the first unknown one."""
+        return self._at_slots(self.catalogue.find(ids))
+
+    def _at_slots(self, slots: NDArray[np.int64]) -> Candidates:
+        whole = len(slots) == len(self.catalogue)
+        if whole and np.array_equal(slots, np.arange(len(slots))):
+            return Candidates(slots, self.catalogue.features, self._parts)
+        parts = None if self._parts is None else self._parts[slots]
+        return Candidates(slots, self.catalogue.features[slots], parts)
+
+    def inline_candidates(
+        self, ids: Sequence[ActionId], features: NDArray[np.float32]
+    ) -> Candidates:
+        """Return candidates that bring their own features (K, A)."""
+        known = self.catalogue.slots
+        slots = np.array([known.get(action_id, INLINE_SLOT) for action_id in ids], np.int64)
+        return Candidates(slots, features)
+
+    def select(
+        self,
+        decision_id: DecisionId,
+        context: NDArray[Any],
+        candidates: Candidates,
+        *,
+        num: int = 1,
+        retrieve: int | None = None,
+    ) -> Choice:
+        """Pick `num` candidates for a decision; the same id on the same model picks the same.
+
+        Raises:
+            ValueError: The candidates do not suit the policy.
+        """
+        rng = keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
+        warm = self.progress.num_learned >= self.spec.selection.warmup_random
+        policy = self.policy if warm else Uniform()
+        return policy.select(context, candidates, rng, num=num, retrieve=retrieve)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def apply(self, row: LogRow, load: Callable[[SnapshotVersion], Snapshot]) -> None:
+        """Apply the next log row.
+
+        Args:
+            row: The row at `position + 1`.
+            load: Loads an imported snapshot; called for import rows alone.
+        """
+        assert not self.frozen, "rows go to the successor of a replaced model"
+        assert row.position == self.position + 1, f"row {row.position} after {self.position}"
+        if isinstance(row, LearnRow):
+            self.policy.learn(row.context, row.action, row.slot, row.before, row.after)
+            if row.before is None:
+                learned = self.progress.num_learned + 1
+                self.progress = dataclasses.replace(self.progress, num_learned=learned)
+        elif isinstance(row, CatalogueRow):
+            self._change_catalogue(row)
+        elif isinstance(row, ConfigRow):
+            self.spec = changed_spec(self.spec, row.spec)
+        else:
+            self._take_import(row, load(row.version))
+        self.position = row.position
+
+    def _change_catalogue(self, row: CatalogueRow) -> None:
+        catalogue, touched = self.catalogue.changed(row.change)
+        if self._parts is not None:
+            grown = np.zeros((len(catalogue) - len(self.catalogue), self._parts.shape[1]))
+            parts = np.concatenate([self._parts, grown])
+            new_parts = self.policy.action_parts(catalogue.features[touched])
+            assert new_parts is not None
+            parts[touched] = new_parts
+            self._parts = parts
+        self.catalogue = catalogue
+        self._enabled = None
+
+    def _take_import(self, row: ImportRow, snapshot: Snapshot) -> None:
+        self._load(snapshot)
+        assert self.base_position == row.position, "an imported snapshot is built at its own row"
+
+    def _load(self, snapshot: Snapshot) -> None:
+        self.policy.load_tensors(snapshot.tensors[MODEL_FILE])
+        manifest = snapshot.manifest
+        self.version = SnapshotVersion(manifest.version)
+        self.base_position = self.position = LogPosition(manifest.position)
+        self.progress = Progress(**manifest.meta["progress"])
+        self._set_catalogue(self.catalogue)
+
+    # -- rounds -------------------------------------------------------------------------------
+
+    @property
+    def learns_features(self) -> bool:
+        """Whether a round trains an encoder."""
+        return isinstance(self.policy, NeuralLinearTS)
+
+    def round_due(self) -> bool:
+        """Whether a training round (or, without an encoder to train, a snapshot) is due."""
+        if self.position - self.base_position >= SNAPSHOT_EVERY:
+            return True
+        if not self.learns_features:
+            return False
+        progress = self.progress
+        own = progress.num_learned - progress.inherited_rows
+        if own < progress.inherited_rows:
+            return False
+        return progress.num_learned >= next_round(progress.trained_rows, self.spec.training)
+
+
+def load_model(
+    spec: BanditSpec,
+    uid: BanditUid,
+    registry: EncoderRegistry,
+    snapshot: Snapshot,
+    catalogue: Catalogue,
+) -> ServingModel:
+    """Return the serving model at the snapshot's position.
+
+    Args:
+        spec: The configuration as of that position.
+        uid: The bandit's uid.
+        registry: Encoders by name.
+        snapshot: With its `MODEL_FILE` tensors loaded.
+        catalogue: The actions as of that position.
+
+    Raises:
+        ValueError: The snapshot's tensors do not fit the configuration.
+    """
+    model = ServingModel(spec, uid, registry, catalogue)
+    model._load(snapshot)
+    return model
+
+
+def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
+    """Return `spec` with its changeable sections replaced by those of `changes` (JSON-able)."""
+    return dataclasses.replace(
+        spec,
+        training=TrainingSpec(**changes["training"]),
+        replay=ReplaySpec(**changes["replay"]),
+        selection=SelectionSpec(**changes["selection"]),
+    )

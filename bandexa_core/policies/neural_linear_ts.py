@@ -1,0 +1,72 @@
+"""Neural-Linear Thompson sampling: a learned encoder below a Bayesian linear head.
+
+Riquelme, Tucker & Snoek, "Deep Bayesian Bandits Showdown", ICLR 2018. The encoder is trained
+through a reward head of its own (`training.EncoderTrainer`), never through the posterior mean.
+The posterior treats the features as known: its uncertainty is that of the last layer alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bandexa_core.encoders import EncoderModule, serving
+from bandexa_core.encoders.module import load_module_tensors, module_tensors
+from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.posterior import PosteriorConfig
+from bandexa_core.replay import Replay
+
+
+class NeuralLinearTS(LinearHead):
+    """A linear head over a learned encoder, which `train` moves.
+
+    Args:
+        module: The encoder; this policy owns it.
+        config: Prior and noise of the head.
+        greedy: Act on the posterior mean instead of a draw.
+        action_chunk: Encode at most this many candidates at once (None: all).
+    """
+
+    def __init__(
+        self,
+        module: EncoderModule,
+        config: PosteriorConfig,
+        *,
+        greedy: bool = False,
+        action_chunk: int | None = None,
+    ) -> None:
+        super().__init__(serving(module), config, greedy=greedy, action_chunk=action_chunk)
+        self.module = module
+
+    def train(
+        self, replay: Replay, trainer_state: dict[str, NDArray[Any]], plan: TrainingRound
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+        """Train the encoder for one round, then rebuild the posterior over the replay.
+
+        Args:
+            replay: The rewarded decisions.
+            trainer_state: What the round before returned; empty at first.
+            plan: How much to train, on what device, with which random numbers.
+
+        Returns:
+            The state for the next round (head and optimizer) and the round's metrics.
+        """
+        trainer = EncoderTrainer(self.module, plan)
+        trainer.load_tensors(trainer_state)
+        metrics = trainer.run(replay)
+        self.encoder = serving(self.module)
+        self.rebuild(replay, plan.rebuild_chunk)
+        return trainer.tensors(), metrics
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See `Policy.tensors`; the encoder's parameters under "encoder/"."""
+        encoder = {f"encoder/{name}": t for name, t in module_tensors(self.module).items()}
+        return encoder | super().tensors()
+
+    def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """See `Policy.load_tensors`."""
+        load_module_tensors(self.module, take_prefix(tensors, "encoder/"))
+        self.encoder = serving(self.module)
+        super().load_tensors(tensors)

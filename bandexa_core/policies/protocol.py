@@ -1,0 +1,100 @@
+"""What a policy is: it picks among candidates and learns from values.
+
+Legend: K candidates, A action features, V size of a cached action part, `*X` context shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionSlot
+from bandexa_core.replay import Replay
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The actions one request may choose from.
+
+    Attributes:
+        slots: Catalogue slots, int64 (K,); -1 for inline candidates outside the catalogue.
+        features: Raw action features, float32 (K, A).
+        parts: The encoder's cached action parts for them, (K, V), or None.
+    """
+
+    slots: NDArray[np.int64]
+    features: NDArray[np.float32]
+    parts: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def take(self, indexes: NDArray[np.int64]) -> Candidates:
+        """Return the candidates at `indexes`, in that order."""
+        parts = None if self.parts is None else self.parts[indexes]
+        return Candidates(self.slots[indexes], self.features[indexes], parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a policy picked.
+
+    Attributes:
+        chosen: Indexes into the candidates, best first, int64 (k,).
+        scores: Their sampled values, float64 (k,).
+        retrieved: With `retrieve`, indexes of the candidates that were retrieved, else None.
+        propensity: Probability of the first pick under the policy, or None where not computed.
+    """
+
+    chosen: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    retrieved: NDArray[np.int64] | None = None
+    propensity: float | None = None
+
+
+class Policy(Protocol):
+    """Picks actions and learns online. Single-threaded; `select` and `score` change nothing."""
+
+    def select(
+        self,
+        context: NDArray[Any],
+        candidates: Candidates,
+        rng: np.random.Generator,
+        *,
+        num: int = 1,
+        retrieve: int | None = None,
+    ) -> Choice:
+        """Pick `num` different candidates from one joint draw, best first."""
+
+    def score(
+        self, context: NDArray[Any], candidates: Candidates
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and standard deviation of each candidate's expected reward, (K,) each."""
+
+    def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """Return what can be cached for actions (K, A), or None where nothing can."""
+
+    def learn(
+        self,
+        context: NDArray[Any],
+        action: NDArray[np.float32],
+        slot: ActionSlot,
+        before: float | None,
+        after: float,
+    ) -> None:
+        """Learn a value, or correct one that was `before`."""
+
+    def rebuild(self, replay: Replay, chunk: int) -> None:
+        """Replace the posterior by the exact one over the replay's rows."""
+
+    def refresh(self) -> None:
+        """Recompute the posterior's root from its exact statistics."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the whole state as named arrays; equal tensors mean equal behaviour."""
+
+    def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Take over the state of `tensors`; ValueError where names or shapes do not fit."""

@@ -1,0 +1,67 @@
+"""The uniform policy: every candidate with equal probability; learns nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionSlot
+from bandexa_core.policies.protocol import Candidates, Choice
+from bandexa_core.replay import Replay
+
+
+class Uniform:
+    """Chooses uniformly at random; its sampled values are the random numbers it ranks by."""
+
+    def select(
+        self,
+        context: NDArray[Any],
+        candidates: Candidates,
+        rng: np.random.Generator,
+        *,
+        num: int = 1,
+        retrieve: int | None = None,
+    ) -> Choice:
+        """See `Policy.select`; the propensity is exact."""
+        scores_K = rng.random(len(candidates))
+        order = np.argsort(-scores_K, kind="stable").astype(np.int64)
+        retrieved = None
+        if retrieve is not None and retrieve < len(candidates):
+            retrieved = np.sort(order[:retrieve])
+        return Choice(order[:num], scores_K[order[:num]], retrieved, 1.0 / len(candidates))
+
+    def score(
+        self, context: NDArray[Any], candidates: Candidates
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Policy.score`: it has no opinion, so zeros."""
+        return np.zeros(len(candidates)), np.zeros(len(candidates))
+
+    def action_parts(self, features: NDArray[np.float32]) -> None:
+        """See `Policy.action_parts`."""
+
+    def learn(
+        self,
+        context: NDArray[Any],
+        action: NDArray[np.float32],
+        slot: ActionSlot,
+        before: float | None,
+        after: float,
+    ) -> None:
+        """See `Policy.learn`: nothing is learned."""
+
+    def rebuild(self, replay: Replay, chunk: int) -> None:
+        """See `Policy.rebuild`."""
+
+    def refresh(self) -> None:
+        """See `Policy.refresh`."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """See `Policy.tensors`."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """See `Policy.load_tensors`."""
+        if tensors:
+            raise ValueError(f"snapshot: the uniform policy has no tensor {min(tensors)!r}")

@@ -1,0 +1,54 @@
+"""Owns the configuration of a posterior: the prior over weights and over the noise variance.
+
+A plain frozen value: read in every process, changed in none.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+_SMALLEST = 1e-20
+_LARGEST = 1e20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PosteriorConfig:
+    """What is believed about weights and noise before the first row.
+
+    Attributes:
+        prior_var: prior variance of each weight, in squared reward units (not in units of s2).
+        noise: "nig" learns the noise variance (normal-inverse-gamma), "fixed" takes it as known.
+        noise_var: noise variance in squared reward units: known (fixed), or the guess b0/a0 (nig).
+        noise_shape: a0, the weight of that guess: it counts as 2 * a0 rows. Unused when fixed.
+
+    Raises:
+        ValueError: a number is not finite, or lies outside [1e-20, 1e20]; the field is named.
+    """
+
+    prior_var: float = 1.0
+    noise: Literal["nig", "fixed"] = "nig"
+    noise_var: float = 0.1
+    noise_shape: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.noise not in ("nig", "fixed"):
+            raise ValueError(f"noise must be 'nig' or 'fixed', got {self.noise!r}")
+        for name in ("prior_var", "noise_var", "noise_shape"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+            # The range keeps every product the posterior forms far from overflow.
+            if not (math.isfinite(value) and _SMALLEST <= value <= _LARGEST):
+                raise ValueError(f"{name} must be finite, > 0 and in [1e-20, 1e20], got {value!r}")
+
+    @property
+    def ridge(self) -> float:
+        """Prior precision of each weight in units of 1/s2: noise_var / prior_var."""
+        return self.noise_var / self.prior_var
+
+    @property
+    def prior_rate(self) -> float:
+        """b0 of the inverse-gamma prior over s2: noise_shape * noise_var."""
+        return self.noise_shape * self.noise_var

@@ -1,0 +1,277 @@
+"""Owns the disjoint posterior: one Gaussian posterior per action slot over a shared z(x).
+
+Lives where GaussianPosterior lives and keeps its guarantees: single-threaded, reads change nothing,
+and a loaded copy continues bit for bit.
+
+It equals the dense posterior over per-action blocks [e_k (x) z] (D weights per slot), whose
+covariance is block diagonal: exact, at K (D, D) roots instead of one (K D, K D). With learned
+noise each slot has its own s2.
+Shapes: K slots asked about, M draws, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
+from bandexa_core.posterior.noise import draw_noise, expected_noise
+from bandexa_core.posterior.rows import FloatArray, as_row
+from bandexa_core.posterior.statistics import Statistics
+from bandexa_core.posterior.tensors import read_scalar
+
+
+class DisjointPosterior:
+    """Independent posteriors per action slot; a slot that has learned nothing takes no memory.
+
+    Make one with `prior`, `from_statistics` or `from_tensors`.
+
+    Attributes:
+        config: the prior of every slot.
+        dim: number of weights D of a slot.
+        refresh_every: rows and corrections of one slot that bring its next refresh.
+    """
+
+    __slots__ = ("_slots", "config", "dim", "refresh_every")
+
+    def __init__(
+        self, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
+    ) -> None:
+        """Start with every slot at the prior.
+
+        Raises:
+            ValueError: dim or refresh_every is below 1.
+        """
+        if dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim}")
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
+        self.dim = dim
+        self.config = config
+        self.refresh_every = refresh_every
+        self._slots: dict[int, GaussianPosterior] = {}
+
+    @classmethod
+    def prior(
+        cls, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
+    ) -> DisjointPosterior:
+        """Return the posterior of no rows.
+
+        Raises:
+            ValueError: dim or refresh_every is below 1.
+        """
+        return cls(dim, config, refresh_every=refresh_every)
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Mapping[int, Statistics],
+        config: PosteriorConfig,
+        *,
+        dim: int | None = None,
+        refresh_every: int = REFRESH_EVERY,
+    ) -> DisjointPosterior:
+        """Return the posterior of summed rows per slot, by one factorisation for each.
+
+        Args:
+            statistics: sums per slot; copied. Slots without rows stay at the prior.
+            config: the prior of every slot.
+            dim: number of features D; needed only when `statistics` is empty.
+            refresh_every: see the class.
+
+        Raises:
+            ValueError: a slot is negative, or the dimensions disagree or are unknown.
+            NotPositiveDefiniteError: some statistics come from no finite rows.
+        """
+        dims = {sums.dim for sums in statistics.values()} | ({dim} if dim is not None else set())
+        if len(dims) != 1:
+            raise ValueError(f"the dimension must be known and one for all slots, got {dims}")
+        posterior = cls(dims.pop(), config, refresh_every=refresh_every)
+        for slot, sums in statistics.items():
+            if sums.n:
+                posterior._slots[_checked(slot)] = GaussianPosterior.from_statistics(
+                    sums, config, refresh_every=refresh_every
+                )
+        return posterior
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows learned, over all slots."""
+        return sum(posterior.num_rows for posterior in self._slots.values())
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The slots that have learned something, in ascending order."""
+        return tuple(sorted(self._slots))
+
+    def slot(self, slot: int) -> GaussianPosterior | None:
+        """Return the live posterior of one slot, or None while it is still the prior."""
+        return self._slots.get(slot)
+
+    def update(self, slot: int, z: npt.ArrayLike, r: float) -> None:
+        """Learn one row of a slot.
+
+        Args:
+            slot: the action slot, 0 or above.
+            z: features, shape (D,).
+            r: the value, in reward units.
+
+        Raises:
+            ValueError: slot, z or r is invalid; nothing has changed then.
+        """
+        posterior = self._slots.get(slot)
+        if posterior is not None:
+            posterior.update(z, r)
+            return
+        posterior = GaussianPosterior.prior(self.dim, self.config, refresh_every=self.refresh_every)
+        posterior.update(z, r)
+        self._slots[_checked(slot)] = posterior
+
+    def correct(self, slot: int, z: npt.ArrayLike, before: float, after: float) -> None:
+        """Change the value of a row the slot learned earlier; see GaussianPosterior.correct.
+
+        Raises:
+            ValueError: the slot has learned nothing, or a number is invalid; nothing has changed
+                then.
+        """
+        posterior = self._slots.get(slot)
+        if posterior is None:
+            raise ValueError(f"slot {slot} has learned no row that could be corrected")
+        posterior.correct(z, before, after)
+
+    def refresh(self) -> None:
+        """Take every slot anew from its statistics; see GaussianPosterior.refresh."""
+        for posterior in self._slots.values():
+            posterior.refresh()
+
+    def mean_std(
+        self, z: npt.ArrayLike, slots: Sequence[int] | npt.NDArray[np.integer]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return mean and standard deviation of the expected reward of each slot.
+
+        Args:
+            z: features, shape (D,).
+            slots: K action slots.
+
+        Returns:
+            Two arrays of shape (K,), in reward units; see GaussianPosterior.mean_std.
+
+        Raises:
+            ValueError: z or a slot is invalid.
+        """
+        mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
+        if self.config.noise == "fixed":
+            return mean, math.sqrt(self.config.noise_var) * spread
+        return mean, np.sqrt(expected_noise(a, b)) * spread
+
+    def sample_scores(
+        self,
+        rng: np.random.Generator,
+        z: npt.ArrayLike,
+        slots: Sequence[int] | npt.NDArray[np.integer],
+        num: int,
+    ) -> FloatArray:
+        """Draw the scores z.w_k of K slots under M draws of all weights.
+
+        This is exactly the law of drawing every slot's weights and scoring them. Given s2_k,
+        z.w_k = mean_k.z + sqrt(s2_k) (S_k^T z).eps with eps ~ N(0, I_D), and (S_k^T z).eps is
+        N(0, |S_k^T z|^2): one normal number stands for D. Slots are independent of each other, so
+        the joint law is the product, and each draw uses its weights for this one z only.
+
+        Args:
+            rng: source of the noise.
+            z: features, shape (D,).
+            slots: K distinct action slots.
+            num: number of draws M.
+
+        Returns:
+            Scores of shape (M, K), in reward units.
+
+        Raises:
+            ValueError: z or a slot is invalid, or a slot occurs twice (its scores would be drawn
+                as if independent).
+        """
+        mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
+        if len(set(slots)) != len(slots):
+            raise ValueError("slots must be distinct")
+        size = (num, len(slots))
+        if self.config.noise == "fixed":
+            scales = math.sqrt(self.config.noise_var) * spread
+        else:
+            scales = np.sqrt(draw_noise(rng, a, b, size)) * spread
+        return mean + scales * rng.standard_normal(size)
+
+    def copy(self) -> DisjointPosterior:
+        """Return an independent copy that continues bit for bit."""
+        other = DisjointPosterior(self.dim, self.config, refresh_every=self.refresh_every)
+        other._slots = {slot: posterior.copy() for slot, posterior in self._slots.items()}
+        return other
+
+    def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the whole state as float64 arrays; those of slot 12 are named "12/root" etc."""
+        tensors: dict[str, npt.NDArray[np.float64]] = {
+            "dim": np.array(float(self.dim)),
+            "refresh_every": np.array(float(self.refresh_every)),
+        }
+        for slot in self.slots:
+            for name, tensor in self._slots[slot].to_tensors().items():
+                tensors[f"{slot}/{name}"] = tensor
+        return tensors
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig
+    ) -> DisjointPosterior:
+        """Return the posterior that `to_tensors` wrote, given the config it was made with.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or invalid.
+        """
+        per_slot: dict[int, dict[str, npt.ArrayLike]] = {}
+        for key, tensor in tensors.items():
+            slot, _, name = key.partition("/")
+            if name and slot.isdecimal():
+                per_slot.setdefault(int(slot), {})[name] = tensor
+            elif key not in ("dim", "refresh_every"):
+                raise ValueError(f"unknown tensor {key!r}")
+        posterior = cls(
+            int(read_scalar(tensors, "dim", 1.0)),
+            config,
+            refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
+        )
+        for slot_index, state in sorted(per_slot.items()):
+            loaded = GaussianPosterior.from_tensors(state, config)
+            if loaded.dim != posterior.dim:
+                raise ValueError(f"slot {slot_index} has dimension {loaded.dim}")
+            posterior._slots[slot_index] = loaded
+        return posterior
+
+    def _moments(
+        self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return z.mean_k, |S_k^T z|, a_k and b_k, each of shape (K,)."""
+        num = len(slots)
+        mean = np.zeros(num)
+        square = np.full(num, float(z @ z) / self.config.ridge)
+        a = np.full(num, float(self.config.noise_shape))
+        b = np.full(num, self.config.prior_rate)
+        for index, slot in enumerate(slots):
+            posterior = self._slots.get(int(slot))
+            if posterior is None:
+                _checked(slot)
+                continue
+            f = z @ posterior.root
+            mean[index] = z @ posterior.mean
+            square[index] = f @ f
+            a[index], b[index] = posterior.a, posterior.b
+        return mean, np.sqrt(square), a, b
+
+
+def _checked(slot: int | np.integer) -> int:
+    if slot < 0:
+        raise ValueError(f"a slot must be 0 or above, got {slot}")
+    return int(slot)

@@ -1,0 +1,394 @@
+"""Owns the Gaussian posterior over weights in square-root form, with its noise state.
+
+Lives in the serving process (one row at a time, on the event loop) and in the trainer (rebuilds).
+Single-threaded; `sample` and `mean_std` change nothing. State after a crash is the snapshot's:
+`to_tensors` and `from_tensors` carry every bit of it, so a loaded copy continues bit for bit.
+
+Model, for features z of shape (D,) and a value r (squared reward units for every variance):
+
+    r = z.w + noise,   noise ~ N(0, s2),   w ~ N(mean, s2 S S^T),   s2 ~ inverse-gamma(a, b)
+
+with s2 = noise_var, known, when noise is "fixed". S is called root, Sigma = S S^T is in units of
+s2, and the prior is Sigma = (prior_var / noise_var) I = I / ridge. One row moves it by Potter's
+square-root update (Bierman, Factorization Methods for Discrete Sequential Estimation, 1977, V.2):
+
+    f = S^T z    beta = 1 / (f.f + 1)    gamma = beta / (1 + sqrt(beta))    e = r - z.mean
+    mean += beta e S f    S -= gamma (S f) f^T    a += 1/2    b += beta e^2 / 2
+
+in O(D^2), and Sigma stays positive semidefinite whatever the rounding does. k rows at once take
+Andrews' form of it (A square root formulation of the Kalman covariance equations, AIAA J., 1968).
+Shapes: N rows, K candidates, M draws, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.posterior.factor import inverse_root
+from bandexa_core.posterior.noise import draw_noise, expected_noise
+from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
+from bandexa_core.posterior.statistics import RowStatistics, Statistics
+from bandexa_core.posterior.tensors import read_scalar, read_tensor
+
+REFRESH_EVERY = 10_000
+"""Learned rows and corrections after which mean, root and b are taken anew from the statistics."""
+
+_BLOCK_ROWS = 64
+# A block that tells more than this about the weights (trace of F^T F: the condition number of
+# I + F^T F at most) is learned row by row, which no rounding can hurt.
+_BLOCK_INFORMATION = 1e6
+
+
+class GaussianPosterior:
+    """The posterior over D weights after some rows, ready for the next one.
+
+    Make one with `prior`, `from_statistics` or `from_tensors`.
+
+    Attributes:
+        config: the prior.
+        mean: posterior mean, shape (D,). The live array: read it, do not write it.
+        root: S, shape (D, D), with Sigma = S S^T. The live array, as above.
+        a: shape of the inverse-gamma law of s2; stays at its prior value when noise is fixed.
+        b: rate of that law, in squared reward units; likewise.
+        updates_since_refresh: rows and corrections since mean and root came from the statistics.
+        refresh_every: how many of them bring the next refresh.
+    """
+
+    __slots__ = (
+        "_prior_mean",
+        "_root_view",
+        "_rows",
+        "a",
+        "b",
+        "config",
+        "mean",
+        "refresh_every",
+        "root",
+        "updates_since_refresh",
+    )
+
+    mean: FloatArray
+    root: FloatArray
+
+    def __init__(
+        self,
+        rows: RowStatistics,
+        config: PosteriorConfig,
+        *,
+        prior_mean: FloatArray,
+        refresh_every: int,
+    ) -> None:
+        """Take ownership of `rows` and `prior_mean`; the caller sets mean and root."""
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
+        self.config = config
+        self.refresh_every = refresh_every
+        self.updates_since_refresh = 0
+        self.a = float(config.noise_shape)
+        self.b = config.prior_rate
+        self._prior_mean = prior_mean
+        self._rows = rows
+
+    @classmethod
+    def prior(
+        cls, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
+    ) -> GaussianPosterior:
+        """Return the posterior of no rows over `dim` weights.
+
+        Raises:
+            ValueError: dim or refresh_every is below 1.
+        """
+        rows = RowStatistics(Statistics(dim))
+        posterior = cls(rows, config, prior_mean=np.zeros(dim), refresh_every=refresh_every)
+        posterior.mean = np.zeros(dim)
+        posterior._set_root(np.eye(dim) / math.sqrt(config.ridge))
+        return posterior
+
+    @classmethod
+    def from_statistics(
+        cls,
+        statistics: Statistics,
+        config: PosteriorConfig,
+        prior_mean: npt.ArrayLike | None = None,
+        *,
+        refresh_every: int = REFRESH_EVERY,
+    ) -> GaussianPosterior:
+        """Return the posterior of the summed rows, by one factorisation.
+
+        Args:
+            statistics: the sums; copied.
+            config: the prior.
+            prior_mean: prior mean of the weights, shape (D,); zero when None.
+            refresh_every: see the class.
+
+        Raises:
+            ValueError: prior_mean has a wrong shape or is not finite.
+            NotPositiveDefiniteError: the statistics come from no finite rows.
+        """
+        dim = statistics.dim
+        start = np.zeros(dim) if prior_mean is None else as_row(prior_mean, dim).copy()
+        rows = RowStatistics(statistics.copy())
+        posterior = cls(rows, config, prior_mean=start, refresh_every=refresh_every)
+        posterior.refresh()
+        return posterior
+
+    @property
+    def dim(self) -> int:
+        """Number of weights D."""
+        return len(self.mean)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows learned (a correction is not a row)."""
+        return self._rows.sums.n
+
+    @property
+    def noise_mean(self) -> float:
+        """Expected noise variance E[s2], in squared reward units.
+
+        Fixed: noise_var. Nig: b / (a - 1) when a > 1; else the mean is infinite, and b / a (the
+        guess, before any row) stands in.
+        """
+        if self.config.noise == "fixed":
+            return self.config.noise_var
+        return float(expected_noise(self.a, self.b))
+
+    def statistics(self) -> Statistics:
+        """Return a copy of the exact sums over all rows learned."""
+        rows = self._rows.copy()
+        rows.fold()
+        return rows.sums
+
+    def update(self, z: npt.ArrayLike, r: float) -> None:
+        """Learn one row: features z of shape (D,), the value r in reward units.
+
+        Raises:
+            ValueError: z or r is not finite or has a wrong shape; nothing has changed then.
+        """
+        z = as_row(z, self.dim)
+        r = as_value(r)
+        self._update_row(z, r)
+        self._rows.add_row(z, r)
+        self._count(1)
+
+    def _update_row(self, z: FloatArray, r: float) -> None:
+        f = z @ self.root
+        gain = self.root @ f
+        error = r - float(z @ self.mean)
+        beta = 1.0 / (1.0 + float(f @ f))
+        gamma = beta / (1.0 + math.sqrt(beta))
+        self.mean += (beta * error) * gain
+        # In place, one pass over S: measured 1.3 (D=64) to 3.7 (D=785) times faster than numpy's
+        # outer product and difference.
+        self._root_view.addr_(torch.from_numpy(gain), torch.from_numpy(f), alpha=-gamma)
+        if self.config.noise == "nig":
+            self.a += 0.5
+            self.b += 0.5 * beta * error * error
+
+    def update_batch(self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike) -> None:
+        """Learn N rows, z of shape (N, D) and r of shape (N,): as N updates do, to rounding.
+
+        From N = D rows on the posterior is refreshed from the sums (measured: the turn lies between
+        D/2 and D for D = 32 ... 785, and at N = 4 D it is 3 to 5 times faster). Fewer rows go in
+        blocks of 64. With F = S^T Z^T and I + F^T F = L L^T, Andrews' update is
+
+            e = r - Z mean    y = L^-1 e    mean += S F L^-T y    b += y.y / 2
+            S -= S F L^-T (L + I)^-1 F^T
+
+        The bits differ from those of single updates, so what must repeat bit for bit is learned the
+        same way each time.
+
+        Raises:
+            ValueError: wrong shapes or numbers that are not finite; nothing has changed then.
+        """
+        rows = as_rows(z_ND, self.dim)
+        values = as_values(r_N, len(rows))
+        self._rows.sums.add(rows, values)
+        if len(rows) >= self.dim:
+            self.refresh()
+            return
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            self._update_block(rows[block], values[block])
+        self._count(len(rows))
+
+    def _update_block(self, z_BD: FloatArray, r_B: FloatArray) -> None:
+        f_BD = z_BD @ self.root
+        if not np.vdot(f_BD, f_BD) <= _BLOCK_INFORMATION:
+            for z, r in zip(z_BD, r_B, strict=True):
+                self._update_row(z, float(r))
+            return
+        identity = np.eye(len(z_BD))
+        lower = np.linalg.cholesky(identity + f_BD @ f_BD.T)
+        whitened = np.linalg.inv(lower)
+        gain_DB = self.root @ (f_BD.T @ whitened.T)
+        y = whitened @ (r_B - z_BD @ self.mean)
+        self.mean += gain_DB @ y
+        self.root -= gain_DB @ np.linalg.solve(lower + identity, f_BD)
+        if self.config.noise == "nig":
+            self.a += 0.5 * len(z_BD)
+            self.b += 0.5 * float(y @ y)
+
+    def correct(self, z: npt.ArrayLike, before: float, after: float) -> None:
+        """Change the value of a row learned earlier; exact, as if only `after` had been seen.
+
+            d = after - before    e = before - z.mean (before the change)
+            mean += d Sigma z    b += d e + d^2 (1 - z^T Sigma z) / 2    Sigma unchanged
+
+        since 2 b - 2 b0 = r.r + m0.m0 ridge - g.Sigma g with g = Z^T r + ridge m0, and g moves by
+        d z. The row itself is not looked up: the caller vouches for z, shape (D,), and `before`.
+
+        Raises:
+            ValueError: wrong shape or numbers that are not finite; nothing has changed then.
+        """
+        z = as_row(z, self.dim)
+        before, after = as_value(before), as_value(after)
+        change = after - before
+        error = before - float(z @ self.mean)
+        f = z @ self.root
+        self.mean += change * (self.root @ f)
+        if self.config.noise == "nig":
+            b = self.b + change * (error + 0.5 * change * (1.0 - float(f @ f)))
+            # b >= b0 holds for any rows; rounding must not break it.
+            self.b = max(b, self.config.prior_rate)
+        self._rows.sums.correct(z, before, after)
+        self._count(1)
+
+    def refresh(self) -> None:
+        """Take mean, root, a and b anew from the statistics, in O(D^3).
+
+        It happens by itself after every `refresh_every` rows and corrections. The law changes by
+        rounding alone, but the bits do, so both sides of a comparison must refresh alike.
+
+        Raises:
+            NotPositiveDefiniteError: the statistics come from no finite rows.
+        """
+        self._rows.fold()
+        sums, ridge, start = self._rows.sums, self.config.ridge, self._prior_mean
+        root = inverse_root(sums.zz, ridge)
+        shift = root @ ((sums.zr - sums.zz @ start) @ root)
+        self._set_root(root)
+        self.mean = start + shift
+        if self.config.noise == "nig":
+            # The sum of squares at its minimum: errors of the mean enter it squared only.
+            squares = (
+                sums.rr
+                + float(self.mean @ (sums.zz @ self.mean - 2.0 * sums.zr))
+                + ridge * float(shift @ shift)
+            )
+            self.a = self.config.noise_shape + 0.5 * sums.n
+            self.b = self.config.prior_rate + 0.5 * max(squares, 0.0)
+        self.updates_since_refresh = 0
+
+    def mean_std(self, z_KD: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return mean and standard deviation of the expected reward z.w of each candidate.
+
+        With unknown noise z.w is Student-t with 2a degrees of freedom and scale
+        sqrt(b/a z^T Sigma z); its variance is E[s2] z^T Sigma z with E[s2] = b / (a - 1). For
+        a <= 1 the variance is infinite and b / a stands in for E[s2] (see `noise_mean`).
+
+        Args:
+            z_KD: features, shape (K, D).
+
+        Returns:
+            Two arrays of shape (K,), in reward units.
+
+        Raises:
+            ValueError: wrong shape or numbers that are not finite.
+        """
+        rows = as_rows(z_KD, self.dim)
+        f_KD = rows @ self.root
+        spread = np.sqrt(np.einsum("kd,kd->k", f_KD, f_KD))
+        return rows @ self.mean, math.sqrt(self.noise_mean) * spread
+
+    def noise_scales(self, rng: np.random.Generator, num: int) -> FloatArray:
+        """Draw noise variances s2, shape (M,); constant when noise is fixed."""
+        if self.config.noise == "fixed":
+            return np.full(num, self.config.noise_var)
+        return draw_noise(rng, self.a, self.b, num)
+
+    def sample(self, rng: np.random.Generator, num: int) -> FloatArray:
+        """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps."""
+        scales = np.sqrt(self.noise_scales(rng, num))
+        eps_MD = rng.standard_normal((num, self.dim))
+        return self.mean + scales[:, None] * (eps_MD @ self.root.T)
+
+    def copy(self) -> GaussianPosterior:
+        """Return an independent copy that continues bit for bit."""
+        other = GaussianPosterior(
+            self._rows.copy(),
+            self.config,
+            prior_mean=self._prior_mean.copy(),
+            refresh_every=self.refresh_every,
+        )
+        other.mean = self.mean.copy()
+        other._set_root(self.root.copy())
+        other.a, other.b = self.a, self.b
+        other.updates_since_refresh = self.updates_since_refresh
+        return other
+
+    def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the whole state as float64 arrays (copies; scalars have shape ())."""
+        sums = self._rows.sums
+        return {
+            "mean": self.mean.copy(),
+            "root": self.root.copy(),
+            "prior_mean": self._prior_mean.copy(),
+            "zz": sums.zz.copy(),
+            "zr": sums.zr.copy(),
+            "rr": np.array(sums.rr),
+            "n": np.array(float(sums.n)),
+            "a": np.array(self.a),
+            "b": np.array(self.b),
+            "waiting": self._rows.waiting.copy(),
+            "updates_since_refresh": np.array(float(self.updates_since_refresh)),
+            "refresh_every": np.array(float(self.refresh_every)),
+        }
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig
+    ) -> GaussianPosterior:
+        """Return the posterior that `to_tensors` wrote, given the config it was made with.
+
+        Raises:
+            ValueError: a tensor is missing, has a wrong shape or is not finite; it is named.
+        """
+        mean = read_tensor(tensors, "mean", None)
+        if mean.ndim != 1 or mean.shape[0] < 1:
+            raise ValueError(f"tensor 'mean' must have shape (D,), got {mean.shape}")
+        dim = mean.shape[0]
+        sums = Statistics(dim)
+        sums.zz = read_tensor(tensors, "zz", (dim, dim))
+        sums.zr = read_tensor(tensors, "zr", (dim,))
+        sums.rr = read_scalar(tensors, "rr", 0.0)
+        sums.n = int(read_scalar(tensors, "n", 0.0))
+        posterior = cls(
+            RowStatistics(sums, read_tensor(tensors, "waiting", None)),
+            config,
+            prior_mean=read_tensor(tensors, "prior_mean", (dim,)),
+            refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
+        )
+        posterior.mean = mean
+        posterior._set_root(read_tensor(tensors, "root", (dim, dim)))
+        posterior.a = read_scalar(tensors, "a", np.finfo(np.float64).tiny)
+        posterior.b = read_scalar(tensors, "b", np.finfo(np.float64).tiny)
+        posterior.updates_since_refresh = int(read_scalar(tensors, "updates_since_refresh", 0.0))
+        return posterior
+
+    def _set_root(self, root: FloatArray) -> None:
+        self.root = root
+        # A view on the same memory. One born in inference mode could not be written outside of it.
+        with torch.inference_mode(False):
+            self._root_view = torch.from_numpy(root)
+
+    def _count(self, num: int) -> None:
+        self.updates_since_refresh += num
+        if self.updates_since_refresh >= self.refresh_every:
+            self.refresh()

@@ -1,0 +1,30 @@
+"""Owns the law of the noise variance s2 ~ inverse-gamma(a, b): its draws and its mean.
+
+Pure functions; a is the shape, b the rate in squared reward units.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bandexa_core.posterior.rows import FloatArray
+
+# Gamma draws with a tiny shape reach 0; without a floor s2, and then weights, would be infinite.
+_GAMMA_FLOOR = 1e-150
+
+
+def draw_noise(
+    rng: np.random.Generator,
+    a: float | FloatArray,
+    b: float | FloatArray,
+    size: int | tuple[int, ...],
+) -> FloatArray:
+    """Draw s2 in the shape `size`, against which a and b broadcast."""
+    return b / np.maximum(rng.standard_gamma(a, size), _GAMMA_FLOOR)
+
+
+def expected_noise(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
+    """Return E[s2] = b / (a - 1) where a > 1; elsewhere it is infinite, and b / a stands in."""
+    shape = np.asarray(a, dtype=np.float64)
+    return np.asarray(b, dtype=np.float64) / np.where(shape > 1.0, shape - 1.0, shape)

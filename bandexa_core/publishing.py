@@ -1,0 +1,63 @@
+"""From a model to a published snapshot: what the manifest says and which tensors it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.snapshot import Manifest, SnapshotStore
+
+
+def publish_model(
+    snapshots: SnapshotStore,
+    model: ServingModel,
+    *,
+    position: LogPosition,
+    log_hash: bytes,
+    epoch: int,
+    version: SnapshotVersion,
+    parent: SnapshotVersion | None,
+    progress: Progress,
+    training: Mapping[str, NDArray[Any]],
+    metrics: Mapping[str, float],
+    before_rename: Callable[[], None] | None = None,
+) -> Manifest:
+    """Publish the state of `model.policy` as snapshot `version` built at `position`.
+
+    Args:
+        snapshots: The bandit's snapshot directory.
+        model: Whose policy is published.
+        position: The log position the policy's state covers.
+        log_hash: Hash of the log up to `position`.
+        epoch: Of the server that asks; a stale one is refused by `before_rename`.
+        version: Of the new snapshot.
+        parent: The snapshot it was trained from.
+        progress: Row counts at `position`.
+        training: Head and optimizer state of the encoder's training, empty without one.
+        metrics: What the round measured.
+        before_rename: The last check before the snapshot becomes visible.
+
+    Raises:
+        SnapshotError: It could not be written, or is refused.
+    """
+    return snapshots.publish(
+        {MODEL_FILE: model.policy.tensors(), TRAINING_FILE: dict(training)},
+        version=version,
+        parent=parent,
+        bandit_uid=model.uid,
+        position=position,
+        log_hash=log_hash.hex(),
+        spec_hash=model.spec.model_hash(),
+        num_rows=progress.num_learned,
+        epoch=epoch,
+        encoder=model.spec.encoder.name,
+        metrics=dict(metrics),
+        meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
+        before_rename=before_rename,
+    )

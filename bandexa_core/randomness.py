@@ -1,0 +1,33 @@
+"""Where every random number of the method comes from.
+
+A draw is keyed by what it is for, never by how many draws came before it, so a decision repeats
+bit for bit from (bandit uid, seed, decision id) and two ids never share a stream. Philox: Salmon
+et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+
+from bandexa_core.ids import BanditUid
+
+
+def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Generator:
+    """Return the generator for one purpose ("decision", "train", "init") and key.
+
+    Args:
+        uid: The bandit's uid.
+        seed: The bandit's configured seed.
+        purpose: Separates streams that share a key.
+        key: What is drawn for, e.g. a decision id.
+    """
+    name = "\x1f".join((uid, str(seed), purpose, key))
+    digest = blake2b(name.encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def keyed_seed(uid: BanditUid, seed: int, purpose: str, key: str) -> int:
+    """Return a 63-bit seed for a `torch.Generator` from the same kind of key."""
+    return int(keyed_rng(uid, seed, purpose, key).integers(0, 2**63 - 1))

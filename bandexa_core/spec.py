@@ -1,0 +1,204 @@
+"""What a bandit is configured with: frozen values, checked when made, stored as JSON.
+
+These are plain dataclasses so that the core needs no validation library; the service lets pydantic
+build them from requests (`__pydantic_config__` refuses unknown keys there).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from json import dumps
+from typing import Any, ClassVar, Literal
+
+from bandexa_core.posterior.config import PosteriorConfig
+
+PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
+ContextDtype = Literal["uint8", "float32", "float64"]
+MAX_FEATURES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextSpec:
+    """Shape and dtype every context of the bandit has."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    shape: tuple[int, ...]
+    dtype: ContextDtype = "float32"
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.shape) <= 4 or any(n < 1 for n in self.shape):
+            raise ValueError("shape: one to four positive sizes are needed")
+        if math.prod(self.shape) > MAX_FEATURES:
+            raise ValueError(f"shape: at most {MAX_FEATURES} elements")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """An encoder by its registered name, with that encoder's own parameters."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    name: str = "concat"
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PosteriorSpec:
+    """Prior and noise of the Bayesian linear head; None: what the reward range implies."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    prior_var: float | None = None
+    noise: Literal["nig", "fixed"] = "nig"
+    noise_var: float | None = None
+    noise_shape: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("prior_var", "noise_var", "noise_shape"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: must be a finite number above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """When and how much the encoder is trained; None takes the built-in schedule."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    mode: Literal["background", "lockstep"] = "background"
+    train_every: int | None = None
+    optimizer_steps: int | None = None
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    rebuild_chunk: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("train_every", "optimizer_steps", "batch_size", "rebuild_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError("lr: must be a finite number above 0")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError("weight_decay: must be a finite number, 0 or above")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySpec:
+    """Where training rows are kept and how many."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    backend: Literal["auto", "memory", "disk"] = "auto"
+    shard_size: int = 2048
+    cache_shards: int = 2
+    flush_every: int = 256
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("shard_size", "cache_shards", "flush_every", "capacity"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionSpec:
+    """How an action is picked once the posterior is known."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    action_chunk: int | None = None
+    warmup_random: int = 0
+
+    def __post_init__(self) -> None:
+        if self.action_chunk is not None and self.action_chunk < 1:
+            raise ValueError("action_chunk: must be at least 1")
+        if self.warmup_random < 0:
+            raise ValueError("warmup_random: must be 0 or above")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BanditSpec:
+    """The whole configuration of one bandit.
+
+    Raises:
+        ValueError: A value is out of its range; the message names the field.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"training", "replay", "selection"})
+
+    policy: PolicyName
+    context: ContextSpec
+    action_dim: int = 0
+    encoder: EncoderSpec = field(default_factory=EncoderSpec)
+    posterior: PosteriorSpec = field(default_factory=PosteriorSpec)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    replay: ReplaySpec = field(default_factory=ReplaySpec)
+    selection: SelectionSpec = field(default_factory=SelectionSpec)
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.action_dim <= MAX_FEATURES:
+            raise ValueError(f"action_dim: must be 0 to {MAX_FEATURES}")
+        low, high = self.reward_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("reward_range: needs two finite numbers, the lower one first")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError("seed: must be 0 to 2**63 - 1")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BanditSpec:
+        """Return the spec whose `dataclasses.asdict` went through JSON."""
+        sections = {
+            "context": ContextSpec(
+                **value["context"] | {"shape": tuple(value["context"]["shape"])}
+            ),
+            "encoder": EncoderSpec(**value["encoder"]),
+            "posterior": PosteriorSpec(**value["posterior"]),
+            "training": TrainingSpec(**value["training"]),
+            "replay": ReplaySpec(**value["replay"]),
+            "selection": SelectionSpec(**value["selection"]),
+            "reward_range": tuple(value["reward_range"]),
+        }
+        return cls(**value | sections)
+
+    def posterior_config(self) -> PosteriorConfig:
+        """Return prior and noise with the reward range filled in where nothing was given.
+
+        The noise variance is guessed at a tenth of the squared reward range: 0.1 for 0/1 rewards,
+        where a Bernoulli of mean 1/2 has 0.25 and a confident one far less.
+        """
+        low, high = self.reward_range
+        span = high - low
+        spec = self.posterior
+        return PosteriorConfig(
+            prior_var=spec.prior_var if spec.prior_var is not None else span * span,
+            noise=spec.noise,
+            noise_var=spec.noise_var if spec.noise_var is not None else 0.1 * span * span,
+            noise_shape=spec.noise_shape,
+        )
+
+    def frozen_part(self) -> dict[str, Any]:
+        """Return what cannot change in the bandit's life, as JSON-able values."""
+        whole = dataclasses.asdict(self)
+        return {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
+
+    def model_hash(self) -> str:
+        """Return a hex digest of what shapes the model: snapshots of another shape are refused."""
+        shape = {
+            "policy": self.policy,
+            "context": dataclasses.asdict(self.context),
+            "action_dim": self.action_dim,
+            "encoder": dataclasses.asdict(self.encoder),
+            "posterior": dataclasses.asdict(self.posterior_config()),
+        }
+        return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""The bandit service: FastAPI process, event store and trainer child."""

@@ -1,0 +1,120 @@
+"""One bandit at run time: its serving model, and rows that a coming model still has to apply.
+
+Lives on the event loop. `apply` is called with committed rows in log order and by nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionId, SnapshotVersion
+from bandexa_core.log import LogRow
+from bandexa_core.model import ServingModel
+from bandexa_core.policies import Candidates
+from bandexa_core.snapshot import Snapshot, SnapshotStore
+from service.arrays import conform
+from service.exceptions import InvalidRequest, UnknownAction
+from service.store import BanditRecord
+
+
+@dataclass(frozen=True, slots=True)
+class InlineCandidates:
+    """Candidates that bring their own features; `features` as it was sent, K rows."""
+
+    ids: tuple[ActionId, ...]
+    features: Any
+
+
+CandidateInput = Sequence[ActionId] | InlineCandidates | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The candidates of one request: resolved, and by name (None: all enabled actions)."""
+
+    candidates: Candidates
+    ids: Sequence[ActionId] | None
+
+
+class Bandit:
+    """A live bandit."""
+
+    def __init__(self, record: BanditRecord, model: ServingModel, snapshots: SnapshotStore) -> None:
+        self.record = record
+        self.model = model
+        self.snapshots = snapshots
+        self.imported: dict[SnapshotVersion, Snapshot] = {}
+        self.deleted = False
+        self._tail: list[LogRow] | None = None
+
+    def apply(self, row: LogRow) -> None:
+        """Apply the next committed row, and keep it for a model that is being loaded."""
+        self.model.apply(row, self.load_import)
+        if self._tail is not None:
+            self._tail.append(row)
+
+    def load_import(self, version: SnapshotVersion) -> Snapshot:
+        """Return an imported snapshot: from memory while it is being imported, else from disk."""
+        return self.imported.get(version) or self.snapshots.load(version)
+
+    # -- swapping -----------------------------------------------------------------------------
+
+    def start_tail(self) -> None:
+        """Keep the rows applied from now on; everything before them is in the store."""
+        assert self._tail is None, "one model at a time is being loaded"
+        self._tail = []
+
+    def tail_after(self, model: ServingModel) -> list[LogRow]:
+        """Return the kept rows that `model` has not applied yet."""
+        assert self._tail is not None
+        return [row for row in self._tail if row.position > model.position]
+
+    def swap(self, model: ServingModel | None) -> None:
+        """Serve `model` from now on (None: it was refused), and stop keeping rows."""
+        self._tail = None
+        if model is not None:
+            assert model.position == self.model.position
+            self.model.frozen = True
+            self.model = model
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def context(self, value: Any) -> NDArray[Any]:
+        """Return a request's context as this bandit's contexts are."""
+        spec = self.record.spec.context
+        return conform(value, spec.shape, spec.dtype, "context")
+
+    def features(self, value: Any, num: int, field: str) -> NDArray[np.float32]:
+        """Return action features (num, A) of a request."""
+        return conform(value, (num, self.record.spec.action_dim), "float32", field)
+
+    def offer(self, given: CandidateInput) -> Offer:
+        """Resolve a request's candidates.
+
+        Raises:
+            UnknownAction: An id is not in the catalogue.
+            InvalidRequest: There are none, one is retired, or features do not fit.
+        """
+        model = self.model
+        if given is None:
+            candidates = model.enabled_candidates()
+            if not len(candidates):
+                raise InvalidRequest("candidates", "the bandit has no enabled action to offer")
+            return Offer(candidates, None)
+        if isinstance(given, InlineCandidates):
+            features = self.features(given.features, len(given.ids), "candidates")
+            return Offer(model.inline_candidates(given.ids, features), given.ids)
+        try:
+            candidates = model.candidates(given)
+        except KeyError as error:
+            raise UnknownAction(error.args[0]) from error
+        enabled = model.catalogue.enabled[candidates.slots]
+        if not enabled.all():
+            retired = given[int(np.argmin(enabled))]
+            raise InvalidRequest("candidates", f"action {retired!r} is retired")
+        return Offer(candidates, given)

@@ -1,0 +1,184 @@
+"""The `bandexa` command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+import uvicorn
+
+from service.settings import Settings, SettingsError, load_settings
+from simulators.cli import app as simulate_app
+
+app = typer.Typer(
+    help="Online contextual bandits with Neural-Linear Thompson sampling.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+app.add_typer(simulate_app, name="simulate")
+bench_app = typer.Typer(help="Measure; prints a table.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
+    replay_dir: Annotated[Path | None, typer.Option(help="Where disk replays lie.")] = None,
+    durability: Annotated[str | None, typer.Option(help="commit or os.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Serve bandits over HTTP until SIGTERM.
+
+    Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it is ready.
+    """
+    try:
+        settings = load_settings(
+            config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
+            durability=durability, device=device,
+        )  # fmt: skip
+        _configure_logging(settings)
+        listener = _listen(settings)
+    except (SettingsError, OSError) as error:
+        typer.echo(f"bandexa serve: {error}", err=True)
+        raise typer.Exit(2) from error
+    from service.app import create_app  # torch: only a server pays for its import
+
+    try:
+        server = _Server(
+            uvicorn.Config(
+                create_app(settings),
+                loop="uvloop",
+                http="httptools",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=10,
+            )
+        )
+    except ValueError as error:
+        typer.echo(f"bandexa serve: {error}", err=True)
+        raise typer.Exit(2) from error
+    server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(1)
+
+
+class _Server(uvicorn.Server):
+    """Announces itself, and lets a signal end it with status 0 once all is committed."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            line = {"event": "listening", "url": f"http://{shown}:{port}", "pid": os.getpid()}
+            print(json.dumps(line), flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal once more after shutdown, which would make the exit status
+        # that of a killed process although everything was finished and committed.
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
+    return listener
+
+
+def _configure_logging(settings: Settings) -> None:
+    """JSON lines on standard error, for our loggers and uvicorn's alike."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+
+
+@app.command()
+def snapshots(
+    data_dir: Annotated[Path, typer.Argument(help="The server's data directory.")],
+) -> None:
+    """List the snapshots of every bandit in a data directory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bandexa_core.errors import SnapshotError
+    from bandexa_core.snapshot import SnapshotStore
+    from service.store import StoreReader
+
+    database = data_dir / "bandexa.db"
+    if not database.exists():
+        typer.echo(f"bandexa snapshots: {data_dir} holds no bandexa.db", err=True)
+        raise typer.Exit(2)
+    table = Table("bandit", "snapshot", "position", "rows", "created", "state")
+    with StoreReader(database) as reader:
+        for record in reader.bandits():
+            store = SnapshotStore(data_dir / "snapshots" / record.uid)
+            for version in store.versions():
+                try:
+                    manifest = store.load(version).manifest
+                except SnapshotError as error:
+                    table.add_row(record.name, str(version), "", "", "", f"refused: {error}")
+                    continue
+                table.add_row(
+                    record.name, str(version), str(manifest.position), str(manifest.num_rows),
+                    f"{manifest.created_at:.0f}", "good",
+                )  # fmt: skip
+    Console().print(table)
+
+
+@bench_app.command("core")
+def bench_core(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here.")
+    ] = None,
+) -> None:
+    """Select and update, against the textbook posterior; one thread, side by side."""
+    from benchmarks import core
+
+    core.main([] if json_file is None else ["--json", str(json_file)])
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,467 @@
+"""The engine: every request ends here. Knows policy and store, nothing of HTTP.
+
+Runs on the event loop. One applier per bandit: committed rows come back from the store in log
+order, are applied, and only then are the waiting answers resolved. After a crash the same models
+come back from snapshot and log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.catalogue import Catalogue, CatalogueChange
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import (
+    ActionId,
+    ActionSlot,
+    BanditUid,
+    DecisionId,
+    LogPosition,
+    SnapshotVersion,
+)
+from bandexa_core.model import Progress, ServingModel
+from bandexa_core.policies import Choice
+from bandexa_core.publishing import publish_model
+from bandexa_core.snapshot import SnapshotStore
+from bandexa_core.spec import BanditSpec
+from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
+from service.exceptions import (
+    Conflict,
+    InvalidRequest,
+    Unavailable,
+    UnknownAction,
+    UnknownBandit,
+)
+from service.loading import load_at, newest_snapshot
+from service.metrics import Metrics
+from service.rounds import RoundDesk
+from service.settings import Settings
+from service.store import (
+    BanditRecord,
+    ChosenAction,
+    DecisionRecord,
+    RewardOutcome,
+    RewardReport,
+    RewardStatus,
+    SqliteStore,
+    StoredAnswer,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SelectCommand:
+    """A select, decoded. `body_hash` identifies the decoded body of a caller's own id."""
+
+    bandit: str
+    context: Any
+    candidates: CandidateInput
+    retrieve: int | None
+    decision_id: DecisionId | None
+    num: int
+    activate: bool
+    body_hash: bytes | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of a select."""
+
+    decision_id: DecisionId
+    chosen: tuple[ChosenAction, ...]
+    propensity: float | None
+    snapshot: SnapshotVersion
+    position: LogPosition
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """Posterior mean and standard deviation of each candidate's expected reward."""
+
+    ids: tuple[ActionId, ...]
+    indexes: NDArray[np.int64]
+    means: NDArray[np.float64]
+    stds: NDArray[np.float64]
+    snapshot: SnapshotVersion
+    position: LogPosition
+
+
+class Engine:
+    """All bandits of one server.
+
+    Args:
+        settings: The server's settings.
+        metrics: Counted into.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.registry = EncoderRegistry(settings.encoders)
+        self._bandits: dict[str, Bandit] = {}
+        self._by_uid: dict[BanditUid, Bandit] = {}
+        self._creating: dict[str, asyncio.Lock] = {}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._store: SqliteStore | None = None
+        self.desk: RoundDesk | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, bring every bandit back, start the trainer.
+
+        Raises:
+            StoreError, SnapshotError: What is on disk cannot be served.
+        """
+        loop = asyncio.get_running_loop()
+        for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._store = SqliteStore(
+            self.settings.database, self.settings.durability, loop.call_soon_threadsafe
+        )
+        self._reader = self._store.reader()
+        for record in self._reader.bandits():
+            await loop.run_in_executor(self._executor, self._recover, record)
+        self.desk = RoundDesk(
+            self.settings, self.registry, self.metrics, self._store, self.find, self._executor
+        )
+        self.desk.start()
+
+    def _recover(self, record: BanditRecord) -> None:
+        snapshots = SnapshotStore(self.settings.snapshots / record.uid)
+        snapshots.clean()
+        head = self._reader.head(record.key)
+        snapshot = newest_snapshot(self._reader, record, snapshots, head)
+        model = load_at(self._reader, record, self.registry, snapshots, snapshot, head)
+        self._add(Bandit(record, model, snapshots))
+        log.info("bandit %s: snapshot %d, position %d", record.name, model.version, head)
+
+    def _add(self, bandit: Bandit) -> None:
+        self._bandits[bandit.record.name] = bandit
+        self._by_uid[bandit.record.uid] = bandit
+
+    async def close(self) -> None:
+        """End the trainer, commit what is queued, close the store."""
+        if self.desk is not None:
+            await self.desk.close()
+        if self._store is not None:
+            # The writer's last answers are scheduled on this loop before the join returns.
+            await asyncio.get_running_loop().run_in_executor(None, self._store.close)
+            await asyncio.sleep(0)
+            self._reader.close()
+        self._executor.shutdown()
+
+    def failure(self) -> str | None:
+        """Why the service is not ready, None when it is."""
+        if self._store is None or self.desk is None:
+            return "starting"
+        failure = self._store.failure
+        return None if failure is None else f"the store takes no writes: {failure}"
+
+    @property
+    def store(self) -> SqliteStore:
+        """The event store; Unavailable before start."""
+        if self._store is None:
+            raise Unavailable("the service is starting")
+        return self._store
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this opening of the data directory."""
+        return self.store.epoch
+
+    # -- look-ups -----------------------------------------------------------------------------
+
+    def bandit(self, name: str) -> Bandit:
+        """Return a live bandit; UnknownBandit where there is none."""
+        bandit = self._bandits.get(name)
+        if bandit is None:
+            raise UnknownBandit(name)
+        return bandit
+
+    def find(self, uid: BanditUid) -> Bandit | None:
+        """Return the live bandit of a uid."""
+        return self._by_uid.get(uid)
+
+    def bandits(self) -> list[Bandit]:
+        """Return all bandits by name."""
+        return [self._bandits[name] for name in sorted(self._bandits)]
+
+    def refresh_gauges(self) -> None:
+        """Bring the gauges up to date; called when they are read."""
+        for bandit in self._bandits.values():
+            name = bandit.record.name
+            self.metrics.snapshot.labels(name).set(bandit.model.version)
+            self.metrics.position.labels(name).set(bandit.model.position)
+
+    # -- selecting ----------------------------------------------------------------------------
+
+    async def select(self, command: SelectCommand) -> Decision:
+        """Choose, keep the decision, answer.
+
+        Raises:
+            UnknownBandit, UnknownAction, InvalidRequest: The request; nothing was kept.
+            Conflict: The decision id was used with another body.
+        """
+        started = time.perf_counter()
+        bandit = self.bandit(command.bandit)
+        record = self._decide(bandit, command)
+        kept = await self._committed(self.store.append_decision, record)
+        answer = _decision(record) if kept is None else _repeated(record, kept)
+        self.metrics.selects.labels(command.bandit).inc()
+        self.metrics.select_seconds.observe(time.perf_counter() - started)
+        return answer
+
+    def _decide(self, bandit: Bandit, command: SelectCommand) -> DecisionRecord:
+        """Draw: model and position are read in this one synchronous step."""
+        context = bandit.context(command.context)
+        offer = bandit.offer(command.candidates)
+        num = command.num
+        if num > len(offer.candidates):
+            raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
+        if command.retrieve is not None and command.retrieve < num:
+            raise InvalidRequest("retrieve", f"must be at least k = {num}")
+        decision_id = command.decision_id or DecisionId(uuid.uuid4().hex)
+        model = bandit.model
+        try:
+            choice = model.select(
+                decision_id, context, offer.candidates, num=num, retrieve=command.retrieve
+            )
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "candidates") from error
+        return DecisionRecord(
+            decision_id=decision_id,
+            bandit=bandit.record.key,
+            time=time.time(),
+            body_hash=command.body_hash,
+            context=context,
+            chosen=_chosen(model, offer, choice),
+            candidates=_offered(model, offer, choice),
+            features=self._inline_features(command, offer, choice),
+            snapshot=model.version,
+            position=model.position,
+            propensity=choice.propensity,
+            activated=command.activate,
+        )
+
+    def _inline_features(
+        self, command: SelectCommand, offer: Offer, choice: Choice
+    ) -> NDArray[np.float32] | None:
+        if not isinstance(command.candidates, InlineCandidates):
+            return None
+        features = offer.candidates.features
+        if choice.retrieved is not None:
+            features = features[choice.retrieved]
+        return features if features.nbytes <= self.settings.max_inline_bytes else None
+
+    async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
+        """Return what the served model thinks of the candidates; keeps nothing."""
+        bandit = self.bandit(name)
+        model = bandit.model
+        array = bandit.context(context)
+        offer = bandit.offer(candidates)
+        try:
+            means, stds = model.policy.score(array, offer.candidates)
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "candidates") from error
+        ids = offer.ids
+        slots = offer.candidates.slots
+        if ids is None:
+            ids = [model.catalogue.ids[slot] for slot in slots]
+        indexes = slots if offer.ids is None else np.arange(len(slots))
+        return Scores(tuple(ids), indexes, means, stds, model.version, model.position)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    async def reward(self, report: RewardReport) -> tuple[RewardStatus, bool]:
+        """Keep a reward and learn from it; returns its status and whether a round is due.
+
+        Raises:
+            UnknownDecision, InvalidRequest: Nothing was kept.
+        """
+        started = time.perf_counter()
+        outcome = await self._committed(self.store.append_reward, report, then=self._learn)
+        bandit = self._by_uid.get(outcome.uid)
+        self.metrics.reward_seconds.observe(time.perf_counter() - started)
+        if bandit is None:
+            return outcome.status, False
+        self.metrics.rewards.labels(bandit.record.name, outcome.status).inc()
+        return outcome.status, bandit.model.round_due()
+
+    def _learn(self, outcome: RewardOutcome) -> None:
+        bandit = self._by_uid.get(outcome.uid)
+        if outcome.row is None or bandit is None:
+            return
+        bandit.apply(outcome.row)
+        if bandit.model.spec.training.mode == "background" and bandit.model.round_due():
+            assert self.desk is not None
+            self.desk.round_is_due(bandit)
+
+    # -- administration -----------------------------------------------------------------------
+
+    async def put_bandit(self, name: str, spec: BanditSpec) -> tuple[Bandit, bool]:
+        """Create a bandit, or change what can be changed of it; True: it was created.
+
+        Raises:
+            InvalidRequest: The configuration asks for what does not exist.
+            Conflict: A key that cannot change differs.
+        """
+        lock = self._creating.setdefault(name, asyncio.Lock())
+        async with lock:
+            known = self._bandits.get(name)
+            if known is not None:
+                return await self._change(known, spec), False
+            return await self._create(name, spec), True
+
+    async def _create(self, name: str, spec: BanditSpec) -> Bandit:
+        seed = secrets.randbits(32) if spec.seed is None else spec.seed
+        spec = dataclasses.replace(spec, seed=seed)
+        made: list[ServingModel] = []
+
+        def publish(uid: BanditUid) -> None:
+            root = self.settings.snapshots / uid
+            shutil.rmtree(root, ignore_errors=True)  # of a creation that was never committed
+            model = ServingModel(spec, uid, self.registry, Catalogue.empty(spec.action_dim))
+            publish_model(
+                SnapshotStore(root), model, position=LogPosition(0),
+                log_hash=b"", epoch=self.epoch, version=SnapshotVersion(0), parent=None,
+                progress=Progress(), training={}, metrics={},
+            )  # fmt: skip
+            made.append(model)
+
+        try:  # before the writer's transaction, so that a bad configuration changes nothing
+            ServingModel(spec, BanditUid("check"), self.registry, Catalogue.empty(spec.action_dim))
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "encoder") from error
+        record: BanditRecord = await self._committed(self.store.create_bandit, name, spec, publish)
+        bandit = Bandit(record, made[0], SnapshotStore(self.settings.snapshots / record.uid))
+        self._add(bandit)
+        return bandit
+
+    async def _change(self, bandit: Bandit, spec: BanditSpec) -> Bandit:
+        current = bandit.model.spec
+        seed = current.seed if spec.seed is None else spec.seed
+        wanted = dataclasses.replace(spec, seed=seed)
+        ours, theirs = current.frozen_part(), wanted.frozen_part()
+        for key in sorted(ours):
+            if ours[key] != theirs[key]:
+                raise Conflict(f"{key}: cannot change in the life of a bandit")
+        if wanted != current:
+            await self._committed(
+                self.store.append_config, bandit.record, wanted, then=bandit.apply
+            )
+        return bandit
+
+    async def delete_bandit(self, name: str) -> None:
+        """Forget a bandit: its decisions, log and snapshots."""
+        bandit = self._bandits.pop(name, None)
+        if bandit is None:
+            raise UnknownBandit(name)
+        bandit.deleted = True
+        self._by_uid.pop(bandit.record.uid, None)
+        await self._committed(self.store.delete_bandit, bandit.record)
+        assert self.desk is not None
+        await self.desk.forget(bandit.record.uid)
+        self.metrics.forget(name)
+
+    async def put_actions(
+        self, name: str, ids: tuple[ActionId, ...], features: Any, enabled: NDArray[np.bool_]
+    ) -> Bandit:
+        """Add or overwrite actions; `features` None leaves those of known actions as they are."""
+        bandit = self.bandit(name)
+        rows = None if features is None else bandit.features(features, len(ids), "features")
+        change = CatalogueChange(ids, rows, enabled)
+        known = bandit.model.catalogue.slots
+        missing = [action_id for action_id in ids if action_id not in known]
+        if missing and rows is None and bandit.record.spec.action_dim:
+            raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
+        await self._committed(self.store.append_change, bandit.record, change, then=bandit.apply)
+        return bandit
+
+    async def retire_action(self, name: str, action_id: ActionId) -> Bandit:
+        """Stop offering an action; its history stays."""
+        if action_id not in self.bandit(name).model.catalogue.slots:
+            raise UnknownAction(action_id)
+        return await self.put_actions(name, (action_id,), None, np.zeros(1, np.bool_))
+
+    async def import_row(
+        self, bandit: Bandit, publish: Callable[[LogPosition, bytes], int]
+    ) -> None:
+        """Log an import and serve it; `publish` writes its snapshot before the commit."""
+        await self._committed(self.store.append_import, bandit.record, publish, then=bandit.apply)
+
+    # -- the store ----------------------------------------------------------------------------
+
+    async def _committed(
+        self,
+        append: Callable[..., None],
+        *args: Any,
+        then: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Append and wait for the commit; `then` runs on the result in commit order."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(result: Any, error: Exception | None) -> None:
+            if error is None and then is not None:
+                then(result)
+            if future.done():  # the caller went away; what was committed is applied all the same
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        append(*args, done)
+        return await future
+
+
+def _chosen(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:
+    candidates = offer.candidates
+    out = []
+    for index, score in zip(choice.chosen.tolist(), choice.scores.tolist(), strict=True):
+        slot = int(candidates.slots[index])
+        if offer.ids is None:
+            action_id, shown = model.catalogue.ids[slot], slot
+        else:
+            action_id, shown = offer.ids[index], index
+        features = candidates.features[index]
+        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score))
+    return tuple(out)
+
+
+def _offered(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ActionId, ...] | None:
+    """Return the ids to keep with the decision: what was offered, or of it what was retrieved."""
+    if choice.retrieved is None:
+        return None if offer.ids is None else tuple(offer.ids)
+    if offer.ids is None:
+        return tuple(model.catalogue.ids[offer.candidates.slots[i]] for i in choice.retrieved)
+    return tuple(offer.ids[i] for i in choice.retrieved)
+
+
+def _decision(record: DecisionRecord) -> Decision:
+    return Decision(
+        record.decision_id, record.chosen, record.propensity, record.snapshot, record.position
+    )
+
+
+def _repeated(record: DecisionRecord, kept: StoredAnswer) -> Decision:
+    """Answer a select whose id is there already."""
+    if kept.body_hash is None or kept.body_hash != record.body_hash:
+        raise Conflict(f"decision {record.decision_id!r} was made for another request")
+    return Decision(record.decision_id, kept.chosen, kept.propensity, kept.snapshot, kept.position)
+
+
+__all__ = ["Decision", "Engine", "Scores", "SelectCommand"]

@@ -1,0 +1,120 @@
+"""Every error's status and shape: RFC 9457 problem+json, with a stable `type`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from service.exceptions import (
+    Conflict,
+    InvalidRequest,
+    ServiceError,
+    StoreError,
+    Unavailable,
+    UnknownAction,
+    UnknownBandit,
+    UnknownDecision,
+    UnsupportedBody,
+)
+from service.schemas import FieldProblem, Problem
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+STORE_RETRY_S = 5
+
+KINDS: dict[type[ServiceError], tuple[int, str, str]] = {
+    InvalidRequest: (422, "invalid-request", "A field of the request is wrong"),
+    UnsupportedBody: (415, "unsupported-body", "The body's encoding is not supported"),
+    UnknownBandit: (404, "unknown-bandit", "No such bandit"),
+    UnknownDecision: (404, "unknown-decision", "No such decision"),
+    UnknownAction: (404, "unknown-action", "No such action"),
+    Conflict: (409, "conflict", "The request contradicts what is there"),
+    Unavailable: (503, "unavailable", "Not possible at present"),
+    StoreError: (503, "store-failed", "The store takes no writes"),
+}
+HTTP_TYPES = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+def problem_of(error: ServiceError | ValidationError) -> Problem:
+    """Return the problem an error is told as."""
+    if isinstance(error, ValidationError):
+        return _invalid([dict(item) for item in error.errors(include_context=False)])
+    kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+    status, name, title = kind
+    errors = None
+    if isinstance(error, InvalidRequest):
+        errors = [FieldProblem(field=error.field, message=error.message)]
+    return Problem(
+        type=f"urn:bandexa:{name}", title=title, status=status, detail=str(error), errors=errors
+    )
+
+
+def _invalid(found: list[dict[str, Any]]) -> Problem:
+    fields = [
+        FieldProblem(field=_field(item["loc"]), message=item["msg"].removeprefix("Value error, "))
+        for item in found[:20]
+    ]
+    status, name, title = KINDS[InvalidRequest]
+    detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
+    return Problem(
+        type=f"urn:bandexa:{name}", title=title, status=status, detail=detail, errors=fields
+    )
+
+
+def _field(location: tuple[Any, ...]) -> str:
+    """Name the field: the path in the body, without where pydantic tells union members apart."""
+    path = [str(part) for part in location if part not in ("body", "query", "path")]
+    path = [part for part in path if "[" not in part and part != "InlineAction"]
+    return ".".join(path) or "body"
+
+
+def response_of(problem: Problem, retry_after_s: int | None = None) -> JSONResponse:
+    """Return the response that carries a problem."""
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return JSONResponse(
+        problem.model_dump(exclude_none=True), problem.status, headers, media_type=MEDIA_TYPE
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer every error in the one shape."""
+
+    @app.exception_handler(ServiceError)
+    async def _service(_: Request, error: ServiceError) -> JSONResponse:
+        retry = error.retry_after_s if isinstance(error, Unavailable) else None
+        return response_of(
+            problem_of(error), STORE_RETRY_S if isinstance(error, StoreError) else retry
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
+        return response_of(_invalid([dict(item) for item in error.errors()]))
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        name = HTTP_TYPES.get(error.status_code, "http-error")
+        problem = Problem(
+            type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
+            status=error.status_code, detail=str(error.detail),
+        )  # fmt: skip
+        response = response_of(problem)
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+        log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
+        return response_of(
+            Problem(
+                type="urn:bandexa:internal",
+                title="Internal error",
+                status=500,
+                detail="an unforeseen error; it is in the server's log",
+            )
+        )

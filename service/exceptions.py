@@ -1,0 +1,76 @@
+"""What can go wrong below HTTP. `errors.py` gives each its status; nothing here knows of one.
+
+ServiceError
+|- InvalidRequest      a field of the request is wrong; names the field
+|- UnsupportedBody     the body is in no encoding the service reads
+|- UnknownBandit, UnknownDecision, UnknownAction
+|- Conflict            the request contradicts what is there
+|- Unavailable         cannot be done now, may be tried again
+`- StoreError          the database cannot be used
+"""
+
+from __future__ import annotations
+
+from bandexa_core.errors import BandexaError
+
+
+class ServiceError(BandexaError):
+    """Base of the service's own errors."""
+
+
+class InvalidRequest(ServiceError):
+    """A field of the request is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+    @classmethod
+    def from_value_error(cls, error: ValueError, default: str) -> InvalidRequest:
+        """Build it from a core error whose message begins with the field's name and a colon."""
+        field, colon, message = str(error).partition(": ")
+        if colon and field.replace(".", "").replace("_", "").isalnum():
+            return cls(field, message)
+        return cls(default, str(error))
+
+
+class UnsupportedBody(ServiceError):
+    """The body is in no encoding the service reads."""
+
+
+class UnknownBandit(ServiceError):
+    """No bandit has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no bandit {name!r}")
+
+
+class UnknownDecision(ServiceError):
+    """No decision has this id."""
+
+    def __init__(self, decision_id: str) -> None:
+        super().__init__(f"there is no decision {decision_id!r}")
+
+
+class UnknownAction(ServiceError):
+    """The catalogue has no action of this id."""
+
+    def __init__(self, action_id: str) -> None:
+        super().__init__(f"there is no action {action_id!r}")
+
+
+class Conflict(ServiceError):
+    """The request contradicts what is there."""
+
+
+class Unavailable(ServiceError):
+    """Cannot be done at present; trying again later may succeed."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreError(ServiceError):
+    """The database cannot be opened or written."""

@@ -1,0 +1,159 @@
+"""Bandits: configuration, catalogue, training, snapshots."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Path, Request, Response
+
+from bandexa_core.ids import ActionId
+from bandexa_core.spec import BanditSpec
+from service.bandit import Bandit
+from service.engine import Engine
+from service.exceptions import InvalidRequest, Unavailable
+from service.routes.common import EngineDep, problems, stacked
+from service.schemas import (
+    ActionsRequest,
+    BanditAnswer,
+    BanditList,
+    CatalogueAnswer,
+    Id,
+    SnapshotAnswer,
+    TrainAnswer,
+    TrainerState,
+)
+from service.transfer import export_model, import_model
+from service.wire import WireRoute
+
+router = APIRouter(prefix="/bandits", route_class=WireRoute)
+Name = Annotated[Id, Path(description="The bandit's name.")]
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.put("/{name}", responses={201: {"model": BanditAnswer}, **problems(409, 413, 422)})
+async def put_bandit(
+    name: Name, body: BanditSpec, engine: EngineDep, response: Response
+) -> BanditAnswer:
+    """Create a bandit (201), or change what can change of it: training, replay, selection."""
+    bandit, created = await engine.put_bandit(name, body)
+    response.status_code = 201 if created else 200
+    return state_of(engine, bandit)
+
+
+@router.get("")
+async def list_bandits(engine: EngineDep) -> BanditList:
+    """List every bandit with its configuration and state."""
+    return BanditList(bandits=[state_of(engine, bandit) for bandit in engine.bandits()])
+
+
+@router.get("/{name}", responses=problems(404))
+async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
+    """Return a bandit's configuration and state."""
+    return state_of(engine, engine.bandit(name))
+
+
+@router.delete("/{name}", status_code=204, responses=problems(404))
+async def delete_bandit(name: Name, engine: EngineDep) -> None:
+    """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
+    await engine.delete_bandit(name)
+
+
+@router.put("/{name}/actions", responses=problems(404, 413, 422))
+async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
+    """Add the listed actions or overwrite them; others stay as they are."""
+    if body.ids is not None:
+        ids, features = body.ids, body.features
+        enabled = np.ones(len(ids), np.bool_)
+    else:
+        actions = body.actions or []
+        ids = [action.id for action in actions]
+        enabled = np.array([action.enabled for action in actions], np.bool_)
+        given = [action.features is not None for action in actions]
+        if any(given) and not all(given):
+            raise InvalidRequest("actions", "give features for every action listed, or for none")
+        features = stacked([a.features for a in actions], "actions") if all(given) else None
+    names = tuple(ActionId(action_id) for action_id in ids)
+    return _catalogue(await engine.put_actions(name, names, features, enabled))
+
+
+@router.delete("/{name}/actions/{action_id}", responses=problems(404))
+async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
+    """Retire an action: it is not offered any more, what was learned of it stays."""
+    return _catalogue(await engine.retire_action(name, ActionId(action_id)))
+
+
+@router.post("/{name}/train", responses={202: {"model": TrainAnswer}, **problems(404)})
+async def train(
+    name: Name, engine: EngineDep, response: Response, wait: bool = False
+) -> TrainAnswer:
+    """Train now. With `wait`, answers once the new snapshot is served; else at once (202)."""
+    bandit = engine.bandit(name)
+    if engine.desk is None:
+        raise Unavailable("the service is starting")
+    if not wait:
+        engine.desk.round_is_due(bandit)
+        response.status_code = 202
+        model = bandit.model
+        return TrainAnswer(
+            trained=False, snapshot=model.version, position=model.position, metrics={}
+        )
+    event = await engine.desk.train(bandit)
+    return TrainAnswer(
+        trained=True,
+        snapshot=event["version"],
+        position=event["position"],
+        metrics=event["metrics"],
+    )
+
+
+@router.get(
+    "/{name}/snapshot",
+    response_class=Response,
+    responses={200: {"content": BINARY}, **problems(404)},
+)
+async def export_snapshot(name: Name, engine: EngineDep) -> Response:
+    """Export the served model as safetensors."""
+    data = await export_model(engine.bandit(name))
+    return Response(data, media_type="application/octet-stream")
+
+
+@router.put(
+    "/{name}/snapshot",
+    responses=problems(404, 409, 413, 422),
+    openapi_extra={"requestBody": {"required": True, "content": BINARY}},
+    max_body_size=None,
+)
+async def import_snapshot(name: Name, request: Request, engine: EngineDep) -> SnapshotAnswer:
+    """Serve an exported model as this bandit's from here on."""
+    bandit = await import_model(engine, name, await request.body())
+    return SnapshotAnswer(snapshot=bandit.model.version, position=bandit.model.position)
+
+
+def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
+    """Return what there is to say of a bandit."""
+    model = bandit.model
+    return BanditAnswer(
+        name=bandit.record.name,
+        uid=bandit.record.uid,
+        spec=model.spec,
+        num_actions=len(model.catalogue.enabled_slots),
+        snapshot=model.version,
+        position=model.position,
+        num_learned=model.progress.num_learned,
+        train_due=model.round_due(),
+        trainer=trainer_state(engine),
+    )
+
+
+def trainer_state(engine: Engine) -> TrainerState:
+    """Return the state of the trainer process."""
+    if engine.desk is None:
+        return TrainerState(state="stopped", pid=None, rounds=0)
+    supervisor = engine.desk.supervisor
+    return TrainerState(state=supervisor.state, pid=supervisor.pid, rounds=supervisor.rounds)
+
+
+def _catalogue(bandit: Bandit) -> CatalogueAnswer:
+    model = bandit.model
+    return CatalogueAnswer(num_actions=len(model.catalogue.enabled_slots), position=model.position)

@@ -1,0 +1,133 @@
+"""Select and reward, single and in batches, and score."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ValidationError
+
+from bandexa_core.ids import ActionId, DecisionId
+from service.engine import Decision, Engine, SelectCommand
+from service.errors import problem_of
+from service.exceptions import ServiceError
+from service.routes.common import EngineDep, candidates_of, problems
+from service.schemas import (
+    ActionRef,
+    RewardAnswer,
+    RewardBatch,
+    RewardBatchAnswer,
+    RewardItem,
+    RewardRequest,
+    Score,
+    ScoreAnswer,
+    ScoreRequest,
+    SelectAnswer,
+    SelectBatch,
+    SelectBatchAnswer,
+    SelectItem,
+    SelectRequest,
+)
+from service.store import RewardReport
+from service.wire import WireRoute, body_hash
+
+B = TypeVar("B", bound=BaseModel)
+router = APIRouter(route_class=WireRoute)
+
+
+@router.post("/select", response_model_exclude_none=False, responses=problems(404, 409, 413, 422))
+async def select(body: SelectRequest, engine: EngineDep) -> SelectAnswer:
+    """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
+    return await _select(engine, body)
+
+
+@router.post("/reward", responses=problems(404, 413, 422))
+async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
+    """Report how a decision went. Reporting the same value again changes nothing."""
+    return await _reward(engine, body)
+
+
+@router.post("/select/batch", responses=problems(413, 422))
+async def select_batch(body: SelectBatch, engine: EngineDep) -> SelectBatchAnswer:
+    """Answer up to 1000 selects; each succeeds or fails on its own."""
+    calls = [_item(SelectRequest, item, engine, _select) for item in body.items]
+    return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
+
+
+@router.post("/reward/batch", responses=problems(413, 422))
+async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswer:
+    """Take up to 1000 rewards; each succeeds or fails on its own."""
+    calls = [_item(RewardRequest, item, engine, _reward) for item in body.items]
+    return RewardBatchAnswer(items=[RewardItem(**item) for item in await asyncio.gather(*calls)])
+
+
+@router.post("/bandits/{name}/score", responses=problems(404, 413, 422))
+async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer:
+    """Mean and standard deviation of each candidate's expected reward; decides nothing."""
+    found = await engine.score(name, body.context, candidates_of(body.candidates))
+    columns = zip(
+        found.ids, found.indexes.tolist(), found.means.tolist(), found.stds.tolist(), strict=True
+    )
+    scores = [Score(id=i, index=n, mean=mean, std=std) for i, n, mean, std in columns]
+    return ScoreAnswer(scores=scores, snapshot=found.snapshot, position=found.position)
+
+
+async def _select(engine: Engine, body: SelectRequest) -> SelectAnswer:
+    own_id = body.decision_id
+    digest = None
+    if own_id is not None:
+        digest = body_hash({name: getattr(body, name) for name in _HASHED})
+    command = SelectCommand(
+        bandit=body.bandit,
+        context=body.context,
+        candidates=candidates_of(body.candidates),
+        retrieve=body.retrieve,
+        decision_id=None if own_id is None else DecisionId(own_id),
+        num=body.k,
+        activate=body.activate,
+        body_hash=digest,
+    )
+    return _answer(await engine.select(command))
+
+
+_HASHED = ("bandit", "context", "candidates", "retrieve", "k", "activate")
+
+
+def _answer(decision: Decision) -> SelectAnswer:
+    actions = [ActionRef(id=chosen.id, index=chosen.index) for chosen in decision.chosen]
+    return SelectAnswer(
+        decision_id=decision.decision_id,
+        action=actions[0],
+        actions=actions if len(actions) > 1 else None,
+        score=decision.chosen[0].score,
+        propensity=decision.propensity,
+        snapshot=decision.snapshot,
+        position=decision.position,
+    )
+
+
+async def _reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+    report = RewardReport(
+        decision_id=DecisionId(body.decision_id),
+        reward=body.reward,
+        reward_id=body.reward_id,
+        action=None if body.action is None else ActionId(body.action),
+        time=time.time(),
+    )
+    status, train_due = await engine.reward(report)
+    return RewardAnswer(status=status, train_due=train_due)
+
+
+async def _item(
+    model: type[B], raw: Any, engine: Engine, call: Callable[[Engine, B], Awaitable[BaseModel]]
+) -> dict[str, Any]:
+    """Decode and answer one item of a batch."""
+    try:
+        answer = await call(engine, model.model_validate(raw))
+    except (ServiceError, ValidationError) as error:
+        problem = problem_of(error)
+        return {"code": problem.status, "error": problem}
+    return {"code": 200, "answer": answer}

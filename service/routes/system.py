@@ -1,0 +1,63 @@
+"""Health, readiness, metrics, and the API's documentation without a CDN."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.routes.bandits import trainer_state
+from service.routes.common import EngineDep
+from service.schemas import Health
+
+router = APIRouter()
+STATIC = files("service") / "static" / "swagger-ui"
+ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Answer 200 while the process lives."""
+    return Health(status="alive")
+
+
+@router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
+async def readyz(engine: EngineDep) -> Response:
+    """Answer 200 when the store takes writes and every model is loaded, else 503."""
+    failure = engine.failure()
+    health = Health(
+        status="ready" if failure is None else "not ready",
+        detail=failure,
+        trainer=trainer_state(engine),
+    )
+    return JSONResponse(health.model_dump(), 200 if failure is None else 503)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(engine: EngineDep) -> Response:
+    """Metrics in Prometheus' text format."""
+    engine.refresh_gauges()
+    return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """The API's documentation."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=request.app.title,
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+
+
+@router.get("/docs/{asset}", include_in_schema=False)
+async def docs_asset(asset: str) -> Response:
+    """A file of Swagger UI."""
+    if asset not in ASSETS:
+        return Response(status_code=404)
+    return Response((STATIC / asset).read_bytes(), media_type=ASSETS[asset])

@@ -1,0 +1,125 @@
+"""The server's settings: arguments, then environment (BANDEXA_...), then TOML, then defaults.
+
+An unknown key is refused wherever it stands, so that a typing error cannot pass in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "BANDEXA_"
+NESTING = "__"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or out of range; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTING, extra="forbid", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path("bandexa-data"), description="Where everything is kept.")
+    replay_dir: Path | None = Field(
+        None, description="Where disk replays lie; inside data_dir when not given."
+    )
+    durability: Literal["commit", "os"] = Field(
+        "commit",
+        description="commit: answers wait for the disk and survive power loss; os: they survive a"
+        " killed process.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where encoders are trained; auto takes CUDA when there is one."
+    )
+    service_threads: int = Field(1, ge=1, description="BLAS threads of the serving process.")
+    trainer_threads: int = Field(1, ge=1, description="Torch threads of the trainer process.")
+    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body.")
+    max_snapshot_bytes: int = Field(1 << 30, ge=1024, description="Largest imported snapshot.")
+    max_inline_bytes: int = Field(
+        1 << 16,
+        ge=0,
+        description="Features of inline candidates are kept with a decision up to this size;"
+        " without them it cannot be explained.",
+    )
+    keep_snapshots: int = Field(3, ge=2, description="Snapshots kept per bandit.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+    encoders: dict[str, str] = Field(
+        default_factory=dict,
+        description='Own encoders by name: "package.module:Class" of an EncoderModule.',
+    )
+
+    @property
+    def database(self) -> Path:
+        """The database file."""
+        return self.data_dir / "bandexa.db"
+
+    @property
+    def snapshots(self) -> Path:
+        """The directory of all snapshots, one directory per bandit uid."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def replays(self) -> Path:
+        """The directory of all disk replays, one directory per bandit uid."""
+        return self.replay_dir or self.data_dir / "replay"
+
+
+def load_settings(config: Path | None, **arguments: Any) -> Settings:
+    """Read the settings; arguments that are None count as not given.
+
+    Raises:
+        SettingsError: A file cannot be read, or a setting is unknown or out of range.
+    """
+    toml: dict[str, Any] = {}
+    if config is not None:
+        try:
+            toml = tomllib.loads(config.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{config}: {error}") from error
+    _refuse_unknown_environment()
+    given = {key: value for key, value in arguments.items() if value is not None}
+
+    class Sourced(Settings):
+        """The settings with this file below the environment."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, toml)
+
+    try:
+        return Sourced(**given)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _refuse_unknown_environment() -> None:
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            field = name[len(PREFIX) :].split(NESTING)[0].lower()
+            if field not in Settings.model_fields:
+                raise SettingsError(f"environment: {name} is not a setting")

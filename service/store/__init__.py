@@ -1,0 +1,28 @@
+"""The event store: the truth that everything else is derived from."""
+
+from service.store.codec import (
+    BanditRecord,
+    ChosenAction,
+    DecisionRecord,
+    RewardReport,
+    RewardStatus,
+    StoredAnswer,
+)
+from service.store.protocol import EventStore, RewardOutcome
+from service.store.reader import StoreReader
+from service.store.schema import Durability
+from service.store.sqlite import SqliteStore
+
+__all__ = [
+    "BanditRecord",
+    "ChosenAction",
+    "DecisionRecord",
+    "Durability",
+    "EventStore",
+    "RewardOutcome",
+    "RewardReport",
+    "RewardStatus",
+    "SqliteStore",
+    "StoreReader",
+    "StoredAnswer",
+]

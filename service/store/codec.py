@@ -1,0 +1,142 @@
+"""Records of the store, and how they lie in its blobs (msgpack; arrays as raw bytes)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.catalogue import CatalogueChange
+from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
+from bandexa_core.ids import SnapshotVersion as Version
+from bandexa_core.spec import BanditSpec
+
+RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class BanditRecord:
+    """A bandit as the store knows it; `key` is its row in `bandits`."""
+
+    key: int
+    uid: BanditUid
+    name: str
+    spec: BanditSpec
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenAction:
+    """One picked action: what its reward will teach, kept with the decision.
+
+    Attributes:
+        index: Its place among the candidates as the client sent them, else its slot.
+        features: Raw features, float32 (A,).
+        score: Its sampled value.
+    """
+
+    id: ActionId
+    index: int
+    slot: ActionSlot
+    features: NDArray[np.float32]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One answered select.
+
+    Attributes:
+        body_hash: Digest of the decoded request, None when the server made the id.
+        candidates: Ids offered (or retrieved); None: all enabled at `position`.
+        features: Features (K, A) of inline candidates, None where the catalogue has them or they
+            were too large to keep (then the decision cannot be explained).
+    """
+
+    decision_id: DecisionId
+    bandit: int
+    time: float
+    body_hash: bytes | None
+    context: NDArray[Any]
+    chosen: tuple[ChosenAction, ...]
+    candidates: tuple[ActionId, ...] | None
+    features: NDArray[np.float32] | None
+    snapshot: Version
+    position: LogPosition
+    propensity: float | None
+    activated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What of a decision answers a repeated select."""
+
+    body_hash: bytes | None
+    chosen: tuple[ChosenAction, ...]
+    snapshot: Version
+    position: LogPosition
+    propensity: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """A reward as it arrived. `action` picks one of several chosen actions."""
+
+    decision_id: DecisionId
+    reward: float
+    reward_id: str | None
+    action: ActionId | None
+    time: float
+
+
+def pack_chosen(chosen: Sequence[ChosenAction]) -> bytes:
+    """Encode the picks of a decision."""
+    items = [(c.id, c.index, c.slot, c.features.tobytes(), c.score) for c in chosen]
+    return bytes(msgpack.packb(items))
+
+
+def unpack_chosen(blob: bytes) -> tuple[ChosenAction, ...]:
+    """Decode `pack_chosen`."""
+    return tuple(
+        ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
+        for i, index, slot, f, score in msgpack.unpackb(blob)
+    )
+
+
+def pack_candidates(record: DecisionRecord) -> bytes | None:
+    """Encode what was offered."""
+    if record.candidates is None:
+        return None
+    features = None if record.features is None else record.features.tobytes()
+    return bytes(msgpack.packb((record.candidates, features)))
+
+
+def pack_change(change: CatalogueChange) -> bytes:
+    """Encode a catalogue change."""
+    features = None if change.features is None else change.features.astype("<f4").tobytes()
+    return bytes(msgpack.packb((change.ids, features, change.enabled.tobytes())))
+
+
+def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
+    """Decode `pack_change`."""
+    ids, features, enabled = msgpack.unpackb(blob)
+    rows = None
+    if features is not None:
+        rows = np.frombuffer(features, "<f4").reshape(len(ids), action_dim)
+    return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, np.bool_))
+
+
+def pack_json(value: dict[str, Any]) -> bytes:
+    """Encode a configuration or reference."""
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def chain_hash(previous: bytes, row: Sequence[Any]) -> bytes:
+    """Return the hash of the log up to and including `row`."""
+    return blake2b(previous + msgpack.packb(row), digest_size=16).digest()

@@ -1,0 +1,90 @@
+"""What the engine asks of an event store: append, follow, look up, trim.
+
+Appends are queued in call order, committed in groups, and answered by a callback on the event
+loop, in order, once the commit is on disk as the durability setting says. A callback gets either
+the result or the exception, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from bandexa_core.catalogue import CatalogueChange
+from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow
+from bandexa_core.spec import BanditSpec
+from service.store.codec import (
+    BanditRecord,
+    DecisionRecord,
+    RewardReport,
+    RewardStatus,
+    StoredAnswer,
+)
+from service.store.reader import StoreReader
+
+T = TypeVar("T")
+Done = Callable[[T | None, Exception | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardOutcome:
+    """What a reward did. `row`: the learn row it made, None where nothing was learned."""
+
+    uid: BanditUid
+    status: RewardStatus
+    row: LearnRow | None
+
+
+class EventStore(Protocol):
+    """The truth: decisions, rewards and the log of every bandit."""
+
+    epoch: int
+
+    def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
+        """Keep a decision. None: kept; an answer: the id was there already, nothing changed."""
+
+    def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
+        """Join a reward to its decision; UnknownDecision, or InvalidRequest for its action."""
+
+    def append_change(
+        self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
+    ) -> None:
+        """Log a change of the catalogue."""
+
+    def append_config(self, bandit: BanditRecord, spec: BanditSpec, done: Done[ConfigRow]) -> None:
+        """Log a change of the changeable configuration."""
+
+    def append_import(
+        self,
+        bandit: BanditRecord,
+        publish: Callable[[LogPosition, bytes], int],
+        done: Done[ImportRow],
+    ) -> None:
+        """Log that an imported snapshot is the model from here on.
+
+        `publish(position, log hash)` writes the snapshot and returns its version; it runs before
+        the commit, so a row never names a snapshot that is not there.
+        """
+
+    def create_bandit(
+        self,
+        name: str,
+        spec: BanditSpec,
+        publish: Callable[[BanditUid], None],
+        done: Done[BanditRecord],
+    ) -> None:
+        """Create a bandit; `publish` writes its snapshot 0 before the commit."""
+
+    def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
+        """Forget a bandit, its decisions and its log."""
+
+    def sync(self, done: Done[None]) -> None:
+        """Put everything appended before on disk, whatever the durability setting."""
+
+    def reader(self) -> StoreReader:
+        """Return a new reader; the caller closes it."""
+
+    def close(self) -> None:
+        """Commit what is queued and stop; calling it again does nothing."""

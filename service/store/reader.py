@@ -1,0 +1,152 @@
+"""Reading the store: any number of readers, in any process, each used by one thread at a time.
+
+Every call is its own short transaction: a long one would hold back WAL checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bandexa_core.catalogue import Catalogue
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.model import changed_spec
+from bandexa_core.spec import BanditSpec
+from service.store.codec import BanditRecord, unpack_change, unpack_chosen
+from service.store.schema import (
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
+    KIND_LEARN,
+    connect,
+    current_epoch,
+)
+
+GENESIS_HASH = b""
+
+LOG_ROWS = """
+SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
+       d.context, d.chosen
+FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
+WHERE l.bandit = ? AND l.position > ? AND l.position <= ? ORDER BY l.position LIMIT ?
+"""
+
+
+class StoreReader:
+    """A read-only view of the database."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = connect(path, read_only=True)
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> StoreReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def epoch(self) -> int:
+        """Return the epoch of the newest opening of the store."""
+        return current_epoch(self._connection)
+
+    def bandits(self) -> list[BanditRecord]:
+        """Return the bandits that are not deleted, by name; specs as they were created."""
+        rows = self._connection.execute(
+            "SELECT bandit, uid, name, spec, created FROM bandits WHERE deleted IS NULL"
+            " ORDER BY name"
+        )
+        return [
+            BanditRecord(key, BanditUid(uid), name, BanditSpec.from_json(json.loads(spec)), created)
+            for key, uid, name, spec, created in rows
+        ]
+
+    def head(self, bandit: int) -> LogPosition:
+        """Return the position of the newest row, 0 when there is none."""
+        found = self._connection.execute(
+            "SELECT max(position) FROM log WHERE bandit = ?", (bandit,)
+        ).fetchone()
+        return LogPosition(found[0] or 0)
+
+    def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
+        """Return the hash of the log up to `position`; None where there is no such row."""
+        if position == 0:
+            return GENESIS_HASH
+        found = self._connection.execute(
+            "SELECT hash FROM log WHERE bandit = ? AND position = ?", (bandit, position)
+        ).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def follow(
+        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+    ) -> Iterator[list[LogRow]]:
+        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`."""
+        while after < up_to:
+            rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
+            if not rows:
+                return
+            yield [decode_row(record.spec, row) for row in rows]
+            after = LogPosition(rows[-1][0])
+
+    def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """Return how many values were learned for the first time in (after, up_to]."""
+        found = self._connection.execute(
+            "SELECT count(*) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
+            " AND kind = ? AND before IS NULL",
+            (bandit, after, up_to, KIND_LEARN),
+        ).fetchone()
+        return int(found[0])
+
+    def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
+        """Return the actions as of `position`: the fold of the catalogue rows up to it."""
+        catalogue = Catalogue.empty(record.spec.action_dim)
+        for payload in self._payloads(record.key, KIND_CATALOGUE, position):
+            catalogue, _ = catalogue.changed(unpack_change(payload, record.spec.action_dim))
+        return catalogue
+
+    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
+        """Return the configuration as of `position`."""
+        spec = record.spec
+        for payload in self._payloads(record.key, KIND_CONFIG, position):
+            spec = changed_spec(spec, json.loads(payload))
+        return spec
+
+    def imports(self, bandit: int) -> list[SnapshotVersion]:
+        """Return the snapshot versions that import rows name; recovery may need them."""
+        everything = LogPosition(2**62)
+        payloads = self._payloads(bandit, KIND_IMPORT, everything)
+        return [SnapshotVersion(json.loads(payload)["version"]) for payload in payloads]
+
+    def _payloads(self, bandit: int, kind: int, position: LogPosition) -> list[bytes]:
+        rows = self._connection.execute(
+            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND position <= ?"
+            " ORDER BY position",
+            (bandit, kind, position),
+        )
+        return [bytes(payload) for (payload,) in rows]
+
+
+def decode_row(spec: BanditSpec, row: tuple[Any, ...]) -> LogRow:
+    """Turn a row of `LOG_ROWS` into what the model applies."""
+    position, kind, time, decision_id, item, origin, before, after, payload, context, chosen = row
+    if kind == KIND_LEARN:
+        picked = unpack_chosen(chosen)[item]
+        array = np.frombuffer(context, spec.context.dtype).reshape(spec.context.shape)
+        return LearnRow(
+            LogPosition(position), time, DecisionId(decision_id), LogPosition(origin),
+            before, after, array, picked.features, picked.slot,
+        )  # fmt: skip
+    if kind == KIND_CATALOGUE:
+        return CatalogueRow(LogPosition(position), time, unpack_change(payload, spec.action_dim))
+    if kind == KIND_CONFIG:
+        return ConfigRow(LogPosition(position), time, json.loads(payload))
+    assert kind == KIND_IMPORT, f"log row of unknown kind {kind}"
+    version = SnapshotVersion(json.loads(payload)["version"])
+    return ImportRow(LogPosition(position), time, version)

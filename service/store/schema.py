@@ -1,0 +1,89 @@
+"""The tables of the database, and what opening one checks."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+from service.exceptions import StoreError
+
+Durability = Literal["commit", "os"]
+SCHEMA_VERSION = 1
+
+KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
+
+# A decision's row is never updated after its insert: it may hold a large context, and what changes
+# (the value learned from it) lives in `outcomes`. `log` is the sequence of rows that change a
+# bandit's model; every row carries the hash of the chain up to it.
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE bandits (
+  bandit INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL, spec TEXT NOT NULL,
+  created REAL NOT NULL, deleted REAL);
+CREATE UNIQUE INDEX bandits_live ON bandits (name) WHERE deleted IS NULL;
+CREATE TABLE decisions (
+  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, time REAL NOT NULL, body_hash BLOB,
+  context BLOB NOT NULL, chosen BLOB NOT NULL, candidates BLOB, snapshot INTEGER NOT NULL,
+  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL);
+CREATE INDEX decisions_bandit ON decisions (bandit);
+CREATE TABLE outcomes (
+  decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
+  PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
+CREATE TABLE rewards (
+  decision_id TEXT NOT NULL, item INTEGER NOT NULL, reward_id TEXT, reward REAL NOT NULL,
+  status TEXT NOT NULL, time REAL NOT NULL);
+CREATE INDEX rewards_decision ON rewards (decision_id);
+CREATE TABLE log (
+  bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
+  decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
+  hash BLOB NOT NULL, PRIMARY KEY (bandit, position)) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a connection that may be used from any one thread at a time."""
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    return connection
+
+
+def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
+    """Open the database for writing, creating its tables where there are none.
+
+    Raises:
+        StoreError: The file belongs to another version or is no database.
+    """
+    connection = connect(path, read_only=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        level = "FULL" if durability == "commit" else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            connection.executescript(
+                f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+        elif found != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} has schema version {found}, this release reads {SCHEMA_VERSION}"
+            )
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise StoreError(f"{path}: {error}") from error
+    return connection
+
+
+def next_epoch(connection: sqlite3.Connection) -> int:
+    """Count one more opening of the store; a publish that carries an older epoch is stale."""
+    connection.execute(
+        "INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+    )
+    return current_epoch(connection)
+
+
+def current_epoch(connection: sqlite3.Connection) -> int:
+    """Return the epoch of the newest opening."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,251 @@
+"""Runs the trainer process: one child, one round at a time, a fair queue over bandits.
+
+Lives on the event loop. The child is asked over its standard input and answers over its standard
+output, a JSON object per line; when its input closes, it exits, so it never outlives the server.
+A child that dies is started again with backoff, and the round it was in is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bandexa_core.ids import BanditUid
+from service.exceptions import Unavailable
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+MAX_TRIES = 3
+FIRST_BACKOFF_S = 0.2
+MAX_BACKOFF_S = 30.0
+STOP_TIMEOUT_S = 5.0
+
+
+class RoundFailed(Unavailable):
+    """A training round could not be completed."""
+
+
+class Rounds(Protocol):
+    """What the supervisor asks of the engine."""
+
+    async def order(self, uid: BanditUid) -> dict[str, Any] | None:
+        """Fix what the next round of a bandit covers; None: the bandit is gone."""
+
+    async def published(self, uid: BanditUid, event: dict[str, Any]) -> None:
+        """Swap in what the round published."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    futures: list[asyncio.Future[dict[str, Any]]] = field(default_factory=list)
+
+
+class TrainerSupervisor:
+    """Keeps the trainer alive and feeds it rounds.
+
+    Args:
+        configuration: The child's configuration, JSON-able.
+        metrics: Counts restarts and failed rounds.
+    """
+
+    def __init__(self, configuration: dict[str, Any], metrics: Metrics) -> None:
+        self._configuration = configuration
+        self._metrics = metrics
+        self._queue: asyncio.Queue[BanditUid] = asyncio.Queue()
+        self._waiting: dict[BanditUid, _Waiting] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._backoff_s = FIRST_BACKOFF_S
+        self._starts = 0
+        self.busy_with: BanditUid | None = None
+        self.rounds = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None while it is down."""
+        process = self._process
+        return None if process is None or process.returncode is not None else process.pid
+
+    @property
+    def state(self) -> str:
+        """One of stopped, starting, idle, training."""
+        if self._task is None or self._task.done():
+            return "stopped"
+        if self.pid is None:
+            return "starting"
+        return "training" if self.busy_with else "idle"
+
+    def start(self, rounds: Rounds) -> None:
+        """Start the child and serve the queue."""
+        self._task = asyncio.create_task(self._run(rounds), name="trainer-supervisor")
+
+    async def close(self) -> None:
+        """End the child and fail what waits; calling it again does nothing."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._stop()
+        self._fail_all(RoundFailed("the server is shutting down"))
+
+    def request(self, uid: BanditUid) -> asyncio.Future[dict[str, Any]]:
+        """Ask for a round; requests for a bandit that is queued already share its round."""
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_retrieve)
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            waiting = self._waiting[uid] = _Waiting()
+            self._queue.put_nowait(uid)
+        waiting.futures.append(future)
+        return future
+
+    def is_queued(self, uid: BanditUid) -> bool:
+        """Whether a round of the bandit is waiting or under way."""
+        return uid in self._waiting or uid == self.busy_with
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    async def _run(self, rounds: Rounds) -> None:
+        while True:
+            uid = await self._next()
+            waiting = self._waiting.pop(uid)
+            self.busy_with = uid
+            try:
+                result = await self._round(uid, rounds)
+            except RoundFailed as error:
+                log.error("training round of %s failed: %s", uid, error)
+                self._metrics.rounds_failed.inc()
+                _reject(waiting, error)
+            else:
+                self.rounds += 1
+                _resolve(waiting, result)
+            finally:
+                self.busy_with = None
+                if not all(future.done() for future in waiting.futures):
+                    _reject(waiting, RoundFailed("the server is shutting down"))
+
+    async def _next(self) -> BanditUid:
+        """Wait for the next bandit in the queue; a child that dies meanwhile is started again."""
+        while True:
+            await self._ensure_started()
+            assert self._process is not None
+            asked = asyncio.create_task(self._queue.get())
+            ended = asyncio.create_task(self._process.wait())
+            try:
+                await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if asked.done():
+                    return asked.result()
+                log.error("the trainer process ended with %s while idle", ended.result())
+            finally:
+                asked.cancel()
+                ended.cancel()
+
+    async def _round(self, uid: BanditUid, rounds: Rounds) -> dict[str, Any]:
+        """Run one round to its swap, starting the child again where it dies."""
+        for _ in range(MAX_TRIES):
+            await self._ensure_started()
+            order = await rounds.order(uid)
+            if order is None:
+                raise RoundFailed("the bandit was deleted")
+            event = await self._ask({"do": "round", **order})
+            if event is None:
+                continue
+            if event["event"] == "failed":
+                raise RoundFailed(event["error"])
+            await rounds.published(uid, event)
+            self._backoff_s = FIRST_BACKOFF_S
+            return event
+        raise RoundFailed(f"the trainer died {MAX_TRIES} times in this round")
+
+    async def forget(self, uid: BanditUid) -> None:
+        """Have the child close what it holds of a deleted bandit."""
+        if self.pid is not None:
+            await self._send({"do": "forget", "uid": uid})
+
+    async def _ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Send a message and return its answer; None: the child died."""
+        if not await self._send(message):
+            return None
+        return await self._read()
+
+    async def _send(self, message: dict[str, Any]) -> bool:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    async def _read(self) -> dict[str, Any] | None:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if not line.endswith(b"\n"):
+            code = await process.wait()
+            log.error("the trainer process %d ended with %d", process.pid, code)
+            return None
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    async def _ensure_started(self) -> None:
+        failures = 0
+        while self.pid is None:
+            if self._starts:
+                self._metrics.trainer_restarts.inc()
+                await asyncio.sleep(self._backoff_s)
+                self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+            self._starts += 1
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "service.trainer",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
+            )  # fmt: skip
+            if await self._ask(self._configuration) is None:
+                failures += 1
+                if failures >= MAX_TRIES:
+                    self._fail_all(RoundFailed("the trainer process does not start; see the log"))
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    def _fail_all(self, error: RoundFailed) -> None:
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        for waiting in self._waiting.values():
+            _reject(waiting, error)
+        self._waiting.clear()
+
+
+def _retrieve(future: asyncio.Future[dict[str, Any]]) -> None:
+    """Mark the outcome as seen: background rounds have nobody waiting, failures are logged."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _resolve(waiting: _Waiting, result: dict[str, Any]) -> None:
+    for future in waiting.futures:
+        if not future.done():
+            future.set_result(result)
+
+
+def _reject(waiting: _Waiting, error: RoundFailed) -> None:
+    for future in waiting.futures:
+        if not future.done():
+            future.set_exception(error)

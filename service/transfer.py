@@ -1,0 +1,101 @@
+"""Export of the served model, and import of one as a bandit's own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.publishing import publish_model
+from bandexa_core.snapshot import pack, unpack
+from service.bandit import Bandit
+from service.engine import Engine
+from service.exceptions import Conflict, InvalidRequest
+
+
+async def export_model(bandit: Bandit) -> bytes:
+    """Return the served model, its tail applied, as one safetensors byte string."""
+    model = bandit.model
+    manifest = {
+        "bandit": bandit.record.name,
+        "model_hash": model.spec.model_hash(),
+        "snapshot": model.version,
+        "position": model.position,
+        "progress": dataclasses.asdict(model.progress),
+        "actions": list(model.catalogue.ids),
+    }
+    tensors = {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
+
+    def finish() -> bytes:
+        base = bandit.snapshots.load(model.version, (TRAINING_FILE,))
+        training = base.tensors[TRAINING_FILE]
+        return pack(manifest, tensors | {f"{TRAINING_FILE}/{n}": t for n, t in training.items()})
+
+    return await asyncio.get_running_loop().run_in_executor(None, finish)
+
+
+async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
+    """Serve an exported model as this bandit's from here on.
+
+    Its encoder is trained further once this bandit has learned as much on its own as the import
+    had: until then a rebuild over the bandit's own rows would forget what was imported.
+
+    Raises:
+        InvalidRequest: The bytes are no export, or their tensors do not fit.
+        Conflict: It was exported from a bandit of another shape or other actions.
+    """
+    bandit = engine.bandit(name)
+    try:
+        manifest, tensors = unpack(data)
+    except SnapshotError as error:
+        raise InvalidRequest("body", str(error)) from error
+    model = _check(engine, bandit, manifest, take_prefix(tensors, f"{MODEL_FILE}/"))
+    learned = int(manifest["progress"]["num_learned"])
+    progress = Progress(learned, learned, learned)
+    snapshots = bandit.snapshots
+
+    def publish(position: LogPosition, log_hash: bytes) -> int:
+        version = snapshots.next_version()
+        publish_model(
+            snapshots, model, position=position, log_hash=log_hash, epoch=engine.epoch,
+            version=SnapshotVersion(version), parent=None, progress=progress,
+            training=take_prefix(tensors, f"{TRAINING_FILE}/"), metrics={},
+        )  # fmt: skip
+        bandit.imported[SnapshotVersion(version)] = snapshots.load(version, (MODEL_FILE,))
+        return version
+
+    await engine.import_row(bandit, publish)
+    bandit.imported.clear()
+    return bandit
+
+
+def _check(
+    engine: Engine, bandit: Bandit, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]
+) -> ServingModel:
+    """Return a model with the imported tensors, refusing what would not serve this bandit."""
+    current = bandit.model
+    for key in ("model_hash", "progress", "actions"):
+        if key not in manifest:
+            raise InvalidRequest("body", f"the export names no {key}")
+    if manifest["model_hash"] != current.spec.model_hash():
+        raise Conflict("the snapshot comes from a bandit of another shape (policy, encoder, ...)")
+    policy = current.policy
+    if isinstance(policy, LinearHead) and not policy.encoder.uses_action:
+        ids = current.catalogue.ids
+        if tuple(manifest["actions"][: len(ids)]) != ids[: len(manifest["actions"])]:
+            raise Conflict("the snapshot's posteriors belong to other actions than this bandit's")
+    if not all(np.isfinite(t).all() for t in tensors.values() if t.dtype.kind == "f"):
+        raise InvalidRequest("body", "the snapshot holds numbers that are not finite")
+    model = ServingModel(current.spec, current.uid, engine.registry, current.catalogue)
+    try:
+        model.policy.load_tensors(tensors)
+    except (ValueError, KeyError) as error:
+        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
+    return model

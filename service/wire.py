@@ -1,0 +1,101 @@
+"""JSON and msgpack: the same models in two encodings, chosen by Content-Type and Accept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgpack
+import numpy as np
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.types import Scope
+
+from service.exceptions import InvalidRequest, UnsupportedBody
+
+MSGPACK = "application/msgpack"
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class _MsgpackRequest(Request):
+    """A msgpack request that FastAPI takes for a JSON one."""
+
+    def __init__(self, scope: Scope, receive: Any) -> None:
+        headers = [(k, v) for k, v in scope["headers"] if k != b"content-type"]
+        headers.append((b"content-type", b"application/json"))
+        super().__init__({**scope, "headers": headers}, receive)
+
+    async def json(self) -> Any:
+        try:
+            return msgpack.unpackb(await self.body(), strict_map_key=True)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise InvalidRequest("body", f"is not msgpack: {error}") from error
+
+
+class WireRoute(APIRoute):
+    """A route that speaks both encodings; anything else is refused by name."""
+
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's handler."""
+        plain = super().get_route_handler()
+        takes_json = self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            if takes_json:
+                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if kind == MSGPACK:
+                    request = _MsgpackRequest(request.scope, request.receive)
+                elif kind != "application/json":
+                    raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
+            response = await plain(request)
+            if MSGPACK in request.headers.get("accept", "") and response.body:
+                return _as_msgpack(response)
+            return response
+
+        return handler
+
+
+def _as_msgpack(response: Response) -> Response:
+    if not isinstance(response, JSONResponse) and response.media_type != "application/json":
+        return response
+    content = msgpack.packb(json.loads(bytes(response.body)))
+    return Response(content, response.status_code, media_type=MSGPACK)
+
+
+def body_hash(parts: Mapping[str, Any]) -> bytes:
+    """Return a digest of a decoded body, the same for JSON and msgpack.
+
+    Arrays count by their values as float64, so that 1 and 1.0, a list and an envelope are equal.
+    """
+    digest = blake2b(digest_size=16)
+    for key in sorted(parts):
+        digest.update(key.encode() + b"\x1f")
+        _feed(digest, parts[key])
+    return digest.digest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, list | tuple):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # ragged: it will be refused when it is used
+            array = np.asarray(None)
+        if array.dtype.kind not in "iuf":
+            digest.update(b"[" + str(len(value)).encode())
+            for item in value:
+                _feed(digest, item)
+            return
+        value = array
+    if isinstance(value, np.ndarray):
+        array64 = value.astype(np.float64)
+        digest.update(str(array64.shape).encode() + array64.tobytes())
+    elif isinstance(value, BaseModel):
+        digest.update(body_hash(dict(value)))
+    elif isinstance(value, Mapping):
+        digest.update(body_hash(value))
+    else:
+        digest.update(repr(value).encode() + b"\x1e")
