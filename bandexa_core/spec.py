@@ -73,7 +73,7 @@ class TrainingSpec:
     mode: Literal["background", "lockstep"] = "background"
     train_every: int | None = None
     optimizer_steps: int | None = None
-    batch_size: int = 128
+    batch_size: int = 64
     lr: float = 1e-3
     weight_decay: float = 1e-2
     rebuild_chunk: int = 4096

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from bandexa_core import __version__
 from service import errors
 from service.engine import Engine
+from service.limits import BodyLimit
 from service.metrics import Metrics
 from service.routes import bandits, decide, system
 from service.settings import Settings
@@ -41,7 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
+    )
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_snapshot_bytes=settings.max_snapshot_bytes,
     )
     app.state.engine = engine
     errors.install(app)

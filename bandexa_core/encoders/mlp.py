@@ -29,8 +29,8 @@ class MLPEncoder(SplitModule):
         context_shape: tuple[int, ...],
         action_dim: int,
         *,
-        feature_dim: int = 32,
-        hidden: Sequence[int] = (64,),
+        feature_dim: int = 64,
+        hidden: Sequence[int] = (128,),
         heads: str = "shared",
     ) -> None:
         super().__init__()

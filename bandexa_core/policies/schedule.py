@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bandexa_core.spec import TrainingSpec
 
-FIRST_ROUND = 24
-GROWTH = 1.06
+FIRST_ROUND = 32
+MIN_GAP = 32
+GROWTH = 1.1
 STEPS = 100
 SNAPSHOT_EVERY = 10_000
 
@@ -18,7 +19,7 @@ def next_round(trained_rows: int, spec: TrainingSpec) -> int:
     """
     if spec.train_every is not None:
         return trained_rows + spec.train_every
-    return max(FIRST_ROUND, trained_rows + 16, int(trained_rows * GROWTH))
+    return max(FIRST_ROUND, trained_rows + MIN_GAP, int(trained_rows * GROWTH))
 
 
 def optimizer_steps(spec: TrainingSpec) -> int:

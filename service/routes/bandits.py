@@ -122,7 +122,6 @@ async def export_snapshot(name: Name, engine: EngineDep) -> Response:
     "/{name}/snapshot",
     responses=problems(404, 409, 413, 422),
     openapi_extra={"requestBody": {"required": True, "content": BINARY}},
-    max_body_size=None,
 )
 async def import_snapshot(name: Name, request: Request, engine: EngineDep) -> SnapshotAnswer:
     """Serve an exported model as this bandit's from here on."""

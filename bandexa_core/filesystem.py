@@ -1,0 +1,133 @@
+"""The file system as the core writes it: every step that a crash can separate is one call.
+
+Owned by whoever holds a directory (a snapshot store, a disk replay); passed in, so that a test can
+observe the order of syncs and renames and stop the world at any of them. Reading needs no seam and
+does not go through here. After a crash, what `sync_file` and `sync_dir` returned for is on disk; a
+failed sync is final, because the kernel may have dropped the pages: retrying it would lie.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class FileSystem(Protocol):
+    """The writes of the core. Each raises OSError when it fails."""
+
+    def make_dir(self, path: Path) -> None:
+        """Create one directory; FileExistsError when it is there."""
+
+    def open_file(self, path: Path, *, create: bool) -> int:
+        """Open for reading and writing; with `create`, an absent file is made. Close: os.close."""
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+
+    def truncate(self, fd: int, num_bytes: int) -> None:
+        """Cut the file to `num_bytes`."""
+
+    def sync_file(self, fd: int) -> None:
+        """Return when the file's bytes and size survive a power loss."""
+
+    def sync_dir(self, path: Path) -> None:
+        """Return when the names in the directory survive a power loss."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace `target` by `source` in one step."""
+
+    def remove_file(self, path: Path) -> None:
+        """Remove one file."""
+
+    def remove_dir(self, path: Path) -> None:
+        """Remove one empty directory."""
+
+
+class LocalFileSystem:
+    """The POSIX file system of this machine."""
+
+    def make_dir(self, path: Path) -> None:
+        """Create one directory; FileExistsError when it is there."""
+        path.mkdir()
+
+    def open_file(self, path: Path, *, create: bool) -> int:
+        """Open for reading and writing; the descriptor is not inherited by child processes."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
+
+    def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            written = os.pwrite(fd, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+    def truncate(self, fd: int, num_bytes: int) -> None:
+        """Cut the file to `num_bytes`."""
+        os.ftruncate(fd, num_bytes)
+
+    def sync_file(self, fd: int) -> None:
+        """Return when the file's bytes and size survive a power loss."""
+        os.fsync(fd)
+
+    def sync_dir(self, path: Path) -> None:
+        """Return when the names in the directory survive a power loss."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replace `target` by `source` in one step."""
+        source.rename(target)
+
+    def remove_file(self, path: Path) -> None:
+        """Remove one file."""
+        path.unlink()
+
+    def remove_dir(self, path: Path) -> None:
+        """Remove one empty directory."""
+        path.rmdir()
+
+
+def make_dirs(fs: FileSystem, path: Path) -> None:
+    """Create `path` and its missing parents, each durably."""
+    if path.is_dir():
+        return
+    make_dirs(fs, path.parent)
+    try:
+        fs.make_dir(path)
+    except FileExistsError:
+        if not path.is_dir():  # another process may have been first; a file is in the way
+            raise
+    fs.sync_dir(path.parent)
+
+
+def write_synced(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Write a whole file and sync it; its name is durable only after the directory is synced."""
+    fd = fs.open_file(path, create=True)
+    try:
+        fs.truncate(fd, 0)
+        fs.write(fd, data, 0)
+        fs.sync_file(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_file(fs: FileSystem, path: Path, data: bytes) -> None:
+    """Replace a whole file: after a crash it holds all of the old bytes or all of the new ones."""
+    temporary = path.with_name(path.name + ".tmp")
+    write_synced(fs, temporary, data)
+    fs.rename(temporary, path)
+    fs.sync_dir(path.parent)
+
+
+def remove_tree(fs: FileSystem, path: Path) -> None:
+    """Remove a directory with everything in it; links are removed, not followed."""
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            remove_tree(fs, entry)
+        else:
+            fs.remove_file(entry)
+    fs.remove_dir(path)

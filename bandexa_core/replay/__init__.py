@@ -1,0 +1,72 @@
+"""The replay: rewarded decisions as training rows, derived from the log and disposable.
+
+One protocol, two backends under one contract: `MemoryReplay` and `DiskReplay`. Used by the trainer;
+see `protocol` for what holds after a crash.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from bandexa_core.filesystem import FileSystem
+from bandexa_core.replay.disk import DiskReplay
+from bandexa_core.replay.memory import MemoryReplay
+from bandexa_core.replay.protocol import ContextDtype, Replay, RowLayout, Rows
+
+__all__ = [
+    "ContextDtype",
+    "DiskReplay",
+    "MemoryReplay",
+    "Replay",
+    "RowLayout",
+    "Rows",
+    "open_replay",
+]
+
+Backend = Literal["auto", "memory", "disk"]
+
+_AUTO_TOTAL_BYTES = 256 * 2**20
+_AUTO_ROW_BYTES = 16 * 2**10
+
+
+def open_replay(
+    backend: Backend,
+    root: Path,
+    layout: RowLayout,
+    *,
+    shard_size: int = 2048,
+    cache_shards: int = 2,
+    flush_every: int = 256,
+    capacity: int | None = None,
+    fs: FileSystem | None = None,
+) -> Replay:
+    """Open the replay that `backend` names; the knobs are those of DiskReplay.
+
+    `auto` keeps rows in memory when they are small: with a capacity, when a full replay takes at
+    most 256 MiB; without one, when a row takes at most 16 KiB. Otherwise they go to disk. The
+    memory backend leaves `root` alone.
+
+    Raises:
+        ValueError: the backend is unknown or a number is below 1.
+        ReplayError: the directory cannot be opened (see DiskReplay).
+    """
+    if backend not in ("auto", "memory", "disk"):
+        raise ValueError(f"replay backend must be auto, memory or disk, not {backend!r}")
+    if backend == "memory" or (backend == "auto" and _fits_memory(layout, capacity)):
+        return MemoryReplay(layout, capacity)
+    return DiskReplay(
+        root,
+        layout,
+        shard_size=shard_size,
+        cache_shards=cache_shards,
+        flush_every=flush_every,
+        capacity=capacity,
+        fs=fs,
+    )
+
+
+def _fits_memory(layout: RowLayout, capacity: int | None) -> bool:
+    if capacity is None:
+        return layout.row_bytes <= _AUTO_ROW_BYTES
+    return capacity * layout.row_bytes <= _AUTO_TOTAL_BYTES

@@ -1,0 +1,84 @@
+"""The replay in memory: rows in growing arrays, a ring once a capacity is reached.
+
+Runs wherever it is made, for one thread at a time. A crash or a restart loses it: `followed` starts
+at 0 and the rows are rebuilt from the log.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.replay._base import TableReplay
+from bandexa_core.replay._table import RowTable
+from bandexa_core.replay.protocol import RowLayout, Rows
+
+_LEAST_ALLOCATION = 64
+
+
+class MemoryReplay(TableReplay):
+    """A replay held in RAM (see `Replay` for the contract)."""
+
+    def __init__(self, layout: RowLayout, capacity: int | None = None) -> None:
+        """Make an empty replay that keeps at most `capacity` rows, or all with None.
+
+        Raises:
+            ValueError: the capacity is below 1.
+        """
+        super().__init__(layout, capacity, RowTable())
+        self._allocate(0)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of RAM allocated for rows."""
+        self._check_usable()
+        return self._table.num_bytes + self._actions.nbytes + self._contexts.nbytes
+
+    def close(self) -> None:
+        """Free the rows; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._allocate(0)
+
+    def _write(self, indices: NDArray[np.int64], rows: Rows) -> None:
+        if not len(indices):
+            return
+        self._reserve(int(indices[-1]) + 1)
+        at = indices % len(self._contexts)
+        self._actions[at] = rows.actions
+        self._contexts[at] = rows.contexts
+
+    def _write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
+        pass  # rewards are in the row table alone
+
+    def _changed(self, num_rows: int) -> None:
+        pass  # nothing is ever flushed
+
+    def _read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+        at = indices % len(self._contexts)
+        return self._actions[at], self._contexts[at]
+
+    def _reserve(self, end: int) -> None:
+        """Grow until index `end` - 1 has a place or the ring has its full size.
+
+        Growth ends before the first eviction, so that while arrays still move, the row with index
+        i lies at i; from then on it lies at i modulo the capacity.
+        """
+        allocated = len(self._contexts)
+        wanted = end if self._capacity is None else min(end, self._capacity)
+        if wanted <= allocated:
+            return
+        size = max(wanted, 2 * allocated, _LEAST_ALLOCATION)
+        if self._capacity is not None:
+            size = min(size, self._capacity)
+        actions, contexts = self._actions, self._contexts
+        self._allocate(size)
+        self._actions[:allocated] = actions
+        self._contexts[:allocated] = contexts
+
+    def _allocate(self, num_rows: int) -> None:
+        layout = self._layout
+        self._actions = np.empty((num_rows, layout.action_dim), np.float32)
+        self._contexts: NDArray[np.generic] = np.empty(
+            (num_rows, *layout.context_shape), layout.context_dtype
+        )

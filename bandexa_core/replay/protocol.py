@@ -1,0 +1,206 @@
+"""The replay: the rewarded decisions of one bandit as training rows, as every backend keeps them.
+
+A replay is derived from the log and disposable. It runs in the process that trains, used by one
+thread at a time. It makes one promise across a crash: all of the log up to `followed` is in it
+(less what capacity evicted). Some of what comes after may be too, corrections even in part; so the
+caller follows the log from `followed` before it uses the rows, and applying twice changes nothing.
+
+Shapes: N rows, X the context shape, A the action features per row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import LogPosition
+
+ContextDtype = Literal["uint8", "float32", "float64"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """The fixed shapes of one replay.
+
+    Attributes:
+        context_shape: X, every size at least 1; () is a scalar context.
+        context_dtype: the dtype contexts arrived in, kept as it is.
+        action_dim: A, the float32 features of an action; 0 when actions have none.
+    """
+
+    context_shape: tuple[int, ...]
+    context_dtype: ContextDtype
+    action_dim: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and dtypes that no replay can hold."""
+        if not isinstance(self.context_shape, tuple) or not all(
+            _is_count(size, least=1) for size in self.context_shape
+        ):
+            raise ValueError(f"context_shape must be a tuple of sizes >= 1: {self.context_shape!r}")
+        if self.context_dtype not in get_args(ContextDtype):
+            raise ValueError(
+                f"context_dtype must be uint8, float32 or float64, not {self.context_dtype!r}"
+            )
+        if not _is_count(self.action_dim, least=0):
+            raise ValueError(f"action_dim must be an integer >= 0, not {self.action_dim!r}")
+
+    @property
+    def context_bytes(self) -> int:
+        """Bytes of one context."""
+        return math.prod(self.context_shape) * np.dtype(self.context_dtype).itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: position, slot, reward, action features and context."""
+        return 24 + 4 * self.action_dim + self.context_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A batch of training rows.
+
+    Attributes:
+        positions: int64 (N,), the log position of the row's first learn row: the row's identity,
+            strictly increasing in the order rows are appended.
+        slots: int64 (N,), the catalogue slot of the chosen action; -1 for an inline action that
+            is not in the catalogue.
+        rewards: float64 (N,), the value of the decision, corrections included.
+        actions: float32 (N, A), the features of the chosen action.
+        contexts: (N, *X) in the dtype they arrived in.
+    """
+
+    positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    rewards: NDArray[np.float64]
+    actions: NDArray[np.float32]
+    contexts: NDArray[np.generic]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.positions)
+
+    def tail(self, start: int) -> Rows:
+        """Return the rows from number `start` on, sharing memory."""
+        return Rows(
+            self.positions[start:],
+            self.slots[start:],
+            self.rewards[start:],
+            self.actions[start:],
+            self.contexts[start:],
+        )
+
+
+class Replay(Protocol):
+    """What the trainer knows of a replay. Not safe for use from several threads at once.
+
+    Every method raises ClosedError after close, and ReplayError when the backend fails to read or
+    write; a wrong argument is a ValueError, and then nothing has changed.
+    """
+
+    @property
+    def layout(self) -> RowLayout:
+        """The shapes of this replay's rows."""
+
+    @property
+    def followed(self) -> LogPosition:
+        """The log position up to which everything has been applied; 0 at first."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the rows take: memory for the memory backend, shard files for the disk one."""
+
+    def append(self, rows: Rows) -> None:
+        """Add rows at the end; rows whose position is stored already are overwritten in place.
+
+        Rows at or before the last evicted one are passed over: they would be evicted again.
+
+        Raises:
+            ValueError: a shape or dtype is not the layout's, a reward is not finite, positions do
+                not increase, or one lies before the last stored row without being stored.
+        """
+
+    def correct(self, positions: NDArray[np.int64], rewards: NDArray[np.float64]) -> int:
+        """Rewrite the rewards of those rows that are still kept and return how many those are.
+
+        Where a position is given twice, the later reward holds.
+        """
+
+    def sample(self, rng: np.random.Generator, batch_size: int) -> Rows:
+        """Draw rows uniformly with replacement, returned in the order they are stored in.
+
+        Raises:
+            ValueError: the replay is empty, or `batch_size` is below 1.
+        """
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        """Yield the rows kept at the time of the call in order, `chunk` at a time.
+
+        Rows evicted while the scan runs are left out; rewards are those at the time of reading.
+        """
+
+    def mark_followed(self, position: int) -> None:
+        """Say that the log is applied up to `position`; a lower one than before changes nothing."""
+
+    def flush(self) -> None:
+        """Return when all rows, corrections and `followed` survive a power loss."""
+
+    def close(self) -> None:
+        """Flush and let go of all files; a second call does nothing."""
+
+    def __len__(self) -> int:
+        """Return the number of rows kept; never above the capacity."""
+
+    def __enter__(self) -> Self:
+        """Return the replay itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+
+
+def check_rows(layout: RowLayout, rows: Rows) -> None:
+    """Raise ValueError unless `rows` have the layout's shapes and dtypes and can be appended."""
+    if rows.positions.ndim != 1:
+        raise ValueError(f"positions have shape {rows.positions.shape}, not (N,)")
+    num_rows = len(rows)
+    expected: dict[str, tuple[NDArray[np.generic], str, tuple[int, ...]]] = {
+        "positions": (rows.positions, "int64", (num_rows,)),
+        "slots": (rows.slots, "int64", (num_rows,)),
+        "rewards": (rows.rewards, "float64", (num_rows,)),
+        "actions": (rows.actions, "float32", (num_rows, layout.action_dim)),
+        "contexts": (rows.contexts, layout.context_dtype, (num_rows, *layout.context_shape)),
+    }
+    for name, (array, dtype, shape) in expected.items():
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
+            raise ValueError(f"{name}: expected {dtype} {shape}, got {array.dtype} {array.shape}")
+    if num_rows and (rows.positions[0] < 0 or (np.diff(rows.positions) <= 0).any()):
+        raise ValueError("positions must be >= 0 and strictly increasing")
+    if not np.isfinite(rows.rewards).all():
+        raise ValueError("rewards must be finite")
+
+
+def check_corrections(positions: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
+    """Raise ValueError unless both are (N,) of int64 and float64, the rewards finite."""
+    if positions.dtype != np.int64 or positions.ndim != 1:
+        raise ValueError(f"positions: expected int64 (N,), got {positions.dtype} {positions.shape}")
+    if rewards.dtype != np.float64 or rewards.shape != positions.shape:
+        raise ValueError(
+            f"rewards: expected float64 {positions.shape}, got {rewards.dtype} {rewards.shape}"
+        )
+    if not np.isfinite(rewards).all():
+        raise ValueError("rewards must be finite")
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
