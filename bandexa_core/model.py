@@ -143,6 +143,7 @@ class ServingModel:
             self._change_catalogue(row)
         elif isinstance(row, ConfigRow):
             self.spec = changed_spec(self.spec, row.spec)
+            self.policy.configure(self.spec.selection)
         else:
             self._take_import(row, load(row.version))
         self.position = row.position

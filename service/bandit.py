@@ -49,7 +49,6 @@ class Bandit:
         self.model = model
         self.snapshots = snapshots
         self.imported: dict[SnapshotVersion, Snapshot] = {}
-        self.deleted = False
         self._tail: list[LogRow] | None = None
 
     def apply(self, row: LogRow) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import secrets
-import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -21,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import (
     ActionId,
@@ -31,17 +28,14 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.model import Progress, ServingModel
+from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice
-from bandexa_core.publishing import publish_model
 from bandexa_core.snapshot import SnapshotStore
-from bandexa_core.spec import BanditSpec
 from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
 from service.exceptions import (
     Conflict,
     InvalidRequest,
     Unavailable,
-    UnknownAction,
     UnknownBandit,
 )
 from service.loading import load_at, newest_snapshot
@@ -113,7 +107,7 @@ class Engine:
         self.registry = EncoderRegistry(settings.encoders)
         self._bandits: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
-        self._creating: dict[str, asyncio.Lock] = {}
+        self.creating = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
@@ -146,10 +140,11 @@ class Engine:
         head = self._reader.head(record.key)
         snapshot = newest_snapshot(self._reader, record, snapshots, head)
         model = load_at(self._reader, record, self.registry, snapshots, snapshot, head)
-        self._add(Bandit(record, model, snapshots))
+        self.add(Bandit(record, model, snapshots))
         log.info("bandit %s: snapshot %d, position %d", record.name, model.version, head)
 
-    def _add(self, bandit: Bandit) -> None:
+    def add(self, bandit: Bandit) -> None:
+        """Take a bandit into service."""
         self._bandits[bandit.record.name] = bandit
         self._by_uid[bandit.record.uid] = bandit
 
@@ -185,11 +180,22 @@ class Engine:
 
     # -- look-ups -----------------------------------------------------------------------------
 
+    def get(self, name: str) -> Bandit | None:
+        """Return a live bandit, or None."""
+        return self._bandits.get(name)
+
     def bandit(self, name: str) -> Bandit:
         """Return a live bandit; UnknownBandit where there is none."""
         bandit = self._bandits.get(name)
         if bandit is None:
             raise UnknownBandit(name)
+        return bandit
+
+    def remove(self, name: str) -> Bandit:
+        """Take a bandit out of service and return it; UnknownBandit where there is none."""
+        bandit = self.bandit(name)
+        del self._bandits[name]
+        self._by_uid.pop(bandit.record.uid)
         return bandit
 
     def find(self, uid: BanditUid) -> Bandit | None:
@@ -219,7 +225,7 @@ class Engine:
         started = time.perf_counter()
         bandit = self.bandit(command.bandit)
         record = self._decide(bandit, command)
-        kept = await self._committed(self.store.append_decision, record)
+        kept = await self.committed(self.store.append_decision, record)
         answer = _decision(record) if kept is None else _repeated(record, kept)
         self.metrics.selects.labels(command.bandit).inc()
         self.metrics.select_seconds.observe(time.perf_counter() - started)
@@ -293,7 +299,7 @@ class Engine:
             UnknownDecision, InvalidRequest: Nothing was kept.
         """
         started = time.perf_counter()
-        outcome = await self._committed(self.store.append_reward, report, then=self._learn)
+        outcome = await self.committed(self.store.append_reward, report, then=self._learn)
         bandit = self._by_uid.get(outcome.uid)
         self.metrics.reward_seconds.observe(time.perf_counter() - started)
         if bandit is None:
@@ -310,102 +316,9 @@ class Engine:
             assert self.desk is not None
             self.desk.round_is_due(bandit)
 
-    # -- administration -----------------------------------------------------------------------
-
-    async def put_bandit(self, name: str, spec: BanditSpec) -> tuple[Bandit, bool]:
-        """Create a bandit, or change what can be changed of it; True: it was created.
-
-        Raises:
-            InvalidRequest: The configuration asks for what does not exist.
-            Conflict: A key that cannot change differs.
-        """
-        lock = self._creating.setdefault(name, asyncio.Lock())
-        async with lock:
-            known = self._bandits.get(name)
-            if known is not None:
-                return await self._change(known, spec), False
-            return await self._create(name, spec), True
-
-    async def _create(self, name: str, spec: BanditSpec) -> Bandit:
-        seed = secrets.randbits(32) if spec.seed is None else spec.seed
-        spec = dataclasses.replace(spec, seed=seed)
-        made: list[ServingModel] = []
-
-        def publish(uid: BanditUid) -> None:
-            root = self.settings.snapshots / uid
-            shutil.rmtree(root, ignore_errors=True)  # of a creation that was never committed
-            model = ServingModel(spec, uid, self.registry, Catalogue.empty(spec.action_dim))
-            publish_model(
-                SnapshotStore(root), model, position=LogPosition(0),
-                log_hash=b"", epoch=self.epoch, version=SnapshotVersion(0), parent=None,
-                progress=Progress(), training={}, metrics={},
-            )  # fmt: skip
-            made.append(model)
-
-        try:  # before the writer's transaction, so that a bad configuration changes nothing
-            ServingModel(spec, BanditUid("check"), self.registry, Catalogue.empty(spec.action_dim))
-        except ValueError as error:
-            raise InvalidRequest.from_value_error(error, "encoder") from error
-        record: BanditRecord = await self._committed(self.store.create_bandit, name, spec, publish)
-        bandit = Bandit(record, made[0], SnapshotStore(self.settings.snapshots / record.uid))
-        self._add(bandit)
-        return bandit
-
-    async def _change(self, bandit: Bandit, spec: BanditSpec) -> Bandit:
-        current = bandit.model.spec
-        seed = current.seed if spec.seed is None else spec.seed
-        wanted = dataclasses.replace(spec, seed=seed)
-        ours, theirs = current.frozen_part(), wanted.frozen_part()
-        for key in sorted(ours):
-            if ours[key] != theirs[key]:
-                raise Conflict(f"{key}: cannot change in the life of a bandit")
-        if wanted != current:
-            await self._committed(
-                self.store.append_config, bandit.record, wanted, then=bandit.apply
-            )
-        return bandit
-
-    async def delete_bandit(self, name: str) -> None:
-        """Forget a bandit: its decisions, log and snapshots."""
-        bandit = self._bandits.pop(name, None)
-        if bandit is None:
-            raise UnknownBandit(name)
-        bandit.deleted = True
-        self._by_uid.pop(bandit.record.uid, None)
-        await self._committed(self.store.delete_bandit, bandit.record)
-        assert self.desk is not None
-        await self.desk.forget(bandit.record.uid)
-        self.metrics.forget(name)
-
-    async def put_actions(
-        self, name: str, ids: tuple[ActionId, ...], features: Any, enabled: NDArray[np.bool_]
-    ) -> Bandit:
-        """Add or overwrite actions; `features` None leaves those of known actions as they are."""
-        bandit = self.bandit(name)
-        rows = None if features is None else bandit.features(features, len(ids), "features")
-        change = CatalogueChange(ids, rows, enabled)
-        known = bandit.model.catalogue.slots
-        missing = [action_id for action_id in ids if action_id not in known]
-        if missing and rows is None and bandit.record.spec.action_dim:
-            raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
-        await self._committed(self.store.append_change, bandit.record, change, then=bandit.apply)
-        return bandit
-
-    async def retire_action(self, name: str, action_id: ActionId) -> Bandit:
-        """Stop offering an action; its history stays."""
-        if action_id not in self.bandit(name).model.catalogue.slots:
-            raise UnknownAction(action_id)
-        return await self.put_actions(name, (action_id,), None, np.zeros(1, np.bool_))
-
-    async def import_row(
-        self, bandit: Bandit, publish: Callable[[LogPosition, bytes], int]
-    ) -> None:
-        """Log an import and serve it; `publish` writes its snapshot before the commit."""
-        await self._committed(self.store.append_import, bandit.record, publish, then=bandit.apply)
-
     # -- the store ----------------------------------------------------------------------------
 
-    async def _committed(
+    async def committed(
         self,
         append: Callable[..., None],
         *args: Any,

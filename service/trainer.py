@@ -17,27 +17,24 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.log import LearnRow
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.policies.schedule import optimizer_steps
 from bandexa_core.policies.training import TrainingRound
 from bandexa_core.publishing import publish_model
 from bandexa_core.randomness import keyed_seed
-from bandexa_core.replay import Replay, RowLayout, Rows, open_replay
 from bandexa_core.snapshot import Snapshot, SnapshotStore
-from bandexa_core.spec import BanditSpec, ReplaySpec
+from bandexa_core.spec import BanditSpec
 from service.loading import load_at, newest_snapshot
+from service.replays import FollowedReplays
 from service.store import BanditRecord, StoreReader
 
 log = logging.getLogger(__name__)
@@ -53,7 +50,7 @@ class Trainer:
     def __init__(self, configuration: dict[str, Any]) -> None:
         self._reader = StoreReader(Path(configuration["database"]))
         self._snapshots = Path(configuration["snapshots"])
-        self._replay_root = Path(configuration["replays"])
+        self._replays = FollowedReplays(self._reader, Path(configuration["replays"]))
         self._registry = EncoderRegistry(configuration["encoders"])
         self._epoch: int = configuration["epoch"]
         self._keep: int = configuration["keep"]
@@ -61,7 +58,6 @@ class Trainer:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = device
-        self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}
 
     def round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
         """Build and publish the snapshot of a bandit at `position`; returns the event to report.
@@ -71,6 +67,14 @@ class Trainer:
             position: P: the round covers the log up to it.
             served: The version being served, which is not pruned.
         """
+        try:
+            return self._round(uid, position, served)
+        except ReplayError as error:
+            log.warning("the replay of %s is rebuilt from the log: %s", uid, error)
+            self._replays.forget(uid)
+            return self._round(uid, position, served)
+
+    def _round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
         started = time.perf_counter()
         record = next(found for found in self._reader.bandits() if found.uid == uid)
         snapshots = SnapshotStore(self._snapshots / uid)
@@ -86,7 +90,7 @@ class Trainer:
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
         if isinstance(model.policy, NeuralLinearTS):
-            replay = self._followed(record, spec, position)
+            replay = self._replays.at(record, spec, position)
             if len(replay):
                 plan = self._plan(spec, uid, total, len(model.catalogue), model.policy)
                 training, metrics = model.policy.train(replay, training, plan)
@@ -149,85 +153,10 @@ class Trainer:
         if self._reader.epoch() != self._epoch:
             raise SnapshotRefused("another server has opened this data directory")
 
-    # -- the replay ---------------------------------------------------------------------------
-
-    def _followed(self, record: BanditRecord, spec: BanditSpec, position: LogPosition) -> Replay:
-        """Return the bandit's replay with the log followed up to `position`."""
-        replay = self._open(record, spec)
-        start = LogPosition(replay.followed)
-        for rows in self._reader.follow(record, start, position):
-            learned = [row for row in rows if isinstance(row, LearnRow)]
-            for batch in _runs(learned):
-                if batch[0].before is None:
-                    replay.append(_rows(batch))
-                else:
-                    origins = np.array([row.origin for row in batch], np.int64)
-                    values = np.array([row.after for row in batch])
-                    replay.correct(origins, values)
-            replay.mark_followed(rows[-1].position)
-        return replay
-
-    def _open(self, record: BanditRecord, spec: BanditSpec) -> Replay:
-        known = self._replays.get(record.uid)
-        if known is not None and known[0] == spec.replay:
-            return known[1]
-        if known is not None:
-            known[1].close()
-        context = spec.context
-        layout = RowLayout(context.shape, context.dtype, spec.action_dim)
-        root = self._replay_root / record.uid
-        knobs = spec.replay
-        for attempt in range(2):
-            try:
-                replay = open_replay(
-                    knobs.backend, root, layout, shard_size=knobs.shard_size,
-                    cache_shards=knobs.cache_shards, flush_every=knobs.flush_every,
-                    capacity=knobs.capacity,
-                )  # fmt: skip
-                break
-            except ReplayError as error:
-                if attempt:
-                    raise
-                log.warning("replay of %s is rebuilt from the log: %s", record.name, error)
-                shutil.rmtree(root)
-        self._replays[record.uid] = (knobs, replay)
-        return replay
-
     def forget(self, uid: BanditUid) -> None:
         """Close and remove what belongs to a deleted bandit."""
-        known = self._replays.pop(uid, None)
-        if known is not None:
-            known[1].close()
-        for root in (self._replay_root / uid, self._snapshots / uid):
-            shutil.rmtree(root, ignore_errors=True)
-
-    def close(self) -> None:
-        """Close the replays and the reader."""
-        for _, replay in self._replays.values():
-            replay.close()
-        self._reader.close()
-
-
-def _runs(rows: list[LearnRow]) -> Iterator[list[LearnRow]]:
-    """Split learn rows into runs that are all first values, or all corrections."""
-    run: list[LearnRow] = []
-    for row in rows:
-        if run and (run[0].before is None) != (row.before is None):
-            yield run
-            run = []
-        run.append(row)
-    if run:
-        yield run
-
-
-def _rows(batch: list[LearnRow]) -> Rows:
-    return Rows(
-        positions=np.array([row.position for row in batch], np.int64),
-        slots=np.array([row.slot for row in batch], np.int64),
-        rewards=np.array([row.after for row in batch]),
-        actions=np.stack([row.action for row in batch]),
-        contexts=np.stack([row.context for row in batch]),
-    )
+        self._replays.forget(uid)
+        shutil.rmtree(self._snapshots / uid, ignore_errors=True)
 
 
 def main() -> None:

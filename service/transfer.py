@@ -71,7 +71,7 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
         bandit.imported[SnapshotVersion(version)] = snapshots.load(version, (MODEL_FILE,))
         return version
 
-    await engine.import_row(bandit, publish)
+    await engine.committed(engine.store.append_import, bandit.record, publish, then=bandit.apply)
     bandit.imported.clear()
     return bandit
 

@@ -18,6 +18,7 @@ from bandexa_core.posterior import (
     Statistics,
 )
 from bandexa_core.replay import Replay, Rows
+from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
 
@@ -179,6 +180,10 @@ class LinearHead:
             return
         for slot in np.unique(rows.slots):
             yield int(slot), rows.slots == slot
+
+    def configure(self, selection: SelectionSpec) -> None:
+        """See `Policy.configure`."""
+        self.action_chunk = selection.action_chunk
 
     def refresh(self) -> None:
         """See `Policy.refresh`."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
 from bandexa_core.replay import Replay
+from bandexa_core.spec import SelectionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,9 @@ class Policy(Protocol):
 
     def rebuild(self, replay: Replay, chunk: int) -> None:
         """Replace the posterior by the exact one over the replay's rows."""
+
+    def configure(self, selection: SelectionSpec) -> None:
+        """Take over a changed way of selecting."""
 
     def refresh(self) -> None:
         """Recompute the posterior's root from its exact statistics."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.protocol import Candidates, Choice
 from bandexa_core.replay import Replay
+from bandexa_core.spec import SelectionSpec
 
 
 class Uniform:
@@ -53,6 +54,9 @@ class Uniform:
 
     def rebuild(self, replay: Replay, chunk: int) -> None:
         """See `Policy.rebuild`."""
+
+    def configure(self, selection: SelectionSpec) -> None:
+        """See `Policy.configure`."""
 
     def refresh(self) -> None:
         """See `Policy.refresh`."""

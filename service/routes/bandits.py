@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
+from service import administration
 from service.bandit import Bandit
 from service.engine import Engine
 from service.exceptions import InvalidRequest, Unavailable
@@ -36,7 +37,7 @@ async def put_bandit(
     name: Name, body: BanditSpec, engine: EngineDep, response: Response
 ) -> BanditAnswer:
     """Create a bandit (201), or change what can change of it: training, replay, selection."""
-    bandit, created = await engine.put_bandit(name, body)
+    bandit, created = await administration.put_bandit(engine, name, body)
     response.status_code = 201 if created else 200
     return state_of(engine, bandit)
 
@@ -56,7 +57,7 @@ async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
 @router.delete("/{name}", status_code=204, responses=problems(404))
 async def delete_bandit(name: Name, engine: EngineDep) -> None:
     """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
-    await engine.delete_bandit(name)
+    await administration.delete_bandit(engine, name)
 
 
 @router.put("/{name}/actions", responses=problems(404, 413, 422))
@@ -74,13 +75,13 @@ async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> Ca
             raise InvalidRequest("actions", "give features for every action listed, or for none")
         features = stacked([a.features for a in actions], "actions") if all(given) else None
     names = tuple(ActionId(action_id) for action_id in ids)
-    return _catalogue(await engine.put_actions(name, names, features, enabled))
+    return _catalogue(await administration.put_actions(engine, name, names, features, enabled))
 
 
 @router.delete("/{name}/actions/{action_id}", responses=problems(404))
 async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
     """Retire an action: it is not offered any more, what was learned of it stays."""
-    return _catalogue(await engine.retire_action(name, ActionId(action_id)))
+    return _catalogue(await administration.retire_action(engine, name, ActionId(action_id)))
 
 
 @router.post("/{name}/train", responses={202: {"model": TrainAnswer}, **problems(404)})
