@@ -1,0 +1,180 @@
+"""All runs of one `simulate` command: every policy with every seed, on one server.
+
+Runs in the simulator's main thread. Whatever ends it early (a failed call, a dead server, a signal)
+is noted in the outcome, which keeps all that was found until then; a private server is ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from simulators.client import BanditClient, BanditError, NotFound, ServiceUnavailable
+from simulators.environments import Environment
+from simulators.policies import PLANS, Knobs, bandit_spec
+from simulators.private_server import (
+    Interrupted,
+    PrivateServer,
+    ServerFailedError,
+    interruptible,
+)
+from simulators.progress import RunProgress
+from simulators.report import Outcome, SnapshotCheck
+from simulators.runner import Run, play, upsert_actions
+from simulators.save_load import probe_name, snapshot_difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """What to simulate and where.
+
+    `make_environment` builds the environment of a seed. `url` is a running service; None starts a
+    private one as `server` describes. `save_path` keeps the exported snapshots of the save and load
+    check, with the policy in the name where there are several.
+    """
+
+    workload: str
+    make_environment: Callable[[int], Environment]
+    policies: Sequence[str]
+    seeds: Sequence[int]
+    knobs: Knobs = field(default_factory=Knobs)
+    url: str | None = None
+    server: Callable[[], PrivateServer] = PrivateServer
+    replace: bool = False
+    check_save_load: bool = False
+    save_path: Path | None = None
+
+
+class CampaignError(Exception):
+    """The campaign cannot run as asked; the message says why."""
+
+
+def run_campaign(campaign: Campaign, outcome: Outcome, progress: RunProgress) -> None:
+    """Run everything and fill `outcome`; what goes wrong ends up in `outcome.error`."""
+    try:
+        with interruptible(), _connected(campaign) as client, progress:
+            if campaign.url is not None:
+                _claim_names(campaign, client)
+            for seed in campaign.seeds:
+                _run_seed(campaign, seed, client, outcome, progress)
+    except (BanditError, ServerFailedError, CampaignError, Interrupted, OSError) as error:
+        outcome.error = str(error)
+
+
+def bandit_name(workload: str, policy: str, seed: int) -> str:
+    """Return the bandit of a run; its decisions are named after it, so that runs repeat."""
+    return f"{workload}-{policy}-{seed}"
+
+
+@contextmanager
+def _connected(campaign: Campaign) -> Iterator[BanditClient]:
+    """Yield a client of the server to use; a private server's death is told with its log."""
+    if campaign.url is not None:
+        with BanditClient(campaign.url) as client:
+            if not client.ready():
+                raise CampaignError(f"the service at {campaign.url} is not ready")
+            yield client
+        return
+    with campaign.server() as server, BanditClient(server.url, trust_env=False) as client:
+        try:
+            yield client
+        except ServiceUnavailable as error:
+            obituary = server.obituary()
+            if obituary is None:
+                raise
+            raise ServerFailedError(obituary) from error
+
+
+def _claim_names(campaign: Campaign, client: BanditClient) -> None:
+    """Make sure that the names of all runs are free, deleting what is there if told to."""
+    names = [
+        bandit_name(campaign.workload, policy, seed)
+        for seed in campaign.seeds
+        for policy in campaign.policies
+    ]
+    if campaign.check_save_load:
+        names += [probe_name(name) for name in names]
+    taken = [name for name in names if _exists(client, name)]
+    if taken and not campaign.replace:
+        raise CampaignError(
+            f"the service at {campaign.url} already has {', '.join(taken)}: "
+            "--replace deletes bandits of these names first"
+        )
+    for name in taken:
+        client.delete_bandit(name)
+
+
+def _exists(client: BanditClient, bandit: str) -> bool:
+    try:
+        client.get_bandit(bandit)
+    except NotFound:
+        return False
+    return True
+
+
+def _run_seed(
+    campaign: Campaign,
+    seed: int,
+    client: BanditClient,
+    outcome: Outcome,
+    progress: RunProgress,
+) -> None:
+    environment = campaign.make_environment(seed)
+    runs = [Run(policy, seed, environment.horizon) for policy in campaign.policies]
+    progress.begin_seed(runs)
+    for run in runs:
+        outcome.runs.append(run)
+        _run_policy(campaign, environment, run, client, progress)
+        progress.finish(run)
+        if campaign.check_save_load and seed == campaign.seeds[0]:
+            _check(campaign, environment, run, client, outcome)
+
+
+def _run_policy(
+    campaign: Campaign,
+    environment: Environment,
+    run: Run,
+    client: BanditClient,
+    progress: RunProgress,
+) -> None:
+    bandit = bandit_name(campaign.workload, run.policy, run.seed)
+    client.put_bandit(bandit, _spec(campaign, environment, run))
+    upsert_actions(client, environment, bandit)
+    play(
+        client,
+        environment,
+        run,
+        bandit=bandit,
+        live=campaign.knobs.live,
+        on_step=lambda: progress.advance(run),
+    )
+
+
+def _check(
+    campaign: Campaign,
+    environment: Environment,
+    run: Run,
+    client: BanditClient,
+    outcome: Outcome,
+) -> None:
+    """Check the model of a run; uniform has none."""
+    if PLANS[campaign.workload][run.policy].encoder is None:
+        return
+    save_path = campaign.save_path
+    if save_path is not None and len(campaign.policies) > 1:
+        save_path = save_path.with_name(f"{save_path.stem}-{run.policy}{save_path.suffix}")
+    difference = snapshot_difference(
+        client,
+        environment,
+        bandit=bandit_name(campaign.workload, run.policy, run.seed),
+        spec=_spec(campaign, environment, run),
+        save_path=save_path,
+    )
+    outcome.checks.append(SnapshotCheck(run.policy, run.seed, difference))
+
+
+def _spec(campaign: Campaign, environment: Environment, run: Run) -> dict[str, object]:
+    plan = PLANS[campaign.workload][run.policy]
+    return bandit_spec(plan, environment, campaign.knobs, seed=run.seed)

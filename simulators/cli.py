@@ -1,0 +1,271 @@
+"""The commands `synthetic`, `mnist` and `two-tower`, mounted by the service as `bandexa simulate`.
+
+One process, one main thread; a private server is its child. Exit status: 0 when all went well, 2
+for wrong usage, 1 when a run failed, was interrupted or lost something between save and load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from simulators.campaign import Campaign, run_campaign
+from simulators.client import BanditClient
+from simulators.environments import (
+    Environment,
+    MnistEnvironment,
+    SyntheticEnvironment,
+    TwoTowerEnvironment,
+    shipped_digits,
+)
+from simulators.options import RunOptions, finite, with_run_options
+from simulators.policies import PLANS
+from simulators.private_server import PrivateServer
+from simulators.progress import RunProgress
+from simulators.report import Outcome, plot_regret, print_table, write_json
+
+_PLOT_TYPES = (".png", ".pdf", ".svg")
+_PLAIN_WIDTH = 120
+_NOT_IN_CONFIG = ("json", "plot", "quiet")
+
+_Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
+
+app = typer.Typer(
+    name="simulate",
+    help="Replay a workload over HTTP and measure regret.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command()
+@with_run_options
+def synthetic(
+    options: RunOptions,
+    *,
+    horizon: _Horizon = 2000,
+    dim: Annotated[int, typer.Option(min=1, help="Features of a context, and of an action.")] = 16,
+    actions: Annotated[int, typer.Option(min=1, help="Size of the fixed set of actions.")] = 50,
+    env_noise_std: Annotated[
+        float,
+        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
+    ] = 0.1,
+    interaction_scale: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            callback=finite,
+            help="Weight of interactions of context and action in the reward.",
+        ),
+    ] = 1.0,
+) -> None:
+    """Nonlinear rewards with interactions: m(x, a) = tanh(w_x.x + w_a.a + w_xa.(x*a) + b)."""
+    _refuse_contradictions("synthetic", options)
+
+    def make(seed: int) -> Environment:
+        return SyntheticEnvironment(
+            horizon=horizon,
+            dim=dim,
+            num_actions=actions,
+            noise_std=env_noise_std,
+            interaction_scale=interaction_scale,
+            seed=seed,
+        )
+
+    config = {
+        "horizon": horizon,
+        "dim": dim,
+        "actions": actions,
+        "env_noise_std": env_noise_std,
+        "interaction_scale": interaction_scale,
+    }
+    _simulate("synthetic", make, options, config)
+
+
+@app.command()
+@with_run_options
+def mnist(
+    options: RunOptions,
+    *,
+    horizon: _Horizon = 5000,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Use all 70,000 digits, downloaded once through torchvision, instead of the "
+            "10,000 that come with the package.",
+        ),
+    ] = False,
+    encoder: Annotated[
+        str,
+        typer.Option(help="Learned encoder: conv, or a name that is registered at the service."),
+    ] = "conv",
+) -> None:
+    """Recognise handwritten digits: the label is the action, 1 for the right one, else 0."""
+    _refuse_contradictions("mnist", options)
+    if full:
+        # Brings torch and torchvision along, which nothing else here needs.
+        from simulators.environments.full_mnist import DigitsUnavailableError, full_digits
+
+        try:
+            digits = full_digits()
+        except DigitsUnavailableError as error:
+            _fail(str(error))
+    else:
+        digits = shipped_digits()
+
+    def make(seed: int) -> Environment:
+        return MnistEnvironment(digits, horizon=horizon, seed=seed)
+
+    config = {"horizon": horizon, "full": full, "encoder": encoder}
+    _simulate("mnist", make, options, config, encoder=encoder)
+
+
+@app.command()
+@with_run_options
+def two_tower(
+    options: RunOptions,
+    *,
+    horizon: _Horizon = 3000,
+    n_actions: Annotated[int, typer.Option(min=1, help="Size of the catalogue.")] = 10_000,
+    candidate_size: Annotated[
+        int, typer.Option(min=1, help="Candidates of a step, out of the catalogue.")
+    ] = 1024,
+    candidates: Annotated[
+        Literal["random", "retrieve"],
+        typer.Option(
+            help="random: the same random candidates for every policy. retrieve: the service "
+            "shortlists by sampled values, and regret is against the best of all actions."
+        ),
+    ] = "random",
+) -> None:
+    """Many actions whose reward only products of hidden features explain."""
+    _refuse_contradictions("two-tower", options)
+    if candidate_size > n_actions:
+        _refuse("--candidate-size", f"must not exceed --n-actions, which is {n_actions}")
+
+    def make(seed: int) -> Environment:
+        return TwoTowerEnvironment(
+            horizon=horizon,
+            num_actions=n_actions,
+            candidate_size=candidate_size,
+            retrieve=candidates == "retrieve",
+            seed=seed,
+        )
+
+    config = {
+        "horizon": horizon,
+        "n_actions": n_actions,
+        "candidate_size": candidate_size,
+        "candidates": candidates,
+    }
+    _simulate("two-tower", make, options, config)
+
+
+def _simulate(
+    workload: str,
+    make_environment: Callable[[int], Environment],
+    options: RunOptions,
+    config: Mapping[str, object],
+    *,
+    encoder: str | None = None,
+) -> None:
+    """Run a workload as the options say, and report whatever came of it."""
+    campaign = Campaign(
+        workload=workload,
+        make_environment=make_environment,
+        policies=_policies(options),
+        seeds=range(options.first_seed, options.first_seed + options.seeds),
+        knobs=options.knobs(encoder=encoder),
+        url=options.url,
+        server=lambda: PrivateServer(device=options.device, replay_dir=options.buffer_dir),
+        replace=options.replace,
+        check_save_load=options.check_save_load,
+        save_path=options.save_path,
+    )
+    outcome = Outcome(workload, {**_shared_config(options), **config})
+    progress = RunProgress(_console(stderr=True), quiet=options.quiet)
+    run_campaign(campaign, outcome, progress)
+    _report(outcome, options)
+
+
+def _report(outcome: Outcome, options: RunOptions) -> None:
+    """Write table, JSON and plot, then end with status 1 if something is wrong."""
+    print_table(outcome, _console(stderr=False))
+    if options.json is not None:
+        write_json(outcome, options.json)
+    if options.plot is not None and outcome.policies():
+        plot_regret(outcome, options.plot)
+    if options.url is not None and outcome.runs and not options.quiet:
+        typer.echo(f"the bandits of these runs stay on {options.url}", err=True)
+    if outcome.error is not None:
+        kept = f"\npartial results are in {options.json}" if options.json is not None else ""
+        _fail(outcome.error + kept)
+    if any(check.max_difference != 0.0 for check in outcome.checks):
+        _fail("a model changed between export and import")
+
+
+def _policies(options: RunOptions) -> list[str]:
+    return [name.strip() for name in options.policies.split(",")]
+
+
+def _refuse_contradictions(workload: str, options: RunOptions) -> None:
+    """Refuse before anything runs what could only fail or be ignored later."""
+    names, known = _policies(options), PLANS[workload]
+    for name in names:
+        if name not in known:
+            _refuse("--policies", f"{name!r} is none of {', '.join(known)}")
+    if len(set(names)) < len(names):
+        _refuse("--policies", "names a policy twice")
+    if options.url is not None:
+        for flag, value in (("--device", options.device), ("--buffer-dir", options.buffer_dir)):
+            if value is not None:
+                _refuse(flag, "is for a private server and cannot be used with --url")
+        try:
+            BanditClient(options.url).close()
+        except ValueError as error:
+            _refuse("--url", str(error))
+    elif options.replace:
+        _refuse("--replace", "needs --url: a private server starts empty")
+    if options.prior_var == 0.0:
+        _refuse("--prior-var", "must be positive")
+    if options.save_path is not None and not options.check_save_load:
+        _refuse("--save-path", "needs --check-save-load")
+    if options.plot is not None and options.plot.suffix.lower() not in _PLOT_TYPES:
+        _refuse("--plot", f"must end in one of {', '.join(_PLOT_TYPES)}")
+    outputs = {"--json": options.json, "--plot": options.plot, "--save-path": options.save_path}
+    for flag, path in outputs.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            _refuse(flag, f"is in a folder that does not exist: {path.absolute().parent}")
+
+
+def _shared_config(options: RunOptions) -> dict[str, object]:
+    """Return the shared options as they stand in the JSON file, without where it is written."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(options).items()
+        if name not in _NOT_IN_CONFIG
+    }
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_PLAIN_WIDTH)
+
+
+def _refuse(flag: str, reason: str) -> NoReturn:
+    raise typer.BadParameter(reason, param_hint=flag)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"simulate: {message}", err=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,93 @@
+"""What a simulated environment offers to a run, and the random streams behind it.
+
+An environment is fixed by its parameters and its seed. What it shows at step t (context,
+candidates, noise) depends on t alone, never on earlier choices, so that every policy meets the same
+stream. Pure computation in the simulator's process; nothing is stored.
+
+Shapes: N actions, K of them asked about, D features per action.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Environment(Protocol):
+    """A contextual bandit problem of `horizon` steps whose expected rewards are known."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps."""
+
+    @property
+    def action_ids(self) -> tuple[str, ...]:
+        """The N ids, in the order of the catalogue."""
+
+    @property
+    def action_features(self) -> NDArray[np.float32] | None:
+        """Features of shape (N, D), None when actions have none."""
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Shape of every context."""
+
+    @property
+    def context_dtype(self) -> str:
+        """Name of the contexts' dtype."""
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Declared range of rewards; noise may exceed it a little."""
+
+    @property
+    def retrieve(self) -> int | None:
+        """Ask the service to shortlist this many actions; None: candidates are as given."""
+
+    def context(self, t: int) -> NDArray[np.generic]:
+        """Return the context of step t (0-based)."""
+
+    def candidates(self, t: int) -> NDArray[np.int64] | None:
+        """Return the offered actions of step t, ascending; None offers all N."""
+
+    def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the expected rewards of shape (K,) of these actions at step t."""
+
+    def best(self, t: int) -> float:
+        """Return the greatest expected reward among the offered actions of step t."""
+
+    def reward(self, t: int, action: int) -> float:
+        """Return the reward an action gets at step t; repeated calls agree."""
+
+    def probes(self, num: int) -> NDArray[np.generic]:
+        """Return `num` further contexts, the same on every call, that no step shows."""
+
+
+class Streams(NamedTuple):
+    """Independent random streams of one seed: drawing from one leaves the others alone."""
+
+    parameters: np.random.Generator
+    contexts: np.random.Generator
+    candidates: np.random.SeedSequence
+    noise: np.random.Generator
+    probes: np.random.SeedSequence
+
+    @classmethod
+    def of(cls, seed: int) -> Self:
+        """Split a seed into its streams."""
+        parameters, contexts, candidates, noise, probes = np.random.SeedSequence(seed).spawn(5)
+        return cls(
+            np.random.default_rng(parameters),
+            np.random.default_rng(contexts),
+            candidates,
+            np.random.default_rng(noise),
+            probes,
+        )
+
+
+def at_step(stream: np.random.SeedSequence, t: int) -> np.random.Generator:
+    """Return the generator of step t of a stream, so that no step depends on the ones before."""
+    key = (*stream.spawn_key, t)
+    return np.random.default_rng(np.random.SeedSequence(stream.entropy, spawn_key=key))

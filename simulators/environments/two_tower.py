@@ -1,0 +1,114 @@
+"""Two-tower problem: many actions, a reward that only products of hidden features explain.
+
+    u = tanh(W_x x)    v = tanh(W_a a)    L hidden features
+    p(x, a) = sigmoid(u . v / sqrt(L) + 0.25 mean((u * v)^2) - 0.1)
+    r = clamp(p + N(0, sd^2), 0, 1)
+
+x is standard normal, a is 0.6 times standard normal, entries of W_x and W_a are 0.7 times standard
+normal. Regret and "expected reward" are in terms of p: clamping moves the mean of r slightly, by
+the same increasing map for every action, and leaves the ranking alone. Pure computation in the
+simulator's process.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators.environments.protocol import Streams, at_step
+
+_ACTION_SCALE = 0.6
+_WEIGHT_SCALE = 0.7
+_SQUARE_WEIGHT = 0.25
+_OFFSET = -0.1
+
+
+class TwoTowerEnvironment:
+    """The problem of the module docstring, fixed by its parameters and `seed`.
+
+    Args:
+        horizon: number of steps.
+        num_actions: size of the catalogue.
+        candidate_size: actions offered at a step, or retrieved by the service.
+        retrieve: let the service choose the candidates by its own sampled values; regret is then
+            against the best of all actions. Otherwise they are drawn at random, alike for all.
+        dim: features of a context and of an action.
+        latent_dim: hidden features L.
+        noise_std: standard deviation of the noise on a reward.
+        seed: fixes weights, actions, contexts, candidates and noise.
+
+    Raises:
+        ValueError: more candidates than actions.
+    """
+
+    context_dtype = "float32"
+    reward_range = (0.0, 1.0)
+
+    def __init__(
+        self,
+        *,
+        horizon: int = 3000,
+        num_actions: int = 10_000,
+        candidate_size: int = 1024,
+        retrieve: bool = False,
+        dim: int = 32,
+        latent_dim: int = 32,
+        noise_std: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        if candidate_size > num_actions:
+            raise ValueError(f"{candidate_size} candidates of only {num_actions} actions")
+        streams = Streams.of(seed)
+        draw = streams.parameters.standard_normal
+        self.horizon = horizon
+        self.context_shape = (dim,)
+        self.action_ids = tuple(f"a{index}" for index in range(num_actions))
+        self.retrieve = candidate_size if retrieve else None
+        self.context_weights = _WEIGHT_SCALE * draw((latent_dim, dim))
+        self.action_weights = _WEIGHT_SCALE * draw((latent_dim, dim))
+        self.action_features = (_ACTION_SCALE * draw((num_actions, dim))).astype(np.float32)
+        self._latent_actions = np.tanh(
+            self.action_features.astype(np.float64) @ self.action_weights.T
+        )
+        self._contexts = streams.contexts.standard_normal((horizon, dim)).astype(np.float32)
+        self._noise = noise_std * streams.noise.standard_normal(horizon)
+        self._candidate_size = candidate_size
+        self._candidates = streams.candidates
+        self._probes = streams.probes
+
+    def context(self, t: int) -> NDArray[np.generic]:
+        """Return x of step t, shape (dim,)."""
+        context: NDArray[np.float32] = self._contexts[t]
+        return context
+
+    def candidates(self, t: int) -> NDArray[np.int64] | None:
+        """Return the random candidates of step t, ascending; None when the service retrieves."""
+        if self.retrieve is not None:
+            return None
+        generator = at_step(self._candidates, t)
+        num_actions = len(self.action_ids)
+        return np.sort(generator.choice(num_actions, self._candidate_size, replace=False))
+
+    def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return p(x_t, a) of these actions, shape (K,)."""
+        context = np.tanh(self.context_weights @ self._contexts[t].astype(np.float64))
+        products = self._latent_actions[actions] * context
+        dots = products.sum(axis=1) / np.sqrt(len(context))
+        logits = dots + _SQUARE_WEIGHT * np.square(products).mean(axis=1) + _OFFSET
+        return np.asarray(1.0 / (1.0 + np.exp(-logits)))
+
+    def best(self, t: int) -> float:
+        """Return the greatest p of the candidates of step t, of all actions when retrieving."""
+        candidates = self.candidates(t)
+        actions = np.arange(len(self.action_ids)) if candidates is None else candidates
+        return float(self.expected(t, actions).max())
+
+    def reward(self, t: int, action: int) -> float:
+        """Return p(x_t, a) plus the noise of the step, clamped to 0..1."""
+        value = self.expected(t, np.array([action]))[0] + self._noise[t]
+        return float(np.clip(value, 0.0, 1.0))
+
+    def probes(self, num: int) -> NDArray[np.generic]:
+        """Return further contexts of shape (num, dim)."""
+        draws = np.random.default_rng(self._probes).standard_normal((num, *self.context_shape))
+        return draws.astype(np.float32)

@@ -1,0 +1,257 @@
+"""The options that all `simulate` commands share, declared once.
+
+Pure declarations; `with_run_options` puts them on a command, which receives them as one value.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, get_type_hints
+
+import typer
+
+from simulators.policies import Knobs
+
+_P = ParamSpec("_P")
+
+_RUNS = "Runs"
+_WHERE = "Where"
+_TUNING = "Tuning (left out: the service's own values)"
+_REPLAY = "Replay of learned policies (left out: the service's own values)"
+_RESULTS = "Results"
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and NaN, which a range lets pass."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not finite")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Options of every simulation; None leaves a choice to the service."""
+
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="Comma list of policies to compare on the same contexts: linear_ts (fixed "
+            "features), linear_ts_strong (fixed features with interactions; not for mnist), "
+            "neural_linear_ts (learned features), greedy (learned features, no exploration), "
+            "uniform.",
+            rich_help_panel=_RUNS,
+        ),
+    ] = "linear_ts,neural_linear_ts"
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="How many seeds to run every policy with.", rich_help_panel=_RUNS),
+    ] = 1
+    first_seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="The first seed; the others follow it. A seed fixes environment and bandit.",
+            rich_help_panel=_RUNS,
+        ),
+    ] = 0
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Let the service train in the background, as in production. Otherwise the "
+            "simulator calls for each round and waits, which makes a run repeat exactly.",
+            rich_help_panel=_RUNS,
+        ),
+    ] = False
+    warmup_random: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Choose uniformly until this many decisions are learned.",
+            rich_help_panel=_RUNS,
+        ),
+    ] = None
+
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Use the service at this address and keep the bandits there. Left out: a private "
+            "server on a free port, ended with the run.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="With --url: first delete bandits that have the names of this simulation.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(
+            help="Where the private server trains; auto takes a GPU when there is one.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+    buffer_dir: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder for the replay files of the private server. Left out: a temporary one.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
+
+    train_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Learned rewards between two training rounds.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+    optimizer_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Optimizer steps on the encoder in a round.", rich_help_panel=_TUNING
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Replay rows in an optimizer step.", rich_help_panel=_TUNING),
+    ] = None
+    rebuild_chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Replay rows encoded at once when the posterior is rebuilt: memory against speed.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+    action_chunk: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Candidates encoded at once in a select: memory against speed.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+    feature_dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Features that the learned encoder gives (two-tower: per tower).",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+    prior_var: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            callback=finite,
+            help="Prior variance of a weight: larger explores more at first.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+
+    buffer_backend: Annotated[
+        Literal["auto", "memory", "disk"] | None,
+        typer.Option(
+            help="Where the rows to train on are kept; auto decides by their size.",
+            rich_help_panel=_REPLAY,
+        ),
+    ] = None
+    disk_shard_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rows in a file of the disk replay.", rich_help_panel=_REPLAY),
+    ] = None
+    disk_cache_shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Files the disk replay keeps open.", rich_help_panel=_REPLAY),
+    ] = None
+    flush_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows the disk replay gathers before it writes them.",
+            rich_help_panel=_REPLAY,
+        ),
+    ] = None
+
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Write all figures to this file, partial ones too when a run dies.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="Draw cumulative regret over steps into this file (.png, .pdf or .svg).",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None
+    check_save_load: Annotated[
+        bool,
+        typer.Option(
+            "--check-save-load",
+            help="After the first seed of each policy: export its model, import it as a new "
+            "bandit, print the greatest difference of their scores and fail unless it is 0.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = False
+    save_path: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="With --check-save-load: keep the exported snapshot in this file; the policy is "
+            "put into the name when there are several.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Show no progress, only the table.", rich_help_panel=_RESULTS),
+    ] = False
+
+    def knobs(self, *, encoder: str | None = None) -> Knobs:
+        """Return the part of the options that tunes bandits."""
+        names = {knob.name for knob in fields(Knobs)} - {"encoder"}
+        return Knobs(encoder=encoder, **{name: getattr(self, name) for name in names})
+
+
+def with_run_options(
+    command: Callable[Concatenate[RunOptions, _P], None],
+) -> Callable[..., None]:
+    """Give a command all `RunOptions` as flags of its own, after those it declares itself."""
+    hints = get_type_hints(RunOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=hints[option.name],
+        )
+        for option in fields(RunOptions)
+    ]
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        values: dict[str, Any] = {option.name: kwargs.pop(option.name) for option in shared}
+        command(RunOptions(**values), *args, **kwargs)
+
+    # What typer reads: the flags, and their types without the name of the first parameter.
+    vars(run)["__signature__"] = inspect.Signature([*own, *shared])
+    run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
+    return run

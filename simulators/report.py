@@ -1,0 +1,198 @@
+"""What a simulation leaves behind: a table, a JSON file and a plot of cumulative regret.
+
+Written by the simulator's main thread after the runs, complete or not. The JSON file of a repeated
+lockstep simulation differs in its timing fields alone (wall_s, steps_per_s, requests_per_s); it
+appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from simulators.runner import Run
+
+_FEW_SEEDS = 5
+_CURVE_POINT = re.compile(r"\[\s+(\d+),\s+(\S+)\s+\]")  # kept on a line of its own
+_MA_NAMES = {"linear_ts": "ma_p_linear", "neural_linear_ts": "ma_p_neural"}
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotCheck:
+    """The greatest difference of score means after a snapshot went through export and import."""
+
+    policy: str
+    seed: int
+    max_difference: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All that a simulation found; filled while it runs, `error` says why it ended early."""
+
+    workload: str
+    config: Mapping[str, object]
+    runs: list[Run] = field(default_factory=list)
+    checks: list[SnapshotCheck] = field(default_factory=list)
+    error: str | None = None
+
+    def of_policy(self, policy: str) -> list[Run]:
+        """Return the complete runs of a policy, in the order of their seeds."""
+        return [run for run in self.runs if run.policy == policy and run.complete]
+
+    def policies(self) -> list[str]:
+        """Return the policies with a complete run, in the order in which they were asked for."""
+        return list(dict.fromkeys(run.policy for run in self.runs if run.complete))
+
+
+def write_json(outcome: Outcome, path: Path) -> None:
+    """Write the figures of a simulation, whole or not at all."""
+    document: dict[str, object] = {
+        "workload": outcome.workload,
+        "complete": outcome.error is None,
+        "config": dict(outcome.config),
+        "runs": [_run_fields(outcome.workload, run) for run in outcome.runs],
+    }
+    if outcome.error is not None:
+        document["error"] = outcome.error
+    if outcome.checks:
+        document["checks"] = [
+            {"policy": c.policy, "seed": c.seed, "max_difference": c.max_difference}
+            for c in outcome.checks
+        ]
+    partial = path.with_name(path.name + ".partial")
+    text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
+    text = _CURVE_POINT.sub(r"[\1, \2]", text)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def print_table(outcome: Outcome, console: Console) -> None:
+    """Print one row per policy over its complete runs; wins count seeds against the first one."""
+    policies = outcome.policies()
+    if not policies:
+        return
+    first = policies[0]
+    table = Table(
+        title=_title(outcome),
+        caption=f"wins: seeds with less regret than {first}" if len(policies) > 1 else None,
+        box=box.SIMPLE,
+    )
+    table.add_column("policy", no_wrap=True)
+    for column in ("cumulative\nregret", "ma_reward", "wins", "steps/s", "req/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for policy in policies:
+        runs = outcome.of_policy(policy)
+        table.add_row(
+            policy,
+            _mean_text([run.regret for run in runs], digits=1),
+            _mean_text([run.ma_reward for run in runs], digits=3),
+            "-" if policy == first else _wins(runs, outcome.of_policy(first)),
+            f"{np.mean([run.steps_per_s for run in runs]):.0f}",
+            f"{np.mean([run.requests_per_s for run in runs]):.0f}",
+        )
+    console.print(table)
+    if outcome.workload == "two-tower":
+        console.print(_expected_rewards(outcome), highlight=False)
+    for check in outcome.checks:
+        console.print(
+            f"save and load, {check.policy} seed {check.seed}: "
+            f"greatest difference of score means {check.max_difference:g}",
+            highlight=False,
+        )
+
+
+def plot_regret(outcome: Outcome, path: Path) -> None:
+    """Draw cumulative regret over steps: a mean line per policy in a band of one standard error.
+
+    Only complete runs are drawn. The file type follows the suffix of `path`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, policy in enumerate(outcome.policies()):
+        curves = [run.regret_curve() for run in outcome.of_policy(policy)]
+        steps = np.array([0, *(step for step, _ in curves[0])])
+        regret = np.array([[0.0, *(value for _, value in curve)] for curve in curves])
+        mean = regret.mean(axis=0)
+        color = f"C{number}"
+        label = f"{policy} ({_mean_text(list(regret[:, -1]), digits=1)})"
+        axes.plot(steps, mean, color=color, linewidth=2.0, label=label)
+        if len(curves) > 1:
+            error = regret.std(axis=0, ddof=1) / np.sqrt(len(curves))
+            axes.fill_between(steps, mean - error, mean + error, color=color, alpha=0.2, lw=0)
+        if 1 < len(curves) <= _FEW_SEEDS:
+            axes.plot(steps, regret.T, color=color, linewidth=0.6, alpha=0.5)
+    axes.set_title(_title(outcome))
+    axes.set_xlabel("step")
+    axes.set_ylabel("cumulative regret")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(title="policy (at the end)", frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _run_fields(workload: str, run: Run) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "policy": run.policy,
+        "seed": run.seed,
+        "steps": run.steps,
+        "complete": run.complete,
+        "cumulative_regret": run.regret,
+        "ma_reward": run.ma_reward,
+        "regret_curve": run.regret_curve(),
+        "num_requests": run.num_requests,
+        "num_train_rounds": run.num_train_rounds,
+        "wall_s": run.wall_s,
+        "steps_per_s": run.steps_per_s,
+        "requests_per_s": run.requests_per_s,
+    }
+    if workload == "two-tower":
+        fields |= {"ma_best_p": run.ma_best, "ma_p": run.ma_chosen}
+    return fields
+
+
+def _title(outcome: Outcome) -> str:
+    steps = max((run.horizon for run in outcome.runs), default=0)
+    seeds = len({run.seed for run in outcome.runs if run.complete})
+    return f"{outcome.workload}: {steps} steps, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+
+
+def _mean_text(values: Sequence[float], *, digits: int) -> str:
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) > 1:
+        error = np.std(values, ddof=1) / np.sqrt(len(values))
+        text += f" +- {error:.{digits}f}"
+    return text
+
+
+def _wins(runs: Sequence[Run], rivals: Sequence[Run]) -> str:
+    """Count the seeds on which both are complete and the policy has less regret."""
+    rival_regret = {run.seed: run.regret for run in rivals}
+    pairs = [(run.regret, rival_regret[run.seed]) for run in runs if run.seed in rival_regret]
+    return f"{sum(own < rival for own, rival in pairs)}/{len(pairs)}"
+
+
+def _expected_rewards(outcome: Outcome) -> str:
+    """Put the expected rewards of the best and the chosen actions at the end in one line."""
+    complete = [run for run in outcome.runs if run.complete]
+    parts = [f"ma_best_p {np.mean([run.ma_best for run in complete]):.4f}"]
+    for policy in outcome.policies():
+        mean = np.mean([run.ma_chosen for run in outcome.of_policy(policy)])
+        parts.append(f"{_MA_NAMES.get(policy, f'ma_p_{policy}')} {mean:.4f}")
+    return "  ".join(parts)

@@ -1,0 +1,113 @@
+"""State that is written and read back continues bit for bit."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
+
+DIM = 24
+REFRESH = 150
+
+
+def _learn(posterior: GaussianPosterior, start: int, end: int) -> None:
+    """Rows `start` to `end` of one fixed stream; every seventh is corrected at once."""
+    rng = np.random.default_rng(7)
+    z, r = rng.normal(size=(end, DIM)), rng.normal(size=end)
+    for index in range(start, end):
+        posterior.update(z[index], r[index])
+        if index % 7 == 0:
+            posterior.correct(z[index], r[index], r[index] + 0.5)
+
+
+def _assert_identical(one: GaussianPosterior, other: GaussianPosterior) -> None:
+    first, second = one.to_tensors(), other.to_tensors()
+    assert first.keys() == second.keys()
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
+
+
+# Rows wait in 64s and a refresh comes after 150: stops before, at and after each of them.
+@pytest.mark.parametrize("stop", [0, 1, 40, 63, 64, 65, 130, 131, 132, 140, 200])
+@pytest.mark.parametrize("noise", ["nig", "fixed"])
+def test_a_loaded_posterior_continues_bit_for_bit(stop, noise):
+    config = PosteriorConfig(noise=noise)
+    through = GaussianPosterior.prior(DIM, config, refresh_every=REFRESH)
+    _learn(through, 0, stop)
+    loaded = GaussianPosterior.from_tensors(load(save(through.to_tensors())), config)
+    _assert_identical(through, loaded)
+    _learn(through, stop, stop + 200)
+    _learn(loaded, stop, stop + 200)
+    _assert_identical(through, loaded)
+    draws = [p.sample(np.random.Generator(np.random.Philox(3)), 64) for p in (through, loaded)]
+    assert np.array_equal(draws[0], draws[1])
+
+
+def test_a_rebuilt_posterior_loads_and_continues_bit_for_bit():
+    sums = Statistics(DIM)
+    rng = np.random.default_rng(0)
+    sums.add(rng.normal(size=(500, DIM)), rng.normal(size=500))
+    config = PosteriorConfig()
+    through = GaussianPosterior.from_statistics(
+        sums, config, rng.normal(size=DIM), refresh_every=REFRESH
+    )
+    loaded = GaussianPosterior.from_tensors(through.to_tensors(), config)
+    _learn(through, 0, 200)
+    _learn(loaded, 0, 200)
+    _assert_identical(through, loaded)
+
+
+def test_the_layout_of_loaded_arrays_does_not_matter():
+    config = PosteriorConfig()
+    through = GaussianPosterior.prior(DIM, config)
+    _learn(through, 0, 50)
+    tensors = {name: np.asfortranarray(tensor) for name, tensor in through.to_tensors().items()}
+    loaded = GaussianPosterior.from_tensors(tensors, config)
+    _learn(through, 50, 100)
+    _learn(loaded, 50, 100)
+    _assert_identical(through, loaded)
+
+
+def test_a_copy_continues_bit_for_bit_and_alone():
+    config = PosteriorConfig()
+    through = GaussianPosterior.prior(DIM, config, refresh_every=REFRESH)
+    _learn(through, 0, 70)
+    copy, frozen = through.copy(), through.to_tensors()
+    _learn(copy, 70, 270)
+    assert all(np.array_equal(frozen[name], now) for name, now in through.to_tensors().items())
+    _learn(through, 70, 270)
+    _assert_identical(through, copy)
+
+
+def test_written_tensors_are_float64_and_share_no_memory():
+    posterior = GaussianPosterior.prior(DIM, PosteriorConfig())
+    _learn(posterior, 0, 10)
+    tensors = posterior.to_tensors()
+    assert all(tensor.dtype == np.float64 for tensor in tensors.values())
+    loaded = GaussianPosterior.from_tensors(tensors, PosteriorConfig())
+    for tensor in tensors.values():
+        tensor[...] = 0.0
+    _assert_identical(posterior, loaded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mean", "root", "zz", "zr", "rr", "n", "a", "b", "waiting", "prior_mean", "refresh_every"],
+)
+def test_a_missing_or_damaged_tensor_is_named(name):
+    posterior = GaussianPosterior.prior(DIM, PosteriorConfig())
+    _learn(posterior, 0, 10)
+    tensors = posterior.to_tensors()
+    damaged = {**tensors, name: np.full_like(tensors[name], np.nan)}
+    reshaped = {**tensors, name: np.ones((2, 3, 4))}
+    missing = {key: tensor for key, tensor in tensors.items() if key != name}
+    for broken in (damaged, reshaped, missing):
+        with pytest.raises(ValueError, match=name):
+            GaussianPosterior.from_tensors(broken, PosteriorConfig())
+
+
+def test_a_noise_state_that_is_not_positive_is_named():
+    tensors = GaussianPosterior.prior(2, PosteriorConfig()).to_tensors()
+    for name in ("a", "b"):
+        with pytest.raises(ValueError, match=name):
+            GaussianPosterior.from_tensors({**tensors, name: np.array(0.0)}, PosteriorConfig())

@@ -1,0 +1,50 @@
+"""Which backend open_replay picks, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from bandexa_core.replay import DiskReplay, MemoryReplay, RowLayout, open_replay
+
+
+@pytest.mark.parametrize(
+    ("backend", "shape", "capacity", "expected"),
+    [
+        ("memory", (1 << 20,), None, MemoryReplay),
+        ("disk", (1,), 10, DiskReplay),
+        ("auto", (1000,), None, MemoryReplay),
+        ("auto", (16 * 1024 - 24,), None, MemoryReplay),
+        ("auto", (16 * 1024 - 23,), None, DiskReplay),
+        ("auto", (1 << 20,), 255, MemoryReplay),
+        ("auto", (1 << 20,), 256, DiskReplay),
+        ("auto", (1000,), 1_000_000, DiskReplay),
+    ],
+)
+def test_auto_keeps_in_memory_what_is_small(tmp_path, backend, shape, capacity, expected):
+    """Small: 256 MiB when full, or, without a capacity, 16 KiB a row (24 bytes of them fixed)."""
+    root = tmp_path / "replay"
+    with open_replay(backend, root, RowLayout(shape, "uint8", 0), capacity=capacity) as replay:
+        assert type(replay) is expected
+    assert root.exists() == (expected is DiskReplay)
+
+
+def test_an_unknown_backend_is_refused(tmp_path, layout):
+    with pytest.raises(ValueError, match="backend"):
+        open_replay("tape", tmp_path, layout)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "action_dim"),
+    [
+        ((0,), "uint8", 0),
+        ((2, -1), "uint8", 0),
+        ([3], "uint8", 0),
+        ((2.0,), "uint8", 0),
+        ((3,), "int64", 0),
+        ((3,), "uint8", -1),
+        ((3,), "uint8", True),
+    ],
+)
+def test_impossible_layouts_are_refused(shape, dtype, action_dim):
+    with pytest.raises(ValueError, match=r"context_shape|context_dtype|action_dim"):
+        RowLayout(shape, dtype, action_dim)

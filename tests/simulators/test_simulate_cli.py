@@ -1,0 +1,225 @@
+"""The simulate commands as a user calls them, on a stand-in service."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from simulators.cli import app
+from simulators.private_server import PrivateServer
+
+STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_server.py")))
+TIMING = ("wall_s", "steps_per_s", "requests_per_s")
+
+SHARED_FLAGS = [
+    "--horizon",
+    "--policies",
+    "--seeds",
+    "--first-seed",
+    "--url",
+    "--device",
+    "--train-every",
+    "--optimizer-steps",
+    "--batch-size",
+    "--rebuild-chunk",
+    "--action-chunk",
+    "--feature-dim",
+    "--prior-var",
+    "--live",
+    "--json",
+    "--plot",
+    "--check-save-load",
+    "--save-path",
+    "--replace",
+    "--quiet",
+    "--warmup-random",
+    "--buffer-backend",
+    "--disk-shard-size",
+    "--disk-cache-shards",
+    "--flush-every",
+    "--buffer-dir",
+]
+
+
+@pytest.fixture(autouse=True)
+def _loopback_without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with PrivateServer(command=STAND_IN) as server:
+        yield server.url
+
+
+@pytest.fixture
+def dead_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def simulate(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("command", "own"),
+    [
+        ("synthetic", ["--dim", "--actions", "--env-noise-std", "--interaction-scale"]),
+        ("mnist", ["--full", "--encoder"]),
+        ("two-tower", ["--n-actions", "--candidate-size", "--candidates"]),
+    ],
+)
+def test_help_explains_every_flag(command: str, own: list[str]) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+    explained = dict(re.findall(r"(--[a-z-]+) +(?:<.*?>(?: \[x>.*?\])?)? +([A-Za-z].*)", text))
+    assert sorted(explained) == sorted([*SHARED_FLAGS, *own, "--help"])
+
+
+@pytest.mark.parametrize(
+    ("command", "steps"),
+    [(["synthetic"], 2000), (["mnist"], 5000), (["two-tower"], 3000)],
+)
+def test_horizons_are_those_of_the_workload(command: list[str], steps: int) -> None:
+    [registered] = [c for c in app.registered_commands if _name(c.callback) == command[0]]
+    assert registered.callback is not None
+    assert inspect.signature(registered.callback).parameters["horizon"].default == steps
+
+
+def _name(callback: object) -> str:
+    return getattr(callback, "__name__", "").replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["synthetic", "--dim", "3", "--actions", "5"],
+        ["mnist"],
+        ["two-tower", "--n-actions", "50", "--candidate-size", "8"],
+        ["two-tower", "--n-actions", "50", "--candidate-size", "8", "--candidates", "retrieve"],
+    ],
+)
+def test_a_simulation_prints_a_table_and_writes_its_files(
+    command: list[str], url: str, tmp_path: Path
+) -> None:
+    files: list[str | Path] = ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
+    checks: list[str | Path] = ["--check-save-load", "--save-path", tmp_path / "model.bin"]
+    result = simulate(*command, "--horizon", "60", "--seeds", "2", "--url", url, *files, *checks)
+    assert result.exit_code == 0, result.output
+    assert "neural_linear_ts" in result.stdout
+    assert "greatest difference of score means 0" in result.stdout
+    assert f"the bandits of these runs stay on {url}" in result.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["complete"] is True
+    assert document["workload"] == command[0]
+    assert [(run["policy"], run["seed"]) for run in document["runs"]] == [
+        ("linear_ts", 0),
+        ("neural_linear_ts", 0),
+        ("linear_ts", 1),
+        ("neural_linear_ts", 1),
+    ]
+    assert all(run["regret_curve"][-1][0] == 60 for run in document["runs"])
+    names = ["model-linear_ts.bin", "model-neural_linear_ts.bin", "out.json", "out.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: Path) -> None:
+    documents = []
+    for name in ("a.json", "b.json"):
+        result = simulate(
+            *["synthetic", "--horizon", "60", "--seeds", "2", "--first-seed", "5"],
+            *["--url", url, "--replace", "--quiet", "--json", str(tmp_path / name)],
+        )
+        assert result.exit_code == 0, result.output
+        document = json.loads((tmp_path / name).read_text())
+        for run in document["runs"]:
+            assert all(run.pop(key) > 0 for key in TIMING)
+        documents.append(json.dumps(document))
+    assert documents[0] == documents[1]
+
+
+def test_quiet_prints_the_table_alone(url: str) -> None:
+    result = simulate("synthetic", "--horizon", "5", "--url", url, "--quiet")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "linear_ts" in result.stdout
+
+
+def test_a_service_that_is_down_is_one_clear_line(dead_url: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    result = simulate("synthetic", "--url", dead_url, "--json", path)
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"simulate: cannot reach the service at {dead_url}")
+    assert second == f"partial results are in {path}"
+    assert json.loads(path.read_text())["complete"] is False
+
+
+def test_a_service_that_dies_midway_keeps_partial_results(tmp_path: Path) -> None:
+    files: list[str | Path] = ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
+    with PrivateServer(command=[*STAND_IN, "--die-after", "70"]) as server:
+        result = simulate("synthetic", "--horizon", "50", "--url", server.url, *files)
+    assert result.exit_code == 1
+    assert "simulate: cannot reach the service" in result.stderr
+    assert "linear_ts" in result.stdout
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["complete"] is False
+    assert [(run["steps"], run["complete"]) for run in document["runs"]] == [
+        (50, True),
+        (19, False),
+    ]
+    assert (tmp_path / "out.png").exists()
+
+
+def test_a_model_lost_between_save_and_load_fails_the_command() -> None:
+    with PrivateServer(command=[*STAND_IN, "--lossy-import"]) as server:
+        result = simulate("synthetic", "--horizon", "5", "--url", server.url, "--check-save-load")
+    assert result.exit_code == 1
+    assert "a model changed between export and import" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--url", "http://127.0.0.1:1", "--device", "cpu"], "private server"),
+        (["--url", "http://127.0.0.1:1", "--buffer-dir", "rows"], "private server"),
+        (["--url", "127.0.0.1:1"], "not an"),
+        (["--replace"], "needs --url"),
+        (["--policies", "linear_ts,best"], "'best' is none of linear_ts"),
+        (["--policies", "uniform,uniform"], "twice"),
+        (["--save-path", "model.bin"], "needs --check-save-load"),
+        (["--plot", "regret.txt"], ".png"),
+        (["--json", "no/such/folder/out.json"], "does not exist"),
+        (["--prior-var", "0"], "positive"),
+        (["--prior-var", "inf"], "finite"),
+        (["--env-noise-std", "inf"], "finite"),
+        (["--seeds", "0"], ""),
+        (["--horizon", "0"], ""),
+        (["--device", "tpu"], ""),
+        (["--buffer-backend", "tape"], ""),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_runs(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(app, ["synthetic", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert reason in result.stderr
+
+
+def test_mnist_has_no_stronger_fixed_features() -> None:
+    """It is refused before a download begins."""
+    assert simulate("mnist", "--full", "--policies", "linear_ts_strong").exit_code == 2
+
+
+def test_two_tower_refuses_more_candidates_than_actions() -> None:
+    assert simulate("two-tower", "--n-actions", "5").exit_code == 2

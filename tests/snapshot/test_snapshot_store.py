@@ -1,0 +1,232 @@
+"""Publishing, loading, choosing and pruning snapshots."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
+from bandexa_core.snapshot import FileEntry, SnapshotStore, TensorEntry
+
+
+def _names(root) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_tensors_come_back_bit_for_bit(store, publish, odd_tensors, assert_same_tensors):
+    files = {"encoder": odd_tensors, "posterior": {"w": np.ones(2)}, "nothing": {}}
+    publish(store, 4, files)
+    snapshot = store.load(4)
+    assert snapshot.tensors.keys() == files.keys()
+    for name, tensors in files.items():
+        assert_same_tensors(snapshot.tensors[name], tensors)
+
+
+def test_a_snapshot_of_no_file_can_be_published(store, publish):
+    publish(store, 0, {})
+    assert store.load(0).tensors == {}
+
+
+def test_loaded_tensors_belong_to_the_caller(store, publish):
+    publish(store, 1)
+    store.load(1).tensors["posterior"]["0/root"][...] = 9
+    np.testing.assert_array_equal(store.load(1).tensors["posterior"]["0/root"], np.eye(2))
+
+
+def test_the_manifest_comes_back_whole(store, publish):
+    published = publish(store, 7)
+    loaded = store.load(7).manifest
+    assert loaded == published == store.manifest(7)
+    assert (loaded.version, loaded.parent, loaded.position, loaded.epoch) == (7, 6, 700, 3)
+    assert (loaded.bandit_uid, loaded.encoder, loaded.num_rows) == ("b-1", "mlp", 70)
+    assert (loaded.log_hash, loaded.spec_hash) == (f"{7:064x}", "5e")
+    assert (loaded.created_at, loaded.metrics) == (1234.5, {"loss": 0.1 * 7})
+    assert loaded.meta == {"seed": 0, "scales": [1.5, None, {"a": "\u00e9\U0001f600"}]}
+    assert {"python", "numpy", "safetensors"} <= loaded.libraries.keys()
+    entry = loaded.files["posterior"]
+    assert type(entry) is FileEntry
+    assert entry.tensors == {
+        "0/root": TensorEntry("float64", (2, 2)),
+        "0/n": TensorEntry("int64", ()),
+    }
+
+
+def test_only_the_files_asked_for_are_loaded(store, publish):
+    publish(store, 1)
+    assert store.load(1, ["posterior"]).tensors.keys() == {"posterior"}
+    assert store.load(1, []).tensors == {}
+    with pytest.raises(SnapshotCorrupt, match="no file 'index'"):
+        store.load(1, ["index"])
+
+
+def test_versions_ascend_and_the_next_follows_the_highest(store, publish, root):
+    assert (store.versions(), store.next_version()) == ([], 0)
+    for version in (0, 3, 2, 123456789):
+        publish(store, version)
+    (root / "notes").mkdir()
+    (root / "v00000009.tmp-00ff").mkdir()
+    (root / "v00000009.trash-00ff").mkdir()
+    assert store.versions() == [0, 2, 3, 123456789]
+    assert store.next_version() == 123456790
+
+
+def test_a_version_that_exists_is_refused_and_stays(store, publish, root):
+    first = publish(store, 1)
+    with pytest.raises(SnapshotRefused, match="v00000001 exists"):
+        publish(store, 1, {"other": {}}, num_rows=999)
+    assert store.manifest(1) == first
+    assert _names(root) == ["v00000001"]
+
+
+def test_of_two_publishers_of_one_version_the_later_is_refused(store, publish, root):
+    rival = SnapshotStore(root)
+    with pytest.raises(SnapshotRefused, match="published meanwhile"):
+        publish(store, 1, before_rename=lambda: publish(rival, 1, num_rows=999))
+    assert store.load(1).manifest.num_rows == 999
+    assert _names(root) == ["v00000001"]
+
+
+def test_files_directory_rename_parent_in_this_order(root, publish, stepped):
+    """A name must never be durable before what it names: files, their directory, rename, parent."""
+    fs = stepped()
+    store = SnapshotStore(root, fs=fs)
+    publish(store, 0)
+    fs.calls.clear()
+    publish(store, 1, before_rename=lambda: fs.calls.append(("before_rename", "")))
+    temporary = fs.calls[0][1]
+    assert temporary.startswith("v00000001.tmp-")
+    written = [
+        (step, name)
+        for name in ("encoder.safetensors", "posterior.safetensors", "manifest.json")
+        for step in ("open_file", "truncate", "write", "sync_file")
+    ]
+    assert fs.calls == [
+        ("make_dir", temporary),
+        *written,
+        ("sync_dir", temporary),
+        ("before_rename", ""),
+        ("rename", "v00000001"),
+        ("sync_dir", "b-1"),
+    ]
+
+
+def test_a_new_root_is_made_durable_level_by_level(tmp_path, publish, stepped):
+    fs = stepped()
+    publish(SnapshotStore(tmp_path / "a" / "b", fs=fs), 0)
+    assert fs.calls[:4] == [
+        ("make_dir", "a"),
+        ("sync_dir", tmp_path.name),
+        ("make_dir", "b"),
+        ("sync_dir", "a"),
+    ]
+
+
+def test_nothing_is_published_when_the_last_check_raises(store, publish, root):
+    publish(store, 1)
+    seen = []
+
+    def refuse() -> None:
+        seen.append((store.versions(), len(_names(root))))
+        raise SnapshotRefused("the epoch is stale")
+
+    with pytest.raises(SnapshotRefused, match="the epoch is stale"):
+        publish(store, 2, before_rename=refuse)
+    assert seen == [([1], 2)]  # all was written, nothing visible
+    assert _names(root) == ["v00000001"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"a/b": {}}},
+        {"files": {"..": {}}},
+        {"files": {"": {}}},
+        {"files": {"a": {"": np.ones(1)}}},
+        {"files": {"a": {"__metadata__": np.ones(1)}}},
+        {"files": {"a": {"w": np.ones(1, complex)}}},
+        {"files": {"a": {"w": np.array(["text"])}}},
+        {"files": {"a": {"w": np.array([object()])}}},
+        {"files": {"a": {"w": np.zeros(1, [("x", "f4")])}}},
+        {"metrics": {"loss": float("nan")}},
+        {"meta": {"x": float("inf")}},
+        {"meta": {"x": object()}},
+        {"meta": {"x": np.float32(1)}},
+        {"version": -1},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(store, publish, root, changes):
+    publish(store, 1)
+    with pytest.raises(ValueError, match=r"name|dtype|JSON|version"):
+        publish(store, **{"version": 2, **changes})
+    assert _names(root) == ["v00000001"]
+
+
+def test_the_newest_accepted_snapshot_is_loaded(store, publish):
+    for version in range(4):
+        publish(store, version)
+    snapshot, skipped = store.newest(lambda manifest: True)
+    assert (snapshot.manifest.version, skipped) == (3, [])
+    snapshot, skipped = store.newest(lambda manifest: manifest.position <= 150, ["encoder"])
+    assert (snapshot.manifest.version, snapshot.tensors.keys()) == (1, {"encoder"})
+    assert skipped == [(3, "not accepted"), (2, "not accepted")]
+
+
+def test_no_usable_snapshot_is_a_named_error_with_reasons(store, publish, root):
+    with pytest.raises(SnapshotError, match="it holds none"):
+        store.newest(lambda manifest: True)
+    publish(store, 0)
+    publish(store, 1)
+    (root / "v00000001" / "encoder.safetensors").unlink()
+    with pytest.raises(SnapshotError, match=r"1: .*encoder.safetensors.*No such.*; 0: not acc"):
+        store.newest(lambda manifest: manifest.version != 0)
+
+
+def test_a_missing_version_is_a_named_error(store):
+    with pytest.raises(SnapshotCorrupt, match=r"v00000005.manifest\.json: No such file"):
+        store.load(5)
+
+
+def test_pruning_keeps_the_newest_and_the_pinned(store, publish, root):
+    for version in range(7):
+        publish(store, version)
+    assert store.prune(2, pinned=[1, 99]) == [0, 2, 3, 4]
+    assert store.versions() == [1, 5, 6]
+    assert _names(root) == ["v00000001", "v00000005", "v00000006"]
+    assert store.prune(2, pinned={1}) == []
+    assert store.prune(9) == []
+    assert store.prune(1) == [1, 5]
+
+
+def test_pruning_everything_is_refused(store, publish):
+    publish(store, 0)
+    with pytest.raises(ValueError, match="keep"):
+        store.prune(0)
+    assert store.versions() == [0]
+
+
+def test_pruning_renames_before_it_deletes(root, publish, stepped):
+    fs = stepped()
+    store = SnapshotStore(root, fs=fs)
+    for version in range(3):
+        publish(store, version)
+    fs.calls.clear()
+    store.prune(1)
+    steps = [step for step, _ in fs.calls]
+    assert steps == ["rename"] * 2 + ["sync_dir"] + (["remove_file"] * 3 + ["remove_dir"]) * 2
+
+
+def test_cleaning_removes_litter_alone(store, publish, root):
+    assert store.clean() == []
+    publish(store, 1)
+    for name in ("v00000002.tmp-0a1b", "v00000000.trash-0a1b", "other.tmp-1", "v3.tmp"):
+        (root / name).mkdir()
+        (root / name / "file").write_text("x")
+    assert store.clean() == ["v00000000.trash-0a1b", "v00000002.tmp-0a1b"]
+    assert _names(root) == ["other.tmp-1", "v00000001", "v3.tmp"]
+
+
+def test_a_failing_disk_is_a_named_error(root, publish, stepped):
+    fs = stepped(stop_at=5)
+    with pytest.raises(SnapshotError, match=r"cannot write .*stopped"):
+        publish(SnapshotStore(root, fs=fs), 0)
