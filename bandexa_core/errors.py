@@ -6,7 +6,7 @@ BandexaError
 |   +-- SnapshotRefused  this snapshot may not be published
 +-- ReplayError          a replay cannot be read or written: delete it, rebuild it from the log
 |   +-- ReplayMismatch   the directory holds rows of another layout, shard size or format
-|   +-- ReplayLocked     another process has the directory open
++-- ReplayLocked         the replay's directory is open elsewhere: do not delete it
 +-- PosteriorError       a posterior lost a property it must keep
 +-- ClosedError          use after close
 
@@ -40,8 +40,11 @@ class ReplayMismatch(ReplayError):
     """The directory holds rows of another layout, shard size or format version."""
 
 
-class ReplayLocked(ReplayError):
-    """Another process (or another object of this one) has the replay's directory open."""
+class ReplayLocked(BandexaError):
+    """Another process (or another object of this one) has the replay's directory open.
+
+    Not a ReplayError, since the answer to those is to delete the directory.
+    """
 
 
 class PosteriorError(BandexaError):

@@ -18,6 +18,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 ContextDtype = Literal["uint8", "float32", "float64"]
 MAX_FEATURES = 1 << 24
+MAX_PARAMS_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,30 @@ class EncoderSpec:
 
     name: str = "concat"
     params: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_json("params", self.params, MAX_PARAMS_DEPTH)
+
+
+def _check_json(field_name: str, value: Any, depth: int) -> None:
+    """Refuse what JSON cannot carry there and back, or nests deeper than `depth` (ValueError)."""
+    if depth < 0:
+        raise ValueError(f"{field_name}: nested too deeply")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_json(field_name, str(key), depth)
+            _check_json(field_name, item, depth - 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_json(field_name, item, depth - 1)
+    elif isinstance(value, str):
+        if any(0xD800 <= ord(character) < 0xE000 for character in value):
+            raise ValueError(f"{field_name}: must hold valid text")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{field_name}: must hold finite numbers")
+    elif value is not None and not isinstance(value, bool | int):
+        raise ValueError(f"{field_name}: must hold JSON values, not {type(value).__name__}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +179,10 @@ class BanditSpec:
             raise ValueError("reward_range: needs two finite numbers, the lower one first")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
+        try:
+            self.posterior_config()
+        except ValueError as error:
+            raise ValueError(f"posterior: {error} (left out, it follows reward_range)") from error
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BanditSpec:

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron encoder: z = relu network of [x; a], or of x alone."""
+"""The multi-layer perceptron encoder: z = a network of [x; a; x * a], or of x alone."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from bandexa_core.encoders.module import SplitModule, flatten
 
+MAX_LAYERS = 64
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+
 
 class MLPEncoder(SplitModule):
-    """ReLU layers `hidden`, then F = `feature_dim` ReLU features.
+    """Layers `hidden`, then F = `feature_dim` features, each after the activation.
 
-    The first layer is linear in [x; a], so its product with a is the action part.
+    Where context and action have the same size, their elementwise product is an input too: the
+    first layer then sees interactions at once, and 2,000 rewards go twice as far. The first layer
+    is linear in its inputs, so its product with a is the action part.
 
     Args:
         context_shape: Shape of a context, flattened here.
@@ -22,6 +28,7 @@ class MLPEncoder(SplitModule):
         feature_dim: F.
         hidden: Sizes of the hidden layers, at least one.
         heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
+        activation: "tanh" (bounded features suit the linear head), "relu" or "silu".
     """
 
     def __init__(
@@ -32,45 +39,72 @@ class MLPEncoder(SplitModule):
         feature_dim: int = 64,
         hidden: Sequence[int] = (128,),
         heads: str = "shared",
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         check_sizes("feature_dim", [feature_dim])
         check_sizes("hidden", hidden)
         if heads not in ("shared", "per_action"):
             raise ValueError("encoder.params.heads: must be 'shared' or 'per_action'")
+        check_activation(activation)
         self.uses_action = heads == "shared"
         if self.uses_action and not action_dim:
             raise ValueError("encoder.params.heads: 'shared' needs actions with features")
         self.output_dim = feature_dim
+        size_x = math.prod(context_shape)
+        size_a = action_dim if self.uses_action else 0
+        self.interacts = size_x == size_a
         sizes = [*hidden, feature_dim]
-        self.context_in = nn.Linear(math.prod(context_shape), sizes[0])
-        self.action_in = nn.Linear(action_dim, sizes[0], bias=False) if self.uses_action else None
-        layers: list[nn.Module] = [nn.ReLU()]
+        size_xa = size_x if self.interacts else 0
+        self._inputs = (size_x, size_a, size_xa)
+        self.first = nn.Linear(size_x + size_a + size_xa, sizes[0])
+        layers: list[nn.Module] = [ACTIVATIONS[activation]()]
         for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
 
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first layer's W_x, W_a and W_xa, (H, X), (H, A) and (H, X or 0)."""
+        w_x, w_a, w_xa = torch.split(self.first.weight, list(self._inputs), dim=1)
+        return w_x, w_a, w_xa
+
     def context_part(self, contexts: Tensor) -> Tensor:
-        """W_x x + b, (N, H)."""
-        part: Tensor = self.context_in(flatten(contexts, self.context_in.weight.dtype))
-        return part
+        """W_x x + b, (N, H); followed by x, (N, X), where the product is an input."""
+        x_NX = flatten(contexts, self.first.weight.dtype)
+        part = nn.functional.linear(x_NX, self._weights()[0], self.first.bias)
+        return torch.cat([part, x_NX], dim=1) if self.interacts else part
 
     def action_part(self, actions: Tensor) -> Tensor:
-        """W_a a, (K, H); zeros where the action plays no part."""
-        if self.action_in is None:
-            return actions.new_zeros((len(actions), self.context_in.out_features))
-        part: Tensor = self.action_in(actions)
-        return part
+        """W_a a, (K, H); followed by a, (K, A), where the product is an input."""
+        if not self.uses_action:
+            return actions.new_zeros((len(actions), self.first.out_features))
+        part = nn.functional.linear(actions, self._weights()[1])
+        return torch.cat([part, actions], dim=1) if self.interacts else part
 
     def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
         """The layers after the first, (N, F)."""
-        features: Tensor = self.layers(context_parts + action_parts)
+        size = self.first.out_features
+        first = context_parts[:, :size] + action_parts[:, :size]
+        if self.interacts:
+            products = context_parts[:, size:] * action_parts[:, size:]
+            first = first + nn.functional.linear(products, self._weights()[2])
+        features: Tensor = self.layers(first)
         return features
 
 
-def check_sizes(name: str, sizes: Sequence[int], most: int = 8192) -> None:
+def check_activation(name: object) -> None:
+    """Refuse an activation that is not known (ValueError names the field)."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"encoder.params.activation: must be one of {', '.join(ACTIVATIONS)}")
+
+
+def check_sizes(name: str, sizes: object, most: int = 8192) -> None:
     """Refuse layer sizes that are not whole numbers in 1..most (ValueError names the field)."""
-    if not sizes or any(not isinstance(n, int) or isinstance(n, bool) for n in sizes):
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence) or not sizes:
         raise ValueError(f"encoder.params.{name}: whole numbers are needed")
+    if any(not isinstance(n, int) or isinstance(n, bool) for n in sizes):
+        raise ValueError(f"encoder.params.{name}: whole numbers are needed")
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"encoder.params.{name}: at most {MAX_LAYERS} layers")
     if any(not 1 <= n <= most for n in sizes):
         raise ValueError(f"encoder.params.{name}: must be 1 to {most}")

@@ -31,6 +31,7 @@ LEARNED: Mapping[str, type[EncoderModule]] = {
     "two_tower": TwoTowerEncoder,
     "conv": ConvEncoder,
 }
+MAX_PARAMETERS = 1 << 26
 
 
 class EncoderRegistry:
@@ -57,9 +58,12 @@ class EncoderRegistry:
         Raises:
             ValueError: Unknown name or parameters; the message names the field.
         """
+        cls = FIXED.get(spec.encoder.name)
+        if cls is None:
+            raise ValueError(f"encoder.name: must be one of {', '.join(self.names())}")
         if spec.encoder.params:
             raise ValueError(f"encoder.params: the {spec.encoder.name} map takes none")
-        return FIXED[spec.encoder.name](spec.context.shape, spec.action_dim)
+        return cls(spec.context.shape, spec.action_dim)
 
     def module(self, spec: BanditSpec, seed: int) -> EncoderModule:
         """Build a learned encoder with its initial parameters drawn from `seed`.
@@ -72,11 +76,14 @@ class EncoderRegistry:
             raise ValueError(f"encoder.name: must be one of {', '.join(self.names())}")
         try:
             inspect.signature(cls).bind(spec.context.shape, spec.action_dim, **spec.encoder.params)
-        except TypeError as error:
+            if spec.encoder.name in LEARNED:  # an operator's own encoder may not build on "meta"
+                with torch.device("meta"):
+                    _check_size(cls(spec.context.shape, spec.action_dim, **spec.encoder.params))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return cls(spec.context.shape, spec.action_dim, **spec.encoder.params)
+        except (TypeError, RuntimeError) as error:  # parameters of a wrong type, or torch's refusal
             raise ValueError(f"encoder.params: {error}") from error
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(spec.context.shape, spec.action_dim, **spec.encoder.params)
 
 
 def serving(module: EncoderModule) -> Encoder:
@@ -86,11 +93,18 @@ def serving(module: EncoderModule) -> Encoder:
     return SplitModuleEncoder(module) if isinstance(module, SplitModule) else ModuleEncoder(module)
 
 
+def _check_size(module: EncoderModule) -> None:
+    """Refuse an encoder too large to build, train and serve (ValueError)."""
+    size = sum(parameter.numel() for parameter in module.parameters())
+    if size > MAX_PARAMETERS:
+        raise ValueError(f"encoder.params: {size} weights, at most {MAX_PARAMETERS} are supported")
+
+
 def _import_class(name: str, path: str) -> type[EncoderModule]:
     module_name, _, class_name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"encoders.{name}: cannot import {path!r}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, EncoderModule)):
         raise ValueError(f"encoders.{name}: {path!r} is not a subclass of EncoderModule")

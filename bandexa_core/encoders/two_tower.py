@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bandexa_core.encoders.mlp import check_sizes
+from bandexa_core.encoders.mlp import ACTIVATIONS, check_activation, check_sizes
 from bandexa_core.encoders.module import SplitModule, SplitModuleEncoder, flatten
 from bandexa_core.encoders.protocol import Array64
 
 
-def tower(size_in: int, hidden: Sequence[int], size_out: int) -> nn.Sequential:
-    """Return ReLU layers `hidden` and a linear output of `size_out`."""
-    sizes = [size_in, *hidden]
+def tower(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    """Return linear layers of these sizes, input first, each followed by the activation."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], size_out))
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers)
 
 
 class TwoTowerEncoder(SplitModule):
-    """Two ReLU towers of `tower_dim` outputs each; F = 3 * tower_dim.
+    """Two towers of `tower_dim` outputs each; F = 3 * tower_dim.
 
     Args:
         context_shape: Shape of a context, flattened here.
         action_dim: A, at least 1.
         tower_dim: Size T of u and v.
-        hidden: Sizes of each tower's hidden layers.
+        hidden: Sizes of each tower's hidden layers; may be empty.
+        activation: "tanh" (bounded u and v suit the linear head), "relu" or "silu".
     """
 
     def __init__(
@@ -43,18 +43,21 @@ class TwoTowerEncoder(SplitModule):
         context_shape: tuple[int, ...],
         action_dim: int,
         *,
-        tower_dim: int = 32,
+        tower_dim: int = 64,
         hidden: Sequence[int] = (128,),
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         check_sizes("tower_dim", [tower_dim])
-        check_sizes("hidden", hidden)
+        check_sizes("hidden", [*hidden, tower_dim])
+        check_activation(activation)
         if not action_dim:
             raise ValueError("action_dim: the two_tower encoder needs actions with features")
         self.tower_dim = tower_dim
         self.output_dim = 3 * tower_dim
-        self.context_tower = tower(math.prod(context_shape), hidden, tower_dim)
-        self.action_tower = tower(action_dim, hidden, tower_dim)
+        size_x = math.prod(context_shape)
+        self.context_tower = tower([size_x, *hidden, tower_dim], activation)
+        self.action_tower = tower([action_dim, *hidden, tower_dim], activation)
 
     def context_part(self, contexts: Tensor) -> Tensor:
         """u, (N, T)."""

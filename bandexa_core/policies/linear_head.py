@@ -17,10 +17,12 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
+from bandexa_core.posterior.rows import MAX_NORM
 from bandexa_core.replay import Replay, Rows
 from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
+MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
 
 
 class LinearHead:
@@ -33,6 +35,9 @@ class LinearHead:
         config: Prior and noise of the head.
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
+
+    Raises:
+        ValueError: The encoder gives more features than a posterior can hold.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class LinearHead:
         greedy: bool = False,
         action_chunk: int | None = None,
     ) -> None:
+        if encoder.feature_dim > MAX_WEIGHTS:
+            raise ValueError(f"encoder: {encoder.feature_dim} features, at most {MAX_WEIGHTS} fit")
         self.encoder = encoder
         self.config = config
         self.greedy = greedy
@@ -71,6 +78,8 @@ class LinearHead:
             chosen = np.array([int(np.argmax(scores_K))], np.int64)
         else:
             chosen = np.argsort(-scores_K, kind="stable")[:num].astype(np.int64)
+        if not np.isfinite(scores_K[chosen]).all():  # argmax returns a NaN where there is one
+            raise ValueError("context: the encoder gives no finite features for it")
         return Choice(chosen, scores_K[chosen], retrieved)
 
     def _sampled_scores(
@@ -149,6 +158,8 @@ class LinearHead:
     ) -> None:
         """See `Policy.learn`."""
         z_D = self.encoder.encode(context[None], action[None])[0]
+        if not np.vdot(z_D, z_D) <= MAX_NORM**2:
+            return  # an encoder that gives no finite features teaches nothing, and stops nothing
         posterior = self.posterior
         if isinstance(posterior, DisjointPosterior):
             if before is None:

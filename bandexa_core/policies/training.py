@@ -107,8 +107,9 @@ class EncoderTrainer:
         loss = nn.functional.mse_loss(predicted, rewards)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([p for _, p in self._named], GRADIENT_CLIP)
-        self.optimizer.step()
+        norm = nn.utils.clip_grad_norm_([p for _, p in self._named], GRADIENT_CLIP)
+        if torch.isfinite(norm):  # one overflow, of huge inputs, must not make every weight NaN
+            self.optimizer.step()
         return loss.detach()
 
     def tensors(self) -> dict[str, NDArray[Any]]:
