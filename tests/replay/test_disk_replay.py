@@ -149,8 +149,10 @@ def test_a_failed_opening_leaves_nothing_open(root, layout, make_rows):
 
 def test_a_second_opener_in_this_process_is_refused_until_close(root, layout, make_rows):
     first = DiskReplay(root, layout)
-    with pytest.raises(ReplayLocked, match="is open"):
+    with pytest.raises(ReplayLocked, match="is open") as refused:
         DiskReplay(root, layout)
+    # Callers answer a ReplayError by deleting the directory, which must not happen to an open one.
+    assert not isinstance(refused.value, ReplayError)
     first.append(make_rows(layout, [1]))
     first.close()
     with DiskReplay(root, layout) as second:

@@ -38,6 +38,7 @@ def test_rows_beyond_the_last_flush_are_cut_off_at_every_byte(
         os.truncate(left / shard.name, 3 * layout.row_bytes - torn)
         with DiskReplay(left, layout, shard_size=4, fs=no_sync) as replay:
             assert replay.followed == 6
+            assert (left / shard.name).stat().st_size == 2 * layout.row_bytes
             model.assert_equals(replay)
             replay.append(whole[1])
             assert len(replay) == len(whole[0]) + len(whole[1])

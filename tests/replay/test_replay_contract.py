@@ -215,6 +215,16 @@ def test_capacity_keeps_the_newest_rows(
         assert_same(content(replay), make_rows(layout, kept))
 
 
+def test_capacity_bounds_what_many_rows_take(open_new, make_rows, content, assert_same):
+    layout = RowLayout((1000,), "uint8", 0)
+    replay = open_new(layout, capacity=65)
+    for start in range(1, 6001, 60):
+        replay.append(make_rows(layout, range(start, start + 60)))
+    assert_same(content(replay), make_rows(layout, range(5936, 6001)))
+    # Shard files end at multiples of 4 rows; the row table in RAM has some room to grow.
+    assert 65 * layout.row_bytes <= replay.num_bytes <= 69 * layout.row_bytes + 24 * 1100
+
+
 def test_evicted_rows_do_not_come_back(open_new, layout, make_rows, content, assert_same):
     """Following the log again after a crash brings old rows once more: 4 ... 9 are still kept."""
     replay = open_new(capacity=6)

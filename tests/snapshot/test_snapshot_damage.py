@@ -146,7 +146,9 @@ def test_a_manifest_of_another_form_is_refused(damaged, store, changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", "[" * 100_000, '{"manifest": {}}', "\xff"]
+    "text",
+    ["", "{}", "[]", "null", "[" * 100_000, '{"manifest": {}}', "\xff"],
+    ids=lambda text: repr(text[:20]),
 )
 def test_what_is_no_manifest_is_refused(damaged, text):
     directory, assert_passed_over = damaged
@@ -154,7 +156,14 @@ def test_what_is_no_manifest_is_refused(damaged, text):
     assert_passed_over("manifest.json", "not a valid manifest")
 
 
-def test_damage_in_a_file_that_is_not_asked_for_does_not_matter(damaged, store):
+def test_a_file_cut_short_is_found_even_when_not_asked_for(damaged, store):
+    path = damaged[0] / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SnapshotCorrupt, match=r"encoder\.safetensors: it has \d+ bytes"):
+        store.load(2, ["posterior"])
+
+
+def test_flipped_bits_in_a_file_that_is_not_asked_for_do_not_matter(damaged, store):
     directory, _ = damaged
     path = directory / "encoder.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")

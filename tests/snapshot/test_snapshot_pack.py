@@ -155,6 +155,16 @@ def test_a_header_that_lies_is_refused(reason):
 
 
 @pytest.mark.parametrize(
+    "array", [np.full(8, 7, np.uint8).view(bool), np.ones(2, np.complex64)], ids=["bool", "complex"]
+)
+def test_values_no_tensor_may_have_are_refused_though_their_hash_is_right(array):
+    tensors = {"w": array}
+    metadata = {"manifest": "{}", "sha256": _digest("{}", tensors)}
+    with pytest.raises(SnapshotCorrupt, match="tensor 'w'"):
+        unpack(safetensors.numpy.save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda metadata: {},

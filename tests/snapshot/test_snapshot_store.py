@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -135,30 +137,29 @@ def test_nothing_is_published_when_the_last_check_raises(store, publish, root):
     assert _names(root) == ["v00000001"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"files": {"a/b": {}}},
-        {"files": {"..": {}}},
-        {"files": {"": {}}},
-        {"files": {"a": {"": np.ones(1)}}},
-        {"files": {"a": {"__metadata__": np.ones(1)}}},
-        {"files": {"a": {"w": np.ones(1, complex)}}},
-        {"files": {"a": {"w": np.array(["text"])}}},
-        {"files": {"a": {"w": np.array([object()])}}},
-        {"files": {"a": {"w": np.zeros(1, [("x", "f4")])}}},
-        {"metrics": {"loss": float("nan")}},
-        {"meta": {"x": float("inf")}},
-        {"meta": {"x": object()}},
-        {"meta": {"x": np.float32(1)}},
-        {"version": -1},
-    ],
-    ids=str,
-)
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(store, publish, root, changes):
+UNWRITABLE: dict[str, dict[str, Any]] = {
+    "file name with a slash": {"files": {"a/b": {}}},
+    "file name of the parent": {"files": {"..": {}}},
+    "file name empty": {"files": {"": {}}},
+    "tensor name empty": {"files": {"a": {"": np.ones(1)}}},
+    "tensor name reserved": {"files": {"a": {"__metadata__": np.ones(1)}}},
+    "complex tensor": {"files": {"a": {"w": np.ones(1, complex)}}},
+    "text tensor": {"files": {"a": {"w": np.array(["text"])}}},
+    "object tensor": {"files": {"a": {"w": np.array([object()])}}},
+    "record tensor": {"files": {"a": {"w": np.zeros(1, [("x", "f4")])}}},
+    "metric nan": {"metrics": {"loss": float("nan")}},
+    "meta infinite": {"meta": {"x": float("inf")}},
+    "meta object": {"meta": {"x": object()}},
+    "meta numpy": {"meta": {"x": np.float32(1)}},
+    "version negative": {"version": -1},
+}
+
+
+@pytest.mark.parametrize("reason", UNWRITABLE)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(store, publish, root, reason):
     publish(store, 1)
     with pytest.raises(ValueError, match=r"name|dtype|JSON|version"):
-        publish(store, **{"version": 2, **changes})
+        publish(store, **{"version": 2, **UNWRITABLE[reason]})
     assert _names(root) == ["v00000001"]
 
 
