@@ -24,6 +24,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype("<f8"),
 }
 
+# Products of such numbers stay far below what a posterior refuses (rows.MAX_NORM): whatever is
+# answered can be learned from.
+MAX_SIZE = 1e20
+
 
 def decode_envelope(value: Any) -> Any:
     """Return the array of an envelope, or `value` itself where it is none.
@@ -69,8 +73,8 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
             array = np.asarray(value)
         except (ValueError, OverflowError) as error:
             raise InvalidRequest(field, "must be evenly nested lists of numbers") from error
-        if array.dtype.kind not in "iuf" and array.size:
-            raise InvalidRequest(field, "must be evenly nested lists of numbers")
+    if array.dtype.kind not in "iuf" and array.size:
+        raise InvalidRequest(field, "must be evenly nested lists of numbers")
     if array.shape != shape:
         raise InvalidRequest(field, f"has shape {list(array.shape)}, needs {list(shape)}")
     if array.dtype == dtype:
@@ -82,7 +86,8 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
     else:
         with np.errstate(over="ignore"):
             out = array.astype(dtype)
-    if out.dtype.kind == "f" and not np.isfinite(out).all():
-        raise InvalidRequest(field, f"must hold finite numbers that fit {dtype}")
+    # The comparison is false for NaN, too.
+    if out.dtype.kind == "f" and out.size and not np.abs(out).max() <= MAX_SIZE:
+        raise InvalidRequest(field, f"must hold finite numbers, at most {MAX_SIZE:g} in size")
     out.setflags(write=False)
     return out

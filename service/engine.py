@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from service.exceptions import (
     Conflict,
     InvalidRequest,
     Unavailable,
+    UnknownAction,
     UnknownBandit,
 )
 from service.loading import load_at, newest_snapshot
@@ -127,12 +129,19 @@ class Engine:
             self.settings.database, self.settings.durability, loop.call_soon_threadsafe
         )
         self._reader = self._store.reader()
+        await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
             await loop.run_in_executor(self._executor, self._recover, record)
         self.desk = RoundDesk(
             self.settings, self.registry, self.metrics, self._store, self.find, self._executor
         )
         self.desk.start()
+
+    def _clear_deleted(self) -> None:
+        """Remove the files of deleted bandits that no trainer was there to remove."""
+        for uid in self._reader.deleted():
+            for root in (self.settings.snapshots, self.settings.replays):
+                shutil.rmtree(root / uid, ignore_errors=True)
 
     def _recover(self, record: BanditRecord) -> None:
         snapshots = SnapshotStore(self.settings.snapshots / record.uid)
@@ -224,9 +233,20 @@ class Engine:
         """
         started = time.perf_counter()
         bandit = self.bandit(command.bandit)
-        record = self._decide(bandit, command)
+        try:
+            record = self._decide(bandit, command)
+        except (InvalidRequest, UnknownAction):
+            # Its actions may have been retired since: the answer given then still stands.
+            own_id = command.decision_id
+            given = None if own_id is None else self._reader.answer(own_id)
+            if own_id is None or given is None:
+                raise
+            return _repeated(own_id, command.body_hash, given)
         kept = await self.committed(self.store.append_decision, record)
-        answer = _decision(record) if kept is None else _repeated(record, kept)
+        if kept is None:
+            answer = _decision(record)
+        else:
+            answer = _repeated(record.decision_id, record.body_hash, kept)
         self.metrics.selects.labels(command.bandit).inc()
         self.metrics.select_seconds.observe(time.perf_counter() - started)
         return answer
@@ -328,14 +348,16 @@ class Engine:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(result: Any, error: Exception | None) -> None:
-            if error is None and then is not None:
-                then(result)
-            if future.done():  # the caller went away; what was committed is applied all the same
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+            try:
+                if error is None and then is not None:
+                    then(result)
+            finally:  # what is committed is answered, and applied if the caller went away
+                if future.done():
+                    pass
+                elif error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
 
         append(*args, done)
         return await future
@@ -370,11 +392,11 @@ def _decision(record: DecisionRecord) -> Decision:
     )
 
 
-def _repeated(record: DecisionRecord, kept: StoredAnswer) -> Decision:
+def _repeated(decision_id: DecisionId, body_hash: bytes | None, kept: StoredAnswer) -> Decision:
     """Answer a select whose id is there already."""
-    if kept.body_hash is None or kept.body_hash != record.body_hash:
-        raise Conflict(f"decision {record.decision_id!r} was made for another request")
-    return Decision(record.decision_id, kept.chosen, kept.propensity, kept.snapshot, kept.position)
+    if kept.body_hash is None or kept.body_hash != body_hash:
+        raise Conflict(f"decision {decision_id!r} was made for another request")
+    return Decision(decision_id, kept.chosen, kept.propensity, kept.snapshot, kept.position)
 
 
 __all__ = ["Decision", "Engine", "Scores", "SelectCommand"]

@@ -56,15 +56,23 @@ def problem_of(error: ServiceError | ValidationError) -> Problem:
 
 
 def _invalid(found: list[dict[str, Any]]) -> Problem:
-    fields = [
-        FieldProblem(field=_field(item["loc"]), message=item["msg"].removeprefix("Value error, "))
-        for item in found[:20]
-    ]
+    fields = [_field_problem(item) for item in found[:20]]
     status, name, title = KINDS[InvalidRequest]
     detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
     return Problem(
         type=f"urn:bandexa:{name}", title=title, status=status, detail=detail, errors=fields
     )
+
+
+def _field_problem(item: dict[str, Any]) -> FieldProblem:
+    """Return one finding; a value's own check may name the part of it that is wrong."""
+    location, message = tuple(item["loc"]), item["msg"]
+    if item["type"] == "value_error":
+        message = message.removeprefix("Value error, ")
+        part, colon, rest = message.partition(": ")
+        if colon and part.isidentifier():
+            location, message = (*location, part), rest
+    return FieldProblem(field=_field(location), message=message)
 
 
 def _field(location: tuple[Any, ...]) -> str:

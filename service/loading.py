@@ -21,13 +21,18 @@ log = logging.getLogger(__name__)
 def acceptable(
     reader: StoreReader, record: BanditRecord, up_to: LogPosition
 ) -> Callable[[Manifest], bool]:
-    """Return the test whether a snapshot belongs to this bandit's log, not beyond `up_to`."""
+    """Return the test whether a snapshot belongs to this bandit's log, not beyond `up_to`.
+
+    One built before the last import is of a model that was replaced, though it may be newer: the
+    round that made it was under way when the import came.
+    """
+    imported = reader.last_import(record.key, up_to)
 
     def accept(manifest: Manifest) -> bool:
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
             return False
         position = LogPosition(manifest.position)
-        if position > up_to:
+        if not imported <= position <= up_to:
             return False
         found = reader.hash_at(record.key, position)
         return found is not None and found.hex() == manifest.log_hash

@@ -104,6 +104,8 @@ class RoundDesk:
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(_: None, error: Exception | None) -> None:
+            if synced.done():  # the server is shutting down
+                return
             if error is None:
                 synced.set_result(None)
             else:
@@ -132,6 +134,8 @@ class RoundDesk:
             )
             while len(tail := bandit.tail_after(loaded)) > ROWS_ON_LOOP:
                 await loop.run_in_executor(self._executor, _catch_up, bandit, loaded, tail)
+            if self._find(uid) is not bandit:  # deleted meanwhile, and with it its rows
+                return
             started = time.perf_counter()
             _catch_up(bandit, loaded, tail)
             model = loaded

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from bandexa_core.spec import BanditSpec
-from service.arrays import decode_envelope
+from service.arrays import MAX_SIZE, decode_envelope
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 MAX_CANDIDATES = 1_000_000
@@ -43,9 +43,9 @@ Array = Annotated[Any, BeforeValidator(decode_envelope), WithJsonSchema(ARRAY_SC
 
 
 class Body(BaseModel):
-    """Base of request bodies: unknown keys are refused."""
+    """Base of request bodies: unknown keys are refused, and "1" or true where a number belongs."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=True)
 
 
 class InlineAction(Body):
@@ -104,7 +104,7 @@ class RewardRequest(Body):
     """How a decision went."""
 
     decision_id: Id
-    reward: float = Field(allow_inf_nan=False)
+    reward: float = Field(ge=-MAX_SIZE, le=MAX_SIZE, allow_inf_nan=False)
     reward_id: Id | None = None
     action: Id | None = Field(None, description="Which of several chosen actions it is for.")
 

@@ -121,6 +121,10 @@ class TrainerSupervisor:
                 log.error("training round of %s failed: %s", uid, error)
                 self._metrics.rounds_failed.inc()
                 _reject(waiting, error)
+            except Exception as error:  # the top of the loop: one round must not end all others
+                log.exception("training round of %s failed", uid)
+                self._metrics.rounds_failed.inc()
+                _reject(waiting, RoundFailed(f"{type(error).__name__}: {error}"))
             else:
                 self.rounds += 1
                 _resolve(waiting, result)
@@ -132,7 +136,11 @@ class TrainerSupervisor:
     async def _next(self) -> BanditUid:
         """Wait for the next bandit in the queue; a child that dies meanwhile is started again."""
         while True:
-            await self._ensure_started()
+            try:
+                await self._ensure_started()
+            except RoundFailed as error:
+                log.error("%s", error)
+                continue
             assert self._process is not None
             asked = asyncio.create_task(self._queue.get())
             ended = asyncio.create_task(self._process.wait())
@@ -197,21 +205,32 @@ class TrainerSupervisor:
         return event
 
     async def _ensure_started(self) -> None:
-        failures = 0
-        while self.pid is None:
+        """Start the child where it is down.
+
+        Raises:
+            RoundFailed: It did not start several times over; told to all who wait.
+        """
+        for _ in range(MAX_TRIES):
+            if self.pid is not None:
+                return
             if self._starts:
                 self._metrics.trainer_restarts.inc()
                 await asyncio.sleep(self._backoff_s)
                 self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
             self._starts += 1
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.trainer",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
-            )  # fmt: skip
-            if await self._ask(self._configuration) is None:
-                failures += 1
-                if failures >= MAX_TRIES:
-                    self._fail_all(RoundFailed("the trainer process does not start; see the log"))
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "service.trainer",
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
+                )  # fmt: skip
+            except OSError as error:
+                log.error("the trainer process cannot be started: %s", error)
+                continue
+            if await self._ask(self._configuration) is not None:
+                return
+        failure = RoundFailed("the trainer process does not start; see the log")
+        self._fail_all(failure)
+        raise failure
 
     async def _stop(self) -> None:
         process = self._process

@@ -84,12 +84,16 @@ def _check(
     for key in ("model_hash", "progress", "actions"):
         if key not in manifest:
             raise InvalidRequest("body", f"the export names no {key}")
+    progress, actions = manifest["progress"], manifest["actions"]
+    learned = progress.get("num_learned") if isinstance(progress, dict) else None
+    if type(learned) is not int or not 0 <= learned < 2**53 or not isinstance(actions, list):
+        raise InvalidRequest("body", "the export's progress or actions make no sense")
     if manifest["model_hash"] != current.spec.model_hash():
         raise Conflict("the snapshot comes from a bandit of another shape (policy, encoder, ...)")
     policy = current.policy
     if isinstance(policy, LinearHead) and not policy.encoder.uses_action:
         ids = current.catalogue.ids
-        if tuple(manifest["actions"][: len(ids)]) != ids[: len(manifest["actions"])]:
+        if tuple(actions[: len(ids)]) != ids[: len(actions)]:
             raise Conflict("the snapshot's posteriors belong to other actions than this bandit's")
     if not all(np.isfinite(t).all() for t in tensors.values() if t.dtype.kind == "f"):
         raise InvalidRequest("body", "the snapshot holds numbers that are not finite")

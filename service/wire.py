@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 from service.exceptions import InvalidRequest, UnsupportedBody
 
@@ -21,19 +21,37 @@ MSGPACK = "application/msgpack"
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class _MsgpackRequest(Request):
-    """A msgpack request that FastAPI takes for a JSON one."""
+class _DecodedRequest(Request):
+    """A request whose body has been decoded; FastAPI takes it for a JSON one."""
 
-    def __init__(self, scope: Scope, receive: Any) -> None:
+    def __init__(self, scope: Scope, receive: Receive, raw: bytes, value: Any) -> None:
         headers = [(k, v) for k, v in scope["headers"] if k != b"content-type"]
         headers.append((b"content-type", b"application/json"))
         super().__init__({**scope, "headers": headers}, receive)
+        self._raw = raw
+        self._value = value
+
+    async def body(self) -> bytes:
+        return self._raw
 
     async def json(self) -> Any:
-        try:
-            return msgpack.unpackb(await self.body(), strict_map_key=True)
-        except (ValueError, msgpack.UnpackException) as error:
-            raise InvalidRequest("body", f"is not msgpack: {error}") from error
+        return self._value
+
+
+def _decode(kind: str, raw: bytes) -> Any:
+    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400."""
+    if kind not in ("application/json", MSGPACK):
+        raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
+    if not raw:
+        return None
+    try:
+        if kind == MSGPACK:
+            return msgpack.unpackb(raw, strict_map_key=True)
+        return json.loads(raw)
+    except (RecursionError, msgpack.StackError) as error:
+        raise InvalidRequest("body", "is nested too deeply") from error
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidRequest("body", f"is not {kind}: {error}") from error
 
 
 class WireRoute(APIRoute):
@@ -47,10 +65,9 @@ class WireRoute(APIRoute):
         async def handler(request: Request) -> Response:
             if takes_json:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind == MSGPACK:
-                    request = _MsgpackRequest(request.scope, request.receive)
-                elif kind != "application/json":
-                    raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
+                raw = await request.body()
+                value = _decode(kind, raw)
+                request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             if MSGPACK in request.headers.get("accept", "") and response.body:
                 return _as_msgpack(response)
@@ -87,7 +104,9 @@ def _feed(digest: Any, value: Any) -> None:
         if array.dtype.kind not in "iuf":
             digest.update(b"[" + str(len(value)).encode())
             for item in value:
-                _feed(digest, item)
+                # Lists and maps in here are no array: they will be refused when they are used.
+                if not isinstance(item, list | tuple | Mapping):
+                    _feed(digest, item)
             return
         value = array
     if isinstance(value, np.ndarray):

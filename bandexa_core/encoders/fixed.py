@@ -125,3 +125,46 @@ class InteractionsEncoder(ConcatEncoder):
         d = self._dx
         queries = weights[:, d : 2 * d] + weights[:, 2 * d : 3 * d] * context_part
         return queries, weights[:, :d] @ context_part + weights[:, -1]
+
+
+class BilinearEncoder(ConcatEncoder):
+    """z = [x; a; x (x) a; 1] with the outer product: every interaction of the two.
+
+    D grows with the product of the sizes: for tens of features each, not hundreds.
+
+    Raises:
+        ValueError: D would be above 4096.
+    """
+
+    def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
+        super().__init__(context_shape, action_dim)
+        self.feature_dim += self._dx * action_dim
+        if self.feature_dim > 4096:
+            raise ValueError(
+                f"encoder.name: bilinear would have {self.feature_dim} features, 4096 at most"
+            )
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        x_NX = flat64(contexts, self._num_axes)
+        a_NA = actions.astype(np.float64)
+        products = (x_NX[:, :, None] * a_NA[:, None, :]).reshape(len(x_NX), self._dx * self._da)
+        return np.concatenate([x_NX, a_NA, products, np.ones((len(x_NX), 1))], axis=1)
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """Return [x; a; x (x) a; 1], (K, D)."""
+        linear = self._dx + self._da
+        z_KD = np.empty((len(action_parts), self.feature_dim))
+        z_KD[:, : self._dx] = context_part
+        z_KD[:, self._dx : linear] = action_parts
+        products = context_part[None, :, None] * action_parts[:, None, :]
+        z_KD[:, linear:-1] = products.reshape(len(action_parts), self._dx * self._da)
+        z_KD[:, -1] = 1.0
+        return z_KD
+
+    def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
+        """Q = w_a + x W, c = w_x . x + w_1, with W the (X, A) matrix of interaction weights."""
+        linear = self._dx + self._da
+        matrices = weights[:, linear:-1].reshape(len(weights), self._dx, self._da)
+        queries = weights[:, self._dx : linear] + np.einsum("x,mxa->ma", context_part, matrices)
+        return queries, weights[:, : self._dx] @ context_part + weights[:, -1]

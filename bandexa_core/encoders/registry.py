@@ -9,7 +9,12 @@ from collections.abc import Mapping
 import torch
 
 from bandexa_core.encoders.conv import ConvEncoder
-from bandexa_core.encoders.fixed import ConcatEncoder, InteractionsEncoder, PerActionEncoder
+from bandexa_core.encoders.fixed import (
+    BilinearEncoder,
+    ConcatEncoder,
+    InteractionsEncoder,
+    PerActionEncoder,
+)
 from bandexa_core.encoders.mlp import MLPEncoder
 from bandexa_core.encoders.module import (
     EncoderModule,
@@ -24,6 +29,7 @@ from bandexa_core.spec import BanditSpec
 FIXED: Mapping[str, type[ConcatEncoder | PerActionEncoder]] = {
     "concat": ConcatEncoder,
     "interactions": InteractionsEncoder,
+    "bilinear": BilinearEncoder,
     "per_action": PerActionEncoder,
 }
 LEARNED: Mapping[str, type[EncoderModule]] = {

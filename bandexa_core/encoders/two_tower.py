@@ -49,7 +49,8 @@ class TwoTowerEncoder(SplitModule):
     ) -> None:
         super().__init__()
         check_sizes("tower_dim", [tower_dim])
-        check_sizes("hidden", [*hidden, tower_dim])
+        if hidden not in ([], ()):  # none at all is allowed here
+            check_sizes("hidden", hidden)
         check_activation(activation)
         if not action_dim:
             raise ValueError("action_dim: the two_tower encoder needs actions with features")

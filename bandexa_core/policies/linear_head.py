@@ -18,7 +18,7 @@ from bandexa_core.posterior import (
     Statistics,
 )
 from bandexa_core.posterior.rows import MAX_NORM
-from bandexa_core.replay import Replay, Rows
+from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
@@ -157,14 +157,14 @@ class LinearHead:
         after: float,
     ) -> None:
         """See `Policy.learn`."""
-        z_D = self.encoder.encode(context[None], action[None])[0]
-        if not np.vdot(z_D, z_D) <= MAX_NORM**2:
+        z_1D = self.encoder.encode(context[None], action[None])
+        if not _teaches(z_1D).all():
             return  # an encoder that gives no finite features teaches nothing, and stops nothing
-        posterior = self.posterior
+        posterior, z_D = self.posterior, z_1D[0]
         if isinstance(posterior, DisjointPosterior):
             if before is None:
                 posterior.update(slot, z_D, after)
-            else:
+            elif posterior.slot(slot) is not None:  # else imported, or rebuilt after evictions
                 posterior.correct(slot, z_D, before, after)
         elif before is None:
             posterior.update(z_D, after)
@@ -177,20 +177,24 @@ class LinearHead:
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
             z_ND = self.encoder.encode(rows.contexts, rows.actions)
-            for slot, mask in self._groups(rows):
-                by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rows.rewards[mask])
+            good = _teaches(z_ND)
+            z_ND, rewards = z_ND[good], rows.rewards[good]
+            for slot, mask in self._groups(rows.slots[good]):
+                by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask])
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         else:
             total = by_slot.get(0, Statistics(dim))
             self.posterior = GaussianPosterior.from_statistics(total, self.config)
 
-    def _groups(self, rows: Rows) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
+    def _groups(
+        self, slots: NDArray[np.int64]
+    ) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
         if self.encoder.uses_action:
             yield 0, slice(None)
             return
-        for slot in np.unique(rows.slots):
-            yield int(slot), rows.slots == slot
+        for slot in np.unique(slots):
+            yield int(slot), slots == slot
 
     def configure(self, selection: SelectionSpec) -> None:
         """See `Policy.configure`."""
@@ -213,6 +217,12 @@ class LinearHead:
                 f"posterior: {loaded.dim} weights for {self.encoder.feature_dim} features"
             )
         self.posterior = loaded
+
+
+def _teaches(z_ND: Array64) -> NDArray[np.bool_]:
+    """Return which rows a posterior can take, (N,); NaN compares as false."""
+    learnable: NDArray[np.bool_] = np.abs(z_ND).max(axis=1) <= MAX_NORM / z_ND.shape[1] ** 0.5
+    return learnable
 
 
 def take_prefix(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

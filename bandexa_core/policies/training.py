@@ -7,6 +7,7 @@ H heads (1, or one per action slot).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +89,14 @@ class EncoderTrainer:
         self.module.eval().to("cpu")
         tenth = max(1, len(losses) // 10)
         curve = torch.stack(losses).cpu()
-        return {
+        metrics = {
             "loss_before": float(curve[:tenth].mean()),
             "loss_after": float(curve[-tenth:].mean()),
             "optimizer_steps": float(self.plan.steps),
             "rows": float(len(replay)),
         }
+        # A loss that overflowed is no number that a manifest could hold.
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _step(self, rows: Rows) -> Tensor:
         device = self.plan.device

@@ -32,7 +32,7 @@ Name = Annotated[Id, Path(description="The bandit's name.")]
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.put("/{name}", responses={201: {"model": BanditAnswer}, **problems(409, 413, 422)})
+@router.put("/{name}", responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)})
 async def put_bandit(
     name: Name, body: BanditSpec, engine: EngineDep, response: Response
 ) -> BanditAnswer:
@@ -48,19 +48,19 @@ async def list_bandits(engine: EngineDep) -> BanditList:
     return BanditList(bandits=[state_of(engine, bandit) for bandit in engine.bandits()])
 
 
-@router.get("/{name}", responses=problems(404))
+@router.get("/{name}", responses=problems(404, 422))
 async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
     """Return a bandit's configuration and state."""
     return state_of(engine, engine.bandit(name))
 
 
-@router.delete("/{name}", status_code=204, responses=problems(404))
+@router.delete("/{name}", status_code=204, responses=problems(404, 422))
 async def delete_bandit(name: Name, engine: EngineDep) -> None:
     """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
     await administration.delete_bandit(engine, name)
 
 
-@router.put("/{name}/actions", responses=problems(404, 413, 422))
+@router.put("/{name}/actions", responses=problems(404, 413, 415, 422))
 async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
     """Add the listed actions or overwrite them; others stay as they are."""
     if body.ids is not None:
@@ -78,13 +78,13 @@ async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> Ca
     return _catalogue(await administration.put_actions(engine, name, names, features, enabled))
 
 
-@router.delete("/{name}/actions/{action_id}", responses=problems(404))
+@router.delete("/{name}/actions/{action_id}", responses=problems(404, 422))
 async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
     """Retire an action: it is not offered any more, what was learned of it stays."""
     return _catalogue(await administration.retire_action(engine, name, ActionId(action_id)))
 
 
-@router.post("/{name}/train", responses={202: {"model": TrainAnswer}, **problems(404)})
+@router.post("/{name}/train", responses={202: {"model": TrainAnswer}, **problems(404, 422)})
 async def train(
     name: Name, engine: EngineDep, response: Response, wait: bool = False
 ) -> TrainAnswer:
@@ -111,7 +111,7 @@ async def train(
 @router.get(
     "/{name}/snapshot",
     response_class=Response,
-    responses={200: {"content": BINARY}, **problems(404)},
+    responses={200: {"content": BINARY}, **problems(404, 422)},
 )
 async def export_snapshot(name: Name, engine: EngineDep) -> Response:
     """Export the served model as safetensors."""

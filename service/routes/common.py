@@ -11,7 +11,7 @@ from bandexa_core.ids import ActionId
 from service.bandit import CandidateInput, InlineCandidates
 from service.engine import Engine
 from service.exceptions import InvalidRequest
-from service.schemas import InlineAction, Problem
+from service.schemas import InlineAction
 
 
 def _engine(request: Request) -> Engine:
@@ -25,10 +25,7 @@ EngineDep = Annotated[Engine, Depends(_engine)]
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of a route's errors."""
     return {
-        status: {
-            "model": Problem,
-            "content": {"application/problem+json": {"schema": {"$ref": PROBLEM_SCHEMA}}},
-        }
+        status: {"content": {"application/problem+json": {"schema": {"$ref": PROBLEM_SCHEMA}}}}
         for status in (*statuses, 503)
     }
 

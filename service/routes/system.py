@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
 from service.routes.bandits import trainer_state
 from service.routes.common import EngineDep
@@ -59,5 +60,5 @@ async def docs(request: Request) -> HTMLResponse:
 async def docs_asset(asset: str) -> Response:
     """A file of Swagger UI."""
     if asset not in ASSETS:
-        return Response(status_code=404)
+        raise HTTPException(404, f"there is no {asset!r} here")
     return Response((STATIC / asset).read_bytes(), media_type=ASSETS[asset])

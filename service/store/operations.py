@@ -35,7 +35,7 @@ from service.store.codec import (
     unpack_chosen,
 )
 from service.store.protocol import RewardOutcome
-from service.store.reader import GENESIS_HASH
+from service.store.reader import GENESIS_HASH, stored_answer
 from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 
 PURGE_CHUNK = 2000
@@ -84,19 +84,7 @@ class Operations:
         )  # fmt: skip
         if cursor.rowcount == 1:
             return None
-        found = self._db.execute(
-            "SELECT body_hash, chosen, snapshot, position, propensity FROM decisions"
-            " WHERE decision_id = ?",
-            (d.decision_id,),
-        ).fetchone()
-        body_hash, chosen, snapshot, position, propensity = found
-        return StoredAnswer(
-            body_hash,
-            unpack_chosen(chosen),
-            SnapshotVersion(snapshot),
-            LogPosition(position),
-            propensity,
-        )
+        return stored_answer(self._db, d.decision_id)
 
     def reward(self, report: RewardReport) -> RewardOutcome:
         """Join a reward to its decision: the first value is learned, later ones are kept."""
@@ -253,13 +241,22 @@ class Operations:
         self._bandits.pop(bandit.key, None)
         self._heads.pop(bandit.key, None)
 
-    def purge(self, bandit: BanditRecord) -> bool:
+    def unpurged(self) -> list[int]:
+        """Return the keys of deleted bandits that have rows left."""
+        rows = self._db.execute(
+            "SELECT bandit FROM bandits AS b WHERE deleted IS NOT NULL AND"
+            " (EXISTS (SELECT 1 FROM decisions AS d WHERE d.bandit = b.bandit)"
+            " OR EXISTS (SELECT 1 FROM log AS l WHERE l.bandit = b.bandit))"
+        )
+        return [key for (key,) in rows]
+
+    def purge(self, key: int) -> bool:
         """Remove some of a deleted bandit's rows; False when none are left."""
         ids = [
             row[0]
             for row in self._db.execute(
                 "SELECT decision_id FROM decisions WHERE bandit = ? LIMIT ?",
-                (bandit.key, PURGE_CHUNK),
+                (key, PURGE_CHUNK),
             )
         ]
         keys = [(decision_id,) for decision_id in ids]
@@ -268,7 +265,7 @@ class Operations:
         removed = self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND position IN"
             " (SELECT position FROM log WHERE bandit = ? LIMIT ?)",
-            (bandit.key, bandit.key, PURGE_CHUNK),
+            (key, key, PURGE_CHUNK),
         ).rowcount
         return bool(ids) or removed > 0
 

@@ -6,6 +6,7 @@ Every call is its own short transaction: a long one would hold back WAL checkpoi
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.model import changed_spec
 from bandexa_core.spec import BanditSpec
-from service.store.codec import BanditRecord, unpack_change, unpack_chosen
+from service.store.codec import BanditRecord, StoredAnswer, unpack_change, unpack_chosen
 from service.store.schema import (
     KIND_CATALOGUE,
     KIND_CONFIG,
@@ -68,12 +69,21 @@ class StoreReader:
             for key, uid, name, spec, created in rows
         ]
 
+    def deleted(self) -> list[BanditUid]:
+        """Return the uids of the bandits that were deleted."""
+        rows = self._connection.execute("SELECT uid FROM bandits WHERE deleted IS NOT NULL")
+        return [BanditUid(uid) for (uid,) in rows]
+
     def head(self, bandit: int) -> LogPosition:
         """Return the position of the newest row, 0 when there is none."""
         found = self._connection.execute(
             "SELECT max(position) FROM log WHERE bandit = ?", (bandit,)
         ).fetchone()
         return LogPosition(found[0] or 0)
+
+    def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
+        """Return what answered a decision's select, None where there is no such decision."""
+        return stored_answer(self._connection, decision_id)
 
     def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
         """Return the hash of the log up to `position`; None where there is no such row."""
@@ -124,6 +134,14 @@ class StoreReader:
         payloads = self._payloads(bandit, KIND_IMPORT, everything)
         return [SnapshotVersion(json.loads(payload)["version"]) for payload in payloads]
 
+    def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
+        """Return the position of the last import row up to `up_to`, 0 where there is none."""
+        found = self._connection.execute(
+            "SELECT max(position) FROM log WHERE bandit = ? AND kind = ? AND position <= ?",
+            (bandit, KIND_IMPORT, up_to),
+        ).fetchone()
+        return LogPosition(found[0] or 0)
+
     def _payloads(self, bandit: int, kind: int, position: LogPosition) -> list[bytes]:
         rows = self._connection.execute(
             "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND position <= ?"
@@ -131,6 +149,25 @@ class StoreReader:
             (bandit, kind, position),
         )
         return [bytes(payload) for (payload,) in rows]
+
+
+def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnswer | None:
+    """Return what answered a decision's select, None where there is no such decision."""
+    found = db.execute(
+        "SELECT body_hash, chosen, snapshot, position, propensity FROM decisions"
+        " WHERE decision_id = ?",
+        (decision_id,),
+    ).fetchone()
+    if found is None:
+        return None
+    body_hash, chosen, snapshot, position, propensity = found
+    return StoredAnswer(
+        body_hash,
+        unpack_chosen(chosen),
+        SnapshotVersion(snapshot),
+        LogPosition(position),
+        propensity,
+    )
 
 
 def decode_row(spec: BanditSpec, row: tuple[Any, ...]) -> LogRow:

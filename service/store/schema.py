@@ -69,6 +69,9 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
             raise StoreError(
                 f"{path} has schema version {found}, this release reads {SCHEMA_VERSION}"
             )
+    except StoreError:
+        connection.close()
+        raise
     except sqlite3.DatabaseError as error:
         connection.close()
         raise StoreError(f"{path}: {error}") from error

@@ -4,11 +4,13 @@ The thread owns the writing connection. It takes all operations that are queued,
 transaction, commits, and hands the results back in order; there is no timer. Durability
 "commit" syncs every group before its answers (survives power loss); "os" leaves that to the
 kernel (survives a killed process). A failed group fails its callers; after a failed commit the
-store refuses everything, since what the disk holds is no longer known.
+store refuses everything, since what the disk holds is no longer known. One process at a time may
+have the store open; the lock goes with the process, however it ends.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import queue
@@ -50,6 +52,9 @@ class SqliteStore:
         durability: "commit" or "os".
         deliver: Runs a function on the event loop, from the writer thread.
         clock: Seconds since the epoch.
+
+    Raises:
+        StoreError: The store is open elsewhere, of another version, or no database.
     """
 
     def __init__(
@@ -62,7 +67,12 @@ class SqliteStore:
         self._path = path
         self._durability = durability
         self._deliver = deliver
-        self._db = open_writer(path, durability)
+        self._lock = _lock(path)
+        try:
+            self._db = open_writer(path, durability)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self.epoch = next_epoch(self._db)
         self._operations = Operations(self._db, clock)
         with self.reader() as reader:
@@ -72,6 +82,8 @@ class SqliteStore:
         self._failed: Exception | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
+        for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
+            self._purge(key, _purged)
         self._thread.start()
 
     @property
@@ -91,6 +103,7 @@ class SqliteStore:
         self._queue.put(None)
         self._thread.join()
         self._db.close()
+        os.close(self._lock)
 
     # -- appends ------------------------------------------------------------------------------
 
@@ -134,16 +147,22 @@ class SqliteStore:
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
         """See `EventStore.delete_bandit`: marked first, then purged a part per transaction."""
 
-        def purge(more: bool | None, error: Exception | None) -> None:
+        def marked(_: None, error: Exception | None) -> None:
+            if error is not None:
+                done(None, error)
+            else:
+                self._purge(bandit.key, done)
+
+        self._put(lambda: self._operations.delete(bandit), marked)
+
+    def _purge(self, key: int, done: Done[None]) -> None:
+        def purged(more: bool | None, error: Exception | None) -> None:
             if error is not None or not more:
                 done(None, error)
             else:
-                self._put(lambda: self._operations.purge(bandit), purge)
+                self._purge(key, done)
 
-        def marked(_: None, error: Exception | None) -> None:
-            purge(error is None, error)
-
-        self._put(lambda: self._operations.delete(bandit), marked)
+        self._put(lambda: self._operations.purge(key), purged)
 
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`."""
@@ -220,4 +239,27 @@ class SqliteStore:
 
 def _answer(results: list[tuple[Done[Any], Any, Exception | None]]) -> None:
     for done, result, error in results:
-        done(result, error)
+        try:
+            done(result, error)
+        except Exception:  # the top of the answers' loop: the others must get theirs
+            log.exception("an answer of the store was not taken")
+
+
+def _purged(_: None, error: Exception | None) -> None:
+    if error is not None:
+        log.error("a deleted bandit could not be purged: %s", error)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that the one process holds that may write; returns its descriptor."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(path.with_name(f"{path.name}.lock"), flags, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"{path} is open in another process") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
