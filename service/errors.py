@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service.exceptions import (
     Conflict,
@@ -114,6 +115,18 @@ def install(app: FastAPI) -> None:
         response = response_of(problem)
         response.headers.update(error.headers or {})
         return response
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_: Request, __: ClientDisconnect) -> JSONResponse:
+        """The client left while it sent its body: nobody reads this, and nothing is wrong here."""
+        return response_of(
+            Problem(
+                type="urn:bandexa:invalid-request",
+                title="Invalid request",
+                status=400,
+                detail="the connection was closed inside the body",
+            )
+        )
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

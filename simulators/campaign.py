@@ -30,9 +30,10 @@ from simulators.save_load import probe_name, snapshot_difference
 class Campaign:
     """What to simulate and where.
 
-    `make_environment` builds the environment of a seed. `url` is a running service; None starts a
-    private one as `server` describes. `save_path` keeps the exported snapshots of the save and load
-    check, with the policy in the name where there are several.
+    `make_environment` builds the environment of a seed. `delay` rewards are gathered before they
+    are sent. `url` is a running service; None starts a private one as `server` describes.
+    `save_path` keeps the exported snapshots of the save and load check, with the policy in the name
+    where there are several.
     """
 
     workload: str
@@ -40,6 +41,7 @@ class Campaign:
     policies: Sequence[str]
     seeds: Sequence[int]
     knobs: Knobs = field(default_factory=Knobs)
+    delay: int = 1
     url: str | None = None
     server: Callable[[], PrivateServer] = PrivateServer
     replace: bool = False
@@ -148,6 +150,7 @@ def _run_policy(
         run,
         bandit=bandit,
         live=campaign.knobs.live,
+        delay=campaign.delay,
         on_step=lambda: progress.advance(run),
     )
 

@@ -1,4 +1,4 @@
-"""The commands `synthetic`, `mnist` and `two-tower`, mounted by the service as `bandexa simulate`.
+"""The workloads as commands, mounted by the service as `bandexa simulate`.
 
 One process, one main thread; a private server is its child. Exit status: 0 when all went well, 2
 for wrong usage, 1 when a run failed, was interrupted or lost something between save and load.
@@ -17,10 +17,15 @@ from rich.console import Console
 from simulators.campaign import Campaign, run_campaign
 from simulators.client import BanditClient
 from simulators.environments import (
+    FASHION_FOLDER,
     Environment,
+    ImagesUnavailableError,
+    LabelledImages,
     MnistEnvironment,
     SyntheticEnvironment,
     TwoTowerEnvironment,
+    WheelEnvironment,
+    fashion_images,
     shipped_digits,
 )
 from simulators.options import RunOptions, finite, with_run_options
@@ -63,9 +68,19 @@ def synthetic(
             help="Weight of interactions of context and action in the reward.",
         ),
     ] = 1.0,
+    drift_at: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="After this many steps redraw all weights of the reward; actions and contexts "
+            "stay as they are.",
+        ),
+    ] = None,
 ) -> None:
     """Nonlinear rewards with interactions: m(x, a) = tanh(w_x.x + w_a.a + w_xa.(x*a) + b)."""
     _refuse_contradictions("synthetic", options)
+    if drift_at is not None and drift_at >= horizon:
+        _refuse("--drift-at", f"must come before the end of the run, which has {horizon} steps")
 
     def make(seed: int) -> Environment:
         return SyntheticEnvironment(
@@ -74,6 +89,7 @@ def synthetic(
             num_actions=actions,
             noise_std=env_noise_std,
             interaction_scale=interaction_scale,
+            drift_at=drift_at,
             seed=seed,
         )
 
@@ -83,6 +99,7 @@ def synthetic(
         "actions": actions,
         "env_noise_std": env_noise_std,
         "interaction_scale": interaction_scale,
+        "drift_at": drift_at,
     }
     _simulate("synthetic", make, options, config)
 
@@ -93,6 +110,21 @@ def mnist(
     options: RunOptions,
     *,
     horizon: _Horizon = 5000,
+    dataset: Annotated[
+        Literal["digits", "fashion"],
+        typer.Option(
+            help="digits: handwritten digits. fashion: Fashion-MNIST, whose files must be there."
+        ),
+    ] = "digits",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="With --dataset fashion: folder of its idx files, compressed or not; the training "
+            f"set is used. Left out: {FASHION_FOLDER}, which Debian's package "
+            "dataset-fashion-mnist fills.",
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -106,24 +138,39 @@ def mnist(
         typer.Option(help="Learned encoder: conv, or a name that is registered at the service."),
     ] = "conv",
 ) -> None:
-    """Recognise handwritten digits: the label is the action, 1 for the right one, else 0."""
+    """Recognise what an image shows: the label is the action, 1 for the right one, else 0."""
     _refuse_contradictions("mnist", options)
-    if full:
-        # Brings torch and torchvision along, which nothing else here needs.
-        from simulators.environments.full_mnist import DigitsUnavailableError, full_digits
-
-        try:
-            digits = full_digits()
-        except DigitsUnavailableError as error:
-            _fail(str(error))
-    else:
-        digits = shipped_digits()
+    if full and dataset != "digits":
+        _refuse("--full", "is for --dataset digits")
+    if data_dir is not None and dataset != "fashion":
+        _refuse("--data-dir", "needs --dataset fashion")
+    try:
+        images = _images(dataset, full=full, folder=data_dir)
+    except ImagesUnavailableError as error:
+        _fail(str(error))
 
     def make(seed: int) -> Environment:
-        return MnistEnvironment(digits, horizon=horizon, seed=seed)
+        return MnistEnvironment(images, horizon=horizon, seed=seed)
 
-    config = {"horizon": horizon, "full": full, "encoder": encoder}
+    config = {
+        "horizon": horizon,
+        "dataset": dataset,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "full": full,
+        "encoder": encoder,
+    }
     _simulate("mnist", make, options, config, encoder=encoder)
+
+
+def _images(dataset: str, *, full: bool, folder: Path | None) -> LabelledImages:
+    if dataset == "fashion":
+        return fashion_images() if folder is None else fashion_images(folder)
+    if full:
+        # Brings torch and torchvision along, which nothing else here needs.
+        from simulators.environments.full_mnist import full_digits
+
+        return full_digits()
+    return shipped_digits()
 
 
 @app.command()
@@ -167,6 +214,36 @@ def two_tower(
     _simulate("two-tower", make, options, config)
 
 
+@app.command()
+@with_run_options
+def wheel(
+    options: RunOptions,
+    *,
+    horizon: _Horizon = 80_000,
+    delta: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            callback=finite,
+            help="Inner radius of the ring in which one action pays 50: the larger, the rarer.",
+        ),
+    ] = 0.5,
+    env_noise_std: Annotated[
+        float,
+        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
+    ] = 0.01,
+) -> None:
+    """A safe action and a rare jackpot: contexts in the unit disc, five actions, 50 in its ring."""
+    _refuse_contradictions("wheel", options)
+
+    def make(seed: int) -> Environment:
+        return WheelEnvironment(horizon=horizon, delta=delta, noise_std=env_noise_std, seed=seed)
+
+    config = {"horizon": horizon, "delta": delta, "env_noise_std": env_noise_std}
+    _simulate("wheel", make, options, config)
+
+
 def _simulate(
     workload: str,
     make_environment: Callable[[int], Environment],
@@ -179,9 +256,10 @@ def _simulate(
     campaign = Campaign(
         workload=workload,
         make_environment=make_environment,
-        policies=_policies(options),
+        policies=_policies(workload, options),
         seeds=range(options.first_seed, options.first_seed + options.seeds),
         knobs=options.knobs(encoder=encoder),
+        delay=options.delay,
         url=options.url,
         server=lambda: PrivateServer(device=options.device, replay_dir=options.buffer_dir),
         replace=options.replace,
@@ -210,13 +288,15 @@ def _report(outcome: Outcome, options: RunOptions) -> None:
         _fail("a model changed between export and import")
 
 
-def _policies(options: RunOptions) -> list[str]:
+def _policies(workload: str, options: RunOptions) -> list[str]:
+    if options.policies.strip() == "all":
+        return list(PLANS[workload])
     return [name.strip() for name in options.policies.split(",")]
 
 
 def _refuse_contradictions(workload: str, options: RunOptions) -> None:
     """Refuse before anything runs what could only fail or be ignored later."""
-    names, known = _policies(options), PLANS[workload]
+    names, known = _policies(workload, options), PLANS[workload]
     for name in names:
         if name not in known:
             _refuse("--policies", f"{name!r} is none of {', '.join(known)}")

@@ -40,10 +40,11 @@ class RunOptions:
     policies: Annotated[
         str,
         typer.Option(
-            help="Comma list of policies to compare on the same contexts: linear_ts (fixed "
-            "features), linear_ts_strong (fixed features with interactions; not for mnist), "
-            "neural_linear_ts (learned features), greedy (learned features, no exploration), "
-            "uniform.",
+            help="Comma list of policies to compare on the same contexts, or all: linear_ts (fixed "
+            "features), linear_ts_strong (fixed features with interactions; synthetic and "
+            "two-tower), linear_ts_bilinear (all products of context and action features; "
+            "two-tower), neural_linear_ts (learned features), greedy (learned features, no "
+            "exploration), uniform. Wins are counted against the first.",
             rich_help_panel=_RUNS,
         ),
     ] = "linear_ts,neural_linear_ts"
@@ -68,6 +69,15 @@ class RunOptions:
             rich_help_panel=_RUNS,
         ),
     ] = False
+    delay: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Gather this many rewards, then send them together in their order; what is left "
+            "at the end is sent too. 1 sends each reward at once.",
+            rich_help_panel=_RUNS,
+        ),
+    ] = 1
     warmup_random: Annotated[
         int | None,
         typer.Option(

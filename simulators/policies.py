@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from simulators.environments import Environment
+
+_NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
 
 
 class Plan(NamedTuple):
@@ -18,22 +21,46 @@ class Plan(NamedTuple):
 
     policy: str
     encoder: str | None
+    parameters: Mapping[str, object] = _NO_PARAMETERS
 
 
-def _plans(linear: str, neural: str, strong: str | None = None) -> Mapping[str, Plan]:
-    plans = {"linear_ts": Plan("linear_ts", linear)}
-    if strong is not None:
-        plans["linear_ts_strong"] = Plan("linear_ts", strong)
-    plans["neural_linear_ts"] = Plan("neural_linear_ts", neural)
-    plans["greedy"] = Plan("greedy", neural)
-    plans["uniform"] = Plan("uniform", None)
-    return plans
+def _plans(
+    *,
+    linear: str,
+    neural: str,
+    strong: Mapping[str, str],
+    parameters: Mapping[str, object] = _NO_PARAMETERS,
+) -> Mapping[str, Plan]:
+    """Return the plans of a workload by label.
 
+    Args:
+        linear: fixed encoder of `linear_ts`.
+        neural: learned encoder.
+        strong: further labels of `linear_ts` with their fixed encoders.
+        parameters: of the learned encoder.
+    """
+    return {
+        "linear_ts": Plan("linear_ts", linear),
+        **{label: Plan("linear_ts", encoder) for label, encoder in strong.items()},
+        "neural_linear_ts": Plan("neural_linear_ts", neural, parameters),
+        "greedy": Plan("greedy", neural, parameters),
+        "uniform": Plan("uniform", None),
+    }
+
+
+_INTERACTIONS = {"linear_ts_strong": "interactions"}
 
 PLANS: Mapping[str, Mapping[str, Plan]] = {
-    "synthetic": _plans(linear="concat", strong="interactions", neural="mlp"),
-    "mnist": _plans(linear="per_action", neural="conv"),
-    "two-tower": _plans(linear="concat", strong="interactions", neural="two_tower"),
+    "synthetic": _plans(linear="concat", strong=_INTERACTIONS, neural="mlp"),
+    "mnist": _plans(linear="per_action", strong={}, neural="conv"),
+    "two-tower": _plans(
+        linear="concat",
+        strong={**_INTERACTIONS, "linear_ts_bilinear": "bilinear"},
+        neural="two_tower",
+    ),
+    "wheel": _plans(
+        linear="per_action", strong={}, neural="mlp", parameters={"heads": "per_action"}
+    ),
 }
 
 _LEARNED = ("neural_linear_ts", "greedy")
@@ -86,7 +113,7 @@ def bandit_spec(
     if plan.encoder is None:
         return spec
     learned = plan.policy in _LEARNED
-    spec["encoder"] = _encoder(plan.encoder, knobs) if learned else {"name": plan.encoder}
+    spec["encoder"] = _encoder(plan, knobs) if learned else {"name": plan.encoder}
     groups: dict[str, dict[str, object]] = {
         "posterior": {"prior_var": knobs.prior_var},
         "selection": {"action_chunk": knobs.action_chunk, "warmup_random": knobs.warmup_random},
@@ -111,10 +138,11 @@ def bandit_spec(
     return spec
 
 
-def _encoder(name: str, knobs: Knobs) -> dict[str, object]:
-    name = knobs.encoder or name
-    encoder: dict[str, object] = {"name": name}
+def _encoder(plan: Plan, knobs: Knobs) -> dict[str, object]:
+    """Return the learned encoder of a plan; one that a knob names gets none of its parameters."""
+    name = knobs.encoder or plan.encoder
+    assert name is not None
+    parameters = dict(plan.parameters) if name == plan.encoder else {}
     if knobs.feature_dim is not None:
-        width = _WIDTH_PARAMETER.get(name, "feature_dim")
-        encoder["params"] = {width: knobs.feature_dim}
-    return encoder
+        parameters[_WIDTH_PARAMETER.get(name, "feature_dim")] = knobs.feature_dim
+    return {"name": name, "params": parameters} if parameters else {"name": name}

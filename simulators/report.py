@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +54,39 @@ class Outcome:
         return list(dict.fromkeys(run.policy for run in self.runs if run.complete))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySummary:
+    """A policy over its complete runs, beside the first policy of the same simulation.
+
+    `standard_errors` are None with a single seed. `wins` counts the `compared` seeds, complete for
+    both, on which this policy has less regret than `against`, which is None for the first itself.
+    """
+
+    policy: str
+    seeds: int
+    mean_regret: float
+    standard_error: float | None
+    mean_ma_reward: float
+    ma_reward_standard_error: float | None
+    percent_of_uniform: float | None
+    against: str | None
+    wins: int | None
+    compared: int | None
+
+
+def summaries(outcome: Outcome) -> list[PolicySummary]:
+    """Return a summary per policy with a complete run, in the order asked for."""
+    policies = outcome.policies()
+    return [_summary(outcome, policy, policies[0]) for policy in policies]
+
+
 def write_json(outcome: Outcome, path: Path) -> None:
     """Write the figures of a simulation, whole or not at all."""
     document: dict[str, object] = {
         "workload": outcome.workload,
         "complete": outcome.error is None,
         "config": dict(outcome.config),
+        "summary": [asdict(summary) for summary in summaries(outcome)],
         "runs": [_run_fields(outcome.workload, run) for run in outcome.runs],
     }
     if outcome.error is not None:
@@ -78,27 +105,29 @@ def write_json(outcome: Outcome, path: Path) -> None:
 
 def print_table(outcome: Outcome, console: Console) -> None:
     """Print one row per policy over its complete runs; wins count seeds against the first one."""
-    policies = outcome.policies()
-    if not policies:
+    rows = summaries(outcome)
+    if not rows:
         return
-    first = policies[0]
     table = Table(
         title=_title(outcome),
-        caption=f"wins: seeds with less regret than {first}" if len(policies) > 1 else None,
+        caption=f"wins: seeds with less regret than {rows[0].policy}" if len(rows) > 1 else None,
         box=box.SIMPLE,
+        collapse_padding=True,  # so that the widest row fits into 80 columns
+        pad_edge=False,
     )
     table.add_column("policy", no_wrap=True)
-    for column in ("cumulative\nregret", "ma_reward", "wins", "steps/s", "req/s"):
+    for column in ("cumulative\nregret", "% of\nuniform", "ma_reward", "wins", "steps/s"):
         table.add_column(column, justify="right", no_wrap=True)
-    for policy in policies:
-        runs = outcome.of_policy(policy)
+    for row in rows:
+        runs = outcome.of_policy(row.policy)
+        percent = row.percent_of_uniform
         table.add_row(
-            policy,
-            _mean_text([run.regret for run in runs], digits=1),
-            _mean_text([run.ma_reward for run in runs], digits=3),
-            "-" if policy == first else _wins(runs, outcome.of_policy(first)),
+            row.policy,
+            _with_error(row.mean_regret, row.standard_error, digits=1),
+            "-" if percent is None else f"{percent:.2f}",
+            _with_error(row.mean_ma_reward, row.ma_reward_standard_error, digits=3),
+            "-" if row.against is None else f"{row.wins}/{row.compared}",
             f"{np.mean([run.steps_per_s for run in runs]):.0f}",
-            f"{np.mean([run.requests_per_s for run in runs]):.0f}",
         )
     console.print(table)
     if outcome.workload == "two-tower":
@@ -122,13 +151,15 @@ def plot_regret(outcome: Outcome, path: Path) -> None:
     figure = Figure(figsize=(8.0, 5.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, policy in enumerate(outcome.policies()):
+    for number, summary in enumerate(summaries(outcome)):
+        policy = summary.policy
         curves = [run.regret_curve() for run in outcome.of_policy(policy)]
         steps = np.array([0, *(step for step, _ in curves[0])])
         regret = np.array([[0.0, *(value for _, value in curve)] for curve in curves])
         mean = regret.mean(axis=0)
         color = f"C{number}"
-        label = f"{policy} ({_mean_text(list(regret[:, -1]), digits=1)})"
+        figures = _with_error(summary.mean_regret, summary.standard_error, digits=1)
+        label = f"{policy} ({figures})"
         axes.plot(steps, mean, color=color, linewidth=2.0, label=label)
         if len(curves) > 1:
             error = regret.std(axis=0, ddof=1) / np.sqrt(len(curves))
@@ -154,6 +185,7 @@ def _run_fields(workload: str, run: Run) -> dict[str, object]:
         "steps": run.steps,
         "complete": run.complete,
         "cumulative_regret": run.regret,
+        "percent_of_uniform": run.percent_of_uniform,
         "ma_reward": run.ma_reward,
         "regret_curve": run.regret_curve(),
         "num_requests": run.num_requests,
@@ -173,19 +205,35 @@ def _title(outcome: Outcome) -> str:
     return f"{outcome.workload}: {steps} steps, {seeds} {'seed' if seeds == 1 else 'seeds'}"
 
 
-def _mean_text(values: Sequence[float], *, digits: int) -> str:
-    text = f"{np.mean(values):.{digits}f}"
-    if len(values) > 1:
-        error = np.std(values, ddof=1) / np.sqrt(len(values))
-        text += f" +- {error:.{digits}f}"
-    return text
+def _summary(outcome: Outcome, policy: str, first: str) -> PolicySummary:
+    runs = outcome.of_policy(policy)
+    percents = [run.percent_of_uniform for run in runs]
+    known = [percent for percent in percents if percent is not None]
+    rivals = {run.seed: run.regret for run in outcome.of_policy(first)}
+    pairs = [(run.regret, rivals[run.seed]) for run in runs if run.seed in rivals]
+    compared = policy != first
+    return PolicySummary(
+        policy=policy,
+        seeds=len(runs),
+        mean_regret=float(np.mean([run.regret for run in runs])),
+        standard_error=_standard_error([run.regret for run in runs]),
+        mean_ma_reward=float(np.mean([run.ma_reward for run in runs])),
+        ma_reward_standard_error=_standard_error([run.ma_reward for run in runs]),
+        percent_of_uniform=float(np.mean(known)) if known else None,
+        against=first if compared else None,
+        wins=sum(own < rival for own, rival in pairs) if compared else None,
+        compared=len(pairs) if compared else None,
+    )
 
 
-def _wins(runs: Sequence[Run], rivals: Sequence[Run]) -> str:
-    """Count the seeds on which both are complete and the policy has less regret."""
-    rival_regret = {run.seed: run.regret for run in rivals}
-    pairs = [(run.regret, rival_regret[run.seed]) for run in runs if run.seed in rival_regret]
-    return f"{sum(own < rival for own, rival in pairs)}/{len(pairs)}"
+def _standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean, None for a single value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _with_error(mean: float, error: float | None, *, digits: int) -> str:
+    text = f"{mean:.{digits}f}"
+    return text if error is None else f"{text} +- {error:.{digits}f}"
 
 
 def _expected_rewards(outcome: Outcome) -> str:

@@ -8,18 +8,27 @@ fixed seeds and decision ids repeat a run exactly.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.client import BanditClient, BanditError, Selection, array_body
+from simulators.client import (
+    BanditClient,
+    BanditError,
+    Rejected,
+    RewardReport,
+    RewardStatus,
+    Selection,
+    array_body,
+)
 from simulators.environments import Environment
 
 _WINDOW = 200
 _CURVE_POINTS = 150
 _UPSERT_ROWS = 2000
+_BATCH_ITEMS = 1000  # the most that one call takes
 
 
 @dataclass(slots=True)
@@ -27,7 +36,8 @@ class Run:
     """What happened to one policy with one seed so far.
 
     `best` and `chosen` are the expected rewards of the best offered and of the chosen action per
-    step, `rewards` what was observed; all have `steps` entries.
+    step, `rewards` what was observed; all have `steps` entries. `uniform_regret` is what choosing
+    uniformly among the offered actions of these steps is expected to cost.
     """
 
     policy: str
@@ -41,11 +51,17 @@ class Run:
     num_train_rounds: int = 0
     wall_s: float = 0.0
     regret: float = 0.0
+    uniform_regret: float = 0.0
 
     @property
     def steps(self) -> int:
-        """Number of answered and rewarded steps."""
+        """Number of answered steps; the rewards of the last ones may still wait to be sent."""
         return len(self.rewards)
+
+    @property
+    def percent_of_uniform(self) -> float | None:
+        """Regret in percent of the expected regret of uniform choices, None where that is 0."""
+        return 100.0 * self.regret / self.uniform_regret if self.uniform_regret > 0.0 else None
 
     @property
     def steps_per_s(self) -> float:
@@ -72,12 +88,13 @@ class Run:
         """Mean expected reward of the chosen action over the last 200 steps."""
         return _recent_mean(self.chosen)
 
-    def record(self, *, best: float, chosen: float, reward: float) -> None:
-        """Add one step."""
+    def record(self, *, best: float, chosen: float, uniform: float, reward: float) -> None:
+        """Add one step: three expected rewards and the observed one."""
         self.best.append(best)
         self.chosen.append(chosen)
         self.rewards.append(reward)
         self.regret += best - chosen
+        self.uniform_regret += best - uniform
 
     def regret_curve(self) -> list[tuple[int, float]]:
         """Return about 150 pairs of a step (1-based) and the cumulative regret up to it."""
@@ -94,6 +111,7 @@ def play(
     *,
     bandit: str,
     live: bool,
+    delay: int,
     on_step: Callable[[], None],
 ) -> None:
     """Play all steps of an environment against an existing bandit and record them in `run`.
@@ -104,6 +122,8 @@ def play(
         run: is filled step by step, and stays usable when this raises.
         bandit: a bandit whose actions are those of the environment.
         live: leave training to the service; otherwise it is called for whenever it is due.
+        delay: gather this many rewards, then send them together in their order; 1 sends each at
+            once. The last batch may be smaller.
         on_step: called after every step.
 
     Raises:
@@ -111,11 +131,15 @@ def play(
     """
     requests_before = client.num_requests
     started = time.perf_counter()
+    waiting: list[RewardReport] = []
     for t in range(run.horizon):
-        train_due = _step(client, environment, run, bandit, t)
-        if train_due and not live:
-            client.train(bandit, wait=True)
-            run.num_train_rounds += 1
+        waiting.append(_step(client, environment, run, bandit, t))
+        if len(waiting) == delay or t == run.horizon - 1:
+            train_due = _report(client, waiting)
+            waiting.clear()
+            if train_due and not live:
+                client.train(bandit, wait=True)
+                run.num_train_rounds += 1
         run.wall_s = time.perf_counter() - started
         run.num_requests = client.num_requests - requests_before
         on_step()
@@ -137,9 +161,12 @@ def wire_array(values: NDArray[np.generic]) -> dict[str, object]:
     return array_body(str(values.dtype), values.shape, values.tobytes())
 
 
-def _step(client: BanditClient, environment: Environment, run: Run, bandit: str, t: int) -> bool:
-    """Select, draw the reward, report it and record both; tell whether training is due."""
+def _step(
+    client: BanditClient, environment: Environment, run: Run, bandit: str, t: int
+) -> RewardReport:
+    """Select, draw the reward and record both; return what there is to report."""
     candidates = environment.candidates(t)
+    offered = np.arange(len(environment.action_ids)) if candidates is None else candidates
     selection = client.select(
         bandit,
         wire_array(environment.context(t)),
@@ -149,29 +176,48 @@ def _step(client: BanditClient, environment: Environment, run: Run, bandit: str,
         retrieve=environment.retrieve,
         decision_id=f"{bandit}.{t}",
     )
-    action = _catalogue_index(environment, candidates, selection)
-    reward = environment.reward(t, action)
-    status = client.reward(selection.decision_id, reward)
-    if status.status in ("duplicate", "late"):
-        raise BanditError(f"the reward of {selection.decision_id} came back as {status.status}")
-    chosen = float(environment.expected(t, np.array([action]))[0])
-    run.record(best=environment.best(t), chosen=chosen, reward=reward)
-    return status.train_due
-
-
-def _catalogue_index(
-    environment: Environment, candidates: NDArray[np.int64] | None, selection: Selection
-) -> int:
-    offered = len(environment.action_ids) if candidates is None else len(candidates)
-    index = selection.action.index
-    if 0 <= index < offered:
-        action = index if candidates is None else int(candidates[index])
-        if environment.action_ids[action] == selection.action.id:
-            return action
-    raise BanditError(
-        f"{selection.decision_id} was answered with action {selection.action.id!r} "
-        f"at index {index}, which is not what was offered there"
+    index = _offered_index(environment, offered, selection)
+    reward = environment.reward(t, int(offered[index]))
+    expected = environment.expected(t, offered)
+    run.record(
+        best=float(expected.max()),
+        chosen=float(expected[index]),
+        uniform=float(expected.mean()),
+        reward=reward,
     )
+    return RewardReport(selection.decision_id, reward)
+
+
+def _report(client: BanditClient, reports: Sequence[RewardReport]) -> bool:
+    """Send rewards, a single one by itself; tell whether training is due."""
+    answers: list[RewardStatus | Rejected] = []
+    if len(reports) == 1:
+        answers.append(client.reward(reports[0].decision_id, reports[0].reward))
+    else:
+        for start in range(0, len(reports), _BATCH_ITEMS):
+            answers += client.reward_batch(reports[start : start + _BATCH_ITEMS])
+    train_due = False
+    for report, answer in zip(reports, answers, strict=True):
+        if isinstance(answer, Rejected):
+            raise BanditError(f"the reward of {report.decision_id} was refused: {answer}")
+        if answer.status in ("duplicate", "late"):
+            raise BanditError(f"the reward of {report.decision_id} came back as {answer.status}")
+        train_due |= answer.train_due
+    return train_due
+
+
+def _offered_index(
+    environment: Environment, offered: NDArray[np.int64], selection: Selection
+) -> int:
+    """Return where the chosen action stands among the offered ones."""
+    index = selection.action.index
+    known = 0 <= index < len(offered)
+    if not known or environment.action_ids[offered[index]] != selection.action.id:
+        raise BanditError(
+            f"{selection.decision_id} was answered with action {selection.action.id!r} "
+            f"at index {index}, which is not what was offered there"
+        )
+    return index
 
 
 def _recent_mean(values: list[float]) -> float:

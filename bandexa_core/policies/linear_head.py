@@ -71,16 +71,19 @@ class LinearHead:
     ) -> Choice:
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
         scores_K = self._sampled_scores(context, candidates, rng)
-        retrieved = None
+        retrieved, offered = None, scores_K
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(np.argpartition(-scores_K, retrieve - 1)[:retrieve])
+            offered = scores_K[retrieved]  # of scores that tie, the choice is a retrieved one
         if num == 1:
-            chosen = np.array([int(np.argmax(scores_K))], np.int64)
+            chosen = np.array([int(np.argmax(offered))], np.int64)
         else:
-            chosen = np.argsort(-scores_K, kind="stable")[:num].astype(np.int64)
-        if not np.isfinite(scores_K[chosen]).all():  # argmax returns a NaN where there is one
+            chosen = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
+        # max returns a NaN where there is one
+        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[chosen]).all()):
             raise ValueError("context: the encoder gives no finite features for it")
-        return Choice(chosen, scores_K[chosen], retrieved)
+        index = chosen if retrieved is None else retrieved[chosen]
+        return Choice(index, offered[chosen], retrieved)
 
     def _sampled_scores(
         self, context: NDArray[Any], candidates: Candidates, rng: np.random.Generator
@@ -187,9 +190,7 @@ class LinearHead:
             total = by_slot.get(0, Statistics(dim))
             self.posterior = GaussianPosterior.from_statistics(total, self.config)
 
-    def _groups(
-        self, slots: NDArray[np.int64]
-    ) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
+    def _groups(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
         if self.encoder.uses_action:
             yield 0, slice(None)
             return

@@ -28,7 +28,7 @@ class TrainingRound:
 
     Attributes:
         steps: Optimizer steps.
-        seed: Keys the round's random numbers (head initialisation, batches).
+        seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".
     """
@@ -83,9 +83,12 @@ class EncoderTrainer:
         """Take the plan's optimizer steps; returns the mean loss of the first and last tenth."""
         rng = np.random.Generator(np.random.Philox(key=self.plan.seed))
         self.module.train()
-        losses = [
-            self._step(replay.sample(rng, self.plan.batch_size)) for _ in range(self.plan.steps)
-        ]
+        devices = [] if self.plan.device == "cpu" else [self.plan.device]
+        with torch.random.fork_rng(devices):  # a module's own randomness (dropout) is the round's
+            torch.manual_seed(self.plan.seed)
+            losses = [
+                self._step(replay.sample(rng, self.plan.batch_size)) for _ in range(self.plan.steps)
+            ]
         self.module.eval().to("cpu")
         tenth = max(1, len(losses) // 10)
         curve = torch.stack(losses).cpu()
@@ -151,7 +154,8 @@ class EncoderTrainer:
         """Copy `stored` into the first rows of `target` (heads grow with the catalogue)."""
         source = torch.from_numpy(np.array(stored)).to(target.device)
         whole = source.shape == target.shape
-        grows = name.startswith("head/") and source.ndim > 0 and len(source) <= len(target)
+        rows = source.ndim == target.ndim > 0
+        grows = name.startswith("head/") and rows and len(source) <= len(target)
         if not whole and not (grows and source.shape[1:] == target.shape[1:]):
             raise ValueError(f"training state: {name} has shape {tuple(source.shape)}")
         if whole:

@@ -14,7 +14,7 @@ from service.exceptions import InvalidRequest
 from service.schemas import InlineAction
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in a thread
     engine: Engine = request.app.state.engine
     return engine
 

@@ -16,13 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from bandexa_core.torchvision_compat import import_torchvision
-from simulators.environments.mnist import Digits
+from simulators.environments.mnist import ImagesUnavailableError, LabelledImages
 
 _STALLED_S = 20.0
-
-
-class DigitsUnavailableError(Exception):
-    """The full set could not be had; the message says in one line what to do."""
 
 
 def full_digits(
@@ -30,7 +26,7 @@ def full_digits(
     *,
     mirrors: Sequence[str] | None = None,
     checksums: Sequence[tuple[str, str]] | None = None,
-) -> Digits:
+) -> LabelledImages:
     """Return all training and test digits, downloading them on first use.
 
     Args:
@@ -39,13 +35,13 @@ def full_digits(
         checksums: (file name, md5) of the four files; None: torchvision's.
 
     Raises:
-        DigitsUnavailableError: torchvision is missing, or no mirror delivered the files.
+        ImagesUnavailableError: torchvision is missing, or no mirror delivered the files.
     """
     root = _cache_folder() if root is None else root
     try:
         datasets = import_torchvision().datasets
     except ImportError as error:
-        raise DigitsUnavailableError(_advice(str(error), root)) from error
+        raise ImagesUnavailableError(_advice(str(error), root)) from error
     overridden = {"mirrors": mirrors, "resources": checksums}
     given = {key: list(value) for key, value in overridden.items() if value is not None}
     # The folder below root is named after the class, so a subclass keeps the name.
@@ -55,8 +51,8 @@ def full_digits(
             parts = [source(root, train=train, download=True) for train in (True, False)]
     except (RuntimeError, OSError, EOFError, ValueError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DigitsUnavailableError(_advice(reason, root)) from error
-    return Digits(
+        raise ImagesUnavailableError(_advice(reason, root)) from error
+    return LabelledImages(
         np.concatenate([part.data.numpy() for part in parts]),
         np.concatenate([part.targets.numpy() for part in parts]).astype(np.uint8),
     )

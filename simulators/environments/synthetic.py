@@ -4,15 +4,28 @@
 
 x and a in R^dim, a fixed set of actions; x, a, b and all weights are standard normal, and w_xa is
 then multiplied by the interaction scale. Without interactions the ranking of the actions would not
-depend on x. Pure computation in the simulator's process.
+depend on x. A world that drifts gets new weights and a new b at one step, drawn likewise; actions,
+contexts and noise are those of the world that does not. Pure computation in the simulator's
+process.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulators.environments.protocol import Streams
+
+
+class Weights(NamedTuple):
+    """The parameters of the expected reward: w_x, w_a and w_xa of shape (dim,), and b."""
+
+    context: NDArray[np.float64]
+    action: NDArray[np.float64]
+    interaction: NDArray[np.float64]
+    bias: float
 
 
 class SyntheticEnvironment:
@@ -24,7 +37,11 @@ class SyntheticEnvironment:
         num_actions: size of the fixed set of actions.
         noise_std: standard deviation of the noise on a reward.
         interaction_scale: factor on w_xa.
+        drift_at: the first step (0-based) with redrawn weights; None: they stay.
         seed: fixes weights, actions, contexts and noise.
+
+    Raises:
+        ValueError: `drift_at` leaves no step before or after it.
     """
 
     context_dtype = "float32"
@@ -39,19 +56,23 @@ class SyntheticEnvironment:
         num_actions: int = 50,
         noise_std: float = 0.1,
         interaction_scale: float = 1.0,
+        drift_at: int | None = None,
         seed: int = 0,
     ) -> None:
+        if drift_at is not None and not 0 < drift_at < horizon:
+            raise ValueError(f"drift_at must be from 1 to {horizon - 1}, not {drift_at}")
         streams = Streams.of(seed)
-        draw = streams.parameters.standard_normal
         self.horizon = horizon
         self.context_shape = (dim,)
         self.action_ids = tuple(f"a{index}" for index in range(num_actions))
-        self.context_weights = draw(dim)
-        self.action_weights = draw(dim)
-        self.interaction_weights = interaction_scale * draw(dim)
-        self.bias = float(draw())
+        self._weights = _draw_weights(streams.parameters, dim, interaction_scale)
         # float32 is what the service sees, so the expected rewards are computed from the same.
-        self.action_features = draw((num_actions, dim)).astype(np.float32)
+        features = streams.parameters.standard_normal((num_actions, dim))
+        self.action_features = features.astype(np.float32)
+        self._drift_at = horizon
+        if drift_at is not None:
+            self._drift_at = drift_at
+            self._later_weights = _draw_weights(streams.parameters, dim, interaction_scale)
         self._contexts = streams.contexts.standard_normal((horizon, dim)).astype(np.float32)
         self._noise = noise_std * streams.noise.standard_normal(horizon)
         self._probes = streams.probes
@@ -65,12 +86,17 @@ class SyntheticEnvironment:
         """Offer all actions at every step."""
         return
 
+    def weights(self, t: int) -> Weights:
+        """Return the weights that hold at step t."""
+        return self._weights if t < self._drift_at else self._later_weights
+
     def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return m(x_t, a) of these actions, shape (K,)."""
+        weights = self.weights(t)
         context = self._contexts[t].astype(np.float64)
         features = self.action_features[actions].astype(np.float64)
-        by_action = features @ (self.action_weights + self.interaction_weights * context)
-        sums: NDArray[np.float64] = context @ self.context_weights + by_action + self.bias
+        by_action = features @ (weights.action + weights.interaction * context)
+        sums: NDArray[np.float64] = context @ weights.context + by_action + weights.bias
         return np.tanh(sums)
 
     def best(self, t: int) -> float:
@@ -85,3 +111,8 @@ class SyntheticEnvironment:
         """Return further contexts of shape (num, dim)."""
         draws = np.random.default_rng(self._probes).standard_normal((num, *self.context_shape))
         return draws.astype(np.float32)
+
+
+def _draw_weights(generator: np.random.Generator, dim: int, interaction_scale: float) -> Weights:
+    draw = generator.standard_normal
+    return Weights(draw(dim), draw(dim), interaction_scale * draw(dim), float(draw()))

@@ -105,6 +105,16 @@ class Service:
         bandit["learned"] += 1
         return 200, {"status": "applied", "train_due": bandit["learned"] % 50 == 0}
 
+    def reward_batch(self, body: dict[str, Any]) -> tuple[int, object]:
+        items = []
+        for item in body["items"]:
+            try:
+                code, answer = self.reward(item)
+                items.append({"code": code, "answer": answer})
+            except Refusal as refusal:
+                items.append({"code": refusal.status, "error": {"detail": str(refusal)}})
+        return 200, {"items": items}
+
     def train(self, name: str) -> tuple[int, object]:
         bandit = self.bandit(name)
         bandit["snapshot"] += 1
@@ -145,6 +155,8 @@ class Service:
                 return self.select(json.loads(content))
             case ("POST", "reward"):
                 return self.reward(json.loads(content))
+            case ("POST", "reward", "batch"):
+                return self.reward_batch(json.loads(content))
             case ("PUT", "bandits", name):
                 return self.put_bandit(name, json.loads(content))
             case ("GET", "bandits", name):

@@ -40,6 +40,7 @@ def campaign(
     policies: Sequence[str] = ("linear_ts", "uniform"),
     seeds: int = 2,
     knobs: Knobs | None = None,
+    delay: int = 1,
     url: str | None = None,
     replace: bool = False,
     check_save_load: bool = False,
@@ -51,6 +52,7 @@ def campaign(
         policies=policies,
         seeds=range(seeds),
         knobs=knobs or Knobs(),
+        delay=delay,
         url=url,
         server=lambda: stand_in(*options),
         replace=replace,
@@ -92,15 +94,18 @@ def test_regret_and_rewards_are_those_of_the_chosen_actions() -> None:
     outcome = run(campaign(seeds=1, policies=["linear_ts"]))
     world = environment(0)
     everything = np.arange(9)
-    regret = 0.0
+    regret = uniform_regret = 0.0
     rewards = []
     for t in range(120):
         action = choice(f"synthetic-linear_ts-0.{t}", 9)
         expected = world.expected(t, everything)
         regret += float(expected.max() - expected[action])
+        uniform_regret += float(expected.max() - expected.mean())
         rewards.append(world.reward(t, action))
     [only] = outcome.runs
     assert only.regret == pytest.approx(regret, rel=1e-12)
+    assert only.uniform_regret == pytest.approx(uniform_regret, rel=1e-12)
+    assert only.percent_of_uniform == pytest.approx(100 * regret / uniform_regret)
     assert only.rewards == rewards
     assert only.ma_reward == pytest.approx(np.mean(rewards))
 
@@ -117,6 +122,31 @@ def test_live_leaves_training_to_the_service() -> None:
     [only] = run(campaign(seeds=1, policies=["linear_ts"], knobs=Knobs(live=True))).runs
     assert only.num_train_rounds == 0
     assert only.num_requests == 2 * 120
+
+
+@pytest.mark.parametrize(("delay", "num_batches"), [(50, 3), (40, 3), (120, 1), (500, 1)])
+def test_delayed_rewards_travel_together_and_training_follows(delay: int, num_batches: int) -> None:
+    """Rounds are due at 50 and 100 rewards: one each, or one for both inside a single batch."""
+    [only] = run(campaign(seeds=1, policies=["linear_ts"], delay=delay)).runs
+    assert only.complete
+    assert only.num_train_rounds == (2 if num_batches > 1 else 1)
+    assert only.num_requests == 120 + num_batches + only.num_train_rounds
+
+
+def test_delay_changes_no_choice_of_a_service_that_does_not_learn() -> None:
+    plain, delayed = run(campaign(seeds=1)), run(campaign(seeds=1, delay=7))
+    for one, other in zip(plain.runs, delayed.runs, strict=True):
+        assert (one.rewards, one.chosen, one.best) == (other.rewards, other.chosen, other.best)
+
+
+def test_a_live_run_sends_late_rewards_too(server: PrivateServer) -> None:
+    plan = campaign(
+        seeds=1, policies=["linear_ts"], knobs=Knobs(live=True), delay=25, url=server.url
+    )
+    [only] = run(plan).runs
+    assert only.num_requests == 120 + 5
+    with BanditClient(server.url, trust_env=False) as client:
+        assert client.get_bandit("synthetic-linear_ts-0").num_learned == 120
 
 
 def test_candidates_travel_by_id_and_the_index_is_read_among_them() -> None:

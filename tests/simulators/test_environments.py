@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from simulators.environments import (
-    Digits,
     Environment,
+    LabelledImages,
     MnistEnvironment,
     SyntheticEnvironment,
     TwoTowerEnvironment,
+    WheelEnvironment,
     shipped_digits,
 )
 
 
-def digits(num: int = 30) -> Digits:
+def digits(num: int = 30) -> LabelledImages:
     images = np.random.default_rng(0).integers(0, 256, (num, 28, 28), dtype=np.uint8)
-    return Digits(images, (np.arange(num) * 7 % 10).astype(np.uint8))
+    return LabelledImages(images, (np.arange(num) * 7 % 10).astype(np.uint8))
 
 
 def synthetic(seed: int) -> Environment:
@@ -41,7 +42,17 @@ def retrieving(seed: int) -> Environment:
     )
 
 
-every_environment = pytest.mark.parametrize("make", [synthetic, mnist, two_tower, retrieving])
+def drifting(seed: int) -> Environment:
+    return SyntheticEnvironment(horizon=40, num_actions=7, dim=3, drift_at=20, seed=seed)
+
+
+def wheel(seed: int) -> Environment:
+    return WheelEnvironment(horizon=40, seed=seed)
+
+
+every_environment = pytest.mark.parametrize(
+    "make", [synthetic, drifting, mnist, two_tower, retrieving, wheel]
+)
 Make = Callable[[int], Environment]
 
 
@@ -109,30 +120,70 @@ def test_expected_rewards_follow_the_order_asked_for(make: Make) -> None:
     assert backwards.tolist() == environment.expected(5, actions)[::-1].tolist()
 
 
-def test_synthetic_expected_reward_is_the_formula() -> None:
+@pytest.mark.parametrize("drift_at", [None, 2])
+def test_synthetic_expected_reward_is_the_formula(drift_at: int | None) -> None:
     environment = SyntheticEnvironment(
-        horizon=3, dim=2, num_actions=4, interaction_scale=1.7, seed=5
+        horizon=4, dim=2, num_actions=4, interaction_scale=1.7, drift_at=drift_at, seed=5
     )
-    for t in range(3):
+    for t in range(4):
+        weights = environment.weights(t)
         x = [float(value) for value in environment.context(t)]
         for action in range(4):
             a = [float(value) for value in environment.action_features[action]]
-            total = environment.bias
+            total = weights.bias
             for i in range(2):
-                total += environment.context_weights[i] * x[i]
-                total += environment.action_weights[i] * a[i]
-                total += environment.interaction_weights[i] * x[i] * a[i]
+                total += weights.context[i] * x[i]
+                total += weights.action[i] * a[i]
+                total += weights.interaction[i] * x[i] * a[i]
             expected = environment.expected(t, np.array([action]))[0]
             assert expected == pytest.approx(math.tanh(total), rel=1e-12)
 
 
 def test_synthetic_interaction_scale_multiplies_only_the_interactions() -> None:
-    plain = SyntheticEnvironment(horizon=2, seed=1)
-    scaled = SyntheticEnvironment(horizon=2, interaction_scale=3.0, seed=1)
-    np.testing.assert_array_equal(scaled.interaction_weights, 3.0 * plain.interaction_weights)
-    np.testing.assert_array_equal(scaled.context_weights, plain.context_weights)
+    plain = SyntheticEnvironment(horizon=2, drift_at=1, seed=1)
+    scaled = SyntheticEnvironment(horizon=2, drift_at=1, interaction_scale=3.0, seed=1)
+    for t in range(2):
+        weights, expected = scaled.weights(t), plain.weights(t)
+        np.testing.assert_array_equal(weights.interaction, 3.0 * expected.interaction)
+        np.testing.assert_array_equal(weights.context, expected.context)
+        np.testing.assert_array_equal(weights.action, expected.action)
+        assert weights.bias == expected.bias
+        np.testing.assert_array_equal(scaled.context(t), plain.context(t))
     np.testing.assert_array_equal(scaled.action_features, plain.action_features)
-    np.testing.assert_array_equal(scaled.context(1), plain.context(1))
+
+
+def test_synthetic_drift_redraws_all_weights_at_its_step_and_leaves_the_rest() -> None:
+    still = SyntheticEnvironment(horizon=30, seed=2)
+    moved = SyntheticEnvironment(horizon=30, drift_at=12, seed=2)
+    np.testing.assert_array_equal(moved.action_features, still.action_features)
+    everything = np.arange(50)
+    for t in range(30):
+        np.testing.assert_array_equal(moved.context(t), still.context(t))
+        same = np.array_equal(moved.expected(t, everything), still.expected(t, everything))
+        assert same == (t < 12)
+        noise = [
+            world.reward(t, 7) - world.expected(t, np.array([7]))[0] for world in (moved, still)
+        ]
+        assert noise[0] == pytest.approx(noise[1], abs=1e-12)
+    before, after = moved.weights(11), moved.weights(12)
+    assert before.bias != after.bias
+    for name in ("context", "action", "interaction"):
+        assert (getattr(before, name) != getattr(after, name)).all()
+
+
+def test_synthetic_weights_after_a_drift_follow_the_same_law() -> None:
+    """1000 standard normal weights, interactions doubled; standard errors 0.022 of the sd."""
+    world = SyntheticEnvironment(horizon=2, dim=1000, interaction_scale=2.0, drift_at=1, seed=0)
+    weights = world.weights(1)
+    assert weights.context.std() == pytest.approx(1.0, abs=0.08)
+    assert weights.action.std() == pytest.approx(1.0, abs=0.08)
+    assert weights.interaction.std() == pytest.approx(2.0, abs=0.16)
+
+
+@pytest.mark.parametrize("drift_at", [0, 10, 11])
+def test_synthetic_refuses_a_drift_outside_the_run(drift_at: int) -> None:
+    with pytest.raises(ValueError, match=f"from 1 to 9, not {drift_at}"):
+        SyntheticEnvironment(horizon=10, drift_at=drift_at)
 
 
 def test_synthetic_noise_is_one_normal_draw_per_step_whatever_the_action() -> None:
@@ -158,10 +209,17 @@ def test_synthetic_draws_are_standard_normal() -> None:
         assert values.std() == pytest.approx(1.0, abs=0.02)
 
 
-def test_a_longer_horizon_starts_with_the_shorter_one() -> None:
-    short = SyntheticEnvironment(horizon=10, seed=2)
-    long = SyntheticEnvironment(horizon=30, seed=2)
-    assert stream(short) == stream(long)[:10]
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda horizon: SyntheticEnvironment(horizon=horizon, seed=2),
+        lambda horizon: SyntheticEnvironment(horizon=horizon, drift_at=5, seed=2),
+        lambda horizon: WheelEnvironment(horizon=horizon, seed=2),
+    ],
+    ids=["synthetic", "drifting", "wheel"],
+)
+def test_a_longer_horizon_starts_with_the_shorter_one(make: Callable[[int], Environment]) -> None:
+    assert stream(make(10)) == stream(make(30))[:10]
 
 
 def test_two_tower_expected_reward_is_the_formula() -> None:
@@ -228,6 +286,49 @@ def test_two_tower_retrieval_offers_all_and_asks_for_a_shortlist() -> None:
 def test_two_tower_refuses_more_candidates_than_actions() -> None:
     with pytest.raises(ValueError, match="9 candidates of only 8 actions"):
         TwoTowerEnvironment(num_actions=8, candidate_size=9)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5, 0.95])
+def test_wheel_expected_reward_is_the_formula(delta: float) -> None:
+    environment = WheelEnvironment(horizon=400, delta=delta, seed=1)
+    signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    for t in range(400):
+        x, y = (float(value) for value in environment.context(t))
+        expected = [1.0, 1.0, 1.0, 1.0, 1.2]
+        if math.sqrt(x * x + y * y) >= delta:
+            expected[signs.index((1 if x > 0 else -1, 1 if y > 0 else -1))] = 50.0
+        assert environment.expected(t, np.arange(5)).tolist() == expected
+
+
+def test_wheel_contexts_are_uniform_in_the_disc() -> None:
+    """|x|^2 and the angle are uniform: means of 20,000 draws have standard errors near 0.002."""
+    environment = WheelEnvironment(horizon=20_000, seed=0)
+    contexts = np.array([environment.context(t) for t in range(20_000)], dtype=np.float64)
+    squares = (contexts**2).sum(axis=1)
+    assert squares.max() <= 1.0 + 1e-6
+    for power in (1, 2, 3):
+        assert np.mean(squares**power) == pytest.approx(1 / (power + 1), abs=0.01)
+    quadrants = 2 * (contexts[:, 0] > 0) + (contexts[:, 1] > 0)
+    assert np.bincount(quadrants) / 20_000 == pytest.approx([0.25] * 4, abs=0.015)
+
+
+def test_wheel_rewards_have_the_noise_of_the_step() -> None:
+    environment = WheelEnvironment(horizon=4000, noise_std=0.3, seed=0)
+    actions = np.arange(5)
+    noise = np.array(
+        [
+            [environment.reward(t, int(a)) for a in actions] - environment.expected(t, actions)
+            for t in range(4000)
+        ]
+    )
+    assert np.ptp(noise, axis=1).max() < 1e-12
+    assert noise[:, 0].std() == pytest.approx(0.3, abs=0.015)
+
+
+@pytest.mark.parametrize("delta", [-0.1, 1.1, math.nan])
+def test_wheel_refuses_a_radius_outside_the_disc(delta: float) -> None:
+    with pytest.raises(ValueError, match="delta must be from 0 to 1"):
+        WheelEnvironment(delta=delta)
 
 
 def test_mnist_pays_for_the_label_alone() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import socket
-import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,18 +15,13 @@ import numpy as np
 import pytest
 
 from bandexa_core.torchvision_compat import import_torchvision
-from simulators.environments.full_mnist import DigitsUnavailableError, full_digits
+from simulators.environments import ImagesUnavailableError
+from simulators.environments.full_mnist import full_digits
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
-
-
-def idx(values: np.ndarray) -> bytes:
-    """Encode uint8 values as an idx file: magic number, sizes big-endian, bytes."""
-    header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
-    return header + values.tobytes()
 
 
 @pytest.fixture
@@ -42,7 +36,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def checksums(arrays: dict[str, np.ndarray], tmp_path: Path) -> list[tuple[str, str]]:
+def checksums(
+    arrays: dict[str, np.ndarray], idx: Callable[[np.ndarray], bytes], tmp_path: Path
+) -> list[tuple[str, str]]:
     """Write the four files where the mirror serves them."""
     folder = tmp_path / "mirror"
     folder.mkdir()
@@ -102,7 +98,7 @@ def test_a_second_call_needs_no_network(
 def test_an_unreachable_mirror_is_told_in_one_line(
     checksums: list[tuple[str, str]], unreachable: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DigitsUnavailableError) as caught:
+    with pytest.raises(ImagesUnavailableError) as caught:
         full_digits(tmp_path, mirrors=[unreachable], checksums=checksums)
     message = str(caught.value)
     assert "\n" not in message
@@ -116,7 +112,7 @@ def test_the_time_limit_of_downloads_is_taken_back(
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(7.0)
     try:
-        with pytest.raises(DigitsUnavailableError):
+        with pytest.raises(ImagesUnavailableError):
             full_digits(tmp_path, mirrors=[unreachable], checksums=checksums)
         assert socket.getdefaulttimeout() == 7.0
     finally:
@@ -127,7 +123,7 @@ def test_a_corrupted_download_is_refused(
     checksums: list[tuple[str, str]], mirror: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mirror" / "t10k-images-idx3-ubyte.gz").write_bytes(b"cut off")
-    with pytest.raises(DigitsUnavailableError, match="leave out --full"):
+    with pytest.raises(ImagesUnavailableError, match="leave out --full"):
         full_digits(tmp_path, mirrors=[mirror], checksums=checksums)
 
 

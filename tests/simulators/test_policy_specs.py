@@ -9,6 +9,7 @@ from simulators.environments import (
     MnistEnvironment,
     SyntheticEnvironment,
     TwoTowerEnvironment,
+    WheelEnvironment,
     shipped_digits,
 )
 from simulators.policies import PLANS, Knobs, bandit_spec
@@ -34,6 +35,8 @@ def environment_of(workload: str) -> Environment:
         return MnistEnvironment(shipped_digits(), horizon=1)
     if workload == "two-tower":
         return TwoTowerEnvironment(horizon=1, num_actions=4, candidate_size=2)
+    if workload == "wheel":
+        return WheelEnvironment(horizon=1)
     return SyntheticEnvironment(horizon=1)
 
 
@@ -54,13 +57,15 @@ def spec(workload: str, policy: str, knobs: Knobs | None = None) -> dict[str, ob
         ("mnist", "greedy", "conv"),
         ("two-tower", "linear_ts", "concat"),
         ("two-tower", "linear_ts_strong", "interactions"),
+        ("two-tower", "linear_ts_bilinear", "bilinear"),
         ("two-tower", "neural_linear_ts", "two_tower"),
         ("two-tower", "greedy", "two_tower"),
+        ("wheel", "linear_ts", "per_action"),
     ],
 )
 def test_each_label_names_its_policy_and_encoder(workload: str, policy: str, encoder: str) -> None:
     body = spec(workload, policy)
-    assert body["policy"] == policy.removesuffix("_strong")
+    assert body["policy"] == policy.removesuffix("_strong").removesuffix("_bilinear")
     assert body["encoder"] == {"name": encoder}
 
 
@@ -70,6 +75,7 @@ def test_each_label_names_its_policy_and_encoder(workload: str, policy: str, enc
         ("synthetic", {"shape": [16], "dtype": "float32"}, 16, [-1.0, 1.0]),
         ("mnist", {"shape": [28, 28], "dtype": "uint8"}, 0, [0.0, 1.0]),
         ("two-tower", {"shape": [32], "dtype": "float32"}, 32, [0.0, 1.0]),
+        ("wheel", {"shape": [2], "dtype": "float32"}, 0, [0.0, 50.0]),
     ],
 )
 def test_without_knobs_a_body_says_only_what_the_problem_is(
@@ -128,6 +134,15 @@ def test_uniform_ignores_every_knob() -> None:
 def test_the_width_of_a_two_tower_encoder_is_that_of_a_tower() -> None:
     body = spec("two-tower", "neural_linear_ts", Knobs(feature_dim=8))
     assert body["encoder"] == {"name": "two_tower", "params": {"tower_dim": 8}}
+
+
+@pytest.mark.parametrize("policy", ["neural_linear_ts", "greedy"])
+def test_the_learned_encoder_of_the_wheel_has_a_head_per_action(policy: str) -> None:
+    encoder = spec("wheel", policy)["encoder"]
+    assert encoder == {"name": "mlp", "params": {"heads": "per_action"}}
+    wider = spec("wheel", policy, Knobs(feature_dim=8))["encoder"]
+    assert wider == {"name": "mlp", "params": {"heads": "per_action", "feature_dim": 8}}
+    assert spec("wheel", policy, Knobs(encoder="mine"))["encoder"] == {"name": "mine"}
 
 
 def test_a_registered_encoder_replaces_the_learned_one_only() -> None:

@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from simulators.report import Outcome, SnapshotCheck, plot_regret, print_table, write_json
+from simulators.report import (
+    Outcome,
+    SnapshotCheck,
+    plot_regret,
+    print_table,
+    summaries,
+    write_json,
+)
 from simulators.runner import Run
 
 
 def made_up(policy: str, seed: int, regret_per_step: float, *, steps: int = 400) -> Run:
-    """A run of 400 steps whose last 200 rewards are 1.0 and the others 0.0."""
+    """A run of 400 steps whose last 200 rewards are 1.0 and the others 0.0; uniform loses 200."""
     run = Run(policy, seed, 400)
     for t in range(steps):
-        run.record(best=0.9, chosen=0.9 - regret_per_step, reward=float(t >= 200))
+        chosen = 0.9 - regret_per_step
+        run.record(best=0.9, chosen=chosen, uniform=0.4, reward=float(t >= 200))
     run.complete = steps == 400
     run.wall_s, run.num_requests, run.num_train_rounds = 2.0, 2 * steps, 3
     return run
@@ -48,14 +56,21 @@ def row(text: str, policy: str) -> str:
 
 def test_the_table_shows_means_standard_errors_wins_and_rates(outcome: Outcome) -> None:
     text = table(outcome)
-    assert row(text, "linear_ts") == "linear_ts 60.0 +- 20.0 1.000 +- 0.000 - 200 400"
-    neural = "neural_linear_ts 60.0 +- 40.0 1.000 +- 0.000 1/2 200 400"
+    assert row(text, "linear_ts") == "linear_ts 60.0 +- 20.0 30.00 1.000 +- 0.000 - 200"
+    neural = "neural_linear_ts 60.0 +- 40.0 30.00 1.000 +- 0.000 1/2 200"
     assert row(text, "neural_linear_ts") == neural
 
 
 def test_one_seed_has_no_standard_error(outcome: Outcome) -> None:
     outcome.runs = outcome.runs[:2]
-    assert row(table(outcome), "linear_ts") == "linear_ts 40.0 1.000 - 200 400"
+    assert row(table(outcome), "linear_ts") == "linear_ts 40.0 20.00 1.000 - 200"
+
+
+def test_the_widest_row_fits_into_80_columns(outcome: Outcome) -> None:
+    policy = "linear_ts_bilinear"
+    outcome.runs += [made_up(policy, seed, regret) for seed, regret in [(0, 2.5), (1, 3.0)]]
+    cells = ["1100.0 +- 100.0", "550.00", "1.000 +- 0.000", "0/2", "200"]
+    assert row(table(outcome), policy) == " ".join([policy, *cells])
 
 
 def test_two_tower_prints_expected_rewards_of_best_and_chosen(outcome: Outcome) -> None:
@@ -68,7 +83,7 @@ def test_two_tower_prints_expected_rewards_of_best_and_chosen(outcome: Outcome) 
 def test_the_table_leaves_partial_runs_out(outcome: Outcome) -> None:
     outcome.runs[3] = made_up("neural_linear_ts", 1, 0.25, steps=10)
     text = table(outcome)
-    assert row(text, "neural_linear_ts") == "neural_linear_ts 20.0 1.000 1/1 200 400"
+    assert row(text, "neural_linear_ts") == "neural_linear_ts 20.0 10.00 1.000 1/1 200"
 
 
 def test_without_a_complete_run_there_is_no_table(outcome: Outcome) -> None:
@@ -96,6 +111,7 @@ def test_json_holds_the_figures_of_every_run(outcome: Outcome, tmp_path: Path) -
         "steps": 400,
         "complete": True,
         "cumulative_regret": pytest.approx(40.0),
+        "percent_of_uniform": pytest.approx(20.0),
         "ma_reward": 1.0,
         "ma_best_p": pytest.approx(0.9),
         "ma_p": pytest.approx(0.8),
@@ -110,6 +126,50 @@ def test_json_holds_the_figures_of_every_run(outcome: Outcome, tmp_path: Path) -
     assert all(value == pytest.approx(0.1 * step) for step, value in curve)
 
 
+def test_json_sums_up_every_policy_against_the_first(outcome: Outcome, tmp_path: Path) -> None:
+    write_json(outcome, tmp_path / "out.json")
+    linear, neural = json.loads((tmp_path / "out.json").read_text())["summary"]
+    shared = {
+        "seeds": 2,
+        "mean_regret": pytest.approx(60.0),
+        "mean_ma_reward": 1.0,
+        "ma_reward_standard_error": 0.0,
+        "percent_of_uniform": pytest.approx(30.0),
+    }
+    assert linear == {
+        **shared,
+        "policy": "linear_ts",
+        "standard_error": pytest.approx(20.0),
+        "against": None,
+        "wins": None,
+        "compared": None,
+    }
+    assert neural == {
+        **shared,
+        "policy": "neural_linear_ts",
+        "standard_error": pytest.approx(40.0),
+        "against": "linear_ts",
+        "wins": 1,
+        "compared": 2,
+    }
+
+
+def test_wins_count_only_seeds_that_both_completed(outcome: Outcome) -> None:
+    outcome.runs[2] = made_up("linear_ts", 1, 0.2, steps=10)
+    linear, neural = summaries(outcome)
+    assert (linear.seeds, linear.standard_error) == (1, None)
+    assert (neural.seeds, neural.wins, neural.compared) == (2, 1, 1)
+
+
+def test_where_uniform_loses_nothing_there_is_no_percentage(outcome: Outcome) -> None:
+    run = Run("uniform", 0, 1)
+    run.record(best=1.0, chosen=1.0, uniform=1.0, reward=1.0)
+    run.complete, run.wall_s, run.num_requests = True, 1.0, 2
+    outcome.workload, outcome.runs = "synthetic", [run]
+    assert run.percent_of_uniform is None
+    assert row(table(outcome), "uniform") == "uniform 0.0 - 1.000 - 1"
+
+
 def test_json_of_a_broken_simulation_says_so(outcome: Outcome, tmp_path: Path) -> None:
     outcome.runs = [outcome.runs[0], made_up("neural_linear_ts", 0, 0.05, steps=7)]
     outcome.error = "the server is gone"
@@ -118,6 +178,7 @@ def test_json_of_a_broken_simulation_says_so(outcome: Outcome, tmp_path: Path) -
     assert document["complete"] is False
     assert document["error"] == "the server is gone"
     assert [run["complete"] for run in document["runs"]] == [True, False]
+    assert [summary["policy"] for summary in document["summary"]] == ["linear_ts"]
     assert document["runs"][1]["steps"] == 7
     assert document["runs"][1]["regret_curve"][-1] == [7, pytest.approx(0.35)]
 
@@ -145,7 +206,7 @@ def test_a_curve_has_every_step_or_some_hundred_and_always_the_last(
 ) -> None:
     run = Run("uniform", 0, horizon)
     for _ in range(horizon):
-        run.record(best=1.0, chosen=0.0, reward=0.0)
+        run.record(best=1.0, chosen=0.0, uniform=0.5, reward=0.0)
     curve = run.regret_curve()
     assert len(curve) == points
     assert curve[-1] == (horizon, float(horizon))

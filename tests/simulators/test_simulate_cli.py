@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -40,6 +42,7 @@ SHARED_FLAGS = [
     "--save-path",
     "--replace",
     "--quiet",
+    "--delay",
     "--warmup-random",
     "--buffer-backend",
     "--disk-shard-size",
@@ -74,22 +77,26 @@ def simulate(*arguments: str | Path) -> Result:
 @pytest.mark.parametrize(
     ("command", "own"),
     [
-        ("synthetic", ["--dim", "--actions", "--env-noise-std", "--interaction-scale"]),
-        ("mnist", ["--full", "--encoder"]),
+        (
+            "synthetic",
+            ["--dim", "--actions", "--env-noise-std", "--interaction-scale", "--drift-at"],
+        ),
+        ("mnist", ["--dataset", "--data-dir", "--full", "--encoder"]),
         ("two-tower", ["--n-actions", "--candidate-size", "--candidates"]),
+        ("wheel", ["--delta", "--env-noise-std"]),
     ],
 )
 def test_help_explains_every_flag(command: str, own: list[str]) -> None:
     result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
-    explained = dict(re.findall(r"(--[a-z-]+) +(?:<.*?>(?: \[x>.*?\])?)? +([A-Za-z].*)", text))
+    explained = dict(re.findall(r"(--[a-z-]+) +(?:<.*?>(?: \[.*?x.*?\])?)? +([A-Za-z].*)", text))
     assert sorted(explained) == sorted([*SHARED_FLAGS, *own, "--help"])
 
 
 @pytest.mark.parametrize(
     ("command", "steps"),
-    [(["synthetic"], 2000), (["mnist"], 5000), (["two-tower"], 3000)],
+    [(["synthetic"], 2000), (["mnist"], 5000), (["two-tower"], 3000), (["wheel"], 80_000)],
 )
 def test_horizons_are_those_of_the_workload(command: list[str], steps: int) -> None:
     [registered] = [c for c in app.registered_commands if _name(c.callback) == command[0]]
@@ -105,6 +112,8 @@ def _name(callback: object) -> str:
     "command",
     [
         ["synthetic", "--dim", "3", "--actions", "5"],
+        ["synthetic", "--drift-at", "30", "--delay", "7"],
+        ["wheel", "--delta", "0.9"],
         ["mnist"],
         ["two-tower", "--n-actions", "50", "--candidate-size", "8"],
         ["two-tower", "--n-actions", "50", "--candidate-size", "8", "--candidates", "retrieve"],
@@ -139,6 +148,7 @@ def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: P
     for name in ("a.json", "b.json"):
         result = simulate(
             *["synthetic", "--horizon", "60", "--seeds", "2", "--first-seed", "5"],
+            *["--drift-at", "30", "--delay", "7", "--policies", "all"],
             *["--url", url, "--replace", "--quiet", "--json", str(tmp_path / name)],
         )
         assert result.exit_code == 0, result.output
@@ -147,6 +157,75 @@ def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: P
             assert all(run.pop(key) > 0 for key in TIMING)
         documents.append(json.dumps(document))
     assert documents[0] == documents[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "policies"),
+    [
+        ("synthetic", ["linear_ts", "linear_ts_strong", "neural_linear_ts", "greedy", "uniform"]),
+        ("mnist", ["linear_ts", "neural_linear_ts", "greedy", "uniform"]),
+        ("wheel", ["linear_ts", "neural_linear_ts", "greedy", "uniform"]),
+        (
+            "two-tower --n-actions 50 --candidate-size 8",
+            [
+                *["linear_ts", "linear_ts_strong", "linear_ts_bilinear"],
+                *["neural_linear_ts", "greedy", "uniform"],
+            ],
+        ),
+    ],
+)
+def test_all_policies_of_a_workload_can_be_asked_for(
+    command: str, policies: list[str], url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.json"
+    arguments: list[str | Path] = ["--policies", "all", "--url", url, "--json", path]
+    result = simulate(*command.split(), "--horizon", "3", *arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads(path.read_text())["summary"]
+    assert [row["policy"] for row in summary] == policies
+    assert {row["against"] for row in summary[1:]} == {"linear_ts"}
+
+
+def test_fashion_images_come_from_the_given_folder(
+    url: str, tmp_path: Path, idx: Callable[[np.ndarray], bytes]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(images))
+    labels = np.arange(4, dtype=np.uint8)
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    path = tmp_path / "out.json"
+    files: list[str | Path] = ["--data-dir", tmp_path, "--json", path]
+    result = simulate("mnist", "--dataset", "fashion", "--horizon", "9", "--url", url, *files)
+    assert result.exit_code == 0, result.output
+    config = json.loads(path.read_text())["config"]
+    assert (config["dataset"], config["data_dir"]) == ("fashion", str(tmp_path))
+
+
+def test_missing_fashion_images_are_one_clear_line(tmp_path: Path) -> None:
+    result = simulate("mnist", "--dataset", "fashion", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("simulate: no train-images-idx3-ubyte and no train-labels-idx1-ubyte")
+    assert "dataset-fashion-mnist" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--data-dir", "."], "needs --dataset fashion"),
+        (["--dataset", "fashion", "--full"], "is for --dataset digits"),
+        (["--dataset", "letters"], ""),
+    ],
+)
+def test_contradictions_about_images_are_refused(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(app, ["mnist", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert reason in result.stderr
+
+
+@pytest.mark.parametrize("delta", ["-0.1", "1.5", "nan"])
+def test_a_radius_outside_the_wheel_is_refused(delta: str) -> None:
+    assert simulate("wheel", "--delta", delta).exit_code == 2
 
 
 def test_quiet_prints_the_table_alone(url: str) -> None:
@@ -198,6 +277,10 @@ def test_a_model_lost_between_save_and_load_fails_the_command() -> None:
         (["--replace"], "needs --url"),
         (["--policies", "linear_ts,best"], "'best' is none of linear_ts"),
         (["--policies", "uniform,uniform"], "twice"),
+        (["--policies", "all,uniform"], "'all' is none of"),
+        (["--delay", "0"], ""),
+        (["--drift-at", "0"], ""),
+        (["--drift-at", "50", "--horizon", "50"], "before the end of the run"),
         (["--save-path", "model.bin"], "needs --check-save-load"),
         (["--plot", "regret.txt"], ".png"),
         (["--json", "no/such/folder/out.json"], "does not exist"),

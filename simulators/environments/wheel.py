@@ -1,0 +1,100 @@
+"""Wheel problem: a safe action is best inside a disc, and a rare region outside pays 50.
+
+    x uniform in the unit disc          r = m(x, a) + N(0, sd^2)
+    m(x, safe) = 1.2
+    m(x, quadrant q) = 50 if |x| >= delta and x lies in quadrant q, else 1.0
+
+One action per quadrant, none has features. Quadrants in the order of the actions, by the signs of
+(x_1, x_2): (+, +), (+, -), (-, +), (-, -), an axis counting as negative. The ring holds 1 - delta^2
+of the contexts, so a large delta makes exploration hard. From Riquelme, Tucker and Snoek, "Deep
+Bayesian Bandits Showdown", ICLR 2018; here the noise is the same everywhere. Pure computation in
+the simulator's process.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators.environments.protocol import Streams
+
+_NUM_QUADRANTS = 4
+_PLAIN, _SAFE, _JACKPOT = 1.0, 1.2, 50.0
+
+
+class WheelEnvironment:
+    """The problem of the module docstring, fixed by its parameters and `seed`.
+
+    Args:
+        horizon: number of steps.
+        delta: inner radius of the ring, from 0 to 1.
+        noise_std: standard deviation of the noise on a reward.
+        seed: fixes contexts and noise.
+
+    Raises:
+        ValueError: `delta` is not a radius inside the unit disc.
+    """
+
+    context_shape = (2,)
+    context_dtype = "float32"
+    reward_range = (0.0, _JACKPOT)
+    retrieve = None
+    action_ids = (*(f"quadrant{number}" for number in range(1, _NUM_QUADRANTS + 1)), "safe")
+    action_features = None
+
+    def __init__(
+        self,
+        *,
+        horizon: int = 80_000,
+        delta: float = 0.5,
+        noise_std: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 <= delta <= 1.0:
+            raise ValueError(f"delta must be from 0 to 1, not {delta}")
+        streams = Streams.of(seed)
+        self.horizon = horizon
+        self._delta = delta
+        self._contexts = _in_disc(streams.contexts, horizon)
+        self._noise = noise_std * streams.noise.standard_normal(horizon)
+        self._probes = streams.probes
+
+    def context(self, t: int) -> NDArray[np.generic]:
+        """Return x of step t, shape (2,)."""
+        context: NDArray[np.float32] = self._contexts[t]
+        return context
+
+    def candidates(self, t: int) -> None:
+        """Offer all five actions at every step."""
+        return
+
+    def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return m(x_t, a) of these actions, shape (K,)."""
+        means = np.where(actions == _NUM_QUADRANTS, _SAFE, _PLAIN)
+        x, y = float(self._contexts[t, 0]), float(self._contexts[t, 1])
+        if math.hypot(x, y) >= self._delta:
+            means[actions == 2 * (x <= 0.0) + (y <= 0.0)] = _JACKPOT
+        return means
+
+    def best(self, t: int) -> float:
+        """Return 50 in the ring and 1.2 inside."""
+        return float(self.expected(t, np.arange(len(self.action_ids))).max())
+
+    def reward(self, t: int, action: int) -> float:
+        """Return m(x_t, a) plus the noise of the step, which is the same for every action."""
+        return float(self.expected(t, np.array([action]))[0] + self._noise[t])
+
+    def probes(self, num: int) -> NDArray[np.generic]:
+        """Return further contexts of shape (num, 2)."""
+        return _in_disc(np.random.default_rng(self._probes), num)
+
+
+def _in_disc(generator: np.random.Generator, num: int) -> NDArray[np.float32]:
+    """Draw points uniformly from the unit disc: the square of their radius is uniform."""
+    squares, turns = generator.random((num, 2)).T
+    angles = 2.0 * np.pi * turns
+    points = np.sqrt(squares) * np.stack([np.cos(angles), np.sin(angles)])
+    rows: NDArray[np.float32] = points.T.astype(np.float32)
+    return rows

@@ -1,0 +1,151 @@
+"""A server ends under load, or its disk takes no more: what it acknowledged is kept, once."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+
+import httpx
+import pytest
+
+from service.exceptions import StoreError
+from service.store import SqliteStore
+
+NUM_CLIENTS = 8
+ENOUGH_REWARDS = 250
+
+
+class Load:
+    """Clients that select and reward until the server is gone, and what it acknowledged to them."""
+
+    def __init__(self, node, rig, bandit: str) -> None:
+        self._url, self._rig, self.bandit = str(node.http.base_url), rig, bandit
+        self.decisions: dict[str, int] = {}
+        self.rewards: dict[str, float] = {}
+        self.errors: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,)) for number in range(NUM_CLIENTS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, client: int) -> None:
+        rig = self._rig
+        with httpx.Client(base_url=self._url, trust_env=False, timeout=30) as http:
+            number = 0
+            while True:
+                name = f"{self.bandit}.{client}.{number}"
+                context = rig.context_of(name, 0)
+                body = {"bandit": self.bandit, "context": context, "decision_id": name}
+                try:
+                    answer = http.post("/select", json=body)
+                    if not self._good(answer):
+                        return
+                    action = answer.json()["action"]
+                    self.decisions[name] = answer.json()["position"]
+                    reward = rig.reward_of(context, action["index"])
+                    body = {"decision_id": name, "reward": reward}
+                    answer = http.post("/reward", json=body)
+                    if not self._good(answer):
+                        return
+                    self.rewards[name] = reward
+                except httpx.TransportError:
+                    return  # the server is gone
+                number += 1
+
+    def _good(self, answer: httpx.Response) -> bool:
+        if not answer.is_success:
+            self.errors.append(f"{answer.status_code} {answer.text}")
+        return answer.is_success
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+
+@pytest.fixture(scope="module")
+def node(launch):
+    """One server; every test has a bandit of its own, ends the server and starts it again."""
+    return launch("ended")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_what_was_acknowledged_is_kept_once(node, rig, number, status):
+    name = number.name.lower()
+    node.create(name, rig.neural(training={"train_every": 50, "optimizer_steps": 5}))
+    load = Load(node, rig, name)
+    rig.poll(lambda: len(load.rewards) >= ENOUGH_REWARDS, "load on the server")
+    node.signal(number)
+    assert node.wait() == status
+    load.join()
+    assert load.errors == []
+    position, num_learned = assert_kept_once(node, rig, load)
+    node.start()
+    state = node.state(name)
+    assert (state["position"], state["num_learned"]) == (position, num_learned)
+    for decision_id, reward in list(load.rewards.items())[:3]:
+        body = {"decision_id": decision_id, "reward": reward}
+        assert node.call("POST", "/reward", body)["status"] == "duplicate"
+
+
+def assert_kept_once(node, rig, load: Load) -> tuple[int, int]:
+    """Compare the store with what clients were told; returns its head and number of learn rows."""
+    of_bandit = "bandit = (SELECT bandit FROM bandits WHERE name = ?)"
+    stored = dict(
+        rig.query(
+            node, f"SELECT decision_id, position FROM decisions WHERE {of_bandit}", load.bandit
+        )
+    )
+    assert load.decisions.items() <= stored.items()
+    log = rig.query(
+        node,
+        f"SELECT position, kind, decision_id, after FROM log WHERE {of_bandit} ORDER BY position",
+        load.bandit,
+    )
+    assert [position for position, *_ in log] == list(range(1, len(log) + 1))
+    learned = [(decision_id, after) for _, kind, decision_id, after in log if kind == 1]
+    values = dict(learned)
+    assert len(values) == len(learned), "each reward has one learn row"
+    assert load.rewards.items() <= values.items()
+    # What was on its way may be kept too, but is a reward of a decision that was made.
+    assert values.keys() <= stored.keys()
+    assert len(values) <= len(load.rewards) + NUM_CLIENTS
+    return len(log), len(learned)
+
+
+def test_a_full_disk_makes_it_not_ready_and_loses_nothing_acknowledged(node, rig):
+    node.create("full", rig.linear())
+    rig.steps(node, "full", 0, 5)
+    _, hard = resource.prlimit(node.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (128 << 10, hard))
+    acknowledged = [f"full.{number}" for number in range(5)]
+    for number in range(5, 2000):
+        context = rig.context_of("full", number)
+        body = {"bandit": "full", "context": context, "decision_id": f"full.{number}"}
+        answer = node.http.post("/select", json=body)
+        if not answer.is_success:
+            break
+        acknowledged.append(f"full.{number}")
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:bandexa:store-failed"
+    assert int(answer.headers["retry-after"]) > 0
+    ready = node.http.get("/readyz")
+    assert ready.status_code == 503
+    assert "the store takes no writes" in ready.json()["detail"]
+    assert node.http.get("/healthz").is_success
+    late = node.http.post("/reward", json={"decision_id": "full.0", "reward": 0.5})
+    assert (late.status_code, late.json()["type"]) == (503, "urn:bandexa:store-failed")
+    node.score("full")
+    position = node.state("full")["position"]
+    assert node.stop() == 0
+    kept = rig.query(node, "SELECT decision_id FROM decisions WHERE decision_id LIKE 'full.%'")
+    assert sorted(name for (name,) in kept) == sorted(acknowledged)
+    node.start()
+    assert node.state("full")["position"] == position == 6
+    assert {step.status for step in rig.steps(node, "full", 3000, 5)} == {"applied"}
+
+    with pytest.raises(StoreError, match="open in another process"):
+        SqliteStore(node.data_dir / "bandexa.db", "os", lambda answer: answer())
+    assert {step.status for step in rig.steps(node, "full", 4000, 5)} == {"applied"}

@@ -1,0 +1,84 @@
+"""The `bandexa` command: help of every command, and the list of snapshots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+
+COMMANDS: list[list[str]] = [
+    [],
+    ["serve"],
+    ["snapshots"],
+    ["simulate"],
+    ["simulate", "synthetic"],
+    ["simulate", "mnist"],
+    ["simulate", "two-tower"],
+    ["bench"],
+    ["bench", "core"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c) or "bandexa")
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100"})
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+    assert len(result.output) > 200
+
+
+def test_the_help_names_every_command() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    for command in ("serve", "simulate", "snapshots", "bench"):
+        assert command in text
+
+
+def test_the_help_of_serve_needs_no_torch() -> None:
+    """The command line stays quick: only a server pays for the import of torch."""
+    code = "import sys, service.cli; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_an_unknown_command_or_flag_is_refused() -> None:
+    for arguments in (["sing"], ["serve", "--prot", "1"], ["serve", "--port", "http"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_snapshots_lists_those_of_every_bandit(api, server) -> None:
+    first, second = api.two_actions(), api.two_actions()
+    for _ in range(2):
+        api.train(first)
+    result = CliRunner().invoke(app, ["snapshots", str(server.data_dir)], env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    rows = [
+        [cell.strip() for cell in line.split("\u2502")[1:-1]] for line in result.output.splitlines()
+    ]
+    listed = {name: [row[1] for row in rows if row and row[0] == name] for name in (first, second)}
+    assert listed == {first: ["0", "1", "2"], second: ["0"]}
+    assert {row[-1] for row in rows if row and row[0] in listed} == {"good"}
+
+
+def test_a_damaged_snapshot_is_listed_as_refused(api, server) -> None:
+    name = api.two_actions()
+    folder: Path = server.data_dir / "snapshots" / api.state(name)["uid"]
+    [tensors] = folder.rglob("model*.safetensors")
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 0xFF
+    tensors.write_bytes(data)
+    result = CliRunner().invoke(app, ["snapshots", str(server.data_dir)], env={"COLUMNS": "300"})
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.output.splitlines() if f" {name} " in line]
+    assert "refused" in line
+
+
+def test_a_folder_without_a_database_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["snapshots", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "bandexa.db" in result.output
+    assert list(tmp_path.iterdir()) == []

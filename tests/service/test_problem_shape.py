@@ -1,0 +1,122 @@
+"""Every route that can fail fails in one shape: RFC 9457 problem+json.
+
+    {"type": "urn:bandexa:<kind>", "title", "status", "detail", "errors"?: [{"field", "message"}]}
+
+with the media type application/problem+json, whatever encoding was sent or accepted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+SELECT = {"context": [1, 2]}
+REWARD = {"decision_id": "nobody", "reward": 1.0}
+ACTIONS = {"ids": ["a"], "features": [[1, 2]]}
+
+# Every route, and each way it can fail before it reaches a particular bandit's configuration.
+FAILURES: list[tuple[str, str, Any, int, str]] = [
+    ("POST", "/select", SELECT | {"bandit": "nobody"}, 404, "unknown-bandit"),
+    ("POST", "/select", {}, 422, "invalid-request"),
+    ("POST", "/select", [], 422, "invalid-request"),
+    ("POST", "/select", "text", 422, "invalid-request"),
+    ("POST", "/select", None, 422, "invalid-request"),
+    ("POST", "/reward", REWARD, 404, "unknown-decision"),
+    ("POST", "/reward", {}, 422, "invalid-request"),
+    ("POST", "/select/batch", {}, 422, "invalid-request"),
+    ("POST", "/reward/batch", {}, 422, "invalid-request"),
+    ("PUT", "/bandits/nobody", {}, 422, "invalid-request"),
+    ("PUT", "/bandits/no%20body", {}, 422, "invalid-request"),
+    ("GET", "/bandits/nobody", None, 404, "unknown-bandit"),
+    ("GET", "/bandits/no%20body", None, 422, "invalid-request"),
+    ("DELETE", "/bandits/nobody", None, 404, "unknown-bandit"),
+    ("DELETE", "/bandits/no%20body", None, 422, "invalid-request"),
+    ("PUT", "/bandits/nobody/actions", ACTIONS, 404, "unknown-bandit"),
+    ("PUT", "/bandits/nobody/actions", {}, 422, "invalid-request"),
+    ("DELETE", "/bandits/nobody/actions/a", None, 404, "unknown-bandit"),
+    ("DELETE", "/bandits/nobody/actions/a%20b", None, 422, "invalid-request"),
+    ("POST", "/bandits/nobody/score", SELECT, 404, "unknown-bandit"),
+    ("POST", "/bandits/nobody/score", {}, 422, "invalid-request"),
+    ("POST", "/bandits/nobody/train", None, 404, "unknown-bandit"),
+    ("POST", "/bandits/nobody/train?wait=perhaps", None, 422, "invalid-request"),
+    ("GET", "/bandits/nobody/snapshot", None, 404, "unknown-bandit"),
+    ("PUT", "/bandits/nobody/snapshot", None, 404, "unknown-bandit"),
+    ("GET", "/docs/nothing", None, 404, "not-found"),
+    ("GET", "/nothing/here", None, 404, "not-found"),
+    ("GET", "/select", None, 405, "method-not-allowed"),
+    ("DELETE", "/bandits", None, 405, "method-not-allowed"),
+    ("POST", "/healthz", None, 405, "method-not-allowed"),
+    ("PUT", "/readyz", None, 405, "method-not-allowed"),
+    ("POST", "/metrics", None, 405, "method-not-allowed"),
+    ("PATCH", "/bandits/nobody", None, 405, "method-not-allowed"),
+]
+WITH_BODY = sorted({(m, p) for m, p, body, _, _ in FAILURES if body == {} and "%20" not in p})
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "kind"), FAILURES)
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_every_failure_has_the_one_shape(
+    api, problem, encoding: str, method: str, path: str, body: Any, status: int, kind: str
+) -> None:
+    headers = {"accept": f"application/{encoding}", "content-type": f"application/{encoding}"}
+    if encoding == "json":
+        response = api.http.request(method, path, json=body, headers=headers)
+    else:
+        response = api.http.request(method, path, content=msgpack.packb(body), headers=headers)
+    found = problem(response, status, kind)
+    if kind == "invalid-request":
+        assert found["errors"]
+    if status == 405:
+        assert response.headers["allow"]
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "json", None])
+def test_a_body_of_another_kind_is_415(
+    api, problem, method: str, path: str, kind: str | None
+) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    response = api.http.request(method, path, content=b"{}", headers=headers)
+    problem(response, 415, "unsupported-body")
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b""),
+        ("application/json", b"{"),
+        ("application/json", b'{"a": 1,}'),
+        ("application/json", b"{} {}"),
+        ("application/json", b"\xff\xfe\x00"),
+        ("application/json", b'{"a": "\xff"}'),
+        ("application/json", b'{"a": ' + b"9" * 5000 + b"}"),
+        ("application/json", b"[" * 100_000),
+        ("application/json", b"[" * 100_000 + b"]" * 100_000),
+        ("application/json", b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+        ("application/msgpack", b""),
+        ("application/msgpack", b"\xc1"),
+        ("application/msgpack", b"\x93\x01"),
+        ("application/msgpack", b"\x80\x80"),
+        ("application/msgpack", b"\xdd\xff\xff\xff\xff"),
+        ("application/msgpack", b"\x81\x01\x02"),
+        ("application/msgpack", b"\xa2\xff\xff"),
+        ("application/msgpack", b"\x91" * 100_000 + b"\x90"),
+    ],
+    ids=range(18),
+)
+def test_a_body_that_cannot_be_decoded_is_422(
+    api, problem, method: str, path: str, kind: str, body: bytes
+) -> None:
+    response = api.http.request(method, path, content=body, headers={"content-type": kind})
+    problem(response, 422, "invalid-request", "body")
+
+
+def test_a_content_type_may_have_parameters_and_capitals(api) -> None:
+    name = api.two_actions()
+    body = b'{"bandit": "%s", "context": [1, 2]}' % name.encode()
+    for kind in ("application/json; charset=utf-8", "Application/JSON"):
+        response = api.http.post("/select", content=body, headers={"content-type": kind})
+        assert response.status_code == 200

@@ -1,0 +1,94 @@
+"""What stands in the writer's queue at once: a reward right behind its select, and retries.
+
+In process, so that the order in which the engine is asked is known: a task runs up to its wait for
+the commit before the next one starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.app import create_app
+from service.settings import Settings
+
+SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
+SELECT = {"bandit": "b", "context": [1, 2]}
+
+
+def in_process(data_dir: Path, calls: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
+    """Run `calls` against an app of its own; returns what they return."""
+
+    async def run() -> Any:
+        app = create_app(Settings(data_dir=data_dir, durability="os", log_level="warning"))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+        ):
+            await client.put("/bandits/b", json=SPEC)
+            actions = {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]}
+            await client.put("/bandits/b/actions", json=actions)
+            return await calls(client)
+
+    return asyncio.run(run())
+
+
+def test_requests_that_overtake_the_commit_of_one_another(tmp_path: Path) -> None:
+    async def calls(client: httpx.AsyncClient) -> None:
+        await rewards_follow_their_selects(client)
+        await an_early_reward_is_404(client)
+        await retries_share_an_answer(client)
+        await a_deletion_leaves_no_answer_hanging(client)
+
+    in_process(tmp_path / "data", calls)
+
+
+async def rewards_follow_their_selects(client: httpx.AsyncClient) -> None:
+    """40 selects and their 40 rewards, none of which waits for any other."""
+    requests = []
+    for number in range(40):
+        own = {"decision_id": f"queued-{number}"}
+        requests.append(client.post("/select", json=SELECT | own))
+        requests.append(client.post("/reward", json=own | {"reward": number / 40}))
+    answers = await asyncio.gather(*requests)
+    assert [answer.status_code for answer in answers] == [200] * 80
+    assert {answer.json()["status"] for answer in answers[1::2]} == {"applied"}
+    state = (await client.get("/bandits/b")).json()
+    assert state["num_learned"] == 40
+    assert state["position"] == 41
+
+
+async def an_early_reward_is_404(client: httpx.AsyncClient) -> None:
+    own = {"decision_id": "early"}
+    answers = await asyncio.gather(
+        client.post("/reward", json=own | {"reward": 1.0}),
+        client.post("/select", json=SELECT | own),
+        client.post("/reward", json=own | {"reward": 1.0}),
+    )
+    assert [answer.status_code for answer in answers] == [404, 200, 200]
+
+
+async def retries_share_an_answer(client: httpx.AsyncClient) -> None:
+    own = {"decision_id": "shared"}
+    same = [client.post("/select", json=SELECT | own) for _ in range(20)]
+    other = client.post("/select", json=SELECT | own | {"context": [2, 1]})
+    *answers, conflict = await asyncio.gather(*same, other)
+    assert [answer.json() for answer in answers] == [answers[0].json()] * 20
+    assert conflict.status_code == 409
+
+
+async def a_deletion_leaves_no_answer_hanging(client: httpx.AsyncClient) -> None:
+    requests = [client.post("/select", json=SELECT | {"decision_id": "last"})]
+    requests += [client.post("/reward", json={"decision_id": "last", "reward": 1.0})]
+    requests += [client.delete("/bandits/b")]
+    requests += [client.post("/select", json=SELECT | {"decision_id": "late"})]
+    requests += [client.post("/reward", json={"decision_id": "last", "reward": 1.0})]
+    answers = await asyncio.wait_for(asyncio.gather(*requests), 30)
+    assert [answer.status_code for answer in answers[:4]] == [200, 200, 204, 404]
+    assert answers[4].status_code in (200, 404)
+    assert (await client.get("/readyz")).status_code == 200

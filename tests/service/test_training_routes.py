@@ -1,0 +1,123 @@
+"""POST .../train, the background schedule, and the lockstep protocol."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+ANSWER_KEYS = {"trained", "snapshot", "position", "metrics"}
+NEURAL: dict[str, Any] = {
+    "policy": "neural_linear_ts",
+    "encoder": {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}},
+}
+QUICK = {"optimizer_steps": 4, "batch_size": 8}
+
+
+def learn(api, name: str, num: int, first: int = 0) -> list[bool]:
+    """Select and reward `num` times; returns what `train_due` said each time."""
+    due = []
+    for number in range(first, first + num):
+        context = [number % 5 / 5, number % 3 / 3]
+        decision = api.select(name, context)
+        due.append(api.reward(decision["decision_id"], number % 2)["train_due"])
+    return due
+
+
+def test_train_and_wait_swaps_in_a_new_snapshot(api) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep"})
+    learn(api, name, 12)
+    before = api.means(name, [1, 1])
+    answer = api.train(name)
+    assert set(answer) == ANSWER_KEYS
+    assert answer["trained"] is True
+    assert answer["snapshot"] == 1
+    assert answer["position"] == 13
+    assert answer["metrics"]["optimizer_steps"] == 4
+    assert answer["metrics"]["rows"] == 12
+    state = api.state(name)
+    assert (state["snapshot"], state["position"], state["num_learned"]) == (1, 13, 12)
+    assert api.means(name, [1, 1]) != before
+    assert api.select(name, [1, 1])["snapshot"] == 1
+    assert api.scores(name, [1, 1])["snapshot"] == 1
+
+
+def test_rewards_after_a_swap_are_learned_on_top_of_it(api) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep"})
+    learn(api, name, 6)
+    api.train(name)
+    before = api.means(name, [1, 1])
+    learn(api, name, 1)
+    state = api.state(name)
+    assert (state["snapshot"], state["position"], state["num_learned"]) == (1, 8, 7)
+    assert api.means(name, [1, 1]) != before
+    assert api.train(name)["metrics"]["rows"] == 7
+
+
+@pytest.mark.parametrize("policy", ["linear_ts", "greedy", "uniform"])
+def test_without_an_encoder_to_train_a_snapshot_is_written_and_scores_stay(
+    api, policy: str
+) -> None:
+    name = api.two_actions(policy=policy)
+    learn(api, name, 5)
+    before = api.scores(name, [1, 1])["scores"]
+    answer = api.train(name)
+    assert answer["trained"] is True
+    assert answer["snapshot"] == 1
+    after = api.scores(name, [1, 1])
+    assert after["snapshot"] == 1
+    for old, new in zip(before, after["scores"], strict=True):
+        assert new["mean"] == pytest.approx(old["mean"], rel=1e-9, abs=1e-12)
+        assert new["std"] == pytest.approx(old["std"], rel=1e-9)
+
+
+def test_training_a_bandit_that_learned_nothing_is_no_error(api) -> None:
+    name = api.two_actions(**NEURAL)
+    assert api.train(name)["snapshot"] == 1
+    assert api.means(name, [1, 1]) == [0.0, 0.0]
+
+
+def test_without_wait_the_answer_comes_at_once_and_the_snapshot_later(api) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep"})
+    learn(api, name, 3)
+    answer = api.call("POST", f"/bandits/{name}/train", expect=202)
+    assert answer == {"trained": False, "snapshot": 0, "position": 4, "metrics": {}}
+    deadline = time.monotonic() + 30
+    while api.state(name)["snapshot"] == 0:
+        assert time.monotonic() < deadline, "the snapshot never came"
+    assert api.call("POST", f"/bandits/{name}/train?wait=false", expect=202)["trained"] is False
+
+
+def test_lockstep_trains_when_the_client_says_so_and_not_before(api) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep", "train_every": 5})
+    assert learn(api, name, 7) == [False] * 4 + [True] * 3
+    assert api.state(name)["train_due"] is True
+    assert api.state(name)["snapshot"] == 0
+    api.train(name)
+    assert api.state(name)["train_due"] is False
+    assert learn(api, name, 5, first=7) == [False] * 4 + [True]
+    assert api.train(name)["snapshot"] == 2
+
+
+def test_in_the_background_a_round_starts_by_itself_when_it_is_due(api) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"train_every": 4})
+    learn(api, name, 4)
+    deadline = time.monotonic() + 30
+    while api.state(name)["snapshot"] == 0:
+        assert time.monotonic() < deadline, "no round in the background"
+    state = api.state(name)
+    assert state["train_due"] is False
+    assert state["num_learned"] == 4
+    rounds = api.call("GET", f"/bandits/{name}")["trainer"]
+    assert rounds["rounds"] >= 1
+    assert rounds["state"] in ("idle", "training")
+    assert isinstance(rounds["pid"], int)
+
+
+def test_an_unknown_bandit_or_a_wrong_wait_is_refused(api, problem) -> None:
+    problem(api.http.post(f"/bandits/{api.fresh()}/train?wait=true"), 404, "unknown-bandit")
+    name = api.two_actions()
+    response = api.http.post(f"/bandits/{name}/train?wait=perhaps")
+    problem(response, 422, "invalid-request", "wait")
+    assert api.state(name)["snapshot"] == 0

@@ -1,0 +1,144 @@
+"""Shared by the store tests: a real store on a real file, and records with defaults."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.spec import BanditSpec, ContextSpec
+from service.store import (
+    BanditRecord,
+    ChosenAction,
+    DecisionRecord,
+    Durability,
+    RewardReport,
+    SqliteStore,
+)
+
+ANSWER_WITHIN_S = 20.0
+
+
+class Desk:
+    """Opens stores on one file, asks them and waits for the answers.
+
+    `answered` holds what `ask` returned in the order of the answers; `groups` the number of answers
+    of every group that was committed, complete once the store is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.groups: list[int] = []
+        self.answered: list[Future[Any]] = []
+        self._clock = itertools.count(1)
+        self._open: list[SqliteStore] = []
+
+    def open(self, durability: Durability = "os") -> SqliteStore:
+        """Open the store; time is a counter, so that rows can be told apart."""
+        store = SqliteStore(self.path, durability, self._deliver, lambda: float(next(self._clock)))
+        self._open.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._open:
+            store.close()
+
+    def _deliver(self, answer: Callable[[], None]) -> None:
+        before = len(self.answered)
+        answer()
+        self.groups.append(len(self.answered) - before)
+
+    def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
+        """Call an append and return what its callback will be given."""
+        future: Future[Any] = Future()
+
+        def done(result: Any, error: Exception | None) -> None:
+            assert error is None or result is None, "a callback gets a result or an error"
+            self.answered.append(future)
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        append(*args, done)
+        return future
+
+    def call(self, append: Callable[..., None], *args: Any) -> Any:
+        """Call an append and wait for its answer."""
+        return self.ask(append, *args).result(ANSWER_WITHIN_S)
+
+
+def make_spec(**changes: Any) -> BanditSpec:
+    """Return a small configuration."""
+    given = {"policy": "linear_ts", "context": ContextSpec(shape=(3,)), "action_dim": 2, "seed": 7}
+    return BanditSpec(**(given | changes))  # type: ignore[arg-type]
+
+
+def make_decision(
+    bandit: BanditRecord,
+    decision_id: str,
+    *,
+    actions: tuple[str, ...] = ("a0",),
+    body_hash: bytes | None = None,
+    salt: int = 0,
+) -> DecisionRecord:
+    """Return a decision whose arrays follow from its id and the salt."""
+    rng = np.random.default_rng([salt, *decision_id.encode()])
+    spec = bandit.spec
+    context = (rng.random(spec.context.shape) * 200).astype(spec.context.dtype)
+    chosen = tuple(
+        ChosenAction(
+            ActionId(action), index, ActionSlot(index),
+            rng.random(spec.action_dim).astype(np.float32), float(rng.random()),
+        )
+        for index, action in enumerate(actions)
+    )  # fmt: skip
+    return DecisionRecord(
+        decision_id=DecisionId(decision_id), bandit=bandit.key, time=5.0, body_hash=body_hash,
+        context=context, chosen=chosen, candidates=None, features=None,
+        snapshot=SnapshotVersion(0), position=LogPosition(0), propensity=None, activated=True,
+    )  # fmt: skip
+
+
+def make_report(decision_id: str, reward: float = 1.0, action: str | None = None) -> RewardReport:
+    """Return a reward."""
+    named = None if action is None else ActionId(action)
+    return RewardReport(DecisionId(decision_id), reward, None, named, 6.0)
+
+
+class Make:
+    """The builders of this folder, as one fixture."""
+
+    spec = staticmethod(make_spec)
+    decision = staticmethod(make_decision)
+    report = staticmethod(make_report)
+
+    @staticmethod
+    def bandit(desk: Desk, store: SqliteStore, name: str = "b", **changes: Any) -> BanditRecord:
+        """Create a bandit without a snapshot."""
+        record = desk.call(store.create_bandit, name, make_spec(**changes), lambda uid: None)
+        assert isinstance(record, BanditRecord)
+        return record
+
+
+@pytest.fixture
+def make() -> type[Make]:
+    return Make
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "bandexa.db")
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def store(desk: Desk) -> SqliteStore:
+    return desk.open()

@@ -1,0 +1,39 @@
+"""A second process that follows a log while it grows; prints what it saw as JSON.
+
+Arguments: database, position to stop at. Prints "ready" once the first row can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from bandexa_core.ids import LogPosition
+from bandexa_core.log import LearnRow
+from service.store import StoreReader
+
+
+def main() -> None:
+    path, stop = Path(sys.argv[1]), int(sys.argv[2])
+    seen: list[tuple[int, str, float]] = []
+    heads = []
+    deadline = time.monotonic() + 60
+    with StoreReader(path) as reader:
+        (record,) = reader.bandits()
+        print("ready", flush=True)
+        after = LogPosition(0)
+        while after < stop and time.monotonic() < deadline:
+            head = reader.head(record.key)
+            heads.append(head)
+            for rows in reader.follow(record, after, head, 64):
+                for row in rows:
+                    assert isinstance(row, LearnRow)
+                    seen.append((row.position, row.decision_id, row.after))
+            after = head
+    print(json.dumps({"rows": seen, "heads": heads}))
+
+
+if __name__ == "__main__":
+    main()

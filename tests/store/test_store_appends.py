@@ -1,0 +1,283 @@
+"""What an append does and how it is answered, on a real file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import LogPosition
+from bandexa_core.log import LearnRow
+from bandexa_core.spec import ContextSpec
+from service.exceptions import Conflict, InvalidRequest, StoreError, UnknownDecision
+from service.store import StoredAnswer
+
+FAR = LogPosition(1 << 40)
+
+
+def learn_rows(store, record) -> list[LearnRow]:
+    with store.reader() as reader:
+        rows = [row for rows in reader.follow(record, LogPosition(0), FAR) for row in rows]
+    return [row for row in rows if isinstance(row, LearnRow)]
+
+
+def count(desk, table: str) -> Any:
+    with closing(sqlite3.connect(desk.path)) as connection:
+        return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+
+class Blocker:
+    """Keeps the writer inside a transaction until `release`."""
+
+    def __init__(self, desk, store, make) -> None:
+        entered, self._released = threading.Event(), threading.Event()
+
+        def publish(_: str) -> None:
+            entered.set()
+            assert self._released.wait(20)
+
+        self.answer = desk.ask(store.create_bandit, "blocker", make.spec(), publish)
+        assert entered.wait(20)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+# -- groups -----------------------------------------------------------------------------------
+
+
+def test_what_waits_is_committed_as_one_group_and_answered_in_order(desk, store, make):
+    bandit = make.bandit(desk, store)
+    blocker = Blocker(desk, store, make)
+    futures = []
+    for number in range(50):
+        name = f"d{number}"
+        futures.append(desk.ask(store.append_decision, make.decision(bandit, name)))
+        futures.append(desk.ask(store.append_reward, make.report(name)))
+    blocker.release()
+    results = [future.result(20) for future in futures]
+    assert [outcome.row.position for outcome in results[1::2]] == list(range(1, 51))
+    store.close()
+    assert desk.answered[2:] == futures
+    assert desk.groups == [1, 1, 100]
+
+
+def test_an_append_that_fails_leaves_the_others_of_its_group_committed(desk, store, make):
+    bandit = make.bandit(desk, store)
+    blocker = Blocker(desk, store, make)
+    kept = desk.ask(store.append_decision, make.decision(bandit, "d0"))
+    unknown = desk.ask(store.append_reward, make.report("nobody"))
+    wrong = desk.ask(store.append_reward, make.report("d0", action="never-chosen"))
+    taken = desk.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
+    learned = desk.ask(store.append_reward, make.report("d0", 0.5))
+    blocker.release()
+    assert kept.result(20) is None
+    assert isinstance(unknown.exception(20), UnknownDecision)
+    assert isinstance(wrong.exception(20), InvalidRequest)
+    assert isinstance(taken.exception(20), Conflict)
+    assert learned.result(20).status == "applied"
+    assert store.failure is None
+    assert [(row.decision_id, row.after) for row in learn_rows(store, bandit)] == [("d0", 0.5)]
+    store.close()
+    assert desk.groups == [1, 1, 5]
+
+
+def test_a_group_has_a_limit_and_nothing_is_lost_at_it(desk, store, make):
+    bandit = make.bandit(desk, store)
+    blocker = Blocker(desk, store, make)
+    futures = [
+        desk.ask(store.append_decision, make.decision(bandit, f"d{number}"))
+        for number in range(1500)
+    ]
+    blocker.release()
+    assert all(future.result(20) is None for future in futures)
+    store.close()
+    assert desk.groups == [1, 1, 1024, 476]
+
+
+# -- decisions --------------------------------------------------------------------------------
+
+
+def test_an_id_that_is_there_is_answered_with_what_is_stored(desk, store, make):
+    bandit = make.bandit(desk, store)
+    first = make.decision(bandit, "d0", actions=("a0", "a1"), body_hash=b"first")
+    assert desk.call(store.append_decision, first) is None
+    again = make.decision(bandit, "d0", actions=("a2",), body_hash=b"second", salt=1)
+    answer = desk.call(store.append_decision, again)
+    assert isinstance(answer, StoredAnswer)
+    assert answer.body_hash == b"first"
+    assert [(c.id, c.index, c.slot, c.score) for c in answer.chosen] == [
+        (c.id, c.index, c.slot, c.score) for c in first.chosen
+    ]
+    desk.call(store.append_reward, make.report("d0", action="a1"))
+    (row,) = learn_rows(store, bandit)
+    np.testing.assert_array_equal(row.context, first.context)
+    np.testing.assert_array_equal(row.action, first.chosen[1].features)
+
+
+def test_equal_ids_in_one_group_keep_the_first(desk, store, make):
+    bandit = make.bandit(desk, store)
+    blocker = Blocker(desk, store, make)
+    futures = [
+        desk.ask(store.append_decision, make.decision(bandit, "d0", salt=salt, body_hash=b"x"))
+        for salt in range(3)
+    ]
+    blocker.release()
+    kept, *repeated = [future.result(20) for future in futures]
+    assert kept is None
+    score = make.decision(bandit, "d0", salt=0).chosen[0].score
+    assert [answer.chosen[0].score for answer in repeated] == [score, score]
+
+
+# -- rewards ----------------------------------------------------------------------------------
+
+
+def test_a_decision_is_learned_once_however_often_it_is_rewarded(desk, store, make):
+    bandit = make.bandit(desk, store)
+    desk.call(store.append_decision, make.decision(bandit, "d0"))
+    values = (0.25, 0.25, 0.75, 0.25)
+    outcomes = [desk.call(store.append_reward, make.report("d0", value)) for value in values]
+    assert [o.status for o in outcomes] == ["applied", "duplicate", "ignored", "duplicate"]
+    assert [o.row is not None for o in outcomes] == [True, False, False, False]
+    (row,) = learn_rows(store, bandit)
+    assert (row.position, row.origin, row.before, row.after) == (1, 1, None, 0.25)
+
+
+def test_each_of_several_chosen_actions_is_learned_once(desk, store, make):
+    bandit = make.bandit(desk, store)
+    decision = make.decision(bandit, "d0", actions=("a0", "a1", "a2"))
+    desk.call(store.append_decision, decision)
+    for action, value in (("a2", 1.0), ("a0", 0.0), ("a2", 1.0), ("a1", 0.5)):
+        desk.call(store.append_reward, make.report("d0", value, action))
+    rows = learn_rows(store, bandit)
+    assert [(row.slot, row.after) for row in rows] == [(2, 1.0), (0, 0.0), (1, 0.5)]
+    for row in rows:
+        np.testing.assert_array_equal(row.action, decision.chosen[row.slot].features)
+
+
+def test_the_reward_of_one_of_several_actions_must_name_it(desk, store, make):
+    bandit = make.bandit(desk, store)
+    desk.call(store.append_decision, make.decision(bandit, "d0", actions=("a0", "a1")))
+    with pytest.raises(InvalidRequest, match="action"):
+        desk.call(store.append_reward, make.report("d0"))
+    with pytest.raises(InvalidRequest, match="a9"):
+        desk.call(store.append_reward, make.report("d0", action="a9"))
+    assert learn_rows(store, bandit) == []
+
+
+def test_a_reward_for_a_decision_that_is_not_there_is_refused(desk, store, make):
+    make.bandit(desk, store)
+    with pytest.raises(UnknownDecision, match="d0"):
+        desk.call(store.append_reward, make.report("d0"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_a_learn_row_is_read_back_bit_for_bit(desk, store, make, dtype):
+    context = ContextSpec(shape=(2, 3), dtype=dtype)
+    bandit = make.bandit(desk, store, context=context)
+    decision = make.decision(bandit, "d0")
+    desk.call(store.append_decision, decision)
+    told = desk.call(store.append_reward, make.report("d0", 0.1)).row
+    (read,) = learn_rows(store, bandit)
+    for row in (told, read):
+        assert row.context.dtype == dtype
+        assert row.context.tobytes() == decision.context.tobytes()
+        assert row.context.shape == (2, 3)
+        assert row.action.tobytes() == decision.chosen[0].features.tobytes()
+        assert (row.position, row.time, row.decision_id, row.after) == (1, 6.0, "d0", 0.1)
+
+
+# -- bandits ----------------------------------------------------------------------------------
+
+
+def test_a_bandit_whose_snapshot_cannot_be_written_does_not_exist(desk, store, make):
+    def publish(_: str) -> None:
+        raise SnapshotError("no room")
+
+    with pytest.raises(SnapshotError, match="no room"):
+        desk.call(store.create_bandit, "b", make.spec(), publish)
+    with store.reader() as reader:
+        assert reader.bandits() == []
+    assert make.bandit(desk, store).name == "b"
+
+
+def test_a_name_created_again_is_another_bandit(desk, store, make):
+    first = make.bandit(desk, store)
+    desk.call(store.delete_bandit, first)
+    second = make.bandit(desk, store)
+    assert second.uid != first.uid
+    assert second.key != first.key
+
+
+def test_deleting_purges_all_of_a_bandit_and_nothing_of_another(desk, store, make):
+    doomed, other = make.bandit(desk, store, "doomed"), make.bandit(desk, store, "other")
+    futures = []
+    for number in range(4500):  # more than two parts of the purge
+        bandit, name = (other, f"o{number}") if number % 10 == 0 else (doomed, f"d{number}")
+        futures.append(desk.ask(store.append_decision, make.decision(bandit, name)))
+        futures.append(desk.ask(store.append_reward, make.report(name)))
+    assert all(future.exception(60) is None for future in futures)
+    desk.call(store.delete_bandit, doomed)
+    with store.reader() as reader:
+        assert [record.name for record in reader.bandits()] == ["other"]
+        assert (reader.head(doomed.key), reader.head(other.key)) == (0, 450)
+    assert count(desk, "decisions") == 450
+    assert count(desk, "outcomes") == 450
+    assert count(desk, "rewards") == 450
+    assert len(learn_rows(store, other)) == 450
+    again = make.bandit(desk, store, "doomed")
+    assert desk.call(store.append_decision, make.decision(again, "d1")) is None
+
+
+def test_what_is_on_its_way_to_a_deleted_bandit_is_refused(desk, store, make):
+    bandit = make.bandit(desk, store)
+    desk.call(store.append_decision, make.decision(bandit, "d0"))
+    blocker = Blocker(desk, store, make)
+    deleted = desk.ask(store.delete_bandit, bandit)
+    decision = desk.ask(store.append_decision, make.decision(bandit, "d1"))
+    reward = desk.ask(store.append_reward, make.report("d0"))
+    config = desk.ask(store.append_config, bandit, make.spec())
+    blocker.release()
+    assert deleted.exception(20) is None
+    assert isinstance(decision.exception(20), Conflict)
+    assert isinstance(reward.exception(20), UnknownDecision)
+    assert isinstance(config.exception(20), Conflict)
+    assert count(desk, "decisions") == count(desk, "log") == 0
+
+
+# -- the end ----------------------------------------------------------------------------------
+
+
+def test_closing_commits_and_answers_what_is_queued(desk, store, make):
+    bandit = make.bandit(desk, store)
+    blocker = Blocker(desk, store, make)
+    futures = [
+        desk.ask(store.append_decision, make.decision(bandit, f"d{number}"))
+        for number in range(1300)
+    ]
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    blocker.release()
+    closer.join(20)
+    assert not closer.is_alive()
+    assert all(future.done() and future.result() is None for future in futures)
+    assert count(desk, "decisions") == 1300
+    store.close()
+    late = desk.ask(store.append_decision, make.decision(bandit, "late"))
+    assert isinstance(late.exception(0), StoreError)
+    assert "closed" in str(late.exception(0))
+
+
+@pytest.mark.parametrize("durability", ["commit", "os"])
+def test_sync_answers_after_all_that_was_appended_before(desk, make, durability):
+    store = desk.open(durability)
+    bandit = make.bandit(desk, store)
+    appended = desk.ask(store.append_decision, make.decision(bandit, "d0"))
+    synced = desk.ask(store.sync)
+    assert synced.result(20) is None
+    assert desk.answered[-2:] == [appended, synced]
