@@ -170,9 +170,9 @@ def bench_core(
     ] = None,
 ) -> None:
     """Select and update, against the textbook posterior; one thread, side by side."""
-    from benchmarks import core
+    from benchmarks.core import main as measure
 
-    core.main([] if json_file is None else ["--json", str(json_file)])
+    measure([] if json_file is None else ["--json", str(json_file)])
 
 
 def main() -> None:
