@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.snapshot import Manifest, SnapshotStore
@@ -21,7 +22,7 @@ def publish_model(
     position: LogPosition,
     log_hash: bytes,
     epoch: int,
-    version: SnapshotVersion,
+    version: SnapshotVersion | None = None,
     parent: SnapshotVersion | None,
     progress: Progress,
     training: Mapping[str, NDArray[Any]],
@@ -36,7 +37,7 @@ def publish_model(
         position: The log position the policy's state covers.
         log_hash: Hash of the log up to `position`.
         epoch: Of the server that asks; a stale one is refused by `before_rename`.
-        version: Of the new snapshot.
+        version: Of the new snapshot; None takes the next that is free.
         parent: The snapshot it was trained from.
         progress: Row counts at `position`.
         training: Head and optimizer state of the encoder's training, empty without one.
@@ -46,18 +47,32 @@ def publish_model(
     Raises:
         SnapshotError: It could not be written, or is refused.
     """
-    return snapshots.publish(
-        {MODEL_FILE: model.policy.tensors(), TRAINING_FILE: dict(training)},
-        version=version,
-        parent=parent,
-        bandit_uid=model.uid,
-        position=position,
-        log_hash=log_hash.hex(),
-        spec_hash=model.spec.model_hash(),
-        num_rows=progress.num_learned,
-        epoch=epoch,
-        encoder=model.spec.encoder.name,
-        metrics=dict(metrics),
-        meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
-        before_rename=before_rename,
-    )
+    files = {MODEL_FILE: model.policy.tensors(), TRAINING_FILE: dict(training)}
+
+    def publish(number: SnapshotVersion) -> Manifest:
+        return snapshots.publish(
+            files,
+            version=number,
+            parent=parent,
+            bandit_uid=model.uid,
+            position=position,
+            log_hash=log_hash.hex(),
+            spec_hash=model.spec.model_hash(),
+            num_rows=progress.num_learned,
+            epoch=epoch,
+            encoder=model.spec.encoder.name,
+            metrics=dict(metrics),
+            meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
+            before_rename=before_rename,
+        )
+
+    if version is not None:
+        return publish(version)
+    while True:
+        free = SnapshotVersion(snapshots.next_version())
+        try:
+            return publish(free)
+        except SnapshotRefused:
+            # The server imports while the trainer publishes: who comes second takes the next one.
+            if snapshots.next_version() == free:
+                raise

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from bandexa_core.errors import BandexaError, SnapshotError
 from service.exceptions import (
     Conflict,
     InvalidRequest,
@@ -27,9 +28,9 @@ from service.schemas import FieldProblem, Problem
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-STORE_RETRY_S = 5
+DISK_RETRY_S = 5
 
-KINDS: dict[type[ServiceError], tuple[int, str, str]] = {
+KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     InvalidRequest: (422, "invalid-request", "A field of the request is wrong"),
     UnsupportedBody: (415, "unsupported-body", "The body's encoding is not supported"),
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
@@ -38,11 +39,12 @@ KINDS: dict[type[ServiceError], tuple[int, str, str]] = {
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store takes no writes"),
+    SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
 HTTP_TYPES = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
-def problem_of(error: ServiceError | ValidationError) -> Problem:
+def problem_of(error: BandexaError | ValidationError) -> Problem:
     """Return the problem an error is told as."""
     if isinstance(error, ValidationError):
         return _invalid([dict(item) for item in error.errors(include_context=False)])
@@ -95,11 +97,12 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error in the one shape."""
 
     @app.exception_handler(ServiceError)
-    async def _service(_: Request, error: ServiceError) -> JSONResponse:
+    @app.exception_handler(SnapshotError)
+    async def _foreseen(_: Request, error: BandexaError) -> JSONResponse:
         retry = error.retry_after_s if isinstance(error, Unavailable) else None
-        return response_of(
-            problem_of(error), STORE_RETRY_S if isinstance(error, StoreError) else retry
-        )
+        if isinstance(error, StoreError | SnapshotError):
+            retry = DISK_RETRY_S
+        return response_of(problem_of(error), retry)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -30,6 +30,10 @@ class RoundFailed(Unavailable):
     """A training round could not be completed."""
 
 
+class BanditGone(RoundFailed):
+    """The bandit was deleted before its round was finished."""
+
+
 class Rounds(Protocol):
     """What the supervisor asks of the engine."""
 
@@ -117,6 +121,8 @@ class TrainerSupervisor:
             self.busy_with = uid
             try:
                 result = await self._round(uid, rounds)
+            except BanditGone as error:
+                _reject(waiting, error)
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
                 self._metrics.rounds_failed.inc()
@@ -159,10 +165,12 @@ class TrainerSupervisor:
             await self._ensure_started()
             order = await rounds.order(uid)
             if order is None:
-                raise RoundFailed("the bandit was deleted")
+                raise BanditGone("the bandit was deleted")
             event = await self._ask({"do": "round", **order})
             if event is None:
                 continue
+            if event["event"] == "gone":
+                raise BanditGone("the bandit was deleted")
             if event["event"] == "failed":
                 raise RoundFailed(event["error"])
             await rounds.published(uid, event)

@@ -33,6 +33,7 @@ from bandexa_core.publishing import publish_model
 from bandexa_core.randomness import keyed_seed
 from bandexa_core.snapshot import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
+from service.exceptions import UnknownBandit
 from service.loading import load_at, newest_snapshot
 from service.replays import FollowedReplays
 from service.store import BanditRecord, StoreReader
@@ -76,7 +77,9 @@ class Trainer:
 
     def _round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
         started = time.perf_counter()
-        record = next(found for found in self._reader.bandits() if found.uid == uid)
+        record = next((found for found in self._reader.bandits() if found.uid == uid), None)
+        if record is None:
+            raise UnknownBandit(uid)  # deleted since the order was given
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
         parent = newest_snapshot(self._reader, record, snapshots, position, names)
@@ -103,7 +106,6 @@ class Trainer:
         assert log_hash is not None, "the order names a committed position"
         manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=self._epoch,
-            version=SnapshotVersion(snapshots.next_version()),
             parent=SnapshotVersion(parent.manifest.version), progress=progress,
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
@@ -197,6 +199,8 @@ def main() -> None:
                     BanditUid(order["uid"]), LogPosition(order["position"]), order["served"]
                 )
             )
+        except UnknownBandit:
+            report({"event": "gone"})
         except Exception as error:  # the top of the loop: reported, counted by the supervisor
             log.exception("round failed")
             report({"event": "failed", "error": f"{type(error).__name__}: {error}"})

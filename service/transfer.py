@@ -62,13 +62,13 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     snapshots = bandit.snapshots
 
     def publish(position: LogPosition, log_hash: bytes) -> int:
-        version = snapshots.next_version()
-        publish_model(
+        manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=engine.epoch,
-            version=SnapshotVersion(version), parent=None, progress=progress,
-            training=take_prefix(tensors, f"{TRAINING_FILE}/"), metrics={},
+            parent=None, progress=progress, training=take_prefix(tensors, f"{TRAINING_FILE}/"),
+            metrics={},
         )  # fmt: skip
-        bandit.imported[SnapshotVersion(version)] = snapshots.load(version, (MODEL_FILE,))
+        version = SnapshotVersion(manifest.version)
+        bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))
         return version
 
     await engine.committed(engine.store.append_import, bandit.record, publish, then=bandit.apply)

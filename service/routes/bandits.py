@@ -12,7 +12,7 @@ from bandexa_core.spec import BanditSpec
 from service import administration
 from service.bandit import Bandit
 from service.engine import Engine
-from service.exceptions import InvalidRequest, Unavailable
+from service.exceptions import InvalidRequest, Unavailable, UnknownBandit
 from service.routes.common import EngineDep, problems, stacked
 from service.schemas import (
     ActionsRequest,
@@ -24,6 +24,7 @@ from service.schemas import (
     TrainAnswer,
     TrainerState,
 )
+from service.supervisor import BanditGone
 from service.transfer import export_model, import_model
 from service.wire import WireRoute
 
@@ -99,7 +100,10 @@ async def train(
         return TrainAnswer(
             trained=False, snapshot=model.version, position=model.position, metrics={}
         )
-    event = await engine.desk.train(bandit)
+    try:
+        event = await engine.desk.train(bandit)
+    except BanditGone as error:
+        raise UnknownBandit(name) from error
     return TrainAnswer(
         trained=True,
         snapshot=event["version"],

@@ -115,6 +115,19 @@ def assert_kept_once(node, rig, load: Load) -> tuple[int, int]:
     return len(log), len(learned)
 
 
+def test_a_bandit_whose_snapshot_finds_no_room_is_not_created(node, rig):
+    wide = rig.linear(context={"shape": [1100]})  # a root of 10 MB; the log stays far below 6
+    _, hard = resource.prlimit(node.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (6 << 20, hard))
+    answer = node.http.put("/bandits/wide", json=wide)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:bandexa:snapshot-failed")
+    assert int(answer.headers["retry-after"]) > 0
+    assert node.http.get("/bandits/wide").status_code == 404
+    assert node.http.get("/readyz").is_success, "the store is as good as before"
+    resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert node.http.put("/bandits/wide", json=wide).status_code == 201
+
+
 def test_a_full_disk_makes_it_not_ready_and_loses_nothing_acknowledged(node, rig):
     node.create("full", rig.linear())
     rig.steps(node, "full", 0, 5)

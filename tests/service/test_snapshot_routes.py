@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def test_a_decision_made_before_an_import_can_still_be_rewarded(api, export) -> 
     before = api.means(copy, [1, 1])
     assert api.reward(decision["decision_id"], 1.0)["status"] == "applied"
     assert api.means(copy, [1, 1]) != before
+
+
+def test_imports_and_training_rounds_at_the_same_time_do_not_disturb_one_another(
+    api, export
+) -> None:
+    """Both take the next free version of the bandit's snapshots, in two processes."""
+    data = export("mlp")
+    copy = api.two_actions(**SHAPES["mlp"], training=TRAINING)
+
+    with ThreadPoolExecutor(2) as pool:
+        imports = pool.map(lambda _: put(api, copy, data).status_code, range(40))
+        for _ in range(12):
+            api.train(copy)
+        assert set(imports) == {200}
+    assert api.train(copy)["snapshot"] == 12 + 40 + 1
+    assert api.call("GET", "/readyz")["status"] == "ready"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -113,6 +114,21 @@ def test_in_the_background_a_round_starts_by_itself_when_it_is_due(api) -> None:
     assert rounds["rounds"] >= 1
     assert rounds["state"] in ("idle", "training")
     assert isinstance(rounds["pid"], int)
+
+
+def test_training_a_bandit_that_is_deleted_meanwhile_is_404(api, problem) -> None:
+    busy, name = (
+        api.two_actions(**NEURAL, training=QUICK | {"optimizer_steps": 300}) for _ in range(2)
+    )
+    learn(api, busy, 2)
+    api.call("POST", f"/bandits/{busy}/train", expect=202)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(api.http.post, f"/bandits/{name}/train?wait=true")
+        api.call("DELETE", f"/bandits/{name}", expect=204)
+        response = waiting.result(60)
+    if response.status_code != 200:  # the round may have come first
+        problem(response, 404, "unknown-bandit")
+    assert api.call("GET", "/readyz")["status"] == "ready"
 
 
 def test_an_unknown_bandit_or_a_wrong_wait_is_refused(api, problem) -> None:

@@ -1,0 +1,345 @@
+"""The serving model: what each kind of row does to it, and how it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bandexa_core.ids import ActionId, DecisionId, LogPosition
+from bandexa_core.model import Progress, changed_spec
+from bandexa_core.policies import Uniform
+from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
+from bandexa_core.randomness import keyed_rng
+from bandexa_core.spec import TrainingSpec
+
+SPLIT = ["concat", "interactions", "bilinear", "mlp", "two_tower"]
+
+
+@pytest.fixture
+def grown(log_writer, new_model, apply_all):
+    """Return a model with five actions and some learned rows, and the writer of its log."""
+
+    def build(spec, num_rows: int = 12):
+        log = log_writer(spec)
+        log.actions(["a", "b", "c", "d", "e"])
+        for _ in range(num_rows):
+            log.learn()
+        return apply_all(new_model(spec), log.rows), log
+
+    return build
+
+
+def _ids(model, choice) -> list[str]:
+    slots = model.enabled_candidates().slots
+    return [model.catalogue.ids[slots[index]] for index in choice.chosen]
+
+
+def _assert_parts_are_current(model, x):
+    """Cached parts score as those computed now do."""
+    cached = model.enabled_candidates()
+    bare = dataclasses.replace(cached, parts=None)
+    assert cached.parts is not None
+    assert len(cached.parts) == len(cached)
+    np.testing.assert_allclose(
+        model.policy.score(x, cached), model.policy.score(x, bare), rtol=1e-9, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        model.select(DecisionId("p"), x, cached, num=len(cached)).scores,
+        model.select(DecisionId("p"), x, bare, num=len(cached)).scores,
+        rtol=1e-9,
+        atol=1e-12,
+    )
+
+
+def test_a_learn_row_teaches_the_policy_and_counts_a_decision_once(specs, grown):
+    spec = specs["concat"]
+    model, log = grown(spec, 5)
+    by_hand = model.policy.posterior.copy()
+    row, correction = log.learn(), log.correct()
+    for each in (row, correction):
+        model.apply(each, None)
+        z = np.concatenate([each.context, each.action, [1.0]]).astype(np.float64)
+        if each.before is None:
+            by_hand.update(z, each.after)
+        else:
+            by_hand.correct(z, each.before, each.after)
+    found, expected = model.policy.posterior.to_tensors(), by_hand.to_tensors()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert model.progress == Progress(num_learned=6)
+    assert model.position == 8
+
+
+def test_rows_are_applied_in_the_order_of_their_positions(specs, grown):
+    model, log = grown(specs["concat"])
+    first, second = log.learn(), log.learn()
+    for wrong in (second, dataclasses.replace(first, position=model.position)):
+        with pytest.raises(AssertionError, match="after 13"):
+            model.apply(wrong, None)
+    model.apply(first, None)
+    model.apply(second, None)
+    assert model.position == 15
+
+
+def test_a_replaced_model_takes_no_row_and_still_answers(specs, grown):
+    model, log = grown(specs["concat"])
+    x = log.context()
+    before = model.select(DecisionId("d"), x, model.enabled_candidates())
+    model.frozen = True
+    with pytest.raises(AssertionError, match="successor"):
+        model.apply(log.learn(), None)
+    after = model.select(DecisionId("d"), x, model.enabled_candidates())
+    assert np.array_equal(after.scores, before.scores)
+
+
+def test_a_select_in_flight_keeps_the_candidates_it_has(specs, grown):
+    """Encoding and scoring may run while rows are applied: what they work on never changes."""
+    model, log = grown(specs["two_tower"])
+    offered = model.enabled_candidates()
+    kept = [array.copy() for array in (offered.slots, offered.features, offered.parts)]
+    model.apply(log.actions(["b", "f"]), None)
+    model.apply(log.actions(["a"], enabled=False, features=False), None)
+    for array, copy in zip((offered.slots, offered.features, offered.parts), kept, strict=True):
+        assert np.array_equal(array, copy)
+    assert model.enabled_candidates().slots.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_cached_action_parts_follow_every_change_of_the_catalogue(
+    specs, name, log_writer, new_model
+):
+    spec = specs[name]
+    log, model = log_writer(spec), new_model(spec)
+    steps = [
+        lambda: log.actions(["a", "b", "c"]),
+        log.learn,
+        lambda: log.actions(["d", "b"]),
+        lambda: log.actions(["c"], enabled=False, features=False),
+        lambda: log.actions(["e", "c", "a", "f"]),
+        log.learn,
+        lambda: log.actions(["a"], enabled=False),
+        lambda: log.actions(["a"], features=False),
+    ]
+    for step in steps:
+        model.apply(step(), None)
+        _assert_parts_are_current(model, log.context())
+    assert [str(i) for i in model.catalogue.ids] == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_posteriors_per_action_cache_no_parts(specs, grown):
+    for name in ("per_action", "mlp per action", "conv", "uniform"):
+        model, _ = grown(specs[name])
+        assert model.enabled_candidates().parts is None
+
+
+def test_a_retired_action_is_not_offered_until_it_is_enabled_again(specs, grown):
+    model, log = grown(specs["mlp"])
+    x = log.context()
+    model.apply(log.actions(["b", "d"], enabled=False, features=False), None)
+    assert model.enabled_candidates().slots.tolist() == [0, 2, 4]
+    ranking = model.select(DecisionId("d"), x, model.enabled_candidates(), num=3)
+    assert sorted(_ids(model, ranking)) == ["a", "c", "e"]
+    model.apply(log.actions(["d"], features=False), None)
+    assert model.enabled_candidates().slots.tolist() == [0, 2, 3, 4]
+    known = model.candidates([ActionId("d")]).features
+    assert np.array_equal(known, log.catalogue.features[3:4])
+
+
+def test_what_was_learned_of_a_retired_action_stays(specs, grown):
+    model, log = grown(specs["per_action"], 40)
+    x = log.context()
+    before = model.policy.score(x, model.candidates([ActionId("b")]))
+    model.apply(log.actions(["b"], enabled=False, features=False), None)
+    model.apply(log.actions(["b"]), None)
+    assert np.array_equal(model.policy.score(x, model.candidates([ActionId("b")])), before)
+
+
+def test_candidates_by_id_keep_the_order_they_were_asked_in(specs, grown):
+    model, _ = grown(specs["two_tower"])
+    found = model.candidates([ActionId("d"), ActionId("a")])
+    assert found.slots.tolist() == [3, 0]
+    assert np.array_equal(found.features, model.catalogue.features[[3, 0]])
+    everything = model.enabled_candidates()
+    assert everything.parts is not None
+    assert found.parts is not None
+    assert np.array_equal(found.parts, everything.parts[[3, 0]])
+    backwards = model.candidates([ActionId(i) for i in "edcba"])
+    assert backwards.slots.tolist() == [4, 3, 2, 1, 0]
+    with pytest.raises(KeyError, match="nobody"):
+        model.candidates([ActionId("a"), ActionId("nobody")])
+
+
+def test_inline_candidates_bring_features_and_keep_a_known_slot(specs, grown):
+    model, log = grown(specs["concat"])
+    features = np.arange(8, dtype=np.float32).reshape(2, 4)
+    found = model.inline_candidates([ActionId("new"), ActionId("c")], features)
+    assert found.slots.tolist() == [-1, 2]
+    assert np.array_equal(found.features, features)
+    choice = model.select(DecisionId("d"), log.context(), found, num=2)
+    assert sorted(choice.chosen.tolist()) == [0, 1]
+
+
+def test_a_decision_repeats_and_depends_on_nothing_but_its_key(specs, grown, new_model, apply_all):
+    spec = specs["mlp"]
+    model, log = grown(spec)
+    x, offered = log.context(), model.enabled_candidates()
+
+    def scores(served, decision: str) -> list[float]:
+        choice = served.select(DecisionId(decision), x, offered, num=5)
+        return [float(score) for score in choice.scores[np.argsort(choice.chosen)]]
+
+    first = scores(model, "d-1")
+    assert scores(model, "d-2") != first
+    assert scores(model, "d-1") == first
+    other_seed = dataclasses.replace(spec, seed=4)
+    changed = apply_all(new_model(other_seed), log.rows)
+    changed.policy.load_tensors(model.policy.tensors())
+    assert scores(changed, "d-1") != first
+    no_seed = apply_all(new_model(dataclasses.replace(spec, seed=None)), log.rows)
+    zero = apply_all(new_model(dataclasses.replace(spec, seed=0)), log.rows)
+    assert scores(no_seed, "d-1") == scores(zero, "d-1")
+
+
+def test_the_first_decisions_are_uniform_until_the_warm_up_is_learned(specs, log_writer, new_model):
+    spec = dataclasses.replace(
+        specs["greedy"],
+        selection=dataclasses.replace(specs["greedy"].selection, warmup_random=3),
+    )
+    log, model = log_writer(spec), new_model(spec)
+    model.apply(log.actions(["a", "b", "c", "d", "e"]), None)
+    x = log.context()
+    for row in (log.learn(), log.learn(), log.correct()):
+        decisions = [DecisionId(f"d-{number}") for number in range(400)]
+        choices = [model.select(d, x, model.enabled_candidates()) for d in decisions]
+        assert {choice.propensity for choice in choices} == {0.2}
+        counts = np.bincount([choice.chosen[0] for choice in choices], minlength=5)
+        assert stats.chisquare(counts).pvalue > 1e-3
+        model.apply(row, None)
+    assert model.progress.num_learned == 2
+    model.apply(log.learn(), None)
+    picks = {
+        int(model.select(DecisionId(f"d-{n}"), x, model.enabled_candidates()).chosen[0])
+        for n in range(50)
+    }
+    best = int(np.argmax(model.policy.score(x, model.enabled_candidates())[0]))
+    assert picks == {best}
+
+
+def test_a_configuration_row_changes_what_may_change(specs, grown):
+    model, log = grown(specs["mlp"])
+    before = model.spec
+    row = log.configure(
+        training={"train_every": 7, "lr": 0.5},
+        replay={"capacity": 99},
+        selection={"action_chunk": 2, "warmup_random": 4},
+    )
+    model.apply(row, None)
+    assert (model.spec.training.train_every, model.spec.training.lr) == (7, 0.5)
+    assert model.spec.replay.capacity == 99
+    assert (model.spec.selection.action_chunk, model.spec.selection.warmup_random) == (2, 4)
+    assert model.policy.action_chunk == 2
+    assert model.spec.frozen_part() == before.frozen_part()
+    assert changed_spec(before, row.spec) == model.spec
+
+
+def test_a_changed_warm_up_and_schedule_take_effect_at_once(specs, grown):
+    model, log = grown(specs["mlp"], 12)
+    offered, x = model.enabled_candidates(), log.context()
+    assert model.select(DecisionId("d"), x, offered).propensity is None
+    assert not model.round_due()
+    model.apply(log.configure(selection={"warmup_random": 13}, training={"train_every": 12}), None)
+    assert model.select(DecisionId("d"), x, offered).propensity == 0.2
+    expected = Uniform().select(x, offered, keyed_rng(model.uid, 3, "decision", "d"))
+    assert model.select(DecisionId("d"), x, offered).chosen == expected.chosen
+    assert model.round_due()
+
+
+# -- when a round is due ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trained", "due"),
+    [
+        (0, 32),
+        (10, 42),
+        (32, 64),
+        (100, 132),
+        (320, 352),
+        (330, 363),
+        (1000, 1100),
+        (10**6, 11 * 10**5),
+    ],
+)
+def test_rounds_come_early_then_geometrically(trained, due):
+    assert next_round(trained, TrainingSpec()) == due
+
+
+@pytest.mark.parametrize(("trained", "every", "due"), [(0, 1, 1), (0, 500, 500), (700, 50, 750)])
+def test_train_every_is_a_fixed_step(trained, every, due):
+    assert next_round(trained, TrainingSpec(train_every=every)) == due
+
+
+def test_a_round_takes_the_configured_steps():
+    assert optimizer_steps(TrainingSpec()) == 100
+    assert optimizer_steps(TrainingSpec(optimizer_steps=7)) == 7
+
+
+def test_a_round_is_due_with_the_row_that_completes_it(specs, log_writer, new_model):
+    log, model = log_writer(specs["mlp"]), new_model(specs["mlp"])
+    model.apply(log.actions(["a", "b"]), None)
+    for _ in range(31):
+        model.apply(log.learn(), None)
+        assert not model.round_due()
+    for _ in range(5):
+        model.apply(log.correct(), None)
+    assert not model.round_due()
+    model.apply(log.learn(), None)
+    assert model.round_due()
+    model.progress = Progress(num_learned=32, trained_rows=32)
+    assert not model.round_due()
+
+
+@pytest.mark.parametrize(
+    ("progress", "due"),
+    [
+        (Progress(300, 300, 300), False),
+        (Progress(599, 300, 300), False),
+        (Progress(600, 300, 300), True),
+        (Progress(600, 590, 300), False),
+        (Progress(31, 0, 0), False),
+        (Progress(32, 0, 0), True),
+        (Progress(33, 10, 10), False),
+        (Progress(42, 10, 10), True),
+    ],
+)
+def test_an_imported_encoder_trains_on_once_the_bandit_has_as_many_rows_of_its_own(
+    specs, new_model, progress, due
+):
+    model = new_model(specs["mlp"])
+    model.progress = progress
+    assert model.round_due() == due
+
+
+@pytest.mark.parametrize("name", ["concat", "per_action", "greedy", "uniform"])
+def test_without_an_encoder_to_train_a_snapshot_is_due_when_the_tail_is_long(
+    specs, name, new_model
+):
+    model = new_model(specs[name])
+    assert not model.learns_features
+    model.progress = Progress(num_learned=SNAPSHOT_EVERY - 1)
+    model.base_position = LogPosition(50)
+    model.position = LogPosition(50 + SNAPSHOT_EVERY - 1)
+    assert not model.round_due()
+    model.position = LogPosition(50 + SNAPSHOT_EVERY)
+    assert model.round_due()
+
+
+def test_a_greedy_policy_on_a_learned_encoder_trains_too(specs, new_model):
+    spec = dataclasses.replace(specs["mlp"], policy="greedy")
+    model = new_model(spec)
+    assert model.learns_features
+    assert model.policy.greedy
+    model.progress = Progress(num_learned=32)
+    assert model.round_due()
