@@ -20,21 +20,21 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.run
 demo: $(VENV)/.run  ## both workloads over HTTP, tables and plots in demo-out/
 	mkdir -p demo-out
 	$(BIN)/bandexa simulate synthetic --seeds 2 --json demo-out/synthetic.json --plot demo-out/synthetic.png
-	$(BIN)/bandexa simulate mnist --horizon 2000 --json demo-out/mnist.json --plot demo-out/mnist.png
+	$(BIN)/bandexa simulate mnist --horizon 1500 --json demo-out/mnist.json --plot demo-out/mnist.png
 	@echo "Plots and figures: demo-out/"
 
 serve: $(VENV)/.run  ## the service on http://127.0.0.1:8080
 	$(BIN)/bandexa serve --data-dir bandexa-data
 
 test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2 tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -50,6 +50,10 @@ class Progress:
     trained_rows: int = 0
     inherited_rows: int = 0
 
+    def may_train(self, num_learned: int) -> bool:
+        """Whether a round at `num_learned` rows would know as much as an import brought."""
+        return num_learned - self.inherited_rows >= self.inherited_rows
+
 
 class ServingModel:
     """What answers selects: policy, catalogue and configuration at one log position.
@@ -186,8 +190,7 @@ class ServingModel:
         if not self.learns_features:
             return False
         progress = self.progress
-        own = progress.num_learned - progress.inherited_rows
-        if own < progress.inherited_rows:
+        if not progress.may_train(progress.num_learned):
             return False
         return progress.num_learned >= next_round(progress.trained_rows, self.spec.training)
 

@@ -18,6 +18,13 @@ from bandexa_core.posterior.config import PosteriorConfig
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 ContextDtype = Literal["uint8", "float32", "float64"]
 MAX_FEATURES = 1 << 24
+# What one round may take: a bandit must not block the rounds of the others for hours.
+TRAINING_LIMITS = {
+    "train_every": 1 << 40,
+    "optimizer_steps": 100_000,
+    "batch_size": 1 << 16,
+    "rebuild_chunk": 1 << 20,
+}
 MAX_PARAMS_DEPTH = 8
 
 
@@ -104,10 +111,10 @@ class TrainingSpec:
     rebuild_chunk: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("train_every", "optimizer_steps", "batch_size", "rebuild_chunk"):
+        for name, most in TRAINING_LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be at least 1")
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name}: must be 1 to {most}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("lr: must be a finite number above 0")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

@@ -163,16 +163,30 @@ def snapshots(
     Console().print(table)
 
 
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+
+
 @bench_app.command("core")
 def bench_core(
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures here.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Select and update, against the textbook posterior; one thread, side by side."""
     from benchmarks.core import main as measure
 
     measure([] if json_file is None else ["--json", str(json_file)])
+
+
+@bench_app.command("live")
+def bench_live(
+    clients: Annotated[int, typer.Option(help="Concurrent clients.")] = 16,
+    swaps: Annotated[int, typer.Option(help="Swaps to see before it ends.")] = 20,
+    json_file: JsonFile = None,
+) -> None:
+    """Selects and rewards while models are trained and swapped; then every reward is counted."""
+    from benchmarks.live import main as measure
+
+    given = ["--clients", str(clients), "--swaps", str(swaps)]
+    raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
 
 
 def main() -> None:

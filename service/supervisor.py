@@ -228,7 +228,7 @@ class TrainerSupervisor:
             self._starts += 1
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "service.trainer",
+                    sys.executable, "-m", "service.trainer_process",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
                 )  # fmt: skip
             except OSError as error:

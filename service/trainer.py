@@ -1,21 +1,15 @@
-"""The trainer process: follows the store, trains encoders, publishes snapshots.
+"""The trainer: follows the store, trains encoders, publishes snapshots.
 
-Run as `python -m service.trainer` by the supervisor: a configuration line in, then orders in and
-events out, JSON per line. It holds no truth: its replay is rebuilt from the store where it is
-missing, and a round is a function of (newest snapshot, log up to P). It writes snapshots alone,
-and refuses to publish once another server has opened the store (a newer epoch). It exits when
-its standard input closes.
+Runs in the child process that `trainer_process` starts. It holds no truth: its replay is rebuilt
+from the store where it is missing, and a round is a function of (newest snapshot, log up to P). It
+writes snapshots alone, and refuses to publish once another server has opened the store (a newer
+epoch).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import queue
 import shutil
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -84,15 +78,15 @@ class Trainer:
         names = (MODEL_FILE, TRAINING_FILE)
         parent = newest_snapshot(self._reader, record, snapshots, position, names)
         spec = self._reader.spec_at(record, position)
-        model = self._model(record, spec, snapshots, parent, position)
         learned = self._reader.count_learned(
             record.key, LogPosition(parent.manifest.position), position
         )
         progress = Progress(**parent.manifest.meta["progress"])
         total = progress.num_learned + learned
+        model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
-        if isinstance(model.policy, NeuralLinearTS):
+        if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
             replay = self._replays.at(record, spec, position)
             if len(replay):
                 plan = self._plan(spec, uid, total, len(model.catalogue), model.policy)
@@ -123,16 +117,17 @@ class Trainer:
         snapshots: SnapshotStore,
         parent: Snapshot,
         position: LogPosition,
+        total: int,
     ) -> ServingModel:
         """Return the model a round starts from.
 
-        Without an encoder to train: the one at `position`. With one: the parent's encoder under
-        the actions and configuration of `position`; its posterior will be rebuilt.
+        Without an encoder to train (now): the one at `position`. With one: the parent's encoder
+        under the actions and configuration of `position`; its posterior will be rebuilt.
         """
         model = load_model(
             spec, record.uid, self._registry, parent, self._reader.catalogue_at(record, position)
         )
-        if model.learns_features:
+        if model.learns_features and model.progress.may_train(total):
             return model
         return load_at(self._reader, record, self._registry, snapshots, parent, position)
 
@@ -159,52 +154,3 @@ class Trainer:
         """Close and remove what belongs to a deleted bandit."""
         self._replays.forget(uid)
         shutil.rmtree(self._snapshots / uid, ignore_errors=True)
-
-
-def main() -> None:
-    """Serve orders from standard input until it closes."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s trainer %(levelname)s %(message)s",
-    )
-    # Only events go to the real standard output; a stray print of a user's encoder must not.
-    events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            orders.put(json.loads(line))
-        os._exit(0)  # the server is gone; nothing here is worth finishing
-
-    threading.Thread(target=listen, name="orders", daemon=True).start()
-    configuration = orders.get()
-    torch.set_num_threads(configuration["threads"])
-    trainer = Trainer(configuration)
-
-    def report(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
-
-    report({"event": "ready", "pid": os.getpid()})
-    while True:
-        order = orders.get()
-        if order["do"] == "forget":
-            trainer.forget(BanditUid(order["uid"]))
-            continue
-        try:
-            report(
-                trainer.round(
-                    BanditUid(order["uid"]), LogPosition(order["position"]), order["served"]
-                )
-            )
-        except UnknownBandit:
-            report({"event": "gone"})
-        except Exception as error:  # the top of the loop: reported, counted by the supervisor
-            log.exception("round failed")
-            report({"event": "failed", "error": f"{type(error).__name__}: {error}"})
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.training import EncoderTrainer, TrainingRound
 from bandexa_core.publishing import publish_model
 from bandexa_core.snapshot import pack, unpack
 from service.bandit import Bandit
@@ -57,6 +59,9 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     except SnapshotError as error:
         raise InvalidRequest("body", str(error)) from error
     model = _check(engine, bandit, manifest, take_prefix(tensors, f"{MODEL_FILE}/"))
+    training = take_prefix(tensors, f"{TRAINING_FILE}/")
+    if isinstance(model.policy, NeuralLinearTS):
+        _check_training(model.policy, training, len(manifest["actions"]))
     learned = int(manifest["progress"]["num_learned"])
     progress = Progress(learned, learned, learned)
     snapshots = bandit.snapshots
@@ -64,7 +69,7 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     def publish(position: LogPosition, log_hash: bytes) -> int:
         manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=engine.epoch,
-            parent=None, progress=progress, training=take_prefix(tensors, f"{TRAINING_FILE}/"),
+            parent=None, progress=progress, training=training,
             metrics={},
         )  # fmt: skip
         version = SnapshotVersion(manifest.version)
@@ -74,6 +79,20 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     await engine.committed(engine.store.append_import, bandit.record, publish, then=bandit.apply)
     bandit.imported.clear()
     return bandit
+
+
+def _check_training(
+    policy: NeuralLinearTS, training: dict[str, NDArray[Any]], num_actions: int
+) -> None:
+    """Refuse a head or optimizer state that the first round would fail on."""
+    plan = TrainingRound(
+        steps=0, batch_size=1, lr=1.0, weight_decay=0.0, rebuild_chunk=1, seed=0,
+        num_heads=1 if policy.encoder.uses_action else max(1, num_actions),
+    )  # fmt: skip
+    try:
+        EncoderTrainer(policy.module, plan).load_tensors(training)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
 
 
 def _check(

@@ -137,14 +137,15 @@ class StoreReader:
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 where there is none."""
         found = self._connection.execute(
-            "SELECT max(position) FROM log WHERE bandit = ? AND kind = ? AND position <= ?",
+            "SELECT max(position) FROM log WHERE bandit = ? AND kind = ? AND kind <> 1"
+            " AND position <= ?",
             (bandit, KIND_IMPORT, up_to),
         ).fetchone()
         return LogPosition(found[0] or 0)
 
     def _payloads(self, bandit: int, kind: int, position: LogPosition) -> list[bytes]:
         rows = self._connection.execute(
-            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND position <= ?"
+            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND kind <> 1 AND position <= ?"
             " ORDER BY position",
             (bandit, kind, position),
         )

@@ -38,6 +38,7 @@ CREATE TABLE log (
   bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
   decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
   hash BLOB NOT NULL, PRIMARY KEY (bandit, position)) WITHOUT ROWID;
+CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
 """
 
 

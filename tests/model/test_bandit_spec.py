@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandexa_core.spec import (
+    TRAINING_LIMITS,
     BanditSpec,
     ContextSpec,
     EncoderSpec,
@@ -81,6 +82,16 @@ def test_a_reward_range_no_posterior_can_follow_is_refused_when_the_spec_is_made
         dataclasses.replace(BASE, reward_range=reward_range)
 
 
+@pytest.mark.parametrize("field", TRAINING_LIMITS)
+def test_a_round_cannot_be_made_to_take_for_ever(field):
+    most = TRAINING_LIMITS[field]
+    allowed: dict[str, Any] = {field: most}
+    beyond: dict[str, Any] = {field: most + 1}
+    assert getattr(TrainingSpec(**allowed), field) == most
+    with pytest.raises(ValueError, match=rf"^{field}: must be 1 to {most}"):
+        TrainingSpec(**beyond)
+
+
 def test_the_extremes_of_each_range_are_allowed():
     dataclasses.replace(BASE, seed=2**63 - 1, action_dim=1 << 24, reward_range=(-1.0, 0.0))
     ContextSpec(shape=(1 << 24,))
@@ -89,7 +100,7 @@ def test_the_extremes_of_each_range_are_allowed():
     SelectionSpec(action_chunk=1, warmup_random=0)
 
 
-COUNTS = st.integers(1, 10**6)
+COUNTS = st.integers(1, 1000)
 POSITIVE = st.floats(1e-6, 1e6)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -121,8 +132,8 @@ SPECS = st.builds(
         TrainingSpec,
         mode=st.sampled_from(["background", "lockstep"]),
         train_every=st.none() | COUNTS,
-        optimizer_steps=st.none() | COUNTS,
-        batch_size=COUNTS,
+        optimizer_steps=st.none() | st.integers(1, 100_000),
+        batch_size=st.integers(1, 1 << 16),
         lr=POSITIVE,
         weight_decay=st.floats(0, 1),
         rebuild_chunk=COUNTS,

@@ -291,8 +291,8 @@ def test_state_that_does_not_fit_is_refused(make_neural, make_rows, fill_replay,
 
 def test_an_absurd_row_does_not_ruin_the_encoder(make_neural, make_rows, fill_replay, plan):
     """Its batches overflow in float32 and are passed over."""
-    policy, rows = make_neural("mlp"), make_rows(40)
-    rows.contexts[3] = 1e30
+    policy, rows = make_neural("mlp", dtype="float64"), make_rows(40, dtype="float64")
+    rows.contexts[3] = 1e300
     before = policy.tensors()["encoder/first.weight"]
     _, metrics = policy.train(fill_replay(rows), {}, plan(steps=20, batch_size=8))
     after = policy.tensors()

@@ -197,7 +197,7 @@ def test_features_that_overflow_teach_nothing_online_or_in_a_rebuild(
 
 
 def test_the_state_comes_back_bit_for_bit(policy_maker, make_rows, learn_all, assert_same):
-    policy, other = policy_maker(), policy_maker()
+    policy, other = policy_maker(seed=1), policy_maker(seed=2)
     learn_all(policy, make_rows(20))
     tensors = policy.tensors()
     other.load_tensors({name: tensor.copy() for name, tensor in tensors.items()})

@@ -178,7 +178,7 @@ def test_a_trainer_of_an_earlier_opening_may_not_publish(run, tmp_path):
         order = {"do": "round", "uid": record.uid, "position": run.state["position"], "served": 0}
         before = snapshots.versions()
         with subprocess.Popen(
-            [sys.executable, "-m", "service.trainer"], text=True,
+            [sys.executable, "-m", "service.trainer_process"], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         ) as stale:  # fmt: skip
             assert stale.stdin is not None
