@@ -99,7 +99,8 @@ def test_a_select_in_flight_keeps_the_candidates_it_has(specs, grown):
     model, log = grown(specs["two_tower"])
     offered = model.enabled_candidates()
     kept = [array.copy() for array in (offered.slots, offered.features, offered.parts)]
-    model.apply(log.actions(["b", "f"]), None)
+    model.apply(log.actions(["b"]), None)
+    model.apply(log.actions(["c", "f"]), None)
     model.apply(log.actions(["a"], enabled=False, features=False), None)
     for array, copy in zip((offered.slots, offered.features, offered.parts), kept, strict=True):
         assert np.array_equal(array, copy)
@@ -167,6 +168,9 @@ def test_candidates_by_id_keep_the_order_they_were_asked_in(specs, grown):
     assert np.array_equal(found.parts, everything.parts[[3, 0]])
     backwards = model.candidates([ActionId(i) for i in "edcba"])
     assert backwards.slots.tolist() == [4, 3, 2, 1, 0]
+    assert np.array_equal(backwards.features, model.catalogue.features[::-1])
+    assert backwards.parts is not None
+    assert np.array_equal(backwards.parts, everything.parts[::-1])
     with pytest.raises(KeyError, match="nobody"):
         model.candidates([ActionId("a"), ActionId("nobody")])
 
