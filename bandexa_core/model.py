@@ -26,6 +26,7 @@ from bandexa_core.ids import (
 )
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.policies import Candidates, Choice, NeuralLinearTS, Uniform, make_policy
+from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round
 from bandexa_core.randomness import keyed_rng
 from bandexa_core.snapshot import Snapshot
@@ -123,9 +124,12 @@ class ServingModel:
             ValueError: The candidates do not suit the policy.
         """
         rng = keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
-        warm = self.progress.num_learned >= self.spec.selection.warmup_random
-        policy = self.policy if warm else Uniform()
-        return policy.select(context, candidates, rng, num=num, retrieve=retrieve)
+        selection, learned = self.spec.selection, self.progress.num_learned
+        policy = self.policy if learned >= selection.warmup_random else Uniform()
+        exploration = Exploration(selection.panel, selection.epsilon_at(learned))
+        return policy.select(
+            context, candidates, rng, num=num, retrieve=retrieve, exploration=exploration
+        )
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ TRAINING_LIMITS = {
     "batch_size": 1 << 16,
     "rebuild_chunk": 1 << 20,
 }
+EPSILON_ROWS = 1000
 MAX_PARAMS_DEPTH = 8
 
 
@@ -87,7 +88,7 @@ class PosteriorSpec:
     prior_var: float | None = None
     noise: Literal["nig", "fixed"] = "nig"
     noise_var: float | None = None
-    noise_shape: float = 1.0
+    noise_shape: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("prior_var", "noise_var", "noise_shape"):
@@ -148,12 +149,26 @@ class SelectionSpec:
 
     action_chunk: int | None = None
     warmup_random: int = 0
+    panel: int = 64
+    epsilon: float = 0.005
 
     def __post_init__(self) -> None:
         if self.action_chunk is not None and self.action_chunk < 1:
             raise ValueError("action_chunk: must be at least 1")
         if self.warmup_random < 0:
             raise ValueError("warmup_random: must be 0 or above")
+        if not 1 <= self.panel <= 4096:
+            raise ValueError("panel: must be 1 to 4096")
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise ValueError("epsilon: must be 0 to 1")
+
+    def epsilon_at(self, num_learned: int) -> float:
+        """Return the uniform floor after so many learned values.
+
+        It falls with 1/sqrt(n) beyond `EPSILON_ROWS`: its cost then stays a vanishing share of the
+        regret, while every action keeps support.
+        """
+        return self.epsilon * min(1.0, math.sqrt(EPSILON_ROWS / max(num_learned, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,8 @@ class Engine:
         self._by_uid: dict[BanditUid, Bandit] = {}
         self.creating = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._panels = ThreadPoolExecutor(1, thread_name_prefix="panels")
+        self._late: set[asyncio.Future[float]] = set()
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
 
@@ -161,12 +163,15 @@ class Engine:
         """End the trainer, commit what is queued, close the store."""
         if self.desk is not None:
             await self.desk.close()
+        if self._late:
+            await asyncio.wait(self._late)
         if self._store is not None:
             # The writer's last answers are scheduled on this loop before the join returns.
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
             await asyncio.sleep(0)
             self._reader.close()
         self._executor.shutdown()
+        self._panels.shutdown()
 
     def failure(self) -> str | None:
         """Why the service is not ready, None when it is."""
@@ -234,7 +239,7 @@ class Engine:
         started = time.perf_counter()
         bandit = self.bandit(command.bandit)
         try:
-            record = self._decide(bandit, command)
+            record, late = self._decide(bandit, command)
         except (InvalidRequest, UnknownAction):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
@@ -245,13 +250,30 @@ class Engine:
         kept = await self.committed(self.store.append_decision, record)
         if kept is None:
             answer = _decision(record)
+            if late is not None:
+                self._fill_in(record.decision_id, late)
         else:
             answer = _repeated(record.decision_id, record.body_hash, kept)
         self.metrics.selects.labels(command.bandit).inc()
         self.metrics.select_seconds.observe(time.perf_counter() - started)
         return answer
 
-    def _decide(self, bandit: Bandit, command: SelectCommand) -> DecisionRecord:
+    def _fill_in(self, decision_id: DecisionId, late: Callable[[], float]) -> None:
+        """Work out a propensity behind the answer, on a thread, and keep it with the decision."""
+
+        def keep(future: asyncio.Future[float]) -> None:
+            self._late.discard(future)
+            if not future.cancelled():
+                self.store.append_propensity(decision_id, future.result(), _ignore)
+
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._panels, late)
+        self._late.add(future)
+        future.add_done_callback(keep)
+
+    def _decide(
+        self, bandit: Bandit, command: SelectCommand
+    ) -> tuple[DecisionRecord, Callable[[], float] | None]:
         """Draw: model and position are read in this one synchronous step."""
         context = bandit.context(command.context)
         offer = bandit.offer(command.candidates)
@@ -268,7 +290,7 @@ class Engine:
             )
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "candidates") from error
-        return DecisionRecord(
+        record = DecisionRecord(
             decision_id=decision_id,
             bandit=bandit.record.key,
             time=time.time(),
@@ -282,6 +304,7 @@ class Engine:
             propensity=choice.propensity,
             activated=command.activate,
         )
+        return record, choice.late_propensity
 
     def _inline_features(
         self, command: SelectCommand, offer: Offer, choice: Choice
@@ -384,6 +407,11 @@ def _offered(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ActionI
     if offer.ids is None:
         return tuple(model.catalogue.ids[offer.candidates.slots[i]] for i in choice.retrieved)
     return tuple(offer.ids[i] for i in choice.retrieved)
+
+
+def _ignore(_: None, error: Exception | None) -> None:
+    if error is not None:
+        log.warning("a propensity could not be kept: %s", error)
 
 
 def _decision(record: DecisionRecord) -> Decision:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
+from bandexa_core.policies.panel import Exploration, count_votes, folded_winners
 from bandexa_core.policies.protocol import Candidates, Choice
 from bandexa_core.posterior import (
     DisjointPosterior,
@@ -23,6 +25,26 @@ from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
+
+
+NO_EXPLORATION = Exploration(panel=1)
+# Multiply-adds of a panel above which its propensity is worked out after the answer (about 1 ms).
+LATER_PRODUCTS = 1 << 23
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Sampled scores of every candidate, and the panel they belong to.
+
+    Attributes:
+        scores: The served member's sampled values, (K,).
+        winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
+        later: Whether that would take longer than the answer may wait.
+    """
+
+    scores: Array64
+    winners: Callable[[], NDArray[np.int64]]
+    later: bool = False
 
 
 class LinearHead:
@@ -68,51 +90,79 @@ class LinearHead:
         *,
         num: int = 1,
         retrieve: int | None = None,
+        exploration: Exploration = NO_EXPLORATION,
     ) -> Choice:
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
-        scores_K = self._sampled_scores(context, candidates, rng)
+        explores = rng.random() < exploration.epsilon and not self.greedy
+        if self.greedy:
+            means_K = self._mean_scores(context, candidates)
+            draw = Draw(means_K, lambda: np.array([means_K.argmax()]))
+            exploration = NO_EXPLORATION
+        else:
+            draw = self._draw(context, candidates, rng, exploration.panel)
+        scores_K = draw.scores
         retrieved, offered = None, scores_K
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(np.argpartition(-scores_K, retrieve - 1)[:retrieve])
             offered = scores_K[retrieved]  # of scores that tie, the choice is a retrieved one
         if num == 1:
-            chosen = np.array([int(np.argmax(offered))], np.int64)
+            best = np.array([int(np.argmax(offered))], np.int64)
         else:
-            chosen = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
+            best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
         # max returns a NaN where there is one
-        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[chosen]).all()):
+        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[best]).all()):
             raise ValueError("context: the encoder gives no finite features for it")
-        index = chosen if retrieved is None else retrieved[chosen]
-        return Choice(index, offered[chosen], retrieved)
+        chosen = best if retrieved is None else retrieved[best]
+        if explores:  # among all that were offered, so that the floor holds for each of them
+            chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
+            retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
 
-    def _sampled_scores(
-        self, context: NDArray[Any], candidates: Candidates, rng: np.random.Generator
-    ) -> Array64:
+        def propensity() -> float:
+            votes_K = count_votes(draw.winners(), len(candidates))
+            return float(exploration.propensities(votes_K)[chosen[0]])
+
+        if draw.later:
+            return Choice(chosen, scores_K[chosen], retrieved, None, propensity)
+        return Choice(chosen, scores_K[chosen], retrieved, propensity())
+
+    def _draw(
+        self, context: NDArray[Any], candidates: Candidates, rng: np.random.Generator, panel: int
+    ) -> Draw:
+        """Draw the panel; the first member's scores are served."""
         posterior = self.posterior
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
-            if self.greedy:
-                return posterior.mean_std(z_D, candidates.slots)[0]
-            sampled_1K = posterior.sample_scores(rng, z_D, candidates.slots, 1)
-            return sampled_1K.reshape(-1)
-        weights_D = posterior.mean if self.greedy else posterior.sample(rng, 1)[0]
-        return self._weighted(context, candidates, weights_D)
-
-    def _weighted(
-        self, context: NDArray[Any], candidates: Candidates, weights_D: Array64
-    ) -> Array64:
-        """Return z . w for every candidate, (K,)."""
+            scores_MK = posterior.sample_scores(rng, z_D, candidates.slots, panel)
+            return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1))
+        weights_MD = posterior.sample(rng, panel)
         encoder = self.encoder
+        if not isinstance(encoder, FoldingEncoder):
+            chunks = [z_CD @ weights_MD.T for z_CD in self._encoded(context, candidates)]
+            scores_KM = np.concatenate(chunks)
+            return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0))
+        parts_KV = self._parts(encoder, candidates)
+        queries_MV, offsets_M = encoder.fold(encoder.context_part(context), weights_MD)
+        served_K: Array64 = parts_KV @ queries_MV[0] + offsets_M[0]
+        later = parts_KV.size * panel > LATER_PRODUCTS
+        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later)
+
+    def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
+        if candidates.parts is not None:
+            return candidates.parts
+        return encoder.action_part(candidates.features)
+
+    def _mean_scores(self, context: NDArray[Any], candidates: Candidates) -> Array64:
+        """Return the posterior mean of every candidate's value, (K,)."""
+        posterior, encoder = self.posterior, self.encoder
+        if isinstance(posterior, DisjointPosterior):
+            z_D = self._shared_features(context, candidates)
+            return posterior.mean_std(z_D, candidates.slots)[0]
         if isinstance(encoder, FoldingEncoder):
-            parts_KV = candidates.parts
-            if parts_KV is None:
-                parts_KV = encoder.action_part(candidates.features)
-            query_1V, offset_1 = encoder.fold(encoder.context_part(context), weights_D[None])
-            scores_K: Array64 = parts_KV @ query_1V[0]
-            scores_K += offset_1[0]
+            part = encoder.context_part(context)
+            queries_1V, offsets_1 = encoder.fold(part, posterior.mean[None])
+            scores_K: Array64 = self._parts(encoder, candidates) @ queries_1V[0] + offsets_1[0]
             return scores_K
-        chunks = [z_CD @ weights_D for z_CD in self._encoded(context, candidates)]
-        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+        return np.concatenate([z @ posterior.mean for z in self._encoded(context, candidates)])
 
     def _encoded(self, context: NDArray[Any], candidates: Candidates) -> Iterator[Array64]:
         """Yield z of the candidates in chunks of `action_chunk`, (C, D) each."""

@@ -5,6 +5,7 @@ Legend: K candidates, A action features, V size of a cached action part, `*X` co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
+from bandexa_core.policies.panel import Exploration
 from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
 
@@ -47,13 +49,15 @@ class Choice:
         chosen: Indexes into the candidates, best first, int64 (k,).
         scores: Their sampled values, float64 (k,).
         retrieved: With `retrieve`, indexes of the candidates that were retrieved, else None.
-        propensity: Probability of the first pick under the policy, or None where not computed.
+        propensity: Probability of the first pick under the policy; None where `late_propensity`
+            works it out, off the request's path.
     """
 
     chosen: NDArray[np.int64]
     scores: NDArray[np.float64]
     retrieved: NDArray[np.int64] | None = None
     propensity: float | None = None
+    late_propensity: Callable[[], float] | None = None
 
 
 class Policy(Protocol):
@@ -67,6 +71,7 @@ class Policy(Protocol):
         *,
         num: int = 1,
         retrieve: int | None = None,
+        exploration: Exploration = ...,
     ) -> Choice:
         """Pick `num` different candidates from one joint draw, best first."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
+from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Candidates, Choice
 from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
@@ -24,6 +25,7 @@ class Uniform:
         *,
         num: int = 1,
         retrieve: int | None = None,
+        exploration: Exploration | None = None,
     ) -> Choice:
         """See `Policy.select`; the propensity is exact."""
         scores_K = rng.random(len(candidates))

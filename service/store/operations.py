@@ -86,6 +86,13 @@ class Operations:
             return None
         return stored_answer(self._db, d.decision_id)
 
+    def propensity(self, decision_id: DecisionId, propensity: float) -> None:
+        """Fill in a propensity that was worked out behind the answer."""
+        self._db.execute(
+            "UPDATE decisions SET propensity = ? WHERE decision_id = ? AND propensity IS NULL",
+            (propensity, decision_id),
+        )
+
     def reward(self, report: RewardReport) -> RewardOutcome:
         """Join a reward to its decision: the first value is learned, later ones are kept."""
         found = self._db.execute(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from bandexa_core.catalogue import CatalogueChange
-from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow
 from bandexa_core.spec import BanditSpec
 from service.store.codec import (
@@ -44,6 +44,11 @@ class EventStore(Protocol):
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Keep a decision. None: kept; an answer: the id was there already, nothing changed."""
+
+    def append_propensity(
+        self, decision_id: DecisionId, propensity: float, done: Done[None]
+    ) -> None:
+        """Fill in the propensity of a decision that was answered without one."""
 
     def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
         """Join a reward to its decision; UnknownDecision, or InvalidRequest for its action."""

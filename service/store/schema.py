@@ -13,9 +13,9 @@ SCHEMA_VERSION = 1
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 
-# A decision's row is never updated after its insert: it may hold a large context, and what changes
-# (the value learned from it) lives in `outcomes`. `log` is the sequence of rows that change a
-# bandit's model; every row carries the hash of the chain up to it.
+# A decision's row may hold a large context, so what changes later (the value learned from it) lives
+# in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
+# sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.errors import BandexaError
-from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.exceptions import StoreError
@@ -110,6 +110,12 @@ class SqliteStore:
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
         self._put(lambda: self._operations.decision(record), done)
+
+    def append_propensity(
+        self, decision_id: DecisionId, propensity: float, done: Done[None]
+    ) -> None:
+        """See `EventStore.append_propensity`."""
+        self._put(lambda: self._operations.propensity(decision_id, propensity), done)
 
     def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
         """See `EventStore.append_reward`."""

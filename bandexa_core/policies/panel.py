@@ -1,0 +1,59 @@
+"""Panel Thompson sampling: the probability of what is served, at the price of more draws.
+
+Draw M iid weight samples and serve the first one's best action: one of iid draws is an iid draw,
+so the served law is exactly Thompson sampling's. The share of the panel that votes for the served
+action estimates its probability without bias, and by exchangeability it is the exact probability
+of the action given the panel's draws in any order. With probability epsilon a uniform choice is
+served instead, so that every action has support and inverse-propensity estimates stay unbiased:
+p(a) = (1 - epsilon) votes(a) / M + epsilon / K. Legend: M members, K candidates, V part size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array64 = NDArray[np.float64]
+CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """How a decision explores.
+
+    Attributes:
+        panel: M, the members of the panel.
+        epsilon: Probability of a uniform choice.
+    """
+
+    panel: int = 64
+    epsilon: float = 0.0
+
+    def propensities(self, votes_K: NDArray[np.int64]) -> Array64:
+        """Return the probability of each candidate, (K,), from the panel's votes; sums to 1."""
+        shares_K: Array64 = votes_K / votes_K.sum()
+        return (1.0 - self.epsilon) * shares_K + self.epsilon / len(votes_K)
+
+
+def count_votes(winners_M: NDArray[np.int64], num_candidates: int) -> NDArray[np.int64]:
+    """Return how many members vote for each candidate, (K,)."""
+    return np.bincount(winners_M, minlength=num_candidates)
+
+
+def folded_winners(parts_KV: Array64, queries_MV: Array64) -> NDArray[np.int64]:
+    """Return each member's best candidate under folded weights, (M,), in chunks of candidates.
+
+    A member's offset is the same for all candidates and plays no part.
+    """
+    best_M = np.full(len(queries_MV), -np.inf)
+    winners_M = np.zeros(len(queries_MV), np.int64)
+    for first in range(0, len(parts_KV), CHUNK):
+        scores_CM = parts_KV[first : first + CHUNK] @ queries_MV.T
+        rows_M = scores_CM.argmax(axis=0)
+        tops_M = scores_CM[rows_M, np.arange(len(queries_MV))]
+        better = tops_M > best_M
+        best_M[better] = tops_M[better]
+        winners_M[better] = rows_M[better] + first
+    return winners_M
