@@ -216,7 +216,7 @@ def test_prior_and_noise_follow_the_reward_range_unless_they_are_given():
     config = dataclasses.replace(BASE, reward_range=(-1.0, 3.0)).posterior_config()
     assert config.prior_var == 16.0
     assert config.noise_var == pytest.approx(1.6)
-    assert (config.noise, config.noise_shape) == ("nig", 1.0)
+    assert (config.noise, config.noise_shape) == ("nig", 0.1)
     given = PosteriorSpec(prior_var=5.0, noise="fixed", noise_var=0.25, noise_shape=3.0)
     config = dataclasses.replace(BASE, posterior=given, reward_range=(0, 9)).posterior_config()
     assert (config.prior_var, config.noise_var) == (5.0, 0.25)

@@ -251,7 +251,7 @@ def test_a_configuration_row_changes_what_may_change(specs, grown):
 def test_a_changed_warm_up_and_schedule_take_effect_at_once(specs, grown):
     model, log = grown(specs["mlp"], 12)
     offered, x = model.enabled_candidates(), log.context()
-    assert model.select(DecisionId("d"), x, offered).propensity is None
+    assert model.select(DecisionId("d"), x, offered).propensity != 0.2
     assert not model.round_due()
     model.apply(log.configure(selection={"warmup_random": 13}, training={"train_every": 12}), None)
     assert model.select(DecisionId("d"), x, offered).propensity == 0.2

@@ -31,7 +31,7 @@ def test_the_answer_has_exactly_the_documented_fields(api) -> None:
     assert set(answer["action"]) == {"id", "index"}
     assert answer["actions"] is None
     assert isinstance(answer["score"], float)
-    assert answer["propensity"] is None
+    assert 0.0 < answer["propensity"] <= 1.0
     assert answer["snapshot"] == 0
     assert answer["position"] == 1
     assert len(answer["decision_id"]) == 32
@@ -213,7 +213,7 @@ def test_warm_up_chooses_uniformly_and_says_how_likely(api) -> None:
         api.reward(drawn[0]["decision_id"], 1.0)
     assert seen == set(IDS)
     assert api.state(name)["num_learned"] == 2
-    assert api.select(name, [0, 0])["propensity"] is None
+    assert api.select(name, [0, 0])["propensity"] == 1.0  # greedy
 
 
 def test_the_uniform_policy_knows_its_propensity_and_learns_nothing(api) -> None:
