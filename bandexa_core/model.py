@@ -27,8 +27,9 @@ from bandexa_core.ids import (
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.policies import Candidates, Choice, NeuralLinearTS, Uniform, make_policy
 from bandexa_core.policies.panel import Exploration
-from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round
-from bandexa_core.randomness import keyed_rng
+from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
+from bandexa_core.policies.training import TrainingRound
+from bandexa_core.randomness import keyed_rng, keyed_seed
 from bandexa_core.snapshot import Snapshot
 from bandexa_core.spec import BanditSpec, ReplaySpec, SelectionSpec, TrainingSpec
 
@@ -175,9 +176,14 @@ class ServingModel:
     def _load(self, snapshot: Snapshot) -> None:
         self.policy.load_tensors(snapshot.tensors[MODEL_FILE])
         manifest = snapshot.manifest
-        self.version = SnapshotVersion(manifest.version)
-        self.base_position = self.position = LogPosition(manifest.position)
+        self.position = LogPosition(manifest.position)
         self.progress = Progress(**manifest.meta["progress"])
+        self.rebased(SnapshotVersion(manifest.version))
+
+    def rebased(self, version: SnapshotVersion) -> None:
+        """Take the policy's state as that of a snapshot `version` built here and now."""
+        self.version = version
+        self.base_position = self.position
         self._set_catalogue(self.catalogue)
 
     # -- rounds -------------------------------------------------------------------------------
@@ -221,6 +227,22 @@ def load_model(
     model = ServingModel(spec, uid, registry, catalogue)
     model._load(snapshot)
     return model
+
+
+def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRound:
+    """Return the plan of a training round at `num_learned` rows: a function of both alone."""
+    policy, training = model.policy, model.spec.training
+    assert isinstance(policy, NeuralLinearTS), "only a learned encoder is trained"
+    return TrainingRound(
+        steps=optimizer_steps(training),
+        batch_size=training.batch_size,
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        rebuild_chunk=training.rebuild_chunk,
+        seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
+        num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
+        device=device,
+    )
 
 
 def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:

@@ -14,6 +14,11 @@ import numpy as np
 from bandexa_core.ids import BanditUid
 
 
+def bandit_uid(name: str, lives: int) -> BanditUid:
+    """Return the uid of a name's next life, after `lives` earlier ones in the same store."""
+    return BanditUid(blake2b(f"{name}\x1f{lives}".encode(), digest_size=12).hexdigest())
+
+
 def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Generator:
     """Return the generator for one purpose ("decision", "train", "init") and key.
 

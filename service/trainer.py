@@ -19,12 +19,16 @@ import torch
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
+from bandexa_core.model import (
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+    load_model,
+    plan_round,
+)
 from bandexa_core.policies import NeuralLinearTS
-from bandexa_core.policies.schedule import optimizer_steps
-from bandexa_core.policies.training import TrainingRound
 from bandexa_core.publishing import publish_model
-from bandexa_core.randomness import keyed_seed
 from bandexa_core.snapshot import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.exceptions import UnknownBandit
@@ -89,7 +93,7 @@ class Trainer:
         if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
             replay = self._replays.at(record, spec, position)
             if len(replay):
-                plan = self._plan(spec, uid, total, len(model.catalogue), model.policy)
+                plan = plan_round(model, total, self._device)
                 training, metrics = model.policy.train(replay, training, plan)
             progress = Progress(num_learned=total, trained_rows=total)
         else:
@@ -130,21 +134,6 @@ class Trainer:
         if model.learns_features and model.progress.may_train(total):
             return model
         return load_at(self._reader, record, self._registry, snapshots, parent, position)
-
-    def _plan(
-        self, spec: BanditSpec, uid: BanditUid, rows: int, num_actions: int, policy: NeuralLinearTS
-    ) -> TrainingRound:
-        training = spec.training
-        return TrainingRound(
-            steps=optimizer_steps(training),
-            batch_size=training.batch_size,
-            lr=training.lr,
-            weight_decay=training.weight_decay,
-            rebuild_chunk=training.rebuild_chunk,
-            seed=keyed_seed(uid, spec.seed or 0, "train", str(rows)),
-            num_heads=1 if policy.encoder.uses_action else max(1, num_actions),
-            device=self._device,
-        )
 
     def _check_epoch(self) -> None:
         if self._reader.epoch() != self._epoch:

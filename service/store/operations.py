@@ -11,7 +11,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow
+from bandexa_core.randomness import bandit_uid
 from bandexa_core.spec import BanditSpec
 from service.exceptions import Conflict, InvalidRequest, UnknownDecision
 from service.store.codec import (
@@ -226,8 +226,7 @@ class Operations:
         rows = self._db.execute("SELECT deleted FROM bandits WHERE name = ?", (name,)).fetchall()
         if any(deleted is None for (deleted,) in rows):
             raise Conflict(f"there is a bandit {name!r} already")
-        seed = blake2b(f"{name}\x1f{len(rows)}".encode(), digest_size=12)
-        uid = BanditUid(seed.hexdigest())
+        uid = bandit_uid(name, len(rows))
         publish(uid)
         now = self._clock()
         text = json.dumps(dataclasses.asdict(spec), sort_keys=True)

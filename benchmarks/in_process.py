@@ -1,0 +1,129 @@
+"""A bandit without HTTP and store, behind the calls of the client that a simulated run makes.
+
+The same serving model and the same rounds as the service's, so the same decisions: the regret
+benchmark uses it for speed and shows on each workload that HTTP decides identically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from bandexa_core.catalogue import Catalogue, CatalogueChange
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log import CatalogueRow, LearnRow
+from bandexa_core.model import Progress, ServingModel, plan_round
+from bandexa_core.policies import NeuralLinearTS
+from bandexa_core.randomness import bandit_uid
+from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+from bandexa_core.snapshot import Snapshot
+from bandexa_core.spec import BanditSpec
+from service.arrays import conform, decode_envelope
+from simulators.client import Action, RewardReport, RewardStatus, Selection, Training
+
+_SPEC = TypeAdapter(BanditSpec)
+
+
+class InProcessClient:
+    """One bandit, called as `simulators.client.BanditClient` is.
+
+    Args:
+        bandit: Its name; with the seed it keys every draw, as on a fresh server.
+        body: What PUT /bandits/{name} would get.
+        ids: The actions' ids.
+        features: Their features, (N, A), or None.
+    """
+
+    def __init__(
+        self, bandit: str, body: Mapping[str, Any], ids: Sequence[str], features: Any
+    ) -> None:
+        spec = _SPEC.validate_python(body)
+        self.num_requests = 0
+        self._model = ServingModel(
+            spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.action_dim)
+        )
+        self._index = {action_id: index for index, action_id in enumerate(ids)}
+        change = CatalogueChange(
+            tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
+        )
+        self._model.apply(CatalogueRow(LogPosition(1), 0.0, change), _no_import)
+        layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
+        self._replay = MemoryReplay(layout)
+        self._training: dict[str, Any] = {}
+        self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
+
+    def select(
+        self,
+        bandit: str,
+        context: object,
+        *,
+        candidates: Sequence[str] | None = None,
+        retrieve: int | None = None,
+        decision_id: str | None = None,
+    ) -> Selection:
+        """Choose; see `BanditClient.select`."""
+        assert decision_id is not None
+        model, spec = self._model, self._model.spec
+        array = conform(decode_envelope(context), spec.context.shape, spec.context.dtype, "context")
+        offered = (
+            model.enabled_candidates()
+            if candidates is None
+            else model.candidates([ActionId(i) for i in candidates])
+        )
+        choice = model.select(DecisionId(decision_id), array, offered, retrieve=retrieve)
+        index = int(choice.chosen[0])
+        slot = ActionSlot(int(offered.slots[index]))
+        self._open[decision_id] = (array, offered.features[index], slot)
+        shown = index if candidates is not None else slot
+        action = Action(model.catalogue.ids[slot], shown)
+        return Selection(
+            decision_id, action, (action,), float(choice.scores[0]), choice.propensity,
+            model.version, model.position,
+        )  # fmt: skip
+
+    def reward(self, decision_id: str, reward: float) -> RewardStatus:
+        """Learn; see `BanditClient.reward`."""
+        context, action, slot = self._open.pop(decision_id)
+        model = self._model
+        position = LogPosition(model.position + 1)
+        row = LearnRow(
+            position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot
+        )
+        model.apply(row, _no_import)
+        if model.learns_features:
+            self._replay.append(
+                Rows(
+                    np.array([position]),
+                    np.array([slot]),
+                    np.array([reward]),
+                    action[None],
+                    context[None],
+                )
+            )
+        return RewardStatus("applied", model.round_due())
+
+    def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus]:
+        """Learn in order; see `BanditClient.reward_batch`."""
+        return [self.reward(report.decision_id, report.reward) for report in reports]
+
+    def train(self, bandit: str, *, wait: bool = True) -> Training:
+        """Run a round, as the trainer does; see `BanditClient.train`."""
+        model, policy = self._model, self._model.policy
+        learned = model.progress.num_learned
+        metrics: dict[str, float] = {}
+        if isinstance(policy, NeuralLinearTS):
+            plan = plan_round(model, learned, "cpu")
+            self._training, metrics = policy.train(self._replay, self._training, plan)
+            model.progress = Progress(learned, learned)
+        else:
+            policy.refresh()
+        model.rebased(SnapshotVersion(model.version + 1))
+        return Training(True, model.version, model.position, metrics)
+
+
+def _no_import(version: SnapshotVersion) -> Snapshot:
+    raise AssertionError(f"snapshot {version} was never imported here")

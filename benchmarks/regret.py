@@ -1,0 +1,192 @@
+"""The regret table: every problem, every policy, means over seeds.
+
+`python -m benchmarks.regret --json FILE` reruns all of it on two cores; `--quick` takes short
+horizons and two seeds. Runs go in process, through the same serving model and rounds as the
+service (`in_process`); `--over-http` plays the first seed of one problem per workload against a
+real server as well and compares the decisions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.in_process import InProcessClient
+from benchmarks.regret_problems import PROBLEMS, Problem
+from simulators.client import BanditClient
+from simulators.policies import PLANS, Knobs, bandit_spec
+from simulators.private_server import PrivateServer
+from simulators.runner import Run, play, upsert_actions
+
+FIRST_SEED = 100
+
+
+def run_one(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
+    """Play one policy with one seed in process."""
+    torch.set_num_threads(1)
+    environment = problem.environment(seed, horizon)
+    bandit, body = _bandit(problem, policy, environment, seed)
+    client = InProcessClient(bandit, body, environment.action_ids, environment.action_features)
+    run = Run(policy, seed, horizon)
+    play(
+        client, environment, run, bandit=bandit, live=False, delay=problem.delay,  # type: ignore[arg-type]
+        on_step=lambda: None,
+    )  # fmt: skip
+    return run
+
+
+def over_http(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
+    """Play the same against a private server."""
+    environment = problem.environment(seed, horizon)
+    bandit, body = _bandit(problem, policy, environment, seed)
+    run = Run(policy, seed, horizon)
+    with PrivateServer() as server, BanditClient(server.url) as client:
+        client.put_bandit(bandit, body)
+        upsert_actions(client, environment, bandit)
+        play(
+            client, environment, run, bandit=bandit, live=False, delay=problem.delay,
+            on_step=lambda: None,
+        )  # fmt: skip
+    return run
+
+
+def _bandit(
+    problem: Problem, policy: str, environment: Any, seed: int
+) -> tuple[str, dict[str, Any]]:
+    body: dict[str, Any] = bandit_spec(
+        PLANS[problem.workload][policy], environment, Knobs(), seed=seed
+    )
+    for section, values in problem.overrides.items():
+        body[section] = {**body.get(section, {}), **values}
+    return f"{problem.name}-{policy}-{seed}", body
+
+
+def _job(job: tuple[Problem, str, int, int]) -> dict[str, Any]:
+    problem, policy, seed, horizon = job
+    run = run_one(problem, policy, seed, horizon)
+    return {
+        "problem": problem.name, "policy": policy, "seed": seed, "steps": run.steps,
+        "cumulative_regret": run.regret, "percent_of_uniform": run.percent_of_uniform,
+        "ma_reward": run.ma_reward, "rounds": run.num_train_rounds, "wall_s": run.wall_s,
+    }  # fmt: skip
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean, standard error and wins against the first policy, per problem and policy."""
+    out = []
+    for problem in dict.fromkeys(run["problem"] for run in runs):
+        mine = [run for run in runs if run["problem"] == problem]
+        policies = list(dict.fromkeys(run["policy"] for run in mine))
+        first = {r["seed"]: r["cumulative_regret"] for r in mine if r["policy"] == policies[0]}
+        for policy in policies:
+            rows = [run for run in mine if run["policy"] == policy]
+            regrets = [run["cumulative_regret"] for run in rows]
+            error = statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else 0.0
+            shares = [run["percent_of_uniform"] for run in rows]
+            out.append(
+                {
+                    "problem": problem,
+                    "policy": policy,
+                    "seeds": len(rows),
+                    "mean": statistics.fmean(regrets),
+                    "standard_error": error,
+                    "percent_of_uniform": statistics.fmean(shares),
+                    "wins": sum(r["cumulative_regret"] < first[r["seed"]] for r in rows),
+                }
+            )
+    return out
+
+
+def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "| problem | policy | seeds | regret | % of uniform | wins |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['problem']} | {row['policy']} | {row['seeds']} | {row['mean']:.1f} +- "
+        f"{row['standard_error']:.1f} | {row['percent_of_uniform']:.2f} | {row['wins']} |"
+        for row in summary
+    ]
+    return "\n".join(lines)
+
+
+def compare_with_http(seed: int, horizon: int) -> list[dict[str, Any]]:
+    """Play one problem per workload both ways; tell whether every decision was the same."""
+    out = []
+    for name in ("synthetic", "mnist", "two-tower", "wheel-0.5"):
+        problem = PROBLEMS[name]
+        here = run_one(problem, "neural_linear_ts", seed, horizon)
+        there = over_http(problem, "neural_linear_ts", seed, horizon)
+        same = here.chosen == there.chosen and here.rewards == there.rewards
+        out.append({"problem": name, "steps": horizon, "identical": same})
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the table; 0 when every problem was played (and HTTP agreed, if asked)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write runs and summary here")
+    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--seeds", type=int, help="instead of each problem's own number")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, two seeds")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--data-dir", type=Path, help="where fashion-mnist lies")
+    parser.add_argument("--over-http", action="store_true", help="compare with a real server too")
+    given = parser.parse_args(argv)
+    jobs = []
+    for name in given.problems:
+        problem = PROBLEMS[name]
+        seeds = given.seeds or (2 if given.quick else problem.seeds)
+        horizon = problem.horizon // 10 if given.quick else problem.horizon
+        jobs += [
+            (problem, policy, given.first_seed + index, horizon)
+            for policy in problem.policies
+            for index in range(seeds)
+        ]
+    started = time.perf_counter()
+    runs = []
+    with ProcessPoolExecutor(given.workers) as pool:
+        for run in pool.map(_job, jobs):
+            runs.append(run)
+            print(
+                f"{run['problem']} {run['policy']} seed {run['seed']}: regret "
+                f"{run['cumulative_regret']:.1f} in {run['wall_s']:.1f} s",
+                file=sys.stderr,
+            )
+    summary = summarise(runs)
+    report: dict[str, Any] = {
+        "name": "regret", "machine": f"{platform.machine()}, {platform.platform()}",
+        "wall_s": time.perf_counter() - started, "summary": summary, "runs": runs,
+        "configurations": {
+            name: _configurations(PROBLEMS[name], given.first_seed) for name in given.problems
+        },
+    }  # fmt: skip
+    if given.over_http:
+        report["over_http"] = compare_with_http(given.first_seed, 200 if given.quick else 500)
+    print(markdown(summary))
+    for row in report.get("over_http", []):
+        print(f"over HTTP, {row['problem']}: identical decisions: {row['identical']}")
+    if given.json is not None:
+        given.json.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return 0 if all(row["identical"] for row in report.get("over_http", [])) else 1
+
+
+def _configurations(problem: Problem, seed: int) -> dict[str, Any]:
+    environment = problem.environment(seed, 1)
+    return {p: _bandit(problem, p, environment, seed)[1] for p in problem.policies}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The problems of the regret table: workload, length, seeds, policies, and what is disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from simulators.environments import (
+    Environment,
+    MnistEnvironment,
+    SyntheticEnvironment,
+    TwoTowerEnvironment,
+    WheelEnvironment,
+    fashion_images,
+    shipped_digits,
+)
+
+ALL = ("linear_ts", "linear_ts_strong", "neural_linear_ts", "greedy", "uniform")
+PLAIN = ("linear_ts", "neural_linear_ts", "greedy", "uniform")
+STRONG = ("linear_ts_strong",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One row of the table.
+
+    Attributes:
+        make: Builds the environment from `seed` and `horizon`.
+        overrides: Sections of the bandit's configuration that the row is about.
+    """
+
+    name: str
+    workload: str
+    make: Callable[..., Environment]
+    horizon: int
+    seeds: int
+    policies: tuple[str, ...]
+    delay: int = 1
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def environment(self, seed: int, horizon: int) -> Environment:
+        """Return the problem of one seed."""
+        return self.make(seed=seed, horizon=horizon)
+
+
+def _digits(*, seed: int, horizon: int) -> Environment:
+    return MnistEnvironment(shipped_digits(), seed=seed, horizon=horizon)
+
+
+def _fashion(*, seed: int, horizon: int) -> Environment:
+    return MnistEnvironment(fashion_images(), seed=seed, horizon=horizon)
+
+
+def _synthetic(
+    name: str, horizon: int, seeds: int, policies: tuple[str, ...], **given: Any
+) -> Problem:
+    environment = given.pop("environment", {})
+    make = partial(SyntheticEnvironment, **environment)
+    return Problem(
+        name=name, workload="synthetic", make=make, horizon=horizon, seeds=seeds,
+        policies=policies, **given,
+    )  # fmt: skip
+
+
+# The right scale of the noise prior is what the declared reward range implies: 0.4 on [-1, 1].
+_ROWS = [
+    _synthetic("synthetic", 2000, 10, ALL),
+    _synthetic("synthetic-1.5", 4000, 10, ALL, environment={"interaction_scale": 1.5}),
+    Problem(name="mnist", workload="mnist", make=_digits, horizon=5000, seeds=5, policies=PLAIN),
+    Problem(
+        name="two-tower", workload="two-tower", make=TwoTowerEnvironment, horizon=3000, seeds=5,
+        policies=(*ALL[:2], "linear_ts_bilinear", *ALL[2:]),
+    ),
+    *(
+        Problem(
+            name=f"wheel-{delta}", workload="wheel", make=partial(WheelEnvironment, delta=delta),
+            horizon=80_000, seeds=2, policies=PLAIN,
+        )
+        for delta in (0.5, 0.7, 0.9, 0.95)
+    ),
+    Problem(
+        name="fashion", workload="mnist", make=_fashion, horizon=10_000, seeds=3,
+        policies=("neural_linear_ts",),
+    ),
+    _synthetic("noise-x100", 2000, 10, STRONG, overrides={"posterior": {"noise_var": 40.0}}),
+    _synthetic("noise-/100", 2000, 10, STRONG, overrides={"posterior": {"noise_var": 0.004}}),
+    _synthetic("delay-1", 2000, 6, STRONG),
+    _synthetic("delay-10", 2000, 6, STRONG, delay=10),
+    _synthetic("delay-100", 2000, 6, STRONG, delay=100),
+]  # fmt: skip
+PROBLEMS: Mapping[str, Problem] = {row.name: row for row in _ROWS}
