@@ -8,7 +8,6 @@ come back from snapshot and log.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import shutil
 import time
@@ -22,19 +21,22 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import (
-    ActionId,
-    ActionSlot,
     BanditUid,
     DecisionId,
-    LogPosition,
-    SnapshotVersion,
 )
-from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice
 from bandexa_core.snapshot import SnapshotStore
 from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
+from service.decisions import (
+    Decision,
+    Scores,
+    SelectCommand,
+    chosen_actions,
+    decision_of,
+    offered_ids,
+    repeated,
+)
 from service.exceptions import (
-    Conflict,
     InvalidRequest,
     Unavailable,
     UnknownAction,
@@ -46,53 +48,14 @@ from service.rounds import RoundDesk
 from service.settings import Settings
 from service.store import (
     BanditRecord,
-    ChosenAction,
     DecisionRecord,
     RewardOutcome,
     RewardReport,
     RewardStatus,
     SqliteStore,
-    StoredAnswer,
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SelectCommand:
-    """A select, decoded. `body_hash` identifies the decoded body of a caller's own id."""
-
-    bandit: str
-    context: Any
-    candidates: CandidateInput
-    retrieve: int | None
-    decision_id: DecisionId | None
-    num: int
-    activate: bool
-    body_hash: bytes | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
-    """The answer of a select."""
-
-    decision_id: DecisionId
-    chosen: tuple[ChosenAction, ...]
-    propensity: float | None
-    snapshot: SnapshotVersion
-    position: LogPosition
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
-    """Posterior mean and standard deviation of each candidate's expected reward."""
-
-    ids: tuple[ActionId, ...]
-    indexes: NDArray[np.int64]
-    means: NDArray[np.float64]
-    stds: NDArray[np.float64]
-    snapshot: SnapshotVersion
-    position: LogPosition
 
 
 class Engine:
@@ -246,14 +209,14 @@ class Engine:
             given = None if own_id is None else self._reader.answer(own_id)
             if own_id is None or given is None:
                 raise
-            return _repeated(own_id, command.body_hash, given)
+            return repeated(own_id, command.body_hash, given)
         kept = await self.committed(self.store.append_decision, record)
         if kept is None:
-            answer = _decision(record)
+            answer = decision_of(record)
             if late is not None:
                 self._fill_in(record.decision_id, late)
         else:
-            answer = _repeated(record.decision_id, record.body_hash, kept)
+            answer = repeated(record.decision_id, record.body_hash, kept)
         self.metrics.selects.labels(command.bandit).inc()
         self.metrics.select_seconds.observe(time.perf_counter() - started)
         return answer
@@ -296,8 +259,8 @@ class Engine:
             time=time.time(),
             body_hash=command.body_hash,
             context=context,
-            chosen=_chosen(model, offer, choice),
-            candidates=_offered(model, offer, choice),
+            chosen=chosen_actions(model, offer, choice),
+            candidates=offered_ids(model, offer, choice),
             features=self._inline_features(command, offer, choice),
             snapshot=model.version,
             position=model.position,
@@ -386,45 +349,6 @@ class Engine:
         return await future
 
 
-def _chosen(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:
-    candidates = offer.candidates
-    out = []
-    for index, score in zip(choice.chosen.tolist(), choice.scores.tolist(), strict=True):
-        slot = int(candidates.slots[index])
-        if offer.ids is None:
-            action_id, shown = model.catalogue.ids[slot], slot
-        else:
-            action_id, shown = offer.ids[index], index
-        features = candidates.features[index]
-        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score))
-    return tuple(out)
-
-
-def _offered(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ActionId, ...] | None:
-    """Return the ids to keep with the decision: what was offered, or of it what was retrieved."""
-    if choice.retrieved is None:
-        return None if offer.ids is None else tuple(offer.ids)
-    if offer.ids is None:
-        return tuple(model.catalogue.ids[offer.candidates.slots[i]] for i in choice.retrieved)
-    return tuple(offer.ids[i] for i in choice.retrieved)
-
-
 def _ignore(_: None, error: Exception | None) -> None:
     if error is not None:
         log.warning("a propensity could not be kept: %s", error)
-
-
-def _decision(record: DecisionRecord) -> Decision:
-    return Decision(
-        record.decision_id, record.chosen, record.propensity, record.snapshot, record.position
-    )
-
-
-def _repeated(decision_id: DecisionId, body_hash: bytes | None, kept: StoredAnswer) -> Decision:
-    """Answer a select whose id is there already."""
-    if kept.body_hash is None or kept.body_hash != body_hash:
-        raise Conflict(f"decision {decision_id!r} was made for another request")
-    return Decision(decision_id, kept.chosen, kept.propensity, kept.snapshot, kept.position)
-
-
-__all__ = ["Decision", "Engine", "Scores", "SelectCommand"]

@@ -11,7 +11,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ValidationError
 
 from bandexa_core.ids import ActionId, DecisionId
-from service.engine import Decision, Engine, SelectCommand
+from service.decisions import Decision, SelectCommand
+from service.engine import Engine
 from service.errors import problem_of
 from service.exceptions import ServiceError
 from service.routes.common import EngineDep, candidates_of, problems
