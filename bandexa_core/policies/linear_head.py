@@ -37,14 +37,17 @@ class Draw:
     """Sampled scores of every candidate, and the panel they belong to.
 
     Attributes:
-        scores: The served member's sampled values, (K,).
+        scores: The served member's sampled values less `offset`, (K,).
         winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
         later: Whether that would take longer than the answer may wait.
+        offset: What the sampled values have in common. Added before they are compared, a large one
+            would make ties by rounding that `winners` knows nothing of.
     """
 
     scores: Array64
     winners: Callable[[], NDArray[np.int64]]
     later: bool = False
+    offset: float = 0.0
 
 
 class LinearHead:
@@ -103,27 +106,32 @@ class LinearHead:
         scores_K = draw.scores
         retrieved, offered = None, scores_K
         if retrieve is not None and retrieve < len(candidates):
-            retrieved = np.sort(np.argpartition(-scores_K, retrieve - 1)[:retrieve])
-            offered = scores_K[retrieved]  # of scores that tie, the choice is a retrieved one
+            retrieved = np.argpartition(-scores_K, retrieve - 1)[:retrieve]
+            first = scores_K.argmax()  # of scores that tie, the first: as the panel votes
+            if first not in retrieved:
+                retrieved[scores_K[retrieved].argmax()] = first
+            retrieved.sort()
+            offered = scores_K[retrieved]
         if num == 1:
             best = np.array([int(np.argmax(offered))], np.int64)
         else:
             best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
         # max returns a NaN where there is one
-        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[best]).all()):
+        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[best] + draw.offset).all()):
             raise ValueError("context: the encoder gives no finite features for it")
         chosen = best if retrieved is None else retrieved[best]
         if explores:  # among all that were offered, so that the floor holds for each of them
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
+        scores = scores_K[chosen] + draw.offset
 
         def propensity() -> float:
             votes_K = count_votes(draw.winners(), len(candidates))
             return float(exploration.propensities(votes_K)[chosen[0]])
 
         if draw.later:
-            return Choice(chosen, scores_K[chosen], retrieved, None, propensity)
-        return Choice(chosen, scores_K[chosen], retrieved, propensity())
+            return Choice(chosen, scores, retrieved, None, propensity)
+        return Choice(chosen, scores, retrieved, propensity())
 
     def _draw(
         self, context: NDArray[Any], candidates: Candidates, rng: np.random.Generator, panel: int
@@ -142,9 +150,10 @@ class LinearHead:
             return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0))
         parts_KV = self._parts(encoder, candidates)
         queries_MV, offsets_M = encoder.fold(encoder.context_part(context), weights_MD)
-        served_K: Array64 = parts_KV @ queries_MV[0] + offsets_M[0]
+        served_K: Array64 = parts_KV @ queries_MV[0]
         later = parts_KV.size * panel > LATER_PRODUCTS
-        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later)
+        offset = float(offsets_M[0])
+        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset)
 
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:

@@ -1,10 +1,13 @@
 """Panel Thompson sampling: the probability of what is served, at the price of more draws.
 
 Draw M iid weight samples and serve the first one's best action: one of iid draws is an iid draw,
-so the served law is exactly Thompson sampling's. The share of the panel that votes for the served
-action estimates its probability without bias, and by exchangeability it is the exact probability
-of the action given the panel's draws in any order. With probability epsilon a uniform choice is
-served instead, so that every action has support and inverse-propensity estimates stay unbiased:
+so the served law is exactly Thompson sampling's. The share of the panel that votes for an action
+estimates its probability without bias, and by exchangeability it is the exact probability of
+serving the action given the panel's draws in any order. That is what inverse-propensity weights
+need. (Averaged over the decisions that served it, it lies above the action's probability q, at
+(1 + (M - 1) q) / M: an action is served more often where its panel likes it.) With probability
+epsilon a uniform choice is served instead, so that every action has support and
+inverse-propensity estimates stay unbiased:
 p(a) = (1 - epsilon) votes(a) / M + epsilon / K. Legend: M members, K candidates, V part size.
 """
 
