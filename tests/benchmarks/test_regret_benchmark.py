@@ -1,0 +1,65 @@
+"""The regret benchmark: repeats exactly, decides as a real server does, counts what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.regret import markdown, over_http, run_one, summarise
+from benchmarks.regret_problems import PROBLEMS
+
+DEVELOPMENT_SEED = 3
+
+
+@pytest.mark.parametrize(
+    ("problem", "policy", "steps"),
+    [
+        ("synthetic", "neural_linear_ts", 120),
+        ("delay-10", "linear_ts_strong", 55),
+        ("wheel-0.5", "linear_ts", 80),
+    ],
+)
+def test_in_process_and_over_http_every_decision_is_the_same(problem, policy, steps):
+    here = run_one(PROBLEMS[problem], policy, DEVELOPMENT_SEED, steps)
+    there = over_http(PROBLEMS[problem], policy, DEVELOPMENT_SEED, steps)
+    assert here.chosen == there.chosen
+    assert here.rewards == there.rewards
+    assert here.num_train_rounds == there.num_train_rounds
+    assert here.steps == steps
+
+
+def test_a_run_repeats_exactly_and_another_seed_does_not():
+    first, again, other = (
+        run_one(PROBLEMS["synthetic"], "neural_linear_ts", seed, 100) for seed in (3, 3, 4)
+    )
+    assert first.chosen == again.chosen
+    assert first.chosen != other.chosen
+
+
+def test_neural_beats_linear_and_both_beat_uniform_on_a_small_synthetic_problem():
+    regret = {
+        policy: sum(run_one(PROBLEMS["synthetic"], policy, seed, 500).regret for seed in (1, 2, 3))
+        for policy in ("uniform", "linear_ts", "neural_linear_ts")
+    }
+    assert regret["neural_linear_ts"] < 0.8 * regret["linear_ts"]
+    assert regret["linear_ts"] < 0.5 * regret["uniform"]
+
+
+def test_a_wrong_noise_prior_reaches_the_bandit():
+    right = run_one(PROBLEMS["delay-1"], "linear_ts_strong", 3, 60)
+    wrong = run_one(PROBLEMS["noise-x100"], "linear_ts_strong", 3, 60)
+    assert right.chosen != wrong.chosen
+
+
+def test_the_summary_is_mean_standard_error_and_wins_by_hand():
+    """Regrets 4 and 8 against 6 and 6: means 6 and 6; standard error 2 (of 4, 8) and 0."""
+    runs = [
+        {"problem": "p", "policy": policy, "seed": seed, "cumulative_regret": regret,
+         "percent_of_uniform": 10.0 * regret}
+        for policy, regrets in (("a", (6.0, 6.0)), ("b", (4.0, 8.0)))
+        for seed, regret in enumerate(regrets)
+    ]  # fmt: skip
+    first, second = summarise(runs)
+    assert (first["mean"], first["standard_error"], first["wins"]) == (6.0, 0.0, 0)
+    assert (second["mean"], second["wins"], second["percent_of_uniform"]) == (6.0, 1, 60.0)
+    assert second["standard_error"] == pytest.approx(2.0)
+    assert "| p | b | 2 | 6.0 +- 2.0 | 60.00 | 1 |" in markdown(summarise(runs))
