@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.catalogue import Catalogue
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.forgetting import Forgetting
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -25,16 +26,26 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
-from bandexa_core.policies import Candidates, Choice, NeuralLinearTS, Uniform, make_policy
+from bandexa_core.policies import Candidates, Choice, LinearTS, NeuralLinearTS, Uniform, make_policy
+from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
+from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
 from bandexa_core.policies.training import TrainingRound
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.randomness import keyed_rng, keyed_seed
 from bandexa_core.snapshot import Snapshot
-from bandexa_core.spec import BanditSpec, ReplaySpec, SelectionSpec, TrainingSpec
+from bandexa_core.spec import (
+    BanditSpec,
+    ForgettingSpec,
+    ReplaySpec,
+    SelectionSpec,
+    TrainingSpec,
+)
 
 MODEL_FILE = "model"
 TRAINING_FILE = "training"
+_FORGETTING = "forgetting/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +86,7 @@ class ServingModel:
         self.base_position = LogPosition(0)
         self.position = LogPosition(0)
         self.progress = Progress()
+        self.forgetting = Forgetting()
         self.frozen = False
         self._set_catalogue(catalogue)
 
@@ -143,19 +155,47 @@ class ServingModel:
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
         assert row.position == self.position + 1, f"row {row.position} after {self.position}"
+        share = self.share_before(row)
+        self.forget_before(row, self.policy.forgotten(share) if share < 1.0 else None)
         if isinstance(row, LearnRow):
-            self.policy.learn(row.context, row.action, row.slot, row.before, row.after)
+            weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
+            self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight)
             if row.before is None:
                 learned = self.progress.num_learned + 1
                 self.progress = dataclasses.replace(self.progress, num_learned=learned)
         elif isinstance(row, CatalogueRow):
             self._change_catalogue(row)
         elif isinstance(row, ConfigRow):
+            forgetting = self.spec.forgetting
             self.spec = changed_spec(self.spec, row.spec)
+            if self.spec.forgetting != forgetting:
+                self.forgetting = self.forgetting.restarted()
             self.policy.configure(self.spec.selection)
         else:
             self._take_import(row, load(row.version))
         self.position = row.position
+
+    def share_before(self, row: LogRow) -> float:
+        """Return the share of what was learned that is left when `row` is applied; 1: all.
+
+        Where it is less, applying the row begins with a factorisation; `forget_before` takes one
+        that was made elsewhere.
+        """
+        due: float = 2.0 ** -self.forgetting.due(self.spec.forgetting, row.position, row.time)
+        return due
+
+    def forget_before(
+        self, row: LogRow, posterior: GaussianPosterior | DisjointPosterior | None
+    ) -> None:
+        """Take the forgetting step due before `row`: `policy.forgotten(share_before(row))`."""
+        if posterior is not None:
+            self.policy.adopt(posterior)
+        self.forgetting = self.forgetting.after(self.spec.forgetting, row.position, row.time)
+
+    @property
+    def row_weights(self) -> RowWeights | None:
+        """What forgetting left of learned rows, by position; None: all of every row."""
+        return self.forgetting.weights if len(self.forgetting.positions) else None
 
     def _change_catalogue(self, row: CatalogueRow) -> None:
         catalogue, touched = self.catalogue.changed(row.change)
@@ -174,11 +214,19 @@ class ServingModel:
         assert self.base_position == row.position, "an imported snapshot is built at its own row"
 
     def _load(self, snapshot: Snapshot) -> None:
-        self.policy.load_tensors(snapshot.tensors[MODEL_FILE])
+        tensors = snapshot.tensors[MODEL_FILE]
+        own = {name: t for name, t in tensors.items() if not name.startswith(_FORGETTING)}
+        self.policy.load_tensors(own)
+        self.forgetting = Forgetting.from_tensors(take_prefix(tensors, _FORGETTING))
         manifest = snapshot.manifest
         self.position = LogPosition(manifest.position)
         self.progress = Progress(**manifest.meta["progress"])
         self.rebased(SnapshotVersion(manifest.version))
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the whole state as named arrays: what a snapshot keeps in `MODEL_FILE`."""
+        steps = {f"{_FORGETTING}{name}": t for name, t in self.forgetting.tensors().items()}
+        return self.policy.tensors() | steps
 
     def rebased(self, version: SnapshotVersion) -> None:
         """Take the policy's state as that of a snapshot `version` built here and now."""
@@ -193,16 +241,24 @@ class ServingModel:
         """Whether a round trains an encoder."""
         return isinstance(self.policy, NeuralLinearTS)
 
+    def refresh(self, num_learned: int) -> None:
+        """Build the posterior anew from its statistics; see `Policy.refresh`."""
+        self.policy.refresh(num_learned, self.catalogue.features)
+
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
         if self.position - self.base_position >= SNAPSHOT_EVERY:
             return True
+        progress = self.progress
+        if isinstance(self.policy, LinearTS):
+            return self.policy.scaling_due(progress.num_learned)
         if not self.learns_features:
             return False
-        progress = self.progress
         if not progress.may_train(progress.num_learned):
             return False
-        return progress.num_learned >= next_round(progress.trained_rows, self.spec.training)
+        return progress.num_learned >= next_round(
+            progress.trained_rows, self.spec.training, self.spec.forgetting
+        )
 
 
 def load_model(
@@ -233,12 +289,16 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     """Return the plan of a training round at `num_learned` rows: a function of both alone."""
     policy, training = model.policy, model.spec.training
     assert isinstance(policy, NeuralLinearTS), "only a learned encoder is trained"
+    low, high = model.spec.reward_range
     return TrainingRound(
-        steps=optimizer_steps(training),
+        num_rows=num_learned,
+        actions=model.catalogue.features,
+        steps=optimizer_steps(training, num_learned),
         batch_size=training.batch_size,
         lr=training.lr,
         weight_decay=training.weight_decay,
         rebuild_chunk=training.rebuild_chunk,
+        reward_scale=high - low,
         seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
         num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
         device=device,
@@ -252,4 +312,5 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
         training=TrainingSpec(**changes["training"]),
         replay=ReplaySpec(**changes["replay"]),
         selection=SelectionSpec(**changes["selection"]),
+        forgetting=ForgettingSpec(**changes.get("forgetting", {})),
     )

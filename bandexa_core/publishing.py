@@ -29,12 +29,12 @@ def publish_model(
     metrics: Mapping[str, float],
     before_rename: Callable[[], None] | None = None,
 ) -> Manifest:
-    """Publish the state of `model.policy` as snapshot `version` built at `position`.
+    """Publish the state of `model` as snapshot `version` built at `position`.
 
     Args:
         snapshots: The bandit's snapshot directory.
-        model: Whose policy is published.
-        position: The log position the policy's state covers.
+        model: What is published.
+        position: The log position that state covers.
         log_hash: Hash of the log up to `position`.
         epoch: Of the server that asks; a stale one is refused by `before_rename`.
         version: Of the new snapshot; None takes the next that is free.
@@ -47,7 +47,7 @@ def publish_model(
     Raises:
         SnapshotError: It could not be written, or is refused.
     """
-    files = {MODEL_FILE: model.policy.tensors(), TRAINING_FILE: dict(training)}
+    files = {MODEL_FILE: model.tensors(), TRAINING_FILE: dict(training)}
 
     def publish(number: SnapshotVersion) -> Manifest:
         return snapshots.publish(

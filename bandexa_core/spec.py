@@ -27,6 +27,9 @@ TRAINING_LIMITS = {
 }
 EPSILON_ROWS = 1000
 MAX_PARAMS_DEPTH = 8
+# Forgetting happens in so many steps per half-life (2.2 % each).
+FORGETTING_CELLS = 32
+LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +50,17 @@ class ContextSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
-    """An encoder by its registered name, with that encoder's own parameters."""
+    """An encoder by its registered name, with that encoder's own parameters.
+
+    Attributes:
+        standardize: Give it inputs less their mean, over their deviation (see `InputScaling`).
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     name: str = "concat"
     params: dict[str, Any] = field(default_factory=dict)
+    standardize: bool = True
 
     def __post_init__(self) -> None:
         _check_json("params", self.params, MAX_PARAMS_DEPTH)
@@ -107,7 +115,7 @@ class TrainingSpec:
     train_every: int | None = None
     optimizer_steps: int | None = None
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 1e-2
     rebuild_chunk: int = 4096
 
@@ -172,6 +180,28 @@ class SelectionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgettingSpec:
+    """How fast old rewards lose weight, for rewards that drift.
+
+    Attributes:
+        by: "count": the half-life is in log rows (one per learned value); "time": in seconds.
+        half_life: After it, what a reward taught weighs half; None: nothing is ever forgotten.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    by: Literal["count", "time"] = "count"
+    half_life: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.by not in LEAST_HALF_LIFE:
+            raise ValueError("by: must be count or time")
+        least = LEAST_HALF_LIFE[self.by]
+        if self.half_life is not None and not least <= self.half_life <= 1e12:
+            raise ValueError(f"half_life: must be {least:g} to 1e12 where by is {self.by}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BanditSpec:
     """The whole configuration of one bandit.
 
@@ -180,7 +210,9 @@ class BanditSpec:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"training", "replay", "selection"})
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
+        {"training", "replay", "selection", "forgetting"}
+    )
 
     policy: PolicyName
     context: ContextSpec
@@ -190,6 +222,7 @@ class BanditSpec:
     training: TrainingSpec = field(default_factory=TrainingSpec)
     replay: ReplaySpec = field(default_factory=ReplaySpec)
     selection: SelectionSpec = field(default_factory=SelectionSpec)
+    forgetting: ForgettingSpec = field(default_factory=ForgettingSpec)
     reward_range: tuple[float, float] = (0.0, 1.0)
     seed: int | None = None
 
@@ -218,6 +251,7 @@ class BanditSpec:
             "training": TrainingSpec(**value["training"]),
             "replay": ReplaySpec(**value["replay"]),
             "selection": SelectionSpec(**value["selection"]),
+            "forgetting": ForgettingSpec(**value.get("forgetting", {})),
             "reward_range": tuple(value["reward_range"]),
         }
         return cls(**value | sections)

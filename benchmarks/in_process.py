@@ -117,10 +117,12 @@ class InProcessClient:
         metrics: dict[str, float] = {}
         if isinstance(policy, NeuralLinearTS):
             plan = plan_round(model, learned, "cpu")
-            self._training, metrics = policy.train(self._replay, self._training, plan)
+            self._training, metrics = policy.train(
+                self._replay, self._training, plan, model.row_weights
+            )
             model.progress = Progress(learned, learned)
         else:
-            policy.refresh()
+            model.refresh(learned)
         model.rebased(SnapshotVersion(model.version + 1))
         return Training(True, model.version, model.position, metrics)
 

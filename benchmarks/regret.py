@@ -16,14 +16,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.in_process import InProcessClient
-from benchmarks.regret_problems import PROBLEMS, Problem
+from benchmarks.regret_problems import PROBLEMS, Problem, fashion
 from simulators.client import BanditClient
+from simulators.environments import FASHION_FOLDER, ImagesUnavailableError
 from simulators.policies import PLANS, Knobs, bandit_spec
 from simulators.private_server import PrivateServer
 from simulators.runner import Run, play, upsert_actions
@@ -39,7 +42,7 @@ def run_one(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
     client = InProcessClient(bandit, body, environment.action_ids, environment.action_features)
     run = Run(policy, seed, horizon)
     play(
-        client, environment, run, bandit=bandit, live=False, delay=problem.delay,  # type: ignore[arg-type]
+        client, environment, run, bandit=bandit, live=False, delay=problem.delay,
         on_step=lambda: None,
     )  # fmt: skip
     return run
@@ -82,8 +85,13 @@ def _job(job: tuple[Problem, str, int, int]) -> dict[str, Any]:
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean, standard error and wins against the first policy, per problem and policy."""
+    """Return mean, standard error and comparisons, per problem and policy.
+
+    `wins` counts seeds with less regret than the problem's first policy; `ratio` is the mean regret
+    over that of the undisturbed problem on the same seeds. None where there is nothing to compare.
+    """
     out = []
+    regret_of = {(r["problem"], r["policy"], r["seed"]): r["cumulative_regret"] for r in runs}
     for problem in dict.fromkeys(run["problem"] for run in runs):
         mine = [run for run in runs if run["problem"] == problem]
         policies = list(dict.fromkeys(run["policy"] for run in mine))
@@ -93,6 +101,10 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             regrets = [run["cumulative_regret"] for run in rows]
             error = statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else 0.0
             shares = [run["percent_of_uniform"] for run in rows]
+            plain = [
+                regret_of.get((PROBLEMS[problem].against, policy, run["seed"])) for run in rows
+            ]
+            known = [value for value in plain if value is not None]
             out.append(
                 {
                     "problem": problem,
@@ -101,7 +113,10 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "mean": statistics.fmean(regrets),
                     "standard_error": error,
                     "percent_of_uniform": statistics.fmean(shares),
-                    "wins": sum(r["cumulative_regret"] < first[r["seed"]] for r in rows),
+                    "wins": sum(r["cumulative_regret"] < first[r["seed"]] for r in rows)
+                    if policy != policies[0]
+                    else None,
+                    "ratio": sum(regrets) / sum(known) if len(known) == len(rows) else None,
                 }
             )
     return out
@@ -110,12 +125,14 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
     """Return the table as Markdown."""
     lines = [
-        "| problem | policy | seeds | regret | % of uniform | wins |",
-        "|---|---|---|---|---|---|",
+        "| problem | policy | seeds | regret | % of uniform | wins | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['problem']} | {row['policy']} | {row['seeds']} | {row['mean']:.1f} +- "
-        f"{row['standard_error']:.1f} | {row['percent_of_uniform']:.2f} | {row['wins']} |"
+        f"{row['standard_error']:.1f} | {row['percent_of_uniform']:.2f} | "
+        f"{'' if row['wins'] is None else row['wins']} | "
+        f"{'' if row['ratio'] is None else format(row['ratio'], '.2f')} |"
         for row in summary
     ]
     return "\n".join(lines)
@@ -145,9 +162,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="where fashion-mnist lies")
     parser.add_argument("--over-http", action="store_true", help="compare with a real server too")
     given = parser.parse_args(argv)
+    problems = {name: PROBLEMS[name] for name in given.problems}
+    if "fashion" in problems:
+        folder = given.data_dir or FASHION_FOLDER
+        problems["fashion"] = replace(problems["fashion"], make=partial(fashion, folder=folder))
+        try:
+            problems["fashion"].environment(given.first_seed, 1)
+        except ImagesUnavailableError as error:
+            parser.error(f"{error} (or leave fashion out with --problems)")
     jobs = []
-    for name in given.problems:
-        problem = PROBLEMS[name]
+    for problem in problems.values():
         seeds = given.seeds or (2 if given.quick else problem.seeds)
         horizon = problem.horizon // 10 if given.quick else problem.horizon
         jobs += [
@@ -170,12 +194,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "name": "regret", "machine": f"{platform.machine()}, {platform.platform()}",
         "wall_s": time.perf_counter() - started, "summary": summary, "runs": runs,
         "configurations": {
-            name: _configurations(PROBLEMS[name], given.first_seed) for name in given.problems
+            name: _configurations(problem, given.first_seed) for name, problem in problems.items()
         },
     }  # fmt: skip
     if given.over_http:
         report["over_http"] = compare_with_http(given.first_seed, 200 if given.quick else 500)
     print(markdown(summary))
+    print("\nConfigurations (of the first seed; what is not named is the service's default):")
+    for name, bodies in report["configurations"].items():
+        for policy, body in bodies.items():
+            print(f"{name} {policy}: {json.dumps(body, sort_keys=True)}")
     for row in report.get("over_http", []):
         print(f"over HTTP, {row['problem']}: identical decisions: {row['identical']}")
     if given.json is not None:

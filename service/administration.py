@@ -74,7 +74,9 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
         if ours[key] != theirs[key]:
             raise Conflict(f"{key}: cannot change in the life of a bandit")
     if wanted != current:
-        await engine.committed(engine.store.append_config, bandit.record, wanted, then=bandit.apply)
+        store = engine.store
+        row = await engine.committed(store.append_config, bandit.record, wanted, then=bandit.apply)
+        await bandit.applied(row.position)
     return bandit
 
 
@@ -98,7 +100,9 @@ async def put_actions(
     missing = [action_id for action_id in ids if action_id not in known]
     if missing and rows is None and bandit.record.spec.action_dim:
         raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
-    await engine.committed(engine.store.append_change, bandit.record, change, then=bandit.apply)
+    store = engine.store
+    row = await engine.committed(store.append_change, bandit.record, change, then=bandit.apply)
+    await bandit.applied(row.position)
     return bandit
 
 

@@ -1,10 +1,13 @@
 """One bandit at run time: its serving model, and rows that a coming model still has to apply.
 
-Lives on the event loop. `apply` is called with committed rows in log order and by nobody else.
+Lives on the event loop. `apply` is called with committed rows in log order and by nobody else. A
+row whose forgetting needs a factorisation waits for it, and later rows behind it; selects do not.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import ActionId, SnapshotVersion
+from bandexa_core.ids import ActionId, LogPosition, SnapshotVersion
 from bandexa_core.log import LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Candidates
@@ -20,6 +23,8 @@ from bandexa_core.snapshot import Snapshot, SnapshotStore
 from service.arrays import conform
 from service.exceptions import InvalidRequest, UnknownAction
 from service.store import BanditRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,55 @@ class Bandit:
         self.snapshots = snapshots
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self._tail: list[LogRow] | None = None
+        self._waiting: dict[LogPosition, tuple[LogRow, asyncio.Future[None]]] = {}  # in log order
+        self._caught_up: asyncio.Task[None] | None = None
 
     def apply(self, row: LogRow) -> None:
-        """Apply the next committed row, and keep it for a model that is being loaded."""
+        """Apply the next committed row, at once or behind a factorisation (see `applied`)."""
+        if self._waiting or self.model.share_before(row) < 1.0:
+            self._waiting[row.position] = row, asyncio.get_running_loop().create_future()
+            if self._caught_up is None:
+                self._caught_up = asyncio.create_task(self._catch_up())
+        else:
+            self._apply(row)
+
+    async def applied(self, position: LogPosition) -> None:
+        """Return once the row at `position`, which `apply` was given, is applied."""
+        waiting = self._waiting.get(position)
+        if waiting is not None:
+            await waiting[1]
+
+    async def _catch_up(self) -> None:
+        """Apply the rows that wait; what forgetting makes anew, on a thread, while selects go on.
+
+        Learning stops meanwhile, so the thread reads a posterior that nobody moves. A row that
+        fails is tried again when the next one comes; it is committed, so its caller is answered.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                row, done = next(iter(self._waiting.values()))
+                model = self.model
+                share = model.share_before(row)
+                if share < 1.0:
+                    posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
+                    if model is not self.model:  # swapped meanwhile: its successor forgets, too
+                        continue
+                    model.forget_before(row, posterior)
+                self._apply(row)
+                del self._waiting[row.position]
+                _release(done)
+                await asyncio.sleep(0)  # however many rows wait, selects come in between
+        except Exception:  # the top of this task: whoever waits for it did nothing wrong
+            log.exception("bandit %s: %d rows wait", self.record.name, len(self._waiting))
+        finally:
+            self._caught_up = None
+            for _, done in self._waiting.values():
+                _release(done)
+
+    def _apply(self, row: LogRow) -> None:
         self.model.apply(row, self.load_import)
-        if self._tail is not None:
+        if self._tail is not None:  # for a model that is being loaded
             self._tail.append(row)
 
     def load_import(self, version: SnapshotVersion) -> Snapshot:
@@ -117,3 +166,8 @@ class Bandit:
             retired = given[int(np.argmin(enabled))]
             raise InvalidRequest("candidates", f"action {retired!r} is retired")
         return Offer(candidates, given)
+
+
+def _release(done: asyncio.Future[None]) -> None:
+    if not done.done():  # the caller may have gone away
+        done.set_result(None)

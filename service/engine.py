@@ -311,6 +311,9 @@ class Engine:
         if bandit is None:
             return outcome.status, False
         self.metrics.rewards.labels(bandit.record.name, outcome.status).inc()
+        if outcome.row is not None:
+            await bandit.applied(outcome.row.position)
+            self._train_if_due(bandit)
         return outcome.status, bandit.model.round_due()
 
     def _learn(self, outcome: RewardOutcome) -> None:
@@ -318,6 +321,9 @@ class Engine:
         if outcome.row is None or bandit is None:
             return
         bandit.apply(outcome.row)
+        self._train_if_due(bandit)  # here, too: the caller may have gone away
+
+    def _train_if_due(self, bandit: Bandit) -> None:
         if bandit.model.spec.training.mode == "background" and bandit.model.round_due():
             assert self.desk is not None
             self.desk.round_is_due(bandit)

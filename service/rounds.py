@@ -132,7 +132,7 @@ class RoundDesk:
             loaded = await loop.run_in_executor(
                 self._executor, self._load, bandit, event["version"], head
             )
-            while len(tail := bandit.tail_after(loaded)) > ROWS_ON_LOOP:
+            while _is_long(tail := bandit.tail_after(loaded), loaded):
                 await loop.run_in_executor(self._executor, _catch_up, bandit, loaded, tail)
             if self._find(uid) is not bandit:  # deleted meanwhile, and with it its rows
                 return
@@ -153,6 +153,11 @@ class RoundDesk:
         return load_at(
             self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head
         )
+
+
+def _is_long(tail: list[LogRow], model: ServingModel) -> bool:
+    """Whether applying the rows takes too long for the event loop."""
+    return len(tail) > ROWS_ON_LOOP or any(model.share_before(row) < 1.0 for row in tail)
 
 
 def _catch_up(bandit: Bandit, model: ServingModel, rows: list[LogRow]) -> None:

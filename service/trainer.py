@@ -94,10 +94,11 @@ class Trainer:
             replay = self._replays.at(record, spec, position)
             if len(replay):
                 plan = plan_round(model, total, self._device)
-                training, metrics = model.policy.train(replay, training, plan)
+                weights = model.row_weights
+                training, metrics = model.policy.train(replay, training, plan, weights)
             progress = Progress(num_learned=total, trained_rows=total)
         else:
-            model.policy.refresh()
+            model.refresh(total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
@@ -126,12 +127,16 @@ class Trainer:
         """Return the model a round starts from.
 
         Without an encoder to train (now): the one at `position`. With one: the parent's encoder
-        under the actions and configuration of `position`; its posterior will be rebuilt.
+        under the actions, configuration and forgetting of `position`; its posterior will be
+        rebuilt.
         """
         model = load_model(
             spec, record.uid, self._registry, parent, self._reader.catalogue_at(record, position)
         )
         if model.learns_features and model.progress.may_train(total):
+            model.forgetting = self._reader.forgetting_at(
+                record, model.forgetting, LogPosition(parent.manifest.position), position
+            )
             return model
         return load_at(self._reader, record, self._registry, snapshots, parent, position)
 

@@ -76,7 +76,9 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))
         return version
 
-    await engine.committed(engine.store.append_import, bandit.record, publish, then=bandit.apply)
+    store = engine.store
+    row = await engine.committed(store.append_import, bandit.record, publish, then=bandit.apply)
+    await bandit.applied(row.position)
     bandit.imported.clear()
     return bandit
 
@@ -86,7 +88,8 @@ def _check_training(
 ) -> None:
     """Refuse a head or optimizer state that the first round would fail on."""
     plan = TrainingRound(
-        steps=0, batch_size=1, lr=1.0, weight_decay=0.0, rebuild_chunk=1, seed=0,
+        num_rows=0, actions=np.zeros((0, 0), np.float32), steps=0, batch_size=1, lr=1.0,
+        weight_decay=0.0, rebuild_chunk=1, reward_scale=1.0, seed=0,
         num_heads=1 if policy.encoder.uses_action else max(1, num_actions),
     )  # fmt: skip
     try:

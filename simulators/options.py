@@ -171,6 +171,16 @@ class RunOptions:
         ),
     ] = None
 
+    half_life: Annotated[
+        float | None,
+        typer.Option(
+            min=32.0,
+            callback=finite,
+            help="Learned values after which a reward weighs half: for rewards that drift.",
+            rich_help_panel=_TUNING,
+        ),
+    ] = None
+
     buffer_backend: Annotated[
         Literal["auto", "memory", "disk"] | None,
         typer.Option(

@@ -83,6 +83,7 @@ class Knobs:
     rebuild_chunk: int | None = None
     action_chunk: int | None = None
     warmup_random: int | None = None
+    half_life: float | None = None
     buffer_backend: str | None = None
     disk_shard_size: int | None = None
     disk_cache_shards: int | None = None
@@ -117,6 +118,7 @@ def bandit_spec(
     groups: dict[str, dict[str, object]] = {
         "posterior": {"prior_var": knobs.prior_var},
         "selection": {"action_chunk": knobs.action_chunk, "warmup_random": knobs.warmup_random},
+        "forgetting": {"half_life": knobs.half_life},
     }
     if learned:
         groups["training"] = training | {

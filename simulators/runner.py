@@ -10,17 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulators.client import (
+    Array,
     BanditClient,
     BanditError,
     Rejected,
     RewardReport,
     RewardStatus,
     Selection,
+    Training,
     array_body,
 )
 from simulators.environments import Environment
@@ -104,8 +107,34 @@ class Run:
         return [(step, float(regret[step - 1])) for step in steps]
 
 
+class Calls(Protocol):
+    """The calls of `BanditClient` that a run makes."""
+
+    num_requests: int
+
+    def select(
+        self,
+        bandit: str,
+        context: Array,
+        *,
+        candidates: Sequence[str] | None = None,
+        retrieve: int | None = None,
+        decision_id: str | None = None,
+    ) -> Selection:
+        """See `BanditClient.select`."""
+
+    def reward(self, decision_id: str, reward: float) -> RewardStatus:
+        """See `BanditClient.reward`."""
+
+    def reward_batch(self, reports: Sequence[RewardReport]) -> Sequence[RewardStatus | Rejected]:
+        """See `BanditClient.reward_batch`."""
+
+    def train(self, bandit: str, *, wait: bool = True) -> Training | None:
+        """See `BanditClient.train`."""
+
+
 def play(
-    client: BanditClient,
+    client: Calls,
     environment: Environment,
     run: Run,
     *,
@@ -161,9 +190,7 @@ def wire_array(values: NDArray[np.generic]) -> dict[str, object]:
     return array_body(str(values.dtype), values.shape, values.tobytes())
 
 
-def _step(
-    client: BanditClient, environment: Environment, run: Run, bandit: str, t: int
-) -> RewardReport:
+def _step(client: Calls, environment: Environment, run: Run, bandit: str, t: int) -> RewardReport:
     """Select, draw the reward and record both; return what there is to report."""
     candidates = environment.candidates(t)
     offered = np.arange(len(environment.action_ids)) if candidates is None else candidates
@@ -188,7 +215,7 @@ def _step(
     return RewardReport(selection.decision_id, reward)
 
 
-def _report(client: BanditClient, reports: Sequence[RewardReport]) -> bool:
+def _report(client: Calls, reports: Sequence[RewardReport]) -> bool:
     """Send rewards, a single one by itself; tell whether training is due."""
     answers: list[RewardStatus | Rejected] = []
     if len(reports) == 1:

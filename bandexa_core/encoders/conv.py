@@ -28,6 +28,7 @@ class ConvEncoder(EncoderModule):
     """
 
     serving_dtype = torch.float32
+    standardize = False
 
     def __init__(
         self,

@@ -6,11 +6,13 @@ An image or other array context is flattened; uint8 contexts are scaled to 0..1.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import Array64, Raw
+from bandexa_core.encoders.protocol import Array64, Encoder, Raw
+from bandexa_core.encoders.scaling import Change
 
 
 def flat64(contexts: Raw, num_axes: int) -> Array64:
@@ -21,6 +23,13 @@ def flat64(contexts: Raw, num_axes: int) -> Array64:
     if contexts.dtype == np.uint8:
         out /= 255.0
     return out
+
+
+class FixedEncoder(Encoder, Protocol):
+    """A fixed map: inputs that change affinely change its features linearly."""
+
+    def features_under(self, change: Change) -> Array64:
+        """Return T, (D, D), with phi(x', a') = T phi(x, a) for the inputs after `change`."""
 
 
 class PerActionEncoder:
@@ -44,6 +53,10 @@ class PerActionEncoder:
     def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode_batch`."""
         return np.repeat(self.encode(context[None], actions[:1]), len(actions), axis=0)
+
+    def features_under(self, change: Change) -> Array64:
+        """See `FixedEncoder.features_under`."""
+        return _affine(change.x_factor, change.x_offset, self.feature_dim)
 
 
 class ConcatEncoder:
@@ -82,13 +95,36 @@ class ConcatEncoder:
         z_KD[:, -1] = 1.0
         return z_KD
 
+    def features_under(self, change: Change) -> Array64:
+        """See `FixedEncoder.features_under`."""
+        factors = np.concatenate([change.x_factor, change.a_factor])
+        offsets = np.concatenate([change.x_offset, change.a_offset])
+        return _affine(factors, offsets, self.feature_dim)
+
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a, c = w_x . x + w_1."""
         queries = weights[:, self._dx : self._dx + self._da]
         return queries, weights[:, : self._dx] @ context_part + weights[:, -1]
 
 
-class InteractionsEncoder(ConcatEncoder):
+class _ProductsEncoder(ConcatEncoder):
+    """z = [x; a; some products x_i a_j; 1]."""
+
+    def _with_products(
+        self, matrix_DD: Array64, change: Change, i_P: NDArray[np.int_], j_P: NDArray[np.int_]
+    ) -> Array64:
+        """Fill in the rows of the products x_i a_j, the features after x and a."""
+        rows = self._dx + self._da + np.arange(len(i_P))
+        x_factor, x_offset = change.x_factor[i_P], change.x_offset[i_P]
+        a_factor, a_offset = change.a_factor[j_P], change.a_offset[j_P]
+        matrix_DD[rows, rows] = x_factor * a_factor
+        matrix_DD[rows, i_P] = x_factor * a_offset
+        matrix_DD[rows, self._dx + j_P] = x_offset * a_factor
+        matrix_DD[rows, -1] = x_offset * a_offset
+        return matrix_DD
+
+
+class InteractionsEncoder(_ProductsEncoder):
     """z = [x; a; x * a; 1] with the elementwise product.
 
     Raises:
@@ -120,6 +156,11 @@ class InteractionsEncoder(ConcatEncoder):
         z_KD[:, -1] = 1.0
         return z_KD
 
+    def features_under(self, change: Change) -> Array64:
+        """See `FixedEncoder.features_under`."""
+        inner = np.arange(self._dx)
+        return self._with_products(super().features_under(change), change, inner, inner)
+
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a + w_xa * x, c = w_x . x + w_1."""
         d = self._dx
@@ -127,7 +168,7 @@ class InteractionsEncoder(ConcatEncoder):
         return queries, weights[:, :d] @ context_part + weights[:, -1]
 
 
-class BilinearEncoder(ConcatEncoder):
+class BilinearEncoder(_ProductsEncoder):
     """z = [x; a; x (x) a; 1] with the outer product: every interaction of the two.
 
     D grows with the product of the sizes: for tens of features each, not hundreds.
@@ -162,9 +203,24 @@ class BilinearEncoder(ConcatEncoder):
         z_KD[:, -1] = 1.0
         return z_KD
 
+    def features_under(self, change: Change) -> Array64:
+        """See `FixedEncoder.features_under`."""
+        i_P, j_P = np.divmod(np.arange(self._dx * self._da), self._da)
+        return self._with_products(super().features_under(change), change, i_P, j_P)
+
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a + x W, c = w_x . x + w_1, with W the (X, A) matrix of interaction weights."""
         linear = self._dx + self._da
         matrices = weights[:, linear:-1].reshape(len(weights), self._dx, self._da)
         queries = weights[:, self._dx : linear] + np.einsum("x,mxa->ma", context_part, matrices)
         return queries, weights[:, : self._dx] @ context_part + weights[:, -1]
+
+
+def _affine(factors: Array64, offsets: Array64, dim: int) -> Array64:
+    """Return the (dim, dim) matrix that scales and shifts the first features; the last is 1."""
+    matrix_DD = np.zeros((dim, dim))
+    first = np.arange(len(factors))
+    matrix_DD[first, first] = factors
+    matrix_DD[first, -1] = offsets
+    matrix_DD[-1, -1] = 1.0
+    return matrix_DD

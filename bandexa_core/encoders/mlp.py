@@ -37,7 +37,7 @@ class MLPEncoder(SplitModule):
         action_dim: int,
         *,
         feature_dim: int = 64,
-        hidden: Sequence[int] = (128,),
+        hidden: Sequence[int] = (128, 128),
         heads: str = "shared",
         activation: str = "tanh",
     ) -> None:

@@ -30,11 +30,14 @@ class EncoderModule(nn.Module):
         uses_action: False: `forward` ignores the action, each action gets a posterior of its own.
         serving_dtype: Precision features are computed in when serving; torch.float64 repeats to
             1e-8 across batch sizes, float32 is for convolutions.
+        standardize: Whether floating inputs may come standardised; False where their scale says
+            something, as that of a prepared image.
     """
 
     output_dim: int
     uses_action: bool = True
     serving_dtype: torch.dtype = torch.float64
+    standardize: bool = True
 
     def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
         """Encode N pairs: contexts (N, *X) and actions (N, A) -> (N, F).

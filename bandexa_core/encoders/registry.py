@@ -12,6 +12,7 @@ from bandexa_core.encoders.conv import ConvEncoder
 from bandexa_core.encoders.fixed import (
     BilinearEncoder,
     ConcatEncoder,
+    FixedEncoder,
     InteractionsEncoder,
     PerActionEncoder,
 )
@@ -58,7 +59,7 @@ class EncoderRegistry:
         """Whether the encoder has parameters to train."""
         return name in self._learned
 
-    def fixed(self, spec: BanditSpec) -> Encoder:
+    def fixed(self, spec: BanditSpec) -> FixedEncoder:
         """Build a fixed map.
 
         Raises:

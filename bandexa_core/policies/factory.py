@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.linear_ts import LinearTS
@@ -34,5 +35,17 @@ def make_policy(
     chunk = spec.selection.action_chunk
     if learned:
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
-        return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk)
-    return LinearTS(registry.fixed(spec), config, greedy=greedy, action_chunk=chunk)
+        scaling = _scaling(spec, module.uses_action) if module.standardize else None
+        return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
+    fixed = registry.fixed(spec)
+    scaling = _scaling(spec, fixed.uses_action)
+    return LinearTS(fixed, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
+
+
+def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:
+    """Return the initial scaling of inputs, None where there is nothing to standardise."""
+    floating = spec.context.dtype != "uint8"
+    if not spec.encoder.standardize or not (floating or (uses_action and spec.action_dim > 0)):
+        return None
+    shape, dim = spec.context.shape, spec.action_dim
+    return InputScaling.identity(shape, dim, scales_contexts=floating)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
+from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
 from bandexa_core.policies.panel import Exploration, count_votes, folded_winners
-from bandexa_core.policies.protocol import Candidates, Choice
+from bandexa_core.policies.protocol import Candidates, Choice, RowWeights
+from bandexa_core.policies.schedule import next_scaling
 from bandexa_core.posterior import (
     DisjointPosterior,
     GaussianPosterior,
@@ -60,6 +62,7 @@ class LinearHead:
         config: Prior and noise of the head.
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
+        scaling: Standardises inputs before they are encoded; None: they stay as they are.
 
     Raises:
         ValueError: The encoder gives more features than a posterior can hold.
@@ -72,6 +75,7 @@ class LinearHead:
         *,
         greedy: bool = False,
         action_chunk: int | None = None,
+        scaling: InputScaling | None = None,
     ) -> None:
         if encoder.feature_dim > MAX_WEIGHTS:
             raise ValueError(f"encoder: {encoder.feature_dim} features, at most {MAX_WEIGHTS} fit")
@@ -79,6 +83,7 @@ class LinearHead:
         self.config = config
         self.greedy = greedy
         self.action_chunk = action_chunk
+        self.scaling = scaling
         self.posterior: GaussianPosterior | DisjointPosterior = (
             GaussianPosterior.prior(encoder.feature_dim, config)
             if encoder.uses_action
@@ -96,6 +101,7 @@ class LinearHead:
         exploration: Exploration = NO_EXPLORATION,
     ) -> Choice:
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
+        context = self._context(context)
         explores = rng.random() < exploration.epsilon and not self.greedy
         if self.greedy:
             means_K = self._mean_scores(context, candidates)
@@ -158,7 +164,18 @@ class LinearHead:
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:
             return candidates.parts
-        return encoder.action_part(candidates.features)
+        return encoder.action_part(self._actions(candidates.features))
+
+    def _context(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return contexts as the encoder wants them; before anything else is done with them."""
+        return raw if self.scaling is None else self.scaling.contexts(raw)
+
+    def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
+        return raw_KA if self.scaling is None else self.scaling.actions(raw_KA)
+
+    def scaling_due(self, num_rows: int) -> bool:
+        """Whether the inputs' scaling is due to be taken anew: when the data has doubled."""
+        return self.scaling is not None and num_rows >= next_scaling(self.scaling.num_rows)
 
     def _mean_scores(self, context: NDArray[Any], candidates: Candidates) -> Array64:
         """Return the posterior mean of every candidate's value, (K,)."""
@@ -184,7 +201,7 @@ class LinearHead:
             if split is not None and part is not None and candidates.parts is not None:
                 yield split.combine(part, candidates.parts[piece])
             else:
-                yield encoder.encode_batch(context, candidates.features[piece])
+                yield encoder.encode_batch(context, self._actions(candidates.features[piece]))
 
     def _shared_features(self, context: NDArray[Any], candidates: Candidates) -> Array64:
         """Return z(x), (D,), of an encoder that ignores the action."""
@@ -196,6 +213,7 @@ class LinearHead:
         self, context: NDArray[Any], candidates: Candidates
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Policy.score`."""
+        context = self._context(context)
         posterior = self.posterior
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
@@ -207,7 +225,7 @@ class LinearHead:
     def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """See `Policy.action_parts`."""
         if isinstance(self.encoder, SplitEncoder) and self.encoder.uses_action:
-            return self.encoder.action_part(features)
+            return self.encoder.action_part(self._actions(features))
         return None
 
     def learn(
@@ -217,9 +235,10 @@ class LinearHead:
         slot: ActionSlot,
         before: float | None,
         after: float,
+        weight: float = 1.0,
     ) -> None:
         """See `Policy.learn`."""
-        z_1D = self.encoder.encode(context[None], action[None])
+        z_1D = self.encoder.encode(self._context(context[None]), self._actions(action[None]))
         if not _teaches(z_1D).all():
             return  # an encoder that gives no finite features teaches nothing, and stops nothing
         posterior, z_D = self.posterior, z_1D[0]
@@ -227,22 +246,35 @@ class LinearHead:
             if before is None:
                 posterior.update(slot, z_D, after)
             elif posterior.slot(slot) is not None:  # else imported, or rebuilt after evictions
-                posterior.correct(slot, z_D, before, after)
+                posterior.correct(slot, z_D, before, after, weight)
         elif before is None:
             posterior.update(z_D, after)
         else:
-            posterior.correct(z_D, before, after)
+            posterior.correct(z_D, before, after, weight)
 
-    def rebuild(self, replay: Replay, chunk: int) -> None:
+    def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior:
+        """See `Policy.forgotten`."""
+        posterior = self.posterior.copy()
+        posterior.forget(factor)
+        return posterior
+
+    def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
+        """See `Policy.adopt`."""
+        assert posterior is not None
+        self.posterior = posterior
+
+    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
         """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior."""
         dim = self.encoder.feature_dim
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
-            z_ND = self.encoder.encode(rows.contexts, rows.actions)
+            z_ND = self.encoder.encode(self._context(rows.contexts), self._actions(rows.actions))
             good = _teaches(z_ND)
             z_ND, rewards = z_ND[good], rows.rewards[good]
+            weights_N = None if weights is None else weights(rows.positions[good])
             for slot, mask in self._groups(rows.slots[good]):
-                by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask])
+                share = None if weights_N is None else weights_N[mask]
+                by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask], share)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         else:
@@ -260,13 +292,16 @@ class LinearHead:
         """See `Policy.configure`."""
         self.action_chunk = selection.action_chunk
 
-    def refresh(self) -> None:
+    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
         """See `Policy.refresh`."""
         self.posterior.refresh()
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """See `Policy.tensors`; the posterior's state under "posterior/"."""
-        return {f"posterior/{name}": t for name, t in self.posterior.to_tensors().items()}
+        """See `Policy.tensors`; under "posterior/" and, where there is one, "scaling/"."""
+        own = {f"posterior/{name}": t for name, t in self.posterior.to_tensors().items()}
+        if self.scaling is not None:
+            own |= {f"scaling/{name}": t for name, t in self.scaling.tensors().items()}
+        return own
 
     def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
         """See `Policy.load_tensors`."""
@@ -276,6 +311,8 @@ class LinearHead:
             raise ValueError(
                 f"posterior: {loaded.dim} weights for {self.encoder.feature_dim} features"
             )
+        if self.scaling is not None:
+            self.scaling = self.scaling.loaded(take_prefix(tensors, "scaling/"))
         self.posterior = loaded
 
 

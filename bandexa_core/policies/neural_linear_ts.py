@@ -7,13 +7,18 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderModule, serving
 from bandexa_core.encoders.module import load_module_tensors, module_tensors
+from bandexa_core.encoders.scaling import InputScaling, Moments
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.protocol import RowWeights
+from bandexa_core.policies.schedule import LEAST_ACTIONS
 from bandexa_core.policies.training import EncoderTrainer, TrainingRound
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import Replay
@@ -27,6 +32,7 @@ class NeuralLinearTS(LinearHead):
         config: Prior and noise of the head.
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
+        scaling: Standardises inputs before they are encoded; None: they stay as they are.
     """
 
     def __init__(
@@ -36,12 +42,19 @@ class NeuralLinearTS(LinearHead):
         *,
         greedy: bool = False,
         action_chunk: int | None = None,
+        scaling: InputScaling | None = None,
     ) -> None:
-        super().__init__(serving(module), config, greedy=greedy, action_chunk=action_chunk)
+        super().__init__(
+            serving(module), config, greedy=greedy, action_chunk=action_chunk, scaling=scaling
+        )
         self.module = module
 
     def train(
-        self, replay: Replay, trainer_state: dict[str, NDArray[Any]], plan: TrainingRound
+        self,
+        replay: Replay,
+        trainer_state: dict[str, NDArray[Any]],
+        plan: TrainingRound,
+        weights: RowWeights | None = None,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
@@ -49,16 +62,31 @@ class NeuralLinearTS(LinearHead):
             replay: The rewarded decisions.
             trainer_state: What the round before returned; empty at first.
             plan: How much to train, on what device, with which random numbers.
+            weights: What forgetting left of the rows, by position; None: all weigh 1.
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
         """
+        if self.scaling_due(plan.num_rows):
+            self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
-        metrics = trainer.run(replay)
+        metrics = trainer.run(replay, weights, self.scaling)
         self.encoder = serving(self.module)
-        self.rebuild(replay, plan.rebuild_chunk)
+        self.rebuild(replay, plan.rebuild_chunk, weights)
         return trainer.tensors(), metrics
+
+    def _standardize(self, replay: Replay, plan: TrainingRound, weights: RowWeights | None) -> None:
+        def read(column: str) -> Iterator[tuple[NDArray[Any], NDArray[np.float64] | None]]:
+            for rows in replay.scan(plan.rebuild_chunk):
+                shares = None if weights is None else weights(rows.positions)
+                yield getattr(rows, column).reshape(len(rows), -1), shares
+
+        assert self.scaling is not None
+        x = Moments.of(read("contexts")) if self.scaling.scales_contexts else None
+        known = len(plan.actions) >= LEAST_ACTIONS
+        a = Moments.of([(plan.actions, None)] if known else read("actions"))
+        self.scaling = self.scaling.updated(plan.num_rows, x, a)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Policy.tensors`; the encoder's parameters under "encoder/"."""

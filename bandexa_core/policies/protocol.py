@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
+
+# Positions of rows (N,) to their weights (N,).
+RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +94,31 @@ class Policy(Protocol):
         slot: ActionSlot,
         before: float | None,
         after: float,
+        weight: float = 1.0,
     ) -> None:
-        """Learn a value, or correct one that was `before`."""
+        """Learn a value, or correct one that was `before` and weighs `weight` by now."""
 
-    def rebuild(self, replay: Replay, chunk: int) -> None:
-        """Replace the posterior by the exact one over the replay's rows."""
+    def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior | None:
+        """Return the posterior with every row's weight multiplied; changes nothing itself.
+
+        It may run on another thread, while nothing is learned.
+        """
+
+    def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
+        """Go on with what `forgotten` returned."""
+
+    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
+        """Replace the posterior by the exact one over the replay's rows, weighted by position."""
 
     def configure(self, selection: SelectionSpec) -> None:
         """Take over a changed way of selecting."""
 
-    def refresh(self) -> None:
-        """Recompute the posterior's root from its exact statistics."""
+    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
+        """Build the posterior anew from its exact statistics.
+
+        A fixed map's inputs are standardised anew then, where `num_rows` learned values say that
+        it is due: contexts by what was learned, actions by the catalogue's features `actions_KA`.
+        """
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the whole state as named arrays; equal tensors mean equal behaviour."""

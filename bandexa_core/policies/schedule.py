@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from bandexa_core.spec import TrainingSpec
+import math
+
+from bandexa_core.spec import ForgettingSpec, TrainingSpec
 
 FIRST_ROUND = 32
 MIN_GAP = 32
 GROWTH = 1.1
 STEPS = 100
+ROWS_PER_STEP = 50
+MAX_STEPS = 1000
 SNAPSHOT_EVERY = 10_000
+# Actions are standardised by the catalogue where it has so many, else by those that were chosen.
+LEAST_ACTIONS = 2
 
 
-def next_round(trained_rows: int, spec: TrainingSpec) -> int:
+def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec) -> int:
     """Return the number of rows at which the round after one at `trained_rows` is due.
 
     Early, then geometric: a round costs about the same while data grows, so the total stays
-    near-linear in the rows. `train_every` overrides it with a fixed step.
+    near-linear in the rows. What is forgotten does not count: with a half-life of H rows the gap
+    grows no further than a tenth of the H / ln 2 rows that are remembered. `train_every`
+    overrides it with a fixed step.
     """
     if spec.train_every is not None:
         return trained_rows + spec.train_every
-    return max(FIRST_ROUND, trained_rows + MIN_GAP, int(trained_rows * GROWTH))
+    gap = (GROWTH - 1.0) * trained_rows
+    if forgetting.by == "count" and forgetting.half_life is not None:
+        gap = min(gap, (GROWTH - 1.0) * forgetting.half_life / math.log(2.0))
+    return max(FIRST_ROUND, trained_rows + max(MIN_GAP, int(gap)))
 
 
-def optimizer_steps(spec: TrainingSpec) -> int:
-    """Return the optimizer steps of a round."""
-    return STEPS if spec.optimizer_steps is None else spec.optimizer_steps
+def next_scaling(scaled_rows: int) -> int:
+    """Return the rows at which the scaling of inputs is taken anew: at doublings."""
+    return max(FIRST_ROUND, 2 * scaled_rows)
+
+
+def optimizer_steps(spec: TrainingSpec, num_rows: int) -> int:
+    """Return the optimizer steps of a round at `num_rows` rows.
+
+    Finer fits take more steps, and much data is worth them: one step for each fifty rows, so
+    that all rounds together still take a number of steps in proportion to the rows.
+    """
+    if spec.optimizer_steps is not None:
+        return spec.optimizer_steps
+    return min(max(STEPS, num_rows // ROWS_PER_STEP), MAX_STEPS)

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule
+from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.replay import Replay, Rows
 
 GRADIENT_CLIP = 5.0
+FINAL_LR = 0.1  # of the learning rate; it falls linearly within a round, so features come to rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +30,24 @@ class TrainingRound:
     """One round's plan.
 
     Attributes:
+        num_rows: Learned values so far.
+        actions: Features of the catalogue's actions, (K, A).
         steps: Optimizer steps.
+        lr: Learning rate of a round's first step.
+        reward_scale: Rewards are divided by it: what the declared range spans.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".
     """
 
+    num_rows: int
+    actions: NDArray[np.float32]
     steps: int
     batch_size: int
     lr: float
     weight_decay: float
     rebuild_chunk: int
+    reward_scale: float
     seed: int
     num_heads: int
     device: str = "cpu"
@@ -79,16 +89,26 @@ class EncoderTrainer:
             [p for _, p in self._named], lr=plan.lr, weight_decay=plan.weight_decay
         )
 
-    def run(self, replay: Replay) -> dict[str, float]:
-        """Take the plan's optimizer steps; returns the mean loss of the first and last tenth."""
+    def run(
+        self, replay: Replay, weights: RowWeights | None = None, scaling: InputScaling | None = None
+    ) -> dict[str, float]:
+        """Take the plan's optimizer steps on rows drawn by their weights (None: uniformly).
+
+        Returns:
+            The mean loss of the first and of the last tenth, and what was done.
+        """
+        sums_N = None if weights is None else np.cumsum(weights(replay.positions()))
         rng = np.random.Generator(np.random.Philox(key=self.plan.seed))
         self.module.train()
         devices = [] if self.plan.device == "cpu" else [self.plan.device]
         with torch.random.fork_rng(devices):  # a module's own randomness (dropout) is the round's
             torch.manual_seed(self.plan.seed)
-            losses = [
-                self._step(replay.sample(rng, self.plan.batch_size)) for _ in range(self.plan.steps)
-            ]
+            losses = []
+            for step in range(self.plan.steps):
+                done = step / self.plan.steps
+                self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
+                rows = replay.sample(rng, self.plan.batch_size, sums_N)
+                losses.append(self._step(rows, scaling))
         self.module.eval().to("cpu")
         tenth = max(1, len(losses) // 10)
         curve = torch.stack(losses).cpu()
@@ -101,13 +121,17 @@ class EncoderTrainer:
         # A loss that overflowed is no number that a manifest could hold.
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _step(self, rows: Rows) -> Tensor:
+    def _step(self, rows: Rows, scaling: InputScaling | None) -> Tensor:
         device = self.plan.device
-        contexts = torch.from_numpy(rows.contexts).to(device)
+        x_BX, a_BA = rows.contexts, rows.actions
+        if scaling is not None:
+            x_BX, a_BA = scaling.contexts(x_BX), scaling.actions(a_BA)
+        contexts = torch.from_numpy(x_BX).to(device)
         if contexts.is_floating_point():
             contexts = contexts.to(torch.float32)
-        actions = torch.from_numpy(rows.actions).to(device)
-        rewards = torch.from_numpy(rows.rewards).to(device, torch.float32)
+        actions = torch.from_numpy(a_BA).to(device, torch.float32)
+        scaled = rows.rewards / self.plan.reward_scale
+        rewards = torch.from_numpy(scaled).to(device, torch.float32)
         heads = torch.from_numpy(rows.slots).to(device)
         predicted = self.head(self.module(contexts, actions), heads)
         loss = nn.functional.mse_loss(predicted, rewards)

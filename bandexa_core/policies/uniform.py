@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
-from bandexa_core.policies.protocol import Candidates, Choice
+from bandexa_core.policies.protocol import Candidates, Choice, RowWeights
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
 
@@ -51,16 +52,23 @@ class Uniform:
         slot: ActionSlot,
         before: float | None,
         after: float,
+        weight: float = 1.0,
     ) -> None:
         """See `Policy.learn`: nothing is learned."""
 
-    def rebuild(self, replay: Replay, chunk: int) -> None:
+    def forgotten(self, factor: float) -> None:
+        """See `Policy.forgotten`."""
+
+    def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
+        """See `Policy.adopt`."""
+
+    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
         """See `Policy.rebuild`."""
 
     def configure(self, selection: SelectionSpec) -> None:
         """See `Policy.configure`."""
 
-    def refresh(self) -> None:
+    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
         """See `Policy.refresh`."""
 
     def tensors(self) -> dict[str, NDArray[Any]]:

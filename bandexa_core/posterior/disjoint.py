@@ -99,14 +99,18 @@ class DisjointPosterior:
         return posterior
 
     @property
-    def num_rows(self) -> int:
-        """Number of rows learned, over all slots."""
+    def num_rows(self) -> float:
+        """Number of rows learned, over all slots, less what was forgotten."""
         return sum(posterior.num_rows for posterior in self._slots.values())
 
     @property
     def slots(self) -> tuple[int, ...]:
         """The slots that have learned something, in ascending order."""
         return tuple(sorted(self._slots))
+
+    def statistics(self) -> dict[int, Statistics]:
+        """Return copies of the exact sums of the slots that have learned something."""
+        return {slot: self._slots[slot].statistics() for slot in self.slots}
 
     def slot(self, slot: int) -> GaussianPosterior | None:
         """Return the live posterior of one slot, or None while it is still the prior."""
@@ -131,7 +135,9 @@ class DisjointPosterior:
         posterior.update(z, r)
         self._slots[_checked(slot)] = posterior
 
-    def correct(self, slot: int, z: npt.ArrayLike, before: float, after: float) -> None:
+    def correct(
+        self, slot: int, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0
+    ) -> None:
         """Change the value of a row the slot learned earlier; see GaussianPosterior.correct.
 
         Raises:
@@ -141,7 +147,12 @@ class DisjointPosterior:
         posterior = self._slots.get(slot)
         if posterior is None:
             raise ValueError(f"slot {slot} has learned no row that could be corrected")
-        posterior.correct(z, before, after)
+        posterior.correct(z, before, after, weight)
+
+    def forget(self, factor: float) -> None:
+        """Multiply the weight of every row of every slot; see GaussianPosterior.forget."""
+        for posterior in self._slots.values():
+            posterior.forget(factor)
 
     def refresh(self) -> None:
         """Take every slot anew from its statistics; see GaussianPosterior.refresh."""

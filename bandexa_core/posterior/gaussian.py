@@ -144,8 +144,8 @@ class GaussianPosterior:
         return len(self.mean)
 
     @property
-    def num_rows(self) -> int:
-        """Number of rows learned (a correction is not a row)."""
+    def num_rows(self) -> float:
+        """Number of rows learned (a correction is not a row), less what was forgotten."""
         return self._rows.sums.n
 
     @property
@@ -235,14 +235,15 @@ class GaussianPosterior:
             self.a += 0.5 * len(z_BD)
             self.b += 0.5 * float(y @ y)
 
-    def correct(self, z: npt.ArrayLike, before: float, after: float) -> None:
+    def correct(self, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0) -> None:
         """Change the value of a row learned earlier; exact, as if only `after` had been seen.
 
-            d = after - before    e = before - z.mean (before the change)
-            mean += d Sigma z    b += d e + d^2 (1 - z^T Sigma z) / 2    Sigma unchanged
+            d = after - before    e = before - z.mean (before the change)    w = weight
+            mean += w d Sigma z    b += w d e + w d^2 (1 - w z^T Sigma z) / 2    Sigma unchanged
 
         since 2 b - 2 b0 = r.r + m0.m0 ridge - g.Sigma g with g = Z^T r + ridge m0, and g moves by
-        d z. The row itself is not looked up: the caller vouches for z, shape (D,), and `before`.
+        w d z. The row itself is not looked up: the caller vouches for z, shape (D,), for `before`
+        and for `weight`, what is left of the row after forgetting.
 
         Raises:
             ValueError: wrong shape or numbers that are not finite; nothing has changed then.
@@ -252,13 +253,20 @@ class GaussianPosterior:
         change = after - before
         error = before - float(z @ self.mean)
         f = z @ self.root
-        self.mean += change * (self.root @ f)
+        self.mean += weight * change * (self.root @ f)
         if self.config.noise == "nig":
-            b = self.b + change * (error + 0.5 * change * (1.0 - float(f @ f)))
+            half = 0.5 * change * (1.0 - weight * float(f @ f))
+            b = self.b + weight * change * (error + half)
             # b >= b0 holds for any rows; rounding must not break it.
             self.b = max(b, self.config.prior_rate)
-        self._rows.sums.correct(z, before, after)
+        self._rows.sums.correct(z, before, after, weight)
         self._count(1)
+
+    def forget(self, factor: float) -> None:
+        """Multiply the weight of every row by `factor`, from 0 to 1, in O(D^3); the prior stays."""
+        self._rows.fold()
+        self._rows.sums.scale(factor)
+        self.refresh()
 
     def refresh(self) -> None:
         """Take mean, root, a and b anew from the statistics, in O(D^3).
@@ -343,7 +351,7 @@ class GaussianPosterior:
             "zz": sums.zz.copy(),
             "zr": sums.zr.copy(),
             "rr": np.array(sums.rr),
-            "n": np.array(float(sums.n)),
+            "n": np.array(sums.n),
             "a": np.array(self.a),
             "b": np.array(self.b),
             "waiting": self._rows.waiting.copy(),
@@ -368,7 +376,7 @@ class GaussianPosterior:
         sums.zz = read_tensor(tensors, "zz", (dim, dim))
         sums.zr = read_tensor(tensors, "zr", (dim,))
         sums.rr = read_scalar(tensors, "rr", 0.0)
-        sums.n = int(read_scalar(tensors, "n", 0.0))
+        sums.n = read_scalar(tensors, "n", 0.0)
         posterior = cls(
             RowStatistics(sums, read_tensor(tensors, "waiting", None)),
             config,

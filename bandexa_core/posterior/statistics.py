@@ -22,7 +22,7 @@ class Statistics:
         zz: sum of z z^T, shape (D, D), symmetric.
         zr: sum of r z, shape (D,).
         rr: sum of r^2.
-        n: number of rows.
+        n: sum of the rows' weights: their number, where each weighs 1.
     """
 
     __slots__ = ("n", "rr", "zr", "zz")
@@ -38,25 +38,31 @@ class Statistics:
         self.zz: FloatArray = np.zeros((dim, dim))
         self.zr: FloatArray = np.zeros(dim)
         self.rr = 0.0
-        self.n = 0
+        self.n = 0.0
 
     @property
     def dim(self) -> int:
         """Number of features D."""
         return len(self.zr)
 
-    def add(self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike) -> None:
-        """Add a chunk of rows: z of shape (N, D) and values r of shape (N,).
+    def add(
+        self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike, weights_N: FloatArray | None = None
+    ) -> None:
+        """Add a chunk of rows: z of shape (N, D), values r and weights from 0 to 1 of shape (N,).
 
         Raises:
             ValueError: wrong shapes or numbers that are not finite; nothing is added then.
         """
         rows = as_rows(z_ND, self.dim)
         values = as_values(r_N, rows.shape[0])
+        num = float(len(rows))
+        if weights_N is not None:
+            roots_N = np.sqrt(weights_N)
+            rows, values, num = rows * roots_N[:, None], values * roots_N, float(weights_N.sum())
         self.zz += rows.T @ rows
         self.zr += values @ rows
         self.rr += float(values @ values)
-        self.n += rows.shape[0]
+        self.n += num
 
     def merge(self, other: Statistics) -> None:
         """Add the rows another object has summed.
@@ -71,16 +77,43 @@ class Statistics:
         self.rr += other.rr
         self.n += other.n
 
-    def correct(self, z: npt.ArrayLike, before: float, after: float) -> None:
-        """Change the value of one row that was added from `before` to `after`.
+    def scale(self, factor: float) -> None:
+        """Multiply the weight of every row by `factor`."""
+        self.zz *= factor
+        self.zr *= factor
+        self.rr *= factor
+        self.n *= factor
+
+    def correct(self, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0) -> None:
+        """Change the value of one row from `before` to `after`; `weight`: what it weighs by now.
 
         Raises:
             ValueError: wrong shape or numbers that are not finite; nothing is changed then.
         """
         row, before, after = as_row(z, self.dim), as_value(before), as_value(after)
-        self.zr += (after - before) * row
+        self.zr += weight * (after - before) * row
         # A sum of squares; rounding must not take it below zero.
-        self.rr = max(self.rr + (after - before) * (after + before), 0.0)
+        self.rr = max(self.rr + weight * (after - before) * (after + before), 0.0)
+
+    def mapped(self, matrix_DD: FloatArray) -> Statistics:
+        """Return the sums of the same rows with features T z, for a matrix T of shape (D, D)."""
+        other = self.copy()
+        zz = matrix_DD @ self.zz @ matrix_DD.T
+        other.zz, other.zr = 0.5 * (zz + zz.T), matrix_DD @ self.zr
+        return other
+
+    def mended(self) -> Statistics:
+        """Return sums with a `zz` that rows can add up to, where rounding has left another.
+
+        Negative eigenvalues (with the diagonal scaled to 1) become zero.
+        """
+        other = self.copy()
+        size_D = np.sqrt(np.maximum(np.diagonal(self.zz), 0.0))
+        scale_D = np.divide(1.0, size_D, out=np.zeros_like(size_D), where=size_D > 0.0)
+        eigenvalues, vectors = np.linalg.eigh(self.zz * scale_D * scale_D[:, None])
+        half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0)) * size_D[:, None]
+        other.zz = half @ half.T
+        return other
 
     def copy(self) -> Statistics:
         """Return an independent copy."""

@@ -81,14 +81,31 @@ class TableReplay(ABC):
             self._changed(len(indices))
         return len(indices)
 
-    def sample(self, rng: np.random.Generator, batch_size: int) -> Rows:
-        """Draw rows uniformly with replacement, returned in the order they are stored in."""
+    def positions(self) -> NDArray[np.int64]:
+        """Return the positions of the rows kept, in order."""
+        self._check_usable()
+        return self._table.positions()
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        cumulative_N: NDArray[np.float64] | None = None,
+    ) -> Rows:
+        """Draw rows with replacement, returned in the order they are stored in."""
         self._check_usable()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not len(self):
             raise ValueError("the replay is empty: there is nothing to sample")
-        indices = rng.integers(self._table.first, self._table.end, batch_size)
+        if cumulative_N is None:
+            indices = rng.integers(self._table.first, self._table.end, batch_size)
+        else:
+            if cumulative_N.shape != (len(self),) or not cumulative_N[-1] > 0.0:
+                raise ValueError("cumulative_N must hold a sum for each row, the last above 0")
+            marks = rng.random(batch_size) * cumulative_N[-1]
+            rows = np.searchsorted(cumulative_N, marks, side="right")
+            indices = self._table.first + np.minimum(rows, len(self) - 1)
         indices.sort()
         return self._rows(indices)
 

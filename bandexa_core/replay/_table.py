@@ -111,6 +111,10 @@ class RowTable:
         at = indices - self._base
         return self._positions[at], self._slots[at], self._rewards[at]
 
+    def positions(self) -> NDArray[np.int64]:
+        """Return a copy of the positions of all kept rows."""
+        return self._kept(self._positions).copy()
+
     def evict_to(self, first: int) -> None:
         """Forget the rows before index `first`."""
         if first <= self._first:

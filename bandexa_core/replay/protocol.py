@@ -132,11 +132,26 @@ class Replay(Protocol):
         Where a position is given twice, the later reward holds.
         """
 
-    def sample(self, rng: np.random.Generator, batch_size: int) -> Rows:
-        """Draw rows uniformly with replacement, returned in the order they are stored in.
+    def positions(self) -> NDArray[np.int64]:
+        """Return the positions of the rows kept, in order: a copy, (N,)."""
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        cumulative_N: NDArray[np.float64] | None = None,
+    ) -> Rows:
+        """Draw rows with replacement, returned in the order they are stored in.
+
+        Args:
+            rng: source of the draws.
+            batch_size: how many rows.
+            cumulative_N: running sums of the weights of all rows kept, by which they are drawn;
+                None: uniformly.
 
         Raises:
-            ValueError: the replay is empty, or `batch_size` is below 1.
+            ValueError: the replay is empty, `batch_size` is below 1, or the sums are not one for
+                each row with a positive total.
         """
 
     def scan(self, chunk: int) -> Iterator[Rows]:

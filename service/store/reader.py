@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bandexa_core.catalogue import Catalogue
+from bandexa_core.forgetting import Forgetting
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.model import changed_spec
@@ -104,6 +105,25 @@ class StoreReader:
                 return
             yield [decode_row(record.spec, row) for row in rows]
             after = LogPosition(rows[-1][0])
+
+    def forgetting_at(
+        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+    ) -> Forgetting:
+        """Return `start`, the state at `after`, as the rows up to `up_to` leave it."""
+        spec, state = self.spec_at(record, after), start
+        rows = self._connection.execute(
+            "SELECT position, time, CASE kind WHEN ? THEN payload END FROM log"
+            " WHERE bandit = ? AND position > ? AND position <= ? ORDER BY position",
+            (KIND_CONFIG, record.key, after, up_to),
+        )
+        for position, time, config in rows:
+            state = state.after(spec.forgetting, position, time)
+            if config is not None:
+                changed = changed_spec(spec, json.loads(config))
+                if changed.forgetting != spec.forgetting:
+                    state = state.restarted()
+                spec = changed
+        return state
 
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
         """Return how many values were learned for the first time in (after, up_to]."""

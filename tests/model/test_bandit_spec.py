@@ -226,7 +226,7 @@ def test_prior_and_noise_follow_the_reward_range_unless_they_are_given():
 def test_the_frozen_part_is_all_but_what_may_change():
     frozen = BASE.frozen_part()
     sections = {field.name for field in dataclasses.fields(BanditSpec)}
-    assert frozen.keys() == sections - {"training", "replay", "selection"}
+    assert frozen.keys() == sections - {"training", "replay", "selection", "forgetting"}
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
     assert changed.frozen_part() == frozen
     assert dataclasses.replace(BASE, seed=1).frozen_part() != frozen

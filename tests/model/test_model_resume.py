@@ -41,8 +41,8 @@ def _shared_posterior(model: ServingModel) -> GaussianPosterior:
     return model.policy.posterior
 
 
-def _train(policy, rows, num_actions: int, seed: int = 1):
-    """One round over learn rows, as the trainer makes it."""
+def _train(policy, rows, actions, seed: int = 1):
+    """One round over learn rows, as the trainer makes it, for a catalogue's actions (K, A)."""
     assert isinstance(policy, NeuralLinearTS)
     last = {row.origin: row for row in rows}
     learned = [last[origin] for origin in sorted(last)]
@@ -59,8 +59,9 @@ def _train(policy, rows, num_actions: int, seed: int = 1):
         )
     )
     plan = TrainingRound(
-        steps=8, batch_size=16, lr=1e-2, weight_decay=1e-2, rebuild_chunk=32, seed=seed,
-        num_heads=1 if policy.encoder.uses_action else num_actions,
+        num_rows=len(learned), actions=actions, steps=8, batch_size=16, lr=1e-2,
+        weight_decay=1e-2, rebuild_chunk=32, reward_scale=2.0, seed=seed,
+        num_heads=1 if policy.encoder.uses_action else len(actions),
     )  # fmt: skip
     state, _ = policy.train(replay, {}, plan)
     return state
@@ -123,7 +124,7 @@ def test_a_swap_after_training_repeats_bit_for_bit(
     at_p = served.catalogue
     start = publish(snapshots, new_model(spec), 0)
     trained = load_model(spec, served.uid, EncoderRegistry(), start, at_p)
-    state = _train(trained.policy, log.learned, len(at_p))
+    state = _train(trained.policy, log.learned, at_p.features)
     progress = Progress(num_learned=served.progress.num_learned, trained_rows=60)
     snapshot = publish(
         snapshots, trained, 1, position=served.position, progress=progress, training=state

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bandexa_core.ids import ActionId, DecisionId, LogPosition
+from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.model import Progress, changed_spec
 from bandexa_core.policies import Uniform
-from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
 from bandexa_core.randomness import keyed_rng
-from bandexa_core.spec import TrainingSpec
 
 SPLIT = ["concat", "interactions", "bilinear", "mlp", "two_tower"]
 
@@ -257,93 +255,4 @@ def test_a_changed_warm_up_and_schedule_take_effect_at_once(specs, grown):
     assert model.select(DecisionId("d"), x, offered).propensity == 0.2
     expected = Uniform().select(x, offered, keyed_rng(model.uid, 3, "decision", "d"))
     assert model.select(DecisionId("d"), x, offered).chosen == expected.chosen
-    assert model.round_due()
-
-
-# -- when a round is due ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("trained", "due"),
-    [
-        (0, 32),
-        (10, 42),
-        (32, 64),
-        (100, 132),
-        (320, 352),
-        (330, 363),
-        (1000, 1100),
-        (10**6, 11 * 10**5),
-    ],
-)
-def test_rounds_come_early_then_geometrically(trained, due):
-    assert next_round(trained, TrainingSpec()) == due
-
-
-@pytest.mark.parametrize(("trained", "every", "due"), [(0, 1, 1), (0, 500, 500), (700, 50, 750)])
-def test_train_every_is_a_fixed_step(trained, every, due):
-    assert next_round(trained, TrainingSpec(train_every=every)) == due
-
-
-def test_a_round_takes_the_configured_steps():
-    assert optimizer_steps(TrainingSpec()) == 100
-    assert optimizer_steps(TrainingSpec(optimizer_steps=7)) == 7
-
-
-def test_a_round_is_due_with_the_row_that_completes_it(specs, log_writer, new_model):
-    log, model = log_writer(specs["mlp"]), new_model(specs["mlp"])
-    model.apply(log.actions(["a", "b"]), None)
-    for _ in range(31):
-        model.apply(log.learn(), None)
-        assert not model.round_due()
-    for _ in range(5):
-        model.apply(log.correct(), None)
-    assert not model.round_due()
-    model.apply(log.learn(), None)
-    assert model.round_due()
-    model.progress = Progress(num_learned=32, trained_rows=32)
-    assert not model.round_due()
-
-
-@pytest.mark.parametrize(
-    ("progress", "due"),
-    [
-        (Progress(300, 300, 300), False),
-        (Progress(599, 300, 300), False),
-        (Progress(600, 300, 300), True),
-        (Progress(600, 590, 300), False),
-        (Progress(31, 0, 0), False),
-        (Progress(32, 0, 0), True),
-        (Progress(33, 10, 10), False),
-        (Progress(42, 10, 10), True),
-    ],
-)
-def test_an_imported_encoder_trains_on_once_the_bandit_has_as_many_rows_of_its_own(
-    specs, new_model, progress, due
-):
-    model = new_model(specs["mlp"])
-    model.progress = progress
-    assert model.round_due() == due
-
-
-@pytest.mark.parametrize("name", ["concat", "per_action", "greedy", "uniform"])
-def test_without_an_encoder_to_train_a_snapshot_is_due_when_the_tail_is_long(
-    specs, name, new_model
-):
-    model = new_model(specs[name])
-    assert not model.learns_features
-    model.progress = Progress(num_learned=SNAPSHOT_EVERY - 1)
-    model.base_position = LogPosition(50)
-    model.position = LogPosition(50 + SNAPSHOT_EVERY - 1)
-    assert not model.round_due()
-    model.position = LogPosition(50 + SNAPSHOT_EVERY)
-    assert model.round_due()
-
-
-def test_a_greedy_policy_on_a_learned_encoder_trains_too(specs, new_model):
-    spec = dataclasses.replace(specs["mlp"], policy="greedy")
-    model = new_model(spec)
-    assert model.learns_features
-    assert model.policy.greedy
-    model.progress = Progress(num_learned=32)
     assert model.round_due()

@@ -114,11 +114,14 @@ def _learn_all(policy: LinearHead, rows: Rows) -> None:
 
 def _plan(**changes: Any) -> TrainingRound:
     values: dict[str, Any] = {
+        "num_rows": 0,
+        "actions": np.zeros((0, 4), np.float32),
         "steps": 30,
         "batch_size": 32,
         "lr": 1e-2,
         "weight_decay": 1e-2,
         "rebuild_chunk": 64,
+        "reward_scale": 1.0,
         "seed": 5,
         "num_heads": 1,
     }

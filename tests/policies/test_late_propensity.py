@@ -123,7 +123,7 @@ def test_a_late_propensity_is_that_of_the_moment_it_was_drawn(
     model.apply(_catalogue_row(12, 20, 60), _no_snapshot)  # overwrites 20 of the 40, adds 40
     for position in range(13, 33):
         model.apply(_learn_row(position), _no_snapshot)
-    model.policy.refresh()
+    model.refresh(31)
     for then, later in zip(direct, late, strict=True):
         assert np.array_equal(then.chosen, later.chosen)
         assert np.array_equal(then.scores, later.scores)

@@ -146,11 +146,12 @@ def test_learning_goes_on_after_a_rebuild(policy_maker, make_rows, fill_replay, 
     _assert_same_law(rebuilt.posterior, online.posterior)
 
 
-def test_a_refresh_keeps_the_law(policy_maker, make_rows, learn_all, assert_same):
+def test_a_refresh_keeps_the_law(policy_maker, make_rows, learn_all, candidates_of, assert_same):
+    """Where no new scaling is due."""
     policy = policy_maker()
     learn_all(policy, make_rows(40))
     before = policy.posterior.copy()
-    policy.refresh()
+    policy.refresh(31, candidates_of(4).features)
     _assert_same_law(policy.posterior, before)
     by_hand = before.copy()
     by_hand.refresh()

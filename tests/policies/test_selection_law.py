@@ -98,7 +98,8 @@ def test_a_shared_posterior_is_sampled_jointly_over_all_candidates(
     policy = make(encoder, posterior=posterior)
     rows, candidates = make_rows(6), candidates_of(5)
     learn_all(policy, rows)
-    policy.refresh()  # its root is triangular then, as far from symmetric as can be
+    # Its root is triangular then, as far from symmetric as can be.
+    policy.refresh(6, candidates.features)
     context = rows.contexts[1]
     law = _law(policy.encoder.encode(rows.contexts, rows.actions), rows.rewards, policy.config)
     z = policy.encoder.encode_batch(context, candidates.features)

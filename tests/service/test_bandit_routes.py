@@ -26,7 +26,7 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert created["train_due"] is False
     spec = created["spec"]
     assert spec["context"] == {"shape": [2], "dtype": "float32"}
-    assert spec["encoder"] == {"name": "concat", "params": {}}
+    assert spec["encoder"] == {"name": "concat", "params": {}, "standardize": True}
     assert spec["training"]["mode"] == "background"
     assert spec["reward_range"] == [0.0, 1.0]
     assert isinstance(spec["seed"], int)

@@ -15,7 +15,7 @@ OWN: dict[str, Any] = {
 
 def test_it_selects_learns_trains_and_travels(configured) -> None:
     name = configured.two_actions(**OWN)
-    assert configured.state(name)["spec"]["encoder"] == OWN["encoder"]
+    assert configured.state(name)["spec"]["encoder"] == OWN["encoder"] | {"standardize": True}
     due = False
     for number in range(8):
         decision = configured.select(name, [number / 8, 1 - number / 8])

@@ -33,6 +33,7 @@ SHARED_FLAGS = [
     "--batch-size",
     "--rebuild-chunk",
     "--action-chunk",
+    "--half-life",
     "--feature-dim",
     "--prior-var",
     "--live",

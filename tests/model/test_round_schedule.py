@@ -1,0 +1,175 @@
+"""When a round is due and how much it trains: at which numbers of learned values, exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import Progress
+from bandexa_core.policies.schedule import (
+    FIRST_ROUND,
+    MAX_STEPS,
+    ROWS_PER_STEP,
+    SNAPSHOT_EVERY,
+    STEPS,
+    next_round,
+    optimizer_steps,
+)
+from bandexa_core.spec import ForgettingSpec, TrainingSpec
+
+
+@pytest.mark.parametrize(
+    ("trained", "due"),
+    [
+        (0, 32),
+        (10, 42),
+        (32, 64),
+        (100, 132),
+        (320, 352),
+        (330, 363),
+        (1000, 1100),
+        (10**6, 11 * 10**5),
+    ],
+)
+def test_rounds_come_early_then_geometrically(trained, due):
+    assert next_round(trained, TrainingSpec(), ForgettingSpec()) == due
+
+
+@pytest.mark.parametrize(("trained", "every", "due"), [(0, 1, 1), (0, 500, 500), (700, 50, 750)])
+def test_train_every_is_a_fixed_step(trained, every, due):
+    spec = TrainingSpec(train_every=every)
+    for half_life in (None, 32.0):
+        assert next_round(trained, spec, ForgettingSpec(half_life=half_life)) == due
+
+
+@pytest.mark.parametrize(
+    ("half_life", "trained", "due"),
+    [(1000.0, 1000, 1100), (1000.0, 1442, 1586), (1000.0, 2000, 2144), (1000.0, 10**6, 10**6 + 144),
+     (32.0, 0, 32), (32.0, 10**6, 10**6 + 32)],
+)  # fmt: skip
+def test_what_is_forgotten_does_not_put_off_the_next_round(half_life, trained, due):
+    """1000 / ln 2 is 1442.7 rows that are remembered; a tenth of them is 144."""
+    forgetting = ForgettingSpec(half_life=half_life)
+    assert next_round(trained, TrainingSpec(), forgetting) == due
+
+
+def test_a_half_life_in_seconds_says_nothing_about_rows():
+    forgetting = ForgettingSpec(by="time", half_life=60.0)
+    assert next_round(10_000, TrainingSpec(), forgetting) == 11_000
+
+
+def test_a_round_takes_the_configured_steps():
+    assert optimizer_steps(TrainingSpec(optimizer_steps=7), 10**6) == 7
+
+
+@pytest.mark.parametrize("num_rows", [0, FIRST_ROUND, STEPS * ROWS_PER_STEP])
+def test_a_round_on_little_data_takes_a_fixed_number_of_steps(num_rows):
+    assert optimizer_steps(TrainingSpec(), num_rows) == STEPS
+
+
+def test_else_the_steps_grow_with_the_data_up_to_a_bound():
+    assert STEPS < 300 < MAX_STEPS
+    assert optimizer_steps(TrainingSpec(), 301 * ROWS_PER_STEP - 1) == 300
+    for factor in (1, 2, 1000):
+        assert optimizer_steps(TrainingSpec(), factor * MAX_STEPS * ROWS_PER_STEP) == MAX_STEPS
+
+
+def test_a_round_is_due_with_the_row_that_completes_it(specs, log_writer, new_model):
+    log, model = log_writer(specs["mlp"]), new_model(specs["mlp"])
+    model.apply(log.actions(["a", "b"]), None)
+    for _ in range(31):
+        model.apply(log.learn(), None)
+        assert not model.round_due()
+    for _ in range(5):
+        model.apply(log.correct(), None)
+    assert not model.round_due()
+    model.apply(log.learn(), None)
+    assert model.round_due()
+    model.progress = Progress(num_learned=32, trained_rows=32)
+    assert not model.round_due()
+
+
+@pytest.mark.parametrize(
+    ("progress", "due"),
+    [
+        (Progress(300, 300, 300), False),
+        (Progress(599, 300, 300), False),
+        (Progress(600, 300, 300), True),
+        (Progress(600, 590, 300), False),
+        (Progress(31, 0, 0), False),
+        (Progress(32, 0, 0), True),
+        (Progress(33, 10, 10), False),
+        (Progress(42, 10, 10), True),
+    ],
+)
+def test_an_imported_encoder_trains_on_once_the_bandit_has_as_many_rows_of_its_own(
+    specs, new_model, progress, due
+):
+    model = new_model(specs["mlp"])
+    model.progress = progress
+    assert model.round_due() == due
+
+
+@pytest.mark.parametrize("name", ["concat", "per_action", "greedy", "uniform"])
+def test_without_an_encoder_to_train_a_snapshot_is_due_when_the_tail_is_long(
+    specs, name, new_model
+):
+    spec = specs[name]
+    spec = dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, standardize=False))
+    model = new_model(spec)
+    assert not model.learns_features
+    model.progress = Progress(num_learned=SNAPSHOT_EVERY - 1)
+    model.base_position = LogPosition(50)
+    model.position = LogPosition(50 + SNAPSHOT_EVERY - 1)
+    assert not model.round_due()
+    model.position = LogPosition(50 + SNAPSHOT_EVERY)
+    assert model.round_due()
+
+
+@pytest.mark.parametrize("name", ["concat", "interactions", "bilinear", "greedy"])
+def test_on_a_fixed_map_a_round_is_due_whenever_the_data_has_doubled(
+    specs, name, log_writer, new_model
+):
+    """For the inputs' new scaling; rewards that correct others do not count."""
+    log, model = log_writer(specs[name]), new_model(specs[name])
+    model.apply(log.actions(["a", "b"]), None)
+    due = []
+    while (learned := model.progress.num_learned) < 140:
+        if model.round_due():
+            due.append(learned)
+            model.refresh(learned)
+            model.rebased(SnapshotVersion(len(due)))
+            assert not model.round_due()
+        model.apply(log.learn(), None)
+        model.apply(log.correct(), None)
+    assert due == [32, 64, 128]
+
+
+def test_a_late_round_counts_from_the_rows_it_saw(specs, new_model):
+    model = new_model(specs["concat"])
+    model.progress = Progress(num_learned=50)
+    assert model.round_due()
+    model.refresh(50)
+    assert not model.round_due()
+    for learned, due in ((99, False), (100, True)):
+        model.progress = Progress(num_learned=learned)
+        assert model.round_due() == due
+
+
+@pytest.mark.parametrize("name", ["per_action", "uniform"])
+def test_where_there_is_nothing_to_standardize_no_early_round_is_due(specs, name, new_model):
+    """The contexts of this `per_action` are bytes."""
+    model = new_model(specs[name])
+    model.progress = Progress(num_learned=SNAPSHOT_EVERY)
+    assert not model.round_due()
+
+
+def test_a_greedy_policy_on_a_learned_encoder_trains_too(specs, new_model):
+    spec = dataclasses.replace(specs["mlp"], policy="greedy")
+    model = new_model(spec)
+    assert model.learns_features
+    assert model.policy.greedy
+    model.progress = Progress(num_learned=32)
+    assert model.round_due()
