@@ -60,7 +60,7 @@ def test_no_digits_cancel_where_the_mean_dwarfs_the_deviation():
     found = Moments.of([(part + 2.0**40, None) for part in np.split(noise_N1, 10)])
     assert found is not None
     assert found.mean_F[0] - 2.0**40 == pytest.approx(noise_N1.mean(), abs=1e-3)
-    assert found.std_F[0] == pytest.approx(noise_N1.std(), rel=1e-9)
+    assert found.std_F[0] == pytest.approx(noise_N1.std(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
