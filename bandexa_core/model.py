@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.catalogue import Catalogue
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.encoders.module import SplitModuleEncoder
 from bandexa_core.forgetting import Forgetting
 from bandexa_core.ids import (
     INLINE_SLOT,
@@ -26,7 +27,15 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
-from bandexa_core.policies import Candidates, Choice, LinearTS, NeuralLinearTS, Uniform, make_policy
+from bandexa_core.policies import (
+    Candidates,
+    Choice,
+    EncodedContext,
+    LinearTS,
+    NeuralLinearTS,
+    Uniform,
+    make_policy,
+)
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import RowWeights
@@ -125,7 +134,7 @@ class ServingModel:
     def select(
         self,
         decision_id: DecisionId,
-        context: NDArray[Any],
+        context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
         *,
         num: int = 1,
@@ -146,10 +155,16 @@ class ServingModel:
 
     # -- learning -----------------------------------------------------------------------------
 
-    def apply(self, row: LogRow, load: Callable[[SnapshotVersion], Snapshot]) -> None:
+    def apply(
+        self,
+        row: LogRow,
+        load: Callable[[SnapshotVersion], Snapshot],
+        z_1D: NDArray[np.float64] | None = None,
+    ) -> None:
         """Apply the next log row.
 
         Args:
+            z_1D: What `features` gives for a learn row, where it was asked beforehand.
             row: The row at `position + 1`.
             load: Loads an imported snapshot; called for import rows alone.
         """
@@ -159,7 +174,9 @@ class ServingModel:
         self.forget_before(row, self.policy.forgotten(share) if share < 1.0 else None)
         if isinstance(row, LearnRow):
             weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
-            self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight)
+            self.policy.learn(
+                row.context, row.action, row.slot, row.before, row.after, weight, z_1D
+            )
             if row.before is None:
                 learned = self.progress.num_learned + 1
                 self.progress = dataclasses.replace(self.progress, num_learned=learned)
@@ -235,6 +252,26 @@ class ServingModel:
         self._set_catalogue(self.catalogue)
 
     # -- rounds -------------------------------------------------------------------------------
+
+    @property
+    def slow_encoder(self) -> SplitModuleEncoder | None:
+        """The encoder, if a context takes it too long for an event loop; else None."""
+        policy = self.policy
+        if isinstance(policy, NeuralLinearTS) and policy.module.slow:
+            assert isinstance(policy.encoder, SplitModuleEncoder), "only these may be slow"
+            return policy.encoder
+        return None
+
+    def scaled(self, context: NDArray[Any]) -> NDArray[Any]:
+        """Return a context as `slow_encoder` takes it."""
+        assert isinstance(self.policy, NeuralLinearTS), "only networks are slow"
+        return self.policy.scaled(context)
+
+    def features(self, rows: Sequence[LearnRow]) -> NDArray[np.float64]:
+        """Return z of learn rows under the encoder, (N, D); it may run on another thread."""
+        assert isinstance(self.policy, NeuralLinearTS), "only features of a network are asked for"
+        contexts = np.stack([row.context for row in rows])
+        return self.policy.features(contexts, np.stack([row.action for row in rows]))
 
     @property
     def learns_features(self) -> bool:

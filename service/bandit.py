@@ -1,7 +1,8 @@
 """One bandit at run time: its serving model, and rows that a coming model still has to apply.
 
 Lives on the event loop. `apply` is called with committed rows in log order and by nobody else. A
-row whose forgetting needs a factorisation waits for it, and later rows behind it; selects do not.
+row that needs long work (a factorisation, to forget; a slow encoder's features) waits for a thread
+to do it, and later rows wait behind it; selects do not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, LogPosition, SnapshotVersion
-from bandexa_core.log import LogRow
+from bandexa_core.log import LearnRow, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Candidates
 from bandexa_core.snapshot import Snapshot, SnapshotStore
@@ -25,6 +26,7 @@ from service.exceptions import InvalidRequest, UnknownAction
 from service.store import BanditRecord
 
 log = logging.getLogger(__name__)
+ENCODED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Bandit:
         self._caught_up: asyncio.Task[None] | None = None
 
     def apply(self, row: LogRow) -> None:
-        """Apply the next committed row, at once or behind a factorisation (see `applied`)."""
-        if self._waiting or self.model.share_before(row) < 1.0:
+        """Apply the next committed row, at once or behind long work (see `applied`)."""
+        if self._waiting or self.model.share_before(row) < 1.0 or self._is_slow(row):
             self._waiting[row.position] = row, asyncio.get_running_loop().create_future()
             if self._caught_up is None:
                 self._caught_up = asyncio.create_task(self._catch_up())
@@ -74,12 +76,14 @@ class Bandit:
             await waiting[1]
 
     async def _catch_up(self) -> None:
-        """Apply the rows that wait; what forgetting makes anew, on a thread, while selects go on.
+        """Apply the rows that wait; the long work on a thread, while selects go on.
 
         Learning stops meanwhile, so the thread reads a posterior that nobody moves. A row that
         fails is tried again when the next one comes; it is committed, so its caller is answered.
         """
         loop = asyncio.get_running_loop()
+        encoded: dict[LogPosition, NDArray[np.float64]] = {}
+        encoded_by: ServingModel | None = None
         try:
             while self._waiting:
                 row, done = next(iter(self._waiting.values()))
@@ -90,7 +94,18 @@ class Bandit:
                     if model is not self.model:  # swapped meanwhile: its successor forgets, too
                         continue
                     model.forget_before(row, posterior)
-                self._apply(row)
+                if encoded_by is not model:
+                    encoded, encoded_by = {}, model
+                if self._is_slow(row) and row.position not in encoded:
+                    rows = self._next_learn_rows()
+                    features = await loop.run_in_executor(None, model.features, rows)
+                    if model is not self.model:
+                        continue
+                    encoded = {
+                        each.position: features[index : index + 1]
+                        for index, each in enumerate(rows)
+                    }
+                self._apply(row, encoded.pop(row.position, None))
                 del self._waiting[row.position]
                 _release(done)
                 await asyncio.sleep(0)  # however many rows wait, selects come in between
@@ -101,8 +116,20 @@ class Bandit:
             for _, done in self._waiting.values():
                 _release(done)
 
-    def _apply(self, row: LogRow) -> None:
-        self.model.apply(row, self.load_import)
+    def _is_slow(self, row: LogRow) -> bool:
+        return isinstance(row, LearnRow) and self.model.slow_encoder is not None
+
+    def _next_learn_rows(self) -> list[LearnRow]:
+        """Return the learn rows that wait before anything else; no other row changes features."""
+        rows: list[LearnRow] = []
+        for row, _ in self._waiting.values():
+            if not isinstance(row, LearnRow) or len(rows) == ENCODED_AT_ONCE:
+                break
+            rows.append(row)
+        return rows
+
+    def _apply(self, row: LogRow, z_1D: NDArray[np.float64] | None = None) -> None:
+        self.model.apply(row, self.load_import, z_1D)
         if self._tail is not None:  # for a model that is being loaded
             self._tail.append(row)
 

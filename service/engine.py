@@ -24,7 +24,7 @@ from bandexa_core.ids import (
     BanditUid,
     DecisionId,
 )
-from bandexa_core.policies import Choice
+from bandexa_core.policies import Choice, EncodedContext
 from bandexa_core.snapshot import SnapshotStore
 from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
 from service.decisions import (
@@ -36,6 +36,7 @@ from service.decisions import (
     offered_ids,
     repeated,
 )
+from service.encoding import ContextEncoder
 from service.exceptions import (
     InvalidRequest,
     Unavailable,
@@ -75,6 +76,13 @@ class Engine:
         self.creating = asyncio.Lock()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._panels = ThreadPoolExecutor(1, thread_name_prefix="panels")
+        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="encoders")
+        self._encoding = ContextEncoder(
+            self._encoders,
+            max_batch=settings.encode_batch,
+            wait_s=settings.encode_wait_ms / 1000.0,
+            max_waiting=settings.encode_queue,
+        )
         self._late: set[asyncio.Future[float]] = set()
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
@@ -135,6 +143,7 @@ class Engine:
             self._reader.close()
         self._executor.shutdown()
         self._panels.shutdown()
+        self._encoders.shutdown()
 
     def failure(self) -> str | None:
         """Why the service is not ready, None when it is."""
@@ -202,7 +211,9 @@ class Engine:
         started = time.perf_counter()
         bandit = self.bandit(command.bandit)
         try:
-            record, late = self._decide(bandit, command)
+            context = bandit.context(command.context)
+            ready = await self._ready(bandit, context, command.candidates)
+            record, late = self._decide(bandit, command, context, ready)
         except (InvalidRequest, UnknownAction):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
@@ -234,11 +245,25 @@ class Engine:
         self._late.add(future)
         future.add_done_callback(keep)
 
+    async def _ready(
+        self, bandit: Bandit, context: NDArray[Any], candidates: CandidateInput
+    ) -> NDArray[Any] | EncodedContext:
+        """Return a context as the served model wants it: encoded, where that takes long."""
+        while (encoder := bandit.model.slow_encoder) is not None:
+            bandit.offer(candidates)  # what would be refused is, before anything is encoded
+            part = await self._encoding.encode(bandit.model, context)
+            if bandit.model.slow_encoder is encoder:  # else swapped meanwhile
+                return part
+        return context
+
     def _decide(
-        self, bandit: Bandit, command: SelectCommand
+        self,
+        bandit: Bandit,
+        command: SelectCommand,
+        context: NDArray[Any],
+        ready: NDArray[Any] | EncodedContext,
     ) -> tuple[DecisionRecord, Callable[[], float] | None]:
         """Draw: model and position are read in this one synchronous step."""
-        context = bandit.context(command.context)
         offer = bandit.offer(command.candidates)
         num = command.num
         if num > len(offer.candidates):
@@ -249,7 +274,7 @@ class Engine:
         model = bandit.model
         try:
             choice = model.select(
-                decision_id, context, offer.candidates, num=num, retrieve=command.retrieve
+                decision_id, ready, offer.candidates, num=num, retrieve=command.retrieve
             )
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "candidates") from error
@@ -282,11 +307,11 @@ class Engine:
     async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
         """Return what the served model thinks of the candidates; keeps nothing."""
         bandit = self.bandit(name)
-        model = bandit.model
         array = bandit.context(context)
-        offer = bandit.offer(candidates)
+        ready = await self._ready(bandit, array, candidates)
+        model, offer = bandit.model, bandit.offer(candidates)
         try:
-            means, stds = model.policy.score(array, offer.candidates)
+            means, stds = model.policy.score(ready, offer.candidates)
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "candidates") from error
         ids = offer.ids

@@ -157,7 +157,8 @@ class RoundDesk:
 
 def _is_long(tail: list[LogRow], model: ServingModel) -> bool:
     """Whether applying the rows takes too long for the event loop."""
-    return len(tail) > ROWS_ON_LOOP or any(model.share_before(row) < 1.0 for row in tail)
+    slow = bool(tail) and model.slow_encoder is not None
+    return slow or len(tail) > ROWS_ON_LOOP or any(model.share_before(row) < 1.0 for row in tail)
 
 
 def _catch_up(bandit: Bandit, model: ServingModel, rows: list[LogRow]) -> None:

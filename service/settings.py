@@ -57,6 +57,15 @@ class Settings(BaseSettings):
         description="Features of inline candidates are kept with a decision up to this size;"
         " without them it cannot be explained.",
     )
+    encode_batch: int = Field(
+        16, ge=1, description="Contexts that a slow encoder (a ResNet) encodes together."
+    )
+    encode_wait_ms: float = Field(
+        2.0, ge=0.0, le=1000.0, description="How long such a batch waits to be filled."
+    )
+    encode_queue: int = Field(
+        256, ge=1, description="Contexts that may wait for slow encoders; more get 503."
+    )
     keep_snapshots: int = Field(3, ge=2, description="Snapshots kept per bandit.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."

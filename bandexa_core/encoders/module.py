@@ -32,12 +32,15 @@ class EncoderModule(nn.Module):
             1e-8 across batch sizes, float32 is for convolutions.
         standardize: Whether floating inputs may come standardised; False where their scale says
             something, as that of a prepared image.
+        slow: Whether one context takes longer than about a millisecond: the service then encodes
+            on a thread, several contexts at a time. Only a `SplitModule` may be slow.
     """
 
     output_dim: int
     uses_action: bool = True
     serving_dtype: torch.dtype = torch.float64
     standardize: bool = True
+    slow: bool = False
 
     def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
         """Encode N pairs: contexts (N, *X) and actions (N, A) -> (N, F).
@@ -124,9 +127,14 @@ class SplitModuleEncoder(ModuleEncoder):
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
+        part: Array64 = self.context_parts(context[None])[0]
+        return part
+
+    def context_parts(self, contexts: Raw) -> Array64:
+        """Return the parts of several contexts, (B, *X) -> (B, U)."""
         with torch.inference_mode():
-            part: Array64 = self._module.context_part(self._tensor(context[None]))[0].numpy()
-            return part.astype(np.float64, copy=False)
+            parts: Array64 = self._module.context_part(self._tensor(contexts)).numpy()
+            return parts.astype(np.float64, copy=False)
 
     def action_part(self, actions: NDArray[np.float32]) -> Array64:
         """See `SplitEncoder.action_part`."""

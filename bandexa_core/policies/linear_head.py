@@ -13,7 +13,7 @@ from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
 from bandexa_core.policies.panel import Exploration, count_votes, folded_winners
-from bandexa_core.policies.protocol import Candidates, Choice, RowWeights
+from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
 from bandexa_core.policies.schedule import next_scaling
 from bandexa_core.posterior import (
     DisjointPosterior,
@@ -92,7 +92,7 @@ class LinearHead:
 
     def select(
         self,
-        context: NDArray[Any],
+        context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
         rng: np.random.Generator,
         *,
@@ -101,7 +101,7 @@ class LinearHead:
         exploration: Exploration = NO_EXPLORATION,
     ) -> Choice:
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
-        context = self._context(context)
+        context = self._ready(context)
         explores = rng.random() < exploration.epsilon and not self.greedy
         if self.greedy:
             means_K = self._mean_scores(context, candidates)
@@ -140,7 +140,11 @@ class LinearHead:
         return Choice(chosen, scores, retrieved, propensity())
 
     def _draw(
-        self, context: NDArray[Any], candidates: Candidates, rng: np.random.Generator, panel: int
+        self,
+        context: NDArray[Any] | EncodedContext,
+        candidates: Candidates,
+        rng: np.random.Generator,
+        panel: int,
     ) -> Draw:
         """Draw the panel; the first member's scores are served."""
         posterior = self.posterior
@@ -155,7 +159,7 @@ class LinearHead:
             scores_KM = np.concatenate(chunks)
             return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0))
         parts_KV = self._parts(encoder, candidates)
-        queries_MV, offsets_M = encoder.fold(encoder.context_part(context), weights_MD)
+        queries_MV, offsets_M = encoder.fold(_context_part(encoder, context), weights_MD)
         served_K: Array64 = parts_KV @ queries_MV[0]
         later = parts_KV.size * panel > LATER_PRODUCTS
         offset = float(offsets_M[0])
@@ -166,9 +170,12 @@ class LinearHead:
             return candidates.parts
         return encoder.action_part(self._actions(candidates.features))
 
-    def _context(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def scaled(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Return contexts as the encoder wants them; before anything else is done with them."""
         return raw if self.scaling is None else self.scaling.contexts(raw)
+
+    def _ready(self, context: NDArray[Any] | EncodedContext) -> NDArray[Any] | EncodedContext:
+        return context if isinstance(context, EncodedContext) else self.scaled(context)
 
     def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
         return raw_KA if self.scaling is None else self.scaling.actions(raw_KA)
@@ -177,43 +184,58 @@ class LinearHead:
         """Whether the inputs' scaling is due to be taken anew: when the data has doubled."""
         return self.scaling is not None and num_rows >= next_scaling(self.scaling.num_rows)
 
-    def _mean_scores(self, context: NDArray[Any], candidates: Candidates) -> Array64:
+    def _mean_scores(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Array64:
         """Return the posterior mean of every candidate's value, (K,)."""
         posterior, encoder = self.posterior, self.encoder
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
             return posterior.mean_std(z_D, candidates.slots)[0]
         if isinstance(encoder, FoldingEncoder):
-            part = encoder.context_part(context)
+            part = _context_part(encoder, context)
             queries_1V, offsets_1 = encoder.fold(part, posterior.mean[None])
             scores_K: Array64 = self._parts(encoder, candidates) @ queries_1V[0] + offsets_1[0]
             return scores_K
         return np.concatenate([z @ posterior.mean for z in self._encoded(context, candidates)])
 
-    def _encoded(self, context: NDArray[Any], candidates: Candidates) -> Iterator[Array64]:
+    def _encoded(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Iterator[Array64]:
         """Yield z of the candidates in chunks of `action_chunk`, (C, D) each."""
         encoder = self.encoder
         size = self.action_chunk or len(candidates)
         split = encoder if isinstance(encoder, SplitEncoder) else None
-        part = None if split is None else split.context_part(context)
+        part = None if split is None else _context_part(split, context)
         for first in range(0, len(candidates), size):
             piece = slice(first, first + size)
             if split is not None and part is not None and candidates.parts is not None:
                 yield split.combine(part, candidates.parts[piece])
+            elif split is not None and isinstance(context, EncodedContext):
+                features = self._actions(candidates.features[piece])
+                yield split.combine(context.part, split.action_part(features))
             else:
+                assert not isinstance(context, EncodedContext), "only split encoders are asked"
                 yield encoder.encode_batch(context, self._actions(candidates.features[piece]))
 
-    def _shared_features(self, context: NDArray[Any], candidates: Candidates) -> Array64:
+    def _shared_features(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Array64:
         """Return z(x), (D,), of an encoder that ignores the action."""
         if (candidates.slots == INLINE_SLOT).any():
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
-        return self.encoder.encode(context[None], candidates.features[:1]).reshape(-1)
+        first = candidates.features[:1]
+        if isinstance(context, EncodedContext):
+            assert isinstance(self.encoder, SplitEncoder), "only split encoders are asked"
+            parts_1V = self.encoder.action_part(first)
+            return self.encoder.combine(context.part, parts_1V).reshape(-1)
+        return self.encoder.encode(context[None], first).reshape(-1)
 
     def score(
-        self, context: NDArray[Any], candidates: Candidates
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Policy.score`."""
-        context = self._context(context)
+        context = self._ready(context)
         posterior = self.posterior
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
@@ -228,6 +250,10 @@ class LinearHead:
             return self.encoder.action_part(self._actions(features))
         return None
 
+    def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> Array64:
+        """Return z of N pairs of a context (*X) and an action (A,), (N, D)."""
+        return self.encoder.encode(self.scaled(contexts), self._actions(actions))
+
     def learn(
         self,
         context: NDArray[Any],
@@ -236,9 +262,11 @@ class LinearHead:
         before: float | None,
         after: float,
         weight: float = 1.0,
+        z_1D: Array64 | None = None,
     ) -> None:
         """See `Policy.learn`."""
-        z_1D = self.encoder.encode(self._context(context[None]), self._actions(action[None]))
+        if z_1D is None:
+            z_1D = self.features(context[None], action[None])
         if not _teaches(z_1D).all():
             return  # an encoder that gives no finite features teaches nothing, and stops nothing
         posterior, z_D = self.posterior, z_1D[0]
@@ -268,7 +296,7 @@ class LinearHead:
         dim = self.encoder.feature_dim
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
-            z_ND = self.encoder.encode(self._context(rows.contexts), self._actions(rows.actions))
+            z_ND = self.features(rows.contexts, rows.actions)
             good = _teaches(z_ND)
             z_ND, rewards = z_ND[good], rows.rewards[good]
             weights_N = None if weights is None else weights(rows.positions[good])
@@ -314,6 +342,10 @@ class LinearHead:
         if self.scaling is not None:
             self.scaling = self.scaling.loaded(take_prefix(tensors, "scaling/"))
         self.posterior = loaded
+
+
+def _context_part(encoder: SplitEncoder, context: NDArray[Any] | EncodedContext) -> Array64:
+    return context.part if isinstance(context, EncodedContext) else encoder.context_part(context)
 
 
 def _teaches(z_ND: Array64) -> NDArray[np.bool_]:

@@ -23,6 +23,17 @@ RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedContext:
+    """A context whose part was worked out beforehand, by the policy's own encoder.
+
+    Attributes:
+        part: What `SplitEncoder.context_part` gives for it, (U,).
+    """
+
+    part: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """The actions one request may choose from.
 
@@ -69,7 +80,7 @@ class Policy(Protocol):
 
     def select(
         self,
-        context: NDArray[Any],
+        context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
         rng: np.random.Generator,
         *,
@@ -80,7 +91,7 @@ class Policy(Protocol):
         """Pick `num` different candidates from one joint draw, best first."""
 
     def score(
-        self, context: NDArray[Any], candidates: Candidates
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and standard deviation of each candidate's expected reward, (K,) each."""
 
@@ -95,8 +106,12 @@ class Policy(Protocol):
         before: float | None,
         after: float,
         weight: float = 1.0,
+        z_1D: NDArray[np.float64] | None = None,
     ) -> None:
-        """Learn a value, or correct one that was `before` and weighs `weight` by now."""
+        """Learn a value, or correct one that was `before` and weighs `weight` by now.
+
+        `z_1D`: its features, (1, D), where they were worked out beforehand.
+        """
 
     def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior | None:
         """Return the posterior with every row's weight multiplied; changes nothing itself.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
-from bandexa_core.policies.protocol import Candidates, Choice, RowWeights
+from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import Replay
 from bandexa_core.spec import SelectionSpec
@@ -20,7 +20,7 @@ class Uniform:
 
     def select(
         self,
-        context: NDArray[Any],
+        context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
         rng: np.random.Generator,
         *,
@@ -37,7 +37,7 @@ class Uniform:
         return Choice(order[:num], scores_K[order[:num]], retrieved, 1.0 / len(candidates))
 
     def score(
-        self, context: NDArray[Any], candidates: Candidates
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Policy.score`: it has no opinion, so zeros."""
         return np.zeros(len(candidates)), np.zeros(len(candidates))
@@ -53,6 +53,7 @@ class Uniform:
         before: float | None,
         after: float,
         weight: float = 1.0,
+        z_1D: NDArray[np.float64] | None = None,
     ) -> None:
         """See `Policy.learn`: nothing is learned."""
 

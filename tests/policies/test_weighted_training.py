@@ -205,7 +205,7 @@ def test_training_follows_rewards_that_changed(make_neural, make_rows, fill_repl
         policy = make_neural(seed=1)
         round_ = plan(num_rows=400, actions=rows.actions[:0], reward_scale=1.0, steps=150)
         policy.train(fill_replay(flipped), {}, round_, weights)
-        z_ND = policy.encoder.encode(policy._context(rows.contexts), policy._actions(rows.actions))
+        z_ND = policy.encoder.encode(policy.scaled(rows.contexts), policy._actions(rows.actions))
         assert isinstance(policy.posterior, GaussianPosterior)
         errors[weights is None] = np.mean((z_ND @ policy.posterior.mean - rows.rewards) ** 2)
     assert errors[False] < 0.4 * errors[True]

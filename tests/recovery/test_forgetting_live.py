@@ -262,7 +262,7 @@ def test_a_rounds_posterior_weighs_its_rows_by_their_age(story):
             assert isinstance(policy.posterior, GaussianPosterior)
             rows = learn_rows(reader, record, position)
             x, a = np.stack([r.context for r in rows]), np.stack([r.action for r in rows])
-            z = policy.encoder.encode(policy._context(x), policy._actions(a))
+            z = policy.encoder.encode(policy.scaled(x), policy._actions(a))
             weights = 2.0 ** ((cells([row.position for row in rows]) - cells(position)) / 32)
             weighted = (z * weights[:, None]).T
             precision = policy.config.ridge * np.eye(z.shape[1]) + weighted @ z
