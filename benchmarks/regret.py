@@ -170,6 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             problems["fashion"].environment(given.first_seed, 1)
         except ImagesUnavailableError as error:
             parser.error(f"{error} (or leave fashion out with --problems)")
+    configurations = {
+        name: _configurations(problem, given.first_seed) for name, problem in problems.items()
+    }
     jobs = []
     for problem in problems.values():
         seeds = given.seeds or (2 if given.quick else problem.seeds)
@@ -193,15 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {
         "name": "regret", "machine": f"{platform.machine()}, {platform.platform()}",
         "wall_s": time.perf_counter() - started, "summary": summary, "runs": runs,
-        "configurations": {
-            name: _configurations(problem, given.first_seed) for name, problem in problems.items()
-        },
+        "configurations": configurations,
     }  # fmt: skip
     if given.over_http:
         report["over_http"] = compare_with_http(given.first_seed, 200 if given.quick else 500)
     print(markdown(summary))
     print("\nConfigurations (of the first seed; what is not named is the service's default):")
-    for name, bodies in report["configurations"].items():
+    for name, bodies in configurations.items():
         for policy, body in bodies.items():
             print(f"{name} {policy}: {json.dumps(body, sort_keys=True)}")
     for row in report.get("over_http", []):
@@ -212,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _configurations(problem: Problem, seed: int) -> dict[str, Any]:
-    environment = problem.environment(seed, 1)
+    environment = problem.environment(seed, problem.horizon)
     return {p: _bandit(problem, p, environment, seed)[1] for p in problem.policies}
 
 

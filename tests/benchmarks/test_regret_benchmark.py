@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from benchmarks.regret import markdown, over_http, run_one, summarise
+from benchmarks.regret import main, markdown, over_http, run_one, summarise
 from benchmarks.regret_problems import PROBLEMS
 
 DEVELOPMENT_SEED = 3
@@ -82,3 +84,23 @@ def test_a_disturbed_problem_is_compared_with_the_undisturbed_one_on_its_seeds()
 def test_problems_are_compared_with_problems_there_are():
     named = {problem.against for problem in PROBLEMS.values()}
     assert named - {None} <= PROBLEMS.keys()
+
+
+def test_the_command_plays_a_disturbed_problem_and_writes_what_it_used(tmp_path, capsys):
+    file = tmp_path / "regret.json"
+    problems = ["--problems", "drift", "drift-forgetting", "noise-x100"]
+    arguments = ["--quick", "--workers", "1", "--seeds", "1", "--first-seed", "5"]
+    assert main([*problems, *arguments, "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert {run["problem"]: run["steps"] for run in report["runs"]} == {
+        "drift": 400, "drift-forgetting": 400, "noise-x100": 200
+    }  # fmt: skip
+    bodies = report["configurations"]
+    assert bodies["drift-forgetting"]["linear_ts_strong"]["forgetting"] == {"half_life": 250.0}
+    assert bodies["noise-x100"]["linear_ts_strong"]["posterior"]["noise_var"] == 40.0
+    regret = {row["problem"]: row["mean"] for row in report["summary"]}
+    ratio = {row["problem"]: row["ratio"] for row in report["summary"]}
+    assert ratio["drift-forgetting"] == regret["drift-forgetting"] / regret["drift"]
+    printed = capsys.readouterr().out
+    assert "| drift-forgetting | linear_ts_strong | 1 |" in printed
+    assert "noise-x100 linear_ts_strong: {" in printed
