@@ -14,6 +14,7 @@ from json import dumps
 from typing import Any, ClassVar, Literal
 
 from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.replay.protocol import RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 ContextDtype = Literal["uint8", "float32", "float64"]
@@ -132,21 +133,31 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySpec:
-    """Where training rows are kept and how many."""
+    """Where training rows are kept and how many.
+
+    Attributes:
+        capacity: Most rows kept.
+        capacity_bytes: Most bytes that the rows kept take; whichever of the two is less holds.
+        activation_bytes: Most bytes of frozen activations kept beside the rows; 0: none.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     backend: Literal["auto", "memory", "disk"] = "auto"
     shard_size: int = 2048
-    cache_shards: int = 2
+    cache_shards: int = 16
     flush_every: int = 256
     capacity: int | None = None
+    capacity_bytes: int | None = None
+    activation_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "cache_shards", "flush_every", "capacity"):
+        for name in ("shard_size", "cache_shards", "flush_every", "capacity", "capacity_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1")
+        if self.activation_bytes < 0:
+            raise ValueError("activation_bytes: must be 0 or above")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +245,10 @@ class BanditSpec:
             raise ValueError("reward_range: needs two finite numbers, the lower one first")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
+        row_bytes = RowLayout(self.context.shape, self.context.dtype, self.action_dim).row_bytes
+        capacity_bytes = self.replay.capacity_bytes
+        if capacity_bytes is not None and capacity_bytes < row_bytes:
+            raise ValueError(f"replay: capacity_bytes must hold a row, {row_bytes} bytes")
         try:
             self.posterior_config()
         except ValueError as error:

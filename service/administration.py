@@ -5,6 +5,7 @@ Runs on the event loop. Every change is a committed log row before it is served.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
 import shutil
@@ -55,8 +56,12 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
         )  # fmt: skip
         made.append(model)
 
+    catalogue = Catalogue.empty(spec.action_dim)
     try:  # before the writer's transaction, so that a bad configuration changes nothing
-        ServingModel(spec, BanditUid("check"), engine.registry, Catalogue.empty(spec.action_dim))
+        # Off the event loop: an encoder's weights may have to be read, or even downloaded.
+        await asyncio.get_running_loop().run_in_executor(
+            None, ServingModel, spec, BanditUid("check"), engine.registry, catalogue
+        )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
     record: BanditRecord = await engine.committed(engine.store.create_bandit, name, spec, publish)

@@ -59,10 +59,12 @@ class Bandit:
         self._tail: list[LogRow] | None = None
         self._waiting: dict[LogPosition, tuple[LogRow, asyncio.Future[None]]] = {}  # in log order
         self._caught_up: asyncio.Task[None] | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     def apply(self, row: LogRow) -> None:
         """Apply the next committed row, at once or behind long work (see `applied`)."""
-        if self._waiting or self.model.share_before(row) < 1.0 or self._is_slow(row):
+        if self._waiting or not self._flowing.is_set() or self._is_long(row):
             self._waiting[row.position] = row, asyncio.get_running_loop().create_future()
             if self._caught_up is None:
                 self._caught_up = asyncio.create_task(self._catch_up())
@@ -86,25 +88,26 @@ class Bandit:
         encoded_by: ServingModel | None = None
         try:
             while self._waiting:
+                await self._flowing.wait()
                 row, done = next(iter(self._waiting.values()))
                 model = self.model
-                share = model.share_before(row)
-                if share < 1.0:
-                    posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
-                    if model is not self.model:  # swapped meanwhile: its successor forgets, too
-                        continue
-                    model.forget_before(row, posterior)
                 if encoded_by is not model:
                     encoded, encoded_by = {}, model
                 if self._is_slow(row) and row.position not in encoded:
                     rows = self._next_learn_rows()
                     features = await loop.run_in_executor(None, model.features, rows)
-                    if model is not self.model:
+                    if not self._learns(model):
                         continue
                     encoded = {
                         each.position: features[index : index + 1]
                         for index, each in enumerate(rows)
                     }
+                share = model.share_before(row)
+                if share < 1.0:  # last: what is forgotten and the row are applied in one step
+                    posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
+                    if not self._learns(model):  # swapped: its successor forgets, too
+                        continue
+                    model.forget_before(row, posterior)
                 self._apply(row, encoded.pop(row.position, None))
                 del self._waiting[row.position]
                 _release(done)
@@ -115,6 +118,13 @@ class Bandit:
             self._caught_up = None
             for _, done in self._waiting.values():
                 _release(done)
+
+    def _learns(self, model: ServingModel) -> bool:
+        """Whether rows still go to `model`, after a wait."""
+        return model is self.model and self._flowing.is_set()
+
+    def _is_long(self, row: LogRow) -> bool:
+        return self.model.share_before(row) < 1.0 or self._is_slow(row)
 
     def _is_slow(self, row: LogRow) -> bool:
         return isinstance(row, LearnRow) and self.model.slow_encoder is not None
@@ -149,9 +159,14 @@ class Bandit:
         assert self._tail is not None
         return [row for row in self._tail if row.position > model.position]
 
+    def hold(self) -> None:
+        """Have rows wait until `swap`: the tail ends here. Selects go on."""
+        self._flowing.clear()
+
     def swap(self, model: ServingModel | None) -> None:
         """Serve `model` from now on (None: it was refused), and stop keeping rows."""
         self._tail = None
+        self._flowing.set()
         if model is not None:
             assert model.position == self.model.position
             self.model.frozen = True

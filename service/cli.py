@@ -189,6 +189,31 @@ def bench_live(
     raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
 
 
+@bench_app.command("replay")
+def bench_replay(
+    rows: Annotated[int, typer.Option(help="Rows of each replay.")] = 20_000,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the rounds.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Random batches from disk, hot and cold, against preadv, memmap and torch shards."""
+    from benchmarks.replay import main as measure
+
+    given = ["--rows", str(rows), *(["--quick"] if quick else [])]
+    raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
+
+
+@bench_app.command("images")
+def bench_images(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repeats.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """A ResNet: candidates against one backbone pass; training with kept activations."""
+    from benchmarks.images import main as measure
+
+    given = ["--quick"] if quick else []
+    raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
+
+
 def main() -> None:
     """Run the command line."""
     app()

@@ -2,7 +2,8 @@
 
 A network that takes longer than about a millisecond for one context (a ResNet on a CPU) would hold
 up every request. Its contexts queue here; one thread encodes those that wait for the same encoder
-together. A full queue refuses at once, with 503, rather than answer late. Lives on the event loop;
+together. A full queue refuses at once, with 503, rather than answer late; the items of a batch wait
+for room in half of it, so that single selects find some, too. Lives on the event loop;
 nothing survives a crash, and nothing needs to: no decision exists before it is drawn.
 """
 
@@ -20,7 +21,10 @@ from numpy.typing import NDArray
 from bandexa_core.encoders.module import SplitModuleEncoder
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import EncodedContext
+from service.bandit import Bandit
 from service.exceptions import Unavailable
+
+MAX_PATIENT = 1000  # as many as the items of a batch: one finds room on an idle server, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class ContextEncoder:
         executor: Where it runs, off the event loop.
         max_batch: Contexts encoded at once.
         wait_s: How long a batch that is not full waits for more.
-        max_waiting: Contexts in the queue before more are refused.
+        max_waiting: Contexts in the queue before more are refused; half as many patient ones are
+            let in besides.
     """
 
     def __init__(
@@ -49,15 +54,34 @@ class ContextEncoder:
         self._max_waiting = max_waiting
         self._queue: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._room = asyncio.Semaphore((max_waiting + 1) // 2)
+        self._num_patient = 0
 
-    async def encode(self, model: ServingModel, context: NDArray[Any]) -> EncodedContext:
-        """Return the context's part under the model's encoder of this moment.
+    async def encode(
+        self, bandit: Bandit, context: NDArray[Any], *, patient: bool = False
+    ) -> EncodedContext:
+        """Return the context's part under the encoder served when it is queued.
+
+        A `patient` caller waits for room in the queue.
 
         Raises:
             Unavailable: Too many contexts wait.
         """
-        if len(self._queue) >= self._max_waiting:
+        waiting, limit = len(self._queue), self._max_waiting
+        if patient:
+            waiting, limit = self._num_patient, MAX_PATIENT
+        if waiting >= limit:
             raise Unavailable("too many selects wait for a slow encoder")
+        if not patient:
+            return await self._queued(bandit.model, context)
+        self._num_patient += 1
+        try:
+            async with self._room:
+                return await self._queued(bandit.model, context)
+        finally:
+            self._num_patient -= 1
+
+    async def _queued(self, model: ServingModel, context: NDArray[Any]) -> EncodedContext:
         encoder = model.slow_encoder
         assert encoder is not None, "only slow encoders need this"
         done: asyncio.Future[EncodedContext] = asyncio.get_running_loop().create_future()
@@ -97,11 +121,15 @@ class ContextEncoder:
         contexts = np.stack([item.context for item in batch])
         try:
             encode = batch[0].encoder.context_parts
-            parts = await loop.run_in_executor(self._executor, encode, contexts)
+            parts = list(await loop.run_in_executor(self._executor, encode, contexts))
+            if len(parts) != len(batch):
+                raise RuntimeError(f"the encoder gives {len(parts)} parts of {len(batch)} contexts")
         except Exception as error:  # whoever waits is told; the queue goes on
-            for item in batch:
-                if not item.done.done():
-                    item.done.set_exception(error)
+            if len(batch) > 1:  # one context may be at fault: each answers for itself
+                for item in batch:
+                    await self._encode([] if item.done.done() else [item])
+            elif not batch[0].done.done():
+                batch[0].done.set_exception(error)
             return
         for item, part in zip(batch, parts, strict=True):
             if not item.done.done():

@@ -70,7 +70,7 @@ class Engine:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.registry = EncoderRegistry(settings.encoders)
+        self.registry = EncoderRegistry(settings.encoders, settings.weights)
         self._bandits: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
         self.creating = asyncio.Lock()
@@ -201,20 +201,21 @@ class Engine:
 
     # -- selecting ----------------------------------------------------------------------------
 
-    async def select(self, command: SelectCommand) -> Decision:
-        """Choose, keep the decision, answer.
+    async def select(self, command: SelectCommand, *, patient: bool = False) -> Decision:
+        """Choose, keep the decision, answer; `patient`: see `ContextEncoder.encode`.
 
         Raises:
             UnknownBandit, UnknownAction, InvalidRequest: The request; nothing was kept.
             Conflict: The decision id was used with another body.
+            Unavailable: Too many selects wait for a slow encoder.
         """
         started = time.perf_counter()
         bandit = self.bandit(command.bandit)
         try:
             context = bandit.context(command.context)
-            ready = await self._ready(bandit, context, command.candidates)
+            ready = await self._ready(bandit, context, command.candidates, patient=patient)
             record, late = self._decide(bandit, command, context, ready)
-        except (InvalidRequest, UnknownAction):
+        except (InvalidRequest, UnknownAction, Unavailable):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
             given = None if own_id is None else self._reader.answer(own_id)
@@ -246,12 +247,20 @@ class Engine:
         future.add_done_callback(keep)
 
     async def _ready(
-        self, bandit: Bandit, context: NDArray[Any], candidates: CandidateInput
+        self,
+        bandit: Bandit,
+        context: NDArray[Any],
+        candidates: CandidateInput,
+        *,
+        patient: bool = False,
     ) -> NDArray[Any] | EncodedContext:
         """Return a context as the served model wants it: encoded, where that takes long."""
         while (encoder := bandit.model.slow_encoder) is not None:
             bandit.offer(candidates)  # what would be refused is, before anything is encoded
-            part = await self._encoding.encode(bandit.model, context)
+            try:
+                part = await self._encoding.encode(bandit, context, patient=patient)
+            except ValueError as error:
+                raise InvalidRequest.from_value_error(error, "context") from error
             if bandit.model.slow_encoder is encoder:  # else swapped meanwhile
                 return part
         return context

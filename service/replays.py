@@ -17,6 +17,7 @@ from bandexa_core.errors import ReplayError
 from bandexa_core.ids import BanditUid, LogPosition
 from bandexa_core.log import LearnRow
 from bandexa_core.replay import Replay, RowLayout, Rows, open_replay
+from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
 from service.store import BanditRecord, StoreReader
 
@@ -30,6 +31,7 @@ class FollowedReplays:
         self._reader = reader
         self._replay_root = root
         self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}
+        self._activations: dict[BanditUid, ActivationCache] = {}
 
     def at(self, record: BanditRecord, spec: BanditSpec, position: LogPosition) -> Replay:
         """Return the bandit's replay with the log followed up to `position`."""
@@ -49,6 +51,23 @@ class FollowedReplays:
             replay.mark_followed(rows[-1].position)
         return replay
 
+    def activations(self, record: BanditRecord, spec: BanditSpec) -> ActivationCache | None:
+        """Return the bandit's cache of frozen activations, None where it is to have none."""
+        limit = spec.replay.activation_bytes
+        known = self._activations.get(record.uid)
+        if known is not None and known.max_bytes != limit:
+            self._activations.pop(record.uid).close()
+            known = None
+        if known is None and limit:
+            known = ActivationCache(self._replay_root / record.uid / "activations", limit)
+            self._activations[record.uid] = known
+        return known
+
+    def _drop_activations(self, uid: BanditUid) -> None:
+        known = self._activations.pop(uid, None)
+        if known is not None:
+            known.close()
+
     def _open(self, record: BanditRecord, spec: BanditSpec) -> Replay:
         known = self._replays.get(record.uid)
         if known is not None and known[0] == spec.replay:
@@ -64,7 +83,7 @@ class FollowedReplays:
                 replay = open_replay(
                     knobs.backend, root, layout, shard_size=knobs.shard_size,
                     cache_shards=knobs.cache_shards, flush_every=knobs.flush_every,
-                    capacity=knobs.capacity,
+                    capacity=knobs.capacity, capacity_bytes=knobs.capacity_bytes,
                 )  # fmt: skip
                 break
             except ReplayError as error:
@@ -76,12 +95,14 @@ class FollowedReplays:
         return replay
 
     def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
+        self._drop_activations(record.uid)  # other rows may come to have its positions
         self._replays.pop(record.uid)[1].close()
         shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
         return self._open(record, spec)
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove the replay of a deleted bandit."""
+        self._drop_activations(uid)
         known = self._replays.pop(uid, None)
         if known is not None:
             known[1].close()

@@ -2,7 +2,8 @@
 
 The swap: keep the rows applied from now on, load the snapshot and the tail that is in the store
 off the event loop, catch up off the loop until few rows remain, apply those on it and assign one
-reference. No request waits for more than those few rows.
+reference. No select waits for more than those few rows; rewards wait for the tail where rows come
+as fast as they are applied, which would never end.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class RoundDesk:
                 "snapshots": str(settings.snapshots),
                 "replays": str(settings.replays),
                 "encoders": settings.encoders,
+                "weights": {name: str(path) for name, path in settings.weights.items()},
                 "device": settings.device,
                 "threads": settings.trainer_threads,
                 "keep": settings.keep_snapshots,
@@ -132,7 +134,11 @@ class RoundDesk:
             loaded = await loop.run_in_executor(
                 self._executor, self._load, bandit, event["version"], head
             )
+            before: int | None = None
             while _is_long(tail := bandit.tail_after(loaded), loaded):
+                if before is not None and len(tail) > before // 2:
+                    bandit.hold()  # rows come about as fast as they are applied: the next ones wait
+                before = len(tail)
                 await loop.run_in_executor(self._executor, _catch_up, bandit, loaded, tail)
             if self._find(uid) is not bandit:  # deleted meanwhile, and with it its rows
                 return

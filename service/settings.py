@@ -74,6 +74,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Own encoders by name: "package.module:Class" of an EncoderModule.',
     )
+    weights: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Weight files by name, safetensors or torchvision .pth: what `weights` of an"
+        " encoder's parameters may name.",
+    )
 
     @property
     def database(self) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.encoders.module import PrefixModule
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.model import (
@@ -43,14 +44,15 @@ class Trainer:
     """Carries out rounds, one at a time.
 
     Args:
-        configuration: database, snapshots, replays (paths), device, encoders, epoch, keep.
+        configuration: database, snapshots, replays (paths), device, encoders, weights, epoch,
+            keep.
     """
 
     def __init__(self, configuration: dict[str, Any]) -> None:
         self._reader = StoreReader(Path(configuration["database"]))
         self._snapshots = Path(configuration["snapshots"])
         self._replays = FollowedReplays(self._reader, Path(configuration["replays"]))
-        self._registry = EncoderRegistry(configuration["encoders"])
+        self._registry = EncoderRegistry(configuration["encoders"], configuration["weights"])
         self._epoch: int = configuration["epoch"]
         self._keep: int = configuration["keep"]
         device: str = configuration["device"]
@@ -95,7 +97,10 @@ class Trainer:
             if len(replay):
                 plan = plan_round(model, total, self._device)
                 weights = model.row_weights
-                training, metrics = model.policy.train(replay, training, plan, weights)
+                cache = None
+                if isinstance(model.policy.module, PrefixModule):
+                    cache = self._replays.activations(record, spec)
+                training, metrics = model.policy.train(replay, training, plan, weights, cache)
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)

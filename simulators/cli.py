@@ -135,8 +135,19 @@ def mnist(
     ] = False,
     encoder: Annotated[
         str,
-        typer.Option(help="Learned encoder: conv, or a name that is registered at the service."),
+        typer.Option(
+            help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
+            "at the service."
+        ),
     ] = "conv",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="With a resnet: what it starts from: none (random), imagenet (downloaded once), "
+            "or a name that is registered at the service; a private server takes names from the "
+            "environment, BANDEXA_WEIGHTS__NAME=FILE."
+        ),
+    ] = None,
 ) -> None:
     """Recognise what an image shows: the label is the action, 1 for the right one, else 0."""
     _refuse_contradictions("mnist", options)
@@ -144,6 +155,8 @@ def mnist(
         _refuse("--full", "is for --dataset digits")
     if data_dir is not None and dataset != "fashion":
         _refuse("--data-dir", "needs --dataset fashion")
+    if weights is not None and encoder == "conv":
+        _refuse("--weights", "needs --encoder resnet18 or another that starts from weights")
     try:
         images = _images(dataset, full=full, folder=data_dir)
     except ImagesUnavailableError as error:
@@ -158,8 +171,9 @@ def mnist(
         "data_dir": None if data_dir is None else str(data_dir),
         "full": full,
         "encoder": encoder,
+        "weights": weights,
     }
-    _simulate("mnist", make, options, config, encoder=encoder)
+    _simulate("mnist", make, options, config, encoder=encoder, weights=weights)
 
 
 def _images(dataset: str, *, full: bool, folder: Path | None) -> LabelledImages:
@@ -251,6 +265,7 @@ def _simulate(
     config: Mapping[str, object],
     *,
     encoder: str | None = None,
+    weights: str | None = None,
 ) -> None:
     """Run a workload as the options say, and report whatever came of it."""
     campaign = Campaign(
@@ -258,7 +273,7 @@ def _simulate(
         make_environment=make_environment,
         policies=_policies(workload, options),
         seeds=range(options.first_seed, options.first_seed + options.seeds),
-        knobs=options.knobs(encoder=encoder),
+        knobs=options.knobs(encoder=encoder, weights=weights),
         delay=options.delay,
         url=options.url,
         server=lambda: PrivateServer(device=options.device, replay_dir=options.buffer_dir),

@@ -244,10 +244,11 @@ class RunOptions:
         typer.Option("--quiet", help="Show no progress, only the table.", rich_help_panel=_RESULTS),
     ] = False
 
-    def knobs(self, *, encoder: str | None = None) -> Knobs:
+    def knobs(self, *, encoder: str | None = None, weights: str | None = None) -> Knobs:
         """Return the part of the options that tunes bandits."""
-        names = {knob.name for knob in fields(Knobs)} - {"encoder"}
-        return Knobs(encoder=encoder, **{name: getattr(self, name) for name in names})
+        names = {knob.name for knob in fields(Knobs)} - {"encoder", "weights"}
+        given = {name: getattr(self, name) for name in names}
+        return Knobs(encoder=encoder, weights=weights, **given)
 
 
 def with_run_options(

@@ -75,6 +75,7 @@ class Knobs:
 
     live: bool = False
     encoder: str | None = None
+    weights: str | None = None
     feature_dim: int | None = None
     prior_var: float | None = None
     train_every: int | None = None
@@ -145,6 +146,8 @@ def _encoder(plan: Plan, knobs: Knobs) -> dict[str, object]:
     name = knobs.encoder or plan.encoder
     assert name is not None
     parameters = dict(plan.parameters) if name == plan.encoder else {}
+    if knobs.weights is not None:
+        parameters["weights"] = knobs.weights
     if knobs.feature_dim is not None:
         parameters[_WIDTH_PARAMETER.get(name, "feature_dim")] = knobs.feature_dim
     return {"name": name, "params": parameters} if parameters else {"name": name}

@@ -7,7 +7,10 @@ Legend: N rows, K candidates, F learned features, D = F + 1 (the constant 1 is a
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,16 @@ from torch import Tensor, nn
 
 from bandexa_core.encoders.protocol import Array64, Raw
 
+BASE_HASH = "base/sha256"  # in a snapshot, beside the state dict's own names
+
 
 class EncoderModule(nn.Module):
     """Base of learned encoders. Subclasses set `output_dim` and write `forward`.
 
     The constructor of a subclass takes `context_shape`, `action_dim` and its own keyword
     parameters (those of `encoder.params` in the bandit's configuration), and raises ValueError
-    for parameters it cannot honour.
+    for parameters it cannot honour. One that has a keyword `context_dtype` is given the contexts'
+    dtype as it is configured.
 
     Attributes:
         output_dim: F, the number of learned features.
@@ -57,6 +63,37 @@ class EncoderModule(nn.Module):
         features: Tensor = self(context.expand(len(actions), *context.shape), actions)
         return features
 
+    def load_base(self, files: Mapping[str, Path]) -> None:
+        """Take over the weights this encoder starts from; called once, after construction.
+
+        Args:
+            files: The weight files registered with the server, by name.
+
+        Raises:
+            ValueError: They cannot be had, or are of another architecture.
+        """
+
+    def stored_names(self) -> frozenset[str]:
+        """Return the names in the state dict that snapshots hold: all that may ever change.
+
+        The others are the base, which `load_base` (or the constructor) brings back.
+        """
+        return frozenset(self.state_dict())
+
+    @functools.cached_property
+    def base_hash(self) -> bytes | None:
+        """SHA-256 of the base, None where snapshots hold everything; it never changes."""
+        stored, state = self.stored_names(), self.state_dict()
+        base = sorted(state.keys() - stored)
+        if not base:
+            return None
+        digest = hashlib.sha256()
+        for name in base:
+            tensor = state[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.numpy().reshape(-1).view(np.uint8))
+        return digest.digest()
+
 
 class SplitModule(EncoderModule):
     """A learned encoder with a context part and an action part (cached per action)."""
@@ -80,6 +117,34 @@ class SplitModule(EncoderModule):
     def forward_candidates(self, context: Tensor, actions: Tensor) -> Tensor:
         """See `EncoderModule.forward_candidates`."""
         return self.combine(self.context_part(context[None]), self.action_part(actions))
+
+
+class PrefixModule(SplitModule):
+    """A split module whose context part begins with layers that never change.
+
+    What those give for a context can be worked out once and kept:
+    `forward(x, a) == forward_from(frozen_activations(x), a)`, in eval mode and in training.
+    """
+
+    def frozen_activations(self, contexts: Tensor) -> Tensor:
+        """Contexts (N, *X) as they are stored -> (N, *Y), without gradients."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def frozen_key(self) -> str:
+        """Name the map `frozen_activations`: equal keys mean equal weights and preprocessing."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def context_part_from(self, activations: Tensor) -> Tensor:
+        """The rest of the context part, (N, *Y) -> (N, U)."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def context_part(self, contexts: Tensor) -> Tensor:
+        """See `SplitModule.context_part`."""
+        return self.context_part_from(self.frozen_activations(contexts))
+
+    def forward_from(self, activations: Tensor, actions: Tensor) -> Tensor:
+        """Encode N pairs from what was kept, (N, *Y) and (N, A) -> (N, F)."""
+        return self.combine(self.context_part_from(activations), self.action_part(actions))
 
 
 def flatten(contexts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -150,19 +215,33 @@ class SplitModuleEncoder(ModuleEncoder):
             return self._with_constant(self._module.combine(u, v_KV))
 
 
-def module_tensors(module: nn.Module) -> dict[str, NDArray[Any]]:
-    """Return parameters and buffers by name as numpy arrays on the CPU."""
-    return {name: t.detach().cpu().numpy().copy() for name, t in module.state_dict().items()}
+def module_tensors(module: EncoderModule) -> dict[str, NDArray[Any]]:
+    """Return what a snapshot holds of a module, as numpy arrays by name.
+
+    That is its parameters and buffers but for the base, and a hash of the base.
+    """
+    stored = module.stored_names()
+    state = {name: t for name, t in module.state_dict().items() if name in stored}
+    tensors = {name: t.detach().cpu().numpy().copy() for name, t in state.items()}
+    if module.base_hash is not None:
+        tensors[BASE_HASH] = np.frombuffer(module.base_hash, np.uint8)
+    return tensors
 
 
-def load_module_tensors(module: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
+def load_module_tensors(module: EncoderModule, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Fill a module from `module_tensors`.
 
     Raises:
-        ValueError: A name or shape differs from the module's.
+        ValueError: A name or shape differs from the module's, or the base does.
     """
-    state = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
+    state = {n: torch.from_numpy(np.array(t)) for n, t in tensors.items() if n != BASE_HASH}
+    differing = sorted(state.keys() ^ module.stored_names())
+    if differing:
+        raise ValueError(f"encoder: missing or unknown tensors: {', '.join(differing)}")
+    base = tensors[BASE_HASH].tobytes() if BASE_HASH in tensors else None
+    if base != module.base_hash:
+        raise ValueError("encoder: the base weights changed: these tensors belong to others")
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ValueError(f"encoder: {error}") from error

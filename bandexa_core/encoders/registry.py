@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +28,9 @@ from bandexa_core.encoders.module import (
     SplitModuleEncoder,
 )
 from bandexa_core.encoders.protocol import Encoder
+from bandexa_core.encoders.resnet import ARCHITECTURES, ResNetEncoder
 from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
+from bandexa_core.encoders.weights import check_files
 from bandexa_core.spec import BanditSpec
 
 FIXED: Mapping[str, type[ConcatEncoder | PerActionEncoder]] = {
@@ -33,18 +39,35 @@ FIXED: Mapping[str, type[ConcatEncoder | PerActionEncoder]] = {
     "bilinear": BilinearEncoder,
     "per_action": PerActionEncoder,
 }
-LEARNED: Mapping[str, type[EncoderModule]] = {
+Constructor = Callable[..., EncoderModule]
+LEARNED: Mapping[str, Constructor] = {
     "mlp": MLPEncoder,
     "two_tower": TwoTowerEncoder,
     "conv": ConvEncoder,
+    **{name: partial(ResNetEncoder, name) for name in ARCHITECTURES},
 }
 MAX_PARAMETERS = 1 << 26
+_SEEDING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
 
 class EncoderRegistry:
-    """Names to encoder classes; `extra` maps names to "package.module:Class" of the operator."""
+    """Names to encoder classes.
 
-    def __init__(self, extra: Mapping[str, str] | None = None) -> None:
+    Args:
+        extra: The operator's own classes, "package.module:Class" by name.
+        weights: The operator's weight files by name (see `EncoderModule.load_base`).
+
+    Raises:
+        ValueError: A class cannot be imported or a file cannot be read; the message names it.
+    """
+
+    def __init__(
+        self,
+        extra: Mapping[str, str] | None = None,
+        weights: Mapping[str, str | Path] | None = None,
+    ) -> None:
+        self._weights = {name: Path(path) for name, path in (weights or {}).items()}
+        check_files(self._weights)
         self._learned = dict(LEARNED)
         for name, path in (extra or {}).items():
             if name in FIXED or name in LEARNED:
@@ -78,19 +101,32 @@ class EncoderRegistry:
         Raises:
             ValueError: Unknown name or parameters; the message names the field.
         """
-        cls = self._learned.get(spec.encoder.name)
-        if cls is None:
+        make = self._learned.get(spec.encoder.name)
+        if make is None:
             raise ValueError(f"encoder.name: must be one of {', '.join(self.names())}")
         try:
-            inspect.signature(cls).bind(spec.context.shape, spec.action_dim, **spec.encoder.params)
+            build = _bound(make, spec)
             if spec.encoder.name in LEARNED:  # an operator's own encoder may not build on "meta"
                 with torch.device("meta"):
-                    _check_size(cls(spec.context.shape, spec.action_dim, **spec.encoder.params))
-            with torch.random.fork_rng(devices=[]):
+                    _check_size(build())
+            with _SEEDING, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                return cls(spec.context.shape, spec.action_dim, **spec.encoder.params)
+                module = build()
+            module.load_base(self._weights)
+            return module
         except (TypeError, RuntimeError) as error:  # parameters of a wrong type, or torch's refusal
             raise ValueError(f"encoder.params: {error}") from error
+
+
+def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
+    """Return `make` with its arguments; TypeError where the parameters are not its own."""
+    signature = inspect.signature(make)
+    given: dict[str, Any] = {}
+    if "context_dtype" in signature.parameters:
+        given["context_dtype"] = spec.context.dtype
+    build = partial(make, spec.context.shape, spec.action_dim)
+    signature.bind(spec.context.shape, spec.action_dim, **given, **spec.encoder.params)
+    return partial(build, **given, **spec.encoder.params)
 
 
 def serving(module: EncoderModule) -> Encoder:
@@ -115,4 +151,6 @@ def _import_class(name: str, path: str) -> type[EncoderModule]:
         raise ValueError(f"encoders.{name}: cannot import {path!r}: {error}") from error
     if not (inspect.isclass(found) and issubclass(found, EncoderModule)):
         raise ValueError(f"encoders.{name}: {path!r} is not a subclass of EncoderModule")
+    if found.slow and not issubclass(found, SplitModule):
+        raise ValueError(f"encoders.{name}: {path!r} is slow, but no SplitModule")
     return found

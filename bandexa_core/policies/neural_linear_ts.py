@@ -22,6 +22,7 @@ from bandexa_core.policies.schedule import LEAST_ACTIONS
 from bandexa_core.policies.training import EncoderTrainer, TrainingRound
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import Replay
+from bandexa_core.replay.activations import ActivationCache
 
 
 class NeuralLinearTS(LinearHead):
@@ -55,6 +56,7 @@ class NeuralLinearTS(LinearHead):
         trainer_state: dict[str, NDArray[Any]],
         plan: TrainingRound,
         weights: RowWeights | None = None,
+        activations: ActivationCache | None = None,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
@@ -63,6 +65,7 @@ class NeuralLinearTS(LinearHead):
             trainer_state: What the round before returned; empty at first.
             plan: How much to train, on what device, with which random numbers.
             weights: What forgetting left of the rows, by position; None: all weigh 1.
+            activations: Keeps what a frozen prefix gives for a row; None: it is done each time.
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
@@ -71,7 +74,7 @@ class NeuralLinearTS(LinearHead):
             self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
-        metrics = trainer.run(replay, weights, self.scaling)
+        metrics = trainer.run(replay, weights, self.scaling, activations)
         self.encoder = serving(self.module)
         self.rebuild(replay, plan.rebuild_chunk, weights)
         return trainer.tensors(), metrics

@@ -1,7 +1,7 @@
 """The replay: rewarded decisions as training rows, derived from the log and disposable.
 
-One protocol, two backends under one contract: `MemoryReplay` and `DiskReplay`. Used by the trainer;
-see `protocol` for what holds after a crash.
+One protocol, two backends under one contract: `MemoryReplay` and `DiskReplay`. Used by the trainer,
+which draws its batches through `training_batches`; see `protocol` for what holds after a crash.
 """
 
 from __future__ import annotations
@@ -12,16 +12,27 @@ from typing import Literal
 from bandexa_core.filesystem import FileSystem
 from bandexa_core.replay.disk import DiskReplay
 from bandexa_core.replay.memory import MemoryReplay
-from bandexa_core.replay.protocol import ContextDtype, Replay, RowLayout, Rows
+from bandexa_core.replay.prefetch import PrefetchedBatches, training_batches
+from bandexa_core.replay.protocol import (
+    ContextDtype,
+    Replay,
+    RowBuffers,
+    RowLayout,
+    Rows,
+    rows_allowed,
+)
 
 __all__ = [
     "ContextDtype",
     "DiskReplay",
     "MemoryReplay",
+    "PrefetchedBatches",
     "Replay",
+    "RowBuffers",
     "RowLayout",
     "Rows",
     "open_replay",
+    "training_batches",
 ]
 
 Backend = Literal["auto", "memory", "disk"]
@@ -36,37 +47,40 @@ def open_replay(
     layout: RowLayout,
     *,
     shard_size: int = 2048,
-    cache_shards: int = 2,
+    cache_shards: int = 16,
     flush_every: int = 256,
     capacity: int | None = None,
+    capacity_bytes: int | None = None,
     fs: FileSystem | None = None,
 ) -> Replay:
     """Open the replay that `backend` names; the knobs are those of DiskReplay.
 
-    `auto` keeps rows in memory when they are small: with a capacity, when a full replay takes at
-    most 256 MiB; without one, when a row takes at most 16 KiB. Otherwise they go to disk. The
-    memory backend leaves `root` alone.
+    `auto` keeps rows in memory when they are small: with a capacity, in rows or bytes, when a full
+    replay takes at most 256 MiB; without one, when a row takes at most 16 KiB. Otherwise they go
+    to disk. The memory backend leaves `root` alone.
 
     Raises:
-        ValueError: the backend is unknown or a number is below 1.
+        ValueError: the backend is unknown, a number is below 1, or a capacity leaves no room for a
+            row.
         ReplayError: the directory cannot be opened (see DiskReplay).
     """
     if backend not in ("auto", "memory", "disk"):
         raise ValueError(f"replay backend must be auto, memory or disk, not {backend!r}")
-    if backend == "memory" or (backend == "auto" and _fits_memory(layout, capacity)):
-        return MemoryReplay(layout, capacity)
+    num_rows = rows_allowed(layout, capacity, capacity_bytes)
+    if backend == "memory" or (backend == "auto" and _fits_memory(layout, num_rows)):
+        return MemoryReplay(layout, num_rows)
     return DiskReplay(
         root,
         layout,
         shard_size=shard_size,
         cache_shards=cache_shards,
         flush_every=flush_every,
-        capacity=capacity,
+        capacity=num_rows,
         fs=fs,
     )
 
 
-def _fits_memory(layout: RowLayout, capacity: int | None) -> bool:
-    if capacity is None:
+def _fits_memory(layout: RowLayout, num_rows: int | None) -> bool:
+    if num_rows is None:
         return layout.row_bytes <= _AUTO_ROW_BYTES
-    return capacity * layout.row_bytes <= _AUTO_TOTAL_BYTES
+    return num_rows * layout.row_bytes <= _AUTO_TOTAL_BYTES

@@ -17,17 +17,25 @@ from numpy.typing import NDArray
 from bandexa_core.errors import ClosedError
 from bandexa_core.ids import LogPosition
 from bandexa_core.replay._table import RowTable
-from bandexa_core.replay.protocol import RowLayout, Rows, check_corrections, check_rows
+from bandexa_core.replay.protocol import (
+    RowBuffers,
+    RowLayout,
+    Rows,
+    check_buffers,
+    check_corrections,
+    check_rows,
+    rows_allowed,
+)
 
 
 class TableReplay(ABC):
     """A replay whose positions, slots and rewards are in a row table (see `Replay`)."""
 
-    def __init__(self, layout: RowLayout, capacity: int | None, table: RowTable) -> None:
-        if capacity is not None and capacity < 1:
-            raise ValueError(f"capacity must be at least 1 row, not {capacity}")
+    def __init__(
+        self, layout: RowLayout, capacity: int | None, capacity_bytes: int | None, table: RowTable
+    ) -> None:
         self._layout = layout
-        self._capacity = capacity
+        self._capacity = rows_allowed(layout, capacity, capacity_bytes)
         self._table = table
         self._followed = LogPosition(0)
         self._closed = False
@@ -91,6 +99,7 @@ class TableReplay(ABC):
         rng: np.random.Generator,
         batch_size: int,
         cumulative_N: NDArray[np.float64] | None = None,
+        out: RowBuffers | None = None,
     ) -> Rows:
         """Draw rows with replacement, returned in the order they are stored in."""
         self._check_usable()
@@ -98,6 +107,8 @@ class TableReplay(ABC):
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not len(self):
             raise ValueError("the replay is empty: there is nothing to sample")
+        if out is not None:
+            check_buffers(self._layout, batch_size, out)
         if cumulative_N is None:
             indices = rng.integers(self._table.first, self._table.end, batch_size)
         else:
@@ -107,7 +118,7 @@ class TableReplay(ABC):
             rows = np.searchsorted(cumulative_N, marks, side="right")
             indices = self._table.first + np.minimum(rows, len(self) - 1)
         indices.sort()
-        return self._rows(indices)
+        return self._rows(indices, out)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
         """Yield the rows kept at the time of the call in order, `chunk` at a time."""
@@ -154,8 +165,8 @@ class TableReplay(ABC):
         """Store new rewards of kept rows, at increasing indices."""
 
     @abstractmethod
-    def _read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
-        """Return copies of the action features and contexts of kept rows, at sorted indices."""
+    def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
+        """Copy action features and contexts of kept rows, at sorted indices, to `into`."""
 
     @abstractmethod
     def _changed(self, num_rows: int) -> None:
@@ -179,7 +190,8 @@ class TableReplay(ABC):
                 yield self._rows(np.arange(first, stop))
             first = stop
 
-    def _rows(self, indices: NDArray[np.int64]) -> Rows:
-        actions, contexts = self._read(indices)
+    def _rows(self, indices: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
+        into = out or RowBuffers.for_rows(self._layout, len(indices))
+        self._read(indices, into)
         positions, slots, rewards = self._table.columns(indices)
-        return Rows(positions, slots, rewards, actions, contexts)
+        return Rows(positions, slots, rewards, into.actions, into.contexts)

@@ -1,6 +1,7 @@
 """The replay on disk: records in shard files, a small state file, a row table in RAM.
 
-Used by one process (a lock on the directory refuses a second) and one thread of it: the trainer.
+Used by one process (a lock on the directory refuses a second) and one thread of it at a time: the
+trainer, or the thread that prefetches for it. Reads that wait for the disk have their own threads.
 `replay.json` is replaced at every flush after the rows were synced, so it never tells of a row that
 is not on disk. Opening cuts the files back to the rows it tells of; the caller then follows the log
 from `followed` again, which brings back what the crash took. Nothing else is guarded against: the
@@ -29,9 +30,9 @@ from bandexa_core.errors import ReplayError, ReplayLocked, ReplayMismatch
 from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, replace_file
 from bandexa_core.ids import LogPosition
 from bandexa_core.replay._base import TableReplay
-from bandexa_core.replay._shards import ShardFiles
+from bandexa_core.replay._shards import READ_THREADS, ShardFiles
 from bandexa_core.replay._table import RowTable
-from bandexa_core.replay.protocol import RowLayout, Rows
+from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
 _FORMAT = 1
 _STATE_FILE = "replay.json"
@@ -61,9 +62,11 @@ class DiskReplay(TableReplay):
         layout: RowLayout,
         *,
         shard_size: int = 2048,
-        cache_shards: int = 2,
+        cache_shards: int = 16,
         flush_every: int = 256,
         capacity: int | None = None,
+        capacity_bytes: int | None = None,
+        read_threads: int = READ_THREADS,
         fs: FileSystem | None = None,
     ) -> None:
         """Open the replay at `root`, making the directory when it is absent.
@@ -77,10 +80,13 @@ class DiskReplay(TableReplay):
                 most this many rows (or one append), which the log gives back.
             capacity: most rows kept, None for all. Whole shard files go, at a flush, once all of
                 their rows are out.
+            capacity_bytes: most bytes of the rows kept, at `layout.row_bytes` each; both may be
+                given. The files may take up to a shard and a flush more.
+            read_threads: how many threads read what the page cache does not hold.
             fs: the writes; this machine's by default.
 
         Raises:
-            ValueError: a number is below 1.
+            ValueError: a number is below 1, or a capacity leaves no room for a row.
             ReplayLocked: the directory is open elsewhere.
             ReplayMismatch: it holds another layout, shard size or format.
             ReplayError: it is damaged or cannot be written; delete it and rebuild.
@@ -89,15 +95,16 @@ class DiskReplay(TableReplay):
             ("shard_size", shard_size),
             ("cache_shards", cache_shards),
             ("flush_every", flush_every),
+            ("read_threads", read_threads),
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        super().__init__(layout, capacity, RowTable())
+        super().__init__(layout, capacity, capacity_bytes, RowTable())
         self._root = root
         self._shard_size = shard_size
         self._flush_every = flush_every
         self._fs = fs or LocalFileSystem()
-        self._shards = ShardFiles(root, layout, shard_size, cache_shards, self._fs)
+        self._shards = ShardFiles(root, layout, shard_size, cache_shards, read_threads, self._fs)
         self._num_unflushed = 0
         self._failure: str | None = None
         with self._writing("open"):
@@ -151,10 +158,10 @@ class DiskReplay(TableReplay):
         with self._writing("correct"):
             self._shards.write_rewards(indices, rewards)
 
-    def _read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
         # Reading may close a dirty descriptor and therefore sync it: a failure counts as a write's.
         with self._writing("read"):
-            return self._shards.read(indices)
+            self._shards.read(indices, into)
 
     def _changed(self, num_rows: int) -> None:
         self._num_unflushed += num_rows

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.replay._base import TableReplay
 from bandexa_core.replay._table import RowTable
-from bandexa_core.replay.protocol import RowLayout, Rows
+from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
 _LEAST_ALLOCATION = 64
 
@@ -19,13 +19,25 @@ _LEAST_ALLOCATION = 64
 class MemoryReplay(TableReplay):
     """A replay held in RAM (see `Replay` for the contract)."""
 
-    def __init__(self, layout: RowLayout, capacity: int | None = None) -> None:
+    def __init__(
+        self,
+        layout: RowLayout,
+        capacity: int | None = None,
+        *,
+        capacity_bytes: int | None = None,
+    ) -> None:
         """Make an empty replay that keeps at most `capacity` rows, or all with None.
 
+        Args:
+            layout: the shapes of the rows.
+            capacity: most rows kept.
+            capacity_bytes: most bytes that they take, at `layout.row_bytes` each; both may be
+                given.
+
         Raises:
-            ValueError: the capacity is below 1.
+            ValueError: a capacity leaves no room for a row.
         """
-        super().__init__(layout, capacity, RowTable())
+        super().__init__(layout, capacity, capacity_bytes, RowTable())
         self._allocate(0)
 
     @property
@@ -54,9 +66,11 @@ class MemoryReplay(TableReplay):
     def _changed(self, num_rows: int) -> None:
         pass  # nothing is ever flushed
 
-    def _read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
         at = indices % len(self._contexts)
-        return self._actions[at], self._contexts[at]
+        # Nothing is clipped; "raise" would go through a copy.
+        np.take(self._actions, at, axis=0, out=into.actions, mode="clip")
+        np.take(self._contexts, at, axis=0, out=into.contexts, mode="clip")
 
     def _reserve(self, end: int) -> None:
         """Grow until index `end` - 1 has a place or the ring has its full size.

@@ -11,10 +11,10 @@ Shapes: N rows, X the context shape, A the action features per row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,32 @@ class RowLayout:
     def row_bytes(self) -> int:
         """Bytes of one row: position, slot, reward, action features and context."""
         return 24 + 4 * self.action_dim + self.context_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowBuffers:
+    """Arrays that a batch of N rows is read into, so that its memory is taken once.
+
+    Attributes:
+        actions: float32 (N, A), C-contiguous.
+        contexts: (N, *X) in the layout's dtype, C-contiguous.
+    """
+
+    actions: NDArray[np.float32]
+    contexts: NDArray[np.generic]
+
+    @classmethod
+    def for_rows(
+        cls,
+        layout: RowLayout,
+        num_rows: int,
+        allocate: Callable[[tuple[int, ...], str], NDArray[Any]] = np.empty,
+    ) -> RowBuffers:
+        """Return buffers for so many rows; `allocate` makes an array of a shape and dtype name."""
+        return cls(
+            allocate((num_rows, layout.action_dim), "float32"),
+            allocate((num_rows, *layout.context_shape), layout.context_dtype),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +166,7 @@ class Replay(Protocol):
         rng: np.random.Generator,
         batch_size: int,
         cumulative_N: NDArray[np.float64] | None = None,
+        out: RowBuffers | None = None,
     ) -> Rows:
         """Draw rows with replacement, returned in the order they are stored in.
 
@@ -148,10 +175,12 @@ class Replay(Protocol):
             batch_size: how many rows.
             cumulative_N: running sums of the weights of all rows kept, by which they are drawn;
                 None: uniformly.
+            out: where actions and contexts are read to, instead of new arrays; the rows returned
+                share its memory.
 
         Raises:
-            ValueError: the replay is empty, `batch_size` is below 1, or the sums are not one for
-                each row with a positive total.
+            ValueError: the replay is empty, `batch_size` is below 1, the sums are not one for
+                each row with a positive total, or `out` has another shape, dtype or memory order.
         """
 
     def scan(self, chunk: int) -> Iterator[Rows]:
@@ -182,6 +211,39 @@ class Replay(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """Close."""
+
+
+def rows_allowed(layout: RowLayout, capacity: int | None, capacity_bytes: int | None) -> int | None:
+    """Return how many rows may be kept by a capacity in rows and one in bytes; None: all.
+
+    Raises:
+        ValueError: one of them leaves no room for a row.
+    """
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity must be at least 1 row, not {capacity}")
+    if capacity_bytes is None:
+        return capacity
+    if capacity_bytes < layout.row_bytes:
+        raise ValueError(
+            f"capacity_bytes must hold a row of {layout.row_bytes} bytes, not {capacity_bytes}"
+        )
+    num_rows = capacity_bytes // layout.row_bytes
+    return num_rows if capacity is None else min(capacity, num_rows)
+
+
+def check_buffers(layout: RowLayout, num_rows: int, buffers: RowBuffers) -> None:
+    """Raise ValueError unless so many rows of the layout can be read into `buffers`."""
+    expected: dict[str, tuple[NDArray[np.generic], str, tuple[int, ...]]] = {
+        "actions": (buffers.actions, "float32", (num_rows, layout.action_dim)),
+        "contexts": (buffers.contexts, layout.context_dtype, (num_rows, *layout.context_shape)),
+    }
+    for name, (array, dtype, shape) in expected.items():
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
+            raise ValueError(
+                f"out.{name}: expected {dtype} {shape}, got {array.dtype} {array.shape}"
+            )
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError(f"out.{name}: must be C-contiguous and writeable")
 
 
 def check_rows(layout: RowLayout, rows: Rows) -> None:

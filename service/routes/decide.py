@@ -56,7 +56,7 @@ async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
 @router.post("/select/batch", responses=problems(413, 415, 422))
 async def select_batch(body: SelectBatch, engine: EngineDep) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
-    calls = [_item(SelectRequest, item, engine, _select) for item in body.items]
+    calls = [_item(SelectRequest, item, engine, _select_patiently) for item in body.items]
     return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
 
 
@@ -78,7 +78,11 @@ async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer
     return ScoreAnswer(scores=scores, snapshot=found.snapshot, position=found.position)
 
 
-async def _select(engine: Engine, body: SelectRequest) -> SelectAnswer:
+async def _select_patiently(engine: Engine, body: SelectRequest) -> SelectAnswer:
+    return await _select(engine, body, patient=True)
+
+
+async def _select(engine: Engine, body: SelectRequest, *, patient: bool = False) -> SelectAnswer:
     own_id = body.decision_id
     digest = None
     if own_id is not None:
@@ -93,7 +97,7 @@ async def _select(engine: Engine, body: SelectRequest) -> SelectAnswer:
         activate=body.activate,
         body_hash=digest,
     )
-    return _answer(await engine.select(command))
+    return _answer(await engine.select(command, patient=patient))
 
 
 _HASHED = ("bandit", "context", "candidates", "retrieve", "k", "activate")

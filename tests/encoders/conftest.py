@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bandexa_core.encoders import Encoder, EncoderRegistry, serving
+from bandexa_core.encoders import Encoder, EncoderModule, EncoderRegistry, serving
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 
@@ -58,6 +58,7 @@ class EncoderCase:
 
 
 MLP = {"feature_dim": 7, "hidden": [9, 5]}
+RESNET = {"feature_dim": 7, "hidden": 10}
 CONV = {"feature_dim": 7, "channels": [3, 4], "hidden": 10}
 CASES = [
     EncoderCase("per_action", "per_action", (2, 3), 0, 7),
@@ -71,6 +72,8 @@ CASES = [
     EncoderCase("two_tower", "two_tower", (2, 3), 4, 16, {"tower_dim": 5, "hidden": [8]}),
     EncoderCase("conv per action", "conv", (9, 8), 0, 8, CONV, 1e-5),
     EncoderCase("conv fused, colour", "conv", (3, 8, 9), 4, 8, CONV | {"heads": "fused"}, 1e-5),
+    EncoderCase("resnet per action", "resnet18", (3, 9, 8), 0, 8, RESNET, 1e-5),
+    EncoderCase("resnet fused", "resnet18", (3, 9, 8), 4, 8, RESNET, 1e-5),
 ]
 
 
@@ -95,7 +98,7 @@ def learned_case(request) -> EncoderCase:
 
 
 @pytest.fixture(
-    params=_cases("concat", "interactions", "bilinear", "mlp", "two_tower"),
+    params=_cases("concat", "interactions", "bilinear", "mlp", "two_tower", "resnet18"),
     ids=_label,
     scope="session",
 )
@@ -128,6 +131,31 @@ def encoder_of():
         return built[case.label]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def make_resnet():
+    """Build a ResNet as the service does: `make_resnet(name, shape, dtype, action_dim, ...)`."""
+
+    def make(
+        name: str = "resnet18",
+        shape: tuple[int, ...] = (28, 28),
+        dtype: Any = "uint8",
+        action_dim: int = 0,
+        *,
+        files: dict[str, Any] | None = None,
+        seed: int = 3,
+        **params: Any,
+    ) -> EncoderModule:
+        spec = BanditSpec(
+            policy="neural_linear_ts",
+            context=ContextSpec(shape=shape, dtype=dtype),
+            action_dim=action_dim,
+            encoder=EncoderSpec(name=name, params={"image_size": 32} | params),
+        )
+        return EncoderRegistry(weights=files).module(spec, seed).eval()
+
+    return make
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -52,7 +52,7 @@ class InPlaceEncoder(SplitModule):
         return action_parts.add_(context_parts)
 
 
-def _numbers(module: nn.Module) -> dict[str, np.ndarray]:
+def _numbers(module: EncoderModule) -> dict[str, np.ndarray]:
     return {name: t.astype(np.float64) for name, t in module_tensors(module).items()}
 
 

@@ -48,7 +48,7 @@ def _counts(*names: str) -> list[tuple[str, int]]:
         *((TrainingSpec, "lr", value) for value in [0.0, -1e-3, *BAD_NUMBERS]),
         *((TrainingSpec, "weight_decay", value) for value in [-1e-9, *BAD_NUMBERS]),
         *((ReplaySpec, *pair) for pair in _counts(
-            "shard_size", "cache_shards", "flush_every", "capacity")),
+            "shard_size", "cache_shards", "flush_every", "capacity", "capacity_bytes")),
         *((SelectionSpec, *pair) for pair in _counts("action_chunk")),
         (SelectionSpec, "warmup_random", -1),
         *((EncoderSpec, "params", {"a": value}) for value in [*BAD_NUMBERS, {1, 2}, b"", "\ud800"]),
@@ -100,6 +100,15 @@ def test_the_extremes_of_each_range_are_allowed():
     SelectionSpec(action_chunk=1, warmup_random=0)
 
 
+def test_a_capacity_in_bytes_must_hold_a_row():
+    """Of a context of 4 float32 and 3 action features: 24 + 12 + 16 bytes."""
+    roomy = dataclasses.replace(
+        BASE, context=ContextSpec(shape=(4,)), action_dim=3, replay=ReplaySpec(capacity_bytes=52)
+    )
+    with pytest.raises(ValueError, match=r"^replay: capacity_bytes must hold a row, 52 bytes"):
+        dataclasses.replace(roomy, replay=ReplaySpec(capacity_bytes=51))
+
+
 COUNTS = st.integers(1, 1000)
 POSITIVE = st.floats(1e-6, 1e6)
 JSON = st.recursive(
@@ -145,6 +154,7 @@ SPECS = st.builds(
         cache_shards=COUNTS,
         flush_every=COUNTS,
         capacity=st.none() | COUNTS,
+        capacity_bytes=st.none() | st.integers(1 << 40, 1 << 50),
     ),
     selection=st.builds(
         SelectionSpec, action_chunk=st.none() | COUNTS, warmup_random=st.integers(0, 10**6)
@@ -193,7 +203,7 @@ def test_the_hash_changes_with_what_shapes_the_model(changes):
     [
         {"seed": 5},
         {"training": TrainingSpec(lr=0.5, train_every=3)},
-        {"replay": ReplaySpec(capacity=5)},
+        {"replay": ReplaySpec(capacity=5, capacity_bytes=10**6)},
         {"selection": SelectionSpec(action_chunk=5, warmup_random=9)},
         {"posterior": PosteriorSpec(prior_var=1.0, noise_var=0.1)},
         {"reward_range": (-1.0, 0.0)},

@@ -14,7 +14,7 @@ from bandexa_core.encoders.module import module_tensors
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.policies.training import EncoderTrainer, RewardHead
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
-from bandexa_core.replay import Rows
+from bandexa_core.replay import DiskReplay, RowLayout, Rows
 
 WAYS: dict[str, dict[str, Any]] = {
     "mlp": {"encoder": "mlp"},
@@ -230,6 +230,21 @@ def test_a_module_with_buffers_resumes_bit_for_bit(make_rows, fill_replay, plan,
     found, _ = loaded.train(replay, state, plan(seed=2))
     assert_same(found, expected)
     assert_same(loaded.tensors(), whole.tensors())
+
+
+def test_a_round_from_disk_is_a_round_from_memory_bit_for_bit(
+    tmp_path, make_neural, make_rows, fill_replay, plan, assert_same
+):
+    """The rows on disk are read ahead; that changes neither which come nor in what order."""
+    rows, states = make_rows(60), []
+    layout = RowLayout((4,), "float32", 4)
+    with DiskReplay(tmp_path / "replay", layout, shard_size=7) as disk:
+        disk.append(rows)
+        for replay in (disk, fill_replay(rows)):
+            policy = make_neural("mlp")
+            state, _ = policy.train(replay, {}, plan(), lambda positions: positions / 60)
+            states.append(state | policy.tensors())
+    assert_same(*states)
 
 
 def test_heads_of_new_actions_start_fresh_and_the_others_go_on(

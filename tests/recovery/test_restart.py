@@ -47,7 +47,8 @@ def history(launch, rig) -> History:
     towers = {"name": "two_tower", "params": {"tower_dim": 4, "hidden": [8]}}
     specs = {
         "linear": rig.linear(),
-        "disjoint": rig.disjoint(),
+        # without inputs to standardise no round of it is ever due
+        "disjoint": rig.disjoint(encoder={"name": "per_action", "standardize": False}),
         "neural": rig.neural(replay={"backend": "disk", "flush_every": 16}),
         "towers": rig.neural(encoder=towers, seed=4),
     }

@@ -273,7 +273,10 @@ def test_after_a_failed_write_only_opening_again_helps(
         model.assert_equals(replay)
 
 
-@pytest.mark.parametrize("knob", ["shard_size", "cache_shards", "flush_every", "capacity"])
+@pytest.mark.parametrize(
+    "knob",
+    ["shard_size", "cache_shards", "flush_every", "capacity", "capacity_bytes", "read_threads"],
+)
 def test_knobs_below_one_are_refused(root, layout, knob):
     with pytest.raises(ValueError, match=knob):
         DiskReplay(root, layout, **{knob: 0})  # type: ignore[arg-type]

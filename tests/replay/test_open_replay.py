@@ -28,6 +28,32 @@ def test_auto_keeps_in_memory_what_is_small(tmp_path, backend, shape, capacity, 
     assert root.exists() == (expected is DiskReplay)
 
 
+@pytest.mark.parametrize(
+    ("shape", "capacity", "capacity_bytes", "expected"),
+    [
+        ((1 << 20,), None, 256 << 20, MemoryReplay),
+        ((1 << 20,), None, 300 << 20, DiskReplay),
+        ((1 << 20,), 255, 300 << 20, MemoryReplay),
+        ((1000,), None, 1 << 30, DiskReplay),
+        ((1000,), 1_000_000, 1 << 20, MemoryReplay),
+    ],
+)
+def test_auto_counts_a_capacity_in_bytes(tmp_path, shape, capacity, capacity_bytes, expected):
+    """The less of both capacities tells what a full replay takes."""
+    layout = RowLayout(shape, "uint8", 0)
+    with open_replay(
+        "auto", tmp_path / "r", layout, capacity=capacity, capacity_bytes=capacity_bytes
+    ) as replay:
+        assert type(replay) is expected
+
+
+@pytest.mark.parametrize("backend", ["auto", "memory", "disk"])
+def test_a_capacity_in_bytes_reaches_the_backend(tmp_path, layout, make_rows, backend):
+    with open_replay(backend, tmp_path / "r", layout, capacity_bytes=5 * 35) as replay:
+        replay.append(make_rows(layout, range(1, 20)))
+        assert replay.positions().tolist() == [15, 16, 17, 18, 19]
+
+
 def test_an_unknown_backend_is_refused(tmp_path, layout):
     with pytest.raises(ValueError, match="backend"):
         open_replay("tape", tmp_path, layout)  # type: ignore[arg-type]

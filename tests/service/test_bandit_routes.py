@@ -198,6 +198,8 @@ def neural(**params: Any) -> dict[str, Any]:
         ("training.mode", {"training": {"mode": "sometimes"}}),
         ("training.lr", {"training": {"lr": -1}}),
         ("replay.shard_size", {"replay": {"shard_size": 0}}),
+        ("replay.capacity_bytes", {"replay": {"capacity_bytes": 0}}),
+        ("replay", {"replay": {"capacity_bytes": 31}}),
         ("selection.warmup_random", {"selection": {"warmup_random": -1}}),
         ("selection.action_chunk", {"selection": {"action_chunk": 0}}),
         ("seed", {"seed": -1}),

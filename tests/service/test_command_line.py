@@ -21,6 +21,7 @@ COMMANDS: list[list[str]] = [
     ["simulate", "two-tower"],
     ["bench"],
     ["bench", "core"],
+    ["bench", "replay"],
 ]
 
 

@@ -245,13 +245,21 @@ def test_a_caller_that_goes_away_leaves_its_row_to_be_applied(bandit):
 def test_a_loop_that_ends_meanwhile_leaves_the_model_where_it_was(bandit, caplog):
     """As at a shutdown; the rows are in the log, and are applied at the next start."""
     rows = log_rows(6)
+    gate = Gate(bandit.model)
+    background: list[asyncio.Task[None]] = []
+
+    async def open_when_cancelled() -> None:
+        """All tasks are cancelled in one go before any of them runs: no row follows the gate."""
+        with opened_at_exit(gate):
+            await asyncio.Event().wait()
 
     async def scene() -> None:
-        with opened_at_exit(Gate(bandit.model)) as gate:
-            for row in rows[3:]:
-                bandit.apply(row)
-            await gate.until_reached()
+        background.append(asyncio.create_task(open_when_cancelled()))
+        for row in rows[3:]:
+            bandit.apply(row)
+        await gate.until_reached()
 
     play(scene)
+    assert background[0].cancelled()
     assert_same(bandit.model, model_of(rows[:3]))
     assert caplog.records == []

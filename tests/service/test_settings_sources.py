@@ -58,11 +58,13 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
     for name, value in values.items():
         monkeypatch.setenv(f"BANDEXA_{name.upper()}", str(value))
     monkeypatch.setenv("BANDEXA_ENCODERS__MINE", "package.module:Class")
+    monkeypatch.setenv("BANDEXA_WEIGHTS__MINE", "/weights.pth")
     settings = load_settings(None)
     for name, value in values.items():
         assert getattr(settings, name) == (Path(value) if name.endswith("_dir") else value)
     assert settings.encoders == {"mine": "package.module:Class"}
-    assert set(Settings.model_fields) >= {*values, "encoders"}
+    assert settings.weights == {"mine": Path("/weights.pth")}
+    assert set(Settings.model_fields) >= {*values, "encoders", "weights"}
 
 
 def test_encoders_of_file_and_environment_come_together(

@@ -151,6 +151,13 @@ def test_a_registered_encoder_replaces_the_learned_one_only() -> None:
     assert spec("mnist", "linear_ts", knobs)["encoder"] == {"name": "per_action"}
 
 
+def test_weights_go_to_the_learned_encoder_alone() -> None:
+    knobs = Knobs(encoder="resnet18", weights="imagenet", feature_dim=8)
+    expected = {"name": "resnet18", "params": {"weights": "imagenet", "feature_dim": 8}}
+    assert spec("mnist", "greedy", knobs)["encoder"] == expected
+    assert spec("mnist", "linear_ts", knobs)["encoder"] == {"name": "per_action"}
+
+
 @pytest.mark.parametrize("policy", ["linear_ts", "neural_linear_ts", "uniform"])
 def test_live_runs_train_in_the_background(policy: str) -> None:
     assert spec("synthetic", policy, Knobs(live=True))["training"] == {"mode": "background"}

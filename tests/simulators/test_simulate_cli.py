@@ -82,7 +82,7 @@ def simulate(*arguments: str | Path) -> Result:
             "synthetic",
             ["--dim", "--actions", "--env-noise-std", "--interaction-scale", "--drift-at"],
         ),
-        ("mnist", ["--dataset", "--data-dir", "--full", "--encoder"]),
+        ("mnist", ["--dataset", "--data-dir", "--full", "--encoder", "--weights"]),
         ("two-tower", ["--n-actions", "--candidate-size", "--candidates"]),
         ("wheel", ["--delta", "--env-noise-std"]),
     ],
@@ -216,6 +216,7 @@ def test_missing_fashion_images_are_one_clear_line(tmp_path: Path) -> None:
         (["--data-dir", "."], "needs --dataset fashion"),
         (["--dataset", "fashion", "--full"], "is for --dataset digits"),
         (["--dataset", "letters"], ""),
+        (["--weights", "imagenet"], "needs --encoder resnet18"),
     ],
 )
 def test_contradictions_about_images_are_refused(arguments: list[str], reason: str) -> None:

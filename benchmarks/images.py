@@ -1,0 +1,122 @@
+"""Measures a ResNet encoder: many candidates against one pass, and training with kept activations.
+
+What is compared runs in turns in one process with one thread, and medians of the turns are told.
+A training epoch is as many steps as it takes to draw each row once on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bandexa_core.encoders.module import SplitModuleEncoder
+from bandexa_core.encoders.resnet import ResNetEncoder
+from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+from bandexa_core.replay.activations import ActivationCache
+
+ACTIONS, LABELS = 10, 10
+ROWS, BATCH = 512, 64
+IMAGE = (28, 28)
+MOST_OF_A_PASS = 1.15
+
+
+def _encoder() -> ResNetEncoder:
+    torch.manual_seed(0)
+    module = ResNetEncoder("resnet18", IMAGE, LABELS)
+    module.load_base({})
+    return module
+
+
+def _medians(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the median seconds of each way, run in turns."""
+    seconds: list[list[float]] = [[] for _ in ways]
+    for turn in range(repeats + 1):
+        for way, times in zip(ways, seconds, strict=True):
+            started = time.perf_counter()
+            way()
+            if turn:  # the first turn warms up
+                times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in seconds]
+
+
+def candidates(repeats: int) -> dict[str, float]:
+    """Encode one image with ten actions, and pass one image through the backbone."""
+    encoder = SplitModuleEncoder(_encoder())
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, IMAGE, np.uint8)
+    actions = np.eye(LABELS, dtype=np.float32)[:ACTIONS]
+    all_actions, one_pass = _medians(
+        [lambda: encoder.encode_batch(image, actions), lambda: encoder.context_part(image)], repeats
+    )
+    return {
+        "encode_batch_ms": 1e3 * all_actions, "backbone_pass_ms": 1e3 * one_pass,
+        "encode_batch_over_pass": all_actions / one_pass,
+    }  # fmt: skip
+
+
+def epochs(repeats: int) -> dict[str, float]:
+    """Train one epoch as it is, and with the activations of the frozen part kept."""
+    rng = np.random.default_rng(1)
+    replay = MemoryReplay(RowLayout(IMAGE, "uint8", LABELS))
+    labels = rng.integers(0, LABELS, ROWS)
+    replay.append(
+        Rows(
+            np.arange(ROWS), labels, rng.random(ROWS), np.eye(LABELS, dtype=np.float32)[labels],
+            rng.integers(0, 256, (ROWS, *IMAGE), np.uint8),
+        )
+    )  # fmt: skip
+    plan = TrainingRound(
+        num_rows=ROWS, actions=np.eye(LABELS, dtype=np.float32), steps=ROWS // BATCH,
+        batch_size=BATCH, lr=1e-3, weight_decay=1e-2, rebuild_chunk=256, reward_scale=1.0, seed=0,
+        num_heads=1,
+    )  # fmt: skip
+    module = _encoder()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ActivationCache(Path(folder) / "activations", 1 << 30)
+        plain, kept = _medians(
+            [
+                lambda: EncoderTrainer(module, plan).run(replay),
+                lambda: EncoderTrainer(module, plan).run(replay, activations=cache),
+            ],
+            repeats,
+        )
+        found = {
+            "epoch_s": plain, "epoch_kept_s": kept, "epoch_over_kept": plain / kept,
+            "kept_bytes_per_row": cache.num_bytes / len(cache),
+        }  # fmt: skip
+        cache.close()
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; 0 in any case: what it says is for reading."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    given = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    results = candidates(5 if given.quick else 30) | epochs(1 if given.quick else 5)
+    for name, value in results.items():
+        print(f"{name:24} {value:12.4g}")
+    holds = "holds" if results["encode_batch_over_pass"] <= MOST_OF_A_PASS else "is above"
+    print(f"ten candidates over one pass of the backbone: {holds} (at most {MOST_OF_A_PASS})")
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = f"{platform.machine()}, {platform.platform()}, torch threads 1"
+        report = {"name": "images", "machine": machine, "results": results}
+        given.json.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,261 @@
+"""Rows whose features a slow encoder works out on a thread: in order, once, swapped over, held."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bandexa_core.catalogue import Catalogue, CatalogueChange
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
+from bandexa_core.log import CatalogueRow, LearnRow, LogRow
+from bandexa_core.model import ServingModel
+from bandexa_core.snapshot import Snapshot, SnapshotStore
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
+from service.bandit import ENCODED_AT_ONCE, Bandit
+from service.store import BanditRecord
+
+UID = BanditUid("uid-1")
+FEATURES = np.array([[1.0, 0.5], [-0.5, 2.0], [0.0, 1.0]], np.float32)
+CHANGES = (1, 24)  # positions of catalogue rows; all others are learned
+
+
+def spec_of(half_life: float | None = None) -> BanditSpec:
+    return BanditSpec(
+        policy="neural_linear_ts",
+        context=ContextSpec(shape=(3,), dtype="float64"),
+        action_dim=2,
+        encoder=EncoderSpec(name="slow", params={}),
+        forgetting=ForgettingSpec(half_life=half_life),
+        seed=1,
+    )
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> EncoderRegistry:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return EncoderRegistry({"slow": "own_slow_encoder:Slow"})
+
+
+def log_rows(num: int) -> list[LogRow]:
+    rng = np.random.default_rng(6)
+    rows: list[LogRow] = []
+    for number in range(1, num + 1):
+        at, slot = LogPosition(number), number % 2
+        if number in CHANGES:
+            known = 2 if number == 1 else 3
+            names = tuple(ActionId(name) for name in "abc"[:known])
+            change = CatalogueChange(names, FEATURES[:known], np.ones(known, np.bool_))
+            rows.append(CatalogueRow(at, 0.0, change))
+            continue
+        corrected = number % 7 == 0
+        rows.append(
+            LearnRow(
+                at, 0.0, DecisionId(f"d{number}"), at, 0.5 if corrected else None,
+                float(rng.normal()), rng.normal(size=3), FEATURES[slot], ActionSlot(slot),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def no_import(version: int) -> Snapshot:
+    raise AssertionError(f"no row imports snapshot {version}")
+
+
+Models = Callable[..., ServingModel]
+
+
+@pytest.fixture
+def model_of(registry: EncoderRegistry) -> Models:
+    """Return the model that applies rows one after the other: `model_of(rows, half_life=None)`."""
+
+    def build(rows: list[LogRow], half_life: float | None = None) -> ServingModel:
+        model = ServingModel(spec_of(half_life), UID, registry, Catalogue.empty(2))
+        for row in rows:
+            model.apply(row, no_import)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def bandit_of(model_of: Models, tmp_path: Path) -> Callable[..., Bandit]:
+    """Return a bandit that has applied three rows: `bandit_of(half_life=None)`."""
+
+    def build(half_life: float | None = None) -> Bandit:
+        record = BanditRecord(1, UID, "slow", spec_of(half_life), 0.0)
+        model = model_of(log_rows(3), half_life)
+        return Bandit(record, model, SnapshotStore(tmp_path / "snapshots"))
+
+    return build
+
+
+def assert_same(found: ServingModel, expected: ServingModel) -> None:
+    """Batches of other sizes may differ in a last bit."""
+    assert found.position == expected.position
+    assert found.progress == expected.progress
+    ours, theirs = found.tensors(), expected.tensors()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert np.allclose(ours[name], tensor, rtol=1e-10, atol=1e-12), name
+
+
+class Gate:
+    """Holds a model's encoding of rows until it is opened, and knows what was encoded."""
+
+    def __init__(self, model: ServingModel) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        self.batches: list[list[int]] = []
+        self._original = model.features
+        model.features = self._features  # type: ignore[method-assign]
+
+    def _features(self, rows: Sequence[LearnRow]) -> NDArray[np.float64]:
+        assert threading.current_thread() is not threading.main_thread()
+        self.batches.append([row.position for row in rows])
+        self.reached.set()
+        assert self.opened.wait(30)
+        return self._original(rows)
+
+    async def until_reached(self) -> None:
+        assert await asyncio.to_thread(self.reached.wait, 30)
+
+
+@contextmanager
+def opened_at_exit(gate: Gate) -> Iterator[Gate]:
+    """Let the thread go whatever happens: the loop waits for it when it closes."""
+    try:
+        yield gate
+    finally:
+        gate.opened.set()
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_rows_are_encoded_together_and_learned_once_in_order(bandit_of, model_of):
+    rows, bandit = log_rows(40), bandit_of()
+
+    async def scene() -> None:
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            bandit.apply(rows[3])
+            await gate.until_reached()
+            for row in rows[4:]:
+                bandit.apply(row)
+            picks = [
+                model.select(DecisionId("d"), np.ones(3), model.enabled_candidates())
+                for model in (bandit.model, model_of(rows[:3]))
+            ]
+            assert picks[0].scores.tolist() == picks[1].scores.tolist()
+            assert bandit.model.position == 3
+            gate.opened.set()
+            await bandit.applied(LogPosition(40))
+            assert [len(batch) for batch in gate.batches] == [1, ENCODED_AT_ONCE, 3, 16]
+            encoded = [position for batch in gate.batches for position in batch]
+            assert encoded == [at for at in range(4, 41) if at not in CHANGES]
+        assert_same(bandit.model, model_of(rows))
+
+    play(scene)
+
+
+def test_rows_that_also_forget_leave_the_model_whole_while_they_are_encoded(bandit_of, model_of):
+    """A select in between draws from what its position says: forgotten and learned go together."""
+    rows, bandit = log_rows(30), bandit_of(64.0)  # a step before every second row
+
+    async def scene() -> None:
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            gate.opened.set()
+            seen = {bandit.model.position: bandit.model.tensors()}
+            for row in rows[3:]:
+                bandit.apply(row)
+            while bandit.model.position < 30:
+                await asyncio.sleep(0)
+                position, tensors = bandit.model.position, bandit.model.tensors()
+                known = seen.setdefault(position, tensors)
+                assert tensors.keys() == known.keys()
+                for name, tensor in known.items():
+                    assert np.array_equal(tensors[name], tensor), (position, name)
+            assert len(seen) > 10
+        assert_same(bandit.model, model_of(rows, 64.0))
+
+    play(scene)
+
+
+def test_a_swap_while_rows_are_encoded_has_the_successor_encode_them(bandit_of, model_of):
+    rows, bandit = log_rows(12), bandit_of()
+
+    async def scene() -> None:
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            bandit.start_tail()
+            old, successor = bandit.model, model_of(rows[:3])
+            with opened_at_exit(Gate(successor)) as other:
+                other.opened.set()
+                for row in rows[3:]:
+                    bandit.apply(row)
+                await gate.until_reached()
+                bandit.swap(successor)
+                gate.opened.set()
+                await bandit.applied(LogPosition(12))
+                assert other.batches == [[*range(4, 13)]]
+            assert (old.position, old.frozen) == (3, True)
+        assert_same(successor, model_of(rows))
+
+    play(scene)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_rows_wait_while_a_coming_model_finishes_its_tail(bandit_of, model_of, refused: bool):
+    rows, bandit = log_rows(26), bandit_of()
+
+    async def scene() -> None:
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            bandit.start_tail()
+            for row in rows[3:6]:
+                bandit.apply(row)
+            await gate.until_reached()
+            bandit.hold()
+            gate.opened.set()
+            for row in rows[6:]:
+                bandit.apply(row)
+            waiting = [asyncio.create_task(bandit.applied(LogPosition(at))) for at in (5, 24)]
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert bandit.model.position == 3
+            assert not any(task.done() for task in waiting)
+            successor = model_of(rows[:3])
+            assert bandit.tail_after(successor) == []
+            bandit.swap(None if refused else successor)
+            await asyncio.gather(*waiting)
+            await bandit.applied(LogPosition(26))
+            assert (bandit.model is successor) is not refused
+        assert_same(bandit.model, model_of(rows))
+
+    play(scene)
+
+
+def test_a_row_that_comes_while_rows_are_held_waits_though_it_is_quick(bandit_of, model_of):
+    rows, bandit = log_rows(24), bandit_of()
+
+    async def scene() -> None:
+        for row in rows[3:23]:
+            bandit.apply(row)
+        await bandit.applied(LogPosition(23))
+        bandit.start_tail()
+        successor = model_of(rows[:23])
+        bandit.hold()
+        bandit.apply(rows[23])
+        await asyncio.sleep(0)
+        assert bandit.model.position == 23
+        bandit.swap(successor)
+        await bandit.applied(LogPosition(24))
+        assert_same(successor, model_of(rows))
+
+    play(scene)
