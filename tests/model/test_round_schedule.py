@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import Progress
+from bandexa_core.model import Progress, plan_round
 from bandexa_core.policies.schedule import (
     FIRST_ROUND,
     MAX_STEPS,
@@ -173,3 +173,8 @@ def test_a_greedy_policy_on_a_learned_encoder_trains_too(specs, new_model):
     assert model.policy.greedy
     model.progress = Progress(num_learned=32)
     assert model.round_due()
+
+
+def test_a_round_scales_rewards_by_the_declared_range(specs, new_model):
+    spec = dataclasses.replace(specs["mlp"], reward_range=(-1.0, 3.0))
+    assert plan_round(new_model(spec), 64, "cpu").reward_scale == 4.0

@@ -314,3 +314,34 @@ def test_an_absurd_row_does_not_ruin_the_encoder(make_neural, make_rows, fill_re
     assert all(np.isfinite(tensor).all() for tensor in after.values())
     assert not np.array_equal(after["encoder/first.weight"], before)
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_learning_rate_falls_to_a_tenth_within_each_round(
+    make_neural, make_rows, fill_replay, plan
+):
+    policy, replay = make_neural("mlp"), fill_replay(make_rows(60))
+    for _ in range(2):
+        trainer = EncoderTrainer(policy.module, plan(steps=10, lr=0.5))
+        trainer.run(replay)
+        last_step = 0.5 * (1.0 - 0.9 * 9 / 10)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(last_step, rel=1e-12)
+    constant, falling = (make_neural("mlp") for _ in range(2))
+    for _ in range(10):  # rounds of one step never come to a lower rate
+        EncoderTrainer(constant.module, plan(steps=1)).run(replay)
+    EncoderTrainer(falling.module, plan(steps=10)).run(replay)
+    one, other = module_tensors(constant.module), module_tensors(falling.module)
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_rewards_and_their_range_in_other_units_train_the_same_encoder(
+    make_neural, make_rows, fill_replay, plan
+):
+    rows = make_rows(60)
+    larger = Rows(rows.positions, rows.slots, 8.0 * rows.rewards, rows.actions, rows.contexts)
+    trained = []
+    for given, scale in ((rows, 1.0), (larger, 8.0)):  # a power of two changes no digit
+        policy = make_neural("mlp")
+        EncoderTrainer(policy.module, plan(reward_scale=scale)).run(fill_replay(given))
+        trained.append(module_tensors(policy.module))
+    for name, tensor in trained[0].items():
+        assert np.array_equal(tensor, trained[1][name]), name

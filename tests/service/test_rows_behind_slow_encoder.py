@@ -211,6 +211,32 @@ def test_a_swap_while_rows_are_encoded_has_the_successor_encode_them(bandit_of, 
     play(scene)
 
 
+def test_a_swap_between_rows_encoded_together_has_the_successor_encode_the_rest(
+    bandit_of, model_of
+):
+    rows, bandit = log_rows(12), bandit_of()
+
+    async def scene() -> None:
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            gate.opened.set()
+            bandit.start_tail()
+            for row in rows[3:]:
+                bandit.apply(row)
+            await bandit.applied(LogPosition(6))
+            at = bandit.model.position
+            assert at < 12
+            assert gate.batches == [[*range(4, 13)]]
+            successor = model_of(rows[:at])
+            with opened_at_exit(Gate(successor)) as other:
+                other.opened.set()
+                bandit.swap(successor)
+                await bandit.applied(LogPosition(12))
+                assert other.batches == [[*range(at + 1, 13)]]
+        assert_same(successor, model_of(rows))
+
+    play(scene)
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_rows_wait_while_a_coming_model_finishes_its_tail(bandit_of, model_of, refused: bool):
     rows, bandit = log_rows(26), bandit_of()
