@@ -94,7 +94,9 @@ def story(launch, rig) -> Story:
     load(story, rig, "count", 0, NUM_ROWS)
     load(story, rig, "disjoint", 0, 90)
     rig.feed(node, "time", 0, 40)
-    load(story, rig, "neural", 0, NUM_ROWS)
+    for first in (0, NUM_ROWS // 2):
+        load(story, rig, "neural", first, NUM_ROWS // 2)
+        rig.poll(lambda: settled(node), "a round behind each half of the rows")
     for forgetting in ({}, {"forgetting": BY_COUNT}, {}):
         node.call("PUT", "/bandits/switched", rig.linear(**forgetting))
         state = node.call("GET", "/bandits/switched")
