@@ -4,11 +4,17 @@ Owned by whoever holds a directory (a snapshot store, a disk replay); passed in,
 observe the order of syncs and renames and stop the world at any of them. Reading needs no seam and
 does not go through here. After a crash, what `sync_file` and `sync_dir` returned for is on disk; a
 failed sync is final, because the kernel may have dropped the pages: retrying it would lie.
+
+A directory's one owner is told by a lock file, which the kernel lets go of with the process.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -131,3 +137,44 @@ def remove_tree(fs: FileSystem, path: Path) -> None:
         else:
             fs.remove_file(entry)
     fs.remove_dir(path)
+
+
+def lock_file(path: Path) -> int:
+    """Take a lock for the life of the returned descriptor, and write into the file who holds it.
+
+    The file is never removed: who waits for a lock on a removed file would own nothing.
+
+    Raises:
+        BlockingIOError: Held elsewhere; its text names the holder.
+        OSError: The file cannot be opened, locked or written.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        note_holder(fd)
+    except BlockingIOError:
+        holder = _holder(fd)
+        os.close(fd)
+        raise BlockingIOError(holder) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def note_holder(fd: int, **more: str | int) -> None:
+    """Write into a lock file of ours who holds it since when, and what else is worth knowing."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, **more}
+    text = json.dumps(holder).encode() + b"\n"
+    os.pwrite(fd, text, 0)
+    os.ftruncate(fd, len(text))
+
+
+def _holder(fd: int) -> str:
+    """Say who holds a lock, as far as its file tells."""
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+        return f"held by pid {found['pid']} on {found['host']} since {found['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "its holder has not said who it is"

@@ -30,6 +30,8 @@ EPSILON_ROWS = 1000
 MAX_PARAMS_DEPTH = 8
 # Forgetting happens in so many steps per half-life (2.2 % each).
 FORGETTING_CELLS = 32
+MAX_REWARD = 1e20  # beyond, what is committed could not be learned
+MAX_WINDOW_S = 1e9
 LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
 
 
@@ -213,6 +215,38 @@ class ForgettingSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RewardSpec:
+    """What of the rewards reported for one decision is its value, and until when.
+
+    Attributes:
+        aggregate: "first": the first one counts; "last": the newest; "sum" and "mean": all of them,
+            told apart by their `reward_id`.
+        reward_window_s: Seconds after the decision in which rewards count; None: always.
+        default_reward: Learned where the window closes without a reward; None: nothing is.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    aggregate: Literal["first", "last", "sum", "mean"] = "first"
+    reward_window_s: float | None = None
+    default_reward: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in ("first", "last", "sum", "mean"):
+            raise ValueError("aggregate: must be first, last, sum or mean")
+        window = self.reward_window_s
+        if window is not None and not 1.0 <= window <= MAX_WINDOW_S:
+            raise ValueError(f"reward_window_s: must be 1 to {MAX_WINDOW_S:g}")
+        default = self.default_reward
+        if default is None:
+            return
+        if window is None:
+            raise ValueError("default_reward: needs a reward_window_s to close")
+        if not abs(default) <= MAX_REWARD:
+            raise ValueError(f"default_reward: must be -{MAX_REWARD:g} to {MAX_REWARD:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BanditSpec:
     """The whole configuration of one bandit.
 
@@ -234,6 +268,7 @@ class BanditSpec:
     replay: ReplaySpec = field(default_factory=ReplaySpec)
     selection: SelectionSpec = field(default_factory=SelectionSpec)
     forgetting: ForgettingSpec = field(default_factory=ForgettingSpec)
+    rewards: RewardSpec = field(default_factory=RewardSpec)
     reward_range: tuple[float, float] = (0.0, 1.0)
     seed: int | None = None
 
@@ -267,6 +302,7 @@ class BanditSpec:
             "replay": ReplaySpec(**value["replay"]),
             "selection": SelectionSpec(**value["selection"]),
             "forgetting": ForgettingSpec(**value.get("forgetting", {})),
+            "rewards": RewardSpec(**value.get("rewards", {})),
             "reward_range": tuple(value["reward_range"]),
         }
         return cls(**value | sections)

@@ -87,8 +87,13 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
 
 async def delete_bandit(engine: Engine, name: str) -> None:
     """Forget a bandit: its decisions, log and snapshots."""
-    bandit = engine.remove(name)
-    await engine.committed(engine.store.delete_bandit, bandit.record)
+    bandit = engine.bandit(name)
+
+    def deleted(_: None) -> None:  # not before: a refused deletion leaves it in service
+        if engine.get(name) is bandit:
+            engine.remove(name)
+
+    await engine.committed(engine.store.delete_bandit, bandit.record, then=deleted)
     assert engine.desk is not None
     await engine.desk.forget(bandit.record.uid)
     engine.metrics.forget(name)

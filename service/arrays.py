@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.spec import MAX_REWARD
 from service.exceptions import InvalidRequest
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -26,7 +27,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 # Products of such numbers stay far below what a posterior refuses (rows.MAX_NORM): whatever is
 # answered can be learned from.
-MAX_SIZE = 1e20
+MAX_SIZE = MAX_REWARD
 
 
 def decode_envelope(value: Any) -> Any:

@@ -24,6 +24,7 @@ from bandexa_core.ids import (
     BanditUid,
     DecisionId,
 )
+from bandexa_core.log import LearnRow
 from bandexa_core.policies import Choice, EncodedContext
 from bandexa_core.snapshot import SnapshotStore
 from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
@@ -39,6 +40,7 @@ from service.decisions import (
 from service.encoding import ContextEncoder
 from service.exceptions import (
     InvalidRequest,
+    StoreError,
     Unavailable,
     UnknownAction,
     UnknownBandit,
@@ -48,7 +50,10 @@ from service.metrics import Metrics
 from service.rounds import RoundDesk
 from service.settings import Settings
 from service.store import (
+    Activation,
+    ActivationStatus,
     BanditRecord,
+    Closed,
     DecisionRecord,
     RewardOutcome,
     RewardReport,
@@ -57,6 +62,7 @@ from service.store import (
 )
 
 log = logging.getLogger(__name__)
+WINDOWS_LOOKED_AT_S = 1.0
 
 
 class Engine:
@@ -86,6 +92,7 @@ class Engine:
         self._late: set[asyncio.Future[float]] = set()
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
+        self._windows: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -98,9 +105,13 @@ class Engine:
         loop = asyncio.get_running_loop()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
             directory.mkdir(parents=True, exist_ok=True)
-        self._store = SqliteStore(
-            self.settings.database, self.settings.durability, loop.call_soon_threadsafe
-        )
+        try:
+            self._store = SqliteStore(
+                self.settings.database, self.settings.durability, loop.call_soon_threadsafe
+            )
+        except StoreError as error:
+            log.critical("cannot start: %s", error)  # in one line, before the server's traceback
+            raise
         self._reader = self._store.reader()
         await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
@@ -109,6 +120,8 @@ class Engine:
             self.settings, self.registry, self.metrics, self._store, self.find, self._executor
         )
         self.desk.start()
+        await self.close_windows()  # the time since the last ending does not count
+        self._windows = asyncio.create_task(self._watch_windows())
 
     def _clear_deleted(self) -> None:
         """Remove the files of deleted bandits that no trainer was there to remove."""
@@ -132,6 +145,8 @@ class Engine:
 
     async def close(self) -> None:
         """End the trainer, commit what is queued, close the store."""
+        if self._windows is not None:
+            self._windows.cancel()
         if self.desk is not None:
             await self.desk.close()
         if self._late:
@@ -151,6 +166,11 @@ class Engine:
             return "starting"
         failure = self._store.failure
         return None if failure is None else f"the store takes no writes: {failure}"
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether only a new process can tell what the store holds: this one has to end."""
+        return self._store is not None and self._store.failed_for_good
 
     @property
     def store(self) -> SqliteStore:
@@ -351,11 +371,52 @@ class Engine:
         return outcome.status, bandit.model.round_due()
 
     def _learn(self, outcome: RewardOutcome) -> None:
-        bandit = self._by_uid.get(outcome.uid)
-        if outcome.row is None or bandit is None:
-            return
-        bandit.apply(outcome.row)
-        self._train_if_due(bandit)  # here, too: the caller may have gone away
+        if outcome.row is not None:
+            self._apply(outcome.uid, outcome.row)
+
+    def _apply(self, uid: BanditUid, row: LearnRow) -> None:
+        bandit = self._by_uid.get(uid)
+        if bandit is not None:
+            bandit.apply(row)
+            self._train_if_due(bandit)  # here, too: the caller may have gone away
+
+    async def activate(self, decision_id: DecisionId) -> ActivationStatus:
+        """Count a decision that was made with `activate` false, and learn its rewards.
+
+        Raises:
+            UnknownDecision: Nothing was kept.
+        """
+
+        def learn(found: Activation) -> None:
+            for row in found.rows:
+                self._apply(found.uid, row)
+
+        found: Activation = await self.committed(
+            self.store.append_activation, decision_id, time.time(), then=learn
+        )
+        bandit = self._by_uid.get(found.uid)
+        if bandit is not None and found.rows:
+            await bandit.applied(found.rows[-1].position)
+        return found.status
+
+    async def close_windows(self) -> None:
+        """Close the reward windows that are over, and learn the default rewards."""
+
+        def learn(closed: Closed) -> None:
+            for learned in closed.learned:
+                self._apply(learned.uid, learned.row)
+
+        more = True
+        while more:
+            more = (await self.committed(self.store.close_windows, then=learn)).more
+
+    async def _watch_windows(self) -> None:
+        while True:
+            await asyncio.sleep(WINDOWS_LOOKED_AT_S)
+            try:
+                await self.close_windows()
+            except (StoreError, Unavailable) as error:  # the time until it works does not count
+                log.warning("reward windows cannot be closed: %s", error)
 
     def _train_if_due(self, bandit: Bandit) -> None:
         if bandit.model.spec.training.mode == "background" and bandit.model.round_due():

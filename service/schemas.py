@@ -116,6 +116,18 @@ class RewardAnswer(BaseModel):
     train_due: bool
 
 
+class ActivateRequest(Body):
+    """A decision made with `activate` false took effect: from now on it counts."""
+
+    decision_id: Id
+
+
+class ActivateAnswer(BaseModel):
+    """What became of an activation; `late`: the decision's reward window was closed already."""
+
+    status: Literal["applied", "duplicate", "late"]
+
+
 class SelectBatch(Body):
     """Up to 1000 selects; each succeeds or fails on its own."""
 

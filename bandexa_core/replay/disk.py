@@ -14,7 +14,6 @@ directory is derived data without checksums, and deleting it loses nothing but t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -27,7 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.errors import ReplayError, ReplayLocked, ReplayMismatch
-from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, replace_file
+from bandexa_core.filesystem import (
+    FileSystem,
+    LocalFileSystem,
+    lock_file,
+    make_dirs,
+    replace_file,
+)
 from bandexa_core.ids import LogPosition
 from bandexa_core.replay._base import TableReplay
 from bandexa_core.replay._shards import READ_THREADS, ShardFiles
@@ -247,13 +252,9 @@ class DiskReplay(TableReplay):
 
 def _lock(root: Path) -> int:
     """Take the directory's lock; the kernel lets go of it with the descriptor, crash included."""
-    fd = os.open(root / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise ReplayLocked(f"{root} is open in another process, or twice in this one") from None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        return lock_file(root / _LOCK_FILE)
+    except BlockingIOError as error:
+        raise ReplayLocked(
+            f"{root} is open in another process, or twice in this one: {error}"
+        ) from None

@@ -18,6 +18,8 @@ from service.exceptions import ServiceError
 from service.routes.common import EngineDep, candidates_of, problems
 from service.schemas import (
     ActionRef,
+    ActivateAnswer,
+    ActivateRequest,
     RewardAnswer,
     RewardBatch,
     RewardBatchAnswer,
@@ -51,6 +53,12 @@ async def select(body: SelectRequest, engine: EngineDep) -> SelectAnswer:
 async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
     """Report how a decision went. Reporting the same value again changes nothing."""
     return await _reward(engine, body)
+
+
+@router.post("/activate", responses=problems(404, 413, 415, 422))
+async def activate(body: ActivateRequest, engine: EngineDep) -> ActivateAnswer:
+    """Count a decision that was made with `activate` false: what was shown, say, not prefetched."""
+    return ActivateAnswer(status=await engine.activate(DecisionId(body.decision_id)))
 
 
 @router.post("/select/batch", responses=problems(413, 415, 422))

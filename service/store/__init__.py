@@ -8,17 +8,28 @@ from service.store.codec import (
     RewardStatus,
     StoredAnswer,
 )
-from service.store.protocol import EventStore, RewardOutcome
+from service.store.protocol import (
+    Activation,
+    ActivationStatus,
+    Closed,
+    EventStore,
+    Learned,
+    RewardOutcome,
+)
 from service.store.reader import StoreReader
 from service.store.schema import Durability
 from service.store.sqlite import SqliteStore
 
 __all__ = [
+    "Activation",
+    "ActivationStatus",
     "BanditRecord",
     "ChosenAction",
+    "Closed",
     "DecisionRecord",
     "Durability",
     "EventStore",
+    "Learned",
     "RewardOutcome",
     "RewardReport",
     "RewardStatus",

@@ -11,59 +11,51 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
-from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow
+from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.spec import BanditSpec
-from service.exceptions import Conflict, InvalidRequest, UnknownDecision
+from service.exceptions import Conflict
 from service.store.codec import (
     BanditRecord,
-    ChosenAction,
     DecisionRecord,
     RewardReport,
     StoredAnswer,
-    chain_hash,
     pack_candidates,
     pack_change,
     pack_chosen,
     pack_json,
-    unpack_chosen,
 )
-from service.store.protocol import RewardOutcome
-from service.store.reader import GENESIS_HASH, stored_answer
-from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
+from service.store.log_writer import LogWriter
+from service.store.outcomes import Outcomes
+from service.store.protocol import Activation, Closed, RewardOutcome
+from service.store.reader import stored_answer
+from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT
+from service.store.windows import Look, Watch
 
 PURGE_CHUNK = 2000
-
-
-@dataclasses.dataclass(slots=True)
-class LogHead:
-    """The newest row of a bandit's log."""
-
-    position: LogPosition
-    hash: bytes
+CLOSE_CHUNK = 500
 
 
 class Operations:
     """The statements of the store; lives on the writer thread, inside its transaction.
 
-    The heads of the logs are kept in memory and reread after a rollback (`forget_heads`).
+    What it remembers is reread after a rollback (`forget_heads`).
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self._db = connection
         self._clock = clock
-        self._heads: dict[int, LogHead] = {}
         self._bandits: dict[int, BanditRecord] = {}
+        self._log = LogWriter(connection)
+        self._outcomes = Outcomes(connection, self._log, self._bandits.get)
+        self._windows = Watch(connection, self._outcomes)
 
     def forget_heads(self) -> None:
         """Drop what was remembered: a transaction was rolled back."""
-        self._heads.clear()
+        self._log.forget()
 
     def remember(self, record: BanditRecord) -> None:
         """Make a bandit known."""
@@ -73,7 +65,7 @@ class Operations:
 
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
         """Insert a decision, or return the answer that is there under its id."""
-        self._must_live(d.bandit)
+        bandit = self._must_live(d.bandit)
         cursor = self._db.execute(
             "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
@@ -83,6 +75,7 @@ class Operations:
             ),
         )  # fmt: skip
         if cursor.rowcount == 1:
+            self._outcomes.open_window(d.decision_id, bandit, d.time)
             return None
         return stored_answer(self._db, d.decision_id)
 
@@ -94,54 +87,32 @@ class Operations:
         )
 
     def reward(self, report: RewardReport) -> RewardOutcome:
-        """Join a reward to its decision: the first value is learned, later ones are kept."""
-        found = self._db.execute(
-            "SELECT bandit, context, chosen FROM decisions WHERE decision_id = ?",
-            (report.decision_id,),
-        ).fetchone()
-        if found is None:
-            raise UnknownDecision(report.decision_id)
-        key, context, blob = found
+        """See `Outcomes.reward`."""
+        return self._outcomes.reward(report)
+
+    def activate(self, decision_id: DecisionId, now: float) -> Activation:
+        """See `Outcomes.activate`."""
+        return self._outcomes.activate(decision_id, now)
+
+    def close_windows(self, look: Look) -> Closed:
+        """Close the windows that are over, after adding the time in which nobody looked."""
+        now = self._clock()
+        self._windows.look(now, look)
+        return self._outcomes.close_due(now, CLOSE_CHUNK)
+
+    def _must_live(self, key: int) -> BanditRecord:
         bandit = self._bandits.get(key)
-        if bandit is None:  # deleted, its rows not purged yet
-            raise UnknownDecision(report.decision_id)
-        chosen = unpack_chosen(blob)
-        item = _item(chosen, report)
-        known = self._db.execute(
-            "SELECT value FROM outcomes WHERE decision_id = ? AND item = ?",
-            (report.decision_id, item),
-        ).fetchone()
-        if known is not None:
-            if known[0] == report.reward:
-                return RewardOutcome(bandit.uid, "duplicate", None)
-            self._keep(report, item, "ignored")
-            return RewardOutcome(bandit.uid, "ignored", None)
-        self._keep(report, item, "applied")
-        position = self._next(key)
-        self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?)",
-            (report.decision_id, item, position, report.reward),
-        )
-        self._log(
-            key, KIND_LEARN, report.time, report.decision_id, item, position, None, report.reward
-        )
-        spec = bandit.spec.context
-        array = np.frombuffer(context, spec.dtype).reshape(spec.shape)
-        row = LearnRow(
-            position, report.time, report.decision_id, position, None, report.reward,
-            array, chosen[item].features, chosen[item].slot,
-        )  # fmt: skip
-        return RewardOutcome(bandit.uid, "applied", row)
-
-    def _keep(self, report: RewardReport, item: int, status: str) -> None:
-        self._db.execute(
-            "INSERT INTO rewards VALUES (?, ?, ?, ?, ?, ?)",
-            (report.decision_id, item, report.reward_id, report.reward, status, report.time),
-        )
-
-    def _must_live(self, key: int) -> None:
-        if key not in self._bandits:
+        if bandit is None:
             raise Conflict("the bandit was deleted while the request was on its way")
+        return bandit
+
+    def undo_look(self, look: Look) -> None:
+        """Take back what `close_windows` remembered: its transaction was rolled back."""
+        self._windows.undo(look)
+
+    def end(self) -> None:
+        """Note what the next opening has to know; the last operation of this one."""
+        self._windows.end()
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -168,54 +139,16 @@ class Operations:
         """
         self._must_live(bandit.key)
         now = self._clock()
-        position = self._next(bandit.key)
-        previous = self._head(bandit.key).hash
-        row_hash = chain_hash(previous, (position, KIND_IMPORT, now))
+        position = self._log.next(bandit.key)
+        row_hash = self._log.hash_without_payload(bandit.key, KIND_IMPORT, now)
         version = SnapshotVersion(publish(position, row_hash))
-        self._insert(
-            bandit.key, KIND_IMPORT, now, (None,) * 5, pack_json({"version": version}), row_hash
-        )
+        payload = pack_json({"version": version})
+        self._log.named(bandit.key, KIND_IMPORT, now, payload, row_hash)
         return ImportRow(position, now, version)
 
     def _payload(self, bandit: BanditRecord, kind: int, now: float, payload: bytes) -> LogPosition:
         self._must_live(bandit.key)
-        position = self._next(bandit.key)
-        row_hash = chain_hash(self._head(bandit.key).hash, (position, kind, now, payload))
-        self._insert(bandit.key, kind, now, (None,) * 5, payload, row_hash)
-        return position
-
-    def _log(
-        self, key: int, kind: int, now: float, decision_id: DecisionId, item: int,
-        origin: LogPosition, before: float | None, after: float,
-    ) -> None:  # fmt: skip
-        values = (decision_id, item, origin, before, after)
-        row_hash = chain_hash(self._head(key).hash, (self._next(key), kind, now, *values))
-        self._insert(key, kind, now, values, None, row_hash)
-
-    def _insert(
-        self, key: int, kind: int, now: float, values: tuple[Any, ...], payload: bytes | None,
-        row_hash: bytes,
-    ) -> None:  # fmt: skip
-        position = self._next(key)
-        self._db.execute(
-            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, position, kind, now, *values, payload, row_hash),
-        )
-        self._heads[key] = LogHead(position, row_hash)
-
-    def _next(self, key: int) -> LogPosition:
-        return LogPosition(self._head(key).position + 1)
-
-    def _head(self, key: int) -> LogHead:
-        head = self._heads.get(key)
-        if head is None:
-            found = self._db.execute(
-                "SELECT position, hash FROM log WHERE bandit = ? ORDER BY position DESC LIMIT 1",
-                (key,),
-            ).fetchone()
-            position, row_hash = found or (0, GENESIS_HASH)
-            head = self._heads[key] = LogHead(LogPosition(position), bytes(row_hash))
-        return head
+        return self._log.changed(bandit.key, kind, now, payload)
 
     # -- bandits ------------------------------------------------------------------------------
 
@@ -245,7 +178,7 @@ class Operations:
             "UPDATE bandits SET deleted = ? WHERE bandit = ?", (self._clock(), bandit.key)
         )
         self._bandits.pop(bandit.key, None)
-        self._heads.pop(bandit.key, None)
+        self._log.forget(bandit.key)
 
     def unpurged(self) -> list[int]:
         """Return the keys of deleted bandits that have rows left."""
@@ -266,7 +199,7 @@ class Operations:
             )
         ]
         keys = [(decision_id,) for decision_id in ids]
-        for table in ("rewards", "outcomes", "decisions"):
+        for table in ("rewards", "outcomes", "windows", "activations", "decisions"):
             self._db.executemany(f"DELETE FROM {table} WHERE decision_id = ?", keys)
         removed = self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND position IN"
@@ -274,18 +207,6 @@ class Operations:
             (key, key, PURGE_CHUNK),
         ).rowcount
         return bool(ids) or removed > 0
-
-
-def _item(chosen: tuple[ChosenAction, ...], report: RewardReport) -> int:
-    """Return which of the chosen actions a reward is for."""
-    if report.action is None:
-        if len(chosen) > 1:
-            raise InvalidRequest("action", "needed: the decision chose several actions")
-        return 0
-    for item, picked in enumerate(chosen):
-        if picked.id == report.action:
-            return item
-    raise InvalidRequest("action", f"the decision did not choose {report.action!r}")
 
 
 def wall_clock() -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition
@@ -25,6 +25,7 @@ from service.store.codec import (
 from service.store.reader import StoreReader
 
 T = TypeVar("T")
+ActivationStatus = Literal["applied", "duplicate", "late"]
 Done = Callable[[T | None, Exception | None], None]
 
 
@@ -35,6 +36,31 @@ class RewardOutcome:
     uid: BanditUid
     status: RewardStatus
     row: LearnRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A learn row that no reward of its own made."""
+
+    uid: BanditUid
+    row: LearnRow
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What an activation did, and the learn rows of the rewards that came before it."""
+
+    uid: BanditUid
+    status: ActivationStatus
+    rows: tuple[LearnRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What closing windows taught. `more`: others are due at once."""
+
+    learned: tuple[Learned, ...]
+    more: bool
 
 
 class EventStore(Protocol):
@@ -52,6 +78,17 @@ class EventStore(Protocol):
 
     def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
         """Join a reward to its decision; UnknownDecision, or InvalidRequest for its action."""
+
+    def append_activation(
+        self, decision_id: DecisionId, time: float, done: Done[Activation]
+    ) -> None:
+        """Count a decision that was made with `activate` false; UnknownDecision."""
+
+    def close_windows(self, done: Done[Closed]) -> None:
+        """Close the reward windows that are over; to be called about every second.
+
+        Time in which it was not called, or failed, does not count towards a window.
+        """
 
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]

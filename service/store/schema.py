@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from service.exceptions import StoreError
+from service.store.disk_faults import told
+from service.store.migrations import migrate
 
 Durability = Literal["commit", "os"]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 
 # A decision's row may hold a large context, so what changes later (the value learned from it) lives
 # in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
 # sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
+# `windows` holds when the rewards of a decision stop counting, and when they were seen to.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (
@@ -34,6 +37,11 @@ CREATE TABLE rewards (
   decision_id TEXT NOT NULL, item INTEGER NOT NULL, reward_id TEXT, reward REAL NOT NULL,
   status TEXT NOT NULL, time REAL NOT NULL);
 CREATE INDEX rewards_decision ON rewards (decision_id);
+CREATE TABLE windows (
+  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, closes REAL NOT NULL, closed REAL)
+  WITHOUT ROWID;
+CREATE INDEX windows_open ON windows (closes) WHERE closed IS NULL;
+CREATE TABLE activations (decision_id TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE log (
   bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
   decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
@@ -66,16 +74,14 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
             connection.executescript(
                 f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
-        elif found != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path} has schema version {found}, this release reads {SCHEMA_VERSION}"
-            )
+        else:
+            migrate(connection, path, SCHEMA_VERSION)
     except StoreError:
         connection.close()
         raise
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise StoreError(f"{path}: {error}") from error
+        raise StoreError(f"{path}: {told(error)}") from error
     return connection
 
 

@@ -3,45 +3,45 @@
 The thread owns the writing connection. It takes all operations that are queued, runs them in one
 transaction, commits, and hands the results back in order; there is no timer. Durability
 "commit" syncs every group before its answers (survives power loss); "os" leaves that to the
-kernel (survives a killed process). A failed group fails its callers; after a failed commit the
-store refuses everything, since what the disk holds is no longer known. One process at a time may
-have the store open; the lock goes with the process, however it ends.
+kernel (survives a killed process). What a failure means is told by `group_writer`: while the disk
+takes no writes they are refused at once and a probe every second finds out when it does again;
+after a failed sync the connection is never used or closed again, and the process should end. One
+process at a time may have the store open; the lock goes with the process, however it ends.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bandexa_core.catalogue import CatalogueChange
-from bandexa_core.errors import BandexaError
+from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.exceptions import StoreError
 from service.store.codec import BanditRecord, DecisionRecord, RewardReport, StoredAnswer
+from service.store.disk_faults import told
+from service.store.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.operations import Operations, wall_clock
-from service.store.protocol import Done, RewardOutcome
+from service.store.protocol import Activation, Closed, Done, RewardOutcome
 from service.store.reader import StoreReader
 from service.store.schema import Durability, next_epoch, open_writer
+from service.store.windows import Look
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_GROUP = 1024
 Deliver = Callable[[Callable[[], None]], object]
 
-
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    run: Callable[[], Any]
-    done: Done[Any]
+# Connections after a failed sync: closing one would write, and drop the write-ahead log.
+_ABANDONED: list[sqlite3.Connection] = []
 
 
 class SqliteStore:
@@ -65,21 +65,20 @@ class SqliteStore:
         clock: Callable[[], float] = wall_clock,
     ) -> None:
         self._path = path
-        self._durability = durability
         self._deliver = deliver
         self._lock = _lock(path)
         try:
-            self._db = open_writer(path, durability)
+            self._db, self.epoch = _open(path, durability, self._lock)
         except BaseException:
             os.close(self._lock)
             raise
-        self.epoch = next_epoch(self._db)
         self._operations = Operations(self._db, clock)
+        wal = path.with_name(path.name + "-wal")
+        self._writer = GroupWriter(self._db, wal, durability, self._operations.forget_heads)
         with self.reader() as reader:
             for record in reader.bandits():
                 self._operations.remember(record)
-        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
-        self._failed: Exception | None = None
+        self._queue: queue.SimpleQueue[Queued | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
         for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
@@ -87,9 +86,14 @@ class SqliteStore:
         self._thread.start()
 
     @property
-    def failure(self) -> Exception | None:
+    def failure(self) -> str | None:
         """Why the store refuses writes, or None."""
-        return self._failed
+        return self._writer.failure
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether only a new process can tell what is on disk: this one should end."""
+        return self._writer.final
 
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""
@@ -102,6 +106,10 @@ class SqliteStore:
         self._closed = True
         self._queue.put(None)
         self._thread.join()
+        _answer(self._writer.commit([Queued(self._operations.end, _ended)]))
+        if self._writer.final:
+            _ABANDONED.append(self._db)  # and the directory stays ours until the process ends
+            return
         self._db.close()
         os.close(self._lock)
 
@@ -121,6 +129,21 @@ class SqliteStore:
         """See `EventStore.append_reward`."""
         self._put(lambda: self._operations.reward(report), done)
 
+    def append_activation(
+        self, decision_id: DecisionId, time: float, done: Done[Activation]
+    ) -> None:
+        """See `EventStore.append_activation`."""
+        self._put(lambda: self._operations.activate(decision_id, time), done)
+
+    def close_windows(self, done: Done[Closed]) -> None:
+        """See `EventStore.close_windows`."""
+        look = Look()
+        self._put(
+            lambda: self._operations.close_windows(look),
+            done,
+            undo=lambda: self._operations.undo_look(look),
+        )
+
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
     ) -> None:
@@ -138,7 +161,7 @@ class SqliteStore:
         done: Done[ImportRow],
     ) -> None:
         """See `EventStore.append_import`."""
-        self._put(lambda: self._operations.import_snapshot(bandit, publish), done)
+        self._put(lambda: self._operations.import_snapshot(bandit, publish), done, publishes=True)
 
     def create_bandit(
         self,
@@ -148,18 +171,30 @@ class SqliteStore:
         done: Done[BanditRecord],
     ) -> None:
         """See `EventStore.create_bandit`."""
-        self._put(lambda: self._operations.create(name, spec, publish), done)
+        self._put(lambda: self._operations.create(name, spec, publish), done, publishes=True)
 
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
         """See `EventStore.delete_bandit`: marked first, then purged a part per transaction."""
+
+        def purged(_: None, error: Exception | None) -> None:
+            _purged(None, error)
+            done(None, None)  # it is deleted all the same; the rest of its rows goes later
 
         def marked(_: None, error: Exception | None) -> None:
             if error is not None:
                 done(None, error)
             else:
-                self._purge(bandit.key, done)
+                self._purge(bandit.key, purged)
 
-        self._put(lambda: self._operations.delete(bandit), marked)
+        self._put(
+            lambda: self._operations.delete(bandit),
+            marked,
+            undo=lambda: self._operations.remember(bandit),
+        )
+
+    def _purge_all(self, keys: list[int] | None, _: Exception | None) -> None:
+        for key in keys or ():
+            self._purge(key, _purged)
 
     def _purge(self, key: int, done: Done[None]) -> None:
         def purged(more: bool | None, error: Exception | None) -> None:
@@ -172,43 +207,41 @@ class SqliteStore:
 
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`."""
-        self._put(lambda: None, lambda _, error: self._put_sync(done, error))
-
-    def _put_sync(self, done: Done[None], error: Exception | None) -> None:
-        if error is not None or self._durability == "commit":
-            done(None, error)
-        else:
-            self._put(self._sync_files, done)
-
-    def _sync_files(self) -> None:
-        for path in (self._path.with_name(self._path.name + "-wal"), self._path):
-            if path.exists():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        # By SQLite: closing a descriptor of our own would drop the locks it holds on the file.
+        self._put(self._writer.touch, done, durable=True)
 
     # -- the writer thread --------------------------------------------------------------------
 
-    def _put(self, run: Callable[[], T], done: Done[T]) -> None:
-        if self._closed or self._failed is not None:
-            done(None, StoreError(f"the store takes no writes: {self._failed or 'closed'}"))
-            return
-        self._queue.put(_Queued(run, done))
+    def _put(self, run: Callable[[], T], done: Done[T], **kind: Any) -> None:
+        if self._closed:
+            done(None, StoreError("the store takes no writes: closed"))
+        elif (refusal := self._writer.refusal()) is not None:
+            done(None, refusal)
+        else:
+            self._queue.put(Queued(run, done, **kind))
 
     def _write(self) -> None:
         running = True
         while running:
             group, running = self._take()
             if group:
-                results = self._commit(group)
-                self._deliver(lambda results=results: _answer(results))  # type: ignore[misc]
+                answers = self._writer.commit(group)
+                self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
+                self._writer.checkpoint_if_due()
+            elif running and self._writer.probe():  # purges that the outage broke off go on
+                self._put(self._operations.unpurged, self._purge_all)
 
-    def _take(self) -> tuple[list[_Queued], bool]:
-        """Wait for an operation, then take all that are queued; False: asked to stop."""
-        group: list[_Queued] = []
-        item = self._queue.get()
+    def _take(self) -> tuple[list[Queued], bool]:
+        """Wait for an operation, then take all that are queued; False: asked to stop.
+
+        During an outage it returns nothing each time the store should be probed.
+        """
+        group: list[Queued] = []
+        outage = self._writer.failure is not None and not self._writer.final
+        try:
+            item = self._queue.get(timeout=PROBE_S if outage else None)
+        except queue.Empty:
+            return group, True
         while item is not None:
             group.append(item)
             if len(group) == MAX_GROUP:
@@ -219,32 +252,9 @@ class SqliteStore:
                 return group, True
         return group, False
 
-    def _commit(self, group: list[_Queued]) -> list[tuple[Done[Any], Any, Exception | None]]:
-        if self._failed is not None:
-            refused = StoreError(f"the store takes no writes: {self._failed}")
-            return [(queued.done, None, refused) for queued in group]
-        results: list[tuple[Done[Any], Any, Exception | None]] = []
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            for queued in group:
-                try:
-                    results.append((queued.done, queued.run(), None))
-                except BandexaError as error:
-                    results.append((queued.done, None, error))
-            self._db.execute("COMMIT")
-        except Exception as error:  # the top of the writer's loop: fail the group, then refuse
-            log.exception("the store failed; nothing of this group was kept")
-            self._failed = error
-            self._operations.forget_heads()
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            failure = StoreError(f"the store failed: {error}")
-            return [(queued.done, None, failure) for queued in group]
-        return results
 
-
-def _answer(results: list[tuple[Done[Any], Any, Exception | None]]) -> None:
-    for done, result, error in results:
+def _answer(answers: list[Answer]) -> None:
+    for done, result, error in answers:
         try:
             done(result, error)
         except Exception:  # the top of the answers' loop: the others must get theirs
@@ -256,16 +266,31 @@ def _purged(_: None, error: Exception | None) -> None:
         log.error("a deleted bandit could not be purged: %s", error)
 
 
+def _ended(_: None, error: Exception | None) -> None:
+    if error is not None:
+        log.warning("reward windows may close some seconds late: %s", error)
+
+
 def _lock(path: Path) -> int:
     """Take the lock that the one process holds that may write; returns its descriptor."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    descriptor = os.open(path.with_name(f"{path.name}.lock"), flags, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(f"{path} is open in another process") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        return lock_file(path.with_name(f"{path.name}.lock"))
+    except BlockingIOError as error:
+        raise StoreError(f"{path} is open in another process: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be locked: {error}") from error
+
+
+def _open(path: Path, durability: Durability, lock: int) -> tuple[sqlite3.Connection, int]:
+    """Open the database and count the opening; returns the connection and the epoch."""
+    db = open_writer(path, durability)
+    try:
+        # Where a sync failed, the log that an earlier process left may be whole in memory and torn
+        # on disk. What is appended to it would be lost with it, so it is written back first.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        epoch = next_epoch(db)
+        note_holder(lock, epoch=epoch)
+    except (sqlite3.Error, OSError) as error:
+        db.close()
+        raise StoreError(f"{path}: {told(error)}") from error
+    return db, epoch

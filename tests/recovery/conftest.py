@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,17 @@ class Refused(AssertionError):
 class Node:
     """A server on one data directory; start it, end it, start it again."""
 
-    def __init__(self, data_dir: Path, keep_snapshots: int = 3) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        keep_snapshots: int = 3,
+        durability: str = "os",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
-        self._environment = {"BANDEXA_KEEP_SNAPSHOTS": str(keep_snapshots)}
+        self._durability = durability
+        self._environment = {"BANDEXA_KEEP_SNAPSHOTS": str(keep_snapshots), **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
         self.http: httpx.Client
 
@@ -75,7 +82,7 @@ class Node:
         assert self._process is None
         command = [
             sys.executable, "-m", "service.cli", "serve", "--port", "0",
-            "--data-dir", str(self.data_dir), "--durability", "os", "--device", "cpu",
+            "--data-dir", str(self.data_dir), "--durability", self._durability, "--device", "cpu",
         ]  # fmt: skip
         with self.log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(

@@ -142,14 +142,14 @@ def test_a_full_disk_makes_it_not_ready_and_loses_nothing_acknowledged(node, rig
             break
         acknowledged.append(f"full.{number}")
     assert answer.status_code == 503
-    assert answer.json()["type"] == "urn:bandexa:store-failed"
+    assert answer.json()["type"] == "urn:bandexa:unavailable"
     assert int(answer.headers["retry-after"]) > 0
     ready = node.http.get("/readyz")
     assert ready.status_code == 503
     assert "the store takes no writes" in ready.json()["detail"]
     assert node.http.get("/healthz").is_success
     late = node.http.post("/reward", json={"decision_id": "full.0", "reward": 0.5})
-    assert (late.status_code, late.json()["type"]) == (503, "urn:bandexa:store-failed")
+    assert (late.status_code, late.json()["type"]) == (503, "urn:bandexa:unavailable")
     node.score("full")
     position = node.state("full")["position"]
     assert node.stop() == 0

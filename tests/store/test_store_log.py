@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import sqlite3
 from contextlib import closing
 from hashlib import blake2b
@@ -18,6 +19,8 @@ from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.spec import SelectionSpec, TrainingSpec
+from service.store.codec import chain_hash
+from service.store.reader import GENESIS_HASH
 
 DECISIONS = itertools.count()
 LEARN, CATALOGUE, CONFIG = 1, 2, 3
@@ -240,3 +243,15 @@ def test_every_opening_is_counted(desk):
         epochs.append(store.epoch)
         store.close()
     assert epochs == [1, 2, 3]
+
+
+def test_a_reward_of_minus_zero_is_hashed_as_it_is_kept(desk, store, make):
+    bandit = make.bandit(desk, store)
+    desk.call(store.append_decision, make.decision(bandit, "d0"))
+    row = desk.call(store.append_reward, make.report("d0", -0.0)).row
+    assert math.copysign(1.0, row.after) == 1.0
+    with closing(sqlite3.connect(desk.path)) as connection:
+        [(*values, found)] = connection.execute(
+            "SELECT position, kind, time, decision_id, item, origin, before, after, hash FROM log"
+        )
+    assert chain_hash(GENESIS_HASH, values) == found

@@ -1,0 +1,42 @@
+"""Windows, sums and activations in a server that is killed."""
+
+from __future__ import annotations
+
+import time
+
+DEFAULT = {"aggregate": "sum", "reward_window_s": 6.0, "default_reward": 0.5}
+
+
+def test_what_was_open_is_closed_after_a_kill_and_not_before_its_time(launch, rig):
+    node = launch("windows")
+    node.create("summed", rig.linear(rewards=DEFAULT))
+    for number in range(4):
+        body = {"bandit": "summed", "context": rig.context_of("summed", number)}
+        node.call("POST", "/select", body | {"decision_id": f"w{number}", "activate": number < 3})
+    for part in range(2):
+        body = {"decision_id": "w0", "reward": 0.25, "reward_id": f"r{part}"}
+        node.call("POST", "/reward", body)
+    node.call("POST", "/reward", {"decision_id": "w3", "reward": 0.25, "reward_id": "r0"})
+    answered = time.monotonic()
+    rig.poll(lambda: rig.query(node, "SELECT 1 FROM meta WHERE key = 'windows_looked'"), "a look")
+    node.kill()
+    watched = time.monotonic() - answered
+    deadline = time.monotonic() + 7.0  # longer than the window: away is not watched
+    rig.poll(lambda: time.monotonic() > deadline, "the window's length to pass")
+    node.start()
+    restarted = time.monotonic()
+    again = {"decision_id": "w0", "reward": 0.25, "reward_id": "r1"}
+    assert node.call("POST", "/reward", again)["status"] == "duplicate"
+    more = {"decision_id": "w0", "reward": 0.5, "reward_id": "r2"}
+    assert node.call("POST", "/reward", more)["status"] == "aggregated"
+    rig.poll(lambda: node.state("summed")["num_learned"] == 3, "the default rewards")
+    assert watched + time.monotonic() - restarted > 5.0
+    learned = rig.query(node, "SELECT decision_id, value FROM outcomes ORDER BY decision_id")
+    assert learned == [("w0", 1.0), ("w1", 0.5), ("w2", 0.5)]
+    assert node.call("POST", "/activate", {"decision_id": "w3"}) == {"status": "late"}
+    before = node.score("summed")
+    node.kill()
+    node.start()
+    after = node.score("summed")
+    assert [part.tolist() for part in after] == [part.tolist() for part in before]
+    assert node.stop() == 0

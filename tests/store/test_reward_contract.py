@@ -1,0 +1,284 @@
+"""The reward contract, against a model of it that keeps plain lists.
+
+A state machine decides, rewards, repeats, activates and lets time pass on a real store; whatever
+order hypothesis finds, statuses, values and learn rows are those of the model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from bandexa_core.ids import DecisionId, LogPosition
+from bandexa_core.spec import RewardSpec
+from service.exceptions import InvalidRequest, StoreError, UnknownDecision
+from service.store import SqliteStore
+from tests.store.conftest import Desk, make_decision, make_report, make_spec
+
+VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])
+REWARD_IDS = st.sampled_from([None, "r0", "r1", "r2", "r3", "r4"])
+WINDOW_S, START = 100.0, 1000.0
+
+
+@dataclass
+class Known:
+    """One decision as the model sees it."""
+
+    made: float
+    active: bool
+    counted: list[tuple[str | None, float]] = field(default_factory=list)
+    kept: list[tuple[str | None, float, str]] = field(default_factory=list)
+    value: float | None = None
+    closed: bool = False
+
+
+def folded(aggregate: str, values: list[float]) -> float:
+    if aggregate == "first":
+        return values[0]
+    if aggregate == "last":
+        return values[-1]
+    return math.fsum(values) / (1 if aggregate == "sum" else len(values))
+
+
+class Contract(RuleBasedStateMachine):
+    """Rewards, activations and closing windows of one bandit."""
+
+    @initialize(
+        aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
+        window=st.sampled_from([None, WINDOW_S]),
+        default=st.sampled_from([None, 0.25]),
+    )
+    def begin(self, aggregate: str, window: float | None, default: float | None) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.now, self.aggregate, self.window = START, aggregate, window
+        self.default = default if window is not None else None
+        self.desk = Desk(Path(self.folder.name) / "bandexa.db")
+        self.store = self.opened()
+        rewards = RewardSpec(
+            aggregate=aggregate,  # type: ignore[arg-type]
+            reward_window_s=window,
+            default_reward=self.default,
+        )
+        spec = make_spec(rewards=rewards)
+        self.bandit = self.call(self.store.create_bandit, "b", spec, lambda uid: None)
+        self.known: dict[str, Known] = {}
+        self.learned: list[tuple[str, float | None, float]] = []
+        self.look()
+
+    def opened(self) -> SqliteStore:
+        return SqliteStore(self.desk.path, "os", lambda answer: answer(), lambda: self.now)
+
+    def call(self, append: Callable[..., None], *args: Any) -> Any:
+        return self.desk.call(append, *args)
+
+    def look(self) -> None:
+        """Have the store close what is due, and say what the model expects of it."""
+        closed = self.call(self.store.close_windows)
+        seen = [(learned.row.decision_id, learned.row.after) for learned in closed.learned]
+        expected = []
+        for name, known in sorted(self.known.items(), key=lambda pair: (pair[1].made, pair[0])):
+            if self.window is None or known.closed or self.now < known.made + self.window:
+                continue
+            known.closed = True
+            if self.default is not None and known.active and known.value is None:
+                expected.append((name, self.default))
+                self.learn(name, known, self.default)
+        assert seen == expected
+
+    def learn(self, name: str, known: Known, value: float) -> None:
+        self.learned.append((name, known.value, value))
+        known.value = value
+
+    @rule(active=st.booleans())
+    def decide(self, active: bool) -> None:
+        name = f"d{len(self.known)}"
+        record = replace(make_decision(self.bandit, name), time=self.now, activated=active)
+        assert self.call(self.store.append_decision, record) is None
+        self.known[name] = Known(self.now, active)
+
+    @precondition(lambda self: self.known)
+    @rule(pick=st.integers(0, 50), value=VALUES, reward_id=REWARD_IDS)
+    def reward(self, pick: int, value: float, reward_id: str | None) -> None:
+        name = f"d{pick % len(self.known)}"
+        known = self.known[name]
+        report = replace(make_report(name, value), reward_id=reward_id, time=self.now)
+        if reward_id is None and self.aggregate in ("sum", "mean"):
+            with pytest.raises(InvalidRequest, match="reward_id"):
+                self.call(self.store.append_reward, report)
+            return
+        expected = self.expected(name, known, value, reward_id)
+        outcome = self.call(self.store.append_reward, report)
+        assert outcome.status == expected
+        assert (outcome.row is None) == (known.value == self.before)
+        if outcome.row is not None:
+            assert (outcome.row.before, outcome.row.after) == (self.before, known.value)
+
+    def expected(self, name: str, known: Known, value: float, reward_id: str | None) -> str:
+        """Return the status that is right, having brought the model up to date."""
+        self.before = known.value
+        if reward_id is not None:
+            same = [kept for kept in known.kept if kept[0] == reward_id]
+            if any(kept[1] == value for kept in same):
+                return "duplicate"
+            if same:
+                known.kept.append((reward_id, value, "ignored"))
+                return "ignored"
+        if known.closed:
+            if reward_id is None and any(k[1:] == (value, "late") for k in known.kept):
+                return "duplicate"
+            known.kept.append((reward_id, value, "late"))
+            return "late"
+        values = [each for _, each in known.counted]
+        if values and self.aggregate in ("first", "last"):
+            if folded(self.aggregate, values) == value:
+                return "duplicate"
+            if self.aggregate == "first":
+                known.kept.append((reward_id, value, "ignored"))
+                return "ignored"
+        known.counted.append((reward_id, value))
+        status = "applied" if known.active else "aggregated"
+        if values and self.aggregate in ("sum", "mean"):
+            status = "aggregated"
+        known.kept.append((reward_id, value, status))
+        total = folded(self.aggregate, [*values, value])
+        if known.active and total != known.value:
+            self.learn(name, known, total)
+        return status
+
+    @precondition(lambda self: self.known)
+    @rule(pick=st.integers(0, 50))
+    def activate(self, pick: int) -> None:
+        name = f"d{pick % len(self.known)}"
+        known = self.known[name]
+        found = self.call(self.store.append_activation, DecisionId(name), self.now)
+        rows = [(row.before, row.after) for row in found.rows]
+        if known.active or known.closed:
+            assert (found.status, rows) == ("duplicate" if known.active else "late", [])
+            return
+        known.active = True
+        assert found.status == "applied"
+        if known.counted:
+            self.learn(name, known, folded(self.aggregate, [v for _, v in known.counted]))
+            assert rows == [(None, known.value)]
+        else:
+            assert rows == []
+
+    @rule(seconds=st.sampled_from([1.0, 2.0, 2.5]), times=st.integers(1, 60))
+    def time_passes(self, seconds: float, times: int) -> None:
+        for _ in range(times):
+            self.now += seconds
+            self.look()
+
+    @rule(seconds=st.sampled_from([0.5, 40.0, 5000.0]))
+    def the_service_is_away(self, seconds: float) -> None:
+        self.look()
+        self.call(self.store.append_propensity, DecisionId("nobody"), 0.5)
+        self.store.close()
+        self.now += seconds
+        self.store = self.opened()
+        for known in self.known.values():
+            if not known.closed:  # what it was away does not count
+                known.made += seconds
+        closed = self.call(self.store.close_windows)
+        assert closed.learned == ()
+
+    @rule()
+    def nobody_is_unknown(self) -> None:
+        with pytest.raises(UnknownDecision):
+            self.call(self.store.append_activation, DecisionId("nobody"), self.now)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        try:
+            with self.store.reader() as reader:
+                head = reader.head(self.bandit.key)
+                chunks = reader.follow(self.bandit, LogPosition(0), head)
+                rows = [row for chunk in chunks for row in chunk]
+            found = [(row.decision_id, row.before, row.after) for row in rows]
+            assert found == self.learned
+            first: dict[str, int] = {}
+            for row in rows:
+                assert row.origin == first.setdefault(row.decision_id, row.position)
+        finally:
+            self.store.close()
+            self.folder.cleanup()
+
+
+TestContract = Contract.TestCase
+TestContract.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+
+
+def test_a_window_closes_exactly_as_much_later_as_the_service_was_closed(tmp_path):
+    desk, now = Desk(tmp_path / "bandexa.db"), [START]
+
+    def opened() -> SqliteStore:
+        return SqliteStore(desk.path, "os", lambda answer: answer(), lambda: now[0])
+
+    store = opened()
+    rewards = RewardSpec(reward_window_s=10.0, default_reward=0.5)
+    bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
+    desk.call(store.close_windows)
+    desk.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
+    for second in range(1, 4):  # 7 seconds are left
+        now[0] = START + second
+        assert desk.call(store.close_windows).learned == ()
+    store.close()
+    now[0] += 1000.0
+    store = opened()
+    closed = []
+    for _ in range(9):
+        if desk.call(store.close_windows).learned:
+            closed.append(now[0] - START - 1003.0)
+        now[0] += 1.0
+    store.close()
+    assert closed == [7.0]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1e16, 0.1, -1e16])))
+def test_a_sum_does_not_depend_on_the_order_of_its_rewards(desk, store, order):
+    spec = make_spec(rewards=RewardSpec(aggregate="sum"))
+    bandit = desk.call(store.create_bandit, "b", spec, lambda uid: None)
+    desk.call(store.append_decision, make_decision(bandit, "d0"))
+    for number, value in enumerate(order):
+        report = replace(make_report("d0", value), reward_id=f"r{number}")
+        row = desk.call(store.append_reward, report).row
+    assert row.after == 0.1
+
+
+def test_an_outage_postpones_a_window_once_whatever_fails_behind_it(tmp_path):
+    desk, now = Desk(tmp_path / "bandexa.db"), [START]
+    store = SqliteStore(desk.path, "os", lambda answer: answer(), lambda: now[0])
+    rewards = RewardSpec(reward_window_s=100.0)
+    bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
+    desk.call(store.close_windows)
+    desk.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
+    now[0] += 50.0  # nobody looked
+    desk.call(store.close_windows)
+
+    def fail(uid: str) -> None:
+        raise ArithmeticError("unforeseen")
+
+    with pytest.raises(StoreError):
+        desk.call(store.create_bandit, "c", make_spec(), fail)
+    now[0] += 1.0
+    desk.call(store.close_windows)
+    store.close()
+    with closing(sqlite3.connect(desk.path)) as connection:
+        [(closes,)] = connection.execute("SELECT closes FROM windows").fetchall()
+    assert closes == START + 100.0 + 50.0
