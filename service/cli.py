@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(simulate_app, name="simulate")
+STORE_FAILED_STATUS = 4  # the disk failed to sync; start again to recover from what it holds
 bench_app = typer.Typer(help="Measure; prints a table.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -43,6 +44,8 @@ def serve(
     """Serve bandits over HTTP until SIGTERM.
 
     Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it is ready.
+
+    Exit status 4: the store failed for good (docs/operations.md); start again to recover.
     """
     try:
         settings = load_settings(
@@ -57,9 +60,10 @@ def serve(
     from service.app import create_app  # torch: only a server pays for its import
 
     try:
+        asgi = create_app(settings)
         server = _Server(
             uvicorn.Config(
-                create_app(settings),
+                asgi,
                 loop="uvloop",
                 http="httptools",
                 log_config=None,
@@ -70,13 +74,25 @@ def serve(
     except ValueError as error:
         typer.echo(f"bandexa serve: {error}", err=True)
         raise typer.Exit(2) from error
+    engine = asgi.state.engine
+    server.ends_when(lambda: engine.failed_for_good)
     server.run(sockets=[listener])
+    if engine.failed_for_good:
+        logging.shutdown()
+        os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write
     if not server.started:
         raise typer.Exit(1)
 
 
 class _Server(uvicorn.Server):
     """Announces itself, and lets a signal end it with status 0 once all is committed."""
+
+    def ends_when(self, condition: Callable[[], bool]) -> None:
+        """End in order once `condition` holds; it is looked at ten times a second."""
+        self._has_to_end = condition
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._has_to_end()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -211,6 +227,59 @@ def bench_images(
     from benchmarks.images import main as measure
 
     given = ["--quick"] if quick else []
+    raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
+
+
+@app.command()
+def verify(
+    data_dir: Annotated[Path, typer.Argument(help="A server's data directory, or a backup.")],
+    live: Annotated[str | None, typer.Option(help="URL of the server to compare with.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="BANDEXA_API_KEY", help="Sent to that server.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with own encoders.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Recompute and compare what is stored; exits with 0: ok, 1: a difference, 2: unreadable."""
+    os.environ.pop("BANDEXA_API_KEY", None)  # it is this command's, no setting
+    try:
+        settings = load_settings(config, data_dir=data_dir)
+    except SettingsError as error:
+        typer.echo(f"bandexa verify: {error}", err=True)
+        raise typer.Exit(2) from error
+    from service.verify import main as check
+
+    raise typer.Exit(check(settings, live=live, api_key=api_key, json_file=json_file, quiet=quiet))
+
+
+@app.command()
+def backup(
+    data_dir: Annotated[Path, typer.Argument(help="The data directory, of a server that may run.")],
+    dest: Annotated[Path, typer.Argument(help="Where the copy goes: new, or empty.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
+) -> None:
+    """Copy a data directory into one that can be served; exits with 2 where that failed."""
+    from service.backup import main as copy
+
+    raise typer.Exit(copy(data_dir, dest, quiet=quiet))
+
+
+@bench_app.command("interference")
+def bench_interference(
+    trains: Annotated[
+        str, typer.Option(help="What is trained meanwhile: resnet or mlp.")
+    ] = "resnet",
+    pairs: Annotated[int, typer.Option(help="Turns through all conditions.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Length of a window.")] = 8.0,
+    share: Annotated[float, typer.Option(help="Of the capacity that is asked for.")] = 0.5,
+    json_file: JsonFile = None,
+) -> None:
+    """A small bandit's tail while another is trained, beside an equal CPU burner, and alone."""
+    from benchmarks.interference import main as measure
+
+    given = ["--trains", trains, "--pairs", str(pairs), "--seconds", str(seconds)]
+    given += ["--share", str(share)]
     raise typer.Exit(measure(given if json_file is None else [*given, "--json", str(json_file)]))
 
 

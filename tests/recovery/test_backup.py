@@ -1,0 +1,168 @@
+"""A backup that is taken while clients select and reward, and a server that goes on from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("linear", "disjoint", "neural", "forgetting")
+CLIENTS = 4
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+class Load:
+    """Clients that select and reward until they are told to stop, and what was acknowledged."""
+
+    def __init__(self, node, rig) -> None:
+        self.node, self.rig = node, rig
+        self.acknowledged: list[str] = []
+        self.failures: list[BaseException] = []
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,)) for number in range(CLIENTS)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self, client: int) -> None:
+        name = NAMES[client]
+        number = 1000
+        try:
+            while not self._stop.is_set():
+                self.rig.feed(self.node, name, number, 4)
+                self.acknowledged += [f"{name}.{n}" for n in range(number, number + 4)]
+                number += 4
+                if number % 80 == 0:  # snapshots are published, and pruned, meanwhile
+                    self.node.train(name)
+        except BaseException as error:  # looked at by the test
+            self.failures.append(error)
+            raise
+
+
+@pytest.fixture(scope="module")
+def backed_up(launch, rig, tmp_path_factory) -> tuple[Any, Path, list[str], list[str]]:
+    """A server under load, a backup of it, and what was acknowledged before and after it."""
+    node = launch("origin")
+    specs = {
+        "linear": rig.linear(),
+        "disjoint": rig.disjoint(),
+        "neural": rig.neural(replay={"backend": "disk", "flush_every": 16}),
+        "forgetting": rig.linear(forgetting={"half_life": 64}),
+    }
+    for name, spec in specs.items():
+        node.create(name, spec)
+        rig.feed(node, name, 0, 40)
+        node.train(name)
+    export = node.http.get("/bandits/linear/snapshot")
+    node.create("imported", rig.linear())
+    assert node.http.put("/bandits/imported/snapshot", content=export.content).is_success
+    node.create("gone", rig.linear())
+    node.call("DELETE", "/bandits/gone")
+    dest = tmp_path_factory.mktemp("backup") / "copy"
+    with Load(node, rig) as load:
+        rig.poll(lambda: len(load.acknowledged) > 100, "load")
+        before = list(load.acknowledged)
+        done = command("backup", node.data_dir, dest)
+        after = list(load.acknowledged)
+        assert load.failures == []
+    assert done.returncode == 0, done.stderr
+    assert len(after) > len(before), "clients went on meanwhile"
+    return node, dest, before, after
+
+
+@pytest.fixture(scope="module")
+def restored(backed_up, launch, rig):
+    """A server on the backup."""
+    _, dest, _, _ = backed_up
+    node = launch("restored")
+    assert node.stop() == 0
+    shutil.rmtree(node.data_dir)
+    shutil.copytree(dest, node.data_dir)
+    return node.start()
+
+
+def test_a_backup_verifies(backed_up):
+    _, dest, _, _ = backed_up
+    done = command("verify", dest, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict: ok" in done.stdout
+    assert sorted(path.name for path in dest.iterdir()) == [
+        "backup.json", "bandexa.db", "snapshots",
+    ]  # fmt: skip
+
+
+def test_the_server_that_was_copied_still_verifies(backed_up):
+    node, _, _, _ = backed_up
+    done = command("verify", node.data_dir, "--live", str(node.http.base_url), "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_marker_tells_what_is_in_it(backed_up):
+    _, dest, _, _ = backed_up
+    marker = json.loads((dest / "backup.json").read_text())
+    assert sorted(marker["bandits"]) == sorted([*NAMES, "imported"])
+    for bandit in marker["bandits"].values():
+        directory = dest / "snapshots" / bandit["uid"]
+        versions = sorted(int(path.name[1:]) for path in directory.iterdir())
+        assert versions == bandit["snapshots"] != []
+
+
+def test_every_reward_acknowledged_before_the_backup_is_served_from_it(backed_up, restored):
+    _, _, before, _ = backed_up
+    assert len(before) > 100
+    marker = json.loads((restored.data_dir / "backup.json").read_text())
+    for name in NAMES:
+        assert restored.state(name)["position"] == marker["bandits"][name]["position"]
+    items = [{"decision_id": decision_id, "reward": 7.0} for decision_id in before]
+    answers = []
+    for first in range(0, len(items), 1000):
+        body = {"items": items[first : first + 1000]}
+        answers += restored.call("POST", "/reward/batch", body)["items"]
+    assert {item["answer"]["status"] for item in answers} == {"ignored"}, "each has its reward"
+
+
+def test_the_server_on_the_backup_learns_and_trains_on(restored, rig):
+    for name in NAMES:
+        state = restored.state(name)
+        rig.feed(restored, name, 100_000, 10)
+        assert restored.state(name)["position"] == state["position"] + 10
+        restored.train(name)
+    done = command("verify", restored.data_dir, "--live", str(restored.http.base_url), "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_place_that_is_not_empty_is_refused(backed_up, tmp_path):
+    node, _, _, _ = backed_up
+    (tmp_path / "mine").write_text("keep me")
+    done = command("backup", node.data_dir, tmp_path)
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_is_no_data_directory_is_refused(tmp_path):
+    done = command("backup", tmp_path, tmp_path / "copy")
+    assert done.returncode == 2
+    assert "holds no bandexa.db" in done.stderr
+    assert not (tmp_path / "copy").exists()

@@ -1,0 +1,175 @@
+"""Verifying beside a server: after kill -9 and a restart, under load, and what it answers."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from hashlib import sha256
+
+import httpx
+import pytest
+
+from service.exceptions import StoreError
+from service.settings import Settings
+from service.verify import verify
+
+NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")
+
+
+def wrong(report):
+    return [f"{check.bandit}: {text}" for check in report.checks for text in check.problems]
+
+
+def contents(root):
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return {
+        path: sha256(path.read_bytes()).hexdigest() for path in files if "-shm" not in path.name
+    }
+
+
+@pytest.fixture(scope="module")
+def served(start_session_server, feeder):
+    """A server with bandits that have learned."""
+    server = start_session_server()
+    with server.client() as client:
+        for name in NAMES:
+            feeder(client).grow(name)
+    return server
+
+
+def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server, feeder):
+    server = start_server()
+    with server.client() as client:
+        for name in NAMES:
+            feeder(client).grow(name)
+    server.kill()
+    before = contents(server.data_dir)
+    assert any(path.name.endswith("-wal") for path in before)
+    assert wrong(verify(Settings(data_dir=server.data_dir))) == []
+    assert contents(server.data_dir) == before, "nothing is written"
+    again = start_server(server.data_dir)
+    with again.client() as client:
+        for name in NAMES:
+            feeder(client).feed(name, 500, 20)
+            client.post(f"/bandits/{name}/train?wait=true")
+            feeder(client).feed(name, 520, 5)
+    report = verify(Settings(data_dir=again.data_dir), live=again.url)
+    assert wrong(report) == []
+    live = [check for check in report.checks if check.name == "live"]
+    assert len(live) == len(NAMES)
+    assert all(check.difference is not None for check in live)
+
+
+def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
+    enough, failures = threading.Event(), []
+
+    def load(name: str) -> None:
+        number = 1000
+        try:
+            with served.client() as client:
+                while not enough.is_set():
+                    feeder(client).feed(name, number, 5)
+                    number += 5
+                    if number % 100 == 0:
+                        client.post(f"/bandits/{name}/train?wait=true")
+        except BaseException as error:  # looked at by the test
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=load, args=(name,)) for name in ("linear", "neural")]
+    for thread in threads:
+        thread.start()
+    try:
+        reports = [verify(Settings(data_dir=served.data_dir), live=served.url) for _ in range(2)]
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []
+    assert [wrong(report) for report in reports] == [[], []]
+
+
+def test_a_server_that_answers_from_another_model_is_found(served, copy):
+    """Its disk is not that of the directory: one more reward was learned there."""
+    root = copy.root.with_name("older")
+    shutil.copytree(served.data_dir, root)
+    with served.client() as client:
+        body = {"bandit": "disjoint", "context": [1, 2, 3, 4, 5], "decision_id": "unseen"}
+        assert client.post("/select", json=body).is_success
+        reward = {"decision_id": "unseen", "reward": 0.5}
+        assert client.post("/reward", json=reward).is_success
+    problems = wrong(verify(Settings(data_dir=root), live=served.url))
+    assert [text for text in problems if text.startswith("disjoint: live")], problems
+
+
+def test_a_server_with_other_bandits_is_found(served, copy):
+    copy.execute("UPDATE bandits SET uid = 'someone-else' WHERE name = 'linear'")
+    problems = wrong(verify(Settings(data_dir=copy.root), live=served.url))
+    assert any(text.startswith("linear: live: the server serves another") for text in problems)
+
+
+class Guarded:
+    """Stands before a server and lets through what brings the key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self.answer()
+
+            def do_POST(self) -> None:
+                self.answer()
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                content, status = b"{}", 401
+                if self.headers.get("Authorization") == f"Bearer {key}":
+                    response = httpx.request(
+                        self.command, url + self.path, content=body, trust_env=False,
+                        headers={"content-type": "application/json"},
+                    )  # fmt: skip
+                    content, status = response.content, response.status_code
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Guarded:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize("how", ["option", "environment", "none"])
+def test_a_key_is_sent_to_the_server(served, how, monkeypatch):
+    with Guarded(served.url, "k-1") as guarded:
+        arguments = ["verify", str(served.data_dir), "--live", guarded.url, "--quiet"]
+        if how == "option":
+            arguments += ["--api-key", "k-1"]
+        if how == "environment":
+            monkeypatch.setenv("BANDEXA_API_KEY", "k-1")
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", *arguments], capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == (2 if how == "none" else 0), done.stdout + done.stderr
+    assert ("401" in done.stderr) == (how == "none")
+
+
+def test_a_server_that_is_not_there_cannot_be_compared_with(copy):
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
+        verify(Settings(data_dir=copy.root), live="http://127.0.0.1:9")
