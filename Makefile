@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
 
-.PHONY: demo serve test check format bench clean
+.PHONY: demo serve test check format bench proof clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.run  ## the measurements the README quotes
 	$(BIN)/bandexa bench core --json bench-out/core.json
+
+proof: $(VENV)/.run  ## an hour of kills, load and verification
+	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json
+	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
 
 clean:
 	rm -rf $(VENV) build demo-out bench-out *.egg-info

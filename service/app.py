@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         torch.set_num_threads(settings.service_threads)
         try:
+            # What was imported stays: full collections, which building models sets off, would look
+            # through all of it, and no request is answered meanwhile (a tenth of a second).
+            gc.freeze()
             await engine.start()
             yield
         finally:

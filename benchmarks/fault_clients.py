@@ -1,0 +1,172 @@
+"""Clients that never give up: what they ask is asked again until it is answered.
+
+Each runs in a thread of the benchmark's process and keeps a ledger of everything that was
+acknowledged to it. A server that is away, starting or overloaded is waited for; any other answer
+that contradicts the reward contract is a violation.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+
+DIM, NUM_ACTIONS = 4, 6
+WINDOW_S, DEFAULT = 4.0, 0.5
+_PAUSE_S, _PATIENCE_S = 0.05, 180.0
+
+_COMMON: dict[str, Any] = {
+    "context": {"shape": [DIM]}, "action_dim": DIM, "reward_range": [-1.0, 1.0], "seed": 3,
+}  # fmt: skip
+_ROUNDS = {"train_every": 64, "optimizer_steps": 60}
+BANDITS: dict[str, dict[str, Any]] = {
+    "first": {"policy": "linear_ts"} | _COMMON,
+    "last": {
+        "policy": "neural_linear_ts", "encoder": {"name": "mlp"}, "training": _ROUNDS,
+        "replay": {"backend": "disk"}, "rewards": {"aggregate": "last"},
+    } | _COMMON,
+    "sum": {
+        "policy": "linear_ts", "encoder": {"name": "interactions"}, "training": _ROUNDS,
+        "rewards": {"aggregate": "sum"}, "forgetting": {"half_life": 500},
+    } | _COMMON,
+    "windowed": {
+        "policy": "neural_linear_ts", "encoder": {"name": "two_tower"}, "training": _ROUNDS,
+        "rewards": {"aggregate": "mean", "reward_window_s": WINDOW_S, "default_reward": DEFAULT},
+    } | _COMMON,
+}  # fmt: skip
+
+
+@dataclass
+class Ledger:
+    """What one client was answered.
+
+    Attributes:
+        selects: By decision id: action id, snapshot and position.
+        rewards: Decision id, reward id, value and status, in the order they were reported.
+        final: By decision id: the value that has to be learned, where no window can close.
+    """
+
+    selects: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    rewards: list[tuple[str, str | None, float, str]] = field(default_factory=list)
+    final: dict[str, list[float]] = field(default_factory=dict)
+    repeats: int = 0
+    waits: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+class FaultClient:
+    """Selects, rewards, repeats, corrects and comes late until told to stop.
+
+    Args:
+        address: Returns the server's address at present, None while it is down.
+    """
+
+    def __init__(
+        self, number: int, address: Callable[[], str | None], stop: threading.Event
+    ) -> None:
+        self.ledger = Ledger()
+        self._number = number
+        self._address = address
+        self._stop = stop
+        self._rng = np.random.default_rng([11, number])
+        self._http = httpx.Client(timeout=10.0, trust_env=False)
+        self._old: list[tuple[str, str | None, float]] = []
+
+    def run(self) -> None:
+        """Work until `stop` is set; what is under way then is still finished."""
+        names = sorted(BANDITS)
+        with self._http:
+            count = 0
+            while not self._stop.is_set() and len(self.ledger.violations) < 10:
+                name = names[int(self._rng.integers(len(names)))]
+                self._decide(name, f"{name}.{self._number}.{count}")
+                count += 1
+
+    def _decide(self, name: str, decision_id: str) -> None:
+        context = self._rng.standard_normal(DIM).round(3)
+        body = {"bandit": name, "context": context.tolist(), "decision_id": decision_id}
+        answer = self._ask("/select", body)
+        chosen = (answer["action"]["id"], answer["snapshot"], answer["position"])
+        self.ledger.selects[decision_id] = chosen
+        if self._rng.random() < 0.2:
+            again = self._ask("/select", body)
+            self.ledger.repeats += 1
+            if (again["action"]["id"], again["snapshot"], again["position"]) != chosen:
+                self._wrong(f"{decision_id}: another answer to the same select")
+        if self._rng.random() < 0.15:
+            return  # nobody ever says how it went
+        value = round(float(np.tanh(context[answer["action"]["index"] % DIM])), 3)
+        getattr(self, f"_reward_{name}")(decision_id, value)
+        if self._old and self._rng.random() < 0.1:
+            self._repeat_an_old_one()
+
+    def _reward_first(self, decision_id: str, value: float) -> None:
+        self._reward(decision_id, None, value, {"applied", "duplicate"})
+        if self._rng.random() < 0.2:
+            self._reward(decision_id, None, value + 1.0, {"ignored"})
+        self.ledger.final[decision_id] = [value]
+
+    def _reward_last(self, decision_id: str, value: float) -> None:
+        for part in range(int(self._rng.integers(1, 4))):
+            value += 0.125 * part
+            self._reward(decision_id, f"r{part}", value, {"applied", "duplicate"})
+        self.ledger.final[decision_id] = [value]
+
+    def _reward_sum(self, decision_id: str, value: float) -> None:
+        parts = [round(value / n, 3) for n in range(1, int(self._rng.integers(2, 5)))]
+        for part, each in enumerate(parts):
+            self._reward(decision_id, f"r{part}", each, {"applied", "aggregated", "duplicate"})
+        self.ledger.final[decision_id] = parts
+
+    def _reward_windowed(self, decision_id: str, value: float) -> None:
+        some = {"applied", "aggregated", "duplicate", "late"}
+        self._reward(decision_id, "r0", value, some)
+
+    def _repeat_an_old_one(self) -> None:
+        """Report again what was acknowledged long ago; late where a window is closed."""
+        decision_id, reward_id, value = self._old[int(self._rng.integers(len(self._old)))]
+        self._reward(decision_id, reward_id, value, {"duplicate"})
+        if decision_id.startswith("windowed"):
+            new = f"late{len(self.ledger.rewards)}"
+            self._reward(decision_id, new, value, {"aggregated", "late", "duplicate"})
+
+    def _reward(
+        self, decision_id: str, reward_id: str | None, value: float, right: set[str]
+    ) -> None:
+        body: dict[str, Any] = {"decision_id": decision_id, "reward": value}
+        if reward_id is not None:
+            body["reward_id"] = reward_id
+        status = self._ask("/reward", body)["status"]
+        self.ledger.rewards.append((decision_id, reward_id, value, status))
+        if status not in right:
+            self._wrong(f"{decision_id}: reward {reward_id} {value} was {status}")
+        if status in ("applied", "aggregated") and not decision_id.startswith("last"):
+            self._old.append((decision_id, reward_id, value))
+
+    def _wrong(self, what: str) -> None:
+        self.ledger.violations.append(what)
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        """Ask until it is answered; raises RuntimeError where nobody answers for minutes."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            url = self._address()
+            if url is not None:
+                try:
+                    answer = self._http.post(url + path, json=body)
+                except httpx.TransportError:
+                    pass  # killed: whether it was kept will be seen when it is asked again
+                else:
+                    if answer.status_code == 200:
+                        return answer.json()
+                    if answer.status_code != 503:
+                        self._wrong(f"{path} {body}: {answer.status_code} {answer.text[:200]}")
+                        raise RuntimeError(self.ledger.violations[-1])
+            self.ledger.waits += 1
+            time.sleep(_PAUSE_S)
+        raise RuntimeError(f"{path} was not answered in {_PATIENCE_S:.0f} s")

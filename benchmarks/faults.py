@@ -1,0 +1,268 @@
+"""Proves that nothing acknowledged is lost: a server under load is killed again and again.
+
+Clients select, reward, repeat, correct and come late while the server or its trainer is killed
+with SIGKILL at random moments: while it serves, trains, publishes, or is still starting. After
+every restart `bandexa verify` has to pass; at the end every acknowledged event has to be in the
+store exactly once, with the value the reward contract gives it. Bounded by the number of kills; the
+exit status is 1 where a claim does not hold.
+
+Starts servers on a temporary directory (durability "os": what survives SIGKILL); keeps nothing but
+the JSON file asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.fault_clients import BANDITS, DEFAULT, DIM, NUM_ACTIONS, FaultClient, Ledger
+from service.store.codec import unpack_chosen
+
+_READY_WITHIN_S, _STOP_S = 90.0, 30.0
+_VERIFY = [sys.executable, "-m", "service.cli", "verify", "--quiet"]
+
+
+class Server:
+    """A server on one data directory that is killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data_dir = folder / "data"
+        self.log = folder / "server.log"
+        self.url: str | None = None
+        self.ready_s: list[float] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def spawn(self) -> None:
+        """Start the process; `wait_ready` sees it through."""
+        command = [
+            sys.executable, "-m", "service.cli", "serve", "--port", "0", "--durability", "os",
+            "--device", "cpu", "--data-dir", str(self.data_dir),
+        ]  # fmt: skip
+        self._spawned = time.perf_counter()
+        with self.log.open("a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until it announces itself; RuntimeError with the end of its log where it ends."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()  # ends with the process, at the latest
+        if not line:
+            raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}")
+        self.ready_s.append(time.perf_counter() - self._spawned)
+        self.url = str(json.loads(line)["url"])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self.url = None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        """End it as an operator would; returns its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(_STOP_S)
+
+    def close(self) -> None:
+        """Kill what is left."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def trainer(self) -> dict[str, Any]:
+        """Return the trainer's state."""
+        state: dict[str, Any] = httpx.get(
+            f"{self.url}/bandits/last", trust_env=False, timeout=20.0
+        ).json()["trainer"]
+        return state
+
+    def create_bandits(self, capacity: int | None = None) -> None:
+        """Create what the clients ask; `capacity`: most rows of a replay."""
+        features = np.random.default_rng(0).standard_normal((NUM_ACTIONS, DIM)).round(3)
+        ids = [f"a{n}" for n in range(NUM_ACTIONS)]
+        with httpx.Client(base_url=str(self.url), trust_env=False, timeout=60.0) as http:
+            for name, spec in BANDITS.items():
+                whole = spec | {"replay": spec.get("replay", {}) | {"capacity": capacity}}
+                http.put(f"/bandits/{name}", json=whole).raise_for_status()
+                body = {"ids": ids, "features": features.tolist()}
+                http.put(f"/bandits/{name}/actions", json=body).raise_for_status()
+
+
+def verify(data_dir: Path) -> str | None:
+    """Return what `bandexa verify` found wrong, None where it passed."""
+    found = subprocess.run([*_VERIFY, str(data_dir)], capture_output=True, text=True, check=False)
+    return None if found.returncode == 0 else (found.stdout + found.stderr)[-3000:]
+
+
+def play(server: Server, kills: int, counts: Counter[str], wrong: list[str]) -> None:
+    """Kill so many times; after each restart the store is verified while clients go on."""
+    rng = np.random.default_rng(5)
+    for number in range(kills):
+        time.sleep(float(rng.uniform(0.2, 2.5)))
+        what = rng.choice(["server", "trainer", "start"], p=[0.65, 0.2, 0.15])
+        state = server.trainer()
+        counts[f"kills_while_trainer_{state['state']}"] += 1
+        counts[f"kills_of_{what}"] += 1
+        if what == "trainer":
+            if state["pid"] is not None:
+                os.kill(state["pid"], signal.SIGKILL)
+        else:
+            server.kill()
+            server.spawn()
+            if what == "start":
+                time.sleep(float(rng.uniform(0.1, 2.5)))
+                server.kill()
+                server.spawn()
+            server.wait_ready()
+        found = verify(server.data_dir)
+        if found is not None:
+            wrong.append(f"verify after kill {number} ({what}): {found}")
+            return
+        if sys.stdout.isatty():
+            print(f"\r{number + 1} of {kills} kills", end="", flush=True)
+    if sys.stdout.isatty():
+        print()
+
+
+def audit(database: Path, ledgers: Sequence[Ledger]) -> Counter[str]:
+    """Compare the store with what was acknowledged; every count should be 0."""
+    with closing(sqlite3.connect(database)) as store:
+        decisions = {
+            name: (unpack_chosen(chosen)[0].id, snapshot, position)
+            for name, chosen, snapshot, position in store.execute(
+                "SELECT decision_id, chosen, snapshot, position FROM decisions"
+            )
+        }
+        values = dict(store.execute("SELECT decision_id, value FROM outcomes"))
+        rewards = Counter(
+            store.execute("SELECT decision_id, reward_id, reward FROM rewards").fetchall()
+        )
+        counted = Counter(
+            store.execute(
+                "SELECT decision_id, reward_id FROM rewards"
+                " WHERE status IN ('applied', 'aggregated')"
+            ).fetchall()
+        )
+        firsts = Counter(
+            name
+            for (name,) in store.execute(
+                "SELECT decision_id FROM log WHERE kind = 1 AND before IS NULL"
+            )
+        )
+    found: Counter[str] = Counter()
+    found["counted_twice"] = sum(count > 1 for count in counted.values())
+    found["first_learned_twice"] = sum(count > 1 for count in firsts.values())
+    for ledger in ledgers:
+        for name, chosen in ledger.selects.items():
+            found["selects_lost_or_changed"] += decisions.get(name) != chosen
+        for decision_id, reward_id, value, _ in ledger.rewards:
+            found["rewards_lost"] += (decision_id, reward_id, value) not in rewards
+        for name, parts in ledger.final.items():
+            found["wrong_values"] += values.get(name) != math.fsum(parts)
+    for name, value in values.items():
+        if name.startswith("windowed") and not any(key[0] == name for key in counted):
+            found["wrong_defaults"] += value != DEFAULT
+    return found
+
+
+def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list[str]]:
+    server = Server(folder)
+    stop, wrong, counts = threading.Event(), list[str](), Counter[str]()
+    workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    try:
+        server.spawn()
+        server.wait_ready()
+        server.create_bandits()
+        for thread in threads:
+            thread.start()
+        try:
+            play(server, kills, counts, wrong)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        if (status := server.stop()) != 0:
+            wrong.append(f"the server ended with status {status}")
+        if (found := verify(server.data_dir)) is not None:
+            wrong.append(f"verify at the end: {found}")
+        ledgers = [worker.ledger for worker in workers]
+        differences = audit(server.data_dir / "bandexa.db", ledgers)
+    finally:
+        server.close()
+    wrong += [f"{name}: {count}" for name, count in differences.items() if count]
+    wrong += [violation for ledger in ledgers for violation in ledger.violations]
+    results: dict[str, float] = {
+        "kills": kills,
+        "clients": clients,
+        "selects": sum(len(ledger.selects) for ledger in ledgers),
+        "rewards": sum(len(ledger.rewards) for ledger in ledgers),
+        "repeated_selects": sum(ledger.repeats for ledger in ledgers),
+        "asked_in_vain": sum(ledger.waits for ledger in ledgers),
+        "ready_median_s": round(float(np.median(server.ready_s)), 2),
+        "ready_worst_s": round(max(server.ready_s), 2),
+        **dict(sorted(counts.items())),
+        **differences,
+    }
+    return results, wrong
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the proof and return the exit status: 0 when every claim holds.
+
+    Args:
+        argv: command line arguments; those of the process when None.
+    """
+    parser = argparse.ArgumentParser(prog="benchmarks.faults", description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=100, help="how often something is killed")
+    parser.add_argument("--clients", type=int, default=16, help="concurrent client threads")
+    parser.add_argument("--json", type=Path, help="file the figures are written to")
+    given = parser.parse_args(argv)
+    for name in ("kills", "clients"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    with tempfile.TemporaryDirectory(prefix="bandexa-faults-") as name:
+        results, wrong = _run(Path(name), given.kills, given.clients)
+    for measure, value in results.items():
+        print(f"{measure:>32} {value:>12g}")
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        report = {"name": "faults", "machine": machine, "results": results}
+        given.json.write_text(json.dumps(report, indent=2) + "\n")
+    for finding in wrong[:20]:
+        print(f"FAILED: {finding}")
+    if not wrong:
+        print("HOLDS: everything acknowledged is in the store once, verified after every restart")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

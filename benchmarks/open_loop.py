@@ -1,0 +1,309 @@
+"""Sends requests at fixed times, whatever the answers take, and tells latencies from those times.
+
+A closed loop hides stalls: while the server stands still, its clients wait with it and send less.
+Here request n is due n / rate seconds after the start, and its latency counts from then, so that
+what had to wait for a connection counts, too. Without a rate the same connections run a closed
+loop, which measures capacity.
+
+Runs in a process of its own, `python -m benchmarks.open_loop`, which reads a `Load` as JSON on its
+standard input and writes an `Outcome` on its standard output; `drive` starts it. One thread per
+connection: threads sleep to within a tenth of a millisecond, event loops only to a whole one.
+
+What runs beside such a load is here, too: `Loop` calls a server from a thread, and `burner` takes
+the trainer's place in a process of its own. Nothing here outlives its caller or keeps a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from simulators.client import BanditClient, BanditError
+
+_ANSWER_S = 10.0  # limit of one answer
+_GRACE_S = 5.0  # after the last due time; what is not sent by then is given up
+_START_S = 30.0
+_MOST_FAILURES = 20  # of one connection, which then gives up
+_LATE_S = 1e-3
+_FIRST_ROUND_S = 120.0  # of a burner, imports included
+_BURNER_ACTIONS = 50
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send.
+
+    Attributes:
+        url: Address of the server.
+        path: Where the bodies are posted to.
+        bodies: JSON bodies, sent in turn.
+        seconds: Length of the load.
+        rate: Requests per second; None: as fast as they are answered.
+        connections: Requests under way at once, at most.
+        warmup_s: Requests due so early are sent, but their latencies are not told.
+        max_requests: Bound on what is sent.
+    """
+
+    url: str
+    path: str
+    bodies: list[str]
+    seconds: float
+    rate: float | None = None
+    connections: int = 16
+    warmup_s: float = 0.0
+    max_requests: int = 200_000
+
+    @property
+    def num_requests(self) -> int:
+        """How many requests are due; without a rate, the bound."""
+        return self.max_requests if self.rate is None else round(self.rate * self.seconds)
+
+    def __post_init__(self) -> None:
+        if not self.bodies or self.connections < 1:
+            raise ValueError("a load needs bodies and connections")
+        if not 0.0 <= self.warmup_s < self.seconds:
+            raise ValueError("the warm-up must end before the load does")
+        if self.rate is not None and not 1.0 <= self.rate * self.seconds <= self.max_requests:
+            raise ValueError(f"{self.rate} per second for {self.seconds} s: not 1 to max_requests")
+
+
+@dataclass
+class Outcome:
+    """What came of a load.
+
+    Attributes:
+        latencies_ms: Of the answers after the warm-up, from the due time, in no certain order.
+        sent: Requests sent, warm-up included.
+        late: Those sent over a millisecond after they were due: all connections were taken, or
+            the driver did not get the CPU.
+        failed: Requests without an answer of status 200, those that were never sent included.
+        failures: The first of them in words.
+        wall_s: From the start to the last answer.
+    """
+
+    latencies_ms: list[float] = field(default_factory=list)
+    sent: int = 0
+    late: int = 0
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+    wall_s: float = 0.0
+
+
+def drive(load: Load) -> Outcome:
+    """Run a load in a process of its own.
+
+    Raises:
+        subprocess.SubprocessError: The process failed, or did not end in time.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.open_loop"],
+        input=json.dumps(asdict(load)),
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        text=True,
+        check=True,
+        timeout=_START_S + load.seconds + _GRACE_S + 2 * _ANSWER_S,
+    )
+    return Outcome(**json.loads(done.stdout))
+
+
+def run(load: Load) -> Outcome:
+    """Run a load in threads of this process."""
+    tallies = [Outcome() for _ in range(load.connections)]
+    turns = itertools.count()  # shared: next() is atomic
+    start = time.perf_counter() + 0.05  # all threads wait by then
+    threads = [
+        threading.Thread(target=_work, args=(load, start, turns, tally)) for tally in tallies
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    whole = Outcome(
+        latencies_ms=[ms for tally in tallies for ms in tally.latencies_ms],
+        sent=sum(tally.sent for tally in tallies),
+        late=sum(tally.late for tally in tallies),
+        failed=sum(tally.failed for tally in tallies),
+        failures=[text for tally in tallies for text in tally.failures][:_MOST_FAILURES],
+        wall_s=time.perf_counter() - start,
+    )
+    if load.rate is not None and (unsent := load.num_requests - whole.sent):
+        whole.failed += unsent
+        whole.failures.append(f"{unsent} requests were never sent")
+    return whole
+
+
+class Loop:
+    """Calls `step` with 0, 1, ... in a thread until the context is left; a failure ends it."""
+
+    def __init__(
+        self, url: str, step: Callable[[BanditClient, int], object], pause_s: float
+    ) -> None:
+        self._url, self._step, self._pause_s = url, step, pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Loop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with BanditClient(self._url, trust_env=False) as client:
+                while not self._stop.wait(self._pause_s):
+                    self._step(client, self.count)
+                    self.count += 1
+        except BanditError as error:
+            self.failures.append(str(error))
+
+
+def _due(load: Load, start: float, turns: Iterator[int]) -> Iterator[tuple[int, float]]:
+    """Take turns, each when it is due; yields its number and due time until the load ends."""
+    end = start + load.seconds
+    for number in turns:
+        if number >= load.num_requests:
+            return
+        due = max(start, time.perf_counter()) if load.rate is None else start + number / load.rate
+        if (pause := due - time.perf_counter()) > 0.0:
+            time.sleep(pause)
+        if time.perf_counter() > (end if load.rate is None else end + _GRACE_S):
+            return
+        yield number, due
+
+
+def _work(load: Load, start: float, turns: Iterator[int], tally: Outcome) -> None:
+    """Send over one connection."""
+    address = urlsplit(load.url)
+    assert address.hostname is not None
+    connection = HTTPConnection(address.hostname, address.port, timeout=_ANSWER_S)
+    bodies = [body.encode() for body in load.bodies]
+    headers = {"Content-Type": "application/json"}
+    for number, due in _due(load, start, turns):
+        tally.sent += 1
+        tally.late += time.perf_counter() - due > _LATE_S
+        try:
+            connection.request("POST", load.path, bodies[number % len(bodies)], headers)
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, HTTPException) as error:
+            connection.close()
+            status, content = 0, f"{type(error).__name__}: {error}".encode()
+        else:
+            status = response.status
+        if status != 200:
+            tally.failed += 1
+            tally.failures.append(f"{status} {content[:200].decode(errors='replace')}")
+            if tally.failed >= _MOST_FAILURES:
+                break
+        elif due - start > load.warmup_s - 1e-6:
+            tally.latencies_ms.append(round(1e3 * (time.perf_counter() - due), 4))
+    connection.close()
+
+
+class BurnerFailed(Exception):
+    """A burner did not come to compute."""
+
+
+@contextmanager
+def burner(spec: Mapping[str, object], rows: int, threads: int) -> Iterator[int]:
+    """Start a burner and wait until its first round is over; yields its process id and ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from benchmarks.open_loop import burn; burn()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    timer = threading.Timer(_FIRST_ROUND_S, process.kill)
+    timer.start()
+    try:
+        order = {"spec": spec, "rows": rows, "threads": threads}
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+        ready = process.stdout.readline()
+        timer.cancel()
+        if ready != b"ready\n":
+            raise BurnerFailed("the burner does not start")
+        yield process.pid
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def burn() -> None:
+    """Compute the trainer's rounds over rows in memory until standard input closes.
+
+    Its first line tells the bandit's spec, the number of rows and the threads, in JSON.
+
+    All that the trainer computes, and none of what ties it to a server: store, snapshots, swaps.
+    """
+    import torch  # seconds
+
+    from bandexa_core.catalogue import Catalogue, CatalogueChange
+    from bandexa_core.encoders import EncoderRegistry
+    from bandexa_core.encoders.module import PrefixModule
+    from bandexa_core.ids import ActionId, BanditUid
+    from bandexa_core.model import ServingModel, plan_round
+    from bandexa_core.policies import NeuralLinearTS
+    from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+    from bandexa_core.replay.activations import ActivationCache
+    from bandexa_core.spec import BanditSpec
+
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    torch.set_num_threads(order["threads"])
+    spec, rows = BanditSpec.from_json(order["spec"]), order["rows"]
+    num = _BURNER_ACTIONS if spec.action_dim else 10
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((num, spec.action_dim)).astype(np.float32)
+    ids = tuple(ActionId(f"a{n}") for n in range(num))
+    change = CatalogueChange(ids, features, np.ones(num, np.bool_))
+    catalogue, _ = Catalogue.empty(spec.action_dim).changed(change)
+    model = ServingModel(spec, BanditUid("burner"), EncoderRegistry(), catalogue)
+    assert isinstance(model.policy, NeuralLinearTS)
+    slots = rng.integers(0, num, rows)
+    contexts = 255.0 * rng.random((rows, *spec.context.shape))
+    replay = MemoryReplay(RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim))
+    replay.append(
+        Rows(
+            np.arange(rows), slots, rng.random(rows), features[slots],
+            contexts.astype(spec.context.dtype),
+        )
+    )  # fmt: skip
+    state: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = None
+        if isinstance(model.policy.module, PrefixModule) and spec.replay.activation_bytes:
+            cache = ActivationCache(Path(folder) / "activations", spec.replay.activation_bytes)
+        plan = plan_round(model, rows, "cpu")
+        for number in itertools.count():
+            state, _ = model.policy.train(replay, state, plan, activations=cache)
+            if number == 0:
+                print("ready", flush=True)
+
+
+if __name__ == "__main__":
+    json.dump(asdict(run(Load(**json.load(sys.stdin)))), sys.stdout)
