@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,14 @@ class Server:
         assert self._process is not None
         self.url = None
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def stop(self) -> int:
         """End it as an operator would; returns its exit status."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(_STOP_S)
+        self._process.communicate(timeout=_STOP_S)
+        return self._process.returncode
 
     def close(self) -> None:
         """Kill what is left."""
@@ -192,19 +193,28 @@ def audit(database: Path, ledgers: Sequence[Ledger]) -> Counter[str]:
     return found
 
 
-def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list[str]]:
-    server = Server(folder)
-    stop, wrong, counts = threading.Event(), list[str](), Counter[str]()
+def under_load(
+    folder: Path,
+    clients: int,
+    during: Callable[[Server], None],
+    *,
+    capacity: int | None = None,
+) -> tuple[list[Ledger], Counter[str], list[str]]:
+    """Have clients at a new server while `during` runs; then end it, verify and audit.
+
+    Returns the ledgers, the differences found in the store, and what does not hold, in words.
+    """
+    server, stop, wrong = Server(folder), threading.Event(), list[str]()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
     try:
         server.spawn()
         server.wait_ready()
-        server.create_bandits()
+        server.create_bandits(capacity=capacity)
         for thread in threads:
             thread.start()
         try:
-            play(server, kills, counts, wrong)
+            during(server)
         finally:
             stop.set()
             for thread in threads:
@@ -213,12 +223,41 @@ def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list
             wrong.append(f"the server ended with status {status}")
         if (found := verify(server.data_dir)) is not None:
             wrong.append(f"verify at the end: {found}")
-        ledgers = [worker.ledger for worker in workers]
-        differences = audit(server.data_dir / "bandexa.db", ledgers)
     finally:
         server.close()
+    ledgers = [worker.ledger for worker in workers]
+    differences = audit(server.data_dir / "bandexa.db", ledgers)
     wrong += [f"{name}: {count}" for name, count in differences.items() if count]
     wrong += [violation for ledger in ledgers for violation in ledger.violations]
+    return ledgers, differences, wrong
+
+
+def report(
+    name: str, results: dict[str, float], wrong: list[str], holds: str, json_path: Path | None
+) -> int:
+    """Print and write figures and verdict; returns the exit status."""
+    for measure, value in results.items():
+        print(f"{measure:>32} {value:>12g}")
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        figures = {"name": name, "machine": machine, "results": results}
+        json_path.write_text(json.dumps(figures, indent=2) + "\n")
+    for finding in wrong[:20]:
+        print(f"FAILED: {finding}")
+    if not wrong:
+        print(f"HOLDS: {holds}")
+    return 1 if wrong else 0
+
+
+def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list[str]]:
+    counts, ready_s, broken = Counter[str](), list[float](), list[str]()
+
+    def kill(server: Server) -> None:
+        play(server, kills, counts, broken)
+        ready_s.extend(server.ready_s)
+
+    ledgers, differences, wrong = under_load(folder, clients, kill)
     results: dict[str, float] = {
         "kills": kills,
         "clients": clients,
@@ -226,12 +265,12 @@ def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list
         "rewards": sum(len(ledger.rewards) for ledger in ledgers),
         "repeated_selects": sum(ledger.repeats for ledger in ledgers),
         "asked_in_vain": sum(ledger.waits for ledger in ledgers),
-        "ready_median_s": round(float(np.median(server.ready_s)), 2),
-        "ready_worst_s": round(max(server.ready_s), 2),
+        "ready_median_s": round(float(np.median(ready_s)), 2),
+        "ready_worst_s": round(max(ready_s), 2),
         **dict(sorted(counts.items())),
         **differences,
     }
-    return results, wrong
+    return results, broken + wrong
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -250,18 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} must be at least 1")
     with tempfile.TemporaryDirectory(prefix="bandexa-faults-") as name:
         results, wrong = _run(Path(name), given.kills, given.clients)
-    for measure, value in results.items():
-        print(f"{measure:>32} {value:>12g}")
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        report = {"name": "faults", "machine": machine, "results": results}
-        given.json.write_text(json.dumps(report, indent=2) + "\n")
-    for finding in wrong[:20]:
-        print(f"FAILED: {finding}")
-    if not wrong:
-        print("HOLDS: everything acknowledged is in the store once, verified after every restart")
-    return 1 if wrong else 0
+    holds = "everything acknowledged is in the store once, verified after every restart"
+    return report("faults", results, wrong, holds, given.json)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,9 @@ Starts a server on a temporary directory; keeps nothing but the JSON file asked 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fault_clients import FaultClient
-from benchmarks.faults import Server, audit, verify
+from benchmarks.faults import Server, report, under_load
 
 _WARM_UP = 0.25
 _CAPACITY = 2000  # rows of a replay: full within the warm-up
@@ -66,38 +62,20 @@ def _rise(points: list[tuple[float, float]], seconds: float) -> tuple[float, flo
 
 
 def _run(folder: Path, seconds: float, clients: int) -> tuple[dict[str, float], list[str]]:
-    server, stop, wrong = Server(folder), threading.Event(), list[str]()
-    workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
-    threads = [threading.Thread(target=worker.run) for worker in workers]
-    try:
-        server.spawn()
-        server.wait_ready()
-        server.create_bandits(capacity=_CAPACITY)
-        for thread in threads:
-            thread.start()
-        try:
-            seen = _watch(server, seconds)
-            rounds = server.trainer()["rounds"]
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-        if (found := verify(server.data_dir)) is not None:
-            wrong.append(f"verify: {found}")
-        if (status := server.stop()) != 0:
-            wrong.append(f"the server ended with status {status}")
-        ledgers = [worker.ledger for worker in workers]
-        differences = audit(server.data_dir / "bandexa.db", ledgers)
-    finally:
-        server.close()
-    wrong += [f"{name}: {count}" for name, count in differences.items() if count]
-    wrong += [violation for ledger in ledgers for violation in ledger.violations]
+    seen: dict[str, list[tuple[float, float]]] = {}
+    rounds: list[int] = []
+
+    def watch(server: Server) -> None:
+        seen.update(_watch(server, seconds))
+        rounds.append(server.trainer()["rounds"])
+
+    ledgers, differences, wrong = under_load(folder, clients, watch, capacity=_CAPACITY)
     results: dict[str, float] = {
         "seconds": seconds,
         "clients": clients,
         "selects": sum(len(ledger.selects) for ledger in ledgers),
         "rewards": sum(len(ledger.rewards) for ledger in ledgers),
-        "rounds": rounds,
+        "rounds": rounds[0],
         "not_answered": sum(ledger.waits for ledger in ledgers),
     }
     if results["not_answered"]:
@@ -126,20 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--minutes and --clients must be positive")
     with tempfile.TemporaryDirectory(prefix="bandexa-soak-") as name:
         results, wrong = _run(Path(name), given.minutes * 60.0, given.clients)
-    for measure, value in results.items():
-        print(f"{measure:>32} {value:>12g}")
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        report = {"name": "soak", "machine": machine, "results": results}
-        given.json.write_text(json.dumps(report, indent=2) + "\n")
-    for finding in wrong[:20]:
-        print(f"FAILED: {finding}")
-    if not wrong:
-        print(
-            "HOLDS: memory and descriptors are level, nothing was lost, the posterior is verified"
-        )
-    return 1 if wrong else 0
+    holds = "memory and descriptors are level, nothing was lost, the posterior is verified"
+    return report("soak", results, wrong, holds, given.json)
 
 
 if __name__ == "__main__":

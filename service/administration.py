@@ -22,7 +22,7 @@ from bandexa_core.snapshot import SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.bandit import Bandit
 from service.engine import Engine
-from service.exceptions import Conflict, InvalidRequest, UnknownAction
+from service.exceptions import Conflict, InvalidRequest, ServiceError, UnknownAction
 from service.store import BanditRecord
 
 
@@ -87,13 +87,13 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
 
 async def delete_bandit(engine: Engine, name: str) -> None:
     """Forget a bandit: its decisions, log and snapshots."""
-    bandit = engine.bandit(name)
-
-    def deleted(_: None) -> None:  # not before: a refused deletion leaves it in service
-        if engine.get(name) is bandit:
-            engine.remove(name)
-
-    await engine.committed(engine.store.delete_bandit, bandit.record, then=deleted)
+    bandit = engine.remove(name)
+    try:
+        await engine.committed(engine.store.delete_bandit, bandit.record)
+    except ServiceError:
+        if engine.get(name) is None:  # refused, and nothing of it was kept
+            engine.add(bandit)
+        raise
     assert engine.desk is not None
     await engine.desk.forget(bandit.record.uid)
     engine.metrics.forget(name)

@@ -1,8 +1,11 @@
-"""Selects and their answers as values: what was asked, what was decided, what is kept of it."""
+"""Decisions: what was asked, what is decided, what is kept of it and answered."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,9 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.model import ServingModel
-from bandexa_core.policies import Choice
-from service.bandit import CandidateInput, Offer
-from service.exceptions import Conflict
+from bandexa_core.policies import Choice, EncodedContext
+from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
+from service.exceptions import Conflict, InvalidRequest
 from service.store import ChosenAction, DecisionRecord, StoredAnswer
 
 
@@ -51,6 +54,62 @@ class Scores:
     stds: NDArray[np.float64]
     snapshot: SnapshotVersion
     position: LogPosition
+
+
+def decide(
+    bandit: Bandit,
+    command: SelectCommand,
+    context: NDArray[Any],
+    ready: NDArray[Any] | EncodedContext,
+    max_inline_bytes: int,
+) -> tuple[DecisionRecord, Callable[[], float] | None]:
+    """Draw: model and position are read in this one synchronous step.
+
+    Returns what to keep, and what works out a propensity that takes too long for the answer.
+
+    Raises:
+        UnknownAction, InvalidRequest: The request asks for what is not there.
+    """
+    offer = bandit.offer(command.candidates)
+    num = command.num
+    if num > len(offer.candidates):
+        raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
+    if command.retrieve is not None and command.retrieve < num:
+        raise InvalidRequest("retrieve", f"must be at least k = {num}")
+    decision_id = command.decision_id or DecisionId(uuid.uuid4().hex)
+    model = bandit.model
+    try:
+        choice = model.select(
+            decision_id, ready, offer.candidates, num=num, retrieve=command.retrieve
+        )
+    except ValueError as error:
+        raise InvalidRequest.from_value_error(error, "candidates") from error
+    record = DecisionRecord(
+        decision_id=decision_id,
+        bandit=bandit.record.key,
+        time=time.time(),
+        body_hash=command.body_hash,
+        context=context,
+        chosen=chosen_actions(model, offer, choice),
+        candidates=offered_ids(model, offer, choice),
+        features=_inline_features(command, offer, choice, max_inline_bytes),
+        snapshot=model.version,
+        position=model.position,
+        propensity=choice.propensity,
+        activated=command.activate,
+    )
+    return record, choice.late_propensity
+
+
+def _inline_features(
+    command: SelectCommand, offer: Offer, choice: Choice, max_bytes: int
+) -> NDArray[np.float32] | None:
+    if not isinstance(command.candidates, InlineCandidates):
+        return None
+    features = offer.candidates.features
+    if choice.retrieved is not None:
+        features = features[choice.retrieved]
+    return features if features.nbytes <= max_bytes else None
 
 
 def chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:

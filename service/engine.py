@@ -11,7 +11,6 @@ import asyncio
 import logging
 import shutil
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,16 +24,15 @@ from bandexa_core.ids import (
     DecisionId,
 )
 from bandexa_core.log import LearnRow
-from bandexa_core.policies import Choice, EncodedContext
+from bandexa_core.policies import EncodedContext
 from bandexa_core.snapshot import SnapshotStore
-from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
+from service.bandit import Bandit, CandidateInput
 from service.decisions import (
     Decision,
     Scores,
     SelectCommand,
-    chosen_actions,
+    decide,
     decision_of,
-    offered_ids,
     repeated,
 )
 from service.encoding import ContextEncoder
@@ -54,7 +52,6 @@ from service.store import (
     ActivationStatus,
     BanditRecord,
     Closed,
-    DecisionRecord,
     RewardOutcome,
     RewardReport,
     RewardStatus,
@@ -234,7 +231,7 @@ class Engine:
         try:
             context = bandit.context(command.context)
             ready = await self._ready(bandit, context, command.candidates, patient=patient)
-            record, late = self._decide(bandit, command, context, ready)
+            record, late = decide(bandit, command, context, ready, self.settings.max_inline_bytes)
         except (InvalidRequest, UnknownAction, Unavailable):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
@@ -284,54 +281,6 @@ class Engine:
             if bandit.model.slow_encoder is encoder:  # else swapped meanwhile
                 return part
         return context
-
-    def _decide(
-        self,
-        bandit: Bandit,
-        command: SelectCommand,
-        context: NDArray[Any],
-        ready: NDArray[Any] | EncodedContext,
-    ) -> tuple[DecisionRecord, Callable[[], float] | None]:
-        """Draw: model and position are read in this one synchronous step."""
-        offer = bandit.offer(command.candidates)
-        num = command.num
-        if num > len(offer.candidates):
-            raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
-        if command.retrieve is not None and command.retrieve < num:
-            raise InvalidRequest("retrieve", f"must be at least k = {num}")
-        decision_id = command.decision_id or DecisionId(uuid.uuid4().hex)
-        model = bandit.model
-        try:
-            choice = model.select(
-                decision_id, ready, offer.candidates, num=num, retrieve=command.retrieve
-            )
-        except ValueError as error:
-            raise InvalidRequest.from_value_error(error, "candidates") from error
-        record = DecisionRecord(
-            decision_id=decision_id,
-            bandit=bandit.record.key,
-            time=time.time(),
-            body_hash=command.body_hash,
-            context=context,
-            chosen=chosen_actions(model, offer, choice),
-            candidates=offered_ids(model, offer, choice),
-            features=self._inline_features(command, offer, choice),
-            snapshot=model.version,
-            position=model.position,
-            propensity=choice.propensity,
-            activated=command.activate,
-        )
-        return record, choice.late_propensity
-
-    def _inline_features(
-        self, command: SelectCommand, offer: Offer, choice: Choice
-    ) -> NDArray[np.float32] | None:
-        if not isinstance(command.candidates, InlineCandidates):
-            return None
-        features = offer.candidates.features
-        if choice.retrieved is not None:
-            features = features[choice.retrieved]
-        return features if features.nbytes <= self.settings.max_inline_bytes else None
 
     async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
         """Return what the served model thinks of the candidates; keeps nothing."""

@@ -24,7 +24,7 @@ MEGABYTE = 1 << 20
 
 def error_of(code: int, name: str = "SQLITE_X") -> sqlite3.Error:
     error = sqlite3.OperationalError("as sqlite says")
-    error.sqlite_errorcode, error.sqlite_errorname = code, name  # type: ignore[attr-defined]
+    error.sqlite_errorcode, error.sqlite_errorname = code, name
     return error
 
 

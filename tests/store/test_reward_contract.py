@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from bandexa_core.ids import DecisionId, LogPosition
+from bandexa_core.log import LearnRow
 from bandexa_core.spec import RewardSpec
 from service.exceptions import InvalidRequest, StoreError, UnknownDecision
 from service.store import SqliteStore
@@ -206,7 +207,8 @@ class Contract(RuleBasedStateMachine):
             with self.store.reader() as reader:
                 head = reader.head(self.bandit.key)
                 chunks = reader.follow(self.bandit, LogPosition(0), head)
-                rows = [row for chunk in chunks for row in chunk]
+                rows = [row for chunk in chunks for row in chunk if isinstance(row, LearnRow)]
+            assert len(rows) == head, "nothing else was logged"
             found = [(row.decision_id, row.before, row.after) for row in rows]
             assert found == self.learned
             first: dict[str, int] = {}
