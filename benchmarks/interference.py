@@ -23,14 +23,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.open_loop import BurnerFailed, Load, Loop, Outcome, burner, drive
+from benchmarks.burner import BurnerFailed, burner
+from benchmarks.open_loop import Load, Loop, Outcome, drive
 from service.settings import load_settings
 from simulators.client import Array, BanditClient, BanditError, SelectRequest, array_body
 from simulators.environments.mnist import shipped_digits
@@ -122,7 +123,7 @@ class _Rig:
     def __init__(self, url: str, client: BanditClient, plan: Plan) -> None:
         self.url, self.client, self.plan = url, client, plan
         self.problem = _Problem(plan.trains)
-        self.threads = load_settings(None).trainer_threads  # of the environment, as the server's
+        self.settings = load_settings(None)  # of the environment, as the server's
         self.spec: Mapping[str, object] = {}
         self._asked = plan.rows
         rng = np.random.default_rng(1)
@@ -198,7 +199,7 @@ class _Rig:
             loops: list[Loop] = []
             beside_pid = trainer_pid
             if condition == "burner":
-                beside_pid = beside.enter_context(burner(self.spec, self.plan.rows, self.threads))
+                beside_pid = beside.enter_context(self._burner())
             if condition == "train":
                 loops.append(beside.enter_context(Loop(self.url, _train, 0.0)))
                 self.wait_for("training")
@@ -214,6 +215,13 @@ class _Rig:
         self._asked += asked
         failures = [*outcome.failures, *(text for loop in loops for text in loop.failures)]
         return _window(condition, outcome, failures, (wall_s, *used), in_time, asked)
+
+    def _burner(self) -> AbstractContextManager[int]:
+        """Return the burner, as much of a load as the trainer."""
+        settings = self.settings
+        return burner(
+            self.spec, self.plan.rows, settings.trainer_threads, settings.trainer_niceness
+        )
 
     def _ask(self, client: BanditClient, number: int) -> None:
         chosen = client.select(_TRAINED, self.problem.context(self._asked + number))

@@ -9,29 +9,23 @@ Runs in a process of its own, `python -m benchmarks.open_loop`, which reads a `L
 standard input and writes an `Outcome` on its standard output; `drive` starts it. One thread per
 connection: threads sleep to within a tenth of a millisecond, event loops only to a whole one.
 
-What runs beside such a load is here, too: `Loop` calls a server from a thread, and `burner` takes
-the trainer's place in a process of its own. Nothing here outlives its caller or keeps a file.
+`Loop` calls a server from a thread beside such a load. Nothing here outlives its caller or keeps a
+file.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from simulators.client import BanditClient, BanditError
 
@@ -40,8 +34,6 @@ _GRACE_S = 5.0  # after the last due time; what is not sent by then is given up
 _START_S = 30.0
 _MOST_FAILURES = 20  # of one connection, which then gives up
 _LATE_S = 1e-3
-_FIRST_ROUND_S = 120.0  # of a burner, imports included
-_BURNER_ACTIONS = 50
 
 
 @dataclass(frozen=True)
@@ -219,90 +211,6 @@ def _work(load: Load, start: float, turns: Iterator[int], tally: Outcome) -> Non
         elif due - start > load.warmup_s - 1e-6:
             tally.latencies_ms.append(round(1e3 * (time.perf_counter() - due), 4))
     connection.close()
-
-
-class BurnerFailed(Exception):
-    """A burner did not come to compute."""
-
-
-@contextmanager
-def burner(spec: Mapping[str, object], rows: int, threads: int) -> Iterator[int]:
-    """Start a burner and wait until its first round is over; yields its process id and ends it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from benchmarks.open_loop import burn; burn()"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    timer = threading.Timer(_FIRST_ROUND_S, process.kill)
-    timer.start()
-    try:
-        order = {"spec": spec, "rows": rows, "threads": threads}
-        process.stdin.write(json.dumps(order).encode() + b"\n")
-        process.stdin.flush()
-        ready = process.stdout.readline()
-        timer.cancel()
-        if ready != b"ready\n":
-            raise BurnerFailed("the burner does not start")
-        yield process.pid
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
-
-
-def burn() -> None:
-    """Compute the trainer's rounds over rows in memory until standard input closes.
-
-    Its first line tells the bandit's spec, the number of rows and the threads, in JSON.
-
-    All that the trainer computes, and none of what ties it to a server: store, snapshots, swaps.
-    """
-    import torch  # seconds
-
-    from bandexa_core.catalogue import Catalogue, CatalogueChange
-    from bandexa_core.encoders import EncoderRegistry
-    from bandexa_core.encoders.module import PrefixModule
-    from bandexa_core.ids import ActionId, BanditUid
-    from bandexa_core.model import ServingModel, plan_round
-    from bandexa_core.policies import NeuralLinearTS
-    from bandexa_core.replay import MemoryReplay, RowLayout, Rows
-    from bandexa_core.replay.activations import ActivationCache
-    from bandexa_core.spec import BanditSpec
-
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    torch.set_num_threads(order["threads"])
-    spec, rows = BanditSpec.from_json(order["spec"]), order["rows"]
-    num = _BURNER_ACTIONS if spec.action_dim else 10
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((num, spec.action_dim)).astype(np.float32)
-    ids = tuple(ActionId(f"a{n}") for n in range(num))
-    change = CatalogueChange(ids, features, np.ones(num, np.bool_))
-    catalogue, _ = Catalogue.empty(spec.action_dim).changed(change)
-    model = ServingModel(spec, BanditUid("burner"), EncoderRegistry(), catalogue)
-    assert isinstance(model.policy, NeuralLinearTS)
-    slots = rng.integers(0, num, rows)
-    contexts = 255.0 * rng.random((rows, *spec.context.shape))
-    replay = MemoryReplay(RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim))
-    replay.append(
-        Rows(
-            np.arange(rows), slots, rng.random(rows), features[slots],
-            contexts.astype(spec.context.dtype),
-        )
-    )  # fmt: skip
-    state: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        cache = None
-        if isinstance(model.policy.module, PrefixModule) and spec.replay.activation_bytes:
-            cache = ActivationCache(Path(folder) / "activations", spec.replay.activation_bytes)
-        plan = plan_round(model, rows, "cpu")
-        for number in itertools.count():
-            state, _ = model.policy.train(replay, state, plan, activations=cache)
-            if number == 0:
-                print("ready", flush=True)
 
 
 if __name__ == "__main__":

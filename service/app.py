@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +21,7 @@ DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
 Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers follow `Accept`.
 Errors are `application/problem+json`."""
+THREAD_TURN_S = 0.001  # a thread that loads a model lets the event loop have its turn after this
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -30,10 +31,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         torch.set_num_threads(settings.service_threads)
+        sys.setswitchinterval(THREAD_TURN_S)
         try:
-            # What was imported stays: full collections, which building models sets off, would look
-            # through all of it, and no request is answered meanwhile (a tenth of a second).
-            gc.freeze()
             await engine.start()
             yield
         finally:

@@ -43,6 +43,7 @@ from service.exceptions import (
     UnknownAction,
     UnknownBandit,
 )
+from service.imported import Imported
 from service.loading import load_at, newest_snapshot
 from service.metrics import Metrics
 from service.rounds import RoundDesk
@@ -90,6 +91,7 @@ class Engine:
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
         self._windows: asyncio.Task[None] | None = None
+        self._imported = Imported()
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -100,6 +102,7 @@ class Engine:
             StoreError, SnapshotError: What is on disk cannot be served.
         """
         loop = asyncio.get_running_loop()
+        self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
             directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -139,6 +142,7 @@ class Engine:
         """Take a bandit into service."""
         self._bandits[bandit.record.name] = bandit
         self._by_uid[bandit.record.uid] = bandit
+        self._imported.set_aside()
 
     async def close(self) -> None:
         """End the trainer, commit what is queued, close the store."""

@@ -63,6 +63,7 @@ class RoundDesk:
                 "weights": {name: str(path) for name, path in settings.weights.items()},
                 "device": settings.device,
                 "threads": settings.trainer_threads,
+                "niceness": settings.trainer_niceness,
                 "keep": settings.keep_snapshots,
                 "epoch": store.epoch,
             },

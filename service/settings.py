@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     )
     service_threads: int = Field(1, ge=1, description="BLAS threads of the serving process.")
     trainer_threads: int = Field(1, ge=1, description="Torch threads of the trainer process.")
+    trainer_niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="Niceness of the trainer: its readiness to leave the CPU to others.",
+    )
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body.")
     max_snapshot_bytes: int = Field(1 << 30, ge=1024, description="Largest imported snapshot.")
     max_inline_bytes: int = Field(

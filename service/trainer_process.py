@@ -54,6 +54,7 @@ def _serve(
     from service.trainer import Trainer
 
     configuration = orders.get()
+    os.nice(configuration["niceness"])  # requests go first
     torch.set_num_threads(configuration["threads"])
     trainer = Trainer(configuration)
     report({"event": "ready", "pid": os.getpid()})

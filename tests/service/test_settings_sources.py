@@ -51,9 +51,9 @@ def test_each_source_wins_over_the_next(tmp_path: Path, monkeypatch: pytest.Monk
 def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = {
         "host": "0.0.0.0", "port": 9, "data_dir": "/d", "replay_dir": "/r", "durability": "os",
-        "device": "cuda", "service_threads": 2, "trainer_threads": 3, "max_body_bytes": 2048,
-        "max_snapshot_bytes": 4096, "max_inline_bytes": 5, "keep_snapshots": 6,
-        "log_level": "warning",
+        "device": "cuda", "service_threads": 2, "trainer_threads": 3, "trainer_niceness": 4,
+        "max_body_bytes": 2048, "max_snapshot_bytes": 4096, "max_inline_bytes": 5,
+        "keep_snapshots": 6, "log_level": "warning",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(f"BANDEXA_{name.upper()}", str(value))

@@ -1,0 +1,144 @@
+"""Measures how long the event loop stands still while a model is swapped in.
+
+An engine runs in this process as it does in a server, on uvloop. A coroutine wakes up every
+millisecond; how much later than that it wakes is time in which no request would have been answered.
+A snapshot the trainer published is swapped in again and again (load, catch up, assign), and after
+each swap the same time passes without one: the longest stall of both is told, so that what the
+machine does to any process can be told from what a swap does.
+
+The engine's files lie in a temporary folder; nothing is kept but the JSON file asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from bandexa_core.ids import ActionId, DecisionId
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, TrainingSpec
+from benchmarks.targets import Target, report
+from service import administration
+from service.app import create_app
+from service.decisions import SelectCommand
+from service.engine import Engine
+from service.settings import load_settings
+from service.store import RewardReport
+
+_TICK_S = 0.001
+_ACTIONS, _DIM, _ROWS = 50, 16, 300
+_MS = 1e3
+
+_TARGETS = {
+    "mlp_swap_stall_ms": Target(5.0, 1.0, at_most=True),
+    "resnet18_swap_stall_ms": Target(None, None, at_most=True),
+}
+
+
+class _Pulse:
+    """Wakes up every millisecond and keeps the longest delay."""
+
+    def __init__(self) -> None:
+        self._longest_s = 0.0
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(_TICK_S)
+            self._longest_s = max(self._longest_s, time.perf_counter() - before - _TICK_S)
+
+    def longest_ms(self) -> float:
+        """Return the longest delay since the last call."""
+        longest, self._longest_s = self._longest_s, 0.0
+        return _MS * longest
+
+    def close(self) -> None:
+        self._task.cancel()
+
+
+def _spec(encoder: str) -> BanditSpec:
+    training = TrainingSpec(mode="lockstep", optimizer_steps=20)
+    if encoder == "mlp":
+        return BanditSpec(
+            policy="neural_linear_ts", context=ContextSpec(shape=(_DIM,)), action_dim=_DIM,
+            encoder=EncoderSpec(name="mlp"), training=training, seed=0,
+        )  # fmt: skip
+    return BanditSpec(
+        policy="neural_linear_ts", context=ContextSpec(shape=(28, 28), dtype="uint8"),
+        encoder=EncoderSpec(name=encoder, params={"weights": "none"}), training=training, seed=0,
+    )  # fmt: skip
+
+
+async def _teach(engine: Engine, spec: BanditSpec, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    shape, dtype = spec.context.shape, spec.context.dtype
+    for number in range(rows):
+        context = (100 * rng.standard_normal(shape)).astype(dtype)
+        own_id = DecisionId(f"d{number}")
+        await engine.select(SelectCommand("b", context, None, None, own_id, 1, True, b""))
+        await engine.reward(RewardReport(own_id, float(rng.random()), None, None, time.time()))
+
+
+async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
+    """Return the longest stall of each swap (median, worst) and of as long without one."""
+    spec = _spec(encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(load_settings(None, data_dir=Path(folder), durability="os"))
+        engine: Engine = app.state.engine
+        async with app.router.lifespan_context(app):
+            bandit, _ = await administration.put_bandit(engine, "b", spec)
+            features = np.random.default_rng(1).standard_normal((_ACTIONS, spec.action_dim))
+            names = tuple(ActionId(f"a{n}") for n in range(_ACTIONS))
+            enabled = np.ones(_ACTIONS, np.bool_)
+            await administration.put_actions(
+                engine, "b", names, features if spec.action_dim else None, enabled
+            )
+            await _teach(engine, spec, rows)
+            assert engine.desk is not None
+            event = await engine.desk.train(bandit)
+            swapping, resting, taken = [], [], []
+            pulse = _Pulse()
+            for _ in range(swaps):
+                await asyncio.sleep(0.05)
+                pulse.longest_ms()
+                started = time.perf_counter()
+                await engine.desk.published(bandit.record.uid, event)
+                took = time.perf_counter() - started
+                await asyncio.sleep(0.02)  # what freeing the old model takes counts, too
+                swapping.append(pulse.longest_ms())
+                await asyncio.sleep(took + 0.02)
+                resting.append(pulse.longest_ms())
+                taken.append(_MS * took)
+            pulse.close()
+    return {
+        f"{encoder}_swap_stall_ms": statistics.median(swapping),
+        f"{encoder}_swap_stall_worst_ms": max(swapping),
+        f"{encoder}_rest_stall_ms": statistics.median(resting),
+        f"{encoder}_rest_stall_worst_ms": max(resting),
+        f"{encoder}_swap_ms": statistics.median(taken),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure both encoders; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="bandexa bench swap", description=__doc__)
+    parser.add_argument("--swaps", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(argv)
+    results: dict[str, Any] = {}
+    for encoder, rows in (("mlp", _ROWS), ("resnet18", 40)):
+        results |= uvloop.run(_measure(encoder, given.swaps, rows))
+    return report("swap", results, _TARGETS, given.json)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
