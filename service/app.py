@@ -10,9 +10,10 @@ import torch
 from fastapi import FastAPI
 
 from bandexa_core import __version__
-from service import errors
+from service import auth, errors
 from service.engine import Engine
-from service.limits import BodyLimit
+from service.keys import load_keys
+from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
 from service.routes import bandits, decide, system
 from service.settings import Settings
@@ -25,7 +26,11 @@ THREAD_TURN_S = 0.001  # a thread that loads a model lets the event loop have it
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build the app; its engine starts and stops with the ASGI lifespan."""
+    """Build the app; its engine starts and stops with the ASGI lifespan.
+
+    Raises:
+        ValueError: The keys or own encoders of the settings are wrong; names the field.
+    """
     engine = Engine(settings, Metrics())
 
     @asynccontextmanager
@@ -50,10 +55,12 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit,
         max_bytes=settings.max_body_bytes,
         max_snapshot_bytes=settings.max_snapshot_bytes,
+        timeout_s=settings.body_timeout_s,
     )
+    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
+    app.state.settings = settings
     app.state.engine = engine
     errors.install(app)
-    app.include_router(decide.router)
-    app.include_router(bandits.router)
-    app.include_router(system.router)
+    keys = load_keys(settings.keys, settings.keys_file)
+    auth.include_guarded(app, (decide.router, bandits.router, system.router), keys)
     return app

@@ -17,7 +17,8 @@ import structlog
 import typer
 import uvicorn
 
-from service.settings import Settings, SettingsError, load_settings
+from service.keys import Keys, KeySetting, hash_of, load_keys, new_key, refuse_exposure
+from service.settings import CLIENT_KEY, Settings, SettingsError, load_settings
 from simulators.cli import app as simulate_app
 
 app = typer.Typer(
@@ -52,9 +53,12 @@ def serve(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
             durability=durability, device=device,
         )  # fmt: skip
+        keys = load_keys(settings.keys, settings.keys_file)
+        refuse_exposure(settings.host, keys, settings.allow_anonymous)
         _configure_logging(settings)
+        _tell_access(settings, keys)
         listener = _listen(settings)
-    except (SettingsError, OSError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"bandexa serve: {error}", err=True)
         raise typer.Exit(2) from error
     from service.app import create_app  # torch: only a server pays for its import
@@ -82,6 +86,36 @@ def serve(
         os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write
     if not server.started:
         raise typer.Exit(1)
+
+
+def _tell_access(settings: Settings, keys: Keys) -> None:
+    """Say in the log who may call this server."""
+    log = logging.getLogger(__name__)
+    if keys:
+        log.info("callers need an API key")
+    else:
+        log.warning("no API keys: whoever reaches %s may do everything", settings.host)
+
+
+@app.command()
+def keygen(
+    name: Annotated[str, typer.Option(help="Who holds the key: what audit lines tell.")],
+    scope: Annotated[list[str], typer.Option(help="select, reward, read or admin; repeat it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="All on standard output.")] = False,
+) -> None:
+    """Make an API key: its table for the server's TOML, and on standard error the key itself."""
+    key = new_key()
+    try:
+        made = KeySetting.model_validate({"name": name, "sha256": hash_of(key), "scopes": scope})
+    except ValueError as error:
+        typer.echo(f"bandexa keygen: {error}", err=True)
+        raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps({"key": key, **made.model_dump()}))
+        return
+    scopes = ", ".join(f'"{one}"' for one in made.scopes)
+    typer.echo(f'[[keys]]\nname = "{made.name}"\nsha256 = "{made.sha256}"\nscopes = [{scopes}]')
+    typer.echo(f"The key, shown only here: {key}", err=True)
 
 
 class _Server(uvicorn.Server):
@@ -128,9 +162,12 @@ def _listen(settings: Settings) -> socket.socket:
 
 def _configure_logging(settings: Settings) -> None:
     """JSON lines on standard error, for our loggers and uvicorn's alike."""
+    from service.auth import AUDIT, AUDIT_FIELDS
+
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(allow=AUDIT_FIELDS),
         structlog.processors.TimeStamper(fmt="iso"),
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
@@ -144,6 +181,7 @@ def _configure_logging(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger(AUDIT).setLevel(logging.INFO)  # whatever the level of the rest
 
 
 @app.command()
@@ -235,14 +273,13 @@ def verify(
     data_dir: Annotated[Path, typer.Argument(help="A server's data directory, or a backup.")],
     live: Annotated[str | None, typer.Option(help="URL of the server to compare with.")] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="BANDEXA_API_KEY", help="Sent to that server.")
+        str | None, typer.Option(envvar=CLIENT_KEY, help="Sent to that server.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with own encoders.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on standard error.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Recompute and compare what is stored; exits with 0: ok, 1: a difference, 2: unreadable."""
-    os.environ.pop("BANDEXA_API_KEY", None)  # it is this command's, no setting
     try:
         settings = load_settings(config, data_dir=data_dir)
     except SettingsError as error:

@@ -15,9 +15,11 @@ from starlette.requests import ClientDisconnect
 from bandexa_core.errors import BandexaError, SnapshotError
 from service.exceptions import (
     Conflict,
+    Forbidden,
     InvalidRequest,
     ServiceError,
     StoreError,
+    Unauthorized,
     Unavailable,
     UnknownAction,
     UnknownBandit,
@@ -33,6 +35,8 @@ DISK_RETRY_S = 5
 KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     InvalidRequest: (422, "invalid-request", "A field of the request is wrong"),
     UnsupportedBody: (415, "unsupported-body", "The body's encoding is not supported"),
+    Unauthorized: (401, "unauthorized", "An API key is needed"),
+    Forbidden: (403, "forbidden", "The API key is not good for this"),
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
     UnknownDecision: (404, "unknown-decision", "No such decision"),
     UnknownAction: (404, "unknown-action", "No such action"),
@@ -41,7 +45,13 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     StoreError: (503, "store-failed", "The store takes no writes"),
     SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
-HTTP_TYPES = {400: "invalid-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+HTTP_TYPES = {
+    400: "invalid-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    413: "too-large",
+}
 
 
 def problem_of(error: BandexaError | ValidationError) -> Problem:
@@ -102,7 +112,10 @@ def install(app: FastAPI) -> None:
         retry = error.retry_after_s if isinstance(error, Unavailable) else None
         if isinstance(error, StoreError | SnapshotError):
             retry = DISK_RETRY_S
-        return response_of(problem_of(error), retry)
+        response = response_of(problem_of(error), retry)
+        if isinstance(error, Unauthorized):
+            response.headers["WWW-Authenticate"] = "Bearer"
+        return response
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:

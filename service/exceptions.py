@@ -6,6 +6,8 @@ ServiceError
 |- UnknownBandit, UnknownDecision, UnknownAction
 |- Conflict            the request contradicts what is there
 |- Unavailable         cannot be done now, may be tried again
+|- Unauthorized        no API key, or one that is not known
+|- Forbidden           the API key is not good for this
 `- StoreError          the database cannot be used
 """
 
@@ -70,6 +72,14 @@ class Unavailable(ServiceError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Unauthorized(ServiceError):
+    """The request carries no API key, or one that is not known."""
+
+
+class Forbidden(ServiceError):
+    """The API key is not good for this."""
 
 
 class StoreError(ServiceError):

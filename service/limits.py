@@ -1,36 +1,74 @@
-"""Limits that hold before a body is decoded."""
+"""Limits that hold before a body is decoded: its size, how long it may take, how many at once."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import response_of
+from service.errors import problem_of, response_of
+from service.exceptions import Unavailable
 from service.schemas import Problem
+
+_SNAPSHOT_TIMES = 10  # an import may take so many times as long as another body
+_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class InFlightLimit:
+    """Answers 503 at once while too many requests are under way; health and metrics pass.
+
+    Args:
+        app: The app behind it.
+        max_in_flight: Requests under way at once, at most.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_in_flight: int) -> None:
+        self._app = app
+        self._room = max_in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+            await self._app(scope, receive, send)
+            return
+        if self._room <= 0:
+            busy = Unavailable("too many requests are under way")
+            await response_of(problem_of(busy), busy.retry_after_s)(scope, receive, send)
+            return
+        self._room -= 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._room += 1
 
 
 class BodyLimit:
-    """Refuses bodies above a size with 413, announced or not.
+    """Refuses bodies above a size with 413, announced or not, and those too slow with 408.
 
     Args:
         app: The app behind it.
         max_bytes: Largest body of a request.
         max_snapshot_bytes: Largest body of a snapshot import.
+        timeout_s: Time a body may take from the request's start; an import ten times as long.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_snapshot_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_snapshot_bytes: int, timeout_s: float
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_snapshot_bytes = max_snapshot_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._max_bytes
+        limit, timeout_s = self._max_bytes, self._timeout_s
         if scope["method"] == "PUT" and scope["path"].endswith("/snapshot"):
-            limit = self._max_snapshot_bytes
+            limit, timeout_s = self._max_snapshot_bytes, _SNAPSHOT_TIMES * timeout_s
         detail = f"the body is larger than {limit} bytes"
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > limit:
@@ -39,14 +77,23 @@ class BodyLimit:
             )
             await response_of(problem)(scope, receive, send)
             return
-        seen = 0
+        seen, complete = 0, False
+        due = asyncio.get_running_loop().time() + timeout_s
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+        async def limited() -> Message:
+            nonlocal seen, complete
+            if complete:  # what comes now is the client's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError as error:
+                late = f"the body took longer than {timeout_s:g} s"
+                raise HTTPException(408, late, {"Connection": "close"}) from error
             seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if seen > limit:
                 raise HTTPException(413, detail)
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, limited, send)

@@ -18,8 +18,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.keys import KeySetting
+
 PREFIX = "BANDEXA_"
 NESTING = "__"
+CLIENT_KEY = "BANDEXA_API_KEY"  # what commands that call a server send; no setting
 
 
 class SettingsError(ValueError):
@@ -30,7 +33,11 @@ class Settings(BaseSettings):
     """Every setting of the server."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTING, extra="forbid", frozen=True
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTING,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a key pasted in the wrong place stays out of the log
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -57,6 +64,23 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body.")
     max_snapshot_bytes: int = Field(1 << 30, ge=1024, description="Largest imported snapshot.")
+    max_elements: int = Field(
+        4_000_000, ge=1024, description="Numbers, texts, lists and maps in a body, together."
+    )
+    max_in_flight: int = Field(1024, ge=1, description="Requests under way at once; more get 503.")
+    body_timeout_s: float = Field(
+        60.0,
+        gt=0.0,
+        le=3600.0,
+        description="Time a body may take to arrive; a snapshot's ten times as long.",
+    )
+    keys: tuple[KeySetting, ...] | None = Field(
+        None, min_length=1, description="API keys: tables of name, sha256 and scopes."
+    )
+    keys_file: Path | None = Field(None, description="TOML file with more `keys`.")
+    allow_anonymous: bool = Field(
+        False, description="Listen on any address without keys: everyone may do everything."
+    )
     max_inline_bytes: int = Field(
         1 << 16,
         ge=0,
@@ -139,7 +163,7 @@ def load_settings(config: Path | None, **arguments: Any) -> Settings:
 
 def _refuse_unknown_environment() -> None:
     for name in os.environ:
-        if name.upper().startswith(PREFIX):
+        if name.upper().startswith(PREFIX) and name.upper() != CLIENT_KEY:
             field = name[len(PREFIX) :].split(NESTING)[0].lower()
             if field not in Settings.model_fields:
                 raise SettingsError(f"environment: {name} is not a setting")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -11,14 +11,14 @@ import msgpack
 import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
+from service.auth import GuardedRoute, Handler
 from service.exceptions import InvalidRequest, UnsupportedBody
 
 MSGPACK = "application/msgpack"
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class _DecodedRequest(Request):
@@ -38,15 +38,20 @@ class _DecodedRequest(Request):
         return self._value
 
 
-def _decode(kind: str, raw: bytes) -> Any:
+def _decode(kind: str, raw: bytes, max_elements: int) -> Any:
     """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400."""
     if kind not in ("application/json", MSGPACK):
         raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
     if not raw:
         return None
+    counter = _Counter(max_elements)
+    many = len(raw) > max_elements  # an element takes a byte or more
     try:
         if kind == MSGPACK:
-            return msgpack.unpackb(raw, strict_map_key=True)
+            hooks = {"list_hook": counter.count, "object_hook": counter.count} if many else {}
+            return msgpack.unpackb(raw, strict_map_key=True, **hooks)
+        if many:
+            counter.add(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
         return json.loads(raw)
     except (RecursionError, msgpack.StackError) as error:
         raise InvalidRequest("body", "is nested too deeply") from error
@@ -54,26 +59,43 @@ def _decode(kind: str, raw: bytes) -> Any:
         raise InvalidRequest("body", f"is not {kind}: {error}") from error
 
 
-class WireRoute(APIRoute):
+class _Counter:
+    """Refuses a body of more elements than allowed before they fill the memory."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen = 0
+
+    def add(self, number: int) -> None:
+        self._seen += number
+        if self._seen > self._most:
+            raise HTTPException(413, f"the body has more than {self._most} elements")
+
+    def count(self, value: Any) -> Any:
+        self.add(len(value))
+        return value
+
+
+class WireRoute(GuardedRoute):
     """A route that speaks both encodings; anything else is refused by name."""
 
-    def get_route_handler(self) -> Handler:
-        """Wrap FastAPI's handler."""
-        plain = super().get_route_handler()
+    def decoding(self, handler: Handler) -> Handler:
+        """Decode before FastAPI does, and encode as the client asks."""
+        plain = handler
         takes_json = self.body_field is not None
 
-        async def handler(request: Request) -> Response:
+        async def decoded(request: Request) -> Response:
             if takes_json:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 raw = await request.body()
-                value = _decode(kind, raw)
+                value = _decode(kind, raw, request.app.state.settings.max_elements)
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             if MSGPACK in request.headers.get("accept", "") and response.body:
                 return _as_msgpack(response)
             return response
 
-        return handler
+        return decoded
 
 
 def _as_msgpack(response: Response) -> Response:

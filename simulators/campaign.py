@@ -43,6 +43,7 @@ class Campaign:
     knobs: Knobs = field(default_factory=Knobs)
     delay: int = 1
     url: str | None = None
+    api_key: str | None = None
     server: Callable[[], PrivateServer] = PrivateServer
     replace: bool = False
     check_save_load: bool = False
@@ -74,7 +75,7 @@ def bandit_name(workload: str, policy: str, seed: int) -> str:
 def _connected(campaign: Campaign) -> Iterator[BanditClient]:
     """Yield a client of the server to use; a private server's death is told with its log."""
     if campaign.url is not None:
-        with BanditClient(campaign.url) as client:
+        with BanditClient(campaign.url, api_key=campaign.api_key) as client:
             if not client.ready():
                 raise CampaignError(f"the service at {campaign.url} is not ready")
             yield client

@@ -36,7 +36,7 @@ from simulators.report import Outcome, plot_regret, print_table, write_json
 
 _PLOT_TYPES = (".png", ".pdf", ".svg")
 _PLAIN_WIDTH = 120
-_NOT_IN_CONFIG = ("json", "plot", "quiet")
+_NOT_IN_CONFIG = ("json", "plot", "quiet", "api_key")
 
 _Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
 
@@ -276,6 +276,7 @@ def _simulate(
         knobs=options.knobs(encoder=encoder, weights=weights),
         delay=options.delay,
         url=options.url,
+        api_key=options.api_key,
         server=lambda: PrivateServer(device=options.device, replay_dir=options.buffer_dir),
         replace=options.replace,
         check_save_load=options.check_save_load,

@@ -76,6 +76,7 @@ class BanditClient:
         timeout_s: limit for connecting and for each answer.
         train_timeout_s: limit for `train(wait=True)` and for moving snapshots.
         trust_env: honour the proxy settings of the environment.
+        api_key: sent with every request, to a server that has keys.
 
     Raises:
         ValueError: `url` is not an http or https address.
@@ -88,6 +89,7 @@ class BanditClient:
         timeout_s: float = 30.0,
         train_timeout_s: float = 600.0,
         trust_env: bool = True,
+        api_key: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.num_requests = 0
@@ -103,6 +105,7 @@ class BanditClient:
             base_url=address,
             timeout=timeout_s,
             trust_env=trust_env,
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
         )
 

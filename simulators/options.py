@@ -95,6 +95,14 @@ class RunOptions:
             rich_help_panel=_WHERE,
         ),
     ] = None
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BANDEXA_API_KEY",
+            help="With --url: the API key to send; it needs all scopes.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None
     replace: Annotated[
         bool,
         typer.Option(

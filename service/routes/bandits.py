@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service import administration
+from service.auth import needs
 from service.bandit import Bandit
 from service.engine import Engine
 from service.exceptions import InvalidRequest, Unavailable, UnknownBandit
@@ -33,7 +34,11 @@ Name = Annotated[Id, Path(description="The bandit's name.")]
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
-@router.put("/{name}", responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)})
+@router.put(
+    "/{name}",
+    openapi_extra=needs("admin"),
+    responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)},
+)
 async def put_bandit(
     name: Name, body: BanditSpec, engine: EngineDep, response: Response
 ) -> BanditAnswer:
@@ -43,25 +48,27 @@ async def put_bandit(
     return state_of(engine, bandit)
 
 
-@router.get("")
+@router.get("", openapi_extra=needs("read"))
 async def list_bandits(engine: EngineDep) -> BanditList:
     """List every bandit with its configuration and state."""
     return BanditList(bandits=[state_of(engine, bandit) for bandit in engine.bandits()])
 
 
-@router.get("/{name}", responses=problems(404, 422))
+@router.get("/{name}", openapi_extra=needs("read"), responses=problems(404, 422))
 async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
     """Return a bandit's configuration and state."""
     return state_of(engine, engine.bandit(name))
 
 
-@router.delete("/{name}", status_code=204, responses=problems(404, 422))
+@router.delete(
+    "/{name}", openapi_extra=needs("admin"), status_code=204, responses=problems(404, 422)
+)
 async def delete_bandit(name: Name, engine: EngineDep) -> None:
     """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
     await administration.delete_bandit(engine, name)
 
 
-@router.put("/{name}/actions", responses=problems(404, 413, 415, 422))
+@router.put("/{name}/actions", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
 async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
     """Add the listed actions or overwrite them; others stay as they are."""
     if body.ids is not None:
@@ -79,13 +86,19 @@ async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> Ca
     return _catalogue(await administration.put_actions(engine, name, names, features, enabled))
 
 
-@router.delete("/{name}/actions/{action_id}", responses=problems(404, 422))
+@router.delete(
+    "/{name}/actions/{action_id}", openapi_extra=needs("admin"), responses=problems(404, 422)
+)
 async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
     """Retire an action: it is not offered any more, what was learned of it stays."""
     return _catalogue(await administration.retire_action(engine, name, ActionId(action_id)))
 
 
-@router.post("/{name}/train", responses={202: {"model": TrainAnswer}, **problems(404, 422)})
+@router.post(
+    "/{name}/train",
+    openapi_extra=needs("admin"),
+    responses={202: {"model": TrainAnswer}, **problems(404, 422)},
+)
 async def train(
     name: Name, engine: EngineDep, response: Response, wait: bool = False
 ) -> TrainAnswer:
@@ -114,6 +127,7 @@ async def train(
 
 @router.get(
     "/{name}/snapshot",
+    openapi_extra=needs("read"),
     response_class=Response,
     responses={200: {"content": BINARY}, **problems(404, 422)},
 )
@@ -126,7 +140,7 @@ async def export_snapshot(name: Name, engine: EngineDep) -> Response:
 @router.put(
     "/{name}/snapshot",
     responses=problems(404, 409, 413, 422),
-    openapi_extra={"requestBody": {"required": True, "content": BINARY}},
+    openapi_extra={**needs("admin"), "requestBody": {"required": True, "content": BINARY}},
 )
 async def import_snapshot(name: Name, request: Request, engine: EngineDep) -> SnapshotAnswer:
     """Serve an exported model as this bandit's from here on."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ValidationError
 
 from bandexa_core.ids import ActionId, DecisionId
+from service.auth import needs
 from service.decisions import Decision, SelectCommand
 from service.engine import Engine
 from service.errors import problem_of
@@ -42,40 +43,45 @@ router = APIRouter(route_class=WireRoute)
 
 
 @router.post(
-    "/select", response_model_exclude_none=False, responses=problems(404, 409, 413, 415, 422)
+    "/select",
+    openapi_extra=needs("select"),
+    response_model_exclude_none=False,
+    responses=problems(404, 409, 413, 415, 422),
 )
 async def select(body: SelectRequest, engine: EngineDep) -> SelectAnswer:
     """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
     return await _select(engine, body)
 
 
-@router.post("/reward", responses=problems(404, 413, 415, 422))
+@router.post("/reward", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
 async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
     """Report how a decision went. Reporting the same value again changes nothing."""
     return await _reward(engine, body)
 
 
-@router.post("/activate", responses=problems(404, 413, 415, 422))
+@router.post("/activate", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
 async def activate(body: ActivateRequest, engine: EngineDep) -> ActivateAnswer:
     """Count a decision that was made with `activate` false: what was shown, say, not prefetched."""
     return ActivateAnswer(status=await engine.activate(DecisionId(body.decision_id)))
 
 
-@router.post("/select/batch", responses=problems(413, 415, 422))
+@router.post("/select/batch", openapi_extra=needs("select"), responses=problems(413, 415, 422))
 async def select_batch(body: SelectBatch, engine: EngineDep) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
     calls = [_item(SelectRequest, item, engine, _select_patiently) for item in body.items]
     return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
 
 
-@router.post("/reward/batch", responses=problems(413, 415, 422))
+@router.post("/reward/batch", openapi_extra=needs("reward"), responses=problems(413, 415, 422))
 async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswer:
     """Take up to 1000 rewards; each succeeds or fails on its own."""
     calls = [_item(RewardRequest, item, engine, _reward) for item in body.items]
     return RewardBatchAnswer(items=[RewardItem(**item) for item in await asyncio.gather(*calls)])
 
 
-@router.post("/bandits/{name}/score", responses=problems(404, 413, 415, 422))
+@router.post(
+    "/bandits/{name}/score", openapi_extra=needs("read"), responses=problems(404, 413, 415, 422)
+)
 async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer:
     """Mean and standard deviation of each candidate's expected reward; decides nothing."""
     found = await engine.score(name, body.context, candidates_of(body.candidates))

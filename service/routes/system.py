@@ -10,22 +10,28 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from service.auth import GuardedRoute, needs
 from service.routes.bandits import trainer_state
 from service.routes.common import EngineDep
 from service.schemas import Health
 
-router = APIRouter()
+router = APIRouter(route_class=GuardedRoute)
 STATIC = files("service") / "static" / "swagger-ui"
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
-@router.get("/healthz")
+@router.get("/healthz", openapi_extra=needs("public"))
 async def healthz() -> Health:
     """Answer 200 while the process lives."""
     return Health(status="alive")
 
 
-@router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
+@router.get(
+    "/readyz",
+    openapi_extra=needs("public"),
+    response_model=Health,
+    responses={503: {"model": Health}},
+)
 async def readyz(engine: EngineDep) -> Response:
     """Answer 200 when the store takes writes and every model is loaded, else 503."""
     failure = engine.failure()
@@ -37,14 +43,14 @@ async def readyz(engine: EngineDep) -> Response:
     return JSONResponse(health.model_dump(), 200 if failure is None else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", openapi_extra=needs("read"), response_class=Response)
 async def metrics(engine: EngineDep) -> Response:
     """Metrics in Prometheus' text format."""
     engine.refresh_gauges()
     return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/docs", include_in_schema=False)
+@router.get("/docs", openapi_extra=needs("public"), include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """The API's documentation."""
     return get_swagger_ui_html(
@@ -56,7 +62,7 @@ async def docs(request: Request) -> HTMLResponse:
     )
 
 
-@router.get("/docs/{asset}", include_in_schema=False)
+@router.get("/docs/{asset}", openapi_extra=needs("public"), include_in_schema=False)
 async def docs_asset(asset: str) -> Response:
     """A file of Swagger UI."""
     if asset not in ASSETS:

@@ -27,6 +27,7 @@ SHARED_FLAGS = [
     "--seeds",
     "--first-seed",
     "--url",
+    "--api-key",
     "--device",
     "--train-every",
     "--optimizer-steps",
