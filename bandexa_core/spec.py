@@ -140,6 +140,8 @@ class ReplaySpec:
     Attributes:
         capacity: Most rows kept.
         capacity_bytes: Most bytes that the rows kept take; whichever of the two is less holds.
+        evicted_sample: How many of the rows that went, by a capacity or by the retention of the
+            store, are kept to stand for all of them (64 MiB at most); 0: none.
         activation_bytes: Most bytes of frozen activations kept beside the rows; 0: none.
     """
 
@@ -151,6 +153,7 @@ class ReplaySpec:
     flush_every: int = 256
     capacity: int | None = None
     capacity_bytes: int | None = None
+    evicted_sample: int = 2000
     activation_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
@@ -158,8 +161,9 @@ class ReplaySpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1")
-        if self.activation_bytes < 0:
-            raise ValueError("activation_bytes: must be 0 or above")
+        for name in ("evicted_sample", "activation_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be 0 or above")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ from service.exceptions import (
 from service.imported import Imported
 from service.loading import load_at, newest_snapshot
 from service.metrics import Metrics
+from service.retention import Retention
 from service.rounds import RoundDesk
 from service.settings import Settings
 from service.store import (
@@ -91,6 +92,7 @@ class Engine:
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
         self._windows: asyncio.Task[None] | None = None
+        self._retention: asyncio.Task[None] | None = None
         self._imported = Imported()
 
     # -- life ---------------------------------------------------------------------------------
@@ -122,6 +124,7 @@ class Engine:
         self.desk.start()
         await self.close_windows()  # the time since the last ending does not count
         self._windows = asyncio.create_task(self._watch_windows())
+        self._retention = asyncio.create_task(self._retain(self._store, self.desk))
 
     def _clear_deleted(self) -> None:
         """Remove the files of deleted bandits that no trainer was there to remove."""
@@ -146,8 +149,11 @@ class Engine:
 
     async def close(self) -> None:
         """End the trainer, commit what is queued, close the store."""
-        if self._windows is not None:
-            self._windows.cancel()
+        for task in (self._windows, self._retention):
+            if task is not None:
+                task.cancel()
+        if self._retention is not None:
+            await asyncio.wait([self._retention])
         if self.desk is not None:
             await self.desk.close()
         if self._late:
@@ -370,6 +376,15 @@ class Engine:
                 await self.close_windows()
             except (StoreError, Unavailable) as error:  # the time until it works does not count
                 log.warning("reward windows cannot be closed: %s", error)
+
+    async def _retain(self, store: SqliteStore, desk: RoundDesk) -> None:
+        retention = Retention(
+            self.settings, self.metrics, store, self.bandits, self.committed, desk.round_is_due
+        )
+        try:
+            await retention.run()
+        finally:
+            retention.close()
 
     def _train_if_due(self, bandit: Bandit) -> None:
         if bandit.model.spec.training.mode == "background" and bandit.model.round_due():

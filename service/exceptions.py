@@ -9,6 +9,7 @@ ServiceError
 |- Unauthorized        no API key, or one that is not known
 |- Forbidden           the API key is not good for this
 `- StoreError          the database cannot be used
+   `- LogTrimmed       rows that were asked for left the log
 """
 
 from __future__ import annotations
@@ -84,3 +85,7 @@ class Forbidden(ServiceError):
 
 class StoreError(ServiceError):
     """The database cannot be opened or written."""
+
+
+class LogTrimmed(StoreError):
+    """Rows that were asked for left the log by its retention."""

@@ -27,12 +27,13 @@ def acceptable(
     round that made it was under way when the import came.
     """
     imported = reader.last_import(record.key, up_to)
+    begins = reader.trim(record.key).position
 
     def accept(manifest: Manifest) -> bool:
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
             return False
         position = LogPosition(manifest.position)
-        if not imported <= position <= up_to:
+        if not max(imported, begins) <= position <= up_to:
             return False
         found = reader.hash_at(record.key, position)
         return found is not None and found.hex() == manifest.log_hash

@@ -43,6 +43,14 @@ class Metrics:
         self.rounds_failed = Counter(
             "bandexa_rounds_failed", "Training rounds that failed.", registry=self.registry
         )
+        self.store_bytes = Gauge(
+            "bandexa_store_bytes", "Bytes of the database that hold something.",
+            registry=self.registry,
+        )  # fmt: skip
+        self.decisions_removed = Counter(
+            "bandexa_decisions_removed", "Decisions that retention removed.",
+            registry=self.registry,
+        )  # fmt: skip
         self.snapshot = Gauge(
             "bandexa_snapshot", "Version of the served snapshot.", ["bandit"],
             registry=self.registry,

@@ -16,9 +16,10 @@ import numpy as np
 from bandexa_core.errors import ReplayError
 from bandexa_core.ids import BanditUid, LogPosition
 from bandexa_core.log import LearnRow
-from bandexa_core.replay import Replay, RowLayout, Rows, open_replay
+from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_replay
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
+from service.exceptions import LogTrimmed
 from service.store import BanditRecord, StoreReader
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,32 @@ class FollowedReplays:
         self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}
         self._activations: dict[BanditUid, ActivationCache] = {}
 
-    def at(self, record: BanditRecord, spec: BanditSpec, position: LogPosition) -> Replay:
-        """Return the bandit's replay with the log followed up to `position`."""
+    def at(
+        self, record: BanditRecord, spec: BanditSpec, position: LogPosition
+    ) -> Replay | ExtendedReplay:
+        """Return the bandit's rows with the log followed up to `position`.
+
+        Rows that left the store leave the replay, and a sample stands for all that were evicted.
+        """
         replay = self._open(record, spec)
         if replay.followed > position:  # rows of a log that was lost with the machine's power
             replay = self._start_over(record, spec)
-        start = LogPosition(replay.followed)
+        while True:
+            replay.evict_through(self._reader.trim(record.key).position)
+            start = LogPosition(max(replay.followed, replay.evicted_through))
+            try:
+                self._follow(replay, record, start, position)
+                evicted = self._reader.evicted(
+                    record, LogPosition(max(replay.evicted_through, 0)), position,
+                    spec.replay.evicted_sample,
+                )  # fmt: skip
+            except LogTrimmed:  # by the server, while the log was read here
+                continue
+            return replay if evicted is None else ExtendedReplay(replay, evicted)
+
+    def _follow(
+        self, replay: Replay, record: BanditRecord, start: LogPosition, position: LogPosition
+    ) -> None:
         for rows in self._reader.follow(record, start, position):
             learned = [row for row in rows if isinstance(row, LearnRow)]
             for batch in _runs(learned):
@@ -49,7 +70,6 @@ class FollowedReplays:
                     values = np.array([row.after for row in batch])
                     replay.correct(origins, values)
             replay.mark_followed(rows[-1].position)
-        return replay
 
     def activations(self, record: BanditRecord, spec: BanditSpec) -> ActivationCache | None:
         """Return the bandit's cache of frozen activations, None where it is to have none."""

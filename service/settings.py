@@ -97,6 +97,14 @@ class Settings(BaseSettings):
         256, ge=1, description="Contexts that may wait for slow encoders; more get 503."
     )
     keep_snapshots: int = Field(3, ge=2, description="Snapshots kept per bandit.")
+    max_store_bytes: int | None = Field(
+        None,
+        ge=1 << 20,
+        description="Beyond so many bytes in the database, the oldest decisions are removed.",
+    )
+    max_age_days: float | None = Field(
+        None, gt=0.0, description="Decisions older than this are removed."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
     )

@@ -30,6 +30,7 @@ from bandexa_core.model import (
 )
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.publishing import publish_model
+from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshot import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.exceptions import UnknownBandit
@@ -93,14 +94,19 @@ class Trainer:
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
         if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
-            replay = self._replays.at(record, spec, position)
-            if len(replay):
+            rows = self._replays.at(record, spec, position)
+            if len(rows):
                 plan = plan_round(model, total, self._device)
                 weights = model.row_weights
+                evicted = {}
+                if isinstance(rows, ExtendedReplay):
+                    weights = rows.weights(weights)
+                    evicted = rows.counts()
                 cache = None
                 if isinstance(model.policy.module, PrefixModule):
                     cache = self._replays.activations(record, spec)
-                training, metrics = model.policy.train(replay, training, plan, weights, cache)
+                training, metrics = model.policy.train(rows, training, plan, weights, cache)
+                metrics |= evicted
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)

@@ -21,7 +21,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition
 from bandexa_core.snapshot import Manifest, SnapshotStore
-from service.exceptions import StoreError
+from service.exceptions import LogTrimmed, StoreError
 from service.settings import Settings
 from service.store import BanditRecord, StoreReader
 from service.store.schema import SCHEMA_VERSION, connect
@@ -112,6 +112,8 @@ def _models(
         ModelAudit(reader, record, registry, snapshots, check, say).audit(good)
     except sqlite3.DatabaseError:
         raise
+    except LogTrimmed as error:
+        check.notes.append(f"the model was not followed to its end: {error}; try again")
     except Exception as error:  # the top of the loop over bandits: check the others all the same
         log.debug("bandit %s", record.name, exc_info=True)
         check.problem(f"model: it cannot be rebuilt: {type(error).__name__}: {error}")

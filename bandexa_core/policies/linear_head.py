@@ -22,7 +22,7 @@ from bandexa_core.posterior import (
     Statistics,
 )
 from bandexa_core.posterior.rows import MAX_NORM
-from bandexa_core.replay import Replay
+from bandexa_core.replay import TrainingRows
 from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
@@ -291,7 +291,7 @@ class LinearHead:
         assert posterior is not None
         self.posterior = posterior
 
-    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
+    def rebuild(self, replay: TrainingRows, chunk: int, weights: RowWeights | None = None) -> None:
         """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior."""
         dim = self.encoder.feature_dim
         by_slot: dict[int, Statistics] = {}

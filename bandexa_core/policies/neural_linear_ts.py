@@ -21,7 +21,7 @@ from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.schedule import LEAST_ACTIONS
 from bandexa_core.policies.training import EncoderTrainer, TrainingRound
 from bandexa_core.posterior import PosteriorConfig
-from bandexa_core.replay import Replay
+from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 
 
@@ -52,7 +52,7 @@ class NeuralLinearTS(LinearHead):
 
     def train(
         self,
-        replay: Replay,
+        replay: TrainingRows,
         trainer_state: dict[str, NDArray[Any]],
         plan: TrainingRound,
         weights: RowWeights | None = None,
@@ -79,7 +79,9 @@ class NeuralLinearTS(LinearHead):
         self.rebuild(replay, plan.rebuild_chunk, weights)
         return trainer.tensors(), metrics
 
-    def _standardize(self, replay: Replay, plan: TrainingRound, weights: RowWeights | None) -> None:
+    def _standardize(
+        self, replay: TrainingRows, plan: TrainingRound, weights: RowWeights | None
+    ) -> None:
         def read(column: str) -> Iterator[tuple[NDArray[Any], NDArray[np.float64] | None]]:
             for rows in replay.scan(plan.rebuild_chunk):
                 shares = None if weights is None else weights(rows.positions)

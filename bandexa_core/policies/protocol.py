@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import Replay
+from bandexa_core.replay import RowWeights, TrainingRows
 from bandexa_core.spec import SelectionSpec
 
-# Positions of rows (N,) to their weights (N,).
-RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+__all__ = ["Candidates", "Choice", "EncodedContext", "Policy", "RowWeights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ class Policy(Protocol):
     def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
         """Go on with what `forgotten` returned."""
 
-    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
+    def rebuild(self, replay: TrainingRows, chunk: int, weights: RowWeights | None = None) -> None:
         """Replace the posterior by the exact one over the replay's rows, weighted by position."""
 
     def configure(self, selection: SelectionSpec) -> None:

@@ -21,7 +21,7 @@ from bandexa_core.encoders import EncoderModule
 from bandexa_core.encoders.module import PrefixModule
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.policies.protocol import RowWeights
-from bandexa_core.replay import Replay, Rows, training_batches
+from bandexa_core.replay import Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
 
 GRADIENT_CLIP = 5.0
@@ -114,7 +114,7 @@ class EncoderTrainer:
 
     def run(
         self,
-        replay: Replay,
+        replay: TrainingRows,
         weights: RowWeights | None = None,
         scaling: InputScaling | None = None,
         activations: ActivationCache | None = None,

@@ -11,7 +11,7 @@ from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import Replay
+from bandexa_core.replay import TrainingRows
 from bandexa_core.spec import SelectionSpec
 
 
@@ -63,7 +63,7 @@ class Uniform:
     def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
         """See `Policy.adopt`."""
 
-    def rebuild(self, replay: Replay, chunk: int, weights: RowWeights | None = None) -> None:
+    def rebuild(self, replay: TrainingRows, chunk: int, weights: RowWeights | None = None) -> None:
         """See `Policy.rebuild`."""
 
     def configure(self, selection: SelectionSpec) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from bandexa_core.filesystem import FileSystem
 from bandexa_core.replay.disk import DiskReplay
+from bandexa_core.replay.evicted import Evicted, ExtendedReplay
 from bandexa_core.replay.memory import MemoryReplay
 from bandexa_core.replay.prefetch import PrefetchedBatches, training_batches
 from bandexa_core.replay.protocol import (
@@ -19,18 +20,24 @@ from bandexa_core.replay.protocol import (
     RowBuffers,
     RowLayout,
     Rows,
+    RowWeights,
+    TrainingRows,
     rows_allowed,
 )
 
 __all__ = [
     "ContextDtype",
     "DiskReplay",
+    "Evicted",
+    "ExtendedReplay",
     "MemoryReplay",
     "PrefetchedBatches",
     "Replay",
     "RowBuffers",
     "RowLayout",
+    "RowWeights",
     "Rows",
+    "TrainingRows",
     "open_replay",
     "training_batches",
 ]

@@ -24,6 +24,7 @@ from bandexa_core.replay.protocol import (
     check_buffers,
     check_corrections,
     check_rows,
+    drawn_rows,
     rows_allowed,
 )
 
@@ -50,6 +51,18 @@ class TableReplay(ABC):
         """The log position up to which everything has been applied; 0 at first."""
         self._check_usable()
         return self._followed
+
+    @property
+    def evicted_through(self) -> int:
+        """Position up to which rows were evicted; -1 when none was."""
+        self._check_usable()
+        return self._table.evicted_through
+
+    def evict_through(self, position: int) -> None:
+        """Evict the rows up to a log position."""
+        self._check_usable()
+        if self._table.evict_through(position):
+            self.flush()
 
     @property
     @abstractmethod
@@ -103,22 +116,14 @@ class TableReplay(ABC):
     ) -> Rows:
         """Draw rows with replacement, returned in the order they are stored in."""
         self._check_usable()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        if not len(self):
-            raise ValueError("the replay is empty: there is nothing to sample")
         if out is not None:
             check_buffers(self._layout, batch_size, out)
-        if cumulative_N is None:
-            indices = rng.integers(self._table.first, self._table.end, batch_size)
-        else:
-            if cumulative_N.shape != (len(self),) or not cumulative_N[-1] > 0.0:
-                raise ValueError("cumulative_N must hold a sum for each row, the last above 0")
-            marks = rng.random(batch_size) * cumulative_N[-1]
-            rows = np.searchsorted(cumulative_N, marks, side="right")
-            indices = self._table.first + np.minimum(rows, len(self) - 1)
-        indices.sort()
-        return self._rows(indices, out)
+        return self.take(drawn_rows(rng, len(self), batch_size, cumulative_N), out)
+
+    def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
+        """Return the kept rows of sorted numbers, 0 being the oldest one."""
+        self._check_usable()
+        return self._rows(self._table.first + numbers, out)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
         """Yield the rows kept at the time of the call in order, `chunk` at a time."""

@@ -123,6 +123,14 @@ class RowTable:
         self._evicted_through = int(self._positions[first - 1 - self._base])
         self._first = first
 
+    def evict_through(self, position: int) -> int:
+        """Forget the rows up to a log position, take none of them again; return how many went."""
+        before = self._first
+        stored = self._kept(self._positions)
+        self.evict_to(before + int(np.searchsorted(stored, position, side="right")))
+        self._evicted_through = max(self._evicted_through, position)
+        return self._first - before
+
     def _kept(self, column: NDArray[np.int64]) -> NDArray[np.int64]:
         return column[self._first - self._base : self._end - self._base]
 

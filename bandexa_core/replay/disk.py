@@ -122,6 +122,11 @@ class DiskReplay(TableReplay):
                 raise
 
     @property
+    def is_on_disk(self) -> bool:
+        """True: reading ahead pays."""
+        return True
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of the shard files that hold kept rows."""
         self._check_usable()

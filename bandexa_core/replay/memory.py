@@ -41,6 +41,11 @@ class MemoryReplay(TableReplay):
         self._allocate(0)
 
     @property
+    def is_on_disk(self) -> bool:
+        """False: the rows are in memory."""
+        return False
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of RAM allocated for rows."""
         self._check_usable()

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.errors import ClosedError
-from bandexa_core.replay.disk import DiskReplay
-from bandexa_core.replay.protocol import Replay, RowBuffers, Rows
+from bandexa_core.replay.protocol import RowBuffers, Rows, TrainingRows
 
 # One batch in use, one ready and one being read: a slow read is not waited for at once.
 _NUM_BUFFERS = 3
@@ -34,7 +33,7 @@ class PrefetchedBatches:
 
     def __init__(
         self,
-        replay: Replay,
+        replay: TrainingRows,
         rng: np.random.Generator,
         batch_size: int,
         num_batches: int,
@@ -134,7 +133,7 @@ class PrefetchedBatches:
 
 
 def training_batches(
-    replay: Replay,
+    replay: TrainingRows,
     rng: np.random.Generator,
     batch_size: int,
     num_batches: int,
@@ -147,7 +146,7 @@ def training_batches(
     The rows are the same either way. A batch holds until the next is asked for. See
     `PrefetchedBatches` for the arguments.
     """
-    if isinstance(replay, DiskReplay):
+    if replay.is_on_disk:
         return PrefetchedBatches(
             replay, rng, batch_size, num_batches, cumulative_N, allocate=allocate
         )

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from bandexa_core.ids import LogPosition
 
 ContextDtype = Literal["uint8", "float32", "float64"]
+# Positions of rows (N,) to their weights (N,).
+RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,58 @@ class Rows:
         )
 
 
-class Replay(Protocol):
+class TrainingRows(Protocol):
+    """Rows that a round trains on and rebuilds from."""
+
+    @property
+    def layout(self) -> RowLayout:
+        """The shapes of the rows."""
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether reading rows may wait for a disk, so that it pays to read ahead."""
+
+    def positions(self) -> NDArray[np.int64]:
+        """Return the positions of the rows kept, in order: a copy, (N,)."""
+
+    def sample(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        cumulative_N: NDArray[np.float64] | None = None,
+        out: RowBuffers | None = None,
+    ) -> Rows:
+        """Draw rows with replacement, returned in the order they are stored in.
+
+        Args:
+            rng: source of the draws.
+            batch_size: how many rows.
+            cumulative_N: running sums of the weights of all rows kept, by which they are drawn;
+                None: uniformly.
+            out: where actions and contexts are read to, instead of new arrays; the rows returned
+                share its memory.
+
+        Raises:
+            ValueError: there are no rows, `batch_size` is below 1, the sums are not one for
+                each row with a positive total, or `out` has another shape, dtype or memory order.
+        """
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        """Yield the rows kept at the time of the call in order, `chunk` at a time.
+
+        Rows evicted while the scan runs are left out; rewards are those at the time of reading.
+        """
+
+    def __len__(self) -> int:
+        """Return the number of rows kept; never above the capacity."""
+
+
+class Replay(TrainingRows, Protocol):
     """What the trainer knows of a replay. Not safe for use from several threads at once.
 
     Every method raises ClosedError after close, and ReplayError when the backend fails to read or
     write; a wrong argument is a ValueError, and then nothing has changed.
     """
-
-    @property
-    def layout(self) -> RowLayout:
-        """The shapes of this replay's rows."""
 
     @property
     def followed(self) -> LogPosition:
@@ -158,36 +202,15 @@ class Replay(Protocol):
         Where a position is given twice, the later reward holds.
         """
 
-    def positions(self) -> NDArray[np.int64]:
-        """Return the positions of the rows kept, in order: a copy, (N,)."""
+    @property
+    def evicted_through(self) -> int:
+        """The position of the last evicted row, or of `evict_through`; -1 when none was."""
 
-    def sample(
-        self,
-        rng: np.random.Generator,
-        batch_size: int,
-        cumulative_N: NDArray[np.float64] | None = None,
-        out: RowBuffers | None = None,
-    ) -> Rows:
-        """Draw rows with replacement, returned in the order they are stored in.
+    def evict_through(self, position: int) -> None:
+        """Evict the rows up to a log position, and pass them over from now on."""
 
-        Args:
-            rng: source of the draws.
-            batch_size: how many rows.
-            cumulative_N: running sums of the weights of all rows kept, by which they are drawn;
-                None: uniformly.
-            out: where actions and contexts are read to, instead of new arrays; the rows returned
-                share its memory.
-
-        Raises:
-            ValueError: the replay is empty, `batch_size` is below 1, the sums are not one for
-                each row with a positive total, or `out` has another shape, dtype or memory order.
-        """
-
-    def scan(self, chunk: int) -> Iterator[Rows]:
-        """Yield the rows kept at the time of the call in order, `chunk` at a time.
-
-        Rows evicted while the scan runs are left out; rewards are those at the time of reading.
-        """
+    def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
+        """Return the kept rows of sorted numbers, 0 being the oldest one; `out`: see `sample`."""
 
     def mark_followed(self, position: int) -> None:
         """Say that the log is applied up to `position`; a lower one than before changes nothing."""
@@ -197,9 +220,6 @@ class Replay(Protocol):
 
     def close(self) -> None:
         """Flush and let go of all files; a second call does nothing."""
-
-    def __len__(self) -> int:
-        """Return the number of rows kept; never above the capacity."""
 
     def __enter__(self) -> Self:
         """Return the replay itself."""
@@ -229,6 +249,33 @@ def rows_allowed(layout: RowLayout, capacity: int | None, capacity_bytes: int | 
         )
     num_rows = capacity_bytes // layout.row_bytes
     return num_rows if capacity is None else min(capacity, num_rows)
+
+
+def drawn_rows(
+    rng: np.random.Generator,
+    num_rows: int,
+    batch_size: int,
+    cumulative_N: NDArray[np.float64] | None,
+) -> NDArray[np.int64]:
+    """Return the sorted numbers of rows drawn with replacement; see `TrainingRows.sample`.
+
+    Raises:
+        ValueError: as there.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if not num_rows:
+        raise ValueError("the replay is empty: there is nothing to sample")
+    if cumulative_N is None:
+        numbers = rng.integers(0, num_rows, batch_size)
+    else:
+        if cumulative_N.shape != (num_rows,) or not cumulative_N[-1] > 0.0:
+            raise ValueError("cumulative_N must hold a sum for each row, the last above 0")
+        marks = rng.random(batch_size) * cumulative_N[-1]
+        rows = np.searchsorted(cumulative_N, marks, side="right")
+        numbers = np.minimum(rows, num_rows - 1)
+    numbers.sort()
+    return numbers
 
 
 def check_buffers(layout: RowLayout, num_rows: int, buffers: RowBuffers) -> None:

@@ -24,6 +24,26 @@ CREATE TABLE windows (
 CREATE INDEX windows_open ON windows (closes) WHERE closed IS NULL;
 CREATE TABLE activations (decision_id TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
 """,
+    2: """
+ALTER TABLE outcomes RENAME TO outcomes_2;
+CREATE TABLE outcomes (
+  decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
+  latest INTEGER NOT NULL, PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
+INSERT INTO outcomes
+  SELECT o.decision_id, o.item, o.origin, o.value, coalesce(l.latest, o.origin)
+  FROM outcomes_2 AS o LEFT JOIN (
+    SELECT decision_id, item, max(position) AS latest FROM log WHERE kind = 1
+    GROUP BY decision_id, item) AS l USING (decision_id, item)
+  ORDER BY o.decision_id, o.item;
+DROP TABLE outcomes_2;
+CREATE TABLE trims (
+  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
+  learned INTEGER NOT NULL);
+CREATE TABLE evicted (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, PRIMARY KEY (bandit, origin));
+CREATE INDEX evicted_ranks ON evicted (bandit, rank);
+""",
 }
 
 

@@ -30,9 +30,10 @@ from service.store.codec import (
 )
 from service.store.log_writer import LogWriter
 from service.store.outcomes import Outcomes
-from service.store.protocol import Activation, Closed, RewardOutcome
+from service.store.protocol import Activation, Closed, Dropped, RewardOutcome
 from service.store.reader import stored_answer
 from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT
+from service.store.trimming import Trimming
 from service.store.windows import Look, Watch
 
 PURGE_CHUNK = 2000
@@ -52,6 +53,7 @@ class Operations:
         self._log = LogWriter(connection)
         self._outcomes = Outcomes(connection, self._log, self._bandits.get)
         self._windows = Watch(connection, self._outcomes)
+        self._trimming = Trimming(connection)
 
     def forget_heads(self) -> None:
         """Drop what was remembered: a transaction was rolled back."""
@@ -150,6 +152,16 @@ class Operations:
         self._must_live(bandit.key)
         return self._log.changed(bandit.key, kind, now, payload)
 
+    # -- retention ----------------------------------------------------------------------------
+
+    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
+        """See `Trimming.trim_log`."""
+        return bandit.key in self._bandits and self._trimming.trim_log(bandit, up_to, sample_size)
+
+    def drop_decisions(self, before: float, after_row: int) -> Dropped:
+        """See `Trimming.drop_decisions`."""
+        return self._trimming.drop_decisions(before, after_row)
+
     # -- bandits ------------------------------------------------------------------------------
 
     def create(
@@ -206,6 +218,8 @@ class Operations:
             " (SELECT position FROM log WHERE bandit = ? LIMIT ?)",
             (key, key, PURGE_CHUNK),
         ).rowcount
+        for table in ("trims", "evicted"):
+            self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return bool(ids) or removed > 0
 
 

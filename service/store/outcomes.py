@@ -291,10 +291,15 @@ class Outcomes:
         assert origin is not None
         position = self._log.learned(key, now, decision_id, item, origin, before, value)
         self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET value = excluded.value",
-            (decision_id, item, origin, value),
+            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
+            (decision_id, item, origin, value, position),
         )
+        if before is not None:  # it may be in the sample of what left the log
+            self._db.execute(
+                "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
+                (value, key, origin),
+            )
         spec = bandit.spec.context
         array = np.frombuffer(context, spec.dtype).reshape(spec.shape)
         return LearnRow(

@@ -47,6 +47,15 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """How many decisions were removed, where the search ended, and whether it should go on."""
+
+    num: int
+    last_row: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """What an activation did, and the learn rows of the rewards that came before it."""
 
@@ -109,6 +118,17 @@ class EventStore(Protocol):
         `publish(position, log hash)` writes the snapshot and returns its version; it runs before
         the commit, so a row never names a snapshot that is not there.
         """
+
+    def trim_log(
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+    ) -> None:
+        """Remove some learn rows up to `up_to`, keeping a sample of what went; True: call again.
+
+        No snapshot that is to be served may be older than `up_to`.
+        """
+
+    def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
+        """Remove some decisions older than `before` that no row left in the log refers to."""
 
     def create_bandit(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from bandexa_core.forgetting import Forgetting
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.model import changed_spec
+from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
+from service.exceptions import LogTrimmed
 from service.store.codec import BanditRecord, StoredAnswer, unpack_change, unpack_chosen
+from service.store.evicted import Trim, evicted_rows, trim_of
 from service.store.schema import (
     KIND_CATALOGUE,
     KIND_CONFIG,
@@ -87,9 +91,10 @@ class StoreReader:
         return stored_answer(self._connection, decision_id)
 
     def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
-        """Return the hash of the log up to `position`; None where there is no such row."""
-        if position == 0:
-            return GENESIS_HASH
+        """Return the hash of the log up to `position`; None where there is no such row (left)."""
+        trim = self.trim(bandit)
+        if position <= trim.position:
+            return trim.hash if position == trim.position else None
         found = self._connection.execute(
             "SELECT hash FROM log WHERE bandit = ? AND position = ?", (bandit, position)
         ).fetchone()
@@ -98,9 +103,16 @@ class StoreReader:
     def follow(
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
     ) -> Iterator[list[LogRow]]:
-        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`."""
+        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`.
+
+        Raises:
+            LogTrimmed: Retention removed rows after `after`, perhaps while they were followed.
+        """
         while after < up_to:
             rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
+            whole = bool(rows) and rows[-1][0] - after == len(rows)
+            if not whole and self.trim(record.key).position > after:
+                raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
             if not rows:
                 return
             yield [decode_row(record.spec, row) for row in rows]
@@ -126,13 +138,74 @@ class StoreReader:
         return state
 
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
-        """Return how many values were learned for the first time in (after, up_to]."""
+        """Return how many values were learned for the first time in (after, up_to].
+
+        From 0 on, rows count that retention removed.
+        """
+        gone = self.trim(bandit).learned if after == 0 else 0
         found = self._connection.execute(
             "SELECT count(*) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
             " AND kind = ? AND before IS NULL",
             (bandit, after, up_to, KIND_LEARN),
         ).fetchone()
-        return int(found[0])
+        return gone + int(found[0])
+
+    def trim(self, bandit: int) -> Trim:
+        """Return where the log begins: what was before, retention removed."""
+        return trim_of(self._connection, bandit)
+
+    def evicted(
+        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+    ) -> Evicted | None:
+        """Return a sample of the rows up to `through`, as of `position`: see `evicted_rows`.
+
+        Raises:
+            LogTrimmed: Retention removed rows after `through`.
+        """
+        with self._moment():
+            if self.trim(record.key).position > through:
+                raise LogTrimmed(f"{record.name}: the log begins after row {through}")
+            return evicted_rows(self._connection, record, through, position, most)
+
+    def first_learned(self, bandit: int, number: int) -> LogPosition:
+        """Return the position of the so-manieth (from 1) first value that is in the log."""
+        found = self._connection.execute(
+            "SELECT position FROM log WHERE bandit = ? AND kind = ? AND before IS NULL"
+            " ORDER BY position LIMIT 1 OFFSET ?",
+            (bandit, KIND_LEARN, number - 1),
+        ).fetchone()
+        return LogPosition(found[0])
+
+    def last_before(self, bandit: int, time: float) -> LogPosition:
+        """Return the position up to which all rows are older than `time`."""
+        found = self._connection.execute(
+            "SELECT position FROM log WHERE bandit = ? AND time >= ? ORDER BY position LIMIT 1",
+            (bandit, time),
+        ).fetchone()
+        return LogPosition(self.head(bandit) if found is None else found[0] - 1)
+
+    def decision_time(self, number: int) -> float | None:
+        """Return when the decision was made that is so-manieth (from 0), None beyond the last."""
+        found = self._connection.execute(
+            "SELECT time FROM decisions ORDER BY rowid LIMIT 1 OFFSET ?", (number,)
+        ).fetchone()
+        return None if found is None else float(found[0])
+
+    def used_bytes(self) -> int:
+        """Return the bytes of the database that hold something; the file may be larger."""
+        pages, free, size = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
 
     def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
         """Return the actions as of `position`: the fold of the catalogue rows up to it."""
@@ -149,10 +222,16 @@ class StoreReader:
         return spec
 
     def imports(self, bandit: int) -> list[SnapshotVersion]:
-        """Return the snapshot versions that import rows name; recovery may need them."""
-        everything = LogPosition(2**62)
-        payloads = self._payloads(bandit, KIND_IMPORT, everything)
-        return [SnapshotVersion(json.loads(payload)["version"]) for payload in payloads]
+        """Return the snapshot versions that import rows name; recovery may need them.
+
+        Those at or before the log's beginning are not: no kept snapshot is older.
+        """
+        rows = self._connection.execute(
+            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND kind <> 1 AND position > ?"
+            " ORDER BY position",
+            (bandit, KIND_IMPORT, self.trim(bandit).position),
+        )
+        return [SnapshotVersion(json.loads(payload)["version"]) for (payload,) in rows]
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 where there is none."""

@@ -11,7 +11,7 @@ from service.store.disk_faults import told
 from service.store.migrations import migrate
 
 Durability = Literal["commit", "os"]
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 
@@ -19,6 +19,9 @@ KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 # in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
 # sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
 # `windows` holds when the rewards of a decision stop counting, and when they were seen to.
+# `outcomes` has the positions of the first and the latest row that learned a value. `trims` tells
+# up to where learn rows were removed from a log, with the hash there and how many values they had
+# learned; `evicted` holds a sample of those rows.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (
@@ -32,7 +35,7 @@ CREATE TABLE decisions (
 CREATE INDEX decisions_bandit ON decisions (bandit);
 CREATE TABLE outcomes (
   decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
-  PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
+  latest INTEGER NOT NULL, PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
 CREATE TABLE rewards (
   decision_id TEXT NOT NULL, item INTEGER NOT NULL, reward_id TEXT, reward REAL NOT NULL,
   status TEXT NOT NULL, time REAL NOT NULL);
@@ -47,6 +50,13 @@ CREATE TABLE log (
   decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
   hash BLOB NOT NULL, PRIMARY KEY (bandit, position)) WITHOUT ROWID;
 CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
+CREATE TABLE trims (
+  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
+  learned INTEGER NOT NULL);
+CREATE TABLE evicted (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, PRIMARY KEY (bandit, origin));
+CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 """
 
 

@@ -30,7 +30,7 @@ from service.store.codec import BanditRecord, DecisionRecord, RewardReport, Stor
 from service.store.disk_faults import told
 from service.store.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.operations import Operations, wall_clock
-from service.store.protocol import Activation, Closed, Done, RewardOutcome
+from service.store.protocol import Activation, Closed, Done, Dropped, RewardOutcome
 from service.store.reader import StoreReader
 from service.store.schema import Durability, next_epoch, open_writer
 from service.store.windows import Look
@@ -162,6 +162,16 @@ class SqliteStore:
     ) -> None:
         """See `EventStore.append_import`."""
         self._put(lambda: self._operations.import_snapshot(bandit, publish), done, publishes=True)
+
+    def trim_log(
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+    ) -> None:
+        """See `EventStore.trim_log`."""
+        self._put(lambda: self._operations.trim_log(bandit, up_to, sample_size), done)
+
+    def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
+        """See `EventStore.drop_decisions`."""
+        self._put(lambda: self._operations.drop_decisions(before, after_row), done)
 
     def create_bandit(
         self,

@@ -117,12 +117,13 @@ class Ledger:
         self._num_values[key] += 1
         log = self._logs[key]
         first_of, first_item, first_before, first = row[9:]
-        if (first_of, first_item) != (decision_id, item) or first_before is not None:
+        said = log.value(origin, first)
+        if origin > log.begins and (
+            (first_of, first_item) != (decision_id, item) or first_before is not None
+        ):
             check.problem(f"outcomes: {what}: log row {origin} is not the first to learn it")
-        elif log.value(origin, first) != value:
-            check.problem(
-                f"outcomes: {what}: value {value}, the log says {log.value(origin, first)}"
-            )
+        elif said is not None and said != value:
+            check.problem(f"outcomes: {what}: value {value}, the log says {said}")
         if not _has_pick(chosen, item):
             check.problem(f"outcomes: {what}: the decision has no such pick")
         if position >= origin:

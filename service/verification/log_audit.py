@@ -13,6 +13,7 @@ from typing import Any
 from bandexa_core.ids import LogPosition
 from service.store import BanditRecord
 from service.store.codec import chain_hash
+from service.store.evicted import trim_of
 from service.store.reader import GENESIS_HASH
 from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.verification.findings import Check
@@ -35,13 +36,13 @@ class LogAudit:
 
     Attributes:
         position: Of the last row that was read.
-        num_first: How many values were learned for the first time.
+        begins: Position up to which retention removed learn rows.
     """
 
     def __init__(self, db: sqlite3.Connection, record: BanditRecord, check: Check) -> None:
         self.record = record
         self.position = LogPosition(0)
-        self.num_first = 0
+        self.begins = LogPosition(0)
         self._db = db
         self._check = check
         self._hash = GENESIS_HASH
@@ -50,6 +51,10 @@ class LogAudit:
     def advance(self) -> bool:
         """Check the next rows; False: there were none left."""
         rows = self._db.execute(_ROWS, (self.record.key, self.position, CHUNK)).fetchall()
+        trim = trim_of(self._db, self.record.key)
+        if trim.position > self.position:  # what was before is gone, and may go while this is read
+            self.position, self._hash, self.begins = trim.position, trim.hash, trim.position
+            return True
         for row in rows:
             self._row(row)
         self._check.compared = f"{self.position} rows: positions, hash chain, decisions"
@@ -60,8 +65,11 @@ class LogAudit:
         while self.advance():
             pass
 
-    def value(self, origin: int, first: float) -> float:
-        """Return the newest value of what was first learned as `first` at `origin`."""
+    def value(self, origin: int, first: float | None) -> float | None:
+        """Return the newest value of what was first learned as `first` at `origin`.
+
+        None where all rows that tell left the log.
+        """
         return self._corrected.get(origin, first)
 
     def _row(self, row: tuple[Any, ...]) -> None:
@@ -95,7 +103,6 @@ class LogAudit:
         elif owner != self.record.key:
             self._problem(f"{what}: its decision is another bandit's")
         if before is None:
-            self.num_first += 1
             if origin != position:
                 self._problem(f"{what}: a first value with origin {origin}")
             elif outcome is None:
@@ -106,7 +113,7 @@ class LogAudit:
         if outcome != origin or not origin < position:
             self._problem(f"{what}: origin {origin}, the first row is {outcome}")
         known = self._before(origin, decision_id, item)
-        if known != before:
+        if known != before and (known is not None or origin > self.begins):
             self._problem(f"{what}: was {before}, the rows before it say {known}")
         self._corrected[origin] = after
 

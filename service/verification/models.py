@@ -23,7 +23,7 @@ from bandexa_core.log import ImportRow, LearnRow
 from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import LinearTS, NeuralLinearTS, Uniform
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import Replay, Rows
+from bandexa_core.replay import ExtendedReplay, Replay, Rows
 from bandexa_core.snapshot import Manifest, Snapshot, SnapshotStore
 from service.store import BanditRecord, StoreReader
 from service.verification.findings import Check, Say
@@ -54,14 +54,28 @@ class LoggedRows:
         self._reader = reader
         self._record = record
         self._up_to = up_to
-        self._passed_over = reader.count_learned(record.key, LogPosition(0), up_to) - num_rows
+        trim = reader.trim(record.key)
+        learned = reader.count_learned(record.key, LogPosition(0), up_to)
+        self._begins = trim.position
+        self._passed_over = learned - trim.learned - num_rows
+
+    @property
+    def are_there(self) -> bool:
+        """Whether none of the rows has left the log."""
+        return self._passed_over >= 0
+
+    def evicted_through(self) -> LogPosition:
+        """Return a position up to which all earlier rows were learned, and none of these."""
+        if not self._passed_over:
+            return self._begins
+        return self._reader.first_learned(self._record.key, self._passed_over)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
         """See `Replay.scan`; values are those of the position."""
         values = self._corrections()
         waiting: list[LearnRow] = []
         passed_over = 0
-        for rows in self._reader.follow(self._record, LogPosition(0), self._up_to):
+        for rows in self._reader.follow(self._record, self._begins, self._up_to):
             for row in rows:
                 if not isinstance(row, LearnRow) or row.before is not None:
                     continue
@@ -77,7 +91,7 @@ class LoggedRows:
 
     def _corrections(self) -> dict[int, float]:
         values: dict[int, float] = {}
-        for rows in self._reader.follow(self._record, LogPosition(0), self._up_to):
+        for rows in self._reader.follow(self._record, self._begins, self._up_to):
             for row in rows:
                 if isinstance(row, LearnRow) and row.before is not None:
                     values[row.origin] = row.after
@@ -247,18 +261,31 @@ class ModelAudit:
         num_rows = int(manifest.metrics["rows"])
         learned = self._reader.count_learned(record.key, LogPosition(0), position)
         what = f"snapshot {manifest.version} against a rebuild over {num_rows} rows"
-        if num_rows > learned or (num_rows < learned and not self._may_evict(found, num_rows)):
+        num_evicted = int(manifest.metrics.get("evicted_rows", 0.0))
+        whole = num_rows + num_evicted == learned
+        if num_rows > learned or not (whole or self._may_evict(found, num_rows)):
             self._check.problem(
                 f"snapshot {manifest.version}: built over {num_rows} rows, the log has {learned}"
             )
         expected = self._load(manifest.version)
         if expected is None:
             return
-        rows = LoggedRows(self._reader, record, position, num_rows)
-        # A rebuild asks nothing of a replay but to be scanned.
-        expected.policy.rebuild(
-            cast(Replay, rows), found.spec.training.rebuild_chunk, expected.row_weights
-        )
+        logged = LoggedRows(self._reader, record, position, num_rows)
+        if not logged.are_there:
+            self._check.notes.append(f"snapshot {manifest.version}: rows it is of left the log")
+            return
+        # A rebuild asks nothing of rows but to be scanned, nor does a sample before them.
+        rows, weights = cast(Replay, logged), expected.row_weights
+        sample_size = int(manifest.metrics.get("evicted_sample", 0.0))
+        evicted = None
+        if sample_size:
+            evicted = self._reader.evicted(record, logged.evicted_through(), position, sample_size)
+        if evicted is None:
+            expected.policy.rebuild(rows, found.spec.training.rebuild_chunk, weights)
+        else:
+            both = ExtendedReplay(rows, evicted)
+            chunk = found.spec.training.rebuild_chunk
+            expected.policy.rebuild(both, chunk, both.weights(weights))
         self._same(what, expected, found)
         self._rebuilt.append(str(manifest.version))
 
