@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
-from bandexa_core.spec import BanditSpec, ContextSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from service.store import (
     BanditRecord,
     ChosenAction,
@@ -118,6 +118,14 @@ class Make:
     spec = staticmethod(make_spec)
     decision = staticmethod(make_decision)
     report = staticmethod(make_report)
+
+    @staticmethod
+    def last_counts() -> RewardSpec:
+        return RewardSpec(aggregate="last")
+
+    @staticmethod
+    def window(seconds: float) -> RewardSpec:
+        return RewardSpec(reward_window_s=seconds)
 
     @staticmethod
     def bandit(desk: Desk, store: SqliteStore, name: str = "b", **changes: Any) -> BanditRecord:

@@ -1,7 +1,8 @@
-"""A data directory that was written with schema version 1 is served, and goes on learning.
+"""Data directories that older schema versions wrote are served, and go on learning.
 
-It lies in `data/version-1`: a linear bandit with three actions, 24 decisions, 20 rewards, and what
-its server answered in `version-1.json`.
+They lie in `data`, with what their servers answered. Version 1: a linear bandit with three actions,
+24 decisions and 20 rewards. Version 2: the same size, with reward windows, corrections and a
+decision that was activated after its reward.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from bandexa_core.ids import LogPosition
 from service.store import StoreReader
@@ -24,15 +27,17 @@ def schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return sorted((kind, name, " ".join(sql.split())) for kind, name, sql in rows)
 
 
-def test_a_store_of_version_1_is_migrated_and_served(launch, rig, tmp_path):
-    expected = json.loads((DATA / "version-1.json").read_text())
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_version_is_migrated_and_served(launch, rig, tmp_path, version):
+    expected = json.loads((DATA / f"version-{version}.json").read_text())
+    num_learned = expected["num_learned"]
     node = launch("old")
     assert node.stop() == 0
     shutil.rmtree(node.data_dir)
-    shutil.copytree(DATA / "version-1", node.data_dir)
+    shutil.copytree(DATA / f"version-{version}", node.data_dir)
     node.start()
     state = node.call("GET", "/bandits/offers")
-    assert (state["num_learned"], state["position"]) == (20, expected["position"])
+    assert (state["num_learned"], state["position"]) == (num_learned, expected["position"])
     found = node.call("POST", "/bandits/offers/score", {"context": [0.5, -1.0, 2.0]})
     for row, before in zip(found["scores"], expected["scores"]["scores"], strict=True):
         assert row["id"] == before["id"]
@@ -42,16 +47,20 @@ def test_a_store_of_version_1_is_migrated_and_served(launch, rig, tmp_path):
         node.call("POST", "/reward", {"decision_id": name, "reward": value})["status"]
         for name, value in [*expected["values"].items(), ("d20", 0.5)]
     ]
-    assert statuses == ["duplicate"] * 20 + ["applied"]
+    assert statuses == ["duplicate"] * num_learned + ["applied"]
     windowed = rig.linear(rewards={"reward_window_s": 3600.0})
     node.create("windowed", windowed)
     rig.feed(node, "windowed", 0, 3)
     assert node.stop() == 0
     with StoreReader(node.data_dir / "bandexa.db") as reader:
         offers = next(record for record in reader.bandits() if record.name == "offers")
-        assert reader.count_learned(offers.key, LogPosition(0), LogPosition(99)) == 21
+        counted = reader.count_learned(offers.key, LogPosition(0), LogPosition(99))
+        assert counted == num_learned + 1
     with closing(sqlite3.connect(node.data_dir / "bandexa.db")) as migrated:
         assert migrated.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        latest = "SELECT o.latest = max(l.position) FROM outcomes AS o JOIN log AS l"
+        joined = f"{latest} USING (decision_id, item) GROUP BY o.decision_id, o.item"
+        assert set(migrated.execute(joined)) == {(1,)}
         with closing(sqlite3.connect(tmp_path / "new.db")) as fresh:
             fresh.executescript(TABLES)
             assert schema(migrated) == schema(fresh)
