@@ -117,7 +117,7 @@ def test_the_sample_is_of_the_lowest_ranks_however_it_was_evicted(desk, store, m
         assert stored.num_rows == 40
         assert stored.rows.positions.tolist() == expected.tolist()
         for number, position in enumerate(expected):
-            row = all_rows[int(position)]
+            row = all_rows[LogPosition(int(position))]
             assert stored.rows.rewards[number] == row.after
             assert stored.rows.slots[number] == row.slot
             assert stored.rows.contexts[number].tobytes() == row.context.tobytes()

@@ -28,6 +28,9 @@ MLP: dict[str, Any] = {
     "encoder": {"name": "mlp", "params": {"feature_dim": 6, "hidden": [8]}},
     "training": {"mode": "lockstep", "optimizer_steps": 20},
 }
+IMAGES = {"context": {"shape": [8, 8], "dtype": "uint8"}, "action_dim": 0}
+CONV = {"name": "conv", "params": {"feature_dim": 6, "channels": [3], "hidden": 8}}
+RESNET = {"name": "resnet18", "params": {"weights": "none", "trainable": "none", "feature_dim": 8}}
 FORGETTING = {"forgetting": {"half_life": 40}}
 SPECS: dict[str, dict[str, Any]] = {
     "linear": LINEAR,
@@ -36,6 +39,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "neural": LINEAR | MLP,
     "drifting": LINEAR | MLP | FORGETTING | {"replay": {"capacity": 50}},
     "summing": LINEAR | {"rewards": {"aggregate": "sum"}},
+    "images": LINEAR | MLP | IMAGES | {"encoder": CONV},
+    "photos": LINEAR | MLP | IMAGES | {"encoder": RESNET},
     "uniform": LINEAR | {"policy": "uniform"},
 }
 
@@ -62,14 +67,18 @@ class Feeder:
 
     def feed(self, name: str, first: int, num: int) -> None:
         contexts = np.random.default_rng([first, *name.encode()]).standard_normal((num, 5))
+        shape = SPECS[name]["context"]["shape"]
+        sent = contexts
+        if len(shape) == 2:  # an image whose brightness tells
+            sent = np.full((num, *shape), (contexts[:, :1, None] * 40 + 128).clip(0, 255).round())
         selects = [
             {"bandit": name, "context": context, "decision_id": f"{name}.{first + n}"}
-            for n, context in enumerate(contexts.tolist())
+            for n, context in enumerate(sent.tolist())
         ]
         self._batch("/select/batch", selects)
         rewards: list[dict[str, Any]] = [
-            {"decision_id": select["decision_id"], "reward": float(np.tanh(select["context"][0]))}
-            for select in selects
+            {"decision_id": select["decision_id"], "reward": reward}
+            for select, reward in zip(selects, np.tanh(contexts[:, 0]).tolist(), strict=True)
         ]
         if name == "summing":
             rewards = [reward | {"reward_id": i} for i in ("x", "y") for reward in rewards]

@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.verify import verify
 
 NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")
+ALL = (*NAMES, "images", "photos")
 
 
 def wrong(report):
@@ -43,7 +44,7 @@ def served(start_session_server, feeder):
 def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server, feeder):
     server = start_server()
     with server.client() as client:
-        for name in NAMES:
+        for name in ALL:
             feeder(client).grow(name)
     server.kill()
     before = contents(server.data_dir)
@@ -52,14 +53,14 @@ def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server,
     assert contents(server.data_dir) == before, "nothing is written"
     again = start_server(server.data_dir)
     with again.client() as client:
-        for name in NAMES:
+        for name in ALL:
             feeder(client).feed(name, 500, 20)
             client.post(f"/bandits/{name}/train?wait=true")
             feeder(client).feed(name, 520, 5)
     report = verify(Settings(data_dir=again.data_dir), live=again.url)
     assert wrong(report) == []
     live = [check for check in report.checks if check.name == "live"]
-    assert len(live) == len(NAMES)
+    assert len(live) == len(ALL)
     assert all(check.difference is not None for check in live)
 
 
