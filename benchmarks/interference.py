@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.burner import BurnerFailed, burner
 from benchmarks.open_loop import Load, Loop, Outcome, drive
 from service.settings import load_settings
-from simulators.client import Array, BanditClient, BanditError, SelectRequest, array_body
+from simulators.client import NO_RETRY, Array, BanditClient, BanditError, SelectRequest, array_body
 from simulators.environments.mnist import shipped_digits
 from simulators.private_server import PrivateServer, ServerFailedError, interruptible
 from simulators.wire import Rejected, RewardReport
@@ -265,7 +265,7 @@ def measure(plan: Plan, tell: Callable[[Window], None]) -> tuple[dict[str, float
     with (
         interruptible(),
         PrivateServer(device="cpu") as server,
-        BanditClient(server.url, trust_env=False, timeout_s=120.0) as client,
+        BanditClient(server.url, retry=NO_RETRY, trust_env=False, timeout_s=120.0) as client,
     ):
         rig = _Rig(server.url, client, plan)
         rig.prepare()

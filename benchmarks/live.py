@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulators.client import BanditClient, BanditError, ServiceUnavailable
+from simulators.client import NO_RETRY, BanditClient, BanditError, ServiceUnavailable
 
 _BANDIT = "live"
 _DIM, _NUM_ACTIONS = 16, 50
@@ -130,7 +130,7 @@ def _prepare(client: BanditClient, plan: _Plan) -> None:
 def _client(url: str, number: int, plan: _Plan, stop: threading.Event, tally: _Tally) -> None:
     """Select and reward until told to stop."""
     rng = np.random.default_rng([1, number])
-    with BanditClient(url, trust_env=False) as client:
+    with BanditClient(url, retry=NO_RETRY, trust_env=False) as client:
         for count in range(plan.max_rewards // plan.clients):
             if stop.is_set() or len(tally.failures) >= _MOST_FAILURES:
                 return
@@ -161,7 +161,7 @@ def _drive(url: str, plan: _Plan) -> _Load:
         threading.Thread(target=_client, args=(url, number, plan, stop, tally))
         for number, tally in enumerate(tallies)
     ]
-    with BanditClient(url, trust_env=False) as observer:
+    with BanditClient(url, retry=NO_RETRY, trust_env=False) as observer:
         _prepare(observer, plan)
         started = time.perf_counter()
         for thread in threads:

@@ -27,7 +27,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from simulators.client import BanditClient, BanditError
+from simulators.client import NO_RETRY, BanditClient, BanditError
 
 _ANSWER_S = 10.0  # limit of one answer
 _GRACE_S = 5.0  # after the last due time; what is not sent by then is given up
@@ -162,7 +162,7 @@ class Loop:
 
     def _run(self) -> None:
         try:
-            with BanditClient(self._url, trust_env=False) as client:
+            with BanditClient(self._url, retry=NO_RETRY, trust_env=False) as client:
                 while not self._stop.wait(self._pause_s):
                     self._step(client, self.count)
                     self.count += 1

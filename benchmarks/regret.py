@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.in_process import InProcessClient
 from benchmarks.regret_problems import PROBLEMS, Problem, fashion
-from simulators.client import BanditClient
+from simulators.client import NO_RETRY, BanditClient
 from simulators.environments import FASHION_FOLDER, ImagesUnavailableError
 from simulators.policies import PLANS, Knobs, bandit_spec
 from simulators.private_server import PrivateServer
@@ -53,7 +53,7 @@ def over_http(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
     environment = problem.environment(seed, horizon)
     bandit, body = _bandit(problem, policy, environment, seed)
     run = Run(policy, seed, horizon)
-    with PrivateServer() as server, BanditClient(server.url) as client:
+    with PrivateServer() as server, BanditClient(server.url, retry=NO_RETRY) as client:
         client.put_bandit(bandit, body)
         upsert_actions(client, environment, bandit)
         play(

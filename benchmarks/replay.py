@@ -280,10 +280,10 @@ def _run(num_rows: int, rounds: int, directory: Path | None) -> tuple[dict[str, 
         _print(shape, num_rows, found)
         for state in ("hot", "cold"):
             for way, speed in found[state].items():
-                results[f"{_name(shape)}_{state}_{way}_mb_s"] = round(speed, 1)
+                results[f"{_name(shape)}_{state}_{way}_mb_s"] = float(f"{speed:.3g}")
             of_preadv, over_shards = _ratios(found, state)
-            results[f"{_name(shape)}_{state}_of_preadv"] = round(of_preadv, 2)
-            results[f"{_name(shape)}_{state}_over_torch_shards"] = round(over_shards, 1)
+            results[f"{_name(shape)}_{state}_of_preadv"] = float(f"{of_preadv:.3g}")
+            results[f"{_name(shape)}_{state}_over_torch_shards"] = float(f"{over_shards:.3g}")
             print(f"{state}: {of_preadv:.2f} of preadv, {over_shards:.0f} times torch shards")
             if of_preadv < _LEAST_OF_PREADV or over_shards < _LEAST_OVER_SHARDS:
                 wrong.append(f"{_name(shape)} {state}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulators.client import BanditClient, BanditError, NotFound, ServiceUnavailable
+from simulators.client import NO_RETRY, BanditClient, BanditError, NotFound, ServiceUnavailable
 from simulators.environments import Environment
 from simulators.policies import PLANS, Knobs, bandit_spec
 from simulators.private_server import (
@@ -75,12 +75,15 @@ def bandit_name(workload: str, policy: str, seed: int) -> str:
 def _connected(campaign: Campaign) -> Iterator[BanditClient]:
     """Yield a client of the server to use; a private server's death is told with its log."""
     if campaign.url is not None:
-        with BanditClient(campaign.url, api_key=campaign.api_key) as client:
+        with BanditClient(campaign.url, retry=NO_RETRY, api_key=campaign.api_key) as client:
             if not client.ready():
                 raise CampaignError(f"the service at {campaign.url} is not ready")
             yield client
         return
-    with campaign.server() as server, BanditClient(server.url, trust_env=False) as client:
+    with (
+        campaign.server() as server,
+        BanditClient(server.url, retry=NO_RETRY, trust_env=False) as client,
+    ):
         try:
             yield client
         except ServiceUnavailable as error:

@@ -1,21 +1,26 @@
-"""Typed synchronous client of the bandit service: httpx and the standard library, nothing else.
+"""The public client: typed calls, retries, a fallback; httpx and the standard library alone.
 
-Runs in the caller's thread; one client owns one connection pool and may be shared by threads
-(`num_requests` is then approximate). It keeps no other state and never retries: decision and reward
-ids make a retry by the caller safe. Every failure is one of the errors drawn in `wire.py`.
+`BanditClient` waits in the caller's thread and may be shared by threads (`num_requests` is then
+approximate); `AsyncBanditClient` is the same for asyncio, and `RewardQueue` delivers rewards in the
+background. A call that may be repeated is, where the service does not answer or asks to come back:
+ids make that safe. Every failure is one of the errors drawn in `wire.py`.
 """
 
 from __future__ import annotations
 
-import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote
 
 import httpx
 
-from simulators import wire
+from simulators import calls, wire
+from simulators.async_client import AsyncBanditClient
+from simulators.calls import Call, T
+from simulators.retrying import NO_RETRY, Retry
+from simulators.reward_queue import QueueClosed, QueueFull, RewardQueue, Undelivered
 from simulators.wire import (
     Action,
     ActionScore,
@@ -40,9 +45,11 @@ from simulators.wire import (
 )
 
 __all__ = [
+    "NO_RETRY",
     "Action",
     "ActionScore",
     "Array",
+    "AsyncBanditClient",
     "BanditClient",
     "BanditError",
     "BanditState",
@@ -50,7 +57,11 @@ __all__ = [
     "Conflict",
     "Invalid",
     "NotFound",
+    "QueueClosed",
+    "QueueFull",
     "Rejected",
+    "Retry",
+    "RewardQueue",
     "RewardReport",
     "RewardStatus",
     "Scores",
@@ -60,21 +71,21 @@ __all__ = [
     "ServiceUnavailable",
     "SnapshotState",
     "Training",
+    "Undelivered",
     "array_body",
 ]
 
-# Servers commonly close a connection after 5 idle seconds; give it up before, so that no request is
-# sent into a closing one.
-_KEEPALIVE_S = 2.0
+_RETRY = Retry()
 
 
 class BanditClient:
     """The service at `url`. Close it, or use it as a context manager.
 
     Args:
-        url: where the service listens, such as `http://127.0.0.1:8000`.
+        url: where the service listens, such as `http://127.0.0.1:8080`.
         timeout_s: limit for connecting and for each answer.
         train_timeout_s: limit for `train(wait=True)` and for moving snapshots.
+        retry: what happens where the service does not answer; `NO_RETRY`: an error at once.
         trust_env: honour the proxy settings of the environment.
         api_key: sent with every request, to a server that has keys.
 
@@ -88,6 +99,7 @@ class BanditClient:
         *,
         timeout_s: float = 30.0,
         train_timeout_s: float = 600.0,
+        retry: Retry = _RETRY,
         trust_env: bool = True,
         api_key: str | None = None,
     ) -> None:
@@ -95,18 +107,13 @@ class BanditClient:
         self.num_requests = 0
         self._timeout_s = timeout_s
         self._train_timeout_s = train_timeout_s
-        try:
-            address = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"not an address: {url!r} ({error})") from error
-        if address.scheme not in ("http", "https") or not address.host:
-            raise ValueError(f"not an http or https address: {url!r}")
+        self._retry = retry
         self._http = httpx.Client(
-            base_url=address,
+            base_url=calls.address(url),
             timeout=timeout_s,
             trust_env=trust_env,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
+            headers=calls.authorization(api_key),
+            limits=httpx.Limits(keepalive_expiry=calls.KEEPALIVE_S),
         )
 
     def __enter__(self) -> Self:
@@ -126,33 +133,28 @@ class BanditClient:
 
     def ready(self) -> bool:
         """Tell whether the service takes requests; ServiceUnavailable if nothing answers."""
-        response = self._send("GET", "/readyz")
+        response = self._send(calls.ready(), self._timeout_s)
         if response.status_code not in (200, 503):
-            raise _failure(response)
+            raise calls.failure(response)
         return response.status_code == 200
 
     def put_bandit(self, bandit: str, spec: Mapping[str, object]) -> BanditState:
         """Create a bandit or change what may change; Conflict when `spec` changes what may not."""
-        response = self._request("PUT", _path(bandit), body=spec)
-        return wire.bandit_state(_fields(response), created=response.status_code == 201)
+        return self._do(calls.put_bandit(bandit, spec))
 
     def get_bandit(self, bandit: str) -> BanditState:
         """Return configuration and progress of a bandit."""
-        return wire.bandit_state(_fields(self._request("GET", _path(bandit))), created=False)
+        return self._do(calls.get_bandit(bandit))
 
     def delete_bandit(self, bandit: str) -> None:
         """Delete a bandit with its decisions and snapshots."""
-        self._request("DELETE", _path(bandit))
+        self._do(calls.delete_bandit(bandit))
 
     def put_actions(
         self, bandit: str, ids: Sequence[str], features: Array | None = None
     ) -> Catalogue:
         """Add or change actions; `features` has shape (len(ids), action_dim), None if that is 0."""
-        if features is None:
-            body: dict[str, object] = {"actions": [{"id": action} for action in ids]}
-        else:
-            body = {"ids": list(ids), "features": features}
-        return wire.catalogue(_fields(self._request("PUT", _path(bandit, "actions"), body=body)))
+        return self._do(calls.put_actions(bandit, ids, features))
 
     def select(
         self,
@@ -164,6 +166,8 @@ class BanditClient:
         decision_id: str | None = None,
         k: int = 1,
         activate: bool = True,
+        fallback: str | None = None,
+        within_s: float | None = None,
     ) -> Selection:
         """Ask which action to take.
 
@@ -172,12 +176,25 @@ class BanditClient:
             context: an array of the bandit's context shape.
             candidates: catalogue ids, or `{id, features}` each; None offers all enabled actions.
             retrieve: let the service shortlist this many actions by their sampled value.
-            decision_id: the caller's id, which makes the call safe to repeat; None: the service's.
+            decision_id: the caller's id; None: the client makes one where it retries, so that a
+                repeated call gives the same decision, else the service does.
             k: how many actions to choose.
             activate: False when the decision may never be shown.
+            fallback: the action to take where the service does not answer: see `Selection`.
+            within_s: limit for the whole call, retries included; None: the client's limits.
+
+        Raises:
+            ServiceUnavailable: it did not answer, and there is no `fallback`.
         """
+        if decision_id is None and self._retry.attempts > 1:
+            decision_id = wire.new_id()
         request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
-        return wire.selection(_fields(self._request("POST", "/select", body=request.body())))
+        try:
+            return self._do(calls.select(request), within_s)
+        except (ServiceUnavailable, ServiceFailed):
+            if fallback is None:
+                raise
+            return wire.fallback_selection(fallback)
 
     def reward(
         self,
@@ -187,104 +204,56 @@ class BanditClient:
         reward_id: str | None = None,
         action: str | None = None,
     ) -> RewardStatus:
-        """Report an outcome; `reward_id` makes it safe to repeat, `action` is needed when k > 1."""
-        report = RewardReport(decision_id, reward, reward_id, action)
-        return wire.reward_status(_fields(self._request("POST", "/reward", body=report.body())))
+        """Report an outcome; `reward_id` tells outcomes apart, `action` is needed when k > 1."""
+        if wire.is_fallback(decision_id):
+            return RewardStatus("fallback", False)
+        return self._do(calls.reward(RewardReport(decision_id, reward, reward_id, action)))
 
     def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
         """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
-        body = {"items": [request.body() for request in requests]}
-        response = self._request("POST", "/select/batch", body=body)
-        return wire.batch(_fields(response), len(requests), wire.selection)
+        return self._do(calls.select_batch(requests))
 
     def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
         """Report up to 1000 outcomes in one call; each succeeds or is rejected on its own."""
-        body = {"items": [report.body() for report in reports]}
-        response = self._request("POST", "/reward/batch", body=body)
-        return wire.batch(_fields(response), len(reports), wire.reward_status)
+        return self._do(calls.reward_batch(reports))
 
     def score(self, bandit: str, context: Array, candidates: Sequence[str] | None = None) -> Scores:
         """Return mean and standard deviation of every candidate; nothing is recorded."""
-        body: dict[str, object] = {"context": context}
-        if candidates is not None:
-            body["candidates"] = list(candidates)
-        return wire.scores(_fields(self._request("POST", _path(bandit, "score"), body=body)))
+        return self._do(calls.score(bandit, context, candidates))
 
     def train(self, bandit: str, *, wait: bool = True) -> Training | None:
         """Train now; with `wait` return once the new model is served, else None at once."""
-        path = _path(bandit, "train") + ("?wait=true" if wait else "?wait=false")
-        response = self._request("POST", path, slow=wait)
-        return wire.training(_fields(response)) if wait else None
+        return self._do(calls.train(bandit, wait=wait))
 
     def export_snapshot(self, bandit: str) -> bytes:
         """Return the served snapshot, for `import_snapshot`."""
-        return self._request("GET", _path(bandit, "snapshot"), slow=True).content
+        return self._do(calls.export_snapshot(bandit))
 
     def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
         """Serve an exported snapshot from a bandit of equal spec and actions."""
-        response = self._request("PUT", _path(bandit, "snapshot"), content=snapshot, slow=True)
-        return wire.snapshot_state(_fields(response))
+        return self._do(calls.import_snapshot(bandit, snapshot))
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, object] | None = None,
-        content: bytes | None = None,
-        slow: bool = False,
-    ) -> httpx.Response:
-        response = self._send(method, path, body=body, content=content, slow=slow)
-        if not response.is_success:
-            raise _failure(response)
-        return response
+    def _do(self, call: Call[T], within_s: float | None = None) -> T:
+        deadline = math.inf if within_s is None else time.monotonic() + within_s
+        limit_s = self._train_timeout_s if call.slow else self._timeout_s
+        attempt = 0
+        while True:
+            attempt += 1
+            left_s = deadline - time.monotonic()
+            try:
+                return call.outcome(self._send(call, min(limit_s, max(left_s, 0.001))))
+            except ServiceUnavailable as error:
+                wait = self._retry.wait_s(attempt, error, deadline - time.monotonic())
+                if wait is None or not call.repeatable:
+                    raise
+            time.sleep(wait)
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, object] | None = None,
-        content: bytes | None = None,
-        slow: bool = False,
-    ) -> httpx.Response:
-        headers = {}
-        if body is not None:
-            content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-            headers["Content-Type"] = "application/json"
-        elif content is not None:
-            headers["Content-Type"] = "application/octet-stream"
-        timeout_s = self._train_timeout_s if slow else self._timeout_s
+    def _send(self, call: Call[T], timeout_s: float) -> httpx.Response:
         self.num_requests += 1
         try:
             return self._http.request(
-                method, path, content=content, headers=headers, timeout=timeout_s
-            )
-        except httpx.TimeoutException as error:
-            message = f"{method} {self.url}{path}: no answer within {timeout_s:g} s"
-            raise ServiceUnavailable(message) from error
+                call.method, call.path, content=call.content, headers=call.headers,
+                timeout=timeout_s,
+            )  # fmt: skip
         except httpx.RequestError as error:
-            reason = str(error) or type(error).__name__
-            raise ServiceUnavailable(f"cannot reach the service at {self.url}: {reason}") from error
-
-
-def _path(bandit: str, part: str | None = None) -> str:
-    path = f"/bandits/{quote(bandit, safe='')}"
-    return path if part is None else f"{path}/{part}"
-
-
-def _where(response: httpx.Response) -> str:
-    return f"{response.request.method} {response.request.url}"
-
-
-def _fields(response: httpx.Response) -> Mapping[str, object]:
-    return wire.answer(response.content, where=_where(response))
-
-
-def _failure(response: httpx.Response) -> BanditError:
-    return wire.failure(
-        response.status_code,
-        response.content,
-        where=_where(response),
-        retry_after=response.headers.get("Retry-After"),
-    )
+            raise calls.unreachable(call, self.url, timeout_s, error) from error

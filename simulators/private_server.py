@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Self
 
-from simulators.client import BanditClient, ServiceUnavailable
+from simulators.client import NO_RETRY, BanditClient, ServiceUnavailable
 
 _SERVE = (sys.executable, "-m", "service.cli", "serve")
 _LOG_LINES = 20
@@ -160,7 +160,7 @@ class PrivateServer:
             raise ServerFailedError(reason) from None
 
     def _wait_ready(self, deadline: float) -> None:
-        with BanditClient(self.url, timeout_s=5.0, trust_env=False) as client:
+        with BanditClient(self.url, timeout_s=5.0, retry=NO_RETRY, trust_env=False) as client:
             while True:
                 try:
                     if client.ready():

@@ -1,6 +1,6 @@
 """Messages of the service as typed values, and the errors of a failed call; standard library alone.
 
-Pure functions and frozen values; `client.py` is the only sender. Answers are checked field by
+Pure functions and frozen values; the clients are the only senders. Answers are checked field by
 field, so that a service that breaks the contract is reported as such. The errors of a call:
 
     BanditError
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +25,7 @@ Array = Sequence[object] | Mapping[str, object]
 """An array in a request: nested lists, or what `array_body` returns."""
 
 _T = TypeVar("_T")
+_FALLBACK_PREFIX = "fallback:"
 
 
 class BanditError(Exception):
@@ -76,7 +78,11 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The answer to a select; `actions` holds all k chosen ones, `action` is the first."""
+    """The answer to a select; `actions` holds all k chosen ones, `action` is the first.
+
+    With `fallback` the service did not answer, and the caller's own action stands in: without
+    score and propensity, at snapshot and position -1. The service never hears of it.
+    """
 
     decision_id: str
     action: Action
@@ -85,11 +91,15 @@ class Selection:
     propensity: float | None
     snapshot: int
     position: int
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RewardStatus:
-    """What became of a reward: applied, duplicate, ignored, aggregated or late."""
+    """What became of a reward: applied, duplicate, ignored, aggregated or late.
+
+    Or fallback: its decision was the caller's own, which the service never heard of.
+    """
 
     status: str
     train_due: bool
@@ -199,6 +209,24 @@ class RewardReport:
         optional = {"reward_id": self.reward_id, "action": self.action}
         body.update({key: value for key, value in optional.items() if value is not None})
         return body
+
+
+def new_id() -> str:
+    """Return an id nobody else uses."""
+    return uuid.uuid4().hex
+
+
+def fallback_selection(action: str) -> Selection:
+    """Return the selection of the caller's own action where the service did not answer."""
+    chosen = Action(action, -1)
+    return Selection(
+        _FALLBACK_PREFIX + new_id(), chosen, (chosen,), None, None, -1, -1, fallback=True
+    )
+
+
+def is_fallback(decision_id: str) -> bool:
+    """Tell whether a decision was the caller's own."""
+    return decision_id.startswith(_FALLBACK_PREFIX)
 
 
 def array_body(dtype: str, shape: Sequence[int], data: bytes) -> dict[str, object]:

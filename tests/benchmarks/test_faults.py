@@ -40,8 +40,8 @@ def test_the_audit_notices_what_the_store_lacks_and_what_it_has_twice(tmp_path):
         store.executescript(TABLES)
         for _ in range(2):
             store.execute("INSERT INTO rewards VALUES ('first.0.1', 0, NULL, 0.25, 'applied', 1)")
-        store.execute("INSERT INTO outcomes VALUES ('first.0.1', 0, 1, 0.5)")
-        store.execute("INSERT INTO outcomes VALUES ('windowed.0.0', 0, 1, 0.7)")
+        store.execute("INSERT INTO outcomes VALUES ('first.0.1', 0, 1, 0.5, 1)")
+        store.execute("INSERT INTO outcomes VALUES ('windowed.0.0', 0, 1, 0.7, 1)")
         store.commit()
     found = audit(tmp_path / "bandexa.db", [ledger])
     assert found["selects_lost_or_changed"] == 1
