@@ -194,7 +194,8 @@ def unreachable(
 ) -> ServiceUnavailable:
     """Return the error of a call that was not answered."""
     if isinstance(error, httpx.TimeoutException):
-        return ServiceUnavailable(f"{call.method} {url}{call.path}: no answer within {timeout_s:g} s")
+        where = f"{call.method} {url}{call.path}"
+        return ServiceUnavailable(f"{where}: no answer within {timeout_s:g} s")
     reason = str(error) or type(error).__name__
     return ServiceUnavailable(f"cannot reach the service at {url}: {reason}")
 

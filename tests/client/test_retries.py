@@ -1,4 +1,4 @@
-"""Both clients alike: what is sent again, with which ids, and when the caller's action stands in."""
+"""Both clients alike: what is sent again, with which ids, and when a fallback stands in."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_numbers_out_of_range_are_refused(client, wrong):
 
 
 def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(start_server):
-    """Four threads select and reward through one client while the server is killed and restarted."""
+    """Four threads select and reward through one client; the server is killed and restarted."""
     server = start_server()
     port = server.url.rsplit(":", 1)[1]
     accepted: list[tuple[str, float]] = []

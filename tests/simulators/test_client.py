@@ -15,6 +15,7 @@ import pytest
 
 from simulators import client as client_module
 from simulators.client import (
+    NO_RETRY,
     Action,
     BanditClient,
     BanditError,
@@ -118,7 +119,7 @@ def service() -> Iterator[Scripted]:
 
 @pytest.fixture
 def client(service: Scripted) -> Iterator[BanditClient]:
-    with BanditClient(service.url, timeout_s=10, trust_env=False) as connected:
+    with BanditClient(service.url, timeout_s=10, retry=NO_RETRY, trust_env=False) as connected:
         yield connected
 
 
@@ -141,13 +142,12 @@ def test_select_sends_what_was_given_and_reads_the_answer(
 def test_select_of_several_returns_all_of_them(service: Scripted, client: BanditClient) -> None:
     rows = [{"id": "a1", "index": 1}, {"id": "a0", "index": 0}]
     service.answers({**SELECTED, "actions": rows})
-    selection = client.select("b", [0.0], retrieve=9, k=2, activate=False, decision_id="d7")
+    selection = client.select("b", [0.0], retrieve=9, k=2, activate=False)
     assert selection.actions == (Action("a1", 1), Action("a0", 0))
     assert service.sent() == {
         "bandit": "b",
         "context": [0.0],
         "retrieve": 9,
-        "decision_id": "d7",
         "k": 2,
         "activate": False,
     }
