@@ -1,0 +1,118 @@
+"""The examples do what they say, each against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CLIENT_BLOCKS = BLOCK.findall((ROOT / "docs/client.md").read_text())
+
+
+def test_curl_shows_that_it_learned(server):
+    done = subprocess.run(
+        ["bash", "examples/curl.sh", server.url], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, scores = done.stdout.splitlines()
+    taken = re.fullmatch(r"offers taken: (\d+) of 200", first)
+    assert taken is not None
+    assert int(taken.group(1)) > 120, "a third would be chance"
+    assert '"free-shipping"' in scores
+
+
+def test_an_encoder_of_ones_own_is_trained_and_served(start_server):
+    server = start_server(None, "--config", str(ROOT / "examples/own_encoder.toml"))
+    with server.client() as http:
+        spec = {
+            "policy": "neural_linear_ts", "context": {"shape": [2]}, "action_dim": 1,
+            "encoder": {"name": "seasons", "params": {"width": 4}},
+            "training": {"optimizer_steps": 20},
+        }  # fmt: skip
+        assert http.put("/bandits/b", json=spec).status_code == 201
+        actions = [{"id": "coat", "features": [1.0]}, {"id": "shorts", "features": [-1.0]}]
+        http.put("/bandits/b/actions", json={"actions": actions}).raise_for_status()
+        for day in range(0, 360, 12):
+            chosen = http.post("/select", json={"bandit": "b", "context": [day, 20.0]}).json()
+            body = {"decision_id": chosen["decision_id"], "reward": float(day % 180 < 90)}
+            http.post("/reward", json=body).raise_for_status()
+        assert http.post("/bandits/b/train?wait=true").json()["trained"] is True
+        wrong = spec | {"context": {"shape": [3]}}
+        refused = http.put("/bandits/c", json=wrong)
+        assert refused.status_code == 422
+        assert "day and price" in refused.text
+
+
+def test_the_shop_sells_with_the_service_and_without_it(start_server):
+    server = start_server()
+    shop = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "examples.shop:app", "--port", "0"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "SHOP_BANDIT_URL": server.url, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        with httpx.Client(base_url=announced(shop), trust_env=False, timeout=30.0) as http:
+            visit = {"visits": 3, "basket": 40.0, "mobile": True}
+            seen = [http.get("/offer", params=visit).json() for _ in range(20)]
+            for offer in seen:
+                path = f"/bought/{offer['decision_id']}"
+                assert http.post(path, params={"amount": 25.0}).status_code == 202
+            assert {offer["offer"] for offer in seen} > {"nothing"}
+            deadline = time.monotonic() + 30
+            with server.client() as service:
+                while service.get("/bandits/shop").json()["num_learned"] < 20:
+                    assert time.monotonic() < deadline, "the rewards are not delivered"
+            server.kill()
+            away = http.get("/offer", params=visit).json()
+            assert away["offer"] == "nothing"
+            path = f"/bought/{away['decision_id']}"
+            assert http.post(path, params={"amount": 1.0}).status_code == 202
+        shop.send_signal(signal.SIGTERM)
+        assert shop.wait(30) == 0 or shop.returncode == -signal.SIGTERM
+    finally:
+        shop.kill()
+        shop.wait()
+        assert shop.stderr is not None
+        shop.stderr.close()
+
+
+def announced(shop: subprocess.Popen[str]) -> str:
+    """Return the address that a uvicorn server prints."""
+    assert shop.stderr is not None
+    for _ in range(100):
+        readable, _, _ = select.select([shop.stderr], [], [], 60.0)
+        assert readable, "the shop does not start"
+        line = shop.stderr.readline()
+        found = re.search(r"running on (http://\S+)", line)
+        if found:
+            return found.group(1)
+        assert line, "the shop ended"
+    raise AssertionError("the shop does not say where it listens")
+
+
+@pytest.mark.parametrize("number", range(len(CLIENT_BLOCKS)))
+def test_the_blocks_of_the_clients_guide_run(server, number):
+    with server.client() as http:  # what the first block sets up
+        spec = {"policy": "linear_ts", "context": {"shape": [2]}, "encoder": {"name": "per_action"}}
+        http.put("/bandits/offers", json=spec).raise_for_status()
+        actions = {"actions": [{"id": "red"}, {"id": "blue"}]}
+        http.put("/bandits/offers/actions", json=actions).raise_for_status()
+    block = CLIENT_BLOCKS[number].replace("http://127.0.0.1:8080", server.url)
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if "fallback=" in block:
+        assert done.stdout == "red True None\nfallback\n"
