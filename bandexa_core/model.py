@@ -92,6 +92,7 @@ class ServingModel:
         self.registry = registry
         self.policy = make_policy(spec, uid, registry)
         self.version = SnapshotVersion(0)
+        self.created_at = 0.0
         self.base_position = LogPosition(0)
         self.position = LogPosition(0)
         self.progress = Progress()
@@ -238,6 +239,7 @@ class ServingModel:
         manifest = snapshot.manifest
         self.position = LogPosition(manifest.position)
         self.progress = Progress(**manifest.meta["progress"])
+        self.created_at = manifest.created_at
         self.rebased(SnapshotVersion(manifest.version))
 
     def tensors(self) -> dict[str, NDArray[Any]]:

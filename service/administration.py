@@ -49,11 +49,12 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
         root = engine.settings.snapshots / uid
         shutil.rmtree(root, ignore_errors=True)  # of a creation that was never committed
         model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
-        publish_model(
+        manifest = publish_model(
             SnapshotStore(root), model, position=LogPosition(0),
             log_hash=b"", epoch=engine.epoch, version=SnapshotVersion(0), parent=None,
             progress=Progress(), training={}, metrics={},
         )  # fmt: skip
+        model.created_at = manifest.created_at
         made.append(model)
 
     catalogue = Catalogue.empty(spec.action_dim)
@@ -96,7 +97,6 @@ async def delete_bandit(engine: Engine, name: str) -> None:
         raise
     assert engine.desk is not None
     await engine.desk.forget(bandit.record.uid)
-    engine.metrics.forget(name)
 
 
 async def put_actions(

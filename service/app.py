@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from bandexa_core import __version__
 from service import auth, errors
 from service.engine import Engine
+from service.exposition import EngineCollector
 from service.keys import load_keys
 from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
@@ -31,7 +32,9 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         ValueError: The keys or own encoders of the settings are wrong; names the field.
     """
-    engine = Engine(settings, Metrics())
+    metrics = Metrics()
+    engine = Engine(settings, metrics)
+    metrics.registry.register(EngineCollector(engine))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,11 +59,12 @@ def create_app(settings: Settings) -> FastAPI:
         max_bytes=settings.max_body_bytes,
         max_snapshot_bytes=settings.max_snapshot_bytes,
         timeout_s=settings.body_timeout_s,
+        metrics=metrics,
     )
-    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
+    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight, metrics=metrics)
     app.state.settings = settings
     app.state.engine = engine
-    errors.install(app)
+    errors.install(app, metrics)
     keys = load_keys(settings.keys, settings.keys_file)
     auth.include_guarded(app, (decide.router, bandits.router, system.router), keys)
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from bandexa_core.snapshot import Snapshot, SnapshotStore
 from service.arrays import conform
 from service.exceptions import InvalidRequest, UnknownAction
 from service.store import BanditRecord
+from service.vitals import Vitals
 
 log = logging.getLogger(__name__)
 ENCODED_AT_ONCE = 16
@@ -56,6 +58,9 @@ class Bandit:
         self.model = model
         self.snapshots = snapshots
         self.imported: dict[SnapshotVersion, Snapshot] = {}
+        self.vitals = Vitals()
+        self._due_since: float | None = None
+        self._waiting_since = 0.0
         self._tail: list[LogRow] | None = None
         self._waiting: dict[LogPosition, tuple[LogRow, asyncio.Future[None]]] = {}  # in log order
         self._caught_up: asyncio.Task[None] | None = None
@@ -65,6 +70,8 @@ class Bandit:
     def apply(self, row: LogRow) -> None:
         """Apply the next committed row, at once or behind long work (see `applied`)."""
         if self._waiting or not self._flowing.is_set() or self._is_long(row):
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
             self._waiting[row.position] = row, asyncio.get_running_loop().create_future()
             if self._caught_up is None:
                 self._caught_up = asyncio.create_task(self._catch_up())
@@ -110,6 +117,7 @@ class Bandit:
                     model.forget_before(row, posterior)
                 self._apply(row, encoded.pop(row.position, None))
                 del self._waiting[row.position]
+                self._waiting_since = time.monotonic()
                 _release(done)
                 await asyncio.sleep(0)  # however many rows wait, selects come in between
         except Exception:  # the top of this task: whoever waits for it did nothing wrong
@@ -171,6 +179,33 @@ class Bandit:
             assert model.position == self.model.position
             self.model.frozen = True
             self.model = model
+            self._due_since = None
+
+    # -- how it does --------------------------------------------------------------------------
+
+    @property
+    def rows_waiting(self) -> int:
+        """How many committed rows wait to be applied."""
+        return len(self._waiting)
+
+    def rows_wait_s(self, now: float) -> float:
+        """Return for how long none of the rows that wait was applied; 0: none waits."""
+        return now - self._waiting_since if self._waiting else 0.0
+
+    def round_due(self) -> bool:
+        """Whether a round is due; asked whenever a value was learned, it knows since when."""
+        due = self.model.round_due()
+        if not due:
+            self._due_since = None
+        elif self._due_since is None:
+            self._due_since = time.monotonic()
+        return due
+
+    def due_s(self, now: float) -> float:
+        """Return for how long a round has been due; 0: none is."""
+        if not self.round_due() or self._due_since is None:
+            return 0.0
+        return now - self._due_since
 
     # -- requests -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from service.store import ChosenAction, DecisionRecord, StoredAnswer
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SelectCommand:
-    """A select, decoded. `body_hash` identifies the decoded body of a caller's own id."""
+    """A select, decoded, which took `decode_s`. `body_hash`: of the body of a caller's own id."""
 
     bandit: str
     context: Any
@@ -31,6 +31,7 @@ class SelectCommand:
     num: int
     activate: bool
     body_hash: bytes | None
+    decode_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,16 +57,30 @@ class Scores:
     position: LogPosition
 
 
+class Decided(NamedTuple):
+    """A decision that was drawn.
+
+    Attributes:
+        record: What to keep.
+        late: Works out a propensity that takes too long for the answer; None: it is there.
+        choice: Whether there was more than one candidate.
+        encode_s: Seconds spent on features.
+    """
+
+    record: DecisionRecord
+    late: Callable[[], float] | None
+    choice: bool
+    encode_s: float
+
+
 def decide(
     bandit: Bandit,
     command: SelectCommand,
     context: NDArray[Any],
     ready: NDArray[Any] | EncodedContext,
     max_inline_bytes: int,
-) -> tuple[DecisionRecord, Callable[[], float] | None]:
+) -> Decided:
     """Draw: model and position are read in this one synchronous step.
-
-    Returns what to keep, and what works out a propensity that takes too long for the answer.
 
     Raises:
         UnknownAction, InvalidRequest: The request asks for what is not there.
@@ -98,7 +113,7 @@ def decide(
         propensity=choice.propensity,
         activated=command.activate,
     )
-    return record, choice.late_propensity
+    return Decided(record, choice.late_propensity, len(offer.candidates) > 1, choice.encode_s)
 
 
 def _inline_features(

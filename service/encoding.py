@@ -57,6 +57,11 @@ class ContextEncoder:
         self._room = asyncio.Semaphore((max_waiting + 1) // 2)
         self._num_patient = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many contexts wait to be encoded."""
+        return len(self._queue)
+
     async def encode(
         self, bandit: Bandit, context: NDArray[Any], *, patient: bool = False
     ) -> EncodedContext:

@@ -219,12 +219,10 @@ class Engine:
         """Return all bandits by name."""
         return [self._bandits[name] for name in sorted(self._bandits)]
 
-    def refresh_gauges(self) -> None:
-        """Bring the gauges up to date; called when they are read."""
-        for bandit in self._bandits.values():
-            name = bandit.record.name
-            self.metrics.snapshot.labels(name).set(bandit.model.version)
-            self.metrics.position.labels(name).set(bandit.model.position)
+    @property
+    def encode_queue(self) -> int:
+        """How many contexts wait for a slow encoder."""
+        return self._encoding.waiting
 
     # -- selecting ----------------------------------------------------------------------------
 
@@ -241,7 +239,9 @@ class Engine:
         try:
             context = bandit.context(command.context)
             ready = await self._ready(bandit, context, command.candidates, patient=patient)
-            record, late = decide(bandit, command, context, ready, self.settings.max_inline_bytes)
+            encoded = time.perf_counter()
+            made = decide(bandit, command, context, ready, self.settings.max_inline_bytes)
+            decided = time.perf_counter()
         except (InvalidRequest, UnknownAction, Unavailable):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
@@ -249,15 +249,25 @@ class Engine:
             if own_id is None or given is None:
                 raise
             return repeated(own_id, command.body_hash, given)
+        record = made.record
         kept = await self.committed(self.store.append_decision, record)
         if kept is None:
             answer = decision_of(record)
-            if late is not None:
-                self._fill_in(record.decision_id, late)
+            bandit.vitals.decided(
+                record.time, [chosen.id for chosen in record.chosen], record.propensity,
+                choice=made.choice, activated=record.activated,
+            )  # fmt: skip
+            if made.late is not None:
+                self._fill_in(record.decision_id, made.late)
         else:
             answer = repeated(record.decision_id, record.body_hash, kept)
-        self.metrics.selects.labels(command.bandit).inc()
-        self.metrics.select_seconds.observe(time.perf_counter() - started)
+        bandit.vitals.selects += 1
+        self.metrics.stages.observe(
+            command.decode_s,
+            encoded - started + made.encode_s,
+            decided - encoded - made.encode_s,
+            time.perf_counter() - decided,
+        )
         return answer
 
     def _fill_in(self, decision_id: DecisionId, late: Callable[[], float]) -> None:
@@ -320,23 +330,26 @@ class Engine:
         started = time.perf_counter()
         outcome = await self.committed(self.store.append_reward, report, then=self._learn)
         bandit = self._by_uid.get(outcome.uid)
+        if bandit is not None and outcome.row is not None:
+            await bandit.applied(outcome.row.position)
+            self._train_if_due(bandit)
         self.metrics.reward_seconds.observe(time.perf_counter() - started)
         if bandit is None:
             return outcome.status, False
-        self.metrics.rewards.labels(bandit.record.name, outcome.status).inc()
-        if outcome.row is not None:
-            await bandit.applied(outcome.row.position)
-            self._train_if_due(bandit)
+        bandit.vitals.rewarded(outcome.status)
         return outcome.status, bandit.model.round_due()
 
     def _learn(self, outcome: RewardOutcome) -> None:
         if outcome.row is not None:
-            self._apply(outcome.uid, outcome.row)
+            self._apply(outcome.uid, outcome.row, reported=True)
 
-    def _apply(self, uid: BanditUid, row: LearnRow) -> None:
+    def _apply(self, uid: BanditUid, row: LearnRow, *, reported: bool) -> None:
         bandit = self._by_uid.get(uid)
         if bandit is not None:
             bandit.apply(row)
+            bandit.vitals.learned(row.before, row.after)
+            if reported and row.before is None:
+                bandit.vitals.joined(row.time)
             self._train_if_due(bandit)  # here, too: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:
@@ -345,13 +358,17 @@ class Engine:
         Raises:
             UnknownDecision: Nothing was kept.
         """
+        now = time.time()
 
         def learn(found: Activation) -> None:
+            bandit = self._by_uid.get(found.uid)
+            if bandit is not None and found.status == "applied":
+                bandit.vitals.activated(now, found.num_actions)
             for row in found.rows:
-                self._apply(found.uid, row)
+                self._apply(found.uid, row, reported=True)
 
         found: Activation = await self.committed(
-            self.store.append_activation, decision_id, time.time(), then=learn
+            self.store.append_activation, decision_id, now, then=learn
         )
         bandit = self._by_uid.get(found.uid)
         if bandit is not None and found.rows:
@@ -363,7 +380,7 @@ class Engine:
 
         def learn(closed: Closed) -> None:
             for learned in closed.learned:
-                self._apply(learned.uid, learned.row)
+                self._apply(learned.uid, learned.row, reported=False)
 
         more = True
         while more:
@@ -387,7 +404,7 @@ class Engine:
             retention.close()
 
     def _train_if_due(self, bandit: Bandit) -> None:
-        if bandit.model.spec.training.mode == "background" and bandit.model.round_due():
+        if bandit.model.spec.training.mode == "background" and bandit.round_due():
             assert self.desk is not None
             self.desk.round_is_due(bandit)
 

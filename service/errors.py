@@ -26,6 +26,7 @@ from service.exceptions import (
     UnknownDecision,
     UnsupportedBody,
 )
+from service.metrics import Metrics
 from service.schemas import FieldProblem, Problem
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,12 @@ def response_of(problem: Problem, retry_after_s: int | None = None) -> JSONRespo
     )
 
 
-def install(app: FastAPI) -> None:
-    """Have the app answer every error in the one shape."""
+def install(app: FastAPI, metrics: Metrics) -> None:
+    """Have the app answer every error in the one shape, and count it."""
+
+    def counted(problem: Problem, retry_after_s: int | None = None) -> JSONResponse:
+        metrics.problem(problem.type)
+        return response_of(problem, retry_after_s)
 
     @app.exception_handler(ServiceError)
     @app.exception_handler(SnapshotError)
@@ -112,14 +117,14 @@ def install(app: FastAPI) -> None:
         retry = error.retry_after_s if isinstance(error, Unavailable) else None
         if isinstance(error, StoreError | SnapshotError):
             retry = DISK_RETRY_S
-        response = response_of(problem_of(error), retry)
+        response = counted(problem_of(error), retry)
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        return response_of(_invalid([dict(item) for item in error.errors()]))
+        return counted(_invalid([dict(item) for item in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
@@ -128,7 +133,7 @@ def install(app: FastAPI) -> None:
             type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
             status=error.status_code, detail=str(error.detail),
         )  # fmt: skip
-        response = response_of(problem)
+        response = counted(problem)
         response.headers.update(error.headers or {})
         return response
 
@@ -147,7 +152,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
-        return response_of(
+        return counted(
             Problem(
                 type="urn:bandexa:internal",
                 title="Internal error",

@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import problem_of, response_of
 from service.exceptions import Unavailable
+from service.metrics import Metrics
 from service.schemas import Problem
 
 _SNAPSHOT_TIMES = 10  # an import may take so many times as long as another body
-_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics"})
+_ALWAYS = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
 
 
 class InFlightLimit:
@@ -21,26 +22,30 @@ class InFlightLimit:
     Args:
         app: The app behind it.
         max_in_flight: Requests under way at once, at most.
+        metrics: Told how many there are.
     """
 
-    def __init__(self, app: ASGIApp, *, max_in_flight: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_in_flight: int, metrics: Metrics) -> None:
         self._app = app
-        self._room = max_in_flight
+        self._most = max_in_flight
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["path"] in _ALWAYS:
             await self._app(scope, receive, send)
             return
-        if self._room <= 0:
+        metrics = self._metrics
+        if metrics.in_flight >= self._most:
             busy = Unavailable("too many requests are under way")
+            metrics.problem("unavailable")
             await response_of(problem_of(busy), busy.retry_after_s)(scope, receive, send)
             return
-        self._room -= 1
+        metrics.in_flight += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._room += 1
+            metrics.in_flight -= 1
 
 
 class BodyLimit:
@@ -51,12 +56,20 @@ class BodyLimit:
         max_bytes: Largest body of a request.
         max_snapshot_bytes: Largest body of a snapshot import.
         timeout_s: Time a body may take from the request's start; an import ten times as long.
+        metrics: Told of what is refused.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_bytes: int, max_snapshot_bytes: int, timeout_s: float
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        max_snapshot_bytes: int,
+        timeout_s: float,
+        metrics: Metrics,
     ) -> None:
         self._app = app
+        self._metrics = metrics
         self._max_bytes = max_bytes
         self._max_snapshot_bytes = max_snapshot_bytes
         self._timeout_s = timeout_s
@@ -75,6 +88,7 @@ class BodyLimit:
             problem = Problem(
                 type="urn:bandexa:too-large", title="Too large", status=413, detail=detail
             )
+            self._metrics.problem(problem.type)
             await response_of(problem)(scope, receive, send)
             return
         seen, complete = 0, False

@@ -128,6 +128,7 @@ class RoundDesk:
         if bandit is None:
             return
         bandit.start_tail()
+        begun = time.perf_counter()
         loop = asyncio.get_running_loop()
         model: ServingModel | None = None
         try:
@@ -150,7 +151,9 @@ class RoundDesk:
             raise RoundFailed(f"snapshot {event['version']} cannot be served: {error}") from error
         finally:
             bandit.swap(model)
-        self._metrics.swap_stall_seconds.observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._metrics.swap_stall_seconds.observe(ended - started)
+        self._metrics.swap_seconds.observe(ended - begun)
         self._metrics.swaps.inc()
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)

@@ -254,11 +254,39 @@ class CatalogueAnswer(BaseModel):
 
 
 class TrainerState(BaseModel):
-    """The trainer process."""
+    """The trainer process; `phase` is what it does within its round."""
 
     state: str
+    phase: str
     pid: int | None
     rounds: int
+
+
+class FindingAnswer(BaseModel):
+    """One thing that keeps a bandit from learning (alarm), or may do so (notice)."""
+
+    name: str
+    severity: Literal["alarm", "notice"]
+    message: str
+    remedy: str
+
+
+class Learning(BaseModel):
+    """Whether a bandit still learns, as far as this server has seen since its start."""
+
+    findings: list[FindingAnswer]
+    join_rate: float | None = Field(
+        description="Rewarded per chosen actions, of about the last 1,000."
+    )
+    reward_mean: float | None = Field(description="Of about the last 1,000 learned values.")
+
+
+class LearnAnswer(BaseModel):
+    """Whether all bandits still learn: `learning`, or `alarm` where something is wrong."""
+
+    status: Literal["learning", "alarm"]
+    findings: list[FindingAnswer] = Field(description="Of the server as a whole.")
+    bandits: dict[str, Learning]
 
 
 class BanditAnswer(BaseModel):
@@ -272,6 +300,7 @@ class BanditAnswer(BaseModel):
     position: int
     num_learned: int
     train_due: bool
+    learning: Learning
     trainer: TrainerState
 
 

@@ -105,6 +105,11 @@ class Settings(BaseSettings):
     max_age_days: float | None = Field(
         None, gt=0.0, description="Decisions older than this are removed."
     )
+    learn_stale_s: float = Field(
+        900.0,
+        gt=0.0,
+        description="How long training may stand still before /learnz says that it does.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
     )

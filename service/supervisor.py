@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +25,10 @@ MAX_TRIES = 3
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 30.0
 STOP_TIMEOUT_S = 5.0
+# What the trainer is doing: a child's own words (see `heartbeat`) stand between the others.
+PHASES = (
+    "stopped", "starting", "idle", "following", "training", "rebuilding", "publishing", "swapping",
+)  # fmt: skip
 
 
 class RoundFailed(Unavailable):
@@ -66,8 +71,14 @@ class TrainerSupervisor:
         self._task: asyncio.Task[None] | None = None
         self._backoff_s = FIRST_BACKOFF_S
         self._starts = 0
+        self._phase = ""
+        self._beat_at: float | None = None
+        self._down_since: float | None = None
         self.busy_with: BanditUid | None = None
         self.rounds = 0
+        self.resident_bytes = 0
+        self.replays: dict[BanditUid, tuple[int, int]] = {}
+        self.failures: dict[BanditUid, tuple[int, str]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -84,8 +95,32 @@ class TrainerSupervisor:
             return "starting"
         return "training" if self.busy_with else "idle"
 
+    @property
+    def phase(self) -> str:
+        """One of `PHASES`."""
+        state = self.state
+        if state == "idle" and self._down_since is not None:
+            return "starting"
+        return self._phase or "following" if state == "training" else state
+
+    @property
+    def waiting(self) -> int:
+        """How many bandits wait for their round."""
+        return len(self._waiting)
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the child has told nothing while it had a round to do; 0 between rounds."""
+        return 0.0 if self._beat_at is None else time.monotonic() - self._beat_at
+
+    @property
+    def down_s(self) -> float:
+        """For how long there has been no child that is ready; 0: there is one."""
+        return 0.0 if self._down_since is None else time.monotonic() - self._down_since
+
     def start(self, rounds: Rounds) -> None:
         """Start the child and serve the queue."""
+        self._down_since = time.monotonic()
         self._task = asyncio.create_task(self._run(rounds), name="trainer-supervisor")
 
     async def close(self) -> None:
@@ -125,19 +160,27 @@ class TrainerSupervisor:
                 _reject(waiting, error)
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
-                self._metrics.rounds_failed.inc()
+                self._failed(uid, error)
                 _reject(waiting, error)
             except Exception as error:  # the top of the loop: one round must not end all others
                 log.exception("training round of %s failed", uid)
-                self._metrics.rounds_failed.inc()
-                _reject(waiting, RoundFailed(f"{type(error).__name__}: {error}"))
+                failure = RoundFailed(f"{type(error).__name__}: {error}")
+                self._failed(uid, failure)
+                _reject(waiting, failure)
             else:
                 self.rounds += 1
+                self._metrics.rounds.inc()
+                self.failures.pop(uid, None)
                 _resolve(waiting, result)
             finally:
                 self.busy_with = None
                 if not all(future.done() for future in waiting.futures):
                     _reject(waiting, RoundFailed("the server is shutting down"))
+
+    def _failed(self, uid: BanditUid, error: RoundFailed) -> None:
+        self._metrics.rounds_failed.inc()
+        before, _ = self.failures.get(uid, (0, ""))
+        self.failures[uid] = before + 1, str(error)
 
     async def _next(self) -> BanditUid:
         """Wait for the next bandit in the queue; a child that dies meanwhile is started again."""
@@ -166,20 +209,44 @@ class TrainerSupervisor:
             order = await rounds.order(uid)
             if order is None:
                 raise BanditGone("the bandit was deleted")
-            event = await self._ask({"do": "round", **order})
+            event = await self._work(uid, {"do": "round", **order})
             if event is None:
                 continue
             if event["event"] == "gone":
                 raise BanditGone("the bandit was deleted")
             if event["event"] == "failed":
                 raise RoundFailed(event["error"])
+            self._phase = "swapping"
             await rounds.published(uid, event)
             self._backoff_s = FIRST_BACKOFF_S
             return event
         raise RoundFailed(f"the trainer died {MAX_TRIES} times in this round")
 
+    async def _work(self, uid: BanditUid, order: dict[str, Any]) -> dict[str, Any] | None:
+        """Have the child do a round and return its event; None: it died."""
+        self._phase, self._beat_at = "", time.monotonic()
+        started = self._beat_at
+        try:
+            event = await self._ask(order)
+            while event is not None and event["event"] == "heartbeat":
+                self._hear(uid, event)
+                event = await self._read()
+        finally:
+            self._beat_at = None
+        if event is not None and event["event"] == "published":
+            self._metrics.round_seconds.observe(time.monotonic() - started)
+        return event
+
+    def _hear(self, uid: BanditUid, beat: dict[str, Any]) -> None:
+        self._phase, self._beat_at = beat["phase"], time.monotonic()
+        self.resident_bytes = beat["resident_bytes"]
+        if "replay_rows" in beat:
+            self.replays[uid] = beat["replay_rows"], beat["replay_bytes"]
+
     async def forget(self, uid: BanditUid) -> None:
         """Have the child close what it holds of a deleted bandit."""
+        self.replays.pop(uid, None)
+        self.failures.pop(uid, None)
         if self.pid is not None:
             await self._send({"do": "forget", "uid": uid})
 
@@ -221,6 +288,8 @@ class TrainerSupervisor:
         for _ in range(MAX_TRIES):
             if self.pid is not None:
                 return
+            if self._down_since is None:
+                self._down_since = time.monotonic()
             if self._starts:
                 self._metrics.trainer_restarts.inc()
                 await asyncio.sleep(self._backoff_s)
@@ -235,6 +304,7 @@ class TrainerSupervisor:
                 log.error("the trainer process cannot be started: %s", error)
                 continue
             if await self._ask(self._configuration) is not None:
+                self._down_since = None
                 return
         failure = RoundFailed("the trainer process does not start; see the log")
         self._fail_all(failure)

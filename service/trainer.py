@@ -34,6 +34,7 @@ from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshot import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.exceptions import UnknownBandit
+from service.heartbeat import Heartbeat
 from service.loading import load_at, newest_snapshot
 from service.replays import FollowedReplays
 from service.store import BanditRecord, StoreReader
@@ -47,9 +48,11 @@ class Trainer:
     Args:
         configuration: database, snapshots, replays (paths), device, encoders, weights, epoch,
             keep.
+        beat: Hears how far a round is.
     """
 
-    def __init__(self, configuration: dict[str, Any]) -> None:
+    def __init__(self, configuration: dict[str, Any], beat: Heartbeat | None = None) -> None:
+        self._beat = Heartbeat(lambda _: None) if beat is None else beat
         self._reader = StoreReader(Path(configuration["database"]))
         self._snapshots = Path(configuration["snapshots"])
         self._replays = FollowedReplays(self._reader, Path(configuration["replays"]))
@@ -78,6 +81,8 @@ class Trainer:
 
     def _round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
         started = time.perf_counter()
+        self._beat.begin()
+        self._beat("following")
         record = next((found for found in self._reader.bandits() if found.uid == uid), None)
         if record is None:
             raise UnknownBandit(uid)  # deleted since the order was given
@@ -96,6 +101,8 @@ class Trainer:
         if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
             rows = self._replays.at(record, spec, position)
             if len(rows):
+                replay = rows.replay if isinstance(rows, ExtendedReplay) else rows
+                self._beat.holds(len(rows), replay.num_bytes)
                 plan = plan_round(model, total, self._device)
                 weights = model.row_weights
                 evicted = {}
@@ -105,12 +112,15 @@ class Trainer:
                 cache = None
                 if isinstance(model.policy.module, PrefixModule):
                     cache = self._replays.activations(record, spec)
-                training, metrics = model.policy.train(rows, training, plan, weights, cache)
+                training, metrics = model.policy.train(
+                    rows, training, plan, weights, cache, self._beat
+                )
                 metrics |= evicted
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
+        self._beat("publishing")
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
         assert log_hash is not None, "the order names a committed position"
@@ -154,6 +164,10 @@ class Trainer:
     def _check_epoch(self) -> None:
         if self._reader.epoch() != self._epoch:
             raise SnapshotRefused("another server has opened this data directory")
+
+    def is_gone(self, uid: BanditUid) -> bool:
+        """Whether a bandit was deleted."""
+        return all(record.uid != uid for record in self._reader.bandits())
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove what belongs to a deleted bandit."""

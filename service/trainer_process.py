@@ -51,12 +51,13 @@ def _serve(
 
     from bandexa_core.ids import BanditUid, LogPosition
     from service.exceptions import UnknownBandit
+    from service.heartbeat import Heartbeat
     from service.trainer import Trainer
 
     configuration = orders.get()
     os.nice(configuration["niceness"])  # requests go first
     torch.set_num_threads(configuration["threads"])
-    trainer = Trainer(configuration)
+    trainer = Trainer(configuration, Heartbeat(report))
     report({"event": "ready", "pid": os.getpid()})
     while True:
         order = orders.get()
@@ -69,6 +70,9 @@ def _serve(
         except UnknownBandit:
             report({"event": "gone"})
         except Exception as error:  # the top of the loop: reported, counted by the supervisor
+            if trainer.is_gone(uid):  # deleted in the middle of it, and its rows with it
+                report({"event": "gone"})
+                continue
             log.exception("round failed")
             report({"event": "failed", "error": f"{type(error).__name__}: {error}"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
@@ -19,6 +20,7 @@ from service.auth import GuardedRoute, Handler
 from service.exceptions import InvalidRequest, UnsupportedBody
 
 MSGPACK = "application/msgpack"
+ARRIVED = "bandexa.arrived"  # in a request's scope: when its body was there, by perf_counter
 
 
 class _DecodedRequest(Request):
@@ -88,6 +90,7 @@ class WireRoute(GuardedRoute):
             if takes_json:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 raw = await request.body()
+                request.scope[ARRIVED] = time.perf_counter()
                 value = _decode(kind, raw, request.app.state.settings.max_elements)
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)

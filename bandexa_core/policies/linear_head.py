@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +45,14 @@ class Draw:
         later: Whether that would take longer than the answer may wait.
         offset: What the sampled values have in common. Added before they are compared, a large one
             would make ties by rounding that `winners` knows nothing of.
+        encode_s: Seconds it took to encode.
     """
 
     scores: Array64
     winners: Callable[[], NDArray[np.int64]]
     later: bool = False
     offset: float = 0.0
+    encode_s: float = 0.0
 
 
 class LinearHead:
@@ -136,8 +139,8 @@ class LinearHead:
             return float(exploration.propensities(votes_K)[chosen[0]])
 
         if draw.later:
-            return Choice(chosen, scores, retrieved, None, propensity)
-        return Choice(chosen, scores, retrieved, propensity())
+            return Choice(chosen, scores, retrieved, None, propensity, draw.encode_s)
+        return Choice(chosen, scores, retrieved, propensity(), encode_s=draw.encode_s)
 
     def _draw(
         self,
@@ -148,22 +151,30 @@ class LinearHead:
     ) -> Draw:
         """Draw the panel; the first member's scores are served."""
         posterior = self.posterior
+        started = time.perf_counter()
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
+            took = time.perf_counter() - started
             scores_MK = posterior.sample_scores(rng, z_D, candidates.slots, panel)
-            return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1))
-        weights_MD = posterior.sample(rng, panel)
+            return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1), encode_s=took)
         encoder = self.encoder
         if not isinstance(encoder, FoldingEncoder):
-            chunks = [z_CD @ weights_MD.T for z_CD in self._encoded(context, candidates)]
+            weights_MD = posterior.sample(rng, panel)
+            chunks, took, since = [], 0.0, time.perf_counter()
+            for z_CD in self._encoded(context, candidates):
+                took += time.perf_counter() - since
+                chunks.append(z_CD @ weights_MD.T)
+                since = time.perf_counter()
             scores_KM = np.concatenate(chunks)
-            return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0))
+            return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0), encode_s=took)
         parts_KV = self._parts(encoder, candidates)
-        queries_MV, offsets_M = encoder.fold(_context_part(encoder, context), weights_MD)
+        part_1V = _context_part(encoder, context)
+        took = time.perf_counter() - started
+        queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
         served_K: Array64 = parts_KV @ queries_MV[0]
         later = parts_KV.size * panel > LATER_PRODUCTS
         offset = float(offsets_M[0])
-        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset)
+        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset, took)
 
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:
@@ -291,9 +302,19 @@ class LinearHead:
         assert posterior is not None
         self.posterior = posterior
 
-    def rebuild(self, replay: TrainingRows, chunk: int, weights: RowWeights | None = None) -> None:
-        """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior."""
+    def rebuild(
+        self,
+        replay: TrainingRows,
+        chunk: int,
+        weights: RowWeights | None = None,
+        told: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior.
+
+        `told` hears of each chunk.
+        """
         dim = self.encoder.feature_dim
+        seen, whole = 0, max(1, len(replay.positions())) if told is not None else 1
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
             z_ND = self.features(rows.contexts, rows.actions)
@@ -303,6 +324,9 @@ class LinearHead:
             for slot, mask in self._groups(rows.slots[good]):
                 share = None if weights_N is None else weights_N[mask]
                 by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask], share)
+            if told is not None:
+                seen += len(rows)
+                told("rebuilding", seen / whole)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         else:

@@ -19,7 +19,7 @@ from bandexa_core.encoders.scaling import InputScaling, Moments
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.schedule import LEAST_ACTIONS
-from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.policies.training import EncoderTrainer, Told, TrainingRound, untold
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
@@ -57,6 +57,7 @@ class NeuralLinearTS(LinearHead):
         plan: TrainingRound,
         weights: RowWeights | None = None,
         activations: ActivationCache | None = None,
+        told: Told = untold,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
@@ -66,6 +67,7 @@ class NeuralLinearTS(LinearHead):
             plan: How much to train, on what device, with which random numbers.
             weights: What forgetting left of the rows, by position; None: all weigh 1.
             activations: Keeps what a frozen prefix gives for a row; None: it is done each time.
+            told: Hears how far the round is.
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
@@ -74,9 +76,9 @@ class NeuralLinearTS(LinearHead):
             self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
-        metrics = trainer.run(replay, weights, self.scaling, activations)
+        metrics = trainer.run(replay, weights, self.scaling, activations, told)
         self.encoder = serving(self.module)
-        self.rebuild(replay, plan.rebuild_chunk, weights)
+        self.rebuild(replay, plan.rebuild_chunk, weights, told)
         return trainer.tensors(), metrics
 
     def _standardize(

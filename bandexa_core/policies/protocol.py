@@ -65,6 +65,7 @@ class Choice:
         retrieved: With `retrieve`, indexes of the candidates that were retrieved, else None.
         propensity: Probability of the first pick under the policy; None where `late_propensity`
             works it out, off the request's path.
+        encode_s: Seconds spent on features; the rest of the time went into the draw.
     """
 
     chosen: NDArray[np.int64]
@@ -72,6 +73,7 @@ class Choice:
     retrieved: NDArray[np.int64] | None = None
     propensity: float | None = None
     late_propensity: Callable[[], float] | None = None
+    encode_s: float = 0.0
 
 
 class Policy(Protocol):

@@ -24,8 +24,13 @@ from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.replay import Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
 
+Told = Callable[[str, float], None]  # hears which phase a round is in, and what share is done
 GRADIENT_CLIP = 5.0
 FINAL_LR = 0.1  # of the learning rate; it falls linearly within a round, so features come to rest
+
+
+def untold(phase: str, share: float) -> None:
+    """Nobody wants to know how far a round is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +123,12 @@ class EncoderTrainer:
         weights: RowWeights | None = None,
         scaling: InputScaling | None = None,
         activations: ActivationCache | None = None,
+        told: Told = untold,
     ) -> dict[str, float]:
         """Take the plan's optimizer steps on rows drawn by their weights (None: uniformly).
 
         With `activations`, what a `PrefixModule` has frozen is worked out once for each row.
+        `told` hears of each step.
 
         Returns:
             The mean loss of the first and of the last tenth, and what was done.
@@ -143,6 +150,7 @@ class EncoderTrainer:
                 done = step / self.plan.steps
                 self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
                 losses.append(self._step(rows, scaling, activations))
+                told("training", done)
         self.module.eval().to("cpu")
         if self._half is not None:
             _lay_out(self.module, torch.contiguous_format)

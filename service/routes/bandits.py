@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import numpy as np
@@ -10,17 +11,21 @@ from fastapi import APIRouter, Path, Request, Response
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service import administration
+from service.alarms import Finding
 from service.auth import needs
 from service.bandit import Bandit
 from service.engine import Engine
 from service.exceptions import InvalidRequest, Unavailable, UnknownBandit
+from service.learning import learning_of
 from service.routes.common import EngineDep, problems, stacked
 from service.schemas import (
     ActionsRequest,
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
+    FindingAnswer,
     Id,
+    Learning,
     SnapshotAnswer,
     TrainAnswer,
     TrainerState,
@@ -160,6 +165,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         position=model.position,
         num_learned=model.progress.num_learned,
         train_due=model.round_due(),
+        learning=learning_state(engine, bandit),
         trainer=trainer_state(engine),
     )
 
@@ -167,9 +173,28 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
 def trainer_state(engine: Engine) -> TrainerState:
     """Return the state of the trainer process."""
     if engine.desk is None:
-        return TrainerState(state="stopped", pid=None, rounds=0)
+        return TrainerState(state="stopped", phase="stopped", pid=None, rounds=0)
     supervisor = engine.desk.supervisor
-    return TrainerState(state=supervisor.state, pid=supervisor.pid, rounds=supervisor.rounds)
+    return TrainerState(
+        state=supervisor.state,
+        phase=supervisor.phase,
+        pid=supervisor.pid,
+        rounds=supervisor.rounds,
+    )
+
+
+def learning_state(engine: Engine, bandit: Bandit) -> Learning:
+    """Return whether a bandit still learns."""
+    return Learning(
+        findings=told(learning_of(engine, bandit)),
+        join_rate=bandit.vitals.join_rate(),
+        reward_mean=bandit.vitals.reward_mean,
+    )
+
+
+def told(findings: list[Finding]) -> list[FindingAnswer]:
+    """Return findings as they are answered."""
+    return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
 
 
 def _catalogue(bandit: Bandit) -> CatalogueAnswer:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ValidationError
 
 from bandexa_core.ids import ActionId, DecisionId
@@ -36,7 +36,7 @@ from service.schemas import (
     SelectRequest,
 )
 from service.store import RewardReport
-from service.wire import WireRoute, body_hash
+from service.wire import ARRIVED, WireRoute, body_hash
 
 B = TypeVar("B", bound=BaseModel)
 router = APIRouter(route_class=WireRoute)
@@ -48,9 +48,9 @@ router = APIRouter(route_class=WireRoute)
     response_model_exclude_none=False,
     responses=problems(404, 409, 413, 415, 422),
 )
-async def select(body: SelectRequest, engine: EngineDep) -> SelectAnswer:
+async def select(body: SelectRequest, request: Request, engine: EngineDep) -> SelectAnswer:
     """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
-    return await _select(engine, body)
+    return await _select(engine, body, request.scope[ARRIVED])
 
 
 @router.post("/reward", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
@@ -66,9 +66,14 @@ async def activate(body: ActivateRequest, engine: EngineDep) -> ActivateAnswer:
 
 
 @router.post("/select/batch", openapi_extra=needs("select"), responses=problems(413, 415, 422))
-async def select_batch(body: SelectBatch, engine: EngineDep) -> SelectBatchAnswer:
+async def select_batch(body: SelectBatch, request: Request, engine: EngineDep) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
-    calls = [_item(SelectRequest, item, engine, _select_patiently) for item in body.items]
+    share = (time.perf_counter() - request.scope[ARRIVED]) / len(body.items)
+
+    async def select_item(engine: Engine, item: SelectRequest) -> SelectAnswer:
+        return await _select(engine, item, time.perf_counter() - share, patient=True)
+
+    calls = [_item(SelectRequest, item, engine, select_item) for item in body.items]
     return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
 
 
@@ -92,11 +97,9 @@ async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer
     return ScoreAnswer(scores=scores, snapshot=found.snapshot, position=found.position)
 
 
-async def _select_patiently(engine: Engine, body: SelectRequest) -> SelectAnswer:
-    return await _select(engine, body, patient=True)
-
-
-async def _select(engine: Engine, body: SelectRequest, *, patient: bool = False) -> SelectAnswer:
+async def _select(
+    engine: Engine, body: SelectRequest, arrived: float, *, patient: bool = False
+) -> SelectAnswer:
     own_id = body.decision_id
     digest = None
     if own_id is not None:
@@ -110,6 +113,7 @@ async def _select(engine: Engine, body: SelectRequest, *, patient: bool = False)
         num=body.k,
         activate=body.activate,
         body_hash=digest,
+        decode_s=time.perf_counter() - arrived,
     )
     return _answer(await engine.select(command, patient=patient))
 
@@ -150,5 +154,6 @@ async def _item(
         answer = await call(engine, model.model_validate(raw))
     except (ServiceError, ValidationError) as error:
         problem = problem_of(error)
+        engine.metrics.problem(problem.type)
         return {"code": problem.status, "error": problem}
     return {"code": 200, "answer": answer}

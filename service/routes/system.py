@@ -10,10 +10,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from service.alarms import ALARM
 from service.auth import GuardedRoute, needs
-from service.routes.bandits import trainer_state
+from service.learning import server_findings
+from service.routes.bandits import learning_state, told, trainer_state
 from service.routes.common import EngineDep
-from service.schemas import Health
+from service.schemas import Health, LearnAnswer
 
 router = APIRouter(route_class=GuardedRoute)
 STATIC = files("service") / "static" / "swagger-ui"
@@ -43,10 +45,30 @@ async def readyz(engine: EngineDep) -> Response:
     return JSONResponse(health.model_dump(), 200 if failure is None else 503)
 
 
+@router.get(
+    "/learnz",
+    openapi_extra=needs("read"),
+    response_model=LearnAnswer,
+    responses={503: {"model": LearnAnswer}},
+)
+async def learnz(engine: EngineDep) -> Response:
+    """Answer 200 while every bandit learns, 503 where an alarm says that one does not.
+
+    For alerting, not for routing: a server that does not learn serves as well as before.
+    """
+    findings = told(server_findings(engine))
+    bandits = {bandit.record.name: learning_state(engine, bandit) for bandit in engine.bandits()}
+    everything = [*findings, *(found for one in bandits.values() for found in one.findings)]
+    alarmed = any(finding.severity == ALARM for finding in everything)
+    answer = LearnAnswer(
+        status="alarm" if alarmed else "learning", findings=findings, bandits=bandits
+    )
+    return JSONResponse(answer.model_dump(), 503 if alarmed else 200)
+
+
 @router.get("/metrics", openapi_extra=needs("read"), response_class=Response)
 async def metrics(engine: EngineDep) -> Response:
     """Metrics in Prometheus' text format."""
-    engine.refresh_gauges()
     return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 

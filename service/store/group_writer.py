@@ -24,6 +24,7 @@ from service.exceptions import StoreError, Unavailable
 from service.store.disk_faults import Verdict, told, verdict
 from service.store.protocol import Done
 from service.store.schema import Durability
+from service.tally import WriterTimes
 
 log = logging.getLogger(__name__)
 Answer = tuple[Done[Any], Any, Exception | None]
@@ -71,6 +72,7 @@ class GroupWriter:
         self._syncs_next = self._syncs_all
         self._forget = forget
         self._since = 0.0
+        self.times = WriterTimes()
         self.failure: str | None = None
         self.final = False
         db.execute("PRAGMA wal_autocheckpoint = 0")
@@ -90,16 +92,22 @@ class GroupWriter:
         if self.failure is not None:
             return self._refused(group)
         committing = False
+        started = time.perf_counter()
         try:
             self._sync_next(any(queued.durable for queued in group))
             self._db.execute("BEGIN IMMEDIATE")
             answers = [_run(queued) for queued in group]
             committing = True
+            written = time.perf_counter()
             self._db.execute("COMMIT")
         except Exception as error:  # the top of the writer's loop
             if self._failed(error, group, committing=committing) is Verdict.OPERATION:
                 return self._one_by_one(group)
             return self._refused(group)
+        ended = time.perf_counter()
+        self.times.operations.observe(len(group))
+        self.times.sync.observe(ended - written)
+        self.times.commit.observe(ended - started)
         return answers
 
     def checkpoint_if_due(self) -> None:
@@ -107,7 +115,9 @@ class GroupWriter:
         if self.failure is None:
             try:
                 if self._wal.stat().st_size > WAL_BYTES:
+                    started = time.perf_counter()
                     self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    self.times.checkpoint.observe(time.perf_counter() - started)
             except Exception as error:  # the top of the writer's loop
                 self._failed(error, [], committing=True)
 

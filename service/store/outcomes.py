@@ -174,9 +174,9 @@ class Outcomes:
         """
         key, bandit, context, chosen, active = self._decision(decision_id)
         if active:
-            return Activation(bandit.uid, "duplicate", ())
+            return Activation(bandit.uid, "duplicate", len(chosen), ())
         if bandit.spec.rewards.reward_window_s is not None and self._is_closed(decision_id):
-            return Activation(bandit.uid, "late", ())
+            return Activation(bandit.uid, "late", len(chosen), ())
         self._db.execute("INSERT INTO activations VALUES (?, ?)", (decision_id, now))
         items = self._db.execute(
             f"SELECT DISTINCT item FROM rewards WHERE decision_id = ? AND {COUNTED} ORDER BY item",
@@ -186,7 +186,7 @@ class Outcomes:
         for (item,) in items:
             value = self._value(bandit, decision_id, item)
             rows.append(self._learn(key, bandit, decision_id, item, now, value, context, chosen))
-        return Activation(bandit.uid, "applied", tuple(rows))
+        return Activation(bandit.uid, "applied", len(chosen), tuple(rows))
 
     # -- windows ------------------------------------------------------------------------------
 

@@ -57,10 +57,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What an activation did, and the learn rows of the rewards that came before it."""
+    """What an activation did, to how many actions, and what it taught of earlier rewards."""
 
     uid: BanditUid
     status: ActivationStatus
+    num_actions: int
     rows: tuple[LearnRow, ...]
 
 

@@ -34,6 +34,7 @@ from service.store.protocol import Activation, Closed, Done, Dropped, RewardOutc
 from service.store.reader import StoreReader
 from service.store.schema import Durability, next_epoch, open_writer
 from service.store.windows import Look
+from service.tally import WriterTimes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -73,8 +74,8 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._operations = Operations(self._db, clock)
-        wal = path.with_name(path.name + "-wal")
-        self._writer = GroupWriter(self._db, wal, durability, self._operations.forget_heads)
+        self._wal = path.with_name(path.name + "-wal")
+        self._writer = GroupWriter(self._db, self._wal, durability, self._operations.forget_heads)
         with self.reader() as reader:
             for record in reader.bandits():
                 self._operations.remember(record)
@@ -94,6 +95,23 @@ class SqliteStore:
     def failed_for_good(self) -> bool:
         """Whether only a new process can tell what is on disk: this one should end."""
         return self._writer.final
+
+    @property
+    def times(self) -> WriterTimes:
+        """What commits take; for reading."""
+        return self._writer.times
+
+    @property
+    def queue_depth(self) -> int:
+        """How many operations wait for the writer."""
+        return self._queue.qsize()
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""

@@ -23,6 +23,7 @@ ROUTES = {
     ("put", "/bandits/{name}/snapshot"),
     ("get", "/healthz"),
     ("get", "/readyz"),
+    ("get", "/learnz"),
     ("get", "/metrics"),
 }
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
@@ -33,7 +34,7 @@ def test_alive_and_ready(api) -> None:
     assert api.call("GET", "/healthz")["status"] == "alive"
     ready = api.call("GET", "/readyz")
     assert ready["status"] == "ready"
-    assert set(ready["trainer"]) == {"state", "pid", "rounds"}
+    assert set(ready["trainer"]) == {"state", "phase", "pid", "rounds"}
 
 
 def test_metrics_count_what_was_done(api) -> None:
@@ -59,7 +60,7 @@ def test_the_schema_documents_every_route_and_its_errors(api) -> None:
     found = {(method, path) for path, methods in schema["paths"].items() for method in methods}
     assert found >= ROUTES
     assert "HTTPValidationError" not in schema["components"]["schemas"]
-    for method, path in sorted(ROUTES - {("get", "/readyz")}):
+    for method, path in sorted(ROUTES - {("get", "/readyz"), ("get", "/learnz")}):
         responses = schema["paths"][path][method]["responses"]
         failures = {status: answer for status, answer in responses.items() if status >= "400"}
         for answer in failures.values():

@@ -1,0 +1,212 @@
+"""Is it still learning? The findings against hand-made traffic, and /learnz of real servers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.alarms import BanditSight, ServerSight, join_rate_fall, of_bandit, of_server
+from service.vitals import Minute, Vitals
+
+WELL = BanditSight(
+    due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,
+    last_action=None, same_values=0, last_value=None, learns=True,
+)  # fmt: skip
+SERVER = ServerSight(store_failure=None, trainer_down_s=0.0, trainer_silent_s=0.0, stale_s=900.0)
+MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
+WITHIN_S = 30.0
+
+
+def traffic(*parts: tuple[int, int, int]) -> list[Minute]:
+    """Return minutes: (how many, chosen in each, joined in each), one part after the other."""
+    minutes: list[Minute] = []
+    for number, chosen, joined in parts:
+        minutes += [Minute(len(minutes) + n, chosen, joined) for n in range(number)]
+    return minutes
+
+
+def found(sight: BanditSight, **changes: Any) -> list[tuple[str, str]]:
+    return [(f.name, f.severity) for f in of_bandit(dataclasses.replace(sight, **changes))]
+
+
+def test_a_quiet_bandit_is_a_healthy_one() -> None:
+    assert of_bandit(WELL) == []
+    assert of_server(SERVER) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"due_s": 901.0}, ("round-overdue", "alarm")),
+        ({"failures": (2, "no memory")}, ("rounds-failing", "alarm")),
+        ({"rows_wait_s": 61.0}, ("rows-waiting", "alarm")),
+        ({"minutes": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
+        ({"minutes": traffic((10, 100, 0))}, ("no-rewards", "notice")),
+        ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
+        ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
+    ],
+)
+def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
+    assert found(WELL, **changes) == [finding]
+    [told] = of_bandit(dataclasses.replace(WELL, **changes))
+    assert told.message
+    assert told.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"due_s": 899.0},
+        {"failures": (1, "once")},
+        {"rows_wait_s": 59.0},
+        {"same_values": 999},
+        {"same_actions": 999},
+        {"minutes": traffic((9, 100, 0))},
+        {"learns": False, "same_values": 5000, "same_actions": 5000},
+        {"learns": False, "minutes": traffic((20, 100, 0))},
+    ],
+)
+def test_a_little_less_is_no_finding(changes) -> None:
+    assert of_bandit(dataclasses.replace(WELL, **changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"store_failure": "disk full"}, "store-down"),
+        ({"trainer_down_s": 901.0}, "trainer-down"),
+        ({"trainer_silent_s": 901.0}, "trainer-stuck"),
+    ],
+)
+def test_the_server_has_findings_of_its_own(changes, name: str) -> None:
+    [finding] = of_server(dataclasses.replace(SERVER, **changes))
+    assert (finding.name, finding.severity) == (name, "alarm")
+
+
+def test_a_fall_of_the_join_rate_is_told_with_both_rates() -> None:
+    fall = join_rate_fall(traffic((60, 100, 20), (10, 100, 2)))
+    assert fall is not None
+    past, recent = fall
+    assert past == pytest.approx(0.2)
+    assert recent == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "minutes",
+    [
+        traffic((60, 100, 20), (10, 100, 6)),  # a third is left: more than a quarter
+        traffic((60, 100, 20), (9, 100, 0), (1, 100, 50)),  # late, but they came
+        traffic((60, 100, 20), (7, 100, 0)),  # three of the newest ten were well
+        traffic((2, 100, 20), (20, 100, 0)),  # too little past to tell
+        traffic((60, 100, 20), (60, 1, 0)),  # 12 rewards were to be expected
+        traffic((60, 100, 20), (10, 200, 20)),  # twice the traffic, rewards of before
+        [],
+    ],
+)
+def test_no_alarm_without_the_evidence(minutes: list[Minute]) -> None:
+    assert join_rate_fall(minutes) is None
+
+
+def test_little_traffic_is_judged_over_a_longer_time() -> None:
+    """5 decisions a minute at 0.2: 50 rewards are expected of 50 minutes, not of 10."""
+    past = (600, 5, 1)
+    assert join_rate_fall(traffic(past, (37, 5, 0))) is None
+    assert join_rate_fall(traffic(past, (38, 5, 0))) is not None
+
+
+def test_vitals_follow_what_happened() -> None:
+    vitals = Vitals()
+    assert vitals.join_rate() is None
+    assert vitals.reward_mean is None
+    for number in range(4):
+        vitals.decided(60.0 * number, ["x", "y"], 0.5, choice=True, activated=True)
+    vitals.decided(240.0, ["x"], None, choice=True, activated=False)
+    vitals.joined(240.0)
+    vitals.joined(30.0)  # a clock that was set back
+    assert vitals.join_rate() == pytest.approx(2 / 8)
+    vitals.activated(250.0, 2)
+    assert vitals.join_rate() == pytest.approx(2 / 10)
+    assert [minute.chosen for minute in vitals.minutes()] == [2, 2, 2, 2, 2]
+    assert vitals.actions.length == 5
+    for value in (1.0, 0.0, 2.0):
+        vitals.learned(None, value)
+    assert vitals.reward_mean == pytest.approx(1.0)
+    vitals.learned(2.0, 5.0)
+    assert vitals.reward_mean == pytest.approx(2.0)
+    assert vitals.values.length == 1
+
+
+# -- real servers -----------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not in time: {what}")
+
+
+def test_a_server_that_learns_says_so(api) -> None:
+    name = api.two_actions()
+    api.teach(name, [1, 1], "x", 0.25)
+    answer = api.call("GET", "/learnz")
+    assert answer["status"] == "learning"
+    assert answer["findings"] == []
+    assert answer["bandits"][name] == {"findings": [], "join_rate": 1.0, "reward_mean": 0.25}
+    assert api.state(name)["learning"] == answer["bandits"][name]
+
+
+def test_nothing_but_equal_rewards_is_noticed(api) -> None:
+    name = api.two_actions()
+    for _ in range(2):
+        items = [{"bandit": name, "context": [1, 1], "candidates": ["x"]} for _ in range(500)]
+        made = api.call("POST", "/select/batch", {"items": items})["items"]
+        rewards = [{"decision_id": m["answer"]["decision_id"], "reward": 0} for m in made]
+        api.call("POST", "/reward/batch", {"items": rewards})
+    [finding] = api.state(name)["learning"]["findings"]
+    assert (finding["name"], finding["severity"]) == ("constant-reward", "notice")
+    text = api.http.get("/metrics").text
+    labels = f'bandit="{name}",finding="constant-reward",severity="notice"'
+    assert f"bandexa_finding{{{labels}}} 1.0" in text
+    api.call("DELETE", f"/bandits/{name}", expect=204)
+
+
+def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
+    start_server, api_of, tmp_path
+) -> None:
+    config = tmp_path / "b.toml"
+    config.write_text("learn_stale_s = 0.3\n")
+    server = start_server(None, "--config", str(config))
+    with server.client() as client:
+        api = api_of(client)
+
+        def trainer() -> dict[str, Any]:
+            state: dict[str, Any] = api.call("GET", "/readyz")["trainer"]
+            return state
+
+        name = api.two_actions(policy="neural_linear_ts", encoder=MLP)
+        until(lambda: trainer()["phase"] == "idle", "a trainer")
+        pid = trainer()["pid"]
+        assert client.get("/learnz").status_code == 200
+        os.kill(pid, signal.SIGSTOP)
+        for number in range(40):
+            api.teach(name, [number / 40, 1], "x", number / 40)
+        answer = until(
+            lambda: (r := client.get("/learnz")).status_code == 503 and r.json(), "an alarm"
+        )
+        assert answer["status"] == "alarm"
+        assert [finding["name"] for finding in answer["findings"]] == ["trainer-stuck"]
+        assert client.get("/readyz").status_code == 200
+        assert "bandexa_learning 0.0" in client.get("/metrics").text
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: client.get("/learnz").status_code == 200, "learning again")
+        until(lambda: api.state(name)["snapshot"] == 1, "the round")
