@@ -54,7 +54,7 @@ from bandexa_core.spec import (
 
 MODEL_FILE = "model"
 TRAINING_FILE = "training"
-_FORGETTING = "forgetting/"
+FORGETTING = "forgetting/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,9 +233,9 @@ class ServingModel:
 
     def _load(self, snapshot: Snapshot) -> None:
         tensors = snapshot.tensors[MODEL_FILE]
-        own = {name: t for name, t in tensors.items() if not name.startswith(_FORGETTING)}
+        own = {name: t for name, t in tensors.items() if not name.startswith(FORGETTING)}
         self.policy.load_tensors(own)
-        self.forgetting = Forgetting.from_tensors(take_prefix(tensors, _FORGETTING))
+        self.forgetting = Forgetting.from_tensors(take_prefix(tensors, FORGETTING))
         manifest = snapshot.manifest
         self.position = LogPosition(manifest.position)
         self.progress = Progress(**manifest.meta["progress"])
@@ -244,7 +244,7 @@ class ServingModel:
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the whole state as named arrays: what a snapshot keeps in `MODEL_FILE`."""
-        steps = {f"{_FORGETTING}{name}": t for name, t in self.forgetting.tensors().items()}
+        steps = {f"{FORGETTING}{name}": t for name, t in self.forgetting.tensors().items()}
         return self.policy.tensors() | steps
 
     def rebased(self, version: SnapshotVersion) -> None:

@@ -10,14 +10,14 @@ import torch
 from fastapi import FastAPI
 
 from bandexa_core import __version__
-from service import auth, errors
+from service import auth, configured, errors
 from service.engine import Engine
 from service.exposition import EngineCollector
 from service.keys import load_keys
 from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
-from service.routes import bandits, decide, system
-from service.settings import Settings
+from service.routes import bandits, decide, snapshots, system
+from service.settings import Settings, SettingsError
 
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
@@ -30,18 +30,24 @@ def create_app(settings: Settings) -> FastAPI:
     """Build the app; its engine starts and stops with the ASGI lifespan.
 
     Raises:
-        ValueError: The keys or own encoders of the settings are wrong; names the field.
+        ValueError: Keys, own encoders or bandits of the settings are wrong; names the field.
     """
+    wanted = configured.parse(settings.bandits)
     metrics = Metrics()
     engine = Engine(settings, metrics)
     metrics.registry.register(EngineCollector(engine))
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         torch.set_num_threads(settings.service_threads)
         sys.setswitchinterval(THREAD_TURN_S)
         try:
             await engine.start()
+            try:
+                await configured.ensure(engine, wanted)
+            except SettingsError:
+                app.state.refused = True
+                raise
             yield
         finally:
             await engine.close()
@@ -63,8 +69,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight, metrics=metrics)
     app.state.settings = settings
+    app.state.refused = False  # whether a start failed for what the settings say
     app.state.engine = engine
     errors.install(app, metrics)
     keys = load_keys(settings.keys, settings.keys_file)
-    auth.include_guarded(app, (decide.router, bandits.router, system.router), keys)
+    routers = (decide.router, bandits.router, snapshots.router, system.router)
+    auth.include_guarded(app, routers, keys)
     return app

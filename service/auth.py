@@ -16,10 +16,9 @@ from fastapi.routing import APIRoute
 
 from service.exceptions import Forbidden, Unauthorized
 from service.keys import Keys, Scope
+from service.logs import AUDIT
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-AUDIT = "bandexa.audit"
-AUDIT_FIELDS = ("key", "method", "path", "client", "outcome")
 ANONYMOUS = "(anonymous)"
 _DECLARED = "x-required-scope"
 _SCHEME = "apiKey"

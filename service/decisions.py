@@ -158,6 +158,17 @@ def decision_of(record: DecisionRecord) -> Decision:
     )
 
 
+def told_of(bandit: str, decision: Decision) -> dict[str, Any]:
+    """Return what a log line says of a decision."""
+    return {
+        "bandit": bandit,
+        "action": [chosen.id for chosen in decision.chosen],
+        "propensity": decision.propensity,
+        "snapshot": decision.snapshot,
+        "position": decision.position,
+    }
+
+
 def repeated(decision_id: DecisionId, body_hash: bytes | None, kept: StoredAnswer) -> Decision:
     """Answer a select whose id is there already."""
     if kept.body_hash is None or kept.body_hash != body_hash:

@@ -34,6 +34,7 @@ from service.decisions import (
     decide,
     decision_of,
     repeated,
+    told_of,
 )
 from service.encoding import ContextEncoder
 from service.exceptions import (
@@ -45,6 +46,7 @@ from service.exceptions import (
 )
 from service.imported import Imported
 from service.loading import load_at, newest_snapshot
+from service.logs import DECISIONS, about
 from service.metrics import Metrics
 from service.retention import Retention
 from service.rounds import RoundDesk
@@ -235,6 +237,8 @@ class Engine:
             Unavailable: Too many selects wait for a slow encoder.
         """
         started = time.perf_counter()
+        if command.decision_id is not None:
+            about(command.decision_id)
         bandit = self.bandit(command.bandit)
         try:
             context = bandit.context(command.context)
@@ -250,6 +254,7 @@ class Engine:
                 raise
             return repeated(own_id, command.body_hash, given)
         record = made.record
+        about(record.decision_id)
         kept = await self.committed(self.store.append_decision, record)
         if kept is None:
             answer = decision_of(record)
@@ -259,6 +264,8 @@ class Engine:
             )  # fmt: skip
             if made.late is not None:
                 self._fill_in(record.decision_id, made.late)
+            if DECISIONS.isEnabledFor(logging.DEBUG):
+                DECISIONS.debug("decision", extra=told_of(command.bandit, answer))
         else:
             answer = repeated(record.decision_id, record.body_hash, kept)
         bandit.vitals.selects += 1
@@ -273,10 +280,15 @@ class Engine:
     def _fill_in(self, decision_id: DecisionId, late: Callable[[], float]) -> None:
         """Work out a propensity behind the answer, on a thread, and keep it with the decision."""
 
+        def kept(_: None, error: Exception | None) -> None:
+            if error is not None:
+                its = {"decision_id": decision_id}
+                log.warning("a propensity could not be kept: %s", error, extra=its)
+
         def keep(future: asyncio.Future[float]) -> None:
             self._late.discard(future)
             if not future.cancelled():
-                self.store.append_propensity(decision_id, future.result(), _ignore)
+                self.store.append_propensity(decision_id, future.result(), kept)
 
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._panels, late)
@@ -328,6 +340,7 @@ class Engine:
             UnknownDecision, InvalidRequest: Nothing was kept.
         """
         started = time.perf_counter()
+        about(report.decision_id)
         outcome = await self.committed(self.store.append_reward, report, then=self._learn)
         bandit = self._by_uid.get(outcome.uid)
         if bandit is not None and outcome.row is not None:
@@ -337,6 +350,9 @@ class Engine:
         if bandit is None:
             return outcome.status, False
         bandit.vitals.rewarded(outcome.status)
+        if DECISIONS.isEnabledFor(logging.DEBUG):
+            told = {"reward": report.reward, "status": outcome.status}
+            DECISIONS.debug("reward", extra={"bandit": bandit.record.name, **told})
         return outcome.status, bandit.model.round_due()
 
     def _learn(self, outcome: RewardOutcome) -> None:
@@ -433,8 +449,3 @@ class Engine:
 
         append(*args, done)
         return await future
-
-
-def _ignore(_: None, error: Exception | None) -> None:
-    if error is not None:
-        log.warning("a propensity could not be kept: %s", error)

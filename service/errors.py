@@ -24,6 +24,7 @@ from service.exceptions import (
     UnknownAction,
     UnknownBandit,
     UnknownDecision,
+    UnknownSnapshot,
     UnsupportedBody,
 )
 from service.metrics import Metrics
@@ -41,6 +42,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
     UnknownDecision: (404, "unknown-decision", "No such decision"),
     UnknownAction: (404, "unknown-action", "No such action"),
+    UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store takes no writes"),
@@ -113,7 +115,8 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(ServiceError)
     @app.exception_handler(SnapshotError)
-    async def _foreseen(_: Request, error: BandexaError) -> JSONResponse:
+    async def _foreseen(request: Request, error: BandexaError) -> JSONResponse:
+        log.debug("%s %s is refused: %s", request.method, request.url.path, error)
         retry = error.retry_after_s if isinstance(error, Unavailable) else None
         if isinstance(error, StoreError | SnapshotError):
             retry = DISK_RETRY_S

@@ -3,7 +3,7 @@
 ServiceError
 |- InvalidRequest      a field of the request is wrong; names the field
 |- UnsupportedBody     the body is in no encoding the service reads
-|- UnknownBandit, UnknownDecision, UnknownAction
+|- UnknownBandit, UnknownDecision, UnknownAction, UnknownSnapshot
 |- Conflict            the request contradicts what is there
 |- Unavailable         cannot be done now, may be tried again
 |- Unauthorized        no API key, or one that is not known
@@ -61,6 +61,13 @@ class UnknownAction(ServiceError):
 
     def __init__(self, action_id: str) -> None:
         super().__init__(f"there is no action {action_id!r}")
+
+
+class UnknownSnapshot(ServiceError):
+    """The bandit has no snapshot of this version."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"there is no snapshot {version}, or not any more")
 
 
 class Conflict(ServiceError):

@@ -66,6 +66,8 @@ class RoundDesk:
                 "niceness": settings.trainer_niceness,
                 "keep": settings.keep_snapshots,
                 "epoch": store.epoch,
+                "log_format": settings.log_format,
+                "log_level": settings.log_level,
             },
             metrics,
         )

@@ -246,6 +246,22 @@ class ActionsRequest(Body):
         return self
 
 
+class ActionState(BaseModel):
+    """An action of the catalogue as it is."""
+
+    id: str
+    index: int = Field(description="Its slot: the order of first upserts.")
+    enabled: bool
+    features: list[float]
+
+
+class ActionList(BaseModel):
+    """A part of the catalogue, in slot order."""
+
+    total: int
+    actions: list[ActionState]
+
+
 class CatalogueAnswer(BaseModel):
     """The catalogue after a change."""
 
@@ -324,6 +340,31 @@ class SnapshotAnswer(BaseModel):
 
     snapshot: int
     position: int
+
+
+class SnapshotSummary(BaseModel):
+    """A snapshot on disk."""
+
+    version: int
+    parent: int | None = Field(description="The snapshot it was trained from.")
+    position: int = Field(description="The log position it was built at.")
+    num_learned: int
+    created_at: float = Field(description="Seconds since the epoch.")
+    bytes: int
+    metrics: dict[str, float] = Field(description="What its round measured.")
+
+
+class SnapshotList(BaseModel):
+    """A bandit's snapshots, oldest first."""
+
+    served: int
+    snapshots: list[SnapshotSummary]
+
+
+class RollbackRequest(Body):
+    """Which snapshot to go back to."""
+
+    version: int = Field(ge=0)
 
 
 class Health(BaseModel):

@@ -23,6 +23,7 @@ from service.keys import KeySetting
 PREFIX = "BANDEXA_"
 NESTING = "__"
 CLIENT_KEY = "BANDEXA_API_KEY"  # what commands that call a server send; no setting
+CLIENT_URL = "BANDEXA_URL"  # where they find it; no setting either
 
 
 class SettingsError(ValueError):
@@ -113,6 +114,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."
     )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="json: lines for machines; text: for people."
+    )
     encoders: dict[str, str] = Field(
         default_factory=dict,
         description='Own encoders by name: "package.module:Class" of an EncoderModule.',
@@ -121,6 +125,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="Weight files by name, safetensors or torchvision .pth: what `weights` of an"
         " encoder's parameters may name.",
+    )
+    bandits: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Bandits to create at the start where they are missing: tables as `bandexa"
+        " schema` describes them.",
     )
 
     @property
@@ -176,7 +185,7 @@ def load_settings(config: Path | None, **arguments: Any) -> Settings:
 
 def _refuse_unknown_environment() -> None:
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() != CLIENT_KEY:
+        if name.upper().startswith(PREFIX) and name.upper() not in (CLIENT_KEY, CLIENT_URL):
             field = name[len(PREFIX) :].split(NESTING)[0].lower()
             if field not in Settings.model_fields:
                 raise SettingsError(f"environment: {name} is not a setting")

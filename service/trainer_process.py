@@ -21,11 +21,6 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Serve orders until standard input closes."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s trainer %(levelname)s %(message)s",
-    )
     # Only events go to the real standard output; a stray print of a user's encoder must not.
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -50,11 +45,13 @@ def _serve(
     import torch  # seconds; the listener is watching already
 
     from bandexa_core.ids import BanditUid, LogPosition
+    from service import logs
     from service.exceptions import UnknownBandit
     from service.heartbeat import Heartbeat
     from service.trainer import Trainer
 
     configuration = orders.get()
+    logs.configure(configuration["log_format"], configuration["log_level"], "trainer")
     os.nice(configuration["niceness"])  # requests go first
     torch.set_num_threads(configuration["threads"])
     trainer = Trainer(configuration, Heartbeat(report))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.model import FORGETTING, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.training import EncoderTrainer, TrainingRound
@@ -19,7 +19,7 @@ from bandexa_core.publishing import publish_model
 from bandexa_core.snapshot import pack, unpack
 from service.bandit import Bandit
 from service.engine import Engine
-from service.exceptions import Conflict, InvalidRequest
+from service.exceptions import Conflict, InvalidRequest, UnknownSnapshot
 
 
 async def export_model(bandit: Bandit) -> bytes:
@@ -58,8 +58,50 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
         manifest, tensors = unpack(data)
     except SnapshotError as error:
         raise InvalidRequest("body", str(error)) from error
-    model = _check(engine, bandit, manifest, take_prefix(tensors, f"{MODEL_FILE}/"))
-    training = take_prefix(tensors, f"{TRAINING_FILE}/")
+    parts = {part: take_prefix(tensors, f"{part}/") for part in (MODEL_FILE, TRAINING_FILE)}
+    return await _adopt(engine, bandit, manifest, parts)
+
+
+async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Bandit:
+    """Serve the state of an older snapshot of this bandit's from here on, as if imported.
+
+    Raises:
+        UnknownSnapshot: It was never there, or pruned.
+        SnapshotError: It is damaged.
+        Conflict: It was built for another configuration.
+    """
+    bandit = engine.bandit(name)
+
+    def load() -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+        if version not in bandit.snapshots.versions():
+            raise UnknownSnapshot(version)
+        snapshot = bandit.snapshots.load(version)
+        with engine.store.reader() as reader:
+            position = LogPosition(snapshot.manifest.position)
+            actions = reader.catalogue_at(bandit.record, position).ids
+        tensors = snapshot.tensors
+        # Forgetting begins anew, as with every import: its steps lie at positions of another past.
+        model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
+        manifest = {
+            "model_hash": snapshot.manifest.spec_hash,
+            "progress": snapshot.manifest.meta["progress"],
+            "actions": list(actions),
+        }
+        return manifest, {MODEL_FILE: model, TRAINING_FILE: tensors[TRAINING_FILE]}
+
+    manifest, parts = await asyncio.get_running_loop().run_in_executor(None, load)
+    return await _adopt(engine, bandit, manifest, parts)
+
+
+async def _adopt(
+    engine: Engine,
+    bandit: Bandit,
+    manifest: dict[str, Any],
+    parts: dict[str, dict[str, NDArray[Any]]],
+) -> Bandit:
+    """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
+    model = _check(engine, bandit, manifest, parts[MODEL_FILE])
+    training = parts[TRAINING_FILE]
     if isinstance(model.policy, NeuralLinearTS):
         _check_training(model.policy, training, len(manifest["actions"]))
     learned = int(manifest["progress"]["num_learned"])

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
@@ -17,26 +17,25 @@ from service.bandit import Bandit
 from service.engine import Engine
 from service.exceptions import InvalidRequest, Unavailable, UnknownBandit
 from service.learning import learning_of
-from service.routes.common import EngineDep, problems, stacked
+from service.routes.common import EngineDep, Name, problems, stacked
 from service.schemas import (
+    ActionList,
     ActionsRequest,
+    ActionState,
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
     FindingAnswer,
     Id,
     Learning,
-    SnapshotAnswer,
     TrainAnswer,
     TrainerState,
 )
 from service.supervisor import BanditGone
-from service.transfer import export_model, import_model
 from service.wire import WireRoute
 
+MAX_ACTIONS = 10_000
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
-Name = Annotated[Id, Path(description="The bandit's name.")]
-BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.put(
@@ -71,6 +70,26 @@ async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
 async def delete_bandit(name: Name, engine: EngineDep) -> None:
     """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
     await administration.delete_bandit(engine, name)
+
+
+@router.get("/{name}/actions", openapi_extra=needs("read"), responses=problems(404, 422))
+async def list_actions(
+    name: Name,
+    engine: EngineDep,
+    offset: Annotated[int, Query(ge=0, description="Slot to begin at.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_ACTIONS, description="How many at most.")] = 1000,
+) -> ActionList:
+    """List the catalogue in slot order, retired actions included."""
+    catalogue = engine.bandit(name).model.catalogue
+    last = min(offset + limit, len(catalogue))
+    rows = catalogue.features[offset:last].tolist()
+    enabled = catalogue.enabled[offset:last].tolist()
+    ids = catalogue.ids[offset:last]
+    actions = [
+        ActionState(id=action_id, index=offset + number, enabled=on, features=row)
+        for number, (action_id, on, row) in enumerate(zip(ids, enabled, rows, strict=True))
+    ]
+    return ActionList(total=len(catalogue), actions=actions)
 
 
 @router.put("/{name}/actions", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
@@ -128,29 +147,6 @@ async def train(
         position=event["position"],
         metrics=event["metrics"],
     )
-
-
-@router.get(
-    "/{name}/snapshot",
-    openapi_extra=needs("read"),
-    response_class=Response,
-    responses={200: {"content": BINARY}, **problems(404, 422)},
-)
-async def export_snapshot(name: Name, engine: EngineDep) -> Response:
-    """Export the served model as safetensors."""
-    data = await export_model(engine.bandit(name))
-    return Response(data, media_type="application/octet-stream")
-
-
-@router.put(
-    "/{name}/snapshot",
-    responses=problems(404, 409, 413, 422),
-    openapi_extra={**needs("admin"), "requestBody": {"required": True, "content": BINARY}},
-)
-async def import_snapshot(name: Name, request: Request, engine: EngineDep) -> SnapshotAnswer:
-    """Serve an exported model as this bandit's from here on."""
-    bandit = await import_model(engine, name, await request.body())
-    return SnapshotAnswer(snapshot=bandit.model.version, position=bandit.model.position)
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from bandexa_core.ids import ActionId
 from service.bandit import CandidateInput, InlineCandidates
 from service.engine import Engine
 from service.exceptions import InvalidRequest
-from service.schemas import InlineAction
+from service.schemas import Id, InlineAction
 
 
 async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in a thread
@@ -20,6 +20,7 @@ async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in 
 
 
 EngineDep = Annotated[Engine, Depends(_engine)]
+Name = Annotated[Id, Path(description="The bandit's name.")]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

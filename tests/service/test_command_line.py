@@ -14,7 +14,26 @@ from service.cli import app
 COMMANDS: list[list[str]] = [
     [],
     ["serve"],
+    ["keygen"],
     ["snapshots"],
+    ["snapshots", "list"],
+    ["snapshots", "export"],
+    ["snapshots", "import"],
+    ["rollback"],
+    ["bandits"],
+    ["bandits", "list"],
+    ["bandits", "show"],
+    ["bandits", "create"],
+    ["bandits", "delete"],
+    ["actions"],
+    ["actions", "list"],
+    ["actions", "put"],
+    ["actions", "retire"],
+    ["train"],
+    ["verify"],
+    ["backup"],
+    ["doctor"],
+    ["schema"],
     ["simulate"],
     ["simulate", "synthetic"],
     ["simulate", "mnist"],
@@ -55,14 +74,13 @@ def test_snapshots_lists_those_of_every_bandit(api, server) -> None:
     first, second = api.two_actions(), api.two_actions()
     for _ in range(2):
         api.train(first)
-    result = CliRunner().invoke(app, ["snapshots", str(server.data_dir)], env={"COLUMNS": "160"})
+    arguments = ["snapshots", "list", "--data-dir", str(server.data_dir)]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    rows = [
-        [cell.strip() for cell in line.split("\u2502")[1:-1]] for line in result.output.splitlines()
-    ]
-    listed = {name: [row[1] for row in rows if row and row[0] == name] for name in (first, second)}
+    rows = [line.split() for line in result.output.splitlines()]
+    listed = {name: [row[1] for row in rows if row[0] == name] for name in (first, second)}
     assert listed == {first: ["0", "1", "2"], second: ["0"]}
-    assert {row[-1] for row in rows if row and row[0] in listed} == {"good"}
+    assert {row[-1] for row in rows if row[0] in listed} == {"good"}
 
 
 def test_a_damaged_snapshot_is_listed_as_refused(api, server) -> None:
@@ -72,14 +90,15 @@ def test_a_damaged_snapshot_is_listed_as_refused(api, server) -> None:
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 0xFF
     tensors.write_bytes(data)
-    result = CliRunner().invoke(app, ["snapshots", str(server.data_dir)], env={"COLUMNS": "300"})
+    arguments = ["snapshots", "list", "--data-dir", str(server.data_dir)]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    [line] = [line for line in result.output.splitlines() if f" {name} " in line]
+    [line] = [line for line in result.output.splitlines() if line.startswith(f"{name} ")]
     assert "refused" in line
 
 
 def test_a_folder_without_a_database_is_refused(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["snapshots", str(tmp_path)])
+    result = CliRunner().invoke(app, ["snapshots", "list", "--data-dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "bandexa.db" in result.output
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,266 @@
+"""`bandexa bandits`, `actions` and `train`: administration of a running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.options import (
+    DEFAULT_URL,
+    USAGE,
+    ApiKey,
+    AsJson,
+    BanditName,
+    Quiet,
+    Url,
+    columns,
+    fail,
+)
+from service.cli.remote import Remote, of
+
+bandits_app = typer.Typer(help="Bandits of a running server.", no_args_is_help=True)
+actions_app = typer.Typer(help="The actions of a bandit.", no_args_is_help=True)
+PAGE = 10_000
+File = Annotated[Path, typer.Option("--file", help="JSON or TOML (.toml); - is standard input.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Give `train` to `app`."""
+    app.command()(train)
+
+
+# -- bandits ----------------------------------------------------------------------------------
+
+
+@bandits_app.command("list")
+def list_bandits(
+    url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """List the bandits; with --quiet their names alone."""
+    with Remote(url, api_key) as remote:
+        found = remote.json("GET", "/bandits")["bandits"]
+    if as_json:
+        typer.echo(json.dumps(found))
+    elif quiet:
+        typer.echo("".join(f"{bandit['name']}\n" for bandit in found), nl=False)
+    else:
+        head = ("bandit", "policy", "actions", "learned", "snapshot", "position", "findings")
+        typer.echo(columns(head, [_summary(bandit) for bandit in found]))
+
+
+def _summary(bandit: dict[str, Any]) -> list[object]:
+    findings = ", ".join(finding["name"] for finding in bandit["learning"]["findings"])
+    keys = ("num_actions", "num_learned", "snapshot", "position")
+    return [bandit["name"], bandit["spec"]["policy"], *(bandit[key] for key in keys), findings]
+
+
+@bandits_app.command("show")
+def show_bandit(
+    bandit: BanditName,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show configuration and state; findings tell what keeps it from learning."""
+    with Remote(url, api_key) as remote:
+        state = remote.json("GET", of(bandit))
+    if as_json:
+        typer.echo(json.dumps(state))
+        return
+    learning = state.pop("learning")
+    findings = learning.pop("findings")
+    lines = [[key, json.dumps(value)] for key, value in _flat({**state, **learning})]
+    if not quiet:
+        typer.echo(columns(("key", "value"), lines))
+    for finding in findings:
+        typer.echo(f"{finding['severity']} {finding['name']}: {finding['message']}")
+        typer.echo(f"  {finding['remedy']}")
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    out: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            out += _flat(item, f"{prefix}{key}.")
+        else:
+            out.append((f"{prefix}{key}", item))
+    return out
+
+
+@bandits_app.command("create")
+def create_bandit(
+    bandit: BanditName,
+    file: File,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Create a bandit from a file, or change what can change of it; `actions` in it are put, too.
+
+    `bandexa schema` prints what the file may hold.
+    """
+    spec = _read(file)
+    if not isinstance(spec, dict):
+        fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
+    actions = spec.pop("actions", None)
+    with Remote(url, api_key) as remote:
+        response = remote.send("PUT", of(bandit), json=spec)
+        state = response.json()
+        if actions:
+            listed = [{"id": a} if isinstance(a, str) else a for a in actions]
+            answer = remote.json("PUT", of(bandit, "actions"), {"actions": listed})
+            state |= answer
+    if as_json:
+        typer.echo(json.dumps(state))
+    elif not quiet:
+        done = "created" if response.status_code == 201 else "there already, and up to date"
+        typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
+
+
+@bandits_app.command("delete")
+def delete_bandit(
+    bandit: BanditName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    quiet: Quiet = False,
+) -> None:
+    """Delete a bandit with its decisions, rewards and snapshots, for good."""
+    if not yes:
+        if not sys.stdin.isatty():
+            fail("deleting cannot be undone", "say --yes if that is meant", USAGE)
+        typer.confirm(f"Delete {bandit} with all it has learned?", abort=True)
+    with Remote(url, api_key) as remote:
+        remote.json("DELETE", of(bandit))
+    if not quiet:
+        typer.echo(f"{bandit}: deleted")
+
+
+def _read(file: Path) -> Any:
+    """Return what a file holds."""
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        return tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file} cannot be read: {error}", status=USAGE)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        fail(f"{file}: {error}", "JSON, or TOML in a file that ends in .toml", USAGE)
+
+
+# -- actions ----------------------------------------------------------------------------------
+
+
+@actions_app.command("list")
+def list_actions(
+    bandit: BanditName,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List a bandit's actions, retired ones included; with --quiet the offered ids alone."""
+    actions: list[dict[str, Any]] = []
+    with Remote(url, api_key) as remote:
+        while True:
+            path = f"{of(bandit, 'actions')}?offset={len(actions)}&limit={PAGE}"
+            page = remote.json("GET", path)
+            actions += page["actions"]
+            if not page["actions"] or len(actions) >= page["total"]:
+                break
+    if as_json:
+        typer.echo(json.dumps(actions))
+    elif quiet:
+        typer.echo("".join(f"{a['id']}\n" for a in actions if a["enabled"]), nl=False)
+    else:
+        rows = [
+            (a["index"], a["id"], "offered" if a["enabled"] else "retired", _short(a["features"]))
+            for a in actions
+        ]
+        typer.echo(columns(("slot", "action", "state", "features"), rows))
+
+
+def _short(features: list[float]) -> str:
+    shown = " ".join(f"{value:g}" for value in features[:8])
+    return f"{shown} ..." if len(features) > 8 else shown
+
+
+@actions_app.command("put")
+def put_actions(
+    bandit: BanditName,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of actions.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="JSON: ids, or {id, features, enabled} each; - is stdin."),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add actions, or overwrite those of the same ids; others stay as they are."""
+    if bool(ids) == (file is not None):
+        fail("give either ids or --file", status=USAGE)
+    listed: Any = ids if file is None else _read(file)
+    if isinstance(listed, dict):
+        listed = listed.get("actions")
+    if not isinstance(listed, list) or not listed:
+        fail("there are no actions in it", "a JSON list of ids, or of {id, features}", USAGE)
+    body = {"actions": [{"id": a} if isinstance(a, str) else a for a in listed]}
+    with Remote(url, api_key) as remote:
+        answer = remote.json("PUT", of(bandit, "actions"), body)
+    _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+
+
+@actions_app.command("retire")
+def retire_actions(
+    bandit: BanditName,
+    ids: Annotated[list[str], typer.Argument(help="Ids of actions.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stop offering actions; what was learned of them stays, and `put` offers them again."""
+    with Remote(url, api_key) as remote:
+        for action_id in ids:
+            answer = remote.json("DELETE", of(bandit, "actions", action_id))
+    _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+
+
+def _tell_catalogue(bandit: str, answer: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer))
+    elif not quiet:
+        typer.echo(f"{bandit}: {answer['num_actions']} actions are offered")
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+def train(
+    bandit: BanditName,
+    wait: Annotated[bool, typer.Option(help="Until the new snapshot is served.")] = True,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a bandit now; by itself it trains when that is due."""
+    if wait and not quiet:
+        typer.echo(f"{bandit}: training", err=True)
+    with Remote(url, api_key) as remote:
+        path = f"{of(bandit, 'train')}?wait={'true' if wait else 'false'}"
+        answer = remote.json("POST", path, long=True)
+    if as_json:
+        typer.echo(json.dumps(answer))
+    elif not quiet:
+        metrics = "".join(f", {name} {value:.4g}" for name, value in answer["metrics"].items())
+        what = f"serves snapshot {answer['snapshot']}" if wait else "a round is queued"
+        typer.echo(f"{bandit}: {what}{metrics}")

@@ -1,0 +1,38 @@
+"""Options that commands share, and how a command ends that cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from service.settings import CLIENT_KEY, CLIENT_URL
+
+REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+Url = Annotated[str, typer.Option("--url", envvar=CLIENT_URL, help="Where the server listens.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar=CLIENT_KEY, help="Sent to the server.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but errors, and what was asked for.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+BanditName = Annotated[str, typer.Argument(help="The bandit's name.")]
+
+
+def fail(message: str, remedy: str = "", status: int = REFUSED) -> NoReturn:
+    """End the command with one line on standard error that says what is wrong and what helps."""
+    line = " ".join(message.split())
+    typer.echo(f"bandexa: {line}{f'; {remedy}' if remedy else ''}", err=True)
+    raise typer.Exit(status)
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table as text: columns as wide as they need, whatever the terminal."""
+    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(head))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    return "\n".join(line.rstrip() for line in lines)

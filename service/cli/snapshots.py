@@ -1,0 +1,161 @@
+"""`bandexa snapshots` and `rollback`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.options import (
+    DEFAULT_URL,
+    USAGE,
+    ApiKey,
+    AsJson,
+    BanditName,
+    Quiet,
+    Url,
+    columns,
+    fail,
+)
+from service.cli.remote import Remote, of
+
+app = typer.Typer(help="Snapshots: list, export, import.", no_args_is_help=True)
+HEAD = ("bandit", "snapshot", "position", "learned", "created", "state")
+
+
+def register(parent: typer.Typer) -> None:
+    """Give `rollback` to `parent`."""
+    parent.command()(rollback)
+
+
+@app.command("list")
+def list_snapshots(
+    bandit: Annotated[str | None, typer.Argument(help="Of a running server.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Of all bandits in a data directory; checks every file.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the snapshots of a bandit, or those in a data directory."""
+    if (bandit is None) == (data_dir is None):
+        fail("give either a bandit or --data-dir", status=USAGE)
+    if data_dir is not None:
+        rows = _on_disk(data_dir)
+    else:
+        assert bandit is not None
+        with Remote(url, api_key) as remote:
+            answer = remote.json("GET", of(bandit, "snapshots"))
+        rows = [_row(bandit, snapshot, answer["served"]) for snapshot in answer["snapshots"]]
+    if as_json:
+        typer.echo(json.dumps([dict(zip(HEAD, row, strict=True)) for row in rows]))
+    elif quiet:
+        typer.echo("".join(f"{row[1]}\n" for row in rows), nl=False)
+    else:
+        typer.echo(columns(HEAD, rows))
+
+
+def _row(bandit: str, snapshot: dict[str, Any], served: int) -> list[Any]:
+    state = "served" if snapshot["version"] == served else ""
+    keys = ("version", "position", "num_learned")
+    return [bandit, *(snapshot[key] for key in keys), _when(snapshot["created_at"]), state]
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _on_disk(data_dir: Path) -> list[list[Any]]:
+    from bandexa_core.errors import SnapshotError
+    from bandexa_core.snapshot import SnapshotStore
+    from service.store import StoreReader
+
+    database = data_dir / "bandexa.db"
+    if not database.exists():
+        fail(f"{data_dir} holds no bandexa.db", "name a server's data directory", USAGE)
+    rows: list[list[Any]] = []
+    with StoreReader(database) as reader:
+        for record in reader.bandits():
+            store = SnapshotStore(data_dir / "snapshots" / record.uid)
+            for version in store.versions():
+                try:
+                    found = store.load(version).manifest
+                except SnapshotError as error:
+                    rows.append([record.name, version, "", "", "", f"refused: {error}"])
+                    continue
+                created = _when(found.created_at)
+                rows.append([record.name, version, found.position, found.num_rows, created, "good"])
+    return rows
+
+
+@app.command("export")
+def export_snapshot(
+    bandit: BanditName,
+    file: Annotated[Path, typer.Argument(help="Where it goes: a file that is not there yet.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    quiet: Quiet = False,
+) -> None:
+    """Save the served model in a file."""
+    with Remote(url, api_key) as remote:
+        data = remote.send("GET", of(bandit, "snapshot"), long=True).content
+    try:
+        with file.open("xb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+    except FileExistsError:
+        fail(f"{file} is there already", "name another file", USAGE)
+    except OSError as error:
+        fail(f"{file} cannot be written: {error}", status=USAGE)
+    if not quiet:
+        typer.echo(f"{bandit}: {len(data)} bytes in {file}")
+
+
+@app.command("import")
+def import_snapshot(
+    bandit: BanditName,
+    file: Annotated[Path, typer.Argument(help="What `bandexa snapshots export` saved.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a saved model as a bandit's from here on."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        fail(f"{file} cannot be read: {error}", status=USAGE)
+    headers = {"content-type": "application/octet-stream"}
+    with Remote(url, api_key) as remote:
+        path = of(bandit, "snapshot")
+        answer = remote.send("PUT", path, long=True, content=data, headers=headers).json()
+    _tell(bandit, answer, as_json=as_json, quiet=quiet)
+
+
+def rollback(
+    bandit: BanditName,
+    version: Annotated[int, typer.Argument(min=0, help="Of `bandexa snapshots list BANDIT`.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve an older snapshot from here on: what was learned after it leaves the model."""
+    with Remote(url, api_key) as remote:
+        answer = remote.json("POST", of(bandit, "rollback"), {"version": version}, long=True)
+    _tell(bandit, answer, as_json=as_json, quiet=quiet)
+
+
+def _tell(bandit: str, answer: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer))
+    elif not quiet:
+        snapshot, position = answer["snapshot"], answer["position"]
+        typer.echo(f"{bandit}: serves snapshot {snapshot}, at position {position}")

@@ -1,0 +1,152 @@
+"""Administration of a running server from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+
+SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def run(server) -> Run:
+    """Run a command against the session's server: `run(*arguments, expect=0, stdin=None)`."""
+
+    def command(*arguments: str, expect: int = 0, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(
+            app, list(arguments), input=stdin, env={"BANDEXA_URL": server.url}
+        )
+        assert result.exit_code == expect, result.output
+        return result
+
+    return command
+
+
+def of_json(result: Result) -> Any:
+    return json.loads(result.stdout)
+
+
+def test_a_bandit_from_a_file_to_its_deletion(api, run: Run, tmp_path: Path) -> None:
+    name = api.fresh("cli")
+    file = tmp_path / "bandit.json"
+    file.write_text(json.dumps(SPEC | {"actions": [{"id": "x", "features": [1, 0]}]}))
+    created = run("bandits", "create", name, "--file", str(file))
+    assert created.stdout == f"{name}: created, 1 actions\n"
+    again = run("bandits", "create", name, "--file", str(file), "--json")
+    assert of_json(again)["num_actions"] == 1
+
+    assert name in run("bandits", "list", "--quiet").stdout.splitlines()
+    row = next(b for b in of_json(run("bandits", "list", "--json")) if b["name"] == name)
+    assert row["spec"]["seed"] == 1
+    table = run("bandits", "list").stdout.splitlines()
+    assert table[0].split()[:3] == ["bandit", "policy", "actions"]
+    assert [name, "linear_ts", "1"] in [line.split()[:3] for line in table]
+    assert of_json(run("bandits", "show", name, "--json"))["name"] == name
+    shown = run("bandits", "show", name).stdout
+    assert ["spec.seed", "1"] in [line.split() for line in shown.splitlines()]
+
+    refused = run("bandits", "delete", name, expect=2)
+    assert "--yes" in refused.stderr
+    assert run("bandits", "delete", name, "--yes").stdout == f"{name}: deleted\n"
+    assert "unknown-bandit" in run("bandits", "show", name, expect=1).stderr
+
+
+def test_a_toml_file_and_standard_input_will_do(api, run: Run, tmp_path: Path) -> None:
+    name, second = api.fresh("cli"), api.fresh("cli")
+    file = tmp_path / "bandit.toml"
+    file.write_text('policy = "uniform"\nactions = ["a", "b"]\n[context]\nshape = [3]\n')
+    run("bandits", "create", name, "--file", str(file), "--quiet")
+    run("bandits", "create", second, "--file", "-", "--quiet", stdin=json.dumps(SPEC))
+    assert api.state(name)["num_actions"] == 2
+    assert api.state(second)["spec"]["seed"] == 1
+
+
+def test_actions_are_put_listed_and_retired(api, run: Run, tmp_path: Path) -> None:
+    name = api.bandit(action_dim=0)
+    answer = run("actions", "put", name, "a", "b", "c")
+    assert answer.stdout == f"{name}: 3 actions are offered\n"
+    run("actions", "retire", name, "a", "b", "--quiet")
+    assert run("actions", "list", name, "--quiet").stdout == "c\n"
+    table = [line.split() for line in run("actions", "list", name).stdout.splitlines()]
+    assert table[1:] == [["0", "a", "retired"], ["1", "b", "retired"], ["2", "c", "offered"]]
+    listed = of_json(run("actions", "list", name, "--json"))
+    assert [action["id"] for action in listed] == ["a", "b", "c"]
+
+    featured = api.bandit()
+    file = tmp_path / "actions.json"
+    file.write_text(json.dumps([{"id": "x", "features": [1, 2]}, {"id": "y", "features": [3, 4]}]))
+    assert of_json(run("actions", "put", featured, "--file", str(file), "--json")) == {
+        "num_actions": 2, "position": 1,
+    }  # fmt: skip
+    assert "unknown-action" in run("actions", "retire", featured, "z", expect=1).stderr
+    assert "features" in run("actions", "put", featured, "new", expect=1).stderr
+    for wrong in ([], ["a", "--file", "f"]):
+        run("actions", "put", featured, *wrong, expect=2)
+
+
+def test_train_export_import_and_roll_back(api, run: Run, tmp_path: Path) -> None:
+    name, copy = api.two_actions(), api.two_actions()
+    api.teach(name, [1, 2], "x", 1.0)
+    trained = of_json(run("train", name, "--json"))
+    assert (trained["trained"], trained["snapshot"]) == (True, 1)
+    assert "queued" in run("train", name, "--no-wait").stdout
+    file = tmp_path / "model.snapshot"
+    run("snapshots", "export", name, str(file))
+    assert "is there already" in run("snapshots", "export", name, str(file), expect=2).stderr
+    run("snapshots", "import", copy, str(file))
+    assert api.means(copy, [1, 1]) == api.means(name, [1, 1])
+
+    rows = of_json(run("snapshots", "list", copy, "--json"))
+    assert [row["snapshot"] for row in rows] == [0, 1]
+    assert [row["state"] for row in rows] == ["", "served"]
+    assert run("snapshots", "list", copy, "--quiet").stdout == "0\n1\n"
+    back = of_json(run("rollback", copy, "0", "--json"))
+    assert back["snapshot"] == 2
+    assert api.means(copy, [1, 1]) == [0.0, 0.0]
+    assert "unknown-snapshot" in run("rollback", copy, "9", expect=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["bandits", "show", "nobody"], 1, "bandits list"),
+        (["bandits", "list", "--url", "http://127.0.0.1:1"], 3, "bandexa serve"),
+        (["bandits", "list", "--url", "nowhere"], 2, "http://"),
+        (["bandits", "list", "--url", "http://[::"], 2, "cannot be used"),
+        (["bandits", "create", "b", "--file", "/no/such.json"], 2, "/no/such.json"),
+        (["snapshots", "import", "b", "/no/such"], 2, "/no/such"),
+        (["snapshots", "list"], 2, "--data-dir"),
+        (["rollback", "b", "-1"], 2, "-1"),
+        (["train", "nobody", "--quiet"], 1, "unknown-bandit"),
+    ],
+)
+def test_an_error_is_one_line_with_its_remedy_and_a_status(
+    run: Run, arguments: list[str], status: int, said: str
+) -> None:
+    result = run(*arguments, expect=status)
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    if not result.stderr.startswith("Usage"):
+        assert result.stderr.startswith("bandexa: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_what_the_server_refuses_is_told(api, run: Run, tmp_path: Path) -> None:
+    name = api.two_actions()
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(SPEC | {"action_dim": 5}))
+    refused = run("bandits", "create", name, "--file", str(file), expect=1)
+    assert "action_dim" in refused.stderr
+    assert "conflict" in refused.stderr
+    file.write_text("{")
+    assert "TOML" in run("bandits", "create", name, "--file", str(file), expect=2).stderr
+    file.write_text("[]")
+    assert "schema" in run("bandits", "create", name, "--file", str(file), expect=2).stderr

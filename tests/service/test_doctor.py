@@ -1,0 +1,127 @@
+"""`bandexa doctor`: what is wrong is found, each with its remedy, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.doctor.SYNCS", 5)
+    monkeypatch.delenv("BANDEXA_URL", raising=False)
+
+
+def run(*arguments: str, expect: int = 0, **env: str) -> Result:
+    result = CliRunner().invoke(app, ["doctor", *arguments], env=env)
+    assert result.exit_code == expect, result.output
+    return result
+
+
+def checks(*arguments: str, expect: int = 0, **env: str) -> dict[str, dict[str, Any]]:
+    """Return the checks by name."""
+    found = json.loads(run("--json", *arguments, expect=expect, **env).stdout)
+    return {check["name"]: check for check in found}
+
+
+def configured(tmp_path: Path, toml: str) -> tuple[str, ...]:
+    config = tmp_path / "b.toml"
+    config.write_text(toml)
+    return "--config", str(config), "--data-dir", str(tmp_path / "data")
+
+
+def test_a_new_machine_is_told_what_it_has(tmp_path: Path) -> None:
+    found = checks(*configured(tmp_path, "port = 0\n"))
+    names = ("versions", "processors", "device", "access", "port", "data", "room", "sync")
+    assert set(names) <= set(found)
+    assert "is new" in found["data"]["told"]
+    assert "SQLite" in found["versions"]["told"]
+    assert "ms (median)" in found["sync"]["told"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b.toml"]
+    for check in found.values():
+        assert check["state"] in ("ok", "note")
+        assert (check["state"] == "ok") or check["remedy"]
+
+
+def test_a_running_server_is_found_by_its_lock_its_port_and_its_findings(api, server) -> None:
+    api.two_actions()
+    port = server.url.rpartition(":")[2]
+    arguments = ("--data-dir", str(server.data_dir), "--server", "--url", server.url)
+    # Other tests damage snapshots of this server's bandits: those are found, too.
+    result = CliRunner().invoke(app, ["doctor", "--json", *arguments], env={"BANDEXA_PORT": port})
+    found = {check["name"]: check for check in json.loads(result.stdout)}
+    assert "is in use" in found["data"]["told"]
+    assert str(server.pid) in found["data"]["told"]
+    assert found["port"] == {
+        "name": "port", "state": "ok", "remedy": "",
+        "told": f"127.0.0.1:{port}: a bandexa server answers there",
+    }  # fmt: skip
+    assert found["database"]["state"] == "ok"
+    assert found["server"]["state"] == "ok"
+
+
+def test_what_keeps_a_server_from_starting_is_wrong(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        toml = f'port = {port}\ndevice = "cuda"\n[encoders]\nmine = "no_such_module:Encoder"\n'
+        arguments = configured(tmp_path, toml)
+        found = checks(*arguments, expect=1)
+        text = run("--quiet", *arguments, expect=1).stdout
+    assert {"port", "encoders"} <= {n for n, c in found.items() if c["state"] == "wrong"}
+    assert "no_such_module" in found["encoders"]["told"]
+    for name, check in found.items():
+        assert (check["told"] in text) == (check["state"] != "ok") or name == "sync"
+        assert check["state"] == "ok" or check["remedy"]
+
+
+def test_a_server_open_to_all_without_keys_is_wrong(tmp_path: Path) -> None:
+    arguments = configured(tmp_path, 'port = 0\nhost = "0.0.0.0"\n')
+    assert checks(*arguments, expect=1)["access"]["state"] == "wrong"
+    arguments = configured(tmp_path, 'port = 0\nhost = "0.0.0.0"\nallow_anonymous = true\n')
+    assert checks(*arguments)["access"]["state"] == "note"
+
+
+def test_a_data_directory_of_another_release_or_damaged_is_told(tmp_path: Path) -> None:
+    arguments = configured(tmp_path, "port = 0\n")
+    database = tmp_path / "data" / "bandexa.db"
+    database.parent.mkdir()
+    with sqlite3.connect(database) as db:
+        db.execute("PRAGMA user_version = 99")
+        db.execute("CREATE TABLE t (x)")
+    db.close()
+    found = checks(*arguments, expect=1)
+    assert "newer release" in found["database"]["told"]
+    assert "not in use" in found["data"]["told"]
+    with sqlite3.connect(database) as db:
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert checks(*arguments)["database"]["state"] == "note"
+    database.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    assert "cannot be read" in checks(*arguments, expect=1)["database"]["told"]
+
+
+def test_a_lost_snapshot_is_told(start_server, api_of, tmp_path: Path) -> None:
+    server = start_server()
+    with server.client() as client:
+        uid = api_of(client).state(api_of(client).two_actions())["uid"]
+    server.stop()
+    arguments = ("--data-dir", str(server.data_dir))
+    assert checks(*arguments, BANDEXA_PORT="0")["database"]["told"].startswith("1 bandits")
+    shutil.rmtree(server.data_dir / "snapshots" / uid)
+    assert "has none" in checks(*arguments, expect=1, BANDEXA_PORT="0")["snapshots"]["told"]
+
+
+def test_settings_that_cannot_be_read_end_it_with_status_2(tmp_path: Path) -> None:
+    assert "prot" in run(*configured(tmp_path, "prot = 1"), expect=2).stderr
+    run("--server", "--url", "http://127.0.0.1:1", *configured(tmp_path, "port = 0\n"), expect=3)

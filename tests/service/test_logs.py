@@ -1,0 +1,64 @@
+"""Logs: JSON or text, of both processes, with the ids of decisions and nothing secret."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def play(start_server, api_of, tmp_path, toml: str) -> tuple[str, str]:
+    """Decide, reward, be refused, train; returns the decision's id and the log."""
+    config = tmp_path / "b.toml"
+    config.write_text(toml)
+    server = start_server(None, "--config", str(config))
+    with server.client() as client:
+        api = api_of(client)
+        name = api.two_actions()
+        decision = api.select(name, [0.123456, 2], decision_id="visit-1")
+        api.reward("visit-1", 0.5)
+        api.reward("lost", 1.0, expect=404)
+        api.select(name, [1, 2], decision_id="visit-1", expect=409)
+        api.train(name)
+    assert server.stop() == 0
+    return decision["action"]["id"], server.log_text()
+
+
+def test_json_lines_name_the_decision_they_are_about(start_server, api_of, tmp_path) -> None:
+    action, text = play(start_server, api_of, tmp_path, 'log_level = "debug"\n')
+    found = lines(text)
+    for line in found:
+        assert {"event", "level", "logger", "timestamp"} <= set(line)
+    [decision] = [line for line in found if line["event"] == "decision"]
+    assert decision["logger"] == "bandexa.decisions"
+    assert decision["decision_id"] == "visit-1"
+    assert decision["action"] == [action]
+    assert {"bandit", "propensity", "snapshot", "position"} <= set(decision)
+    [reward] = [line for line in found if line["event"] == "reward"]
+    assert (reward["decision_id"], reward["reward"], reward["status"]) == (
+        "visit-1", 0.5, "applied",
+    )  # fmt: skip
+    refused = [line for line in found if "is refused" in line["event"]]
+    assert [line["decision_id"] for line in refused] == ["lost", "visit-1"]
+    assert "0.123456" not in text
+
+
+def test_nothing_is_logged_per_decision_unless_asked(api, server) -> None:
+    own_id = api.fresh("quiet")
+    api.select(api.two_actions(), [1, 2], decision_id=own_id)
+    api.reward(own_id, 1.0)
+    assert own_id not in server.log_text()
+    assert lines(server.log_text())
+
+
+def test_text_is_for_people(start_server, api_of, tmp_path) -> None:
+    _, text = play(start_server, api_of, tmp_path, 'log_format = "text"\nlog_level = "debug"\n')
+    assert "visit-1" in text
+    for line in text.splitlines():
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(line)
