@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
 
-.PHONY: demo serve test check format bench proof clean
+.PHONY: demo serve test check format docs docs-check bench proof clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,12 @@ check: $(VENV)/.dev  ## format, lint, types, import rules, tests
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.run  ## the reference pages, from the code
+	$(BIN)/python -m service.reference
+
+docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; needs promtool (Debian: prometheus)
+	$(BIN)/python -m pytest -q -m slow_docs tests/docs
 
 bench: $(VENV)/.run  ## the measurements the README quotes
 	$(BIN)/bandexa bench core --json bench-out/core.json

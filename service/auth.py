@@ -20,7 +20,7 @@ from service.logs import AUDIT
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 ANONYMOUS = "(anonymous)"
-_DECLARED = "x-required-scope"
+DECLARED = "x-required-scope"
 _SCHEME = "apiKey"
 
 audit = logging.getLogger(AUDIT)
@@ -28,7 +28,7 @@ audit = logging.getLogger(AUDIT)
 
 def needs(scope: Scope | Literal["public"]) -> dict[str, Any]:
     """Return the `openapi_extra` that declares what a key must be good for to call a route."""
-    return {_DECLARED: scope}
+    return {DECLARED: scope}
 
 
 class GuardedRoute(APIRoute):
@@ -40,7 +40,7 @@ class GuardedRoute(APIRoute):
         Raises:
             ValueError: The route does not declare its scope.
         """
-        scope = (self.openapi_extra or {}).get(_DECLARED)
+        scope = (self.openapi_extra or {}).get(DECLARED)
         if scope is None:
             raise ValueError(f"{self.path}: declare openapi_extra=needs(...)")
         handler = self.decoding(super().get_route_handler())
@@ -111,10 +111,12 @@ def include_guarded(app: FastAPI, routers: Sequence[APIRouter], keys: Keys) -> N
     Raises:
         ValueError: A route is not guarded.
     """
+    app.state.routes = []  # all of them, for the reference pages; FastAPI keeps routers alone
     for router in routers:
         for route in router.routes:
             if not isinstance(route, GuardedRoute):
                 raise ValueError(f"{route} is not a GuardedRoute")
+            app.state.routes.append(route)
         app.include_router(router)
     app.state.keys = keys
     if not keys:
@@ -127,11 +129,11 @@ def include_guarded(app: FastAPI, routers: Sequence[APIRouter], keys: Keys) -> N
         schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
         for methods in schema["paths"].values():
             for operation in methods.values():
-                if operation[_DECLARED] != "public":
+                if operation[DECLARED] != "public":
                     operation["security"] = [{_SCHEME: []}]
                     operation["responses"] |= {
                         "401": {"description": "No API key, or an unknown one"},
-                        "403": {"description": f"The key lacks the scope {operation[_DECLARED]}"},
+                        "403": {"description": f"The key lacks the scope {operation[DECLARED]}"},
                     }
         return schema
 

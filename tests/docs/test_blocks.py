@@ -1,0 +1,174 @@
+"""Every command and code block of README and docs does what it says.
+
+The blocks of a page are run in order, in a folder where a server keeps its data as the pages say
+(./bandexa-data; for port 8080 its own is put in). A line that takes minutes is listed with its
+reason in `pages`, and run by `make docs-check`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.configured import parse
+from service.settings import load_settings
+from tests.docs.pages import ALL, LANGUAGES, PAGES, ROOT, Block
+
+ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
+QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
+RUN_PAGES = sorted({b.page for b in QUICK if b.language in ("bash", "python")})
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `bandexa` that is this checkout's."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, command in (("bandexa", "-m service.cli"), ("python", "")):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+def environment(tools: Path, url: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("BANDEXA_")}
+    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    settings = {"BANDEXA_URL": url, "BANDEXA_PORT": url.rpartition(":")[2]}
+    return kept | paths | settings | {"no_proxy": "127.0.0.1,localhost"}
+
+
+def shell(text: str, folder: Path, tools: Path, url: str, timeout: float = 120) -> str:
+    """Run commands as a reader would, in bash; returns what they print."""
+    text = ADDRESS.sub(url.removeprefix("http://"), text).replace(".venv/bin/", "")
+    text = re.sub(r"^curl ", "curl -sS --fail-with-body ", text, flags=re.MULTILINE)
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=environment(tools, url),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, f"{text}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.mark.parametrize("block", ALL, ids=lambda b: b.name)
+def test_every_block_says_its_language(block: Block) -> None:
+    assert block.language in LANGUAGES
+    assert block.text.strip()
+
+
+@pytest.fixture(scope="module")
+def stage(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> Any:
+    """The server that the pages talk of; its folder is where their commands run."""
+    return start_session_server(tmp_path_factory.mktemp("pages") / "bandexa-data")
+
+
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_the_blocks_of_a_page_run_in_order(page: str, stage: Any, tools: Path) -> None:
+    folder = stage.data_dir.parent
+    for block in QUICK:
+        if block.page != page:
+            continue
+        if block.language == "bash":
+            shell(block.text, folder, tools, stage.url)
+        elif block.language == "python":
+            program = folder / "block.py"
+            program.write_text(ADDRESS.sub(stage.url.removeprefix("http://"), block.text))
+            shell(f"python {program}", folder, tools, stage.url)
+    assert stage.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "block", [b for b in ALL if b.language in ("toml", "json")], ids=lambda block: block.name
+)
+def test_settings_are_settings_and_json_is_json(block: Block, tmp_path: Path) -> None:
+    if block.language == "json":
+        json.loads(block.text)
+        return
+    tables = tomllib.loads(block.text)
+    if set(tables) & {"policy", "actions", "context"}:  # a bandit's file
+        assert parse({"shown": tables})
+        return
+    config = tmp_path / "b.toml"
+    config.write_text(block.text)
+    parse(load_settings(config).bandits)
+
+
+def recipe(target: str) -> str:
+    """Return what a target of the Makefile runs, without its virtual environment."""
+    text = (ROOT / "Makefile").read_text()
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    assert found, f"the Makefile has no target {target}"
+    return found.group(1).replace("\t", "").replace("$(BIN)/", "")
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Iterator[Callable[[subprocess.Popen[str]], None]]:
+    running: list[subprocess.Popen[str]] = []
+    yield running.append
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.serves], ids=lambda block: block.name)
+def test_what_serves_listens_and_ends_when_told(
+    block: Block, tools: Path, tmp_path: Path, ended: Callable[[subprocess.Popen[str]], None]
+) -> None:
+    lines = [line for line in block.text.splitlines() if line.strip()]
+    for line in lines:
+        target = re.match(r"make (\w+)", line)
+        command = recipe(target.group(1)) if target else line
+        command = command.replace(".venv/bin/", "").partition("#")[0].strip()
+        if not command.startswith("bandexa serve"):
+            shell(line, tmp_path, tools, "http://127.0.0.1:1")
+            continue
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment(tools, "") | {"BANDEXA_PORT": "0"},
+        )  # fmt: skip
+        ended(process)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "listening"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow_docs
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("block", [b for b in ALL if b.slow], ids=lambda block: block.name)
+def test_what_takes_long_works_too(
+    block: Block, start_server: Callable[..., Any], tools: Path, tmp_path: Path
+) -> None:
+    """Run by `make docs-check`, in the checkout, one line after the other."""
+    server = start_server()
+    for line in block.text.splitlines():
+        if line.strip() and not line.startswith("make docs-check"):
+            shell(line, ROOT, tools, server.url, timeout=7000)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.slow_docs
+def test_promtool_accepts_the_metrics(http: Any) -> None:
+    """Debian's package `prometheus` has it; other tests check the same rules without it."""
+    text = http.get("/metrics").content
+    ended = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert ended.stderr == b""
