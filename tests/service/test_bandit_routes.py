@@ -12,7 +12,7 @@ import pytest
 MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
 STATE_KEYS = {
     "name", "uid", "spec", "num_actions", "snapshot", "position", "num_learned", "train_due",
-    "trainer",
+    "trainer", "learning",
 }  # fmt: skip
 
 
