@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
 
-.PHONY: demo serve test check format bench proof clean
+.PHONY: demo serve test check format bench proof docker-check clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ bench: $(VENV)/.run  ## the measurements the README quotes
 proof: $(VENV)/.run  ## an hour of kills, load and verification
 	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json
 	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
+
+docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
+	$(BIN)/python -m docker.check
 
 clean:
 	rm -rf $(VENV) build demo-out bench-out *.egg-info
