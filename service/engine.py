@@ -107,13 +107,9 @@ class Engine:
         self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
             directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._store = SqliteStore(
-                self.settings.database, self.settings.durability, loop.call_soon_threadsafe
-            )
-        except StoreError as error:
-            log.critical("cannot start: %s", error)  # in one line, before the server's traceback
-            raise
+        self._store = SqliteStore(
+            self.settings.database, self.settings.durability, loop.call_soon_threadsafe
+        )
         self._reader = self._store.reader()
         await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
@@ -370,12 +366,16 @@ class Engine:
             more = (await self.committed(self.store.close_windows, then=learn)).more
 
     async def _watch_windows(self) -> None:
+        told = False
         while True:
             await asyncio.sleep(WINDOWS_LOOKED_AT_S)
             try:
                 await self.close_windows()
+                told = False
             except (StoreError, Unavailable) as error:  # the time until it works does not count
-                log.warning("reward windows cannot be closed: %s", error)
+                if not told:  # once an outage, not every second
+                    log.warning("reward windows cannot be closed: %s", error)
+                told = True
 
     async def _retain(self, store: SqliteStore, desk: RoundDesk) -> None:
         retention = Retention(
