@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,16 @@ _VERIFY = [sys.executable, "-m", "service.cli", "verify", "--quiet"]
 class Server:
     """A server on one data directory that is killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.data_dir = folder / "data"
-        self.log = folder / "server.log"
+    def __init__(
+        self,
+        data_dir: Path,
+        durability: str = "os",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir.with_suffix(".log")
+        self._durability = durability
+        self._environment = dict(environment or {})
         self.url: str | None = None
         self.ready_s: list[float] = []
         self._process: subprocess.Popen[str] | None = None
@@ -53,14 +60,15 @@ class Server:
     def spawn(self) -> None:
         """Start the process; `wait_ready` sees it through."""
         command = [
-            sys.executable, "-m", "service.cli", "serve", "--port", "0", "--durability", "os",
-            "--device", "cpu", "--data-dir", str(self.data_dir),
+            sys.executable, "-m", "service.cli", "serve", "--port", "0", "--device", "cpu",
+            "--durability", self._durability, "--data-dir", str(self.data_dir),
         ]  # fmt: skip
         self._spawned = time.perf_counter()
         with self.log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=os.environ | self._environment,
+            )  # fmt: skip
 
     def wait_ready(self) -> None:
         """Wait until it announces itself; RuntimeError with the end of its log where it ends."""
@@ -204,7 +212,7 @@ def under_load(
 
     Returns the ledgers, the differences found in the store, and what does not hold, in words.
     """
-    server, stop, wrong = Server(folder), threading.Event(), list[str]()
+    server, stop, wrong = Server(folder / "data"), threading.Event(), list[str]()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
     try:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.filesystem import LocalFileSystem, make_dirs
 from bandexa_core.ids import (
     BanditUid,
     DecisionId,
@@ -106,7 +107,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_dirs(LocalFileSystem(), directory)  # their names are synced, too
         self._store = SqliteStore(
             self.settings.database, self.settings.durability, loop.call_soon_threadsafe
         )
