@@ -164,7 +164,7 @@ def audit(database: Path, ledgers: Sequence[Ledger]) -> Counter[str]:
     """Compare the store with what was acknowledged; every count should be 0."""
     with closing(sqlite3.connect(database)) as store:
         decisions = {
-            name: (unpack_chosen(chosen)[0].id, snapshot, position)
+            name: (unpack_chosen(name, chosen)[0].id, snapshot, position)
             for name, chosen, snapshot, position in store.execute(
                 "SELECT decision_id, chosen, snapshot, position FROM decisions"
             )
