@@ -94,6 +94,11 @@ class Server:
         self._process.communicate(timeout=_STOP_S)
         return self._process.returncode
 
+    def ended(self) -> int | None:
+        """Return its exit status, None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def close(self) -> None:
         """Kill what is left."""
         if self._process is not None and self._process.poll() is None:
