@@ -3,8 +3,8 @@
 A server learns and is killed, another is stopped in order; each file they leave is then damaged on
 a copy: cut to several lengths, one bit changed at several places, deleted. A server is started on
 every copy. Either it refuses, in one line of its log; or it serves what the whole directory would:
-the same scores where it has the same snapshot, else those that `bandexa verify --live` computes from
-the snapshot it fell back to; decisions repeated as they were answered; no answer a 5xx but the
+the same scores where it has the same snapshot, else those that `bandexa verify --live` computes
+from the snapshot it fell back to; decisions repeated as they were answered; no answer a 5xx but the
 documented 503. A cut write-ahead log is an earlier state, as of a disk that lied about a sync: it
 has to be one, whole. Then rounds are trained, from a replay that was damaged, too, and all is
 compared again.
