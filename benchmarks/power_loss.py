@@ -31,13 +31,12 @@ import numpy as np
 
 from benchmarks.disk_trace import Disk, Keep, Record, build_shim, read_trace, recording, same_tree
 from benchmarks.fault_clients import BANDITS, DIM, FaultClient, Ledger
-from benchmarks.faults import Server, audit, report
+from benchmarks.faults import OLD, Server, audit, report
 from service.exceptions import StoreError
 from service.settings import Settings
 from service.store import SqliteStore
 from service.verify import verify
 
-OLD = Path(__file__).parents[1] / "tests" / "recovery" / "data" / "version-1"
 _SPARE = "spare"
 _KINDS = ("wal", "database", "snapshots", "replay", "names")
 FOREVER = 1 << 62
