@@ -46,6 +46,7 @@ from service.exceptions import (
 )
 from service.imported import Imported
 from service.loading import load_at, newest_snapshot
+from service.loss import refuse_lost_database
 from service.metrics import Metrics
 from service.retention import Retention
 from service.rounds import RoundDesk
@@ -108,10 +109,15 @@ class Engine:
         self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
             make_dirs(LocalFileSystem(), directory)  # their names are synced, too
+        database, snapshots = self.settings.database, self.settings.snapshots
+        if not database.exists() or not database.stat().st_size:
+            refuse_lost_database(database, snapshots)
         self._store = SqliteStore(
             self.settings.database, self.settings.durability, loop.call_soon_threadsafe
         )
         self._reader = self._store.reader()
+        live = [record.uid for record in self._reader.bandits()]
+        refuse_lost_database(database, snapshots, {*live, *self._reader.deleted()})
         await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
             await loop.run_in_executor(self._executor, self._recover, record)

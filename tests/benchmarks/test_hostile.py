@@ -42,7 +42,7 @@ def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):
     path = tmp_path / "bandexa.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.executescript(TABLES)
-        database.execute("INSERT INTO outcomes VALUES ('d', 0, 1, 0.5)")
+        database.execute("INSERT INTO outcomes VALUES ('d', 0, 1, 0.5, 1)")
         fingerprint = Fingerprint(path)
         seen = [fingerprint.take()]
         assert fingerprint.take() == seen[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sqlite3
@@ -10,6 +11,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from service.engine import Engine
+from service.exceptions import StoreError
+from service.metrics import Metrics
 from service.settings import Settings
 from service.verify import main as verify
 
@@ -43,6 +49,32 @@ def test_a_bandit_without_a_snapshot_is_refused_in_one_line(tmp_path):
     shutil.copytree(OLD, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "snapshots")
     assert "no usable snapshot" in refusal(tmp_path / "data")
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched(tmp_path, how):
+    data = tmp_path / "data"
+    shutil.copytree(OLD, data)
+    (bandit,) = (data / "snapshots").iterdir()
+    shutil.copytree(bandit / "v00000000", bandit / "v00000001")  # it was trained
+    if how == "deleted":
+        (data / "bandexa.db").unlink()
+    else:
+        (data / "bandexa.db").write_bytes(b"")
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
+    with pytest.raises(StoreError, match="holds models of 1 bandits"):
+        asyncio.run(started(data))
+    kept = [pair for pair in before if pair[0].name != "replay"]
+    found = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
+    assert [pair for pair in found if pair[0].name != "replay"] == kept
+
+
+async def started(data_dir: Path) -> None:
+    engine = Engine(Settings(data_dir=data_dir), Metrics())
+    try:
+        await engine.start()
+    finally:
+        await engine.close()
 
 
 def test_a_store_of_a_newer_release_is_refused_in_one_line(tmp_path):
