@@ -119,7 +119,7 @@ class Attack:
         self._session = requests.Session()
         self._session.trust_env = False
         self._print = Fingerprint(server.data_dir / "bandexa.db")
-        self._valid = self._prepare()
+        self._valid: list[Valid] = []
         self._settle()
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class Attack:
         ]
         target, turn = sum(self.found.sent.values()) + num, 0
         while (left := target - sum(self.found.sent.values())) > 0:
-            each = max(1, min(100, left // (2 * len(runs))))
+            each = max(1, min(20, left // (2 * len(runs))))
             for operation, mode in runs:
                 if sum(self.found.sent.values()) < target:
                     self._generate(operation, mode, each, self._seed + turn)
@@ -258,7 +258,8 @@ class Attack:
 
     def raw(self, num: int) -> None:
         """Send so many requests over a socket, all kinds in turn."""
-        makers = RawRequests(self._valid, np.random.default_rng(self._seed))
+        rng = np.random.default_rng(self._seed)
+        makers = RawRequests(self._valid, rng)
         kinds = list(makers.kinds)
         for number in range(num):
             kind = kinds[number % len(kinds)]
@@ -275,6 +276,7 @@ class Attack:
                 self._http.post("/select", json=self._valid[3].body)
             if number % 500 == 499:
                 self._settle()
+                makers = RawRequests(self._valid, rng)
                 _show(self.found, sum(self.found.sent.values()) + num - number)
 
     def _exchange(self, content: bytes, *, whole: bool) -> bytes:
@@ -311,10 +313,10 @@ class Attack:
             self.found.wrong.append(f"{kind}: {what}: {status}, and the database changed")
 
     def _settle(self) -> None:
-        """Delete the bandits that were made on the way, and note the server's memory."""
+        """Start over with new bandits, so that what was added to them is no memory that grew."""
         for bandit in self._http.get("/bandits").json()["bandits"]:
-            if bandit["name"] not in _KEPT:
-                self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
+            self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
+        self._valid = self._prepare()
         pages = int(Path(f"/proc/{self._server.pid}/statm").read_text().split()[1])
         self.found.rss_mb.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
