@@ -43,8 +43,11 @@ format: $(VENV)/.dev
 bench: $(VENV)/.run  ## the measurements the README quotes
 	$(BIN)/bandexa bench core --json bench-out/core.json
 
-proof: $(VENV)/.run  ## an hour of kills, load and verification
+proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
 	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json
+	$(BIN)/python -m benchmarks.power_loss --json bench-out/power_loss.json
+	$(BIN)/python -m benchmarks.damage --json bench-out/damage.json
+	$(BIN)/python -m benchmarks.hostile --cases 20000 --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian

@@ -17,6 +17,7 @@ from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
 from service.routes import bandits, decide, system
 from service.settings import Settings
+from service.starting import OneLineRefusal
 
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         timeout_s=settings.body_timeout_s,
     )
     app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight)
+    app.add_middleware(OneLineRefusal)
     app.state.settings = settings
     app.state.engine = engine
     errors.install(app)

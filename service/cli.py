@@ -80,7 +80,8 @@ def serve(
         raise typer.Exit(2) from error
     engine = asgi.state.engine
     server.ends_when(lambda: engine.failed_for_good)
-    server.run(sockets=[listener])
+    with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
+        server.run(sockets=[listener])
     if engine.failed_for_good:
         logging.shutdown()
         os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write

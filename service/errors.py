@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,6 +28,7 @@ from service.exceptions import (
     UnsupportedBody,
 )
 from service.schemas import FieldProblem, Problem
+from service.store.disk_faults import told
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -42,7 +44,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownAction: (404, "unknown-action", "No such action"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
-    StoreError: (503, "store-failed", "The store takes no writes"),
+    StoreError: (503, "store-failed", "The store cannot be used"),
     SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
 HTTP_TYPES = {
@@ -116,6 +118,11 @@ def install(app: FastAPI) -> None:
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+    @app.exception_handler(sqlite3.Error)
+    async def _damaged(request: Request, error: sqlite3.Error) -> JSONResponse:
+        log.error("%s %s: %s", request.method, request.url.path, told(error))
+        return response_of(problem_of(StoreError(told(error))), DISK_RETRY_S)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:

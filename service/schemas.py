@@ -259,6 +259,7 @@ class TrainerState(BaseModel):
     state: str
     pid: int | None
     rounds: int
+    phase: str | None = Field(None, description="Of a round: replay, optimizer, rebuild, publish.")
 
 
 class BanditAnswer(BaseModel):

@@ -67,6 +67,7 @@ class TrainerSupervisor:
         self._backoff_s = FIRST_BACKOFF_S
         self._starts = 0
         self.busy_with: BanditUid | None = None
+        self.phase: str | None = None  # of the round under way, as the child tells it
         self.rounds = 0
 
     @property
@@ -204,13 +205,17 @@ class TrainerSupervisor:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        line = await process.stdout.readline()
-        if not line.endswith(b"\n"):
-            code = await process.wait()
-            log.error("the trainer process %d ended with %d", process.pid, code)
-            return None
-        event: dict[str, Any] = json.loads(line)
-        return event
+        try:
+            while (line := await process.stdout.readline()).endswith(b"\n"):
+                event: dict[str, Any] = json.loads(line)
+                if event["event"] != "phase":
+                    return event
+                self.phase = event["phase"]
+        finally:
+            self.phase = None
+        code = await process.wait()
+        log.error("the trainer process %d ended with %d", process.pid, code)
+        return None
 
     async def _ensure_started(self) -> None:
         """Start the child where it is down.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,13 @@ class Trainer:
     Args:
         configuration: database, snapshots, replays (paths), device, encoders, weights, epoch,
             keep.
+        told: Of what a round begins: "replay", "optimizer", "rebuild", "publish".
     """
 
-    def __init__(self, configuration: dict[str, Any]) -> None:
+    def __init__(
+        self, configuration: dict[str, Any], told: Callable[[str], None] = lambda phase: None
+    ) -> None:
+        self._told = told
         self._reader = StoreReader(Path(configuration["database"]))
         self._snapshots = Path(configuration["snapshots"])
         self._replays = FollowedReplays(self._reader, Path(configuration["replays"]))
@@ -94,6 +99,7 @@ class Trainer:
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
         if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
+            self._told("replay")
             rows = self._replays.at(record, spec, position)
             if len(rows):
                 plan = plan_round(model, total, self._device)
@@ -105,13 +111,16 @@ class Trainer:
                 cache = None
                 if isinstance(model.policy.module, PrefixModule):
                     cache = self._replays.activations(record, spec)
-                training, metrics = model.policy.train(rows, training, plan, weights, cache)
+                training, metrics = model.policy.train(
+                    rows, training, plan, weights, cache, self._told
+                )
                 metrics |= evicted
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
         metrics["round_seconds"] = time.perf_counter() - started
+        self._told("publish")
         log_hash = self._reader.hash_at(record.key, position)
         assert log_hash is not None, "the order names a committed position"
         manifest = publish_model(

@@ -56,7 +56,7 @@ def _serve(
     configuration = orders.get()
     os.nice(configuration["niceness"])  # requests go first
     torch.set_num_threads(configuration["threads"])
-    trainer = Trainer(configuration)
+    trainer = Trainer(configuration, lambda phase: report({"event": "phase", "phase": phase}))
     report({"event": "ready", "pid": os.getpid()})
     while True:
         order = orders.get()

@@ -7,7 +7,7 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class NeuralLinearTS(LinearHead):
         plan: TrainingRound,
         weights: RowWeights | None = None,
         activations: ActivationCache | None = None,
+        told: Callable[[str], None] = lambda phase: None,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
@@ -66,6 +67,7 @@ class NeuralLinearTS(LinearHead):
             plan: How much to train, on what device, with which random numbers.
             weights: What forgetting left of the rows, by position; None: all weigh 1.
             activations: Keeps what a frozen prefix gives for a row; None: it is done each time.
+            told: Of what begins, "optimizer" or "rebuild".
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
@@ -74,8 +76,10 @@ class NeuralLinearTS(LinearHead):
             self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
+        told("optimizer")
         metrics = trainer.run(replay, weights, self.scaling, activations)
         self.encoder = serving(self.module)
+        told("rebuild")
         self.rebuild(replay, plan.rebuild_chunk, weights)
         return trainer.tensors(), metrics
 

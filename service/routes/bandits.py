@@ -169,7 +169,10 @@ def trainer_state(engine: Engine) -> TrainerState:
     if engine.desk is None:
         return TrainerState(state="stopped", pid=None, rounds=0)
     supervisor = engine.desk.supervisor
-    return TrainerState(state=supervisor.state, pid=supervisor.pid, rounds=supervisor.rounds)
+    return TrainerState(
+        state=supervisor.state, pid=supervisor.pid, rounds=supervisor.rounds,
+        phase=supervisor.phase,
+    )  # fmt: skip
 
 
 def _catalogue(bandit: Bandit) -> CatalogueAnswer:

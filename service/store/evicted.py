@@ -118,5 +118,5 @@ def _row(
         ).fetchone()
         return slot, value, np.frombuffer(action, np.float32), context
     item, value, blob, context = db.execute(FIRST_ROW, (record.key, origin)).fetchone()
-    picked = unpack_chosen(blob)[item]
+    picked = unpack_chosen(f"of row {origin}", blob, context)[item]
     return picked.slot, value, picked.features, context

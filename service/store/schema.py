@@ -13,8 +13,6 @@ from service.store.migrations import migrate
 Durability = Literal["commit", "os"]
 SCHEMA_VERSION = 3
 
-KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
-
 # A decision's row may hold a large context, so what changes later (the value learned from it) lives
 # in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
 # sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.

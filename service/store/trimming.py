@@ -89,7 +89,7 @@ class Trimming:
             item, value, chosen, context = self._db.execute(
                 FIRST_ROW, (bandit.key, position)
             ).fetchone()
-            picked = unpack_chosen(chosen)[item]
+            picked = unpack_chosen(f"of row {position}", chosen, context)[item]
             self._db.execute(
                 "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
