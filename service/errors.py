@@ -103,19 +103,24 @@ def response_of(problem: Problem, retry_after_s: int | None = None) -> JSONRespo
     )
 
 
+def foreseen(error: BandexaError) -> JSONResponse:
+    """Return the response that tells an error of ours."""
+    retry = error.retry_after_s if isinstance(error, Unavailable) else None
+    if isinstance(error, StoreError | SnapshotError):
+        retry = DISK_RETRY_S
+    response = response_of(problem_of(error), retry)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
 def install(app: FastAPI) -> None:
     """Have the app answer every error in the one shape."""
 
     @app.exception_handler(ServiceError)
     @app.exception_handler(SnapshotError)
     async def _foreseen(_: Request, error: BandexaError) -> JSONResponse:
-        retry = error.retry_after_s if isinstance(error, Unavailable) else None
-        if isinstance(error, StoreError | SnapshotError):
-            retry = DISK_RETRY_S
-        response = response_of(problem_of(error), retry)
-        if isinstance(error, Unauthorized):
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+        return foreseen(error)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -38,8 +38,12 @@ class _DecodedRequest(Request):
         return self._value
 
 
-def _decode(kind: str, raw: bytes, max_elements: int) -> Any:
-    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400."""
+def decode(kind: str, raw: bytes, max_elements: int) -> Any:
+    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400.
+
+    Raises:
+        UnsupportedBody, InvalidRequest, HTTPException: It cannot be decoded, or is too large.
+    """
     if kind not in ("application/json", MSGPACK):
         raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
     if not raw:
@@ -88,7 +92,7 @@ class WireRoute(GuardedRoute):
             if takes_json:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 raw = await request.body()
-                value = _decode(kind, raw, request.app.state.settings.max_elements)
+                value = decode(kind, raw, request.app.state.settings.max_elements)
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             if MSGPACK in request.headers.get("accept", "") and response.body:

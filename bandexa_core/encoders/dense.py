@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 Array64 = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class DenseLayers:
         return h_NX
 
 
-def float64_of(parameter: nn.Parameter) -> Array64:
+def float64_of(parameter: Tensor) -> Array64:
     """Return a copy of a parameter as a float64 array."""
     array: Array64 = parameter.detach().cpu().numpy().astype(np.float64)
     return array

@@ -102,7 +102,7 @@ class MLPServing:
     def __init__(self, module: MLPEncoder) -> None:
         self.feature_dim = module.output_dim + 1
         self.uses_action = module.uses_action
-        w_x, w_a, w_xa = (float64_of(nn.Parameter(part)) for part in module._weights())
+        w_x, w_a, w_xa = (float64_of(part) for part in module._weights())
         self._w_x, self._w_a, self._w_xa = w_x.T, w_a.T, w_xa.T
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts

@@ -90,6 +90,18 @@ class LinearHead:
             else DisjointPosterior.prior(encoder.feature_dim, config)
         )
 
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen feature map."""
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        # Told once: looking for a protocol's methods takes 10 us.
+        self._splitting = encoder if isinstance(encoder, SplitEncoder) else None
+        self._folding = encoder if isinstance(encoder, FoldingEncoder) else None
+
     def select(
         self,
         context: NDArray[Any] | EncodedContext,
@@ -153,8 +165,8 @@ class LinearHead:
             scores_MK = posterior.sample_scores(rng, z_D, candidates.slots, panel)
             return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1))
         weights_MD = posterior.sample(rng, panel)
-        encoder = self.encoder
-        if not isinstance(encoder, FoldingEncoder):
+        encoder = self._folding
+        if encoder is None:
             chunks = [z_CD @ weights_MD.T for z_CD in self._encoded(context, candidates)]
             scores_KM = np.concatenate(chunks)
             return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0))
@@ -188,11 +200,11 @@ class LinearHead:
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> Array64:
         """Return the posterior mean of every candidate's value, (K,)."""
-        posterior, encoder = self.posterior, self.encoder
+        posterior, encoder = self.posterior, self._folding
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
             return posterior.mean_std(z_D, candidates.slots)[0]
-        if isinstance(encoder, FoldingEncoder):
+        if encoder is not None:
             part = _context_part(encoder, context)
             queries_1V, offsets_1 = encoder.fold(part, posterior.mean[None])
             scores_K: Array64 = self._parts(encoder, candidates) @ queries_1V[0] + offsets_1[0]
@@ -205,7 +217,7 @@ class LinearHead:
         """Yield z of the candidates in chunks of `action_chunk`, (C, D) each."""
         encoder = self.encoder
         size = self.action_chunk or len(candidates)
-        split = encoder if isinstance(encoder, SplitEncoder) else None
+        split = self._splitting
         part = None if split is None else _context_part(split, context)
         for first in range(0, len(candidates), size):
             piece = slice(first, first + size)
@@ -226,9 +238,9 @@ class LinearHead:
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
         first = candidates.features[:1]
         if isinstance(context, EncodedContext):
-            assert isinstance(self.encoder, SplitEncoder), "only split encoders are asked"
-            parts_1V = self.encoder.action_part(first)
-            return self.encoder.combine(context.part, parts_1V).reshape(-1)
+            assert self._splitting is not None, "only split encoders are asked"
+            parts_1V = self._splitting.action_part(first)
+            return self._splitting.combine(context.part, parts_1V).reshape(-1)
         return self.encoder.encode(context[None], first).reshape(-1)
 
     def score(
@@ -246,8 +258,8 @@ class LinearHead:
 
     def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """See `Policy.action_parts`."""
-        if isinstance(self.encoder, SplitEncoder) and self.encoder.uses_action:
-            return self.encoder.action_part(self._actions(features))
+        if self._splitting is not None and self.encoder.uses_action:
+            return self._splitting.action_part(self._actions(features))
         return None
 
     def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> Array64:
