@@ -109,7 +109,10 @@ class Engine:
             directory.mkdir(parents=True, exist_ok=True)
         try:
             self._store = SqliteStore(
-                self.settings.database, self.settings.durability, loop.call_soon_threadsafe
+                self.settings.database,
+                self.settings.durability,
+                loop.call_soon_threadsafe,
+                gather=loop.call_soon,
             )
         except StoreError as error:
             log.critical("cannot start: %s", error)  # in one line, before the server's traceback

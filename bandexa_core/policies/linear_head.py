@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -134,8 +135,9 @@ class LinearHead:
             best = np.array([int(np.argmax(offered))], np.int64)
         else:
             best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
-        # max returns a NaN where there is one
-        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[best] + draw.offset).all()):
+        # maximum returns a NaN where there is one
+        extremes = (np.maximum.reduce(scores_K), *(offered[best[[0, -1]]] + draw.offset))
+        if not all(map(math.isfinite, extremes)):
             raise ValueError("context: the encoder gives no finite features for it")
         chosen = best if retrieved is None else retrieved[best]
         if explores:  # among all that were offered, so that the floor holds for each of them
