@@ -12,6 +12,7 @@ import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
@@ -56,7 +57,10 @@ def decode(kind: str, raw: bytes, max_elements: int) -> Any:
             return msgpack.unpackb(raw, strict_map_key=True, **hooks)
         if many:
             counter.add(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
-        return json.loads(raw)
+        try:
+            return from_json(raw)  # four times as fast; what it refuses, json decides on
+        except ValueError:
+            return json.loads(raw)
     except (RecursionError, msgpack.StackError) as error:
         raise InvalidRequest("body", "is nested too deeply") from error
     except (ValueError, msgpack.UnpackException) as error:
