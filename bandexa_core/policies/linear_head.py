@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
-from bandexa_core.policies.panel import Exploration, count_votes, folded_winners
+from bandexa_core.policies.panel import Exploration, folded_winners
 from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
 from bandexa_core.policies.schedule import next_scaling
 from bandexa_core.posterior import (
@@ -146,8 +146,7 @@ class LinearHead:
         scores = scores_K[chosen] + draw.offset
 
         def propensity() -> float:
-            votes_K = count_votes(draw.winners(), len(candidates))
-            return float(exploration.propensities(votes_K)[chosen[0]])
+            return exploration.propensity(draw.winners(), int(chosen[0]), len(candidates))
 
         if draw.later:
             return Choice(chosen, scores, retrieved, None, propensity)
@@ -175,8 +174,10 @@ class LinearHead:
         parts_KV = self._parts(encoder, candidates)
         queries_MV, offsets_M = encoder.fold(_context_part(encoder, context), weights_MD)
         served_K: Array64 = parts_KV @ queries_MV[0]
-        later = parts_KV.size * panel > LATER_PRODUCTS
         offset = float(offsets_M[0])
+        if panel == 1:
+            return Draw(served_K, lambda: np.array([served_K.argmax()]), False, offset)
+        later = parts_KV.size * panel > LATER_PRODUCTS
         return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset)
 
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
