@@ -131,10 +131,11 @@ def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
 
 def serving(module: EncoderModule) -> Encoder:
     """Return the frozen encoder that serves a copy of `module`."""
-    if type(module) is MLPEncoder and module.serving_dtype == torch.float64:  # no one's subclass
-        return MLPServing(module)
-    if isinstance(module, TwoTowerEncoder):
-        return TwoTowerServing(module)
+    if module.serving_dtype == torch.float64:
+        if type(module) is MLPEncoder:  # a subclass may do anything
+            return MLPServing(module)
+        if type(module) is TwoTowerEncoder:
+            return TwoTowerServing(module)
     return SplitModuleEncoder(module) if isinstance(module, SplitModule) else ModuleEncoder(module)
 
 

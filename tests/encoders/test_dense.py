@@ -9,6 +9,7 @@ import torch
 from bandexa_core.encoders import serving
 from bandexa_core.encoders.mlp import MLPEncoder, MLPServing
 from bandexa_core.encoders.module import SplitModuleEncoder
+from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
@@ -51,3 +52,27 @@ def test_a_subclass_is_served_by_its_own_forward():
     x, a = np.ones((1, 2), np.float32), np.ones((1, 2), np.float32)
     expected = module(torch.from_numpy(x), torch.from_numpy(a)).detach().numpy()
     np.testing.assert_allclose(serving(module).encode(x, a)[:, :-1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 8)])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+def test_two_towers_in_numpy_give_what_the_torch_module_gives(activation, hidden):
+    torch.manual_seed(6)
+    module = TwoTowerEncoder((4,), 3, tower_dim=5, hidden=hidden, activation=activation)
+    rng = np.random.default_rng(0)
+    contexts, actions = rng.normal(size=(7, 4)), rng.normal(size=(7, 3)).astype(np.float32)
+    fast, plain = serving(module), SplitModuleEncoder(module)
+    assert isinstance(fast, TwoTowerServing)
+    parts = fast.action_part(actions)
+    pairs = [
+        (fast.encode(contexts, actions), plain.encode(contexts, actions)),
+        (fast.encode_batch(contexts[0], actions), plain.encode_batch(contexts[0], actions)),
+        (fast.context_part(contexts[0]), plain.context_part(contexts[0])),
+        (parts, plain.action_part(actions)),
+        (
+            fast.combine(fast.context_part(contexts[0]), parts),
+            fast.encode_batch(contexts[0], actions),
+        ),
+    ]
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
