@@ -64,4 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(on_one_thread(__spec__.name, main))
+    sys.exit(on_one_thread("benchmarks.rebuild", main))
