@@ -16,6 +16,7 @@ from service.keys import load_keys
 from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
 from service.routes import bandits, decide, system
+from service.routes.fast_lane import FastLane
 from service.settings import Settings
 from service.starting import OneLineRefusal
 
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(FastLane)  # the last one added is the first one called
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,

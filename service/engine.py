@@ -113,7 +113,10 @@ class Engine:
         if not database.exists() or not database.stat().st_size:
             refuse_lost_database(database, snapshots)
         self._store = SqliteStore(
-            self.settings.database, self.settings.durability, loop.call_soon_threadsafe
+            self.settings.database,
+            self.settings.durability,
+            loop.call_soon_threadsafe,
+            gather=loop.call_soon,
         )
         self._reader = self._store.reader()
         live = [record.uid for record in self._reader.bandits()]

@@ -105,24 +105,46 @@ def response_of(problem: Problem, retry_after_s: int | None = None) -> JSONRespo
     )
 
 
+def foreseen(error: BandexaError) -> JSONResponse:
+    """Return the response that tells an error of ours."""
+    retry = error.retry_after_s if isinstance(error, Unavailable) else None
+    if isinstance(error, StoreError | SnapshotError):
+        retry = DISK_RETRY_S
+    response = response_of(problem_of(error), retry)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def damaged(path: str, error: sqlite3.Error) -> JSONResponse:
+    """Return the response that tells that the database could not be read, and log why."""
+    log.error("%s: %s", path, told(error))
+    return response_of(problem_of(StoreError(told(error))), DISK_RETRY_S)
+
+
+def refused(error: HTTPException) -> JSONResponse:
+    """Return the response that tells an error of HTTP itself."""
+    name = HTTP_TYPES.get(error.status_code, "http-error")
+    problem = Problem(
+        type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
+        status=error.status_code, detail=str(error.detail),
+    )  # fmt: skip
+    response = response_of(problem)
+    response.headers.update(error.headers or {})
+    return response
+
+
 def install(app: FastAPI) -> None:
     """Have the app answer every error in the one shape."""
 
     @app.exception_handler(ServiceError)
     @app.exception_handler(SnapshotError)
     async def _foreseen(_: Request, error: BandexaError) -> JSONResponse:
-        retry = error.retry_after_s if isinstance(error, Unavailable) else None
-        if isinstance(error, StoreError | SnapshotError):
-            retry = DISK_RETRY_S
-        response = response_of(problem_of(error), retry)
-        if isinstance(error, Unauthorized):
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+        return foreseen(error)
 
     @app.exception_handler(sqlite3.Error)
     async def _damaged(request: Request, error: sqlite3.Error) -> JSONResponse:
-        log.error("%s %s: %s", request.method, request.url.path, told(error))
-        return response_of(problem_of(StoreError(told(error))), DISK_RETRY_S)
+        return damaged(request.url.path, error)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -130,14 +152,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        name = HTTP_TYPES.get(error.status_code, "http-error")
-        problem = Problem(
-            type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
-            status=error.status_code, detail=str(error.detail),
-        )  # fmt: skip
-        response = response_of(problem)
-        response.headers.update(error.headers or {})
-        return response
+        return refused(error)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> JSONResponse:

@@ -50,13 +50,13 @@ router = APIRouter(route_class=WireRoute)
 )
 async def select(body: SelectRequest, engine: EngineDep) -> SelectAnswer:
     """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
-    return await _select(engine, body)
+    return await answer_select(engine, body)
 
 
 @router.post("/reward", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
 async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
     """Report how a decision went. Reporting the same value again changes nothing."""
-    return await _reward(engine, body)
+    return await answer_reward(engine, body)
 
 
 @router.post("/activate", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
@@ -75,7 +75,7 @@ async def select_batch(body: SelectBatch, engine: EngineDep) -> SelectBatchAnswe
 @router.post("/reward/batch", openapi_extra=needs("reward"), responses=problems(413, 415, 422))
 async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswer:
     """Take up to 1000 rewards; each succeeds or fails on its own."""
-    calls = [_item(RewardRequest, item, engine, _reward) for item in body.items]
+    calls = [_item(RewardRequest, item, engine, answer_reward) for item in body.items]
     return RewardBatchAnswer(items=[RewardItem(**item) for item in await asyncio.gather(*calls)])
 
 
@@ -93,10 +93,13 @@ async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer
 
 
 async def _select_patiently(engine: Engine, body: SelectRequest) -> SelectAnswer:
-    return await _select(engine, body, patient=True)
+    return await answer_select(engine, body, patient=True)
 
 
-async def _select(engine: Engine, body: SelectRequest, *, patient: bool = False) -> SelectAnswer:
+async def answer_select(
+    engine: Engine, body: SelectRequest, *, patient: bool = False
+) -> SelectAnswer:
+    """Decide and answer; `patient`: see `ContextEncoder.encode`."""
     own_id = body.decision_id
     digest = None
     if own_id is not None:
@@ -130,7 +133,8 @@ def _answer(decision: Decision) -> SelectAnswer:
     )
 
 
-async def _reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+async def answer_reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+    """Keep a reward, learn from it, and answer."""
     report = RewardReport(
         decision_id=DecisionId(body.decision_id),
         reward=body.reward,
