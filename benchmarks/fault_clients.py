@@ -28,7 +28,8 @@ BANDITS: dict[str, dict[str, Any]] = {
     "first": {"policy": "linear_ts"} | _COMMON,
     "last": {
         "policy": "neural_linear_ts", "encoder": {"name": "mlp"}, "training": _ROUNDS,
-        "replay": {"backend": "disk"}, "rewards": {"aggregate": "last"},
+        "replay": {"backend": "disk", "shard_size": 128, "flush_every": 16},
+        "rewards": {"aggregate": "last"},
     } | _COMMON,
     "sum": {
         "policy": "linear_ts", "encoder": {"name": "interactions"}, "training": _ROUNDS,

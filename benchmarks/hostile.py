@@ -354,6 +354,9 @@ def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str
         server.spawn()
         server.wait_ready()
         with closing(Attack(server, seed_)) as attack:
+            attack.raw(
+                round(num * _RAW_SHARE / 5)
+            )  # large bodies first: they set the memory's level
             attack.generated(round(num * (1 - _RAW_SHARE)))
             attack.raw(num - sum(attack.found.sent.values()))
         found, wrong = attack.found, attack.found.wrong

@@ -161,12 +161,12 @@ def kind_of(record: Record) -> str:
 
 
 def cuts(records: Sequence[Record], num: int, rng: np.random.Generator) -> list[int]:
-    """Return after how many records to cut: each kind of record gets its share."""
+    """Return after how many records to cut: at the end, and each kind of record gets its share."""
     places: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for place, record in enumerate(records, start=1):
         if (kind := kind_of(record)) in places:
             places[kind].append(place)
-    chosen: set[int] = set()
+    chosen = {len(records)}
     for number, kind in enumerate(sorted(places, key=lambda kind: len(places[kind]))):
         share = -(-(num - len(chosen)) // (len(places) - number))
         left = [place for place in places[kind] if place not in chosen]

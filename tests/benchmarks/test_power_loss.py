@@ -80,11 +80,11 @@ def test_the_rest_is_kept_in_parts_and_torn_at_sectors(disk, tmp_path):
 
 def test_what_was_acknowledged_survives_power_loss(tmp_path):
     report = tmp_path / "power.json"
-    arguments = ["--cuts", "6", "--clients", "2", "--seconds", "1", "--serve", "0"]
+    arguments = ["--cuts", "7", "--clients", "2", "--seconds", "1", "--serve", "0"]
     assert main([*arguments, "--json", str(report)]) == 0
     results = json.loads(report.read_text())["results"]
     assert results["wrong"] == 0
-    assert results["acknowledged_before_a_cut"] > 100
+    assert results["acknowledged_before_a_cut"] > 20
 
 
 def test_a_server_that_does_not_sync_is_found_to_lose_what_it_acknowledged(library, tmp_path):

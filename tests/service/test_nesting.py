@@ -30,9 +30,9 @@ def sent(http: httpx.Client, content: bytes, kind: str) -> httpx.Response:
 def test_a_body_deeper_than_the_bound_is_refused_by_name(api, problem, kind) -> None:
     name = api.two_actions()
     before = api.state(name)
-    opening = b"[" if kind == "json" else b"\x91"  # a list of one
+    opening, inner = (b"[", b"]") if kind == "json" else (b"\x91", b"\x90")  # lists of one
     whole = [nested(MOST + 1, kind), nested(500, kind)]
-    for content in (*whole, *(opening * depth for depth in (500, 5000, 50_000))):
+    for content in (*whole, *(opening * depth + inner for depth in (500, 5000, 50_000))):
         answer = sent(api.http, content, kind)
         found = problem(answer, 422, "invalid-request", "body")
         assert "nested" in found["detail"]
