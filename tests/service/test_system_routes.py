@@ -33,7 +33,7 @@ def test_alive_and_ready(api) -> None:
     assert api.call("GET", "/healthz")["status"] == "alive"
     ready = api.call("GET", "/readyz")
     assert ready["status"] == "ready"
-    assert set(ready["trainer"]) == {"state", "pid", "rounds"}
+    assert set(ready["trainer"]) == {"state", "pid", "rounds", "phase"}
 
 
 def test_metrics_count_what_was_done(api) -> None:
