@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
 
-.PHONY: demo serve test check format docs docs-check bench proof clean
+.PHONY: demo serve test check format docs docs-check bench proof docker-check clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,9 +49,15 @@ docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; nee
 bench: $(VENV)/.run  ## the measurements the README quotes
 	$(BIN)/bandexa bench core --json bench-out/core.json
 
-proof: $(VENV)/.run  ## an hour of kills, load and verification
+proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
 	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json
+	$(BIN)/python -m benchmarks.power_loss --json bench-out/power_loss.json
+	$(BIN)/python -m benchmarks.damage --json bench-out/damage.json
+	$(BIN)/python -m benchmarks.hostile --cases 20000 --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
+
+docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
+	$(BIN)/python -m docker.check
 
 clean:
 	rm -rf $(VENV) build demo-out bench-out *.egg-info

@@ -8,10 +8,24 @@ et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid
+
+
+class _Key(ISeedSequence):
+    """A Philox key. `Philox(key=...)` sets the same one, but asks the system for entropy first."""
+
+    def __init__(self, digest: bytes) -> None:
+        self._words = np.frombuffer(digest, "<u8")
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        """Return the key's two words, all that Philox asks for."""
+        return self._words
 
 
 def bandit_uid(name: str, lives: int) -> BanditUid:
@@ -30,7 +44,7 @@ def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Ge
     """
     name = "\x1f".join((uid, str(seed), purpose, key))
     digest = blake2b(name.encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.Philox(_Key(digest)))  # type: ignore[arg-type]
 
 
 def keyed_seed(uid: BanditUid, seed: int, purpose: str, key: str) -> int:

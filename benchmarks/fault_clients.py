@@ -28,7 +28,8 @@ BANDITS: dict[str, dict[str, Any]] = {
     "first": {"policy": "linear_ts"} | _COMMON,
     "last": {
         "policy": "neural_linear_ts", "encoder": {"name": "mlp"}, "training": _ROUNDS,
-        "replay": {"backend": "disk"}, "rewards": {"aggregate": "last"},
+        "replay": {"backend": "disk", "shard_size": 128, "flush_every": 16},
+        "rewards": {"aggregate": "last"},
     } | _COMMON,
     "sum": {
         "policy": "linear_ts", "encoder": {"name": "interactions"}, "training": _ROUNDS,
@@ -49,14 +50,26 @@ class Ledger:
         selects: By decision id: action id, snapshot and position.
         rewards: Decision id, reward id, value and status, in the order they were reported.
         final: By decision id: the value that has to be learned, where no window can close.
+        moments: When each of these was acknowledged, in nanoseconds of the monotonic clock: by
+            decision id, by place in the list, by decision id and "final".
     """
 
     selects: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     rewards: list[tuple[str, str | None, float, str]] = field(default_factory=list)
     final: dict[str, list[float]] = field(default_factory=dict)
+    moments: dict[str | int | tuple[str, str], int] = field(default_factory=dict)
     repeats: int = 0
     waits: int = 0
     violations: list[str] = field(default_factory=list)
+
+    def until(self, moment_ns: int) -> Ledger:
+        """Return what had been acknowledged by then."""
+        seen = {what for what, at_ns in self.moments.items() if at_ns <= moment_ns}
+        return Ledger(
+            selects={name: chosen for name, chosen in self.selects.items() if name in seen},
+            rewards=[reward for place, reward in enumerate(self.rewards) if place in seen],
+            final={name: v for name, v in self.final.items() if (name, "final") in seen},
+        )
 
 
 class FaultClient:
@@ -93,6 +106,7 @@ class FaultClient:
         answer = self._ask("/select", body)
         chosen = (answer["action"]["id"], answer["snapshot"], answer["position"])
         self.ledger.selects[decision_id] = chosen
+        self.ledger.moments[decision_id] = time.monotonic_ns()
         if self._rng.random() < 0.2:
             again = self._ask("/select", body)
             self.ledger.repeats += 1
@@ -109,19 +123,19 @@ class FaultClient:
         self._reward(decision_id, None, value, {"applied", "duplicate"})
         if self._rng.random() < 0.2:
             self._reward(decision_id, None, value + 1.0, {"ignored"})
-        self.ledger.final[decision_id] = [value]
+        self._final(decision_id, [value])
 
     def _reward_last(self, decision_id: str, value: float) -> None:
         for part in range(int(self._rng.integers(1, 4))):
             value += 0.125 * part
             self._reward(decision_id, f"r{part}", value, {"applied", "duplicate"})
-        self.ledger.final[decision_id] = [value]
+        self._final(decision_id, [value])
 
     def _reward_sum(self, decision_id: str, value: float) -> None:
         parts = [round(value / n, 3) for n in range(1, int(self._rng.integers(2, 5)))]
         for part, each in enumerate(parts):
             self._reward(decision_id, f"r{part}", each, {"applied", "aggregated", "duplicate"})
-        self.ledger.final[decision_id] = parts
+        self._final(decision_id, parts)
 
     def _reward_windowed(self, decision_id: str, value: float) -> None:
         some = {"applied", "aggregated", "duplicate", "late"}
@@ -142,11 +156,16 @@ class FaultClient:
         if reward_id is not None:
             body["reward_id"] = reward_id
         status = self._ask("/reward", body)["status"]
+        self.ledger.moments[len(self.ledger.rewards)] = time.monotonic_ns()
         self.ledger.rewards.append((decision_id, reward_id, value, status))
         if status not in right:
             self._wrong(f"{decision_id}: reward {reward_id} {value} was {status}")
         if status in ("applied", "aggregated") and not decision_id.startswith("last"):
             self._old.append((decision_id, reward_id, value))
+
+    def _final(self, decision_id: str, values: list[float]) -> None:
+        self.ledger.final[decision_id] = values
+        self.ledger.moments[decision_id, "final"] = time.monotonic_ns()
 
     def _wrong(self, what: str) -> None:
         self.ledger.violations.append(what)

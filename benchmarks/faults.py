@@ -1,10 +1,11 @@
 """Proves that nothing acknowledged is lost: a server under load is killed again and again.
 
 Clients select, reward, repeat, correct and come late while the server or its trainer is killed
-with SIGKILL at random moments: while it serves, trains, publishes, or is still starting. After
-every restart `bandexa verify` has to pass; at the end every acknowledged event has to be in the
-store exactly once, with the value the reward contract gives it. Bounded by the number of kills; the
-exit status is 1 where a claim does not hold.
+with SIGKILL: at random moments while it serves, trains, or is still starting, and aimed at stages
+of a round (filling the replay, optimizing, rebuilding, publishing, swapping) and at migrations.
+After every restart `bandexa verify` has to pass; at the end every acknowledged event has to be in
+the store exactly once, with the value the reward contract gives it. Bounded by the number of kills;
+the exit status is 1 where a claim does not hold.
 
 Starts servers on a temporary directory (durability "os": what survives SIGKILL); keeps nothing but
 the JSON file asked for.
@@ -13,10 +14,12 @@ the JSON file asked for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -36,16 +39,26 @@ import numpy as np
 from benchmarks.fault_clients import BANDITS, DEFAULT, DIM, NUM_ACTIONS, FaultClient, Ledger
 from service.store.codec import unpack_chosen
 
-_READY_WITHIN_S, _STOP_S = 90.0, 30.0
+OLD = Path(__file__).parents[1] / "tests" / "recovery" / "data" / "version-1"
+OLD_LEARNED = 20  # values in that directory
+AIMS = ["publish", "rebuild", "swap", "replay", "optimizer"]
+_READY_WITHIN_S, _STOP_S, _AIM_S = 90.0, 30.0, 20.0
 _VERIFY = [sys.executable, "-m", "service.cli", "verify", "--quiet"]
 
 
 class Server:
     """A server on one data directory that is killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.data_dir = folder / "data"
-        self.log = folder / "server.log"
+    def __init__(
+        self,
+        data_dir: Path,
+        durability: str = "os",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir.with_suffix(".log")
+        self._durability = durability
+        self._environment = dict(environment or {})
         self.url: str | None = None
         self.ready_s: list[float] = []
         self._process: subprocess.Popen[str] | None = None
@@ -53,14 +66,15 @@ class Server:
     def spawn(self) -> None:
         """Start the process; `wait_ready` sees it through."""
         command = [
-            sys.executable, "-m", "service.cli", "serve", "--port", "0", "--durability", "os",
-            "--device", "cpu", "--data-dir", str(self.data_dir),
+            sys.executable, "-m", "service.cli", "serve", "--port", "0", "--device", "cpu",
+            "--durability", self._durability, "--data-dir", str(self.data_dir),
         ]  # fmt: skip
         self._spawned = time.perf_counter()
         with self.log.open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+                env=os.environ | self._environment,
+            )  # fmt: skip
 
     def wait_ready(self) -> None:
         """Wait until it announces itself; RuntimeError with the end of its log where it ends."""
@@ -85,6 +99,11 @@ class Server:
         self._process.terminate()
         self._process.communicate(timeout=_STOP_S)
         return self._process.returncode
+
+    def ended(self) -> int | None:
+        """Return its exit status, None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
 
     def close(self) -> None:
         """Kill what is left."""
@@ -125,17 +144,21 @@ def verify(data_dir: Path) -> str | None:
 def play(server: Server, kills: int, counts: Counter[str], wrong: list[str]) -> None:
     """Kill so many times; after each restart the store is verified while clients go on."""
     rng = np.random.default_rng(5)
+    kinds = [*(["server"] * 7), *(["trainer"] * 3), *(["start"] * 3), *(2 * AIMS)]
     for number in range(kills):
-        time.sleep(float(rng.uniform(0.2, 2.5)))
-        what = rng.choice(["server", "trainer", "start"], p=[0.65, 0.2, 0.15])
-        state = server.trainer()
-        counts[f"kills_while_trainer_{state['state']}"] += 1
-        counts[f"kills_of_{what}"] += 1
+        what = kinds[int(rng.integers(len(kinds)))] if number >= len(AIMS) else AIMS[number]
+        if what not in AIMS:
+            time.sleep(float(rng.uniform(0.2, 2.5)))
+            counts[f"kills_while_trainer_{server.trainer()['state']}"] += 1
+        elif not aim(server, what, rng, counts):
+            what = "server"
+        counts[f"kills_{'at' if what in AIMS else 'of'}_{what}"] += 1
         if what == "trainer":
-            if state["pid"] is not None:
-                os.kill(state["pid"], signal.SIGKILL)
+            if (pid := server.trainer()["pid"]) is not None:
+                os.kill(pid, signal.SIGKILL)
         else:
             server.kill()
+            counts["half_published"] += len(list(_half_published(server.data_dir)))
             server.spawn()
             if what == "start":
                 time.sleep(float(rng.uniform(0.1, 2.5)))
@@ -152,11 +175,82 @@ def play(server: Server, kills: int, counts: Counter[str], wrong: list[str]) -> 
         print()
 
 
+def aim(server: Server, what: str, rng: np.random.Generator, counts: Counter[str]) -> bool:
+    """Wait until a round is at a stage, and kill the trainer there; False: it did not come.
+
+    At "swap" the trainer is done and lives: the server is at loading what was published.
+    """
+    seen, pid = _published(server.data_dir), server.trainer()["pid"]
+    deadline = time.monotonic() + _AIM_S
+    while time.monotonic() < deadline:
+        if what == "publish":
+            there = any(_half_published(server.data_dir))
+        elif what == "swap":
+            there = bool(_published(server.data_dir) - seen)
+        else:
+            state = server.trainer()
+            there, pid = state["phase"] == what, state["pid"]
+        if there:
+            time.sleep(float(rng.uniform(0.0, 0.01)))
+            if what != "swap" and pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return True
+        time.sleep(0.0005)
+    counts[f"missed_{what}"] += 1
+    return False
+
+
+def _half_published(data_dir: Path) -> Iterator[str]:
+    """Yield the snapshots that are being written, or were left half written."""
+    return (name for name in _snapshot_names(data_dir) if ".tmp-" in name)
+
+
+def _published(data_dir: Path) -> set[str]:
+    return {name for name in _snapshot_names(data_dir) if "." not in name}
+
+
+def _snapshot_names(data_dir: Path) -> Iterator[str]:
+    for bandit in (data_dir / "snapshots").iterdir():
+        yield from (f"{bandit.name}/{name}" for name in os.listdir(bandit))
+
+
+def kill_migrations(folder: Path, num: int, counts: Counter[str], wrong: list[str]) -> None:
+    """Kill servers while they migrate a directory of the first release; the next one serves it."""
+    rng = np.random.default_rng(6)
+    for number in range(num):
+        server = Server(folder / f"migration-{number}" / "data")
+        shutil.copytree(OLD, server.data_dir)
+        try:
+            server.spawn()
+            deadline = time.monotonic() + _READY_WITHIN_S
+            while "schema version" not in server.log.read_text():
+                if time.monotonic() > deadline:
+                    raise RuntimeError("no migration began")
+                time.sleep(0.0005)
+            time.sleep(float(rng.uniform(0.0, 0.02)))
+            server.kill()
+            with closing(sqlite3.connect(server.data_dir / "bandexa.db")) as store:
+                (version,) = store.execute("PRAGMA user_version").fetchone()
+            counts["kills_at_migration"] += 1
+            counts["migrations_undone"] += version == 1
+            server.spawn()
+            server.wait_ready()
+            learned = httpx.get(f"{server.url}/bandits/offers", trust_env=False).json()
+            if learned["num_learned"] != OLD_LEARNED:
+                wrong.append(f"after a killed migration {learned['num_learned']} are learned")
+            server.stop()
+            if (found := verify(server.data_dir)) is not None:
+                wrong.append(f"verify after a killed migration: {found}")
+        finally:
+            server.close()
+
+
 def audit(database: Path, ledgers: Sequence[Ledger]) -> Counter[str]:
     """Compare the store with what was acknowledged; every count should be 0."""
     with closing(sqlite3.connect(database)) as store:
         decisions = {
-            name: (unpack_chosen(chosen)[0].id, snapshot, position)
+            name: (unpack_chosen(name, chosen)[0].id, snapshot, position)
             for name, chosen, snapshot, position in store.execute(
                 "SELECT decision_id, chosen, snapshot, position FROM decisions"
             )
@@ -204,7 +298,7 @@ def under_load(
 
     Returns the ledgers, the differences found in the store, and what does not hold, in words.
     """
-    server, stop, wrong = Server(folder), threading.Event(), list[str]()
+    server, stop, wrong = Server(folder / "data"), threading.Event(), list[str]()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
     try:
@@ -258,6 +352,7 @@ def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list
         ready_s.extend(server.ready_s)
 
     ledgers, differences, wrong = under_load(folder, clients, kill)
+    kill_migrations(folder, -(-kills // 10), counts, broken)
     results: dict[str, float] = {
         "kills": kills,
         "clients": clients,

@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.burner import BurnerFailed, burner
 from benchmarks.open_loop import Load, Loop, Outcome, drive
+from benchmarks.processes import cpu_s
 from service.settings import load_settings
 from simulators.client import NO_RETRY, Array, BanditClient, BanditError, SelectRequest, array_body
 from simulators.environments.mnist import shipped_digits
@@ -206,10 +207,10 @@ class _Rig:
             if condition != "idle":
                 pause_s = 1.0 / self.plan.asks_per_s
                 loops.append(beside.enter_context(Loop(self.url, self._ask, pause_s)))
-            started, before = time.perf_counter(), (_cpu_s(beside_pid), _cpu_s(trainer_pid))
+            started, before = time.perf_counter(), (cpu_s(beside_pid), cpu_s(trainer_pid))
             outcome = drive(load)
             wall_s = time.perf_counter() - started
-            used = (_cpu_s(beside_pid) - before[0], _cpu_s(trainer_pid) - before[1])
+            used = (cpu_s(beside_pid) - before[0], cpu_s(trainer_pid) - before[1])
             in_time = self.trainer()["rounds"] - rounds
         asked = loops[-1].count if loops else 0
         self._asked += asked
@@ -248,12 +249,6 @@ def _window(
         condition, len(outcome.latencies_ms), outcome.failed, outcome.late, p50, p99, p999,
         max(found), wall_s, beside_s, trainer_s, rounds, asked, failures,
     )  # fmt: skip
-
-
-def _cpu_s(pid: int) -> float:
-    """Return the CPU time that a process has used, all its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(plan: Plan, tell: Callable[[Window], None]) -> tuple[dict[str, float], list[Window]]:

@@ -2,8 +2,9 @@
 
 Clients select, reward, repeat and correct for a given time while rounds are trained and swapped in.
 Replays hold a bounded number of rows, as every long-running one does at last. Resident memory and
-open descriptors of the server and its trainer are read every second; after the first quarter
-(warm-up) a line is fitted through each. It holds if no request was answered wrongly, the store has
+open descriptors of the server and its trainer are read every second; after the warm-up (a quarter
+of the time, at least a minute where that is no more than half of it: replays fill, allocators
+settle) a line is fitted through each. It holds if no request was answered wrongly, the store has
 what was acknowledged, `bandexa verify` passes, and no fitted line rises by more than a twentieth
 of its level (descriptors: by more than two) over the measured time.
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from benchmarks.faults import Server, report, under_load
 
-_WARM_UP = 0.25
+_WARM_UP, _WARM_UP_S = 0.25, 60.0
 _CAPACITY = 2000  # rows of a replay: full within the warm-up
 _RSS_RISE, _FD_RISE = 0.05, 2.0
 
@@ -56,7 +57,8 @@ def _watch(server: Server, seconds: float) -> dict[str, list[tuple[float, float]
 
 def _rise(points: list[tuple[float, float]], seconds: float) -> tuple[float, float, float]:
     """Return level, slope per hour, and rise over the time after warm-up, of the fitted line."""
-    table = np.array([point for point in points if point[0] >= _WARM_UP * seconds])
+    warm_up_s = max(_WARM_UP * seconds, min(_WARM_UP_S, seconds / 2))
+    table = np.array([point for point in points if point[0] >= warm_up_s])
     slope, _ = np.polyfit(table[:, 0], table[:, 1], 1)
     return float(table[:, 1].mean()), float(slope * 3600), float(slope * np.ptp(table[:, 0]))
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 
 @dataclass(frozen=True)
 class Target:
@@ -42,8 +45,18 @@ class Target:
 
 
 def machine() -> str:
-    """Return the processor and the number of cores, for the head of a report."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    """Return the processor, the number of cores and what matters of the software."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0].partition(":")[2].strip() if names else model
+    return (
+        f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"numpy {np.__version__}, torch {torch.__version__}, "
+        f"OPENBLAS_NUM_THREADS={os.environ.get('OPENBLAS_NUM_THREADS')}, "
+        f"torch threads {torch.get_num_threads()}"
+    )
 
 
 def report(

@@ -17,7 +17,9 @@ from service.keys import load_keys
 from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
 from service.routes import bandits, decide, snapshots, system
+from service.routes.fast_lane import FastLane
 from service.settings import Settings, SettingsError
+from service.starting import OneLineRefusal
 
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
@@ -60,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(FastLane)  # the last one added is the first one called
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,
@@ -68,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         metrics=metrics,
     )
     app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight, metrics=metrics)
+    app.add_middleware(OneLineRefusal)
     app.state.settings = settings
     app.state.refused = False  # whether a start failed for what the settings say
     app.state.engine = engine

@@ -49,7 +49,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             keys: Keys = request.app.state.keys
-            name = _authorized(request, keys, scope) if keys else ANONYMOUS
+            name = authorize(request, keys, scope) if keys else ANONYMOUS
             if scope != "admin":
                 return await handler(request)
             outcome = ""
@@ -70,7 +70,7 @@ class GuardedRoute(APIRoute):
         return handler
 
 
-def _authorized(request: Request, keys: Keys, scope: Scope) -> str:
+def authorize(request: Request, keys: Keys, scope: Scope) -> str:
     """Return the name of the key a request carries.
 
     Raises:

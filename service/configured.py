@@ -78,9 +78,7 @@ async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:
             live, created = await administration.put_bandit(engine, bandit.name, bandit.spec)
             await _ensure_actions(engine, live, bandit.actions)
         except ServiceError as error:
-            message = f"bandits.{bandit.name}: {error}"
-            log.critical("cannot start: %s", message)  # in one line, before the server's traceback
-            raise SettingsError(message) from error
+            raise SettingsError(f"bandits.{bandit.name}: {error}") from error
         if created:
             log.info("bandit %s: created from the settings", bandit.name)
 

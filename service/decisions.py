@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def decide(
         raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
     if command.retrieve is not None and command.retrieve < num:
         raise InvalidRequest("retrieve", f"must be at least k = {num}")
-    decision_id = command.decision_id or DecisionId(uuid.uuid4().hex)
+    decision_id = command.decision_id or DecisionId(os.urandom(16).hex())
     model = bandit.model
     try:
         choice = model.select(

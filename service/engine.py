@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.filesystem import LocalFileSystem, make_dirs
 from bandexa_core.ids import (
     BanditUid,
     DecisionId,
@@ -47,6 +48,7 @@ from service.exceptions import (
 from service.imported import Imported
 from service.loading import load_at, newest_snapshot
 from service.logs import DECISIONS, about
+from service.loss import refuse_lost_database
 from service.metrics import Metrics
 from service.retention import Retention
 from service.rounds import RoundDesk
@@ -108,15 +110,19 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
-            directory.mkdir(parents=True, exist_ok=True)
-        try:
-            self._store = SqliteStore(
-                self.settings.database, self.settings.durability, loop.call_soon_threadsafe
-            )
-        except StoreError as error:
-            log.critical("cannot start: %s", error)  # in one line, before the server's traceback
-            raise
+            make_dirs(LocalFileSystem(), directory)  # their names are synced, too
+        database, snapshots = self.settings.database, self.settings.snapshots
+        if not database.exists() or not database.stat().st_size:
+            refuse_lost_database(database, snapshots)
+        self._store = SqliteStore(
+            self.settings.database,
+            self.settings.durability,
+            loop.call_soon_threadsafe,
+            gather=loop.call_soon,
+        )
         self._reader = self._store.reader()
+        live = [record.uid for record in self._reader.bandits()]
+        refuse_lost_database(database, snapshots, {*live, *self._reader.deleted()})
         await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
             await loop.run_in_executor(self._executor, self._recover, record)
@@ -403,12 +409,16 @@ class Engine:
             more = (await self.committed(self.store.close_windows, then=learn)).more
 
     async def _watch_windows(self) -> None:
+        told = False
         while True:
             await asyncio.sleep(WINDOWS_LOOKED_AT_S)
             try:
                 await self.close_windows()
+                told = False
             except (StoreError, Unavailable) as error:  # the time until it works does not count
-                log.warning("reward windows cannot be closed: %s", error)
+                if not told:  # once an outage, not every second
+                    log.warning("reward windows cannot be closed: %s", error)
+                told = True
 
     async def _retain(self, store: SqliteStore, desk: RoundDesk) -> None:
         retention = Retention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,6 +30,7 @@ from service.exceptions import (
 )
 from service.metrics import Metrics
 from service.schemas import FieldProblem, Problem
+from service.store.disk_faults import told
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -45,7 +47,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
-    StoreError: (503, "store-failed", "The store takes no writes"),
+    StoreError: (503, "store-failed", "The store cannot be used"),
     SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
 HTTP_TYPES = {
@@ -106,39 +108,60 @@ def response_of(problem: Problem, retry_after_s: int | None = None) -> JSONRespo
     )
 
 
+def foreseen(error: BandexaError, metrics: Metrics) -> JSONResponse:
+    """Return the response that tells an error of ours, and count it."""
+    log.debug("a request is refused: %s", error)
+    retry = error.retry_after_s if isinstance(error, Unavailable) else None
+    if isinstance(error, StoreError | SnapshotError):
+        retry = DISK_RETRY_S
+    response = _counted(metrics, problem_of(error), retry)
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def damaged(path: str, error: sqlite3.Error, metrics: Metrics) -> JSONResponse:
+    """Return the response that tells that the database could not be read, and log why."""
+    log.error("%s: %s", path, told(error))
+    return _counted(metrics, problem_of(StoreError(told(error))), DISK_RETRY_S)
+
+
+def refused(error: HTTPException, metrics: Metrics) -> JSONResponse:
+    """Return the response that tells an error of HTTP itself."""
+    name = HTTP_TYPES.get(error.status_code, "http-error")
+    problem = Problem(
+        type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
+        status=error.status_code, detail=str(error.detail),
+    )  # fmt: skip
+    response = _counted(metrics, problem)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _counted(metrics: Metrics, problem: Problem, retry_after_s: int | None = None) -> JSONResponse:
+    metrics.problem(problem.type)
+    return response_of(problem, retry_after_s)
+
+
 def install(app: FastAPI, metrics: Metrics) -> None:
     """Have the app answer every error in the one shape, and count it."""
 
-    def counted(problem: Problem, retry_after_s: int | None = None) -> JSONResponse:
-        metrics.problem(problem.type)
-        return response_of(problem, retry_after_s)
-
     @app.exception_handler(ServiceError)
     @app.exception_handler(SnapshotError)
-    async def _foreseen(request: Request, error: BandexaError) -> JSONResponse:
-        log.debug("%s %s is refused: %s", request.method, request.url.path, error)
-        retry = error.retry_after_s if isinstance(error, Unavailable) else None
-        if isinstance(error, StoreError | SnapshotError):
-            retry = DISK_RETRY_S
-        response = counted(problem_of(error), retry)
-        if isinstance(error, Unauthorized):
-            response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+    async def _foreseen(_: Request, error: BandexaError) -> JSONResponse:
+        return foreseen(error, metrics)
+
+    @app.exception_handler(sqlite3.Error)
+    async def _damaged(request: Request, error: sqlite3.Error) -> JSONResponse:
+        return damaged(request.url.path, error, metrics)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        return counted(_invalid([dict(item) for item in error.errors()]))
+        return _counted(metrics, _invalid([dict(item) for item in error.errors()]))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        name = HTTP_TYPES.get(error.status_code, "http-error")
-        problem = Problem(
-            type=f"urn:bandexa:{name}", title=name.replace("-", " ").capitalize(),
-            status=error.status_code, detail=str(error.detail),
-        )  # fmt: skip
-        response = counted(problem)
-        response.headers.update(error.headers or {})
-        return response
+        return refused(error, metrics)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> JSONResponse:
@@ -155,11 +178,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
         log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
-        return counted(
+        return _counted(
+            metrics,
             Problem(
                 type="urn:bandexa:internal",
                 title="Internal error",
                 status=500,
                 detail="an unforeseen error; it is in the server's log",
-            )
+            ),
         )

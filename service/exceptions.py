@@ -10,6 +10,7 @@ ServiceError
 |- Forbidden           the API key is not good for this
 `- StoreError          the database cannot be used
    `- LogTrimmed       rows that were asked for left the log
+   `- StoreDamaged     a row is not what was written
 """
 
 from __future__ import annotations
@@ -96,3 +97,7 @@ class StoreError(ServiceError):
 
 class LogTrimmed(StoreError):
     """Rows that were asked for left the log by its retention."""
+
+
+class StoreDamaged(StoreError):
+    """A row of the database is not what was written: its checksum or hash differs."""

@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     max_elements: int = Field(
         4_000_000, ge=1024, description="Numbers, texts, lists and maps in a body, together."
     )
+    max_nesting: int = Field(
+        32, ge=16, le=512, description="Lists and maps of a body around each other, at most."
+    )
     max_in_flight: int = Field(1024, ge=1, description="Requests under way at once; more get 503.")
     body_timeout_s: float = Field(
         60.0,

@@ -27,7 +27,7 @@ MAX_BACKOFF_S = 30.0
 STOP_TIMEOUT_S = 5.0
 # What the trainer is doing: a child's own words (see `heartbeat`) stand between the others.
 PHASES = (
-    "stopped", "starting", "idle", "following", "training", "rebuilding", "publishing", "swapping",
+    "stopped", "starting", "idle", "replay", "optimizer", "rebuild", "publish", "swap",
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ class TrainerSupervisor:
         state = self.state
         if state == "idle" and self._down_since is not None:
             return "starting"
-        return self._phase or "following" if state == "training" else state
+        return self._phase or "replay" if state == "training" else state
 
     @property
     def waiting(self) -> int:
@@ -216,7 +216,7 @@ class TrainerSupervisor:
                 raise BanditGone("the bandit was deleted")
             if event["event"] == "failed":
                 raise RoundFailed(event["error"])
-            self._phase = "swapping"
+            self._phase = "swap"
             await rounds.published(uid, event)
             self._backoff_s = FIRST_BACKOFF_S
             return event

@@ -48,7 +48,7 @@ class Trainer:
     Args:
         configuration: database, snapshots, replays (paths), device, encoders, weights, epoch,
             keep.
-        beat: Hears how far a round is.
+        beat: Hears how far a round is: "replay", "optimizer", "rebuild", "publish".
     """
 
     def __init__(self, configuration: dict[str, Any], beat: Heartbeat | None = None) -> None:
@@ -82,7 +82,7 @@ class Trainer:
     def _round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
         started = time.perf_counter()
         self._beat.begin()
-        self._beat("following")
+        self._beat("replay")
         record = next((found for found in self._reader.bandits() if found.uid == uid), None)
         if record is None:
             raise UnknownBandit(uid)  # deleted since the order was given
@@ -120,7 +120,7 @@ class Trainer:
         else:
             model.refresh(total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
-        self._beat("publishing")
+        self._beat("publish")
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
         assert log_hash is not None, "the order names a committed position"

@@ -24,6 +24,7 @@ from bandexa_core.snapshot import Manifest, SnapshotStore
 from service.exceptions import LogTrimmed, StoreError
 from service.settings import Settings
 from service.store import BanditRecord, StoreReader
+from service.store.migrations import MIGRATIONS
 from service.store.schema import SCHEMA_VERSION, connect
 from service.verification.findings import Check, Progress, Report, Say
 from service.verification.ledger import Ledger
@@ -80,7 +81,10 @@ def _open(database: Path) -> sqlite3.Connection:
         raise StoreError(f"{database}: {error}") from error
     if found != SCHEMA_VERSION:
         db.close()
-        raise StoreError(f"{database} has schema {found}, this release reads {SCHEMA_VERSION}")
+        message = f"{database} has schema {found}, this release reads {SCHEMA_VERSION}"
+        if MIGRATIONS.keys() >= set(range(found, SCHEMA_VERSION)) and found < SCHEMA_VERSION:
+            message += ": the server migrates it at its next start, verify it then"
+        raise StoreError(message)
     return db
 
 

@@ -13,11 +13,13 @@ import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
+from pydantic_core import from_json
 from starlette.types import Receive, Scope
 
 from service.auth import GuardedRoute, Handler
+from service.bounds import Bounds
 from service.exceptions import InvalidRequest, UnsupportedBody
+from service.settings import Settings
 
 MSGPACK = "application/msgpack"
 ARRIVED = "bandexa.arrived"  # in a request's scope: when its body was there, by perf_counter
@@ -40,42 +42,36 @@ class _DecodedRequest(Request):
         return self._value
 
 
-def _decode(kind: str, raw: bytes, max_elements: int) -> Any:
-    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400."""
+def bounds_of(settings: Settings) -> Bounds:
+    """Return what judges one body."""
+    return Bounds(settings.max_elements, settings.max_nesting)
+
+
+def decode(kind: str, raw: bytes, bounds: Bounds) -> Any:
+    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400.
+
+    Raises:
+        UnsupportedBody, InvalidRequest, HTTPException: It cannot be decoded, or is too large.
+    """
     if kind not in ("application/json", MSGPACK):
         raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
     if not raw:
         return None
-    counter = _Counter(max_elements)
-    many = len(raw) > max_elements  # an element takes a byte or more
     try:
         if kind == MSGPACK:
-            hooks = {"list_hook": counter.count, "object_hook": counter.count} if many else {}
-            return msgpack.unpackb(raw, strict_map_key=True, **hooks)
-        if many:
-            counter.add(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
-        return json.loads(raw)
+            hook = bounds.count
+            value = msgpack.unpackb(raw, strict_map_key=True, list_hook=hook, object_hook=hook)
+            bounds.judge_decoded(value)
+            return value
+        bounds.judge_json(raw)
+        try:
+            return from_json(raw)  # four times as fast; what it refuses, json decides on
+        except ValueError:
+            return json.loads(raw.decode())  # bytes might be taken for UTF-16
     except (RecursionError, msgpack.StackError) as error:
         raise InvalidRequest("body", "is nested too deeply") from error
     except (ValueError, msgpack.UnpackException) as error:
         raise InvalidRequest("body", f"is not {kind}: {error}") from error
-
-
-class _Counter:
-    """Refuses a body of more elements than allowed before they fill the memory."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._seen = 0
-
-    def add(self, number: int) -> None:
-        self._seen += number
-        if self._seen > self._most:
-            raise HTTPException(413, f"the body has more than {self._most} elements")
-
-    def count(self, value: Any) -> Any:
-        self.add(len(value))
-        return value
 
 
 class WireRoute(GuardedRoute):
@@ -91,7 +87,7 @@ class WireRoute(GuardedRoute):
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 raw = await request.body()
                 request.scope[ARRIVED] = time.perf_counter()
-                value = _decode(kind, raw, request.app.state.settings.max_elements)
+                value = decode(kind, raw, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             if MSGPACK in request.headers.get("accept", "") and response.body:

@@ -44,6 +44,7 @@ class PrivateServer:
 
     Args:
         device: `auto`, `cpu` or `cuda` for its trainer; None: the server's own default.
+        durability: `os` or `commit`.
         replay_dir: folder of its replay; None: inside its data folder.
         command: what starts the server, options being appended.
         start_timeout_s: limit until it takes requests.
@@ -54,13 +55,14 @@ class PrivateServer:
         self,
         *,
         device: str | None = None,
+        durability: str = "os",
         replay_dir: Path | None = None,
         command: Sequence[str] = _SERVE,
         start_timeout_s: float = 60.0,
         stop_timeout_s: float = 20.0,
     ) -> None:
         self.url = ""
-        self._options = ["--port", "0", "--host", "127.0.0.1", "--durability", "os"]
+        self._options = ["--port", "0", "--host", "127.0.0.1", "--durability", durability]
         if device is not None:
             self._options += ["--device", device]
         if replay_dir is not None:
@@ -82,6 +84,12 @@ class PrivateServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id; to be asked while it runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start the server and wait until it takes requests.

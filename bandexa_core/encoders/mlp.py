@@ -6,10 +6,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bandexa_core.encoders.dense import Array64, DenseLayers, flat64, float64_of, with_constant
 from bandexa_core.encoders.module import SplitModule, flatten
+from bandexa_core.encoders.protocol import Raw
 
 MAX_LAYERS = 64
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -90,6 +94,57 @@ class MLPEncoder(SplitModule):
             first = first + nn.functional.linear(products, self._weights()[2])
         features: Tensor = self.layers(first)
         return features
+
+
+class MLPServing:
+    """Serves an `MLPEncoder` in numpy: the same map, and the same split of its first layer."""
+
+    def __init__(self, module: MLPEncoder) -> None:
+        self.feature_dim = module.output_dim + 1
+        self.uses_action = module.uses_action
+        w_x, w_a, w_xa = (float64_of(part) for part in module._weights())
+        self._w_x, self._w_a, self._w_xa = w_x.T, w_a.T, w_xa.T
+        self._bias = float64_of(module.first.bias)
+        self._interacts = module.interacts
+        self._layers = DenseLayers(module.layers)
+
+    def context_part(self, context: Raw) -> Array64:
+        """See `SplitEncoder.context_part`."""
+        part: Array64 = self._context_parts(context[None])[0]
+        return part
+
+    def _context_parts(self, contexts: Raw) -> Array64:
+        x_NX = flat64(contexts)
+        part = x_NX @ self._w_x
+        part += self._bias
+        return np.concatenate([part, x_NX], axis=1) if self._interacts else part
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """See `SplitEncoder.action_part`."""
+        if not self.uses_action:
+            return np.zeros((len(actions), len(self._bias)))
+        a_KA = actions.astype(np.float64)
+        part: Array64 = a_KA @ self._w_a
+        return np.concatenate([part, a_KA], axis=1) if self._interacts else part
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """See `SplitEncoder.combine`."""
+        return self._combine(context_part[None], action_parts)
+
+    def _combine(self, context_parts: Array64, action_parts: Array64) -> Array64:
+        size = len(self._bias)
+        first = context_parts[:, :size] + action_parts[:, :size]
+        if self._interacts:
+            first += (context_parts[:, size:] * action_parts[:, size:]) @ self._w_xa
+        return with_constant(self._layers(first))
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        return self._combine(self._context_parts(contexts), self.action_part(actions))
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return self._combine(self._context_parts(context[None]), self.action_part(actions))
 
 
 def check_activation(name: object) -> None:

@@ -20,7 +20,7 @@ from bandexa_core.encoders.fixed import (
     InteractionsEncoder,
     PerActionEncoder,
 )
-from bandexa_core.encoders.mlp import MLPEncoder
+from bandexa_core.encoders.mlp import MLPEncoder, MLPServing
 from bandexa_core.encoders.module import (
     EncoderModule,
     ModuleEncoder,
@@ -131,8 +131,11 @@ def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
 
 def serving(module: EncoderModule) -> Encoder:
     """Return the frozen encoder that serves a copy of `module`."""
-    if isinstance(module, TwoTowerEncoder):
-        return TwoTowerServing(module)
+    if module.serving_dtype == torch.float64:
+        if type(module) is MLPEncoder:  # a subclass may do anything
+            return MLPServing(module)
+        if type(module) is TwoTowerEncoder:
+            return TwoTowerServing(module)
     return SplitModuleEncoder(module) if isinstance(module, SplitModule) else ModuleEncoder(module)
 
 

@@ -155,8 +155,9 @@ class InputScaling:
 
 def _scaled(raw_NF: NDArray[Any], mean_F: Array64, std_F: Array64) -> Array64:
     with np.errstate(over="ignore"):  # a deviation may be tiny, the next value huge
-        scaled: Array64 = np.clip((raw_NF - mean_F) / std_F, -MAX_SIZE, MAX_SIZE)
-    return scaled
+        scaled: Array64 = (raw_NF - mean_F) / std_F
+    np.minimum(scaled, MAX_SIZE, out=scaled)  # clip would take 2 us longer
+    return np.maximum(scaled, -MAX_SIZE, out=scaled)
 
 
 def _safe(moments: Moments) -> tuple[Array64, Array64]:

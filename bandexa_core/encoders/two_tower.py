@@ -12,11 +12,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bandexa_core.encoders.dense import Array64, DenseLayers, flat64
 from bandexa_core.encoders.mlp import ACTIVATIONS, check_activation, check_sizes
-from bandexa_core.encoders.module import SplitModule, SplitModuleEncoder, flatten
-from bandexa_core.encoders.protocol import Array64
+from bandexa_core.encoders.module import SplitModule, flatten
+from bandexa_core.encoders.protocol import Raw
 
 
 def tower(sizes: Sequence[int], activation: str) -> nn.Sequential:
@@ -81,8 +83,36 @@ class TwoTowerEncoder(SplitModule):
         return next(self.context_tower.parameters()).dtype
 
 
-class TwoTowerServing(SplitModuleEncoder):
-    """Serves a two-tower encoder with its weights folded into queries."""
+class TwoTowerServing:
+    """Serves a two-tower encoder in numpy, with its weights folded into queries."""
+
+    uses_action = True
+
+    def __init__(self, module: TwoTowerEncoder) -> None:
+        self.feature_dim = module.output_dim + 1
+        self._context_tower = DenseLayers(module.context_tower)
+        self._action_tower = DenseLayers(module.action_tower)
+
+    def context_part(self, context: Raw) -> Array64:
+        """See `SplitEncoder.context_part`."""
+        part: Array64 = self._context_tower(flat64(context[None]))[0]
+        return part
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """See `SplitEncoder.action_part`."""
+        return self._action_tower(actions.astype(np.float64))
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """See `SplitEncoder.combine`."""
+        return _joined(np.broadcast_to(context_part, action_parts.shape), action_parts)
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        return _joined(self._context_tower(flat64(contexts)), self.action_part(actions))
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return self.combine(self.context_part(context), self.action_part(actions))
 
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_v + w_uv * u, c = w_u . u + w_1."""
@@ -90,3 +120,8 @@ class TwoTowerServing(SplitModuleEncoder):
         u, w_u = context_part, weights[:, :size]
         w_v, w_uv = weights[:, size : 2 * size], weights[:, 2 * size : 3 * size]
         return np.add(w_v, w_uv * u), w_u @ u + weights[:, -1]
+
+
+def _joined(u_NT: Array64, v_NT: Array64) -> Array64:
+    """[u; v; u * v; 1], (N, 3T + 1)."""
+    return np.concatenate([u_NT, v_NT, u_NT * v_NT, np.ones((len(v_NT), 1))], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
-from bandexa_core.policies.panel import Exploration, count_votes, folded_winners
+from bandexa_core.policies.panel import Exploration, folded_winners
 from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
 from bandexa_core.policies.schedule import next_scaling
 from bandexa_core.posterior import (
@@ -93,6 +94,18 @@ class LinearHead:
             else DisjointPosterior.prior(encoder.feature_dim, config)
         )
 
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen feature map."""
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        # Told once: looking for a protocol's methods takes 10 us.
+        self._splitting = encoder if isinstance(encoder, SplitEncoder) else None
+        self._folding = encoder if isinstance(encoder, FoldingEncoder) else None
+
     def select(
         self,
         context: NDArray[Any] | EncodedContext,
@@ -125,8 +138,9 @@ class LinearHead:
             best = np.array([int(np.argmax(offered))], np.int64)
         else:
             best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
-        # max returns a NaN where there is one
-        if not (np.isfinite(scores_K.max()) and np.isfinite(offered[best] + draw.offset).all()):
+        # maximum returns a NaN where there is one
+        extremes = (np.maximum.reduce(scores_K), *(offered[best[[0, -1]]] + draw.offset))
+        if not all(map(math.isfinite, extremes)):
             raise ValueError("context: the encoder gives no finite features for it")
         chosen = best if retrieved is None else retrieved[best]
         if explores:  # among all that were offered, so that the floor holds for each of them
@@ -135,8 +149,7 @@ class LinearHead:
         scores = scores_K[chosen] + draw.offset
 
         def propensity() -> float:
-            votes_K = count_votes(draw.winners(), len(candidates))
-            return float(exploration.propensities(votes_K)[chosen[0]])
+            return exploration.propensity(draw.winners(), int(chosen[0]), len(candidates))
 
         if draw.later:
             return Choice(chosen, scores, retrieved, None, propensity, draw.encode_s)
@@ -157,8 +170,8 @@ class LinearHead:
             took = time.perf_counter() - started
             scores_MK = posterior.sample_scores(rng, z_D, candidates.slots, panel)
             return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1), encode_s=took)
-        encoder = self.encoder
-        if not isinstance(encoder, FoldingEncoder):
+        encoder = self._folding
+        if encoder is None:
             weights_MD = posterior.sample(rng, panel)
             chunks, took, since = [], 0.0, time.perf_counter()
             for z_CD in self._encoded(context, candidates):
@@ -172,8 +185,10 @@ class LinearHead:
         took = time.perf_counter() - started
         queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
         served_K: Array64 = parts_KV @ queries_MV[0]
-        later = parts_KV.size * panel > LATER_PRODUCTS
         offset = float(offsets_M[0])
+        if panel == 1:
+            return Draw(served_K, lambda: np.array([served_K.argmax()]), False, offset, took)
+        later = parts_KV.size * panel > LATER_PRODUCTS
         return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset, took)
 
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
@@ -199,11 +214,11 @@ class LinearHead:
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> Array64:
         """Return the posterior mean of every candidate's value, (K,)."""
-        posterior, encoder = self.posterior, self.encoder
+        posterior, encoder = self.posterior, self._folding
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
             return posterior.mean_std(z_D, candidates.slots)[0]
-        if isinstance(encoder, FoldingEncoder):
+        if encoder is not None:
             part = _context_part(encoder, context)
             queries_1V, offsets_1 = encoder.fold(part, posterior.mean[None])
             scores_K: Array64 = self._parts(encoder, candidates) @ queries_1V[0] + offsets_1[0]
@@ -216,7 +231,7 @@ class LinearHead:
         """Yield z of the candidates in chunks of `action_chunk`, (C, D) each."""
         encoder = self.encoder
         size = self.action_chunk or len(candidates)
-        split = encoder if isinstance(encoder, SplitEncoder) else None
+        split = self._splitting
         part = None if split is None else _context_part(split, context)
         for first in range(0, len(candidates), size):
             piece = slice(first, first + size)
@@ -237,9 +252,9 @@ class LinearHead:
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
         first = candidates.features[:1]
         if isinstance(context, EncodedContext):
-            assert isinstance(self.encoder, SplitEncoder), "only split encoders are asked"
-            parts_1V = self.encoder.action_part(first)
-            return self.encoder.combine(context.part, parts_1V).reshape(-1)
+            assert self._splitting is not None, "only split encoders are asked"
+            parts_1V = self._splitting.action_part(first)
+            return self._splitting.combine(context.part, parts_1V).reshape(-1)
         return self.encoder.encode(context[None], first).reshape(-1)
 
     def score(
@@ -257,8 +272,8 @@ class LinearHead:
 
     def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """See `Policy.action_parts`."""
-        if isinstance(self.encoder, SplitEncoder) and self.encoder.uses_action:
-            return self.encoder.action_part(self._actions(features))
+        if self._splitting is not None and self.encoder.uses_action:
+            return self._splitting.action_part(self._actions(features))
         return None
 
     def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> Array64:
@@ -326,7 +341,7 @@ class LinearHead:
                 by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask], share)
             if told is not None:
                 seen += len(rows)
-                told("rebuilding", seen / whole)
+                told("rebuild", seen / whole)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         else:

@@ -34,15 +34,13 @@ class Exploration:
     panel: int = 64
     epsilon: float = 0.0
 
-    def propensities(self, votes_K: NDArray[np.int64]) -> Array64:
-        """Return the probability of each candidate, (K,), from the panel's votes; sums to 1."""
-        shares_K: Array64 = votes_K / votes_K.sum()
-        return (1.0 - self.epsilon) * shares_K + self.epsilon / len(votes_K)
+    def propensity(self, winners_M: NDArray[np.int64], candidate: int, num: int) -> float:
+        """Return the probability of one of `num` candidates, given each member's best one.
 
-
-def count_votes(winners_M: NDArray[np.int64], num_candidates: int) -> NDArray[np.int64]:
-    """Return how many members vote for each candidate, (K,)."""
-    return np.bincount(winners_M, minlength=num_candidates)
+        Over all candidates it sums to 1.
+        """
+        share = np.count_nonzero(winners_M == candidate) / len(winners_M)
+        return (1.0 - self.epsilon) * share + self.epsilon / num
 
 
 def folded_winners(parts_KV: Array64, queries_MV: Array64) -> NDArray[np.int64]:

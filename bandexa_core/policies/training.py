@@ -150,7 +150,7 @@ class EncoderTrainer:
                 done = step / self.plan.steps
                 self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
                 losses.append(self._step(rows, scaling, activations))
-                told("training", done)
+                told("optimizer", done)
         self.module.eval().to("cpu")
         if self._half is not None:
             _lay_out(self.module, torch.contiguous_format)

@@ -61,6 +61,10 @@ class GaussianPosterior:
     """
 
     __slots__ = (
+        "_f",
+        "_f_view",
+        "_gain",
+        "_gain_view",
         "_prior_mean",
         "_root_view",
         "_rows",
@@ -178,15 +182,15 @@ class GaussianPosterior:
         self._count(1)
 
     def _update_row(self, z: FloatArray, r: float) -> None:
-        f = z @ self.root
-        gain = self.root @ f
-        error = r - float(z @ self.mean)
-        beta = 1.0 / (1.0 + float(f @ f))
+        f = np.dot(z, self.root, out=self._f)  # dot gives the bits of @ in half its time
+        gain = np.dot(self.root, f, out=self._gain)
+        error = r - float(z.dot(self.mean))
+        beta = 1.0 / (1.0 + float(f.dot(f)))
         gamma = beta / (1.0 + math.sqrt(beta))
         self.mean += (beta * error) * gain
         # In place, one pass over S: measured 1.3 (D=64) to 3.7 (D=785) times faster than numpy's
         # outer product and difference.
-        self._root_view.addr_(torch.from_numpy(gain), torch.from_numpy(f), alpha=-gamma)
+        self._root_view.addr_(self._gain_view, self._f_view, alpha=-gamma)
         if self.config.noise == "nig":
             self.a += 0.5
             self.b += 0.5 * beta * error * error
@@ -325,7 +329,10 @@ class GaussianPosterior:
         """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps."""
         scales = np.sqrt(self.noise_scales(rng, num))
         eps_MD = rng.standard_normal((num, self.dim))
-        return self.mean + scales[:, None] * (eps_MD @ self.root.T)
+        weights_MD: FloatArray = np.dot(eps_MD, self.root.T)
+        weights_MD *= scales[:, None]
+        weights_MD += self.mean
+        return weights_MD
 
     def copy(self) -> GaussianPosterior:
         """Return an independent copy that continues bit for bit."""
@@ -392,9 +399,11 @@ class GaussianPosterior:
 
     def _set_root(self, root: FloatArray) -> None:
         self.root = root
-        # A view on the same memory. One born in inference mode could not be written outside of it.
+        self._f, self._gain = np.empty(len(root)), np.empty(len(root))
+        # Views on the same memory. One born in inference mode could not be written outside of it.
         with torch.inference_mode(False):
             self._root_view = torch.from_numpy(root)
+            self._f_view, self._gain_view = torch.from_numpy(self._f), torch.from_numpy(self._gain)
 
     def _count(self, num: int) -> None:
         self.updates_since_refresh += num

@@ -1,7 +1,9 @@
 """The shard files of a disk replay: fixed-size records, a fixed number of them per file.
 
 Row `index` is record `index % shard_size` of shard `index // shard_size`. A record is packed and
-little endian: position int64, slot int64, reward float64, A action features float32, the context.
+little endian: position int64, slot int64, reward float64, the reward's CRC-32, that of all the
+rest, A action features float32, the context. The sums are checked when rows are read for a rebuild
+(`check`): what the posterior is made of is what was written.
 Owned by one DiskReplay and its thread. What the page cache holds is read by that thread, which is
 fastest; what it does not hold is read by several, so that the disk has many requests at a time. A
 crash may tear whatever was not synced; the replay's state file says which rows were.
@@ -15,7 +17,8 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +28,15 @@ from bandexa_core.filesystem import FileSystem
 from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
 _SHARD_NAME = re.compile(r"shard-(\d{8,})\.rows")
-_HEADER = np.dtype([("position", "<i8"), ("slot", "<i8"), ("reward", "<f8")])
+_HEADER = np.dtype(
+    [
+        ("position", "<i8"),
+        ("slot", "<i8"),
+        ("reward", "<f8"),
+        ("reward_sum", "<u4"),
+        ("row_sum", "<u4"),
+    ]
+)
 _REWARD_OFFSET = 16
 _WRITE_BYTES = 8 * 2**20
 # One preadv call takes at most IOV_MAX = 1024 buffers (three a row) and 2 GiB.
@@ -101,7 +112,7 @@ class ShardFiles:
         self._num_shards = beyond
 
     def headers(self, first: int, end: int) -> NDArray[np.void]:
-        """Return position, slot and reward of the rows `first` to `end` - 1."""
+        """Return position, slot, reward and checksums of the rows `first` to `end` - 1."""
         headers = np.empty(end - first, _HEADER)
         target = _bytes_of(headers)
         step = _HEADER.itemsize
@@ -112,6 +123,19 @@ class ShardFiles:
             self._fill(self._fd(shard), _Read(shard, row * self.record_bytes, step, into))
         return headers
 
+    def check(self, first: int, rows: Rows) -> None:
+        """Compare the rows from index `first` on, as they were read, with their checksums.
+
+        Raises:
+            ReplayError: One is not what was written.
+        """
+        headers = self.headers(first, first + len(rows))
+        whole = _row_sums(headers, rows.actions, rows.contexts) == headers["row_sum"]
+        whole &= _reward_sums(rows.rewards) == headers["reward_sum"]
+        if not whole.all():
+            bad = first + int(np.argmin(whole))
+            raise ReplayError(f"row {bad} in {self._root} is damaged; delete it and rebuild")
+
     def write(self, indices: NDArray[np.int64], rows: Rows) -> None:
         """Write whole records at increasing indices, making new shards as they are reached."""
         chunk = max(1, _WRITE_BYTES // self.record_bytes)
@@ -121,18 +145,22 @@ class ShardFiles:
             records["position"] = rows.positions[piece]
             records["slot"] = rows.slots[piece]
             records["reward"] = rows.rewards[piece]
+            records["reward_sum"] = _reward_sums(records["reward"])
             records["action"] = rows.actions[piece]
             records["context"] = rows.contexts[piece]
+            records["row_sum"] = _row_sums(records, records["action"], records["context"])
             offset = int(indices[low]) % self._shard_size * self.record_bytes
             self._write(shard, _bytes_of(records), offset)
 
     def write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
         """Rewrite the reward field of records at increasing indices."""
-        values = memoryview(rewards.astype("<f8").tobytes())
+        fields = np.empty(len(rewards), [("reward", "<f8"), ("reward_sum", "<u4")])
+        fields["reward"], fields["reward_sum"] = rewards, _reward_sums(rewards)
+        values, step = memoryview(fields.tobytes()), fields.itemsize
         for number, index in enumerate(indices.tolist()):
             shard, row = divmod(index, self._shard_size)
             offset = row * self.record_bytes + _REWARD_OFFSET
-            self._write(shard, values[8 * number : 8 * number + 8], offset)
+            self._write(shard, values[step * number : step * (number + 1)], offset)
 
     def read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
         """Copy action features and contexts at sorted indices, which may repeat, to `into`."""
@@ -214,7 +242,7 @@ class ShardFiles:
     ) -> None:
         """Read the row at index `distinct[i]` into row `places[i]` of `into`.
 
-        Payloads go straight there, the 24 header bytes between two of them to a scratch buffer,
+        Payloads go straight there, the header bytes between two of them to a scratch buffer,
         which several threads may scribble on at a time.
         """
         targets = [
@@ -357,3 +385,21 @@ class ShardFiles:
 def _bytes_of(array: NDArray[np.generic]) -> memoryview:
     """Return the bytes of a contiguous one-dimensional array, sharing its memory."""
     return memoryview(array.view(np.uint8).data)
+
+
+def _reward_sums(rewards: NDArray[np.float64]) -> NDArray[np.uint32]:
+    raw = np.ascontiguousarray(rewards, "<f8").tobytes()
+    sums = [crc32(raw[at : at + 8]) for at in range(0, len(raw), 8)]
+    return np.array(sums, np.uint32)
+
+
+def _row_sums(
+    headers: NDArray[np.void], actions: NDArray[np.float32], contexts: NDArray[Any]
+) -> NDArray[np.uint32]:
+    """Return the checksum of each row without its reward: position, slot, features, context."""
+    sums = np.empty(len(headers), np.uint32)
+    heads = np.stack([headers["position"], headers["slot"]], axis=1, dtype="<i8")
+    for row in range(len(headers)):
+        part = crc32(actions[row].data, crc32(heads[row].data))
+        sums[row] = crc32(np.ascontiguousarray(contexts[row]).data, part)
+    return sums

@@ -4,8 +4,8 @@ Used by one process (a lock on the directory refuses a second) and one thread of
 trainer, or the thread that prefetches for it. Reads that wait for the disk have their own threads.
 `replay.json` is replaced at every flush after the rows were synced, so it never tells of a row that
 is not on disk. Opening cuts the files back to the rows it tells of; the caller then follows the log
-from `followed` again, which brings back what the crash took. Nothing else is guarded against: the
-directory is derived data without checksums, and deleting it loses nothing but the time to rebuild.
+from `followed` again, which brings back what the crash took. Damage from elsewhere is found when
+a scan meets it (every row has checksums); deleting the directory loses nothing but time.
 
     shard-00000000.rows ...  packed records (see `_shards`)
     replay.json              layout, shard size, rows kept, log position followed
@@ -39,7 +39,7 @@ from bandexa_core.replay._shards import READ_THREADS, ShardFiles
 from bandexa_core.replay._table import RowTable
 from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
-_FORMAT = 1
+_FORMAT = 2
 _STATE_FILE = "replay.json"
 _LOCK_FILE = "replay.lock"
 
@@ -172,6 +172,13 @@ class DiskReplay(TableReplay):
         # Reading may close a dirty descriptor and therefore sync it: a failure counts as a write's.
         with self._writing("read"):
             self._shards.read(indices, into)
+
+    def _scan(self, first: int, end: int, chunk: int) -> Iterator[Rows]:
+        for rows in super()._scan(first, end, chunk):
+            start = int(self._table.find(rows.positions[:1])[0])
+            with self._writing("read"):
+                self._shards.check(start, rows)
+            yield rows
 
     def _changed(self, num_rows: int) -> None:
         self._num_unflushed += num_rows

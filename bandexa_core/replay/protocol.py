@@ -60,8 +60,8 @@ class RowLayout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row: position, slot, reward, action features and context."""
-        return 24 + 4 * self.action_dim + self.context_bytes
+        """Bytes of one row: position, slot, reward, checksums, action features and context."""
+        return 32 + 4 * self.action_dim + self.context_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def serve(
         raise typer.Exit(2) from error
     engine = asgi.state.engine
     server.ends_when(lambda: engine.failed_for_good)
-    with contextlib.suppress(SystemExit):  # of a start that failed; the status follows below
+    with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         server.run(sockets=[listener])
     if engine.failed_for_good:
         logging.shutdown()

@@ -50,13 +50,13 @@ router = APIRouter(route_class=WireRoute)
 )
 async def select(body: SelectRequest, request: Request, engine: EngineDep) -> SelectAnswer:
     """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
-    return await _select(engine, body, request.scope[ARRIVED])
+    return await answer_select(engine, body, request.scope[ARRIVED])
 
 
 @router.post("/reward", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
 async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
     """Report how a decision went. Reporting the same value again changes nothing."""
-    return await _reward(engine, body)
+    return await answer_reward(engine, body)
 
 
 @router.post("/activate", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
@@ -71,7 +71,7 @@ async def select_batch(body: SelectBatch, request: Request, engine: EngineDep) -
     share = (time.perf_counter() - request.scope[ARRIVED]) / len(body.items)
 
     async def select_item(engine: Engine, item: SelectRequest) -> SelectAnswer:
-        return await _select(engine, item, time.perf_counter() - share, patient=True)
+        return await answer_select(engine, item, time.perf_counter() - share, patient=True)
 
     calls = [_item(SelectRequest, item, engine, select_item) for item in body.items]
     return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
@@ -80,7 +80,7 @@ async def select_batch(body: SelectBatch, request: Request, engine: EngineDep) -
 @router.post("/reward/batch", openapi_extra=needs("reward"), responses=problems(413, 415, 422))
 async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswer:
     """Take up to 1000 rewards; each succeeds or fails on its own."""
-    calls = [_item(RewardRequest, item, engine, _reward) for item in body.items]
+    calls = [_item(RewardRequest, item, engine, answer_reward) for item in body.items]
     return RewardBatchAnswer(items=[RewardItem(**item) for item in await asyncio.gather(*calls)])
 
 
@@ -97,9 +97,17 @@ async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer
     return ScoreAnswer(scores=scores, snapshot=found.snapshot, position=found.position)
 
 
-async def _select(
+async def answer_select(
     engine: Engine, body: SelectRequest, arrived: float, *, patient: bool = False
 ) -> SelectAnswer:
+    """Decide and answer.
+
+    Args:
+        engine: Decides.
+        body: The request.
+        arrived: When it had arrived whole, by perf_counter.
+        patient: See `ContextEncoder.encode`.
+    """
     own_id = body.decision_id
     digest = None
     if own_id is not None:
@@ -134,7 +142,8 @@ def _answer(decision: Decision) -> SelectAnswer:
     )
 
 
-async def _reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+async def answer_reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+    """Keep a reward, learn from it, and answer."""
     report = RewardReport(
         decision_id=DecisionId(body.decision_id),
         reward=body.reward,

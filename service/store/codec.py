@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
+from zlib import crc32
 
 import msgpack
 import numpy as np
@@ -16,6 +17,9 @@ from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
 from bandexa_core.ids import SnapshotVersion as Version
 from bandexa_core.spec import BanditSpec
+from service.exceptions import StoreDamaged
+
+KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
 
@@ -95,18 +99,36 @@ class RewardReport:
     time: float
 
 
-def pack_chosen(chosen: Sequence[ChosenAction]) -> bytes:
-    """Encode the picks of a decision."""
+def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
+    """Encode the picks of a decision, with checksums of its context and of them."""
     items = [(c.id, c.index, c.slot, c.features.tobytes(), c.score) for c in chosen]
-    return bytes(msgpack.packb(items))
+    packed = msgpack.packb(items)
+    return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
 
 
-def unpack_chosen(blob: bytes) -> tuple[ChosenAction, ...]:
-    """Decode `pack_chosen`."""
-    return tuple(
-        ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
-        for i, index, slot, f, score in msgpack.unpackb(blob)
-    )
+def unpack_chosen(
+    decision_id: str, blob: bytes, context: bytes | None = None
+) -> tuple[ChosenAction, ...]:
+    """Decode `pack_chosen`, checking the context, too, where it is given.
+
+    Raises:
+        StoreDamaged: This is not what was written.
+    """
+    try:
+        items = msgpack.unpackb(blob)
+        if items and isinstance(items[0], int):  # else written before there were checksums
+            context_sum, packed_sum, packed = items
+            if crc32(packed) != packed_sum or (
+                context is not None and crc32(context) != context_sum
+            ):
+                raise ValueError("its checksum differs")
+            items = msgpack.unpackb(packed)
+        return tuple(
+            ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
+            for i, index, slot, f, score in items
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:
@@ -140,3 +162,17 @@ def pack_json(value: dict[str, Any]) -> bytes:
 def chain_hash(previous: bytes, row: Sequence[Any]) -> bytes:
     """Return the hash of the log up to and including `row`."""
     return blake2b(previous + msgpack.packb(row), digest_size=16).digest()
+
+
+def hash_of_row(
+    previous: bytes, position: int, kind: int, time: float, learned: Sequence[Any],
+    payload: bytes | None,
+) -> bytes:  # fmt: skip
+    """Return the hash a log row must have after `previous`; `learned`: of a learn row.
+
+    That of an import covers no payload: the version was not known when it was taken.
+    """
+    rest: tuple[Any, ...] = (payload,)
+    if kind in (KIND_LEARN, KIND_IMPORT):
+        rest = tuple(learned) if kind == KIND_LEARN else ()
+    return chain_hash(previous, (position, kind, time, *rest))

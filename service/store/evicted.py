@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from bandexa_core.ids import LogPosition
 from bandexa_core.replay import Evicted, RowLayout, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
+from service.exceptions import StoreDamaged
 from service.store.codec import BanditRecord, unpack_chosen
 
 FIRST_ROW = """
-SELECT l.item, o.value, d.chosen, d.context FROM log AS l
+SELECT l.decision_id, l.item, o.value, d.chosen, d.context FROM log AS l
 JOIN decisions AS d ON d.decision_id = l.decision_id
 JOIN outcomes AS o ON o.decision_id = l.decision_id AND o.item = l.item
 WHERE l.bandit = ? AND l.position = ?
@@ -74,6 +76,9 @@ def evicted_rows(
 
     Returns:
         None where nothing was evicted, or no sample is to be kept.
+
+    Raises:
+        StoreDamaged: A row is not what was written.
     """
     trim = trim_of(db, record.key)
     assert through >= trim.position, "what left the log has left every replay"
@@ -107,16 +112,24 @@ def evicted_rows(
     return Evicted(sample, trim.learned + len(logged))
 
 
+def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
+    """Return what is kept with a row of the sample, of all that never changes in it."""
+    return crc32(context, crc32(action, crc32(f"{origin} {slot}".encode())))
+
+
 def _row(
     db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
 ) -> tuple[int, float, NDArray[np.float32], Any]:
     """Return slot, newest value, action features and context of a row."""
     if origin <= trim.position:
-        slot, value, action, context = db.execute(
-            "SELECT slot, value, action, context FROM evicted WHERE bandit = ? AND origin = ?",
+        slot, value, action, context, checksum = db.execute(
+            "SELECT slot, value, action, context, checksum FROM evicted"
+            " WHERE bandit = ? AND origin = ?",
             (record.key, origin),
         ).fetchone()
+        if checksum_of(origin, slot, action, context) != checksum:
+            raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
         return slot, value, np.frombuffer(action, np.float32), context
-    item, value, blob, context = db.execute(FIRST_ROW, (record.key, origin)).fetchone()
-    picked = unpack_chosen(blob)[item]
+    name, item, value, blob, context = db.execute(FIRST_ROW, (record.key, origin)).fetchone()
+    picked = unpack_chosen(name, blob, context)[item]
     return picked.slot, value, picked.features, context

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bandexa_core.ids import DecisionId, LogPosition
-from service.store.codec import chain_hash
+from service.store.codec import KIND_LEARN, chain_hash
 from service.store.reader import GENESIS_HASH
-from service.store.schema import KIND_LEARN
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ CREATE TABLE trims (
   learned INTEGER NOT NULL);
 CREATE TABLE evicted (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
-  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, PRIMARY KEY (bandit, origin));
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
+  PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 """,
 }

@@ -19,6 +19,9 @@ from bandexa_core.randomness import bandit_uid
 from bandexa_core.spec import BanditSpec
 from service.exceptions import Conflict
 from service.store.codec import (
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
     BanditRecord,
     DecisionRecord,
     RewardReport,
@@ -32,7 +35,6 @@ from service.store.log_writer import LogWriter
 from service.store.outcomes import Outcomes
 from service.store.protocol import Activation, Closed, Dropped, RewardOutcome
 from service.store.reader import stored_answer
-from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT
 from service.store.trimming import Trimming
 from service.store.windows import Look, Watch
 
@@ -68,12 +70,13 @@ class Operations:
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
         """Insert a decision, or return the answer that is there under its id."""
         bandit = self._must_live(d.bandit)
+        context = d.context.tobytes()
         cursor = self._db.execute(
             "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
-                d.decision_id, d.bandit, d.time, d.body_hash, d.context.tobytes(),
-                pack_chosen(d.chosen), pack_candidates(d), d.snapshot, d.position, d.propensity,
-                int(d.activated),
+                d.decision_id, d.bandit, d.time, d.body_hash, context,
+                pack_chosen(d.chosen, context), pack_candidates(d), d.snapshot, d.position,
+                d.propensity, int(d.activated),
             ),
         )  # fmt: skip
         if cursor.rowcount == 1:

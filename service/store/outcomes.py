@@ -271,7 +271,7 @@ class Outcomes:
             raise UnknownDecision(decision_id)
         key, context, blob, activated = found
         active = bool(activated) or self._was_activated(decision_id)
-        return key, bandit, context, unpack_chosen(blob), active
+        return key, bandit, context, unpack_chosen(decision_id, blob, context), active
 
     def _was_activated(self, decision_id: DecisionId) -> bool:
         found = self._db.execute(

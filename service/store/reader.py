@@ -21,25 +21,33 @@ from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRo
 from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
-from service.exceptions import LogTrimmed
-from service.store.codec import BanditRecord, StoredAnswer, unpack_change, unpack_chosen
-from service.store.evicted import Trim, evicted_rows, trim_of
-from service.store.schema import (
+from service.exceptions import LogTrimmed, StoreDamaged
+from service.store.codec import (
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
-    connect,
-    current_epoch,
+    BanditRecord,
+    StoredAnswer,
+    hash_of_row,
+    unpack_change,
+    unpack_chosen,
 )
+from service.store.evicted import Trim, evicted_rows, trim_of
+from service.store.schema import connect, current_epoch
 
 GENESIS_HASH = b""
 
 LOG_ROWS = """
 SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
-       d.context, d.chosen
+       d.context, d.chosen, l.hash
 FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
 WHERE l.bandit = ? AND l.position > ? AND l.position <= ? ORDER BY l.position LIMIT ?
+"""
+CHANGES = """
+SELECT l.position, l.kind, l.time, l.payload, l.hash, before.hash FROM log AS l
+LEFT JOIN log AS before ON before.bandit = l.bandit AND before.position = l.position - 1
+WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position <= ? ORDER BY l.position
 """
 
 
@@ -107,7 +115,9 @@ class StoreReader:
 
         Raises:
             LogTrimmed: Retention removed rows after `after`, perhaps while they were followed.
+            StoreDamaged: A row is missing, or not what was written.
         """
+        previous = self.hash_at(record.key, after)
         while after < up_to:
             rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
             whole = bool(rows) and rows[-1][0] - after == len(rows)
@@ -115,8 +125,19 @@ class StoreReader:
                 raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
             if not rows:
                 return
-            yield [decode_row(record.spec, row) for row in rows]
-            after = LogPosition(rows[-1][0])
+            decoded = []
+            for row in rows:
+                position, kind, time, *learned, payload, _, _, found = row
+                expected = found
+                if previous is not None:  # else nothing is known of what came before
+                    expected = hash_of_row(previous, position, kind, time, learned, payload)
+                if position != after + 1 or expected != found:
+                    raise StoreDamaged(
+                        f"{record.name}: log row {after + 1} is not what was written"
+                    )
+                decoded.append(decode_row(record, row))
+                after, previous = LogPosition(position), bytes(found)
+            yield decoded
 
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
@@ -243,12 +264,15 @@ class StoreReader:
         return LogPosition(found[0] or 0)
 
     def _payloads(self, bandit: int, kind: int, position: LogPosition) -> list[bytes]:
-        rows = self._connection.execute(
-            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND kind <> 1 AND position <= ?"
-            " ORDER BY position",
-            (bandit, kind, position),
-        )
-        return [bytes(payload) for (payload,) in rows]
+        payloads = []
+        for row in self._connection.execute(CHANGES, (bandit, kind, position)):
+            at, kind, time, payload, found, previous = row
+            if at == 1:
+                previous = GENESIS_HASH
+            if previous is not None and hash_of_row(previous, at, kind, time, (), payload) != found:
+                raise StoreDamaged(f"log row {at} is not what was written")
+            payloads.append(bytes(payload))
+        return payloads
 
 
 def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnswer | None:
@@ -263,18 +287,22 @@ def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnsw
     body_hash, chosen, snapshot, position, propensity = found
     return StoredAnswer(
         body_hash,
-        unpack_chosen(chosen),
+        unpack_chosen(decision_id, chosen),
         SnapshotVersion(snapshot),
         LogPosition(position),
         propensity,
     )
 
 
-def decode_row(spec: BanditSpec, row: tuple[Any, ...]) -> LogRow:
+def decode_row(record: BanditRecord, row: tuple[Any, ...]) -> LogRow:
     """Turn a row of `LOG_ROWS` into what the model applies."""
-    position, kind, time, decision_id, item, origin, before, after, payload, context, chosen = row
+    spec = record.spec
+    position, kind, time, decision_id, item, origin, before, after, payload = row[:9]
     if kind == KIND_LEARN:
-        picked = unpack_chosen(chosen)[item]
+        context, chosen = row[9:11]
+        if context is None:
+            raise StoreDamaged(f"{record.name}: decision {decision_id} is missing")
+        picked = unpack_chosen(decision_id, chosen, context)[item]
         array = np.frombuffer(context, spec.context.dtype).reshape(spec.context.shape)
         return LearnRow(
             LogPosition(position), time, DecisionId(decision_id), LogPosition(origin),

@@ -13,8 +13,6 @@ from service.store.migrations import migrate
 Durability = Literal["commit", "os"]
 SCHEMA_VERSION = 3
 
-KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
-
 # A decision's row may hold a large context, so what changes later (the value learned from it) lives
 # in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
 # sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
@@ -55,7 +53,8 @@ CREATE TABLE trims (
   learned INTEGER NOT NULL);
 CREATE TABLE evicted (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
-  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, PRIMARY KEY (bandit, origin));
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
+  PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 """
 

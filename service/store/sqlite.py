@@ -53,6 +53,9 @@ class SqliteStore:
         durability: "commit" or "os".
         deliver: Runs a function on the event loop, from the writer thread.
         clock: Seconds since the epoch.
+        gather: Runs a function once the event loop has done what it is at (`call_soon`): what is
+            appended until then is handed to the writer at once, and committed together. Appends
+            must then come from the event loop. None: each is handed over by itself.
 
     Raises:
         StoreError: The store is open elsewhere, of another version, or no database.
@@ -64,9 +67,12 @@ class SqliteStore:
         durability: Durability,
         deliver: Deliver,
         clock: Callable[[], float] = wall_clock,
+        gather: Deliver | None = None,
     ) -> None:
         self._path = path
         self._deliver = deliver
+        self._gather = gather
+        self._gathered: list[Queued] = []
         self._lock = _lock(path)
         try:
             self._db, self.epoch = _open(path, durability, self._lock)
@@ -79,7 +85,7 @@ class SqliteStore:
         with self.reader() as reader:
             for record in reader.bandits():
                 self._operations.remember(record)
-        self._queue: queue.SimpleQueue[Queued | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Queued] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
         for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
@@ -122,6 +128,7 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         self._thread.join()
         _answer(self._writer.commit([Queued(self._operations.end, _ended)]))
@@ -245,8 +252,18 @@ class SqliteStore:
             done(None, StoreError("the store takes no writes: closed"))
         elif (refusal := self._writer.refusal()) is not None:
             done(None, refusal)
+        elif self._gather is None:
+            self._queue.put([Queued(run, done, **kind)])
         else:
-            self._queue.put(Queued(run, done, **kind))
+            self._gathered.append(Queued(run, done, **kind))
+            if len(self._gathered) == 1:
+                self._gather(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Wake the writer, once for all that was gathered."""
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
 
     def _write(self) -> None:
         running = True
@@ -257,7 +274,7 @@ class SqliteStore:
                 self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
                 self._writer.checkpoint_if_due()
             elif running and self._writer.probe():  # purges that the outage broke off go on
-                self._put(self._operations.unpurged, self._purge_all)
+                self._queue.put([Queued(self._operations.unpurged, self._purge_all)])
 
     def _take(self) -> tuple[list[Queued], bool]:
         """Wait for an operation, then take all that are queued; False: asked to stop.
@@ -271,8 +288,8 @@ class SqliteStore:
         except queue.Empty:
             return group, True
         while item is not None:
-            group.append(item)
-            if len(group) == MAX_GROUP:
+            group += item
+            if len(group) >= MAX_GROUP:
                 return group, True
             try:
                 item = self._queue.get_nowait()

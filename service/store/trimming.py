@@ -14,7 +14,7 @@ import numpy as np
 from bandexa_core.ids import LogPosition
 from bandexa_core.replay.evicted import ranks
 from service.store.codec import BanditRecord, unpack_chosen
-from service.store.evicted import FIRST_ROW, trim_of
+from service.store.evicted import FIRST_ROW, checksum_of, trim_of
 from service.store.protocol import Dropped
 
 TRIM_CHUNK = 500
@@ -86,15 +86,16 @@ class Trimming:
             ).fetchone()
             if size == 0 or (found is not None and rank > found[0]):
                 continue
-            item, value, chosen, context = self._db.execute(
+            name, item, value, chosen, context = self._db.execute(
                 FIRST_ROW, (bandit.key, position)
             ).fetchone()
-            picked = unpack_chosen(chosen)[item]
+            picked = unpack_chosen(name, chosen, context)[item]
+            action = picked.features.tobytes()
             self._db.execute(
-                "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    bandit.key, position, rank, picked.slot, value, picked.features.tobytes(),
-                    context,
+                    bandit.key, position, rank, picked.slot, value, action, context,
+                    checksum_of(position, picked.slot, action, context),
                 ),
             )  # fmt: skip
         self._db.execute(

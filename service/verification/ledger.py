@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bandexa_core.spec import BanditSpec
+from service.exceptions import StoreDamaged
 from service.store import BanditRecord
 from service.store.codec import unpack_chosen
 from service.verification.findings import Check, Report, Say
@@ -124,7 +125,7 @@ class Ledger:
             check.problem(f"outcomes: {what}: log row {origin} is not the first to learn it")
         elif said is not None and said != value:
             check.problem(f"outcomes: {what}: value {value}, the log says {said}")
-        if not _has_pick(chosen, item):
+        if not _has_pick(decision_id, chosen, item):
             check.problem(f"outcomes: {what}: the decision has no such pick")
         if position >= origin:
             check.problem(f"outcomes: {what}: learned in row {origin}, before it was decided")
@@ -189,8 +190,8 @@ def _fold(rewards: list[float], aggregate: str) -> float:
     return total if aggregate == "sum" else total / len(rewards)
 
 
-def _has_pick(chosen: bytes, item: int) -> bool:
+def _has_pick(decision_id: str, chosen: bytes, item: int) -> bool:
     try:
-        return 0 <= item < len(unpack_chosen(chosen))
-    except (ValueError, TypeError):  # no such blob
+        return 0 <= item < len(unpack_chosen(decision_id, chosen))
+    except StoreDamaged:
         return False

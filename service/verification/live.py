@@ -18,7 +18,7 @@ from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.snapshot import SnapshotStore
-from service.exceptions import StoreError
+from service.exceptions import StoreDamaged, StoreError
 from service.loading import load_at
 from service.store import BanditRecord, StoreReader
 from service.verification.findings import Check
@@ -79,6 +79,9 @@ class LiveAudit:
             except SnapshotError as error:  # replaced by a newer one, and pruned
                 pruned = str(error)
                 continue
+            except StoreDamaged as error:
+                check.problem(f"live: {error}")
+                return False
             check.compared = (
                 f"scores of snapshot {answer['snapshot']} at position {answer['position']}"
             )

@@ -11,11 +11,18 @@ import sqlite3
 from typing import Any
 
 from bandexa_core.ids import LogPosition
+from service.exceptions import StoreDamaged
 from service.store import BanditRecord
-from service.store.codec import chain_hash
+from service.store.codec import (
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
+    KIND_LEARN,
+    chain_hash,
+    unpack_chosen,
+)
 from service.store.evicted import trim_of
 from service.store.reader import GENESIS_HASH
-from service.store.schema import KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.verification.findings import Check
 
 CHUNK = 1000
@@ -23,7 +30,7 @@ _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)
 
 _ROWS = """
 SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
-       l.hash, d.bandit, o.origin
+       l.hash, d.bandit, o.origin, d.chosen, d.context
 FROM log AS l
 LEFT JOIN decisions AS d ON l.kind = 1 AND d.decision_id = l.decision_id
 LEFT JOIN outcomes AS o ON l.kind = 1 AND o.decision_id = l.decision_id AND o.item = l.item
@@ -88,6 +95,7 @@ class LogAudit:
         self._hash = bytes(stored)
         if kind == KIND_LEARN:
             self._learn_row(position, learned, row[10], row[11])
+            self._decision(f"row {position}", decision_id, *row[12:])
         elif kind not in _KINDS:
             self._problem(f"row {position}: of unknown kind {kind}")
         elif payload is None or (kind == KIND_IMPORT and not _names_version(payload)):
@@ -116,6 +124,14 @@ class LogAudit:
         if known != before and (known is not None or origin > self.begins):
             self._problem(f"{what}: was {before}, the rows before it say {known}")
         self._corrected[origin] = after
+
+    def _decision(self, what: str, name: str, chosen: bytes | None, context: bytes) -> None:
+        """Check that what a value was learned from is what was decided."""
+        try:
+            if chosen is not None:
+                unpack_chosen(name, chosen, context)
+        except StoreDamaged as error:
+            self._problem(f"{what}: {error}")
 
     def _before(self, origin: int, decision_id: str, item: int) -> float | None:
         known = self._corrected.get(origin)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bandexa_core.policies import Candidates, Uniform
-from bandexa_core.policies.panel import Exploration, count_votes
+from bandexa_core.policies.panel import Exploration
 from bandexa_core.spec import SelectionSpec
 
 ORACLE_DRAWS = 100_000
@@ -32,9 +32,10 @@ class Watched(Exploration):
 
     vectors: list[NDArray[np.float64]] = field(default_factory=list)
 
-    def propensities(self, votes_K):
-        self.vectors.append(super().propensities(votes_K))
-        return self.vectors[-1]
+    def propensity(self, winners_M, candidate, num):
+        vector = [super(Watched, self).propensity(winners_M, k, num) for k in range(num)]
+        self.vectors.append(np.array(vector))
+        return vector[candidate]
 
 
 class Frozen(NamedTuple):
@@ -210,9 +211,7 @@ def test_given_its_panel_an_action_is_served_as_often_as_logged(freeze, power):
 @pytest.mark.parametrize("epsilon", [0.0, 0.005, 0.3, 1.0])
 def test_propensities_are_votes_and_floor_and_sum_to_one(epsilon):
     winners_M = np.array([3, 0, 3, 3, 1, 3, 0, 3])
-    votes_K = count_votes(winners_M, 5)
-    assert votes_K.tolist() == [2, 1, 0, 5, 0]
-    found = Exploration(8, epsilon).propensities(votes_K)
+    found = np.array([Exploration(8, epsilon).propensity(winners_M, k, 5) for k in range(5)])
     by_hand = [(1 - epsilon) * votes / 8 + epsilon / 5 for votes in (2, 1, 0, 5, 0)]
     assert found.tolist() == pytest.approx(by_hand, rel=1e-15)
     assert found.sum() == pytest.approx(1.0, abs=1e-15)

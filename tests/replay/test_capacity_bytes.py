@@ -24,13 +24,13 @@ def open_at(request, tmp_path, layout, no_sync):
 
 @pytest.mark.parametrize(
     ("capacity", "capacity_bytes", "num_kept"),
-    [(None, 6 * 35, 6), (None, 7 * 35 - 1, 6), (4, 6 * 35, 4), (6, 4 * 35, 4), (None, 35, 1)],
+    [(None, 6 * 43, 6), (None, 7 * 43 - 1, 6), (4, 6 * 43, 4), (6, 4 * 43, 4), (None, 43, 1)],
 )
 def test_the_newest_rows_are_kept(
     open_at, layout, make_rows, join, assert_same, capacity, capacity_bytes, num_kept
 ):
-    """A row takes 24 bytes, 8 for two action features and 3 for the context; the less holds."""
-    assert layout.row_bytes == 35
+    """A row takes 32 bytes, 8 for two action features and 3 for the context; the less holds."""
+    assert layout.row_bytes == 43
     with open_at(capacity=capacity, capacity_bytes=capacity_bytes) as replay:
         for position in range(1, 30, 3):
             replay.append(make_rows(layout, range(position, position + 3)))
@@ -41,9 +41,9 @@ def test_the_newest_rows_are_kept(
         assert_same(join(list(replay.scan(4)), layout), kept)
 
 
-@pytest.mark.parametrize("capacity_bytes", [0, -5, 34])
+@pytest.mark.parametrize("capacity_bytes", [0, -5, 42])
 def test_without_room_for_a_row_it_is_refused(open_at, tmp_path, capacity_bytes):
-    with pytest.raises(ValueError, match="capacity_bytes must hold a row of 35 bytes"):
+    with pytest.raises(ValueError, match="capacity_bytes must hold a row of 43 bytes"):
         open_at(capacity_bytes=capacity_bytes)
     assert list(tmp_path.iterdir()) == []
 
@@ -51,17 +51,17 @@ def test_without_room_for_a_row_it_is_refused(open_at, tmp_path, capacity_bytes)
 def test_files_take_at_most_a_shard_and_a_flush_more(tmp_path, layout, make_rows, no_sync):
     root = tmp_path / "replay"
     with DiskReplay(
-        root, layout, shard_size=4, flush_every=2, capacity_bytes=10 * 35, fs=no_sync
+        root, layout, shard_size=4, flush_every=2, capacity_bytes=10 * 43, fs=no_sync
     ) as replay:
         for position in range(1, 60):
             replay.append(make_rows(layout, [position]))
             stored = sum(path.stat().st_size for path in root.glob("*.rows"))
-            assert stored <= (10 + 4 + 2) * 35
+            assert stored <= (10 + 4 + 2) * 43
 
 
 def test_less_room_at_the_next_opening_evicts(tmp_path, layout, make_rows, no_sync):
     root = tmp_path / "replay"
     with DiskReplay(root, layout, shard_size=4, fs=no_sync) as replay:
         replay.append(make_rows(layout, range(1, 20)))
-    with DiskReplay(root, layout, shard_size=4, capacity_bytes=5 * 35, fs=no_sync) as replay:
+    with DiskReplay(root, layout, shard_size=4, capacity_bytes=5 * 43, fs=no_sync) as replay:
         assert replay.positions().tolist() == [15, 16, 17, 18, 19]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -58,19 +59,18 @@ def test_reopening_gives_back_every_value(root, layout, shard_size, plain_model,
 
 
 def test_a_row_is_a_packed_little_endian_record(root, make_rows):
-    """24 bytes of position, slot and reward, then actions, then the context; no header, no gap."""
+    """Position, slot, reward and two checksums, then actions, then the context; no gap."""
     layout = RowLayout((2,), "uint8", 1)
     rows = make_rows(layout, [1, 9])
     with DiskReplay(root, layout) as replay:
         replay.append(rows)
-    expected = b"".join(
-        rows.positions[i].astype("<i8").tobytes()
-        + rows.slots[i].astype("<i8").tobytes()
-        + rows.rewards[i].astype("<f8").tobytes()
-        + rows.actions[i].astype("<f4").tobytes()
-        + rows.contexts[i].tobytes()
-        for i in range(2)
-    )
+    expected = b""
+    for i in range(2):
+        head = rows.positions[i].astype("<i8").tobytes() + rows.slots[i].astype("<i8").tobytes()
+        reward = rows.rewards[i].astype("<f8").tobytes()
+        rest = rows.actions[i].astype("<f4").tobytes() + rows.contexts[i].tobytes()
+        sums = (crc32(reward), crc32(head + rest))
+        expected += head + reward + np.array(sums, "<u4").tobytes() + rest
     assert (root / "shard-00000000.rows").read_bytes() == expected
     assert len(expected) == 2 * layout.row_bytes
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bandexa_core.errors import ReplayError, ReplayMismatch
@@ -107,12 +108,33 @@ def test_another_layout_is_refused_and_leaves_the_directory_alone(
         model.assert_equals(replay)
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_byte_that_changed_anywhere_in_a_row_is_found_by_a_scan(
+    root, layout, make_rows, no_sync, corrected
+):
+    with DiskReplay(root, layout, shard_size=4, fs=no_sync) as replay:
+        replay.append(make_rows(layout, range(1, 4)))
+        if corrected:
+            replay.correct(np.array([2]), np.array([0.75]))
+    shard = root / "shard-00000000.rows"
+    whole = shard.read_bytes()
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        shard.write_bytes(damaged)
+        with pytest.raises(ReplayError), DiskReplay(root, layout, shard_size=4, fs=no_sync) as it:
+            list(it.scan(2))
+    shard.write_bytes(whole)
+    with DiskReplay(root, layout, shard_size=4, fs=no_sync) as replay:
+        assert sum(len(rows) for rows in replay.scan(2)) == 3
+
+
 def test_another_format_is_refused(root, layout):
     DiskReplay(root, layout).close()
     path = root / "replay.json"
     document = json.loads(path.read_text())
-    path.write_text(json.dumps({**document, "format": 2}))
-    with pytest.raises(ReplayMismatch, match="'format': 2"):
+    path.write_text(json.dumps({**document, "format": 1}))
+    with pytest.raises(ReplayMismatch, match="'format': 1"):
         DiskReplay(root, layout)
 
 

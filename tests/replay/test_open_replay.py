@@ -13,15 +13,15 @@ from bandexa_core.replay import DiskReplay, MemoryReplay, RowLayout, open_replay
         ("memory", (1 << 20,), None, MemoryReplay),
         ("disk", (1,), 10, DiskReplay),
         ("auto", (1000,), None, MemoryReplay),
-        ("auto", (16 * 1024 - 24,), None, MemoryReplay),
-        ("auto", (16 * 1024 - 23,), None, DiskReplay),
+        ("auto", (16 * 1024 - 32,), None, MemoryReplay),
+        ("auto", (16 * 1024 - 31,), None, DiskReplay),
         ("auto", (1 << 20,), 255, MemoryReplay),
         ("auto", (1 << 20,), 256, DiskReplay),
         ("auto", (1000,), 1_000_000, DiskReplay),
     ],
 )
 def test_auto_keeps_in_memory_what_is_small(tmp_path, backend, shape, capacity, expected):
-    """Small: 256 MiB when full, or, without a capacity, 16 KiB a row (24 bytes of them fixed)."""
+    """Small: 256 MiB when full, or, without a capacity, 16 KiB a row (32 bytes of them fixed)."""
     root = tmp_path / "replay"
     with open_replay(backend, root, RowLayout(shape, "uint8", 0), capacity=capacity) as replay:
         assert type(replay) is expected
@@ -49,7 +49,7 @@ def test_auto_counts_a_capacity_in_bytes(tmp_path, shape, capacity, capacity_byt
 
 @pytest.mark.parametrize("backend", ["auto", "memory", "disk"])
 def test_a_capacity_in_bytes_reaches_the_backend(tmp_path, layout, make_rows, backend):
-    with open_replay(backend, tmp_path / "r", layout, capacity_bytes=5 * 35) as replay:
+    with open_replay(backend, tmp_path / "r", layout, capacity_bytes=5 * 43) as replay:
         replay.append(make_rows(layout, range(1, 20)))
         assert replay.positions().tolist() == [15, 16, 17, 18, 19]
 

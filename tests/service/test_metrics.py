@@ -224,13 +224,13 @@ def test_heartbeats_come_from_the_work_itself() -> None:
     report: Callable[[dict[str, Any]], None] = told.append
     beat = Heartbeat(report)
     beat.begin()
-    beat("following")
+    beat("replay")
     beat.holds(7, 700)
     for step in range(1000):
-        beat("training", step / 1000)
-    beat("rebuilding", 1.0)
+        beat("optimizer", step / 1000)
+    beat("rebuild", 1.0)
     phases = [event["phase"] for event in told]
-    assert list(dict.fromkeys(phases)) == ["following", "training", "rebuilding"]
+    assert list(dict.fromkeys(phases)) == ["replay", "optimizer", "rebuild"]
     assert len(phases) < 10
     assert "replay_rows" not in told[0]
     assert (told[1]["replay_rows"], told[1]["replay_bytes"]) == (7, 700)

@@ -66,7 +66,7 @@ DAMAGE = {
     ),
     "what a decision saw": (
         "UPDATE decisions SET context = zeroblob(length(context)) WHERE decision_id = 'linear.90'",
-        "linear: snapshot 4 against 3 with rows up to 101: covariance",
+        "linear: log: row 92: decision linear.90 is not what was written",
     ),
     "an action": (
         f"UPDATE log SET payload = substr(payload, 1, 20) WHERE bandit = {LINEAR} AND position = 1",

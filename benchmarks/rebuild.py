@@ -1,0 +1,67 @@
+"""Measures a rebuild of the posterior over 100,000 rows of 64 features that are given.
+
+Against the least it could take: one float64 matrix product with as many multiply-adds as Z^T Z has,
+and one read of the rows. In chunks, with the checks and sums of `Statistics` and the factorisation,
+one thread, in turns with that floor; medians. Nothing is kept but the JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
+from bandexa_core.spec import TrainingSpec
+from benchmarks.processes import on_one_thread
+from benchmarks.targets import Target, report
+
+_ROWS, _DIM = 100_000, 64
+_TARGETS = {"rebuild": Target(1.5, 1.2, unit="times the floor")}
+
+
+def measure(repeats: int) -> dict[str, float]:
+    """Return the figures."""
+    rng = np.random.default_rng(0)
+    rows, values = rng.standard_normal((_ROWS, _DIM)), rng.standard_normal(_ROWS)
+    # Two matrices: of Z^T Z numpy would work out one half.
+    left, flat = np.ascontiguousarray(rows.T), rows.reshape(-1)
+    chunk = TrainingSpec().rebuild_chunk
+    found: dict[str, list[float]] = {"rebuild": [], "product": [], "read": []}
+    for turn in range(repeats + 1):
+        started = time.perf_counter()
+        sums = Statistics(_DIM)
+        for first in range(0, _ROWS, chunk):
+            sums.add(rows[first : first + chunk], values[first : first + chunk])
+        GaussianPosterior.from_statistics(sums, PosteriorConfig())
+        built = time.perf_counter()
+        np.dot(left, rows)
+        multiplied = time.perf_counter()
+        flat.dot(flat)
+        read = time.perf_counter()
+        if turn:
+            found["rebuild"].append(built - started)
+            found["product"].append(multiplied - built)
+            found["read"].append(read - multiplied)
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    floor = medians["product"] + medians["read"]
+    results = {"rebuild": medians["rebuild"] / floor}
+    return results | {f"{name}_ms": 1e3 * seconds for name, seconds in medians.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="bandexa bench rebuild", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(argv)
+    return report("rebuild", measure(given.repeats), _TARGETS, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(on_one_thread("benchmarks.rebuild", main))

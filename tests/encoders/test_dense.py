@@ -1,0 +1,78 @@
+"""The numpy serving of small networks against the torch modules it is a copy of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bandexa_core.encoders import serving
+from bandexa_core.encoders.mlp import MLPEncoder, MLPServing
+from bandexa_core.encoders.module import SplitModuleEncoder
+from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("action_dim", [3, 4])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_numpy_layers_give_what_the_torch_module_gives(activation, action_dim, dtype):
+    torch.manual_seed(5)
+    module = MLPEncoder((4,), action_dim, feature_dim=6, hidden=(9, 8), activation=activation)
+    rng = np.random.default_rng(0)
+    contexts = (50 * np.abs(rng.normal(size=(7, 4)))).astype(dtype)
+    actions = rng.normal(size=(7, action_dim)).astype(np.float32)
+    fast, plain = serving(module), SplitModuleEncoder(module)
+    assert isinstance(fast, MLPServing)
+    pairs = [
+        (fast.encode(contexts, actions), plain.encode(contexts, actions)),
+        (fast.encode_batch(contexts[0], actions), plain.encode_batch(contexts[0], actions)),
+        (fast.context_part(contexts[0]), plain.context_part(contexts[0])),
+        (fast.action_part(actions), plain.action_part(actions)),
+    ]
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_silu_of_huge_numbers_is_finite():
+    module = MLPEncoder((1,), 1, feature_dim=2, hidden=(2,), activation="silu")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(-1e4)
+    z = serving(module).encode(np.array([[1e4]]), np.ones((1, 1), np.float32))
+    assert np.isfinite(z).all()
+
+
+def test_a_subclass_is_served_by_its_own_forward():
+    class Doubled(MLPEncoder):
+        def combine(self, context_parts, action_parts):
+            return 2 * super().combine(context_parts, action_parts)
+
+    torch.manual_seed(0)
+    module = Doubled((2,), 2, feature_dim=3, hidden=(4,))
+    x, a = np.ones((1, 2), np.float32), np.ones((1, 2), np.float32)
+    expected = module(torch.from_numpy(x), torch.from_numpy(a)).detach().numpy()
+    np.testing.assert_allclose(serving(module).encode(x, a)[:, :-1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [(), (9,), (9, 8)])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+def test_two_towers_in_numpy_give_what_the_torch_module_gives(activation, hidden):
+    torch.manual_seed(6)
+    module = TwoTowerEncoder((4,), 3, tower_dim=5, hidden=hidden, activation=activation)
+    rng = np.random.default_rng(0)
+    contexts, actions = rng.normal(size=(7, 4)), rng.normal(size=(7, 3)).astype(np.float32)
+    fast, plain = serving(module), SplitModuleEncoder(module)
+    assert isinstance(fast, TwoTowerServing)
+    parts = fast.action_part(actions)
+    pairs = [
+        (fast.encode(contexts, actions), plain.encode(contexts, actions)),
+        (fast.encode_batch(contexts[0], actions), plain.encode_batch(contexts[0], actions)),
+        (fast.context_part(contexts[0]), plain.context_part(contexts[0])),
+        (parts, plain.action_part(actions)),
+        (
+            fast.combine(fast.context_part(contexts[0]), parts),
+            fast.encode_batch(contexts[0], actions),
+        ),
+    ]
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,91 @@
+"""A start that cannot succeed says why in one line, without a traceback, and leaves all alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from service.engine import Engine
+from service.exceptions import StoreError
+from service.metrics import Metrics
+from service.settings import Settings
+from service.verify import main as verify
+
+OLD = Path(__file__).parent / "data" / "version-1"
+
+
+def refusal(data_dir: Path) -> str:
+    """Start a server that refuses; returns its only line of level critical."""
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    ended = subprocess.run(
+        [*command, "--data-dir", str(data_dir)], capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    (critical,) = [line["event"] for line in lines if line["level"] == "critical"]
+    assert "\n" not in critical
+    return str(critical)
+
+
+def test_a_database_that_is_none_is_refused_in_one_line(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "bandexa.db").write_bytes(b"this is no database" * 500)
+    assert "file is not a database" in refusal(data)
+
+
+def test_a_bandit_without_a_snapshot_is_refused_in_one_line(tmp_path):
+    shutil.copytree(OLD, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "snapshots")
+    assert "no usable snapshot" in refusal(tmp_path / "data")
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched(tmp_path, how):
+    data = tmp_path / "data"
+    shutil.copytree(OLD, data)
+    (bandit,) = (data / "snapshots").iterdir()
+    shutil.copytree(bandit / "v00000000", bandit / "v00000001")  # it was trained
+    if how == "deleted":
+        (data / "bandexa.db").unlink()
+    else:
+        (data / "bandexa.db").write_bytes(b"")
+    before = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
+    with pytest.raises(StoreError, match="holds models of 1 bandits"):
+        asyncio.run(started(data))
+    kept = [pair for pair in before if pair[0].name != "replay"]
+    found = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
+    assert [pair for pair in found if pair[0].name != "replay"] == kept
+
+
+async def started(data_dir: Path) -> None:
+    engine = Engine(Settings(data_dir=data_dir), Metrics())
+    try:
+        await engine.start()
+    finally:
+        await engine.close()
+
+
+def test_a_store_of_a_newer_release_is_refused_in_one_line(tmp_path):
+    shutil.copytree(OLD, tmp_path / "data")
+    with closing(sqlite3.connect(tmp_path / "data" / "bandexa.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "written by a newer release" in refusal(tmp_path / "data")
+
+
+def test_verify_says_that_an_older_directory_is_migrated_by_the_server(tmp_path, capsys):
+    shutil.copytree(OLD, tmp_path / "data")
+    settings = Settings(data_dir=tmp_path / "data")
+    assert verify(settings, live=None, api_key=None, json_file=None, quiet=True) == 2
+    assert "the server migrates it at its next start" in capsys.readouterr().err

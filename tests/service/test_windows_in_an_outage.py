@@ -1,0 +1,68 @@
+"""While the disk takes no writes, the log says once that reward windows are not closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from typing import Any
+
+import pytest
+
+import service.engine
+from service.engine import Engine
+from service.metrics import Metrics
+from service.settings import Settings
+
+TELLING = "reward windows cannot be closed"
+
+
+def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(service.engine, "WINDOWS_LOOKED_AT_S", 0.01)
+    caplog.set_level(logging.WARNING)
+    asyncio.run(two_outages(Settings(data_dir=tmp_path / "data", durability="os"), caplog))
+
+
+async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(settings, Metrics())
+    await engine.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        looks = counted(engine)
+        for number in (1, 2):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+            engine.store.sync(lambda result, error: None)  # writes, where a look may not
+            await until(lambda: engine.failure() is not None)
+            await more(looks, 20)
+            told = [record for record in caplog.records if TELLING in record.message]
+            assert len(told) == number
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await until(lambda: engine.failure() is None)
+            await more(looks, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        await engine.close()
+
+
+def counted(engine: Engine) -> list[None]:
+    """Have every look at the windows counted."""
+    looks: list[None] = []
+    look = engine.store.close_windows
+
+    def counting(*arguments: Any) -> None:
+        looks.append(None)
+        look(*arguments)
+
+    engine.store.close_windows = counting  # type: ignore[method-assign,assignment]
+    return looks
+
+
+async def more(looks: list[None], num: int) -> None:
+    wanted = len(looks) + num
+    await until(lambda: len(looks) >= wanted)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)

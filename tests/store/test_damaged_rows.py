@@ -1,0 +1,100 @@
+"""Rows that are not what was written: refused by name when something is made of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+
+from bandexa_core.catalogue import CatalogueChange
+from bandexa_core.ids import ActionId, DecisionId, LogPosition
+from service.exceptions import StoreDamaged
+from service.store.codec import unpack_chosen
+
+
+@pytest.fixture
+def bandit(desk, store, make):
+    """A bandit with an action and two learned values, at positions 1 to 3; d2 awaits its reward."""
+    bandit = make.bandit(desk, store)
+    change = CatalogueChange((ActionId("a0"),), np.ones((1, 2), np.float32), np.ones(1, np.bool_))
+    desk.call(store.append_change, bandit, change)
+    for number in range(3):
+        desk.call(store.append_decision, make.decision(bandit, f"d{number}"))
+        if number < 2:
+            desk.call(store.append_reward, make.report(f"d{number}", 0.5))
+    return bandit
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        assert database.execute(sql).rowcount == 1
+
+
+def follow(store, bandit) -> list[int]:
+    with store.reader() as reader:
+        rows = reader.follow(bandit, LogPosition(0), reader.head(bandit.key))
+        return [row.position for chunk in rows for row in chunk]
+
+
+FLIPPED = "CAST(substr({0}, 1, length({0}) - 3) || x'55' || substr({0}, -2) AS BLOB)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("UPDATE log SET after = 0.75 WHERE position = 2", "log row 2"),
+        ("UPDATE log SET time = time + 1 WHERE position = 3", "log row 3"),
+        ("UPDATE log SET hash = x'00' WHERE position = 2", "log row 2"),
+        ("DELETE FROM log WHERE position = 2", "log row 2"),
+        ("UPDATE log SET payload = zeroblob(4) WHERE position = 1", "log row 1"),
+        (f"UPDATE decisions SET context = {FLIPPED.format('context')} WHERE decision_id = 'd1'",
+         "decision d1"),
+        (f"UPDATE decisions SET chosen = {FLIPPED.format('chosen')} WHERE decision_id = 'd1'",
+         "decision d1"),
+        ("DELETE FROM decisions WHERE decision_id = 'd1'", "decision d1 is missing"),
+    ],
+)  # fmt: skip
+def test_no_model_is_made_of_a_damaged_row(desk, store, bandit, sql, what):
+    assert follow(store, bandit) == [1, 2, 3]
+    change(desk.path, sql)
+    with pytest.raises(StoreDamaged, match=what):
+        follow(store, bandit)
+
+
+def test_actions_are_not_read_from_a_damaged_row(desk, store, bandit):
+    with store.reader() as reader:
+        assert len(reader.catalogue_at(bandit, LogPosition(3)).ids) == 1
+        change(desk.path, "UPDATE log SET payload = zeroblob(4) WHERE position = 1")
+        with pytest.raises(StoreDamaged, match="log row 1"):
+            reader.catalogue_at(bandit, LogPosition(3))
+
+
+@pytest.mark.parametrize("column", ["context", "chosen"])
+def test_a_damaged_decision_is_not_learned_from(desk, store, make, bandit, column):
+    flipped = FLIPPED.format(column)
+    change(desk.path, f"UPDATE decisions SET {column} = {flipped} WHERE decision_id = 'd2'")
+    with pytest.raises(StoreDamaged, match="decision d2"):
+        desk.call(store.append_reward, make.report("d2", 0.5))
+    assert follow(store, bandit) == [1, 2, 3]
+    assert desk.call(store.append_reward, make.report("d1", 0.5)).status == "duplicate"
+
+
+def test_damaged_picks_are_not_answered(desk, store, bandit):
+    flipped = FLIPPED.format("chosen")
+    change(desk.path, f"UPDATE decisions SET chosen = {flipped} WHERE decision_id = 'd2'")
+    with store.reader() as reader, pytest.raises(StoreDamaged, match="decision d2"):
+        reader.answer(DecisionId("d2"))
+
+
+def test_decisions_from_before_there_were_checksums_are_read(desk, store, bandit):
+    with closing(sqlite3.connect(desk.path)) as database:
+        (blob,) = database.execute("SELECT chosen FROM decisions").fetchone()
+    (picked,) = unpack_chosen("d0", blob)
+    old = msgpack.packb([("a0", 0, 0, picked.features.tobytes(), picked.score)])
+    (found,) = unpack_chosen("d0", old, b"anything")
+    assert (found.id, found.score) == (picked.id, picked.score)
+    np.testing.assert_array_equal(found.features, picked.features)
