@@ -22,7 +22,7 @@ SLOW = {
 # Blocks with such a line start what lives until it is ended.
 SERVES = re.compile(r"^(make serve|(\.venv/bin/)?bandexa serve)", re.MULTILINE)
 # Blocks with such a line need a container engine: `make docker-check` runs what is in them.
-CONTAINERS = re.compile(r"^(docker|podman|buildah)\b", re.MULTILINE)
+CONTAINERS = re.compile(r"^(\w+=\S+ )*(docker|podman|buildah)\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)

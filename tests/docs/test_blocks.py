@@ -22,7 +22,7 @@ import pytest
 
 from service.configured import parse
 from service.settings import load_settings
-from tests.docs.pages import ALL, LANGUAGES, PAGES, ROOT, Block
+from tests.docs.pages import ALL, CONTAINERS, LANGUAGES, PAGES, ROOT, Block
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
@@ -142,6 +142,17 @@ def test_what_serves_listens_and_ends_when_told(
         assert json.loads(process.stdout.readline())["event"] == "listening"
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_what_needs_a_container_engine_names_files_that_are_there(
+    tools: Path, tmp_path: Path
+) -> None:
+    for block in (b for b in ALL if b.in_container):
+        for line in block.text.splitlines():
+            if not CONTAINERS.search(line):
+                shell(line, tmp_path, tools, "http://127.0.0.1:1")
+            for name in re.findall(r"--file (\S+)", line):
+                assert (ROOT / name).exists()
 
 
 @pytest.mark.slow_docs
