@@ -35,7 +35,7 @@ from simulators.wire import Rejected, RewardReport
 DIM, NUM_ACTIONS, FEATURES, BATCH = 16, 50, 32, 100
 _ROWS = 300
 _CEILING = (sys.executable, "-m", "benchmarks.ceiling")
-_TARGETS = {
+TARGETS = {
     "select_os": Target(0.50, 0.70, at_most=False, unit="of the ceiling's requests/s"),
     "select_commit": Target(0.45, 0.65, at_most=False, unit="of the ceiling's requests/s"),
     "pairs_commit": Target(0.40, 0.60, at_most=False, unit="of the ceiling's requests/s"),
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServerFailedError, LoadFailed) as error:
         print(f"bandexa bench http: {error}", file=sys.stderr)
         return 1
-    return report("http", results, _TARGETS, given.json)
+    return report("http", results, TARGETS, given.json)
 
 
 if __name__ == "__main__":
