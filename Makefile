@@ -46,8 +46,8 @@ docs: $(VENV)/.run  ## the reference pages, from the code
 docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; needs promtool (Debian: prometheus)
 	$(BIN)/python -m pytest -q -m slow_docs tests/docs
 
-bench: $(VENV)/.run  ## the measurements the README quotes
-	$(BIN)/bandexa bench core --json bench-out/core.json
+bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
+	$(BIN)/bandexa bench all --out bench-out
 
 proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
 	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json

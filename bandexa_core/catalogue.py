@@ -93,5 +93,4 @@ class Catalogue:
         Raises:
             KeyError: The first id that is not in the catalogue.
         """
-        slots = self.slots
-        return np.array([slots[action_id] for action_id in ids], np.int64)
+        return np.fromiter(map(self.slots.__getitem__, ids), np.int64, len(ids))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -107,12 +108,11 @@ class _Client(asyncio.Protocol):
     def __init__(self, plan: Plan, turns: Iterator[bytes], tally: dict[str, int]) -> None:
         self._plan, self._turns, self._tally = plan, turns, tally
         self._answer = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(next(self._turns))
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.write(next(self._turns))
 
     def data_received(self, data: bytes) -> None:
         self._answer += data

@@ -7,8 +7,10 @@ catalogue actions for a context in R^16 sent as JSON, with an `mlp` of 32 featur
 once and are asked in turns; of each figure the median counts. No round of training runs.
 
 Throughput of both depends on what else the machine does; their CPU time per request (all threads
-of the server) less so, and is told beside it. Runs private servers in temporary folders; nothing is
-kept but the JSON file.
+of the server) less so, and is told beside it. `decision_cpu_us` is the arithmetic of one decision
+in process, neither sent nor kept: what a select, or a decision of a batch, takes at least.
+
+Runs private servers in temporary folders; nothing is kept but the JSON file.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,8 +28,10 @@ from typing import Any
 
 import numpy as np
 
+from bandexa_core.ids import DecisionId
 from benchmarks.closed_loop import LoadFailed, Plan, driver, rate
-from benchmarks.processes import cpu_s, pin_threads
+from benchmarks.in_process import InProcessClient
+from benchmarks.processes import cpu_s, on_one_thread
 from benchmarks.targets import Target, report
 from simulators.client import BanditClient, SelectRequest
 from simulators.private_server import PrivateServer, ServerFailedError, interruptible
@@ -35,7 +40,7 @@ from simulators.wire import Rejected, RewardReport
 DIM, NUM_ACTIONS, FEATURES, BATCH = 16, 50, 32, 100
 _ROWS = 300
 _CEILING = (sys.executable, "-m", "benchmarks.ceiling")
-_TARGETS = {
+TARGETS = {
     "select_os": Target(0.50, 0.70, at_most=False, unit="of the ceiling's requests/s"),
     "select_commit": Target(0.45, 0.65, at_most=False, unit="of the ceiling's requests/s"),
     "pairs_commit": Target(0.40, 0.60, at_most=False, unit="of the ceiling's requests/s"),
@@ -82,6 +87,27 @@ def prepare(url: str, bandit: str, spec: dict[str, Any]) -> None:
 def contexts(num: int, rng: np.random.Generator) -> list[list[float]]:
     """Return contexts as they are sent."""
     return [row.round(4).tolist() for row in rng.standard_normal((num, DIM))]
+
+
+def _decision_cpu_us() -> float:
+    """Return the CPU time of a decision's arithmetic alone."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((NUM_ACTIONS, DIM)).astype(np.float32)
+    ids = [f"a{n}" for n in range(NUM_ACTIONS)]
+    client = InProcessClient("default", spec(), ids, features)
+    for number, context in enumerate(contexts(_ROWS, rng)):
+        client.select("default", context, decision_id=str(number))
+        client.reward(str(number), float(rng.uniform(-1.0, 1.0)))
+    client.train("default")
+    model, asked = client.model, rng.standard_normal(DIM).astype(np.float32)
+    times = []
+    for block in range(20):
+        started = time.process_time()
+        for number in range(100):
+            decision = DecisionId(f"{block}-{number}")
+            model.select(decision, asked, model.enabled_candidates())
+        times.append((time.process_time() - started) / 100)
+    return 1e6 * statistics.median(times)
 
 
 def _loads(servers: dict[str, PrivateServer], seconds: float) -> dict[str, _Load]:
@@ -134,7 +160,7 @@ def measure(repeats: int, seconds: float) -> dict[str, Any]:
                     rates[name].append(found)
                     used = cpu_s(load.server.pid) - before
                     cpu_us[name].append(1e6 * used / (found * round(plan.seconds)))
-    return _figures(rates, cpu_us)
+    return _figures(rates, cpu_us) | {"decision_cpu_us": _decision_cpu_us()}
 
 
 def _figures(rates: dict[str, list[float]], cpu_us: dict[str, list[float]]) -> dict[str, Any]:
@@ -165,15 +191,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of one turn at one figure")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
-    pin_threads()
     print(f"driver: {driver()}")
     try:
         results = measure(given.repeats, given.seconds)
     except (ServerFailedError, LoadFailed) as error:
         print(f"bandexa bench http: {error}", file=sys.stderr)
         return 1
-    return report("http", results, _TARGETS, given.json)
+    return report("http", results, TARGETS, given.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(on_one_thread("benchmarks.http", main))

@@ -43,14 +43,14 @@ class InProcessClient:
     ) -> None:
         spec = _SPEC.validate_python(body)
         self.num_requests = 0
-        self._model = ServingModel(
+        self.model = ServingModel(
             spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.action_dim)
         )
         self._index = {action_id: index for index, action_id in enumerate(ids)}
         change = CatalogueChange(
             tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
         )
-        self._model.apply(CatalogueRow(LogPosition(1), 0.0, change), _no_import)
+        self.model.apply(CatalogueRow(LogPosition(1), 0.0, change), _no_import)
         layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
         self._replay = MemoryReplay(layout)
         self._training: dict[str, Any] = {}
@@ -67,7 +67,7 @@ class InProcessClient:
     ) -> Selection:
         """Choose; see `BanditClient.select`."""
         assert decision_id is not None
-        model, spec = self._model, self._model.spec
+        model, spec = self.model, self.model.spec
         array = conform(decode_envelope(context), spec.context.shape, spec.context.dtype, "context")
         offered = (
             model.enabled_candidates()
@@ -88,7 +88,7 @@ class InProcessClient:
     def reward(self, decision_id: str, reward: float) -> RewardStatus:
         """Learn; see `BanditClient.reward`."""
         context, action, slot = self._open.pop(decision_id)
-        model = self._model
+        model = self.model
         position = LogPosition(model.position + 1)
         row = LearnRow(
             position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot
@@ -112,7 +112,7 @@ class InProcessClient:
 
     def train(self, bandit: str, *, wait: bool = True) -> Training:
         """Run a round, as the trainer does; see `BanditClient.train`."""
-        model, policy = self._model, self._model.policy
+        model, policy = self.model, self.model.policy
         learned = model.progress.num_learned
         metrics: dict[str, float] = {}
         if isinstance(policy, NeuralLinearTS):

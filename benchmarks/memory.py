@@ -22,7 +22,7 @@ from simulators.client import BanditClient
 from simulators.private_server import PrivateServer, interruptible
 
 _FIRST = 5
-_TARGETS = {"idle_bandit_mb": Target(2.0, 0.5, unit="MB")}
+TARGETS = {"idle_bandit_mb": Target(2.0, 0.5, unit="MB")}
 
 
 def _create(client: BanditClient, name: str, given: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     pin_threads()
-    return report("memory", measure(given.bandits), _TARGETS, given.json)
+    return report("memory", measure(given.bandits), TARGETS, given.json)
 
 
 if __name__ == "__main__":

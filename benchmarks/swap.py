@@ -37,7 +37,7 @@ _TICK_S = 0.001
 _ACTIONS, _DIM, _ROWS = 50, 16, 300
 _MS = 1e3
 
-_TARGETS = {
+TARGETS = {
     "mlp_swap_stall_ms": Target(5.0, 1.0, at_most=True),
     "resnet18_swap_stall_ms": Target(None, None, at_most=True),
 }
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {}
     for encoder, rows in (("mlp", _ROWS), ("resnet18", 40)):
         results |= uvloop.run(_measure(encoder, given.swaps, rows))
-    return report("swap", results, _TARGETS, given.json)
+    return report("swap", results, TARGETS, given.json)
 
 
 if __name__ == "__main__":

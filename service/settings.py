@@ -55,8 +55,8 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where encoders are trained; auto takes CUDA when there is one."
     )
-    service_threads: int = Field(1, ge=1, description="BLAS threads of the serving process.")
-    trainer_threads: int = Field(1, ge=1, description="Torch threads of the trainer process.")
+    service_threads: int = Field(1, ge=1, description="Torch threads of the serving process.")
+    trainer_threads: int = Field(1, ge=1, description="Threads of the trainer process.")
     trainer_niceness: int = Field(
         10,
         ge=0,

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bandexa_core.ids import BanditUid
+from service import BLAS_THREADS
 from service.exceptions import Unavailable
 from service.metrics import Metrics
 
@@ -299,6 +301,7 @@ class TrainerSupervisor:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "service.trainer_process",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
+                    env=os.environ | {BLAS_THREADS: str(self._configuration["threads"])},
                 )  # fmt: skip
             except OSError as error:
                 log.error("the trainer process cannot be started: %s", error)

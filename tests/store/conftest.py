@@ -39,9 +39,15 @@ class Desk:
         self._clock = itertools.count(1)
         self._open: list[SqliteStore] = []
 
-    def open(self, durability: Durability = "os") -> SqliteStore:
+    def open(
+        self,
+        durability: Durability = "os",
+        gather: Callable[[Callable[[], None]], None] | None = None,
+    ) -> SqliteStore:
         """Open the store; time is a counter, so that rows can be told apart."""
-        store = SqliteStore(self.path, durability, self._deliver, lambda: float(next(self._clock)))
+        store = SqliteStore(
+            self.path, durability, self._deliver, lambda: float(next(self._clock)), gather
+        )
         self._open.append(store)
         return store
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -85,6 +86,23 @@ def test_an_append_that_fails_leaves_the_others_of_its_group_committed(desk, sto
     assert [(row.decision_id, row.after) for row in learn_rows(store, bandit)] == [("d0", 0.5)]
     store.close()
     assert desk.groups == [1, 1, 5]
+
+
+def test_what_is_gathered_is_handed_over_together_also_by_closing(desk, make):
+    later: list[Callable[[], None]] = []
+    store = desk.open(gather=later.append)
+    made = desk.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
+    later.pop()()
+    bandit = made.result(20)
+    first = [desk.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
+    assert len(later) == 1
+    later.pop()()
+    assert [future.result(20) for future in first] == [None] * 3
+    last = [desk.ask(store.append_decision, make.decision(bandit, f"e{n}")) for n in range(2)]
+    store.close()
+    assert [future.result(20) for future in last] == [None] * 2
+    later.pop()()  # the event loop gets to it after the store was closed
+    assert desk.groups == [1, 3, 2]
 
 
 def test_a_group_has_a_limit_and_nothing_is_lost_at_it(desk, store, make):

@@ -1,0 +1,51 @@
+"""Measures the simulation of `synthetic` over HTTP beside the same steps in process.
+
+One policy and seed, in lockstep: selects, rewards and rounds of training, against a private server
+and against the same serving model without HTTP and store (`in_process`). Both choose the same
+actions, so what differs is what HTTP, store and process cost. Only told, nothing is to be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.processes import on_one_thread
+from benchmarks.regret import over_http, run_one
+from benchmarks.regret_problems import PROBLEMS
+from benchmarks.targets import report
+
+_POLICY, _SEED = "neural_linear_ts", 100
+
+
+def measure(steps: int) -> dict[str, float]:
+    """Return the figures."""
+    problem = PROBLEMS["synthetic"]
+    started = time.perf_counter()
+    here = run_one(problem, _POLICY, _SEED, steps)
+    between = time.perf_counter()
+    there = over_http(problem, _POLICY, _SEED, steps)
+    ended = time.perf_counter()
+    in_process_s, http_s = between - started, ended - between
+    return {
+        "http_over_in_process": http_s / in_process_s,
+        "in_process_steps_per_s": steps / in_process_s,
+        "http_steps_per_s": steps / http_s,
+        "same_choices": float(here.chosen == there.chosen),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="bandexa bench simulated", description=__doc__)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(argv)
+    return report("simulated", measure(given.steps), {}, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(on_one_thread("benchmarks.simulated", main))
