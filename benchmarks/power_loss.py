@@ -39,6 +39,7 @@ from service.verify import verify
 
 _SPARE = "spare"
 _KINDS = ("wal", "database", "snapshots", "replay", "names")
+_PATIENCE_S = 180.0
 FOREVER = 1 << 62
 
 
@@ -64,9 +65,9 @@ class Recording:
 
 
 def record_load(
-    folder: Path, library: Path, clients: int, seconds: float, durability: str = "commit"
+    folder: Path, library: Path, clients: int, rewards: int, durability: str = "commit"
 ) -> Recording:
-    """Record a server under load from its first moment to its end."""
+    """Record a server under load from its first moment to its end, after so many rewards."""
     root, trace = folder / "root", folder / "trace"
     root.mkdir(parents=True)
     server = Server(root / "data", durability, recording(library, root, trace))
@@ -82,9 +83,9 @@ def record_load(
         for thread in threads:
             thread.start()
         try:
-            time.sleep(seconds / 2)
+            _wait_for(rewards // 2, workers)
             _spare(server, made)
-            time.sleep(seconds / 2)
+            _wait_for(rewards, workers)
         finally:
             stop.set()
             for thread in threads:
@@ -98,6 +99,14 @@ def record_load(
     made.records = read_trace(trace)
     made.wrong += _incomplete(folder, made)
     return made
+
+
+def _wait_for(rewards: int, workers: Sequence[FaultClient]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while sum(len(worker.ledger.rewards) for worker in workers) < rewards:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{rewards} rewards took longer than {_PATIENCE_S:.0f} s")
+        time.sleep(0.05)
 
 
 def _spare(server: Server, made: Recording) -> None:
@@ -293,12 +302,12 @@ def lose_power(
 
 
 def _run(
-    folder: Path, num_cuts: int, clients: int, seconds: float, serve: int, seed: int
+    folder: Path, num_cuts: int, clients: int, rewards: int, serve: int, seed: int
 ) -> tuple[dict[str, float], list[str]]:
     rng, tally, migrations = np.random.default_rng(seed), Tally(), Tally()
     library = build_shim(folder)
     keeps: tuple[Keep, ...] = get_args(Keep)
-    made = record_load(folder / "load", library, clients, seconds)
+    made = record_load(folder / "load", library, clients, rewards)
     places = cuts(made.records, num_cuts, rng)
     lose_power(folder, made, places, rng, tally, keeps=keeps, serve=serve)
     moved = record_migration(folder / "migration", library)
@@ -329,16 +338,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cuts", type=int, default=200, help="points at which power is lost")
     parser.add_argument("--clients", type=int, default=8, help="concurrent client threads")
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of the recorded load")
+    parser.add_argument("--rewards", type=int, default=3000, help="how many are recorded")
     parser.add_argument("--serve", type=int, default=8, help="states that are served again")
     parser.add_argument("--seed", type=int, default=0, help="of the cuts and of what is kept")
     parser.add_argument("--json", type=Path, help="file the figures are written to")
     given = parser.parse_args(argv)
-    if given.cuts < 1 or given.clients < 1 or given.seconds <= 0:
-        parser.error("--cuts, --clients and --seconds must be positive")
+    if min(given.cuts, given.clients, given.rewards) < 1:
+        parser.error("--cuts, --clients and --rewards must be positive")
     with tempfile.TemporaryDirectory(prefix="bandexa-power-") as name:
         results, wrong = _run(
-            Path(name), given.cuts, given.clients, given.seconds, given.serve, given.seed
+            Path(name), given.cuts, given.clients, given.rewards, given.serve, given.seed
         )
     holds = "what was acknowledged survives every cut, once, and every cut is verified"
     return report("power_loss", results, wrong, holds, given.json)

@@ -80,7 +80,7 @@ def test_the_rest_is_kept_in_parts_and_torn_at_sectors(disk, tmp_path):
 
 def test_what_was_acknowledged_survives_power_loss(tmp_path):
     report = tmp_path / "power.json"
-    arguments = ["--cuts", "7", "--clients", "2", "--seconds", "1", "--serve", "0"]
+    arguments = ["--cuts", "7", "--clients", "2", "--rewards", "120", "--serve", "0"]
     assert main([*arguments, "--json", str(report)]) == 0
     results = json.loads(report.read_text())["results"]
     assert results["wrong"] == 0
@@ -89,7 +89,7 @@ def test_what_was_acknowledged_survives_power_loss(tmp_path):
 
 def test_a_server_that_does_not_sync_is_found_to_lose_what_it_acknowledged(library, tmp_path):
     """It promises no more: "os" survives a killed process. What is left is whole all the same."""
-    made = record_load(tmp_path / "os", library, clients=2, seconds=1.0, durability="os")
+    made = record_load(tmp_path / "os", library, clients=2, rewards=60, durability="os")
     assert made.wrong == []
     disk = Disk(made.root)
     served = max(at for ledger in made.ledgers for at in ledger.moments.values())
