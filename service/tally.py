@@ -1,8 +1,8 @@
 """Counts that one thread makes and another reads: no lock, no labels to look up.
 
-A select is observed half a dozen times; prometheus_client's own objects would take two percent of
-it. These are turned into metrics when they are read (`exposition`). A reader may see the latest
-observation in one number and not yet in another.
+A select is observed half a dozen times, which costs as much as one counter and one histogram of
+prometheus_client. These are turned into metrics when they are read (`exposition`). A reader may
+see the latest observation in one number and not yet in another.
 """
 
 from __future__ import annotations
