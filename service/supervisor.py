@@ -301,7 +301,7 @@ class TrainerSupervisor:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "service.trainer_process",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
-                    env=os.environ | {BLAS_THREADS: str(self._configuration["threads"])},
+                    env=os.environ | {BLAS_THREADS: str(self._configuration.get("threads", 1))},
                 )  # fmt: skip
             except OSError as error:
                 log.error("the trainer process cannot be started: %s", error)
