@@ -101,12 +101,12 @@ def test_the_extremes_of_each_range_are_allowed():
 
 
 def test_a_capacity_in_bytes_must_hold_a_row():
-    """Of a context of 4 float32 and 3 action features: 24 + 12 + 16 bytes."""
+    """Of a context of 4 float32 and 3 action features: 32 + 12 + 16 bytes."""
     roomy = dataclasses.replace(
-        BASE, context=ContextSpec(shape=(4,)), action_dim=3, replay=ReplaySpec(capacity_bytes=52)
+        BASE, context=ContextSpec(shape=(4,)), action_dim=3, replay=ReplaySpec(capacity_bytes=60)
     )
-    with pytest.raises(ValueError, match=r"^replay: capacity_bytes must hold a row, 52 bytes"):
-        dataclasses.replace(roomy, replay=ReplaySpec(capacity_bytes=51))
+    with pytest.raises(ValueError, match=r"^replay: capacity_bytes must hold a row, 60 bytes"):
+        dataclasses.replace(roomy, replay=ReplaySpec(capacity_bytes=59))
 
 
 COUNTS = st.integers(1, 1000)

@@ -173,9 +173,9 @@ class Node:
         self.call("PUT", f"/bandits/{name}/actions", {"actions": actions})
 
     def state(self, name: str) -> dict[str, Any]:
-        """Return a bandit's state without what the trainer does at the moment."""
+        """Return a bandit's state without what this process alone has seen of it."""
         state: dict[str, Any] = self.call("GET", f"/bandits/{name}")
-        del state["trainer"]
+        del state["trainer"], state["learning"]
         return state
 
     def train(self, name: str) -> dict[str, Any]:
