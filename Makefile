@@ -27,14 +27,14 @@ serve: $(VENV)/.run  ## the service on http://127.0.0.1:8080
 	$(BIN)/bandexa serve --data-dir bandexa-data
 
 test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
