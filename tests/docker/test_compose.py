@@ -1,7 +1,10 @@
-"""The container files agree with the project: versions, users, ports, what is sent to a build."""
+"""The container files agree with the project: schema, versions, users, keys, what is sent."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -9,11 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+COMPOSE_FILES = ("compose.yaml", "compose.gpu.yaml")
+SPEC = ROOT / "docker/compose-spec"
 
 
 def document(name: str) -> dict[str, Any]:
@@ -21,12 +27,43 @@ def document(name: str) -> dict[str, Any]:
     return found
 
 
+def dependencies() -> list[str]:
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    return jsonschema_rs.validator_for(json.loads((SPEC / "compose-spec.json").read_text()))
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_the_compose_specification_accepts(name, schema):
+    schema.validate(document(name))
+
+
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [("restart", 3), ("prots", ["80:80"]), ("deploy", {"resources": {"reservations": {"gpu": 1}}})],
+)
+def test_the_compose_specification_refuses_mistakes(where, wrong, schema):
+    changed = copy.deepcopy(document("compose.yaml"))
+    changed["services"]["bandexa"][where] = wrong
+    assert not schema.is_valid(changed)
+
+
+def test_the_schema_is_the_published_one():
+    (expected,) = re.findall(r"compose-spec\.json \| (\w{64})", (SPEC / "README.md").read_text())
+    assert hashlib.sha256((SPEC / "compose-spec.json").read_bytes()).hexdigest() == expected
+
+
 def test_torch_is_of_the_version_that_is_tested():
     (version,) = re.findall(r"^TORCH := torch==(\S+)$", (ROOT / "Makefile").read_text(), re.M)
     assert f"ARG TORCH_VERSION={version}\n" in DOCKERFILE
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (vision,) = re.findall(r"^ARG TORCHVISION_VERSION=(\S+)$", DOCKERFILE, re.M)
-    wanted = next(line for line in required if line.startswith("torchvision=="))
+    wanted = next(line for line in dependencies() if line.startswith("torchvision=="))
     assert vision.startswith(wanted.removeprefix("torchvision==").removesuffix("*"))
 
 
@@ -35,17 +72,34 @@ def test_the_image_installs_all_requirements_but_torch():
         [sys.executable, "docker/requirements.py"], cwd=ROOT, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert [line for line in required if not line.startswith("torch")] == done.stdout.splitlines()
+    required = [line for line in dependencies() if not line.startswith("torch")]
+    assert required == done.stdout.splitlines()
+
+
+def test_what_the_image_installs_is_pinned():
+    """Whole closures are compared by `make docker-check`, which resolves and installs them."""
+    pins = (ROOT / "constraints.txt").read_text().split()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    pinned = {re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins}
+    named = {re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in dependencies()}
+    assert named - {"torch", "torchvision"} <= pinned
+    steps = re.findall(r"pip (?:install|wheel) .*?(?=\n[^ ]|\Z)", DOCKERFILE, re.S)
+    assert len(steps) == 7
+    for step in steps:
+        assert "--constraint constraints.txt" in step or "--no-index" in step, step
 
 
 def test_both_images_run_as_their_own_user():
     stages = dict(re.findall(r"FROM runtime AS (\w+)\n(.*?)(?=\nFROM|\Z)", DOCKERFILE, re.S))
     assert stages.keys() == {"cpu", "gpu"}
     for stage in stages.values():
-        assert stage.rstrip().splitlines()[-1].startswith("USER 10001:10001") or (
-            "USER 10001:10001\n" in stage
-        )
+        assert re.findall(r"^USER (\S+)$", stage, re.M) == ["10001:10001"]
+        after = stage.partition("\nUSER ")[2]
+        assert not re.search(r"^(RUN|COPY|ADD) ", after, re.M)
+
+
+def test_an_image_without_a_target_is_for_the_cpu():
+    assert re.findall(r"^FROM \S+ AS (\w[\w-]*)$", DOCKERFILE, re.M)[-1] == "cpu"
 
 
 def test_the_service_needs_keys_and_is_confined():
@@ -55,6 +109,15 @@ def test_the_service_needs_keys_and_is_confined():
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["ports"] == ["${BANDEXA_PUBLISH:-127.0.0.1:8080}:8080"]
+
+
+def test_every_image_of_ours_can_be_built():
+    """With the GPU file, the service is of another image than the simulations."""
+    services = document("compose.yaml")["services"].values()
+    ours = [each for each in services if each["image"].startswith("bandexa:")]
+    assert len(ours) == 4
+    for service in ours:
+        assert service["image"] == f"bandexa:{service['build']['target']}"
 
 
 @pytest.mark.parametrize("workload", ["synthetic", "mnist", "two-tower"])
@@ -69,6 +132,15 @@ def test_every_workload_is_simulated_with_the_key(workload):
     ).stdout  # fmt: skip
     options = [word for word in service["command"] if word.startswith("--")]
     assert all(option in help_of for option in options)
+
+
+def test_prometheus_reads_the_key_it_is_given():
+    service = document("compose.yaml")["services"]["prometheus"]
+    assert service["profiles"] == ["monitor"]
+    (job,) = document("prometheus.yml")["scrape_configs"]
+    (secret,) = service["secrets"]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert job["static_configs"] == [{"targets": ["bandexa:8080"]}]
 
 
 def test_the_gpu_is_reserved_for_the_service():
