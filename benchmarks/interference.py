@@ -243,7 +243,7 @@ def _window(
     asked: int,
 ) -> Window:
     found = outcome.latencies_ms or [float("nan")]
-    p50, p99, p999 = (round(float(np.percentile(found, share)), 3) for share in (50, 99, 99.9))
+    p50, p99, p999 = (round(float(np.percentile(found, share)), 4) for share in (50, 99, 99.9))
     wall_s, beside_s, trainer_s = (round(seconds, 3) for seconds in times)
     return Window(
         condition, len(outcome.latencies_ms), outcome.failed, outcome.late, p50, p99, p999,
