@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
 
-.PHONY: demo serve test check format docs docs-check bench proof docker-check clean
+.PHONY: demo serve test check format docs docs-check pictures bench proof docker-check clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ docs: $(VENV)/.run  ## the reference pages, from the code
 docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; needs promtool (Debian: prometheus)
 	$(BIN)/python -m pytest -q -m slow_docs tests/docs
 
+pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs chromium
+	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/dashboard/test_pictures.py
+
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
 	$(BIN)/bandexa bench all --out bench-out
 
@@ -55,6 +58,7 @@ proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks.damage --json bench-out/damage.json
 	$(BIN)/python -m benchmarks.hostile --cases 20000 --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
+	$(BIN)/python -m benchmarks.dashboard --json bench-out/dashboard.json
 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
 	$(BIN)/python -m docker.check

@@ -38,7 +38,7 @@ from bandexa_core.policies import (
 )
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
-from bandexa_core.policies.protocol import RowWeights
+from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
 from bandexa_core.policies.training import TrainingRound
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
@@ -146,13 +146,27 @@ class ServingModel:
         Raises:
             ValueError: The candidates do not suit the policy.
         """
-        rng = keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
-        selection, learned = self.spec.selection, self.progress.num_learned
-        policy = self.policy if learned >= selection.warmup_random else Uniform()
-        exploration = Exploration(selection.panel, selection.epsilon_at(learned))
+        rng, policy, exploration = self._drawing(decision_id)
         return policy.select(
             context, candidates, rng, num=num, retrieve=retrieve, exploration=exploration
         )
+
+    def ballot(
+        self,
+        decision_id: DecisionId,
+        context: NDArray[Any] | EncodedContext,
+        candidates: Candidates,
+    ) -> Ballot:
+        """Tell how `select` picks for a decision, of every candidate."""
+        rng, policy, exploration = self._drawing(decision_id)
+        return policy.ballot(context, candidates, rng, exploration)
+
+    def _drawing(self, decision_id: DecisionId) -> tuple[np.random.Generator, Policy, Exploration]:
+        """Return what a decision is drawn with: its generator, who draws, and how."""
+        rng = keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
+        selection, learned = self.spec.selection, self.progress.num_learned
+        policy = self.policy if learned >= selection.warmup_random else Uniform()
+        return rng, policy, Exploration(selection.panel, selection.epsilon_at(learned))
 
     # -- learning -----------------------------------------------------------------------------
 

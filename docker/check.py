@@ -188,7 +188,8 @@ def check_container(buildah: Buildah, scratch: Path) -> None:
             path for path in before.keys() | after if before.get(path) != after.get(path)
         )
         require(not changed, f"none of {len(after)} files outside the volume changed {changed}")
-        require((server.data / "bandexa.db").exists(), "the volume holds the data")
+        held = sorted(path.name for path in server.data.iterdir())
+        require("bandexa.db" in held, f"the volume holds the data: {', '.join(held)}")
 
 
 def _dockerfile() -> str:

@@ -16,7 +16,7 @@ from service.exposition import EngineCollector
 from service.keys import load_keys
 from service.limits import BodyLimit, InFlightLimit
 from service.metrics import Metrics
-from service.routes import bandits, decide, snapshots, system
+from service.routes import bandits, dashboard, decide, explained, page, snapshots, system
 from service.routes.fast_lane import FastLane
 from service.settings import Settings, SettingsError
 from service.starting import OneLineRefusal
@@ -77,6 +77,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     errors.install(app, metrics)
     keys = load_keys(settings.keys, settings.keys_file)
-    routers = (decide.router, bandits.router, snapshots.router, system.router)
+    routers = (
+        decide.router, bandits.router, snapshots.router, explained.router, dashboard.router,
+        page.router, system.router,
+    )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 
 from service.exceptions import Forbidden, Unauthorized
-from service.keys import Keys, Scope
+from service.keys import Keys, KeySetting, Scope
 from service.logs import AUDIT
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -26,8 +26,11 @@ _SCHEME = "apiKey"
 audit = logging.getLogger(AUDIT)
 
 
-def needs(scope: Scope | Literal["public"]) -> dict[str, Any]:
-    """Return the `openapi_extra` that declares what a key must be good for to call a route."""
+def needs(scope: Scope | Literal["public", "any"]) -> dict[str, Any]:
+    """Return the `openapi_extra` that declares what a key must be good for to call a route.
+
+    `public` asks for no key, `any` for a known one whatever its scopes.
+    """
     return {DECLARED: scope}
 
 
@@ -70,12 +73,25 @@ class GuardedRoute(APIRoute):
         return handler
 
 
-def authorize(request: Request, keys: Keys, scope: Scope) -> str:
+def authorize(request: Request, keys: Keys, scope: Scope | Literal["any"]) -> str:
     """Return the name of the key a request carries.
 
     Raises:
         Unauthorized: It carries none, or one that is not known.
         Forbidden: The key lacks the scope.
+    """
+    holder = identify(request, keys)
+    if scope != "any" and scope not in holder.scopes:
+        _tell("refused call", request, holder.name, f"lacks scope {scope}")
+        raise Forbidden(f"the key {holder.name!r} lacks the scope {scope!r}")
+    return holder.name
+
+
+def identify(request: Request, keys: Keys) -> KeySetting:
+    """Return what is configured for the key a request carries.
+
+    Raises:
+        Unauthorized: It carries none, or one that is not known.
     """
     kind, _, key = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not key.strip():
@@ -85,10 +101,7 @@ def authorize(request: Request, keys: Keys, scope: Scope) -> str:
     if holder is None:
         _tell("refused call", request, ANONYMOUS, "unknown key")
         raise Unauthorized("this API key is not known here")
-    if scope not in holder.scopes:
-        _tell("refused call", request, holder.name, f"lacks scope {scope}")
-        raise Forbidden(f"the key {holder.name!r} lacks the scope {scope!r}")
-    return holder.name
+    return holder
 
 
 def _tell(event: str, request: Request, key: str, outcome: str) -> None:
@@ -129,12 +142,14 @@ def include_guarded(app: FastAPI, routers: Sequence[APIRouter], keys: Keys) -> N
         schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
         for methods in schema["paths"].values():
             for operation in methods.values():
-                if operation[DECLARED] != "public":
-                    operation["security"] = [{_SCHEME: []}]
-                    operation["responses"] |= {
-                        "401": {"description": "No API key, or an unknown one"},
-                        "403": {"description": f"The key lacks the scope {operation[DECLARED]}"},
-                    }
+                scope = operation[DECLARED]
+                if scope == "public":
+                    continue
+                operation["security"] = [{_SCHEME: []}]
+                refused = {"401": {"description": "No API key, or an unknown one"}}
+                if scope != "any":
+                    refused["403"] = {"description": f"The key lacks the scope {scope}"}
+                operation["responses"] |= refused
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

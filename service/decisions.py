@@ -112,6 +112,8 @@ def decide(
         position=model.position,
         propensity=choice.propensity,
         activated=command.activate,
+        explored=choice.explored,
+        std=choice.std,
     )
     return Decided(record, choice.late_propensity, len(offer.candidates) > 1, choice.encode_s)
 

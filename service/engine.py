@@ -28,6 +28,7 @@ from bandexa_core.log import LearnRow
 from bandexa_core.policies import EncodedContext
 from bandexa_core.snapshot import SnapshotStore
 from service.bandit import Bandit, CandidateInput
+from service.dashboard.follower import Follower
 from service.decisions import (
     Decision,
     Scores,
@@ -45,6 +46,7 @@ from service.exceptions import (
     UnknownAction,
     UnknownBandit,
 )
+from service.explaining import Explainer
 from service.imported import Imported
 from service.loading import load_at, newest_snapshot
 from service.logs import DECISIONS, about
@@ -95,6 +97,8 @@ class Engine:
         self._late: set[asyncio.Future[float]] = set()
         self._store: SqliteStore | None = None
         self.desk: RoundDesk | None = None
+        self._follower: Follower | None = None
+        self._explainer: Explainer | None = None
         self._windows: asyncio.Task[None] | None = None
         self._retention: asyncio.Task[None] | None = None
         self._imported = Imported()
@@ -130,6 +134,9 @@ class Engine:
             self.settings, self.registry, self.metrics, self._store, self.find, self._executor
         )
         self.desk.start()
+        self._follower = Follower(database, self.settings.aggregates, self.metrics.stages.total)
+        self._follower.start()
+        self._explainer = Explainer(database, self.settings.snapshots, self.registry)
         await self.close_windows()  # the time since the last ending does not count
         self._windows = asyncio.create_task(self._watch_windows())
         self._retention = asyncio.create_task(self._retain(self._store, self.desk))
@@ -162,6 +169,10 @@ class Engine:
                 task.cancel()
         if self._retention is not None:
             await asyncio.wait([self._retention])
+        if self._follower is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._follower.close)
+        if self._explainer is not None:
+            self._explainer.close()
         if self.desk is not None:
             await self.desk.close()
         if self._late:
@@ -193,6 +204,20 @@ class Engine:
         if self._store is None:
             raise Unavailable("the service is starting")
         return self._store
+
+    @property
+    def follower(self) -> Follower:
+        """Who counts for the dashboard; Unavailable before start."""
+        if self._follower is None:
+            raise Unavailable("the service is starting")
+        return self._follower
+
+    @property
+    def explainer(self) -> Explainer:
+        """Who explains decisions; Unavailable before start."""
+        if self._explainer is None:
+            raise Unavailable("the service is starting")
+        return self._explainer
 
     @property
     def epoch(self) -> int:

@@ -24,7 +24,7 @@ from service.bandit import Bandit
 from service.loading import load_at
 from service.metrics import Metrics
 from service.settings import Settings
-from service.store import EventStore
+from service.store import EventStore, RoundRecord
 from service.supervisor import RoundFailed, TrainerSupervisor
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class RoundDesk:
             return
         bandit.start_tail()
         begun = time.perf_counter()
+        metrics = event["metrics"]
         loop = asyncio.get_running_loop()
         model: ServingModel | None = None
         try:
@@ -157,8 +158,38 @@ class RoundDesk:
         self._metrics.swap_stall_seconds.observe(ended - started)
         self._metrics.swap_seconds.observe(ended - begun)
         self._metrics.swaps.inc()
+        self._note(
+            bandit,
+            RoundRecord(
+                time=time.time(),
+                version=event["version"],
+                position=event["position"],
+                seconds=metrics["round_seconds"] + ended - begun,
+                swap_s=ended - begun,
+                loss_before=metrics.get("loss_before"),
+                loss_after=metrics.get("loss_after"),
+                error=None,
+            ),
+        )
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)
+
+    def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
+        """See `Rounds.failed`."""
+        bandit = self._find(uid)
+        if bandit is not None:
+            self._note(
+                bandit, RoundRecord(time.time(), None, None, seconds, None, None, None, error)
+            )
+
+    def _note(self, bandit: Bandit, record: RoundRecord) -> None:
+        """Keep a round for people to look at; nobody waits for it."""
+
+        def kept(_: None, error: Exception | None) -> None:
+            if error is not None:
+                log.warning("a training round of %s is not noted: %s", bandit.record.name, error)
+
+        self._store.append_round(bandit.record, record, kept)
 
     def _load(self, bandit: Bandit, version: int, head: LogPosition) -> ServingModel:
         snapshot = bandit.snapshots.load(version, (MODEL_FILE,))

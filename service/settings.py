@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     )
 
     @property
+    def aggregates(self) -> Path:
+        """The file of what the dashboard draws: derived, and made anew where it is missing."""
+        return self.data_dir / "dashboard.db"
+
+    @property
     def database(self) -> Path:
         """The database file."""
         return self.data_dir / "bandexa.db"

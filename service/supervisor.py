@@ -50,6 +50,9 @@ class Rounds(Protocol):
     async def published(self, uid: BanditUid, event: dict[str, Any]) -> None:
         """Swap in what the round published."""
 
+    def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
+        """Hear of a round that came to nothing."""
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -156,6 +159,7 @@ class TrainerSupervisor:
             uid = await self._next()
             waiting = self._waiting.pop(uid)
             self.busy_with = uid
+            started = time.monotonic()
             try:
                 result = await self._round(uid, rounds)
             except BanditGone as error:
@@ -163,11 +167,13 @@ class TrainerSupervisor:
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
                 self._failed(uid, error)
+                rounds.failed(uid, str(error), time.monotonic() - started)
                 _reject(waiting, error)
             except Exception as error:  # the top of the loop: one round must not end all others
                 log.exception("training round of %s failed", uid)
                 failure = RoundFailed(f"{type(error).__name__}: {error}")
                 self._failed(uid, failure)
+                rounds.failed(uid, str(failure), time.monotonic() - started)
                 _reject(waiting, failure)
             else:
                 self.rounds += 1

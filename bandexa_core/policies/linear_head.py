@@ -15,7 +15,13 @@ from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
 from bandexa_core.policies.panel import Exploration, folded_winners
-from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
+from bandexa_core.policies.protocol import (
+    Ballot,
+    Candidates,
+    Choice,
+    EncodedContext,
+    RowWeights,
+)
 from bandexa_core.policies.schedule import next_scaling
 from bandexa_core.posterior import (
     DisjointPosterior,
@@ -34,6 +40,7 @@ MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and
 NO_EXPLORATION = Exploration(panel=1)
 # Multiply-adds of a panel above which its propensity is worked out after the answer (about 1 ms).
 LATER_PRODUCTS = 1 << 23
+LOOKED_AT = 1 << 17  # features of candidates above which nobody asks which one has the best mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,8 @@ class Draw:
         offset: What the sampled values have in common. Added before they are compared, a large one
             would make ties by rounding that `winners` knows nothing of.
         encode_s: Seconds it took to encode.
+        best: Works out the candidate with the best posterior mean; None: too long.
+        std: Works out the posterior standard deviation of a candidate's value.
     """
 
     scores: Array64
@@ -54,6 +63,8 @@ class Draw:
     later: bool = False
     offset: float = 0.0
     encode_s: float = 0.0
+    best: Callable[[], int] | None = None
+    std: Callable[[int], float] | None = None
 
 
 class LinearHead:
@@ -121,7 +132,12 @@ class LinearHead:
         explores = rng.random() < exploration.epsilon and not self.greedy
         if self.greedy:
             means_K = self._mean_scores(context, candidates)
-            draw = Draw(means_K, lambda: np.array([means_K.argmax()]))
+            draw = Draw(
+                means_K,
+                lambda: np.array([means_K.argmax()]),
+                best=lambda: int(means_K.argmax()),
+                std=self._std_of(context, candidates),
+            )
             exploration = NO_EXPLORATION
         else:
             draw = self._draw(context, candidates, rng, exploration.panel)
@@ -151,9 +167,51 @@ class LinearHead:
         def propensity() -> float:
             return exploration.propensity(draw.winners(), int(chosen[0]), len(candidates))
 
-        if draw.later:
-            return Choice(chosen, scores, retrieved, None, propensity, draw.encode_s)
-        return Choice(chosen, scores, retrieved, propensity(), encode_s=draw.encode_s)
+        served = int(chosen[0])
+        return Choice(
+            chosen,
+            scores,
+            retrieved,
+            propensity=None if draw.later else propensity(),
+            late_propensity=propensity if draw.later else None,
+            encode_s=draw.encode_s,
+            explored=None if draw.best is None else draw.best() != served,
+            std=None if draw.std is None else draw.std(served),
+        )
+
+    def ballot(
+        self,
+        context: NDArray[Any] | EncodedContext,
+        candidates: Candidates,
+        rng: np.random.Generator,
+        exploration: Exploration,
+    ) -> Ballot:
+        """See `Policy.ballot`."""
+        context = self._ready(context)
+        rng.random()  # whether it explores
+        if self.greedy:
+            means_K = self._mean_scores(context, candidates)
+            shares_K = np.zeros(len(candidates))
+            shares_K[means_K.argmax()] = 1.0
+            return Ballot(means_K, shares_K, 0.0)
+        draw = self._draw(context, candidates, rng, exploration.panel)
+        votes_K = np.bincount(draw.winners(), minlength=len(candidates))
+        return Ballot(draw.scores + draw.offset, votes_K / exploration.panel, exploration.epsilon)
+
+    def _std_of(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Callable[[int], float]:
+        """Return what gives the standard deviation of one candidate, encoding it anew."""
+
+        def std(index: int) -> float:
+            one = candidates.take(np.array([index]))
+            if isinstance(self.posterior, DisjointPosterior):
+                z_D = self._shared_features(context, one)
+                return float(self.posterior.mean_std(z_D, one.slots)[1][0])
+            (z_1D,) = self._encoded(context, one)
+            return self.posterior.std_of(z_1D[0])
+
+        return std
 
     def _draw(
         self,
@@ -168,28 +226,55 @@ class LinearHead:
         if isinstance(posterior, DisjointPosterior):
             z_D = self._shared_features(context, candidates)
             took = time.perf_counter() - started
-            scores_MK = posterior.sample_scores(rng, z_D, candidates.slots, panel)
-            return Draw(scores_MK[0], lambda: scores_MK.argmax(axis=1), encode_s=took)
+            scores_MK, means_K, stds_K = posterior.sample_with_moments(
+                rng, z_D, candidates.slots, panel
+            )
+            return Draw(
+                scores_MK[0],
+                lambda: scores_MK.argmax(axis=1),
+                encode_s=took,
+                best=lambda: int(means_K.argmax()),
+                std=lambda index: float(stds_K[index]),
+            )
         encoder = self._folding
         if encoder is None:
             weights_MD = posterior.sample(rng, panel)
-            chunks, took, since = [], 0.0, time.perf_counter()
+            chunks, means, took, since = [], [], 0.0, time.perf_counter()
             for z_CD in self._encoded(context, candidates):
                 took += time.perf_counter() - since
                 chunks.append(z_CD @ weights_MD.T)
+                means.append(z_CD @ posterior.mean)
                 since = time.perf_counter()
             scores_KM = np.concatenate(chunks)
-            return Draw(scores_KM[:, 0].copy(), lambda: scores_KM.argmax(axis=0), encode_s=took)
+            means_K = np.concatenate(means)
+            if len(chunks) == 1:
+                only_KD = z_CD
+                std = lambda index: posterior.std_of(only_KD[index])  # noqa: E731
+            else:  # chunks are not kept: they are there to bound memory
+                std = self._std_of(context, candidates)
+            return Draw(
+                scores_KM[:, 0].copy(),
+                lambda: scores_KM.argmax(axis=0),
+                encode_s=took,
+                best=lambda: int(means_K.argmax()),
+                std=std,
+            )
         parts_KV = self._parts(encoder, candidates)
         part_1V = _context_part(encoder, context)
         took = time.perf_counter() - started
         queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
         served_K: Array64 = parts_KV @ queries_MV[0]
         offset = float(offsets_M[0])
+        best, std = None, self._std_of(context, candidates)
+        if parts_KV.size <= LOOKED_AT:
+            mean_V = encoder.fold(part_1V, posterior.mean[None])[0][0]
+            best = lambda: int((parts_KV @ mean_V).argmax())  # noqa: E731
         if panel == 1:
-            return Draw(served_K, lambda: np.array([served_K.argmax()]), False, offset, took)
+            alone = lambda: np.array([served_K.argmax()])  # noqa: E731
+            return Draw(served_K, alone, False, offset, took, best, std)
         later = parts_KV.size * panel > LATER_PRODUCTS
-        return Draw(served_K, lambda: folded_winners(parts_KV, queries_MV), later, offset, took)
+        winners = lambda: folded_winners(parts_KV, queries_MV)  # noqa: E731
+        return Draw(served_K, winners, later, offset, took, best, std)
 
     def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:

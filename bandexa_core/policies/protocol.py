@@ -18,7 +18,7 @@ from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import RowWeights, TrainingRows
 from bandexa_core.spec import SelectionSpec
 
-__all__ = ["Candidates", "Choice", "EncodedContext", "Policy", "RowWeights"]
+__all__ = ["Ballot", "Candidates", "Choice", "EncodedContext", "Policy", "RowWeights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,9 @@ class Choice:
         propensity: Probability of the first pick under the policy; None where `late_propensity`
             works it out, off the request's path.
         encode_s: Seconds spent on features; the rest of the time went into the draw.
+        explored: Whether the first pick was not the best one by the posterior mean; None where
+            that was not looked at (there is no posterior, or too many candidates).
+        std: Posterior standard deviation of the first pick's expected reward, or None.
     """
 
     chosen: NDArray[np.int64]
@@ -74,6 +77,28 @@ class Choice:
     propensity: float | None = None
     late_propensity: Callable[[], float] | None = None
     encode_s: float = 0.0
+    explored: bool | None = None
+    std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """How a decision came about, for every candidate.
+
+    Attributes:
+        sampled: The sampled values that were ranked, (K,).
+        shares: The share of the panel that voted for each candidate, (K,).
+        epsilon: Probability of a uniform choice instead.
+    """
+
+    sampled: NDArray[np.float64]
+    shares: NDArray[np.float64]
+    epsilon: float
+
+    @property
+    def propensities(self) -> NDArray[np.float64]:
+        """The probability of each candidate's being served, (K,)."""
+        return (1.0 - self.epsilon) * self.shares + self.epsilon / len(self.shares)
 
 
 class Policy(Protocol):
@@ -90,6 +115,15 @@ class Policy(Protocol):
         exploration: Exploration = ...,
     ) -> Choice:
         """Pick `num` different candidates from one joint draw, best first."""
+
+    def ballot(
+        self,
+        context: NDArray[Any] | EncodedContext,
+        candidates: Candidates,
+        rng: np.random.Generator,
+        exploration: Exploration,
+    ) -> Ballot:
+        """Draw as `select` does with an equal generator, and tell of every candidate."""
 
     def score(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates

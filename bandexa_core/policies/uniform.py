@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
-from bandexa_core.policies.protocol import Candidates, Choice, EncodedContext, RowWeights
+from bandexa_core.policies.protocol import (
+    Ballot,
+    Candidates,
+    Choice,
+    EncodedContext,
+    RowWeights,
+)
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import TrainingRows
 from bandexa_core.spec import SelectionSpec
@@ -35,6 +41,17 @@ class Uniform:
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(order[:retrieve])
         return Choice(order[:num], scores_K[order[:num]], retrieved, 1.0 / len(candidates))
+
+    def ballot(
+        self,
+        context: NDArray[Any] | EncodedContext,
+        candidates: Candidates,
+        rng: np.random.Generator,
+        exploration: Exploration,
+    ) -> Ballot:
+        """See `Policy.ballot`; every candidate is as probable as any other."""
+        num = len(candidates)
+        return Ballot(rng.random(num), np.full(num, 1.0 / num), 0.0)
 
     def score(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates

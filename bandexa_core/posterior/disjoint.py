@@ -206,15 +206,26 @@ class DisjointPosterior:
             ValueError: z or a slot is invalid, or a slot occurs twice (its scores would be drawn
                 as if independent).
         """
+        return self.sample_with_moments(rng, z, slots, num)[0]
+
+    def sample_with_moments(
+        self,
+        rng: np.random.Generator,
+        z: npt.ArrayLike,
+        slots: Sequence[int] | npt.NDArray[np.integer],
+        num: int,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what `sample_scores` does, and what `mean_std` does: (M, K), (K,), (K,)."""
         mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
         if len(set(slots)) != len(slots):
             raise ValueError("slots must be distinct")
         size = (num, len(slots))
         if self.config.noise == "fixed":
-            scales = math.sqrt(self.config.noise_var) * spread
-        else:
-            scales = np.sqrt(draw_noise(rng, a, b, size)) * spread
-        return mean + scales * rng.standard_normal(size)
+            std = math.sqrt(self.config.noise_var) * spread
+            return mean + std * rng.standard_normal(size), mean, std
+        scales = np.sqrt(draw_noise(rng, a, b, size)) * spread
+        std = np.sqrt(expected_noise(a, b)) * spread
+        return mean + scales * rng.standard_normal(size), mean, std
 
     def copy(self) -> DisjointPosterior:
         """Return an independent copy that continues bit for bit."""

@@ -319,6 +319,15 @@ class GaussianPosterior:
         spread = np.sqrt(np.einsum("kd,kd->k", f_KD, f_KD))
         return rows @ self.mean, math.sqrt(self.noise_mean) * spread
 
+    def std_of(self, z_D: FloatArray) -> float:
+        """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
+        f_D = np.dot(z_D, self.root)
+        if self.config.noise == "fixed":
+            noise = self.config.noise_var
+        else:  # as `expected_noise`, at a tenth of what arrays take
+            noise = self.b / (self.a - 1.0 if self.a > 1.0 else self.a)
+        return math.sqrt(noise * float(np.dot(f_D, f_D)))
+
     def noise_scales(self, rng: np.random.Generator, num: int) -> FloatArray:
         """Draw noise variances s2, shape (M,); constant when noise is fixed."""
         if self.config.noise == "fixed":

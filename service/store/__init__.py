@@ -6,6 +6,7 @@ from service.store.codec import (
     DecisionRecord,
     RewardReport,
     RewardStatus,
+    RoundRecord,
     StoredAnswer,
 )
 from service.store.protocol import (
@@ -33,6 +34,7 @@ __all__ = [
     "RewardOutcome",
     "RewardReport",
     "RewardStatus",
+    "RoundRecord",
     "SqliteStore",
     "StoreReader",
     "StoredAnswer",

@@ -61,6 +61,7 @@ class DecisionRecord:
         candidates: Ids offered (or retrieved); None: all enabled at `position`.
         features: Features (K, A) of inline candidates, None where the catalogue has them or they
             were too large to keep (then the decision cannot be explained).
+        explored, std: See `Choice`.
     """
 
     decision_id: DecisionId
@@ -75,6 +76,31 @@ class DecisionRecord:
     position: LogPosition
     propensity: float | None
     activated: bool
+    explored: bool | None = None
+    std: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A training round that ended, for people to look at.
+
+    Attributes:
+        time: When it was served, or had failed; seconds since the epoch.
+        version, position: Of the snapshot it made; None where it failed.
+        seconds: How long it took, with the swap.
+        swap_s: How long its snapshot took to be served, once it was there.
+        loss_before, loss_after: Mean squared errors, where an encoder was trained.
+        error: Why it failed.
+    """
+
+    time: float
+    version: int | None
+    position: int | None
+    seconds: float
+    swap_s: float | None
+    loss_before: float | None
+    loss_after: float | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)

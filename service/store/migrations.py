@@ -45,6 +45,14 @@ CREATE TABLE evicted (
   PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 """,
+    3: """
+ALTER TABLE decisions ADD COLUMN explored INTEGER;
+ALTER TABLE decisions ADD COLUMN std REAL;
+CREATE TABLE rounds (
+  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
+  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
+CREATE INDEX rounds_bandit ON rounds (bandit, time);
+""",
 }
 
 

@@ -25,6 +25,7 @@ from service.store.codec import (
     BanditRecord,
     DecisionRecord,
     RewardReport,
+    RoundRecord,
     StoredAnswer,
     pack_candidates,
     pack_change,
@@ -40,6 +41,7 @@ from service.store.windows import Look, Watch
 
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
+KEPT_ROUNDS = 10_000
 
 
 class Operations:
@@ -72,11 +74,12 @@ class Operations:
         bandit = self._must_live(d.bandit)
         context = d.context.tobytes()
         cursor = self._db.execute(
-            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
             (
                 d.decision_id, d.bandit, d.time, d.body_hash, context,
                 pack_chosen(d.chosen, context), pack_candidates(d), d.snapshot, d.position,
-                d.propensity, int(d.activated),
+                d.propensity, int(d.activated), d.explored, d.std,
             ),
         )  # fmt: skip
         if cursor.rowcount == 1:
@@ -155,6 +158,23 @@ class Operations:
         self._must_live(bandit.key)
         return self._log.changed(bandit.key, kind, now, payload)
 
+    def round(self, bandit: BanditRecord, r: RoundRecord) -> None:
+        """Note a training round; the oldest ones make room."""
+        if bandit.key not in self._bandits:
+            return
+        self._db.execute(
+            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                bandit.key, r.time, r.version, r.position, r.seconds, r.swap_s, r.loss_before,
+                r.loss_after, r.error,
+            ),
+        )  # fmt: skip
+        self._db.execute(
+            "DELETE FROM rounds WHERE bandit = ? AND rowid <= (SELECT rowid FROM rounds"
+            " WHERE bandit = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+            (bandit.key, bandit.key, KEPT_ROUNDS),
+        )
+
     # -- retention ----------------------------------------------------------------------------
 
     def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
@@ -221,7 +241,7 @@ class Operations:
             " (SELECT position FROM log WHERE bandit = ? LIMIT ?)",
             (key, key, PURGE_CHUNK),
         ).rowcount
-        for table in ("trims", "evicted"):
+        for table in ("trims", "evicted", "rounds"):
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return bool(ids) or removed > 0
 

@@ -20,6 +20,7 @@ from service.store.codec import (
     DecisionRecord,
     RewardReport,
     RewardStatus,
+    RoundRecord,
     StoredAnswer,
 )
 from service.store.reader import StoreReader
@@ -119,6 +120,9 @@ class EventStore(Protocol):
         `publish(position, log hash)` writes the snapshot and returns its version; it runs before
         the commit, so a row never names a snapshot that is not there.
         """
+
+    def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
+        """Note how a training round went; nothing is made of it but pictures."""
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]

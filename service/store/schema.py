@@ -11,7 +11,7 @@ from service.store.disk_faults import told
 from service.store.migrations import migrate
 
 Durability = Literal["commit", "os"]
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # A decision's row may hold a large context, so what changes later (the value learned from it) lives
 # in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 3
 # `windows` holds when the rewards of a decision stop counting, and when they were seen to.
 # `outcomes` has the positions of the first and the latest row that learned a value. `trims` tells
 # up to where learn rows were removed from a log, with the hash there and how many values they had
-# learned; `evicted` holds a sample of those rows.
+# learned; `evicted` holds a sample of those rows. `rounds` tells of training, for people alone.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (
@@ -29,7 +29,8 @@ CREATE UNIQUE INDEX bandits_live ON bandits (name) WHERE deleted IS NULL;
 CREATE TABLE decisions (
   decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, time REAL NOT NULL, body_hash BLOB,
   context BLOB NOT NULL, chosen BLOB NOT NULL, candidates BLOB, snapshot INTEGER NOT NULL,
-  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL);
+  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL, explored INTEGER,
+  std REAL);
 CREATE INDEX decisions_bandit ON decisions (bandit);
 CREATE TABLE outcomes (
   decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
@@ -56,6 +57,10 @@ CREATE TABLE evicted (
   value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
   PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
+CREATE TABLE rounds (
+  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
+  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
+CREATE INDEX rounds_bandit ON rounds (bandit, time);
 """
 
 

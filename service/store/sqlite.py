@@ -26,7 +26,13 @@ from bandexa_core.ids import BanditUid, DecisionId, LogPosition
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.exceptions import StoreError
-from service.store.codec import BanditRecord, DecisionRecord, RewardReport, StoredAnswer
+from service.store.codec import (
+    BanditRecord,
+    DecisionRecord,
+    RewardReport,
+    RoundRecord,
+    StoredAnswer,
+)
 from service.store.disk_faults import told
 from service.store.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.operations import Operations, wall_clock
@@ -187,6 +193,10 @@ class SqliteStore:
     ) -> None:
         """See `EventStore.append_import`."""
         self._put(lambda: self._operations.import_snapshot(bandit, publish), done, publishes=True)
+
+    def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
+        """See `EventStore.append_round`."""
+        self._put(lambda: self._operations.round(bandit, record), done)
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]

@@ -2,7 +2,7 @@
 
 They lie in `data`, with what their servers answered. Version 1: a linear bandit with three actions,
 24 decisions and 20 rewards. Version 2: the same size, with reward windows, corrections and a
-decision that was activated after its reward.
+decision that was activated after its reward. Version 3: a linear bandit with features of actions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return sorted((kind, name, " ".join(sql.split())) for kind, name, sql in rows)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_store_of_an_older_version_is_migrated_and_served(launch, rig, tmp_path, version):
     expected = json.loads((DATA / f"version-{version}.json").read_text())
     num_learned = expected["num_learned"]

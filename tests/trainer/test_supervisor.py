@@ -31,6 +31,7 @@ class Swaps:
         self.orders = 0
         self.published_versions: list[tuple[str, int]] = []
         self.gone: set[str] = set()
+        self.failures: list[tuple[str, str]] = []
         self.error: Exception | None = None
 
     async def order(self, uid: BanditUid) -> dict[str, Any] | None:
@@ -38,6 +39,9 @@ class Swaps:
             return None
         self.orders += 1
         return {"uid": uid, "round": self.orders}
+
+    def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
+        self.failures.append((uid, error))
 
     async def published(self, uid: BanditUid, event: dict[str, Any]) -> None:
         if self.error is not None:

@@ -1,0 +1,320 @@
+"""Counts and sums of what is in the log, per ten seconds, minute and hour: `dashboard.db`.
+
+Derived and disposable: written without waiting for the disk, dropped and filled anew where it is
+missing, damaged or of another version. One connection writes (the follower's thread), each reader
+has its own. Seconds are kept for two hours, minutes for two days, hours for good. Latencies alone
+are not in the log: they are measured, and gone with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sqlite3
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+VERSION = 1
+MOMENT, MINUTE, HOUR = 10, 60, 3600
+SPANS = (MOMENT, MINUTE, HOUR)
+KEPT_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
+ACTIONS_TOLD = 64  # per bucket; the ones that come later are counted together, under no name
+REST = ""
+DELAYS_S = (
+    0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10800.0, 21600.0, 43200.0,
+    86400.0, 172800.0, 345600.0, 604800.0, 1209600.0, 2592000.0,
+)  # fmt: skip
+TABLES = f"""
+CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL, mark TEXT, time REAL)
+  WITHOUT ROWID;
+CREATE TABLE buckets (
+  bandit TEXT, span INTEGER, start INTEGER, selects INTEGER, chosen INTEGER, propensities INTEGER,
+  propensity REAL, surprise REAL, looked INTEGER, explored INTEGER, stds INTEGER, std REAL,
+  num_values INTEGER, value REAL, square REAL, PRIMARY KEY (bandit, span, start)) WITHOUT ROWID;
+CREATE TABLE shares (
+  bandit TEXT, span INTEGER, start INTEGER, action TEXT, num INTEGER,
+  PRIMARY KEY (bandit, span, start, action)) WITHOUT ROWID;
+CREATE TABLE delays (
+  bandit TEXT, span INTEGER, start INTEGER, bin INTEGER, num INTEGER,
+  PRIMARY KEY (bandit, span, start, bin)) WITHOUT ROWID;
+CREATE TABLE latency (span INTEGER, start INTEGER, counts TEXT, PRIMARY KEY (span, start))
+  WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+SUMS = (
+    "selects", "chosen", "propensities", "propensity", "surprise", "looked", "explored", "stds",
+    "std", "num_values", "value", "square",
+)  # fmt: skip
+_UPSERT = (
+    f"INSERT INTO buckets VALUES (?, ?, ?{', ?' * len(SUMS)}) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A decision, as far as it is counted. `actions`: what was chosen, best first."""
+
+    time: float
+    actions: tuple[str, ...]
+    propensity: float | None
+    explored: bool | None
+    std: float | None
+
+
+@dataclass(slots=True)
+class Part:
+    """What is to be added: sums per (bandit, span, start), and counts of actions and delays."""
+
+    sums: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
+    actions: dict[tuple[str, int, int], dict[str, int]] = field(default_factory=dict)
+    delays: dict[tuple[str, int, int, int], int] = field(default_factory=dict)
+
+    def decided(self, uid: str, seen: Seen) -> None:
+        """Count a decision."""
+        p, std = seen.propensity, seen.std
+        row = (
+            1, len(seen.actions), p is not None, p or 0.0, -math.log(p) if p else 0.0,
+            seen.explored is not None, bool(seen.explored), std is not None, std or 0.0,
+            0, 0.0, 0.0,
+        )  # fmt: skip
+        for key in self._add(uid, seen.time, row):
+            counts = self.actions.setdefault(key, {})
+            for action in seen.actions:
+                counts[action] = counts.get(action, 0) + 1
+
+    def learned(self, uid: str, time: float, value: float, delay_s: float | None) -> None:
+        """Count a value that was learned; `delay_s` after its decision, where that is known."""
+        row = (0,) * 9 + (1, value, value * value)
+        for key in self._add(uid, time, row):
+            if delay_s is not None:
+                place = (*key, bisect_left(DELAYS_S, delay_s))
+                self.delays[place] = self.delays.get(place, 0) + 1
+
+    def corrected(self, uid: str, time: float, before: float, after: float) -> None:
+        """Change a value that was learned at `time`."""
+        row = (0,) * 10 + (after - before, after * after - before * before)
+        self._add(uid, time, row)
+
+    def _add(self, uid: str, time: float, row: Sequence[float]) -> list[tuple[str, int, int]]:
+        keys = [(uid, span, int(time // span) * span) for span in SPANS]
+        for key in keys:
+            sums = self.sums.setdefault(key, [0] * len(SUMS))
+            for index, value in enumerate(row):
+                if value:
+                    sums[index] += value
+        return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Up to where something was counted; `mark` and `time` tell of the last one."""
+
+    at: int = 0
+    mark: str | None = None
+    time: float = 0.0
+
+
+class Aggregates:
+    """A connection to the file; used by one thread at a time."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        if read_only:
+            self._db = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None,
+                check_same_thread=False,
+            )  # fmt: skip
+            self._db.execute("PRAGMA busy_timeout = 5000")
+            return
+        try:
+            self._db = self._opened()
+        except sqlite3.DatabaseError as error:
+            log.warning("%s is made anew: %s", path.name, error)
+            self.remove(path)
+            self._db = self._opened()
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete the file; nobody may have it open for writing."""
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA busy_timeout = 5000")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = OFF")
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, VERSION):
+                raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
+            if not found:
+                db.executescript(f"BEGIN; {TABLES} COMMIT;")
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> Aggregates:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def cursor(self, name: str) -> Cursor:
+        """Return up to where something was counted."""
+        found = self._db.execute(
+            "SELECT at, mark, time FROM cursors WHERE name = ?", (name,)
+        ).fetchone()
+        return Cursor() if found is None else Cursor(*found)
+
+    def add(self, part: Part, cursors: dict[str, Cursor]) -> None:
+        """Add what was counted and note up to where, in one transaction."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(_UPSERT, [(*key, *sums) for key, sums in part.sums.items()])
+            for key, counts in part.actions.items():
+                self._share(key, counts)
+            db.executemany(
+                "INSERT INTO delays VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET num = num + excluded.num",
+                [(*key, num) for key, num in part.delays.items()],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)",
+                [(name, c.at, c.mark, c.time) for name, c in cursors.items()],
+            )
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _share(self, key: tuple[str, int, int], counts: dict[str, int]) -> None:
+        found = self._db.execute(
+            "SELECT action FROM shares WHERE bandit = ? AND span = ? AND start = ?", key
+        )
+        known = {action for (action,) in found}
+        for action, num in counts.items():
+            if action not in known and len(known - {REST}) >= ACTIONS_TOLD:
+                action = REST
+            known.add(action)
+            self._db.execute(
+                "INSERT INTO shares VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET num = num + excluded.num",
+                (*key, action, num),
+            )
+
+    def timed(self, time: float, counts: Sequence[int]) -> None:
+        """Add how many selects took how long, per bound of `tally.SECONDS`."""
+        for span in SPANS:
+            start = int(time // span) * span
+            found = self._db.execute(
+                "SELECT counts FROM latency WHERE span = ? AND start = ?", (span, start)
+            ).fetchone()
+            before = [0] * len(counts) if found is None else json.loads(found[0])
+            total = [a + b for a, b in zip(before, counts, strict=True)]
+            self._db.execute(
+                "INSERT OR REPLACE INTO latency VALUES (?, ?, ?)", (span, start, json.dumps(total))
+            )
+
+    def prune(self, now: float, live: Iterable[str]) -> None:
+        """Drop what is too old for its span, and bandits that are gone."""
+        gone = set(self.bandits()) - set(live)
+        for table in ("buckets", "shares", "delays"):
+            for span, kept_s in KEPT_S.items():
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - kept_s)
+                )
+            for uid in gone:
+                self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
+        self._db.executemany("DELETE FROM cursors WHERE name = ?", [(uid,) for uid in gone])
+        for span, kept_s in KEPT_S.items():
+            self._db.execute(
+                "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - kept_s)
+            )
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def bandits(self) -> list[str]:
+        """Return the uids of the bandits with something counted."""
+        return [uid for (uid,) in self._db.execute("SELECT DISTINCT bandit FROM buckets")]
+
+    def first(self, uid: str) -> int | None:
+        """Return when the first hour of a bandit begins."""
+        (found,) = self._db.execute(
+            "SELECT min(start) FROM buckets WHERE bandit = ? AND span = ?", (uid, HOUR)
+        ).fetchone()
+        return None if found is None else int(found)
+
+    def totals(self, uid: str, start: int, span: int) -> dict[str, float]:
+        """Return the sums of the buckets of `span` from `start` on."""
+        columns = ", ".join(f"coalesce(sum({name}), 0)" for name in SUMS)
+        row = self._db.execute(
+            f"SELECT {columns} FROM buckets WHERE bandit = ? AND span = ? AND start >= ?",
+            (uid, span, start),
+        ).fetchone()
+        return dict(zip(SUMS, row, strict=True))
+
+    def series(self, uid: str, start: int, end: int, step: int) -> dict[int, dict[str, float]]:
+        """Return the sums of each `step` seconds, by where they begin; nothing for empty ones."""
+        columns = ", ".join(f"sum({name})" for name in SUMS)
+        rows = self._db.execute(
+            f"SELECT start / ? * ?, {columns} FROM buckets"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1",
+            (step, step, uid, _span(step), start, end),
+        )
+        return {row[0]: dict(zip(SUMS, row[1:], strict=True)) for row in rows}
+
+    def shares(self, uid: str, start: int, end: int, step: int) -> dict[int, dict[str, int]]:
+        """Return how often each action was chosen in each `step` seconds; `REST`: all others."""
+        rows = self._db.execute(
+            "SELECT start / ? * ?, action, sum(num) FROM shares"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1, 2",
+            (step, step, uid, _span(step), start, end),
+        )
+        found: dict[int, dict[str, int]] = {}
+        for at, action, num in rows:
+            found.setdefault(at, {})[action] = num
+        return found
+
+    def delays(self, uid: str, start: int, end: int, step: int) -> list[int]:
+        """Return how many rewards came how late, per bound of `DELAYS_S` and beyond the last."""
+        counts = [0] * (len(DELAYS_S) + 1)
+        for index, num in self._db.execute(
+            "SELECT bin, sum(num) FROM delays"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1",
+            (uid, _span(step), start, end),
+        ):
+            counts[index] = num
+        return counts
+
+    def latencies(self, start: int, end: int, step: int) -> dict[int, list[int]]:
+        """Return how many selects took how long in each `step` seconds."""
+        found: dict[int, list[int]] = {}
+        for at, text in self._db.execute(
+            "SELECT start / ? * ?, counts FROM latency WHERE span = ? AND start >= ? AND start < ?",
+            (step, step, _span(step), start, end),
+        ):
+            counts = json.loads(text)
+            before = found.get(at, [0] * len(counts))
+            found[at] = [a + b for a, b in zip(before, counts, strict=True)]
+        return found
+
+
+def _span(step: int) -> int:
+    return next(span for span in reversed(SPANS) if step % span == 0)

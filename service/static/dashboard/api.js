@@ -1,0 +1,40 @@
+// Calls to the service. The key lives in this module's memory alone: a reload forgets it.
+
+let key = null;
+export const session = { name: null, scopes: [], keys_needed: false };
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function call(method, path, { body, signal } = {}) {
+  const headers = {};
+  if (key !== null) headers.authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const response = await fetch(path, {
+    method, headers, signal, cache: "no-store", credentials: "omit",
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const answer = response.status === 204 ? null : await response.json();
+  if (!response.ok) throw new Refused(response.status, answer.detail ?? answer.title ?? "refused");
+  return answer;
+}
+
+export const get = (path, signal) => call("GET", path, { signal });
+
+// Ask who we are, with a new key where one is given; the old one stays where it is refused.
+export async function identify(candidate) {
+  const before = key;
+  if (candidate !== undefined) key = candidate;
+  try {
+    Object.assign(session, await get("dashboard/session"));
+  } catch (error) {
+    key = before;
+    throw error;
+  }
+}
+
+export const may = (scope) => session.scopes.includes(scope);

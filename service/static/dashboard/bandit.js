@@ -1,0 +1,217 @@
+// One bandit over time, its rounds and newest decisions, and what an administrator can do to it.
+import { call, get, may } from "./api.js";
+import { COLOURS, Chart, stacked } from "./charts.js";
+import { ask, tell } from "./dialogs.js";
+import { facts, fill, findings, h } from "./dom.js";
+import { count, number, percent, seconds, time } from "./format.js";
+
+const RANGES = ["15m", "1h", "6h", "1d", "7d", "30d", "all"];
+
+export class BanditView {
+  constructor(root, name, range) {
+    this.name = name;
+    this.title = name;
+    this.range = RANGES.includes(range) ? range : "1h";
+    this.every = this.range.endsWith("m") || this.range.endsWith("h") ? 2000 : 10000;
+    this.path = `bandits/${encodeURIComponent(name)}`;
+    this.head = h("div");
+    this.notes = h("div");
+    this.actions = null;
+    this.tables = h("div", { class: "grid wide" });
+    this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
+    this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
+    this.delay = h("section", { class: "card", "aria-label": "Reward delay" });
+    this.charts = this.makeCharts();
+    this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
+    this.tables.append(this.newest, this.rounds);
+    root.replaceChildren(
+      h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
+  }
+
+  makeCharts() {
+    const sync = `bandit-${this.name}`;
+    const one = (title, hint, series, more = {}) => new Chart({ title, hint, series, sync, ...more });
+    return {
+      reward: one("Mean reward", "Of the values learned, with the 95 % interval of their mean. Dashed: a snapshot swapped in.", [
+        { label: "high", colour: "--band", value: number, line: 0 }, { label: "low", colour: "--band", value: number, line: 0 },
+        { label: "mean", colour: "--c0", value: number },
+      ], { bands: [{ series: [1, 2], fill: "--band" }], unit: (value) => number(value) }),
+      traffic: one("Traffic", "Decisions made and values learned, per point.", [
+        { label: "selects", colour: "--c0", value: count }, { label: "rewards", colour: "--c2", value: count },
+      ], { unit: count }),
+      join: one("Join rate", "Values learned per action chosen at the same time; late rewards shift it.", [
+        { label: "join rate", colour: "--c2", value: percent }], { unit: percent }),
+      exploration: one("Exploration", "Share of selects whose action had not the best posterior mean; left. Entropy of what is served, in nats; right.", [
+        { label: "explored", colour: "--c1", value: percent }, { label: "entropy", colour: "--c7", value: number, scale: "nats" },
+      ], { unit: percent, scales: { nats: { range: (_, low, high) => [0, high > 0 ? 1.06 * high : 1] } } }),
+      spread: one("Posterior spread", "Standard deviation of the served action's expected reward: how unsure the model is.", [
+        { label: "standard deviation", colour: "--c3", value: number }], { unit: (value) => number(value) }),
+      loss: one("Training", "Mean squared error at the start and the end of each round.", [
+        { label: "before", colour: "--rest", value: number, points: true }, { label: "after", colour: "--c0", value: number, points: true },
+      ], { unit: (value) => number(value) }),
+      latency: one("Select latency", "Of all bandits of this server, milliseconds inside the service.", [
+        { label: "median", colour: "--c0", value: number }, { label: "99th percentile", colour: "--c4", value: number }], { unit: (value) => number(value) }),
+    };
+  }
+
+  buttons() {
+    if (!may("admin")) return h("p", { class: "soft small" }, "This key lacks the scope admin: there is nothing to press here.");
+    return h("div", { class: "row", id: "admin" },
+      h("button", { type: "button", onclick: () => this.train() }, "Train now\u2026"),
+      h("button", { type: "button", onclick: () => this.rollBack() }, "Roll back\u2026"),
+      h("button", { type: "button", onclick: () => this.retire() }, "Retire an action\u2026"));
+  }
+
+  async train() {
+    await ask({
+      title: `Train ${this.name} now?`, button: "Train",
+      text: "A round runs in the background; its snapshot is swapped in when it is done. Selects go on meanwhile.",
+      act: async () => { await call("POST", `${this.path}/train?wait=false`); tell("A round is queued."); },
+    });
+  }
+
+  async rollBack() {
+    const { served, snapshots } = await get(`${this.path}/snapshots`);
+    const field = h("select", {}, snapshots.slice().reverse().map((one) => h("option", { value: one.version },
+      `${one.version}: ${time(one.created_at)}, ${count(one.num_learned)} learned${one.version === served ? " (served)" : ""}`)));
+    await ask({
+      title: `Roll ${this.name} back?`, button: "Roll back", danger: true, fields: [["Snapshot", field]],
+      text: "What was learned after that snapshot leaves the model. The log keeps it, and a later round learns from it again.",
+      act: async (version) => {
+        const answer = await call("POST", `${this.path}/rollback`, { body: { version: Number(version) } });
+        tell(`Snapshot ${version} is served again, as snapshot ${answer.snapshot}.`);
+      },
+    });
+  }
+
+  async retire() {
+    const { actions } = await get(`${this.path}/actions?limit=10000`);
+    const known = h("datalist", { id: "known-actions" }, actions.filter((one) => one.enabled).map((one) => h("option", { value: one.id })));
+    const field = h("input", { list: "known-actions", required: true, autocomplete: "off" });
+    field.append(known);
+    await ask({
+      title: "Retire an action?", button: "Retire", danger: true, fields: [["Action", field]],
+      text: "It is not offered any more. What was learned from it stays, and putting it again brings it back.",
+      act: async (id) => {
+        await call("DELETE", `${this.path}/actions/${encodeURIComponent(id.trim())}`);
+        tell(`${id.trim()} is retired.`);
+      },
+    });
+  }
+
+  async update(signal) {
+    const [found, listed] = await Promise.all([
+      get(`dashboard/${this.path}?range=${this.range}`, signal),
+      get(`dashboard/${this.path}/decisions?limit=25`, signal)]);
+    this.showHead(found);
+    this.showCharts(found);
+    this.showDelay(found.delay);
+    this.showRounds(found.rounds);
+    this.showNewest(listed.decisions);
+  }
+
+  showHead(found) {
+    const choose = (range) => h("button", { type: "button", "data-range": range, "aria-pressed": String(range === this.range) }, range);
+    fill(this.head,
+      h("div", { class: "row between" }, h("h1", {}, this.name),
+        h("div", { class: "ranges", role: "group", "aria-label": "Range" }, RANGES.map(choose))),
+      h("p", { class: "soft small" }, `${found.policy}, ${found.spec.encoder.name}, ${count(found.num_actions)} actions`
+        + `${found.behind ? "; the past is still being counted" : ""}`),
+      facts([["mean reward", number(found.reward_mean)], ["join rate", percent(found.join_rate)], ["learned", count(found.num_learned)],
+        ["snapshot", String(found.snapshot)], ["position", count(found.position)],
+        ["round", found.train_due ? "due" : "not due"], ["trainer", found.trainer.phase]]));
+    this.head.onclick = (event) => {
+      const range = event.target.dataset?.range;
+      if (range) location.hash = `#/bandit/${encodeURIComponent(this.name)}?range=${range}`;
+    };
+    fill(this.notes, ...findings(found.findings),
+      found.selects.some(Boolean) ? null : h("div", { class: "finding" }, h("strong", {}, "Nothing was decided in this range. "),
+        "Ask for a decision with POST /select, or look further back."));
+  }
+
+  showCharts(found) {
+    const { charts } = this;
+    const x = found.time;
+    const first = Math.max(0, found.selects.findIndex(Boolean)); // a young bandit fills the charts, too
+    const window = [Math.max(found.start, Math.min(x[first] - found.step_s, found.end - 20 * found.step_s)), found.end];
+    const marks = found.rounds;
+    const put = (chart, ...columns) => chart.update([x, ...columns], { marks, window });
+    put(charts.reward, found.reward.high, found.reward.low, found.reward.mean);
+    put(charts.traffic, found.selects, found.rewards);
+    put(charts.join, found.joined);
+    put(charts.exploration, found.exploration.explored, found.exploration.entropy);
+    put(charts.spread, found.spread);
+    put(charts.latency, found.latency.p50_ms, found.latency.p99_ms);
+    const trained = found.rounds.filter((round) => round.loss_after !== null);
+    charts.loss.update([trained.map((round) => round.time), trained.map((round) => round.loss_before), trained.map((round) => round.loss_after)], { marks, window });
+    this.showShares(found, { marks, window });
+  }
+
+  // The actions on top change over time, and with them the chart's series.
+  showShares(found, { marks, window }) {
+    const { ids, share, rest, num } = found.actions;
+    const shown = num > ids.length ? [...share, rest] : share;
+    const labels = num > ids.length ? [...ids, `${count(num - ids.length)} others`] : ids;
+    const key = JSON.stringify(labels);
+    if (key !== this.sharesOf) {
+      this.sharesOf = key;
+      const series = labels.map((label, index) => ({ label, colour: COLOURS[index] ?? "--rest", value: percent, fill: index === 0 ? COLOURS[0] : undefined }));
+      const bands = labels.slice(1).map((_, index) => ({ series: [index + 2, index + 1], fill: COLOURS[index + 1] ?? "--rest" }));
+      const chart = new Chart({ title: "Actions", hint: `Share of each action of ${count(num)} chosen in this range.`, series, bands,
+        sync: `bandit-${this.name}`, unit: percent, scales: { y: { range: () => [0, 1] } } });
+      if (this.charts.shares) { this.charts.shares.destroy(); this.charts.shares.card.replaceWith(chart.card); }
+      else this.grid.children[1].after(chart.card);
+      this.charts.shares = chart;
+    }
+    if (labels.length) this.charts.shares.update([found.time, ...stacked(shown)], { marks, window, shown: [found.time, ...shown] });
+  }
+
+  showDelay(delay) {
+    const total = delay.counts.reduce((a, b) => a + b, 0);
+    const first = delay.counts.findIndex(Boolean);
+    const last = delay.counts.findLastIndex(Boolean);
+    const most = Math.max(1, ...delay.counts);
+    const bars = h("div", { class: "bars", role: "img", "aria-label": "how many rewards came how late" });
+    const lower = (index) => (index === 0 ? 0 : delay.bounds_s[index - 1]);
+    for (let index = first; total && index <= last; index += 1) {
+      const bar = h("div", { title: `${count(delay.counts[index])} rewards, ${seconds(lower(index))} to ${index < delay.bounds_s.length ? seconds(delay.bounds_s[index]) : "later"}` });
+      bar.style.height = `${Math.max(1, (100 * delay.counts[index]) / most)}%`;
+      bars.append(bar);
+    }
+    fill(this.delay, h("h2", {}, "Reward delay"), h("p", { class: "soft small" }, "From the decision to the value it taught."),
+      facts([["median", seconds(delay.median_s)], ["nine of ten within", seconds(delay.p90_s)], ["rewards", count(total)]]));
+    if (total) this.delay.append(bars, h("div", { class: "ends soft small" }, h("span", {}, seconds(lower(first))), h("span", {}, seconds(delay.bounds_s[Math.min(last, delay.bounds_s.length - 1)]))));
+    if (total) delete this.delay.dataset.filled;
+  }
+
+  showRounds(rounds) {
+    const rows = rounds.slice(-12).reverse().map((round) => h("tr", {},
+      h("td", {}, time(round.time)), h("td", { class: "num" }, round.version === null ? "failed" : String(round.version)),
+      h("td", { class: "num" }, count(round.position)), h("td", { class: "num" }, seconds(round.seconds)),
+      h("td", { class: "num" }, seconds(round.swap_s)),
+      round.error === null ? h("td", { class: "num" }, `${number(round.loss_before)} \u2192 ${number(round.loss_after)}`) : h("td", { class: "break" }, round.error)));
+    fill(this.rounds, h("h2", {}, "Training rounds"), h("p", { class: "soft small" }, "Newest first; each ends with its snapshot swapped in."),
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["ended", "snapshot", "position", "took", "swap", "loss"].map((name, index) => h("th", { class: index ? "num" : "" }, name)))), h("tbody", {}, rows)))
+        : h("p", { class: "soft" }, "None in this range."));
+  }
+
+  showNewest(decisions) {
+    const base = `#/bandit/${encodeURIComponent(this.name)}/decision/`;
+    const rows = decisions.map((one) => h("tr", {},
+      h("td", {}, h("a", { href: base + encodeURIComponent(one.decision_id) }, one.decision_id)),
+      h("td", {}, time(one.time)), h("td", { class: "break" }, one.num_actions > 1 ? `${one.action} +${one.num_actions - 1}` : one.action),
+      h("td", { class: "num" }, number(one.propensity)), h("td", {}, one.explored === null ? "\u2013" : one.explored ? "explored" : "best mean"),
+      h("td", { class: "num" }, one.reward === null ? "none yet" : number(one.reward))));
+    fill(this.newest, h("h2", {}, "Newest decisions"), h("p", { class: "soft small" }, "Open one to see why that action was chosen."),
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["decision", "time", "action", "propensity", "", "reward"].map((name) => h("th", { class: name === "propensity" || name === "reward" ? "num" : "" }, name)))), h("tbody", {}, rows)))
+        : h("p", { class: "soft" }, "None yet."));
+  }
+
+  recolour() {
+    for (const chart of Object.values(this.charts)) chart.draw();
+  }
+
+  destroy() {
+    for (const chart of Object.values(this.charts)) chart.destroy();
+  }
+}

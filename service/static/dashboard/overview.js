@@ -1,0 +1,101 @@
+// All bandits: traffic, reward, join rate, trainer, alarms.
+import { get } from "./api.js";
+import { facts, fill, findings, h } from "./dom.js";
+import { count, number, percent } from "./format.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export class Overview {
+  constructor(root) {
+    this.title = "Overview";
+    this.every = 2000;
+    this.server = h("section", { class: "card", "aria-label": "Server" });
+    this.list = h("div", { class: "grid", id: "bandits" });
+    this.cards = new Map();
+    root.replaceChildren(this.server, this.list);
+  }
+
+  async update(signal) {
+    const found = await get("dashboard/overview", signal);
+    const { server } = found;
+    const alarms = found.bandits.flatMap((one) => one.findings).concat(server.findings).filter((one) => one.severity === "alarm");
+    const badge = !server.ready ? ["bad", "not ready"] : alarms.length ? ["bad", `${alarms.length} alarm${alarms.length > 1 ? "s" : ""}`] : ["good", "learning"];
+    fill(this.server,
+      h("div", { class: "row between" }, h("h1", {}, "Is it learning?"), h("span", { class: `badge ${badge[0]}`, id: "verdict" }, badge[1])),
+      facts([["bandits", count(found.bandits.length)], ["selects, last hour", count(sum(found.bandits, "selects"))],
+        ["rewards, last hour", count(sum(found.bandits, "rewards"))], ["trainer", server.trainer.phase],
+        ["rounds since start", count(server.trainer.rounds)]]),
+      server.detail ? h("div", { class: "finding alarm" }, server.detail) : null,
+      server.behind ? h("p", { class: "soft small" }, "The past is still being counted; figures below grow.") : null,
+      ...findings(server.findings));
+    if (!found.bandits.length) {
+      this.cards.clear();
+      fill(this.list, h("div", { class: "card" }, h("h2", {}, "No bandit yet"),
+        h("p", { class: "soft" }, "Create one and it shows up here:"), h("pre", {}, EXAMPLE)));
+      return;
+    }
+    const names = new Set(found.bandits.map((one) => one.name));
+    for (const [name, card] of this.cards) if (!names.has(name)) { card.remove(); this.cards.delete(name); }
+    if (!this.cards.size) { this.list.replaceChildren(); delete this.list.dataset.filled; }
+    for (const one of found.bandits) {
+      if (!this.cards.has(one.name)) {
+        this.cards.set(one.name, h("article", { class: "card bandit", "data-bandit": one.name }));
+      }
+      fill(this.cards.get(one.name), ...line(one));
+    }
+    const order = found.bandits.map((one) => this.cards.get(one.name));
+    if (order.some((card, index) => this.list.children[index] !== card)) this.list.replaceChildren(...order);
+  }
+
+  destroy() {}
+}
+
+const EXAMPLE = `curl -X PUT ${location.origin}/bandits/shop -H 'content-type: application/json' \\
+  -d '{"policy": "linear_ts", "context": {"shape": [4]}, "encoder": {"name": "per_action"}}'`;
+
+const sum = (bandits, name) => bandits.reduce((total, one) => total + one.last_hour[name], 0);
+
+function line(one) {
+  const worst = one.findings.some((finding) => finding.severity === "alarm") ? ["bad", "alarm"]
+    : one.findings.length ? ["warn", "notice"] : one.decisions ? ["good", "learning"] : ["", "no traffic yet"];
+  return [
+    h("div", { class: "row between" },
+      h("h2", {}, h("a", { href: `#/bandit/${encodeURIComponent(one.name)}` }, one.name)),
+      h("span", { class: `badge ${worst[0]}` }, worst[1])),
+    h("p", { class: "soft small" }, `${one.policy}, ${one.encoder}, ${count(one.num_actions)} actions, snapshot ${one.snapshot}`),
+    facts([["mean reward", number(one.reward_mean)], ["join rate", percent(one.join_rate)],
+      ["decisions", count(one.decisions)], ["learned", count(one.num_learned)]]),
+    spark(one),
+    ...findings(one.findings),
+  ];
+}
+
+// The last hour: columns for selects, a line for the mean reward.
+function spark({ spark: { selects, reward } }) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${selects.length} 40`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("class", "spark");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", "selects and mean reward of the last hour, by minute");
+  const most = Math.max(1, ...selects);
+  selects.forEach((value, index) => {
+    if (!value) return;
+    const column = document.createElementNS(SVG, "rect");
+    for (const [name, v] of Object.entries({ x: index + 0.1, y: 40 - (38 * value) / most, width: 0.8, height: (38 * value) / most })) column.setAttribute(name, v);
+    svg.append(column);
+  });
+  const known = reward.filter((value) => value !== null);
+  const low = Math.min(...known);
+  const wide = Math.max(1e-12, Math.max(...known) - low);
+  let path = "";
+  reward.forEach((value, index) => {
+    if (value === null) return;
+    path += `${path ? "L" : "M"}${index + 0.5} ${(37 - (34 * (value - low)) / wide).toFixed(2)}`;
+  });
+  if (known.length === 1) path += "l0.4 0";
+  const drawn = document.createElementNS(SVG, "path");
+  drawn.setAttribute("d", path);
+  svg.append(drawn);
+  return h("div", {}, svg, h("div", { class: "ends soft small" }, h("span", {}, "an hour ago"), h("span", {}, "columns: selects, line: reward"), h("span", {}, "now")));
+}

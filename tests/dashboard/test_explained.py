@@ -1,0 +1,153 @@
+"""A decision is explained by drawing it again: what comes out is what was served."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.dashboard.fed import Fed
+
+
+@pytest.fixture(scope="module")
+def server(start_session_server: Any) -> Any:
+    return start_session_server()
+
+
+@pytest.fixture
+def fed(server: Any) -> Iterator[Fed]:
+    found = Fed(server.url)
+    yield found
+    found.http.close()
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "per_action": {"encoder": {"name": "per_action"}, "action_dim": 0},
+    "mlp": {"policy": "neural_linear_ts", "encoder": {"name": "mlp"}},
+    "two_tower": {"policy": "neural_linear_ts", "encoder": {"name": "two_tower"}},
+    "greedy": {"policy": "greedy"},
+    "uniform": {"policy": "uniform"},
+    "warm-up": {"selection": {"warmup_random": 30}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
+    name = f"again-{kind}"
+    fed.shop(name, **KINDS[kind])
+    fed.visit(name, 0, 50)
+    for number in range(0, 50, 7):
+        kept = fed.call("GET", f"/bandits/{name}/decisions/{name}-{number}")
+        assert kept["explained"] == "yes"
+        assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
+        (chosen,) = [one for one in kept["candidates"] if one["chosen"]]
+        assert chosen["id"] == kept["chosen"][0]["id"]
+        assert chosen["sampled"] == pytest.approx(kept["chosen"][0]["score"], rel=1e-12)
+        assert chosen["propensity"] == kept["propensity"]
+        assert sum(one["propensity"] for one in kept["candidates"]) == pytest.approx(1.0)
+        best = max(kept["candidates"], key=lambda one: float(one["mean"]))
+        if kept["explored"] is not None:
+            assert kept["explored"] == (best["id"] != chosen["id"])
+            assert kept["std"] == pytest.approx(chosen["std"], rel=1e-9)
+
+
+def test_it_tells_the_means_of_its_own_position(fed: Fed) -> None:
+    fed.shop("then")
+    fed.visit("then", 0, 12)
+    context = [0.3, -0.4, 1.0]
+    scored = fed.call("POST", "/bandits/then/score", {"context": context})["scores"]
+    fed.call("POST", "/select", {"bandit": "then", "context": context, "decision_id": "then-x"})
+    fed.visit("then", 20, 30)  # the model moves on
+    kept = fed.call("GET", "/bandits/then/decisions/then-x")
+    for one, score in zip(kept["candidates"], scored, strict=True):
+        assert one["id"] == score["id"]
+        assert one["mean"] == pytest.approx(score["mean"], rel=1e-12)
+        assert one["std"] == pytest.approx(score["std"], rel=1e-12)
+    data = np.frombuffer(base64.b64decode(kept["context"]["data"]), kept["context"]["dtype"])
+    assert data.tolist() == np.array(context, kept["context"]["dtype"]).tolist()
+
+
+def test_of_several_chosen_actions_each_tells_what_was_learned(fed: Fed) -> None:
+    fed.shop("several")
+    ask = {"bandit": "several", "context": [0.1, 0.2, 1.0], "decision_id": "several-1", "k": 2}
+    made = fed.call("POST", "/select", ask)
+    second = made["actions"][1]["id"]
+    report = {"decision_id": "several-1", "reward": 0.75, "action": second}
+    fed.call("POST", "/reward", report)
+    kept = fed.call("GET", "/bandits/several/decisions/several-1")
+    assert [one["id"] for one in kept["chosen"]] == [one["id"] for one in made["actions"]]
+    assert [one["value"] for one in kept["chosen"]] == [None, 0.75]
+    assert [one["status"] for one in kept["chosen"][1]["rewards"]] == ["applied"]
+    (row,) = kept["chosen"][1]["learned"]
+    assert (row["before"], row["after"]) == (None, 0.75)
+    assert kept["reproduced"]["action"] is True
+
+
+def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
+    fed.shop("inline")
+    fed.visit("inline", 0, 10)
+    offered = [{"id": f"new{i}", "features": [i / 4, 1.0 - i / 4]} for i in range(4)]
+    ask = {"bandit": "inline", "context": [0.5, 0.5, 1.0]}
+    fed.call("POST", "/select", ask | {"candidates": offered, "decision_id": "inline-a"})
+    few = {"candidates": ["blue", "red"], "decision_id": "inline-b"}
+    fed.call("POST", "/select", ask | few)
+    for name, ids in (("inline-a", [one["id"] for one in offered]), ("inline-b", ["blue", "red"])):
+        kept = fed.call("GET", f"/bandits/inline/decisions/{name}")
+        assert [one["id"] for one in kept["candidates"]] == ids
+        assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
+
+
+def test_what_cannot_be_told_any_more_says_why(fed: Fed) -> None:
+    fed.shop("trained", policy="neural_linear_ts", encoder={"name": "mlp"})
+    fed.visit("trained", 0, 20)
+    for first in range(100, 600, 100):  # more snapshots than are kept
+        fed.visit("trained", first, 5)
+        fed.call("POST", "/bandits/trained/train?wait=true")
+    kept = fed.call("GET", "/bandits/trained/decisions/trained-0")
+    assert (kept["explained"], kept["candidates"], kept["reproduced"]) == ("no", [], None)
+    assert "snapshot 0" in kept["reason"]
+    assert kept["chosen"][0]["value"] is not None
+    newest = fed.call("GET", "/bandits/trained/decisions/trained-504")
+    assert newest["reproduced"] == {"action": True, "score": True, "propensity": True}
+    rounds = fed.call("GET", "/dashboard/bandits/trained?range=1h")["rounds"]
+    assert [one["version"] for one in rounds] == [1, 2, 3, 4, 5]
+    assert all(one["loss_after"] is not None and one["error"] is None for one in rounds)
+
+
+def test_many_candidates_are_told_in_part(fed: Fed) -> None:
+    fed.shop("many")
+    ids = [f"n{i}" for i in range(500)]
+    features = np.random.default_rng(3).normal(size=(500, 2)).tolist()
+    fed.call("PUT", "/bandits/many/actions", {"ids": ids, "features": features})
+    made = fed.call(
+        "POST", "/select", {"bandit": "many", "context": [1.0, 0.0, 1.0], "decision_id": "many-1"}
+    )
+    kept = fed.call("GET", "/bandits/many/decisions/many-1")
+    assert kept["num_candidates"] == 503
+    assert 200 <= len(kept["candidates"]) <= 201
+    assert made["action"]["id"] in {one["id"] for one in kept["candidates"] if one["chosen"]}
+
+
+def test_an_unknown_decision_or_another_bandits_is_not_found(fed: Fed) -> None:
+    fed.shop("mine")
+    fed.shop("theirs")
+    fed.visit("mine", 0, 1)
+    for path in ("/bandits/mine/decisions/nothing", "/bandits/theirs/decisions/mine-0"):
+        assert fed.http.get(path).status_code == 404
+
+
+def test_the_newest_decisions_are_listed_in_parts(fed: Fed) -> None:
+    fed.shop("listed")
+    fed.visit("listed", 0, 12)
+    first = fed.call("GET", "/dashboard/bandits/listed/decisions?limit=8")
+    second = fed.call("GET", f"/dashboard/bandits/listed/decisions?limit=8&before={first['next']}")
+    names = [one["decision_id"] for one in first["decisions"] + second["decisions"]]
+    assert names == [f"listed-{i}" for i in reversed(range(12))]
+    assert second["next"] is None
+    assert [one["reward"] is None for one in first["decisions"]] == [False, False, True] + [
+        False
+    ] * 5

@@ -1,0 +1,337 @@
+"""The dashboard in a real browser, on a real server that simulators feed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from service.keys import hash_of
+from tests.dashboard.fed import Fed, poll, simulate
+
+pytestmark = pytest.mark.browser
+STATIC = files("service") / "static" / "dashboard"
+UPLOT = {  # of uPlot 1.6.32, as its package on npm has them
+    "uplot.js": "5dd9b3281aa64b461b42d9945f6adb2649d346502b12281a9ae0d46599a80eba",
+    "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    "uplot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+}
+expect.set_options(timeout=30_000)
+NEURAL = "synthetic-neural_linear_ts-0"
+WAIT_MS = 30_000
+
+
+@pytest.fixture(scope="module")
+def server(start_session_server: Any) -> Any:
+    found = start_session_server()
+    simulate(found.url, "synthetic", "--horizon", "250")
+    with Fed(found.url) as fed:
+        fed.counted(NEURAL, 250)
+    return found
+
+
+class Looked:
+    """A page, and what went wrong in it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        page.set_default_timeout(WAIT_MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._hear)
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def _hear(self, said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning"):
+            self.errors.append(said.text)
+
+    def fact(self, place: str, name: str) -> str:
+        """Return the figure under a name."""
+        found = self.page.locator(place).locator(f"dt:text-is('{name}') + dd").first
+        return found.inner_text()
+
+
+@pytest.fixture
+def look(browser: Browser) -> Iterator[Any]:
+    contexts = []
+
+    def open_page(url: str, **options: Any) -> Looked:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        looked = Looked(context.new_page())
+        looked.page.goto(url)
+        return looked
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", UPLOT)
+def test_the_chart_library_is_the_one_that_was_published(name: str) -> None:
+    assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == UPLOT[name]
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_may_not(server: Any) -> None:
+    with httpx.Client(base_url=server.url, trust_env=False) as http:
+        answer = http.get("/")
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        links = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+        assert all(not re.match(r"(?:https?:)?//", link) for link in links)
+        tag = http.get("/dashboard/static/app.js").headers["etag"]
+        same = http.get("/dashboard/static/app.js", headers={"if-none-match": tag})
+        assert same.status_code == 304
+        assert http.get("/dashboard/static/..%2f..%2fapp.py").status_code == 404
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_view_shows_what_the_api_says(
+    server: Any, look: Any, scheme: str, width: int, feed: Any
+) -> None:
+    fed = feed(server.url)
+    looked = look(
+        server.url, viewport={"width": width, "height": 800}, color_scheme=scheme,
+        reduced_motion="reduce",
+    )  # fmt: skip
+    page = looked.page
+    card = page.locator(f"article[data-bandit='{NEURAL}']")
+    expect(card).to_be_visible()
+    lines = {one["name"]: one for one in fed.call("GET", "/dashboard/overview")["bandits"]}
+    assert looked.fact(f"article[data-bandit='{NEURAL}']", "decisions") == "250"
+    assert looked.fact(f"article[data-bandit='{NEURAL}']", "learned") == str(
+        lines[NEURAL]["num_learned"]
+    )
+    fits(page)
+    card.get_by_role("link").click()
+    expect(page.locator(".u-over").first).to_be_visible()
+    for title in ("Traffic", "Mean reward", "Exploration", "Posterior spread"):
+        page.get_by_role("region", name=title).locator("summary").click()
+    found = fed.call("GET", f"/dashboard/bandits/{NEURAL}?range=1h")
+    assert sum(int(row[1]) for row in cells(page, "Traffic")) == sum(found["selects"])
+    last = [value for value in found["reward"]["mean"] if value is not None][-1]
+    assert float(cells(page, "Mean reward")[0][3]) == pytest.approx(last, rel=0.01)
+    last = [value for value in found["spread"] if value is not None][-1]
+    assert float(cells(page, "Posterior spread")[0][1]) == pytest.approx(last, rel=0.01)
+    drawn = page.evaluate(
+        "() => [...document.querySelectorAll('.u-wrap canvas')].filter((c) =>"
+        " c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean)).length"
+    )
+    assert drawn == 8
+    fits(page)
+    newest = page.get_by_role("region", name="Newest decisions").locator("td a").first
+    name = newest.inner_text()
+    newest.click()
+    expect(page.locator("#reproduced")).to_have_text("reproduced exactly")
+    kept = fed.call("GET", f"/bandits/{NEURAL}/decisions/{name}")
+    (chosen,) = [one for one in kept["candidates"] if one["chosen"]]
+    (row,) = [row for row in cells(page, "Candidates") if row[0].endswith("chosen")]
+    assert row[0].startswith(chosen["id"])
+    assert [float(cell) for cell in row[1:4]] == pytest.approx(
+        [chosen["mean"], chosen["std"], chosen["sampled"]], rel=0.01, abs=1e-4
+    )
+    fits(page)
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 200) == (scheme == "dark")
+    assert looked.errors == []
+    assert all(url.startswith((server.url, "data:")) for url in looked.requests)
+
+
+def cells(page: Page, region: str) -> list[list[str]]:
+    """Return the texts of a table's body."""
+    rows = page.get_by_role("region", name=region).locator(".scroll tbody tr")
+    texts = "rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText.trim()))"
+    found: list[list[str]] = rows.evaluate_all(texts)
+    return found
+
+
+def fits(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_it_follows_new_traffic_without_growing(server: Any, look: Any, feed: Any) -> None:
+    fed = feed(server.url)
+    fed.shop("live")
+    fed.visit("live", 0, 10)
+    fed.counted("live", 10)
+    looked = look(f"{server.url}/#/bandit/live?range=1h")
+    page = looked.page
+    summary = page.get_by_role("region", name="Traffic").locator("summary")
+    expect(page.locator(".u-over").first).to_be_visible()
+    summary.click()
+
+    def selects() -> int:
+        return sum(int(row[1]) for row in cells(page, "Traffic"))
+
+    assert selects() == 10
+    fed.visit("live", 10, 30)
+    poll(lambda: page.wait_for_timeout(100) or selects() == 40, "the new decisions are shown")
+    newest = page.get_by_role("region", name="Newest decisions").locator("td a").first
+    expect(newest).to_have_text("live-39")
+    count = "document.getElementsByTagName('*').length"
+    before = page.evaluate(count)
+    page.clock.install()
+    page.reload()
+    expect(page.locator(".u-over").first).to_be_visible()
+    settled = page.evaluate(count)
+    for _ in range(30):  # a minute, as fast as the server answers
+        with page.expect_response(re.compile("range=1h")):
+            page.clock.run_for(2100)
+    assert page.evaluate(count) <= max(before, settled) + 20
+    assert page.evaluate("document.querySelectorAll('.uplot').length") == 8
+    assert looked.errors == []
+
+
+def test_a_hidden_tab_asks_nothing(server: Any, look: Any) -> None:
+    looked = look(server.url)
+    page = looked.page
+    expect(page.locator("article").first).to_be_visible()
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    tell = " document.dispatchEvent(new Event('visibilitychange'))"
+    page.evaluate(hide % "true" + tell)
+    page.wait_for_timeout(300)  # what was under way ends
+    asked = len(looked.requests)
+    page.wait_for_timeout(4500)  # two of its turns
+    assert len(looked.requests) == asked
+    with page.expect_response(re.compile("overview")):
+        page.evaluate(hide % "false" + tell)
+
+
+def test_everything_is_reached_by_keyboard(server: Any, look: Any) -> None:
+    page = look(server.url).page
+    expect(page.locator("article").first).to_be_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+
+    def to(what: str) -> None:
+        for _ in range(120):
+            if page.evaluate(f"document.activeElement.matches({what!r})"):
+                outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert outline != "none"
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{what} is not reached")
+
+    to("article a")
+    page.keyboard.press("Enter")
+    expect(page.locator(".u-over").first).to_be_visible()
+    to("[data-range='6h']")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-range='6h']")).to_have_attribute("aria-pressed", "true")
+    to("#admin button")
+    page.keyboard.press("Enter")
+    expect(page.locator("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_be_hidden()
+    expect(
+        page.get_by_role("region", name="Newest decisions").locator("td a").first
+    ).to_be_visible()
+    to("td a")
+    page.keyboard.press("Enter")
+    to("[data-sort=std]")
+    page.keyboard.press("Enter")
+    stds = [float(row[2]) for row in cells(page, "Candidates")]
+    assert stds == sorted(stds, reverse=True)
+
+
+def test_buttons_do_what_they_say_after_asking(server: Any, look: Any, feed: Any) -> None:
+    fed = feed(server.url)
+    fed.shop("pressed", policy="neural_linear_ts", encoder={"name": "mlp"})
+    fed.visit("pressed", 0, 30)
+    page = look(f"{server.url}/#/bandit/pressed").page
+    page.get_by_role("button", name="Retire an action").click()
+    page.locator("dialog input").fill("nothing")
+    page.get_by_role("button", name="Retire", exact=True).click()
+    expect(page.locator("dialog .error")).to_contain_text("nothing")
+    page.locator("dialog input").fill("blue")
+    page.get_by_role("button", name="Retire", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("blue is retired")
+    actions = fed.call("GET", "/bandits/pressed/actions")["actions"]
+    assert {one["id"]: one["enabled"] for one in actions} == {
+        "red": True, "green": True, "blue": False,
+    }  # fmt: skip
+    page.get_by_role("button", name="Train now").click()
+    page.get_by_role("button", name="Cancel").click()
+    assert fed.call("GET", "/bandits/pressed")["snapshot"] == 0
+    page.get_by_role("button", name="Train now").click()
+    page.get_by_role("button", name="Train", exact=True).click()
+    poll(lambda: fed.call("GET", "/bandits/pressed")["snapshot"] == 1, "the round is served")
+    page.get_by_role("button", name="Roll back").click()
+    page.locator("dialog select").select_option("0")
+    page.get_by_role("button", name="Roll back", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("Snapshot 0 is served again")
+    assert fed.call("GET", "/bandits/pressed")["snapshot"] == 2
+
+
+def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
+    start_server: Any, look: Any, tmp_path: Path, feed: Any
+) -> None:
+    names = {"reader": ["read"], "owner": ["read", "admin"], "shop": ["select", "reward"]}
+    keys = {name: f"bx_{name}-{'k' * 30}" for name in names}
+    tables = "".join(
+        f'[[keys]]\nname = "{name}"\nsha256 = "{hash_of(keys[name])}"\nscopes = {scopes!r}\n'
+        for name, scopes in names.items()
+    )
+    config = tmp_path / "server.toml"
+    config.write_text(tables)
+    server = start_server(None, "--config", str(config))
+    feed(server.url, keys["owner"]).shop()
+    page = look(server.url).page
+    field = page.locator("dialog input")
+    field.fill("bx_wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("dialog .error")).to_contain_text("not known")
+    field.fill(keys["shop"])
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("h1")).to_have_text("This key may not read")
+    page.get_by_role("button", name="API key").click()
+    field.fill(keys["reader"])
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("link", name="shop").click()
+    expect(page.locator(".u-over").first).to_be_visible()
+    expect(page.get_by_text("lacks the scope admin")).to_be_visible()
+    assert page.locator("#admin").count() == 0
+    page.get_by_role("button", name="API key").click()
+    field.fill(keys["owner"])
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.locator("#admin")).to_be_visible()
+    stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    assert page.evaluate(stored) == '[{},{},""]'
+    assert all(key not in page.content() + page.url for key in keys.values())
+    page.reload()
+    expect(page.locator("dialog input")).to_be_visible()  # forgotten
+
+
+def test_a_restart_of_the_server_is_told_and_got_over(
+    start_server: Any, look: Any, feed: Any
+) -> None:
+    server = start_server()
+    feed(server.url).shop()
+    looked = look(server.url)
+    page = looked.page
+    expect(page.locator("article")).to_be_visible()
+    server.kill()
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    again = start_server(server.data_dir, "--port", server.url.rpartition(":")[2])
+    fed = feed(again.url)
+    fed.visit("shop", 0, 7)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("article dd").nth(2)).to_have_text("7")
+    assert not [error for error in looked.errors if "ERR_CONNECTION" not in error]
+
+
+def test_without_bandits_it_says_how_to_begin(start_server: Any, look: Any) -> None:
+    page = look(start_server().url).page
+    expect(page.get_by_text("No bandit yet")).to_be_visible()
+    expect(page.locator("pre")).to_contain_text("curl -X PUT")
