@@ -12,7 +12,9 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.dashboard.fed import Fed
 
 
-@pytest.fixture(scope="module")  # while playwright runs, no other event loop can: it ends with its file
+@pytest.fixture(
+    scope="module"
+)  # while playwright runs, no other event loop can: it ends with its file
 def browser() -> Iterator[Browser]:
     """A headless Chromium of this machine."""
     path = os.environ.get("BANDEXA_CHROMIUM") or shutil.which("chromium")
