@@ -51,7 +51,7 @@ def is_running(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     try:
         return not stat.parent.parent.exists() or stat.read_text().rsplit(")")[-1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it went while it was looked at
         return False
 
 
