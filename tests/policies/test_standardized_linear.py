@@ -160,7 +160,9 @@ def test_of_a_product_that_lost_all_its_digits_the_rows_say_nothing(make_rows, r
     assert policy.posterior.b < 0.51 * (sums.rr + 1.0)
     plain = refreshed({"encoder": "concat", "dtype": "float64"}, rows)
     kept = np.r_[:8, policy.encoder.feature_dim - 1]
-    exact = _textbook(plain, rows).mean
+    textbook = _textbook(plain, rows)
+    assert isinstance(textbook, GaussianPosterior)
+    exact = textbook.mean
     left = np.abs(plain.posterior.mean - exact).max()
     assert left < 1e-4 * np.abs(exact).max()
     assert np.abs(policy.posterior.mean[kept] - exact).max() < 2.0 * left
