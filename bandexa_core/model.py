@@ -146,10 +146,26 @@ class ServingModel:
         Raises:
             ValueError: The candidates do not suit the policy.
         """
-        rng, policy, exploration = self._drawing(decision_id)
+        policy, exploration = self._selecting()
         return policy.select(
-            context, candidates, rng, num=num, retrieve=retrieve, exploration=exploration
-        )
+            context, candidates, self._rng(decision_id), num=num, retrieve=retrieve,
+            exploration=exploration,
+        )  # fmt: skip
+
+    def select_many(
+        self,
+        decision_ids: Sequence[DecisionId],
+        contexts: Sequence[NDArray[Any] | EncodedContext],
+        candidates: Candidates,
+    ) -> list[Choice]:
+        """Pick one candidate for each of several decisions: what `select` picks, to the bit.
+
+        Raises:
+            ValueError: One of them does not suit the policy; which one, `select` tells.
+        """
+        policy, exploration = self._selecting()
+        rngs = [self._rng(decision_id) for decision_id in decision_ids]
+        return policy.select_many(contexts, candidates, rngs, exploration)
 
     def ballot(
         self,
@@ -158,15 +174,17 @@ class ServingModel:
         candidates: Candidates,
     ) -> Ballot:
         """Tell how `select` picks for a decision, of every candidate."""
-        rng, policy, exploration = self._drawing(decision_id)
-        return policy.ballot(context, candidates, rng, exploration)
+        policy, exploration = self._selecting()
+        return policy.ballot(context, candidates, self._rng(decision_id), exploration)
 
-    def _drawing(self, decision_id: DecisionId) -> tuple[np.random.Generator, Policy, Exploration]:
-        """Return what a decision is drawn with: its generator, who draws, and how."""
-        rng = keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
+    def _rng(self, decision_id: DecisionId) -> np.random.Generator:
+        return keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
+
+    def _selecting(self) -> tuple[Policy, Exploration]:
+        """Return who decides by now, and how it explores."""
         selection, learned = self.spec.selection, self.progress.num_learned
         policy = self.policy if learned >= selection.warmup_random else Uniform()
-        return rng, policy, Exploration(selection.panel, selection.epsilon_at(learned))
+        return policy, Exploration(selection.panel, selection.epsilon_at(learned))
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ the calls that two open pages make and without, by turns.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -108,10 +107,9 @@ def fill(database: Path, num: int, learned: int) -> None:
         begin, step = time.time() - DAYS * 86400, DAYS * 86400 / num
         for first in range(0, num, _GROUP):
             for number in range(first, min(num, first + _GROUP)):
-                record = dataclasses.replace(
-                    kept.record, decision_id=DecisionId(f"old-{number}"),
-                    time=begin + number * step,
-                )  # fmt: skip
+                record = kept.record._replace(
+                    decision_id=DecisionId(f"old-{number}"), time=begin + number * step
+                )
                 store.put(record)
             store.wait()
 

@@ -78,6 +78,11 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
         raise InvalidRequest(field, "must be evenly nested lists of numbers")
     if array.shape != shape:
         raise InvalidRequest(field, f"has shape {list(array.shape)}, needs {list(shape)}")
+    # Before anything is cast, so that nothing overflows; the comparison is false for NaN, too.
+    if dtype != "uint8" and array.size:
+        size = np.maximum.reduce(np.abs(array), axis=None)
+        if not size <= MAX_SIZE:
+            raise InvalidRequest(field, f"must hold finite numbers, at most {MAX_SIZE:g} in size")
     if array.dtype == dtype:
         out = array if array.dtype.isnative and array.flags.c_contiguous else array.copy()
     elif dtype == "uint8":
@@ -85,10 +90,6 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
             raise InvalidRequest(field, "must hold whole numbers from 0 to 255")
         out = array.astype(np.uint8)
     else:
-        with np.errstate(over="ignore"):
-            out = array.astype(dtype)
-    # The comparison is false for NaN, too.
-    if out.dtype.kind == "f" and out.size and not np.abs(out).max() <= MAX_SIZE:
-        raise InvalidRequest(field, f"must hold finite numbers, at most {MAX_SIZE:g} in size")
+        out = array.astype(dtype)
     out.setflags(write=False)
     return out

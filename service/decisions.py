@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,7 @@ from service.exceptions import Conflict, InvalidRequest
 from service.store import ChosenAction, DecisionRecord, StoredAnswer
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SelectCommand:
+class SelectCommand(NamedTuple):
     """A select, decoded, which took `decode_s`. `body_hash`: of the body of a caller's own id."""
 
     bandit: str
@@ -34,8 +33,7 @@ class SelectCommand:
     decode_s: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The answer of a select."""
 
     decision_id: DecisionId
@@ -64,47 +62,100 @@ class Decided(NamedTuple):
         record: What to keep.
         late: Works out a propensity that takes too long for the answer; None: it is there.
         choice: Whether there was more than one candidate.
-        encode_s: Seconds spent on features.
+        encode_s, draw_s: Seconds spent on features, and on the rest.
     """
 
     record: DecisionRecord
     late: Callable[[], float] | None
     choice: bool
     encode_s: float
+    draw_s: float
 
 
-def decide(
-    bandit: Bandit,
-    command: SelectCommand,
-    context: NDArray[Any],
-    ready: NDArray[Any] | EncodedContext,
-    max_inline_bytes: int,
-) -> Decided:
+class Asked(NamedTuple):
+    """A select that waits to be decided.
+
+    Attributes:
+        context: As it is kept.
+        ready: The same as the model takes it: encoded, where that takes long.
+    """
+
+    bandit: Bandit
+    command: SelectCommand
+    context: NDArray[Any]
+    ready: NDArray[Any] | EncodedContext
+
+    @property
+    def plain(self) -> bool:
+        """Whether one of all enabled actions is asked for: such selects are drawn together."""
+        command = self.command
+        return command.candidates is None and command.num == 1 and command.retrieve is None
+
+
+def decide(asked: Asked, max_inline_bytes: int) -> Decided:
     """Draw: model and position are read in this one synchronous step.
 
     Raises:
         UnknownAction, InvalidRequest: The request asks for what is not there.
     """
+    started = time.perf_counter()
+    bandit, command = asked.bandit, asked.command
     offer = bandit.offer(command.candidates)
     num = command.num
     if num > len(offer.candidates):
         raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
     if command.retrieve is not None and command.retrieve < num:
         raise InvalidRequest("retrieve", f"must be at least k = {num}")
-    decision_id = command.decision_id or DecisionId(os.urandom(16).hex())
-    model = bandit.model
+    decision_id = _id_for(command)
     try:
-        choice = model.select(
-            decision_id, ready, offer.candidates, num=num, retrieve=command.retrieve
+        choice = bandit.model.select(
+            decision_id, asked.ready, offer.candidates, num=num, retrieve=command.retrieve
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
+    return _decided(asked, decision_id, offer, choice, started, max_inline_bytes)
+
+
+def decide_together(asked: Sequence[Asked]) -> list[Decided]:
+    """Draw for several plain selects of one bandit: what `decide` gives for each, to the bit.
+
+    Raises:
+        InvalidRequest: One of them cannot be decided; which one, `decide` tells.
+    """
+    started = time.perf_counter()
+    bandit = asked[0].bandit
+    offer = bandit.offer(None)
+    ids = [_id_for(each.command) for each in asked]
+    try:
+        choices = bandit.model.select_many(ids, [each.ready for each in asked], offer.candidates)
+    except ValueError as error:
+        raise InvalidRequest.from_value_error(error, "candidates") from error
+    started += (time.perf_counter() - started) * (1.0 - 1.0 / len(asked))  # the share of each
+    return [
+        _decided(each, decision_id, offer, choice, started, 0)
+        for each, decision_id, choice in zip(asked, ids, choices, strict=True)
+    ]
+
+
+def _id_for(command: SelectCommand) -> DecisionId:
+    return command.decision_id or DecisionId(os.urandom(16).hex())
+
+
+def _decided(
+    asked: Asked,
+    decision_id: DecisionId,
+    offer: Offer,
+    choice: Choice,
+    started: float,
+    max_inline_bytes: int,
+) -> Decided:
+    model, command = asked.bandit.model, asked.command
     record = DecisionRecord(
         decision_id=decision_id,
-        bandit=bandit.record.key,
+        bandit=asked.bandit.record.key,
         time=time.time(),
         body_hash=command.body_hash,
-        context=context,
+        context=asked.context,
         chosen=chosen_actions(model, offer, choice),
         candidates=offered_ids(model, offer, choice),
         features=_inline_features(command, offer, choice, max_inline_bytes),
@@ -115,7 +166,9 @@ def decide(
         explored=choice.explored,
         std=choice.std,
     )
-    return Decided(record, choice.late_propensity, len(offer.candidates) > 1, choice.encode_s)
+    draw_s = time.perf_counter() - started - choice.encode_s
+    several = len(offer.candidates) > 1
+    return Decided(record, choice.late_propensity, several, choice.encode_s, draw_s)
 
 
 def _inline_features(

@@ -30,14 +30,15 @@ from bandexa_core.snapshot import SnapshotStore
 from service.bandit import Bandit, CandidateInput
 from service.dashboard.follower import Follower
 from service.decisions import (
+    Asked,
     Decision,
     Scores,
     SelectCommand,
-    decide,
     decision_of,
     repeated,
     told_of,
 )
+from service.drawing import DrawingDesk
 from service.encoding import ContextEncoder
 from service.exceptions import (
     InvalidRequest,
@@ -95,7 +96,9 @@ class Engine:
             max_waiting=settings.encode_queue,
         )
         self._late: set[asyncio.Future[float]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._store: SqliteStore | None = None
+        self._drawing: DrawingDesk | None = None
         self.desk: RoundDesk | None = None
         self._follower: Follower | None = None
         self._explainer: Explainer | None = None
@@ -111,7 +114,7 @@ class Engine:
         Raises:
             StoreError, SnapshotError: What is on disk cannot be served.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._imported.set_aside()
         for directory in (self.settings.data_dir, self.settings.snapshots, self.settings.replays):
             make_dirs(LocalFileSystem(), directory)  # their names are synced, too
@@ -123,6 +126,9 @@ class Engine:
             self.settings.durability,
             loop.call_soon_threadsafe,
             gather=loop.call_soon,
+        )
+        self._drawing = DrawingDesk(
+            loop, self._store.append_decision, self.settings.max_inline_bytes
         )
         self._reader = self._store.reader()
         live = [record.uid for record in self._reader.bandits()]
@@ -206,6 +212,20 @@ class Engine:
         return self._store
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop it runs on; asking asyncio each time costs a system call."""
+        if self._loop is None:
+            raise Unavailable("the service is starting")
+        return self._loop
+
+    @property
+    def drawing(self) -> DrawingDesk:
+        """Who draws decisions; Unavailable before start."""
+        if self._drawing is None:
+            raise Unavailable("the service is starting")
+        return self._drawing
+
+    @property
     def follower(self) -> Follower:
         """Who counts for the dashboard; Unavailable before start."""
         if self._follower is None:
@@ -275,8 +295,7 @@ class Engine:
             context = bandit.context(command.context)
             ready = await self._ready(bandit, context, command.candidates, patient=patient)
             encoded = time.perf_counter()
-            made = decide(bandit, command, context, ready, self.settings.max_inline_bytes)
-            decided = time.perf_counter()
+            made, kept = await self.drawing.decided(Asked(bandit, command, context, ready))
         except (InvalidRequest, UnknownAction, Unavailable):
             # Its actions may have been retired since: the answer given then still stands.
             own_id = command.decision_id
@@ -286,7 +305,6 @@ class Engine:
             return repeated(own_id, command.body_hash, given)
         record = made.record
         about(record.decision_id)
-        kept = await self.committed(self.store.append_decision, record)
         if kept is None:
             answer = decision_of(record)
             bandit.vitals.decided(
@@ -303,8 +321,8 @@ class Engine:
         self.metrics.stages.observe(
             command.decode_s,
             encoded - started + made.encode_s,
-            decided - encoded - made.encode_s,
-            time.perf_counter() - decided,
+            made.draw_s,
+            time.perf_counter() - encoded - made.encode_s - made.draw_s,
         )
         return answer
 
@@ -372,6 +390,7 @@ class Engine:
         """
         started = time.perf_counter()
         about(report.decision_id)
+        self.drawing.draw_before(report.decision_id)
         outcome = await self.committed(self.store.append_reward, report, then=self._learn)
         bandit = self._by_uid.get(outcome.uid)
         if bandit is not None and outcome.row is not None:
@@ -414,6 +433,7 @@ class Engine:
             for row in found.rows:
                 self._apply(found.uid, row, reported=True)
 
+        self.drawing.draw_before(decision_id)
         found: Activation = await self.committed(
             self.store.append_activation, decision_id, now, then=learn
         )
@@ -468,7 +488,7 @@ class Engine:
         then: Callable[[Any], None] | None = None,
     ) -> Any:
         """Append and wait for the commit; `then` runs on the result in commit order."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self.loop.create_future()
 
         def done(result: Any, error: Exception | None) -> None:
             try:

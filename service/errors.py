@@ -126,6 +126,18 @@ def damaged(path: str, error: sqlite3.Error, metrics: Metrics) -> JSONResponse:
     return _counted(metrics, problem_of(StoreError(told(error))), DISK_RETRY_S)
 
 
+def unforeseen(method: str, path: str, error: Exception, metrics: Metrics) -> JSONResponse:
+    """Return the response that tells nothing but that it is in the log, and log the error."""
+    log.exception("unforeseen error in %s %s", method, path, exc_info=error)
+    problem = Problem(
+        type="urn:bandexa:internal",
+        title="Internal error",
+        status=500,
+        detail="an unforeseen error; it is in the server's log",
+    )
+    return _counted(metrics, problem)
+
+
 def refused(error: HTTPException, metrics: Metrics) -> JSONResponse:
     """Return the response that tells an error of HTTP itself."""
     name = HTTP_TYPES.get(error.status_code, "http-error")
@@ -177,13 +189,4 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        log.exception("unforeseen error in %s %s", request.method, request.url.path, exc_info=error)
-        return _counted(
-            metrics,
-            Problem(
-                type="urn:bandexa:internal",
-                title="Internal error",
-                status=500,
-                detail="an unforeseen error; it is in the server's log",
-            ),
-        )
+        return unforeseen(request.method, request.url.path, error, metrics)

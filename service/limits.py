@@ -102,8 +102,7 @@ class BodyLimit:
                 async with asyncio.timeout_at(due):
                     message = await receive()
             except TimeoutError as error:
-                late = f"the body took longer than {timeout_s:g} s"
-                raise HTTPException(408, late, {"Connection": "close"}) from error
+                raise too_slow(timeout_s) from error
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if seen > limit:
@@ -111,3 +110,9 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited, send)
+
+
+def too_slow(timeout_s: float) -> HTTPException:
+    """Return the error of a body that took too long."""
+    detail = f"the body took longer than {timeout_s:g} s"
+    return HTTPException(408, detail, {"Connection": "close"})

@@ -15,23 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Array64 = NDArray[np.float64]
+Array = NDArray[Any]  # of either precision
 
 
-def _tanh(x: Array64) -> Array64:
+def _tanh(x: Array) -> Array:
     return np.tanh(x, out=x)
 
 
-def _relu(x: Array64) -> Array64:
+def _relu(x: Array) -> Array:
     return np.maximum(x, 0.0, out=x)
 
 
-def _silu(x: Array64) -> Array64:
+def _silu(x: Array) -> Array:
     with np.errstate(over="ignore"):  # exp of a large number: x / inf is the right 0
         x /= 1.0 + np.exp(-x)
     return x
 
 
-IN_PLACE: dict[type[nn.Module], Callable[[Array64], Array64]] = {
+IN_PLACE: dict[type[nn.Module], Callable[[Array], Array]] = {
     nn.Tanh: _tanh,
     nn.ReLU: _relu,
     nn.SiLU: _silu,
@@ -43,24 +44,31 @@ class DenseLayers:
 
     Args:
         layers: `nn.Linear` and the activations of `IN_PLACE`; it may begin with an activation.
+        dtype: Precision of weights and rows.
     """
 
-    def __init__(self, layers: nn.Sequential) -> None:
-        self._steps: list[tuple[Array64, Array64] | Callable[[Array64], Array64]] = [
-            (float64_of(layer.weight).T, float64_of(layer.bias))
+    def __init__(self, layers: nn.Sequential, dtype: type[np.floating[Any]] = np.float64) -> None:
+        self._steps: list[tuple[Array, Array] | Callable[[Array], Array]] = [
+            (
+                np.ascontiguousarray(float64_of(layer.weight).T, dtype),
+                float64_of(layer.bias).astype(dtype),
+            )
             if isinstance(layer, nn.Linear)
             else IN_PLACE[type(layer)]
             for layer in layers
         ]
 
-    def __call__(self, h_NX: Array64) -> Array64:
-        """Apply them to rows (N, X); writes over its argument where an activation comes first."""
+    def __call__(self, h_NX: Array) -> Array:
+        """Apply them to rows (..., N, X): a product for each (N, X).
+
+        Writes over its argument where an activation comes first.
+        """
         for step in self._steps:
             if callable(step):
                 h_NX = step(h_NX)
             else:
                 weight_XF, bias_F = step
-                h_NX = h_NX @ weight_XF
+                h_NX = np.matmul(h_NX, weight_XF)
                 h_NX += bias_F
         return h_NX
 
@@ -77,9 +85,9 @@ def flat64(contexts: NDArray[Any]) -> Array64:
     return rows / 255.0 if contexts.dtype == np.uint8 else rows
 
 
-def with_constant(features_NF: Array64) -> Array64:
-    """Return z: the features and a constant 1, (N, F + 1)."""
-    z_ND = np.empty((len(features_NF), features_NF.shape[1] + 1))
-    z_ND[:, :-1] = features_NF
-    z_ND[:, -1] = 1.0
+def with_constant(features_NF: Array) -> Array64:
+    """Return z: the features and a constant 1, (..., N, F + 1)."""
+    z_ND = np.empty((*features_NF.shape[:-1], features_NF.shape[-1] + 1))
+    z_ND[..., :-1] = features_NF
+    z_ND[..., -1] = 1.0
     return z_ND

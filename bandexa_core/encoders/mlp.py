@@ -103,10 +103,11 @@ class MLPServing:
         self.feature_dim = module.output_dim + 1
         self.uses_action = module.uses_action
         w_x, w_a, w_xa = (float64_of(part) for part in module._weights())
-        self._w_x, self._w_a, self._w_xa = w_x.T, w_a.T, w_xa.T
+        self._w_x, self._w_a, self._w_xa = (np.ascontiguousarray(w.T) for w in (w_x, w_a, w_xa))
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts
         self._layers = DenseLayers(module.layers)
+        self._layers32 = DenseLayers(module.layers, np.float32)
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -137,6 +138,22 @@ class MLPServing:
         if self._interacts:
             first += (context_parts[:, size:] * action_parts[:, size:]) @ self._w_xa
         return with_constant(self._layers(first))
+
+    def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
+        """See `JointEncoder.combine_many`: the first layer in float64, the others in float32."""
+        size = len(self._bias)
+        x_B1X = flat64(contexts)[:, None]
+        first_BKH = np.matmul(x_B1X, self._w_x) + self._bias + action_parts[:, :size]
+        if self._interacts:
+            products_BKX = x_B1X * action_parts[:, size:]
+            first_BKH += np.matmul(products_BKX, self._w_xa)
+        with np.errstate(over="ignore", invalid="ignore"):
+            z_BKD = with_constant(self._layers32(first_BKH.astype(np.float32)))
+        if not math.isfinite(np.add.reduce(z_BKD, axis=None)):  # beyond what float32 can hold
+            for row, z_KD in enumerate(z_BKD):
+                if not np.isfinite(z_KD).all():
+                    z_KD[:] = with_constant(self._layers(first_BKH[row]))
+        return z_BKD
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode`."""

@@ -65,3 +65,18 @@ class FoldingEncoder(SplitEncoder, Protocol):
 
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Fold weights (M, D) into queries (M, V) and offsets (M,)."""
+
+
+@runtime_checkable
+class JointEncoder(SplitEncoder, Protocol):
+    """A split encoder that encodes several contexts with the same actions in few calls.
+
+    For drawing alone: it may round to float32 after the first layer, so that its features differ
+    from `encode`'s, which are learned from, by about 1e-6 of their size.
+    """
+
+    def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
+        """Encode B contexts (B, *X) with K action parts (K, V); returns (B, K, D).
+
+        What a context gets does not depend on the others, to the bit.
+        """

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import Encoder, FoldingEncoder, SplitEncoder
+from bandexa_core.encoders.protocol import (
+    Encoder,
+    FoldingEncoder,
+    JointEncoder,
+    SplitEncoder,
+)
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
+from bandexa_core.policies.draws import ROWS_AT_ONCE, Draw, choose, draw_together
 from bandexa_core.policies.panel import Exploration, folded_winners
 from bandexa_core.policies.protocol import (
     Ballot,
@@ -36,35 +41,11 @@ from bandexa_core.spec import SelectionSpec
 Array64 = NDArray[np.float64]
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
 
-
 NO_EXPLORATION = Exploration(panel=1)
+NOT_FINITE = "context: the encoder gives no finite features for it"
 # Multiply-adds of a panel above which its propensity is worked out after the answer (about 1 ms).
 LATER_PRODUCTS = 1 << 23
 LOOKED_AT = 1 << 17  # features of candidates above which nobody asks which one has the best mean
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Sampled scores of every candidate, and the panel they belong to.
-
-    Attributes:
-        scores: The served member's sampled values less `offset`, (K,).
-        winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
-        later: Whether that would take longer than the answer may wait.
-        offset: What the sampled values have in common. Added before they are compared, a large one
-            would make ties by rounding that `winners` knows nothing of.
-        encode_s: Seconds it took to encode.
-        best: Works out the candidate with the best posterior mean; None: too long.
-        std: Works out the posterior standard deviation of a candidate's value.
-    """
-
-    scores: Array64
-    winners: Callable[[], NDArray[np.int64]]
-    later: bool = False
-    offset: float = 0.0
-    encode_s: float = 0.0
-    best: Callable[[], int] | None = None
-    std: Callable[[int], float] | None = None
 
 
 class LinearHead:
@@ -116,6 +97,7 @@ class LinearHead:
         # Told once: looking for a protocol's methods takes 10 us.
         self._splitting = encoder if isinstance(encoder, SplitEncoder) else None
         self._folding = encoder if isinstance(encoder, FoldingEncoder) else None
+        self._joint = encoder if isinstance(encoder, JointEncoder) else None
 
     def select(
         self,
@@ -157,7 +139,7 @@ class LinearHead:
         # maximum returns a NaN where there is one
         extremes = (np.maximum.reduce(scores_K), *(offered[best[[0, -1]]] + draw.offset))
         if not all(map(math.isfinite, extremes)):
-            raise ValueError("context: the encoder gives no finite features for it")
+            raise ValueError(NOT_FINITE)
         chosen = best if retrieved is None else retrieved[best]
         if explores:  # among all that were offered, so that the floor holds for each of them
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
@@ -178,6 +160,41 @@ class LinearHead:
             explored=None if draw.best is None else draw.best() != served,
             std=None if draw.std is None else draw.std(served),
         )
+
+    def select_many(
+        self,
+        contexts: Sequence[NDArray[Any] | EncodedContext],
+        candidates: Candidates,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration = NO_EXPLORATION,
+    ) -> list[Choice]:
+        """See `Policy.select_many`."""
+        joint = self._joint_for(len(candidates))
+        if joint is None or self.greedy or len(contexts) == 1:
+            pairs = zip(contexts, rngs, strict=True)
+            return [self.select(x, candidates, rng, exploration=exploration) for x, rng in pairs]
+        encoder, posterior = joint
+        parts_KV = self._parts(encoder, candidates)
+        choices: list[Choice] = []
+        step = max(1, ROWS_AT_ONCE // len(candidates))
+        for first in range(0, len(contexts), step):
+            own = rngs[first : first + step]
+            explores = [rng.random() < exploration.epsilon for rng in own]
+            x = [_raw(context) for context in contexts[first : first + step]]
+            drawn = draw_together(
+                encoder, posterior, self.scaled(np.stack(x)), parts_KV, own, exploration.panel
+            )
+            if not drawn.finite:
+                raise ValueError(NOT_FINITE)
+            choices += choose(drawn, posterior, own, explores, exploration)
+        return choices
+
+    def _joint_for(self, num: int) -> tuple[JointEncoder, GaussianPosterior] | None:
+        """Return encoder and posterior, if decisions among so many candidates go together."""
+        posterior, chunk = self.posterior, self.action_chunk
+        if self._joint is None or isinstance(posterior, DisjointPosterior):
+            return None
+        return (self._joint, posterior) if chunk is None or num <= chunk else None
 
     def ballot(
         self,
@@ -236,6 +253,10 @@ class LinearHead:
                 best=lambda: int(means_K.argmax()),
                 std=lambda index: float(stds_K[index]),
             )
+        joint = self._joint_for(len(candidates))
+        if joint is not None:
+            parts_KV, x_1X = self._parts(joint[0], candidates), _raw(context)[None]
+            return draw_together(*joint, x_1X, parts_KV, [rng], panel).only(posterior)
         encoder = self._folding
         if encoder is None:
             weights_MD = posterior.sample(rng, panel)
@@ -276,7 +297,7 @@ class LinearHead:
         winners = lambda: folded_winners(parts_KV, queries_MV)  # noqa: E731
         return Draw(served_K, winners, later, offset, took, best, std)
 
-    def _parts(self, encoder: FoldingEncoder, candidates: Candidates) -> Array64:
+    def _parts(self, encoder: SplitEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:
             return candidates.parts
         return encoder.action_part(self._actions(candidates.features))
@@ -466,6 +487,11 @@ class LinearHead:
         if self.scaling is not None:
             self.scaling = self.scaling.loaded(take_prefix(tensors, "scaling/"))
         self.posterior = loaded
+
+
+def _raw(context: NDArray[Any] | EncodedContext) -> NDArray[Any]:
+    assert not isinstance(context, EncodedContext), "encoded beforehand are contexts of slow ones"
+    return context
 
 
 def _context_part(encoder: SplitEncoder, context: NDArray[Any] | EncodedContext) -> Array64:

@@ -1,11 +1,14 @@
 """Panel Thompson sampling: the probability of what is served, at the price of more draws.
 
-Draw M iid weight samples and serve the first one's best action: one of iid draws is an iid draw,
-so the served law is exactly Thompson sampling's. The share of the panel that votes for an action
-estimates its probability without bias, and by exchangeability it is the exact probability of
-serving the action given the panel's draws in any order. That is what inverse-propensity weights
-need. (Averaged over the decisions that served it, it lies above the action's probability q, at
-(1 + (M - 1) q) / M: an action is served more often where its panel likes it.) With probability
+Draw M weight samples, each by the posterior's law, and serve the first one's best action: the
+served law is exactly Thompson sampling's. The samples come in mirrored pairs
+(`GaussianPosterior.sample`); swapping pairs, or the two of a pair, changes no law, so the first may
+as well be any of them. The share of the panel that votes for an action therefore estimates its
+probability without bias, with less variance than that of independent samples, and it is the exact
+probability of serving the action given the panel's draws in any order. That is what
+inverse-propensity weights need. (Averaged over the decisions that served it, it lies above the
+action's probability q, for independent samples at (1 + (M - 1) q) / M: an action is served more
+often where its panel likes it.) With probability
 epsilon a uniform choice is served instead, so that every action has support and
 inverse-propensity estimates stay unbiased:
 p(a) = (1 - epsilon) votes(a) / M + epsilon / K. Legend: M members, K candidates, V part size.
@@ -39,8 +42,11 @@ class Exploration:
 
         Over all candidates it sums to 1.
         """
-        share = np.count_nonzero(winners_M == candidate) / len(winners_M)
-        return (1.0 - self.epsilon) * share + self.epsilon / num
+        return self.probability(int(np.count_nonzero(winners_M == candidate)), num)
+
+    def probability(self, votes: int, num: int) -> float:
+        """Return that of one of `num` candidates with so many votes of the panel."""
+        return (1.0 - self.epsilon) * (votes / self.panel) + self.epsilon / num
 
 
 def folded_winners(parts_KV: Array64, queries_MV: Array64) -> NDArray[np.int64]:

@@ -5,9 +5,9 @@ Legend: K candidates, A action features, V size of a cached action part, `*X` co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,7 @@ class Candidates:
         return Candidates(self.slots[indexes], self.features[indexes], parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What a policy picked.
 
     Attributes:
@@ -115,6 +114,18 @@ class Policy(Protocol):
         exploration: Exploration = ...,
     ) -> Choice:
         """Pick `num` different candidates from one joint draw, best first."""
+
+    def select_many(
+        self,
+        contexts: Sequence[NDArray[Any] | EncodedContext],
+        candidates: Candidates,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration = ...,
+    ) -> list[Choice]:
+        """Pick one candidate for each context, as `select` with each generator would, to the bit.
+
+        ValueError where one of them cannot be decided; which one, `select` tells.
+        """
 
     def ballot(
         self,

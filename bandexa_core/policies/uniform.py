@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,16 @@ class Uniform:
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(order[:retrieve])
         return Choice(order[:num], scores_K[order[:num]], retrieved, 1.0 / len(candidates))
+
+    def select_many(
+        self,
+        contexts: Sequence[NDArray[Any] | EncodedContext],
+        candidates: Candidates,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration | None = None,
+    ) -> list[Choice]:
+        """See `Policy.select_many`."""
+        return [self.select(x, candidates, rng) for x, rng in zip(contexts, rngs, strict=True)]
 
     def ballot(
         self,

@@ -23,7 +23,7 @@ Shapes: N rows, K candidates, M draws, D features.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ import torch
 
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
-from bandexa_core.posterior.noise import draw_noise, expected_noise
+from bandexa_core.posterior.noise import noise_of
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
@@ -161,7 +161,7 @@ class GaussianPosterior:
         """
         if self.config.noise == "fixed":
             return self.config.noise_var
-        return float(expected_noise(self.a, self.b))
+        return self.b / (self.a - 1.0 if self.a > 1.0 else self.a)
 
     def statistics(self) -> Statistics:
         """Return a copy of the exact sums over all rows learned."""
@@ -321,27 +321,41 @@ class GaussianPosterior:
 
     def std_of(self, z_D: FloatArray) -> float:
         """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
-        f_D = np.dot(z_D, self.root)
-        if self.config.noise == "fixed":
-            noise = self.config.noise_var
-        else:  # as `expected_noise`, at a tenth of what arrays take
-            noise = self.b / (self.a - 1.0 if self.a > 1.0 else self.a)
-        return math.sqrt(noise * float(np.dot(f_D, f_D)))
+        return float(self.stds_of(z_D[None])[0])
 
-    def noise_scales(self, rng: np.random.Generator, num: int) -> FloatArray:
-        """Draw noise variances s2, shape (M,); constant when noise is fixed."""
-        if self.config.noise == "fixed":
-            return np.full(num, self.config.noise_var)
-        return draw_noise(rng, self.a, self.b, num)
+    def stds_of(self, z_BD: FloatArray) -> FloatArray:
+        """Return those of several candidates, (B,); each does not depend on the others."""
+        f_B1D = np.matmul(z_BD[:, None], self.root)
+        stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bid,bid->b", f_B1D, f_B1D))
+        return stds_B
 
     def sample(self, rng: np.random.Generator, num: int) -> FloatArray:
-        """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps."""
-        scales = np.sqrt(self.noise_scales(rng, num))
-        eps_MD = rng.standard_normal((num, self.dim))
-        weights_MD: FloatArray = np.dot(eps_MD, self.root.T)
-        weights_MD *= scales[:, None]
-        weights_MD += self.mean
+        """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps.
+
+        Members i and i + M/2 share eps up to its sign: each member has the posterior's law, and
+        their mean varies less than that of independent ones (antithetic variates: Hammersley &
+        Morton, "A new Monte Carlo technique", 1956), at half the random numbers.
+        """
+        weights_MD: FloatArray = self.sample_many([rng], num)[0]
         return weights_MD
+
+    def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
+        """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
+        half = (num + 1) // 2
+        eps_BHD = np.empty((len(rngs), half, self.dim))
+        gammas_BM = np.ones((len(rngs), num))
+        learned = self.config.noise == "nig"
+        for row, rng in enumerate(rngs):
+            if learned:
+                rng.standard_gamma(self.a, out=gammas_BM[row])
+            rng.standard_normal(out=eps_BHD[row])
+        scales_BM = np.sqrt(noise_of(gammas_BM, self.b if learned else self.config.noise_var))
+        weights_BMD = np.empty((len(rngs), num, self.dim))
+        np.matmul(eps_BHD, self.root.T, out=weights_BMD[:, :half])
+        np.negative(weights_BMD[:, : num - half], out=weights_BMD[:, half:])
+        weights_BMD *= scales_BM[:, :, None]
+        weights_BMD += self.mean
+        return weights_BMD
 
     def copy(self) -> GaussianPosterior:
         """Return an independent copy that continues bit for bit."""

@@ -21,7 +21,12 @@ def draw_noise(
     size: int | tuple[int, ...],
 ) -> FloatArray:
     """Draw s2 in the shape `size`, against which a and b broadcast."""
-    return b / np.maximum(rng.standard_gamma(a, size), _GAMMA_FLOOR)
+    return noise_of(rng.standard_gamma(a, size), b)
+
+
+def noise_of(gammas: FloatArray, b: float | FloatArray) -> FloatArray:
+    """Return the s2 that draws from the gamma law with shape a stand for."""
+    return b / np.maximum(gammas, _GAMMA_FLOOR)
 
 
 def expected_noise(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:

@@ -68,20 +68,13 @@ async def activate(body: ActivateRequest, engine: EngineDep) -> ActivateAnswer:
 @router.post("/select/batch", openapi_extra=needs("select"), responses=problems(413, 415, 422))
 async def select_batch(body: SelectBatch, request: Request, engine: EngineDep) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
-    share = (time.perf_counter() - request.scope[ARRIVED]) / len(body.items)
-
-    async def select_item(engine: Engine, item: SelectRequest) -> SelectAnswer:
-        return await answer_select(engine, item, time.perf_counter() - share, patient=True)
-
-    calls = [_item(SelectRequest, item, engine, select_item) for item in body.items]
-    return SelectBatchAnswer(items=[SelectItem(**item) for item in await asyncio.gather(*calls)])
+    return await answer_select_batch(engine, body, request.scope[ARRIVED])
 
 
 @router.post("/reward/batch", openapi_extra=needs("reward"), responses=problems(413, 415, 422))
 async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswer:
     """Take up to 1000 rewards; each succeeds or fails on its own."""
-    calls = [_item(RewardRequest, item, engine, answer_reward) for item in body.items]
-    return RewardBatchAnswer(items=[RewardItem(**item) for item in await asyncio.gather(*calls)])
+    return await answer_reward_batch(engine, body)
 
 
 @router.post(
@@ -142,7 +135,24 @@ def _answer(decision: Decision) -> SelectAnswer:
     )
 
 
-async def answer_reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
+async def answer_select_batch(
+    engine: Engine, body: SelectBatch, arrived: float
+) -> SelectBatchAnswer:
+    """Answer the items; what is decoded together is decoded in equal shares."""
+    share = (time.perf_counter() - arrived) / len(body.items)
+
+    async def select_item(item: SelectRequest) -> SelectAnswer:
+        return await answer_select(engine, item, time.perf_counter() - share, patient=True)
+
+    calls = [_item(SelectRequest, item, engine, select_item) for item in body.items]
+    found = await asyncio.gather(*calls)
+    # Not validated again: they were made here.
+    return SelectBatchAnswer.model_construct(
+        items=[SelectItem.model_construct(**item) for item in found]
+    )
+
+
+async def answer_reward(engine: Engine, body: RewardRequest, _: float = 0.0) -> RewardAnswer:
     """Keep a reward, learn from it, and answer."""
     report = RewardReport(
         decision_id=DecisionId(body.decision_id),
@@ -155,12 +165,27 @@ async def answer_reward(engine: Engine, body: RewardRequest) -> RewardAnswer:
     return RewardAnswer(status=status, train_due=train_due)
 
 
+async def answer_reward_batch(
+    engine: Engine, body: RewardBatch, _: float = 0.0
+) -> RewardBatchAnswer:
+    """Keep the items' rewards, learn from them, and answer."""
+
+    async def reward_item(item: RewardRequest) -> RewardAnswer:
+        return await answer_reward(engine, item)
+
+    calls = [_item(RewardRequest, item, engine, reward_item) for item in body.items]
+    found = await asyncio.gather(*calls)
+    return RewardBatchAnswer.model_construct(
+        items=[RewardItem.model_construct(**item) for item in found]
+    )
+
+
 async def _item(
-    model: type[B], raw: Any, engine: Engine, call: Callable[[Engine, B], Awaitable[BaseModel]]
+    model: type[B], raw: Any, engine: Engine, call: Callable[[B], Awaitable[BaseModel]]
 ) -> dict[str, Any]:
     """Decode and answer one item of a batch."""
     try:
-        answer = await call(engine, model.model_validate(raw))
+        answer = await call(model.model_validate(raw))
     except (ServiceError, ValidationError) as error:
         problem = problem_of(error)
         engine.metrics.problem(problem.type)

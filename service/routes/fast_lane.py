@@ -1,13 +1,14 @@
-"""The short way of single selects and rewards, past FastAPI's routing and dependency injection.
+"""The short way of selects and rewards, past FastAPI: its middleware, routing and dependencies.
 
-An ASGI middleware behind the limits, on the event loop. It decodes, validates, calls and serialises
-with the routes' own functions and models, so a request gets the same bytes either way; FastAPI's
-own share, which it saves, is 50 us of each. Whatever is out of the ordinary (a body in pieces or
-one that is refused, an answer in msgpack) goes the routes' way from the start.
+In front of the app, on the event loop. It holds the same limits, decodes, validates, calls and
+serialises with the routes' own functions and models, so a request gets the same bytes either way.
+Whatever is out of the ordinary (an answer in msgpack, a body without a length, too large or
+refused, a server that is busy) goes the routes' way, which tell what is wrong.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -24,10 +25,17 @@ from service import keys
 from service.auth import authorize
 from service.bounds import Bounds
 from service.engine import Engine
-from service.errors import damaged, foreseen, refused
+from service.errors import damaged, foreseen, refused, unforeseen
 from service.exceptions import Forbidden, ServiceError, Unauthorized
-from service.routes.decide import answer_reward, answer_select
-from service.schemas import RewardRequest, SelectRequest
+from service.limits import too_slow
+from service.routes.decide import (
+    answer_reward,
+    answer_reward_batch,
+    answer_select,
+    answer_select_batch,
+)
+from service.schemas import RewardBatch, RewardRequest, SelectBatch, SelectRequest
+from service.settings import Settings
 from service.wire import MSGPACK, bounds_of, decode
 
 
@@ -38,74 +46,138 @@ class _Call:
     answer: Callable[[Engine, Any, float], Awaitable[BaseModel]]
 
 
-async def _reward(engine: Engine, body: RewardRequest, _: float) -> BaseModel:
-    return await answer_reward(engine, body)
-
-
 _CALLS = {
     "/select": _Call("select", SelectRequest, answer_select),
-    "/reward": _Call("reward", RewardRequest, _reward),
+    "/reward": _Call("reward", RewardRequest, answer_reward),
+    "/select/batch": _Call("select", SelectBatch, answer_select_batch),
+    "/reward/batch": _Call("reward", RewardBatch, answer_reward_batch),
 }
 _MSGPACK = MSGPACK.encode()
-_REFUSED = (ServiceError, SnapshotError)
+_REFUSED = (ServiceError, SnapshotError, HTTPException)
 
 
 class FastLane:
-    """Answers plain single selects and rewards; everything else goes to `app`."""
+    """Answers plain selects and rewards; everything else goes to `app`.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: The app behind it.
+        engine: Decides and learns.
+        settings: Limits.
+        known: API keys; empty: everybody may call.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine, settings: Settings, known: keys.Keys) -> None:
         self._app = app
+        self._engine = engine
+        self._metrics = engine.metrics
+        self._settings = settings
+        self._keys = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = _CALLS.get(scope["path"]) if scope["type"] == "http" else None
-        if call is None or scope["method"] != "POST":
+        call = _CALLS.get(scope.get("path", ""))
+        if call is None or scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        kind, plain = b"", True
+        kind, plain = b"", False
         for name, value in scope["headers"]:
-            if name == b"content-type":
+            if name == b"content-length":
+                plain = value.isdigit() and 0 < int(value) <= self._settings.max_body_bytes
+            elif name == b"content-type":
                 kind = value
             elif name == b"accept" and _MSGPACK in value:
                 plain = False
-        state = scope["app"].state
-        metrics = state.engine.metrics
+                break
+        metrics = self._metrics
+        if not plain or metrics.in_flight >= self._settings.max_in_flight:
+            await self._app(scope, receive, send)
+            return
+        metrics.in_flight += 1
         try:
-            if plain and state.keys:
-                authorize(Request(scope), state.keys, call.scope)
-        except (Unauthorized, Forbidden) as error:
-            await foreseen(error, metrics)(scope, receive, send)
-            return
+            whole = await self._answered(call, kind, scope, receive, send)
+        finally:
+            metrics.in_flight -= 1
+        if whole is not None:
+            await self._app(scope, _again(whole, receive), send)
+
+    async def _answered(
+        self, call: _Call, kind: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> Message | None:
+        """Answer a request; where the routes should tell what is wrong, return its body."""
+        metrics, engine = self._metrics, self._engine
         try:
-            first = await receive() if plain else None
-        except HTTPException as error:  # too large, or too slow
-            await refused(error, metrics)(scope, receive, send)
-            return
-        arrived = time.perf_counter()
-        body = None if first is None else _body(first, kind, call, bounds_of(state.settings))
-        if body is None:
-            await self._app(scope, receive if first is None else _again(first, receive), send)
-            return
-        try:
-            answer = await call.answer(state.engine, body, arrived)
-        except _REFUSED as error:
-            await foreseen(error, metrics)(scope, receive, send)
-            return
+            if self._keys:
+                authorize(Request(scope), self._keys, call.scope)
+            whole = await self._body(receive)
+            arrived = time.perf_counter()
+            body = _decoded(whole, kind, call, bounds_of(self._settings))
+            if body is None:
+                return whole
+            answer = await call.answer(engine, body, arrived)
+        except (Unauthorized, Forbidden, *_REFUSED) as error:
+            told = refused if isinstance(error, HTTPException) else foreseen
+            await told(error, metrics)(scope, receive, send)  # type: ignore[arg-type]
+            return None
         except sqlite3.Error as error:
             await damaged(scope["path"], error, metrics)(scope, receive, send)
-            return
+            return None
+        except Exception as error:  # the top of a request
+            await unforeseen("POST", scope["path"], error, metrics)(scope, receive, send)
+            return None
         content = answer.__pydantic_serializer__.to_json(answer)
         headers = [
-            (b"content-length", str(len(content)).encode()),
+            (b"content-length", b"%d" % len(content)),
             (b"content-type", b"application/json"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+        return None
+
+    async def _body(self, receive: Receive) -> Message:
+        """Return the whole body in one message, or what came instead: the client's leaving.
+
+        Raises:
+            HTTPException: It took too long. A timer of our own costs a third of asyncio's.
+        """
+        loop = self._engine.loop
+        timer = _Timer(asyncio.current_task(loop))
+        handle = loop.call_later(self._settings.body_timeout_s, timer)
+        try:
+            message = await receive()
+            if message.get("more_body", False):
+                parts = [message.get("body", b"")]
+                while message.get("more_body", False):
+                    message = await receive()
+                    parts.append(message.get("body", b""))
+                if message["type"] == "http.request":
+                    message = {**message, "body": b"".join(parts)}
+        except asyncio.CancelledError:
+            if timer.expired:
+                raise too_slow(self._settings.body_timeout_s) from None
+            raise
+        finally:
+            handle.cancel()
+        return message
 
 
-def _body(message: Message, kind: bytes, call: _Call, bounds: Bounds) -> BaseModel | None:
+class _Timer:
+    """Cancels a task; by `expired` the task knows why."""
+
+    __slots__ = ("_task", "expired")
+
+    def __init__(self, task: asyncio.Task[Any] | None) -> None:
+        self._task = task
+        self.expired = False
+
+    def __call__(self) -> None:
+        self.expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _decoded(message: Message, kind: bytes, call: _Call, bounds: Bounds) -> BaseModel | None:
     """Return the decoded request; None where the routes should tell what is wrong."""
-    if message["type"] != "http.request" or message.get("more_body", False):
+    if message["type"] != "http.request":
         return None
     media_type = kind.partition(b";")[0].strip().lower().decode("latin-1")
     try:

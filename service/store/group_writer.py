@@ -15,9 +15,8 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from service.exceptions import StoreError, Unavailable
@@ -33,13 +32,13 @@ PROBE_S = 1.0
 PROBE_BYTES = 64 << 10  # room for more than one row, lest it fails and recovers every second
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """An operation that waits for the writer.
 
     `publishes`: it writes files besides the database, so it is never run twice. `undo`: takes back
     what it did to memory, when its transaction is rolled back. `durable`: its commit is synced,
-    and all before it, whatever the durability setting.
+    and all before it, whatever the durability setting. `many`: runs several such operations that
+    follow each other at once, given their `item`s; it returns a result or an error for each.
     """
 
     run: Callable[[], Any]
@@ -47,6 +46,8 @@ class Queued:
     publishes: bool = False
     durable: bool = False
     undo: Callable[[], None] | None = None
+    many: Callable[[list[Any]], list[Any]] | None = None
+    item: Any = None
 
 
 class GroupWriter:
@@ -96,7 +97,7 @@ class GroupWriter:
         try:
             self._sync_next(any(queued.durable for queued in group))
             self._db.execute("BEGIN IMMEDIATE")
-            answers = [_run(queued) for queued in group]
+            answers = _run_all(group)
             committing = True
             written = time.perf_counter()
             self._db.execute("COMMIT")
@@ -200,6 +201,32 @@ class GroupWriter:
 
     def _refused(self, group: list[Queued]) -> list[Answer]:
         return [(queued.done, None, self.refusal()) for queued in group]
+
+
+def _run_all(group: list[Queued]) -> list[Answer]:
+    answers: list[Answer] = []
+    first = 0
+    while first < len(group):
+        many, last = group[first].many, first + 1
+        if many is not None:
+            while last < len(group) and group[last].many == many:
+                last += 1
+        if many is None or last - first == 1:
+            answers.append(_run(group[first]))
+        else:
+            answers += _run_many(many, group[first:last])
+        first = last
+    return answers
+
+
+def _run_many(many: Callable[[list[Any]], list[Any]], group: list[Queued]) -> list[Answer]:
+    found = many([queued.item for queued in group])
+    return [
+        (queued.done, None, result)
+        if isinstance(result, BandexaError)
+        else (queued.done, result, None)
+        for queued, result in zip(group, found, strict=True)
+    ]
 
 
 def _run(queued: Queued) -> Answer:

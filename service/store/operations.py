@@ -11,8 +11,10 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Any
 
 from bandexa_core.catalogue import CatalogueChange
+from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.randomness import bandit_uid
@@ -42,6 +44,11 @@ from service.store.windows import Look, Watch
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
 KEPT_ROUNDS = 10_000
+_ROW = f"({', '.join('?' * 13)})"
+_INSERT = {
+    size: f"INSERT INTO decisions VALUES {', '.join([_ROW] * size)} ON CONFLICT DO NOTHING"
+    for size in (32, 16, 8, 4, 2, 1)
+}
 
 
 class Operations:
@@ -72,20 +79,43 @@ class Operations:
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
         """Insert a decision, or return the answer that is there under its id."""
         bandit = self._must_live(d.bandit)
-        context = d.context.tobytes()
-        cursor = self._db.execute(
-            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT DO NOTHING",
-            (
-                d.decision_id, d.bandit, d.time, d.body_hash, context,
-                pack_chosen(d.chosen, context), pack_candidates(d), d.snapshot, d.position,
-                d.propensity, int(d.activated), d.explored, d.std,
-            ),
-        )  # fmt: skip
-        if cursor.rowcount == 1:
+        if self._db.execute(_INSERT[1], _decision_row(d)).rowcount == 1:
             self._outcomes.open_window(d.decision_id, bandit, d.time)
             return None
         return stored_answer(self._db, d.decision_id)
+
+    def decisions(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
+        """Do what `decision` does for each, in few statements.
+
+        Each statement gives up the interpreter lock and has to wait for it again, which costs more
+        than inserting a row.
+        """
+        found: list[StoredAnswer | BandexaError | None] = []
+        first = 0
+        while first < len(records):
+            size = next(size for size in _INSERT if size <= len(records) - first)
+            found += self._insert(records[first : first + size])
+            first += size
+        return found
+
+    def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
+        if len(records) > 1 and all(d.bandit in self._bandits for d in records):
+            self._db.execute("SAVEPOINT decisions")
+            row = [column for d in records for column in _decision_row(d)]
+            if self._db.execute(_INSERT[len(records)], row).rowcount == len(records):
+                self._db.execute("RELEASE decisions")
+                for d in records:
+                    self._outcomes.open_window(d.decision_id, self._bandits[d.bandit], d.time)
+                return [None] * len(records)
+            self._db.execute("ROLLBACK TO decisions")
+            self._db.execute("RELEASE decisions")
+        return [self._one(d) for d in records]
+
+    def _one(self, record: DecisionRecord) -> StoredAnswer | BandexaError | None:
+        try:
+            return self.decision(record)
+        except BandexaError as error:
+            return error
 
     def propensity(self, decision_id: DecisionId, propensity: float) -> None:
         """Fill in a propensity that was worked out behind the answer."""
@@ -249,3 +279,12 @@ class Operations:
 def wall_clock() -> float:
     """Return seconds since the epoch."""
     return time.time()
+
+
+def _decision_row(d: DecisionRecord) -> tuple[Any, ...]:
+    context = d.context.tobytes()
+    return (
+        d.decision_id, d.bandit, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
+        pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
+        d.std,
+    )  # fmt: skip

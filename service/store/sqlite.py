@@ -148,7 +148,8 @@ class SqliteStore:
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
-        self._put(lambda: self._operations.decision(record), done)
+        operations = self._operations
+        self._put(lambda: operations.decision(record), done, many=operations.decisions, item=record)
 
     def append_propensity(
         self, decision_id: DecisionId, propensity: float, done: Done[None]

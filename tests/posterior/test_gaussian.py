@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
+from bandexa_core.posterior.noise import draw_noise
 
 FIXED = PosteriorConfig(noise="fixed", prior_var=4.0, noise_var=1.0)
 NIG = PosteriorConfig(noise="nig", prior_var=4.0, noise_var=1.0, noise_shape=1.0)
@@ -204,7 +205,7 @@ def test_draws_under_learned_noise_are_student_t():
 def test_noise_draws_are_inverse_gamma():
     z, r = _rows(5, 2)
     posterior = _learned(NIG, z, r)
-    draws = posterior.noise_scales(np.random.default_rng(3), 20_000)
+    draws = draw_noise(np.random.default_rng(3), posterior.a, posterior.b, 20_000)
     law = stats.invgamma(posterior.a, scale=posterior.b)
     assert stats.kstest(draws, law.cdf).pvalue > 0.01
 
@@ -212,8 +213,12 @@ def test_noise_draws_are_inverse_gamma():
 def test_known_noise_is_drawn_as_itself():
     posterior = GaussianPosterior.prior(1, FIXED)
     posterior.update([1.0], 9.0)
-    assert posterior.noise_scales(np.random.default_rng(0), 3).tolist() == [1.0, 1.0, 1.0]
     assert posterior.noise_mean == 1.0
+    rng = np.random.default_rng(0)
+    eps = np.random.default_rng(0).standard_normal(2)
+    root = posterior.root[0, 0]
+    expected = posterior.mean[0] + root * np.array([eps[0], eps[1], -eps[0]])
+    np.testing.assert_allclose(posterior.sample(rng, 3)[:, 0], expected, rtol=1e-14)
 
 
 def test_each_draw_has_its_own_noise_variance():
@@ -223,6 +228,24 @@ def test_each_draw_has_its_own_noise_variance():
     assert stats.spearmanr(np.abs(draws[:, 0]), np.abs(draws[:, 1])).statistic > 0.1
     # Spearman's coefficient of independent columns has standard error 1/sqrt(M).
     assert abs(stats.spearmanr(draws[:, 0], draws[:, 1]).statistic) < 5 / math.sqrt(20_000)
+
+
+def test_members_come_in_mirrored_pairs_with_noise_of_their_own():
+    z, r = _rows(5, 3)
+    posterior = _learned(NIG, z, r)
+    draws = posterior.sample(np.random.default_rng(5), 9) - posterior.mean
+    first, second = draws[:4], draws[5:]
+    sizes = np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    np.testing.assert_allclose(first, -second * sizes[:, None], rtol=1e-12)
+    assert len(set(sizes)) == 4
+
+
+def test_draws_with_several_streams_are_those_with_each_of_them():
+    z, r = _rows(5, 3)
+    posterior = _learned(NIG, z, r)
+    together = posterior.sample_many([np.random.default_rng(n) for n in range(7)], 8)
+    alone = [posterior.sample(np.random.default_rng(n), 8) for n in range(7)]
+    assert np.array_equal(together, np.stack(alone))
 
 
 def test_the_same_stream_draws_the_same_weights():
@@ -246,7 +269,6 @@ def test_reading_changes_nothing():
     posterior = _learned(NIG, z, r)
     before = posterior.to_tensors()
     posterior.sample(np.random.default_rng(0), 16)
-    posterior.noise_scales(np.random.default_rng(0), 16)
     posterior.mean_std(z)
     posterior.statistics()
     posterior.copy().update(z[0], 1.0)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -100,7 +99,7 @@ class Held:
 def test_an_unforeseen_error_costs_its_own_operation_alone(desk, store, make, caplog):
     bandit = make.bandit(desk, store)
     good = make.decision(bandit, "d0")
-    bad = replace(make.decision(bandit, "d1"), snapshot=2**70)  # more than the database can hold
+    bad = make.decision(bandit, "d1")._replace(snapshot=2**70)  # more than the database can hold
     held = Held(desk, store, make)
     futures = [
         desk.ask(store.append_decision, record)

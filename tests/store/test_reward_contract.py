@@ -105,7 +105,7 @@ class Contract(RuleBasedStateMachine):
     @rule(active=st.booleans())
     def decide(self, active: bool) -> None:
         name = f"d{len(self.known)}"
-        record = replace(make_decision(self.bandit, name), time=self.now, activated=active)
+        record = make_decision(self.bandit, name)._replace(time=self.now, activated=active)
         assert self.call(self.store.append_decision, record) is None
         self.known[name] = Known(self.now, active)
 
@@ -236,7 +236,7 @@ def test_a_window_closes_exactly_as_much_later_as_the_service_was_closed(tmp_pat
     rewards = RewardSpec(reward_window_s=10.0, default_reward=0.5)
     bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
     desk.call(store.close_windows)
-    desk.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
+    desk.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
     for second in range(1, 4):  # 7 seconds are left
         now[0] = START + second
         assert desk.call(store.close_windows).learned == ()
@@ -269,7 +269,7 @@ def test_an_outage_postpones_a_window_once_whatever_fails_behind_it(tmp_path):
     rewards = RewardSpec(reward_window_s=100.0)
     bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
     desk.call(store.close_windows)
-    desk.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
+    desk.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
     now[0] += 50.0  # nobody looked
     desk.call(store.close_windows)
 

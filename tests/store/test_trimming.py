@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sqlite3
 from contextlib import closing
 
@@ -20,7 +19,7 @@ FAR = LogPosition(1 << 40)
 
 def decide(desk, store, make, bandit, first: int, num: int, time: float = 5.0) -> None:
     for number in range(first, first + num):
-        decision = dataclasses.replace(make.decision(bandit, f"d{number}"), time=time + number)
+        decision = make.decision(bandit, f"d{number}")._replace(time=time + number)
         desk.call(store.append_decision, decision)
 
 

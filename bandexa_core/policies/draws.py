@@ -1,0 +1,139 @@
+"""What a decision is drawn with: sampled values of all candidates, of every member of the panel.
+
+`draw_together` is the way of small networks, for one decision or several over the same candidates:
+numpy is then called once for all of them, and each gets the bits it would get alone, because every
+product is a product of the same shape per decision. Pure functions.
+Legend: B decisions, K candidates, M members, D features, V size of an action part, `*X` a context.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.encoders.protocol import JointEncoder
+from bandexa_core.policies.panel import Exploration
+from bandexa_core.policies.protocol import Choice
+from bandexa_core.posterior import GaussianPosterior
+
+Array64 = NDArray[np.float64]
+ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Sampled scores of every candidate, and the panel they belong to.
+
+    Attributes:
+        scores: The served member's sampled values less `offset`, (K,).
+        winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
+        later: Whether that would take longer than the answer may wait.
+        offset: What the sampled values have in common. Added before they are compared, a large one
+            would make ties by rounding that `winners` knows nothing of.
+        encode_s: Seconds it took to encode.
+        best: Works out the candidate with the best posterior mean; None: too long.
+        std: Works out the posterior standard deviation of a candidate's value.
+    """
+
+    scores: Array64
+    winners: Callable[[], NDArray[np.int64]]
+    later: bool = False
+    offset: float = 0.0
+    encode_s: float = 0.0
+    best: Callable[[], int] | None = None
+    std: Callable[[int], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JointDraw:
+    """Draws of several decisions over the same candidates.
+
+    Attributes:
+        scores: The served members' sampled values, (B, K).
+        winners: Every member's best candidate, (B, M); the first one's is served.
+        means: Posterior means, (B, K).
+        z: Features, (B, K, D).
+        encode_s: Seconds it took to encode all of them.
+    """
+
+    scores: Array64
+    winners: NDArray[np.int64]
+    means: Array64
+    z: Array64
+    encode_s: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether what would be served has a finite value, in every decision; NaN wins."""
+        served_BK, winners_B = self.scores, self.winners[:, 0]
+        return bool(np.isfinite(served_BK[np.arange(len(served_BK)), winners_B]).all())
+
+    def only(self, posterior: GaussianPosterior) -> Draw:
+        """Return the draw of the one decision there is."""
+        winners_M, means_K, z_KD = self.winners[0], self.means[0], self.z[0]
+        return Draw(
+            self.scores[0],
+            lambda: winners_M,
+            encode_s=self.encode_s,
+            best=lambda: int(means_K.argmax()),
+            std=lambda index: posterior.std_of(z_KD[index]),
+        )
+
+
+def draw_together(
+    encoder: JointEncoder,
+    posterior: GaussianPosterior,
+    contexts: NDArray[Any],
+    parts_KV: Array64,
+    rngs: Sequence[np.random.Generator],
+    panel: int,
+) -> JointDraw:
+    """Draw the panels of B decisions; `contexts` (B, *X), a generator for each."""
+    started = time.perf_counter()
+    z_BKD = encoder.combine_many(contexts, parts_KV)
+    took = time.perf_counter() - started
+    weights_BMD = posterior.sample_many(rngs, panel)
+    scores_BMK = np.matmul(weights_BMD, z_BKD.transpose(0, 2, 1))
+    winners_BM = scores_BMK.argmax(axis=2)
+    means_BK = np.matmul(z_BKD, posterior.mean)
+    return JointDraw(scores_BMK[:, 0], winners_BM, means_BK, z_BKD, took)
+
+
+def choose(
+    drawn: JointDraw,
+    posterior: GaussianPosterior,
+    rngs: Sequence[np.random.Generator],
+    explores: Sequence[bool],
+    exploration: Exploration,
+) -> list[Choice]:
+    """Return the choice of one action for each decision; uniform ones where one `explores`."""
+    num = drawn.scores.shape[1]
+    served_B = drawn.winners[:, 0].copy()
+    for row, rng in enumerate(rngs):
+        if explores[row]:
+            served_B[row] = rng.permutation(num)[0]
+    rows_B = np.arange(len(served_B))
+    columns = zip(
+        served_B[:, None],
+        drawn.scores[rows_B, served_B][:, None],
+        np.count_nonzero(drawn.winners == served_B[:, None], axis=1).tolist(),
+        (drawn.means.argmax(axis=1) != served_B).tolist(),
+        posterior.stds_of(drawn.z[rows_B, served_B]).tolist(),
+        strict=True,
+    )
+    return [
+        Choice(
+            chosen,
+            scores,
+            propensity=exploration.probability(votes, num),
+            encode_s=drawn.encode_s / len(rngs),
+            explored=explored,
+            std=std,
+        )
+        for chosen, scores, votes, explored, std in columns
+    ]
