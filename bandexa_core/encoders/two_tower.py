@@ -104,7 +104,7 @@ class TwoTowerServing:
 
     def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
         """See `SplitEncoder.combine`."""
-        return _joined(np.broadcast_to(context_part, action_parts.shape), action_parts)
+        return _joined(context_part, action_parts)
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode`."""
@@ -123,5 +123,11 @@ class TwoTowerServing:
 
 
 def _joined(u_NT: Array64, v_NT: Array64) -> Array64:
-    """[u; v; u * v; 1], (N, 3T + 1)."""
-    return np.concatenate([u_NT, v_NT, u_NT * v_NT, np.ones((len(v_NT), 1))], axis=1)
+    """[u; v; u * v; 1], (N, 3T + 1); one u, (T,), for all v, or one for each."""
+    size = v_NT.shape[1]
+    z_ND = np.empty((len(v_NT), 3 * size + 1))
+    z_ND[:, :size] = u_NT
+    z_ND[:, size : 2 * size] = v_NT
+    np.multiply(u_NT, v_NT, out=z_ND[:, 2 * size : -1])
+    z_ND[:, -1] = 1.0
+    return z_ND

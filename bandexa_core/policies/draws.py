@@ -81,7 +81,7 @@ class JointDraw:
             lambda: winners_M,
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
-            std=lambda index: posterior.std_of(z_KD[index]),
+            std=lambda index: float(posterior.stds_of(z_KD[index : index + 1])[0]),
         )
 
 

@@ -19,7 +19,7 @@ from bandexa_core.encoders.protocol import (
 from bandexa_core.encoders.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT, ActionSlot
 from bandexa_core.policies.draws import ROWS_AT_ONCE, Draw, choose, draw_together
-from bandexa_core.policies.panel import Exploration, folded_winners
+from bandexa_core.policies.panel import Exploration, folded_winners, products
 from bandexa_core.policies.protocol import (
     Ballot,
     Candidates,
@@ -34,7 +34,7 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
-from bandexa_core.posterior.rows import MAX_NORM
+from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import TrainingRows
 from bandexa_core.spec import SelectionSpec
 
@@ -124,23 +124,22 @@ class LinearHead:
         else:
             draw = self._draw(context, candidates, rng, exploration.panel)
         scores_K = draw.scores
-        retrieved, offered = None, scores_K
+        first = int(scores_K.argmax())  # of scores that tie, the first: as the panel votes
+        retrieved, best = None, np.array([first])
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.argpartition(-scores_K, retrieve - 1)[:retrieve]
-            first = scores_K.argmax()  # of scores that tie, the first: as the panel votes
             if first not in retrieved:
                 retrieved[scores_K[retrieved].argmax()] = first
             retrieved.sort()
-            offered = scores_K[retrieved]
-        if num == 1:
-            best = np.array([int(np.argmax(offered))], np.int64)
-        else:
+        if num > 1:
+            offered = scores_K if retrieved is None else scores_K[retrieved]
             best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
-        # maximum returns a NaN where there is one
-        extremes = (np.maximum.reduce(scores_K), *(offered[best[[0, -1]]] + draw.offset))
-        if not all(map(math.isfinite, extremes)):
+            best = best if retrieved is None else retrieved[best]
+        # A NaN wins where there is one.
+        last = first if num == 1 else best[-1]
+        if not math.isfinite(scores_K[first] + draw.offset + scores_K[last]):
             raise ValueError(NOT_FINITE)
-        chosen = best if retrieved is None else retrieved[best]
+        chosen = best
         if explores:  # among all that were offered, so that the floor holds for each of them
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
@@ -284,18 +283,22 @@ class LinearHead:
         part_1V = _context_part(encoder, context)
         took = time.perf_counter() - started
         queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
-        served_K: Array64 = parts_KV @ queries_MV[0]
+        served_K = products(parts_KV, queries_MV[0])
         offset = float(offsets_M[0])
-        best, std = None, self._std_of(context, candidates)
+        best = None
+
+        def std_of(index: int) -> float:
+            return posterior.std_of(encoder.combine(part_1V, parts_KV[index : index + 1])[0])
+
         if parts_KV.size <= LOOKED_AT:
             mean_V = encoder.fold(part_1V, posterior.mean[None])[0][0]
             best = lambda: int((parts_KV @ mean_V).argmax())  # noqa: E731
         if panel == 1:
             alone = lambda: np.array([served_K.argmax()])  # noqa: E731
-            return Draw(served_K, alone, False, offset, took, best, std)
+            return Draw(served_K, alone, False, offset, took, best, std_of)
         later = parts_KV.size * panel > LATER_PRODUCTS
         winners = lambda: folded_winners(parts_KV, queries_MV)  # noqa: E731
-        return Draw(served_K, winners, later, offset, took, best, std)
+        return Draw(served_K, winners, later, offset, took, best, std_of)
 
     def _parts(self, encoder: SplitEncoder, candidates: Candidates) -> Array64:
         if candidates.parts is not None:
@@ -327,7 +330,8 @@ class LinearHead:
         if encoder is not None:
             part = _context_part(encoder, context)
             queries_1V, offsets_1 = encoder.fold(part, posterior.mean[None])
-            scores_K: Array64 = self._parts(encoder, candidates) @ queries_1V[0] + offsets_1[0]
+            scores_K = products(self._parts(encoder, candidates), queries_1V[0])
+            scores_K += offsets_1[0]
             return scores_K
         return np.concatenate([z @ posterior.mean for z in self._encoded(context, candidates)])
 
@@ -399,7 +403,7 @@ class LinearHead:
         """See `Policy.learn`."""
         if z_1D is None:
             z_1D = self.features(context[None], action[None])
-        if not _teaches(z_1D).all():
+        if not learnable(z_1D)[0]:
             return  # an encoder that gives no finite features teaches nothing, and stops nothing
         posterior, z_D = self.posterior, z_1D[0]
         if isinstance(posterior, DisjointPosterior):
@@ -439,7 +443,7 @@ class LinearHead:
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
             z_ND = self.features(rows.contexts, rows.actions)
-            good = _teaches(z_ND)
+            good = learnable(z_ND)
             z_ND, rewards = z_ND[good], rows.rewards[good]
             weights_N = None if weights is None else weights(rows.positions[good])
             for slot, mask in self._groups(rows.slots[good]):
@@ -496,12 +500,6 @@ def _raw(context: NDArray[Any] | EncodedContext) -> NDArray[Any]:
 
 def _context_part(encoder: SplitEncoder, context: NDArray[Any] | EncodedContext) -> Array64:
     return context.part if isinstance(context, EncodedContext) else encoder.context_part(context)
-
-
-def _teaches(z_ND: Array64) -> NDArray[np.bool_]:
-    """Return which rows a posterior can take, (N,); NaN compares as false."""
-    learnable: NDArray[np.bool_] = np.abs(z_ND).max(axis=1) <= MAX_NORM / z_ND.shape[1] ** 0.5
-    return learnable
 
 
 def take_prefix(tensors: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 Array64 = NDArray[np.float64]
 CHUNK = 8192
+STREAMED_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,17 @@ class Exploration:
         return (1.0 - self.epsilon) * (votes / self.panel) + self.epsilon / num
 
 
+def products(parts_KV: Array64, query_V: Array64) -> Array64:
+    """Return parts times query, (K,): by BLAS, or what streams a large matrix faster than it.
+
+    Out of the cache, `einsum` takes 1.2 to 1.4 passes through the matrix, BLAS 1.2 to 3.
+    """
+    if parts_KV.nbytes < STREAMED_BYTES:
+        return parts_KV @ query_V
+    scores_K: Array64 = np.einsum("kv,v->k", parts_KV, query_V)
+    return scores_K
+
+
 def folded_winners(parts_KV: Array64, queries_MV: Array64) -> NDArray[np.int64]:
     """Return each member's best candidate under folded weights, (M,), in chunks of candidates.
 
@@ -56,11 +68,12 @@ def folded_winners(parts_KV: Array64, queries_MV: Array64) -> NDArray[np.int64]:
     """
     best_M = np.full(len(queries_MV), -np.inf)
     winners_M = np.zeros(len(queries_MV), np.int64)
+    members_M = np.arange(len(queries_MV))
     for first in range(0, len(parts_KV), CHUNK):
-        scores_CM = parts_KV[first : first + CHUNK] @ queries_MV.T
-        rows_M = scores_CM.argmax(axis=0)
-        tops_M = scores_CM[rows_M, np.arange(len(queries_MV))]
+        scores_MC = queries_MV @ parts_KV[first : first + CHUNK].T  # so that argmax reads rows
+        places_M = scores_MC.argmax(axis=1)
+        tops_M = scores_MC[members_M, places_M]
         better = tops_M > best_M
         best_M[better] = tops_M[better]
-        winners_M[better] = rows_M[better] + first
+        winners_M[better] = places_M[better] + first
     return winners_M

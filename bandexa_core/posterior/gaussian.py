@@ -31,7 +31,7 @@ import torch
 
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
-from bandexa_core.posterior.noise import noise_of
+from bandexa_core.posterior.noise import noise_of, noise_of_one
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
@@ -39,6 +39,7 @@ from bandexa_core.posterior.tensors import read_scalar, read_tensor
 REFRESH_EVERY = 10_000
 """Learned rows and corrections after which mean, root and b are taken anew from the statistics."""
 
+_SMALL_DIM = 64  # up to which a product and a difference take less than one call of torch
 _BLOCK_ROWS = 64
 # A block that tells more than this about the weights (trace of F^T F: the condition number of
 # I + F^T F at most) is learned row by row, which no rounding can hurt.
@@ -182,15 +183,18 @@ class GaussianPosterior:
         self._count(1)
 
     def _update_row(self, z: FloatArray, r: float) -> None:
-        f = np.dot(z, self.root, out=self._f)  # dot gives the bits of @ in half its time
-        gain = np.dot(self.root, f, out=self._gain)
-        error = r - float(z.dot(self.mean))
+        root, mean, f, gain = self.root, self.mean, self._f, self._gain
+        z.dot(root, f)  # the methods give the bits of @ in a third of its time
+        root.dot(f, gain)
+        error = r - float(z.dot(mean))
         beta = 1.0 / (1.0 + float(f.dot(f)))
         gamma = beta / (1.0 + math.sqrt(beta))
-        self.mean += (beta * error) * gain
-        # In place, one pass over S: measured 1.3 (D=64) to 3.7 (D=785) times faster than numpy's
-        # outer product and difference.
-        self._root_view.addr_(self._gain_view, self._f_view, alpha=-gamma)
+        mean += (beta * error) * gain
+        if len(root) <= _SMALL_DIM:
+            f *= gamma
+            np.subtract(root, gain[:, None].dot(f[None]), out=root)
+        else:  # in place, one pass over S: up to 3.7 times faster (D = 785)
+            self._root_view.addr_(self._gain_view, self._f_view, alpha=-gamma)
         if self.config.noise == "nig":
             self.a += 0.5
             self.b += 0.5 * beta * error * error
@@ -321,7 +325,8 @@ class GaussianPosterior:
 
     def std_of(self, z_D: FloatArray) -> float:
         """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
-        return float(self.stds_of(z_D[None])[0])
+        f_D = np.dot(z_D, self.root)
+        return math.sqrt(self.noise_mean * float(np.dot(f_D, f_D)))
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:
         """Return those of several candidates, (B,); each does not depend on the others."""
@@ -336,11 +341,25 @@ class GaussianPosterior:
         their mean varies less than that of independent ones (antithetic variates: Hammersley &
         Morton, "A new Monte Carlo technique", 1956), at half the random numbers.
         """
+        if num == 1:
+            return self._sample_one(rng)[None]
         weights_MD: FloatArray = self.sample_many([rng], num)[0]
         return weights_MD
 
+    def _sample_one(self, rng: np.random.Generator) -> FloatArray:
+        """Draw one w, (D,), in a third of the time that arrays of draws take."""
+        noise = self.config.noise_var
+        if self.config.noise == "nig":
+            noise = noise_of_one(rng.standard_gamma(self.a), self.b)
+        weights_D: FloatArray = self.root.dot(rng.standard_normal(self.dim))
+        weights_D *= math.sqrt(noise)
+        weights_D += self.mean
+        return weights_D
+
     def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
         """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
+        if num == 1:
+            return np.stack([self._sample_one(rng)[None] for rng in rngs])
         half = (num + 1) // 2
         eps_BHD = np.empty((len(rngs), half, self.dim))
         gammas_BM = np.ones((len(rngs), num))

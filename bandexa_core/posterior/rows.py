@@ -37,6 +37,14 @@ def as_row(z: npt.ArrayLike, dim: int) -> FloatArray:
     return row
 
 
+def learnable(z_ND: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which rows `as_row` takes, shape (N,)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares_N = np.einsum("nd,nd->n", z_ND, z_ND)
+    taken: npt.NDArray[np.bool_] = squares_N <= MAX_NORM**2
+    return taken
+
+
 def as_rows(z_ND: npt.ArrayLike, dim: int) -> FloatArray:
     """Return z as contiguous float64 rows of shape (N, D).
 

@@ -126,51 +126,59 @@ class Statistics:
 class RowStatistics:
     """Exact sums that grow row by row: what a serving posterior keeps.
 
-    `zr`, `rr` and `n` of `sums` are always up to date. Rows wait for `zz` and enter it 64 at a time
-    as one matrix product: a rank-1 sum for each would cost as much as the update of the root. They
-    enter by count alone, so a copy with the same waiting rows continues bit for bit.
+    `rr` and `n` of `sums` are always up to date. Rows wait for `zz` and `zr` and enter them 64 at a
+    time as matrix products: a rank-1 sum for each would cost as much as the update of the root.
+    They enter by count alone, so a copy with the same waiting rows continues bit for bit.
 
     Attributes:
-        sums: the sums, with `zz` behind by the rows that wait.
+        sums: the sums, with `zz` and `zr` behind by the rows that wait.
     """
 
     __slots__ = ("_num_waiting", "_waiting", "sums")
 
     def __init__(self, sums: Statistics, waiting: FloatArray | None = None) -> None:
-        """Take ownership of `sums`; `waiting` holds fewer than 64 rows, shape (W, D).
+        """Take ownership of `sums`.
+
+        Args:
+            sums: see the class.
+            waiting: fewer than 64 rows (z, r), shape (W, D + 1); or z alone, (W, D), from a time
+                when rows waited for `zz` alone.
 
         Raises:
             ValueError: `waiting` has a wrong shape.
         """
         self.sums = sums
-        self._waiting: FloatArray = np.zeros((_WAITING_ROWS, sums.dim))
+        self._waiting: FloatArray = np.zeros((_WAITING_ROWS, sums.dim + 1))
         self._num_waiting = 0
         if waiting is not None:
-            if waiting.ndim != 2 or waiting.shape[1] != sums.dim or len(waiting) >= _WAITING_ROWS:
+            widths = (sums.dim, sums.dim + 1)
+            if waiting.ndim != 2 or waiting.shape[1] not in widths or len(waiting) >= _WAITING_ROWS:
                 raise ValueError(f"waiting rows have a wrong shape, {waiting.shape}")
             self._num_waiting = len(waiting)
-            self._waiting[: len(waiting)] = waiting
+            self._waiting[: len(waiting), : waiting.shape[1]] = waiting
 
     @property
     def waiting(self) -> FloatArray:
-        """The rows that wait, shape (W, D): a view."""
+        """The rows (z, r) that wait, shape (W, D + 1): a view."""
         return self._waiting[: self._num_waiting]
 
     def add_row(self, z: FloatArray, r: float) -> None:
         """Add one row that has been checked."""
-        sums = self.sums
-        sums.zr += r * z
-        sums.rr += r * r
-        sums.n += 1
-        self._waiting[self._num_waiting] = z
+        self.sums.rr += r * r
+        self.sums.n += 1
+        row = self._waiting[self._num_waiting]
+        row[:-1] = z
+        row[-1] = r
         self._num_waiting += 1
         if self._num_waiting == _WAITING_ROWS:
             self.fold()
 
     def fold(self) -> None:
-        """Bring `zz` up to date."""
+        """Bring `zz` and `zr` up to date."""
         if self._num_waiting:
-            self.sums.zz += self.waiting.T @ self.waiting
+            z_WD, r_W = self.waiting[:, :-1], self.waiting[:, -1]
+            self.sums.zz += z_WD.T @ z_WD
+            self.sums.zr += r_W @ z_WD
             self._num_waiting = 0
 
     def copy(self) -> RowStatistics:
