@@ -111,3 +111,28 @@ def test_a_noise_state_that_is_not_positive_is_named():
     for name in ("a", "b"):
         with pytest.raises(ValueError, match=name):
             GaussianPosterior.from_tensors({**tensors, name: np.array(0.0)}, PosteriorConfig())
+
+
+@pytest.mark.parametrize("dim", [3, 64, 65])
+def test_state_from_before_rows_waited_with_their_values_is_taken_over(dim):
+    """It had (W, D) rows waiting for zz alone, and their share of zr in zr already."""
+    rng = np.random.default_rng(1)
+    rows, values = rng.normal(size=(100, dim)), rng.normal(size=100)
+    posterior = GaussianPosterior.prior(dim, PosteriorConfig())
+    for z, r in zip(rows[:90], values[:90], strict=True):
+        posterior.update(z, r)
+    old = posterior.to_tensors()
+    waiting = old["waiting"]
+    assert waiting.shape == (90 - 64, dim + 1)
+    old["zr"] = old["zr"] + waiting[:, -1] @ waiting[:, :-1]
+    old["waiting"] = waiting[:, :-1]
+    taken = GaussianPosterior.from_tensors(old, PosteriorConfig())
+    for each in (taken, posterior):
+        for z, r in zip(rows[90:], values[90:], strict=True):
+            each.update(z, r)
+    found, expected = taken.statistics(), posterior.statistics()
+    np.testing.assert_allclose(found.zr, expected.zr, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(found.zz, expected.zz)
+    np.testing.assert_array_equal(taken.mean, posterior.mean)
+    taken.refresh()
+    np.testing.assert_allclose(taken.mean, posterior.mean, rtol=1e-9, atol=1e-12)

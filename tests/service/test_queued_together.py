@@ -63,6 +63,49 @@ async def rewards_follow_their_selects(client: httpx.AsyncClient) -> None:
     assert state["position"] == 41
 
 
+NEURAL = {
+    "policy": "neural_linear_ts", "context": {"shape": [3]}, "action_dim": 3, "seed": 5,
+    "encoder": {"name": "mlp", "params": {"feature_dim": 8, "hidden": [16]}},
+    "training": {"mode": "lockstep"},
+}  # fmt: skip
+
+
+def test_selects_that_come_together_get_what_they_get_one_by_one(tmp_path: Path) -> None:
+    """Among them some that cannot be answered, and some that are drawn by themselves."""
+
+    async def asked(client: httpx.AsyncClient, *, at_once: bool) -> list[Any]:
+        await client.put("/bandits/n", json=NEURAL)
+        features = [[(n * 7 % 5) / 5, n / 9, 1.0] for n in range(9)]
+        actions = {"ids": [f"a{n}" for n in range(9)], "features": features}
+        await client.put("/bandits/n/actions", json=actions)
+        bodies: list[dict[str, Any]] = []
+        for number in range(40):
+            more: dict[str, Any] = {}
+            if number % 10 == 3:
+                more = {"k": 2}
+            elif number % 10 == 6:
+                more = {"candidates": ["a1", "a5"]}
+            elif number % 10 == 9:
+                more = {"candidates": ["unknown"]}
+            context = [number % 3 - 1.0, number / 40, 0.5]
+            own = {"bandit": "n", "context": context, "decision_id": f"together-{number}"}
+            bodies.append(own | more)
+        calls = [client.post("/select", json=body) for body in bodies]
+        answers = await asyncio.gather(*calls) if at_once else [await call for call in calls]
+        for number in range(0, 40, 10):  # what was learned meanwhile moves what comes
+            report: dict[str, Any] = {"decision_id": f"together-{number}", "reward": 0.5}
+            assert (await client.post("/reward", json=report)).status_code == 200
+        items = [body | {"decision_id": f"b-{body['decision_id']}"} for body in bodies]
+        batch = await client.post("/select/batch", json={"items": items})
+        codes = [item["code"] for item in batch.json()["items"]]
+        assert codes == [answer.status_code for answer in answers]
+        return [*(answer.json() for answer in answers), *batch.json()["items"]]
+
+    together = in_process(tmp_path / "one", lambda client: asked(client, at_once=True))
+    one_by_one = in_process(tmp_path / "two", lambda client: asked(client, at_once=False))
+    assert together == one_by_one
+
+
 async def an_early_reward_is_404(client: httpx.AsyncClient) -> None:
     own = {"decision_id": "early"}
     answers = await asyncio.gather(

@@ -35,14 +35,14 @@ def count(desk, table: str) -> Any:
 class Blocker:
     """Keeps the writer inside a transaction until `release`."""
 
-    def __init__(self, desk, store, make) -> None:
+    def __init__(self, desk, store, make, name: str = "blocker") -> None:
         entered, self._released = threading.Event(), threading.Event()
 
         def publish(_: str) -> None:
             entered.set()
             assert self._released.wait(20)
 
-        self.answer = desk.ask(store.create_bandit, "blocker", make.spec(), publish)
+        self.answer = desk.ask(store.create_bandit, name, make.spec(), publish)
         assert entered.wait(20)
 
     def release(self) -> None:
@@ -86,6 +86,29 @@ def test_an_append_that_fails_leaves_the_others_of_its_group_committed(desk, sto
     assert [(row.decision_id, row.after) for row in learn_rows(store, bandit)] == [("d0", 0.5)]
     store.close()
     assert desk.groups == [1, 1, 5]
+
+
+def test_of_many_decisions_each_is_kept_once_whatever_ids_were_there(desk, store, make):
+    """Runs of 2 to 70, with ids that were there, ids that come twice, and a bandit that is gone."""
+    bandit, gone = make.bandit(desk, store), make.bandit(desk, store, "gone")
+    desk.call(store.delete_bandit, gone)
+    first = [make.decision(bandit, f"old-{n}") for n in range(3)]
+    for record in first:
+        assert desk.call(store.append_decision, record) is None
+    expected = 3
+    for size in (2, 3, 5, 33, 70):
+        fresh = [make.decision(bandit, f"{size}-{n}") for n in range(size)]
+        group = [*fresh, first[1], make.decision(gone, f"gone-{size}"), fresh[0]]
+        blocker = Blocker(desk, store, make, f"blocker-{size}")
+        asked = [desk.ask(store.append_decision, record) for record in group]
+        blocker.release()
+        assert [future.result(20) for future in asked[:size]] == [None] * size
+        again, lost, twice = asked[size:]
+        assert again.result(20).position == first[1].position
+        assert isinstance(lost.exception(20), Conflict)
+        assert isinstance(twice.result(20), StoredAnswer)
+        expected += size
+        assert count(desk, "decisions") == expected
 
 
 def test_what_is_gathered_is_handed_over_together_also_by_closing(desk, make):
