@@ -9,13 +9,13 @@ there to survive a crash, since no decision exists before it is drawn.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from bandexa_core.ids import DecisionId
+from bandexa_core.policies import EncodedContext
 from service.bandit import Bandit
 from service.decisions import Asked, Decided, decide, decide_together
-from service.exceptions import ServiceError
 from service.store import DecisionRecord, StoredAnswer
 from service.store.protocol import Done
 
@@ -43,7 +43,8 @@ class DrawingDesk:
         self._keep = keep
         self._max_inline_bytes = max_inline_bytes
         self._waiting: deque[tuple[Asked, asyncio.Future[Drawn]]] = deque()
-        self._own_ids: set[DecisionId] = set()  # of callers, among those that wait
+        self._own_ids: Counter[DecisionId] = Counter()  # of callers, among those that wait
+        self._scheduled = False
 
     async def decided(self, asked: Asked) -> Drawn:
         """Return the decision once it is kept, and what was there already under its id.
@@ -53,29 +54,53 @@ class DrawingDesk:
             Unavailable, StoreError: It could not be kept.
         """
         future: asyncio.Future[Drawn] = self._loop.create_future()
+        if isinstance(asked.ready, EncodedContext):
+            self._draw_each([(asked, future)])  # now: the encoder may be another one a turn later
+            return await future
         self._waiting.append((asked, future))
         if asked.command.decision_id is not None:
-            self._own_ids.add(asked.command.decision_id)
-        if len(self._waiting) == 1:
-            self._loop.call_soon(self._draw)
+            self._own_ids[asked.command.decision_id] += 1
+        self._schedule()
         return await future
 
     def draw_before(self, decision_id: DecisionId) -> None:
-        """Draw a select with this id, if one waits: what follows is ordered behind it."""
+        """Draw the selects with this id that wait: what follows is ordered behind them."""
         while decision_id in self._own_ids:
             self._draw_some()
 
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._draw)
+
     def _draw(self) -> None:
+        self._scheduled = False
         try:
             self._draw_some()
         finally:
-            if self._waiting:
-                self._loop.call_soon(self._draw)
+            self._schedule()
 
     def _draw_some(self) -> None:
-        """Draw those that have waited longest."""
+        """Draw those that have waited longest; each is answered, whatever happens to others."""
         for group in self._next():
-            self._draw_group(group)
+            try:
+                made = decide_together([asked for asked, _ in group]) if len(group) > 1 else None
+            except Exception:  # one of them: each answers for itself
+                made = None
+            if made is None:
+                self._draw_each(group)
+                continue
+            for decided, (_, future) in zip(made, group, strict=True):
+                self._keep(decided.record, _resolves(decided, future))
+
+    def _draw_each(self, group: _Group) -> None:
+        for asked, future in group:
+            try:
+                decided = decide(asked, self._max_inline_bytes)
+            except Exception as error:  # whoever waits is told
+                future.set_exception(error)
+            else:
+                self._keep(decided.record, _resolves(decided, future))
 
     def _next(self) -> list[_Group]:
         """Take up to `AT_ONCE` selects, grouped; those whose callers went away are passed over."""
@@ -83,8 +108,11 @@ class DrawingDesk:
         plain: dict[Bandit, _Group] = {}
         for _ in range(min(AT_ONCE, len(self._waiting))):
             asked, future = self._waiting.popleft()
-            if asked.command.decision_id is not None:
-                self._own_ids.discard(asked.command.decision_id)
+            own_id = asked.command.decision_id
+            if own_id is not None:
+                self._own_ids[own_id] -= 1
+                if not self._own_ids[own_id]:
+                    del self._own_ids[own_id]
             if future.done():
                 continue
             group = plain.get(asked.bandit) if asked.plain else None
@@ -95,24 +123,6 @@ class DrawingDesk:
                     plain[asked.bandit] = group
             group.append((asked, future))
         return groups
-
-    def _draw_group(self, group: _Group) -> None:
-        if len(group) > 1:
-            try:
-                made = decide_together([asked for asked, _ in group])
-            except ServiceError:  # one of them: each answers for itself
-                pass
-            else:
-                for decided, (_, future) in zip(made, group, strict=True):
-                    self._keep(decided.record, _resolves(decided, future))
-                return
-        for asked, future in group:
-            try:
-                decided = decide(asked, self._max_inline_bytes)
-            except Exception as error:  # whoever waits is told
-                future.set_exception(error)
-            else:
-                self._keep(decided.record, _resolves(decided, future))
 
 
 def _resolves(decided: Decided, future: asyncio.Future[Drawn]) -> Done[StoredAnswer | None]:

@@ -16,6 +16,7 @@ from bandexa_core.encoders.module import SplitModule, flatten
 from bandexa_core.encoders.protocol import Raw
 
 MAX_LAYERS = 64
+LARGEST = 1e15  # first layers beyond it are not left to float32, where later ones might overflow
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -108,6 +109,7 @@ class MLPServing:
         self._interacts = module.interacts
         self._layers = DenseLayers(module.layers)
         self._layers32 = DenseLayers(module.layers, np.float32)
+        self._bounded = isinstance(module.layers[0], nn.Tanh)
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -147,12 +149,13 @@ class MLPServing:
         if self._interacts:
             products_BKX = x_B1X * action_parts[:, size:]
             first_BKH += np.matmul(products_BKX, self._w_xa)
+        if self._bounded:
+            return with_constant(self._layers32(first_BKH.astype(np.float32)))
+        large_B = np.maximum.reduce(np.abs(first_BKH), axis=(1, 2)) > LARGEST
         with np.errstate(over="ignore", invalid="ignore"):
             z_BKD = with_constant(self._layers32(first_BKH.astype(np.float32)))
-        if not math.isfinite(np.add.reduce(z_BKD, axis=None)):  # beyond what float32 can hold
-            for row, z_KD in enumerate(z_BKD):
-                if not np.isfinite(z_KD).all():
-                    z_KD[:] = with_constant(self._layers(first_BKH[row]))
+        for row in np.flatnonzero(large_B | ~np.isfinite(z_BKD).all(axis=(1, 2))):
+            z_BKD[row] = with_constant(self._layers(first_BKH[row]))  # beyond float32
         return z_BKD
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:

@@ -4,12 +4,13 @@ Draw M weight samples, each by the posterior's law, and serve the first one's be
 served law is exactly Thompson sampling's. The samples come in mirrored pairs
 (`GaussianPosterior.sample`); swapping pairs, or the two of a pair, changes no law, so the first may
 as well be any of them. The share of the panel that votes for an action therefore estimates its
-probability without bias, with less variance than that of independent samples, and it is the exact
-probability of serving the action given the panel's draws in any order. That is what
-inverse-propensity weights need. (Averaged over the decisions that served it, it lies above the
-action's probability q, for independent samples at (1 + (M - 1) q) / M: an action is served more
-often where its panel likes it.) With probability
-epsilon a uniform choice is served instead, so that every action has support and
+probability without bias, and it is the exact probability of serving the action given the panel's
+draws in any order. That is what inverse-propensity weights need. (Its variance is that of M
+independent samples at most where mirrored members vote differently, as between two actions; where
+they vote alike, as for a safe action between two opposed risky ones, it is that of M/2. Averaged
+over the decisions that served it, the share lies above the action's probability q, for independent
+samples at (1 + (M - 1) q) / M: an action is served more often where its panel likes it.) With
+probability epsilon a uniform choice is served instead, so that every action has support and
 inverse-propensity estimates stay unbiased:
 p(a) = (1 - epsilon) votes(a) / M + epsilon / K. Legend: M members, K candidates, V part size.
 """

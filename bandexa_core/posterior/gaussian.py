@@ -337,9 +337,10 @@ class GaussianPosterior:
     def sample(self, rng: np.random.Generator, num: int) -> FloatArray:
         """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps.
 
-        Members i and i + M/2 share eps up to its sign: each member has the posterior's law, and
-        their mean varies less than that of independent ones (antithetic variates: Hammersley &
-        Morton, "A new Monte Carlo technique", 1956), at half the random numbers.
+        Where M is even, members i and i + M/2 share eps up to its sign (antithetic variates:
+        Hammersley & Morton, "A new Monte Carlo technique", 1956): each has the posterior's law, at
+        half the random numbers, and any permutation of pairs and within pairs has the same law.
+        An odd number is drawn independently: one without its mirror would not be like the others.
         """
         if num == 1:
             return self._sample_one(rng)[None]
@@ -360,7 +361,7 @@ class GaussianPosterior:
         """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
         if num == 1:
             return np.stack([self._sample_one(rng)[None] for rng in rngs])
-        half = (num + 1) // 2
+        half = num if num % 2 else num // 2
         eps_BHD = np.empty((len(rngs), half, self.dim))
         gammas_BM = np.ones((len(rngs), num))
         learned = self.config.noise == "nig"
@@ -371,7 +372,8 @@ class GaussianPosterior:
         scales_BM = np.sqrt(noise_of(gammas_BM, self.b if learned else self.config.noise_var))
         weights_BMD = np.empty((len(rngs), num, self.dim))
         np.matmul(eps_BHD, self.root.T, out=weights_BMD[:, :half])
-        np.negative(weights_BMD[:, : num - half], out=weights_BMD[:, half:])
+        if half < num:
+            np.negative(weights_BMD[:, :half], out=weights_BMD[:, half:])
         weights_BMD *= scales_BM[:, :, None]
         weights_BMD += self.mean
         return weights_BMD

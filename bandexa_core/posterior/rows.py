@@ -38,10 +38,9 @@ def as_row(z: npt.ArrayLike, dim: int) -> FloatArray:
 
 
 def learnable(z_ND: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return which rows `as_row` takes, shape (N,)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares_N = np.einsum("nd,nd->n", z_ND, z_ND)
-    taken: npt.NDArray[np.bool_] = squares_N <= MAX_NORM**2
+    """Return which rows `as_rows` takes, shape (N,); NaN compares as false."""
+    sizes_N = np.maximum.reduce(np.abs(z_ND), axis=1)
+    taken: npt.NDArray[np.bool_] = sizes_N <= MAX_NORM / z_ND.shape[1] ** 0.5
     return taken
 
 

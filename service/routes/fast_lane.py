@@ -79,15 +79,16 @@ class FastLane:
         if call is None or scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        kind, plain = b"", False
+        kind, length, plain = b"", b"", True
         for name, value in scope["headers"]:
             if name == b"content-length":
-                plain = value.isdigit() and 0 < int(value) <= self._settings.max_body_bytes
+                length = value
             elif name == b"content-type":
+                plain = plain and not kind
                 kind = value
             elif name == b"accept" and _MSGPACK in value:
                 plain = False
-                break
+        plain = plain and length.isdigit() and 0 < int(length) <= self._settings.max_body_bytes
         metrics = self._metrics
         if not plain or metrics.in_flight >= self._settings.max_in_flight:
             await self._app(scope, receive, send)
@@ -144,7 +145,7 @@ class FastLane:
         handle = loop.call_later(self._settings.body_timeout_s, timer)
         try:
             message = await receive()
-            if message.get("more_body", False):
+            if message.get("more_body", False):  # no longer than announced: the server sees to it
                 parts = [message.get("body", b"")]
                 while message.get("more_body", False):
                     message = await receive()

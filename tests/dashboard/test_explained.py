@@ -52,7 +52,8 @@ def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
         best = max(kept["candidates"], key=lambda one: float(one["mean"]))
         if kept["explored"] is not None:
             assert kept["explored"] == (best["id"] != chosen["id"])
-            assert kept["std"] == pytest.approx(chosen["std"], rel=1e-9)
+            # mlp draws on float32 layers, and tells the exact spread here
+            assert kept["std"] == pytest.approx(chosen["std"], rel=1e-6 if kind == "mlp" else 1e-9)
 
 
 def test_it_tells_the_means_of_its_own_position(fed: Fed) -> None:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.policies.panel import Exploration
+from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
 from bandexa_core.spec import SelectionSpec
 
 ORACLE_DRAWS = 100_000
@@ -377,3 +378,16 @@ def test_the_uniform_policys_propensity_ignores_the_exploration(candidates_of):
         exploration=Exploration(64, 0.5),
     )
     assert choice.propensity == 1 / 5
+
+
+@pytest.mark.parametrize("panel", [2, 3, 4, 5])
+def test_small_panels_too_weigh_what_is_served_without_bias(panel):
+    """Mirrored members only where each has one: the mean of 1 / p over what is served is 1."""
+    posterior = GaussianPosterior.prior(2, PosteriorConfig(noise="fixed"))
+    rng = np.random.default_rng(panel)
+    scores_NM2 = np.stack([posterior.sample(rng, panel) for _ in range(20_000)])
+    winners_NM = scores_NM2.argmax(axis=2)
+    votes_N = (winners_NM == winners_NM[:, :1]).mean(axis=1)
+    weights_N = (winners_NM[:, 0] == 0) / votes_N
+    error = weights_N.std() / len(weights_N) ** 0.5
+    assert abs(weights_N.mean() - 1.0) < 5 * error + 1e-12

@@ -217,8 +217,8 @@ def test_known_noise_is_drawn_as_itself():
     rng = np.random.default_rng(0)
     eps = np.random.default_rng(0).standard_normal(2)
     root = posterior.root[0, 0]
-    expected = posterior.mean[0] + root * np.array([eps[0], eps[1], -eps[0]])
-    np.testing.assert_allclose(posterior.sample(rng, 3)[:, 0], expected, rtol=1e-14)
+    expected = posterior.mean[0] + root * np.array([eps[0], eps[1], -eps[0], -eps[1]])
+    np.testing.assert_allclose(posterior.sample(rng, 4)[:, 0], expected, rtol=1e-14)
 
 
 def test_each_draw_has_its_own_noise_variance():
@@ -233,11 +233,19 @@ def test_each_draw_has_its_own_noise_variance():
 def test_members_come_in_mirrored_pairs_with_noise_of_their_own():
     z, r = _rows(5, 3)
     posterior = _learned(NIG, z, r)
-    draws = posterior.sample(np.random.default_rng(5), 9) - posterior.mean
-    first, second = draws[:4], draws[5:]
+    draws = posterior.sample(np.random.default_rng(5), 8) - posterior.mean
+    first, second = draws[:4], draws[4:]
     sizes = np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
     np.testing.assert_allclose(first, -second * sizes[:, None], rtol=1e-12)
     assert len(set(sizes)) == 4
+
+
+def test_an_odd_number_of_members_is_drawn_independently():
+    posterior = GaussianPosterior.prior(1, FIXED)
+    rng = np.random.default_rng(0)
+    draws = np.stack([posterior.sample(rng, 3)[:, 0] for _ in range(20_000)])
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert abs(stats.spearmanr(draws[:, first], draws[:, second]).statistic) < 0.03
 
 
 def test_draws_with_several_streams_are_those_with_each_of_them():

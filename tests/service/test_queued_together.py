@@ -12,19 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from service.app import create_app
+from service.drawing import AT_ONCE
 from service.settings import Settings
+from tests.service.own_slow_encoder import BROKEN, MALFORMED
 
 SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
 SELECT = {"bandit": "b", "context": [1, 2]}
 
 
-def in_process(data_dir: Path, calls: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
+def in_process(
+    data_dir: Path, calls: Callable[[httpx.AsyncClient], Awaitable[Any]], **settings: Any
+) -> Any:
     """Run `calls` against an app of its own; returns what they return."""
 
     async def run() -> Any:
-        app = create_app(Settings(data_dir=data_dir, durability="os", log_level="warning"))
+        given = Settings(data_dir=data_dir, durability="os", log_level="warning", **settings)
+        app = create_app(given)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -104,6 +110,45 @@ def test_selects_that_come_together_get_what_they_get_one_by_one(tmp_path: Path)
     together = in_process(tmp_path / "one", lambda client: asked(client, at_once=True))
     one_by_one = in_process(tmp_path / "two", lambda client: asked(client, at_once=False))
     assert together == one_by_one
+
+
+def test_an_encoder_that_fails_on_one_select_leaves_those_beside_it_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    spec = {
+        "policy": "neural_linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1,
+        "encoder": {"name": "quick", "params": {"control": str(tmp_path)}},
+    }  # fmt: skip
+
+    async def calls(client: httpx.AsyncClient) -> None:
+        await client.put("/bandits/q", json=spec)
+        actions = {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]}
+        assert (await client.put("/bandits/q/actions", json=actions)).status_code == 200
+        first = [1.0, MALFORMED, 2.0, BROKEN, 3.0]
+        asked = [client.post("/select", json={"bandit": "q", "context": [x, 0]}) for x in first]
+        asked.append(client.post("/select", json=SELECT))
+        answers = await asyncio.wait_for(asyncio.gather(*asked), 30)
+        assert [answer.status_code for answer in answers] == [200, 422, 200, 500, 200, 200]
+
+    in_process(tmp_path / "data", calls, encoders={"quick": "own_slow_encoder:Towers"})
+
+
+def test_a_reward_waits_for_each_select_of_its_id_that_is_not_drawn_yet(tmp_path: Path) -> None:
+    """Two of them, further apart than what is drawn at once; the first caller goes away."""
+
+    async def calls(client: httpx.AsyncClient) -> None:
+        own = {"decision_id": "twice"}
+        post = client.post
+        first = asyncio.create_task(post("/select", json=SELECT | own))
+        others = [asyncio.create_task(post("/select", json=SELECT)) for _ in range(2 * AT_ONCE)]
+        second = asyncio.create_task(post("/select", json=SELECT | own))
+        reward = asyncio.create_task(post("/reward", json=own | {"reward": 1.0}))
+        assert (await reward).status_code == 200
+        for each in (first, second, *others):
+            assert (await each).status_code == 200
+
+    in_process(tmp_path / "data", calls)
 
 
 async def an_early_reward_is_404(client: httpx.AsyncClient) -> None:

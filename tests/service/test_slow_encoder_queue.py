@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.policies import EncodedContext
 from service.app import create_app
+from service.decisions import Asked, SelectCommand
+from service.drawing import DrawingDesk
+from service.engine import Engine
 from service.settings import Settings
+from service.store import DecisionRecord
 
 MALFORMED, BROKEN, SHORT = 13.0, 17.0, 19.0  # see own_slow_encoder.py
 ACTIONS = {"ids": ["x", "y", "z"], "features": [[1, 0], [0, 1], [1, 1]]}
@@ -26,8 +32,9 @@ ACTIONS = {"ids": ["x", "y", "z"], "features": [[1, 0], [0, 1], [1, 1]]}
 class Scene:
     """A server in this process with a bandit "b" of a slow encoder that can be held up."""
 
-    def __init__(self, client: httpx.AsyncClient, control: Path) -> None:
+    def __init__(self, client: httpx.AsyncClient, control: Path, engine: Engine) -> None:
         self.client = client
+        self.engine = engine
         self.control = control
         self.left: list[asyncio.Task[httpx.Response]] = []  # answered behind the shutdown
 
@@ -103,7 +110,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             )  # fmt: skip
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
-                found = Scene(client, control)
+                found = Scene(client, control, app.state.engine)
                 async with app.router.lifespan_context(app):
                     await found.bandit("b")
                     await scene(found)
@@ -350,3 +357,23 @@ def test_only_a_split_module_may_be_slow(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"^encoders.mine: .* SplitModule"):
         EncoderRegistry({"mine": "whole_and_slow:A"})
+
+
+def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
+    """A swap in the turn after would meet the part of another encoder."""
+
+    async def scene(s: Scene) -> None:
+        bandit = s.engine.bandit("b")
+        encoder = bandit.model.slow_encoder
+        assert encoder is not None
+        context = np.array([1.0, 2.0], np.float32)
+        part = EncodedContext(encoder.context_parts(context[None])[0])
+        command = SelectCommand("b", context, None, None, None, 1, True, None)
+        kept: list[DecisionRecord] = []
+        desk = DrawingDesk(s.engine.loop, lambda record, _: kept.append(record), 0)
+        asked = asyncio.create_task(desk.decided(Asked(bandit, command, context, part)))
+        await asyncio.sleep(0)
+        assert len(kept) == 1
+        asked.cancel()
+
+    play(scene)
