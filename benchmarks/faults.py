@@ -3,9 +3,10 @@
 Clients select, reward, repeat, correct and come late while the server or its trainer is killed
 with SIGKILL: at random moments while it serves, trains, or is still starting, and aimed at stages
 of a round (filling the replay, optimizing, rebuilding, publishing, swapping) and at migrations.
-After every restart `bandexa verify` has to pass; at the end every acknowledged event has to be in
-the store exactly once, with the value the reward contract gives it. Bounded by the number of kills;
-the exit status is 1 where a claim does not hold.
+After every restart `bandexa verify` has to pass, while the clients hold their breath: what it
+recomputes must not grow faster than it computes. After every 25 kills every acknowledged event has
+to be in the store exactly once, with the value the reward contract gives it, and a new store is
+begun. Bounded by the number of kills; the exit status is 1 where a claim does not hold.
 
 Starts servers on a temporary directory (durability "os": what survives SIGKILL); keeps nothing but
 the JSON file asked for.
@@ -43,6 +44,7 @@ OLD = Path(__file__).parents[1] / "tests" / "recovery" / "data" / "version-1"
 OLD_LEARNED = 20  # values in that directory
 AIMS = ["publish", "rebuild", "swap", "replay", "optimizer"]
 _READY_WITHIN_S, _STOP_S, _AIM_S = 90.0, 30.0, 20.0
+_KILLS_PER_STORE = 25
 _VERIFY = [sys.executable, "-m", "service.cli", "verify", "--quiet"]
 
 
@@ -141,9 +143,9 @@ def verify(data_dir: Path) -> str | None:
     return None if found.returncode == 0 else (found.stdout + found.stderr)[-3000:]
 
 
-def play(server: Server, kills: int, counts: Counter[str], wrong: list[str]) -> None:
-    """Kill so many times; after each restart the store is verified while clients go on."""
-    rng = np.random.default_rng(5)
+def play(server: Server, kills: int, counts: Counter[str], wrong: list[str], seed: int = 5) -> None:
+    """Kill so many times; after each restart the store is verified, and clients wait."""
+    rng = np.random.default_rng(seed)
     kinds = [*(["server"] * 7), *(["trainer"] * 3), *(["start"] * 3), *(2 * AIMS)]
     for number in range(kills):
         what = kinds[int(rng.integers(len(kinds)))] if number >= len(AIMS) else AIMS[number]
@@ -165,7 +167,9 @@ def play(server: Server, kills: int, counts: Counter[str], wrong: list[str]) -> 
                 server.kill()
                 server.spawn()
             server.wait_ready()
+        address, server.url = server.url, None
         found = verify(server.data_dir)
+        server.url = address
         if found is not None:
             wrong.append(f"verify after kill {number} ({what}): {found}")
             return
@@ -298,6 +302,7 @@ def under_load(
 
     Returns the ledgers, the differences found in the store, and what does not hold, in words.
     """
+    folder.mkdir(exist_ok=True)
     server, stop, wrong = Server(folder / "data"), threading.Event(), list[str]()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
@@ -347,11 +352,19 @@ def report(
 def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list[str]]:
     counts, ready_s, broken = Counter[str](), list[float](), list[str]()
 
-    def kill(server: Server) -> None:
-        play(server, kills, counts, broken)
-        ready_s.extend(server.ready_s)
+    ledgers, differences, wrong = list[Ledger](), Counter[str](), list[str]()
+    for part, first in enumerate(range(0, kills, _KILLS_PER_STORE)):
+        num = min(_KILLS_PER_STORE, kills - first)
 
-    ledgers, differences, wrong = under_load(folder, clients, kill)
+        def kill(server: Server, part: int = part, num: int = num) -> None:
+            play(server, num, counts, broken, seed=5 + part)
+            ready_s.extend(server.ready_s)
+
+        found = under_load(folder / f"store-{part}", clients, kill)
+        ledgers += found[0]
+        differences.update(found[1])
+        wrong += found[2]
+        shutil.rmtree(folder / f"store-{part}")
     kill_migrations(folder, -(-kills // 10), counts, broken)
     results: dict[str, float] = {
         "kills": kills,

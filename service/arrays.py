@@ -39,7 +39,7 @@ def decode_envelope(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if set(value) != {"dtype", "shape", "data"}:
-        raise ValueError("an array envelope has the keys dtype, shape and data")
+        raise ValueError("must be a list of numbers, or an envelope with dtype, shape and data")
     dtype = DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")

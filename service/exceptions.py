@@ -61,14 +61,17 @@ class UnknownAction(ServiceError):
     """The catalogue has no action of this id."""
 
     def __init__(self, action_id: str) -> None:
-        super().__init__(f"there is no action {action_id!r}")
+        super().__init__(f"the bandit has no action {action_id!r}")
 
 
 class UnknownSnapshot(ServiceError):
     """The bandit has no snapshot of this version."""
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"there is no snapshot {version}, or not any more")
+        super().__init__(
+            f"there is no snapshot {version}, or not any more: of each bandit the newest"
+            " `keep_snapshots` of the server's settings are kept"
+        )
 
 
 class Conflict(ServiceError):

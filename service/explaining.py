@@ -122,8 +122,8 @@ class Explainer:
         snapshots = SnapshotStore(self._snapshots / bandit.uid)
         if record.snapshot not in snapshots.versions():
             raise NotExplainable(
-                f"snapshot {record.snapshot}, which made this decision, was removed;"
-                " `keep_snapshots` says how many are kept"
+                f"snapshot {record.snapshot}, which made this decision, was removed: of each bandit"
+                " the newest `keep_snapshots` of the server's settings are kept"
             )
         if reader.trim(bandit.key).position > record.position:
             raise NotExplainable("the log up to this decision was removed by retention")

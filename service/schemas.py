@@ -58,6 +58,10 @@ class InlineAction(Body):
 class SelectRequest(Body):
     """Which action for this context?"""
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"bandit": "shop", "context": [0.3, 1.0, 0.0, 0.7]}}
+    )
+
     bandit: Id = "default"
     context: Array
     candidates: list[Id] | list[InlineAction] | None = Field(
@@ -102,6 +106,10 @@ class SelectAnswer(BaseModel):
 
 class RewardRequest(Body):
     """How a decision went."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"decision_id": "visit-4711", "reward": 1.0}}
+    )
 
     decision_id: Id
     reward: float = Field(ge=-MAX_SIZE, le=MAX_SIZE, allow_inf_nan=False)
@@ -196,6 +204,8 @@ class RewardBatchAnswer(BaseModel):
 class ScoreRequest(Body):
     """What does the served model think?"""
 
+    model_config = ConfigDict(json_schema_extra={"example": {"context": [0.3, 1.0, 0.0, 0.7]}})
+
     context: Array
     candidates: list[Id] | list[InlineAction] | None = Field(
         None, min_length=1, max_length=MAX_CANDIDATES
@@ -229,6 +239,10 @@ class ActionBody(Body):
 
 class ActionsRequest(Body):
     """Actions to add or overwrite: a list, or in columns for many at once."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"actions": [{"id": "ten-percent"}, {"id": "nothing"}]}}
+    )
 
     actions: list[ActionBody] | None = Field(None, min_length=1, max_length=MAX_CANDIDATES)
     ids: list[Id] | None = Field(None, min_length=1, max_length=MAX_CANDIDATES)

@@ -54,7 +54,10 @@ class MLPEncoder(SplitModule):
         check_activation(activation)
         self.uses_action = heads == "shared"
         if self.uses_action and not action_dim:
-            raise ValueError("encoder.params.heads: 'shared' needs actions with features")
+            raise ValueError(
+                "action_dim: actions need features here: say how many each has, or set"
+                " encoder.params.heads to 'per_action'"
+            )
         self.output_dim = feature_dim
         size_x = math.prod(context_shape)
         size_a = action_dim if self.uses_action else 0

@@ -19,6 +19,7 @@ function route() {
   const [path, query] = location.hash.replace(/^#/, "").split("?");
   const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
   const range = new URLSearchParams(query ?? "").get("range");
+  if (parts[0] === "bandits") parts[0] = "bandit"; // as the API calls them
   if (parts[0] === "bandit" && parts[2] === "decision" && parts[3]) return [() => new DecisionView(main, parts[1], parts[3]), parts];
   if (parts[0] === "bandit" && parts[1]) return [() => new BanditView(main, parts[1], range), parts];
   return [() => new Overview(main), []];

@@ -19,7 +19,7 @@ export class Overview {
     const found = await get("dashboard/overview", signal);
     const { server } = found;
     const alarms = found.bandits.flatMap((one) => one.findings).concat(server.findings).filter((one) => one.severity === "alarm");
-    const badge = !server.ready ? ["bad", "not ready"] : alarms.length ? ["bad", `${alarms.length} alarm${alarms.length > 1 ? "s" : ""}`] : ["good", "learning"];
+    const badge = !server.ready ? ["bad", "not ready"] : alarms.length ? ["bad", `${alarms.length} alarm${alarms.length > 1 ? "s" : ""}`] : ["good", "healthy"];
     fill(this.server,
       h("div", { class: "row between" }, h("h1", {}, "Is it learning?"), h("span", { class: `badge ${badge[0]}`, id: "verdict" }, badge[1])),
       facts([["bandits", count(found.bandits.length)], ["selects, last hour", count(sum(found.bandits, "selects"))],
@@ -57,10 +57,12 @@ const sum = (bandits, name) => bandits.reduce((total, one) => total + one.last_h
 
 function line(one) {
   const worst = one.findings.some((finding) => finding.severity === "alarm") ? ["bad", "alarm"]
-    : one.findings.length ? ["warn", "notice"] : one.decisions ? ["good", "learning"] : ["", "no traffic yet"];
+    : one.findings.length ? ["warn", "notice"] : one.decisions ? ["good", "healthy"] : ["", "no traffic yet"];
+  // Of a bandit that is minutes old, points of ten seconds say more than points of a minute.
+  const young = one.decisions && one.decisions === one.last_hour.selects && one.spark.selects.findIndex(Boolean) >= 45;
   return [
     h("div", { class: "row between" },
-      h("h2", {}, h("a", { href: `#/bandit/${encodeURIComponent(one.name)}` }, one.name)),
+      h("h2", {}, h("a", { href: `#/bandit/${encodeURIComponent(one.name)}${young ? "?range=15m" : ""}` }, one.name)),
       h("span", { class: `badge ${worst[0]}` }, worst[1])),
     h("p", { class: "soft small" }, `${one.policy}, ${one.encoder}, ${count(one.num_actions)} actions, snapshot ${one.snapshot}`),
     facts([["mean reward", number(one.reward_mean)], ["join rate", percent(one.join_rate)],
@@ -86,8 +88,8 @@ function spark({ spark: { selects, reward } }) {
     svg.append(column);
   });
   const known = reward.filter((value) => value !== null);
-  const low = Math.min(...known);
-  const wide = Math.max(1e-12, Math.max(...known) - low);
+  const low = Math.min(0, ...known); // from zero, so that its height says something
+  const wide = Math.max(1e-12, Math.max(0, ...known) - low);
   let path = "";
   reward.forEach((value, index) => {
     if (value === null) return;
@@ -97,5 +99,5 @@ function spark({ spark: { selects, reward } }) {
   const drawn = document.createElementNS(SVG, "path");
   drawn.setAttribute("d", path);
   svg.append(drawn);
-  return h("div", {}, svg, h("div", { class: "ends soft small" }, h("span", {}, "an hour ago"), h("span", {}, "columns: selects, line: reward"), h("span", {}, "now")));
+  return h("div", {}, svg, h("div", { class: "ends soft small" }, h("span", {}, "an hour ago"), h("span", {}, "columns: selects, line: mean reward, from 0"), h("span", {}, "now")));
 }
