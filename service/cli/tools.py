@@ -99,7 +99,7 @@ def _server(url: str, api_key: str | None) -> list[Check]:
 def schema(
     file: Annotated[Path | None, typer.Option(help="Write it here instead.")] = None,
 ) -> None:
-    """Print the JSON schema of a bandit: of a table `bandits.NAME` in TOML, and of `bandits create`."""
+    """Print the JSON schema of a bandit: a table of the server's TOML, or a file of its own."""
     from service.configured import bandit_schema
 
     text = json.dumps(bandit_schema(), indent=2) + "\n"
