@@ -89,22 +89,38 @@ class Buildah:
         """Make a container of an image, for as long as it is used."""
         name = self("from", image)
         try:
-            config = json.loads(self("inspect", name))["Docker"]["config"]
-            yield Container(self._command, name, Path(self("mount", name)), config)
+            told = json.loads(self("inspect", name))
+            kept = f"images/*-containers/{told['ContainerID']}/userdata/buildah-volumes"
+            yield Container(
+                self._command, name, Path(self("mount", name)), told["Docker"]["config"],
+                self._folder, kept,
+            )  # fmt: skip
         finally:
             self("rm", name)
 
 
 class Container:
-    """A container: where its files lie, what its image says, how to run commands in it."""
+    """A container: where its files lie, what its image says, how to run commands in it.
+
+    Its image's volumes are its own: of one mounted in their place, buildah 1.28 now and then takes
+    the other.
+    """
 
     def __init__(
-        self, command: Sequence[str], name: str, root: Path, config: dict[str, Any]
-    ) -> None:
+        self, command: Sequence[str], name: str, root: Path, config: dict[str, Any],
+        folder: Path, volumes: str,
+    ) -> None:  # fmt: skip
         self.root = root
         self.config = config
+        self._folder = folder
+        self._volumes = volumes
         self._command = command
         self._name = name
+
+    def in_volumes(self) -> list[str]:
+        """Return the names of what lies in its volumes."""
+        found = self._folder.glob(f"{self._volumes}/*/*")
+        return sorted(path.name for path in found)
 
     def command(
         self, *inside: str, mounts: Sequence[str] = (), environment: dict[str, str] | None = None

@@ -1,6 +1,7 @@
 """The image in use: its server runs in a container, is called, simulated against, watched, stopped.
 
-What a compose file gives a container is given here: a volume at /data, a file of keys, a /tmp.
+What a compose file gives a container is given here: a file of keys, a /tmp. The volume at /data is
+the image's own.
 """
 
 from __future__ import annotations
@@ -40,9 +41,6 @@ class Server:
     """The image's own command in a container, on a free port of loopback."""
 
     def __init__(self, container: Container, scratch: Path) -> None:
-        self.data = scratch / "data"
-        self.data.mkdir()
-        os.chown(self.data, UID, UID)
         temporary = scratch / "tmp"
         temporary.mkdir()
         temporary.chmod(0o1777)
@@ -51,7 +49,7 @@ class Server:
         self.key = self.metrics_key = ""
         self._container = container
         self._keys = scratch / "keys.toml"
-        self._mounts = [f"{self.data}:/data", f"{temporary}:/tmp"]
+        self._mounts = [f"{temporary}:/tmp"]
         self._log = scratch / "server.log"
         # Containers of this check share the machine's network.
         self._environment = {"BANDEXA_HOST": "127.0.0.1", "BANDEXA_PORT": str(self.port)}
