@@ -285,8 +285,9 @@ def audit(database: Path, ledgers: Sequence[Ledger]) -> Counter[str]:
             found["rewards_lost"] += (decision_id, reward_id, value) not in rewards
         for name, parts in ledger.final.items():
             found["wrong_values"] += values.get(name) != math.fsum(parts)
+    rewarded = {name for name, _ in counted}
     for name, value in values.items():
-        if name.startswith("windowed") and not any(key[0] == name for key in counted):
+        if name.startswith("windowed") and name not in rewarded:
             found["wrong_defaults"] += value != DEFAULT
     return found
 
