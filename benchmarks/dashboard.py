@@ -59,7 +59,10 @@ def served(folder: Path) -> Iterator[httpx.Client]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     try:
-        url = json.loads(process.stdout.readline())["url"]
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
+        url = json.loads(line)["url"]
         with httpx.Client(base_url=url, timeout=120.0, trust_env=False) as http:
             yield http
     finally:
