@@ -43,7 +43,7 @@ _SPECS: dict[str, dict[str, Any]] = {
     },
     "sum": {"policy": "linear_ts", "training": _LOCKSTEP, "rewards": {"aggregate": "sum"}},
 }  # fmt: skip
-_PROBES = 5
+_PROBES, _ENDS_WITHIN_S = 5, 30.0
 _COLUMNS = ("refused", "as_before", "fell_back", "earlier", "verify_tells", "wrong")
 
 
@@ -255,7 +255,7 @@ def judge(case: Case, origin: Origin, folder: Path) -> Verdict:
                 _verified(server, data, case, verdict)
         except httpx.HTTPError as error:
             # Where it meets damage in the middle of a write it ends, as the disk cannot be trusted.
-            if server.ended() != 4:
+            if server.ended(_ENDS_WITHIN_S) != 4:
                 verdict.wrong.append(f"{type(error).__name__}: {error}")
             verdict.seen.add("refused")
         if server.ended() is None and (status := server.stop()) not in (0, 4):

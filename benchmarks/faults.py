@@ -102,10 +102,13 @@ class Server:
         self._process.communicate(timeout=_STOP_S)
         return self._process.returncode
 
-    def ended(self) -> int | None:
-        """Return its exit status, None while it runs."""
+    def ended(self, within_s: float = 0.0) -> int | None:
+        """Return its exit status, None while it still runs after so many seconds."""
         assert self._process is not None
-        return self._process.poll()
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return None
 
     def close(self) -> None:
         """Kill what is left."""
