@@ -118,7 +118,8 @@ def test_every_view_shows_what_the_api_says(
     expect(page.locator(".u-over").first).to_be_visible()
     for title in ("Traffic", "Mean reward", "Exploration", "Posterior spread"):
         page.get_by_role("region", name=title).locator("summary").click()
-    found = fed.call("GET", f"/dashboard/bandits/{NEURAL}?range=1h")
+    assert page.url.endswith("?range=15m")  # it is minutes old
+    found = fed.call("GET", f"/dashboard/bandits/{NEURAL}?range=15m")
     assert sum(int(row[1]) for row in cells(page, "Traffic")) == sum(found["selects"])
     last = [value for value in found["reward"]["mean"] if value is not None][-1]
     assert float(cells(page, "Mean reward")[0][3]) == pytest.approx(last, rel=0.01)

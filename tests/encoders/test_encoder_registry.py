@@ -202,7 +202,7 @@ def test_an_unknown_parameter_is_named(name):
 @pytest.mark.parametrize(
     ("name", "shape", "params", "field"),
     [
-        ("mlp", (4,), {"heads": "shared"}, r"encoder\.params\.heads"),
+        ("mlp", (4,), {"heads": "shared"}, "action_dim"),
         ("conv", (8, 8), {"heads": "fused"}, r"encoder\.params\.heads"),
         ("two_tower", (4,), {}, "action_dim"),
     ],
