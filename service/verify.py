@@ -24,6 +24,7 @@ from bandexa_core.snapshot import Manifest, SnapshotStore
 from service.exceptions import LogTrimmed, StoreError
 from service.settings import Settings
 from service.store import BanditRecord, StoreReader
+from service.store.integrity import problems
 from service.store.migrations import MIGRATIONS
 from service.store.schema import SCHEMA_VERSION, connect
 from service.verification.findings import Check, Progress, Report, Say
@@ -54,7 +55,7 @@ def verify(
     registry = EncoderRegistry(settings.encoders, settings.weights)
     with closing(_open(settings.database)) as db, StoreReader(settings.database) as reader:
         report = Report()
-        if _quick_check(db, report, say):
+        if _integrity_check(db, report, say):
             records: list[BanditRecord] = []
             try:
                 records = reader.bandits()
@@ -88,17 +89,12 @@ def _open(database: Path) -> sqlite3.Connection:
     return db
 
 
-def _quick_check(db: sqlite3.Connection, report: Report, say: Say) -> bool:
+def _integrity_check(db: sqlite3.Connection, report: Report, say: Say) -> bool:
     check = report.check(None, "database")
-    check.compared = "PRAGMA quick_check"
-    say("PRAGMA quick_check")
-    try:
-        found = [row[0] for row in db.execute("PRAGMA quick_check(20)")]
-    except sqlite3.DatabaseError as error:
-        found = [str(error)]
-    for text in found:
-        if text != "ok":
-            check.problem(f"database: {text}")
+    check.compared = "PRAGMA integrity_check"
+    say("PRAGMA integrity_check")
+    for text in problems(db, 20):
+        check.problem(f"database: {text}")
     return not check.num_problems
 
 

@@ -31,6 +31,10 @@ _WORDS = {
 }
 
 
+class Damaged(Exception):
+    """A check found that the database is not what was written."""
+
+
 class Verdict(Enum):
     """What to do after an error inside a transaction."""
 
@@ -47,7 +51,7 @@ def verdict(error: Exception, *, committing: bool) -> Verdict:
         committing: It was raised by the commit (or a checkpoint) itself.
     """
     code = _code(error)
-    if code in _SYNC_FAILED or _primary(code) in _RUINED:
+    if isinstance(error, Damaged) or code in _SYNC_FAILED or _primary(code) in _RUINED:
         return Verdict.FINAL
     if _primary(code) in _PASSING:
         return Verdict.OUTAGE

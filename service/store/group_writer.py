@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from service.exceptions import StoreError, Unavailable
-from service.store.disk_faults import Verdict, told, verdict
+from service.store.disk_faults import Damaged, Verdict, told, verdict
 from service.store.protocol import Done
 from service.store.schema import Durability
 from service.tally import WriterTimes
@@ -177,8 +177,9 @@ class GroupWriter:
                 log.error("an unforeseen error in a write; it alone fails", exc_info=error)
             return found
         if found is Verdict.FINAL:
+            foreseen = isinstance(error, (sqlite3.Error, Damaged))
             log.critical("the store failed; only a restart can tell what is on disk: %s",
-                         told(error), exc_info=error)  # fmt: skip
+                         told(error), exc_info=None if foreseen else error)  # fmt: skip
             self.final = True
         elif self.failure is None:
             log.error("the store takes no writes until a probe succeeds: %s", told(error))

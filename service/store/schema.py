@@ -8,6 +8,7 @@ from typing import Literal
 
 from service.exceptions import StoreError
 from service.store.disk_faults import told
+from service.store.integrity import is_small, problems
 from service.store.migrations import migrate
 
 Durability = Literal["commit", "os"]
@@ -76,7 +77,7 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
     """Open the database for writing, creating its tables where there are none.
 
     Raises:
-        StoreError: The file belongs to another version or is no database.
+        StoreError: The file belongs to another version, is no database or a damaged one.
     """
     connection = connect(path, read_only=False)
     try:
@@ -89,6 +90,8 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
                 f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
         else:
+            if found < SCHEMA_VERSION or is_small(path):
+                _refuse_damaged(connection, path)
             migrate(connection, path, SCHEMA_VERSION)
     except StoreError:
         connection.close()
@@ -97,6 +100,13 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
         connection.close()
         raise StoreError(f"{path}: {told(error)}") from error
     return connection
+
+
+def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
+    if found := problems(connection, 1):
+        raise StoreError(
+            f"{path} is damaged: {found[0]}; `bandexa verify` tells more, restore a backup"
+        )
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:

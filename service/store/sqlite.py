@@ -33,8 +33,9 @@ from service.store.codec import (
     RoundRecord,
     StoredAnswer,
 )
-from service.store.disk_faults import told
+from service.store.disk_faults import Damaged, told
 from service.store.group_writer import PROBE_S, Answer, GroupWriter, Queued
+from service.store.integrity import BackgroundCheck, is_small
 from service.store.operations import Operations, wall_clock
 from service.store.protocol import Activation, Closed, Done, Dropped, RewardOutcome
 from service.store.reader import StoreReader
@@ -97,6 +98,7 @@ class SqliteStore:
         for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
             self._purge(key, _purged)
         self._thread.start()
+        self._check = None if is_small(path) else BackgroundCheck(path, self._fail)
 
     @property
     def failure(self) -> str | None:
@@ -134,6 +136,8 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        if self._check is not None:
+            self._check.close()
         self._hand_over()
         self._queue.put(None)
         self._thread.join()
@@ -258,6 +262,14 @@ class SqliteStore:
 
     # -- the writer thread --------------------------------------------------------------------
 
+    def _fail(self, damaged: Damaged) -> None:
+        """Have the writer stop for good; from any thread."""
+
+        def fail() -> None:
+            raise damaged
+
+        self._queue.put([Queued(fail, _failed)])
+
     def _put(self, run: Callable[[], T], done: Done[T], **kind: Any) -> None:
         if self._closed:
             done(None, StoreError("the store takes no writes: closed"))
@@ -320,6 +332,10 @@ def _answer(answers: list[Answer]) -> None:
 def _purged(_: None, error: Exception | None) -> None:
     if error is not None:
         log.error("a deleted bandit could not be purged: %s", error)
+
+
+def _failed(_: None, error: Exception | None) -> None:
+    """Nobody waits for it, and the writer has said why."""
 
 
 def _ended(_: None, error: Exception | None) -> None:
