@@ -1,9 +1,7 @@
 """Measures select plus update of the posterior against the textbook way, side by side in one run.
 
 Textbook: keep the precision matrix, add z z^T for each row, factorise it and draw (torch, float32).
-Ours: the square-root form in float64 with learned noise, as it is served. `floor` is what of our
-arithmetic numpy must be called for at least: the random numbers, five products and sums of vector
-and matrix, and the best action; no checks, no noise state, no statistics.
+Ours: the square-root form in float64 with learned noise, as it is served.
 
 The MNIST step: ten posteriors of 785 weights, one for each label, against one textbook posterior of
 all 7,850, whose time is extrapolated from two smaller ones by the power law through them.
@@ -72,25 +70,6 @@ class _SquareRoot:
         self.posterior.update(z_KD[int(z_KD.dot(weights).argmax())], r)
 
 
-class _Floor:
-    """The calls of numpy that a step takes at least, with nothing around them."""
-
-    def __init__(self, dim: int) -> None:
-        self.root, self.mean = np.eye(dim), np.zeros(dim)
-        self.scratch = np.empty((dim, dim))
-        self.rng = np.random.default_rng(0)
-
-    def step(self, z_KD: np.ndarray) -> None:
-        root, scale = self.root, self.rng.standard_gamma(2.0)
-        weights = self.mean + scale * root.dot(self.rng.standard_normal(len(self.mean)))
-        z = z_KD[z_KD.dot(weights).argmax()]
-        f = z.dot(root)
-        gain = root.dot(f)
-        self.mean += 1e-9 * gain
-        np.multiply.outer(1e-9 * gain, f, out=self.scratch)
-        np.subtract(root, self.scratch, out=root)
-
-
 def _step_s(step: Callable[[], None], num: int) -> float:
     """Return seconds per step over one block of `num` steps."""
     start = time.perf_counter()
@@ -118,19 +97,18 @@ def _medians_us(steps: Sequence[Callable[[], None]]) -> list[float]:
 
 
 def _measure_shared(dim: int) -> list[float]:
-    """Return microseconds of a textbook step, of ours, of our update alone and of the floor."""
+    """Return microseconds of a textbook step, of ours and of our update alone."""
     config = PosteriorConfig()
     rng = np.random.default_rng(dim)
     z_KD = rng.normal(size=(_CANDIDATES, dim)) / np.sqrt(dim)
     z32_KD = torch.from_numpy(z_KD).float()
-    textbook, ours, floor = _Textbook(dim, config), _SquareRoot(dim, config), _Floor(dim)
+    textbook, ours = _Textbook(dim, config), _SquareRoot(dim, config)
     alone = GaussianPosterior.prior(dim, config)
     return _medians_us(
         [
             lambda: textbook.step(z32_KD, 0.5),
             lambda: ours.step(z_KD, 0.5),
             lambda: alone.update(z_KD[0], 0.5),
-            lambda: floor.step(z_KD),
         ]
     )
 
@@ -168,13 +146,11 @@ def measure() -> dict[str, float]:
     """Return the figures."""
     results: dict[str, float] = {}
     for dim in _DIMS:
-        textbook_us, ours_us, update_us, floor_us = _measure_shared(dim)
+        textbook_us, ours_us, update_us = _measure_shared(dim)
         results[f"select_update_ratio_d{dim}"] = textbook_us / ours_us
-        results[f"floor_ratio_d{dim}"] = textbook_us / floor_us
         results[f"select_update_us_d{dim}"] = ours_us
         results[f"textbook_us_d{dim}"] = textbook_us
         results[f"update_us_d{dim}"] = update_us
-        results[f"floor_us_d{dim}"] = floor_us
     select_us, update_us = _measure_disjoint()
     results["disjoint_select_us_10x785"] = select_us
     results["disjoint_update_us_10x785"] = update_us
