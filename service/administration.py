@@ -76,6 +76,8 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
     seed = current.seed if spec.seed is None else spec.seed
     wanted = dataclasses.replace(spec, seed=seed)
     ours, theirs = current.frozen_part(), wanted.frozen_part()
+    if wanted.encoder.name not in engine.registry.names():
+        raise InvalidRequest("encoder.name", f"must be one of {', '.join(engine.registry.names())}")
     for key in sorted(ours):
         if ours[key] != theirs[key]:
             raise Conflict(f"{key}: cannot change in the life of a bandit")

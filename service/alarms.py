@@ -24,6 +24,8 @@ UNREWARDED = 1000  # chosen actions without a single reward
 RECENT_MINUTES = 10  # that a fall of the join rate is looked for in, at least
 EXPECTED_JOINS = 50.0  # that the past makes expect in them, at least
 PAST_JOINS = 50
+OUTSIDE_VALUES = 100  # learned ones, before a share of them tells something
+OUTSIDE = 0.05
 COLLAPSED = 0.25  # of what was to be expected
 
 
@@ -66,6 +68,8 @@ class BanditSight:
         minutes: Its traffic since the server's start, oldest first.
         same_actions: Decisions between several candidates in a row that chose `last_action`.
         same_values: Learned values in a row that were `last_value`.
+        num_values: Learned values since the server's start.
+        outside: The share of about the last 1,000 that lie outside of `reward_range`.
         learns: Whether its policy learns at all.
     """
 
@@ -78,6 +82,9 @@ class BanditSight:
     last_action: object
     same_values: int
     last_value: object
+    num_values: int
+    outside: float
+    reward_range: tuple[float, float]
     learns: bool
 
 
@@ -169,6 +176,17 @@ def _traffic(sight: BanditSight) -> list[Finding]:
                 "constant-reward", NOTICE,
                 f"the last {sight.same_values} learned values were all {sight.last_value}",
                 "with nothing but equal rewards there is nothing to learn: are failures reported?",
+            )
+        )  # fmt: skip
+    if sight.learns and sight.num_values >= OUTSIDE_VALUES and sight.outside >= OUTSIDE:
+        low, high = sight.reward_range
+        found.append(
+            Finding(
+                "rewards-out-of-range", NOTICE,
+                f"{sight.outside:.0%} of the latest values lie outside of reward_range"
+                f" [{low:g}, {high:g}]",
+                "prior and training take their scale from it: a new bandit with the range that"
+                " rewards have learns faster",
             )
         )  # fmt: skip
     if sight.learns and sight.same_actions >= ALIKE:

@@ -237,7 +237,7 @@ class Bandit:
         try:
             candidates = model.candidates(given)
         except KeyError as error:
-            raise UnknownAction(error.args[0]) from error
+            raise UnknownAction(error.args[0], "candidates") from error
         enabled = model.catalogue.enabled[candidates.slots]
         if not enabled.all():
             retired = given[int(np.argmin(enabled))]

@@ -153,7 +153,7 @@ def _port(settings: Settings) -> Iterator[Check]:
         except OSError as error:
             yield _taken(settings, where, error)
             return
-    yield Check("port", "ok", f"{where} is free")
+    yield Check("port", "ok", f"{where} is free: no server runs there")
 
 
 def _taken(settings: Settings, where: str, error: OSError) -> Check:

@@ -413,7 +413,7 @@ class Engine:
         bandit = self._by_uid.get(uid)
         if bandit is not None:
             bandit.apply(row)
-            bandit.vitals.learned(row.before, row.after)
+            bandit.vitals.learned(row.before, row.after, bandit.record.spec.reward_range)
             if reported and row.before is None:
                 bandit.vitals.joined(row.time)
             self._train_if_due(bandit)  # here, too: the caller may have gone away

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from bandexa_core.errors import BandexaError, SnapshotError
+from bandexa_core.spec import BanditSpec
 from service.exceptions import (
     Conflict,
     Forbidden,
@@ -29,8 +30,9 @@ from service.exceptions import (
     UnsupportedBody,
 )
 from service.metrics import Metrics
-from service.schemas import FieldProblem, Problem
+from service.schemas import Body, FieldProblem, Problem
 from service.store.disk_faults import told
+from service.suggestions import nearest_key
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -50,6 +52,8 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     StoreError: (503, "store-failed", "The store cannot be used"),
     SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
+_BODIES: dict[str, Any] = {body.__name__: body for body in (*Body.__subclasses__(), BanditSpec)}
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 HTTP_TYPES = {
     400: "invalid-request",
     404: "not-found",
@@ -62,19 +66,20 @@ HTTP_TYPES = {
 def problem_of(error: BandexaError | ValidationError) -> Problem:
     """Return the problem an error is told as."""
     if isinstance(error, ValidationError):
-        return _invalid([dict(item) for item in error.errors(include_context=False)])
+        found = [dict(item) for item in error.errors(include_context=False)]
+        return _invalid(found, _BODIES.get(error.title))
     kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
     status, name, title = kind
     errors = None
-    if isinstance(error, InvalidRequest):
+    if isinstance(error, InvalidRequest | UnknownAction) and error.field is not None:
         errors = [FieldProblem(field=error.field, message=error.message)]
     return Problem(
         type=f"urn:bandexa:{name}", title=title, status=status, detail=str(error), errors=errors
     )
 
 
-def _invalid(found: list[dict[str, Any]]) -> Problem:
-    fields = [_field_problem(item) for item in found[:20]]
+def _invalid(found: list[dict[str, Any]], model: Any) -> Problem:
+    fields = [_field_problem(item, model) for item in found[:20]]
     status, name, title = KINDS[InvalidRequest]
     detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
     return Problem(
@@ -82,9 +87,12 @@ def _invalid(found: list[dict[str, Any]]) -> Problem:
     )
 
 
-def _field_problem(item: dict[str, Any]) -> FieldProblem:
+def _field_problem(item: dict[str, Any], model: Any) -> FieldProblem:
     """Return one finding; a value's own check may name the part of it that is wrong."""
     location, message = tuple(item["loc"]), item["msg"]
+    if item["type"] in _UNKNOWN_KEY and model is not None:
+        meant = nearest_key(model, [part for part in location if part != "body"])
+        message = "unknown key" if meant is None else f"unknown key; did you mean {meant!r}?"
     if item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         part, colon, rest = message.partition(": ")
@@ -168,8 +176,10 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         return damaged(request.url.path, error, metrics)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _counted(metrics, _invalid([dict(item) for item in error.errors()]))
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        body = getattr(request.scope.get("route"), "body_field", None)
+        model = None if body is None else body.field_info.annotation
+        return _counted(metrics, _invalid([dict(item) for item in error.errors()], model))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:

@@ -58,10 +58,12 @@ class UnknownDecision(ServiceError):
 
 
 class UnknownAction(ServiceError):
-    """The catalogue has no action of this id."""
+    """The catalogue has no action of this id; `field` of the body named it, or the path (None)."""
 
-    def __init__(self, action_id: str) -> None:
-        super().__init__(f"the bandit has no action {action_id!r}")
+    def __init__(self, action_id: str, field: str | None = None) -> None:
+        self.field = field
+        self.message = f"the bandit has no action {action_id!r}"
+        super().__init__(self.message if field is None else f"{field}: {self.message}")
 
 
 class UnknownSnapshot(ServiceError):

@@ -45,6 +45,9 @@ def learning_of(engine: Engine, bandit: Bandit) -> list[Finding]:
             last_action=vitals.actions.last,
             same_values=vitals.values.length,
             last_value=vitals.values.last,
+            num_values=vitals.num_values,
+            outside=vitals.outside,
+            reward_range=model.spec.reward_range,
             learns=model.spec.policy != "uniform",
         )
     )

@@ -343,6 +343,10 @@ class BanditList(BaseModel):
 class TrainAnswer(BaseModel):
     """A finished round, now served; or, without wait, a queued one."""
 
+    status: Literal["served", "queued"] = Field(
+        description="queued: `snapshot` is still the one before; GET /bandits/{name} tells when it"
+        " is followed."
+    )
     trained: bool
     snapshot: int
     position: int

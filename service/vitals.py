@@ -46,7 +46,17 @@ class Run:
 
 
 class Vitals:
-    """Counts of one bandit."""
+    """Counts of one bandit.
+
+    Attributes:
+        selects: Answered ones, repeats among them.
+        rewards: By what became of them.
+        propensities: Of new decisions.
+        actions, values: How often in a row the same was chosen, or learned.
+        reward_mean: Of about the last `RECENT_VALUES` values; None before the first.
+        outside: The share of those that lie outside of the reward range.
+        num_values: Decisions a value was learned for.
+    """
 
     def __init__(self) -> None:
         self.selects = 0
@@ -55,7 +65,8 @@ class Vitals:
         self.actions = Run()
         self.values = Run()
         self.reward_mean: float | None = None
-        self._num_values = 0
+        self.outside = 0.0
+        self.num_values = 0
         self._minutes: deque[Minute] = deque(maxlen=MINUTES)
 
     # -- what happened ------------------------------------------------------------------------
@@ -97,14 +108,23 @@ class Vitals:
         """Count a chosen action whose first value a caller brought."""
         self._flow(now, 0, 1)
 
-    def learned(self, before: float | None, after: float) -> None:
-        """Count a value that was learned, whoever brought it, or corrected."""
+    def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:
+        """Count a value that was learned, whoever brought it, or corrected.
+
+        Args:
+            before: What is corrected; None: it is the first one.
+            after: The value.
+            expected: The bandit's reward range.
+        """
         if before is None:
             self.values.see(after)
-            self._num_values += 1
+            self.num_values += 1
+        share = 1.0 / max(1, min(self.num_values, RECENT_VALUES))
         mean = self.reward_mean or 0.0
-        change = after - (mean if before is None else before)
-        self.reward_mean = mean + change / max(1, min(self._num_values, RECENT_VALUES))
+        self.reward_mean = mean + share * (after - (mean if before is None else before))
+        if before is None:
+            low, high = expected
+            self.outside += share * (float(not low <= after <= high) - self.outside)
 
     def _flow(self, now: float, chosen: int, joined: int) -> None:
         minute, minutes = int(now // 60.0), self._minutes

@@ -135,13 +135,15 @@ async def train(
         response.status_code = 202
         model = bandit.model
         return TrainAnswer(
-            trained=False, snapshot=model.version, position=model.position, metrics={}
-        )
+            status="queued", trained=False, snapshot=model.version, position=model.position,
+            metrics={},
+        )  # fmt: skip
     try:
         event = await engine.desk.train(bandit)
     except BanditGone as error:
         raise UnknownBandit(name) from error
     return TrainAnswer(
+        status="served",
         trained=True,
         snapshot=event["version"],
         position=event["position"],

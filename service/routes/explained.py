@@ -17,6 +17,7 @@ from service.store.history import KeptDecision
 from service.wire import WireRoute
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
+MAX_VALUES = 1024
 
 
 class ContextArray(BaseModel):
@@ -25,6 +26,9 @@ class ContextArray(BaseModel):
     dtype: str
     shape: list[int]
     data: str
+    values: list[float] | None = Field(
+        description="The same as numbers, in C order; of contexts of up to 1,024."
+    )
 
 
 class RewardLine(BaseModel):
@@ -131,6 +135,7 @@ async def explain_decision(
             dtype=str(context.dtype),
             shape=list(context.shape),
             data=base64.b64encode(context.tobytes()).decode(),
+            values=context.ravel().tolist() if context.size <= MAX_VALUES else None,
         ),
         chosen=_chosen(kept),
         explained="yes" if told else "no",

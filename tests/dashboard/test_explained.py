@@ -70,6 +70,7 @@ def test_it_tells_the_means_of_its_own_position(fed: Fed) -> None:
         assert one["std"] == pytest.approx(score["std"], rel=1e-12)
     data = np.frombuffer(base64.b64decode(kept["context"]["data"]), kept["context"]["dtype"])
     assert data.tolist() == np.array(context, kept["context"]["dtype"]).tolist()
+    assert kept["context"]["values"] == data.tolist()
 
 
 def test_of_several_chosen_actions_each_tells_what_was_learned(fed: Fed) -> None:

@@ -16,7 +16,8 @@ from service.vitals import Minute, Vitals
 
 WELL = BanditSight(
     due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,
-    last_action=None, same_values=0, last_value=None, learns=True,
+    last_action=None, same_values=0, last_value=None, num_values=0, outside=0.0,
+    reward_range=(0.0, 1.0), learns=True,
 )  # fmt: skip
 SERVER = ServerSight(store_failure=None, trainer_down_s=0.0, trainer_silent_s=0.0, stale_s=900.0)
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
@@ -49,6 +50,7 @@ def test_a_quiet_bandit_is_a_healthy_one() -> None:
         ({"minutes": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
         ({"minutes": traffic((10, 100, 0))}, ("no-rewards", "notice")),
         ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
+        ({"num_values": 100, "outside": 0.05}, ("rewards-out-of-range", "notice")),
         ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
     ],
 )
@@ -66,6 +68,9 @@ def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
         {"failures": (1, "once")},
         {"rows_wait_s": 59.0},
         {"same_values": 999},
+        {"num_values": 99, "outside": 1.0},
+        {"num_values": 5000, "outside": 0.04},
+        {"num_values": 5000, "outside": 1.0, "learns": False},
         {"same_actions": 999},
         {"minutes": traffic((9, 100, 0))},
         {"learns": False, "same_values": 5000, "same_actions": 5000},
@@ -135,10 +140,14 @@ def test_vitals_follow_what_happened() -> None:
     assert [minute.chosen for minute in vitals.minutes()] == [2, 2, 2, 2, 2]
     assert vitals.actions.length == 5
     for value in (1.0, 0.0, 2.0):
-        vitals.learned(None, value)
+        vitals.learned(None, value, (0.0, 1.0))
     assert vitals.reward_mean == pytest.approx(1.0)
-    vitals.learned(2.0, 5.0)
+    assert vitals.outside == pytest.approx(1 / 3)
+    vitals.learned(2.0, 5.0, (0.0, 1.0))
     assert vitals.reward_mean == pytest.approx(2.0)
+    assert vitals.outside == pytest.approx(1 / 3), "a correction is no further value"
+    vitals.learned(None, -0.5, (0.0, 1.0))
+    assert vitals.outside == pytest.approx(2 / 4)
     assert vitals.values.length == 1
 
 
@@ -177,6 +186,21 @@ def test_nothing_but_equal_rewards_is_noticed(api) -> None:
     text = api.http.get("/metrics").text
     labels = f'bandit="{name}",finding="constant-reward",severity="notice"'
     assert f"bandexa_finding{{{labels}}} 1.0" in text
+    api.call("DELETE", f"/bandits/{name}", expect=204)
+
+
+def test_rewards_outside_of_their_range_are_noticed(api) -> None:
+    name = api.two_actions(reward_range=[0.0, 1.0])
+    items = [{"bandit": name, "context": [1, 1], "candidates": ["x"]} for _ in range(200)]
+    made = api.call("POST", "/select/batch", {"items": items})["items"]
+    rewards = [
+        {"decision_id": m["answer"]["decision_id"], "reward": 20.0 if n % 4 == 0 else 0.5}
+        for n, m in enumerate(made)
+    ]
+    api.call("POST", "/reward/batch", {"items": rewards})
+    [finding] = api.state(name)["learning"]["findings"]
+    assert (finding["name"], finding["severity"]) == ("rewards-out-of-range", "notice")
+    assert "25% of the latest values lie outside of reward_range [0, 1]" in finding["message"]
     api.call("DELETE", f"/bandits/{name}", expect=204)
 
 

@@ -120,3 +120,48 @@ def test_a_content_type_may_have_parameters_and_capitals(api) -> None:
     for kind in ("application/json; charset=utf-8", "Application/JSON"):
         response = api.http.post("/select", content=body, headers={"content-type": kind})
         assert response.status_code == 200
+
+
+NEAREST: list[tuple[str, str, dict[str, Any], str, str]] = [
+    ("POST", "/select", {"contxt": [1, 2]}, "contxt", "context"),
+    ("POST", "/select", SELECT | {"decisionid": "d"}, "decisionid", "decision_id"),
+    ("POST", "/select", SELECT | {"candidates": [{"id": "a", "feature": [1]}]},
+     "candidates.0.feature", "features"),
+    ("POST", "/reward", REWARD | {"rewardid": "r"}, "rewardid", "reward_id"),
+    ("PUT", "/bandits/new", {"policy": "linear_ts", "context": {"shap": [2]}},
+     "context.shap", "shape"),
+    ("PUT", "/bandits/new", {"policy": "linear_ts", "contexts": {"shape": [2]}},
+     "contexts", "context"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "body", "field", "meant"), NEAREST)
+def test_an_unknown_key_is_told_with_the_nearest_that_belongs_there(
+    api, problem, method: str, path: str, body: dict[str, Any], field: str, meant: str
+) -> None:
+    found = problem(api.http.request(method, path, json=body), 422, "invalid-request", field)
+    told = next(error["message"] for error in found["errors"] if error["field"] == field)
+    assert told == f"unknown key; did you mean {meant!r}?"
+
+
+def test_unknown_keys_of_items_and_those_like_nothing_are_told_too(api) -> None:
+    items = [{"contxt": [1, 2]}, SELECT | {"zebra": 1}]
+    answer = api.call("POST", "/select/batch", {"items": items})
+    first, second = (item["error"]["errors"] for item in answer["items"])
+    assert {"field": "contxt", "message": "unknown key; did you mean 'context'?"} in first
+    assert second == [{"field": "zebra", "message": "unknown key"}]
+
+
+def test_an_unknown_candidate_and_encoder_are_told_with_their_field(api, problem) -> None:
+    name = api.two_actions()
+    asked = {"bandit": name, "context": [1, 2], "candidates": ["x", "nothing"]}
+    found = problem(api.http.post("/select", json=asked), 404, "unknown-action", "candidates")
+    assert "no action 'nothing'" in found["detail"]
+    found = problem(api.http.delete(f"/bandits/{name}/actions/nothing"), 404, "unknown-action")
+    assert "errors" not in found
+    spec = api.state(name)["spec"]
+    changed = spec | {"encoder": {"name": "intercat", "params": {}}}
+    found = problem(
+        api.http.put(f"/bandits/{name}", json=changed), 422, "invalid-request", "encoder.name"
+    )
+    assert "interact" in found["detail"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-ANSWER_KEYS = {"trained", "snapshot", "position", "metrics"}
+ANSWER_KEYS = {"status", "trained", "snapshot", "position", "metrics"}
 NEURAL: dict[str, Any] = {
     "policy": "neural_linear_ts",
     "encoder": {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}},
@@ -83,11 +83,13 @@ def test_without_wait_the_answer_comes_at_once_and_the_snapshot_later(api) -> No
     name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep"})
     learn(api, name, 3)
     answer = api.call("POST", f"/bandits/{name}/train", expect=202)
-    assert answer == {"trained": False, "snapshot": 0, "position": 4, "metrics": {}}
+    same = {"trained": False, "snapshot": 0, "position": 4, "metrics": {}}
+    assert answer == same | {"status": "queued"}
     deadline = time.monotonic() + 30
     while api.state(name)["snapshot"] == 0:
         assert time.monotonic() < deadline, "the snapshot never came"
-    assert api.call("POST", f"/bandits/{name}/train?wait=false", expect=202)["trained"] is False
+    queued = api.call("POST", f"/bandits/{name}/train?wait=false", expect=202)
+    assert (queued["status"], queued["trained"]) == ("queued", False)
 
 
 def test_lockstep_trains_when_the_client_says_so_and_not_before(api) -> None:
