@@ -1,27 +1,32 @@
 """What a decision is drawn with: sampled values of all candidates, of every member of the panel.
 
-`draw_together` is the way of small networks, for one decision or several over the same candidates:
-numpy is then called once for all of them, and each gets the bits it would get alone, because every
-product is a product of the same shape per decision. Pure functions.
+One function for each kind of encoder: `draw_disjoint` where it ignores the action, `draw_folded`
+where weights fold into a query over action parts, `draw_encoded` for the others. `draw_together` is
+the way of small networks, for one decision or several over the same candidates: numpy is then
+called once for all of them, and each gets the bits it would get alone, because every product is a
+product of the same shape per decision. Pure functions.
 Legend: B decisions, K candidates, M members, D features, V size of an action part, `*X` a context.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import JointEncoder
-from bandexa_core.policies.panel import Exploration
+from bandexa_core.encoders.protocol import FoldingEncoder, JointEncoder
+from bandexa_core.policies.panel import Exploration, folded_winners, products
 from bandexa_core.policies.protocol import Choice
-from bandexa_core.posterior import GaussianPosterior
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 
 Array64 = NDArray[np.float64]
+# Multiply-adds of a panel above which its propensity is worked out after the answer (about 1 ms).
+LATER_PRODUCTS = 1 << 23
+LOOKED_AT = 1 << 17  # features of candidates above which nobody asks which one has the best mean
 ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
 
 
@@ -83,6 +88,94 @@ class JointDraw:
             best=lambda: int(means_K.argmax()),
             std=lambda index: float(posterior.stds_of(z_KD[index : index + 1])[0]),
         )
+
+
+def draw_disjoint(
+    posterior: DisjointPosterior,
+    z_D: Array64,
+    slots_K: NDArray[np.int64],
+    rng: np.random.Generator,
+    panel: int,
+    encode_s: float,
+) -> Draw:
+    """Draw with a posterior for each slot."""
+    scores_MK, means_K, stds_K = posterior.sample_with_moments(rng, z_D, slots_K, panel)
+    return Draw(
+        scores_MK[0],
+        lambda: scores_MK.argmax(axis=1),
+        encode_s=encode_s,
+        best=lambda: int(means_K.argmax()),
+        std=lambda index: float(stds_K[index]),
+    )
+
+
+def draw_encoded(
+    posterior: GaussianPosterior,
+    chunks: Iterable[Array64],
+    rng: np.random.Generator,
+    panel: int,
+    std_anew: Callable[[int], float],
+) -> Draw:
+    """Draw over features in chunks, (C, D) each.
+
+    Several chunks are not kept, as they are there to bound memory: then `std_anew` encodes one
+    candidate again for its standard deviation.
+    """
+    weights_MD = posterior.sample(rng, panel)
+    scores, means, encode_s, since = [], [], 0.0, time.perf_counter()
+    for z_CD in chunks:
+        encode_s += time.perf_counter() - since
+        scores.append(z_CD @ weights_MD.T)
+        means.append(z_CD @ posterior.mean)
+        since = time.perf_counter()
+    scores_KM, means_K, only_KD = np.concatenate(scores), np.concatenate(means), z_CD
+
+    def std(index: int) -> float:
+        return posterior.std_of(only_KD[index]) if len(scores) == 1 else std_anew(index)
+
+    return Draw(
+        scores_KM[:, 0].copy(),
+        lambda: scores_KM.argmax(axis=0),
+        encode_s=encode_s,
+        best=lambda: int(means_K.argmax()),
+        std=std,
+    )
+
+
+def draw_folded(
+    encoder: FoldingEncoder,
+    posterior: GaussianPosterior,
+    part_1V: Array64,
+    parts_KV: Array64,
+    rng: np.random.Generator,
+    panel: int,
+    encode_s: float,
+) -> Draw:
+    """Draw with weights folded into one query per member: a pass through the action parts."""
+    queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
+    served_K = products(parts_KV, queries_MV[0])
+
+    def winners() -> NDArray[np.int64]:
+        if panel == 1:
+            return np.array([served_K.argmax()])
+        return folded_winners(parts_KV, queries_MV)
+
+    def std(index: int) -> float:
+        return posterior.std_of(encoder.combine(part_1V, parts_KV[index : index + 1])[0])
+
+    def best() -> int:
+        mean_V = encoder.fold(part_1V, posterior.mean[None])[0][0]
+        return int((parts_KV @ mean_V).argmax())
+
+    return Draw(
+        served_K,
+        winners,
+        later=panel > 1 and parts_KV.size * panel > LATER_PRODUCTS,
+        offset=float(offsets_M[0]),
+        encode_s=encode_s,
+        best=best if parts_KV.size <= LOOKED_AT else None,
+        std=std,
+    )
 
 
 def draw_together(

@@ -10,7 +10,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
 from bandexa_core.log import CatalogueRow, LearnRow
 from bandexa_core.model import ServingModel
-from bandexa_core.policies import Candidates, linear_head, panel
+from bandexa_core.policies import Candidates, draws, panel
 from bandexa_core.policies.panel import Exploration, folded_winners
 
 # -- ties ----------------------------------------------------------------------------------------
@@ -115,9 +115,9 @@ def test_a_late_propensity_is_that_of_the_moment_it_was_drawn(
     parts = model.policy.action_parts(model.catalogue.features)
     assert parts is not None
     width = parts.shape[1]
-    monkeypatch.setattr(linear_head, "LATER_PRODUCTS", 40 * width * 32)
+    monkeypatch.setattr(draws, "LATER_PRODUCTS", 40 * width * 32)
     assert all(choice.propensity is not None for choice in choices())
-    monkeypatch.setattr(linear_head, "LATER_PRODUCTS", 40 * width * 32 - 1)
+    monkeypatch.setattr(draws, "LATER_PRODUCTS", 40 * width * 32 - 1)
     late = choices()
     assert all(choice.propensity is None for choice in late)
     model.apply(_catalogue_row(12, 20, 60), _no_snapshot)  # overwrites 20 of the 40, adds 40

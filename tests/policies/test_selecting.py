@@ -172,7 +172,7 @@ def test_a_chunk_size_never_changes_the_choice(way, learned, candidates_of, deci
 
 def test_no_more_candidates_than_a_chunk_are_encoded_at_once(learned, candidates_of):
     policy, context = learned(WAYS["conv fused"], selection={"action_chunk": 3})
-    sizes = [len(z_CD) for z_CD in policy._encoded(context, candidates_of(7))]
+    sizes = [len(z_CD) for z_CD in policy.encoded(context, candidates_of(7))]
     assert sizes == [3, 3, 1]
 
 

@@ -1,0 +1,137 @@
+"""How a policy sees contexts and actions: standardised where that is asked for, then encoded.
+
+Holds the frozen encoder and the scaling in front of it; knows no posterior. Single-threaded but
+for reading. Legend: N pairs, K candidates, C of them at once, D features, V size of an action part,
+A action features, `*X` a context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.encoders.protocol import (
+    Encoder,
+    FoldingEncoder,
+    JointEncoder,
+    SplitEncoder,
+)
+from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.ids import INLINE_SLOT
+from bandexa_core.policies.protocol import Candidates, EncodedContext
+from bandexa_core.spec import SelectionSpec
+
+Array64 = NDArray[np.float64]
+
+
+class EncodedInputs:
+    """An encoder with what comes before it.
+
+    Args:
+        encoder: The frozen feature map.
+        action_chunk: Encode at most this many candidates at once (None: all).
+        scaling: Standardises inputs before they are encoded; None: they stay as they are.
+
+    Attributes:
+        splitting, folding, joint: The encoder, where it is of that kind.
+    """
+
+    def __init__(
+        self, encoder: Encoder, action_chunk: int | None, scaling: InputScaling | None
+    ) -> None:
+        self.encoder = encoder
+        self.action_chunk = action_chunk
+        self.scaling = scaling
+
+    @property
+    def encoder(self) -> Encoder:
+        """The frozen feature map."""
+        return self._encoder
+
+    @encoder.setter
+    def encoder(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        # Told once: looking for a protocol's methods takes 10 us.
+        self.splitting = encoder if isinstance(encoder, SplitEncoder) else None
+        self.folding = encoder if isinstance(encoder, FoldingEncoder) else None
+        self.joint = encoder if isinstance(encoder, JointEncoder) else None
+
+    def configure(self, selection: SelectionSpec) -> None:
+        """See `Policy.configure`."""
+        self.action_chunk = selection.action_chunk
+
+    def scaled(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return contexts as the encoder wants them; before anything else is done with them."""
+        return raw if self.scaling is None else self.scaling.contexts(raw)
+
+    def ready(self, context: NDArray[Any] | EncodedContext) -> NDArray[Any] | EncodedContext:
+        """Return a context as the encoder wants it, or as it has left it."""
+        return context if isinstance(context, EncodedContext) else self.scaled(context)
+
+    def parts(self, encoder: SplitEncoder, candidates: Candidates) -> Array64:
+        """Return the candidates' action parts, (K, V)."""
+        if candidates.parts is not None:
+            return candidates.parts
+        return encoder.action_part(self._actions(candidates.features))
+
+    def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """See `Policy.action_parts`."""
+        if self.splitting is not None and self.encoder.uses_action:
+            return self.splitting.action_part(self._actions(features))
+        return None
+
+    def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> Array64:
+        """Return z of N pairs of a context (*X) and an action (A,), (N, D)."""
+        return self.encoder.encode(self.scaled(contexts), self._actions(actions))
+
+    def encoded(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Iterator[Array64]:
+        """Yield z of the candidates for a ready context, `action_chunk` at once, (C, D) each."""
+        size = self.action_chunk or len(candidates)
+        split = self.splitting
+        part = None if split is None else context_part(split, context)
+        for first in range(0, len(candidates), size):
+            piece = slice(first, first + size)
+            if split is not None and part is not None and candidates.parts is not None:
+                yield split.combine(part, candidates.parts[piece])
+            elif split is not None and isinstance(context, EncodedContext):
+                features = self._actions(candidates.features[piece])
+                yield split.combine(context.part, split.action_part(features))
+            else:
+                actions = self._actions(candidates.features[piece])
+                yield self.encoder.encode_batch(raw(context), actions)
+
+    def shared_features(
+        self, context: NDArray[Any] | EncodedContext, candidates: Candidates
+    ) -> Array64:
+        """Return z(x), (D,), of a ready context under an encoder that ignores the action.
+
+        Raises:
+            ValueError: A candidate is not of the catalogue.
+        """
+        if (candidates.slots == INLINE_SLOT).any():
+            raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
+        first = candidates.features[:1]
+        if isinstance(context, EncodedContext):
+            assert self.splitting is not None, "only split encoders are asked"
+            parts_1V = self.splitting.action_part(first)
+            return self.splitting.combine(context.part, parts_1V).reshape(-1)
+        return self.encoder.encode(context[None], first).reshape(-1)
+
+    def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
+        return raw_KA if self.scaling is None else self.scaling.actions(raw_KA)
+
+
+def raw(context: NDArray[Any] | EncodedContext) -> NDArray[Any]:
+    """Return a context that was not encoded beforehand."""
+    assert not isinstance(context, EncodedContext), "encoded beforehand are contexts of slow ones"
+    return context
+
+
+def context_part(encoder: SplitEncoder, context: NDArray[Any] | EncodedContext) -> Array64:
+    """Return a context's part, (1, V), worked out unless it was beforehand."""
+    return context.part if isinstance(context, EncodedContext) else encoder.context_part(context)
