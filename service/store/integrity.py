@@ -24,14 +24,16 @@ def is_small(path: Path) -> bool:
 
 
 def problems(db: sqlite3.Connection, most: int) -> list[str]:
-    """Return what `PRAGMA integrity_check` finds, `most` lines at most; nothing: it is whole."""
+    """Return what `PRAGMA integrity_check` finds, about `most` lines; nothing: it is whole."""
     try:
-        found = [row[0] for row in db.execute(f"PRAGMA integrity_check({most})")]
+        rows = [row[0] for row in db.execute(f"PRAGMA integrity_check({most})")]
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise
-        found = [told(error)]
-    return [] if found == ["ok"] else found
+        return [told(error)]
+    # Some rows are several lines, the first of which names the database.
+    lines = [line for row in rows for line in row.splitlines() if not line.startswith("***")]
+    return [] if lines == ["ok"] else lines
 
 
 class BackgroundCheck:

@@ -57,6 +57,20 @@ def test_a_changed_id_is_refused_at_the_start_in_table_and_index(desk, store, ma
     assert desk.open().failure is None, "it was the change that was refused"
 
 
+@pytest.mark.parametrize("what", [b"\x00", b"\xff\xff"])
+def test_a_page_that_is_none_is_refused_in_one_line(desk, store, make, what):
+    """Its kind is changed, or where its cells are; SQLite tells both in two lines."""
+    fill(desk, store, make, 40)
+    page = places(desk.path)[0] // 4096 * 4096
+    with desk.path.open("r+b") as file:
+        file.seek(page + len(what) - 1)
+        file.write(what)
+    with pytest.raises(StoreError, match="is damaged: ") as refused:
+        desk.open()
+    assert "\n" not in str(refused.value)
+    assert "***" not in str(refused.value)
+
+
 def test_a_large_database_is_checked_beside_the_first_requests(desk, store, make, caplog):
     fill(desk, store, make, 280, context=ContextSpec(shape=(64, 1024)))
     assert not is_small(desk.path)
