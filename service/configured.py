@@ -51,8 +51,8 @@ def parse(tables: Mapping[str, Any]) -> list[ConfiguredBandit]:
     for name, table in tables.items():
         where, rest = f"bandits.{name}", dict(table)
         _checked(_NAME, where, name)
-        actions = _checked(_ACTIONS, f"{where}.actions", rest.pop("actions", []))
-        spec = _checked(_SPEC, where, rest)
+        actions = _checked(_ACTIONS, f"{where}.actions", rest.pop("actions", []), ActionBody)
+        spec = _checked(_SPEC, where, rest, BanditSpec)
         bodies = [ActionBody(id=a) if isinstance(a, str) else a for a in actions]
         if len({body.id for body in bodies}) < len(bodies):
             raise SettingsError(f"{where}.actions: an action is given twice")
@@ -60,11 +60,11 @@ def parse(tables: Mapping[str, Any]) -> list[ConfiguredBandit]:
     return found
 
 
-def _checked(kind: TypeAdapter[T], where: str, value: Any) -> T:
+def _checked(kind: TypeAdapter[T], where: str, value: Any, model: Any = None) -> T:
     try:
         return kind.validate_python(value)
     except ValidationError as error:
-        raise SettingsError(f"{where}: {problem_of(error).detail}") from error
+        raise SettingsError(f"{where}: {problem_of(error, model).detail}") from error
 
 
 async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:

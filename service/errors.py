@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from bandexa_core.errors import BandexaError, SnapshotError
-from bandexa_core.spec import BanditSpec
 from service.exceptions import (
     Conflict,
     Forbidden,
@@ -30,7 +29,7 @@ from service.exceptions import (
     UnsupportedBody,
 )
 from service.metrics import Metrics
-from service.schemas import Body, FieldProblem, Problem
+from service.schemas import FieldProblem, Problem
 from service.store.disk_faults import told
 from service.suggestions import nearest_key
 
@@ -52,7 +51,6 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     StoreError: (503, "store-failed", "The store cannot be used"),
     SnapshotError: (503, "snapshot-failed", "A snapshot cannot be written or read"),
 }
-_BODIES: dict[str, Any] = {body.__name__: body for body in (*Body.__subclasses__(), BanditSpec)}
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 HTTP_TYPES = {
     400: "invalid-request",
@@ -63,11 +61,11 @@ HTTP_TYPES = {
 }
 
 
-def problem_of(error: BandexaError | ValidationError) -> Problem:
-    """Return the problem an error is told as."""
+def problem_of(error: BandexaError | ValidationError, model: Any = None) -> Problem:
+    """Return the problem an error is told as; `model`: what did not validate."""
     if isinstance(error, ValidationError):
         found = [dict(item) for item in error.errors(include_context=False)]
-        return _invalid(found, _BODIES.get(error.title))
+        return _invalid(found, model)
     kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
     status, name, title = kind
     errors = None
@@ -79,7 +77,9 @@ def problem_of(error: BandexaError | ValidationError) -> Problem:
 
 
 def _invalid(found: list[dict[str, Any]], model: Any) -> Problem:
-    fields = [_field_problem(item, model) for item in found[:20]]
+    found = found[:20]
+    _tell_unknown_keys(found, model)
+    fields = [_field_problem(item) for item in found]
     status, name, title = KINDS[InvalidRequest]
     detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
     return Problem(
@@ -87,12 +87,20 @@ def _invalid(found: list[dict[str, Any]], model: Any) -> Problem:
     )
 
 
-def _field_problem(item: dict[str, Any], model: Any) -> FieldProblem:
+def _tell_unknown_keys(found: list[dict[str, Any]], model: Any) -> None:
+    """Say it in our words; of the first one, which key was meant: looking takes 0.3 ms."""
+    unknown = [item for item in found if item["type"] in _UNKNOWN_KEY]
+    for item in unknown:
+        item["msg"] = "unknown key"
+    if unknown and model is not None:
+        meant = nearest_key(model, unknown[0]["loc"])
+        if meant is not None:
+            unknown[0]["msg"] += f"; did you mean {meant!r}?"
+
+
+def _field_problem(item: dict[str, Any]) -> FieldProblem:
     """Return one finding; a value's own check may name the part of it that is wrong."""
     location, message = tuple(item["loc"]), item["msg"]
-    if item["type"] in _UNKNOWN_KEY and model is not None:
-        meant = nearest_key(model, [part for part in location if part != "body"])
-        message = "unknown key" if meant is None else f"unknown key; did you mean {meant!r}?"
     if item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         part, colon, rest = message.partition(": ")
@@ -103,7 +111,7 @@ def _field_problem(item: dict[str, Any], model: Any) -> FieldProblem:
 
 def _field(location: tuple[Any, ...]) -> str:
     """Name the field: the path in the body, without where pydantic tells union members apart."""
-    path = [str(part) for part in location if part not in ("body", "query", "path")]
+    path = [str(part) for part in location]
     path = [part for part in path if "[" not in part and part != "InlineAction"]
     return ".".join(path) or "body"
 
@@ -179,7 +187,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
         body = getattr(request.scope.get("route"), "body_field", None)
         model = None if body is None else body.field_info.annotation
-        return _counted(metrics, _invalid([dict(item) for item in error.errors()], model))
+        # Of a location, the first part tells the body from the query and the path.
+        found = [{**item, "loc": tuple(item["loc"])[1:]} for item in error.errors()]
+        return _counted(metrics, _invalid(found, model))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:

@@ -93,7 +93,11 @@ def _integrity_check(db: sqlite3.Connection, report: Report, say: Say) -> bool:
     check = report.check(None, "database")
     check.compared = "PRAGMA integrity_check"
     say("PRAGMA integrity_check")
-    for text in problems(db, 20):
+    try:
+        found = problems(db, 20)
+    except sqlite3.Error as error:
+        found = [str(error)]
+    for text in found:
         check.problem(f"database: {text}")
     return not check.num_problems
 

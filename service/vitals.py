@@ -122,9 +122,9 @@ class Vitals:
         share = 1.0 / max(1, min(self.num_values, RECENT_VALUES))
         mean = self.reward_mean or 0.0
         self.reward_mean = mean + share * (after - (mean if before is None else before))
-        if before is None:
-            low, high = expected
-            self.outside += share * (float(not low <= after <= high) - self.outside)
+        low, high = expected
+        was = self.outside if before is None else float(not low <= before <= high)
+        self.outside += share * (float(not low <= after <= high) - was)
 
     def _flow(self, now: float, chosen: int, joined: int) -> None:
         minute, minutes = int(now // 60.0), self._minutes

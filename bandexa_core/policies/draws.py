@@ -4,7 +4,7 @@ One function for each kind of encoder: `draw_disjoint` where it ignores the acti
 where weights fold into a query over action parts, `draw_encoded` for the others. `draw_together` is
 the way of small networks, for one decision or several over the same candidates: numpy is then
 called once for all of them, and each gets the bits it would get alone, because every product is a
-product of the same shape per decision. Pure functions.
+product of the same shape per decision. Nothing but the generators is changed.
 Legend: B decisions, K candidates, M members, D features, V size of an action part, `*X` a context.
 """
 

@@ -63,9 +63,9 @@ class EncodedInputs:
         """See `Policy.configure`."""
         self.action_chunk = selection.action_chunk
 
-    def scaled(self, raw: NDArray[Any]) -> NDArray[Any]:
+    def scaled(self, contexts: NDArray[Any]) -> NDArray[Any]:
         """Return contexts as the encoder wants them; before anything else is done with them."""
-        return raw if self.scaling is None else self.scaling.contexts(raw)
+        return contexts if self.scaling is None else self.scaling.contexts(contexts)
 
     def ready(self, context: NDArray[Any] | EncodedContext) -> NDArray[Any] | EncodedContext:
         """Return a context as the encoder wants it, or as it has left it."""

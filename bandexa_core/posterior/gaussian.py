@@ -344,7 +344,7 @@ class GaussianPosterior:
 
     def std_of(self, z_D: FloatArray) -> float:
         """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
-        f_D = np.dot(z_D, self.root)
+        f_D = z_D.dot(self._state)[:-1]  # in one segment, which dot does not copy
         return math.sqrt(self.noise_mean * float(np.dot(f_D, f_D)))
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:

@@ -187,7 +187,7 @@ async def _item(
     try:
         answer = await call(model.model_validate(raw))
     except (ServiceError, ValidationError) as error:
-        problem = problem_of(error)
+        problem = problem_of(error, model)
         engine.metrics.problem(problem.type)
         return {"code": problem.status, "error": problem}
     return {"code": 200, "answer": answer}

@@ -34,6 +34,11 @@ _WORDS = {
 class Damaged(Exception):
     """A check found that the database is not what was written."""
 
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"the database is damaged: {found}; `bandexa verify` tells more, restore a backup"
+        )
+
 
 class Verdict(Enum):
     """What to do after an error inside a transaction."""
@@ -65,6 +70,11 @@ def told(error: Exception) -> str:
     words = "the disk failed to sync" if code in _SYNC_FAILED else _WORDS.get(_primary(code), "")
     where = f"{error}" if name is None else f"{error}, {name}"
     return f"{words} ({where})" if words else where
+
+
+def is_ruined(error: sqlite3.Error) -> bool:
+    """Tell whether an error says that the database is not what was written."""
+    return _primary(_code(error)) in _RUINED
 
 
 def _code(error: Exception) -> int:

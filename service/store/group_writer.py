@@ -58,6 +58,11 @@ class GroupWriter:
         wal: Its write-ahead log.
         durability: "commit" or "os".
         forget: Drops what the operations remember, after a rollback.
+
+    Attributes:
+        failure: Why nothing is written, None while it is.
+        final: Whether that stays so.
+        damaged: What a check found, to be set from any thread: the next commit fails.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class GroupWriter:
         self.times = WriterTimes()
         self.failure: str | None = None
         self.final = False
+        self.damaged: Damaged | None = None
         db.execute("PRAGMA wal_autocheckpoint = 0")
         # Cuts the log back when it starts over, so that its size tells how much it holds.
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
@@ -90,6 +96,8 @@ class GroupWriter:
 
     def commit(self, group: list[Queued]) -> list[Answer]:
         """Run a group in one transaction and return its answers, in order."""
+        if self.damaged is not None and not self.final:
+            self._failed(self.damaged, [], committing=False)
         if self.failure is not None:
             return self._refused(group)
         committing = False
@@ -177,9 +185,12 @@ class GroupWriter:
                 log.error("an unforeseen error in a write; it alone fails", exc_info=error)
             return found
         if found is Verdict.FINAL:
-            foreseen = isinstance(error, (sqlite3.Error, Damaged))
-            log.critical("the store failed; only a restart can tell what is on disk: %s",
-                         told(error), exc_info=None if foreseen else error)  # fmt: skip
+            if isinstance(error, Damaged):
+                log.critical("%s", error)
+            else:
+                foreseen = isinstance(error, sqlite3.Error)
+                log.critical("the store failed; only a restart can tell what is on disk: %s",
+                             told(error), exc_info=None if foreseen else error)  # fmt: skip
             self.final = True
         elif self.failure is None:
             log.error("the store takes no writes until a probe succeeds: %s", told(error))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Literal
 
 from service.exceptions import StoreError
-from service.store.disk_faults import told
-from service.store.integrity import is_small, problems
+from service.store.disk_faults import Damaged, told
+from service.store.integrity import refuse_damaged
 from service.store.migrations import migrate
 
+log = logging.getLogger(__name__)
 Durability = Literal["commit", "os"]
 SCHEMA_VERSION = 4
 
@@ -73,8 +75,13 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
+def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.Connection:
     """Open the database for writing, creating its tables where there are none.
+
+    Args:
+        path: The file.
+        durability: "commit" or "os".
+        check: Whether it is checked first; one that has to be migrated always is.
 
     Raises:
         StoreError: The file belongs to another version, is no database or a damaged one.
@@ -90,23 +97,17 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
                 f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
         else:
-            if found < SCHEMA_VERSION or is_small(path):
-                _refuse_damaged(connection, path)
+            if check or found < SCHEMA_VERSION:
+                log.info("%s is checked", path)
+                refuse_damaged(connection, path)
             migrate(connection, path, SCHEMA_VERSION)
     except StoreError:
         connection.close()
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, Damaged) as error:
         connection.close()
         raise StoreError(f"{path}: {told(error)}") from error
     return connection
-
-
-def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
-    if found := problems(connection, 1):
-        raise StoreError(
-            f"{path} is damaged: {found[0]}; `bandexa verify` tells more, restore a backup"
-        )
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:

@@ -35,11 +35,11 @@ from service.store.codec import (
 )
 from service.store.disk_faults import Damaged, told
 from service.store.group_writer import PROBE_S, Answer, GroupWriter, Queued
-from service.store.integrity import BackgroundCheck, is_small
+from service.store.integrity import BackgroundCheck, checked_at_start
 from service.store.operations import Operations, wall_clock
 from service.store.protocol import Activation, Closed, Done, Dropped, RewardOutcome
 from service.store.reader import StoreReader
-from service.store.schema import Durability, next_epoch, open_writer
+from service.store.schema import Durability, connect, next_epoch, open_writer
 from service.store.windows import Look
 from service.tally import WriterTimes
 
@@ -81,8 +81,9 @@ class SqliteStore:
         self._gather = gather
         self._gathered: list[Queued] = []
         self._lock = _lock(path)
+        checked = checked_at_start(path)
         try:
-            self._db, self.epoch = _open(path, durability, self._lock)
+            self._db, self.epoch = _open(path, durability, self._lock, checked)
         except BaseException:
             os.close(self._lock)
             raise
@@ -98,7 +99,9 @@ class SqliteStore:
         for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
             self._purge(key, _purged)
         self._thread.start()
-        self._check = None if is_small(path) else BackgroundCheck(path, self._fail)
+        self._check: BackgroundCheck | None = None
+        if not checked:
+            self._check = BackgroundCheck(connect(path, read_only=True), path, self._fail)
 
     @property
     def failure(self) -> str | None:
@@ -264,11 +267,8 @@ class SqliteStore:
 
     def _fail(self, damaged: Damaged) -> None:
         """Have the writer stop for good; from any thread."""
-
-        def fail() -> None:
-            raise damaged
-
-        self._queue.put([Queued(fail, _failed)])
+        self._writer.damaged = damaged
+        self._queue.put([Queued(self._writer.touch, _woken)])
 
     def _put(self, run: Callable[[], T], done: Done[T], **kind: Any) -> None:
         if self._closed:
@@ -334,8 +334,8 @@ def _purged(_: None, error: Exception | None) -> None:
         log.error("a deleted bandit could not be purged: %s", error)
 
 
-def _failed(_: None, error: Exception | None) -> None:
-    """Nobody waits for it, and the writer has said why."""
+def _woken(_: None, error: Exception | None) -> None:
+    """Nobody waits for it, and the writer has said why it failed."""
 
 
 def _ended(_: None, error: Exception | None) -> None:
@@ -353,9 +353,11 @@ def _lock(path: Path) -> int:
         raise StoreError(f"{path} cannot be locked: {error}") from error
 
 
-def _open(path: Path, durability: Durability, lock: int) -> tuple[sqlite3.Connection, int]:
+def _open(
+    path: Path, durability: Durability, lock: int, check: bool
+) -> tuple[sqlite3.Connection, int]:
     """Open the database and count the opening; returns the connection and the epoch."""
-    db = open_writer(path, durability)
+    db = open_writer(path, durability, check=check)
     try:
         # Where a sync failed, the log that an earlier process left may be whole in memory and torn
         # on disk. What is appended to it would be lost with it, so it is written back first.

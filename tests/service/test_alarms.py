@@ -145,7 +145,10 @@ def test_vitals_follow_what_happened() -> None:
     assert vitals.outside == pytest.approx(1 / 3)
     vitals.learned(2.0, 5.0, (0.0, 1.0))
     assert vitals.reward_mean == pytest.approx(2.0)
-    assert vitals.outside == pytest.approx(1 / 3), "a correction is no further value"
+    assert vitals.outside == pytest.approx(1 / 3), "it was outside before"
+    vitals.learned(0.0, -3.0, (0.0, 1.0))
+    assert vitals.outside == pytest.approx(2 / 3)
+    vitals.learned(-3.0, 0.0, (0.0, 1.0))
     vitals.learned(None, -0.5, (0.0, 1.0))
     assert vitals.outside == pytest.approx(2 / 4)
     assert vitals.values.length == 1

@@ -132,6 +132,10 @@ NEAREST: list[tuple[str, str, dict[str, Any], str, str]] = [
      "context.shap", "shape"),
     ("PUT", "/bandits/new", {"policy": "linear_ts", "contexts": {"shape": [2]}},
      "contexts", "context"),
+    ("POST", "/select/batch", {"items": [SELECT], "itms": 1}, "itms", "items"),
+    ("POST", "/reward/batch", {"itmes": [REWARD]}, "itmes", "items"),
+    ("PUT", "/bandits/new/actions", {"id": ["a"], "features": [[1, 2]]}, "id", "ids"),
+    ("POST", "/bandits/nobody/score", SELECT | {"candidate": ["a"]}, "candidate", "candidates"),
 ]  # fmt: skip
 
 
@@ -142,6 +146,32 @@ def test_an_unknown_key_is_told_with_the_nearest_that_belongs_there(
     found = problem(api.http.request(method, path, json=body), 422, "invalid-request", field)
     told = next(error["message"] for error in found["errors"] if error["field"] == field)
     assert told == f"unknown key; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("key", ["body", "query", "path", "", "x" * 100_000, "list[str]", "0"])
+@pytest.mark.parametrize(("method", "path"), WITH_BODY)
+def test_any_unknown_key_is_refused(api, problem, method: str, path: str, key: str) -> None:
+    found = problem(api.http.request(method, path, json={key: 1}), 422, "invalid-request")
+    assert "unknown key" in [error["message"] for error in found["errors"]]
+
+
+@pytest.mark.parametrize("key", ["body", "", "x" * 100_000])
+def test_an_item_with_an_unknown_key_costs_no_other_item_its_answer(api, key: str) -> None:
+    name = api.two_actions()
+    good = {"bandit": name, "context": [1, 2]}
+    answer = api.call("POST", "/select/batch", {"items": [good | {key: 1}, good]})
+    assert [item["code"] for item in answer["items"]] == [422, 200]
+    [error] = answer["items"][0]["error"]["errors"]
+    assert error["message"] == "unknown key"
+
+
+def test_of_several_unknown_keys_the_first_is_looked_up(api, problem) -> None:
+    response = api.http.post("/select", json=SELECT | {"bandi": "x", "retriev": 1})
+    found = problem(response, 422, "invalid-request")
+    assert found["errors"] == [
+        {"field": "bandi", "message": "unknown key; did you mean 'bandit'?"},
+        {"field": "retriev", "message": "unknown key"},
+    ]
 
 
 def test_unknown_keys_of_items_and_those_like_nothing_are_told_too(api) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from bandexa_core.spec import ContextSpec
-from service.exceptions import StoreError
-from service.store.integrity import is_small
+from service.exceptions import StoreError, Unavailable
+from service.store.disk_faults import Damaged
+from service.store.integrity import checked_at_start, problems
 
 WANTED = "the-decision-looked-for"
 
@@ -46,12 +50,14 @@ def fill(desk, store, make, num: int, **spec: object) -> None:
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_changed_id_is_refused_at_the_start_in_table_and_index(desk, store, make, place):
     fill(desk, store, make, 40)
-    assert is_small(desk.path)
+    assert checked_at_start(desk.path)
     kept = desk.path.read_bytes()
     found = places(desk.path)
     assert len(found) == 2
     flip(desk.path, found[place])
-    with pytest.raises(StoreError, match=r"bandexa\.db is damaged: .*missing from index"):
+    with pytest.raises(
+        StoreError, match=r"bandexa\.db: the database is damaged: .*missing from index"
+    ):
         desk.open()
     desk.path.write_bytes(kept)
     assert desk.open().failure is None, "it was the change that was refused"
@@ -71,31 +77,93 @@ def test_a_page_that_is_none_is_refused_in_one_line(desk, store, make, what):
     assert "***" not in str(refused.value)
 
 
-def test_a_large_database_is_checked_beside_the_first_requests(desk, store, make, caplog):
+def large(desk, store, make, *, damaged: bool) -> None:
+    """Write more than is checked before the first request."""
     fill(desk, store, make, 280, context=ContextSpec(shape=(64, 1024)))
-    assert not is_small(desk.path)
-    whole = shutil.copy(desk.path, desk.path.with_name("whole.db"))
-    flip(desk.path, places(desk.path)[0])
-    store = desk.open()
+    assert not checked_at_start(desk.path)
+    if damaged:
+        flip(desk.path, places(desk.path)[0])
+
+
+def fails_for_good(store) -> None:
     deadline = time.monotonic() + 30
     while not store.failed_for_good:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_large_database_is_checked_beside_the_first_requests(desk, store, make, caplog):
+    large(desk, store, make, damaged=True)
+    store = desk.open()
+    fails_for_good(store)
     assert "index" in store.failure
-    assert [record.exc_info for record in caplog.records if record.levelname == "CRITICAL"] == [
-        None
-    ]
+    [told] = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert told.exc_info is None
+    assert "the database is damaged" in told.getMessage()
+    assert "restore a backup" in told.getMessage()
     with pytest.raises(StoreError, match="takes no writes"):
         desk.call(store.sync)
     store.close()
 
-    shutil.copy(whole, desk.path)
-    # What a failed store leaves locked is its process's; another path stands for a new process.
-    desk.path = Path(whole)
+
+def test_what_the_check_found_is_remembered_by_the_next_start(desk, store, make, tmp_path):
+    large(desk, store, make, damaged=False)
+    whole, [place, _] = desk.path.read_bytes(), places(desk.path)
+    flip(desk.path, place)
+    fails_for_good(desk.open())
+    # What a failed store holds is its process's; a copy elsewhere stands for a new process.
+    again = tmp_path / "again"
+    again.mkdir()
+    for file in tmp_path.glob("bandexa.db*"):
+        shutil.copy(file, again)
+    desk.path = again / "bandexa.db"
+    with pytest.raises(StoreError, match="the database is damaged"):
+        desk.open()
+    suspect = again / "bandexa.db.suspect"
+    assert suspect.exists()
+    desk.path.write_bytes(whole)  # a backup is restored
+    assert desk.open().failure is None
+    assert not suspect.exists()
+
+
+def test_a_large_database_that_is_whole_is_served_on(desk, store, make):
+    large(desk, store, make, damaged=False)
     store = desk.open()
+    deadline = time.monotonic() + 30
+    while "store-check" in {thread.name for thread in threading.enumerate()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     desk.call(store.sync)
     assert store.failure is None
-    store.close()
+
+
+def test_damage_found_during_an_outage_ends_the_store_all_the_same(desk, store, make, caplog):
+    bandit = make.bandit(desk, store, context=ContextSpec(shape=(64, 1024)))
+    desk.call(store.append_decision, make.decision(bandit, "d0"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        refused = desk.ask(store.append_decision, make.decision(bandit, "d1"))
+        assert isinstance(refused.exception(20), Unavailable)
+        assert not store.failed_for_good
+        store._fail(Damaged("found meanwhile"))
+        fails_for_good(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "found meanwhile" in store.failure
+
+
+def test_a_database_that_cannot_be_read_at_present_is_not_called_damaged(desk, store, make):
+    """Another program holds it: what the next start needs is no backup."""
+    fill(desk, store, make, 4)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with (
+            closing(sqlite3.connect(desk.path, timeout=0.05)) as db,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            problems(db, 1)
 
 
 def test_a_check_is_broken_off_when_the_store_closes(desk, store, make):
