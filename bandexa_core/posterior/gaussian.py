@@ -1,9 +1,9 @@
 """Owns the Gaussian posterior over weights in square-root form, with its noise state.
 
 Lives in the serving process (one row at a time, on the event loop) and in the trainer (rebuilds).
-Single-threaded, for it has scratch arrays; `sample` and `mean_std` change no state. After a crash
-it is the snapshot's: `to_tensors` and `from_tensors` carry every bit, so a loaded copy continues
-bit for bit.
+Single-threaded, for it has scratch arrays; `sample` and `mean_std` change no state. State after a
+crash is the snapshot's: `to_tensors` and `from_tensors` carry every bit of it, so a loaded copy
+continues bit for bit.
 
 Model, for features z of shape (D,) and a value r (squared reward units for every variance):
 

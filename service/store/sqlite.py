@@ -81,8 +81,8 @@ class SqliteStore:
         self._gather = gather
         self._gathered: list[Queued] = []
         self._lock = _lock(path)
-        checked = checked_at_start(path)
         try:
+            checked = checked_at_start(path)
             self._db, self.epoch = _open(path, durability, self._lock, checked)
         except BaseException:
             os.close(self._lock)
