@@ -26,6 +26,7 @@ from service.store.history import History
 from service.wire import WireRoute
 
 router = APIRouter(prefix="/dashboard", route_class=WireRoute)
+MAX_ROW = 2**63 - 1  # of SQLite
 MAX_ROUNDS = 200
 Range = Literal["15m", "1h", "6h", "1d", "7d", "30d", "all"]
 
@@ -207,7 +208,9 @@ async def bandit_over_time(
 async def newest_decisions(
     name: Name,
     engine: EngineDep,
-    before: Annotated[int | None, Query(ge=1, description="`next` of an earlier answer.")] = None,
+    before: Annotated[
+        int | None, Query(ge=1, le=MAX_ROW, description="`next` of an earlier answer.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
 ) -> DecisionList:
     """The newest decisions of a bandit."""

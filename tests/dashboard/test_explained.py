@@ -153,3 +153,13 @@ def test_the_newest_decisions_are_listed_in_parts(fed: Fed) -> None:
     assert [one["reward"] is None for one in first["decisions"]] == [False, False, True] + [
         False
     ] * 5
+
+
+@pytest.mark.parametrize("before", [0, 2**63, 2392978749797017638205302767616])
+def test_a_row_that_cannot_be_is_refused(fed: Fed, before: int) -> None:
+    fed.shop(f"row-{before}")
+    answer = fed.http.get(f"/dashboard/bandits/row-{before}/decisions?before={before}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "before"
+    good = fed.http.get(f"/dashboard/bandits/row-{before}/decisions?before={2**63 - 1}")
+    assert good.status_code == 200
