@@ -65,7 +65,7 @@ class SqliteStore:
             must then come from the event loop. None: each is handed over by itself.
 
     Raises:
-        StoreError: The store is open elsewhere, of another version, or no database.
+        StoreError: The store is open elsewhere, of another version, damaged, or no database.
     """
 
     def __init__(

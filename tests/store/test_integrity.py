@@ -77,12 +77,10 @@ def test_a_page_that_is_none_is_refused_in_one_line(desk, store, make, what):
     assert "***" not in str(refused.value)
 
 
-def large(desk, store, make, *, damaged: bool) -> None:
+def fill_large(desk, store, make) -> None:
     """Write more than is checked before the first request."""
     fill(desk, store, make, 280, context=ContextSpec(shape=(64, 1024)))
     assert not checked_at_start(desk.path)
-    if damaged:
-        flip(desk.path, places(desk.path)[0])
 
 
 def fails_for_good(store) -> None:
@@ -93,7 +91,8 @@ def fails_for_good(store) -> None:
 
 
 def test_a_large_database_is_checked_beside_the_first_requests(desk, store, make, caplog):
-    large(desk, store, make, damaged=True)
+    fill_large(desk, store, make)
+    flip(desk.path, places(desk.path)[0])
     store = desk.open()
     fails_for_good(store)
     assert "index" in store.failure
@@ -107,7 +106,7 @@ def test_a_large_database_is_checked_beside_the_first_requests(desk, store, make
 
 
 def test_what_the_check_found_is_remembered_by_the_next_start(desk, store, make, tmp_path):
-    large(desk, store, make, damaged=False)
+    fill_large(desk, store, make)
     whole, [place, _] = desk.path.read_bytes(), places(desk.path)
     flip(desk.path, place)
     fails_for_good(desk.open())
@@ -127,7 +126,7 @@ def test_what_the_check_found_is_remembered_by_the_next_start(desk, store, make,
 
 
 def test_a_large_database_that_is_whole_is_served_on(desk, store, make):
-    large(desk, store, make, damaged=False)
+    fill_large(desk, store, make)
     store = desk.open()
     deadline = time.monotonic() + 30
     while "store-check" in {thread.name for thread in threading.enumerate()}:
@@ -167,7 +166,7 @@ def test_a_database_that_cannot_be_read_at_present_is_not_called_damaged(desk, s
 
 
 def test_a_check_is_broken_off_when_the_store_closes(desk, store, make):
-    fill(desk, store, make, 280, context=ContextSpec(shape=(64, 1024)))
+    fill_large(desk, store, make)
     store = desk.open()
     store.close()
     assert "store-check" not in {thread.name for thread in threading.enumerate()}
