@@ -66,8 +66,8 @@ class _SquareRoot:
         self.rng = np.random.default_rng(0)
 
     def step(self, z_KD: np.ndarray, r: float) -> None:
-        weights = self.posterior.sample(self.rng, 1)[0]
-        self.posterior.update(z_KD[int(z_KD.dot(weights).argmax())], r)
+        weights_D = self.posterior.sample_one(self.rng)
+        self.posterior.update(z_KD[int(z_KD.dot(weights_D).argmax())], r)
 
 
 def _step_s(step: Callable[[], None], num: int) -> float:

@@ -11,12 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bandexa_core.encoders.dense import Array64, DenseLayers, flat64, float64_of, with_constant
+from bandexa_core.encoders.dense import (
+    Array32,
+    Array64,
+    DenseColumns,
+    DenseLayers,
+    flat64,
+    float32_of,
+    float64_of,
+    with_constant,
+)
 from bandexa_core.encoders.module import SplitModule, flatten
 from bandexa_core.encoders.protocol import Raw
 
 MAX_LAYERS = 64
-LARGEST = 1e15  # first layers beyond it are not left to float32, where later ones might overflow
+MODERATE = 32.0  # a decision with larger inputs is not left to float32, whose error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -111,8 +120,8 @@ class MLPServing:
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts
         self._layers = DenseLayers(module.layers)
-        self._layers32 = DenseLayers(module.layers, np.float32)
-        self._bounded = isinstance(module.layers[0], nn.Tanh)
+        self._w_xa32 = float32_of(module._weights()[2])
+        self._columns = DenseColumns(module.layers)
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -145,21 +154,30 @@ class MLPServing:
         return with_constant(self._layers(first))
 
     def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
-        """See `JointEncoder.combine_many`: the first layer in float64, the others in float32."""
+        """See `JointEncoder.combine_many`: in float32, unless inputs are large."""
+        x_BX = flat64(contexts)
+        z_BDK = np.empty((len(x_BX), self.feature_dim, len(action_parts)))
+        largest_B = np.maximum(np.abs(x_BX).max(axis=1), np.abs(action_parts).max())
+        moderate_B = largest_B <= MODERATE
+        if moderate_B.all():
+            z_BDK[:, :-1] = self._columns_of(x_BX, action_parts)
+        else:
+            z_BDK[moderate_B, :-1] = self._columns_of(x_BX[moderate_B], action_parts)
+            for row in np.flatnonzero(~moderate_B):
+                z_BDK[row] = self.combine(self.context_part(contexts[row]), action_parts).T
+        z_BDK[:, -1] = 1.0
+        return z_BDK
+
+    def _columns_of(self, x_BX: Array64, action_parts: Array64) -> Array32:
+        """Return the features in columns, (B, F, K); what the context alone gives is float64."""
         size = len(self._bias)
-        x_B1X = flat64(contexts)[:, None]
-        first_BKH = np.matmul(x_B1X, self._w_x) + self._bias + action_parts[:, :size]
+        parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
+        given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
+        h_BHK = given_B1H.astype(np.float32).transpose(0, 2, 1) + parts_VK[:size]
         if self._interacts:
-            products_BKX = x_B1X * action_parts[:, size:]
-            first_BKH += np.matmul(products_BKX, self._w_xa)
-        if self._bounded:
-            return with_constant(self._layers32(first_BKH.astype(np.float32)))
-        large_B = np.maximum.reduce(np.abs(first_BKH), axis=(1, 2)) > LARGEST
-        with np.errstate(over="ignore", invalid="ignore"):
-            z_BKD = with_constant(self._layers32(first_BKH.astype(np.float32)))
-        for row in np.flatnonzero(large_B | ~np.isfinite(z_BKD).all(axis=(1, 2))):
-            z_BKD[row] = with_constant(self._layers(first_BKH[row]))  # beyond float32
-        return z_BKD
+            products_BXK = x_BX.astype(np.float32)[:, :, None] * parts_VK[size:]
+            h_BHK += np.matmul(self._w_xa32, products_BXK)
+        return self._columns(h_BHK)
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode`."""

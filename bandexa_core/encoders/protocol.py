@@ -71,12 +71,12 @@ class FoldingEncoder(SplitEncoder, Protocol):
 class JointEncoder(SplitEncoder, Protocol):
     """A split encoder that encodes several contexts with the same actions in few calls.
 
-    For drawing alone: it may round to float32 after the first layer, so that its features differ
-    from `encode`'s, which are learned from, by about 1e-6 of their size.
+    For drawing alone: it may work in float32, so that its features differ from `encode`'s, which
+    are learned from, by about 1e-6.
     """
 
     def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
-        """Encode B contexts (B, *X) with K action parts (K, V); returns (B, K, D).
+        """Encode B contexts (B, *X) with K action parts (K, V); returns z in columns, (B, D, K).
 
         What a context gets does not depend on the others, to the bit.
         """

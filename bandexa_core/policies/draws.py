@@ -62,7 +62,7 @@ class JointDraw:
         scores: The served members' sampled values, (B, K).
         winners: Every member's best candidate, (B, M); the first one's is served.
         means: Posterior means, (B, K).
-        z: Features, (B, K, D).
+        z: Features, in columns, (B, D, K).
         encode_s: Seconds it took to encode all of them.
     """
 
@@ -80,13 +80,13 @@ class JointDraw:
 
     def only(self, posterior: GaussianPosterior) -> Draw:
         """Return the draw of the one decision there is."""
-        winners_M, means_K, z_KD = self.winners[0], self.means[0], self.z[0]
+        winners_M, means_K, z_DK = self.winners[0], self.means[0], self.z[0]
         return Draw(
             self.scores[0],
             lambda: winners_M,
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
-            std=lambda index: float(posterior.stds_of(z_KD[index : index + 1])[0]),
+            std=lambda index: float(posterior.stds_of(z_DK[None, :, index])[0]),
         )
 
 
@@ -188,13 +188,13 @@ def draw_together(
 ) -> JointDraw:
     """Draw the panels of B decisions; `contexts` (B, *X), a generator for each."""
     started = time.perf_counter()
-    z_BKD = encoder.combine_many(contexts, parts_KV)
+    z_BDK = encoder.combine_many(contexts, parts_KV)
     took = time.perf_counter() - started
     weights_BMD = posterior.sample_many(rngs, panel)
-    scores_BMK = np.matmul(weights_BMD, z_BKD.transpose(0, 2, 1))
+    scores_BMK = np.matmul(weights_BMD, z_BDK)
     winners_BM = scores_BMK.argmax(axis=2)
-    means_BK = np.matmul(z_BKD, posterior.mean)
-    return JointDraw(scores_BMK[:, 0], winners_BM, means_BK, z_BKD, took)
+    means_BK = np.matmul(posterior.mean, z_BDK)
+    return JointDraw(scores_BMK[:, 0], winners_BM, means_BK, z_BDK, took)
 
 
 def choose(
@@ -216,7 +216,7 @@ def choose(
         drawn.scores[rows_B, served_B][:, None],
         np.count_nonzero(drawn.winners == served_B[:, None], axis=1).tolist(),
         (drawn.means.argmax(axis=1) != served_B).tolist(),
-        posterior.stds_of(drawn.z[rows_B, served_B]).tolist(),
+        posterior.stds_of(drawn.z[rows_B, :, served_B]).tolist(),
         strict=True,
     )
     return [

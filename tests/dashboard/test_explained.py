@@ -52,7 +52,7 @@ def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
         best = max(kept["candidates"], key=lambda one: float(one["mean"]))
         if kept["explored"] is not None:
             assert kept["explored"] == (best["id"] != chosen["id"])
-            # mlp draws on float32 layers, and tells the exact spread here
+            # mlp draws on float32 features, and tells the exact spread here
             assert kept["std"] == pytest.approx(chosen["std"], rel=1e-6 if kind == "mlp" else 1e-9)
 
 

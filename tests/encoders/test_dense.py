@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bandexa_core.encoders import serving
-from bandexa_core.encoders.mlp import MLPEncoder, MLPServing
+from bandexa_core.encoders.mlp import MODERATE, MLPEncoder, MLPServing
 from bandexa_core.encoders.module import SplitModuleEncoder
 from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
 
@@ -31,6 +31,36 @@ def test_numpy_layers_give_what_the_torch_module_gives(activation, action_dim, d
     ]
     for found, expected in pairs:
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("action_dim", [3, 4])
+@pytest.mark.parametrize("largest", [1.0, MODERATE])
+def test_columns_for_drawing_are_the_features_to_float32(activation, action_dim, largest):
+    torch.manual_seed(5)
+    module = MLPEncoder((4,), action_dim, feature_dim=6, hidden=(9, 8), activation=activation)
+    fast = serving(module)
+    assert isinstance(fast, MLPServing)
+    rng = np.random.default_rng(0)
+    contexts = largest * rng.uniform(-1.0, 1.0, size=(7, 4)).astype(np.float32)
+    actions = rng.normal(size=(5, action_dim)).astype(np.float32)
+    columns = fast.combine_many(contexts, fast.action_part(actions))
+    for z_DK, context in zip(columns, contexts, strict=True):
+        z_KD = fast.encode_batch(context, actions)
+        np.testing.assert_allclose(z_DK.T, z_KD, rtol=1e-6, atol=1e-6 * np.abs(z_KD).max())
+
+
+def test_columns_of_large_inputs_are_float64():
+    torch.manual_seed(5)
+    fast = serving(MLPEncoder((4,), 4, feature_dim=6, hidden=(9, 8), activation="relu"))
+    assert isinstance(fast, MLPServing)
+    rng = np.random.default_rng(0)
+    contexts, actions = rng.normal(size=(3, 4)), rng.normal(size=(5, 4)).astype(np.float32)
+    contexts[1] *= 1e5
+    for factor in (np.float32(1.0), np.float32(1e4)):
+        z_BDK = fast.combine_many(contexts, fast.action_part(factor * actions))
+        z_KD = fast.encode_batch(contexts[1], factor * actions)
+        np.testing.assert_allclose(z_BDK[1].T, z_KD, rtol=1e-12, atol=1e-12 * np.abs(z_KD).max())
 
 
 def test_a_silu_of_huge_numbers_is_finite():

@@ -155,8 +155,8 @@ def test_a_chunk_size_never_changes_the_choice(way, learned, candidates_of, deci
     candidates = candidates_of(7)
     parts = policy.action_parts(candidates.features)
     rtol, atol = (1e-5, 1e-6) if way[0] == "conv" else (1e-9, 1e-12)
-    if way[0] == "mlp":  # drawn on float32 layers where it is encoded whole
-        rtol = 1e-6
+    if way[0] == "mlp":  # drawn on float32 features where it is encoded whole
+        rtol, atol = 1e-6, 1e-6
     for offered in (candidates, dataclasses.replace(candidates, parts=parts)):
         for number in range(3):
             whole = policy.select(context, offered, decision_rng(number), num=7, retrieve=3)

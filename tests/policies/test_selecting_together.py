@@ -79,7 +79,7 @@ def test_a_ballot_is_that_of_the_decision(make, make_rows, learn_all, candidates
 def test_drawn_values_are_those_of_the_learned_features(
     make, make_rows, learn_all, candidates_of, decision_rng
 ):
-    """The layers behind the first are float32: 1e-6 of the features of `encode`, not more."""
+    """They are float32: 1e-6 of the features of `encode`, not more."""
     policy = _policy(make, make_rows, learn_all, "wide mlp")
     assert isinstance(policy.posterior, GaussianPosterior)
     offered = candidates_of(30)
