@@ -84,8 +84,10 @@ async def _teach(engine: Engine, spec: BanditSpec, rows: int) -> None:
     for number in range(rows):
         context = (100 * rng.standard_normal(shape)).astype(dtype)
         own_id = DecisionId(f"d{number}")
-        await engine.select(SelectCommand("b", context, None, None, own_id, 1, True, b""))
-        await engine.reward(RewardReport(own_id, float(rng.random()), None, None, time.time()))
+        await engine.selecting.select(SelectCommand("b", context, None, None, own_id, 1, True, b""))
+        await engine.rewarding.reward(
+            RewardReport(own_id, float(rng.random()), None, None, time.time())
+        )
 
 
 async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ class EngineCollector(Collector):
         yield from self._requests()
         if self._engine.desk is None:  # the server is starting
             return
+        yield from self._encoding()
         yield from self._store()
         yield from self._trainer()
         yield from self._bandits()
@@ -64,9 +65,10 @@ class EngineCollector(Collector):
             "Time of a reward inside the engine, commit and learning included.",
             [((), metrics.reward_seconds)],
         )
-        yield _gauge(
-            "bandexa_encode_queue", "Contexts waiting for a slow encoder.", engine.encode_queue
-        )
+
+    def _encoding(self) -> Iterator[Metric]:
+        waiting = self._engine.selecting.encode_queue
+        yield _gauge("bandexa_encode_queue", "Contexts waiting for a slow encoder.", waiting)
 
     def _store(self) -> Iterator[Metric]:
         store = self._engine.store

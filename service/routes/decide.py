@@ -62,7 +62,7 @@ async def reward(body: RewardRequest, engine: EngineDep) -> RewardAnswer:
 @router.post("/activate", openapi_extra=needs("reward"), responses=problems(404, 413, 415, 422))
 async def activate(body: ActivateRequest, engine: EngineDep) -> ActivateAnswer:
     """Count a decision that was made with `activate` false: what was shown, say, not prefetched."""
-    return ActivateAnswer(status=await engine.activate(DecisionId(body.decision_id)))
+    return ActivateAnswer(status=await engine.rewarding.activate(DecisionId(body.decision_id)))
 
 
 @router.post("/select/batch", openapi_extra=needs("select"), responses=problems(413, 415, 422))
@@ -82,7 +82,7 @@ async def reward_batch(body: RewardBatch, engine: EngineDep) -> RewardBatchAnswe
 )
 async def score(name: str, body: ScoreRequest, engine: EngineDep) -> ScoreAnswer:
     """Mean and standard deviation of each candidate's expected reward; decides nothing."""
-    found = await engine.score(name, body.context, candidates_of(body.candidates))
+    found = await engine.selecting.score(name, body.context, candidates_of(body.candidates))
     columns = zip(
         found.ids, found.indexes.tolist(), found.means.tolist(), found.stds.tolist(), strict=True
     )
@@ -116,7 +116,7 @@ async def answer_select(
         body_hash=digest,
         decode_s=time.perf_counter() - arrived,
     )
-    return _answer(await engine.select(command, patient=patient))
+    return _answer(await engine.selecting.select(command, patient=patient))
 
 
 _HASHED = ("bandit", "context", "candidates", "retrieve", "k", "activate")
@@ -161,7 +161,7 @@ async def answer_reward(engine: Engine, body: RewardRequest, _: float = 0.0) -> 
         action=None if body.action is None else ActionId(body.action),
         time=time.time(),
     )
-    status, train_due = await engine.reward(report)
+    status, train_due = await engine.rewarding.reward(report)
     return RewardAnswer(status=status, train_due=train_due)
 
 

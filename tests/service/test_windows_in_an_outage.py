@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import service.engine
+import service.rewarding
 from service.engine import Engine
 from service.metrics import Metrics
 from service.settings import Settings
@@ -18,7 +18,7 @@ TELLING = "reward windows cannot be closed"
 
 
 def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(service.engine, "WINDOWS_LOOKED_AT_S", 0.01)
+    monkeypatch.setattr(service.rewarding, "WINDOWS_LOOKED_AT_S", 0.01)
     caplog.set_level(logging.WARNING)
     asyncio.run(two_outages(Settings(data_dir=tmp_path / "data", durability="os"), caplog))
 
