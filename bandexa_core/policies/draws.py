@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,7 @@ LOOKED_AT = 1 << 17  # features of candidates above which nobody asks which one 
 ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(NamedTuple):
     """Sampled scores of every candidate, and the panel they belong to.
 
     Attributes:

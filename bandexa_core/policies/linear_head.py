@@ -129,11 +129,13 @@ class LinearHead(EncodedInputs):
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
         scores = scores_K[chosen] + draw.offset
+        served = int(chosen[0])
 
         def propensity() -> float:
-            return exploration.propensity(draw.winners(), int(chosen[0]), len(candidates))
+            if exploration.panel == 1:  # its best one is known
+                return exploration.probability(int(served == first), len(candidates))
+            return exploration.propensity(draw.winners(), served, len(candidates))
 
-        served = int(chosen[0])
         return Choice(
             chosen,
             scores,
