@@ -89,23 +89,24 @@ class Engine:
         await loop.run_in_executor(self._executor, self._clear_deleted)
         for record in self._reader.bandits():
             await loop.run_in_executor(self._executor, self._recover, record)
-        self.desk = RoundDesk(
+        desk = RoundDesk(
             self.settings, self.registry, self.metrics, self._store, self.find, self._executor
         )
-        self.desk.start()
         drawing = DrawingDesk(loop, self._store.append_decision, self.settings.max_inline_bytes)
         self._selecting = Selecting(
             self.settings, self.metrics, self.bandit, self._store, self._reader, drawing
         )
         self._rewarding = Rewarding(
-            self.metrics, self.find, self._store, self.committed, drawing, self.desk.round_is_due
+            self.metrics, self.find, self._store, self.committed, drawing, desk.round_is_due
         )
+        self.desk = desk
+        desk.start()
         self._follower = Follower(database, self.settings.aggregates, self.metrics.stages.total)
         self._follower.start()
         self._explainer = Explainer(database, self.settings.snapshots, self.registry)
         await self._rewarding.close_windows()  # the time since the last ending does not count
         self._rewarding.start()
-        self._retention = asyncio.create_task(self._retain(self._store, self.desk))
+        self._retention = asyncio.create_task(self._retain(self._store, desk))
 
     def _clear_deleted(self) -> None:
         """Remove the files of deleted bandits that no trainer was there to remove."""
@@ -142,13 +143,15 @@ class Engine:
         if self.desk is not None:
             await self.desk.close()
         if self._selecting is not None:
-            await self._selecting.close()
+            await self._selecting.finish()
         if self._store is not None:
             # The writer's last answers are scheduled on this loop before the join returns.
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
             await asyncio.sleep(0)
             self._reader.close()
         self._executor.shutdown()
+        if self._selecting is not None:
+            self._selecting.close()
 
     def failure(self) -> str | None:
         """Why the service is not ready, None when it is."""

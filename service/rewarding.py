@@ -1,7 +1,7 @@
 """Rewards, activations and windows that close: kept, then applied in log order.
 
 Runs on the event loop. Committed rows come back from the store in log order and are applied, and
-only then are the waiting answers given, so a crash loses nothing that was answered.
+only then are the waiting answers given. After a crash the same rows are applied from the log.
 """
 
 from __future__ import annotations

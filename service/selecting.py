@@ -76,10 +76,13 @@ class Selecting:
         )
         self._late: set[asyncio.Future[float]] = set()
 
-    async def close(self) -> None:
-        """Wait for propensities that are still worked out; the store is there until then."""
+    async def finish(self) -> None:
+        """Wait for propensities that are still worked out; before the store is closed."""
         if self._late:
             await asyncio.wait(self._late)
+
+    def close(self) -> None:
+        """End the threads; after the store, which the last selects still wait for."""
         self._panels.shutdown()
         self._encoders.shutdown()
 

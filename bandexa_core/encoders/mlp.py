@@ -17,7 +17,6 @@ from bandexa_core.encoders.dense import (
     DenseColumns,
     DenseLayers,
     flat64,
-    float32_of,
     float64_of,
     with_constant,
 )
@@ -25,7 +24,7 @@ from bandexa_core.encoders.module import SplitModule, flatten
 from bandexa_core.encoders.protocol import Raw
 
 MAX_LAYERS = 64
-MODERATE = 32.0  # a decision with larger inputs is not left to float32, whose error grows with them
+MODERATE = 32.0  # larger inputs or action parts are not left to float32: its error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -120,8 +119,9 @@ class MLPServing:
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts
         self._layers = DenseLayers(module.layers)
-        self._w_xa32 = float32_of(module._weights()[2])
+        self._w_xa32 = np.ascontiguousarray(w_xa, np.float32)
         self._columns = DenseColumns(module.layers)
+        self._bounded = isinstance(module.layers[0], nn.Tanh)
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -158,14 +158,16 @@ class MLPServing:
         x_BX = flat64(contexts)
         z_BDK = np.empty((len(x_BX), self.feature_dim, len(action_parts)))
         largest_B = np.maximum(np.abs(x_BX).max(axis=1), np.abs(action_parts).max())
-        moderate_B = largest_B <= MODERATE
-        if moderate_B.all():
+        float32_B = largest_B <= MODERATE
+        if float32_B.all():
             z_BDK[:, :-1] = self._columns_of(x_BX, action_parts)
-        else:
-            z_BDK[moderate_B, :-1] = self._columns_of(x_BX[moderate_B], action_parts)
-            for row in np.flatnonzero(~moderate_B):
-                z_BDK[row] = self.combine(self.context_part(contexts[row]), action_parts).T
+        elif float32_B.any():
+            z_BDK[float32_B, :-1] = self._columns_of(x_BX[float32_B], action_parts)
         z_BDK[:, -1] = 1.0
+        if not self._bounded:  # weights may be large, too
+            float32_B &= np.isfinite(z_BDK).all(axis=(1, 2))
+        for row in np.flatnonzero(~float32_B):
+            z_BDK[row] = self.combine(self.context_part(contexts[row]), action_parts).T
         return z_BDK
 
     def _columns_of(self, x_BX: Array64, action_parts: Array64) -> Array32:
@@ -177,7 +179,8 @@ class MLPServing:
         if self._interacts:
             products_BXK = x_BX.astype(np.float32)[:, :, None] * parts_VK[size:]
             h_BHK += np.matmul(self._w_xa32, products_BXK)
-        return self._columns(h_BHK)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._columns(h_BHK)
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode`."""

@@ -72,7 +72,7 @@ class JointEncoder(SplitEncoder, Protocol):
     """A split encoder that encodes several contexts with the same actions in few calls.
 
     For drawing alone: it may work in float32, so that its features differ from `encode`'s, which
-    are learned from, by about 1e-6.
+    are learned from, by about 1e-6 of the largest of them.
     """
 
     def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:

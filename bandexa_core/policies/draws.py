@@ -36,6 +36,7 @@ class Draw(NamedTuple):
     Attributes:
         scores: The served member's sampled values less `offset`, (K,).
         winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
+            None: there is one member, whose best has the largest of `scores`.
         later: Whether that would take longer than the answer may wait.
         offset: What the sampled values have in common. Added before they are compared, a large one
             would make ties by rounding that `winners` knows nothing of.
@@ -45,7 +46,7 @@ class Draw(NamedTuple):
     """
 
     scores: Array64
-    winners: Callable[[], NDArray[np.int64]]
+    winners: Callable[[], NDArray[np.int64]] | None
     later: bool = False
     offset: float = 0.0
     encode_s: float = 0.0
@@ -154,11 +155,6 @@ def draw_folded(
     queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
     served_K = products(parts_KV, queries_MV[0])
 
-    def winners() -> NDArray[np.int64]:
-        if panel == 1:
-            return np.array([served_K.argmax()])
-        return folded_winners(parts_KV, queries_MV)
-
     def std(index: int) -> float:
         return posterior.std_of(encoder.combine(part_1V, parts_KV[index : index + 1])[0])
 
@@ -168,7 +164,7 @@ def draw_folded(
 
     return Draw(
         served_K,
-        winners,
+        None if panel == 1 else lambda: folded_winners(parts_KV, queries_MV),
         later=panel > 1 and parts_KV.size * panel > LATER_PRODUCTS,
         offset=float(offsets_M[0]),
         encode_s=encode_s,

@@ -101,7 +101,7 @@ class LinearHead(EncodedInputs):
             means_K = self._mean_scores(context, candidates)
             draw = Draw(
                 means_K,
-                lambda: np.array([means_K.argmax()]),
+                winners=None,
                 best=lambda: int(means_K.argmax()),
                 std=self._std_of(context, candidates),
             )
@@ -132,7 +132,7 @@ class LinearHead(EncodedInputs):
         served = int(chosen[0])
 
         def propensity() -> float:
-            if exploration.panel == 1:  # its best one is known
+            if draw.winners is None:
                 return exploration.probability(int(served == first), len(candidates))
             return exploration.propensity(draw.winners(), served, len(candidates))
 
@@ -191,7 +191,8 @@ class LinearHead(EncodedInputs):
             shares_K[means_K.argmax()] = 1.0
             return Ballot(means_K, shares_K, 0.0)
         draw = self._draw(context, candidates, rng, exploration.panel)
-        votes_K = np.bincount(draw.winners(), minlength=len(candidates))
+        winners_M = [draw.scores.argmax()] if draw.winners is None else draw.winners()
+        votes_K = np.bincount(winners_M, minlength=len(candidates))
         return Ballot(draw.scores + draw.offset, votes_K / exploration.panel, exploration.epsilon)
 
     def _joint_for(self, num: int) -> tuple[JointEncoder, GaussianPosterior] | None:

@@ -56,14 +56,12 @@ class _Views(NamedTuple):
     Attributes:
         eps_D: The random part of the vector that draws.
         gain_D1, move_1W: S f, and what it is multiplied by for [S mean] to lose, W = D + 1.
-        product_DW: Where their product is put; of 0 rows for a large D, which goes by `tensors`.
         tensors: [S mean] and these two again.
     """
 
     eps_D: FloatArray
     gain_D1: FloatArray
     move_1W: FloatArray
-    product_DW: FloatArray
     tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -213,7 +211,7 @@ class GaussianPosterior:
         move[-1] = -beta * error
         views = self._views
         if len(state) <= _SMALL_DIM:
-            np.subtract(state, views.gain_D1.dot(views.move_1W, views.product_DW), out=state)
+            np.subtract(state, views.gain_D1.dot(views.move_1W), out=state)
         else:  # in place, one pass over the state: up to 15 times faster (D = 785)
             state_DW, gain_D1, move_1W = views.tensors
             state_DW.addmm_(gain_D1, move_1W, alpha=-1.0)
@@ -369,7 +367,7 @@ class GaussianPosterior:
         return weights_MD
 
     def sample_one(self, rng: np.random.Generator) -> FloatArray:
-        """Draw one w, shape (D,): what `sample` draws with `num` 1, in a third of the time."""
+        """Draw one w, shape (D,), in a third of the time that arrays of draws take."""
         noise = self.config.noise_var
         if self.config.noise == "nig":
             noise = noise_of_one(rng.standard_gamma(self.a), self.b)
@@ -471,10 +469,7 @@ class GaussianPosterior:
         with torch.inference_mode(False):
             state, gain, move = map(torch.from_numpy, (self._state, self._gain, self._move))
             tensors = state, gain[:, None], move[None]  # of numpy's strides addmm would make copies
-        product_DW = np.empty((dim if dim <= _SMALL_DIM else 0, dim + 1))
-        self._views = _Views(
-            self._draw[:-1], self._gain[:, None], self._move[None], product_DW, tensors
-        )
+        self._views = _Views(self._draw[:-1], self._gain[:, None], self._move[None], tensors)
 
     def _count(self, num: int) -> None:
         self.updates_since_refresh += num

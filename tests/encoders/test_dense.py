@@ -63,6 +63,24 @@ def test_columns_of_large_inputs_are_float64():
         np.testing.assert_allclose(z_BDK[1].T, z_KD, rtol=1e-12, atol=1e-12 * np.abs(z_KD).max())
 
 
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_columns_that_leave_float32_are_float64(activation):
+    torch.manual_seed(5)
+    module = MLPEncoder((4,), 4, feature_dim=6, hidden=(9, 8), activation=activation)
+    with torch.no_grad():
+        for parameter in module.layers.parameters():
+            parameter.mul_(1e20)
+    fast = serving(module)
+    assert isinstance(fast, MLPServing)
+    rng = np.random.default_rng(0)
+    contexts, actions = rng.normal(size=(3, 4)), rng.normal(size=(5, 4)).astype(np.float32)
+    columns = fast.combine_many(contexts, fast.action_part(actions))
+    for z_DK, context in zip(columns, contexts, strict=True):
+        z_KD = fast.encode_batch(context, actions)
+        assert np.abs(z_KD).max() > np.finfo(np.float32).max
+        np.testing.assert_allclose(z_DK.T, z_KD, rtol=1e-12)
+
+
 def test_a_silu_of_huge_numbers_is_finite():
     module = MLPEncoder((1,), 1, feature_dim=2, hidden=(2,), activation="silu")
     with torch.no_grad():

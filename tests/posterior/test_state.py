@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load, save
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
@@ -41,6 +42,26 @@ def test_a_loaded_posterior_continues_bit_for_bit(stop, noise):
     _assert_identical(through, loaded)
     draws = [p.sample(np.random.Generator(np.random.Philox(3)), 64) for p in (through, loaded)]
     assert np.array_equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("dim", [64, 65, 257])
+def test_what_is_learned_does_not_depend_on_threads_or_where_arrays_lie(dim):
+    rng = np.random.default_rng(0)
+    z, r = rng.normal(size=(30, dim)), rng.normal(size=30)
+    threads = torch.get_num_threads()
+    kept, found = [], []
+    try:
+        for num in (1, 2, 1, 2):
+            torch.set_num_threads(num)
+            kept.append(np.empty(rng.integers(1, 999), np.uint8))  # moves what is made next
+            posterior = GaussianPosterior.prior(dim, PosteriorConfig())
+            for row, value in zip(z, r, strict=True):
+                posterior.update(row, value)
+            found.append(posterior)
+    finally:
+        torch.set_num_threads(threads)
+    for posterior in found[1:]:
+        _assert_identical(found[0], posterior)
 
 
 def test_a_rebuilt_posterior_loads_and_continues_bit_for_bit():
