@@ -19,6 +19,7 @@ from torch import Tensor, nn
 Array64 = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 Array = NDArray[Any]  # of either precision
+Step = Callable[[Array], Array]
 
 
 def _tanh(x: Array) -> Array:
@@ -45,13 +46,12 @@ def _silu(x: Array) -> Array:
     return x
 
 
-IN_PLACE: dict[type[nn.Module], Callable[[Array], Array]] = {
+IN_PLACE: dict[type[nn.Module], Step] = {
     nn.Tanh: _tanh,
     nn.ReLU: _relu,
     nn.SiLU: _silu,
 }
-# Of float32 numbers.
-IN_PLACE32 = IN_PLACE | {nn.Tanh: _tanh32}
+IN_PLACE32: dict[type[nn.Module], Step] = IN_PLACE | {nn.Tanh: _tanh32}
 
 
 class DenseLayers:
@@ -62,22 +62,12 @@ class DenseLayers:
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
-        self._steps: list[tuple[Array64, Array64] | Callable[[Array], Array]] = [
-            (np.ascontiguousarray(float64_of(layer.weight).T), float64_of(layer.bias))
-            if isinstance(layer, nn.Linear)
-            else IN_PLACE[type(layer)]
-            for layer in layers
-        ]
+        self._steps = _steps(layers, _on_rows, IN_PLACE)
 
     def __call__(self, h_NX: Array64) -> Array64:
         """Apply them to rows (N, X). Writes over its argument where an activation comes first."""
         for step in self._steps:
-            if callable(step):
-                h_NX = step(h_NX)
-            else:
-                weight_XF, bias_F = step
-                h_NX = h_NX @ weight_XF
-                h_NX += bias_F
+            h_NX = step(h_NX)
         return h_NX
 
 
@@ -89,12 +79,7 @@ class DenseColumns:
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
-        self._steps: list[tuple[Array32, Array32] | Callable[[Array], Array]] = [
-            (float32_of(layer.weight), float32_of(layer.bias)[:, None])
-            if isinstance(layer, nn.Linear)
-            else IN_PLACE32[type(layer)]
-            for layer in layers
-        ]
+        self._steps = _steps(layers, _on_columns, IN_PLACE32)
 
     def __call__(self, h_BXK: Array32) -> Array32:
         """Apply them to K columns in each of B matrices: a product of its own for each (X, K).
@@ -102,24 +87,48 @@ class DenseColumns:
         Writes over its argument where an activation comes first.
         """
         for step in self._steps:
-            if callable(step):
-                h_BXK = step(h_BXK)
-            else:
-                weight_FX, bias_F1 = step
-                h_BXK = np.matmul(weight_FX, h_BXK)
-                h_BXK += bias_F1
+            h_BXK = step(h_BXK)
         return h_BXK
+
+
+def _steps(
+    layers: nn.Sequential,
+    linear: Callable[[nn.Linear], Step],
+    activations: dict[type[nn.Module], Step],
+) -> list[Step]:
+    return [
+        linear(layer) if isinstance(layer, nn.Linear) else activations[type(layer)]
+        for layer in layers
+    ]
+
+
+def _on_rows(layer: nn.Linear) -> Step:
+    weight_XF, bias_F = np.ascontiguousarray(float64_of(layer.weight).T), float64_of(layer.bias)
+
+    def step(h_NX: Array) -> Array:
+        h_NF: Array = h_NX @ weight_XF
+        h_NF += bias_F
+        return h_NF
+
+    return step
+
+
+def _on_columns(layer: nn.Linear) -> Step:
+    weight_FX = float64_of(layer.weight).astype(np.float32)
+    bias_F1 = float64_of(layer.bias).astype(np.float32)[:, None]
+
+    def step(h_BXK: Array) -> Array:
+        h_BFK: Array = np.matmul(weight_FX, h_BXK)
+        h_BFK += bias_F1
+        return h_BFK
+
+    return step
 
 
 def float64_of(parameter: Tensor) -> Array64:
     """Return a copy of a parameter as a float64 array."""
     array: Array64 = parameter.detach().cpu().numpy().astype(np.float64)
     return array
-
-
-def float32_of(parameter: Tensor) -> Array32:
-    """Return a copy of a parameter as a float32 array."""
-    return np.ascontiguousarray(float64_of(parameter), np.float32)
 
 
 def flat64(contexts: NDArray[Any]) -> Array64:

@@ -76,6 +76,24 @@ def test_a_ballot_is_that_of_the_decision(make, make_rows, learn_all, candidates
         assert ballot.propensities[index] == pytest.approx(choice.propensity, rel=1e-15)
 
 
+@pytest.mark.parametrize("way", ["two_tower", "mlp"])
+def test_a_panel_of_one_gives_its_best_and_every_uniform_choice_their_propensities(
+    make, make_rows, learn_all, candidates_of, decision_rng, way
+):
+    policy = _policy(make, make_rows, learn_all, way)
+    offered, exploration = candidates_of(20), Exploration(1, 0.5)
+    context = np.array([0.3, -1.2, 2.0, 0.1], np.float32)
+    seen = set()
+    for number in range(40):
+        choice = policy.select(context, offered, decision_rng(number), exploration=exploration)
+        ballot = policy.ballot(context, offered, decision_rng(number), exploration)
+        best = ballot.sampled.argmax() == choice.chosen[0]
+        assert choice.propensity == pytest.approx(0.525 if best else 0.025, rel=1e-12)
+        assert choice.propensity == pytest.approx(ballot.propensities[choice.chosen[0]], rel=1e-12)
+        seen.add(bool(best))
+    assert seen == {True, False}
+
+
 def test_drawn_values_are_those_of_the_learned_features(
     make, make_rows, learn_all, candidates_of, decision_rng
 ):
