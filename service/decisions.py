@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import (
+    ActionId,
+    ActionSlot,
+    DecisionId,
+    LogPosition,
+    SnapshotVersion,
+    new_decision_id,
+)
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
 from service.bandit import Bandit, CandidateInput, InlineCandidates, Offer
@@ -138,7 +144,7 @@ def decide_together(asked: Sequence[Asked]) -> list[Decided]:
 
 
 def _id_for(command: SelectCommand) -> DecisionId:
-    return command.decision_id or DecisionId(os.urandom(16).hex())
+    return command.decision_id or new_decision_id()
 
 
 def _decided(

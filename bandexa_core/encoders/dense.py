@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.lib import introspect
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ def _tanh(x: Array) -> Array:
     return np.tanh(x, out=x)
 
 
-def _tanh32(x: Array32) -> Array32:
-    """Tanh x = 1 - 2 / (1 + exp 2x), to 2e-7: without AVX-512, numpy's takes half as long again."""
+def tanh_by_exp(x: Array32) -> Array32:
+    """Tanh x = 1 - 2 / (1 + exp 2x) in place, to 2e-7."""
     with np.errstate(over="ignore"):  # 2 / inf is the right 0
         x *= 2.0
         np.exp(x, out=x)
@@ -51,7 +52,19 @@ IN_PLACE: dict[type[nn.Module], Step] = {
     nn.ReLU: _relu,
     nn.SiLU: _silu,
 }
-IN_PLACE32: dict[type[nn.Module], Step] = IN_PLACE | {nn.Tanh: _tanh32}
+
+
+def _tanh32() -> Step:
+    """Return the faster tanh of this processor: numpy's own has a quick way for AVX-512 alone.
+
+    There it takes a third of what `tanh_by_exp` takes, elsewhere half as long again.
+    """
+    told = introspect.opt_func_info(func_name="^tanh$", signature="float32")
+    target = told.get("tanh", {}).get("ff", {}).get("current", "")
+    return _tanh if target.startswith(("AVX512", "X86_V4")) else tanh_by_exp
+
+
+IN_PLACE32: dict[type[nn.Module], Step] = IN_PLACE | {nn.Tanh: _tanh32()}
 
 
 class DenseLayers:

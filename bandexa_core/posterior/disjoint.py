@@ -281,18 +281,12 @@ class DisjointPosterior:
         square = np.full(num, float(z @ z) / self.config.ridge)
         a = np.full(num, float(self.config.noise_shape))
         b = np.full(num, self.config.prior_rate)
-        # Reading the roots from memory is what this costs; zeros in z (pixels) spare their rows.
-        # Measured with 10 slots of 785 and a fifth of z not zero: 0.8 instead of 2.2 ms.
-        support = np.flatnonzero(z)
-        rows = support if 2 * len(support) <= self.dim else slice(None)
         for index, slot in enumerate(slots):
             posterior = self._slots.get(int(slot))
             if posterior is None:
                 _checked(slot)
                 continue
-            f = z[rows] @ posterior.root[rows]
-            mean[index] = z @ posterior.mean
-            square[index] = f @ f
+            mean[index], square[index] = posterior.look(z)
             a[index], b[index] = posterior.a, posterior.b
         return mean, np.sqrt(square), a, b
 

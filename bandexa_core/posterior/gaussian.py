@@ -16,10 +16,9 @@ square-root update (Bierman, Factorization Methods for Discrete Sequential Estim
     f = S^T z    beta = 1 / (f.f + 1)    gamma = beta / (1 + sqrt(beta))    e = r - z.mean
     mean += beta e S f    S -= gamma (S f) f^T    a += 1/2    b += beta e^2 / 2
 
-in O(D^2), and Sigma stays positive semidefinite whatever the rounding does. Both moves are along
-S f, so [S mean] is one matrix: one product gives f and z.mean, one rank-1 difference moves all of
-it, and one product with (sqrt(s2) eps, 1) draws w. k rows at once take
-Andrews' form of it (A square root formulation of the Kalman covariance equations, AIAA J., 1968).
+in O(D^2), and Sigma stays positive semidefinite whatever the rounding does; `state` does it. k rows
+at once take Andrews' form of it (A square root formulation of the Kalman covariance equations,
+AIAA J., 1968).
 Shapes: N rows, K candidates, M draws, D features.
 """
 
@@ -27,42 +26,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
 from bandexa_core.posterior.noise import noise_of, noise_of_one
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
+from bandexa_core.posterior.state import PENDING, State, state_of
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 REFRESH_EVERY = 10_000
 """Learned rows and corrections after which mean, root and b are taken anew from the statistics."""
 
-_SMALL_DIM = 64  # up to which a product and a difference take less than one call of torch
 _BLOCK_ROWS = 64
 # A block that tells more than this about the weights (trace of F^T F: the condition number of
 # I + F^T F at most) is learned row by row, which no rounding can hurt.
 _BLOCK_INFORMATION = 1e6
-
-
-class _Views(NamedTuple):
-    """Views of the state and of scratch arrays, made once: each costs as much as a small sum.
-
-    Attributes:
-        eps_D: The random part of the vector that draws.
-        gain_D1, move_1W: S f, and what it is multiplied by for [S mean] to lose, W = D + 1.
-        tensors: [S mean] and these two again.
-    """
-
-    eps_D: FloatArray
-    gain_D1: FloatArray
-    move_1W: FloatArray
-    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class GaussianPosterior:
@@ -72,8 +54,6 @@ class GaussianPosterior:
 
     Attributes:
         config: the prior.
-        mean: posterior mean, shape (D,). A view of the live state: read it, do not write it.
-        root: S, shape (D, D), with Sigma = S S^T. A view, as above.
         a: shape of the inverse-gamma law of s2; stays at its prior value when noise is fixed.
         b: rate of that law, in squared reward units; likewise.
         updates_since_refresh: rows and corrections since mean and root came from the statistics.
@@ -81,24 +61,17 @@ class GaussianPosterior:
     """
 
     __slots__ = (
-        "_draw",
-        "_gain",
-        "_move",
         "_prior_mean",
         "_rows",
         "_state",
-        "_views",
         "a",
         "b",
         "config",
-        "mean",
         "refresh_every",
-        "root",
         "updates_since_refresh",
     )
 
-    mean: FloatArray
-    root: FloatArray
+    _state: State
 
     def __init__(
         self,
@@ -108,7 +81,7 @@ class GaussianPosterior:
         prior_mean: FloatArray,
         refresh_every: int,
     ) -> None:
-        """Take ownership of `rows` and `prior_mean`; the caller sets mean and root."""
+        """Take ownership of `rows` and `prior_mean`; the caller sets the state."""
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
         self.config = config
@@ -130,7 +103,7 @@ class GaussianPosterior:
         """
         rows = RowStatistics(Statistics(dim))
         posterior = cls(rows, config, prior_mean=np.zeros(dim), refresh_every=refresh_every)
-        posterior._set_state(np.eye(dim) / math.sqrt(config.ridge), np.zeros(dim))
+        posterior._state = state_of(np.eye(dim) / math.sqrt(config.ridge), np.zeros(dim))
         return posterior
 
     @classmethod
@@ -164,7 +137,17 @@ class GaussianPosterior:
     @property
     def dim(self) -> int:
         """Number of weights D."""
-        return len(self.mean)
+        return len(self._prior_mean)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Posterior mean, shape (D,), not to be written."""
+        return self._state.mean
+
+    @property
+    def root(self) -> FloatArray:
+        """S, shape (D, D), with Sigma = S S^T; not to be written."""
+        return self._state.root
 
     @property
     def num_rows(self) -> float:
@@ -194,27 +177,14 @@ class GaussianPosterior:
         Raises:
             ValueError: z or r is not finite or has a wrong shape; nothing has changed then.
         """
-        z = as_row(z, len(self._state))
+        z = as_row(z, len(self._prior_mean))
         r = as_value(r)
         self._update_row(z, r)
         self._rows.add_row(z, r)
         self._count(1)
 
     def _update_row(self, z: FloatArray, r: float) -> None:
-        state, gain, move = self._state, self._gain, self._move
-        z.dot(state, move)  # (f, z.mean); the methods take a third of the time of @
-        error = r - float(move[-1])
-        move[-1] = 0.0  # (f, 0)
-        state.dot(move, gain)
-        beta = 1.0 / (1.0 + float(move.dot(move)))
-        move *= beta / (1.0 + math.sqrt(beta))
-        move[-1] = -beta * error
-        views = self._views
-        if len(state) <= _SMALL_DIM:
-            np.subtract(state, views.gain_D1.dot(views.move_1W), out=state)
-        else:  # in place, one pass over the state: up to 15 times faster (D = 785)
-            state_DW, gain_D1, move_1W = views.tensors
-            state_DW.addmm_(gain_D1, move_1W, alpha=-1.0)
+        beta, error = self._state.learn(z, r)
         if self.config.noise == "nig":
             self.a += 0.5
             self.b += 0.5 * beta * error * error
@@ -247,7 +217,8 @@ class GaussianPosterior:
         self._count(len(rows))
 
     def _update_block(self, z_BD: FloatArray, r_B: FloatArray) -> None:
-        f_BD = z_BD @ self.root
+        root, mean = self._state.settled()
+        f_BD = z_BD @ root
         if not np.vdot(f_BD, f_BD) <= _BLOCK_INFORMATION:
             for z, r in zip(z_BD, r_B, strict=True):
                 self._update_row(z, float(r))
@@ -255,10 +226,10 @@ class GaussianPosterior:
         identity = np.eye(len(z_BD))
         lower = np.linalg.cholesky(identity + f_BD @ f_BD.T)
         whitened = np.linalg.inv(lower)
-        gain_DB = self.root @ (f_BD.T @ whitened.T)
-        y = whitened @ (r_B - z_BD @ self.mean)
-        self.mean += gain_DB @ y
-        self.root -= gain_DB @ np.linalg.solve(lower + identity, f_BD)
+        gain_DB = root @ (f_BD.T @ whitened.T)
+        y = whitened @ (r_B - z_BD @ mean)
+        mean += gain_DB @ y
+        root -= gain_DB @ np.linalg.solve(lower + identity, f_BD)
         if self.config.noise == "nig":
             self.a += 0.5 * len(z_BD)
             self.b += 0.5 * float(y @ y)
@@ -279,9 +250,10 @@ class GaussianPosterior:
         z = as_row(z, self.dim)
         before, after = as_value(before), as_value(after)
         change = after - before
-        error = before - float(z @ self.mean)
-        f = z @ self.root
-        self.mean += weight * change * (self.root @ f)
+        root, mean = self._state.settled()
+        error = before - float(z @ mean)
+        f = z @ root
+        mean += weight * change * (root @ f)
         if self.config.noise == "nig":
             half = 0.5 * change * (1.0 - weight * float(f @ f))
             b = self.b + weight * change * (error + half)
@@ -309,12 +281,13 @@ class GaussianPosterior:
         sums, ridge, start = self._rows.sums, self.config.ridge, self._prior_mean
         root = inverse_root(sums.zz, ridge)
         shift = root @ ((sums.zr - sums.zz @ start) @ root)
-        self._set_state(root, start + shift)
+        mean = start + shift
+        self._state = state_of(root, mean)
         if self.config.noise == "nig":
             # The sum of squares at its minimum: errors of the mean enter it squared only.
             squares = (
                 sums.rr
-                + float(self.mean @ (sums.zz @ self.mean - 2.0 * sums.zr))
+                + float(mean @ (sums.zz @ mean - 2.0 * sums.zr))
                 + ridge * float(shift @ shift)
             )
             self.a = self.config.noise_shape + 0.5 * sums.n
@@ -338,14 +311,19 @@ class GaussianPosterior:
             ValueError: wrong shape or numbers that are not finite.
         """
         rows = as_rows(z_KD, self.dim)
-        f_KD = rows @ self.root
+        f_KD = self._state.spans(rows)
         spread = np.sqrt(np.einsum("kd,kd->k", f_KD, f_KD))
         return rows @ self.mean, math.sqrt(self.noise_mean) * spread
 
+    def look(self, z_D: FloatArray) -> tuple[float, float]:
+        """Return z.mean and z^T Sigma z, in reward units and in units of s2."""
+        f_D, value = self._state.look(z_D, sparse=True)
+        return value, float(f_D.dot(f_D))
+
     def std_of(self, z_D: FloatArray) -> float:
         """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
-        f_D = z_D.dot(self._state)[:-1]  # in one segment, which dot does not copy
-        return math.sqrt(self.noise_mean * float(np.dot(f_D, f_D)))
+        f_D, _ = self._state.look(z_D)
+        return math.sqrt(self.noise_mean * float(f_D.dot(f_D)))
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:
         """Return those of several candidates, (B,); each does not depend on the others."""
@@ -371,11 +349,10 @@ class GaussianPosterior:
         noise = self.config.noise_var
         if self.config.noise == "nig":
             noise = noise_of_one(rng.standard_gamma(self.a), self.b)
-        eps_D = self._views.eps_D
-        rng.standard_normal(out=eps_D)
-        eps_D *= math.sqrt(noise)
-        weights_D: FloatArray = self._state.dot(self._draw)
-        return weights_D
+        state = self._state
+        rng.standard_normal(out=state.eps_D)
+        state.eps_D *= math.sqrt(noise)
+        return state.drawn()
 
     def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
         """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
@@ -391,7 +368,8 @@ class GaussianPosterior:
             rng.standard_normal(out=eps_BHD[row])
         scales_BM = np.sqrt(noise_of(gammas_BM, self.b if learned else self.config.noise_var))
         weights_BMD = np.empty((len(rngs), num, self.dim))
-        np.matmul(eps_BHD, self.root.T, out=weights_BMD[:, :half])
+        state = self._state
+        np.matmul(state.expanded(eps_BHD), state.stored_root.T, out=weights_BMD[:, :half])
         if half < num:
             np.negative(weights_BMD[:, :half], out=weights_BMD[:, half:])
         weights_BMD *= scales_BM[:, :, None]
@@ -406,17 +384,20 @@ class GaussianPosterior:
             prior_mean=self._prior_mean.copy(),
             refresh_every=self.refresh_every,
         )
-        other._set_state(self.root, self.mean)
+        other._state = self._state.copy()
         other.a, other.b = self.a, self.b
         other.updates_since_refresh = self.updates_since_refresh
         return other
 
     def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Return the whole state as float64 arrays (copies; scalars have shape ())."""
-        sums = self._rows.sums
+        """Return the whole state as float64 arrays (copies; scalars have shape ()).
+
+        Moves that wait are `PENDING` tensors, which are not there while none does.
+        """
+        sums, matrix_DW = self._rows.sums, self._state.matrix_DW
         return {
-            "mean": self.mean.copy(),
-            "root": self.root.copy(),
+            "mean": matrix_DW[:, -1].copy(),
+            "root": matrix_DW[:, :-1].copy(),
             "prior_mean": self._prior_mean.copy(),
             "zz": sums.zz.copy(),
             "zr": sums.zr.copy(),
@@ -427,7 +408,7 @@ class GaussianPosterior:
             "waiting": self._rows.waiting.copy(),
             "updates_since_refresh": np.array(float(self.updates_since_refresh)),
             "refresh_every": np.array(float(self.refresh_every)),
-        }
+        } | self._state.pending
 
     @classmethod
     def from_tensors(
@@ -453,23 +434,12 @@ class GaussianPosterior:
             prior_mean=read_tensor(tensors, "prior_mean", (dim,)),
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
         )
-        posterior._set_state(read_tensor(tensors, "root", (dim, dim)), mean)
+        pending = {name: read_tensor(tensors, name, None) for name in PENDING if name in tensors}
+        posterior._state = state_of(read_tensor(tensors, "root", (dim, dim)), mean, pending)
         posterior.a = read_scalar(tensors, "a", np.finfo(np.float64).tiny)
         posterior.b = read_scalar(tensors, "b", np.finfo(np.float64).tiny)
         posterior.updates_since_refresh = int(read_scalar(tensors, "updates_since_refresh", 0.0))
         return posterior
-
-    def _set_state(self, root: FloatArray, mean: FloatArray) -> None:
-        """Take copies."""
-        dim = len(mean)
-        self._state = np.concatenate((root, mean[:, None]), axis=1)
-        self.root, self.mean = self._state[:, :-1], self._state[:, -1]
-        self._gain, self._move, self._draw = np.empty(dim), np.empty(dim + 1), np.ones(dim + 1)
-        # A tensor born in inference mode could not be written outside of it.
-        with torch.inference_mode(False):
-            state, gain, move = map(torch.from_numpy, (self._state, self._gain, self._move))
-            tensors = state, gain[:, None], move[None]  # of numpy's strides addmm would make copies
-        self._views = _Views(self._draw[:-1], self._gain[:, None], self._move[None], tensors)
 
     def _count(self, num: int) -> None:
         self.updates_since_refresh += num

@@ -13,9 +13,11 @@ import logging
 import math
 import sqlite3
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -66,48 +68,69 @@ class Seen:
     std: float | None
 
 
+Counted = defaultdict[tuple[str, int], Counter[Any]]
+
+
 @dataclass(slots=True)
 class Part:
-    """What is to be added: sums per (bandit, span, start), and counts of actions and delays."""
+    """What is to be added, per bandit and start of the ten seconds.
 
-    sums: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
-    actions: dict[tuple[str, int, int], dict[str, int]] = field(default_factory=dict)
-    delays: dict[tuple[str, int, int, int], int] = field(default_factory=dict)
+    Attributes:
+        sums: Of `SUMS`.
+        actions: How often each was chosen.
+        delays: How many fell into each bin of `DELAYS_S`.
+    """
+
+    sums: defaultdict[tuple[str, int], Any] = field(default_factory=lambda: defaultdict(Counter))
+    actions: Counted = field(default_factory=lambda: defaultdict(Counter))
+    delays: Counted = field(default_factory=lambda: defaultdict(Counter))
 
     def decided(self, uid: str, seen: Seen) -> None:
         """Count a decision."""
-        p, std = seen.propensity, seen.std
-        row = (
-            1, len(seen.actions), p is not None, p or 0.0, -math.log(p) if p else 0.0,
-            seen.explored is not None, bool(seen.explored), std is not None, std or 0.0,
-            0, 0.0, 0.0,
-        )  # fmt: skip
-        for key in self._add(uid, seen.time, row):
-            counts = self.actions.setdefault(key, {})
-            for action in seen.actions:
-                counts[action] = counts.get(action, 0) + 1
+        key = _moment(uid, seen.time)
+        sums = self.sums[key]
+        sums["selects"] += 1
+        sums["chosen"] += len(seen.actions)
+        if (p := seen.propensity) is not None:
+            sums["propensities"] += 1
+            sums["propensity"] += p
+            sums["surprise"] -= math.log(p) if p else 0.0
+        if seen.explored is not None:
+            sums["looked"] += 1
+            sums["explored"] += seen.explored
+        if seen.std is not None:
+            sums["stds"] += 1
+            sums["std"] += seen.std
+        counts = self.actions[key]
+        for action in seen.actions:
+            counts[action] += 1
 
     def learned(self, uid: str, time: float, value: float, delay_s: float | None) -> None:
         """Count a value that was learned; `delay_s` after its decision, where that is known."""
-        row = (0,) * 9 + (1, value, value * value)
-        for key in self._add(uid, time, row):
-            if delay_s is not None:
-                place = (*key, bisect_left(DELAYS_S, delay_s))
-                self.delays[place] = self.delays.get(place, 0) + 1
+        key = _moment(uid, time)
+        self.sums[key].update(num_values=1, value=value, square=value * value)
+        if delay_s is not None:
+            self.delays[key][bisect_left(DELAYS_S, delay_s)] += 1
 
     def corrected(self, uid: str, time: float, before: float, after: float) -> None:
         """Change a value that was learned at `time`."""
-        row = (0,) * 10 + (after - before, after * after - before * before)
-        self._add(uid, time, row)
+        change = {"value": after - before, "square": after * after - before * before}
+        self.sums[_moment(uid, time)].update(change)
 
-    def _add(self, uid: str, time: float, row: Sequence[float]) -> list[tuple[str, int, int]]:
-        keys = [(uid, span, int(time // span) * span) for span in SPANS]
-        for key in keys:
-            sums = self.sums.setdefault(key, [0] * len(SUMS))
-            for index, value in enumerate(row):
-                if value:
-                    sums[index] += value
-        return keys
+
+def _moment(uid: str, time: float) -> tuple[str, int]:
+    return uid, int(time // MOMENT) * MOMENT
+
+
+def _per_span(
+    counted: defaultdict[tuple[str, int], Any],
+) -> dict[tuple[str, int, int], Counter[Any]]:
+    """Return what was counted per (bandit, span, start), for every span."""
+    found: dict[tuple[str, int, int], Counter[Any]] = defaultdict(Counter)
+    for (uid, moment), counts in counted.items():
+        for span in SPANS:
+            found[uid, span, moment // span * span].update(counts)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +210,18 @@ class Aggregates:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany(_UPSERT, [(*key, *sums) for key, sums in part.sums.items()])
-            for key, counts in part.actions.items():
+            sums = _per_span(part.sums).items()
+            db.executemany(_UPSERT, [(*key, *map(found.__getitem__, SUMS)) for key, found in sums])
+            for key, counts in _per_span(part.actions).items():
                 self._share(key, counts)
             db.executemany(
                 "INSERT INTO delays VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET num = num + excluded.num",
-                [(*key, num) for key, num in part.delays.items()],
+                [
+                    (*key, place, num)
+                    for key, counts in _per_span(part.delays).items()
+                    for place, num in counts.items()
+                ],
             )
             db.executemany(
                 "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)",
@@ -204,20 +232,22 @@ class Aggregates:
             raise
         db.execute("COMMIT")
 
-    def _share(self, key: tuple[str, int, int], counts: dict[str, int]) -> None:
+    def _share(self, key: tuple[str, int, int], counts: Counter[str]) -> None:
         found = self._db.execute(
             "SELECT action FROM shares WHERE bandit = ? AND span = ? AND start = ?", key
         )
         known = {action for (action,) in found}
+        told: Counter[str] = Counter()
         for action, num in counts.items():
             if action not in known and len(known - {REST}) >= ACTIONS_TOLD:
                 action = REST
             known.add(action)
-            self._db.execute(
-                "INSERT INTO shares VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET num = num + excluded.num",
-                (*key, action, num),
-            )
+            told[action] += num
+        self._db.execute(
+            "INSERT INTO shares SELECT ?, ?, ?, key, value FROM json_each(?) WHERE true"
+            " ON CONFLICT DO UPDATE SET num = num + excluded.num",
+            (*key, json.dumps(told)),
+        )
 
     def timed(self, time: float, counts: Sequence[int]) -> None:
         """Add how many selects took how long, per bound of `tally.SECONDS`."""

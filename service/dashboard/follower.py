@@ -14,9 +14,11 @@ import threading
 import time
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from service.dashboard.aggregates import Aggregates, Cursor, Part, Seen
 from service.exceptions import StoreDamaged
-from service.store.codec import unpack_chosen
+from service.store.codec import chosen_ids
 from service.store.schema import connect
 from service.tally import Tally
 
@@ -28,9 +30,11 @@ PRUNE_EVERY_S = 600.0
 PROPENSITY_WAIT_S = 5.0  # one that is worked out behind the answer is there long before
 DECISIONS = "decisions"
 
+# One row: each that is fetched gives up the interpreter lock, which a busy event loop notices.
 _DECISIONS = """
-SELECT rowid, decision_id, bandit, time, chosen, propensity, explored, std FROM decisions
-WHERE rowid > ? ORDER BY rowid LIMIT ?
+SELECT json_group_array(json_array(
+  rowid, decision_id, bandit, printf('%!.17g', time), hex(chosen), propensity, explored, std))
+FROM (SELECT rowid, * FROM decisions WHERE rowid > ? ORDER BY rowid LIMIT ?)
 """
 _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
@@ -127,16 +131,18 @@ class Follower:
 
     def _decisions(self, live: dict[int, str], part: Part, cursors: dict[str, Cursor]) -> bool:
         cursor = self._resumed(self._kept.cursor(DECISIONS))
-        rows = self._store.execute(_DECISIONS, (cursor.at, CHUNK)).fetchall()
+        (found,) = self._store.execute(_DECISIONS, (cursor.at, CHUNK)).fetchone()
+        rows = sorted(from_json(found))
         before, now = cursor, time.time()
         for rowid, decision_id, bandit, made, chosen, propensity, explored, std in rows:
+            made = float(made)
             if propensity is None and abs(now - made) < PROPENSITY_WAIT_S:
                 rows = []
                 break
             cursor = Cursor(rowid, decision_id, max(made, cursor.time))
             if bandit not in live:
                 continue
-            actions = tuple(picked.id for picked in unpack_chosen(decision_id, chosen))
+            actions = chosen_ids(decision_id, bytes.fromhex(chosen))
             seen = Seen(
                 made, actions, propensity, None if explored is None else bool(explored), std
             )

@@ -139,6 +139,22 @@ def unpack_chosen(
     Raises:
         StoreDamaged: This is not what was written.
     """
+    return tuple(
+        ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
+        for i, index, slot, f, score in _items(decision_id, blob, context)
+    )
+
+
+def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
+    """Decode no more of `pack_chosen` than which actions were picked.
+
+    Raises:
+        StoreDamaged: This is not what was written.
+    """
+    return tuple(ActionId(item[0]) for item in _items(decision_id, blob, None))
+
+
+def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
     try:
         items = msgpack.unpackb(blob)
         if items and isinstance(items[0], int):  # else written before there were checksums
@@ -148,10 +164,9 @@ def unpack_chosen(
             ):
                 raise ValueError("its checksum differs")
             items = msgpack.unpackb(packed)
-        return tuple(
-            ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
-            for i, index, slot, f, score in items
-        )
+        if any(len(item) != 5 or len(item[3]) % 4 for item in items):
+            raise ValueError("a pick lacks something")
+        return list(items)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 

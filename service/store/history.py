@@ -15,7 +15,7 @@ import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
 from service.exceptions import StoreDamaged
-from service.store.codec import BanditRecord, DecisionRecord, RoundRecord, unpack_chosen
+from service.store.codec import BanditRecord, DecisionRecord, RoundRecord, chosen_ids, unpack_chosen
 from service.store.schema import connect
 
 _DECISION = """
@@ -146,7 +146,7 @@ class History:
         rows = self._db.execute(_NEWEST, (bandit.key, before or (1 << 62), limit))
         return [
             Line(
-                row, name, time, tuple(picked.id for picked in unpack_chosen(name, chosen)),
+                row, name, time, chosen_ids(name, chosen),
                 propensity, None if explored is None else bool(explored), snapshot, position, value,
             )
             for row, name, time, chosen, propensity, explored, snapshot, position, value in rows

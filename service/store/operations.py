@@ -45,10 +45,8 @@ PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
 KEPT_ROUNDS = 10_000
 _ROW = f"({', '.join('?' * 13)})"
-_INSERT = {
-    size: f"INSERT INTO decisions VALUES {', '.join([_ROW] * size)} ON CONFLICT DO NOTHING"
-    for size in (32, 16, 8, 4, 2, 1)
-}
+AT_ONCE = 32
+_INSERT = [f"INSERT INTO decisions VALUES {', '.join([_ROW] * n)}" for n in range(AT_ONCE + 1)]
 
 
 class Operations:
@@ -79,7 +77,7 @@ class Operations:
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
         """Insert a decision, or return the answer that is there under its id."""
         bandit = self._must_live(d.bandit)
-        if self._db.execute(_INSERT[1], _decision_row(d)).rowcount == 1:
+        if self._db.execute(f"{_INSERT[1]} ON CONFLICT DO NOTHING", _decision_row(d)).rowcount == 1:
             self._outcomes.open_window(d.decision_id, bandit, d.time)
             return None
         return stored_answer(self._db, d.decision_id)
@@ -91,24 +89,20 @@ class Operations:
         than inserting a row.
         """
         found: list[StoredAnswer | BandexaError | None] = []
-        first = 0
-        while first < len(records):
-            size = next(size for size in _INSERT if size <= len(records) - first)
-            found += self._insert(records[first : first + size])
-            first += size
+        for first in range(0, len(records), AT_ONCE):
+            found += self._insert(records[first : first + AT_ONCE])
         return found
 
     def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
         if len(records) > 1 and all(d.bandit in self._bandits for d in records):
-            self._db.execute("SAVEPOINT decisions")
             row = [column for d in records for column in _decision_row(d)]
-            if self._db.execute(_INSERT[len(records)], row).rowcount == len(records):
-                self._db.execute("RELEASE decisions")
-                for d in records:
-                    self._outcomes.open_window(d.decision_id, self._bandits[d.bandit], d.time)
-                return [None] * len(records)
-            self._db.execute("ROLLBACK TO decisions")
-            self._db.execute("RELEASE decisions")
+            try:
+                self._db.execute(_INSERT[len(records)], row)
+            except sqlite3.IntegrityError:  # an id is there already: none of these was inserted
+                return [self._one(d) for d in records]
+            for d in records:
+                self._outcomes.open_window(d.decision_id, self._bandits[d.bandit], d.time)
+            return [None] * len(records)
         return [self._one(d) for d in records]
 
     def _one(self, record: DecisionRecord) -> StoredAnswer | BandexaError | None:

@@ -12,12 +12,12 @@ REFRESH = 150
 
 
 def _learn(posterior: GaussianPosterior, start: int, end: int) -> None:
-    """Rows `start` to `end` of one fixed stream; every seventh is corrected at once."""
+    """Rows `start` to `end` of one fixed stream; every 27th is corrected at once."""
     rng = np.random.default_rng(7)
-    z, r = rng.normal(size=(end, DIM)), rng.normal(size=end)
+    z, r = rng.normal(size=(end, posterior.dim)), rng.normal(size=end)
     for index in range(start, end):
         posterior.update(z[index], r[index])
-        if index % 7 == 0:
+        if index % 27 == 0:
             posterior.correct(z[index], r[index], r[index] + 0.5)
 
 
@@ -28,20 +28,23 @@ def _assert_identical(one: GaussianPosterior, other: GaussianPosterior) -> None:
         assert np.array_equal(first[name], second[name]), name
 
 
-# Rows wait in 64s and a refresh comes after 150: stops before, at and after each of them.
-@pytest.mark.parametrize("stop", [0, 1, 40, 63, 64, 65, 130, 131, 132, 140, 200])
+# Rows wait in 64s, moves of more than 64 weights in 16s (anew from each correction on), and a
+# refresh comes after 150: stops before, at and after each of them.
+@pytest.mark.parametrize("stop", [0, 1, 15, 16, 17, 40, 43, 44, 45, 63, 64, 65, 143, 144, 145, 200])
 @pytest.mark.parametrize("noise", ["nig", "fixed"])
-def test_a_loaded_posterior_continues_bit_for_bit(stop, noise):
+@pytest.mark.parametrize("dim", [DIM, 65])
+def test_a_loaded_posterior_continues_bit_for_bit(stop, noise, dim):
     config = PosteriorConfig(noise=noise)
-    through = GaussianPosterior.prior(DIM, config, refresh_every=REFRESH)
+    through = GaussianPosterior.prior(dim, config, refresh_every=REFRESH)
     _learn(through, 0, stop)
     loaded = GaussianPosterior.from_tensors(load(save(through.to_tensors())), config)
     _assert_identical(through, loaded)
     _learn(through, stop, stop + 200)
     _learn(loaded, stop, stop + 200)
     _assert_identical(through, loaded)
-    draws = [p.sample(np.random.Generator(np.random.Philox(3)), 64) for p in (through, loaded)]
-    assert np.array_equal(draws[0], draws[1])
+    for num in (1, 64):
+        draws = [p.sample(np.random.default_rng(3), num) for p in (through, loaded)]
+        assert np.array_equal(draws[0], draws[1])
 
 
 @pytest.mark.parametrize("dim", [64, 65, 257])
@@ -89,9 +92,10 @@ def test_the_layout_of_loaded_arrays_does_not_matter():
     _assert_identical(through, loaded)
 
 
-def test_a_copy_continues_bit_for_bit_and_alone():
+@pytest.mark.parametrize("dim", [DIM, 65])
+def test_a_copy_continues_bit_for_bit_and_alone(dim):
     config = PosteriorConfig()
-    through = GaussianPosterior.prior(DIM, config, refresh_every=REFRESH)
+    through = GaussianPosterior.prior(dim, config, refresh_every=REFRESH)
     _learn(through, 0, 70)
     copy, frozen = through.copy(), through.to_tensors()
     _learn(copy, 70, 270)
