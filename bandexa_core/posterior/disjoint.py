@@ -21,6 +21,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
 from bandexa_core.posterior.noise import draw_noise, expected_noise
 from bandexa_core.posterior.rows import FloatArray, as_row
+from bandexa_core.posterior.state import rows_of
 from bandexa_core.posterior.statistics import Statistics
 from bandexa_core.posterior.tensors import read_scalar
 
@@ -281,12 +282,13 @@ class DisjointPosterior:
         square = np.full(num, float(z @ z) / self.config.ridge)
         a = np.full(num, float(self.config.noise_shape))
         b = np.full(num, self.config.prior_rate)
+        rows_Z = rows_of(z)
         for index, slot in enumerate(slots):
             posterior = self._slots.get(int(slot))
             if posterior is None:
                 _checked(slot)
                 continue
-            mean[index], square[index] = posterior.look(z)
+            mean[index], square[index] = posterior.look(z, rows_Z)
             a[index], b[index] = posterior.a, posterior.b
         return mean, np.sqrt(square), a, b
 

@@ -34,7 +34,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
 from bandexa_core.posterior.noise import noise_of, noise_of_one
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
-from bandexa_core.posterior.state import PENDING, State, state_of
+from bandexa_core.posterior.state import PENDING, IntArray, State, state_of
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
@@ -315,9 +315,9 @@ class GaussianPosterior:
         spread = np.sqrt(np.einsum("kd,kd->k", f_KD, f_KD))
         return rows @ self.mean, math.sqrt(self.noise_mean) * spread
 
-    def look(self, z_D: FloatArray) -> tuple[float, float]:
-        """Return z.mean and z^T Sigma z, in reward units and in units of s2."""
-        f_D, value = self._state.look(z_D, sparse=True)
+    def look(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[float, float]:
+        """Return z.mean and z^T Sigma z, in reward units and in units of s2; see `State.look`."""
+        f_D, value = self._state.look(z_D, rows_Z)
         return value, float(f_D.dot(f_D))
 
     def std_of(self, z_D: FloatArray) -> float:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
-from bandexa_core.posterior.state import DEFERRED, PENDING, DeferredState, State
+from bandexa_core.posterior.state import DEFERRED, LARGE_DIM, PENDING, DeferredState, State, rows_of
 
-DIM = 70
+DIM = LARGE_DIM + 1
+SIZE = 70  # of both kinds of state; the bound is a matter of speed
 
 
 @pytest.fixture(name="rng")
@@ -14,11 +15,11 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def _both(rng: np.random.Generator, num: int, dim: int = DIM) -> tuple[State, DeferredState]:
+def _both(rng: np.random.Generator, num: int) -> tuple[State, DeferredState]:
     """Return both kinds of state after the same rows."""
-    root, mean = rng.normal(size=(dim, dim)) / 10, rng.normal(size=dim)
+    root, mean = rng.normal(size=(SIZE, SIZE)) / 10, rng.normal(size=SIZE)
     plain, deferred = State(root, mean), DeferredState(root, mean)
-    for z, r in zip(rng.normal(size=(num, dim)), rng.normal(size=num), strict=True):
+    for z, r in zip(rng.normal(size=(num, SIZE)), rng.normal(size=num), strict=True):
         assert plain.learn(z, r) == pytest.approx(deferred.learn(z, r), rel=1e-9)
     return plain, deferred
 
@@ -33,19 +34,19 @@ class TestAgainstMovesMadeAtOnce:
     @pytest.mark.parametrize("zeros", [0.0, 0.8])
     def test_looks(self, rng, num, zeros):
         plain, deferred = _both(rng, num)
-        z = rng.normal(size=DIM) * (rng.random(DIM) >= zeros)
+        z = rng.normal(size=SIZE) * (rng.random(SIZE) >= zeros)
         f, value = plain.look(z)
         np.testing.assert_allclose(f, z @ plain.root, rtol=1e-9, atol=1e-12)
         assert value == pytest.approx(float(z @ plain.mean), rel=1e-9)
         for state in (plain, deferred):
-            for sparse in (False, True):
-                found, its_value = state.look(z, sparse=sparse)
+            for rows in (None, rows_of(z)):
+                found, its_value = state.look(z, rows)
                 np.testing.assert_allclose(found, f, rtol=1e-9, atol=1e-12)
                 assert its_value == pytest.approx(value, rel=1e-9)
 
     def test_spans_and_draws(self, rng, num):
         plain, deferred = _both(rng, num)
-        z, eps = rng.normal(size=(5, DIM)), rng.normal(size=(3, 4, DIM))
+        z, eps = rng.normal(size=(5, SIZE)), rng.normal(size=(3, 4, SIZE))
         np.testing.assert_allclose(deferred.spans(z), z @ plain.root, rtol=1e-9, atol=1e-12)
         many = deferred.expanded(eps) @ deferred.stored_root.T + deferred.mean
         np.testing.assert_allclose(many, eps @ plain.root.T + plain.mean, rtol=1e-9, atol=1e-12)
@@ -111,12 +112,12 @@ def test_waiting_moves_that_do_not_fit_are_refused(rng, name):
 
 def test_more_moves_than_can_wait_are_refused(rng):
     many = {
-        "gains": rng.normal(size=(DEFERRED, DIM)),
-        "moves": rng.normal(size=(DEFERRED, DIM)),
-        "shift": rng.normal(size=DIM),
+        "gains": rng.normal(size=(DEFERRED, SIZE)),
+        "moves": rng.normal(size=(DEFERRED, SIZE)),
+        "shift": rng.normal(size=SIZE),
     }
     with pytest.raises(ValueError, match=f"1 to {DEFERRED - 1} moves"):
-        DeferredState(np.eye(DIM), np.zeros(DIM), many)
+        DeferredState(np.eye(SIZE), np.zeros(SIZE), many)
 
 
 def test_few_weights_have_no_waiting_moves(rng):

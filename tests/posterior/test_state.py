@@ -6,6 +6,7 @@ import torch
 from safetensors.numpy import load, save
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
+from bandexa_core.posterior.state import LARGE_DIM
 
 DIM = 24
 REFRESH = 150
@@ -28,11 +29,11 @@ def _assert_identical(one: GaussianPosterior, other: GaussianPosterior) -> None:
         assert np.array_equal(first[name], second[name]), name
 
 
-# Rows wait in 64s, moves of more than 64 weights in 16s (anew from each correction on), and a
+# Rows wait in 64s, moves of very many weights in 16s (anew from each correction on), and a
 # refresh comes after 150: stops before, at and after each of them.
 @pytest.mark.parametrize("stop", [0, 1, 15, 16, 17, 40, 43, 44, 45, 63, 64, 65, 143, 144, 145, 200])
 @pytest.mark.parametrize("noise", ["nig", "fixed"])
-@pytest.mark.parametrize("dim", [DIM, 65])
+@pytest.mark.parametrize("dim", [DIM, LARGE_DIM + 1])
 def test_a_loaded_posterior_continues_bit_for_bit(stop, noise, dim):
     config = PosteriorConfig(noise=noise)
     through = GaussianPosterior.prior(dim, config, refresh_every=REFRESH)
@@ -47,7 +48,7 @@ def test_a_loaded_posterior_continues_bit_for_bit(stop, noise, dim):
         assert np.array_equal(draws[0], draws[1])
 
 
-@pytest.mark.parametrize("dim", [64, 65, 257])
+@pytest.mark.parametrize("dim", [64, 65, 257, LARGE_DIM + 1])
 def test_what_is_learned_does_not_depend_on_threads_or_where_arrays_lie(dim):
     rng = np.random.default_rng(0)
     z, r = rng.normal(size=(30, dim)), rng.normal(size=30)
@@ -92,7 +93,7 @@ def test_the_layout_of_loaded_arrays_does_not_matter():
     _assert_identical(through, loaded)
 
 
-@pytest.mark.parametrize("dim", [DIM, 65])
+@pytest.mark.parametrize("dim", [DIM, LARGE_DIM + 1])
 def test_a_copy_continues_bit_for_bit_and_alone(dim):
     config = PosteriorConfig()
     through = GaussianPosterior.prior(dim, config, refresh_every=REFRESH)
