@@ -122,7 +122,7 @@ class ServingModel:
         if whole and np.array_equal(slots, np.arange(len(slots))):
             return Candidates(slots, self.catalogue.features, self._parts)
         parts = None if self._parts is None else self._parts[slots]
-        return Candidates(slots, self.catalogue.features[slots], parts)
+        return Candidates(slots, self.catalogue.features, parts, by_slot=True)
 
     def inline_candidates(
         self, ids: Sequence[ActionId], features: NDArray[np.float32]

@@ -198,7 +198,7 @@ def chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[C
             action_id, shown = model.catalogue.ids[slot], slot
         else:
             action_id, shown = offer.ids[index], index
-        features = candidates.features[index]
+        features = candidates.action(index)
         out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score))
     return tuple(out)
 

@@ -79,7 +79,7 @@ class SelectRequest(Body):
     @classmethod
     def _unique(cls, value: list[Any] | None) -> list[Any] | None:
         if value is not None:
-            ids = [item if isinstance(item, str) else item.id for item in value]
+            ids = value if isinstance(value[0], str) else [item.id for item in value]
             if len(set(ids)) != len(ids):
                 raise ValueError("an action is offered twice")
         return value

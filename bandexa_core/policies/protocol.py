@@ -32,22 +32,54 @@ class EncodedContext:
     part: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
 class Candidates:
-    """The actions one request may choose from.
+    """The actions one request may choose from; immutable.
+
+    Args:
+        slots: See below.
+        features: Raw action features, float32 (K, A); with `by_slot` those of the whole catalogue,
+            of which rows are taken when they are asked for: an encoder with cached parts never is.
+        parts: See below.
+        by_slot: See `features`.
 
     Attributes:
         slots: Catalogue slots, int64 (K,); -1 for inline candidates outside the catalogue.
-        features: Raw action features, float32 (K, A).
         parts: The encoder's cached action parts for them, (K, V), or None.
     """
 
-    slots: NDArray[np.int64]
-    features: NDArray[np.float32]
-    parts: NDArray[np.float64] | None = None
+    __slots__ = ("_features", "_taken", "parts", "slots")
+
+    def __init__(
+        self,
+        slots: NDArray[np.int64],
+        features: NDArray[np.float32],
+        parts: NDArray[np.float64] | None = None,
+        *,
+        by_slot: bool = False,
+    ) -> None:
+        self.slots = slots
+        self.parts = parts
+        self._features = features
+        self._taken = None if by_slot else features
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Raw action features, float32 (K, A)."""
+        taken = self._taken
+        if taken is None:
+            self._taken = taken = self._features[self.slots]
+        return taken
+
+    def action(self, index: int) -> NDArray[np.float32]:
+        """Return the raw features of one candidate, (A,)."""
+        taken = self._taken
+        row: NDArray[np.float32] = (
+            self._features[self.slots[index]] if taken is None else taken[index]
+        )
+        return row
 
     def take(self, indexes: NDArray[np.int64]) -> Candidates:
         """Return the candidates at `indexes`, in that order."""

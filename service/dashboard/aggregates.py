@@ -68,7 +68,7 @@ class Seen:
     std: float | None
 
 
-Counted = defaultdict[tuple[str, int], Counter[Any]]
+Counted = defaultdict[tuple[str, int], Any]  # a Counter each; sums count in floats, too
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Part:
         delays: How many fell into each bin of `DELAYS_S`.
     """
 
-    sums: defaultdict[tuple[str, int], Any] = field(default_factory=lambda: defaultdict(Counter))
+    sums: Counted = field(default_factory=lambda: defaultdict(Counter))
     actions: Counted = field(default_factory=lambda: defaultdict(Counter))
     delays: Counted = field(default_factory=lambda: defaultdict(Counter))
 
@@ -122,9 +122,7 @@ def _moment(uid: str, time: float) -> tuple[str, int]:
     return uid, int(time // MOMENT) * MOMENT
 
 
-def _per_span(
-    counted: defaultdict[tuple[str, int], Any],
-) -> dict[tuple[str, int, int], Counter[Any]]:
+def _per_span(counted: Counted) -> dict[tuple[str, int, int], Counter[Any]]:
     """Return what was counted per (bandit, span, start), for every span."""
     found: dict[tuple[str, int, int], Counter[Any]] = defaultdict(Counter)
     for (uid, moment), counts in counted.items():

@@ -40,7 +40,8 @@ _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
   (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin)
 FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
-WHERE l.bandit = ? AND l.position > ? AND l.kind = 1 ORDER BY l.position LIMIT ?
+WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind = 1
+ORDER BY l.position LIMIT ?
 """
 
 
@@ -98,12 +99,13 @@ class Follower:
         live = dict(
             self._store.execute("SELECT bandit, uid FROM bandits WHERE deleted IS NULL").fetchall()
         )
-        self._begin_anew_if_older(live)
+        heads = self._heads(live)
+        self._begin_anew_if_older(live, heads)
         part = Part()
         cursors: dict[str, Cursor] = {}
         more = self._decisions(live, part, cursors)
         for key, uid in live.items():
-            more |= self._learned(key, uid, part, cursors)
+            more |= self._learned(key, uid, heads[key], part, cursors)
         if cursors:
             self._kept.add(part, cursors)
         self.behind = more
@@ -115,14 +117,15 @@ class Follower:
             self._pruned_at = now
         return more
 
-    def _begin_anew_if_older(self, live: dict[int, str]) -> None:
+    def _heads(self, live: dict[int, str]) -> dict[int, int]:
+        """Return the last position of each log."""
+        last = "SELECT coalesce(max(position), 0) FROM log WHERE bandit = ?"
+        return {key: self._store.execute(last, (key,)).fetchone()[0] for key in live}
+
+    def _begin_anew_if_older(self, live: dict[int, str], heads: dict[int, int]) -> None:
         """Drop what was counted of a store that was replaced by an older one (a backup)."""
         for key, uid in live.items():
-            at = self._kept.cursor(uid).at
-            (head,) = self._store.execute(
-                "SELECT coalesce(max(position), 0) FROM log WHERE bandit = ?", (key,)
-            ).fetchone()
-            if at > head:
+            if self._kept.cursor(uid).at > heads[key]:
                 log.warning("%s knows more than the log: it is made anew", self.path.name)
                 self._kept.close()
                 Aggregates.remove(self.path)
@@ -132,7 +135,10 @@ class Follower:
     def _decisions(self, live: dict[int, str], part: Part, cursors: dict[str, Cursor]) -> bool:
         cursor = self._resumed(self._kept.cursor(DECISIONS))
         (found,) = self._store.execute(_DECISIONS, (cursor.at, CHUNK)).fetchone()
-        rows = sorted(from_json(found))
+        try:
+            rows = sorted(from_json(found))
+        except ValueError as error:
+            raise StoreDamaged(f"decisions after row {cursor.at} cannot be read") from error
         before, now = cursor, time.time()
         for rowid, decision_id, bandit, made, chosen, propensity, explored, std in rows:
             made = float(made)
@@ -170,16 +176,22 @@ class Follower:
         ).fetchone()
         return Cursor(at, None, cursor.time)
 
-    def _learned(self, key: int, uid: str, part: Part, cursors: dict[str, Cursor]) -> bool:
+    def _learned(
+        self, key: int, uid: str, head: int, part: Part, cursors: dict[str, Cursor]
+    ) -> bool:
         cursor = self._kept.cursor(uid)
-        rows = self._store.execute(_LEARNED, (key, cursor.at, CHUNK)).fetchall()
+        if cursor.at >= head:
+            return False
+        rows = self._store.execute(_LEARNED, (key, cursor.at, head, CHUNK)).fetchall()
         for position, learned, before, after, decided, origin in rows:
             if before is None:
                 delay = None if decided is None else max(0.0, learned - decided)
                 part.learned(uid, learned, after, delay)
             elif origin is not None:  # else the corrected value has left the log
                 part.corrected(uid, origin, before, after)
-            cursors[uid] = Cursor(position, None, learned)
+            cursors[uid] = cursor = Cursor(position, None, learned)
+        if len(rows) < CHUNK:  # past other rows, too: changes of a catalogue are megabytes to read
+            cursors[uid] = Cursor(head, None, cursor.time)
         return len(rows) == CHUNK
 
     def _tell_times(self, now: float) -> None:

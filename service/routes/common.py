@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import Depends, Path, Request
@@ -39,7 +39,7 @@ def candidates_of(given: list[Any] | None) -> CandidateInput:
     if given is None:
         return None
     if not isinstance(given[0], InlineAction):
-        return [ActionId(action_id) for action_id in given]
+        return cast(list[ActionId], given)
     ids = tuple(ActionId(action.id) for action in given)
     return InlineCandidates(ids, stacked([action.features for action in given], "candidates"))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bandexa_core.encoders import serving
+from bandexa_core.encoders.dense import numpy_target, tanh32, tanh_by_exp
 from bandexa_core.encoders.mlp import MODERATE, MLPEncoder, MLPServing
 from bandexa_core.encoders.module import SplitModuleEncoder
 from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
@@ -31,6 +32,20 @@ def test_numpy_layers_give_what_the_torch_module_gives(activation, action_dim, d
     ]
     for found, expected in pairs:
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["X86_V4", "AVX512_SKX", "FMA3__AVX2", "NEON", ""])
+def test_tanh_of_every_processor_is_tanh_in_place(target):
+    x = np.linspace(-120.0, 120.0, 10_001, dtype=np.float32)
+    expected = np.tanh(x.astype(np.float64))
+    found = tanh32(target)(x)
+    assert found is x
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=2e-7)
+    assert (tanh32(target) is tanh_by_exp) == (target in ("FMA3__AVX2", "NEON", ""))
+
+
+def test_numpy_tells_what_its_tanh_is_built_for():
+    assert numpy_target()
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])

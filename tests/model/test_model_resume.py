@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log import ImportRow
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
-from bandexa_core.policies import LinearHead, NeuralLinearTS
+from bandexa_core.policies import Candidates, LinearHead, NeuralLinearTS
 from bandexa_core.policies.training import TrainingRound
 from bandexa_core.posterior import GaussianPosterior
 from bandexa_core.publishing import publish_model
@@ -178,7 +177,8 @@ def test_an_import_replaces_the_model_and_keeps_the_actions(
     donated = donor.policy.tensors()
     assert all(np.array_equal(t, donated[key]) for key, t in model.policy.tensors().items())
     x = log.context()
-    expected = model.policy.score(x, dataclasses.replace(model.enabled_candidates(), parts=None))
+    offered = model.enabled_candidates()
+    expected = model.policy.score(x, Candidates(offered.slots, offered.features))
     np.testing.assert_allclose(
         model.policy.score(x, model.enabled_candidates()), expected, rtol=1e-9, atol=1e-12
     )

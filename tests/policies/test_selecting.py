@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -157,7 +155,7 @@ def test_a_chunk_size_never_changes_the_choice(way, learned, candidates_of, deci
     rtol, atol = (1e-5, 1e-6) if way[0] == "conv" else (1e-9, 1e-12)
     if way[0] == "mlp":  # drawn on float32 features where it is encoded whole
         rtol, atol = 1e-6, 1e-6
-    for offered in (candidates, dataclasses.replace(candidates, parts=parts)):
+    for offered in (candidates, Candidates(candidates.slots, candidates.features, parts)):
         for number in range(3):
             whole = policy.select(context, offered, decision_rng(number), num=7, retrieve=3)
             found = chunked.select(context, offered, decision_rng(number), num=7, retrieve=3)
@@ -184,7 +182,7 @@ def test_cached_action_parts_change_no_choice(way, learned, candidates_of, decis
         assert parts is None
         return
     assert parts is not None
-    cached = dataclasses.replace(bare, parts=parts)
+    cached = Candidates(bare.slots, bare.features, parts)
     for number in range(5):
         first = policy.select(context, bare, decision_rng(number), num=7)
         second = policy.select(context, cached, decision_rng(number), num=7)
@@ -256,3 +254,16 @@ def test_uniform_knows_its_propensity_and_learns_nothing(candidates_of, decision
     policy.load_tensors({})
     with pytest.raises(ValueError, match="posterior/mean"):
         policy.load_tensors({"posterior/mean": np.zeros(3)})
+
+
+def test_features_of_a_catalogue_are_those_at_the_slots():
+    catalogue = np.arange(12, dtype=np.float32).reshape(6, 2)
+    slots = np.array([4, 0, 5])
+    lazy = Candidates(slots, catalogue, by_slot=True)
+    assert np.array_equal(lazy.action(2), catalogue[5])
+    taken = lazy.take(np.array([2, 0]))
+    assert np.array_equal(taken.slots, [5, 4])
+    assert np.array_equal(taken.features, catalogue[[5, 4]])
+    assert np.array_equal(lazy.features, catalogue[slots])
+    assert np.array_equal(lazy.action(0), catalogue[4])
+    assert len(lazy) == 3

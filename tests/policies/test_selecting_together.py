@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def test_each_gets_what_it_would_get_alone(
     shape = WAYS[way].get("shape", (4,))
     for num_candidates in (1, 7, 50):
         offered = candidates_of(num_candidates)
-        offered = dataclasses.replace(offered, parts=policy.action_parts(offered.features))
+        offered = Candidates(offered.slots, offered.features, policy.action_parts(offered.features))
         num = 2 * (ROWS_AT_ONCE // num_candidates) + 3 if num_candidates == 50 else 9
         contexts = list(np.random.default_rng(3).normal(size=(num, *shape)).astype(np.float32))
         together = policy.select_many(

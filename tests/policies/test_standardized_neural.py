@@ -123,7 +123,7 @@ def test_what_is_served_are_the_features_trained_on(
     expected = GaussianPosterior.from_statistics(sums, policy.config)
     np.testing.assert_allclose(policy.posterior.mean, expected.mean, rtol=1e-7, atol=1e-8)
     offered = candidates_of(5)
-    cached = dataclasses.replace(offered, parts=policy.action_parts(offered.features))
+    cached = Candidates(offered.slots, offered.features, policy.action_parts(offered.features))
     for i in range(5):
         x = rows.contexts[i]
         pairs = Rows(
