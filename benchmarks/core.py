@@ -31,7 +31,7 @@ _CANDIDATES = 50
 _REPEATS = 21
 _MNIST_SLOTS, _MNIST_DIM, _PANEL = 10, 785, 64
 _MNIST_INK = 0.2  # share of the pixels of a digit that are not 0
-_DENSE_DIMS = (785, 1570)
+_DENSE_DIMS = (1570, 3140)  # large enough for the power law, which smaller ones bend
 _BLOCK_S = 0.02
 TARGETS = {
     f"select_update_ratio_d{dim}": Target(5.0, 10.0, at_most=False, unit="times the textbook")
