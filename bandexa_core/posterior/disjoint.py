@@ -21,9 +21,16 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
 from bandexa_core.posterior.noise import draw_noise, expected_noise
 from bandexa_core.posterior.rows import FloatArray, as_row
-from bandexa_core.posterior.state import rows_of
+from bandexa_core.posterior.state import moving_at_once, rows_of
 from bandexa_core.posterior.statistics import Statistics
 from bandexa_core.posterior.tensors import read_scalar
+
+
+class _SlotPosterior(GaussianPosterior):
+    """That of one slot: each decision looks at every slot, each reward moves one of them."""
+
+    __slots__ = ()
+    _new_state = staticmethod(moving_at_once)
 
 
 class DisjointPosterior:
@@ -54,7 +61,7 @@ class DisjointPosterior:
         self.dim = dim
         self.config = config
         self.refresh_every = refresh_every
-        self._slots: dict[int, GaussianPosterior] = {}
+        self._slots: dict[int, _SlotPosterior] = {}
 
     @classmethod
     def prior(
@@ -94,7 +101,7 @@ class DisjointPosterior:
         posterior = cls(dims.pop(), config, refresh_every=refresh_every)
         for slot, sums in statistics.items():
             if sums.n:
-                posterior._slots[_checked(slot)] = GaussianPosterior.from_statistics(
+                posterior._slots[_checked(slot)] = _SlotPosterior.from_statistics(
                     sums, config, refresh_every=refresh_every
                 )
         return posterior
@@ -132,7 +139,7 @@ class DisjointPosterior:
         if posterior is not None:
             posterior.update(z, r)
             return
-        posterior = GaussianPosterior.prior(self.dim, self.config, refresh_every=self.refresh_every)
+        posterior = _SlotPosterior.prior(self.dim, self.config, refresh_every=self.refresh_every)
         posterior.update(z, r)
         self._slots[_checked(slot)] = posterior
 
@@ -267,7 +274,7 @@ class DisjointPosterior:
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
         )
         for slot_index, state in sorted(per_slot.items()):
-            loaded = GaussianPosterior.from_tensors(state, config)
+            loaded = _SlotPosterior.from_tensors(state, config)
             if loaded.dim != posterior.dim:
                 raise ValueError(f"slot {slot_index} has dimension {loaded.dim}")
             posterior._slots[slot_index] = loaded

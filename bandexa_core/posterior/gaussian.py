@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,7 @@ class GaussianPosterior:
     )
 
     _state: State
+    _new_state = staticmethod(state_of)
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class GaussianPosterior:
     @classmethod
     def prior(
         cls, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
-    ) -> GaussianPosterior:
+    ) -> Self:
         """Return the posterior of no rows over `dim` weights.
 
         Raises:
@@ -103,7 +105,7 @@ class GaussianPosterior:
         """
         rows = RowStatistics(Statistics(dim))
         posterior = cls(rows, config, prior_mean=np.zeros(dim), refresh_every=refresh_every)
-        posterior._state = state_of(np.eye(dim) / math.sqrt(config.ridge), np.zeros(dim))
+        posterior._state = cls._new_state(np.eye(dim) / math.sqrt(config.ridge), np.zeros(dim))
         return posterior
 
     @classmethod
@@ -114,7 +116,7 @@ class GaussianPosterior:
         prior_mean: npt.ArrayLike | None = None,
         *,
         refresh_every: int = REFRESH_EVERY,
-    ) -> GaussianPosterior:
+    ) -> Self:
         """Return the posterior of the summed rows, by one factorisation.
 
         Args:
@@ -282,7 +284,7 @@ class GaussianPosterior:
         root = inverse_root(sums.zz, ridge)
         shift = root @ ((sums.zr - sums.zz @ start) @ root)
         mean = start + shift
-        self._state = state_of(root, mean)
+        self._state = self._new_state(root, mean)
         if self.config.noise == "nig":
             # The sum of squares at its minimum: errors of the mean enter it squared only.
             squares = (
@@ -376,9 +378,9 @@ class GaussianPosterior:
         weights_BMD += self.mean
         return weights_BMD
 
-    def copy(self) -> GaussianPosterior:
+    def copy(self) -> Self:
         """Return an independent copy that continues bit for bit."""
-        other = GaussianPosterior(
+        other = type(self)(
             self._rows.copy(),
             self.config,
             prior_mean=self._prior_mean.copy(),
@@ -411,9 +413,7 @@ class GaussianPosterior:
         } | self._state.pending
 
     @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig
-    ) -> GaussianPosterior:
+    def from_tensors(cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig) -> Self:
         """Return the posterior that `to_tensors` wrote, given the config it was made with.
 
         Raises:
@@ -435,7 +435,7 @@ class GaussianPosterior:
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
         )
         pending = {name: read_tensor(tensors, name, None) for name in PENDING if name in tensors}
-        posterior._state = state_of(read_tensor(tensors, "root", (dim, dim)), mean, pending)
+        posterior._state = cls._new_state(read_tensor(tensors, "root", (dim, dim)), mean, pending)
         posterior.a = read_scalar(tensors, "a", np.finfo(np.float64).tiny)
         posterior.b = read_scalar(tensors, "b", np.finfo(np.float64).tiny)
         posterior.updates_since_refresh = int(read_scalar(tensors, "updates_since_refresh", 0.0))

@@ -260,15 +260,26 @@ def rows_of(z_D: FloatArray) -> IntArray | None:
 def state_of(
     root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
 ) -> State:
-    """Return the state for this many weights.
+    """Return the state that learns fastest for this many weights.
 
     Raises:
         ValueError: `pending` does not fit.
     """
     if len(mean) > LARGE_DIM:
         return DeferredState(root, mean, pending)
+    return moving_at_once(root, mean, pending)
+
+
+def moving_at_once(
+    root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
+) -> State:
+    """Return the state that is looked at fastest.
+
+    Raises:
+        ValueError: There are moves that wait.
+    """
     if pending:
-        raise ValueError(f"no moves wait for {len(mean)} weights")
+        raise ValueError(f"no moves of these {len(mean)} weights can wait")
     return State(root, mean)
 
 

@@ -123,5 +123,5 @@ def test_more_moves_than_can_wait_are_refused(rng):
 def test_few_weights_have_no_waiting_moves(rng):
     tensors = GaussianPosterior.prior(3, PosteriorConfig()).to_tensors()
     pending = {"gains": np.ones((1, 3)), "moves": np.ones((1, 3)), "shift": np.ones(3)}
-    with pytest.raises(ValueError, match="no moves wait for 3 weights"):
+    with pytest.raises(ValueError, match="no moves of these 3 weights can wait"):
         GaussianPosterior.from_tensors(tensors | pending, PosteriorConfig())

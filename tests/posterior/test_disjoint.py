@@ -14,6 +14,7 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
+from bandexa_core.posterior.state import LARGE_DIM
 
 FIXED = PosteriorConfig(noise="fixed", prior_var=2.0, noise_var=0.3)
 NIG = PosteriorConfig(noise="nig", prior_var=2.0, noise_var=0.3)
@@ -243,3 +244,24 @@ def test_refreshing_changes_scores_by_rounding_alone():
     after = posterior.mean_std([1.0, 2.0, 3.0], [0, 1, 2])
     np.testing.assert_allclose(after[0], before[0], rtol=1e-12)
     np.testing.assert_allclose(after[1], before[1], rtol=1e-12)
+
+
+def test_slots_of_very_many_weights_move_at_once():
+    """A decision looks at all of them, a reward moves one."""
+    dim = LARGE_DIM + 1
+    rng = np.random.default_rng(0)
+    z, r = rng.normal(size=(5, dim)), rng.normal(size=5)
+    disjoint = DisjointPosterior.prior(dim, PosteriorConfig())
+    alone = GaussianPosterior.prior(dim, PosteriorConfig())
+    for row, value in zip(z, r, strict=True):
+        disjoint.update(3, row, value)
+        alone.update(row, value)
+    assert "gains" in alone.to_tensors()
+    tensors = disjoint.to_tensors()
+    assert not [name for name in tensors if name.endswith(("/gains", "/moves", "/shift"))]
+    np.testing.assert_allclose(tensors["3/root"], alone.root, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(tensors["3/mean"], alone.mean, rtol=1e-9, atol=1e-12)
+    loaded = DisjointPosterior.from_tensors(tensors, PosteriorConfig())
+    for posterior in (disjoint, loaded, disjoint.copy()):
+        posterior.update(3, z[0], 1.0)
+        assert np.array_equal(posterior.to_tensors()["3/root"], disjoint.to_tensors()["3/root"])
