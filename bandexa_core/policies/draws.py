@@ -121,12 +121,12 @@ def draw_encoded(
     Several chunks are not kept, as they are there to bound memory: then `std_anew` encodes one
     candidate again for its standard deviation.
     """
-    weights_MD = posterior.sample(rng, panel)
+    weights_MD, mean_D = posterior.sample(rng, panel), posterior.mean
     scores, means, encode_s, since = [], [], 0.0, time.perf_counter()
     for z_CD in chunks:
         encode_s += time.perf_counter() - since
         scores.append(z_CD @ weights_MD.T)
-        means.append(z_CD @ posterior.mean)
+        means.append(z_CD @ mean_D)
         since = time.perf_counter()
     scores_KM, means_K, only_KD = np.concatenate(scores), np.concatenate(means), z_CD
 

@@ -115,7 +115,7 @@ class EncodedInputs:
         """
         if (candidates.slots == INLINE_SLOT).any():
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
-        first = candidates.features[:1]
+        first = candidates.action(0)[None]
         if isinstance(context, EncodedContext):
             assert self.splitting is not None, "only split encoders are asked"
             parts_1V = self.splitting.action_part(first)

@@ -261,7 +261,8 @@ class LinearHead(EncodedInputs):
             scores_K = products(self.parts(encoder, candidates), queries_1V[0])
             scores_K += offsets_1[0]
             return scores_K
-        return np.concatenate([z @ posterior.mean for z in self.encoded(context, candidates)])
+        mean_D = posterior.mean
+        return np.concatenate([z_CD @ mean_D for z_CD in self.encoded(context, candidates)])
 
     def score(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates

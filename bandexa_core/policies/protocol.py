@@ -33,12 +33,12 @@ class EncodedContext:
 
 
 class Candidates:
-    """The actions one request may choose from; immutable.
+    """The actions one request may choose from; not to be changed.
 
     Args:
         slots: See below.
         features: Raw action features, float32 (K, A); with `by_slot` those of the whole catalogue,
-            of which rows are taken when they are asked for: an encoder with cached parts never is.
+            whose rows are taken when asked for: an encoder with cached parts never asks.
         parts: See below.
         by_slot: See `features`.
 
@@ -84,7 +84,10 @@ class Candidates:
     def take(self, indexes: NDArray[np.int64]) -> Candidates:
         """Return the candidates at `indexes`, in that order."""
         parts = None if self.parts is None else self.parts[indexes]
-        return Candidates(self.slots[indexes], self.features[indexes], parts)
+        slots = self.slots[indexes]
+        if self._taken is None:
+            return Candidates(slots, self._features, parts, by_slot=True)
+        return Candidates(slots, self._taken[indexes], parts)
 
 
 class Choice(NamedTuple):

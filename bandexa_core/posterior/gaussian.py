@@ -35,7 +35,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
 from bandexa_core.posterior.noise import noise_of, noise_of_one
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
-from bandexa_core.posterior.state import PENDING, IntArray, State, state_of
+from bandexa_core.posterior.state import PENDING, UNMOVED, IntArray, State, state_of
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
@@ -143,12 +143,12 @@ class GaussianPosterior:
 
     @property
     def mean(self) -> FloatArray:
-        """Posterior mean, shape (D,), not to be written."""
+        """Posterior mean, shape (D,), not to be written: live, or worked out while moves wait."""
         return self._state.mean
 
     @property
     def root(self) -> FloatArray:
-        """S, shape (D, D), with Sigma = S S^T; not to be written."""
+        """S, shape (D, D), with Sigma = S S^T; likewise."""
         return self._state.root
 
     @property
@@ -329,8 +329,8 @@ class GaussianPosterior:
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:
         """Return those of several candidates, (B,); each does not depend on the others."""
-        f_B1D = np.matmul(np.ascontiguousarray(z_BD)[:, None], self.root)
-        stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bid,bid->b", f_B1D, f_B1D))
+        f_BD = self._state.each_span(z_BD)
+        stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bd,bd->b", f_BD, f_BD))
         return stds_B
 
     def sample(self, rng: np.random.Generator, num: int) -> FloatArray:
@@ -394,12 +394,10 @@ class GaussianPosterior:
     def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the whole state as float64 arrays (copies; scalars have shape ()).
 
-        Moves that wait are `PENDING` tensors, which are not there while none does.
+        While moves wait, `unmoved_mean`, `unmoved_root` and the moves stand for mean and root.
         """
-        sums, matrix_DW = self._rows.sums, self._state.matrix_DW
-        return {
-            "mean": matrix_DW[:, -1].copy(),
-            "root": matrix_DW[:, :-1].copy(),
+        sums = self._rows.sums
+        return self._state.to_tensors() | {
             "prior_mean": self._prior_mean.copy(),
             "zz": sums.zz.copy(),
             "zr": sums.zr.copy(),
@@ -410,7 +408,7 @@ class GaussianPosterior:
             "waiting": self._rows.waiting.copy(),
             "updates_since_refresh": np.array(float(self.updates_since_refresh)),
             "refresh_every": np.array(float(self.refresh_every)),
-        } | self._state.pending
+        }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig) -> Self:
@@ -419,7 +417,9 @@ class GaussianPosterior:
         Raises:
             ValueError: a tensor is missing, has a wrong shape or is not finite; it is named.
         """
-        mean = read_tensor(tensors, "mean", None)
+        pending = {name: read_tensor(tensors, name, None) for name in PENDING if name in tensors}
+        before = UNMOVED if pending else ""
+        mean = read_tensor(tensors, f"{before}mean", None)
         if mean.ndim != 1 or mean.shape[0] < 1:
             raise ValueError(f"tensor 'mean' must have shape (D,), got {mean.shape}")
         dim = mean.shape[0]
@@ -434,8 +434,8 @@ class GaussianPosterior:
             prior_mean=read_tensor(tensors, "prior_mean", (dim,)),
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
         )
-        pending = {name: read_tensor(tensors, name, None) for name in PENDING if name in tensors}
-        posterior._state = cls._new_state(read_tensor(tensors, "root", (dim, dim)), mean, pending)
+        root = read_tensor(tensors, f"{before}root", (dim, dim))
+        posterior._state = cls._new_state(root, mean, pending)
         posterior.a = read_scalar(tensors, "a", np.finfo(np.float64).tiny)
         posterior.b = read_scalar(tensors, "b", np.finfo(np.float64).tiny)
         posterior.updates_since_refresh = int(read_scalar(tensors, "updates_since_refresh", 0.0))

@@ -1,4 +1,4 @@
-"""[S mean] of a posterior: what is looked at, drawn from and moved, row by row.
+"""[S mean] of a posterior, or what it is made of: looked at, drawn from and moved, row by row.
 
 Both moves of a row are along S f (`gaussian`), so root and mean are one matrix: one product gives
 f and z.mean, one rank-1 difference moves all of it, one product with (sqrt(s2) eps, 1) draws w.
@@ -22,6 +22,7 @@ from bandexa_core.posterior.rows import FloatArray
 
 IntArray = npt.NDArray[np.intp]
 PENDING = ("gains", "moves", "shift")
+UNMOVED = "unmoved_"  # before the names of root and mean that lack moves: who knows none refuses
 SMALL_DIM = 64  # up to which a product and a difference take less than one call of torch
 LARGE_DIM = 384  # above which moves are kept apart: less is not worth the products with them
 DEFERRED = 16  # moves that are kept apart at most
@@ -35,6 +36,7 @@ class State:
         mean: (D,). Both are copied.
 
     Attributes:
+        matrix_DW: [S mean], less the moves that are `pending`.
         eps_D: Scratch: what `drawn` draws with.
     """
 
@@ -66,6 +68,12 @@ class State:
         """Copies of what is not in the matrix yet."""
         return {}
 
+    def to_tensors(self) -> dict[str, FloatArray]:
+        """Return copies of all there is: root and mean, or those of the matrix and `pending`."""
+        pending = self.pending
+        before = UNMOVED if pending else ""
+        return {f"{before}mean": self._mean.copy(), f"{before}root": self._root.copy()} | pending
+
     def settled(self) -> tuple[FloatArray, FloatArray]:
         """Return root and mean for a change in place, with nothing kept apart any more."""
         return self._root, self._mean
@@ -85,6 +93,12 @@ class State:
     def spans(self, z_KD: FloatArray) -> FloatArray:
         """Return f of each row, (K, D)."""
         return z_KD @ self._root
+
+    def each_span(self, z_BD: FloatArray) -> FloatArray:
+        """Return f of each row, (B, D), with the bits it has alone."""
+        f_B1D = np.matmul(np.ascontiguousarray(z_BD)[:, None], self._root)
+        f_BD: FloatArray = f_B1D[:, 0]
+        return f_BD
 
     def expanded(self, eps_D: FloatArray) -> FloatArray:
         """Return what the root in the matrix takes to S eps, (..., D)."""
@@ -204,6 +218,10 @@ class DeferredState(State):
         f_KD = z_KD @ self._root
         gains_ND, moves_ND = self._factors()
         return f_KD - (f_KD @ gains_ND.T) @ moves_ND
+
+    def each_span(self, z_BD: FloatArray) -> FloatArray:
+        """See `State.each_span`."""
+        return np.stack([self.look(z_D)[0] for z_D in np.ascontiguousarray(z_BD)])
 
     def expanded(self, eps_D: FloatArray) -> FloatArray:
         """See `State.expanded`."""

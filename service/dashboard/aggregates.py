@@ -26,6 +26,7 @@ SPANS = (MOMENT, MINUTE, HOUR)
 KEPT_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
 ACTIONS_TOLD = 64  # per bucket; the ones that come later are counted together, under no name
 REST = ""
+DECISIONS = "decisions"  # the cursor in their table; the others are named by the bandit's uid
 DELAYS_S = (
     0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 10800.0, 21600.0, 43200.0,
     86400.0, 172800.0, 345600.0, 604800.0, 1209600.0, 2592000.0,
@@ -262,7 +263,8 @@ class Aggregates:
 
     def prune(self, now: float, live: Iterable[str]) -> None:
         """Drop what is too old for its span, and bandits that are gone."""
-        gone = set(self.bandits()) - set(live)
+        names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
+        gone = names.union(self.bandits()) - {DECISIONS, *live}
         for table in ("buckets", "shares", "delays"):
             for span, kept_s in KEPT_S.items():
                 self._db.execute(

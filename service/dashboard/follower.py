@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from service.dashboard.aggregates import Aggregates, Cursor, Part, Seen
+from service.dashboard.aggregates import DECISIONS, Aggregates, Cursor, Part, Seen
 from service.exceptions import StoreDamaged
 from service.store.codec import chosen_ids
 from service.store.schema import connect
@@ -28,13 +28,18 @@ REST_S = 0.02  # between chunks while there is more
 PAUSE_S = 1.0
 PRUNE_EVERY_S = 600.0
 PROPENSITY_WAIT_S = 5.0  # one that is worked out behind the answer is there long before
-DECISIONS = "decisions"
+BYTES = 64 << 10  # of picks, as they are packed, in one reading; one decision may have more
 
-# One row: each that is fetched gives up the interpreter lock, which a busy event loop notices.
+# One row: each that is fetched gives up the interpreter lock, which a busy event loop notices. The
+# time alone is needed to the last digit, which json_array does not keep.
 _DECISIONS = """
 SELECT json_group_array(json_array(
   rowid, decision_id, bandit, printf('%!.17g', time), hex(chosen), propensity, explored, std))
-FROM (SELECT rowid, * FROM decisions WHERE rowid > ? ORDER BY rowid LIMIT ?)
+FROM (
+  SELECT *, sum(length(chosen)) OVER (ORDER BY rowid) - length(chosen) AS before FROM (
+    SELECT rowid, decision_id, bandit, time, chosen, propensity, explored, std FROM decisions
+    WHERE rowid > ? ORDER BY rowid LIMIT ?))
+WHERE before < ?
 """
 _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
@@ -134,7 +139,7 @@ class Follower:
 
     def _decisions(self, live: dict[int, str], part: Part, cursors: dict[str, Cursor]) -> bool:
         cursor = self._resumed(self._kept.cursor(DECISIONS))
-        (found,) = self._store.execute(_DECISIONS, (cursor.at, CHUNK)).fetchone()
+        (found,) = self._store.execute(_DECISIONS, (cursor.at, CHUNK, BYTES)).fetchone()
         try:
             rows = sorted(from_json(found))
         except ValueError as error:
@@ -155,7 +160,7 @@ class Follower:
             part.decided(live[bandit], seen)
         if cursor is not before:
             cursors[DECISIONS] = cursor
-        return len(rows) == CHUNK
+        return len(rows) == CHUNK or sum(len(row[4]) for row in rows) >= 2 * BYTES
 
     def _resumed(self, cursor: Cursor) -> Cursor:
         """Return where to go on.

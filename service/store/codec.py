@@ -157,6 +157,8 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
 def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
     try:
         items = msgpack.unpackb(blob)
+        if not isinstance(items, list):
+            raise ValueError("it is no list")
         if items and isinstance(items[0], int):  # else written before there were checksums
             context_sum, packed_sum, packed = items
             if crc32(packed) != packed_sum or (
@@ -164,8 +166,8 @@ def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
             ):
                 raise ValueError("its checksum differs")
             items = msgpack.unpackb(packed)
-        if any(len(item) != 5 or len(item[3]) % 4 for item in items):
-            raise ValueError("a pick lacks something")
+        if any(not isinstance(f, bytes) or len(f) % 4 for _, _, _, f, _ in items):
+            raise ValueError("its features are none")
         return list(items)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error

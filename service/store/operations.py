@@ -46,7 +46,9 @@ CLOSE_CHUNK = 500
 KEPT_ROUNDS = 10_000
 _ROW = f"({', '.join('?' * 13)})"
 AT_ONCE = 32
-_INSERT = [f"INSERT INTO decisions VALUES {', '.join([_ROW] * n)}" for n in range(AT_ONCE + 1)]
+_INSERT = {
+    num: f"INSERT INTO decisions VALUES {', '.join([_ROW] * num)}" for num in range(1, AT_ONCE + 1)
+}
 
 
 class Operations:

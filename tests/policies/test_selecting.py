@@ -263,7 +263,10 @@ def test_features_of_a_catalogue_are_those_at_the_slots():
     assert np.array_equal(lazy.action(2), catalogue[5])
     taken = lazy.take(np.array([2, 0]))
     assert np.array_equal(taken.slots, [5, 4])
+    assert np.array_equal(taken.action(1), catalogue[4])
+    assert lazy._taken is None, "nothing but what is asked for is gathered"
     assert np.array_equal(taken.features, catalogue[[5, 4]])
     assert np.array_equal(lazy.features, catalogue[slots])
     assert np.array_equal(lazy.action(0), catalogue[4])
+    assert np.array_equal(lazy.take(np.array([1])).features, catalogue[:1])
     assert len(lazy) == 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
+from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
 from bandexa_core.posterior.state import DEFERRED, LARGE_DIM, PENDING, DeferredState, State, rows_of
 
 DIM = LARGE_DIM + 1
@@ -83,6 +83,42 @@ def test_looking_and_drawing_change_nothing(rng):
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("noise", ["nig", "fixed"])
+def test_they_end_where_one_factorisation_of_the_sums_does(rng, noise):
+    """Rows, corrections, batches below and above D rows, and a reload while moves wait."""
+    config = PosteriorConfig(noise=noise, prior_var=2.0, noise_var=0.3)
+    posterior = GaussianPosterior.prior(DIM, config)
+    z, r = rng.normal(size=(2 * DIM + 60, DIM)), rng.normal(size=2 * DIM + 60)
+    for index in range(40):
+        posterior.update(z[index], r[index])
+        if index == 21:
+            posterior.correct(z[5], r[5], 2.0)
+            r[5] = 2.0
+    posterior = GaussianPosterior.from_tensors(posterior.to_tensors(), config)
+    posterior.update_batch(z[40:50], r[40:50])
+    posterior.update(z[50], r[50])
+    posterior.update_batch(z[51 : 52 + DIM], r[51 : 52 + DIM])
+    for index in range(52 + DIM, len(z)):
+        posterior.update(z[index], r[index])
+    sums = Statistics(DIM)
+    sums.add(z, r)
+    whole = GaussianPosterior.from_statistics(sums, config)
+    sigma = posterior.root @ posterior.root.T
+    np.testing.assert_allclose(sigma, whole.root @ whole.root.T, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(posterior.mean, whole.mean, rtol=1e-7, atol=1e-9)
+    assert (posterior.a, posterior.b) == pytest.approx((whole.a, whole.b), rel=1e-9)
+    x = rng.normal(size=(3, DIM))
+    for one, other in zip(posterior.stds_of(x), x, strict=True):
+        assert one == pytest.approx(posterior.std_of(other), rel=1e-12)
+        assert one == pytest.approx(whole.std_of(other), rel=1e-7)
+
+
+def test_a_build_that_knows_no_waiting_moves_finds_no_mean(rng):
+    posterior = GaussianPosterior.prior(DIM, PosteriorConfig())
+    posterior.update(rng.normal(size=DIM), 1.0)
+    assert not {"mean", "root"} & set(posterior.to_tensors())
+
+
 def test_what_was_written_without_waiting_moves_is_read(rng):
     posterior = GaussianPosterior.prior(DIM, PosteriorConfig())
     for z in rng.normal(size=(DEFERRED, DIM)):
@@ -123,5 +159,6 @@ def test_more_moves_than_can_wait_are_refused(rng):
 def test_few_weights_have_no_waiting_moves(rng):
     tensors = GaussianPosterior.prior(3, PosteriorConfig()).to_tensors()
     pending = {"gains": np.ones((1, 3)), "moves": np.ones((1, 3)), "shift": np.ones(3)}
+    tensors |= {"unmoved_mean": tensors.pop("mean"), "unmoved_root": tensors.pop("root")}
     with pytest.raises(ValueError, match="no moves of these 3 weights can wait"):
         GaussianPosterior.from_tensors(tensors | pending, PosteriorConfig())

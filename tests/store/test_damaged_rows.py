@@ -13,7 +13,7 @@ import pytest
 from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import ActionId, DecisionId, LogPosition
 from service.exceptions import StoreDamaged
-from service.store.codec import unpack_chosen
+from service.store.codec import chosen_ids, unpack_chosen
 
 
 @pytest.fixture
@@ -98,3 +98,18 @@ def test_decisions_from_before_there_were_checksums_are_read(desk, store, bandit
     (found,) = unpack_chosen("d0", old, b"anything")
     assert (found.id, found.score) == (picked.id, picked.score)
     np.testing.assert_array_equal(found.features, picked.features)
+
+
+@pytest.mark.parametrize("features", ["text", [1, 2, 3, 4], b"abc", None])
+def test_picks_without_features_are_refused_whatever_stands_there(features):
+    blob = msgpack.packb([("a0", 0, 0, features, 0.5)])
+    for unpack in (unpack_chosen, chosen_ids):
+        with pytest.raises(StoreDamaged, match="decision d0"):
+            unpack("d0", blob)
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [["a0", 0]], 7, None])
+def test_what_is_no_list_of_picks_is_refused(value):
+    for unpack in (unpack_chosen, chosen_ids):
+        with pytest.raises(StoreDamaged, match="decision d0"):
+            unpack("d0", msgpack.packb(value))
