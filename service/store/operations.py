@@ -49,6 +49,7 @@ AT_ONCE = 32
 _INSERT = {
     num: f"INSERT INTO decisions VALUES {', '.join([_ROW] * num)}" for num in range(1, AT_ONCE + 1)
 }
+_INSERT_IF_NEW = f"{_INSERT[1]} ON CONFLICT DO NOTHING"
 
 
 class Operations:
@@ -79,7 +80,7 @@ class Operations:
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
         """Insert a decision, or return the answer that is there under its id."""
         bandit = self._must_live(d.bandit)
-        if self._db.execute(f"{_INSERT[1]} ON CONFLICT DO NOTHING", _decision_row(d)).rowcount == 1:
+        if self._db.execute(_INSERT_IF_NEW, _decision_row(d)).rowcount == 1:
             self._outcomes.open_window(d.decision_id, bandit, d.time)
             return None
         return stored_answer(self._db, d.decision_id)

@@ -124,12 +124,19 @@ def test_what_teaches_nothing_is_read_once(
 
 
 def test_a_bandit_that_is_gone_leaves_no_cursor(database, follower, tmp_path) -> None:
-    log(database, CHANGED)
+    def cursors() -> list[tuple[str]]:
+        with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
+            return db.execute("SELECT name FROM cursors ORDER BY name").fetchall()
+
+    log(database, CHANGED)  # nothing of it is counted
+    follower.step()
+    assert cursors() == [("uid",)]
+    follower._kept.prune(NOW, [])
+    assert cursors() == []
     decide(database, 1, pack_chosen(picks("red"), b""))
     follower.step()
     follower._kept.prune(NOW, [])
-    with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
-        assert db.execute("SELECT name FROM cursors").fetchall() == [("decisions",)]
+    assert cursors() == [("decisions",)]
 
 
 def test_damaged_decisions_are_told_of(database, follower) -> None:

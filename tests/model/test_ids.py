@@ -6,11 +6,13 @@ from bandexa_core.ids import new_decision_id
 
 
 def test_ids_follow_each_other_in_time() -> None:
-    first = new_decision_id()
-    made, deadline = time.time_ns() // 1_000_000, time.monotonic() + 10.0
-    while time.time_ns() // 1_000_000 <= made:
-        assert time.monotonic() < deadline
-    assert first < new_decision_id()
+    made, deadline = [], time.monotonic() + 10.0
+    for _ in range(20):
+        made.append(new_decision_id())
+        now = time.time_ns() // 1_000_000
+        while time.time_ns() // 1_000_000 <= now:
+            assert time.monotonic() < deadline
+    assert made == sorted(made)
 
 
 def test_nobody_can_guess_them() -> None:

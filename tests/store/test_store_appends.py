@@ -111,6 +111,20 @@ def test_of_many_decisions_each_is_kept_once_whatever_ids_were_there(desk, store
         assert count(desk, "decisions") == expected
 
 
+def test_an_id_that_was_there_undoes_nothing_else_of_its_group(desk, store, make):
+    bandit = make.bandit(desk, store)
+    old = make.decision(bandit, "old")
+    assert desk.call(store.append_decision, old) is None
+    blocker = Blocker(desk, store, make)
+    made = desk.ask(store.create_bandit, "new", make.spec(), lambda uid: None)  # is never run twice
+    fresh = [desk.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
+    again = desk.ask(store.append_decision, old)
+    blocker.release()
+    assert made.result(20).name == "new"
+    assert [future.result(20) for future in fresh] == [None] * 3
+    assert isinstance(again.result(20), StoredAnswer)
+
+
 def test_what_is_gathered_is_handed_over_together_also_by_closing(desk, make):
     later: list[Callable[[], None]] = []
     store = desk.open(gather=later.append)
