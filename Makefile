@@ -41,7 +41,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.run  ## the reference pages, from the code
-	$(BIN)/python -m service.reference
+	$(BIN)/python -m docs.reference
 
 docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; needs promtool (Debian: prometheus)
 	$(BIN)/python -m pytest -q -m slow_docs tests/docs
@@ -53,11 +53,11 @@ bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used wh
 	$(BIN)/bandexa bench all --out bench-out
 
 proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
-	$(BIN)/python -m benchmarks.faults --kills 100 --json bench-out/faults.json
-	$(BIN)/python -m benchmarks.power_loss --json bench-out/power_loss.json
-	$(BIN)/python -m benchmarks.damage --json bench-out/damage.json
-	$(BIN)/python -m benchmarks.hostile --cases 20000 --json bench-out/hostile.json
-	$(BIN)/python -m benchmarks.soak --minutes 30 --json bench-out/soak.json
+	$(BIN)/python -m benchmarks.proofs.faults --kills 100 --json bench-out/faults.json
+	$(BIN)/python -m benchmarks.proofs.power_loss --json bench-out/power_loss.json
+	$(BIN)/python -m benchmarks.proofs.damage --json bench-out/damage.json
+	$(BIN)/python -m benchmarks.proofs.hostile --cases 20000 --json bench-out/hostile.json
+	$(BIN)/python -m benchmarks.proofs.soak --minutes 30 --json bench-out/soak.json
 	$(BIN)/python -m benchmarks.dashboard --json bench-out/dashboard.json
 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.catalogue import Catalogue
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.module import SplitModuleEncoder
-from bandexa_core.forgetting import Forgetting
+from bandexa_core.encoders.torch.module import SplitModuleEncoder
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -26,7 +24,9 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.policies import (
     Candidates,
     Choice,
@@ -40,10 +40,9 @@ from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
-from bandexa_core.policies.training import TrainingRound
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.randomness import keyed_rng, keyed_seed
-from bandexa_core.snapshot import Snapshot
+from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import (
     BanditSpec,
     ForgettingSpec,
@@ -51,6 +50,7 @@ from bandexa_core.spec import (
     SelectionSpec,
     TrainingSpec,
 )
+from bandexa_core.training.plan import TrainingRound
 
 MODEL_FILE = "model"
 TRAINING_FILE = "training"

@@ -65,10 +65,10 @@ def burn() -> None:
     """
     import torch  # seconds
 
-    from bandexa_core.catalogue import Catalogue, CatalogueChange
     from bandexa_core.encoders import EncoderRegistry
-    from bandexa_core.encoders.module import PrefixModule
+    from bandexa_core.encoders.torch.module import PrefixModule
     from bandexa_core.ids import ActionId, BanditUid
+    from bandexa_core.log.catalogue import Catalogue, CatalogueChange
     from bandexa_core.model import ServingModel, plan_round
     from bandexa_core.policies import NeuralLinearTS
     from bandexa_core.replay import MemoryReplay, RowLayout, Rows

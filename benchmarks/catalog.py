@@ -26,8 +26,9 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from bandexa_client import array_body
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.two_tower import TwoTowerServing
+from bandexa_core.encoders.torch.two_tower import TwoTowerServing
 from bandexa_core.policies import EncodedContext, NeuralLinearTS, make_policy
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Candidates
@@ -35,7 +36,6 @@ from bandexa_core.randomness import bandit_uid, keyed_rng
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 from benchmarks.processes import cpu_s, on_one_thread
 from benchmarks.targets import Target, report
-from simulators.client import array_body
 from simulators.private_server import PrivateServer, interruptible
 
 _SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}

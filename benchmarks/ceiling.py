@@ -17,13 +17,7 @@ from collections.abc import Sequence
 import uvicorn
 from fastapi import FastAPI
 
-from service.schemas import (
-    ActionRef,
-    RewardAnswer,
-    RewardRequest,
-    SelectAnswer,
-    SelectRequest,
-)
+from service.http.schemas import ActionRef, RewardAnswer, RewardRequest, SelectAnswer, SelectRequest
 
 app = FastAPI()
 

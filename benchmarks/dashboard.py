@@ -32,8 +32,8 @@ from playwright.sync_api import sync_playwright
 from bandexa_core.ids import DecisionId
 from benchmarks.open_loop import Load, drive
 from benchmarks.targets import Target, report
-from service.store import SqliteStore
-from service.store.history import History
+from service.store.sqlite.history import History
+from service.store.sqlite.store import SqliteStore
 
 TARGETS = {
     "overview_s": Target(1.0, unit="s until the overview is shown"),

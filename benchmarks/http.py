@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from bandexa_client import BanditClient, SelectRequest
+from bandexa_client.wire import Rejected, RewardReport
 from bandexa_core.ids import DecisionId
 from benchmarks.closed_loop import LoadFailed, Plan, driver, rate
 from benchmarks.in_process import InProcessClient
 from benchmarks.processes import cpu_s, on_one_thread
 from benchmarks.targets import Target, report
-from simulators.client import BanditClient, SelectRequest
 from simulators.private_server import PrivateServer, ServerFailedError, interruptible
-from simulators.wire import Rejected, RewardReport
 
 DIM, NUM_ACTIONS, FEATURES, BATCH = 16, 50, 32, 100
 _ROWS = 300

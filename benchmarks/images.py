@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bandexa_core.encoders.module import SplitModuleEncoder
-from bandexa_core.encoders.resnet import ResNetEncoder
-from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.encoders.torch.module import SplitModuleEncoder
+from bandexa_core.encoders.torch.resnet import ResNetEncoder
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.training.encoder_trainer import EncoderTrainer
+from bandexa_core.training.plan import TrainingRound
 
 ACTIONS, LABELS = 10, 10
 ROWS, BATCH = 512, 64

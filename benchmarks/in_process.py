@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
+from bandexa_client import Action, RewardReport, RewardStatus, Selection, Training
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
-from bandexa_core.log import CatalogueRow, LearnRow
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, LearnRow
 from bandexa_core.model import Progress, ServingModel, plan_round
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
-from bandexa_core.snapshot import Snapshot
+from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
-from service.arrays import conform, decode_envelope
-from simulators.client import Action, RewardReport, RewardStatus, Selection, Training
+from service.http.arrays import decode_envelope
+from service.serving.inputs import conform
 
 _SPEC = TypeAdapter(BanditSpec)
 
 
 class InProcessClient:
-    """One bandit, called as `simulators.client.BanditClient` is.
+    """One bandit, called as `bandexa_client.BanditClient` is.
 
     Args:
         bandit: Its name; with the seed it keys every draw, as on a fresh server.

@@ -30,14 +30,14 @@ from typing import Any
 
 import numpy as np
 
+from bandexa_client import NO_RETRY, Array, BanditClient, BanditError, SelectRequest, array_body
+from bandexa_client.wire import Rejected, RewardReport
 from benchmarks.burner import BurnerFailed, burner
 from benchmarks.open_loop import Load, Loop, Outcome, drive
 from benchmarks.processes import cpu_s
 from service.settings import load_settings
-from simulators.client import NO_RETRY, Array, BanditClient, BanditError, SelectRequest, array_body
 from simulators.environments.mnist import shipped_digits
 from simulators.private_server import PrivateServer, ServerFailedError, interruptible
-from simulators.wire import Rejected, RewardReport
 
 CONDITIONS = ("train", "burner", "idle")
 MOST_OVER_BURNER = 1.5

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulators.client import NO_RETRY, BanditClient, BanditError, ServiceUnavailable
+from bandexa_client import NO_RETRY, BanditClient, BanditError, ServiceUnavailable
 
 _BANDIT = "live"
 _DIM, _NUM_ACTIONS = 16, 50

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from bandexa_client import BanditClient
 from benchmarks.http import DIM, NUM_ACTIONS, spec
 from benchmarks.processes import pin_threads, resident_bytes
 from benchmarks.targets import Target, report
-from simulators.client import BanditClient
 from simulators.private_server import PrivateServer, interruptible
 
 _FIRST = 5

@@ -27,7 +27,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from simulators.client import NO_RETRY, BanditClient, BanditError
+from bandexa_client import NO_RETRY, BanditClient, BanditError
 
 _ANSWER_S = 10.0  # limit of one answer
 _GRACE_S = 5.0  # after the last due time; what is not sent by then is given up

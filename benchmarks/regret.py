@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from bandexa_client import NO_RETRY, BanditClient
 from benchmarks.in_process import InProcessClient
 from benchmarks.regret_problems import PROBLEMS, Problem, fashion
-from simulators.client import NO_RETRY, BanditClient
 from simulators.environments import FASHION_FOLDER, ImagesUnavailableError
 from simulators.policies import PLANS, Knobs, bandit_spec
 from simulators.private_server import PrivateServer

@@ -26,12 +26,12 @@ import uvloop
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, TrainingSpec
 from benchmarks.targets import Target, report
-from service import administration
-from service.app import create_app
-from service.decisions import SelectCommand
-from service.engine import Engine
+from service.http.app import create_app
+from service.serving import manage
+from service.serving.engine import Engine
+from service.serving.select.decide import SelectCommand
 from service.settings import load_settings
-from service.store import RewardReport
+from service.store.records import RewardReport
 
 _TICK_S = 0.001
 _ACTIONS, _DIM, _ROWS = 50, 16, 300
@@ -97,11 +97,11 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
         app = create_app(load_settings(None, data_dir=Path(folder), durability="os"))
         engine: Engine = app.state.engine
         async with app.router.lifespan_context(app):
-            bandit, _ = await administration.put_bandit(engine, "b", spec)
+            bandit, _ = await manage.put_bandit(engine, "b", spec)
             features = np.random.default_rng(1).standard_normal((_ACTIONS, spec.action_dim))
             names = tuple(ActionId(f"a{n}") for n in range(_ACTIONS))
             enabled = np.ones(_ACTIONS, np.bool_)
-            await administration.put_actions(
+            await manage.put_actions(
                 engine, "b", names, features if spec.action_dim else None, enabled
             )
             await _teach(engine, spec, rows)

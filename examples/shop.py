@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 
-from simulators.client import AsyncBanditClient, BanditClient, QueueFull, RewardQueue
+from bandexa_client import AsyncBanditClient, BanditClient, QueueFull, RewardQueue
 
 URL = os.environ.get("SHOP_BANDIT_URL", "http://127.0.0.1:8080")
 OFFERS = ["ten-percent", "free-shipping", "nothing"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -18,12 +18,33 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from service.keys import KeySetting
-
 PREFIX = "BANDEXA_"
 NESTING = "__"
 CLIENT_KEY = "BANDEXA_API_KEY"  # what commands that call a server send; no setting
 CLIENT_URL = "BANDEXA_URL"  # where they find it; no setting either
+
+
+Scope = Literal["select", "reward", "read", "admin"]
+
+
+SCOPES: tuple[Scope, ...] = ("select", "reward", "read", "admin")
+
+
+class KeySetting(BaseModel):
+    """One key: who holds it, its hash, and what it may be used for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
+
+    @field_validator("scopes")
+    @classmethod
+    def _distinct(cls, scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+        if len(set(scopes)) < len(scopes):
+            raise ValueError("a scope is named twice")
+        return scopes
 
 
 class SettingsError(ValueError):

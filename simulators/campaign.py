@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simulators.client import NO_RETRY, BanditClient, BanditError, NotFound, ServiceUnavailable
+from bandexa_client import NO_RETRY, BanditClient, BanditError, NotFound, ServiceUnavailable
 from simulators.environments import Environment
 from simulators.policies import PLANS, Knobs, bandit_spec
 from simulators.private_server import (

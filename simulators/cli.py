@@ -14,8 +14,8 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from bandexa_client import BanditClient
 from simulators.campaign import Campaign, run_campaign
-from simulators.client import BanditClient
 from simulators.environments import (
     FASHION_FOLDER,
     Environment,

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Self
 
-from simulators.client import NO_RETRY, BanditClient, ServiceUnavailable
+from bandexa_client import NO_RETRY, BanditClient, ServiceUnavailable
 
 _SERVE = (sys.executable, "-m", "service.cli", "serve")
 _LOG_LINES = 20

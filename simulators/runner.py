@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.client import (
+from bandexa_client import (
     Array,
     BanditClient,
     BanditError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from simulators.client import BanditClient, BanditError, Scores
+from bandexa_client import BanditClient, BanditError, Scores
 from simulators.environments import Environment
 from simulators.runner import upsert_actions, wire_array
 

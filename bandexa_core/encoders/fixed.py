@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import Array64, Encoder, Raw
-from bandexa_core.encoders.scaling import Change
+from bandexa_core.features.scaling import Change
 
 
 def flat64(contexts: Raw, num_axes: int) -> Array64:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from bandexa_core.encoders.conv import ConvEncoder
 from bandexa_core.encoders.fixed import (
     BilinearEncoder,
     ConcatEncoder,
@@ -20,17 +19,18 @@ from bandexa_core.encoders.fixed import (
     InteractionsEncoder,
     PerActionEncoder,
 )
-from bandexa_core.encoders.mlp import MLPEncoder, MLPServing
-from bandexa_core.encoders.module import (
+from bandexa_core.encoders.protocol import Encoder
+from bandexa_core.encoders.torch.conv import ConvEncoder
+from bandexa_core.encoders.torch.mlp import MLPEncoder, MLPServing
+from bandexa_core.encoders.torch.module import (
     EncoderModule,
     ModuleEncoder,
     SplitModule,
     SplitModuleEncoder,
 )
-from bandexa_core.encoders.protocol import Encoder
-from bandexa_core.encoders.resnet import ARCHITECTURES, ResNetEncoder
-from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
-from bandexa_core.encoders.weights import check_files
+from bandexa_core.encoders.torch.resnet import ARCHITECTURES, ResNetEncoder
+from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder, TwoTowerServing
+from bandexa_core.encoders.torch.weights import check_files
 from bandexa_core.spec import BanditSpec
 
 FIXED: Mapping[str, type[ConcatEncoder | PerActionEncoder]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.linear_ts import LinearTS

@@ -19,7 +19,7 @@ from bandexa_core.encoders.protocol import (
     JointEncoder,
     SplitEncoder,
 )
-from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT
 from bandexa_core.policies.protocol import Candidates, EncodedContext
 from bandexa_core.spec import SelectionSpec

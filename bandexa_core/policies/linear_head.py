@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import Encoder, JointEncoder
-from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.draws import (
     ROWS_AT_ONCE,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.fixed import FixedEncoder
-from bandexa_core.encoders.scaling import LEAST_DEVIATION, InputScaling, Moments
+from bandexa_core.features.scaling import LEAST_DEVIATION, InputScaling, Moments
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.schedule import LEAST_ACTIONS
 from bandexa_core.posterior import (

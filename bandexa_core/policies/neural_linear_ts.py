@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders import EncoderModule, serving
-from bandexa_core.encoders.module import load_module_tensors, module_tensors
-from bandexa_core.encoders.scaling import InputScaling, Moments
+from bandexa_core.encoders import EncoderModule
+from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
+from bandexa_core.features.scaling import InputScaling, Moments
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.schedule import LEAST_ACTIONS
-from bandexa_core.policies.training import EncoderTrainer, Told, TrainingRound, untold
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.training.encoder_trainer import EncoderTrainer
+from bandexa_core.training.plan import Told, TrainingRound, untold
 
 
 class NeuralLinearTS(LinearHead):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import bandits, bench, data, serving, snapshots, tools
+from service.cli import admin, bench, data, serve, snapshots
 from simulators.cli import app as simulate_app
 
 app = typer.Typer(
@@ -17,14 +17,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-serving.register(app)
-app.add_typer(bandits.bandits_app, name="bandits")
-app.add_typer(bandits.actions_app, name="actions")
-bandits.register(app)
+serve.register(app)
+app.add_typer(admin.bandits_app, name="bandits")
+app.add_typer(admin.actions_app, name="actions")
+admin.register(app)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 data.register(app)
-tools.register(app)
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(bench.app, name="bench")
 

@@ -73,8 +73,8 @@ def _when(seconds: float) -> str:
 
 def _on_disk(data_dir: Path) -> list[list[Any]]:
     from bandexa_core.errors import SnapshotError
-    from bandexa_core.snapshot import SnapshotStore
-    from service.store import StoreReader
+    from bandexa_core.snapshots.store import SnapshotStore
+    from service.store.sqlite.reader import StoreReader
 
     database = data_dir / "bandexa.db"
     if not database.exists():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition
-from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow
 from bandexa_core.spec import BanditSpec
-from service.store.codec import (
+from service.store.records import (
     BanditRecord,
     DecisionRecord,
     RewardReport,
@@ -23,9 +23,12 @@ from service.store.codec import (
     RoundRecord,
     StoredAnswer,
 )
-from service.store.reader import StoreReader
+
+if TYPE_CHECKING:
+    from service.store.sqlite.reader import StoreReader
 
 T = TypeVar("T")
+Durability = Literal["commit", "os"]
 ActivationStatus = Literal["applied", "duplicate", "late"]
 Done = Callable[[T | None, Exception | None], None]
 

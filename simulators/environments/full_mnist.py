@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bandexa_core.torchvision_compat import import_torchvision
+from bandexa_core.encoders.torch.torchvision_compat import import_torchvision
 from simulators.environments.mnist import ImagesUnavailableError, LabelledImages
 
 _STALLED_S = 20.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.damage import main
+from benchmarks.proofs.damage import main
 
 
 def test_damaged_files_are_refused_or_repaired(tmp_path):

@@ -6,10 +6,10 @@ import json
 import sqlite3
 from contextlib import closing
 
-from benchmarks.fault_clients import Ledger
-from benchmarks.faults import audit, main
-from benchmarks.soak import main as soak
-from service.store.schema import TABLES
+from benchmarks.proofs.fault_clients import Ledger
+from benchmarks.proofs.faults import audit, main
+from benchmarks.proofs.soak import main as soak
+from service.store.sqlite.schema import TABLES
 
 
 def test_nothing_acknowledged_is_lost_over_kills(tmp_path):

@@ -8,9 +8,9 @@ from contextlib import closing
 
 import numpy as np
 
-from benchmarks.hostile import Fingerprint, main
+from benchmarks.proofs.hostile import Fingerprint, main
 from benchmarks.raw_requests import RawRequests, Valid
-from service.store.schema import TABLES
+from service.store.sqlite.schema import TABLES
 
 
 def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path):

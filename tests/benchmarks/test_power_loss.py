@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.disk_trace import Disk, build_shim, read_trace, recording, same_tree
-from benchmarks.power_loss import FOREVER, examine, main, record_load
+from benchmarks.proofs.disk_trace import Disk, build_shim, read_trace, recording, same_tree
+from benchmarks.proofs.power_loss import FOREVER, examine, main, record_load
 
 WRITER = """
 import os, sys

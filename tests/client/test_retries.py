@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from simulators.client import (
+from bandexa_client import (
     NO_RETRY,
     AsyncBanditClient,
     BanditClient,

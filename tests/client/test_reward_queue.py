@@ -8,14 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from simulators.client import (
-    BanditClient,
-    QueueClosed,
-    QueueFull,
-    Retry,
-    RewardQueue,
-    Undelivered,
-)
+from bandexa_client import BanditClient, QueueClosed, QueueFull, Retry, RewardQueue, Undelivered
 
 QUICK = Retry(attempts=2, first_wait_s=0.001, max_wait_s=0.002)
 APPLIED = {"status": "applied", "train_due": False}

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from service.dashboard.aggregates import DELAYS_S, Aggregates, Part, Seen
-from service.dashboard.follower import Follower
-from service.dashboard.views import series
-from service.store import StoreReader
-from service.tally import SECONDS, Tally
+from service.observe.counters import SECONDS, Tally
+from service.observe.dashboard.aggregates import DELAYS_S, Aggregates, Part, Seen
+from service.observe.dashboard.follower import Follower
+from service.observe.dashboard.views import series
+from service.store.sqlite.reader import StoreReader
 
 TABLES = ("buckets", "shares", "delays")
 

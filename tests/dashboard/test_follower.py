@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from bandexa_core.ids import ActionId, ActionSlot
-from service.dashboard import follower as module
-from service.dashboard.follower import BYTES, CHUNK, Follower
-from service.exceptions import StoreDamaged
-from service.store import ChosenAction
-from service.store.codec import chosen_ids, pack_chosen, unpack_chosen
-from service.store.schema import TABLES
-from service.tally import Tally
+from service.observe.counters import Tally
+from service.observe.dashboard import follower as module
+from service.observe.dashboard.follower import BYTES, CHUNK, Follower
+from service.store.errors import StoreDamaged
+from service.store.records import ChosenAction
+from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
+from service.store.sqlite.schema import TABLES
 
 NOW = 1764254590.1234567
 LEARNED, CHANGED = 1, 0

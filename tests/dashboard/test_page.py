@@ -13,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from service.keys import hash_of
+from service.http.keys import hash_of
 from tests.dashboard.fed import Fed, poll, simulate
 
 pytestmark = pytest.mark.browser

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from service.configured import parse
+from service.http.configured import parse
 from service.settings import load_settings
 from tests.docs.pages import ALL, CONTAINERS, LANGUAGES, PAGES, ROOT, Block
 

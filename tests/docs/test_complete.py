@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import typer.main
 
-from service import reference
-from service.app import create_app
+from docs import reference
 from service.cli import app as commands
+from service.http.app import create_app
 from service.settings import Settings
 from tests.docs.pages import ROOT
 
@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 
 @pytest.mark.parametrize("name", reference.pages())
 def test_the_reference_is_what_the_code_says(name: str) -> None:
-    """Otherwise: `python -m service.reference` (or `make docs`) and look at the difference."""
+    """Otherwise: `python -m docs.reference` (or `make docs`) and look at the difference."""
     assert (DOCS / name).read_text() == reference.pages()[name]
 
 

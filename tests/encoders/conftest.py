@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bandexa_core.encoders import Encoder, EncoderModule, EncoderRegistry, serving
+from bandexa_core.encoders import Encoder, EncoderModule, EncoderRegistry
+from bandexa_core.encoders.registry import serving
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bandexa_core.encoders import serving
-from bandexa_core.encoders.dense import numpy_target, tanh32, tanh_by_exp
-from bandexa_core.encoders.mlp import MODERATE, MLPEncoder, MLPServing
-from bandexa_core.encoders.module import SplitModuleEncoder
-from bandexa_core.encoders.two_tower import TwoTowerEncoder, TwoTowerServing
+from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.dense import numpy_target, tanh32, tanh_by_exp
+from bandexa_core.encoders.torch.mlp import MODERATE, MLPEncoder, MLPServing
+from bandexa_core.encoders.torch.module import SplitModuleEncoder
+from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder, TwoTowerServing
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.encoders import EncoderRegistry, FoldingEncoder, SplitEncoder
-from bandexa_core.encoders.resnet import ARCHITECTURES
+from bandexa_core.encoders.torch.resnet import ARCHITECTURES
 
 
 def test_no_built_in_encoder_escapes_this_suite(cased_names):

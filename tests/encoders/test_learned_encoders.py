@@ -12,11 +12,12 @@ from scipy.signal import correlate2d
 from scipy.special import expit
 from torch import Tensor, nn
 
-from bandexa_core.encoders import EncoderModule, EncoderRegistry, SplitModule, serving
-from bandexa_core.encoders.conv import ConvEncoder
-from bandexa_core.encoders.mlp import MLPEncoder
-from bandexa_core.encoders.module import load_module_tensors, module_tensors
-from bandexa_core.encoders.two_tower import TwoTowerEncoder
+from bandexa_core.encoders import EncoderModule, EncoderRegistry, SplitModule
+from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.conv import ConvEncoder
+from bandexa_core.encoders.torch.mlp import MLPEncoder
+from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
+from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder
 
 
 class NoisyEncoder(EncoderModule):

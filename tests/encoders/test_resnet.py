@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from bandexa_core.encoders import serving
-from bandexa_core.encoders.module import (
+from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.module import (
     BASE_HASH,
     SplitModuleEncoder,
     load_module_tensors,
     module_tensors,
 )
-from bandexa_core.encoders.resnet import ResNetEncoder
-from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.encoders.torch.resnet import ResNetEncoder
+from bandexa_core.encoders.torch.torchvision_compat import import_torchvision
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
-from bandexa_core.torchvision_compat import import_torchvision
+from bandexa_core.training.encoder_trainer import EncoderTrainer
+from bandexa_core.training.plan import TrainingRound
 
 PREPARED: dict[str, Any] = {"shape": (3, 32, 40), "dtype": "float32", "image_size": None}
 TRAINABLE: list[Any] = ["layer4", "none", "all", ["layer4.1", "layer3"], ["layer4.1.bn2"]]

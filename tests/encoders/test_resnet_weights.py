@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.module import load_module_tensors, module_tensors
+from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
 
 CACHED = "resnet18-f37072fd.pth"
 

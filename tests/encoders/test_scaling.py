@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.scaling import LEAST_DEVIATION, MAX_SIZE, InputScaling, Moments
+from bandexa_core.features.scaling import LEAST_DEVIATION, MAX_SIZE, InputScaling, Moments
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 Array64 = NDArray[np.float64]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.filesystem import LocalFileSystem
 from bandexa_core.ids import (
@@ -23,10 +22,11 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.log import CatalogueRow, ConfigRow, LearnRow, LogRow
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, LearnRow, LogRow
 from bandexa_core.model import Progress, ServingModel
-from bandexa_core.publishing import publish_model
-from bandexa_core.snapshot import Snapshot, SnapshotStore
+from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import (
     BanditSpec,
     ContextSpec,

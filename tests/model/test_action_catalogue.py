@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
 from bandexa_core.ids import ActionId
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5, unique=True)
 CHANGES = st.lists(st.tuples(NAMES, st.booleans(), st.booleans()), max_size=12)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.forgetting import KEPT_HALF_LIVES, Forgetting
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log import ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.forgetting import KEPT_HALF_LIVES, Forgetting
+from bandexa_core.log.rows import ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.model import ServingModel, load_model
 from bandexa_core.policies import LinearHead
 from bandexa_core.posterior import GaussianPosterior, Statistics

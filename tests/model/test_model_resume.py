@@ -13,13 +13,13 @@ import pytest
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.log import ImportRow
+from bandexa_core.log.rows import ImportRow
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import Candidates, LinearHead, NeuralLinearTS
-from bandexa_core.policies.training import TrainingRound
 from bandexa_core.posterior import GaussianPosterior
-from bandexa_core.publishing import publish_model
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.training.plan import TrainingRound
 
 
 def _load(model: ServingModel, snapshot) -> ServingModel:

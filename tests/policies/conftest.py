@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies import Candidates, LinearHead, NeuralLinearTS, make_policy
-from bandexa_core.policies.training import TrainingRound
 from bandexa_core.randomness import keyed_rng
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, PosteriorSpec, SelectionSpec
+from bandexa_core.training.plan import TrainingRound
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"feature_dim": 6, "hidden": [12]},

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bandexa_core.encoders.module import PrefixModule
-from bandexa_core.policies.training import EncoderTrainer, TrainingRound
+from bandexa_core.encoders.torch.module import PrefixModule
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.training.encoder_trainer import EncoderTrainer
+from bandexa_core.training.plan import TrainingRound
 
 
 class Prefixed(PrefixModule):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule
-from bandexa_core.encoders.module import module_tensors
+from bandexa_core.encoders.torch.module import module_tensors
 from bandexa_core.policies import NeuralLinearTS
-from bandexa_core.policies.training import EncoderTrainer, RewardHead
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
 from bandexa_core.replay import DiskReplay, RowLayout, Rows
+from bandexa_core.training.encoder_trainer import EncoderTrainer, RewardHead
 
 WAYS: dict[str, dict[str, Any]] = {
     "mlp": {"encoder": "mlp"},

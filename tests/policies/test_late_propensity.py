@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
-from bandexa_core.log import CatalogueRow, LearnRow
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, LearnRow
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Candidates, draws, panel
 from bandexa_core.policies.panel import Exploration, folded_winners

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule, EncoderRegistry
-from bandexa_core.encoders.scaling import InputScaling
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies import Candidates, NeuralLinearTS, make_policy
-from bandexa_core.policies.training import EncoderTrainer
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
 from bandexa_core.replay import Rows
+from bandexa_core.training.encoder_trainer import EncoderTrainer
 
 NUM = 400
 FAR = (np.array([1.0, 5.0, 1e-3, 40.0]), np.array([1e3, -1e3, 0.0, 1e3]))  # factors, offsets

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from bandexa_core.filesystem import LocalFileSystem
-from bandexa_core.forgetting import Forgetting
+from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.policies import LinearHead
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import DiskReplay, MemoryReplay, Replay, RowLayout, Rows

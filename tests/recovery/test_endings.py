@@ -9,8 +9,8 @@ import threading
 import httpx
 import pytest
 
-from service.exceptions import StoreError
-from service.store import SqliteStore
+from service.store.errors import StoreError
+from service.store.sqlite.store import SqliteStore
 
 NUM_CLIENTS = 8
 ENOUGH_REWARDS = 250

@@ -18,15 +18,15 @@ import pytest
 import torch
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.forgetting import Forgetting
 from bandexa_core.ids import LogPosition
-from bandexa_core.log import LearnRow
+from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.rows import LearnRow
 from bandexa_core.model import ServingModel, load_model
 from bandexa_core.policies import LinearHead
 from bandexa_core.posterior import GaussianPosterior
-from bandexa_core.snapshot import SnapshotStore
-from service.loading import load_at, newest_snapshot
-from service.store import StoreReader
+from bandexa_core.snapshots.store import SnapshotStore
+from service.store.loading import load_at, newest_snapshot
+from service.store.sqlite.reader import StoreReader
 
 BY_COUNT = {"by": "count", "half_life": 64}
 BY_TIME = {"by": "time", "half_life": 60}

@@ -18,9 +18,9 @@ import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.model import ServingModel
-from bandexa_core.snapshot import SnapshotStore
-from service.loading import load_at, newest_snapshot
-from service.store import StoreReader
+from bandexa_core.snapshots.store import SnapshotStore
+from service.store.loading import load_at, newest_snapshot
+from service.store.sqlite.reader import StoreReader
 
 NUM_CLIENTS, NUM_SWAPS = 16, 20
 NAME = "live"
@@ -179,7 +179,7 @@ def test_a_trainer_of_an_earlier_opening_may_not_publish(run, tmp_path):
         order = {"do": "round", "uid": record.uid, "position": run.state["position"], "served": 0}
         before = snapshots.versions()
         with subprocess.Popen(
-            [sys.executable, "-m", "service.trainer_process"], text=True,
+            [sys.executable, "-m", "service.training.worker"], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         ) as stale:  # fmt: skip
             assert stale.stdin is not None

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bandexa_core.ids import LogPosition
-from service.store import StoreReader
-from service.store.schema import SCHEMA_VERSION, TABLES
+from service.store.sqlite.reader import StoreReader
+from service.store.sqlite.schema import SCHEMA_VERSION, TABLES
 
 DATA = Path(__file__).parent / "data"
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from service.engine import Engine
-from service.exceptions import StoreError
-from service.metrics import Metrics
+from service.observe.counters import Metrics
+from service.serving.engine import Engine
 from service.settings import Settings
-from service.verify import main as verify
+from service.store.errors import StoreError
+from service.tools.verify.run import main as verify
 
 OLD = Path(__file__).parent / "data" / "version-1"
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bandexa_core.snapshot import SnapshotStore
+from bandexa_core.snapshots.store import SnapshotStore
 
 LONG_ROUND = 10_000  # optimizer steps: seconds, so that there is time to kill it
 

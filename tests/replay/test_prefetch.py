@@ -225,7 +225,7 @@ def test_a_read_overlaps_with_the_use_of_the_batch_before(filled):
 
 @pytest.mark.gpu
 def test_pinned_buffers_reach_the_device_unchanged(filled, make_rows):
-    from bandexa_core.policies.training import _pinned
+    from bandexa_core.training.encoder_trainer import _pinned
 
     replay = filled(LAYOUTS[1])
     rng = np.random.default_rng(0)

@@ -17,9 +17,9 @@ import httpx
 import msgpack
 import pytest
 
-from service.keys import SCOPES, hash_of, load_keys, refuse_exposure
-from service.settings import SettingsError, load_settings
-from simulators.client import BanditClient, Rejected
+from bandexa_client import BanditClient, Rejected
+from service.http.keys import hash_of, load_keys, refuse_exposure
+from service.settings import SCOPES, SettingsError, load_settings
 
 KEYS: dict[str, str] = {scope: f"bx_key-for-{scope}-{'x' * 20}" for scope in SCOPES}
 KEYS["all"] = "bx_key-for-everything-xxxxxxxxxx"

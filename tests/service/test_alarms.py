@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from service.alarms import BanditSight, ServerSight, join_rate_fall, of_bandit, of_server
-from service.vitals import Minute, Vitals
+from service.observe.counters import Minute, Vitals
+from service.observe.health import BanditSight, ServerSight, join_rate_fall, of_bandit, of_server
 
 WELL = BanditSight(
     due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,

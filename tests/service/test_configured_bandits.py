@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from service.configured import bandit_schema, parse
+from service.http.configured import bandit_schema, parse
 from service.settings import SettingsError, load_settings
 
 ROOT = Path(__file__).parents[2]

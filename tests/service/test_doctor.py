@@ -18,7 +18,7 @@ from service.cli import app
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.doctor.SYNCS", 5)
+    monkeypatch.setattr("service.tools.doctor.SYNCS", 5)
     for name in list(os.environ):  # what a server's owner has set is no part of a test
         if name.startswith("BANDEXA_"):
             monkeypatch.delenv(name)

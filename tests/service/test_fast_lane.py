@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import load_settings
 
 JSON = b"application/json"

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from service.tally import Tally
+from service.observe.counters import Tally
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "metrics.md"
 STAGES = {"decode", "encode", "draw", "commit"}
@@ -218,7 +218,7 @@ def test_a_deleted_bandit_leaves_no_metrics(api) -> None:
 
 def test_heartbeats_come_from_the_work_itself() -> None:
     """Phases are told as they begin; within one, at most once a second."""
-    from service.heartbeat import Heartbeat
+    from service.training.worker.heartbeat import Heartbeat
 
     told: list[dict[str, Any]] = []
     report: Callable[[dict[str, Any]], None] = told.append

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.ids import DecisionId
-from service.store import StoreReader
+from service.store.sqlite.reader import StoreReader
 
 DEADLINE_S = 30.0
 NUM_ACTIONS = 10_000

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.app import create_app
-from service.drawing import AT_ONCE
+from service.http.app import create_app
+from service.serving.select.batcher import AT_ONCE
 from service.settings import Settings
 from tests.service.own_slow_encoder import BROKEN, MALFORMED
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.resnet import ResNetEncoder
+from bandexa_core.encoders.torch.resnet import ResNetEncoder
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 
 PARAMS = {"image_size": 32, "weights": "mine"}

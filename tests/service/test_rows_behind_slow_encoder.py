@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bandexa_core.catalogue import Catalogue, CatalogueChange
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
-from bandexa_core.log import CatalogueRow, LearnRow, LogRow
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, LearnRow, LogRow
 from bandexa_core.model import ServingModel
-from bandexa_core.snapshot import Snapshot, SnapshotStore
+from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
-from service.bandit import ENCODED_AT_ONCE, Bandit
-from service.store import BanditRecord
+from service.serving.bandit import ENCODED_AT_ONCE, Bandit
+from service.store.records import BanditRecord
 
 UID = BanditUid("uid-1")
 FEATURES = np.array([[1.0, 0.5], [-0.5, 2.0], [0.0, 1.0]], np.float32)

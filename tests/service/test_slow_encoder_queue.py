@@ -18,12 +18,12 @@ import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.policies import EncodedContext
-from service.app import create_app
-from service.decisions import Asked, SelectCommand
-from service.drawing import DrawingDesk
-from service.engine import Engine
+from service.http.app import create_app
+from service.serving.engine import Engine
+from service.serving.select.batcher import DrawingDesk
+from service.serving.select.decide import Asked, SelectCommand
 from service.settings import Settings
-from service.store import DecisionRecord
+from service.store.records import DecisionRecord
 
 MALFORMED, BROKEN, SHORT = 13.0, 17.0, 19.0  # see own_slow_encoder.py
 ACTIONS = {"ids": ["x", "y", "z"], "features": [[1, 0], [0, 1], [1, 1]]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bandexa_core.snapshot import pack, unpack
+from bandexa_core.snapshots.tensors import pack, unpack
 
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 SHAPES: dict[str, dict[str, Any]] = {

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-import service.rewarding
-from service.engine import Engine
-from service.metrics import Metrics
+import service.serving.rewards
+from service.observe.counters import Metrics
+from service.serving.engine import Engine
 from service.settings import Settings
 
 TELLING = "reward windows cannot be closed"
 
 
 def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(service.rewarding, "WINDOWS_LOOKED_AT_S", 0.01)
+    monkeypatch.setattr(service.serving.rewards, "WINDOWS_LOOKED_AT_S", 0.01)
     caplog.set_level(logging.WARNING)
     asyncio.run(two_outages(Settings(data_dir=tmp_path / "data", durability="os"), caplog))
 

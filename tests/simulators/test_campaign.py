@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bandexa_client import BanditClient, Conflict, NotFound, ServiceUnavailable
 from simulators.campaign import Campaign, bandit_name, run_campaign
-from simulators.client import BanditClient, Conflict, NotFound, ServiceUnavailable
 from simulators.environments import Environment, SyntheticEnvironment, TwoTowerEnvironment
 from simulators.policies import Knobs
 from simulators.private_server import PrivateServer

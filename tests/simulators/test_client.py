@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from simulators import client as client_module
-from simulators.client import (
+import bandexa_client as client_module
+from bandexa_client import (
     NO_RETRY,
     Action,
     BanditClient,

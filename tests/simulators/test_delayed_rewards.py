@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.client import BanditClient, BanditError, Rejected, RewardReport, RewardStatus
+from bandexa_client import BanditClient, BanditError, Rejected, RewardReport, RewardStatus
 from simulators.environments import SyntheticEnvironment
 from simulators.private_server import PrivateServer
 from simulators.runner import Run, play, upsert_actions

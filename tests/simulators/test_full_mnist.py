@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandexa_core.torchvision_compat import import_torchvision
+from bandexa_core.encoders.torch.torchvision_compat import import_torchvision
 from simulators.environments import ImagesUnavailableError
 from simulators.environments.full_mnist import full_digits
 

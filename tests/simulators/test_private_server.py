@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from simulators.client import BanditClient, ServiceUnavailable
+from bandexa_client import BanditClient, ServiceUnavailable
 from simulators.private_server import (
     Interrupted,
     PrivateServer,

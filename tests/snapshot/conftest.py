@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bandexa_core.filesystem import LocalFileSystem
-from bandexa_core.snapshot import Manifest, SnapshotStore
+from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.store import SnapshotStore
 
 
 class SteppedFileSystem(LocalFileSystem):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bandexa_core.errors import SnapshotError
-from bandexa_core.snapshot import SnapshotStore
+from bandexa_core.snapshots.store import SnapshotStore
 
 
 def _state(root) -> dict[int, int]:

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bandexa_core._snapshot_tensors import _digest, encode_tensors
 from bandexa_core.errors import SnapshotCorrupt
-from bandexa_core.snapshot import pack, unpack
+from bandexa_core.snapshots.tensors import _digest, encode_tensors, pack, unpack
 
 META = {"version": 3, "files": ["a"], "nested": {"x": [1.5, None, True, "\u00e9"]}}
 TENSORS = {"12/root": np.eye(2), "n": np.array(5), "flags": np.array([True, False])}

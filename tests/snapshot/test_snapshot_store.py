@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
-from bandexa_core.snapshot import FileEntry, SnapshotStore, TensorEntry
+from bandexa_core.snapshots.store import FileEntry, SnapshotStore, TensorEntry
 
 
 def _names(root) -> list[str]:

@@ -13,14 +13,9 @@ import pytest
 
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
-from service.store import (
-    BanditRecord,
-    ChosenAction,
-    DecisionRecord,
-    Durability,
-    RewardReport,
-    SqliteStore,
-)
+from service.store.protocol import Durability
+from service.store.records import BanditRecord, ChosenAction, DecisionRecord, RewardReport
+from service.store.sqlite.store import SqliteStore
 
 ANSWER_WITHIN_S = 20.0
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from bandexa_core.ids import LogPosition
-from bandexa_core.log import LearnRow
-from service.store import StoreReader
+from bandexa_core.log.rows import LearnRow
+from service.store.sqlite.reader import StoreReader
 
 
 def main() -> None:

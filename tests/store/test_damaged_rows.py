@@ -10,10 +10,10 @@ import msgpack
 import numpy as np
 import pytest
 
-from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import ActionId, DecisionId, LogPosition
-from service.exceptions import StoreDamaged
-from service.store.codec import chosen_ids, unpack_chosen
+from bandexa_core.log.catalogue import CatalogueChange
+from service.store.errors import StoreDamaged
+from service.store.sqlite.codec import chosen_ids, unpack_chosen
 
 
 @pytest.fixture

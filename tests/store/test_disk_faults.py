@@ -14,9 +14,9 @@ from contextlib import closing, contextmanager
 import pytest
 
 from bandexa_core.spec import ContextSpec
-from service.exceptions import Conflict, StoreError, Unavailable
-from service.store.disk_faults import Verdict, told, verdict
-from service.store.group_writer import WAL_BYTES
+from service.store.errors import Conflict, StoreError, Unavailable
+from service.store.sqlite.disk_faults import Verdict, told, verdict
+from service.store.sqlite.group_writer import WAL_BYTES
 
 MEGABYTE = 1 << 20
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bandexa_core.spec import ContextSpec
-from service.exceptions import StoreError, Unavailable
-from service.store.disk_faults import Damaged
-from service.store.integrity import checked_at_start, problems
+from service.store.errors import StoreError, Unavailable
+from service.store.sqlite.disk_faults import Damaged
+from service.store.sqlite.integrity import checked_at_start, problems
 
 WANTED = "the-decision-looked-for"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from bandexa_core.filesystem import lock_file
-from service.exceptions import StoreError
+from service.store.errors import StoreError
 
 ROOT = Path(__file__).parents[2]
 OPEN = """
 import sys
 from pathlib import Path
-from service.store import SqliteStore
+from service.store.sqlite.store import SqliteStore
 store = SqliteStore(Path(sys.argv[1]), "os", lambda answer: answer())
 print("open", flush=True)
 sys.stdin.read()

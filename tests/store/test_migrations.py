@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from service.exceptions import StoreError
-from service.store.migrations import MIGRATIONS, migrate
-from service.store.schema import SCHEMA_VERSION
+from service.store.errors import StoreError
+from service.store.sqlite.migrations import MIGRATIONS, migrate
+from service.store.sqlite.schema import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
 STEPS = {
@@ -25,7 +25,7 @@ BROKEN = {1: STEPS[1], 2: "INSERT INTO u SELECT a FROM t; INSERT INTO nowhere VA
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
-from service.store.migrations import migrate
+from service.store.sqlite.migrations import migrate
 path = Path(sys.argv[1])
 connection = sqlite3.connect(path, isolation_level=None)
 connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from bandexa_core.ids import DecisionId, LogPosition
-from bandexa_core.log import LearnRow
+from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import RewardSpec
-from service.exceptions import InvalidRequest, StoreError, UnknownDecision
-from service.store import SqliteStore
+from service.store.errors import InvalidRequest, StoreError, UnknownDecision
+from service.store.sqlite.store import SqliteStore
 from tests.store.conftest import Desk, make_decision, make_report, make_spec
 
 VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])

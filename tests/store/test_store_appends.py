@@ -13,10 +13,10 @@ import pytest
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition
-from bandexa_core.log import LearnRow
+from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import ContextSpec
-from service.exceptions import Conflict, InvalidRequest, StoreError, UnknownDecision
-from service.store import StoredAnswer
+from service.store.errors import Conflict, InvalidRequest, StoreError, UnknownDecision
+from service.store.records import StoredAnswer
 
 FAR = LogPosition(1 << 40)
 

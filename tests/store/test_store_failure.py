@@ -16,8 +16,8 @@ import pytest
 
 from bandexa_core.ids import LogPosition
 from bandexa_core.spec import ContextSpec
-from service.exceptions import StoreError, Unavailable
-from service.store import SqliteStore
+from service.store.errors import StoreError, Unavailable
+from service.store.sqlite.store import SqliteStore
 
 FOLLOW = Path(__file__).with_name("follow_until.py")
 MEGABYTE = 1 << 20

@@ -14,13 +14,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import ActionId, LogPosition
-from bandexa_core.log import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.spec import SelectionSpec, TrainingSpec
-from service.store.codec import chain_hash
-from service.store.reader import GENESIS_HASH
+from service.store.sqlite.codec import chain_hash
+from service.store.sqlite.reader import GENESIS_HASH
 
 DECISIONS = itertools.count()
 LEARN, CATALOGUE, CONFIG = 1, 2, 3

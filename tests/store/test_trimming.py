@@ -8,11 +8,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from bandexa_core.catalogue import CatalogueChange
 from bandexa_core.ids import ActionId, LogPosition
-from bandexa_core.log import LearnRow
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import LearnRow
 from bandexa_core.replay.evicted import ranks
-from service.exceptions import LogTrimmed, UnknownDecision
+from service.store.errors import LogTrimmed, UnknownDecision
 
 FAR = LogPosition(1 << 40)
 

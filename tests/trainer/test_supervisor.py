@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from bandexa_core.ids import BanditUid
-from service import supervisor as supervisor_module
-from service.metrics import Metrics
-from service.supervisor import RoundFailed, TrainerSupervisor
+from service.observe.counters import Metrics
+from service.training import supervisor as supervisor_module
+from service.training.errors import RoundFailed
+from service.training.supervisor import TrainerSupervisor
 
 STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
 A, B = BanditUid("a"), BanditUid("b")

@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from service.backup import backup
 from service.settings import Settings
-from service.verification.findings import Report
-from service.verify import verify
+from service.tools.backup import backup
+from service.tools.verify.findings import Report
+from service.tools.verify.run import verify
 
 CONTEXT_DIM, ACTION_DIM, NUM_ACTIONS = 5, 3, 4
 LINEAR: dict[str, Any] = {

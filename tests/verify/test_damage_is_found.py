@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from bandexa_core.snapshot import SnapshotStore
+from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
-from service.store.codec import chain_hash
-from service.verify import main
+from service.store.sqlite.codec import chain_hash
+from service.tools.verify.run import main
 
 LINEAR = "(SELECT bandit FROM bandits WHERE name = 'linear')"
 DAMAGE = {

@@ -12,9 +12,9 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from service.exceptions import StoreError
 from service.settings import Settings
-from service.verify import verify
+from service.store.errors import StoreError
+from service.tools.verify.run import verify
 
 NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")
 ALL = (*NAMES, "images", "photos")

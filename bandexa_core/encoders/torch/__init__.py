@@ -1,0 +1,1 @@
+"""Learned encoders. Importing a module of this package imports torch."""

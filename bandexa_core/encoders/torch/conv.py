@@ -1,0 +1,91 @@
+"""The small convolutional encoder for images: per-action heads, or fused with an action path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from bandexa_core.encoders.torch.mlp import check_sizes
+from bandexa_core.encoders.torch.module import EncoderModule
+
+
+class ConvEncoder(EncoderModule):
+    """3x3 convolutions with ReLU and 2x2 max pooling, a dense layer, then F features.
+
+    Images are (H, W) or (C, H, W), uint8 (scaled to 0..1) or floating.
+
+    Args:
+        context_shape: (H, W) or (C, H, W).
+        action_dim: A; used by `heads="fused"` alone.
+        feature_dim: F.
+        channels: Output channels of each convolution; each halves the image.
+        hidden: Size of the dense layer.
+        heads: "per_action": z(x), a posterior per action; "fused": z([h_image; h_action]) with a
+            dense path for the action's features (one-hot labels, say) beside the image's.
+    """
+
+    serving_dtype = torch.float32
+    standardize = False
+
+    def __init__(
+        self,
+        context_shape: tuple[int, ...],
+        action_dim: int,
+        *,
+        feature_dim: int = 64,
+        channels: Sequence[int] = (16, 32),
+        hidden: int = 128,
+        heads: str = "per_action",
+    ) -> None:
+        super().__init__()
+        check_sizes("feature_dim", [feature_dim])
+        check_sizes("hidden", [hidden])
+        check_sizes("channels", channels)
+        if heads not in ("per_action", "fused"):
+            raise ValueError("encoder.params.heads: must be 'per_action' or 'fused'")
+        if len(context_shape) not in (2, 3):
+            raise ValueError("context.shape: the conv encoder takes images (H, W) or (C, H, W)")
+        if min(context_shape[-2:]) < 2 ** len(channels):
+            raise ValueError("encoder.params.channels: too many poolings for images this small")
+        self.uses_action = heads == "fused"
+        if self.uses_action and not action_dim:
+            raise ValueError("encoder.params.heads: 'fused' needs actions with features")
+        self.output_dim = feature_dim
+        self._gray = len(context_shape) == 2
+        sizes = [1 if self._gray else context_shape[0], *channels]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        height, width = (size >> len(channels) for size in context_shape[-2:])
+        flat = channels[-1] * height * width
+        self.image = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU())
+        self.action = (
+            nn.Sequential(nn.Linear(action_dim, hidden), nn.ReLU()) if self.uses_action else None
+        )
+        joined = 2 * hidden if self.uses_action else hidden
+        self.fuse = nn.Sequential(nn.Linear(joined, feature_dim), nn.ReLU())
+
+    def _image(self, contexts: Tensor) -> Tensor:
+        dtype = next(self.fuse.parameters()).dtype
+        images = contexts.to(dtype)
+        if contexts.dtype == torch.uint8:
+            images = images / 255
+        h_NH: Tensor = self.image(images.unsqueeze(1) if self._gray else images)
+        return h_NH
+
+    def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
+        """See `EncoderModule.forward`."""
+        return self._fused(self._image(contexts), actions)
+
+    def forward_candidates(self, context: Tensor, actions: Tensor) -> Tensor:
+        """See `EncoderModule.forward_candidates`; the image is encoded once."""
+        return self._fused(self._image(context[None]).expand(len(actions), -1), actions)
+
+    def _fused(self, h_NH: Tensor, actions: Tensor) -> Tensor:
+        if self.action is not None:
+            h_NH = torch.cat([h_NH, self.action(actions)], dim=1)
+        features: Tensor = self.fuse(h_NH)
+        return features

@@ -1,0 +1,209 @@
+"""The multi-layer perceptron encoder: z = a network of [x; a; x * a], or of x alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bandexa_core.encoders.protocol import Raw
+from bandexa_core.encoders.torch.dense import (
+    Array32,
+    Array64,
+    DenseColumns,
+    DenseLayers,
+    flat64,
+    float64_of,
+    with_constant,
+)
+from bandexa_core.encoders.torch.module import SplitModule, flatten
+
+MAX_LAYERS = 64
+MODERATE = 32.0  # larger inputs or action parts are not left to float32: its error grows with them
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class MLPEncoder(SplitModule):
+    """Layers `hidden`, then F = `feature_dim` features, each after the activation.
+
+    Where context and action have the same size, their elementwise product is an input too: the
+    first layer then sees interactions at once, and 2,000 rewards go twice as far. The first layer
+    is linear in its inputs, so its product with a is the action part.
+
+    Args:
+        context_shape: Shape of a context, flattened here.
+        action_dim: A. With `heads="per_action"` actions are known by id alone.
+        feature_dim: F.
+        hidden: Sizes of the hidden layers, at least one.
+        heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
+        activation: "tanh" (bounded features suit the linear head), "relu" or "silu".
+    """
+
+    def __init__(
+        self,
+        context_shape: tuple[int, ...],
+        action_dim: int,
+        *,
+        feature_dim: int = 64,
+        hidden: Sequence[int] = (128, 128),
+        heads: str = "shared",
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        check_sizes("feature_dim", [feature_dim])
+        check_sizes("hidden", hidden)
+        if heads not in ("shared", "per_action"):
+            raise ValueError("encoder.params.heads: must be 'shared' or 'per_action'")
+        check_activation(activation)
+        self.uses_action = heads == "shared"
+        if self.uses_action and not action_dim:
+            raise ValueError(
+                "action_dim: actions need features here: say how many each has, or set"
+                " encoder.params.heads to 'per_action'"
+            )
+        self.output_dim = feature_dim
+        size_x = math.prod(context_shape)
+        size_a = action_dim if self.uses_action else 0
+        self.interacts = size_x == size_a
+        sizes = [*hidden, feature_dim]
+        size_xa = size_x if self.interacts else 0
+        self._inputs = (size_x, size_a, size_xa)
+        self.first = nn.Linear(size_x + size_a + size_xa, sizes[0])
+        layers: list[nn.Module] = [ACTIVATIONS[activation]()]
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the first layer's W_x, W_a and W_xa, (H, X), (H, A) and (H, X or 0)."""
+        w_x, w_a, w_xa = torch.split(self.first.weight, list(self._inputs), dim=1)
+        return w_x, w_a, w_xa
+
+    def context_part(self, contexts: Tensor) -> Tensor:
+        """W_x x + b, (N, H); followed by x, (N, X), where the product is an input."""
+        x_NX = flatten(contexts, self.first.weight.dtype)
+        part = nn.functional.linear(x_NX, self._weights()[0], self.first.bias)
+        return torch.cat([part, x_NX], dim=1) if self.interacts else part
+
+    def action_part(self, actions: Tensor) -> Tensor:
+        """W_a a, (K, H); followed by a, (K, A), where the product is an input."""
+        if not self.uses_action:
+            return actions.new_zeros((len(actions), self.first.out_features))
+        part = nn.functional.linear(actions, self._weights()[1])
+        return torch.cat([part, actions], dim=1) if self.interacts else part
+
+    def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
+        """The layers after the first, (N, F)."""
+        size = self.first.out_features
+        first = context_parts[:, :size] + action_parts[:, :size]
+        if self.interacts:
+            products = context_parts[:, size:] * action_parts[:, size:]
+            first = first + nn.functional.linear(products, self._weights()[2])
+        features: Tensor = self.layers(first)
+        return features
+
+
+class MLPServing:
+    """Serves an `MLPEncoder` in numpy: the same map, and the same split of its first layer."""
+
+    def __init__(self, module: MLPEncoder) -> None:
+        self.feature_dim = module.output_dim + 1
+        self.uses_action = module.uses_action
+        w_x, w_a, w_xa = (float64_of(part) for part in module._weights())
+        self._w_x, self._w_a, self._w_xa = (np.ascontiguousarray(w.T) for w in (w_x, w_a, w_xa))
+        self._bias = float64_of(module.first.bias)
+        self._interacts = module.interacts
+        self._layers = DenseLayers(module.layers)
+        self._w_xa32 = np.ascontiguousarray(w_xa, np.float32)
+        self._columns = DenseColumns(module.layers)
+        self._bounded = isinstance(module.layers[0], nn.Tanh)
+
+    def context_part(self, context: Raw) -> Array64:
+        """See `SplitEncoder.context_part`."""
+        part: Array64 = self._context_parts(context[None])[0]
+        return part
+
+    def _context_parts(self, contexts: Raw) -> Array64:
+        x_NX = flat64(contexts)
+        part = x_NX @ self._w_x
+        part += self._bias
+        return np.concatenate([part, x_NX], axis=1) if self._interacts else part
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """See `SplitEncoder.action_part`."""
+        if not self.uses_action:
+            return np.zeros((len(actions), len(self._bias)))
+        a_KA = actions.astype(np.float64)
+        part: Array64 = a_KA @ self._w_a
+        return np.concatenate([part, a_KA], axis=1) if self._interacts else part
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """See `SplitEncoder.combine`."""
+        return self._combine(context_part[None], action_parts)
+
+    def _combine(self, context_parts: Array64, action_parts: Array64) -> Array64:
+        size = len(self._bias)
+        first = context_parts[:, :size] + action_parts[:, :size]
+        if self._interacts:
+            first += (context_parts[:, size:] * action_parts[:, size:]) @ self._w_xa
+        return with_constant(self._layers(first))
+
+    def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
+        """See `JointEncoder.combine_many`: in float32, unless inputs are large."""
+        x_BX = flat64(contexts)
+        z_BDK = np.empty((len(x_BX), self.feature_dim, len(action_parts)))
+        largest_B = np.maximum(np.abs(x_BX).max(axis=1), np.abs(action_parts).max())
+        float32_B = largest_B <= MODERATE
+        if float32_B.all():
+            z_BDK[:, :-1] = self._columns_of(x_BX, action_parts)
+        elif float32_B.any():
+            z_BDK[float32_B, :-1] = self._columns_of(x_BX[float32_B], action_parts)
+        z_BDK[:, -1] = 1.0
+        if not self._bounded:  # weights may be large, too
+            float32_B &= np.isfinite(z_BDK).all(axis=(1, 2))
+        for row in np.flatnonzero(~float32_B):
+            z_BDK[row] = self.combine(self.context_part(contexts[row]), action_parts).T
+        return z_BDK
+
+    def _columns_of(self, x_BX: Array64, action_parts: Array64) -> Array32:
+        """Return the features in columns, (B, F, K); what the context alone gives is float64."""
+        size = len(self._bias)
+        parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
+        given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
+        h_BHK = given_B1H.astype(np.float32).transpose(0, 2, 1) + parts_VK[:size]
+        if self._interacts:
+            products_BXK = x_BX.astype(np.float32)[:, :, None] * parts_VK[size:]
+            h_BHK += np.matmul(self._w_xa32, products_BXK)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._columns(h_BHK)
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        return self._combine(self._context_parts(contexts), self.action_part(actions))
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return self._combine(self._context_parts(context[None]), self.action_part(actions))
+
+
+def check_activation(name: object) -> None:
+    """Refuse an activation that is not known (ValueError names the field)."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"encoder.params.activation: must be one of {', '.join(ACTIVATIONS)}")
+
+
+def check_sizes(name: str, sizes: object, most: int = 8192) -> None:
+    """Refuse layer sizes that are not whole numbers in 1..most (ValueError names the field)."""
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence) or not sizes:
+        raise ValueError(f"encoder.params.{name}: whole numbers are needed")
+    if any(not isinstance(n, int) or isinstance(n, bool) for n in sizes):
+        raise ValueError(f"encoder.params.{name}: whole numbers are needed")
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"encoder.params.{name}: at most {MAX_LAYERS} layers")
+    if any(not 1 <= n <= most for n in sizes):
+        raise ValueError(f"encoder.params.{name}: must be 1 to {most}")

@@ -1,0 +1,100 @@
+"""Weights that an encoder starts from: files registered by name, and torchvision's ImageNet ones.
+
+Files are read as data alone: safetensors, or a torchvision `.pth` through torch's weights-only
+loader. Runs wherever a bandit is made or loaded, which takes a while: off the event loop. Nothing
+is written but torch hub's own cache.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bandexa_core.encoders.torch.torchvision_compat import import_torchvision
+
+NONE, IMAGENET = "none", "imagenet"
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+    UnpicklingError, SafetensorError, zipfile.BadZipFile,
+)  # fmt: skip
+_HASH_DIGITS = 8  # what torchvision's file names carry of their own SHA-256
+
+
+def check_files(files: Mapping[str, Path]) -> None:
+    """Refuse names that mean something else, and files that cannot be read (ValueError)."""
+    for name, path in files.items():
+        if name in (NONE, IMAGENET):
+            raise ValueError(f"weights.{name}: the name is taken")
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt") as opened:
+                    opened.keys()
+            else:
+                _read(path, mapped=True)
+        except _UNREADABLE as error:
+            raise ValueError(f"weights.{name}: {path} cannot be read: {error}") from error
+
+
+def named_weights(name: str, files: Mapping[str, Path], architecture: str) -> dict[str, Tensor]:
+    """Return the tensors of a torchvision architecture by their names there, in float32.
+
+    Args:
+        name: "imagenet", or a name in `files`.
+        files: The registered files.
+        architecture: Such as "resnet18".
+
+    Raises:
+        ValueError: The name is unknown, or its file cannot be had or read.
+    """
+    if name == IMAGENET:
+        path = _imagenet_file(architecture)
+    elif name in files:
+        path = files[name]
+    else:
+        known = ", ".join([NONE, IMAGENET, *files])
+        raise ValueError(f"encoder.params.weights: must be one of {known}")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else _read(path)
+    except _UNREADABLE as error:
+        raise ValueError(f"encoder.params.weights: {path} cannot be read: {error}") from error
+    return {key: value.to(torch.float32) for key, value in found.items()}
+
+
+def _read(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
+    """Read a `.pth` file; `mapped` reads no more of it than its index, where it has one."""
+    mapped = mapped and zipfile.is_zipfile(path)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError("it holds no tensors by name")
+    return found
+
+
+def _imagenet_file(architecture: str) -> Path:
+    """Return torchvision's file in torch hub's cache, downloading it once (ValueError)."""
+    import_torchvision()
+    models = importlib.import_module("torchvision.models")
+    # This version by name: the default of a coming torchvision would be another base.
+    url = str(models.get_model_weights(architecture)["IMAGENET1K_V1"].url)
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    digest = path.stem.rpartition("-")[2][:_HASH_DIGITS]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), digest, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"encoder.params.weights: the ImageNet weights of {architecture} are not here and "
+            f"could not be downloaded ({error}): put {url} into {folder}, or register a weights "
+            "file by name in the server's settings"
+        ) from error
+    return path

@@ -1,0 +1,1 @@
+"""Input features: standardisation of contexts and actions."""

@@ -1,0 +1,1 @@
+"""Snapshots on disk and as bytes: manifest, tensors, store, publishing."""

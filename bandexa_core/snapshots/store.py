@@ -1,0 +1,342 @@
+"""Snapshots of one bandit on disk: publish, load, prune.
+
+Owned by the process that trains, which alone publishes, prunes and cleans; any process may read
+meanwhile. A snapshot is a directory that appears under its name whole and never changes:
+
+    v00000012/manifest.json           what it is; hashes, dtypes and shapes of all that follows
+    v00000012/<name>.safetensors      its tensors
+    v00000013.tmp-1f2e3d4c/           being written, or left by a crash (`clean` removes it)
+    v00000003.trash-5a6b7c8d/         being deleted, or left by a crash
+
+After a crash at any moment each version is there whole or not at all; one that `publish` returned
+survives a power loss. Damage from elsewhere is found at load, and the version before is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
+from bandexa_core.filesystem import (
+    FileSystem,
+    LocalFileSystem,
+    make_dirs,
+    remove_tree,
+    write_synced,
+)
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.snapshots.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    Manifest,
+    TensorEntry,
+    parse_manifest,
+)
+from bandexa_core.snapshots.tensors import decode_tensors, encode_tensors, pack, unpack
+
+__all__ = [
+    "FileEntry",
+    "Manifest",
+    "Snapshot",
+    "SnapshotStore",
+    "TensorEntry",
+    "pack",
+    "unpack",
+]
+
+_MANIFEST_FILE = "manifest.json"
+_VERSION_NAME = re.compile(r"v(\d{8,})")
+_LITTER_NAME = re.compile(r"v\d{8,}\.(tmp|trash)-[0-9a-f]+")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A loaded snapshot: its manifest and, per file name, the tensors by name.
+
+    The arrays belong to the caller. Only the files that were asked for are there.
+    """
+
+    manifest: Manifest
+    tensors: dict[str, Tensors]
+
+
+class SnapshotStore:
+    """The snapshots of one bandit, in a directory of its own. Holds no state and no open file."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        fs: FileSystem | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Name the directory; `publish` makes it when it is absent."""
+        self._root = root
+        self._fs = fs or LocalFileSystem()
+        self._clock = clock
+
+    def publish(
+        self,
+        files: Mapping[str, Mapping[str, NDArray[Any]]],
+        *,
+        version: int,
+        parent: int | None,
+        bandit_uid: str,
+        position: int,
+        log_hash: str,
+        spec_hash: str,
+        num_rows: int,
+        epoch: int,
+        encoder: str,
+        metrics: Mapping[str, float],
+        meta: Mapping[str, Any],
+        before_rename: Callable[[], None] | None = None,
+    ) -> Manifest:
+        """Write a snapshot durably and return its manifest, which explains the other arguments.
+
+        `files` are tensors by name, by file name without extension. Tensor names may contain "/"; a
+        file may hold no tensor, a tensor no element. `before_rename` is called when all is on disk
+        and nothing is visible yet: the caller's last check that it may publish. What it raises
+        passes through, and nothing is published.
+
+        Raises:
+            ValueError: a name, dtype, metric or `meta` cannot be written.
+            SnapshotRefused: the version is there already.
+            SnapshotError: the disk failed. Should that have been at the very last step, syncing the
+                directory, the version is visible and whole.
+        """
+        draft = Manifest(
+            format_version=FORMAT_VERSION,
+            version=SnapshotVersion(version),
+            parent=None if parent is None else SnapshotVersion(parent),
+            bandit_uid=BanditUid(bandit_uid),
+            position=LogPosition(position),
+            log_hash=log_hash,
+            spec_hash=spec_hash,
+            num_rows=num_rows,
+            epoch=epoch,
+            created_at=float(self._clock()),
+            encoder=encoder,
+            metrics={name: float(value) for name, value in metrics.items()},
+            libraries=_libraries(),
+            meta=dict(meta),
+            files={},
+        )
+        target = self._path(version)
+        if target.exists():
+            raise SnapshotRefused(f"{target} exists")
+        temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
+        try:
+            manifest = self._write(temporary, draft, files)
+            if before_rename is not None:
+                before_rename()
+            self._reveal(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                remove_tree(self._fs, temporary)
+            raise
+        return manifest
+
+    def versions(self) -> list[SnapshotVersion]:
+        """Return the versions that are there, whole or damaged, in ascending order."""
+        with self._disk("list", self._root):
+            names = [entry.name for entry in self._root.iterdir()] if self._root.exists() else []
+        found = (_VERSION_NAME.fullmatch(name) for name in names)
+        return sorted(SnapshotVersion(int(match[1])) for match in found if match)
+
+    def next_version(self) -> SnapshotVersion:
+        """Return the version after the highest one there; 0 when there is none."""
+        return SnapshotVersion(max(self.versions(), default=-1) + 1)
+
+    def manifest(self, version: int) -> Manifest:
+        """Read one manifest, without looking at the files it names.
+
+        Raises:
+            SnapshotCorrupt: it is missing or damaged.
+        """
+        path = self._path(version) / _MANIFEST_FILE
+        try:
+            manifest = parse_manifest(path.read_bytes())
+        except OSError as error:
+            raise SnapshotCorrupt(f"{path}: {error.strerror}") from error
+        except SnapshotCorrupt as error:
+            raise SnapshotCorrupt(f"{path}: {error}") from error
+        if manifest.version != version:
+            raise SnapshotCorrupt(f"{path}: it is that of version {manifest.version}")
+        return manifest
+
+    def load(self, version: int, names: Collection[str] | None = None) -> Snapshot:
+        """Read one snapshot and check all that is read; of other files, presence and size.
+
+        Args:
+            version: which one.
+            names: the files wanted, all with None.
+
+        Raises:
+            SnapshotCorrupt: a file is missing, or is not what was published.
+        """
+        manifest = self.manifest(version)
+        for name in names or ():
+            if name not in manifest.files:
+                raise SnapshotCorrupt(f"{self._path(version)}: its manifest has no file {name!r}")
+        tensors = {}
+        for name, entry in manifest.files.items():
+            path = self._path(version) / f"{name}.safetensors"
+            try:
+                _check_size(path, entry)
+                if names is None or name in names:
+                    tensors[name] = _read_file(path, entry)
+            except OSError as error:
+                raise SnapshotCorrupt(f"{path}: {error.strerror}") from error
+            except SnapshotCorrupt as error:
+                raise SnapshotCorrupt(f"{path}: {error}") from error
+        return Snapshot(manifest, tensors)
+
+    def newest(
+        self, accept: Callable[[Manifest], bool], names: Collection[str] | None = None
+    ) -> tuple[Snapshot, list[tuple[SnapshotVersion, str]]]:
+        """Load the newest snapshot that is whole and that `accept` takes.
+
+        Args:
+            accept: told of each whole manifest, newest first; False passes it over.
+            names: the files wanted, all with None.
+
+        Returns:
+            The snapshot, and (version, reason) of each newer one that was passed over.
+
+        Raises:
+            SnapshotError: there is none; the message tells why each was passed over.
+        """
+        skipped: list[tuple[SnapshotVersion, str]] = []
+        for version in reversed(self.versions()):
+            try:
+                if accept(self.manifest(version)):
+                    return self.load(version, names), skipped
+                skipped.append((version, "not accepted"))
+            except SnapshotCorrupt as error:
+                skipped.append((version, str(error)))
+        reasons = "; ".join(f"{version}: {reason}" for version, reason in skipped)
+        raise SnapshotError(f"no usable snapshot in {self._root} ({reasons or 'it holds none'})")
+
+    def prune(self, keep: int, pinned: Collection[int] = ()) -> list[SnapshotVersion]:
+        """Delete all but the newest `keep` versions and the pinned ones; return those deleted.
+
+        Each is renamed before it is deleted, so that none is ever seen in part.
+
+        Raises:
+            ValueError: `keep` is below 1.
+            SnapshotError: the disk failed; what is renamed already, `clean` removes.
+        """
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        removed = [version for version in self.versions()[:-keep] if version not in pinned]
+        with self._disk("prune", self._root):
+            trash = []
+            for version in removed:
+                path = self._path(version)
+                trash.append(path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}"))
+                self._fs.rename(path, trash[-1])
+            if trash:
+                # Before the first deletion: a power loss must not bring a name back without files.
+                self._fs.sync_dir(self._root)
+            for path in trash:
+                remove_tree(self._fs, path)
+        return removed
+
+    def clean(self) -> list[str]:
+        """Remove what crashed publishers and prunings left; return the directories' names.
+
+        Only for the process that publishes, while it does not: a publish under way looks the same.
+        """
+        with self._disk("clean", self._root):
+            entries = sorted(self._root.iterdir()) if self._root.exists() else []
+            litter = [path for path in entries if _LITTER_NAME.fullmatch(path.name)]
+            for path in litter:
+                remove_tree(self._fs, path)
+        return [path.name for path in litter]
+
+    def _path(self, version: int) -> Path:
+        if version < 0:
+            raise ValueError(f"a snapshot's version is 0 or more, not {version}")
+        return self._root / f"v{version:08d}"
+
+    def _write(
+        self, directory: Path, draft: Manifest, files: Mapping[str, Mapping[str, NDArray[Any]]]
+    ) -> Manifest:
+        """Write all files of a snapshot into a new directory and sync them and their names."""
+        entries = {}
+        with self._disk("write", directory):
+            make_dirs(self._fs, self._root)
+            self._fs.make_dir(directory)
+            for name, tensors in sorted(files.items()):
+                if not _FILE_NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} cannot name a snapshot's file")
+                data = encode_tensors(tensors)
+                described = {key: TensorEntry(a.dtype.name, a.shape) for key, a in tensors.items()}
+                entries[name] = FileEntry(sha256(data).hexdigest(), len(data), described)
+                write_synced(self._fs, directory / f"{name}.safetensors", data)
+            data = replace(draft, files=entries).to_bytes()
+            write_synced(self._fs, directory / _MANIFEST_FILE, data)
+            self._fs.sync_dir(directory)
+        return parse_manifest(data)
+
+    def _reveal(self, temporary: Path, target: Path) -> None:
+        """Give a written snapshot its name, durably."""
+        with self._disk("publish", target):
+            try:
+                self._fs.rename(temporary, target)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise SnapshotRefused(f"{target} was published meanwhile") from error
+                raise
+            self._fs.sync_dir(self._root)
+
+    @contextmanager
+    def _disk(self, what: str, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SnapshotError(f"cannot {what} {path}: {error}") from error
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    found = path.stat().st_size
+    if found != entry.num_bytes:
+        raise SnapshotCorrupt(f"it has {found} bytes, {entry.num_bytes} were published")
+
+
+def _read_file(path: Path, entry: FileEntry) -> Tensors:
+    data = path.read_bytes()
+    if sha256(data).hexdigest() != entry.sha256:
+        raise SnapshotCorrupt("its sha256 is not the published one")
+    tensors = decode_tensors(data)
+    found = {name: TensorEntry(a.dtype.name, a.shape) for name, a in tensors.items()}
+    if found != entry.tensors:
+        raise SnapshotCorrupt("its tensors' names, dtypes or shapes are not the published ones")
+    return tensors
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    versions = {"python": python_version()}
+    for name in ("bandexa", "numpy", "safetensors", "torch"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

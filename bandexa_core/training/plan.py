@@ -1,0 +1,43 @@
+"""The plan of one training round, and how its progress is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Told = Callable[[str, float], None]  # hears which phase a round is in, and what share is done
+
+
+def untold(phase: str, share: float) -> None:
+    """Nobody wants to know how far a round is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRound:
+    """One round's plan.
+
+    Attributes:
+        num_rows: Learned values so far.
+        actions: Features of the catalogue's actions, (K, A).
+        steps: Optimizer steps.
+        lr: Learning rate of a round's first step.
+        reward_scale: Rewards are divided by it: what the declared range spans.
+        seed: Keys the round's random numbers (head initialisation, batches, dropout).
+        num_heads: H, one linear reward head per action slot, or 1 shared by all.
+        device: Where the steps run, "cpu" or "cuda".
+    """
+
+    num_rows: int
+    actions: NDArray[np.float32]
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    rebuild_chunk: int
+    reward_scale: float
+    seed: int
+    num_heads: int
+    device: str = "cpu"

@@ -1,0 +1,1 @@
+"""Long proofs: kills, power loss, damage, hostile requests, soak."""

@@ -1,0 +1,1 @@
+"""HTTP: decode, validate, authorise, hand over to `serving`, encode. Nothing below knows HTTP."""

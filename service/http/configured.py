@@ -1,0 +1,131 @@
+"""Bandits in the server's TOML: `[bandits.NAME]` is put at the start, as a PUT would.
+
+Runs on the event loop, once, when all that was there before is served again. What is there already
+and equal stays untouched; a key that cannot change and differs refuses the start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from bandexa_core.ids import ActionId
+from bandexa_core.spec import BanditSpec
+from service.http.problems import problem_of
+from service.http.routes.common import stacked
+from service.http.schemas import ActionBody, Id
+from service.serving import manage
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.settings import SettingsError
+from service.store.errors import ServiceError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_NAME: TypeAdapter[str] = TypeAdapter(Id)
+_SPEC = TypeAdapter(BanditSpec)
+_ACTIONS: TypeAdapter[list[ActionBody | str]] = TypeAdapter(list[ActionBody | Id])
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredBandit:
+    """A bandit as the settings want it."""
+
+    name: str
+    spec: BanditSpec
+    actions: tuple[ActionBody, ...]
+
+
+def parse(tables: Mapping[str, Any]) -> list[ConfiguredBandit]:
+    """Return the bandits of the settings, checked as far as that goes without what is there.
+
+    Raises:
+        SettingsError: Names the bandit and the field that is wrong.
+    """
+    found = []
+    for name, table in tables.items():
+        where, rest = f"bandits.{name}", dict(table)
+        _checked(_NAME, where, name)
+        actions = _checked(_ACTIONS, f"{where}.actions", rest.pop("actions", []), ActionBody)
+        spec = _checked(_SPEC, where, rest, BanditSpec)
+        bodies = [ActionBody(id=a) if isinstance(a, str) else a for a in actions]
+        if len({body.id for body in bodies}) < len(bodies):
+            raise SettingsError(f"{where}.actions: an action is given twice")
+        found.append(ConfiguredBandit(name, spec, tuple(bodies)))
+    return found
+
+
+def _checked(kind: TypeAdapter[T], where: str, value: Any, model: Any = None) -> T:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise SettingsError(f"{where}: {problem_of(error, model).detail}") from error
+
+
+async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:
+    """Have the engine serve these bandits.
+
+    Raises:
+        SettingsError: One contradicts what is there, or cannot be made.
+    """
+    for bandit in wanted:
+        try:
+            live, created = await manage.put_bandit(engine, bandit.name, bandit.spec)
+            await _ensure_actions(engine, live, bandit.actions)
+        except ServiceError as error:
+            raise SettingsError(f"bandits.{bandit.name}: {error}") from error
+        if created:
+            log.info("bandit %s: created from the settings", bandit.name)
+
+
+async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionBody, ...]) -> None:
+    """Put what is new or different; equal actions make no log rows."""
+    catalogue = bandit.model.catalogue
+    given = [body.features is not None for body in actions]
+    if any(given) and not all(given):
+        raise SettingsError(
+            f"bandits.{bandit.record.name}.actions: give features for every action, or for none"
+        )
+    features = None
+    if any(given):
+        raw = stacked([body.features for body in actions], "actions")
+        features = bandit.features(raw, len(actions), "actions")
+    changed = []
+    for number, body in enumerate(actions):
+        slot = catalogue.slots.get(ActionId(body.id))
+        same = slot is not None and bool(catalogue.enabled[slot]) == body.enabled
+        if same and features is not None:
+            same = np.array_equal(catalogue.features[slot], features[number])
+        if not same:
+            changed.append(number)
+    if not changed:
+        return
+    await manage.put_actions(
+        engine,
+        bandit.record.name,
+        tuple(ActionId(actions[number].id) for number in changed),
+        None if features is None else features[changed],
+        np.array([actions[number].enabled for number in changed], np.bool_),
+    )
+
+
+def bandit_schema() -> dict[str, Any]:
+    """Return the JSON schema of a bandit's table."""
+    schema = _SPEC.json_schema()
+    actions = _ACTIONS.json_schema()
+    definitions = schema.pop("$defs", {}) | actions.pop("$defs", {})
+    actions["description"] = "Actions to offer: ids, or tables of id, features and enabled."
+    schema["properties"] |= {"actions": actions}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A bandit",
+        "description": "[bandits.NAME] in the server's TOML; the body of PUT /bandits/{name} has"
+        " no `actions`.",
+        **{key: value for key, value in schema.items() if key not in ("title", "description")},
+        "$defs": definitions,
+    }

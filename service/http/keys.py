@@ -1,0 +1,106 @@
+"""API keys as they are configured: names, hashes and scopes; never the keys themselves.
+
+A key is 256 random bits, so one round of SHA-256 is enough to keep it from whoever reads the
+settings: there is nothing to guess. Read once at the start; nothing is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.settings import KeySetting
+
+KEY_PREFIX = "bx_"
+
+
+class _KeysFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    keys: Annotated[tuple[KeySetting, ...], Field(min_length=1)]
+
+
+class Keys:
+    """All keys of a server; without any, everyone may do everything.
+
+    Raises:
+        ValueError: Two keys share a name or a hash.
+    """
+
+    def __init__(self, keys: Sequence[KeySetting]) -> None:
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in keys]
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                named = [key.name for key in keys if getattr(key, field) == twice]
+                raise ValueError(f"keys: {field} of {' and '.join(named)} is the same")
+        self._keys = tuple(keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def holder(self, key: str) -> KeySetting | None:
+        """Return what is configured for a key; takes as long whichever it is, or none."""
+        hashed = hash_of(key)
+        found = None
+        for candidate in self._keys:
+            if hmac.compare_digest(candidate.sha256, hashed):
+                found = candidate
+        return found
+
+
+def new_key() -> str:
+    """Return a key nobody has: 256 bits from the system's generator."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_of(key: str) -> str:
+    """Return what settings hold of a key: SHA-256 of its UTF-8 bytes, in hexadecimal."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
+
+
+def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys:
+    """Return the keys of the settings and of the file they name, together.
+
+    Raises:
+        ValueError: The file cannot be read or is malformed, or two keys are alike; names the field.
+    """
+    from_file: Sequence[KeySetting] = ()
+    if keys_file is not None:
+        try:
+            from_file = _KeysFile.model_validate(tomllib.loads(keys_file.read_text())).keys
+        except ValidationError as error:
+            raise ValueError(f"keys_file: {keys_file}: {error}") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"keys_file: {keys_file}: {error}") from error
+    return Keys([*(keys or ()), *from_file])
+
+
+def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
+    """Refuse to listen beyond this machine without keys, unless that is asked for.
+
+    Raises:
+        ValueError: It would; or anonymous callers are allowed although there are keys.
+    """
+    if keys and allow_anonymous:
+        raise ValueError("allow_anonymous: contradicts keys; drop one of the two")
+    if not keys and not allow_anonymous and not _is_loopback(host):
+        raise ValueError(
+            f"host: {host} can be reached from other machines and there are no API keys; make some"
+            " with `bandexa keygen`, or set allow_anonymous = true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

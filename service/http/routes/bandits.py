@@ -1,0 +1,200 @@
+"""Bandits: configuration, catalogue, training, snapshots."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+
+from bandexa_core.ids import ActionId
+from bandexa_core.spec import BanditSpec
+from service.http.auth import needs
+from service.http.codec import WireRoute
+from service.http.routes.common import EngineDep, Name, problems, stacked
+from service.http.schemas import (
+    ActionList,
+    ActionsRequest,
+    ActionState,
+    BanditAnswer,
+    BanditList,
+    CatalogueAnswer,
+    FindingAnswer,
+    Id,
+    Learning,
+    TrainAnswer,
+    TrainerState,
+)
+from service.observe.health import Finding, learning_of
+from service.serving import manage
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.serving.errors import UnknownBandit
+from service.store.errors import InvalidRequest, Unavailable
+from service.training.errors import BanditGone
+
+MAX_ACTIONS = 10_000
+router = APIRouter(prefix="/bandits", route_class=WireRoute)
+
+
+@router.put(
+    "/{name}",
+    openapi_extra=needs("admin"),
+    responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)},
+)
+async def put_bandit(
+    name: Name, body: BanditSpec, engine: EngineDep, response: Response
+) -> BanditAnswer:
+    """Create a bandit (201), or change what can change of it: training, replay, selection."""
+    bandit, created = await manage.put_bandit(engine, name, body)
+    response.status_code = 201 if created else 200
+    return state_of(engine, bandit)
+
+
+@router.get("", openapi_extra=needs("read"))
+async def list_bandits(engine: EngineDep) -> BanditList:
+    """List every bandit with its configuration and state."""
+    return BanditList(bandits=[state_of(engine, bandit) for bandit in engine.bandits()])
+
+
+@router.get("/{name}", openapi_extra=needs("read"), responses=problems(404, 422))
+async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
+    """Return a bandit's configuration and state."""
+    return state_of(engine, engine.bandit(name))
+
+
+@router.delete(
+    "/{name}", openapi_extra=needs("admin"), status_code=204, responses=problems(404, 422)
+)
+async def delete_bandit(name: Name, engine: EngineDep) -> None:
+    """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
+    await manage.delete_bandit(engine, name)
+
+
+@router.get("/{name}/actions", openapi_extra=needs("read"), responses=problems(404, 422))
+async def list_actions(
+    name: Name,
+    engine: EngineDep,
+    offset: Annotated[int, Query(ge=0, description="Slot to begin at.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_ACTIONS, description="How many at most.")] = 1000,
+) -> ActionList:
+    """List the catalogue in slot order, retired actions included."""
+    catalogue = engine.bandit(name).model.catalogue
+    last = min(offset + limit, len(catalogue))
+    rows = catalogue.features[offset:last].tolist()
+    enabled = catalogue.enabled[offset:last].tolist()
+    ids = catalogue.ids[offset:last]
+    actions = [
+        ActionState(id=action_id, index=offset + number, enabled=on, features=row)
+        for number, (action_id, on, row) in enumerate(zip(ids, enabled, rows, strict=True))
+    ]
+    return ActionList(total=len(catalogue), actions=actions)
+
+
+@router.put("/{name}/actions", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
+async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
+    """Add the listed actions or overwrite them; others stay as they are."""
+    if body.ids is not None:
+        ids, features = body.ids, body.features
+        enabled = np.ones(len(ids), np.bool_)
+    else:
+        actions = body.actions or []
+        ids = [action.id for action in actions]
+        enabled = np.array([action.enabled for action in actions], np.bool_)
+        given = [action.features is not None for action in actions]
+        if any(given) and not all(given):
+            raise InvalidRequest("actions", "give features for every action listed, or for none")
+        features = stacked([a.features for a in actions], "actions") if all(given) else None
+    names = tuple(ActionId(action_id) for action_id in ids)
+    return _catalogue(await manage.put_actions(engine, name, names, features, enabled))
+
+
+@router.delete(
+    "/{name}/actions/{action_id}", openapi_extra=needs("admin"), responses=problems(404, 422)
+)
+async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
+    """Retire an action: it is not offered any more, what was learned of it stays."""
+    return _catalogue(await manage.retire_action(engine, name, ActionId(action_id)))
+
+
+@router.post(
+    "/{name}/train",
+    openapi_extra=needs("admin"),
+    responses={202: {"model": TrainAnswer}, **problems(404, 422)},
+)
+async def train(
+    name: Name, engine: EngineDep, response: Response, wait: bool = False
+) -> TrainAnswer:
+    """Train now. With `wait`, answers once the new snapshot is served; else at once (202)."""
+    bandit = engine.bandit(name)
+    if engine.desk is None:
+        raise Unavailable("the service is starting")
+    if not wait:
+        engine.desk.round_is_due(bandit)
+        response.status_code = 202
+        model = bandit.model
+        return TrainAnswer(
+            status="queued", trained=False, snapshot=model.version, position=model.position,
+            metrics={},
+        )  # fmt: skip
+    try:
+        event = await engine.desk.train(bandit)
+    except BanditGone as error:
+        raise UnknownBandit(name) from error
+    return TrainAnswer(
+        status="served",
+        trained=True,
+        snapshot=event["version"],
+        position=event["position"],
+        metrics=event["metrics"],
+    )
+
+
+def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
+    """Return what there is to say of a bandit."""
+    model = bandit.model
+    return BanditAnswer(
+        name=bandit.record.name,
+        uid=bandit.record.uid,
+        spec=model.spec,
+        num_actions=len(model.catalogue.enabled_slots),
+        snapshot=model.version,
+        position=model.position,
+        num_learned=model.progress.num_learned,
+        train_due=model.round_due(),
+        learning=learning_state(engine, bandit),
+        trainer=trainer_state(engine),
+    )
+
+
+def trainer_state(engine: Engine) -> TrainerState:
+    """Return the state of the trainer process."""
+    if engine.desk is None:
+        return TrainerState(state="stopped", phase="stopped", pid=None, rounds=0)
+    supervisor = engine.desk.supervisor
+    return TrainerState(
+        state=supervisor.state,
+        phase=supervisor.phase,
+        pid=supervisor.pid,
+        rounds=supervisor.rounds,
+    )
+
+
+def learning_state(engine: Engine, bandit: Bandit) -> Learning:
+    """Return whether a bandit still learns."""
+    return Learning(
+        findings=told(learning_of(engine, bandit)),
+        join_rate=bandit.vitals.join_rate(),
+        reward_mean=bandit.vitals.reward_mean,
+    )
+
+
+def told(findings: list[Finding]) -> list[FindingAnswer]:
+    """Return findings as they are answered."""
+    return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
+
+
+def _catalogue(bandit: Bandit) -> CatalogueAnswer:
+    model = bandit.model
+    return CatalogueAnswer(num_actions=len(model.catalogue.enabled_slots), position=model.position)

@@ -1,0 +1,241 @@
+"""What the dashboard's page asks for: an overview, a bandit over time, its newest decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
+
+from bandexa_core import __version__
+from service.http.auth import identify, needs
+from service.http.codec import WireRoute
+from service.http.keys import Keys
+from service.http.routes.bandits import learning_state, told, trainer_state
+from service.http.routes.common import EngineDep, Name, problems
+from service.http.schemas import FindingAnswer, TrainerState
+from service.observe.dashboard import views
+from service.observe.dashboard.aggregates import Aggregates
+from service.observe.health import server_findings
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.settings import SCOPES
+from service.store.sqlite.history import History
+
+router = APIRouter(prefix="/dashboard", route_class=WireRoute)
+MAX_ROW = 2**63 - 1  # of SQLite
+MAX_ROUNDS = 200
+Range = Literal["15m", "1h", "6h", "1d", "7d", "30d", "all"]
+
+
+class Session(BaseModel):
+    """Who asks, and what for they may."""
+
+    name: str | None
+    scopes: list[str]
+    keys_needed: bool
+
+
+class ServerState(BaseModel):
+    """The server as a whole."""
+
+    version: str
+    ready: bool
+    detail: str | None
+    trainer: TrainerState
+    findings: list[FindingAnswer]
+    behind: bool = Field(description="Whether the aggregates are still being made.")
+
+
+class Spark(BaseModel):
+    """The last 60 minutes."""
+
+    time: list[int]
+    selects: list[int]
+    reward: list[float | None]
+
+
+class LastHour(BaseModel):
+    """Sums of the last 60 minutes."""
+
+    selects: int
+    rewards: int
+    reward_mean: float | None
+
+
+class BanditLine(BaseModel):
+    """A bandit in the overview. `decisions` and `rewards`: as many as were counted."""
+
+    name: str
+    policy: str
+    encoder: str
+    num_actions: int
+    snapshot: int
+    position: int
+    num_learned: int
+    train_due: bool
+    decisions: int
+    rewards: int
+    join_rate: float | None = Field(description="Of the last hour, or of all where it was quiet.")
+    reward_mean: float | None = Field(description="Of the last hour, or of all where it was quiet.")
+    last_hour: LastHour
+    spark: Spark
+    findings: list[FindingAnswer]
+
+
+class Overview(BaseModel):
+    """The server and all its bandits."""
+
+    now: float
+    server: ServerState
+    bandits: list[BanditLine]
+
+
+class DecisionLine(BaseModel):
+    """A decision in a list; `reward` is the value learned of its first action."""
+
+    decision_id: str
+    time: float
+    action: str
+    num_actions: int
+    propensity: float | None
+    explored: bool | None
+    reward: float | None
+    snapshot: int
+    position: int
+
+
+class DecisionList(BaseModel):
+    """The newest decisions; `next` is the `before` of older ones."""
+
+    decisions: list[DecisionLine]
+    next: int | None
+
+
+@router.get("/session", openapi_extra=needs("any"))
+async def session(request: Request) -> Session:
+    """Tell what the caller's key is good for; 401 where keys are set and it has none."""
+    keys: Keys = request.app.state.keys
+    if not keys:
+        return Session(name=None, scopes=list(SCOPES), keys_needed=False)
+    holder = identify(request, keys)
+    return Session(name=holder.name, scopes=list(holder.scopes), keys_needed=True)
+
+
+@router.get("/overview", openapi_extra=needs("read"), responses=problems())
+async def overview(engine: EngineDep) -> Overview:
+    """The server and all its bandits, with the traffic of the last hour."""
+    now = time.time()
+    bandits = engine.bandits()
+    path = engine.follower.path
+
+    def summaries() -> list[dict[str, Any]]:
+        with Aggregates(path, read_only=True) as kept:
+            return [views.summary(kept, bandit.record.uid, now) for bandit in bandits]
+
+    found = await asyncio.get_running_loop().run_in_executor(None, summaries)
+    failure = engine.failure()
+    return Overview(
+        now=now,
+        server=ServerState(
+            version=__version__,
+            ready=failure is None,
+            detail=failure,
+            trainer=trainer_state(engine),
+            findings=told(server_findings(engine)),
+            behind=engine.follower.behind,
+        ),
+        bandits=[_line(engine, bandit, one) for bandit, one in zip(bandits, found, strict=True)],
+    )
+
+
+def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:
+    model, state = bandit.model, learning_state(engine, bandit)
+    return BanditLine(
+        name=bandit.record.name,
+        policy=model.spec.policy,
+        encoder=model.spec.encoder.name,
+        num_actions=len(model.catalogue.enabled_slots),
+        snapshot=model.version,
+        position=model.position,
+        num_learned=model.progress.num_learned,
+        train_due=model.round_due(),
+        findings=state.findings,
+        **found,
+    )
+
+
+@router.get("/bandits/{name}", openapi_extra=needs("read"), responses=problems(404, 422))
+async def bandit_over_time(
+    name: Name,
+    engine: EngineDep,
+    over: Annotated[Range, Query(alias="range", description="How far back.")] = "1h",
+) -> dict[str, Any]:
+    """A bandit over time: lists aligned to `time`, null where there is nothing."""
+    bandit = engine.bandit(name)
+    now = time.time()
+    path, database = engine.follower.path, engine.settings.database
+
+    def found() -> dict[str, Any]:
+        with Aggregates(path, read_only=True) as kept, History(database) as history:
+            drawn = views.series(kept, bandit.record.uid, over, now)
+            rounds = history.rounds(bandit.record, drawn["start"], MAX_ROUNDS)
+            return drawn | {"rounds": [dataclasses.asdict(one) for one in rounds]}
+
+    drawn = await asyncio.get_running_loop().run_in_executor(None, found)
+    model, state = bandit.model, learning_state(engine, bandit)
+    return {
+        "name": name,
+        "now": now,
+        "policy": model.spec.policy,
+        "spec": dataclasses.asdict(model.spec),
+        "num_actions": len(model.catalogue.enabled_slots),
+        "snapshot": model.version,
+        "position": model.position,
+        "num_learned": model.progress.num_learned,
+        "train_due": model.round_due(),
+        "findings": [finding.model_dump() for finding in state.findings],
+        "trainer": trainer_state(engine).model_dump(),
+        "behind": engine.follower.behind,
+        **drawn,
+    }
+
+
+@router.get("/bandits/{name}/decisions", openapi_extra=needs("read"), responses=problems(404, 422))
+async def newest_decisions(
+    name: Name,
+    engine: EngineDep,
+    before: Annotated[
+        int | None, Query(ge=1, le=MAX_ROW, description="`next` of an earlier answer.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
+) -> DecisionList:
+    """The newest decisions of a bandit."""
+    record = engine.bandit(name).record
+    database = engine.settings.database
+
+    def found() -> DecisionList:
+        with History(database) as history:
+            lines = history.newest(record, before, limit)
+        return DecisionList(
+            decisions=[
+                DecisionLine(
+                    decision_id=line.decision_id,
+                    time=line.time,
+                    action=line.actions[0],
+                    num_actions=len(line.actions),
+                    propensity=line.propensity,
+                    explored=line.explored,
+                    reward=line.value,
+                    snapshot=line.snapshot,
+                    position=line.position,
+                )
+                for line in lines
+            ],
+            next=lines[-1].row if len(lines) == limit else None,
+        )
+
+    return await asyncio.get_running_loop().run_in_executor(None, found)

@@ -1,0 +1,91 @@
+"""Health, readiness, metrics, and the API's documentation without a CDN."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from service.http.auth import GuardedRoute, needs
+from service.http.routes.bandits import learning_state, told, trainer_state
+from service.http.routes.common import EngineDep
+from service.http.schemas import Health, LearnAnswer
+from service.observe.health import ALARM, server_findings
+
+router = APIRouter(route_class=GuardedRoute)
+STATIC = files("service.http") / "static" / "swagger-ui"
+ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+
+@router.get("/healthz", openapi_extra=needs("public"))
+async def healthz() -> Health:
+    """Answer 200 while the process lives."""
+    return Health(status="alive")
+
+
+@router.get(
+    "/readyz",
+    openapi_extra=needs("public"),
+    response_model=Health,
+    responses={503: {"model": Health}},
+)
+async def readyz(engine: EngineDep) -> Response:
+    """Answer 200 when the store takes writes and every model is loaded, else 503."""
+    failure = engine.failure()
+    health = Health(
+        status="ready" if failure is None else "not ready",
+        detail=failure,
+        trainer=trainer_state(engine),
+    )
+    return JSONResponse(health.model_dump(), 200 if failure is None else 503)
+
+
+@router.get(
+    "/learnz",
+    openapi_extra=needs("read"),
+    response_model=LearnAnswer,
+    responses={503: {"model": LearnAnswer}},
+)
+async def learnz(engine: EngineDep) -> Response:
+    """Answer 200 while every bandit learns, 503 where an alarm says that one does not.
+
+    For alerting, not for routing: a server that does not learn serves as well as before.
+    """
+    findings = told(server_findings(engine))
+    bandits = {bandit.record.name: learning_state(engine, bandit) for bandit in engine.bandits()}
+    everything = [*findings, *(found for one in bandits.values() for found in one.findings)]
+    alarmed = any(finding.severity == ALARM for finding in everything)
+    answer = LearnAnswer(
+        status="alarm" if alarmed else "learning", findings=findings, bandits=bandits
+    )
+    return JSONResponse(answer.model_dump(), 503 if alarmed else 200)
+
+
+@router.get("/metrics", openapi_extra=needs("read"), response_class=Response)
+async def metrics(engine: EngineDep) -> Response:
+    """Metrics in Prometheus' text format."""
+    return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", openapi_extra=needs("public"), include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """The API's documentation."""
+    return get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=request.app.title,
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+
+
+@router.get("/docs/{asset}", openapi_extra=needs("public"), include_in_schema=False)
+async def docs_asset(asset: str) -> Response:
+    """A file of Swagger UI."""
+    if asset not in ASSETS:
+        raise HTTPException(404, f"there is no {asset!r} here")
+    return Response((STATIC / asset).read_bytes(), media_type=ASSETS[asset])

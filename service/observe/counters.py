@@ -1,0 +1,294 @@
+"""Counts that one thread makes and another reads: no lock, no labels to look up.
+
+A select is observed half a dozen times, which costs as much as one counter and one histogram of
+prometheus_client. These are turned into metrics when they are read (`exposition`). A reader may
+see the latest observation in one number and not yet in another.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from bandexa_core import __version__
+
+SECONDS = (
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0,
+)  # fmt: skip
+
+
+class Tally:
+    """A histogram. `counts` has one number per bound (values up to it), and one beyond the last."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Return (bound, how many values were at most that), the last one infinite."""
+        seen, out = 0, []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            seen += count
+            out.append((bound, seen))
+        return out
+
+
+class StageTimes:
+    """Where the time of a select goes, in seconds; used on the event loop."""
+
+    __slots__ = ("commit", "decode", "draw", "encode", "total")
+
+    def __init__(self) -> None:
+        self.decode = Tally()
+        self.encode = Tally()
+        self.draw = Tally()
+        self.commit = Tally()
+        self.total = Tally()
+
+    def observe(self, decode_s: float, encode_s: float, draw_s: float, commit_s: float) -> None:
+        """Count one select."""
+        self.decode.observe(decode_s)
+        self.encode.observe(encode_s)
+        self.draw.observe(draw_s)
+        self.commit.observe(commit_s)
+        self.total.observe(decode_s + encode_s + draw_s + commit_s)
+
+    def by_name(self) -> dict[str, Tally]:
+        """Return the stages, without the total."""
+        return {name: getattr(self, name) for name in ("decode", "encode", "draw", "commit")}
+
+
+class WriterTimes:
+    """What the store's writer thread takes, one observation per group that it commits."""
+
+    __slots__ = ("checkpoint", "commit", "operations", "sync")
+
+    def __init__(self) -> None:
+        self.operations = Tally([2.0**n for n in range(11)])
+        self.commit = Tally()
+        self.sync = Tally()
+        self.checkpoint = Tally()
+
+
+PROPENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+MINUTES = 1440  # of traffic that are remembered
+RECENT_ACTIONS = 1000  # the join rate is that of the newest minutes with so many
+RECENT_VALUES = 1000
+
+
+class Minute(NamedTuple):
+    """One minute's traffic: chosen actions that may be rewarded, and values learned for first."""
+
+    minute: int
+    chosen: int
+    joined: int
+
+
+class Run:
+    """How often in a row the same thing came."""
+
+    __slots__ = ("last", "length")
+
+    def __init__(self) -> None:
+        self.last: object = None
+        self.length = 0
+
+    def see(self, value: object) -> None:
+        """Count one more."""
+        if value == self.last:
+            self.length += 1
+        else:
+            self.last = value
+            self.length = 1
+
+
+class Vitals:
+    """Counts of one bandit.
+
+    Attributes:
+        selects: Answered ones, repeats among them.
+        rewards: By what became of them.
+        propensities: Of new decisions.
+        actions, values: How often in a row the same was chosen, or learned.
+        reward_mean: Of about the last `RECENT_VALUES` values; None before the first.
+        outside: The share of those that lie outside of the reward range.
+        num_values: Decisions a value was learned for.
+    """
+
+    def __init__(self) -> None:
+        self.selects = 0
+        self.rewards: dict[str, int] = {}
+        self.propensities = Tally(PROPENSITIES)
+        self.actions = Run()
+        self.values = Run()
+        self.reward_mean: float | None = None
+        self.outside = 0.0
+        self.num_values = 0
+        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+
+    # -- what happened ------------------------------------------------------------------------
+
+    def decided(
+        self,
+        now: float,
+        actions: Sequence[object],
+        propensity: float | None,
+        *,
+        choice: bool,
+        activated: bool,
+    ) -> None:
+        """Count a new decision.
+
+        Args:
+            now: Its time, in seconds since the epoch.
+            actions: What was chosen, best first.
+            propensity: That of the first; None: it comes later.
+            choice: Whether there was more than one candidate.
+            activated: Whether rewards for it count already.
+        """
+        if propensity is not None:
+            self.propensities.observe(propensity)
+        if choice:
+            self.actions.see(actions[0])
+        if activated:
+            self._flow(now, len(actions), 0)
+
+    def activated(self, now: float, num_actions: int) -> None:
+        """Count an activation: from now on, rewards are awaited for what was chosen."""
+        self._flow(now, num_actions, 0)
+
+    def rewarded(self, status: str) -> None:
+        """Count a reward by what became of it."""
+        self.rewards[status] = self.rewards.get(status, 0) + 1
+
+    def joined(self, now: float) -> None:
+        """Count a chosen action whose first value a caller brought."""
+        self._flow(now, 0, 1)
+
+    def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:
+        """Count a value that was learned, whoever brought it, or corrected.
+
+        Args:
+            before: What is corrected; None: it is the first one.
+            after: The value.
+            expected: The bandit's reward range.
+        """
+        if before is None:
+            self.values.see(after)
+            self.num_values += 1
+        share = 1.0 / max(1, min(self.num_values, RECENT_VALUES))
+        mean = self.reward_mean or 0.0
+        self.reward_mean = mean + share * (after - (mean if before is None else before))
+        low, high = expected
+        was = self.outside if before is None else float(not low <= before <= high)
+        self.outside += share * (float(not low <= after <= high) - was)
+
+    def _flow(self, now: float, chosen: int, joined: int) -> None:
+        minute, minutes = int(now // 60.0), self._minutes
+        if minutes and minutes[-1].minute >= minute:  # a clock that was set back changes nothing
+            last = minutes[-1]
+            minutes[-1] = Minute(last.minute, last.chosen + chosen, last.joined + joined)
+        else:
+            minutes.append(Minute(minute, chosen, joined))
+
+    # -- what is to be seen -------------------------------------------------------------------
+
+    def minutes(self) -> list[Minute]:
+        """Return the minutes with traffic, oldest first."""
+        return list(self._minutes)
+
+    def join_rate(self) -> float | None:
+        """Return rewarded per chosen actions in the newest minutes; None before the first."""
+        chosen = joined = 0
+        for minute in reversed(self._minutes):
+            chosen += minute.chosen
+            joined += minute.joined
+            if chosen >= RECENT_ACTIONS:
+                break
+        return joined / chosen if chosen else None
+
+
+ROUND_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """All metrics that no live object holds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.stages = StageTimes()
+        self.reward_seconds = Tally()
+        self.in_flight = 0
+        self.problems = self._counter(
+            "bandexa_problems", "Requests, and items of batches, answered by a problem.", "type"
+        )
+        self.swaps = self._counter("bandexa_swaps", "Models swapped in.")
+        self.swap_seconds = self._histogram(
+            "bandexa_swap_seconds",
+            "From a published snapshot to its model being served.",
+            ROUND_SECONDS,
+        )
+        self.swap_stall_seconds = self._histogram(
+            "bandexa_swap_stall_seconds", "Time of a swap on the event loop.", SECONDS
+        )
+        self.rounds = self._counter("bandexa_rounds", "Training rounds that were swapped in.")
+        self.round_seconds = self._histogram(
+            "bandexa_round_seconds", "Time of a training round, up to its snapshot.", ROUND_SECONDS
+        )
+        self.trainer_restarts = self._counter(
+            "bandexa_trainer_restarts", "Restarts of the trainer process."
+        )
+        self.rounds_failed = self._counter("bandexa_rounds_failed", "Training rounds that failed.")
+        self.store_bytes = self._gauge(
+            "bandexa_store_bytes", "Bytes of the database that hold something."
+        )
+        self.decisions_removed = self._counter(
+            "bandexa_decisions_removed", "Decisions that retention removed."
+        )
+        build = Gauge(
+            "bandexa_build_info", "The running version; always 1.", ["version"],
+            registry=self.registry,
+        )  # fmt: skip
+        build.labels(__version__).set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, buckets=bounds, registry=self.registry)
+
+    def problem(self, kind: str) -> None:
+        """Count a problem that a caller was told, by the name at the end of its type."""
+        self.problems.labels(kind.removeprefix("urn:bandexa:")).inc()
+
+    def render(self) -> bytes:
+        """Return the text exposition."""
+        return generate_latest(self.registry)

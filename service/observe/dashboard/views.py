@@ -1,0 +1,174 @@
+"""What the dashboard's calls answer, made of the aggregates: plain numbers, no HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from service.observe.counters import SECONDS
+from service.observe.dashboard.aggregates import DELAYS_S, HOUR, MINUTE, REST, SUMS, Aggregates
+
+RANGES: dict[str, tuple[int, int]] = {  # seconds, and of a point
+    "15m": (900, 10), "1h": (3600, 60), "6h": (21600, 300), "1d": (86400, 900),
+    "7d": (604800, 3600), "30d": (2592000, 14400), "all": (0, 3600),
+}  # fmt: skip
+POINTS = 400  # of a range without an end
+TOP = 8
+NORMAL_95 = 1.959964
+
+Numbers = list[float | None]
+
+
+def ratio(top: float, bottom: float) -> float | None:
+    """Return top / bottom, None for 0 / 0."""
+    return top / bottom if bottom else None
+
+
+def summary(kept: Aggregates, uid: str, now: float) -> dict[str, Any]:
+    """Return what the overview tells of a bandit: rates of the last hour, or else of all."""
+    minute = int(now // MINUTE) * MINUTE
+    start = minute - 59 * MINUTE
+    whole, hour = kept.totals(uid, 0, HOUR), kept.totals(uid, start, MINUTE)
+    points = kept.series(uid, start, minute + MINUTE, MINUTE)
+    times = list(range(start, minute + MINUTE, MINUTE))
+    rows = [points.get(at) for at in times]
+    recent = hour if hour["chosen"] or hour["num_values"] else whole
+    return {
+        "join_rate": ratio(recent["num_values"], recent["chosen"]),
+        "reward_mean": ratio(recent["value"], recent["num_values"]),
+        "decisions": whole["selects"],
+        "rewards": whole["num_values"],
+        "last_hour": {
+            "selects": hour["selects"],
+            "rewards": hour["num_values"],
+            "reward_mean": ratio(hour["value"], hour["num_values"]),
+        },
+        "spark": {
+            "time": times,
+            "selects": [row["selects"] if row else 0 for row in rows],
+            "reward": [ratio(row["value"], row["num_values"]) if row else None for row in rows],
+        },
+    }
+
+
+def window(kept: Aggregates, uid: str, name: str, now: float) -> tuple[int, int, int]:
+    """Return (start, end, step) of a range that ends now."""
+    length, step = RANGES[name]
+    first = None if length else kept.first(uid)
+    if first is not None:
+        step = HOUR * max(1, math.ceil((now - first) / HOUR / POINTS))
+        return first // step * step, (int(now) // step + 1) * step, step
+    end = (int(now) // step + 1) * step
+    return (end - (length or HOUR)) // step * step, end, step
+
+
+def series(kept: Aggregates, uid: str, name: str, now: float) -> dict[str, Any]:
+    """Return all that is drawn of a bandit over a range; lists are aligned to `time`."""
+    start, end, step = window(kept, uid, name, now)
+    times = list(range(start, end, step))
+    found = kept.series(uid, start, end, step)
+    rows = [found.get(at) for at in times]
+
+    def of(top: str, bottom: str) -> Numbers:
+        return [None if row is None else ratio(row[top], row[bottom]) for row in rows]
+
+    whole = {key: sum(row[key] for row in found.values()) for key in SUMS}
+    mean, low, high = _intervals(rows)
+    timed = kept.latencies(start, end, step)
+    return {
+        "range": name,
+        "start": start,
+        "end": end,
+        "step_s": step,
+        "join_rate": ratio(whole["num_values"], whole["chosen"]),
+        "reward_mean": ratio(whole["value"], whole["num_values"]),
+        "time": times,
+        "selects": [row["selects"] if row else 0 for row in rows],
+        "rewards": [row["num_values"] if row else 0 for row in rows],
+        "joined": of("num_values", "chosen"),
+        "reward": {"mean": mean, "low": low, "high": high},
+        "actions": _actions(kept.shares(uid, start, end, step), times),
+        "exploration": {
+            "explored": of("explored", "looked"),
+            "entropy": of("surprise", "propensities"),
+            "propensity_mean": of("propensity", "propensities"),
+        },
+        "spread": of("std", "stds"),
+        "delay": _delay(kept.delays(uid, start, end, step)),
+        "latency": {
+            name: [_quantile_ms(timed.get(at), share) for at in times]
+            for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
+        },
+    }
+
+
+def _intervals(rows: Sequence[dict[str, float] | None]) -> tuple[Numbers, Numbers, Numbers]:
+    """Return mean rewards and their 95 % intervals by the normal law, where there are two."""
+    mean: Numbers = []
+    low: Numbers = []
+    high: Numbers = []
+    for row in rows:
+        num = 0 if row is None else row["num_values"]
+        if row is None or not num:
+            mean.append(None)
+            low.append(None)
+            high.append(None)
+            continue
+        middle = row["value"] / num
+        mean.append(middle)
+        if num < 2:
+            low.append(None)
+            high.append(None)
+            continue
+        variance = max(0.0, row["square"] / num - middle * middle) * num / (num - 1)
+        half = NORMAL_95 * math.sqrt(variance / num)
+        low.append(middle - half)
+        high.append(middle + half)
+    return mean, low, high
+
+
+def _actions(shares: dict[int, dict[str, int]], times: Sequence[int]) -> dict[str, Any]:
+    totals: dict[str, int] = {}
+    for counts in shares.values():
+        for action, num in counts.items():
+            totals[action] = totals.get(action, 0) + num
+    named = sorted((a for a in totals if a != REST), key=lambda action: (-totals[action], action))
+    top = named[:TOP]
+    columns: list[Numbers] = [[] for _ in top]
+    rest: Numbers = []
+    for at in times:
+        counts = shares.get(at, {})
+        whole = sum(counts.values())
+        for column, action in zip(columns, top, strict=True):
+            column.append(counts.get(action, 0) / whole if whole else None)
+        rest.append(1.0 - sum(counts.get(a, 0) for a in top) / whole if whole else None)
+    return {"ids": top, "share": columns, "rest": rest, "num": len(named)}
+
+
+def _delay(counts: Sequence[int]) -> dict[str, Any]:
+    return {
+        "bounds_s": list(DELAYS_S),
+        "counts": list(counts),
+        "median_s": _quantile(DELAYS_S, counts, 0.5),
+        "p90_s": _quantile(DELAYS_S, counts, 0.9),
+    }
+
+
+def _quantile_ms(counts: Sequence[int] | None, share: float) -> float | None:
+    found = None if counts is None else _quantile(SECONDS, counts, share)
+    return None if found is None else 1000.0 * found
+
+
+def _quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Return a quantile of a histogram, as if values were spread evenly between bounds."""
+    wanted = share * sum(counts)
+    if not wanted:
+        return None
+    seen, low = 0.0, 0.0
+    for bound, count in zip(bounds, counts, strict=False):
+        if count and seen + count >= wanted:
+            return low + (bound - low) * (wanted - seen) / count
+        seen += count
+        low = bound
+    return bounds[-1]

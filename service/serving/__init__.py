@@ -1,0 +1,1 @@
+"""Live bandits without HTTP: select, learn, train, swap, administrate."""

@@ -1,0 +1,31 @@
+"""What can go wrong while serving: a name, an action or a snapshot that does not exist."""
+
+from __future__ import annotations
+
+from service.store.errors import ServiceError
+
+
+class UnknownBandit(ServiceError):
+    """No bandit has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no bandit {name!r}")
+
+
+class UnknownAction(ServiceError):
+    """The catalogue has no action of this id; `field` of the body named it, or the path (None)."""
+
+    def __init__(self, action_id: str, field: str | None = None) -> None:
+        self.field = field
+        self.message = f"the bandit has no action {action_id!r}"
+        super().__init__(self.message if field is None else f"{field}: {self.message}")
+
+
+class UnknownSnapshot(ServiceError):
+    """The bandit has no snapshot of this version."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"there is no snapshot {version}, or not any more: of each bandit the newest"
+            " `keep_snapshots` of the server's settings are kept"
+        )

@@ -1,0 +1,126 @@
+"""What administrators do: create, change and delete bandits, and their catalogues.
+
+Runs on the event loop. Every change is a committed log row before it is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import shutil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionId, BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.model import Progress, ServingModel
+from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.snapshots.store import SnapshotStore
+from bandexa_core.spec import BanditSpec
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.serving.errors import UnknownAction
+from service.store.errors import Conflict, InvalidRequest, ServiceError
+from service.store.records import BanditRecord
+
+
+async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandit, bool]:
+    """Create a bandit, or change what can be changed of it; True: it was created.
+
+    Raises:
+        InvalidRequest: The configuration asks for what does not exist.
+        Conflict: A key that cannot change differs.
+    """
+    async with engine.creating:  # one at a time: two creations of a name must not race
+        known = engine.get(name)
+        if known is not None:
+            return await _change(engine, known, spec), False
+        return await _create(engine, name, spec), True
+
+
+async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
+    seed = secrets.randbits(32) if spec.seed is None else spec.seed
+    spec = dataclasses.replace(spec, seed=seed)
+    made: list[ServingModel] = []
+
+    def publish(uid: BanditUid) -> None:
+        root = engine.settings.snapshots / uid
+        shutil.rmtree(root, ignore_errors=True)  # of a creation that was never committed
+        model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
+        manifest = publish_model(
+            SnapshotStore(root), model, position=LogPosition(0),
+            log_hash=b"", epoch=engine.epoch, version=SnapshotVersion(0), parent=None,
+            progress=Progress(), training={}, metrics={},
+        )  # fmt: skip
+        model.created_at = manifest.created_at
+        made.append(model)
+
+    catalogue = Catalogue.empty(spec.action_dim)
+    try:  # before the writer's transaction, so that a bad configuration changes nothing
+        # Off the event loop: an encoder's weights may have to be read, or even downloaded.
+        await asyncio.get_running_loop().run_in_executor(
+            None, ServingModel, spec, BanditUid("check"), engine.registry, catalogue
+        )
+    except ValueError as error:
+        raise InvalidRequest.from_value_error(error, "encoder") from error
+    record: BanditRecord = await engine.committed(engine.store.create_bandit, name, spec, publish)
+    bandit = Bandit(record, made[0], SnapshotStore(engine.settings.snapshots / record.uid))
+    engine.add(bandit)
+    return bandit
+
+
+async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
+    current = bandit.model.spec
+    seed = current.seed if spec.seed is None else spec.seed
+    wanted = dataclasses.replace(spec, seed=seed)
+    ours, theirs = current.frozen_part(), wanted.frozen_part()
+    if wanted.encoder.name not in engine.registry.names():
+        raise InvalidRequest("encoder.name", f"must be one of {', '.join(engine.registry.names())}")
+    for key in sorted(ours):
+        if ours[key] != theirs[key]:
+            raise Conflict(f"{key}: cannot change in the life of a bandit")
+    if wanted != current:
+        store = engine.store
+        row = await engine.committed(store.append_config, bandit.record, wanted, then=bandit.apply)
+        await bandit.applied(row.position)
+    return bandit
+
+
+async def delete_bandit(engine: Engine, name: str) -> None:
+    """Forget a bandit: its decisions, log and snapshots."""
+    bandit = engine.remove(name)
+    try:
+        await engine.committed(engine.store.delete_bandit, bandit.record)
+    except ServiceError:
+        if engine.get(name) is None:  # refused, and nothing of it was kept
+            engine.add(bandit)
+        raise
+    assert engine.desk is not None
+    await engine.desk.forget(bandit.record.uid)
+
+
+async def put_actions(
+    engine: Engine, name: str, ids: tuple[ActionId, ...], features: Any, enabled: NDArray[np.bool_]
+) -> Bandit:
+    """Add or overwrite actions; `features` None leaves those of known actions as they are."""
+    bandit = engine.bandit(name)
+    rows = None if features is None else bandit.features(features, len(ids), "features")
+    change = CatalogueChange(ids, rows, enabled)
+    known = bandit.model.catalogue.slots
+    missing = [action_id for action_id in ids if action_id not in known]
+    if missing and rows is None and bandit.record.spec.action_dim:
+        raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
+    store = engine.store
+    row = await engine.committed(store.append_change, bandit.record, change, then=bandit.apply)
+    await bandit.applied(row.position)
+    return bandit
+
+
+async def retire_action(engine: Engine, name: str, action_id: ActionId) -> Bandit:
+    """Stop offering an action; its history stays."""
+    if action_id not in engine.bandit(name).model.catalogue.slots:
+        raise UnknownAction(action_id)
+    return await put_actions(engine, name, (action_id,), None, np.zeros(1, np.bool_))

@@ -1,0 +1,159 @@
+"""Retention: old decisions leave the store, by age and by the bytes the database takes.
+
+Runs on the event loop; what reads much does so on a thread. What the rows had taught stays: in the
+statistics of the snapshots and, for encoders that are trained anew, in a sample of the rows. Rows
+go in small transactions between those of requests, oldest first, never past the oldest snapshot: so
+every snapshot that is kept can still be served with the rows after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import LogPosition
+from bandexa_core.replay import RowLayout
+from bandexa_core.replay.evicted import sample_size
+from bandexa_core.snapshots.store import SnapshotStore
+from service.observe.counters import Metrics
+from service.serving.bandit import Bandit
+from service.settings import Settings
+from service.store.errors import StoreError, Unavailable
+from service.store.protocol import EventStore
+
+log = logging.getLogger(__name__)
+CHECKED_EVERY_S = 30.0
+DAY_S = 86_400.0
+STEP = 2000  # decisions that are given up at once for room
+LEAST_ROUND = 1000  # rows that a round must cover to be ordered for the sake of retention
+
+
+class Retention:
+    """Keeps the store within its limits.
+
+    Args:
+        settings: `max_store_bytes` and `max_age_days`; without both nothing is ever removed.
+        metrics: Counted into.
+        store: What is trimmed.
+        bandits: Returns the live bandits.
+        committed: Appends to the store and waits for the commit.
+        order_round: Asks for a round of a bandit, so that its snapshots move on.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        store: EventStore,
+        bandits: Callable[[], Collection[Bandit]],
+        committed: Callable[..., Awaitable[Any]],
+        order_round: Callable[[Bandit], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._store = store
+        self._bandits = bandits
+        self._committed = committed
+        self._order_round = order_round
+        self._clock = clock
+        self._reader = store.reader()
+        self._told = False
+
+    async def run(self) -> None:
+        """Look after the limits until cancelled."""
+        while True:
+            try:
+                await self.enforce()
+            except (StoreError, Unavailable) as error:
+                log.warning("old decisions cannot be removed now: %s", error)
+            await asyncio.sleep(CHECKED_EVERY_S)
+
+    def close(self) -> None:
+        """Let go of the database; `run` has ended."""
+        self._reader.close()
+
+    async def enforce(self) -> None:
+        """Remove what is too old, then what is too much.
+
+        Raises:
+            StoreError, Unavailable: The store takes no writes.
+        """
+        age, most = self._settings.max_age_days, self._settings.max_store_bytes
+        if age is not None:
+            await self._remove(self._clock() - age * DAY_S)
+        if most is not None:
+            await self._make_room(most)
+        self._metrics.store_bytes.set(await asyncio.to_thread(self._reader.used_bytes))
+
+    async def _make_room(self, most: int) -> None:
+        skipped = 0
+        while await asyncio.to_thread(self._reader.used_bytes) > most:
+            cutoff = await asyncio.to_thread(self._reader.decision_time, skipped + STEP)
+            if cutoff is None:
+                self._stuck(most)
+                return
+            if not await self._remove(cutoff):
+                skipped += STEP  # these are held; perhaps younger ones of other bandits are not
+        self._told = False
+
+    def _stuck(self, most: int) -> None:
+        if not self._told:
+            log.warning(
+                "the database takes more than max_store_bytes (%d): what is left is newer than the"
+                " oldest snapshot of its bandit, waits for its reward window, or is little",
+                most,
+            )
+        self._told = True
+
+    async def _remove(self, cutoff: float) -> int:
+        """Remove what is older than `cutoff` and can go; returns how many decisions went."""
+        for bandit in list(self._bandits()):
+            await self._trim(bandit, cutoff)
+        num, row, more = 0, 0, True
+        while more:
+            dropped = await self._committed(self._store.drop_decisions, cutoff, row)
+            num, row, more = num + dropped.num, dropped.last_row, dropped.more
+        if num:
+            self._metrics.decisions_removed.inc(num)
+            log.info("%d old decisions were removed", num)
+        return num
+
+    async def _trim(self, bandit: Bandit, cutoff: float) -> None:
+        key, spec = bandit.record.key, bandit.model.spec
+        wanted = await asyncio.to_thread(self._reader.last_before, key, cutoff)
+        oldest = await asyncio.to_thread(_oldest_position, bandit.snapshots)
+        if oldest < wanted:
+            self._move_on(bandit, wanted)
+        size = 0
+        if bandit.model.learns_features:
+            layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
+            size = sample_size(layout, spec.replay.evicted_sample)
+        more = True
+        while more:
+            more = await self._committed(
+                self._store.trim_log, bandit.record, min(wanted, oldest), size
+            )
+
+    def _move_on(self, bandit: Bandit, wanted: LogPosition) -> None:
+        """Have new snapshots made, lest old ones hold back what should go."""
+        model = bandit.model
+        background = model.spec.training.mode == "background"
+        if background and min(wanted, model.position) - model.base_position >= LEAST_ROUND:
+            self._order_round(bandit)
+
+
+def _oldest_position(snapshots: SnapshotStore) -> LogPosition:
+    """Return the log position of the oldest snapshot; 0 where none can be read."""
+    positions = []
+    for version in snapshots.versions():
+        try:
+            positions.append(snapshots.manifest(version).position)
+        except SnapshotError:  # pruned meanwhile, or damaged: never served again
+            continue
+    return LogPosition(min(positions, default=0))

@@ -1,0 +1,1 @@
+"""One select: from a command to a stored decision."""

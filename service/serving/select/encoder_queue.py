@@ -1,0 +1,141 @@
+"""Bounded micro-batching of contexts for slow encoders, off the event loop.
+
+A network that takes longer than about a millisecond for one context (a ResNet on a CPU) would hold
+up every request. Its contexts queue here; one thread encodes those that wait for the same encoder
+together. A full queue refuses at once, with 503, rather than answer late; the items of a batch wait
+for room in half of it, so that single selects find some, too. Lives on the event loop;
+nothing survives a crash, and nothing needs to: no decision exists before it is drawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.encoders.torch.module import SplitModuleEncoder
+from bandexa_core.model import ServingModel
+from bandexa_core.policies import EncodedContext
+from service.serving.bandit import Bandit
+from service.store.errors import Unavailable
+
+MAX_PATIENT = 1000  # as many as the items of a batch: one finds room on an idle server, whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    encoder: SplitModuleEncoder
+    context: NDArray[Any]
+    done: asyncio.Future[EncodedContext]
+
+
+class ContextEncoder:
+    """Encodes contexts in batches.
+
+    Args:
+        executor: Where it runs, off the event loop.
+        max_batch: Contexts encoded at once.
+        wait_s: How long a batch that is not full waits for more.
+        max_waiting: Contexts in the queue before more are refused; half as many patient ones are
+            let in besides.
+    """
+
+    def __init__(
+        self, executor: Executor, *, max_batch: int, wait_s: float, max_waiting: int
+    ) -> None:
+        self._executor = executor
+        self._max_batch = max_batch
+        self._wait_s = wait_s
+        self._max_waiting = max_waiting
+        self._queue: deque[_Waiting] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._room = asyncio.Semaphore((max_waiting + 1) // 2)
+        self._num_patient = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many contexts wait to be encoded."""
+        return len(self._queue)
+
+    async def encode(
+        self, bandit: Bandit, context: NDArray[Any], *, patient: bool = False
+    ) -> EncodedContext:
+        """Return the context's part under the encoder served when it is queued.
+
+        A `patient` caller waits for room in the queue.
+
+        Raises:
+            Unavailable: Too many contexts wait.
+        """
+        waiting, limit = len(self._queue), self._max_waiting
+        if patient:
+            waiting, limit = self._num_patient, MAX_PATIENT
+        if waiting >= limit:
+            raise Unavailable("too many selects wait for a slow encoder")
+        if not patient:
+            return await self._queued(bandit.model, context)
+        self._num_patient += 1
+        try:
+            async with self._room:
+                return await self._queued(bandit.model, context)
+        finally:
+            self._num_patient -= 1
+
+    async def _queued(self, model: ServingModel, context: NDArray[Any]) -> EncodedContext:
+        encoder = model.slow_encoder
+        assert encoder is not None, "only slow encoders need this"
+        done: asyncio.Future[EncodedContext] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(encoder, model.scaled(context), done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return await done
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                if self._wait_s > 0.0 and len(self._queue) < self._max_batch:
+                    await asyncio.sleep(self._wait_s)
+                await self._encode(self._take())
+        finally:
+            self._task = None
+
+    def _take(self) -> list[_Waiting]:
+        """Return the oldest contexts of one encoder; a caller that went away is passed over."""
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
+        while self._queue and len(batch) < self._max_batch:
+            item = self._queue.popleft()
+            if item.done.done():
+                continue
+            if batch and item.encoder is not batch[0].encoder:
+                others.append(item)
+            else:
+                batch.append(item)
+        self._queue.extendleft(reversed(others))
+        return batch
+
+    async def _encode(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
+        loop = asyncio.get_running_loop()
+        contexts = np.stack([item.context for item in batch])
+        try:
+            encode = batch[0].encoder.context_parts
+            parts = list(await loop.run_in_executor(self._executor, encode, contexts))
+            if len(parts) != len(batch):
+                raise RuntimeError(f"the encoder gives {len(parts)} parts of {len(batch)} contexts")
+        except Exception as error:  # whoever waits is told; the queue goes on
+            if len(batch) > 1:  # one context may be at fault: each answers for itself
+                for item in batch:
+                    await self._encode([] if item.done.done() else [item])
+            elif not batch[0].done.done():
+                batch[0].done.set_exception(error)
+            return
+        for item, part in zip(batch, parts, strict=True):
+            if not item.done.done():
+                item.done.set_result(EncodedContext(part))

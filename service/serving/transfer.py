@@ -1,0 +1,171 @@
+"""Export of the served model, and import of one as a bandit's own."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import FORGETTING, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.policies import NeuralLinearTS
+from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.snapshots.tensors import pack, unpack
+from bandexa_core.training.encoder_trainer import EncoderTrainer
+from bandexa_core.training.plan import TrainingRound
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.serving.errors import UnknownSnapshot
+from service.store.errors import Conflict, InvalidRequest
+
+
+async def export_model(bandit: Bandit) -> bytes:
+    """Return the served model, its tail applied, as one safetensors byte string."""
+    model = bandit.model
+    manifest = {
+        "bandit": bandit.record.name,
+        "model_hash": model.spec.model_hash(),
+        "snapshot": model.version,
+        "position": model.position,
+        "progress": dataclasses.asdict(model.progress),
+        "actions": list(model.catalogue.ids),
+    }
+    tensors = {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
+
+    def finish() -> bytes:
+        base = bandit.snapshots.load(model.version, (TRAINING_FILE,))
+        training = base.tensors[TRAINING_FILE]
+        return pack(manifest, tensors | {f"{TRAINING_FILE}/{n}": t for n, t in training.items()})
+
+    return await asyncio.get_running_loop().run_in_executor(None, finish)
+
+
+async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
+    """Serve an exported model as this bandit's from here on.
+
+    Its encoder is trained further once this bandit has learned as much on its own as the import
+    had: until then a rebuild over the bandit's own rows would forget what was imported.
+
+    Raises:
+        InvalidRequest: The bytes are no export, or their tensors do not fit.
+        Conflict: It was exported from a bandit of another shape or other actions.
+    """
+    bandit = engine.bandit(name)
+    try:
+        manifest, tensors = unpack(data)
+    except SnapshotError as error:
+        raise InvalidRequest("body", str(error)) from error
+    parts = {part: take_prefix(tensors, f"{part}/") for part in (MODEL_FILE, TRAINING_FILE)}
+    return await _adopt(engine, bandit, manifest, parts)
+
+
+async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Bandit:
+    """Serve the state of an older snapshot of this bandit's from here on, as if imported.
+
+    Raises:
+        UnknownSnapshot: It was never there, or pruned.
+        SnapshotError: It is damaged.
+        Conflict: It was built for another configuration.
+    """
+    bandit = engine.bandit(name)
+
+    def load() -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+        if version not in bandit.snapshots.versions():
+            raise UnknownSnapshot(version)
+        snapshot = bandit.snapshots.load(version)
+        with engine.store.reader() as reader:
+            position = LogPosition(snapshot.manifest.position)
+            actions = reader.catalogue_at(bandit.record, position).ids
+        tensors = snapshot.tensors
+        # Forgetting begins anew, as with every import: its steps lie at positions of another past.
+        model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
+        manifest = {
+            "model_hash": snapshot.manifest.spec_hash,
+            "progress": snapshot.manifest.meta["progress"],
+            "actions": list(actions),
+        }
+        return manifest, {MODEL_FILE: model, TRAINING_FILE: tensors[TRAINING_FILE]}
+
+    manifest, parts = await asyncio.get_running_loop().run_in_executor(None, load)
+    return await _adopt(engine, bandit, manifest, parts)
+
+
+async def _adopt(
+    engine: Engine,
+    bandit: Bandit,
+    manifest: dict[str, Any],
+    parts: dict[str, dict[str, NDArray[Any]]],
+) -> Bandit:
+    """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
+    model = _check(engine, bandit, manifest, parts[MODEL_FILE])
+    training = parts[TRAINING_FILE]
+    if isinstance(model.policy, NeuralLinearTS):
+        _check_training(model.policy, training, len(manifest["actions"]))
+    learned = int(manifest["progress"]["num_learned"])
+    progress = Progress(learned, learned, learned)
+    snapshots = bandit.snapshots
+
+    def publish(position: LogPosition, log_hash: bytes) -> int:
+        manifest = publish_model(
+            snapshots, model, position=position, log_hash=log_hash, epoch=engine.epoch,
+            parent=None, progress=progress, training=training,
+            metrics={},
+        )  # fmt: skip
+        version = SnapshotVersion(manifest.version)
+        bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))
+        return version
+
+    store = engine.store
+    row = await engine.committed(store.append_import, bandit.record, publish, then=bandit.apply)
+    await bandit.applied(row.position)
+    bandit.imported.clear()
+    return bandit
+
+
+def _check_training(
+    policy: NeuralLinearTS, training: dict[str, NDArray[Any]], num_actions: int
+) -> None:
+    """Refuse a head or optimizer state that the first round would fail on."""
+    plan = TrainingRound(
+        num_rows=0, actions=np.zeros((0, 0), np.float32), steps=0, batch_size=1, lr=1.0,
+        weight_decay=0.0, rebuild_chunk=1, reward_scale=1.0, seed=0,
+        num_heads=1 if policy.encoder.uses_action else max(1, num_actions),
+    )  # fmt: skip
+    try:
+        EncoderTrainer(policy.module, plan).load_tensors(training)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
+
+
+def _check(
+    engine: Engine, bandit: Bandit, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]
+) -> ServingModel:
+    """Return a model with the imported tensors, refusing what would not serve this bandit."""
+    current = bandit.model
+    for key in ("model_hash", "progress", "actions"):
+        if key not in manifest:
+            raise InvalidRequest("body", f"the export names no {key}")
+    progress, actions = manifest["progress"], manifest["actions"]
+    learned = progress.get("num_learned") if isinstance(progress, dict) else None
+    if type(learned) is not int or not 0 <= learned < 2**53 or not isinstance(actions, list):
+        raise InvalidRequest("body", "the export's progress or actions make no sense")
+    if manifest["model_hash"] != current.spec.model_hash():
+        raise Conflict("the snapshot comes from a bandit of another shape (policy, encoder, ...)")
+    policy = current.policy
+    if isinstance(policy, LinearHead) and not policy.encoder.uses_action:
+        ids = current.catalogue.ids
+        if tuple(actions[: len(ids)]) != ids[: len(actions)]:
+            raise Conflict("the snapshot's posteriors belong to other actions than this bandit's")
+    if not all(np.isfinite(t).all() for t in tensors.values() if t.dtype.kind == "f"):
+        raise InvalidRequest("body", "the snapshot holds numbers that are not finite")
+    model = ServingModel(current.spec, current.uid, engine.registry, current.catalogue)
+    try:
+        model.policy.load_tensors(tensors)
+    except (ValueError, KeyError) as error:
+        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
+    return model

@@ -1,0 +1,69 @@
+"""What can go wrong in the store, and the base of all errors of the service.
+
+Nothing here knows of HTTP: `http.problems` gives each error its status.
+
+ServiceError
+|- InvalidRequest      a field of the request is wrong; names the field
+|- UnknownDecision     no decision has this id
+|- Conflict            the request contradicts the stored state
+|- Unavailable         cannot be done now, may be tried again
+`- StoreError          the database cannot be used
+   |- LogTrimmed       retention removed the requested rows
+   `- StoreDamaged     a row is not what was written
+"""
+
+from __future__ import annotations
+
+from bandexa_core.errors import BandexaError
+
+
+class ServiceError(BandexaError):
+    """Base of the service's own errors."""
+
+
+class InvalidRequest(ServiceError):
+    """A field of the request is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+    @classmethod
+    def from_value_error(cls, error: ValueError, default: str) -> InvalidRequest:
+        """Build it from a core error whose message begins with the field's name and a colon."""
+        field, colon, message = str(error).partition(": ")
+        if colon and field.replace(".", "").replace("_", "").isalnum():
+            return cls(field, message)
+        return cls(default, str(error))
+
+
+class UnknownDecision(ServiceError):
+    """No decision has this id."""
+
+    def __init__(self, decision_id: str) -> None:
+        super().__init__(f"there is no decision {decision_id!r}")
+
+
+class Conflict(ServiceError):
+    """The request contradicts what is there."""
+
+
+class Unavailable(ServiceError):
+    """Cannot be done at present; trying again later may succeed."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreError(ServiceError):
+    """The database cannot be opened or written."""
+
+
+class LogTrimmed(StoreError):
+    """Rows that were asked for left the log by its retention."""
+
+
+class StoreDamaged(StoreError):
+    """A row of the database is not what was written: its checksum or hash differs."""

@@ -1,0 +1,84 @@
+"""Load snapshot -> apply tail: the one way a served model comes to be.
+
+Used at start (newest good snapshot, whole tail) and at a swap (a given snapshot, the tail that is
+in the store). Runs off the event loop, in one thread at a time, with a reader of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import MODEL_FILE, ServingModel, load_model
+from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from service.store.records import BanditRecord
+from service.store.sqlite.reader import StoreReader
+
+log = logging.getLogger(__name__)
+
+
+def acceptable(
+    reader: StoreReader, record: BanditRecord, up_to: LogPosition
+) -> Callable[[Manifest], bool]:
+    """Return the test whether a snapshot belongs to this bandit's log, not beyond `up_to`.
+
+    One built before the last import is of a model that was replaced, though it may be newer: the
+    round that made it was under way when the import came.
+    """
+    imported = reader.last_import(record.key, up_to)
+    begins = reader.trim(record.key).position
+
+    def accept(manifest: Manifest) -> bool:
+        if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
+            return False
+        position = LogPosition(manifest.position)
+        if not max(imported, begins) <= position <= up_to:
+            return False
+        found = reader.hash_at(record.key, position)
+        return found is not None and found.hex() == manifest.log_hash
+
+    return accept
+
+
+def newest_snapshot(
+    reader: StoreReader,
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    up_to: LogPosition,
+    names: tuple[str, ...] = (MODEL_FILE,),
+) -> Snapshot:
+    """Return the newest snapshot that is whole and belongs to the log.
+
+    Raises:
+        SnapshotError: There is none.
+    """
+    snapshot, skipped = snapshots.newest(acceptable(reader, record, up_to), names)
+    for version, reason in skipped:
+        log.warning("bandit %s: snapshot %d is not used: %s", record.name, version, reason)
+    return snapshot
+
+
+def load_at(
+    reader: StoreReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    snapshot: Snapshot,
+    up_to: LogPosition,
+) -> ServingModel:
+    """Return the model of `snapshot` with the rows up to `up_to` applied."""
+
+    def load(version: SnapshotVersion) -> Snapshot:
+        return snapshots.load(version, (MODEL_FILE,))
+
+    base = LogPosition(snapshot.manifest.position)
+    spec = reader.spec_at(record, base)
+    catalogue = reader.catalogue_at(record, base)
+    model = load_model(spec, record.uid, registry, snapshot, catalogue)
+    for rows in reader.follow(record, base, up_to):
+        for row in rows:
+            model.apply(row, load)
+    return model

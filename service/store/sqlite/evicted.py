@@ -1,0 +1,136 @@
+"""Reading what retention left of a log: where it begins, and a sample of what was before.
+
+Used by readers in any process, and on the writer thread; the caller sees to it that all is read at
+one moment.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import LogPosition
+from bandexa_core.replay import Evicted, RowLayout, Rows
+from bandexa_core.replay.evicted import ranks, sample_size
+from service.store.errors import StoreDamaged
+from service.store.records import BanditRecord
+from service.store.sqlite.codec import unpack_chosen
+
+FIRST_ROW = """
+SELECT l.decision_id, l.item, o.value, d.chosen, d.context FROM log AS l
+JOIN decisions AS d ON d.decision_id = l.decision_id
+JOIN outcomes AS o ON o.decision_id = l.decision_id AND o.item = l.item
+WHERE l.bandit = ? AND l.position = ?
+"""
+# SQLite takes the other columns from the row of the minimum.
+_LATER = """
+SELECT origin, before, min(position) FROM log
+WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL GROUP BY origin
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Where a log begins.
+
+    Attributes:
+        position: Learn rows up to it were removed; 0: none were.
+        hash: Of the log up to it.
+        learned: How many values those rows learned for the first time.
+    """
+
+    position: LogPosition
+    hash: bytes
+    learned: int
+
+
+def trim_of(db: sqlite3.Connection, bandit: int) -> Trim:
+    """Return where the log of a bandit begins."""
+    found = db.execute(
+        "SELECT position, hash, learned FROM trims WHERE bandit = ?", (bandit,)
+    ).fetchone()
+    if found is None:
+        return Trim(LogPosition(0), b"", 0)
+    return Trim(LogPosition(found[0]), bytes(found[1]), found[2])
+
+
+def evicted_rows(
+    db: sqlite3.Connection,
+    record: BanditRecord,
+    through: LogPosition,
+    position: LogPosition,
+    most: int,
+) -> Evicted | None:
+    """Return a sample of all rows first learned up to `through`, with their values at `position`.
+
+    Args:
+        db: Inside a transaction.
+        record: Whose rows.
+        through: Where the rows end that were evicted; at or after the log's beginning.
+        position: Values are those after this row of the log.
+        most: Rows of the sample, at most; it has fewer where an earlier sample was smaller.
+
+    Returns:
+        None where nothing was evicted, or no sample is to be kept.
+
+    Raises:
+        StoreDamaged: A row is not what was written.
+    """
+    trim = trim_of(db, record.key)
+    assert through >= trim.position, "what left the log has left every replay"
+    logged = db.execute(
+        "SELECT position FROM log WHERE bandit = ? AND kind = 1 AND before IS NULL"
+        " AND position > ? AND position <= ?",
+        (record.key, trim.position, through),
+    ).fetchall()
+    spec = record.spec
+    layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
+    kept = db.execute("SELECT origin, rank FROM evicted WHERE bandit = ?", (record.key,)).fetchall()
+    origins = np.array([row[0] for row in (*kept, *logged)], np.int64)
+    all_ranks = ranks(record.uid, origins)
+    if len(kept) < trim.learned:  # of what left the log, only ranks up to these are known
+        origins = origins[all_ranks <= max((row[1] for row in kept), default=-1)]
+        all_ranks = ranks(record.uid, origins)
+    chosen = np.sort(origins[np.argsort(all_ranks)[: sample_size(layout, most)]])
+    if not len(chosen):
+        return None
+    rows = [_row(db, record, trim, int(origin)) for origin in chosen]
+    later = {origin: before for origin, before, _ in db.execute(_LATER, (record.key, position))}
+    values = [later.get(int(origin), row[1]) for origin, row in zip(chosen, rows, strict=True)]
+    contexts = [np.frombuffer(row[3], layout.context_dtype) for row in rows]
+    sample = Rows(
+        positions=chosen,
+        slots=np.array([row[0] for row in rows], np.int64),
+        rewards=np.array(values, np.float64),
+        actions=np.stack([row[2] for row in rows]),
+        contexts=np.stack(contexts).reshape(len(rows), *layout.context_shape),
+    )
+    return Evicted(sample, trim.learned + len(logged))
+
+
+def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
+    """Return what is kept with a row of the sample, of all that never changes in it."""
+    return crc32(context, crc32(action, crc32(f"{origin} {slot}".encode())))
+
+
+def _row(
+    db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
+) -> tuple[int, float, NDArray[np.float32], Any]:
+    """Return slot, newest value, action features and context of a row."""
+    if origin <= trim.position:
+        slot, value, action, context, checksum = db.execute(
+            "SELECT slot, value, action, context, checksum FROM evicted"
+            " WHERE bandit = ? AND origin = ?",
+            (record.key, origin),
+        ).fetchone()
+        if checksum_of(origin, slot, action, context) != checksum:
+            raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
+        return slot, value, np.frombuffer(action, np.float32), context
+    name, item, value, blob, context = db.execute(FIRST_ROW, (record.key, origin)).fetchone()
+    picked = unpack_chosen(name, blob, context)[item]
+    return picked.slot, value, picked.features, context

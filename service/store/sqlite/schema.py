@@ -1,0 +1,123 @@
+"""The tables of the database, and what opening one checks."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+
+from service.store.errors import StoreError
+from service.store.protocol import Durability
+from service.store.sqlite.disk_faults import Damaged, told
+from service.store.sqlite.integrity import refuse_damaged
+from service.store.sqlite.migrations import migrate
+
+log = logging.getLogger(__name__)
+SCHEMA_VERSION = 4
+
+# A decision's row may hold a large context, so what changes later (the value learned from it) lives
+# in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
+# sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
+# `windows` holds when the rewards of a decision stop counting, and when they were seen to.
+# `outcomes` has the positions of the first and the latest row that learned a value. `trims` tells
+# up to where learn rows were removed from a log, with the hash there and how many values they had
+# learned; `evicted` holds a sample of those rows. `rounds` tells of training, for people alone.
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE bandits (
+  bandit INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL, spec TEXT NOT NULL,
+  created REAL NOT NULL, deleted REAL);
+CREATE UNIQUE INDEX bandits_live ON bandits (name) WHERE deleted IS NULL;
+CREATE TABLE decisions (
+  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, time REAL NOT NULL, body_hash BLOB,
+  context BLOB NOT NULL, chosen BLOB NOT NULL, candidates BLOB, snapshot INTEGER NOT NULL,
+  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL, explored INTEGER,
+  std REAL);
+CREATE INDEX decisions_bandit ON decisions (bandit);
+CREATE TABLE outcomes (
+  decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
+  latest INTEGER NOT NULL, PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
+CREATE TABLE rewards (
+  decision_id TEXT NOT NULL, item INTEGER NOT NULL, reward_id TEXT, reward REAL NOT NULL,
+  status TEXT NOT NULL, time REAL NOT NULL);
+CREATE INDEX rewards_decision ON rewards (decision_id);
+CREATE TABLE windows (
+  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, closes REAL NOT NULL, closed REAL)
+  WITHOUT ROWID;
+CREATE INDEX windows_open ON windows (closes) WHERE closed IS NULL;
+CREATE TABLE activations (decision_id TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE log (
+  bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
+  decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
+  hash BLOB NOT NULL, PRIMARY KEY (bandit, position)) WITHOUT ROWID;
+CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
+CREATE TABLE trims (
+  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
+  learned INTEGER NOT NULL);
+CREATE TABLE evicted (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
+  PRIMARY KEY (bandit, origin));
+CREATE INDEX evicted_ranks ON evicted (bandit, rank);
+CREATE TABLE rounds (
+  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
+  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
+CREATE INDEX rounds_bandit ON rounds (bandit, time);
+"""
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a connection that may be used from any one thread at a time."""
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    return connection
+
+
+def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.Connection:
+    """Open the database for writing, creating its tables where there are none.
+
+    Args:
+        path: The file.
+        durability: "commit" or "os".
+        check: Whether it is checked first; one that has to be migrated always is.
+
+    Raises:
+        StoreError: The file belongs to another version, is no database or a damaged one.
+    """
+    connection = connect(path, read_only=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        level = "FULL" if durability == "commit" else "NORMAL"
+        connection.execute(f"PRAGMA synchronous = {level}")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            connection.executescript(
+                f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+        else:
+            if check or found < SCHEMA_VERSION:
+                log.info("%s is checked", path)
+                refuse_damaged(connection, path)
+            migrate(connection, path, SCHEMA_VERSION)
+    except StoreError:
+        connection.close()
+        raise
+    except (sqlite3.DatabaseError, Damaged) as error:
+        connection.close()
+        raise StoreError(f"{path}: {told(error)}") from error
+    return connection
+
+
+def next_epoch(connection: sqlite3.Connection) -> int:
+    """Count one more opening of the store; a publish that carries an older epoch is stale."""
+    connection.execute(
+        "INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+    )
+    return current_epoch(connection)
+
+
+def current_epoch(connection: sqlite3.Connection) -> int:
+    """Return the epoch of the newest opening."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,370 @@
+"""The event store on SQLite in WAL mode: one writer thread that commits whatever waits.
+
+The thread owns the writing connection. It takes all operations that are queued, runs them in one
+transaction, commits, and hands the results back in order; there is no timer. Durability
+"commit" syncs every group before its answers (survives power loss); "os" leaves that to the
+kernel (survives a killed process). What a failure means is told by `group_writer`: while the disk
+takes no writes they are refused at once and a probe every second finds out when it does again;
+after a failed sync the connection is never used or closed again, and the process should end. One
+process at a time may have the store open; the lock goes with the process, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bandexa_core.filesystem import lock_file, note_holder
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
+from bandexa_core.spec import BanditSpec
+from service.observe.counters import WriterTimes
+from service.store.errors import StoreError
+from service.store.protocol import Activation, Closed, Done, Dropped, Durability, RewardOutcome
+from service.store.records import (
+    BanditRecord,
+    DecisionRecord,
+    RewardReport,
+    RoundRecord,
+    StoredAnswer,
+)
+from service.store.sqlite.disk_faults import Damaged, told
+from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
+from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
+from service.store.sqlite.operations import Operations, wall_clock
+from service.store.sqlite.reader import StoreReader
+from service.store.sqlite.schema import connect, next_epoch, open_writer
+from service.store.sqlite.windows import Look
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+MAX_GROUP = 1024
+Deliver = Callable[[Callable[[], None]], object]
+
+# Connections after a failed sync: closing one would write, and drop the write-ahead log.
+_ABANDONED: list[sqlite3.Connection] = []
+
+
+class SqliteStore:
+    """See `EventStore`.
+
+    Args:
+        path: The database file.
+        durability: "commit" or "os".
+        deliver: Runs a function on the event loop, from the writer thread.
+        clock: Seconds since the epoch.
+        gather: Runs a function once the event loop has done what it is at (`call_soon`): what is
+            appended until then is handed to the writer at once, and committed together. Appends
+            must then come from the event loop. None: each is handed over by itself.
+
+    Raises:
+        StoreError: The store is open elsewhere, of another version, damaged, or no database.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        durability: Durability,
+        deliver: Deliver,
+        clock: Callable[[], float] = wall_clock,
+        gather: Deliver | None = None,
+    ) -> None:
+        self._path = path
+        self._deliver = deliver
+        self._gather = gather
+        self._gathered: list[Queued] = []
+        self._lock = _lock(path)
+        try:
+            checked = checked_at_start(path)
+            self._db, self.epoch = _open(path, durability, self._lock, checked)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._operations = Operations(self._db, clock)
+        self._wal = path.with_name(path.name + "-wal")
+        self._writer = GroupWriter(self._db, self._wal, durability, self._operations.forget_heads)
+        with self.reader() as reader:
+            for record in reader.bandits():
+                self._operations.remember(record)
+        self._queue: queue.SimpleQueue[list[Queued] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
+        for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
+            self._purge(key, _purged)
+        self._thread.start()
+        self._check: BackgroundCheck | None = None
+        if not checked:
+            self._check = BackgroundCheck(connect(path, read_only=True), path, self._fail)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the store refuses writes, or None."""
+        return self._writer.failure
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether only a new process can tell what is on disk: this one should end."""
+        return self._writer.final
+
+    @property
+    def times(self) -> WriterTimes:
+        """What commits take; for reading."""
+        return self._writer.times
+
+    @property
+    def queue_depth(self) -> int:
+        """How many operations wait for the writer."""
+        return self._queue.qsize()
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def reader(self) -> StoreReader:
+        """See `EventStore.reader`."""
+        return StoreReader(self._path)
+
+    def close(self) -> None:
+        """See `EventStore.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._check is not None:
+            self._check.close()
+        self._hand_over()
+        self._queue.put(None)
+        self._thread.join()
+        _answer(self._writer.commit([Queued(self._operations.end, _ended)]))
+        if self._writer.final:
+            _ABANDONED.append(self._db)  # and the directory stays ours until the process ends
+            return
+        self._db.close()
+        os.close(self._lock)
+
+    # -- appends ------------------------------------------------------------------------------
+
+    def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
+        """See `EventStore.append_decision`."""
+        operations = self._operations
+        self._put(lambda: operations.decision(record), done, many=operations.decisions, item=record)
+
+    def append_propensity(
+        self, decision_id: DecisionId, propensity: float, done: Done[None]
+    ) -> None:
+        """See `EventStore.append_propensity`."""
+        self._put(lambda: self._operations.propensity(decision_id, propensity), done)
+
+    def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
+        """See `EventStore.append_reward`."""
+        self._put(lambda: self._operations.reward(report), done)
+
+    def append_activation(
+        self, decision_id: DecisionId, time: float, done: Done[Activation]
+    ) -> None:
+        """See `EventStore.append_activation`."""
+        self._put(lambda: self._operations.activate(decision_id, time), done)
+
+    def close_windows(self, done: Done[Closed]) -> None:
+        """See `EventStore.close_windows`."""
+        look = Look()
+        self._put(
+            lambda: self._operations.close_windows(look),
+            done,
+            undo=lambda: self._operations.undo_look(look),
+        )
+
+    def append_change(
+        self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
+    ) -> None:
+        """See `EventStore.append_change`."""
+        self._put(lambda: self._operations.change(bandit, change), done)
+
+    def append_config(self, bandit: BanditRecord, spec: BanditSpec, done: Done[ConfigRow]) -> None:
+        """See `EventStore.append_config`."""
+        self._put(lambda: self._operations.config(bandit, spec), done)
+
+    def append_import(
+        self,
+        bandit: BanditRecord,
+        publish: Callable[[LogPosition, bytes], int],
+        done: Done[ImportRow],
+    ) -> None:
+        """See `EventStore.append_import`."""
+        self._put(lambda: self._operations.import_snapshot(bandit, publish), done, publishes=True)
+
+    def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
+        """See `EventStore.append_round`."""
+        self._put(lambda: self._operations.round(bandit, record), done)
+
+    def trim_log(
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+    ) -> None:
+        """See `EventStore.trim_log`."""
+        self._put(lambda: self._operations.trim_log(bandit, up_to, sample_size), done)
+
+    def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
+        """See `EventStore.drop_decisions`."""
+        self._put(lambda: self._operations.drop_decisions(before, after_row), done)
+
+    def create_bandit(
+        self,
+        name: str,
+        spec: BanditSpec,
+        publish: Callable[[BanditUid], None],
+        done: Done[BanditRecord],
+    ) -> None:
+        """See `EventStore.create_bandit`."""
+        self._put(lambda: self._operations.create(name, spec, publish), done, publishes=True)
+
+    def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
+        """See `EventStore.delete_bandit`: marked first, then purged a part per transaction."""
+
+        def purged(_: None, error: Exception | None) -> None:
+            _purged(None, error)
+            done(None, None)  # it is deleted all the same; the rest of its rows goes later
+
+        def marked(_: None, error: Exception | None) -> None:
+            if error is not None:
+                done(None, error)
+            else:
+                self._purge(bandit.key, purged)
+
+        self._put(
+            lambda: self._operations.delete(bandit),
+            marked,
+            undo=lambda: self._operations.remember(bandit),
+        )
+
+    def _purge_all(self, keys: list[int] | None, _: Exception | None) -> None:
+        for key in keys or ():
+            self._purge(key, _purged)
+
+    def _purge(self, key: int, done: Done[None]) -> None:
+        def purged(more: bool | None, error: Exception | None) -> None:
+            if error is not None or not more:
+                done(None, error)
+            else:
+                self._purge(key, done)
+
+        self._put(lambda: self._operations.purge(key), purged)
+
+    def sync(self, done: Done[None]) -> None:
+        """See `EventStore.sync`."""
+        # By SQLite: closing a descriptor of our own would drop the locks it holds on the file.
+        self._put(self._writer.touch, done, durable=True)
+
+    # -- the writer thread --------------------------------------------------------------------
+
+    def _fail(self, damaged: Damaged) -> None:
+        """Have the writer stop for good; from any thread."""
+        self._writer.damaged = damaged
+        self._queue.put([Queued(self._writer.touch, _woken)])
+
+    def _put(self, run: Callable[[], T], done: Done[T], **kind: Any) -> None:
+        if self._closed:
+            done(None, StoreError("the store takes no writes: closed"))
+        elif (refusal := self._writer.refusal()) is not None:
+            done(None, refusal)
+        elif self._gather is None:
+            self._queue.put([Queued(run, done, **kind)])
+        else:
+            self._gathered.append(Queued(run, done, **kind))
+            if len(self._gathered) == 1:
+                self._gather(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Wake the writer, once for all that was gathered."""
+        if self._gathered:
+            self._queue.put(self._gathered)
+            self._gathered = []
+
+    def _write(self) -> None:
+        running = True
+        while running:
+            group, running = self._take()
+            if group:
+                answers = self._writer.commit(group)
+                self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
+                self._writer.checkpoint_if_due()
+            elif running and self._writer.probe():  # purges that the outage broke off go on
+                self._queue.put([Queued(self._operations.unpurged, self._purge_all)])
+
+    def _take(self) -> tuple[list[Queued], bool]:
+        """Wait for an operation, then take all that are queued; False: asked to stop.
+
+        During an outage it returns nothing each time the store should be probed.
+        """
+        group: list[Queued] = []
+        outage = self._writer.failure is not None and not self._writer.final
+        try:
+            item = self._queue.get(timeout=PROBE_S if outage else None)
+        except queue.Empty:
+            return group, True
+        while item is not None:
+            group += item
+            if len(group) >= MAX_GROUP:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+
+def _answer(answers: list[Answer]) -> None:
+    for done, result, error in answers:
+        try:
+            done(result, error)
+        except Exception:  # the top of the answers' loop: the others must get theirs
+            log.exception("an answer of the store was not taken")
+
+
+def _purged(_: None, error: Exception | None) -> None:
+    if error is not None:
+        log.error("a deleted bandit could not be purged: %s", error)
+
+
+def _woken(_: None, error: Exception | None) -> None:
+    """Nobody waits for it, and the writer has said why it failed."""
+
+
+def _ended(_: None, error: Exception | None) -> None:
+    if error is not None:
+        log.warning("reward windows may close some seconds late: %s", error)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that the one process holds that may write; returns its descriptor."""
+    try:
+        return lock_file(path.with_name(f"{path.name}.lock"))
+    except BlockingIOError as error:
+        raise StoreError(f"{path} is open in another process: {error}") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be locked: {error}") from error
+
+
+def _open(
+    path: Path, durability: Durability, lock: int, check: bool
+) -> tuple[sqlite3.Connection, int]:
+    """Open the database and count the opening; returns the connection and the epoch."""
+    db = open_writer(path, durability, check=check)
+    try:
+        # Where a sync failed, the log that an earlier process left may be whole in memory and torn
+        # on disk. What is appended to it would be lost with it, so it is written back first.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        epoch = next_epoch(db)
+        note_holder(lock, epoch=epoch)
+    except (sqlite3.Error, OSError) as error:
+        db.close()
+        raise StoreError(f"{path}: {told(error)}") from error
+    return db, epoch

@@ -1,0 +1,249 @@
+"""`bandexa backup`: a copy of a data directory that can itself be served, made while it is.
+
+A process of its own, on read-only connections. Snapshots are copied first, then the database, so
+that no snapshot is ahead of the copied log. The database gets its name when all else is there and
+synced, `backup.json` comes last: a copy without it was cut short, and is to be thrown away.
+Replays are derived and left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from bandexa_core.errors import SnapshotCorrupt, SnapshotError
+from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, write_synced
+from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.snapshots.store import SnapshotStore
+from service.store.errors import StoreError
+from service.store.loading import acceptable, newest_snapshot
+from service.store.records import BanditRecord
+from service.store.sqlite.reader import StoreReader
+from service.store.sqlite.schema import SCHEMA_VERSION, connect
+
+DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"
+ATTEMPTS = 5
+PAGES_PER_STEP = 1024
+_SAY_EVERY_S = 2.0
+
+
+class BackupError(StoreError):
+    """The data directory could not be copied; what is at the destination is no backup."""
+
+
+def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Copy a data directory, and return what the marker says of the copy.
+
+    Every reward that was acknowledged before the call is in it.
+
+    Args:
+        source: The data directory; a server may have it open.
+        dest: Does not exist, or is an empty directory.
+        say: Told what is being done.
+
+    Raises:
+        BackupError: The source cannot be read, or the destination not written.
+    """
+    fs = LocalFileSystem()
+    database = source / DATABASE
+    if not database.is_file():
+        raise BackupError(f"{source} holds no {DATABASE}")
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise BackupError(f"{dest} is not empty")
+    try:
+        make_dirs(fs, dest.resolve())
+        with StoreReader(database) as reader:
+            _check_schema(database)
+            for attempt in range(1, ATTEMPTS + 1):
+                for record in reader.bandits():
+                    _copy_snapshots(fs, source, dest, record.uid, say)
+                partial = dest / f"{DATABASE}.partial"
+                _copy_database(database, partial, say)
+                missing = _clear(fs, dest, partial)
+                if not missing:
+                    return _finish(fs, source, dest, partial)
+                # Created, or imported, after its snapshots were looked at.
+                say(f"attempt {attempt}: once more, for {', '.join(missing)}")
+                partial.unlink()
+    except (OSError, sqlite3.Error, SnapshotError) as error:
+        raise BackupError(f"{source}: {error}") from error
+    raise BackupError(f"{source}: no snapshot that could be served of {', '.join(missing)}")
+
+
+def _check_schema(database: Path) -> None:
+    with closing(connect(database, read_only=True)) as db:
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found != SCHEMA_VERSION:
+        raise BackupError(f"{database} has schema {found}, this release reads {SCHEMA_VERSION}")
+
+
+# -- snapshots --------------------------------------------------------------------------------
+
+
+def _copy_snapshots(
+    fs: FileSystem, source: Path, dest: Path, uid: BanditUid, say: Callable[[str], None]
+) -> None:
+    """Copy the good snapshots that are not there yet; one that vanishes meanwhile is skipped."""
+    origin = SnapshotStore(source / SNAPSHOTS / uid)
+    root = dest / SNAPSHOTS / uid
+    make_dirs(fs, root.resolve())
+    copied = set(SnapshotStore(root).versions())
+    for version in origin.versions():
+        if version not in copied:
+            try:
+                _copy_snapshot(fs, origin, source / SNAPSHOTS / uid, root, version)
+            except (SnapshotCorrupt, FileNotFoundError) as error:
+                if version in origin.versions():
+                    say(f"snapshot {version} of {uid} is left out: {error}")
+    fs.sync_dir(root)
+
+
+def _copy_snapshot(
+    fs: FileSystem, origin: SnapshotStore, source: Path, root: Path, version: SnapshotVersion
+) -> None:
+    name = f"v{version:08d}"
+    manifest = origin.manifest(version)
+    temporary = root / f"{name}.tmp-0"
+    shutil.rmtree(temporary, ignore_errors=True)
+    fs.make_dir(temporary)
+    try:
+        for file in ("manifest.json", *(f"{entry}.safetensors" for entry in manifest.files)):
+            write_synced(fs, temporary / file, (source / name / file).read_bytes())
+        fs.sync_dir(temporary)
+        fs.rename(temporary, root / name)
+        try:
+            SnapshotStore(root).load(version)  # against the hashes of its manifest
+        except SnapshotCorrupt:
+            shutil.rmtree(root / name)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# -- the database -----------------------------------------------------------------------------
+
+
+def _copy_database(database: Path, partial: Path, say: Callable[[str], None]) -> None:
+    """Copy one state of the database.
+
+    The transaction pins that state: without it, every commit of the server between two steps would
+    begin the copy anew. In WAL mode it holds up no writer, only the recycling of the WAL.
+    """
+    told = time.monotonic()
+
+    def tell(_: int, remaining: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _SAY_EVERY_S:
+            told = time.monotonic()
+            say(f"database: {total - remaining} of {total} pages")
+
+    with closing(connect(database, read_only=True)) as origin, closing(_new(partial)) as copy:
+        origin.execute("BEGIN")
+        origin.execute("SELECT count(*) FROM meta").fetchone()
+        origin.backup(copy, pages=PAGES_PER_STEP, progress=tell, sleep=0.0)
+        origin.execute("ROLLBACK")
+        # One file, and nothing beside it: so it can lie on a medium that takes no writes.
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _new(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
+    """Remove snapshots that the copied log does not know; return bandits that lack one."""
+    missing = []
+    with StoreReader(partial) as reader:
+        records = reader.bandits()
+        for record in records:
+            if not _can_be_served(reader, record, dest):
+                missing.append(record.name)
+        if missing:
+            return missing
+        known = {record.uid for record in records}
+        for root in sorted((dest / SNAPSHOTS).glob("*")):
+            if root.name not in known:
+                shutil.rmtree(root)
+        for record in records:
+            _drop_unknown(reader, record, dest / SNAPSHOTS / record.uid)
+            fs.sync_dir(dest / SNAPSHOTS / record.uid)
+    return []
+
+
+def _can_be_served(reader: StoreReader, record: BanditRecord, dest: Path) -> bool:
+    snapshots = SnapshotStore(dest / SNAPSHOTS / record.uid)
+    if not set(reader.imports(record.key)) <= set(snapshots.versions()):
+        return False
+    try:
+        newest_snapshot(reader, record, snapshots, reader.head(record.key))
+    except SnapshotError:
+        return False
+    return True
+
+
+def _drop_unknown(reader: StoreReader, record: BanditRecord, root: Path) -> None:
+    """Remove what an import left that was never committed, or not before the copy."""
+    snapshots = SnapshotStore(root)
+    accept = acceptable(reader, record, reader.head(record.key))
+    pinned = set(reader.imports(record.key))
+    for version in snapshots.versions():
+        if version not in pinned and not accept(snapshots.manifest(version)):
+            shutil.rmtree(root / f"v{version:08d}")
+
+
+def _finish(fs: LocalFileSystem, source: Path, dest: Path, partial: Path) -> dict[str, Any]:
+    """Give the database its name, and say that the copy is whole."""
+    with StoreReader(partial) as reader:
+        content = {
+            "format": 1,
+            "source": str(source.resolve()),
+            "created_at": time.time(),
+            "epoch": reader.epoch(),
+            "bandits": {
+                record.name: {
+                    "uid": record.uid,
+                    "position": reader.head(record.key),
+                    "snapshots": SnapshotStore(dest / SNAPSHOTS / record.uid).versions(),
+                }
+                for record in reader.bandits()
+            },
+        }
+    descriptor = fs.open_file(partial, create=False)
+    try:
+        fs.sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+    make_dirs(fs, (dest / SNAPSHOTS).resolve())
+    fs.sync_dir(dest / SNAPSHOTS)
+    fs.rename(partial, dest / DATABASE)
+    fs.sync_dir(dest)
+    write_synced(fs, dest / MARKER, (json.dumps(content, indent=2) + "\n").encode())
+    fs.sync_dir(dest)
+    return content
+
+
+def main(source: Path, dest: Path, *, quiet: bool) -> int:
+    """Run the command; returns its exit status: 0 copied, 2 not."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(f"bandexa backup: {text}", file=sys.stderr, flush=True)
+
+    try:
+        content = backup(source, dest, say=say)
+    except BackupError as error:
+        print(f"bandexa backup: {error}", file=sys.stderr)
+        return 2
+    for name, bandit in sorted(content["bandits"].items()):
+        versions = ", ".join(str(version) for version in bandit["snapshots"])
+        print(f"{name}: position {bandit['position']}, snapshots {versions}")
+    print(f"copied to {dest}")
+    return 0

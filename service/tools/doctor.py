@@ -1,0 +1,325 @@
+"""What is wrong with this machine, these settings and this data directory, and what helps.
+
+Run by `bandexa doctor`, beside a server or before its first start. It changes nothing: it writes
+one small file for the disk's measurement, and removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from service.http.keys import load_keys, refuse_exposure
+from service.settings import Settings
+
+State = Literal["ok", "note", "wrong"]
+PACKAGES = ("bandexa", "torch", "torchvision", "numpy", "safetensors", "fastapi", "uvicorn")
+MEMORY = frozenset({"tmpfs", "ramfs"})
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs"})
+SYNCS = 100
+SYNC_TIME_S = 2.0
+IMPLAUSIBLE_SYNC_S = 30e-6
+SLOW_SYNC_S = 0.02
+LITTLE_BYTES, VERY_LITTLE_BYTES = 5 << 30, 200 << 20
+LARGE_WAL_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `wrong`: the service does not work, or not as promised."""
+
+    name: str
+    state: State
+    told: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Look at everything; what takes longest (the disk) last."""
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+        _versions, _processors, _device, _encoders, _access, _port, _data_directory, _disk,
+    )  # fmt: skip
+    for check in checks:
+        yield from check(settings)
+
+
+def _versions(_: Settings) -> Iterator[Check]:
+    found = [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
+    missing = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Check("versions", "ok", ", ".join(found))
+    if missing:
+        names = ", ".join(missing)
+        yield Check("packages", "wrong", f"{names}: not installed", "pip install bandexa")
+
+
+def _processors(settings: Settings) -> Iterator[Check]:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cpu_quota()
+    usable = cpus if quota is None else min(float(cpus), quota)
+    wanted = settings.service_threads + settings.trainer_threads
+    told = f"{usable:g} processors; {settings.service_threads} service and"
+    told += f" {settings.trainer_threads} trainer threads"
+    if wanted > max(2.0, usable):
+        remedy = "lower service_threads or trainer_threads, or give the machine more"
+        yield Check("processors", "note", f"{told}: they compete", remedy)
+    elif usable < 2:
+        remedy = "the trainer is nice to requests, yet selects are slower while it trains"
+        yield Check("processors", "note", told, remedy)
+    else:
+        yield Check("processors", "ok", told)
+
+
+def _cpu_quota() -> float | None:
+    """Return how many processors a container's group may use, None for all."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _device(settings: Settings) -> Iterator[Check]:
+    import torch
+
+    if torch.cuda.is_available():
+        used = "not used: device = cpu" if settings.device == "cpu" else "encoders train on it"
+        yield Check("device", "ok", f"{torch.cuda.get_device_name()}: {used}")
+    elif settings.device == "cuda":
+        built = "" if torch.version.cuda else "; this torch is built without CUDA"
+        yield Check(
+            "device", "wrong", f"device = cuda, but none can be used{built}",
+            "install the driver and torch's CUDA build, give the container the GPU, or take auto",
+        )  # fmt: skip
+    else:
+        yield Check("device", "ok", "no GPU: encoders train on the CPU")
+
+
+def _encoders(settings: Settings) -> Iterator[Check]:
+    from bandexa_core.encoders import EncoderRegistry
+
+    try:
+        EncoderRegistry(settings.encoders, settings.weights)
+    except ValueError as error:
+        yield Check("encoders", "wrong", str(error), "mend [encoders] or [weights]")
+        return
+    if settings.encoders or settings.weights:
+        names = ", ".join([*settings.encoders, *settings.weights])
+        yield Check("encoders", "ok", f"registered: {names}")
+
+
+def _access(settings: Settings) -> Iterator[Check]:
+    try:
+        keys = load_keys(settings.keys, settings.keys_file)
+        refuse_exposure(settings.host, keys, settings.allow_anonymous)
+    except ValueError as error:
+        yield Check("access", "wrong", str(error), "see docs/security.md")
+        return
+    if keys:
+        yield Check("access", "ok", "callers need an API key")
+    elif settings.allow_anonymous:
+        yield Check("access", "note", "everyone may do everything", "`bandexa keygen` makes keys")
+    else:
+        yield Check("access", "ok", "no keys, so it listens on loopback only")
+
+
+def _port(settings: Settings) -> Iterator[Check]:
+    if settings.port == 0:
+        yield Check("port", "ok", "a free one is taken")
+        return
+    where = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            yield _taken(settings, where, error)
+            return
+    yield Check("port", "ok", f"{where} is free: no server runs there")
+
+
+def _taken(settings: Settings, where: str, error: OSError) -> Check:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        answer = httpx.get(f"http://{shown}:{settings.port}/healthz", timeout=2, trust_env=False)
+        if answer.json() == {"status": "alive", "detail": None, "trainer": None}:
+            return Check("port", "ok", f"{where}: a bandexa server answers there")
+    except (httpx.HTTPError, ValueError):
+        pass
+    remedy = "take another port (port = ...), or end what has it"
+    return Check("port", "wrong", f"{where} cannot be had: {error.strerror}", remedy)
+
+
+def _data_directory(settings: Settings) -> Iterator[Check]:
+    root, database = settings.data_dir, settings.database
+    if not database.exists():
+        parent = _existing(root)
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield Check("data", "ok", f"{root} is new: the first start makes it")
+        else:
+            remedy = f"chown it to uid {os.getuid()}, or take another data_dir"
+            yield Check("data", "wrong", f"{parent} cannot be written", remedy)
+        return
+    if not os.access(database, os.W_OK):
+        remedy = f"chown {root} to uid {os.getuid()}, or run as its owner"
+        yield Check("data", "wrong", f"{database} cannot be written", remedy)
+    lock = database.with_name(f"{database.name}.lock")
+    if _is_locked(lock):
+        yield Check("data", "ok", f"{root} is in use: {lock.read_text().strip() or 'starting'}")
+    else:
+        yield Check("data", "ok", f"{root} is not in use")
+    yield from _database(settings)
+    wal = database.with_name(f"{database.name}-wal")
+    if wal.exists() and wal.stat().st_size > LARGE_WAL_BYTES:
+        told = f"{wal} has {_bytes(wal.stat().st_size)}"
+        remedy = "a reader (a backup, a shell) holds it back; it shrinks once that ends"
+        yield Check("write-ahead log", "note", told, remedy)
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from bandexa_core.errors import SnapshotError
+    from bandexa_core.snapshots.store import SnapshotStore
+    from service.store.sqlite.reader import StoreReader
+    from service.store.sqlite.schema import SCHEMA_VERSION
+
+    try:
+        with sqlite3.connect(f"{settings.database.resolve().as_uri()}?mode=ro", uri=True) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            told = f"written by a newer release (format {version}, this one knows {SCHEMA_VERSION})"
+            yield Check("database", "wrong", told, "upgrade bandexa, or restore an older backup")
+            return
+        if version < SCHEMA_VERSION:
+            told = f"of an older release (format {version} of {SCHEMA_VERSION})"
+            yield Check("database", "note", told, "the next start migrates it: back it up first")
+            return
+        with StoreReader(settings.database) as reader:
+            records = reader.bandits()
+    except sqlite3.Error as error:
+        remedy = "`bandexa verify`, then restore a backup"
+        yield Check("database", "wrong", f"cannot be read: {error}", remedy)
+        return
+    for record in records:
+        snapshots = SnapshotStore(settings.snapshots / record.uid)
+        try:
+            newest = snapshots.versions()[-1]
+            snapshots.load(newest, ())
+        except (SnapshotError, IndexError) as error:
+            remedy = "an older one is used instead; `bandexa verify` tells more"
+            why = str(error) if isinstance(error, SnapshotError) else "it has none"
+            yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
+    size = _bytes(settings.database.stat().st_size)
+    yield Check("database", "ok", f"{len(records)} bandits, {size}")
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether some process holds the lock; asked of the kernel, so that nobody is disturbed."""
+    try:
+        inode = lock.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    return any("FLOCK" in line and f":{inode} " in line for line in lines)
+
+
+def _disk(settings: Settings) -> Iterator[Check]:
+    folder = _existing(settings.data_dir)
+    kind = _file_system(folder)
+    if kind in NETWORK:
+        told = f"{folder} is on a network file system ({kind}): SQLite's log does not work there"
+        yield Check("disk", "wrong", told, "put data_dir on a local disk")
+    elif kind in MEMORY:
+        told = f"{folder} is in memory ({kind}): nothing survives a restart of the machine"
+        yield Check("disk", "note", told, "put data_dir on a disk")
+    elif kind == "overlay":
+        told = f"{folder} is in the container itself and goes with it"
+        yield Check("disk", "note", told, "mount a volume")
+    free = shutil.disk_usage(folder).free
+    remedy = "make room; max_store_bytes and max_age_days remove old decisions"
+    state: State = "ok" if free > LITTLE_BYTES else "note" if free > VERY_LITTLE_BYTES else "wrong"
+    yield Check("room", state, f"{_bytes(free)} free in {folder}", "" if state == "ok" else remedy)
+    if not os.access(folder, os.W_OK):
+        return
+    synced, plain = _sync_times(folder)
+    told = f"a sync takes {1e3 * synced:.2f} ms (median), a write {1e3 * plain:.3f} ms"
+    if settings.durability == "os":
+        yield Check("sync", "ok", f"{told}; durability = os does not wait for it")
+    elif kind in MEMORY or synced < max(IMPLAUSIBLE_SYNC_S, 2 * plain):
+        remedy = "a cache with a battery, or a disk that does not do what it says: then a power cut"
+        yield Check("sync", "note", f"{told}: too quick for a disk", f"{remedy} loses answers")
+    elif synced > SLOW_SYNC_S:
+        remedy = "every answer waits for it: a better disk, or durability = os"
+        yield Check("sync", "note", f"{told}: slow", remedy)
+    else:
+        yield Check("sync", "ok", told)
+
+
+def _sync_times(folder: Path) -> tuple[float, float]:
+    """Return the median seconds of a write of a page with a sync, and of one without."""
+    block, synced, plain = os.urandom(4096), [], []
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        until = time.perf_counter() + SYNC_TIME_S
+        for number in range(SYNCS):
+            started = time.perf_counter()
+            file.write(block)
+            written = time.perf_counter()
+            os.fsync(file.fileno())
+            ended = time.perf_counter()
+            if number:  # the first one makes the file, too
+                plain.append(written - started)
+                synced.append(ended - started)
+            if number > 2 and ended > until:
+                break
+    return statistics.median(synced), statistics.median(plain)
+
+
+def _file_system(folder: Path) -> str:
+    """Return the kind of file system a folder is on, "" where nobody tells."""
+    best, kind = -1, ""
+    path = str(folder.resolve())
+    try:
+        lines = Path("/proc/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, mounted, found, *_rest = line.split()
+        mounted = mounted.replace("\\040", " ")
+        inside = path == mounted or path.startswith(mounted.rstrip("/") + "/")
+        if inside and len(mounted) >= best:
+            best, kind = len(mounted), found
+    return kind
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"

@@ -1,0 +1,144 @@
+"""What a server answers, compared with the model that snapshot and log give.
+
+The position comes from each answer, so that a server that goes on learning can be compared, too.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.model import MODEL_FILE, ServingModel
+from bandexa_core.snapshots.store import SnapshotStore
+from service.store.errors import StoreDamaged, StoreError
+from service.store.loading import load_at
+from service.store.records import BanditRecord
+from service.store.sqlite.reader import StoreReader
+from service.tools.verify.findings import Check
+from service.tools.verify.models import tolerance_of
+
+NUM_CONTEXTS = 5
+ATTEMPTS = 5
+
+
+class Unreachable(StoreError):
+    """The server does not answer, or not as one of this data directory would."""
+
+
+class LiveAudit:
+    """Compares the scores of one server.
+
+    Args:
+        client: Knows the server's address and the key it asks for.
+    """
+
+    def __init__(
+        self, client: httpx.Client, reader: StoreReader, registry: EncoderRegistry
+    ) -> None:
+        self._client = client
+        self._reader = reader
+        self._registry = registry
+
+    def audit(
+        self, record: BanditRecord, snapshots: SnapshotStore, contexts: list[bytes], check: Check
+    ) -> None:
+        """Compare one bandit on some contexts.
+
+        Raises:
+            Unreachable: The server does not answer.
+        """
+        state = self._call("GET", f"/bandits/{record.name}")
+        if state is None or state.get("uid") != record.uid:
+            check.problem("live: the server serves another bandit of this name, or none")
+            return
+        spec = record.spec.context
+        blobs = contexts or [np.zeros(spec.shape, spec.dtype).tobytes()]
+        for blob in blobs:
+            context = np.frombuffer(blob, spec.dtype).reshape(spec.shape)
+            if not self._context(record, snapshots, context, check):
+                return
+
+    def _context(
+        self, record: BanditRecord, snapshots: SnapshotStore, context: NDArray[Any], check: Check
+    ) -> bool:
+        body = {"context": _envelope(context)}
+        for _ in range(ATTEMPTS):
+            answer = self._call("POST", f"/bandits/{record.name}/score", body)
+            if answer is None:
+                check.notes.append("the server has no actions to score")
+                return False
+            try:
+                model = self._model(record, snapshots, answer)
+            except SnapshotError as error:  # replaced by a newer one, and pruned
+                pruned = str(error)
+                continue
+            except StoreDamaged as error:
+                check.problem(f"live: {error}")
+                return False
+            check.compared = (
+                f"scores of snapshot {answer['snapshot']} at position {answer['position']}"
+            )
+            if model.position != answer["position"]:
+                check.problem(f"live: the server is ahead of the log, at {answer['position']}")
+                return False
+            self._compare(model, context, answer, check)
+            return True
+        check.problem(f"the snapshot that is served cannot be read: {pruned}")
+        return False
+
+    def _model(
+        self, record: BanditRecord, snapshots: SnapshotStore, answer: dict[str, Any]
+    ) -> ServingModel:
+        snapshot = snapshots.load(SnapshotVersion(answer["snapshot"]), (MODEL_FILE,))
+        position = LogPosition(answer["position"])
+        return load_at(self._reader, record, self._registry, snapshots, snapshot, position)
+
+    def _compare(
+        self, model: ServingModel, context: NDArray[Any], answer: dict[str, Any], check: Check
+    ) -> None:
+        candidates = model.enabled_candidates()
+        ids = [model.catalogue.ids[slot] for slot in candidates.slots]
+        served = answer["scores"]
+        if [score["id"] for score in served] != ids:
+            check.problem(f"live: other actions are enabled at position {answer['position']}")
+            return
+        means, stds = model.policy.score(context, candidates)
+        scale = max(float(np.abs(means).max()), float(stds.max()))
+        for name, ours in (("mean", means), ("std", stds)):
+            theirs = np.array([math.nan if s[name] is None else s[name] for s in served])
+            difference = float(np.abs(theirs - ours).max())
+            if scale > 0.0:
+                difference /= scale
+            what = f"live: {name} of scores at position {answer['position']}"
+            check.differs(difference, tolerance_of(model), what)
+
+    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
+        """Return the decoded answer; None where there is nothing to answer with (404, 422)."""
+        try:
+            response = self._client.request(method, path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"{self._client.base_url}: {error}") from error
+        if response.status_code in (404, 422):
+            return None
+        try:
+            response.raise_for_status()
+            answer: dict[str, Any] = response.json()
+        except (httpx.HTTPStatusError, ValueError) as error:
+            raise Unreachable(f"{method} {path}: {error}") from error
+        return answer
+
+
+def _envelope(context: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "dtype": context.dtype.name,
+        "shape": list(context.shape),
+        "data": base64.b64encode(context.tobytes()).decode(),
+    }

@@ -1,0 +1,230 @@
+"""`bandexa verify`: read a data directory again and compare all that follows from other parts.
+
+A process of its own, on read-only connections, beside a running server or without one. It changes
+nothing; where no server has the database open, SQLite leaves an empty `-wal` and a `-shm` behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.ids import LogPosition
+from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.store import SnapshotStore
+from service.settings import Settings
+from service.store.errors import LogTrimmed, StoreError
+from service.store.records import BanditRecord
+from service.store.sqlite.integrity import problems
+from service.store.sqlite.migrations import MIGRATIONS
+from service.store.sqlite.reader import StoreReader
+from service.store.sqlite.schema import SCHEMA_VERSION, connect
+from service.tools.verify.findings import Check, Progress, Report, Say
+from service.tools.verify.ledger import Ledger
+from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
+from service.tools.verify.models import ModelAudit
+
+log = logging.getLogger(__name__)
+LIVE_TIMEOUT_S = 60.0
+
+
+def verify(
+    settings: Settings, *, live: str | None = None, api_key: str | None = None,
+    say: Say = lambda text: None,
+) -> Report:  # fmt: skip
+    """Check a data directory; and, with `live`, the server at that address that serves it.
+
+    Args:
+        settings: Data directory, own encoders and weights.
+        live: Base URL.
+        api_key: Sent as bearer token.
+        say: Told what is being done.
+
+    Raises:
+        StoreError: There is no database that can be read, or the server does not answer.
+        ValueError: An encoder or a weight file of the settings cannot be used.
+    """
+    registry = EncoderRegistry(settings.encoders, settings.weights)
+    with closing(_open(settings.database)) as db, StoreReader(settings.database) as reader:
+        report = Report()
+        if _integrity_check(db, report, say):
+            records: list[BanditRecord] = []
+            try:
+                records = reader.bandits()
+                Ledger(db, records, report, say).audit()
+                for record in records:
+                    _models(settings, reader, record, registry, report, say)
+                if live is not None:
+                    _live(live, api_key, settings, db, reader, registry, report, say)
+            except sqlite3.DatabaseError as error:
+                report.check(None, "database").problem(f"it cannot be read on: {error}")
+            _forget_deleted(reader, records, report)
+    report.checks.sort(key=lambda check: check.bandit or "")
+    return report
+
+
+def _open(database: Path) -> sqlite3.Connection:
+    if not database.is_file():
+        raise StoreError(f"{database.parent} holds no {database.name}")
+    try:
+        db = connect(database, read_only=True)
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        db.execute("SELECT count(*) FROM bandits").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{database}: {error}") from error
+    if found != SCHEMA_VERSION:
+        db.close()
+        message = f"{database} has schema {found}, this release reads {SCHEMA_VERSION}"
+        if MIGRATIONS.keys() >= set(range(found, SCHEMA_VERSION)) and found < SCHEMA_VERSION:
+            message += ": the server migrates it at its next start, verify it then"
+        raise StoreError(message)
+    return db
+
+
+def _integrity_check(db: sqlite3.Connection, report: Report, say: Say) -> bool:
+    check = report.check(None, "database")
+    check.compared = "PRAGMA integrity_check"
+    say("PRAGMA integrity_check")
+    try:
+        found = problems(db, 20)
+    except sqlite3.Error as error:
+        found = [str(error)]
+    for text in found:
+        check.problem(f"database: {text}")
+    return not check.num_problems
+
+
+def _models(
+    settings: Settings, reader: StoreReader, record: BanditRecord, registry: EncoderRegistry,
+    report: Report, say: Say,
+) -> None:  # fmt: skip
+    snapshots = SnapshotStore(settings.snapshots / record.uid)
+    good = check_snapshots(reader, record, snapshots, report.check(record.name, "snapshots"))
+    check = report.check(record.name, "model")
+    if not good:
+        check.problem("model: no snapshot is left that could be served")
+        return
+    try:
+        ModelAudit(reader, record, registry, snapshots, check, say).audit(good)
+    except sqlite3.DatabaseError:
+        raise
+    except LogTrimmed as error:
+        check.notes.append(f"the model was not followed to its end: {error}; try again")
+    except Exception as error:  # the top of the loop over bandits: check the others all the same
+        log.debug("bandit %s", record.name, exc_info=True)
+        check.problem(f"model: it cannot be rebuilt: {type(error).__name__}: {error}")
+
+
+def check_snapshots(
+    reader: StoreReader, record: BanditRecord, snapshots: SnapshotStore, check: Check
+) -> list[Manifest]:
+    """Check every snapshot's files and whose log they belong to; return those of today's model."""
+    good = []
+    imports = reader.imports(record.key)
+    versions = snapshots.versions()
+    for version in versions:
+        try:
+            manifest = snapshots.load(version).manifest
+        except SnapshotCorrupt as error:
+            if version in snapshots.versions():  # else pruned meanwhile
+                check.problem(f"snapshot {version}: {error}")
+            continue
+        found = reader.hash_at(record.key, LogPosition(manifest.position))
+        if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
+            check.problem(f"snapshot {version}: it belongs to another bandit or configuration")
+        elif found is not None and found.hex() == manifest.log_hash:
+            good.append(manifest)
+        elif manifest.parent is None and version > 0 and version not in reader.imports(record.key):
+            check.notes.append(f"snapshot {version} is of an import that never was committed")
+        elif found is None:
+            check.problem(f"snapshot {version}: built at {manifest.position}, beyond the log")
+        else:
+            check.problem(f"snapshot {version}: its hash of the log at {manifest.position} differs")
+    for missing in sorted(set(imports) - set(versions)):
+        check.problem(f"snapshot {missing}: an import row names it, and it is missing")
+    check.compared = f"{len(versions)} snapshots: files, log hashes"
+    imported = reader.last_import(record.key, reader.head(record.key))
+    return [manifest for manifest in good if manifest.position >= imported]
+
+
+def _live(
+    url: str, api_key: str | None, settings: Settings, db: sqlite3.Connection, reader: StoreReader,
+    registry: EncoderRegistry, report: Report, say: Say,
+) -> None:  # fmt: skip
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    try:
+        client = httpx.Client(
+            base_url=url, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Unreachable(f"{url}: {error}") from error
+    with client:
+        audit = LiveAudit(client, reader, registry)
+        for record in reader.bandits():
+            say(f"{record.name}: what is served")
+            contexts = db.execute(
+                "SELECT context FROM decisions WHERE bandit = ? ORDER BY rowid DESC LIMIT ?",
+                (record.key, NUM_CONTEXTS),
+            ).fetchall()
+            snapshots = SnapshotStore(settings.snapshots / record.uid)
+            check = report.check(record.name, "live")
+            audit.audit(record, snapshots, [bytes(blob) for (blob,) in contexts], check)
+
+
+def _forget_deleted(reader: StoreReader, records: list[BanditRecord], report: Report) -> None:
+    """Drop what was found about bandits that were deleted while they were looked at."""
+    try:
+        uids = {record.uid for record in reader.bandits()}
+    except sqlite3.DatabaseError:
+        return  # told already
+    gone = {record.name for record in records if record.uid not in uids}
+    report.checks = [check for check in report.checks if check.bandit not in gone]
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, what is wrong, and the verdict."""
+    table = Table("bandit", "check", "compared", "largest difference", "result")
+    for check in report.checks:
+        difference = "" if check.difference is None else f"{check.difference:.1e}"
+        result = f"{check.num_problems} WRONG" if check.num_problems else "ok"
+        table.add_row(check.bandit or "", check.name, check.compared, difference, result)
+    console.print(table)
+    for check in report.checks:
+        prefix = "" if check.bandit is None else f"{check.bandit}: "
+        for note in check.notes:
+            console.print(f"note: {prefix}{note}", soft_wrap=True, highlight=False, markup=False)
+        for problem in check.problems:
+            console.print(
+                f"WRONG: {prefix}{problem}", soft_wrap=True, highlight=False, markup=False
+            )
+        more = check.num_problems - len(check.problems)
+        if more:
+            console.print(f"WRONG: {prefix}{check.name}: and {more} more", soft_wrap=True)
+    found = report.num_problems
+    console.print("verdict: ok" if not found else f"verdict: {found} differences were found")
+
+
+def main(
+    settings: Settings, *, live: str | None, api_key: str | None, json_file: Path | None,
+    quiet: bool,
+) -> int:  # fmt: skip
+    """Run the command; returns its exit status: 0 ok, 1 a difference, 2 it cannot be read."""
+    try:
+        report = verify(settings, live=live, api_key=api_key, say=Progress(quiet=quiet))
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    except (StoreError, OSError, ValueError) as error:
+        print(f"bandexa verify: {error}", file=sys.stderr)
+        return 2
+    show(report, Console())
+    return 1 if report.num_problems else 0

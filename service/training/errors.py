@@ -1,0 +1,13 @@
+"""What can go wrong with a training round."""
+
+from __future__ import annotations
+
+from service.store.errors import Unavailable
+
+
+class RoundFailed(Unavailable):
+    """A training round could not be completed."""
+
+
+class BanditGone(RoundFailed):
+    """The bandit was deleted before its round was finished."""

@@ -1,0 +1,152 @@
+"""The replays of the trainer: derived from the log, followed on demand, made anew where damaged.
+
+Used by the trainer process alone. Nothing here is the truth: a replay that cannot be read, or
+that is ahead of the log, is deleted and filled again from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bandexa_core.errors import ReplayError
+from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.log.rows import LearnRow
+from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_replay
+from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.spec import BanditSpec, ReplaySpec
+from service.store.errors import LogTrimmed
+from service.store.records import BanditRecord
+from service.store.sqlite.reader import StoreReader
+
+log = logging.getLogger(__name__)
+
+
+class FollowedReplays:
+    """One open replay per bandit, brought up to a log position when it is asked for."""
+
+    def __init__(self, reader: StoreReader, root: Path) -> None:
+        self._reader = reader
+        self._replay_root = root
+        self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}
+        self._activations: dict[BanditUid, ActivationCache] = {}
+
+    def at(
+        self, record: BanditRecord, spec: BanditSpec, position: LogPosition
+    ) -> Replay | ExtendedReplay:
+        """Return the bandit's rows with the log followed up to `position`.
+
+        Rows that left the store leave the replay, and a sample stands for all that were evicted.
+        """
+        replay = self._open(record, spec)
+        if replay.followed > position:  # rows of a log that was lost with the machine's power
+            replay = self._start_over(record, spec)
+        while True:
+            replay.evict_through(self._reader.trim(record.key).position)
+            start = LogPosition(max(replay.followed, replay.evicted_through))
+            try:
+                self._follow(replay, record, start, position)
+                evicted = self._reader.evicted(
+                    record, LogPosition(max(replay.evicted_through, 0)), position,
+                    spec.replay.evicted_sample,
+                )  # fmt: skip
+            except LogTrimmed:  # by the server, while the log was read here
+                continue
+            return replay if evicted is None else ExtendedReplay(replay, evicted)
+
+    def _follow(
+        self, replay: Replay, record: BanditRecord, start: LogPosition, position: LogPosition
+    ) -> None:
+        for rows in self._reader.follow(record, start, position):
+            learned = [row for row in rows if isinstance(row, LearnRow)]
+            for batch in _runs(learned):
+                if batch[0].before is None:
+                    replay.append(_rows(batch))
+                else:
+                    origins = np.array([row.origin for row in batch], np.int64)
+                    values = np.array([row.after for row in batch])
+                    replay.correct(origins, values)
+            replay.mark_followed(rows[-1].position)
+
+    def activations(self, record: BanditRecord, spec: BanditSpec) -> ActivationCache | None:
+        """Return the bandit's cache of frozen activations, None where it is to have none."""
+        limit = spec.replay.activation_bytes
+        known = self._activations.get(record.uid)
+        if known is not None and known.max_bytes != limit:
+            self._activations.pop(record.uid).close()
+            known = None
+        if known is None and limit:
+            known = ActivationCache(self._replay_root / record.uid / "activations", limit)
+            self._activations[record.uid] = known
+        return known
+
+    def _drop_activations(self, uid: BanditUid) -> None:
+        known = self._activations.pop(uid, None)
+        if known is not None:
+            known.close()
+
+    def _open(self, record: BanditRecord, spec: BanditSpec) -> Replay:
+        known = self._replays.get(record.uid)
+        if known is not None and known[0] == spec.replay:
+            return known[1]
+        if known is not None:
+            known[1].close()
+        context = spec.context
+        layout = RowLayout(context.shape, context.dtype, spec.action_dim)
+        root = self._replay_root / record.uid
+        knobs = spec.replay
+        for attempt in range(2):
+            try:
+                replay = open_replay(
+                    knobs.backend, root, layout, shard_size=knobs.shard_size,
+                    cache_shards=knobs.cache_shards, flush_every=knobs.flush_every,
+                    capacity=knobs.capacity, capacity_bytes=knobs.capacity_bytes,
+                )  # fmt: skip
+                break
+            except ReplayError as error:
+                if attempt:
+                    raise
+                log.warning("replay of %s is rebuilt from the log: %s", record.name, error)
+                shutil.rmtree(root)
+        self._replays[record.uid] = (knobs, replay)
+        return replay
+
+    def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
+        self._drop_activations(record.uid)  # other rows may come to have its positions
+        self._replays.pop(record.uid)[1].close()
+        shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
+        return self._open(record, spec)
+
+    def forget(self, uid: BanditUid) -> None:
+        """Close and remove the replay of a deleted bandit."""
+        self._drop_activations(uid)
+        known = self._replays.pop(uid, None)
+        if known is not None:
+            known[1].close()
+        shutil.rmtree(self._replay_root / uid, ignore_errors=True)
+
+
+def _runs(rows: list[LearnRow]) -> Iterator[list[LearnRow]]:
+    """Split learn rows into runs that are all first values, or all corrections."""
+    run: list[LearnRow] = []
+    for row in rows:
+        if run and (run[0].before is None) != (row.before is None):
+            yield run
+            run = []
+        run.append(row)
+    if run:
+        yield run
+
+
+def _rows(batch: list[LearnRow]) -> Rows:
+    return Rows(
+        positions=np.array([row.position for row in batch], np.int64),
+        slots=np.array([row.slot for row in batch], np.int64),
+        rewards=np.array([row.after for row in batch]),
+        actions=np.stack([row.action for row in batch]),
+        contexts=np.stack([row.context for row in batch]),
+    )
