@@ -73,11 +73,10 @@ def serve(
     except ValueError as error:
         typer.echo(f"bandexa serve: {error}", err=True)
         raise typer.Exit(2) from error
-    engine = asgi.state.engine
-    server.ends_when(lambda: engine.failed_for_good)
+    server.ends_when(lambda: asgi.failed_for_good)
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         server.run(sockets=[listener])
-    if engine.failed_for_good:
+    if asgi.failed_for_good:
         logging.shutdown()
         os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write
     if not server.started:

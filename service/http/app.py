@@ -1,100 +1,124 @@
-"""The composition root: settings in, ASGI app out."""
+"""The composition root: settings in, ASGI app out.
+
+The order of a request: `InFlightLimit`, then `HotCalls`; whatever is not a hot call goes on to
+`BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop with the
+ASGI lifespan.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-import torch
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandexa_core import __version__
 from service.http import auth, configured, problems
-from service.http.hot import FastLane
-from service.http.keys import load_keys
+from service.http.hot import CALLS, HotCalls
+from service.http.keys import Keys, load_keys
 from service.http.limits import BodyLimit, InFlightLimit
-from service.http.routes import bandits, dashboard, decide, explained, page, snapshots, system
-from service.http.startup import OneLineRefusal
+from service.http.openapi import complete
+from service.http.routes import bandits, dashboard, explained, page, score, snapshots, system
+from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
+from service.observe.dashboard.follower import following
 from service.observe.metrics import EngineCollector
-from service.serving.engine import Engine
+from service.serving.lifecycle import running
 from service.settings import Settings, SettingsError
 
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
 Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers follow `Accept`.
 Errors are `application/problem+json`."""
-THREAD_TURN_S = 0.001  # a thread that loads a model lets the event loop have its turn after this
+SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build the app; its engine starts and stops with the ASGI lifespan.
+def create_app(settings: Settings) -> App:
+    """Build the app.
 
     Raises:
         ValueError: Keys, own encoders or bandits of the settings are wrong; names the field.
     """
     wanted = configured.parse(settings.bandits)
+    keys = load_keys(settings.keys, settings.keys_file)
     metrics = Metrics()
-    engine = Engine(settings, metrics)
-    metrics.registry.register(EngineCollector(engine))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        torch.set_num_threads(settings.service_threads)
-        sys.setswitchinterval(THREAD_TURN_S)
-        try:
-            await engine.start()
+        assert isinstance(app, App)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        async with (
+            running(settings, metrics) as engine,
+            following(settings, metrics) as follower,
+        ):
+            app.state.engine, app.state.follower = engine, follower
+            metrics.registry.register(EngineCollector(engine))
             try:
                 await configured.ensure(engine, wanted)
             except SettingsError:
                 app.state.refused = True
                 raise
+            inner = HotCalls(app.behind, engine, settings, keys)
+            app.front = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             yield
-        finally:
-            await engine.close()
 
-    app = _App(
-        title="Bandexa",
-        version=__version__,
-        description=DESCRIPTION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
-    app.add_middleware(  # the last one added is the first one called
-        BodyLimit,
-        max_bytes=settings.max_body_bytes,
-        max_snapshot_bytes=settings.max_snapshot_bytes,
-        timeout_s=settings.body_timeout_s,
-        metrics=metrics,
-    )
-    app.add_middleware(InFlightLimit, max_in_flight=settings.max_in_flight, metrics=metrics)
-    app.add_middleware(OneLineRefusal)
-    app.state.settings = settings
-    app.state.refused = False  # whether a start failed for what the settings say
-    app.state.engine = engine
+    app = App(settings, metrics, keys, lifespan)
     problems.install(app, metrics)
-    keys = load_keys(settings.keys, settings.keys_file)
     routers = (
-        decide.router, bandits.router, snapshots.router, explained.router, dashboard.router,
+        score.router, bandits.router, snapshots.router, explained.router, dashboard.router,
         page.router, system.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
-    app.fast_lane = FastLane(app.the_usual_way, engine, settings, keys)
     return app
 
 
-class _App(FastAPI):
-    """FastAPI's app with a short way in front of it for what is called most."""
+class App(FastAPI):
+    """FastAPI's app with the hot calls in front of it.
 
-    fast_lane: FastLane
+    Attributes:
+        front: Serves every request once the lifespan has started.
+    """
+
+    front: ASGIApp
+
+    def __init__(self, settings: Settings, metrics: Metrics, keys: Keys, lifespan: Any) -> None:
+        super().__init__(
+            title="Bandexa",
+            version=__version__,
+            description=DESCRIPTION,
+            lifespan=lifespan,
+            docs_url=None,
+            redoc_url=None,
+        )
+        self.add_middleware(BodyLimit, settings=settings, metrics=metrics)
+        self.state.settings = settings
+        self.state.keys = keys
+        self.state.refused = False  # whether a start failed because of the settings
+        self.state.engine = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
-        await self.fast_lane(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self.behind(scope, receive, one_line_refusal(send))
+        else:
+            await self.front(scope, receive, send)
 
-    async def the_usual_way(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve what the short way does not."""
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is not a hot call."""
         await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document of every call."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            complete(document, CALLS, keys_needed=bool(self.state.keys))
+        return super().openapi()
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether the store failed so that this process has to end."""
+        engine = self.state.engine
+        return engine is not None and engine.failed_for_good

@@ -1,53 +1,185 @@
-"""Arrays as they come in requests, checked before anything uses them.
+"""Arrays as they arrive in requests, decoded with types before anything uses them.
 
-An array is nested lists of numbers or an envelope {dtype, shape, data} (data: base64 text, or
-bytes in msgpack). `decode_envelope` needs no knowledge of the bandit; `conform` gives the array
-the shape and dtype the bandit's configuration asks for.
+On the wire an array is evenly nested lists of numbers, or an envelope `{dtype, shape, data}` whose
+`data` is base64 text in JSON and bytes in msgpack. A list is decoded as a list of floats, so a
+text or a map inside it is refused by the decoder and never becomes a numpy array of objects.
+Nothing here knows a bandit: `serving.inputs.conform` checks shape, dtype and size.
 """
 
 from __future__ import annotations
 
-import binascii
 import math
-from base64 import b64decode
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
 
+MAX_DIMENSIONS = 4  # of a context; a matrix of action features has two
 DTYPES: dict[str, np.dtype[Any]] = {
     "uint8": np.dtype("u1"),
     "int64": np.dtype("<i8"),
     "float32": np.dtype("<f4"),
     "float64": np.dtype("<f8"),
 }
+ARRAY_SCHEMA: dict[str, Any] = {
+    "title": "Array",
+    "description": "Nested lists of numbers, or an envelope (data: base64; bytes in msgpack).",
+    "oneOf": [
+        {"type": "array", "items": {}},
+        {
+            "type": "object",
+            "required": ["dtype", "shape", "data"],
+            "additionalProperties": False,
+            "properties": {
+                "dtype": {"enum": list(DTYPES)},
+                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                "data": {"type": "string", "contentEncoding": "base64"},
+            },
+        },
+    ],
+}
+
+Size = Annotated[int, Meta(ge=0, le=2**31)]
 
 
-def decode_envelope(value: Any) -> Any:
-    """Return the array of an envelope, or `value` itself where it is none.
+class Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """An array as bytes: C order, little endian."""
+
+    dtype: Literal["uint8", "int64", "float32", "float64"]
+    shape: Annotated[list[Size], Meta(max_length=8)]
+    data: bytes
+
+    def array(self) -> NDArray[Any]:
+        """Return the array, read-only, without a copy of its bytes.
+
+        Raises:
+            ValueError: The number of bytes does not match shape and dtype.
+        """
+        dtype = DTYPES[self.dtype]
+        needed = math.prod(self.shape) * dtype.itemsize
+        if len(self.data) != needed:
+            raise ValueError(f"data has {len(self.data)} bytes, shape and dtype need {needed}")
+        return np.frombuffer(self.data, dtype).reshape(self.shape)
+
+
+Vector = list[float] | Envelope  # what one action's features are
+_TYPES: tuple[Any, ...] = (
+    Vector,
+    list[list[float]] | Envelope,
+    list[list[list[float]]] | Envelope,
+    list[list[list[list[float]]]] | Envelope,
+)
+_JSON = [msgspec.json.Decoder(kind) for kind in _TYPES]
+_MSGPACK = [msgspec.msgpack.Decoder(kind) for kind in _TYPES]
+
+
+def decode_array(raw: msgspec.Raw, *, packed: bool) -> NDArray[Any]:
+    """Return the array that a part of a body holds; `packed`: the body is msgpack.
 
     Raises:
-        ValueError: The envelope contradicts itself.
+        ValueError: It is neither evenly nested lists of numbers nor a consistent envelope.
     """
-    if not isinstance(value, dict):
-        return value
-    if set(value) != {"dtype", "shape", "data"}:
-        raise ValueError("must be a list of numbers, or an envelope with dtype, shape and data")
-    dtype = DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
-    if dtype is None:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}")
-    shape, data = value["shape"], value["data"]
-    if not isinstance(shape, list | tuple) or len(shape) > 8:
-        raise ValueError("shape must be a list of sizes")
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in shape):
-        raise ValueError("shape must be a list of sizes")
-    if isinstance(data, str):
+    decoders = _MSGPACK if packed else _JSON
+    try:
+        value = decoders[0].decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        depth = _msgpack_depth(raw) if packed else _json_depth(raw)
+        if not 1 < depth <= MAX_DIMENSIONS:
+            raise _refusal(error, depth) from error
         try:
-            data = b64decode(data, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"data is not base64: {error}") from error
-    if not isinstance(data, bytes):
-        raise ValueError("data must be bytes, or base64 text")
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"data has {len(data)} bytes, shape and dtype need "
-                         f"{math.prod(shape) * dtype.itemsize}")  # fmt: skip
-    return np.frombuffer(data, dtype).reshape(shape)
+            value = decoders[depth - 1].decode(raw)
+        except msgspec.DecodeError as second:
+            raise _refusal(second, depth) from second
+    return array_of(value)
+
+
+def convert_array(value: Any) -> NDArray[Any]:
+    """Return the array that a decoded value holds.
+
+    Raises:
+        ValueError: It is neither evenly nested lists of numbers nor a consistent envelope.
+    """
+    depth = _depth(value)
+    try:
+        found = msgspec.convert(value, _TYPES[min(max(depth, 1), MAX_DIMENSIONS) - 1])
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise _refusal(error, depth) from error
+    return array_of(found)
+
+
+def array_of(value: Any) -> NDArray[Any]:
+    """Return the array of a typed value: nested lists of floats, or an envelope.
+
+    Raises:
+        ValueError: The lists are uneven, or the envelope contradicts itself.
+    """
+    if isinstance(value, Envelope):
+        return value.array()
+    try:
+        return np.array(value, np.float64)
+    except ValueError:
+        raise ValueError("must be evenly nested lists of numbers") from None
+
+
+def stacked(rows: list[Any]) -> NDArray[Any]:
+    """Return rows of features, lists or envelopes, as one matrix (K, A).
+
+    Raises:
+        ValueError: A row is no vector, or the rows differ in length.
+    """
+    if not any(isinstance(row, Envelope) for row in rows):
+        try:
+            return np.array(rows, np.float64).reshape(len(rows), -1)
+        except ValueError:
+            raise ValueError("features must be numbers, as many for each action") from None
+    arrays = [array_of(row) for row in rows]
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError("features must be numbers, as many for each action")
+    return np.stack(arrays)
+
+
+def _refusal(error: Exception, depth: int) -> ValueError:
+    if depth:
+        return ValueError("must be evenly nested lists of numbers")
+    text = "must be a list of numbers, or an envelope with dtype, shape and data"
+    message, _, place = str(error).partition(" - at `$")
+    return ValueError(f"{text} ({place[1:-1]}: {message})" if place else text)
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list | tuple) and depth <= MAX_DIMENSIONS:
+        depth += 1
+        if not value:
+            break
+        value = value[0]
+    return depth
+
+
+def _json_depth(raw: msgspec.Raw) -> int:
+    """Return how many lists open before the first number."""
+    depth = 0
+    for code in memoryview(raw):
+        if code == 0x5B:  # [
+            depth += 1
+            if depth > MAX_DIMENSIONS:
+                break
+        elif code not in b" \t\r\n":
+            break
+    return depth
+
+
+def _msgpack_depth(raw: msgspec.Raw) -> int:
+    """Return how many arrays open before the first number."""
+    view, depth, at = memoryview(raw), 0, 0
+    while at < len(view) and depth <= MAX_DIMENSIONS:
+        if 0x90 <= view[at] <= 0x9F:
+            at += 1
+        elif view[at] in (0xDC, 0xDD):
+            at += 3 if view[at] == 0xDC else 5
+        else:
+            break
+        depth += 1
+    return depth

@@ -1,29 +1,230 @@
-"""JSON and msgpack: the same models in two encodings, chosen by Content-Type and Accept."""
+"""JSON and msgpack: the same bodies in two encodings, chosen by Content-Type and Accept.
+
+`Typed` decodes a body straight into its struct. Only when that fails is the body decoded a second
+time without types, to name every field that is wrong. Runs on the event loop.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
-import msgpack
+import msgspec
 import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
-from pydantic_core import from_json
+from msgspec import Raw
 from starlette.types import Receive, Scope
 
 from service.http.auth import GuardedRoute, Handler
-from service.http.errors import UnsupportedBody
-from service.http.limits import Bounds
+from service.http.errors import InvalidBody, UnsupportedBody
+from service.http.limits import BodyBounds
+from service.http.problems import nearest_key
 from service.settings import Settings
 from service.store.errors import InvalidRequest
 
+JSON = "application/json"
 MSGPACK = "application/msgpack"
-ARRIVED = "bandexa.arrived"  # in a request's scope: when its body was there, by perf_counter
+ARRIVED = "bandexa.arrived"  # in a request's scope: when its body was complete, by perf_counter
+MAX_NAMED = 20  # fields that one refusal names
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def media_type(content_type: str) -> str:
+    """Return the media type of a Content-Type header.
+
+    Raises:
+        UnsupportedBody: It is neither JSON nor msgpack.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in (JSON, MSGPACK):
+        raise UnsupportedBody(f"send {JSON} or {MSGPACK}, not {kind!r}")
+    return kind
+
+
+def bounds_of(settings: Settings) -> BodyBounds:
+    """Return the bounds that hold for every body of a server."""
+    return BodyBounds(settings.max_elements, settings.max_nesting)
+
+
+class Typed(Generic[T]):
+    """Decodes the bodies of one struct, whole or as parts of another body."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+        self._json = msgspec.json.Decoder(kind)
+        self._msgpack = msgspec.msgpack.Decoder(kind)
+
+    def decode(self, raw: bytes | Raw, encoding: str, bounds: BodyBounds | None) -> T:
+        """Return the decoded body; `bounds`: None for a part of a body that was checked already.
+
+        Raises:
+            InvalidBody: It is not of this kind; names every field that is wrong.
+            InvalidRequest: It cannot be decoded, or is nested too deeply.
+            HTTPException: 413: it has too many elements.
+        """
+        decoder = self._msgpack if encoding == MSGPACK else self._json
+        if bounds is not None and encoding == JSON:
+            bounds.check_json(bytes(raw))
+        try:
+            found = decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise self._refusal(bytes(raw), encoding, bounds, error) from error
+        if bounds is not None and encoding == MSGPACK:
+            bounds.check_msgpack(bytes(raw))
+        return found
+
+    def _refusal(
+        self, raw: bytes, encoding: str, bounds: BodyBounds | None, error: Exception
+    ) -> Exception:
+        try:
+            value = decode(raw, encoding, bounds)
+        except InvalidRequest as second:
+            return second
+        errors = field_errors(self.kind, value)
+        if errors:
+            return InvalidBody(errors)
+        return InvalidRequest("body", f"is not {encoding}: {error}")
+
+
+def decode(raw: bytes, encoding: str, bounds: BodyBounds | None) -> Any:
+    """Return the value of a body without types; an empty one is None.
+
+    Raises:
+        InvalidRequest: It cannot be decoded, or is nested too deeply.
+        HTTPException: 413: it has too many elements.
+    """
+    if not raw:
+        return None
+    try:
+        if encoding == MSGPACK:
+            if bounds is not None:
+                bounds.check_msgpack(raw)
+            return msgspec.msgpack.decode(raw)
+        if bounds is not None:
+            bounds.check_json(raw)
+        try:
+            return msgspec.json.decode(raw)
+        except msgspec.DecodeError:
+            # Python's decoder reads NaN and half surrogates too, so that their field can be named.
+            return json.loads(raw.decode())
+    except RecursionError as error:
+        raise InvalidRequest("body", "is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequest("body", f"is not {encoding}: {error}") from error
+
+
+def encode(answer: Any, encoding: str) -> bytes:
+    """Return an answer in one of the two encodings."""
+    return msgspec.msgpack.encode(answer) if encoding == MSGPACK else msgspec.json.encode(answer)
+
+
+# -- what is wrong with a body ------------------------------------------------------------------
+
+
+def field_errors(kind: type[msgspec.Struct], value: Any) -> list[tuple[str, str]]:
+    """Return (field, message) for each field of `value` that does not suit the struct `kind`."""
+    if not isinstance(value, dict):
+        return [("body", "must be an object")]
+    if any(not isinstance(key, str) for key in value):
+        return [("body", "its keys must be texts")]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    errors: list[tuple[str, str]] = []
+    for name, field in fields.items():
+        if name not in value:
+            if field.required:
+                errors.append((name, "Field required"))
+        elif (found := _value_error(field.type, value[name])) is not None:
+            path, message = found
+            errors.append((".".join([name, *path]), message))
+    unknown = [_printable(key) for key in value if key not in fields]
+    errors += _unknown_keys(kind, [(key,) for key in unknown])
+    return [_with_suggestion(kind, error) for error in errors[:MAX_NAMED]]
+
+
+UNKNOWN_KEY = "unknown key"
+
+
+def _unknown_keys(kind: Any, paths: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Return the errors of unknown keys; the first names the key that was probably meant."""
+    found = [(".".join(path), UNKNOWN_KEY) for path in paths]
+    if paths and (meant := nearest_key(kind, paths[0])) is not None:
+        found[0] = (found[0][0], f"{UNKNOWN_KEY}; did you mean {meant!r}?")
+    return found
+
+
+def _with_suggestion(kind: Any, error: tuple[str, str]) -> tuple[str, str]:
+    """Add the nearest key to an unknown key inside a list."""
+    field, message = error
+    if message != UNKNOWN_KEY or "." not in field:
+        return error
+    return _unknown_keys(kind, [tuple(field.split("."))])[0]
+
+
+def _value_error(kind: Any, value: Any) -> tuple[list[str], str] | None:
+    """Return where inside a field's value the error is, and what it is; None: the value fits."""
+    try:
+        if (checkable := _without_raw(kind)) is not None:
+            msgspec.convert(value, checkable)
+    except msgspec.ValidationError as error:
+        return _located(str(error))
+    except (OverflowError, RecursionError, UnicodeError):
+        return [], "is out of range"
+    return None if _is_finite(value) else ([], "must hold finite numbers")
+
+
+def _without_raw(kind: Any) -> Any:
+    """Return the type without parts that are decoded later; None: all of it is."""
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if base is Raw:
+        return None
+    if base == list[Raw]:
+        return Annotated[(list[Any], *kind.__metadata__)]
+    return kind
+
+
+def _located(message: str) -> tuple[list[str], str]:
+    """Split a message of msgspec into the path inside the value and what is wrong there."""
+    text, _, place = message.partition(" - at `$")
+    path = [
+        part for part in place.rstrip("`").replace("[", ".").replace("]", "").split(".") if part
+    ]
+    if "features" in path:  # one error for the whole array, not for its first wrong number
+        path = path[: path.index("features") + 1]
+        return path, "must be a list of numbers, or an envelope with dtype, shape and data"
+    for start, told in (
+        ("Object contains unknown field `", UNKNOWN_KEY),
+        ("Object missing required field `", "Field required"),
+    ):
+        if text.startswith(start):
+            return [*path, _printable(text[len(start) : -1])], told
+    return path, text
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a decoded value is free of NaN and infinity."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, float):
+            if not math.isfinite(part):
+                return False
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+    return True
+
+
+def _printable(key: str) -> str:
+    return key.encode("utf-8", "replace").decode()
+
+
+# -- FastAPI's routes ---------------------------------------------------------------------------
 
 
 class _DecodedRequest(Request):
@@ -43,41 +244,8 @@ class _DecodedRequest(Request):
         return self._value
 
 
-def bounds_of(settings: Settings) -> Bounds:
-    """Return what judges one body."""
-    return Bounds(settings.max_elements, settings.max_nesting)
-
-
-def decode(kind: str, raw: bytes, bounds: Bounds) -> Any:
-    """Return the value of a body; FastAPI would tell some of these errors as an unnamed 400.
-
-    Raises:
-        UnsupportedBody, InvalidRequest, HTTPException: It cannot be decoded, or is too large.
-    """
-    if kind not in ("application/json", MSGPACK):
-        raise UnsupportedBody(f"send application/json or {MSGPACK}, not {kind!r}")
-    if not raw:
-        return None
-    try:
-        if kind == MSGPACK:
-            hook = bounds.count
-            value = msgpack.unpackb(raw, strict_map_key=True, list_hook=hook, object_hook=hook)
-            bounds.judge_decoded(value)
-            return value
-        bounds.judge_json(raw)
-        try:
-            # Four times as fast as json, which decides on what it refuses. Ids do not repeat.
-            return from_json(raw, cache_strings="keys")
-        except ValueError:
-            return json.loads(raw.decode())  # bytes might be taken for UTF-16
-    except (RecursionError, msgpack.StackError) as error:
-        raise InvalidRequest("body", "is nested too deeply") from error
-    except (ValueError, msgpack.UnpackException) as error:
-        raise InvalidRequest("body", f"is not {kind}: {error}") from error
-
-
 class WireRoute(GuardedRoute):
-    """A route that speaks both encodings; anything else is refused by name."""
+    """A route that reads and writes both encodings; it refuses any other by name."""
 
     def decoding(self, handler: Handler) -> Handler:
         """Decode before FastAPI does, and encode as the client asks."""
@@ -86,10 +254,10 @@ class WireRoute(GuardedRoute):
 
         async def decoded(request: Request) -> Response:
             if takes_json:
-                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                kind = media_type(request.headers.get("content-type", ""))
                 raw = await request.body()
                 request.scope[ARRIVED] = time.perf_counter()
-                value = decode(kind, raw, bounds_of(request.app.state.settings))
+                value = decode(raw, kind, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             if MSGPACK in request.headers.get("accept", "") and response.body:
@@ -99,45 +267,51 @@ class WireRoute(GuardedRoute):
         return decoded
 
 
+async def typed_body(request: Request, kind: Typed[T]) -> T:
+    """Read and decode the body of a FastAPI request that is described by a struct."""
+    encoding = media_type(request.headers.get("content-type", ""))
+    raw = await request.body()
+    return kind.decode(raw, encoding, bounds_of(request.app.state.settings))
+
+
+def typed_answer(request: Request, answer: msgspec.Struct) -> Response:
+    """Return the response that carries a struct in the encoding that the client accepts."""
+    encoding = MSGPACK if MSGPACK in request.headers.get("accept", "") else JSON
+    return Response(encode(answer, encoding), media_type=encoding)
+
+
 def _as_msgpack(response: Response) -> Response:
-    if not isinstance(response, JSONResponse) and response.media_type != "application/json":
+    if not isinstance(response, JSONResponse) and response.media_type != JSON:
         return response
-    content = msgpack.packb(json.loads(bytes(response.body)))
+    content = msgspec.msgpack.encode(msgspec.json.decode(bytes(response.body)))
     return Response(content, response.status_code, media_type=MSGPACK)
+
+
+# -- the identity of a body ---------------------------------------------------------------------
 
 
 def body_hash(parts: Mapping[str, Any]) -> bytes:
     """Return a digest of a decoded body, the same for JSON and msgpack.
 
     Arrays count by their values as float64, so that 1 and 1.0, a list and an envelope are equal.
+    The digest is stored with a decision: a change here would make repeated selects conflicts.
     """
     digest = blake2b(digest_size=16)
     for key in sorted(parts):
         digest.update(key.encode() + b"\x1f")
-        _feed(digest, parts[key])
+        _feed(digest.update, parts[key])
     return digest.digest()
 
 
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, list | tuple):
-        try:
-            array = np.asarray(value)
-        except ValueError:  # ragged: it will be refused when it is used
-            array = np.asarray(None)
-        if array.dtype.kind not in "iuf":
-            digest.update(b"[" + str(len(value)).encode())
-            for item in value:
-                # Lists and maps in here are no array: they will be refused when they are used.
-                if not isinstance(item, list | tuple | Mapping):
-                    _feed(digest, item)
-            return
-        value = array
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
     if isinstance(value, np.ndarray):
-        array64 = value.astype(np.float64)
-        digest.update(str(array64.shape).encode() + array64.tobytes())
-    elif isinstance(value, BaseModel):
-        digest.update(body_hash(dict(value)))
+        array = value.astype(np.float64)
+        update(str(array.shape).encode() + array.tobytes())
+    elif isinstance(value, list | tuple):
+        update(b"[" + str(len(value)).encode())
+        for item in value:
+            _feed(update, item)
     elif isinstance(value, Mapping):
-        digest.update(body_hash(value))
+        update(body_hash(value))
     else:
-        digest.update(repr(value).encode() + b"\x1e")
+        update(repr(value).encode() + b"\x1e")

@@ -1,7 +1,7 @@
-"""Bandits in the server's TOML: `[bandits.NAME]` is put at the start, as a PUT would.
+"""Bandits in the server's TOML: the start puts each `[bandits.NAME]`, as a PUT would.
 
-Runs on the event loop, once, when all that was there before is served again. What is there already
-and equal stays untouched; a key that cannot change and differs refuses the start.
+Runs on the event loop, once, after recovery. A bandit that exists and is equal stays untouched; a
+key that cannot change and differs refuses the start.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
-from service.http.problems import problem_of
-from service.http.routes.common import stacked
-from service.http.schemas import ActionBody, Id
+from service.http.arrays import stacked
+from service.http.problems import invalid_problem
+from service.http.schemas.models import ActionBody, Id
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.settings import SettingsError
-from service.store.errors import ServiceError
+from service.store.errors import InvalidRequest, ServiceError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,7 +34,7 @@ _ACTIONS: TypeAdapter[list[ActionBody | str]] = TypeAdapter(list[ActionBody | Id
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredBandit:
-    """A bandit as the settings want it."""
+    """A bandit as the settings describe it."""
 
     name: str
     spec: BanditSpec
@@ -42,7 +42,7 @@ class ConfiguredBandit:
 
 
 def parse(tables: Mapping[str, Any]) -> list[ConfiguredBandit]:
-    """Return the bandits of the settings, checked as far as that goes without what is there.
+    """Return the bandits of the settings, checked as far as possible before recovery.
 
     Raises:
         SettingsError: Names the bandit and the field that is wrong.
@@ -64,14 +64,14 @@ def _checked(kind: TypeAdapter[T], where: str, value: Any, model: Any = None) ->
     try:
         return kind.validate_python(value)
     except ValidationError as error:
-        raise SettingsError(f"{where}: {problem_of(error, model).detail}") from error
+        raise SettingsError(f"{where}: {invalid_problem(error, model).detail}") from error
 
 
 async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:
-    """Have the engine serve these bandits.
+    """Create or change these bandits.
 
     Raises:
-        SettingsError: One contradicts what is there, or cannot be made.
+        SettingsError: One contradicts an existing bandit, or cannot be created.
     """
     for bandit in wanted:
         try:
@@ -84,7 +84,7 @@ async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:
 
 
 async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionBody, ...]) -> None:
-    """Put what is new or different; equal actions make no log rows."""
+    """Put the actions that are new or different; equal ones make no log rows."""
     catalogue = bandit.model.catalogue
     given = [body.features is not None for body in actions]
     if any(given) and not all(given):
@@ -93,7 +93,10 @@ async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionB
         )
     features = None
     if any(given):
-        raw = stacked([body.features for body in actions], "actions")
+        try:
+            raw = stacked([body.features for body in actions])
+        except ValueError as error:
+            raise InvalidRequest("actions", str(error)) from error
         features = bandit.features(raw, len(actions), "actions")
     changed = []
     for number, body in enumerate(actions):

@@ -1,6 +1,8 @@
-"""What can go wrong at the door: no API key, too few scopes, an unknown body encoding."""
+"""What can go wrong at the door, before a request reaches a bandit."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from service.store.errors import ServiceError
 
@@ -9,9 +11,21 @@ class UnsupportedBody(ServiceError):
     """The body is in no encoding the service reads."""
 
 
+class InvalidBody(ServiceError):
+    """Fields of a body are wrong.
+
+    Attributes:
+        errors: (field, message) for each of them, at least one.
+    """
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors))
+        self.errors = tuple(errors)
+
+
 class Unauthorized(ServiceError):
-    """The request carries no API key, or one that is not known."""
+    """The request carries no API key, or an unknown one."""
 
 
 class Forbidden(ServiceError):
-    """The API key is not good for this."""
+    """The API key lacks the scope of the call."""

@@ -1,199 +1,262 @@
-"""The short way of selects and rewards, past FastAPI: its middleware, routing and dependencies.
+"""The four hot calls: select, reward and their batches, each from its bytes to its bytes.
 
-In front of the app, on the event loop. It holds the same limits, decodes, validates, calls and
-serialises with the routes' own functions and models, so a request gets the same bytes either way.
-Whatever is out of the ordinary (an answer in msgpack, a body without a length, too large or
-refused, a server that is busy) goes the routes' way, which tell what is wrong.
+They are the only calls that do not pass FastAPI: its middleware, routing and dependencies would
+cost more CPU than the decision. The class stands in front of the FastAPI app, on the event loop.
+Limits, keys, decoding and errors come from the same modules as for all other routes, and
+`openapi` documents these calls from the table below.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import Request
-from pydantic import BaseModel, ValidationError
+import msgspec
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bandexa_core.errors import SnapshotError
+from bandexa_core.ids import ActionId, DecisionId
+from service.http import candidates
+from service.http.arrays import decode_array
 from service.http.auth import authorize
-from service.http.codec import MSGPACK, bounds_of, decode
-from service.http.errors import Forbidden, Unauthorized
+from service.http.codec import JSON, MSGPACK, Typed, body_hash, bounds_of, encode, media_type
 from service.http.keys import Keys
-from service.http.limits import Bounds, too_slow
-from service.http.problems import damaged, foreseen, refused, unforeseen
-from service.http.routes.decide import (
-    answer_reward,
-    answer_reward_batch,
-    answer_select,
-    answer_select_batch,
+from service.http.limits import BodyReader, refuse_announced
+from service.http.problems import problem_of, refusal_of, send_refusal
+from service.http.schemas.decide import (
+    ActionRef,
+    RewardAnswer,
+    RewardBatch,
+    RewardBatchAnswer,
+    RewardItem,
+    RewardRequest,
+    SelectAnswer,
+    SelectBatch,
+    SelectBatchAnswer,
+    SelectItem,
+    SelectRequest,
 )
-from service.http.schemas import RewardBatch, RewardRequest, SelectBatch, SelectRequest
 from service.serving.engine import Engine
+from service.serving.errors import UnknownAction
+from service.serving.select.commands import Decision, SelectCommand
 from service.settings import Scope as KeyScope
 from service.settings import Settings
-from service.store.errors import ServiceError
+from service.store.errors import InvalidRequest, ServiceError
+from service.store.records import RewardReport
+
+T = TypeVar("T", bound=msgspec.Struct)
+Parsed = Callable[[Engine, Any, str, float], Awaitable[msgspec.Struct]]
+_MSGPACK = MSGPACK.encode()
+
+
+# -- select -------------------------------------------------------------------------------------
+
+
+async def select(
+    engine: Engine, body: SelectRequest, encoding: str, arrived: float, *, patient: bool = False
+) -> SelectAnswer:
+    """Choose an action for a context. Retrying with the same `decision_id` and body is safe.
+
+    Args:
+        engine: Decides.
+        body: The request.
+        encoding: The media type it came in.
+        arrived: When its body was complete, by perf_counter.
+        patient: Whether it waits for room in the queue of a slow encoder.
+    """
+    try:
+        context = decode_array(body.context, packed=encoding == MSGPACK)
+    except ValueError as error:
+        raise InvalidRequest("context", str(error)) from error
+    offered = candidates.resolved(body.candidates)
+    own_id = None if body.decision_id is None else DecisionId(body.decision_id)
+    command = SelectCommand(
+        bandit=body.bandit,
+        context=context,
+        candidates=offered,
+        retrieve=body.retrieve,
+        decision_id=own_id,
+        num=body.k,
+        activate=body.activate,
+        body_hash=None if own_id is None else _identity(body, context),
+        decode_s=time.perf_counter() - arrived,
+    )
+    try:
+        return _answer(await engine.selecting.select(command, patient=patient))
+    except UnknownAction:
+        candidates.check_ids(offered)
+        raise
+
+
+def _identity(body: SelectRequest, context: Any) -> bytes:
+    """Return the digest by which a repeated select is recognised."""
+    return body_hash(
+        {
+            "bandit": body.bandit,
+            "context": context,
+            "candidates": candidates.hashed(body.candidates),
+            "retrieve": body.retrieve,
+            "k": body.k,
+            "activate": body.activate,
+        }
+    )
+
+
+def _answer(decision: Decision) -> SelectAnswer:
+    actions = [ActionRef(chosen.id, chosen.index) for chosen in decision.chosen]
+    return SelectAnswer(
+        decision_id=decision.decision_id,
+        action=actions[0],
+        actions=actions if len(actions) > 1 else None,
+        score=decision.chosen[0].score,
+        propensity=decision.propensity,
+        snapshot=decision.snapshot,
+        position=decision.position,
+    )
+
+
+async def select_batch(
+    engine: Engine, body: SelectBatch, encoding: str, arrived: float
+) -> SelectBatchAnswer:
+    """Answer up to 1000 selects; each succeeds or fails on its own."""
+    share = (time.perf_counter() - arrived) / len(body.items)  # of what was decoded together
+
+    async def one(raw: msgspec.Raw) -> SelectItem:
+        try:
+            item = SELECT.decode(raw, encoding, None)
+            arrived = time.perf_counter() - share
+            return SelectItem(200, await select(engine, item, encoding, arrived, patient=True))
+        except ServiceError as error:
+            problem = problem_of(error)
+            engine.metrics.problem(problem.type)
+            return SelectItem(problem.status, error=problem)
+
+    return SelectBatchAnswer(await asyncio.gather(*map(one, body.items)))
+
+
+# -- reward -------------------------------------------------------------------------------------
+
+
+async def reward(
+    engine: Engine, body: RewardRequest, encoding: str, arrived: float
+) -> RewardAnswer:
+    """Report how a decision went. Reporting the same value again changes nothing."""
+    report = RewardReport(
+        decision_id=DecisionId(body.decision_id),
+        reward=body.reward,
+        reward_id=body.reward_id,
+        action=None if body.action is None else ActionId(body.action),
+        time=time.time(),
+    )
+    status, train_due = await engine.rewards.reward(report)
+    return RewardAnswer(status, train_due)
+
+
+async def reward_batch(
+    engine: Engine, body: RewardBatch, encoding: str, arrived: float
+) -> RewardBatchAnswer:
+    """Take up to 1000 rewards; each succeeds or fails on its own."""
+
+    async def one(raw: msgspec.Raw) -> RewardItem:
+        try:
+            item = REWARD.decode(raw, encoding, None)
+            return RewardItem(200, await reward(engine, item, encoding, arrived))
+        except ServiceError as error:
+            problem = problem_of(error)
+            engine.metrics.problem(problem.type)
+            return RewardItem(problem.status, error=problem)
+
+    return RewardBatchAnswer(await asyncio.gather(*map(one, body.items)))
+
+
+# -- from bytes to bytes ------------------------------------------------------------------------
+
+SELECT, REWARD = Typed(SelectRequest), Typed(RewardRequest)
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class HotCall:
+    """One call: what a key needs, how its body is decoded, what answers it."""
+
     scope: KeyScope
-    request: type[BaseModel]
-    answer: Callable[[Engine, Any, float], Awaitable[BaseModel]]
+    request: Typed[Any]
+    answer: Parsed
+    answer_kind: type[msgspec.Struct]
+    problems: tuple[int, ...]
 
 
-_CALLS = {
-    "/select": _Call("select", SelectRequest, answer_select),
-    "/reward": _Call("reward", RewardRequest, answer_reward),
-    "/select/batch": _Call("select", SelectBatch, answer_select_batch),
-    "/reward/batch": _Call("reward", RewardBatch, answer_reward_batch),
+CALLS = {
+    "/select": HotCall("select", SELECT, select, SelectAnswer, (404, 409, 413, 415, 422)),
+    "/reward": HotCall("reward", REWARD, reward, RewardAnswer, (404, 413, 415, 422)),
+    "/select/batch": HotCall(
+        "select", Typed(SelectBatch), select_batch, SelectBatchAnswer, (413, 415, 422)
+    ),
+    "/reward/batch": HotCall(
+        "reward", Typed(RewardBatch), reward_batch, RewardBatchAnswer, (413, 415, 422)
+    ),
 }
-_MSGPACK = MSGPACK.encode()
-_REFUSED = (ServiceError, SnapshotError, HTTPException)
 
 
-class FastLane:
-    """Answers plain selects and rewards; everything else goes to `app`.
+class HotCalls:
+    """Answers the four hot calls; every other request goes to `app`.
 
     Args:
         app: The app behind it.
         engine: Decides and learns.
         settings: Limits.
-        known: API keys; empty: everybody may call.
+        keys: API keys; without any, every caller may call.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, settings: Settings, known: Keys) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, settings: Settings, keys: Keys) -> None:
         self._app = app
         self._engine = engine
-        self._metrics = engine.metrics
         self._settings = settings
-        self._keys = known
+        self._keys = keys
+        self._bounds = bounds_of(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = _CALLS.get(scope.get("path", ""))
-        if call is None or scope["type"] != "http" or scope["method"] != "POST":
+        call = CALLS.get(scope["path"]) if scope["type"] == "http" else None
+        if call is None:
             await self._app(scope, receive, send)
             return
-        kind, length, plain = b"", b"", True
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                length = value
-            elif name == b"content-type":
-                plain = plain and not kind
-                kind = value
-            elif name == b"accept" and _MSGPACK in value:
-                plain = False
-        plain = plain and length.isdigit() and 0 < int(length) <= self._settings.max_body_bytes
-        metrics = self._metrics
-        if not plain or metrics.in_flight >= self._settings.max_in_flight:
-            await self._app(scope, receive, send)
-            return
-        metrics.in_flight += 1
         try:
-            whole = await self._answered(call, kind, scope, receive, send)
-        finally:
-            metrics.in_flight -= 1
-        if whole is not None:
-            await self._app(scope, _again(whole, receive), send)
-
-    async def _answered(
-        self, call: _Call, kind: bytes, scope: Scope, receive: Receive, send: Send
-    ) -> Message | None:
-        """Answer a request; where the routes should tell what is wrong, return its body."""
-        metrics, engine = self._metrics, self._engine
-        try:
-            if self._keys:
-                authorize(Request(scope), self._keys, call.scope)
-            whole = await self._body(receive)
-            arrived = time.perf_counter()
-            body = _decoded(whole, kind, call, bounds_of(self._settings))
-            if body is None:
-                return whole
-            answer = await call.answer(engine, body, arrived)
-        except (Unauthorized, Forbidden, *_REFUSED) as error:
-            told = refused if isinstance(error, HTTPException) else foreseen
-            await told(error, metrics)(scope, receive, send)  # type: ignore[arg-type]
-            return None
-        except sqlite3.Error as error:
-            await damaged(scope["path"], error, metrics)(scope, receive, send)
-            return None
+            content, encoding = await self._content(call, scope, receive)
+        except ClientDisconnect:
+            return  # nobody is there to read an answer
         except Exception as error:  # the top of a request
-            await unforeseen("POST", scope["path"], error, metrics)(scope, receive, send)
-            return None
-        content = answer.__pydantic_serializer__.to_json(answer)
+            name = f"{scope['method']} {scope['path']}"
+            await send_refusal(refusal_of(error, self._engine.metrics, name), send)
+            return
         headers = [
             (b"content-length", b"%d" % len(content)),
-            (b"content-type", b"application/json"),
+            (b"content-type", encoding),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
-        return None
 
-    async def _body(self, receive: Receive) -> Message:
-        """Return the whole body in one message, or what came instead: the client's leaving.
-
-        Raises:
-            HTTPException: It took too long. A timer of our own costs a third of asyncio's.
-        """
-        loop = self._engine.loop
-        timer = _Timer(asyncio.current_task(loop))
-        handle = loop.call_later(self._settings.body_timeout_s, timer)
-        try:
-            message = await receive()
-            if message.get("more_body", False):  # no longer than announced: the server sees to it
-                parts = [message.get("body", b"")]
-                while message.get("more_body", False):
-                    message = await receive()
-                    parts.append(message.get("body", b""))
-                if message["type"] == "http.request":
-                    message = {**message, "body": b"".join(parts)}
-        except asyncio.CancelledError:
-            if timer.expired:
-                raise too_slow(self._settings.body_timeout_s) from None
-            raise
-        finally:
-            handle.cancel()
-        return message
-
-
-class _Timer:
-    """Cancels a task; by `expired` the task knows why."""
-
-    __slots__ = ("_task", "expired")
-
-    def __init__(self, task: asyncio.Task[Any] | None) -> None:
-        self._task = task
-        self.expired = False
-
-    def __call__(self) -> None:
-        self.expired = True
-        if self._task is not None:
-            self._task.cancel()
-
-
-def _decoded(message: Message, kind: bytes, call: _Call, bounds: Bounds) -> BaseModel | None:
-    """Return the decoded request; None where the routes should tell what is wrong."""
-    if message["type"] != "http.request":
-        return None
-    media_type = kind.partition(b";")[0].strip().lower().decode("latin-1")
-    try:
-        value = decode(media_type, message.get("body", b""), bounds)
-        return call.request.model_validate(value)
-    except (ServiceError, ValidationError, HTTPException):
-        return None
-
-
-def _again(first: Message, receive: Receive) -> Receive:
-    """Return a `receive` that begins with a message that was taken already."""
-    waiting = [first]
-
-    async def receive_again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return receive_again
+    async def _content(self, call: HotCall, scope: Scope, receive: Receive) -> tuple[bytes, bytes]:
+        """Return the answer's bytes and their media type."""
+        if scope["method"] != "POST":
+            raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
+        if self._keys:
+            authorize(Request(scope), self._keys, call.scope)
+        kind, accepted = "", JSON
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                refuse_announced(value, self._settings.max_body_bytes)
+            elif name == b"content-type":
+                kind = value.decode("latin-1")
+            elif name == b"accept" and _MSGPACK in value:
+                accepted = MSGPACK
+        settings = self._settings
+        raw = await BodyReader(receive, settings.max_body_bytes, settings.body_timeout_s).whole()
+        arrived = time.perf_counter()
+        encoding = media_type(kind)
+        body = call.request.decode(raw, encoding, self._bounds)
+        answer = await call.answer(self._engine, body, encoding, arrived)
+        return encode(answer, accepted), accepted.encode()

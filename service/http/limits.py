@@ -1,32 +1,38 @@
-"""Limits that hold before a body is decoded: its size, how long it may take, how many at once."""
+"""Where a body is limited: requests in flight, bytes, time to arrive, elements, nesting.
+
+`InFlightLimit` stands in front of everything. `BodyReader` receives a body within its size and
+time; the hot calls use it directly and `BodyLimit` gives it to all other routes. `BodyBounds`
+checks what a body holds before it becomes Python objects. All of it runs on the event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
 from typing import Any
 
+import msgpack
 import numpy as np
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import problem_of, response_of
-from service.http.schemas import Problem
+from service.http.problems import refusal_of, send_refusal
 from service.observe.counters import Metrics
+from service.settings import Settings
 from service.store.errors import InvalidRequest, Unavailable
 
-_SNAPSHOT_TIMES = 10  # an import may take so many times as long as another body
+_SNAPSHOT_TIMES = 10  # an import may take this many times as long as another body
 _ALWAYS = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
 
 
 class InFlightLimit:
-    """Answers 503 at once while too many requests are under way; health and metrics pass.
+    """Answers 503 at once when too many requests are in flight; health and metrics pass.
 
     Args:
         app: The app behind it.
-        max_in_flight: Requests under way at once, at most.
-        metrics: Told how many there are.
+        max_in_flight: The most requests in flight.
+        metrics: Counts them.
     """
 
     def __init__(self, app: ASGIApp, *, max_in_flight: int, metrics: Metrics) -> None:
@@ -42,8 +48,7 @@ class InFlightLimit:
         metrics = self._metrics
         if metrics.in_flight >= self._most:
             busy = Unavailable("too many requests are under way")
-            metrics.problem("unavailable")
-            await response_of(problem_of(busy), busy.retry_after_s)(scope, receive, send)
+            await send_refusal(refusal_of(busy, metrics), send)
             return
         metrics.in_flight += 1
         try:
@@ -52,74 +57,124 @@ class InFlightLimit:
             metrics.in_flight -= 1
 
 
+class BodyReader:
+    """Receives the body of one request: the ASGI `receive` of a request, with two limits.
+
+    Args:
+        receive: The server's `receive`.
+        max_bytes: Largest body.
+        timeout_s: Time the whole body may take from now on.
+    """
+
+    __slots__ = ("_complete", "_due", "_expired", "_loop", "_max_bytes", "_num_bytes", "_receive",
+                 "_timeout_s")  # fmt: skip
+
+    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time() + timeout_s
+        self._num_bytes = 0
+        self._complete = False
+        self._expired = False
+
+    async def __call__(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            HTTPException: 413: the body is too large; 408: it takes too long.
+        """
+        if self._complete:  # the next message is the client's disconnect
+            return await self._receive()
+        # A timer of its own costs a third of asyncio's timeout context.
+        timer = self._loop.call_at(self._due, self._expire, asyncio.current_task())
+        try:
+            message = await self._receive()
+        except asyncio.CancelledError:
+            if self._expired:
+                raise self._too_slow() from None
+            raise
+        finally:
+            timer.cancel()
+        self._num_bytes += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._num_bytes > self._max_bytes:
+            raise too_large(self._max_bytes)
+        return message
+
+    async def whole(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            HTTPException: See `__call__`.
+            ClientDisconnect: The client left before it was complete.
+        """
+        parts: list[bytes] = []
+        while True:
+            message = await self()
+            if message["type"] != "http.request":
+                raise ClientDisconnect
+            body: bytes = message.get("body", b"")
+            if self._complete and not parts:
+                return body
+            parts.append(body)
+            if self._complete:
+                return b"".join(parts)
+
+    def _expire(self, task: asyncio.Task[Any] | None) -> None:
+        self._expired = True
+        if task is not None:
+            task.cancel()
+
+    def _too_slow(self) -> HTTPException:
+        detail = f"the body took longer than {self._timeout_s:g} s"
+        return HTTPException(408, detail, {"Connection": "close"})
+
+
+def too_large(max_bytes: int) -> HTTPException:
+    """Return the error of a body above a size."""
+    return HTTPException(413, f"the body is larger than {max_bytes} bytes")
+
+
+def refuse_announced(length: bytes, max_bytes: int) -> None:
+    """Refuse a body by the value of its Content-Length header.
+
+    Raises:
+        HTTPException: 413: it announces more than `max_bytes`.
+    """
+    if length.isdigit() and int(length) > max_bytes:
+        raise too_large(max_bytes)
+
+
 class BodyLimit:
-    """Refuses bodies above a size with 413, announced or not, and those too slow with 408.
+    """Limits the bodies of FastAPI's routes; snapshot imports have a limit of their own.
 
     Args:
         app: The app behind it.
-        max_bytes: Largest body of a request.
-        max_snapshot_bytes: Largest body of a snapshot import.
-        timeout_s: Time a body may take from the request's start; an import ten times as long.
-        metrics: Told of what is refused.
+        settings: `max_body_bytes`, `max_snapshot_bytes`, `body_timeout_s`.
+        metrics: Counts refusals.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        max_bytes: int,
-        max_snapshot_bytes: int,
-        timeout_s: float,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
         self._app = app
+        self._settings = settings
         self._metrics = metrics
-        self._max_bytes = max_bytes
-        self._max_snapshot_bytes = max_snapshot_bytes
-        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit, timeout_s = self._max_bytes, self._timeout_s
+        limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
         if scope["method"] == "PUT" and scope["path"].endswith("/snapshot"):
-            limit, timeout_s = self._max_snapshot_bytes, _SNAPSHOT_TIMES * timeout_s
-        detail = f"the body is larger than {limit} bytes"
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > limit:
-            problem = Problem(
-                type="urn:bandexa:too-large", title="Too large", status=413, detail=detail
-            )
-            self._metrics.problem(problem.type)
-            await response_of(problem)(scope, receive, send)
+            limit, timeout_s = self._settings.max_snapshot_bytes, _SNAPSHOT_TIMES * timeout_s
+        try:
+            refuse_announced(dict(scope["headers"]).get(b"content-length", b""), limit)
+        except HTTPException as error:
+            await send_refusal(refusal_of(error, self._metrics), send)
             return
-        seen, complete = 0, False
-        due = asyncio.get_running_loop().time() + timeout_s
-
-        async def limited() -> Message:
-            nonlocal seen, complete
-            if complete:  # what comes now is the client's leaving
-                return await receive()
-            try:
-                async with asyncio.timeout_at(due):
-                    message = await receive()
-            except TimeoutError as error:
-                raise too_slow(timeout_s) from error
-            seen += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if seen > limit:
-                raise HTTPException(413, detail)
-            return message
-
-        await self._app(scope, limited, send)
-
-
-def too_slow(timeout_s: float) -> HTTPException:
-    """Return the error of a body that took too long."""
-    detail = f"the body took longer than {timeout_s:g} s"
-    return HTTPException(408, detail, {"Connection": "close"})
+        await self._app(scope, BodyReader(receive, limit, timeout_s), send)
 
 
 # Without an ending quote a text reaches to the end, so that no body is searched twice.
@@ -128,68 +183,91 @@ _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
 _OPENS, _CLOSES = b"[{", b"]}"
 _STEP = np.zeros(256, np.int8)
 _STEP[list(_OPENS)], _STEP[list(_CLOSES)] = 1, -1
-_HOLDERS = frozenset({list, dict})
+# Bytes with which a list or map of msgpack can begin; the others cannot nest anything.
+_NO_CONTAINER = bytes(c for c in range(256) if not (0x80 <= c <= 0x9F or 0xDC <= c <= 0xDF))
 
 
-class Bounds:
-    """Judges one body.
+class BodyBounds:
+    """Bounds on what one body holds.
 
     Args:
-        max_elements: Numbers, texts, lists and maps, together.
-        max_nesting: Lists and maps around each other.
+        max_elements: The most numbers, texts, lists and maps, together.
+        max_nesting: The most lists and maps around each other.
     """
 
     def __init__(self, max_elements: int, max_nesting: int) -> None:
         self._max_elements = max_elements
         self._max_nesting = max_nesting
-        self._elements = 0
-        self._containers = 0
 
-    def judge_json(self, raw: bytes) -> None:
-        """Judge a JSON text, well formed or not.
+    def check_json(self, raw: bytes) -> None:
+        """Check a JSON text, well formed or not, by its brackets.
 
         Raises:
             HTTPException: 413: it has too many elements.
             InvalidRequest: It is nested too deeply.
         """
         if len(raw) > self._max_elements:  # an element takes a byte or more
-            self._add(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
+            self._refuse_many(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
         if raw.count(b"[") + raw.count(b"{") > self._max_nesting:
             brackets = _TEXT.sub(b"", raw).translate(None, _NO_BRACKET)
             steps = _STEP[np.frombuffer(brackets, np.uint8)]
             if steps.size and int(np.cumsum(steps, dtype=np.int64).max()) > self._max_nesting:
                 raise self._too_deep()
 
-    def count(self, value: Any) -> Any:
-        """Count a list or map that the msgpack decoder made; returns it."""
-        self._containers += 1
-        self._add(len(value))
-        return value
-
-    def judge_decoded(self, value: Any) -> None:
-        """Judge how deep a value is whose lists and maps were counted.
+    def check_msgpack(self, raw: bytes) -> None:
+        """Check msgpack; it is decoded for that only where it may exceed a bound.
 
         Raises:
-            InvalidRequest: It is nested too deeply.
+            HTTPException: 413: it has too many elements.
+            InvalidRequest: It is nested too deeply, or no msgpack.
         """
-        if self._containers <= self._max_nesting:
+        may_nest = len(raw.translate(None, _NO_CONTAINER)) > self._max_nesting
+        if not may_nest and len(raw) <= self._max_elements:
             return
-        level, left = [value], self._containers - 1
-        for _ in range(self._max_nesting - 1):
-            level = [part for found in level for part in _parts(found) if type(part) in _HOLDERS]
-            left -= len(level)
-            if not left:  # all were seen: what is left to look through are numbers and texts
-                return
-        raise self._too_deep()
+        depths = _Depths()
+        try:
+            unpacker = msgpack.Unpacker(
+                max_buffer_size=len(raw), strict_map_key=False, list_hook=depths.list_hook,
+                object_pairs_hook=depths.map_hook,
+            )  # fmt: skip
+            unpacker.feed(raw)
+            value = unpacker.unpack()
+        except (msgpack.StackError, RecursionError) as error:
+            raise self._too_deep() from error
+        except (ValueError, msgpack.UnpackException) as error:
+            raise InvalidRequest("body", f"is not application/msgpack: {error}") from error
+        self._refuse_many(depths.num_elements)
+        if isinstance(value, _Depth) and value.depth > self._max_nesting:
+            raise self._too_deep()
 
-    def _add(self, number: int) -> None:
-        self._elements += number
-        if self._elements > self._max_elements:
+    def _refuse_many(self, number: int) -> None:
+        if number > self._max_elements:
             raise HTTPException(413, f"the body has more than {self._max_elements} elements")
 
     def _too_deep(self) -> InvalidRequest:
         return InvalidRequest("body", f"is nested more than {self._max_nesting} deep")
 
 
-def _parts(value: list[Any] | dict[Any, Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+class _Depth:
+    """Stands for a decoded list or map: how deep it is."""
+
+    __slots__ = ("depth",)
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+
+class _Depths:
+    """Replaces lists and maps by their depths while msgpack is decoded, and counts elements."""
+
+    def __init__(self) -> None:
+        self.num_elements = 0
+
+    def list_hook(self, items: list[Any]) -> _Depth:
+        """Return what stands for a list."""
+        self.num_elements += len(items)
+        return _Depth(1 + max((i.depth for i in items if type(i) is _Depth), default=0))
+
+    def map_hook(self, pairs: list[tuple[Any, Any]]) -> _Depth:
+        """Return what stands for a map."""
+        return self.list_hook([value for _, value in pairs])

@@ -231,9 +231,7 @@ def join_rate_fall(minutes: Sequence[Minute]) -> tuple[float, float] | None:
 
 def server_findings(engine: Engine) -> list[Finding]:
     """Return what is wrong with the server as a whole."""
-    if engine.desk is None:
-        return []
-    supervisor = engine.desk.supervisor
+    supervisor = engine.rounds.supervisor
     return of_server(
         ServerSight(
             store_failure=engine.store.failure,
@@ -246,19 +244,17 @@ def server_findings(engine: Engine) -> list[Finding]:
 
 def learning_of(engine: Engine, bandit: Bandit) -> list[Finding]:
     """Return what is wrong, or may be, with a bandit: alarms first."""
-    if engine.desk is None:
-        return []
-    supervisor, uid, vitals = engine.desk.supervisor, bandit.record.uid, bandit.vitals
+    supervisor, uid, vitals = engine.rounds.supervisor, bandit.record.uid, bandit.vitals
     model = bandit.model
     due_s = 0.0
     if model.spec.training.mode == "background" and supervisor.busy_with != uid:
-        due_s = bandit.due_s(time.monotonic())
+        due_s = bandit.applier.due_s(time.monotonic())
     return of_bandit(
         BanditSight(
             due_s=due_s,
             stale_s=engine.settings.learn_stale_s,
             failures=supervisor.failures.get(uid, (0, "")),
-            rows_wait_s=bandit.rows_wait_s(time.monotonic()),
+            rows_wait_s=bandit.applier.rows_wait_s(time.monotonic()),
             minutes=vitals.minutes(),
             same_actions=vitals.actions.length,
             last_action=vitals.actions.last,

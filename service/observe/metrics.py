@@ -36,8 +36,6 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric; those of bandits without samples where there is no bandit."""
         yield from self._requests()
-        if self._engine.desk is None:  # the server is starting
-            return
         yield from self._encoding()
         yield from self._store()
         yield from self._trainer()
@@ -95,9 +93,7 @@ class EngineCollector(Collector):
         yield _gauge("bandexa_wal_bytes", "Bytes of the write-ahead log.", store.wal_bytes())
 
     def _trainer(self) -> Iterator[Metric]:
-        desk = self._engine.desk
-        assert desk is not None, "the server answers once it has started"
-        supervisor = desk.supervisor
+        supervisor = self._engine.rounds.supervisor
         yield _labelled(
             "bandexa_trainer_phase",
             "What the trainer does; 1 for the phase it is in.",
@@ -115,7 +111,7 @@ class EngineCollector(Collector):
             "Memory of the trainer process, as of its last heartbeat.",
             supervisor.resident_bytes,
         )
-        named = [(self._engine.find(uid), held) for uid, held in supervisor.replays.items()]
+        named = [(self._engine.live.find(uid), held) for uid, held in supervisor.replays.items()]
         held = [(bandit.record.name, held) for bandit, held in named if bandit is not None]
         yield _labelled(
             "bandexa_replay_rows",
@@ -217,7 +213,7 @@ def _lag(bandit: Bandit) -> float:
 
 
 def _rows_waiting(bandit: Bandit) -> float:
-    return bandit.rows_waiting
+    return bandit.applier.rows_waiting
 
 
 def _learned(bandit: Bandit) -> float:

@@ -1,8 +1,8 @@
-"""Keeps what was imported out of the garbage collector's way.
+"""Exempt imported modules from garbage collection.
 
-A full collection looks through every object there is; of some hundred thousand that libraries bring
-along, none ever becomes garbage, and no request is answered meanwhile (60 ms with torchvision).
-Building models sets such collections off.
+A full collection visits every object; of the several hundred thousand that libraries bring along
+none ever becomes garbage, and no request is answered meanwhile (60 ms with torchvision). Building
+models triggers such collections.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import gc
 import sys
 
 
-class Imported:
-    """Remembers how much was imported when it was last set aside."""
+class ImportedModules:
+    """Remembers how many modules were imported at the last freeze."""
 
     def __init__(self) -> None:
         self._num_modules = 0
 
-    def set_aside(self) -> None:
-        """Exempt all that is alive from collections, if anything was imported since last time.
+    def freeze(self) -> None:
+        """Exempt everything alive from collections, if modules were imported since the last call.
 
-        Objects are freed as ever when nothing refers to them; only cycles among them stay.
+        Objects are still freed when nothing refers to them; only cycles among them stay.
         """
         if len(sys.modules) != self._num_modules:
             gc.collect()

@@ -1,12 +1,14 @@
-"""Why this action: a decision drawn again, from its snapshot and the log up to its position.
+"""Explain a decision: draw it again from its snapshot and the log up to its position.
 
-The one way a model comes to be (`loading`) stopped at the position the decision recorded. On a
-thread of its own, one decision at a time, with its own readers: selects do not wait for it.
+`store.loading` builds the model as it does at a start, stopped at the position that the decision
+recorded. One decision at a time runs on a thread of its own, with its own readers: selects do not
+wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +24,21 @@ from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import LogTrimmed, Unavailable, UnknownDecision
 from service.store.loading import load_at
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord, DecisionRecord
-from service.store.sqlite.history import History, KeptDecision
-from service.store.sqlite.reader import StoreReader
+from service.store.sqlite.history import History, StoredDecision
 
 MAX_WAITING = 8
-MAX_TOLD = 200  # candidates; of more, those with the best means, and the chosen ones
+MAX_SHOWN = 200  # candidates; of more, those with the best means and the chosen ones
 
 
 class NotExplainable(ValueError):
-    """What a decision came from is not there any more; says what."""
+    """Something that the decision was made from was removed; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reproduced:
-    """Whether drawing again gave what was served; `propensity` is None where none was kept."""
+    """Whether drawing again gave what was served; `propensity` is None where none was stored."""
 
     action: bool
     score: bool
@@ -45,14 +47,17 @@ class Reproduced:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What the model thought of the candidates, K in the order of the request, or the best ones.
+    """What the model expected of the candidates: K of them in the order of the request.
 
     Attributes:
-        indexes: Where they stand among all candidates.
-        means, stds: Of the expected reward, under the posterior.
-        sampled: The values that were ranked.
-        propensities: Their probabilities of being served.
-        total: How many candidates there were.
+        ids: Their ids.
+        indexes: Their places among all candidates, (K,).
+        means: Posterior means of the expected reward, (K,).
+        stds: Its posterior standard deviations, (K,).
+        sampled: The sampled values that were ranked, (K,).
+        propensities: Probabilities of being chosen, (K,).
+        total: The number of all candidates.
+        reproduced: Whether drawing again gave the decision.
     """
 
     ids: tuple[str, ...]
@@ -69,31 +74,39 @@ class Explainer:
     """Explains decisions.
 
     Args:
-        database: The store's file.
+        reader: Opens a reader of the store.
+        history: Opens a reader of decisions.
         snapshots: The directory with a directory of snapshots per bandit.
         registry: Encoders by name.
     """
 
-    def __init__(self, database: Path, snapshots: Path, registry: EncoderRegistry) -> None:
-        self._database = database
+    def __init__(
+        self,
+        reader: Callable[[], LogReader],
+        history: Callable[[], History],
+        snapshots: Path,
+        registry: EncoderRegistry,
+    ) -> None:
+        self._new_reader = reader
+        self._new_history = history
         self._snapshots = snapshots
         self._registry = registry
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._waiting = 0
 
     def close(self) -> None:
-        """Finish what is under way."""
+        """Finish the explanation under way."""
         self._thread.shutdown(cancel_futures=True)
 
     async def explain(
         self, bandit: BanditRecord, decision_id: DecisionId
-    ) -> tuple[KeptDecision, Explained | str]:
-        """Return a decision, and why; or a sentence that says why that cannot be told any more.
+    ) -> tuple[StoredDecision, Explained | str]:
+        """Return a decision and its explanation, or a sentence that says why there is none.
 
         Raises:
             UnknownDecision: The bandit has no such decision.
             StoreDamaged: It is not what was written.
-            Unavailable: Too many wait already.
+            Unavailable: Too many decisions wait to be explained.
         """
         if self._waiting >= MAX_WAITING:
             raise Unavailable("too many decisions wait to be explained")
@@ -106,19 +119,19 @@ class Explainer:
 
     def _explain(
         self, bandit: BanditRecord, decision_id: DecisionId
-    ) -> tuple[KeptDecision, Explained | str]:
-        with History(self._database) as history:
-            kept = history.decision(bandit, decision_id)
-        if kept is None:
+    ) -> tuple[StoredDecision, Explained | str]:
+        with self._new_history() as history:
+            stored = history.decision(bandit, decision_id)
+        if stored is None:
             raise UnknownDecision(decision_id)
-        with StoreReader(self._database) as reader:
+        with self._new_reader() as reader:
             try:
-                return kept, self._drawn_again(reader, bandit, kept.record)
+                return stored, self._drawn_again(reader, bandit, stored.record)
             except (NotExplainable, LogTrimmed, SnapshotError) as error:
-                return kept, str(error)
+                return stored, str(error)
 
     def _drawn_again(
-        self, reader: StoreReader, bandit: BanditRecord, record: DecisionRecord
+        self, reader: LogReader, bandit: BanditRecord, record: DecisionRecord
     ) -> Explained:
         snapshots = SnapshotStore(self._snapshots / bandit.uid)
         if record.snapshot not in snapshots.versions():
@@ -168,22 +181,22 @@ def _explained(
     served = [picked.id for picked in record.chosen]
     first = ids.index(served[0])
     propensities = ballot.propensities
-    told = np.arange(len(ids))
-    if len(told) > MAX_TOLD:
-        best = np.argsort(-means, kind="stable")[:MAX_TOLD]
-        told = np.union1d(best, [ids.index(name) for name in served])
-    kept, score = record.propensity, record.chosen[0].score
+    shown = np.arange(len(ids))
+    if len(shown) > MAX_SHOWN:
+        best = np.argsort(-means, kind="stable")[:MAX_SHOWN]
+        shown = np.union1d(best, [ids.index(name) for name in served])
+    stored, score = record.propensity, record.chosen[0].score
     return Explained(
-        ids=tuple(ids[index] for index in told.tolist()),
-        indexes=told,
-        means=means[told],
-        stds=stds[told],
-        sampled=ballot.sampled[told],
-        propensities=propensities[told],
+        ids=tuple(ids[index] for index in shown.tolist()),
+        indexes=shown,
+        means=means[shown],
+        stds=stds[shown],
+        sampled=ballot.sampled[shown],
+        propensities=propensities[shown],
         total=len(ids),
         reproduced=Reproduced(
             action=again == served,
             score=bool(abs(ballot.sampled[first] - score) <= 1e-6 * max(1.0, abs(score))),
-            propensity=None if kept is None else bool(abs(propensities[first] - kept) < 1e-9),
+            propensity=None if stored is None else bool(abs(propensities[first] - stored) < 1e-9),
         ),
     )

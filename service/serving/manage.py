@@ -1,4 +1,4 @@
-"""What administrators do: create, change and delete bandits, and their catalogues.
+"""Administration: create, change and delete bandits and their catalogues.
 
 Runs on the event loop. Every change is a committed log row before it is served.
 """
@@ -28,14 +28,14 @@ from service.store.records import BanditRecord
 
 
 async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandit, bool]:
-    """Create a bandit, or change what can be changed of it; True: it was created.
+    """Create a bandit (True), or change what can change of an existing one (False).
 
     Raises:
-        InvalidRequest: The configuration asks for what does not exist.
+        InvalidRequest: The configuration names what does not exist.
         Conflict: A key that cannot change differs.
     """
-    async with engine.creating:  # one at a time: two creations of a name must not race
-        known = engine.get(name)
+    async with engine.live.changing:  # two creations of one name must not race
+        known = engine.live.get(name)
         if known is not None:
             return await _change(engine, known, spec), False
         return await _create(engine, name, spec), True
@@ -48,27 +48,27 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
 
     def publish(uid: BanditUid) -> None:
         root = engine.settings.snapshots / uid
-        shutil.rmtree(root, ignore_errors=True)  # of a creation that was never committed
+        shutil.rmtree(root, ignore_errors=True)  # left by a creation that was never committed
         model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
         manifest = publish_model(
             SnapshotStore(root), model, position=LogPosition(0),
-            log_hash=b"", epoch=engine.epoch, version=SnapshotVersion(0), parent=None,
+            log_hash=b"", epoch=engine.store.epoch, version=SnapshotVersion(0), parent=None,
             progress=Progress(), training={}, metrics={},
         )  # fmt: skip
         model.created_at = manifest.created_at
         made.append(model)
 
     catalogue = Catalogue.empty(spec.action_dim)
-    try:  # before the writer's transaction, so that a bad configuration changes nothing
-        # Off the event loop: an encoder's weights may have to be read, or even downloaded.
+    try:  # before the writer's transaction: a bad configuration changes nothing
+        # Off the event loop: an encoder's weights may be read, or even downloaded.
         await asyncio.get_running_loop().run_in_executor(
             None, ServingModel, spec, BanditUid("check"), engine.registry, catalogue
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    record: BanditRecord = await engine.committed(engine.store.create_bandit, name, spec, publish)
+    record: BanditRecord = await engine.commit(engine.store.create_bandit, name, spec, publish)
     bandit = Bandit(record, made[0], SnapshotStore(engine.settings.snapshots / record.uid))
-    engine.add(bandit)
+    engine.live.add(bandit)
     return bandit
 
 
@@ -84,28 +84,33 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
             raise Conflict(f"{key}: cannot change in the life of a bandit")
     if wanted != current:
         store = engine.store
-        row = await engine.committed(store.append_config, bandit.record, wanted, then=bandit.apply)
-        await bandit.applied(row.position)
+        row = await engine.commit(
+            store.append_config, bandit.record, wanted, then=bandit.applier.apply
+        )
+        await bandit.applier.applied(row.position)
     return bandit
 
 
 async def delete_bandit(engine: Engine, name: str) -> None:
-    """Forget a bandit: its decisions, log and snapshots."""
-    bandit = engine.remove(name)
+    """Delete a bandit with its decisions, log and snapshots."""
+    bandit = engine.live.remove(name)
     try:
-        await engine.committed(engine.store.delete_bandit, bandit.record)
+        await engine.commit(engine.store.delete_bandit, bandit.record)
     except ServiceError:
-        if engine.get(name) is None:  # refused, and nothing of it was kept
-            engine.add(bandit)
+        if engine.live.get(name) is None:  # the store refused, and changed nothing
+            engine.live.add(bandit)
         raise
-    assert engine.desk is not None
-    await engine.desk.forget(bandit.record.uid)
+    await engine.rounds.forget(bandit.record.uid)
 
 
 async def put_actions(
     engine: Engine, name: str, ids: tuple[ActionId, ...], features: Any, enabled: NDArray[np.bool_]
 ) -> Bandit:
-    """Add or overwrite actions; `features` None leaves those of known actions as they are."""
+    """Add or overwrite actions; with `features` None, known actions keep theirs.
+
+    Raises:
+        UnknownBandit, InvalidRequest: Nothing was changed.
+    """
     bandit = engine.bandit(name)
     rows = None if features is None else bandit.features(features, len(ids), "features")
     change = CatalogueChange(ids, rows, enabled)
@@ -114,13 +119,17 @@ async def put_actions(
     if missing and rows is None and bandit.record.spec.action_dim:
         raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
     store = engine.store
-    row = await engine.committed(store.append_change, bandit.record, change, then=bandit.apply)
-    await bandit.applied(row.position)
+    row = await engine.commit(store.append_change, bandit.record, change, then=bandit.applier.apply)
+    await bandit.applier.applied(row.position)
     return bandit
 
 
 async def retire_action(engine: Engine, name: str, action_id: ActionId) -> Bandit:
-    """Stop offering an action; its history stays."""
+    """Stop offering an action; what was learned from it stays.
+
+    Raises:
+        UnknownBandit, UnknownAction: Nothing was changed.
+    """
     if action_id not in engine.bandit(name).model.catalogue.slots:
         raise UnknownAction(action_id)
     return await put_actions(engine, name, (action_id,), None, np.zeros(1, np.bool_))

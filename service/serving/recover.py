@@ -1,32 +1,70 @@
-"""Finds out at the start that a database was lost beneath its snapshots.
+"""Bring every bandit back at the start: newest good snapshot, then the tail of the log.
 
-A snapshot later than a bandit's first is published only once the log before it is synced. One of a
-bandit that the database has never heard of means that the database was deleted, emptied or replaced
-by an older one: serving on would answer as if nothing had ever been learned.
+A snapshot later than a bandit's first is published only once the log before it is synced. So a
+snapshot of a bandit that the database does not know means that the database was deleted, emptied
+or replaced by an older one; serving on would answer as if nothing had ever been learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from bandexa_core.snapshots.store import SnapshotStore
+from service.serving.bandit import Bandit
+from service.settings import Settings
 from service.store.errors import StoreError
+from service.store.loading import load_at, newest_snapshot
+from service.store.protocol import LogReader
+from service.store.records import BanditRecord
+
+log = logging.getLogger(__name__)
+
+
+def recover(settings: Settings, registry: EncoderRegistry, reader: LogReader) -> Iterator[Bandit]:
+    """Yield every bandit of the store, its model at the head of its log.
+
+    Raises:
+        StoreError, SnapshotError: What is on disk cannot be served.
+    """
+    records = reader.bandits()
+    known = {*(record.uid for record in records), *reader.deleted()}
+    refuse_lost_database(settings.database, settings.snapshots, known)
+    for uid in reader.deleted():  # no trainer was there to remove their files
+        for root in (settings.snapshots, settings.replays):
+            shutil.rmtree(root / uid, ignore_errors=True)
+    for record in records:
+        yield _recovered(settings, registry, reader, record)
+
+
+def _recovered(
+    settings: Settings, registry: EncoderRegistry, reader: LogReader, record: BanditRecord
+) -> Bandit:
+    snapshots = SnapshotStore(settings.snapshots / record.uid)
+    snapshots.clean()
+    head = reader.head(record.key)
+    snapshot = newest_snapshot(reader, record, snapshots, head)
+    model = load_at(reader, record, registry, snapshots, snapshot, head)
+    log.info("bandit %s: snapshot %d, position %d", record.name, model.version, head)
+    return Bandit(record, model, snapshots)
 
 
 def refuse_lost_database(
     database: Path, snapshots: Path, known: Collection[BanditUid] = ()
 ) -> None:
-    """Check that all trained bandits are known.
+    """Check that the database knows every bandit that has snapshots.
 
     Args:
         database: The database file.
         snapshots: The directory of all snapshots.
-        known: The uids of all bandits the database knows, deleted ones among them.
+        known: The uids of all bandits in the database, deleted ones included.
 
     Raises:
-        StoreError: There are others.
+        StoreError: There are snapshots of other bandits.
     """
     found = sorted(path for path in snapshots.iterdir() if path.is_dir() and path.name not in known)
     lost = [path.name for path in found if any(SnapshotStore(path).versions())]

@@ -1,9 +1,9 @@
-"""Retention: old decisions leave the store, by age and by the bytes the database takes.
+"""Retention: remove old decisions from the store, by age and by the size of the database.
 
-Runs on the event loop; what reads much does so on a thread. What the rows had taught stays: in the
-statistics of the snapshots and, for encoders that are trained anew, in a sample of the rows. Rows
-go in small transactions between those of requests, oldest first, never past the oldest snapshot: so
-every snapshot that is kept can still be served with the rows after it.
+Runs on the event loop; long reads run on a thread. What was learned from the rows stays: in the
+statistics of the snapshots and, for encoders that are trained again, in a sample of the rows. Rows
+go in small transactions between those of requests, oldest first, never past the oldest snapshot, so
+that every remaining snapshot can still be served with the rows after it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition
@@ -21,6 +21,7 @@ from bandexa_core.replay.evicted import sample_size
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
+from service.serving.commits import Committer
 from service.settings import Settings
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
@@ -28,20 +29,20 @@ from service.store.protocol import EventStore
 log = logging.getLogger(__name__)
 CHECKED_EVERY_S = 30.0
 DAY_S = 86_400.0
-STEP = 2000  # decisions that are given up at once for room
-LEAST_ROUND = 1000  # rows that a round must cover to be ordered for the sake of retention
+STEP = 2000  # decisions removed at once to make room
+LEAST_ROUND = 1000  # rows that a round must cover to be ordered for retention alone
 
 
 class Retention:
-    """Keeps the store within its limits.
+    """Holds the store within its limits.
 
     Args:
         settings: `max_store_bytes` and `max_age_days`; without both nothing is ever removed.
-        metrics: Counted into.
-        store: What is trimmed.
+        metrics: Counts.
+        store: The event store.
         bandits: Returns the live bandits.
-        committed: Appends to the store and waits for the commit.
-        order_round: Asks for a round of a bandit, so that its snapshots move on.
+        commit: Appends to the store and waits for the commit.
+        order_round: Orders a round of a bandit, so that its oldest snapshot is newer.
         clock: Seconds since the epoch.
     """
 
@@ -51,7 +52,7 @@ class Retention:
         metrics: Metrics,
         store: EventStore,
         bandits: Callable[[], Collection[Bandit]],
-        committed: Callable[..., Awaitable[Any]],
+        commit: Committer,
         order_round: Callable[[Bandit], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,14 +60,24 @@ class Retention:
         self._metrics = metrics
         self._store = store
         self._bandits = bandits
-        self._committed = committed
+        self._commit = commit
         self._order_round = order_round
         self._clock = clock
         self._reader = store.reader()
-        self._told = False
+        self._reported = False
 
-    async def run(self) -> None:
-        """Look after the limits until cancelled."""
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Enforce the limits again and again until the exit."""
+        task = asyncio.create_task(self._run(), name="retention")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            self._reader.close()
+
+    async def _run(self) -> None:
         while True:
             try:
                 await self.enforce()
@@ -74,12 +85,8 @@ class Retention:
                 log.warning("old decisions cannot be removed now: %s", error)
             await asyncio.sleep(CHECKED_EVERY_S)
 
-    def close(self) -> None:
-        """Let go of the database; `run` has ended."""
-        self._reader.close()
-
     async def enforce(self) -> None:
-        """Remove what is too old, then what is too much.
+        """Remove decisions that are too old, then the oldest while the database is too large.
 
         Raises:
             StoreError, Unavailable: The store takes no writes.
@@ -99,25 +106,25 @@ class Retention:
                 self._stuck(most)
                 return
             if not await self._remove(cutoff):
-                skipped += STEP  # these are held; perhaps younger ones of other bandits are not
-        self._told = False
+                skipped += STEP  # these cannot go yet; younger ones of other bandits may
+        self._reported = False
 
     def _stuck(self, most: int) -> None:
-        if not self._told:
+        if not self._reported:
             log.warning(
                 "the database takes more than max_store_bytes (%d): what is left is newer than the"
                 " oldest snapshot of its bandit, waits for its reward window, or is little",
                 most,
             )
-        self._told = True
+        self._reported = True
 
     async def _remove(self, cutoff: float) -> int:
-        """Remove what is older than `cutoff` and can go; returns how many decisions went."""
+        """Remove what is older than `cutoff` and can go; returns how many decisions it removed."""
         for bandit in list(self._bandits()):
             await self._trim(bandit, cutoff)
         num, row, more = 0, 0, True
         while more:
-            dropped = await self._committed(self._store.drop_decisions, cutoff, row)
+            dropped = await self._commit(self._store.drop_decisions, cutoff, row)
             num, row, more = num + dropped.num, dropped.last_row, dropped.more
         if num:
             self._metrics.decisions_removed.inc(num)
@@ -136,12 +143,12 @@ class Retention:
             size = sample_size(layout, spec.replay.evicted_sample)
         more = True
         while more:
-            more = await self._committed(
+            more = await self._commit(
                 self._store.trim_log, bandit.record, min(wanted, oldest), size
             )
 
     def _move_on(self, bandit: Bandit, wanted: LogPosition) -> None:
-        """Have new snapshots made, lest old ones hold back what should go."""
+        """Order new snapshots where an old one prevents the removal of rows."""
         model = bandit.model
         background = model.spec.training.mode == "background"
         if background and min(wanted, model.position) - model.base_position >= LEAST_ROUND:

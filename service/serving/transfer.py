@@ -1,4 +1,4 @@
-"""Export of the served model, and import of one as a bandit's own."""
+"""Export the served model, import one as a bandit's own, go back to an older snapshot."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ async def _adopt(
 
     def publish(position: LogPosition, log_hash: bytes) -> int:
         manifest = publish_model(
-            snapshots, model, position=position, log_hash=log_hash, epoch=engine.epoch,
+            snapshots, model, position=position, log_hash=log_hash, epoch=engine.store.epoch,
             parent=None, progress=progress, training=training,
             metrics={},
         )  # fmt: skip
@@ -121,8 +121,10 @@ async def _adopt(
         return version
 
     store = engine.store
-    row = await engine.committed(store.append_import, bandit.record, publish, then=bandit.apply)
-    await bandit.applied(row.position)
+    row = await engine.commit(
+        store.append_import, bandit.record, publish, then=bandit.applier.apply
+    )
+    await bandit.applier.applied(row.position)
     bandit.imported.clear()
     return bandit
 

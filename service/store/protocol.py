@@ -27,6 +27,10 @@ from service.store.records import (
 if TYPE_CHECKING:
     from service.store.sqlite.reader import StoreReader
 
+    LogReader = StoreReader
+else:
+    LogReader = object
+
 T = TypeVar("T")
 Durability = Literal["commit", "os"]
 ActivationStatus = Literal["applied", "duplicate", "late"]

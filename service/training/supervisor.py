@@ -1,69 +1,89 @@
-"""Runs the trainer process: one child, one round at a time, a fair queue over bandits.
+"""The supervisor of the trainer process: one child, one round at a time, a fair queue over bandits.
 
-Lives on the event loop. The child is asked over its standard input and answers over its standard
-output, a JSON object per line; when its input closes, it exits, so it never outlives the server.
-A child that dies is started again with backoff, and the round it was in is asked for again.
+Lives on the event loop. It starts the child at the first round, so that a server whose bandits
+never train has none. Orders go to the child's standard input and events come from its standard
+output, a JSON object per line (`messages`). The child exits when its input closes, so it never
+outlives the server. The supervisor restarts a child that dies, with backoff, and orders the round
+it was in again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
+
+import msgspec
 
 from bandexa_core.ids import BanditUid
 from service import BLAS_THREADS
 from service.observe.counters import Metrics
 from service.training.errors import BanditGone, RoundFailed
+from service.training.messages import (
+    Configuration,
+    Event,
+    Failed,
+    ForgetOrder,
+    Gone,
+    Heartbeat,
+    Order,
+    Published,
+    RoundOrder,
+    event_in,
+    line_of,
+)
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 30.0
 STOP_TIMEOUT_S = 5.0
-# What the trainer is doing: a child's own words (see `heartbeat`) stand between the others.
+# The phases of the trainer; those that its heartbeats name stand between the others.
 PHASES = (
     "stopped", "starting", "idle", "replay", "optimizer", "rebuild", "publish", "swap",
 )  # fmt: skip
+Waiting = list["asyncio.Future[Published]"]
 
 
-class Rounds(Protocol):
-    """What the supervisor asks of the engine."""
+class RoundSource(Protocol):
+    """What the supervisor asks of the service."""
 
-    async def order(self, uid: BanditUid) -> dict[str, Any] | None:
-        """Fix what the next round of a bandit covers; None: the bandit is gone."""
+    async def order_for(self, uid: BanditUid) -> RoundOrder | None:
+        """Fix what the next round of a bandit covers; None: the bandit was deleted."""
 
-    async def published(self, uid: BanditUid, event: dict[str, Any]) -> None:
+    async def published(self, uid: BanditUid, event: Published) -> None:
         """Swap in what the round published."""
 
     def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
-        """Hear of a round that came to nothing."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    futures: list[asyncio.Future[dict[str, Any]]] = field(default_factory=list)
+        """Record a round that came to nothing."""
 
 
 class TrainerSupervisor:
-    """Keeps the trainer alive and feeds it rounds.
+    """Runs the trainer and feeds it rounds.
 
     Args:
-        configuration: The child's configuration, JSON-able.
+        configuration: The child's configuration.
+        rounds: Orders rounds and swaps their models in.
         metrics: Counts restarts and failed rounds.
+
+    Attributes:
+        busy_with: The bandit of the round under way, None between rounds.
+        rounds: Completed rounds.
+        resident_bytes: Memory of the child, as of its last heartbeat.
+        replays: (rows, bytes) of the last replay of each bandit.
+        failures: (rounds that failed in a row, the last error) of each bandit.
     """
 
-    def __init__(self, configuration: dict[str, Any], metrics: Metrics) -> None:
+    def __init__(self, configuration: Configuration, rounds: RoundSource, metrics: Metrics) -> None:
         self._configuration = configuration
+        self._source = rounds
         self._metrics = metrics
         self._queue: asyncio.Queue[BanditUid] = asyncio.Queue()
-        self._waiting: dict[BanditUid, _Waiting] = {}
+        self._waiting: dict[BanditUid, Waiting] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._backoff_s = FIRST_BACKOFF_S
@@ -77,9 +97,11 @@ class TrainerSupervisor:
         self.replays: dict[BanditUid, tuple[int, int]] = {}
         self.failures: dict[BanditUid, tuple[int, str]] = {}
 
+    # -- state --------------------------------------------------------------------------------
+
     @property
     def pid(self) -> int | None:
-        """The child's process id, None while it is down."""
+        """The child's process id; None while it is down, or was not needed yet."""
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
@@ -88,7 +110,7 @@ class TrainerSupervisor:
         """One of stopped, starting, idle, training."""
         if self._task is None or self._task.done():
             return "stopped"
-        if self.pid is None:
+        if self.pid is None and (self._starts or self.busy_with):
             return "starting"
         return "training" if self.busy_with else "idle"
 
@@ -102,26 +124,31 @@ class TrainerSupervisor:
 
     @property
     def waiting(self) -> int:
-        """How many bandits wait for their round."""
+        """Number of bandits in the queue."""
         return len(self._waiting)
 
     @property
     def silent_s(self) -> float:
-        """For how long the child has told nothing while it had a round to do; 0 between rounds."""
+        """Seconds since the child's last heartbeat in a round; 0 between rounds."""
         return 0.0 if self._beat_at is None else time.monotonic() - self._beat_at
 
     @property
     def down_s(self) -> float:
-        """For how long there has been no child that is ready; 0: there is one."""
+        """Seconds for which a child was needed and none was ready; 0 when one is."""
         return 0.0 if self._down_since is None else time.monotonic() - self._down_since
 
-    def start(self, rounds: Rounds) -> None:
-        """Start the child and serve the queue."""
-        self._down_since = time.monotonic()
-        self._task = asyncio.create_task(self._run(rounds), name="trainer-supervisor")
+    def is_queued(self, uid: BanditUid) -> bool:
+        """Whether a round of the bandit is queued or under way."""
+        return uid in self._waiting or uid == self.busy_with
+
+    # -- for the service ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Serve the queue."""
+        self._task = asyncio.create_task(self._run(), name="trainer-supervisor")
 
     async def close(self) -> None:
-        """End the child and fail what waits; calling it again does nothing."""
+        """End the child and fail everything queued; calling it again does nothing."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -129,43 +156,44 @@ class TrainerSupervisor:
         await self._stop()
         self._fail_all(RoundFailed("the server is shutting down"))
 
-    def request(self, uid: BanditUid) -> asyncio.Future[dict[str, Any]]:
-        """Ask for a round; requests for a bandit that is queued already share its round."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    def request(self, uid: BanditUid) -> asyncio.Future[Published]:
+        """Queue a round; requests for a bandit that is queued already share its round."""
+        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
         waiting = self._waiting.get(uid)
         if waiting is None:
-            waiting = self._waiting[uid] = _Waiting()
+            waiting = self._waiting[uid] = []
             self._queue.put_nowait(uid)
-        waiting.futures.append(future)
+        waiting.append(future)
         return future
 
-    def is_queued(self, uid: BanditUid) -> bool:
-        """Whether a round of the bandit is waiting or under way."""
-        return uid in self._waiting or uid == self.busy_with
+    async def forget(self, uid: BanditUid) -> None:
+        """Make the child close what it holds of a deleted bandit."""
+        self.replays.pop(uid, None)
+        self.failures.pop(uid, None)
+        if self.pid is not None:
+            await self._send(ForgetOrder(uid))
 
     # -- the loop -----------------------------------------------------------------------------
 
-    async def _run(self, rounds: Rounds) -> None:
+    async def _run(self) -> None:
         while True:
             uid = await self._next()
             waiting = self._waiting.pop(uid)
             self.busy_with = uid
             started = time.monotonic()
             try:
-                result = await self._round(uid, rounds)
+                result = await self._round(uid)
             except BanditGone as error:
                 _reject(waiting, error)
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
-                self._failed(uid, error)
-                rounds.failed(uid, str(error), time.monotonic() - started)
+                self._failed(uid, error, started)
                 _reject(waiting, error)
             except Exception as error:  # the top of the loop: one round must not end all others
                 log.exception("training round of %s failed", uid)
                 failure = RoundFailed(f"{type(error).__name__}: {error}")
-                self._failed(uid, failure)
-                rounds.failed(uid, str(failure), time.monotonic() - started)
+                self._failed(uid, failure, started)
                 _reject(waiting, failure)
             else:
                 self.rounds += 1
@@ -174,16 +202,19 @@ class TrainerSupervisor:
                 _resolve(waiting, result)
             finally:
                 self.busy_with = None
-                if not all(future.done() for future in waiting.futures):
+                if not all(future.done() for future in waiting):
                     _reject(waiting, RoundFailed("the server is shutting down"))
 
-    def _failed(self, uid: BanditUid, error: RoundFailed) -> None:
+    def _failed(self, uid: BanditUid, error: RoundFailed, started: float) -> None:
         self._metrics.rounds_failed.inc()
         before, _ = self.failures.get(uid, (0, ""))
         self.failures[uid] = before + 1, str(error)
+        self._source.failed(uid, str(error), time.monotonic() - started)
 
     async def _next(self) -> BanditUid:
-        """Wait for the next bandit in the queue; a child that dies meanwhile is started again."""
+        """Wait for the next bandit in the queue; restart a child that dies meanwhile."""
+        if not self._starts:
+            return await self._queue.get()
         while True:
             try:
                 await self._ensure_started()
@@ -191,83 +222,79 @@ class TrainerSupervisor:
                 log.error("%s", error)
                 continue
             assert self._process is not None
-            asked = asyncio.create_task(self._queue.get())
+            requested = asyncio.create_task(self._queue.get())
             ended = asyncio.create_task(self._process.wait())
             try:
-                await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if asked.done():
-                    return asked.result()
+                await asyncio.wait({requested, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if requested.done():
+                    return requested.result()
                 log.error("the trainer process ended with %s while idle", ended.result())
             finally:
-                asked.cancel()
+                requested.cancel()
                 ended.cancel()
 
-    async def _round(self, uid: BanditUid, rounds: Rounds) -> dict[str, Any]:
+    async def _round(self, uid: BanditUid) -> Published:
         """Run one round to its swap, starting the child again where it dies."""
         for _ in range(MAX_TRIES):
             await self._ensure_started()
-            order = await rounds.order(uid)
+            order = await self._source.order_for(uid)
             if order is None:
                 raise BanditGone("the bandit was deleted")
-            event = await self._work(uid, {"do": "round", **order})
+            event = await self._work(uid, order)
             if event is None:
                 continue
-            if event["event"] == "gone":
+            if isinstance(event, Gone):
                 raise BanditGone("the bandit was deleted")
-            if event["event"] == "failed":
-                raise RoundFailed(event["error"])
+            if isinstance(event, Failed):
+                raise RoundFailed(event.error)
+            assert isinstance(event, Published), event
             self._phase = "swap"
-            await rounds.published(uid, event)
+            await self._source.published(uid, event)
             self._backoff_s = FIRST_BACKOFF_S
             return event
         raise RoundFailed(f"the trainer died {MAX_TRIES} times in this round")
 
-    async def _work(self, uid: BanditUid, order: dict[str, Any]) -> dict[str, Any] | None:
-        """Have the child do a round and return its event; None: it died."""
+    async def _work(self, uid: BanditUid, order: RoundOrder) -> Event | None:
+        """Run a round in the child and return its event; None: it died."""
         self._phase, self._beat_at = "", time.monotonic()
         started = self._beat_at
         try:
             event = await self._ask(order)
-            while event is not None and event["event"] == "heartbeat":
-                self._hear(uid, event)
+            while isinstance(event, Heartbeat):
+                self._take_beat(uid, event)
                 event = await self._read()
         finally:
             self._beat_at = None
-        if event is not None and event["event"] == "published":
+        if isinstance(event, Published):
             self._metrics.round_seconds.observe(time.monotonic() - started)
         return event
 
-    def _hear(self, uid: BanditUid, beat: dict[str, Any]) -> None:
-        self._phase, self._beat_at = beat["phase"], time.monotonic()
-        self.resident_bytes = beat["resident_bytes"]
-        if "replay_rows" in beat:
-            self.replays[uid] = beat["replay_rows"], beat["replay_bytes"]
+    def _take_beat(self, uid: BanditUid, beat: Heartbeat) -> None:
+        self._phase, self._beat_at = beat.phase, time.monotonic()
+        self.resident_bytes = beat.resident_bytes
+        if beat.replay_rows is not None and beat.replay_bytes is not None:
+            self.replays[uid] = beat.replay_rows, beat.replay_bytes
 
-    async def forget(self, uid: BanditUid) -> None:
-        """Have the child close what it holds of a deleted bandit."""
-        self.replays.pop(uid, None)
-        self.failures.pop(uid, None)
-        if self.pid is not None:
-            await self._send({"do": "forget", "uid": uid})
+    # -- the child ----------------------------------------------------------------------------
 
-    async def _ask(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Send a message and return its answer; None: the child died."""
+    async def _ask(self, message: Order | Configuration) -> Event | None:
+        """Send a message and return the next event; None: the child died."""
         if not await self._send(message):
             return None
         return await self._read()
 
-    async def _send(self, message: dict[str, Any]) -> bool:
+    async def _send(self, message: msgspec.Struct) -> bool:
         process = self._process
         assert process is not None
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.write(line_of(message))
             await process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
 
-    async def _read(self) -> dict[str, Any] | None:
+    async def _read(self) -> Event | None:
         process = self._process
         assert process is not None
         assert process.stdout is not None
@@ -276,14 +303,13 @@ class TrainerSupervisor:
             code = await process.wait()
             log.error("the trainer process %d ended with %d", process.pid, code)
             return None
-        event: dict[str, Any] = json.loads(line)
-        return event
+        return event_in(line)
 
     async def _ensure_started(self) -> None:
         """Start the child where it is down.
 
         Raises:
-            RoundFailed: It did not start several times over; told to all who wait.
+            RoundFailed: It did not start several times over; everything queued fails with it.
         """
         for _ in range(MAX_TRIES):
             if self.pid is not None:
@@ -297,9 +323,9 @@ class TrainerSupervisor:
             self._starts += 1
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "service.training.worker",
+                    sys.executable, "-P", "-m", "service.training.worker",
                     stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 20,
-                    env=os.environ | {BLAS_THREADS: str(self._configuration.get("threads", 1))},
+                    env=_environment(self._configuration),
                 )  # fmt: skip
             except OSError as error:
                 log.error("the trainer process cannot be started: %s", error)
@@ -331,19 +357,28 @@ class TrainerSupervisor:
         self._waiting.clear()
 
 
-def _retrieve(future: asyncio.Future[dict[str, Any]]) -> None:
-    """Mark the outcome as seen: background rounds have nobody waiting, failures are logged."""
+def _environment(configuration: Configuration) -> dict[str, str]:
+    """Return the child's environment: it imports from where this process does.
+
+    `-P` keeps the current folder out of its path, which may hold another package `service`.
+    """
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return os.environ | {BLAS_THREADS: str(configuration.threads), "PYTHONPATH": path}
+
+
+def _retrieve(future: asyncio.Future[Published]) -> None:
+    """Mark the outcome as retrieved: nobody awaits background rounds, and failures are logged."""
     if not future.cancelled():
         future.exception()
 
 
-def _resolve(waiting: _Waiting, result: dict[str, Any]) -> None:
-    for future in waiting.futures:
+def _resolve(waiting: Waiting, result: Published) -> None:
+    for future in waiting:
         if not future.done():
             future.set_result(result)
 
 
-def _reject(waiting: _Waiting, error: RoundFailed) -> None:
-    for future in waiting.futures:
+def _reject(waiting: Waiting, error: RoundFailed) -> None:
+    for future in waiting:
         if not future.done():
             future.set_exception(error)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
+from service.http.arrays import stacked
 from service.http.auth import needs
 from service.http.codec import WireRoute
-from service.http.routes.common import EngineDep, Name, problems, stacked
-from service.http.schemas import (
+from service.http.routes.common import EngineDep, Name, problems
+from service.http.schemas.models import (
+    ActionBody,
     ActionList,
     ActionsRequest,
     ActionState,
@@ -31,7 +34,7 @@ from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownBandit
-from service.store.errors import InvalidRequest, Unavailable
+from service.store.errors import InvalidRequest
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
@@ -105,7 +108,7 @@ async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> Ca
         given = [action.features is not None for action in actions]
         if any(given) and not all(given):
             raise InvalidRequest("actions", "give features for every action listed, or for none")
-        features = stacked([a.features for a in actions], "actions") if all(given) else None
+        features = _stacked(actions) if all(given) else None
     names = tuple(ActionId(action_id) for action_id in ids)
     return _catalogue(await manage.put_actions(engine, name, names, features, enabled))
 
@@ -128,10 +131,8 @@ async def train(
 ) -> TrainAnswer:
     """Train now. With `wait`, answers once the new snapshot is served; else at once (202)."""
     bandit = engine.bandit(name)
-    if engine.desk is None:
-        raise Unavailable("the service is starting")
     if not wait:
-        engine.desk.round_is_due(bandit)
+        engine.rounds.order(bandit)
         response.status_code = 202
         model = bandit.model
         return TrainAnswer(
@@ -139,20 +140,20 @@ async def train(
             metrics={},
         )  # fmt: skip
     try:
-        event = await engine.desk.train(bandit)
+        event = await engine.rounds.train(bandit)
     except BanditGone as error:
         raise UnknownBandit(name) from error
     return TrainAnswer(
         status="served",
         trained=True,
-        snapshot=event["version"],
-        position=event["position"],
-        metrics=event["metrics"],
+        snapshot=event.version,
+        position=event.position,
+        metrics=event.metrics,
     )
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
-    """Return what there is to say of a bandit."""
+    """Return configuration and state of a bandit."""
     model = bandit.model
     return BanditAnswer(
         name=bandit.record.name,
@@ -170,9 +171,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
 
 def trainer_state(engine: Engine) -> TrainerState:
     """Return the state of the trainer process."""
-    if engine.desk is None:
-        return TrainerState(state="stopped", phase="stopped", pid=None, rounds=0)
-    supervisor = engine.desk.supervisor
+    supervisor = engine.rounds.supervisor
     return TrainerState(
         state=supervisor.state,
         phase=supervisor.phase,
@@ -184,15 +183,22 @@ def trainer_state(engine: Engine) -> TrainerState:
 def learning_state(engine: Engine, bandit: Bandit) -> Learning:
     """Return whether a bandit still learns."""
     return Learning(
-        findings=told(learning_of(engine, bandit)),
+        findings=answered(learning_of(engine, bandit)),
         join_rate=bandit.vitals.join_rate(),
         reward_mean=bandit.vitals.reward_mean,
     )
 
 
-def told(findings: list[Finding]) -> list[FindingAnswer]:
-    """Return findings as they are answered."""
+def answered(findings: list[Finding]) -> list[FindingAnswer]:
+    """Return findings in the form of an answer."""
     return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
+
+
+def _stacked(actions: list[ActionBody]) -> NDArray[Any]:
+    try:
+        return stacked([action.features for action in actions])
+    except ValueError as error:
+        raise InvalidRequest("actions", str(error)) from error
 
 
 def _catalogue(bandit: Bandit) -> CatalogueAnswer:

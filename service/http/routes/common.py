@@ -1,17 +1,17 @@
-"""What all routes share: the engine, the documented errors, candidates in their three forms."""
+"""What several routes share: the engine as a dependency, the bandit's name in a path."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import numpy as np
 from fastapi import Depends, Path, Request
 
-from bandexa_core.ids import ActionId
-from service.http.schemas import Id, InlineAction
-from service.serving.bandit import CandidateInput, InlineCandidates
+from service.http.openapi import problems
+from service.http.schemas.models import Id
+from service.observe.dashboard.follower import Follower
 from service.serving.engine import Engine
-from service.store.errors import InvalidRequest
+
+__all__ = ["EngineDep", "FollowerDep", "Name", "problems"]
 
 
 async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in a thread
@@ -20,33 +20,12 @@ async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in 
 
 
 EngineDep = Annotated[Engine, Depends(_engine)]
+
+
+async def _follower(request: Request) -> Follower:
+    follower: Follower = request.app.state.follower
+    return follower
+
+
+FollowerDep = Annotated[Follower, Depends(_follower)]
 Name = Annotated[Id, Path(description="The bandit's name.")]
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of a route's errors."""
-    return {
-        status: {"content": {"application/problem+json": {"schema": {"$ref": PROBLEM_SCHEMA}}}}
-        for status in (*statuses, 503)
-    }
-
-
-PROBLEM_SCHEMA = "#/components/schemas/Problem"
-
-
-def candidates_of(given: list[Any] | None) -> CandidateInput:
-    """Return a request's candidates as the engine takes them."""
-    if given is None:
-        return None
-    if not isinstance(given[0], InlineAction):
-        return cast(list[ActionId], given)
-    ids = tuple(ActionId(action.id) for action in given)
-    return InlineCandidates(ids, stacked([action.features for action in given], "candidates"))
-
-
-def stacked(rows: list[Any], field: str) -> Any:
-    """Return rows of features as one array; InvalidRequest where they are uneven."""
-    try:
-        return np.stack([np.asarray(row) for row in rows])
-    except ValueError as error:
-        raise InvalidRequest(field, "features must be numbers, as many for each action") from error

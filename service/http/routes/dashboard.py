@@ -14,9 +14,9 @@ from bandexa_core import __version__
 from service.http.auth import identify, needs
 from service.http.codec import WireRoute
 from service.http.keys import Keys
-from service.http.routes.bandits import learning_state, told, trainer_state
-from service.http.routes.common import EngineDep, Name, problems
-from service.http.schemas import FindingAnswer, TrainerState
+from service.http.routes.bandits import answered, learning_state, trainer_state
+from service.http.routes.common import EngineDep, FollowerDep, Name, problems
+from service.http.schemas.models import FindingAnswer, TrainerState
 from service.observe.dashboard import views
 from service.observe.dashboard.aggregates import Aggregates
 from service.observe.health import server_findings
@@ -126,11 +126,11 @@ async def session(request: Request) -> Session:
 
 
 @router.get("/overview", openapi_extra=needs("read"), responses=problems())
-async def overview(engine: EngineDep) -> Overview:
+async def overview(engine: EngineDep, follower: FollowerDep) -> Overview:
     """The server and all its bandits, with the traffic of the last hour."""
     now = time.time()
     bandits = engine.bandits()
-    path = engine.follower.path
+    path = follower.path
 
     def summaries() -> list[dict[str, Any]]:
         with Aggregates(path, read_only=True) as kept:
@@ -145,8 +145,8 @@ async def overview(engine: EngineDep) -> Overview:
             ready=failure is None,
             detail=failure,
             trainer=trainer_state(engine),
-            findings=told(server_findings(engine)),
-            behind=engine.follower.behind,
+            findings=answered(server_findings(engine)),
+            behind=follower.behind,
         ),
         bandits=[_line(engine, bandit, one) for bandit, one in zip(bandits, found, strict=True)],
     )
@@ -172,12 +172,13 @@ def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:
 async def bandit_over_time(
     name: Name,
     engine: EngineDep,
+    follower: FollowerDep,
     over: Annotated[Range, Query(alias="range", description="How far back.")] = "1h",
 ) -> dict[str, Any]:
     """A bandit over time: lists aligned to `time`, null where there is nothing."""
     bandit = engine.bandit(name)
     now = time.time()
-    path, database = engine.follower.path, engine.settings.database
+    path, database = follower.path, engine.settings.database
 
     def found() -> dict[str, Any]:
         with Aggregates(path, read_only=True) as kept, History(database) as history:
@@ -199,7 +200,7 @@ async def bandit_over_time(
         "train_due": model.round_due(),
         "findings": [finding.model_dump() for finding in state.findings],
         "trainer": trainer_state(engine).model_dump(),
-        "behind": engine.follower.behind,
+        "behind": follower.behind,
         **drawn,
     }
 

@@ -12,9 +12,9 @@ from bandexa_core.ids import DecisionId
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
-from service.http.schemas import Id
+from service.http.schemas.models import Id
 from service.serving.explain import Explained
-from service.store.sqlite.history import KeptDecision
+from service.store.sqlite.history import StoredDecision
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 MAX_VALUES = 1024
@@ -152,7 +152,7 @@ async def explain_decision(
     )
 
 
-def _chosen(kept: KeptDecision) -> list[ChosenLine]:
+def _chosen(kept: StoredDecision) -> list[ChosenLine]:
     lines = []
     for item, picked in enumerate(kept.record.chosen):
         learned = [row for row in kept.learned if row.item == item]
@@ -176,7 +176,7 @@ def _chosen(kept: KeptDecision) -> list[ChosenLine]:
     return lines
 
 
-def _lines(kept: KeptDecision, why: Explained) -> list[CandidateLine]:
+def _lines(kept: StoredDecision, why: Explained) -> list[CandidateLine]:
     served = {picked.id for picked in kept.record.chosen}
     columns = zip(
         why.ids, why.indexes.tolist(), why.means.tolist(), why.stds.tolist(),

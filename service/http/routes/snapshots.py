@@ -11,7 +11,12 @@ from bandexa_core.ids import SnapshotVersion
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
-from service.http.schemas import RollbackRequest, SnapshotAnswer, SnapshotList, SnapshotSummary
+from service.http.schemas.models import (
+    RollbackRequest,
+    SnapshotAnswer,
+    SnapshotList,
+    SnapshotSummary,
+)
 from service.serving.bandit import Bandit
 from service.serving.transfer import export_model, import_model, roll_back
 

@@ -11,9 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from service.http.auth import GuardedRoute, needs
-from service.http.routes.bandits import learning_state, told, trainer_state
+from service.http.routes.bandits import answered, learning_state, trainer_state
 from service.http.routes.common import EngineDep
-from service.http.schemas import Health, LearnAnswer
+from service.http.schemas.models import Health, LearnAnswer
 from service.observe.health import ALARM, server_findings
 
 router = APIRouter(route_class=GuardedRoute)
@@ -55,7 +55,7 @@ async def learnz(engine: EngineDep) -> Response:
 
     For alerting, not for routing: a server that does not learn serves as well as before.
     """
-    findings = told(server_findings(engine))
+    findings = answered(server_findings(engine))
     bandits = {bandit.record.name: learning_state(engine, bandit) for bandit in engine.bandits()}
     everything = [*findings, *(found for one in bandits.values() for found in one.findings)]
     alarmed = any(finding.severity == ALARM for finding in everything)

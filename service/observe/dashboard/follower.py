@@ -7,17 +7,21 @@ committed addition ended: counts and cursors are one transaction.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import sqlite3
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pydantic_core import from_json
 
-from service.observe.counters import Tally
+from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import DECISIONS, Aggregates, Cursor, Part, Seen
+from service.settings import Settings
 from service.store.errors import StoreDamaged
 from service.store.sqlite.codec import chosen_ids
 from service.store.sqlite.schema import connect
@@ -48,6 +52,17 @@ FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
 WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind = 1
 ORDER BY l.position LIMIT ?
 """
+
+
+@asynccontextmanager
+async def following(settings: Settings, metrics: Metrics) -> AsyncIterator[Follower]:
+    """Run a follower until the exit; it leaves the rest to the next start."""
+    follower = Follower(settings.database, settings.aggregates, metrics.stages.total)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        await asyncio.get_running_loop().run_in_executor(None, follower.close)
 
 
 class Follower:

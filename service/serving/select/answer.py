@@ -1,7 +1,7 @@
-"""Selects: a context made ready, a decision drawn and kept, its answer.
+"""Answer selects: check the context, encode it, draw, store, answer.
 
 Runs on the event loop; slow encoders and late propensities run on threads of their own. A decision
-is answered once it is kept; one that was not kept never happened.
+is answered once it is stored; a decision that was not stored never happened.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -20,23 +21,16 @@ from bandexa_core.ids import DecisionId
 from bandexa_core.policies import EncodedContext
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
-from service.serving.bandit import Bandit, CandidateInput
+from service.serving.bandit import Bandit
 from service.serving.errors import UnknownAction
-from service.serving.select.batcher import DrawingDesk
-from service.serving.select.decide import (
-    Asked,
-    Decision,
-    Scores,
-    SelectCommand,
-    decision_of,
-    repeated,
-    told_of,
-)
-from service.serving.select.encoder_queue import ContextEncoder
+from service.serving.select.batcher import DecisionBatcher
+from service.serving.select.commands import CandidateInput, Decision, Scores, SelectCommand
+from service.serving.select.decide import Pending
+from service.serving.select.encoder_queue import EncoderQueue
 from service.settings import Settings
-from service.store.errors import InvalidRequest, Unavailable
-from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.store import SqliteStore
+from service.store.errors import Conflict, InvalidRequest, Unavailable
+from service.store.protocol import EventStore, LogReader
+from service.store.records import StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +40,13 @@ class Selecting:
 
     Args:
         settings: How slow encoders are run.
-        metrics: Counted into.
-        bandit: Returns the live bandit of a name; UnknownBandit where there is none.
-        store: Keeps decisions.
-        reader: Finds those that are kept.
-        drawing: Draws them.
+        metrics: Counts.
+        bandit: Returns the live bandit of a name; raises UnknownBandit where there is none.
+        store: Stores decisions.
+        reader: Finds stored decisions.
+        batcher: Draws decisions.
+        panels: One thread that computes late propensities; ends after the store.
+        encoders: One thread that runs slow encoders; likewise.
     """
 
     def __init__(
@@ -58,19 +54,20 @@ class Selecting:
         settings: Settings,
         metrics: Metrics,
         bandit: Callable[[str], Bandit],
-        store: SqliteStore,
-        reader: StoreReader,
-        drawing: DrawingDesk,
+        store: EventStore,
+        reader: LogReader,
+        batcher: DecisionBatcher,
+        panels: Executor,
+        encoders: Executor,
     ) -> None:
         self._metrics = metrics
         self._bandit = bandit
         self._store = store
         self._reader = reader
-        self._drawing = drawing
-        self._panels = ThreadPoolExecutor(1, thread_name_prefix="panels")
-        self._encoders = ThreadPoolExecutor(1, thread_name_prefix="encoders")
-        self._encoding = ContextEncoder(
-            self._encoders,
+        self._batcher = batcher
+        self._panels = panels
+        self._encoder_queue = EncoderQueue(
+            encoders,
             max_batch=settings.encode_batch,
             wait_s=settings.encode_wait_ms / 1000.0,
             max_waiting=settings.encode_queue,
@@ -78,25 +75,20 @@ class Selecting:
         self._late: set[asyncio.Future[float]] = set()
 
     async def finish(self) -> None:
-        """Wait for propensities that are still worked out; before the store is closed."""
+        """Wait for the propensities that are still being computed; before the store closes."""
         if self._late:
             await asyncio.wait(self._late)
 
-    def close(self) -> None:
-        """End the threads; after the store, which the last selects still wait for."""
-        self._panels.shutdown()
-        self._encoders.shutdown()
-
     @property
     def encode_queue(self) -> int:
-        """How many contexts wait for a slow encoder."""
-        return self._encoding.waiting
+        """Number of contexts that wait for a slow encoder."""
+        return self._encoder_queue.waiting
 
     async def select(self, command: SelectCommand, *, patient: bool = False) -> Decision:
-        """Choose, keep the decision, answer; `patient`: see `ContextEncoder.encode`.
+        """Choose, store the decision, answer; `patient`: see `EncoderQueue.encode`.
 
         Raises:
-            UnknownBandit, UnknownAction, InvalidRequest: The request; nothing was kept.
+            UnknownBandit, UnknownAction, InvalidRequest: The request; nothing was stored.
             Conflict: The decision id was used with another body.
             Unavailable: Too many selects wait for a slow encoder.
         """
@@ -108,54 +100,55 @@ class Selecting:
             context = bandit.context(command.context)
             ready = await self._ready(bandit, context, command.candidates, patient=patient)
             encoded = time.perf_counter()
-            made, kept = await self._drawing.decided(Asked(bandit, command, context, ready))
+            pending = Pending(bandit, command, context, ready)
+            drawn, earlier = await self._batcher.decide(pending)
         except (InvalidRequest, UnknownAction, Unavailable):
-            # Its actions may have been retired since: the answer given then still stands.
+            # The actions of a repeated select may be retired by now: its answer still stands.
             own_id = command.decision_id
-            given = None if own_id is None else self._reader.answer(own_id)
-            if own_id is None or given is None:
+            earlier = None if own_id is None else self._reader.answer(own_id)
+            if own_id is None or earlier is None:
                 raise
-            return repeated(own_id, command.body_hash, given)
-        record = made.record
+            return _repeated(own_id, command.body_hash, earlier)
+        record = drawn.record
         about(record.decision_id)
-        if kept is None:
-            answer = decision_of(record)
+        if earlier is None:
+            answer = Decision.of(record)
             bandit.vitals.decided(
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
-                choice=made.choice, activated=record.activated,
+                choice=drawn.several, activated=record.activated,
             )  # fmt: skip
-            if made.late is not None:
-                self._fill_in(record.decision_id, made.late)
+            if drawn.late_propensity is not None:
+                self._fill_in(record.decision_id, drawn.late_propensity)
             if DECISIONS.isEnabledFor(logging.DEBUG):
-                DECISIONS.debug("decision", extra=told_of(command.bandit, answer))
+                DECISIONS.debug("decision", extra=_log_fields(command.bandit, answer))
         else:
-            answer = repeated(record.decision_id, record.body_hash, kept)
+            answer = _repeated(record.decision_id, record.body_hash, earlier)
         bandit.vitals.selects += 1
         self._metrics.stages.observe(
             command.decode_s,
-            encoded - started + made.encode_s,
-            made.draw_s,
-            time.perf_counter() - encoded - made.encode_s - made.draw_s,
+            encoded - started + drawn.encode_s,
+            drawn.draw_s,
+            time.perf_counter() - encoded - drawn.encode_s - drawn.draw_s,
         )
         return answer
 
-    def _fill_in(self, decision_id: DecisionId, late: Callable[[], float]) -> None:
-        """Work out a propensity behind the answer, on a thread, and keep it with the decision."""
+    def _fill_in(self, decision_id: DecisionId, compute: Callable[[], float]) -> None:
+        """Compute a propensity on a thread after the answer, and add it to the decision."""
 
-        def kept(_: None, error: Exception | None) -> None:
+        def stored(_: None, error: Exception | None) -> None:
             if error is not None:
-                its = {"decision_id": decision_id}
-                log.warning("a propensity could not be kept: %s", error, extra=its)
+                fields = {"decision_id": decision_id}
+                log.warning("a propensity could not be stored: %s", error, extra=fields)
 
-        def keep(future: asyncio.Future[float]) -> None:
+        def computed(future: asyncio.Future[float]) -> None:
             self._late.discard(future)
             if not future.cancelled():
-                self._store.append_propensity(decision_id, future.result(), kept)
+                self._store.append_propensity(decision_id, future.result(), stored)
 
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._panels, late)
+        future = loop.run_in_executor(self._panels, compute)
         self._late.add(future)
-        future.add_done_callback(keep)
+        future.add_done_callback(computed)
 
     async def _ready(
         self,
@@ -165,19 +158,24 @@ class Selecting:
         *,
         patient: bool = False,
     ) -> NDArray[Any] | EncodedContext:
-        """Return a context as the served model wants it: encoded, where that takes long."""
+        """Return a context as the served model takes it: encoded, where encoding takes long."""
         while (encoder := bandit.model.slow_encoder) is not None:
-            bandit.offer(candidates)  # what would be refused is, before anything is encoded
+            bandit.offer(candidates)  # refuses bad candidates before anything is encoded
             try:
-                part = await self._encoding.encode(bandit, context, patient=patient)
+                part = await self._encoder_queue.encode(bandit, context, patient=patient)
             except ValueError as error:
                 raise InvalidRequest.from_value_error(error, "context") from error
-            if bandit.model.slow_encoder is encoder:  # else swapped meanwhile
+            if bandit.model.slow_encoder is encoder:  # else a swap came in between
                 return part
         return context
 
     async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
-        """Return what the served model thinks of the candidates; keeps nothing."""
+        """Return the served model's expectation of the candidates; stores nothing.
+
+        Raises:
+            UnknownBandit, UnknownAction, InvalidRequest: The request.
+            Unavailable: Too many contexts wait for a slow encoder.
+        """
         bandit = self._bandit(name)
         array = bandit.context(context)
         ready = await self._ready(bandit, array, candidates)
@@ -192,3 +190,31 @@ class Selecting:
             ids = [model.catalogue.ids[slot] for slot in slots]
         indexes = slots if offer.ids is None else np.arange(len(slots))
         return Scores(tuple(ids), indexes, means, stds, model.version, model.position)
+
+
+@asynccontextmanager
+async def finished(selecting: Selecting) -> AsyncIterator[None]:
+    """Wait for late propensities at the exit."""
+    try:
+        yield
+    finally:
+        await selecting.finish()
+
+
+def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredAnswer) -> Decision:
+    """Answer a select whose id has a decision already."""
+    if earlier.body_hash is None or earlier.body_hash != body_hash:
+        raise Conflict(f"decision {decision_id!r} was made for another request")
+    return Decision(
+        decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position
+    )
+
+
+def _log_fields(bandit: str, decision: Decision) -> dict[str, Any]:
+    return {
+        "bandit": bandit,
+        "action": [chosen.id for chosen in decision.chosen],
+        "propensity": decision.propensity,
+        "snapshot": decision.snapshot,
+        "position": decision.position,
+    }

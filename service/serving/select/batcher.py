@@ -1,9 +1,9 @@
-"""Draws the decisions that one turn of the event loop asks for, together.
+"""The decision batcher: draws the decisions of one event-loop iteration together.
 
-Selects that arrive at the same time cost little more than one: the calls of numpy are shared.
-Nobody waits for others to come: what is there is drawn as soon as the loop has read it, a few
-decisions at a time, so that other requests find their turn. Lives on the event loop; nothing is
-there to survive a crash, since no decision exists before it is drawn.
+Selects that arrive at the same time cost little more than one, because they share numpy's calls.
+No select waits for others to arrive: the batcher draws what has arrived, a few decisions at a time
+so that other requests run in between. Lives on the event loop. A crash loses nothing: a decision
+does not exist before it is drawn, and is answered only once it is stored.
 """
 
 from __future__ import annotations
@@ -15,65 +15,66 @@ from collections.abc import Callable
 from bandexa_core.ids import DecisionId
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
-from service.serving.select.decide import Asked, Decided, decide, decide_together
+from service.serving.select.decide import Drawn, Pending, draw, draw_together
 from service.store.protocol import Done
 from service.store.records import DecisionRecord, StoredAnswer
 
 AT_ONCE = 16
-Drawn = tuple[Decided, StoredAnswer | None]
-_Group = list[tuple[Asked, "asyncio.Future[Drawn]"]]
+Stored = tuple[Drawn, StoredAnswer | None]
+_Group = list[tuple[Pending, "asyncio.Future[Stored]"]]
 
 
-class DrawingDesk:
-    """Draws decisions and has them kept.
+class DecisionBatcher:
+    """Draws decisions and stores them.
 
     Args:
         loop: The event loop.
-        keep: Appends a decision to the store.
+        store: Appends a decision to the store.
         max_inline_bytes: See the settings.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        keep: Callable[[DecisionRecord, Done[StoredAnswer | None]], None],
+        store: Callable[[DecisionRecord, Done[StoredAnswer | None]], None],
         max_inline_bytes: int,
     ) -> None:
         self._loop = loop
-        self._keep = keep
+        self._store = store
         self._max_inline_bytes = max_inline_bytes
-        self._waiting: deque[tuple[Asked, asyncio.Future[Drawn]]] = deque()
-        self._own_ids: Counter[DecisionId] = Counter()  # of callers, among those that wait
+        self._queue: deque[tuple[Pending, asyncio.Future[Stored]]] = deque()
+        self._queued_ids: Counter[DecisionId] = Counter()  # ids of callers, in the queue
         self._scheduled = False
 
-    async def decided(self, asked: Asked) -> Drawn:
-        """Return the decision once it is kept, and what was there already under its id.
+    async def decide(self, pending: Pending) -> Stored:
+        """Return the decision once it is stored, and the earlier answer under its id, if any.
 
         Raises:
-            UnknownAction, InvalidRequest: The request; nothing was kept.
-            Unavailable, StoreError: It could not be kept.
+            UnknownAction, InvalidRequest: The request; nothing was stored.
+            Unavailable, StoreError: It could not be stored.
         """
-        future: asyncio.Future[Drawn] = self._loop.create_future()
-        if isinstance(asked.ready, EncodedContext):
-            self._draw_each([(asked, future)])  # now: the encoder may be another one a turn later
+        future: asyncio.Future[Stored] = self._loop.create_future()
+        if isinstance(pending.ready, EncodedContext):
+            # At once: an iteration later the bandit may serve another encoder.
+            self._draw_each([(pending, future)])
             return await future
-        self._waiting.append((asked, future))
-        if asked.command.decision_id is not None:
-            self._own_ids[asked.command.decision_id] += 1
+        self._queue.append((pending, future))
+        if pending.command.decision_id is not None:
+            self._queued_ids[pending.command.decision_id] += 1
         self._schedule()
         return await future
 
-    def draw_before(self, decision_id: DecisionId) -> None:
-        """Draw the selects with this id that wait: what follows is ordered behind them."""
-        while decision_id in self._own_ids:
+    def flush(self, decision_id: DecisionId) -> None:
+        """Draw the queued selects with this id now, so that a reward is ordered behind them."""
+        while decision_id in self._queued_ids:
             self._draw_some()
 
     def _schedule(self) -> None:
-        if self._waiting and not self._scheduled:
+        if self._queue and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._draw)
+            self._loop.call_soon(self._run)
 
-    def _draw(self) -> None:
+    def _run(self) -> None:
         self._scheduled = False
         try:
             self._draw_some()
@@ -81,56 +82,56 @@ class DrawingDesk:
             self._schedule()
 
     def _draw_some(self) -> None:
-        """Draw those that have waited longest; each is answered, whatever happens to others."""
-        for group in self._next():
+        """Draw the oldest selects; each is answered, whatever happens to the others."""
+        for group in self._next_groups():
             try:
-                made = decide_together([asked for asked, _ in group]) if len(group) > 1 else None
-            except Exception:  # one of them: each answers for itself
-                made = None
-            if made is None:
+                drawn = draw_together([each for each, _ in group]) if len(group) > 1 else None
+            except Exception:  # one of them failed: each is drawn and answered on its own
+                drawn = None
+            if drawn is None:
                 self._draw_each(group)
                 continue
-            for decided, (_, future) in zip(made, group, strict=True):
-                self._keep(decided.record, _resolves(decided, future))
+            for one, (_, future) in zip(drawn, group, strict=True):
+                self._store(one.record, _resolves(one, future))
 
     def _draw_each(self, group: _Group) -> None:
-        for asked, future in group:
+        for pending, future in group:
             try:
-                decided = decide(asked, self._max_inline_bytes)
-            except Exception as error:  # whoever waits is told
+                drawn = draw(pending, self._max_inline_bytes)
+            except Exception as error:  # the caller receives it
                 future.set_exception(error)
             else:
-                self._keep(decided.record, _resolves(decided, future))
+                self._store(drawn.record, _resolves(drawn, future))
 
-    def _next(self) -> list[_Group]:
-        """Take up to `AT_ONCE` selects, grouped; those whose callers went away are passed over."""
+    def _next_groups(self) -> list[_Group]:
+        """Take up to `AT_ONCE` selects, plain ones grouped by bandit, without cancelled ones."""
         groups: list[_Group] = []
         plain: dict[Bandit, _Group] = {}
-        for _ in range(min(AT_ONCE, len(self._waiting))):
-            asked, future = self._waiting.popleft()
-            own_id = asked.command.decision_id
+        for _ in range(min(AT_ONCE, len(self._queue))):
+            pending, future = self._queue.popleft()
+            own_id = pending.command.decision_id
             if own_id is not None:
-                self._own_ids[own_id] -= 1
-                if not self._own_ids[own_id]:
-                    del self._own_ids[own_id]
+                self._queued_ids[own_id] -= 1
+                if not self._queued_ids[own_id]:
+                    del self._queued_ids[own_id]
             if future.done():
                 continue
-            group = plain.get(asked.bandit) if asked.plain else None
+            group = plain.get(pending.bandit) if pending.plain else None
             if group is None:
                 group = []
                 groups.append(group)
-                if asked.plain:
-                    plain[asked.bandit] = group
-            group.append((asked, future))
+                if pending.plain:
+                    plain[pending.bandit] = group
+            group.append((pending, future))
         return groups
 
 
-def _resolves(decided: Decided, future: asyncio.Future[Drawn]) -> Done[StoredAnswer | None]:
-    def done(kept: StoredAnswer | None, error: Exception | None) -> None:
-        if future.done():  # the caller went away; the decision is kept
+def _resolves(drawn: Drawn, future: asyncio.Future[Stored]) -> Done[StoredAnswer | None]:
+    def done(earlier: StoredAnswer | None, error: Exception | None) -> None:
+        if future.done():  # the caller went away; the decision is stored
             return
         if error is None:
-            future.set_result((decided, kept))
+            future.set_result((drawn, earlier))
         else:
             future.set_exception(error)
 

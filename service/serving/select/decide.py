@@ -1,8 +1,7 @@
-"""Decisions: what was asked, what is decided, what is kept of it and answered."""
+"""Draw decisions: model and log position are read in one synchronous step."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,80 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import (
-    ActionId,
-    ActionSlot,
-    DecisionId,
-    LogPosition,
-    SnapshotVersion,
-    new_decision_id,
-)
+from bandexa_core.ids import ActionId, ActionSlot, DecisionId, new_decision_id
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
-from service.serving.bandit import Bandit, CandidateInput, InlineCandidates, Offer
-from service.store.errors import Conflict, InvalidRequest
-from service.store.records import ChosenAction, DecisionRecord, StoredAnswer
+from service.serving.bandit import Bandit
+from service.serving.select.commands import InlineCandidates, Offer, SelectCommand
+from service.store.errors import InvalidRequest
+from service.store.records import ChosenAction, DecisionRecord
 
 
-class SelectCommand(NamedTuple):
-    """A select, decoded, which took `decode_s`. `body_hash`: of the body of a caller's own id."""
-
-    bandit: str
-    context: Any
-    candidates: CandidateInput
-    retrieve: int | None
-    decision_id: DecisionId | None
-    num: int
-    activate: bool
-    body_hash: bytes | None
-    decode_s: float = 0.0
-
-
-class Decision(NamedTuple):
-    """The answer of a select."""
-
-    decision_id: DecisionId
-    chosen: tuple[ChosenAction, ...]
-    propensity: float | None
-    snapshot: SnapshotVersion
-    position: LogPosition
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scores:
-    """Posterior mean and standard deviation of each candidate's expected reward."""
-
-    ids: tuple[ActionId, ...]
-    indexes: NDArray[np.int64]
-    means: NDArray[np.float64]
-    stds: NDArray[np.float64]
-    snapshot: SnapshotVersion
-    position: LogPosition
-
-
-class Decided(NamedTuple):
-    """A decision that was drawn.
+class Pending(NamedTuple):
+    """A select that is ready to be drawn.
 
     Attributes:
-        record: What to keep.
-        late: Works out a propensity that takes too long for the answer; None: it is there.
-        choice: Whether there was more than one candidate.
-        encode_s, draw_s: Seconds spent on features, and on the rest.
-    """
-
-    record: DecisionRecord
-    late: Callable[[], float] | None
-    choice: bool
-    encode_s: float
-    draw_s: float
-
-
-class Asked(NamedTuple):
-    """A select that waits to be decided.
-
-    Attributes:
-        context: As it is kept.
-        ready: The same as the model takes it: encoded, where that takes long.
+        context: As it will be stored.
+        ready: The same as the model takes it: encoded, where encoding takes long.
     """
 
     bandit: Bandit
@@ -93,19 +33,38 @@ class Asked(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether one of all enabled actions is asked for: such selects are drawn together."""
+        """Whether it asks for one of all enabled actions: such selects are drawn together."""
         command = self.command
         return command.candidates is None and command.num == 1 and command.retrieve is None
 
 
-def decide(asked: Asked, max_inline_bytes: int) -> Decided:
-    """Draw: model and position are read in this one synchronous step.
+class Drawn(NamedTuple):
+    """A decision that was drawn and is not stored yet.
+
+    Attributes:
+        record: What to store.
+        late_propensity: Computes a propensity that takes too long for the answer; None: the
+            record has it.
+        several: Whether there was more than one candidate.
+        encode_s: Seconds spent on features.
+        draw_s: Seconds spent on everything else.
+    """
+
+    record: DecisionRecord
+    late_propensity: Callable[[], float] | None
+    several: bool
+    encode_s: float
+    draw_s: float
+
+
+def draw(pending: Pending, max_inline_bytes: int) -> Drawn:
+    """Draw one decision.
 
     Raises:
-        UnknownAction, InvalidRequest: The request asks for what is not there.
+        UnknownAction, InvalidRequest: The request names candidates that cannot be offered.
     """
     started = time.perf_counter()
-    bandit, command = asked.bandit, asked.command
+    bandit, command = pending.bandit, pending.command
     offer = bandit.offer(command.candidates)
     num = command.num
     if num > len(offer.candidates):
@@ -115,31 +74,31 @@ def decide(asked: Asked, max_inline_bytes: int) -> Decided:
     decision_id = _id_for(command)
     try:
         choice = bandit.model.select(
-            decision_id, asked.ready, offer.candidates, num=num, retrieve=command.retrieve
+            decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
-    return _decided(asked, decision_id, offer, choice, started, max_inline_bytes)
+    return _drawn(pending, decision_id, offer, choice, started, max_inline_bytes)
 
 
-def decide_together(asked: Sequence[Asked]) -> list[Decided]:
-    """Draw for several plain selects of one bandit: what `decide` gives for each, to the bit.
+def draw_together(pending: Sequence[Pending]) -> list[Drawn]:
+    """Draw several plain selects of one bandit: exactly what `draw` returns for each.
 
     Raises:
-        InvalidRequest: One of them cannot be decided; which one, `decide` tells.
+        InvalidRequest: One of them cannot be decided; `draw` finds out which.
     """
     started = time.perf_counter()
-    bandit = asked[0].bandit
+    bandit = pending[0].bandit
     offer = bandit.offer(None)
-    ids = [_id_for(each.command) for each in asked]
+    ids = [_id_for(each.command) for each in pending]
     try:
-        choices = bandit.model.select_many(ids, [each.ready for each in asked], offer.candidates)
+        choices = bandit.model.select_many(ids, [each.ready for each in pending], offer.candidates)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
-    started += (time.perf_counter() - started) * (1.0 - 1.0 / len(asked))  # the share of each
+    started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share each
     return [
-        _decided(each, decision_id, offer, choice, started, 0)
-        for each, decision_id, choice in zip(asked, ids, choices, strict=True)
+        _drawn(each, decision_id, offer, choice, started, 0)
+        for each, decision_id, choice in zip(pending, ids, choices, strict=True)
     ]
 
 
@@ -147,23 +106,23 @@ def _id_for(command: SelectCommand) -> DecisionId:
     return command.decision_id or new_decision_id()
 
 
-def _decided(
-    asked: Asked,
+def _drawn(
+    pending: Pending,
     decision_id: DecisionId,
     offer: Offer,
     choice: Choice,
     started: float,
     max_inline_bytes: int,
-) -> Decided:
-    model, command = asked.bandit.model, asked.command
+) -> Drawn:
+    model, command = pending.bandit.model, pending.command
     record = DecisionRecord(
         decision_id=decision_id,
-        bandit=asked.bandit.record.key,
+        bandit=pending.bandit.record.key,
         time=time.time(),
         body_hash=command.body_hash,
-        context=asked.context,
-        chosen=chosen_actions(model, offer, choice),
-        candidates=offered_ids(model, offer, choice),
+        context=pending.context,
+        chosen=_chosen_actions(model, offer, choice),
+        candidates=_offered_ids(model, offer, choice),
         features=_inline_features(command, offer, choice, max_inline_bytes),
         snapshot=model.version,
         position=model.position,
@@ -174,7 +133,7 @@ def _decided(
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1
-    return Decided(record, choice.late_propensity, several, choice.encode_s, draw_s)
+    return Drawn(record, choice.late_propensity, several, choice.encode_s, draw_s)
 
 
 def _inline_features(
@@ -188,8 +147,8 @@ def _inline_features(
     return features if features.nbytes <= max_bytes else None
 
 
-def chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:
-    """Return the picks of a choice with all that learning from them needs."""
+def _chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:
+    """Return the chosen actions with everything that learning from them needs."""
     candidates = offer.candidates
     out = []
     for index, score in zip(choice.chosen.tolist(), choice.scores.tolist(), strict=True):
@@ -203,35 +162,10 @@ def chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[C
     return tuple(out)
 
 
-def offered_ids(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ActionId, ...] | None:
-    """Return the ids to keep with the decision: what was offered, or of it what was retrieved."""
+def _offered_ids(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ActionId, ...] | None:
+    """Return the ids to store: the candidates, or those that were retrieved from them."""
     if choice.retrieved is None:
         return None if offer.ids is None else tuple(offer.ids)
     if offer.ids is None:
         return tuple(model.catalogue.ids[offer.candidates.slots[i]] for i in choice.retrieved)
     return tuple(offer.ids[i] for i in choice.retrieved)
-
-
-def decision_of(record: DecisionRecord) -> Decision:
-    """Return the answer of a decision that was just kept."""
-    return Decision(
-        record.decision_id, record.chosen, record.propensity, record.snapshot, record.position
-    )
-
-
-def told_of(bandit: str, decision: Decision) -> dict[str, Any]:
-    """Return what a log line says of a decision."""
-    return {
-        "bandit": bandit,
-        "action": [chosen.id for chosen in decision.chosen],
-        "propensity": decision.propensity,
-        "snapshot": decision.snapshot,
-        "position": decision.position,
-    }
-
-
-def repeated(decision_id: DecisionId, body_hash: bytes | None, kept: StoredAnswer) -> Decision:
-    """Answer a select whose id is there already."""
-    if kept.body_hash is None or kept.body_hash != body_hash:
-        raise Conflict(f"decision {decision_id!r} was made for another request")
-    return Decision(decision_id, kept.chosen, kept.propensity, kept.snapshot, kept.position)

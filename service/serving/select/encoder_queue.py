@@ -1,10 +1,10 @@
-"""Bounded micro-batching of contexts for slow encoders, off the event loop.
+"""The encoder queue: bounded micro-batching of contexts for slow encoders, off the event loop.
 
-A network that takes longer than about a millisecond for one context (a ResNet on a CPU) would hold
-up every request. Its contexts queue here; one thread encodes those that wait for the same encoder
-together. A full queue refuses at once, with 503, rather than answer late; the items of a batch wait
-for room in half of it, so that single selects find some, too. Lives on the event loop;
-nothing survives a crash, and nothing needs to: no decision exists before it is drawn.
+A network that takes longer than about a millisecond for one context (a ResNet on a CPU) would
+block every request. Its contexts queue here, and one thread encodes those of one encoder together.
+A full queue refuses at once with 503 rather than answer late. The items of a batch request wait
+for room in half of the queue, so that single selects find room too. Lives on the event loop. A
+crash loses nothing: a decision does not exist before it is drawn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
 from service.store.errors import Unavailable
 
-MAX_PATIENT = 1000  # as many as the items of a batch: one finds room on an idle server, whole
+MAX_PATIENT = 1000  # the most items of a batch: an idle server has room for a whole one
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,14 @@ class _Waiting:
     done: asyncio.Future[EncodedContext]
 
 
-class ContextEncoder:
+class EncoderQueue:
     """Encodes contexts in batches.
 
     Args:
-        executor: Where it runs, off the event loop.
-        max_batch: Contexts encoded at once.
-        wait_s: How long a batch that is not full waits for more.
-        max_waiting: Contexts in the queue before more are refused; half as many patient ones are
-            let in besides.
+        executor: Runs the encoder, off the event loop.
+        max_batch: The most contexts encoded together.
+        wait_s: Seconds that a batch waits to be filled.
+        max_waiting: The most contexts in the queue; half as many patient ones join them.
     """
 
     def __init__(
@@ -59,18 +58,18 @@ class ContextEncoder:
 
     @property
     def waiting(self) -> int:
-        """How many contexts wait to be encoded."""
+        """Number of contexts in the queue."""
         return len(self._queue)
 
     async def encode(
         self, bandit: Bandit, context: NDArray[Any], *, patient: bool = False
     ) -> EncodedContext:
-        """Return the context's part under the encoder served when it is queued.
+        """Return the context's part under the encoder that is served when the context is queued.
 
         A `patient` caller waits for room in the queue.
 
         Raises:
-            Unavailable: Too many contexts wait.
+            Unavailable: The queue is full.
         """
         waiting, limit = len(self._queue), self._max_waiting
         if patient:
@@ -105,7 +104,7 @@ class ContextEncoder:
             self._task = None
 
     def _take(self) -> list[_Waiting]:
-        """Return the oldest contexts of one encoder; a caller that went away is passed over."""
+        """Return the oldest contexts of one encoder, without those of cancelled callers."""
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
         while self._queue and len(batch) < self._max_batch:
@@ -129,8 +128,8 @@ class ContextEncoder:
             parts = list(await loop.run_in_executor(self._executor, encode, contexts))
             if len(parts) != len(batch):
                 raise RuntimeError(f"the encoder gives {len(parts)} parts of {len(batch)} contexts")
-        except Exception as error:  # whoever waits is told; the queue goes on
-            if len(batch) > 1:  # one context may be at fault: each answers for itself
+        except Exception as error:  # the callers receive it; the queue goes on
+            if len(batch) > 1:  # one context may be at fault: each is encoded alone
                 for item in batch:
                     await self._encode([] if item.done.done() else [item])
             elif not batch[0].done.done():

@@ -56,7 +56,7 @@ class LearnedValue:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptDecision:
+class StoredDecision:
     """A decision and what became of it.
 
     Attributes:
@@ -103,7 +103,7 @@ class History:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> KeptDecision | None:
+    def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
         """Return a decision of a bandit; None where there is none.
 
         Raises:
@@ -118,7 +118,7 @@ class History:
             " ORDER BY rowid LIMIT 1000",
             (decision_id,),
         )
-        return KeptDecision(
+        return StoredDecision(
             _record(bandit, decision_id, columns),
             closes,
             closed,

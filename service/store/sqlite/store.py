@@ -37,6 +37,7 @@ from service.store.records import (
 )
 from service.store.sqlite.disk_faults import Damaged, told
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
+from service.store.sqlite.history import History
 from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
 from service.store.sqlite.operations import Operations, wall_clock
 from service.store.sqlite.reader import StoreReader
@@ -129,6 +130,10 @@ class SqliteStore:
             return self._wal.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def history(self) -> History:
+        """Return a new reader of decisions; the caller closes it."""
+        return History(self._path)
 
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""

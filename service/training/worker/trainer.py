@@ -1,9 +1,8 @@
 """The trainer: follows the store, trains encoders, publishes snapshots.
 
-Runs in the child process that `trainer_process` starts. It holds no truth: its replay is rebuilt
-from the store where it is missing, and a round is a function of (newest snapshot, log up to P). It
-writes snapshots alone, and refuses to publish once another server has opened the store (a newer
-epoch).
+Runs in the process that `__main__` starts. It holds no truth: it rebuilds its replay from the
+store where that is missing, and a round is a function of (newest snapshot, log up to P). It writes
+snapshots alone, and refuses to publish once another server has opened the store (a newer epoch).
 """
 
 from __future__ import annotations
@@ -12,9 +11,6 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.torch.module import PrefixModule
@@ -33,11 +29,12 @@ from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
-from service.serving.errors import UnknownBandit
 from service.store.loading import load_at, newest_snapshot
 from service.store.records import BanditRecord
 from service.store.sqlite.reader import StoreReader
-from service.training.worker.heartbeat import Heartbeat
+from service.training.errors import BanditGone
+from service.training.messages import Configuration, Published, RoundOrder
+from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
 log = logging.getLogger(__name__)
@@ -47,46 +44,41 @@ class Trainer:
     """Carries out rounds, one at a time.
 
     Args:
-        configuration: database, snapshots, replays (paths), device, encoders, weights, epoch,
-            keep.
-        beat: Hears how far a round is: "replay", "optimizer", "rebuild", "publish".
+        configuration: Where everything lies, and how to train.
+        beats: Reports how far a round is.
     """
 
-    def __init__(self, configuration: dict[str, Any], beat: Heartbeat | None = None) -> None:
-        self._beat = Heartbeat(lambda _: None) if beat is None else beat
-        self._reader = StoreReader(Path(configuration["database"]))
-        self._snapshots = Path(configuration["snapshots"])
-        self._replays = FollowedReplays(self._reader, Path(configuration["replays"]))
-        self._registry = EncoderRegistry(configuration["encoders"], configuration["weights"])
-        self._epoch: int = configuration["epoch"]
-        self._keep: int = configuration["keep"]
-        device: str = configuration["device"]
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = device
+    def __init__(self, configuration: Configuration, beats: Heartbeats) -> None:
+        self._configuration = configuration
+        self._beats = beats
+        self._reader = StoreReader(Path(configuration.database))
+        self._snapshots = Path(configuration.snapshots)
+        self._replays = FollowedReplays(self._reader, Path(configuration.replays))
+        self._registry = EncoderRegistry(
+            configuration.encoders,
+            {name: Path(path) for name, path in configuration.weights.items()},
+        )
 
-    def round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
-        """Build and publish the snapshot of a bandit at `position`; returns the event to report.
+    def round(self, order: RoundOrder) -> Published:
+        """Build and publish the snapshot of a bandit at the position of the order.
 
-        Args:
-            uid: Whose round it is.
-            position: P: the round covers the log up to it.
-            served: The version being served, which is not pruned.
+        Raises:
+            BanditGone: The bandit was deleted.
         """
         try:
-            return self._round(uid, position, served)
+            return self._round(order.uid, order.position, order.served)
         except ReplayError as error:
-            log.warning("the replay of %s is rebuilt from the log: %s", uid, error)
-            self._replays.forget(uid)
-            return self._round(uid, position, served)
+            log.warning("the replay of %s is rebuilt from the log: %s", order.uid, error)
+            self._replays.forget(order.uid)
+            return self._round(order.uid, order.position, order.served)
 
-    def _round(self, uid: BanditUid, position: LogPosition, served: int) -> dict[str, Any]:
+    def _round(self, uid: BanditUid, position: LogPosition, served: SnapshotVersion) -> Published:
         started = time.perf_counter()
-        self._beat.begin()
-        self._beat("replay")
+        self._beats.begin()
+        self._beats("replay")
         record = next((found for found in self._reader.bandits() if found.uid == uid), None)
         if record is None:
-            raise UnknownBandit(uid)  # deleted since the order was given
+            raise BanditGone("the bandit was deleted")
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
         parent = newest_snapshot(self._reader, record, snapshots, position, names)
@@ -96,6 +88,8 @@ class Trainer:
         )
         progress = Progress(**parent.manifest.meta["progress"])
         total = progress.num_learned + learned
+        if self._registry.is_learned(spec.encoder.name):
+            _limit_threads(self._configuration)
         model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
@@ -103,8 +97,8 @@ class Trainer:
             rows = self._replays.at(record, spec, position)
             if len(rows):
                 replay = rows.replay if isinstance(rows, ExtendedReplay) else rows
-                self._beat.holds(len(rows), replay.num_bytes)
-                plan = plan_round(model, total, self._device)
+                self._beats.set_replay(len(rows), replay.num_bytes)
+                plan = plan_round(model, total, _device(self._configuration))
                 weights = model.row_weights
                 evicted = {}
                 if isinstance(rows, ExtendedReplay):
@@ -114,28 +108,25 @@ class Trainer:
                 if isinstance(model.policy.module, PrefixModule):
                     cache = self._replays.activations(record, spec)
                 training, metrics = model.policy.train(
-                    rows, training, plan, weights, cache, self._beat
+                    rows, training, plan, weights, cache, self._beats
                 )
                 metrics |= evicted
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
-        self._beat("publish")
+        self._beats("publish")
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
         assert log_hash is not None, "the order names a committed position"
         manifest = publish_model(
-            snapshots, model, position=position, log_hash=log_hash, epoch=self._epoch,
+            snapshots, model, position=position, log_hash=log_hash, epoch=self._configuration.epoch,
             parent=SnapshotVersion(parent.manifest.version), progress=progress,
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
         pinned = {served, manifest.version, *self._reader.imports(record.key)}
-        snapshots.prune(self._keep, pinned)
-        return {
-            "event": "published", "uid": uid, "version": manifest.version, "position": position,
-            "metrics": metrics,
-        }  # fmt: skip
+        snapshots.prune(self._configuration.keep, pinned)
+        return Published(uid, SnapshotVersion(manifest.version), position, metrics)
 
     def _model(
         self,
@@ -163,7 +154,7 @@ class Trainer:
         return load_at(self._reader, record, self._registry, snapshots, parent, position)
 
     def _check_epoch(self) -> None:
-        if self._reader.epoch() != self._epoch:
+        if self._reader.epoch() != self._configuration.epoch:
             raise SnapshotRefused("another server has opened this data directory")
 
     def is_gone(self, uid: BanditUid) -> bool:
@@ -174,3 +165,18 @@ class Trainer:
         """Close and remove what belongs to a deleted bandit."""
         self._replays.forget(uid)
         shutil.rmtree(self._snapshots / uid, ignore_errors=True)
+
+
+def _device(configuration: Configuration) -> str:
+    """Return where encoders are trained, "cpu" or "cuda"."""
+    import torch  # seconds; a trainer of linear bandits does without
+
+    if configuration.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return configuration.device
+
+
+def _limit_threads(configuration: Configuration) -> None:
+    import torch
+
+    torch.set_num_threads(configuration.threads)

@@ -1,0 +1,92 @@
+"""The candidates of a request, from their form on the wire to the form that serving takes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+from bandexa_core.ids import ActionId
+from service.http.arrays import array_of, stacked
+from service.http.errors import InvalidBody
+from service.http.schemas.decide import ID_PATTERN, InlineAction
+from service.serving.select.commands import CandidateInput, InlineCandidates
+from service.store.errors import InvalidRequest
+
+_ID = re.compile(ID_PATTERN.strip("^$"))
+
+
+def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
+    """Return the candidates of a request.
+
+    Ids that stand alone are not checked against the pattern of ids here: those of the catalogue
+    have it, and `check_ids` names the one that has not when a look-up fails.
+
+    Raises:
+        InvalidBody: Ids and inline actions are mixed, or an id or an array is malformed.
+        InvalidRequest: An action is offered twice, or features differ in length.
+    """
+    if given is None:
+        return None
+    if all(type(item) is str for item in given):
+        ids = cast(list[ActionId], given)
+        if len(set(ids)) != len(ids):
+            raise InvalidRequest("candidates", "an action is offered twice")
+        return ids
+    actions = _inline(given)
+    names = tuple(ActionId(action.id) for action in actions)
+    if len(set(names)) != len(names):
+        raise InvalidRequest("candidates", "an action is offered twice")
+    try:
+        return InlineCandidates(names, stacked([action.features for action in actions]))
+    except ValueError as error:
+        raise _array_error(actions, error) from error
+
+
+def _inline(given: list[str | InlineAction]) -> list[InlineAction]:
+    errors = []
+    first = type(given[0])
+    for index, item in enumerate(given):
+        if type(item) is not first:
+            errors.append((f"candidates.{index}", "give either ids or actions with features"))
+        elif not isinstance(item, InlineAction):
+            continue
+        elif not _ID.fullmatch(item.id):
+            errors.append((f"candidates.{index}.id", f"must match {ID_PATTERN}"))
+    if errors:
+        raise InvalidBody(errors[:20])
+    return cast(list[InlineAction], given)
+
+
+def _array_error(actions: list[InlineAction], error: ValueError) -> Exception:
+    for index, action in enumerate(actions):
+        try:
+            array_of(action.features)
+        except ValueError as own:
+            return InvalidBody([(f"candidates.{index}.features", str(own))])
+    return InvalidRequest("candidates", str(error))
+
+
+def check_ids(given: CandidateInput) -> None:
+    """Refuse ids that are none, whether or not a catalogue has them.
+
+    Raises:
+        InvalidBody: Names each of them.
+    """
+    if isinstance(given, list):
+        errors = [
+            (f"candidates.{index}", f"must match {ID_PATTERN}")
+            for index, action_id in enumerate(given)
+            if not _ID.fullmatch(action_id)
+        ]
+        if errors:
+            raise InvalidBody(errors[:20])
+
+
+def hashed(given: list[str | InlineAction] | None) -> Any:
+    """Return candidates as `codec.body_hash` takes them."""
+    if given is None or type(given[0]) is str:
+        return given
+    return [
+        {"id": action.id, "features": array_of(action.features)}
+        for action in cast(list[InlineAction], given)
+    ]

@@ -1,0 +1,85 @@
+"""The OpenAPI document: FastAPI's routes, the hot calls beside them, and what needs which key."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import msgspec
+
+from service.http.auth import DECLARED
+from service.http.schemas.decide import REFERENCE, components
+
+_SCHEME = "apiKey"
+_PROBLEM = {"$ref": REFERENCE.format(name="Problem")}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a route's errors."""
+    return {
+        status: {"content": {"application/problem+json": {"schema": _PROBLEM}}}
+        for status in (*statuses, 503)
+    }
+
+
+def typed(request: type[msgspec.Struct], answer: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads and answers structs."""
+    return {
+        "requestBody": {"required": True, "content": _content(request)},
+        "responses": {"200": {"description": "Successful Response", "content": _content(answer)}},
+    }
+
+
+def _content(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": REFERENCE.format(name=kind.__name__)}}}
+
+
+def complete(document: dict[str, Any], calls: dict[str, Any], *, keys_needed: bool) -> None:
+    """Add the hot calls, the typed bodies and the keys to FastAPI's document, in place.
+
+    Args:
+        document: What FastAPI made of its own routes.
+        calls: The hot calls by path, see `hot.CALLS`.
+        keys_needed: Whether the server has API keys.
+    """
+    document["components"]["schemas"] |= components()
+    hot = {}
+    for path, call in calls.items():
+        described = typed(call.request.kind, call.answer_kind)
+        title = call.answer.__name__.replace("_", " ").capitalize()
+        failures = {str(status): {"description": "Refused", **content}
+                    for status, content in problems(*call.problems).items()}  # fmt: skip
+        described["responses"] |= failures
+        hot[path] = {
+            "post": {
+                "summary": title,
+                "description": _described(call.answer),
+                "operationId": f"{call.answer.__name__}_post",
+                DECLARED: call.scope,
+                **described,
+            }
+        }
+    document["paths"] = hot | document["paths"]
+    if keys_needed:
+        _add_keys(document)
+
+
+def _described(function: Any) -> str:
+    """Return what a docstring says to a caller: all before its sections."""
+    text = inspect.getdoc(function) or ""
+    return text.partition("\n\nArgs:")[0]
+
+
+def _add_keys(document: dict[str, Any]) -> None:
+    schemes = document["components"].setdefault("securitySchemes", {})
+    schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            scope = operation[DECLARED]
+            if scope == "public":
+                continue
+            operation["security"] = [{_SCHEME: []}]
+            refused = {"401": {"description": "No API key, or an unknown one"}}
+            if scope != "any":
+                refused["403"] = {"description": f"The key lacks the scope {scope}"}
+            operation["responses"] |= refused

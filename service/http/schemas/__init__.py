@@ -1,0 +1,1 @@
+"""Bodies of requests and answers: `decide` with msgspec, `models` with pydantic."""

@@ -1,0 +1,229 @@
+"""Bodies of select, reward, their batches, activate and score, decoded by type.
+
+These structs are the only description of those bodies: the decoders, the OpenAPI document and the
+messages of refused requests all come from them. `Raw` parts are decoded when they are used: a
+context as an array, an item of a batch on its own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+from service.http.arrays import ARRAY_SCHEMA, Vector
+from service.serving.inputs import MAX_SIZE
+
+MAX_CANDIDATES = 1_000_000
+MAX_BATCH = 1000
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
+# Python's `$` alone would accept a newline at the end.
+_WHOLE = ID_PATTERN.removesuffix("$") + r"(?![\s\S])"
+Id = Annotated[str, Meta(pattern=_WHOLE)]
+# `candidates.resolved` checks listed ids: a pattern here would cost 0.3 us for each of them.
+ListedId = Annotated[str, Meta(extra_json_schema={"pattern": ID_PATTERN})]
+Array = Annotated[Raw, Meta(extra_json_schema=ARRAY_SCHEMA)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, gc=False):
+    """Base of request bodies: unknown keys are refused, and "1" or true where a number belongs."""
+
+
+class InlineAction(Body, frozen=True, kw_only=True):
+    """A candidate that brings its own features."""
+
+    id: ListedId
+    features: Vector = msgspec.field(default_factory=list)
+
+
+Candidates = Annotated[
+    list[ListedId | InlineAction],
+    Meta(
+        min_length=1, max_length=MAX_CANDIDATES,
+        description="Ids of the catalogue, or actions with features; none: all enabled actions.",
+    ),
+]  # fmt: skip
+
+
+class SelectRequest(Body, frozen=True, kw_only=True):
+    """Which action for this context?"""
+
+    bandit: Id = "default"
+    context: Array
+    candidates: Candidates | None = None
+    retrieve: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Only this many actions, best by the sampled weights, are candidates.",
+            ),
+        ]
+        | None
+    ) = None
+    decision_id: (
+        Annotated[Id, Meta(description="The caller's own id: makes retries safe.")] | None
+    ) = None
+    k: Annotated[int, Meta(ge=1, le=1000, description="How many different actions to choose.")] = 1
+    activate: bool = True
+
+
+class ActionRef(msgspec.Struct, frozen=True, gc=False):
+    """An action: its id, and its place among the candidates sent (else its catalogue slot)."""
+
+    id: str
+    index: int
+
+
+class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The decision."""
+
+    decision_id: str
+    action: ActionRef
+    actions: Annotated[list[ActionRef] | None, Meta(description="All chosen actions, when k > 1.")]
+    score: Annotated[float, Meta(description="The sampled value of the first action.")]
+    propensity: float | None
+    snapshot: int
+    position: int
+
+
+class RewardRequest(Body, frozen=True, kw_only=True):
+    """How a decision went."""
+
+    decision_id: Id
+    reward: Annotated[float, Meta(ge=-MAX_SIZE, le=MAX_SIZE)]
+    reward_id: Id | None = None
+    action: (
+        Annotated[Id, Meta(description="Which of several chosen actions the reward is for.")] | None
+    ) = None
+
+
+class RewardAnswer(msgspec.Struct, frozen=True, gc=False):
+    """What became of a reward."""
+
+    status: Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+    train_due: bool
+
+
+class ActivateRequest(Body, frozen=True, kw_only=True):
+    """A decision made with `activate` false took effect: it counts from now on."""
+
+    decision_id: Id
+
+
+class ActivateAnswer(msgspec.Struct, frozen=True):
+    """What became of an activation; `late`: the reward window of the decision had closed."""
+
+    status: Literal["applied", "duplicate", "late"]
+
+
+class ScoreRequest(Body, frozen=True, kw_only=True):
+    """What does the served model expect of the candidates?"""
+
+    context: Array
+    candidates: Candidates | None = None
+
+
+class Score(msgspec.Struct, frozen=True, gc=False):
+    """Mean and standard deviation of one candidate's expected reward."""
+
+    id: str
+    index: int
+    mean: float
+    std: float
+
+
+class ScoreAnswer(msgspec.Struct, frozen=True):
+    """The scores, in candidate order."""
+
+    scores: list[Score]
+    snapshot: int
+    position: int
+
+
+Items = Annotated[list[Raw], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+class SelectBatch(Body, frozen=True, kw_only=True):
+    """Up to 1000 selects; each succeeds or fails on its own."""
+
+    items: Items
+
+
+class RewardBatch(Body, frozen=True, kw_only=True):
+    """Up to 1000 rewards; each succeeds or fails on its own."""
+
+    items: Items
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """One field that is wrong."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457: what went wrong. `type` is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] | None = None
+
+
+class SelectItem(msgspec.Struct, frozen=True):
+    """One answer of a batch: `answer` with code 200, else `error`."""
+
+    code: int
+    answer: SelectAnswer | None = None
+    error: Problem | None = None
+
+
+class RewardItem(msgspec.Struct, frozen=True):
+    """One answer of a batch: `answer` with code 200, else `error`."""
+
+    code: int
+    answer: RewardAnswer | None = None
+    error: Problem | None = None
+
+
+class SelectBatchAnswer(msgspec.Struct, frozen=True):
+    """The answers, in the order of the items."""
+
+    items: list[SelectItem]
+
+
+class RewardBatchAnswer(msgspec.Struct, frozen=True):
+    """The answers, in the order of the items."""
+
+    items: list[RewardItem]
+
+
+REFERENCE = "#/components/schemas/{name}"
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "SelectRequest": {"bandit": "shop", "context": [0.3, 1.0, 0.0, 0.7]},
+    "RewardRequest": {"decision_id": "visit-4711", "reward": 1.0},
+    "ScoreRequest": {"context": [0.3, 1.0, 0.0, 0.7]},
+}
+
+
+def components() -> dict[str, Any]:
+    """Return the JSON schemas of all bodies of this module, by name."""
+    kinds = (
+        SelectRequest, SelectAnswer, RewardRequest, RewardAnswer, ActivateRequest, ActivateAnswer,
+        SelectBatch, SelectBatchAnswer, RewardBatch, RewardBatchAnswer, ScoreRequest, ScoreAnswer,
+        Problem,
+    )  # fmt: skip
+    _, found = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    for name, example in EXAMPLES.items():
+        found[name]["example"] = example
+    for batch, item in (("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest")):
+        found[batch]["properties"]["items"]["items"] = {"$ref": REFERENCE.format(name=item)}
+    readable: dict[str, Any] = json.loads(
+        json.dumps(found).replace(json.dumps(_WHOLE), json.dumps(ID_PATTERN))
+    )
+    return readable

@@ -1,0 +1,86 @@
+"""Start and stop of a server without HTTP: one `async with` around everything it owns.
+
+Start order: directories, store, recovery of every bandit, selecting and rewarding, reward windows,
+retention. The exit stack stops them in the opposite order, so that whatever was accepted is
+committed before the store closes. A start that fails closes what was open already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.filesystem import LocalFileSystem, make_dirs
+from service.observe.counters import Metrics
+from service.serving.commits import Committer
+from service.serving.engine import Bandits, Engine
+from service.serving.explain import Explainer
+from service.serving.recover import recover, refuse_lost_database
+from service.serving.retention import Retention
+from service.serving.rewards import Rewards
+from service.serving.rounds import Rounds
+from service.serving.select.answer import Selecting, finished
+from service.serving.select.batcher import DecisionBatcher
+from service.settings import Settings
+from service.store.sqlite.store import SqliteStore
+
+
+@asynccontextmanager
+async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Engine]:
+    """Run an engine; at the exit everything accepted is committed and the store is closed.
+
+    Raises:
+        StoreError, SnapshotError: What is on disk cannot be served.
+        ValueError: The settings name an encoder that cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    registry = EncoderRegistry(settings.encoders, settings.weights)
+    for directory in (settings.data_dir, settings.snapshots, settings.replays):
+        make_dirs(LocalFileSystem(), directory)  # syncs their names as well
+    if not settings.database.exists() or not settings.database.stat().st_size:
+        refuse_lost_database(settings.database, settings.snapshots)
+    async with AsyncExitStack() as stack:
+        loader, panels, encoders = (
+            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
+            for name in ("loader", "panels", "encoders")
+        )
+        store = SqliteStore(
+            settings.database,
+            settings.durability,
+            loop.call_soon_threadsafe,
+            gather=loop.call_soon,
+        )
+        stack.push_async_callback(_close_store, store)
+        reader = stack.enter_context(closing(store.reader()))
+        live = Bandits()
+        for bandit in await loop.run_in_executor(
+            loader, lambda: list(recover(settings, registry, reader))
+        ):
+            live.add(bandit)
+        commit = Committer(loop)
+        batcher = DecisionBatcher(loop, store.append_decision, settings.max_inline_bytes)
+        selecting = Selecting(
+            settings, metrics, live.named, store, reader, batcher, panels, encoders
+        )
+        await stack.enter_async_context(finished(selecting))
+        rounds = Rounds(settings, registry, metrics, store, live.find, loader)
+        await stack.enter_async_context(rounds.running())
+        rewards = Rewards(metrics, live.find, store, commit, batcher, rounds.order)
+        explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
+        stack.enter_context(closing(explainer))
+        await stack.enter_async_context(rewards.closing_windows())
+        retention = Retention(settings, metrics, store, live.all, commit, rounds.order)
+        await stack.enter_async_context(retention.running())
+        yield Engine(
+            settings, metrics, loop, registry, store, live, commit, selecting, rewards, rounds,
+            explainer,
+        )  # fmt: skip
+
+
+async def _close_store(store: SqliteStore) -> None:
+    # The writer's last answers are scheduled on this loop before the join returns.
+    await asyncio.get_running_loop().run_in_executor(None, store.close)
+    await asyncio.sleep(0)

@@ -1,0 +1,88 @@
+"""The values of one select: what was requested, what the candidates are, what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.policies import Candidates
+from service.store.records import ChosenAction, DecisionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class InlineCandidates:
+    """Candidates that bring their own features.
+
+    Attributes:
+        ids: K ids, different from each other.
+        features: As they were sent: an array of K rows, not yet checked against the bandit.
+    """
+
+    ids: tuple[ActionId, ...]
+    features: NDArray[Any]
+
+
+CandidateInput = Sequence[ActionId] | InlineCandidates | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The resolved candidates of one request; `ids` is None where all enabled actions are."""
+
+    candidates: Candidates
+    ids: Sequence[ActionId] | None
+
+
+class SelectCommand(NamedTuple):
+    """A decoded select.
+
+    Attributes:
+        context: An array, not yet checked against the bandit.
+        num: How many actions to choose.
+        body_hash: Digest of the body; None where the service makes the decision id.
+        decode_s: Seconds that decoding took.
+    """
+
+    bandit: str
+    context: NDArray[Any]
+    candidates: CandidateInput
+    retrieve: int | None
+    decision_id: DecisionId | None
+    num: int
+    activate: bool
+    body_hash: bytes | None
+    decode_s: float = 0.0
+
+
+class Decision(NamedTuple):
+    """The answer of a select."""
+
+    decision_id: DecisionId
+    chosen: tuple[ChosenAction, ...]
+    propensity: float | None
+    snapshot: SnapshotVersion
+    position: LogPosition
+
+    @classmethod
+    def of(cls, record: DecisionRecord) -> Decision:
+        """Return the answer of a decision that was just stored."""
+        return cls(
+            record.decision_id, record.chosen, record.propensity, record.snapshot, record.position
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Posterior mean and standard deviation of each candidate's expected reward, K each."""
+
+    ids: tuple[ActionId, ...]
+    indexes: NDArray[np.int64]
+    means: NDArray[np.float64]
+    stds: NDArray[np.float64]
+    snapshot: SnapshotVersion
+    position: LogPosition

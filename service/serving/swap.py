@@ -1,0 +1,112 @@
+"""Swap a published snapshot in while its bandit serves.
+
+Record the rows applied from now on, load the snapshot and the tail that is in the store off the
+event loop, catch up off the loop until few rows remain, apply those on the loop and assign one
+reference. No select waits for more than those few rows. Rewards wait for the tail where rows
+arrive as fast as they are applied, which would never end otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import BandexaError
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.rows import LogRow
+from bandexa_core.model import MODEL_FILE, ServingModel
+from service.observe.counters import Metrics
+from service.serving.bandit import Bandit
+from service.store.loading import load_at
+from service.store.protocol import EventStore
+from service.training.errors import RoundFailed
+
+ROWS_ON_LOOP = 8
+
+
+class Swapper:
+    """Loads published snapshots and swaps them in.
+
+    Args:
+        registry: Encoders by name.
+        metrics: Counts.
+        store: The event store.
+        loader: One thread, off the event loop.
+    """
+
+    def __init__(
+        self, registry: EncoderRegistry, metrics: Metrics, store: EventStore, loader: Executor
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._reader = store.reader()
+        self._loader = loader
+
+    def close(self) -> None:
+        """Close the reader; no swap is under way."""
+        self._reader.close()
+
+    async def swap(
+        self, bandit: Bandit, version: SnapshotVersion, *, still_served: Callable[[], bool]
+    ) -> float | None:
+        """Serve a snapshot from here on; returns the seconds it took.
+
+        Args:
+            bandit: Whose snapshot it is.
+            version: The snapshot.
+            still_served: Whether the bandit is still live, after a wait.
+
+        Returns:
+            None where the bandit was deleted meanwhile.
+
+        Raises:
+            RoundFailed: The snapshot cannot be served.
+        """
+        applier = bandit.applier
+        applier.start_tail()
+        begun = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        model: ServingModel | None = None
+        try:
+            head = applier.model.position
+            loaded = await loop.run_in_executor(self._loader, self._load, bandit, version, head)
+            before: int | None = None
+            while _is_long(tail := applier.tail_after(loaded), loaded):
+                if before is not None and len(tail) > before // 2:
+                    applier.hold()  # rows arrive about as fast as they are applied
+                before = len(tail)
+                await loop.run_in_executor(self._loader, _catch_up, bandit, loaded, tail)
+            if not still_served():  # deleted meanwhile, and its rows with it
+                return None
+            started = time.perf_counter()
+            _catch_up(bandit, loaded, tail)
+            model = loaded
+        except BandexaError as error:
+            raise RoundFailed(f"snapshot {version} cannot be served: {error}") from error
+        finally:
+            applier.swap(model)
+        ended = time.perf_counter()
+        self._metrics.swap_stall_seconds.observe(ended - started)
+        self._metrics.swap_seconds.observe(ended - begun)
+        self._metrics.swaps.inc()
+        return ended - begun
+
+    def _load(self, bandit: Bandit, version: SnapshotVersion, head: LogPosition) -> ServingModel:
+        snapshot = bandit.snapshots.load(version, (MODEL_FILE,))
+        return load_at(
+            self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head
+        )
+
+
+def _is_long(tail: list[LogRow], model: ServingModel) -> bool:
+    """Whether applying the rows takes too long for the event loop."""
+    slow = bool(tail) and model.slow_encoder is not None
+    return slow or len(tail) > ROWS_ON_LOOP or any(model.share_before(row) < 1.0 for row in tail)
+
+
+def _catch_up(bandit: Bandit, model: ServingModel, rows: list[LogRow]) -> None:
+    for row in rows:
+        model.apply(row, bandit.applier.load_import)
