@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+pytest_plugins = ["tests.api"]
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of the HTTP service: short ways to say what each of them needs."""
+"""Short ways to call a server and to check its answers, for every folder of tests."""
 
 from __future__ import annotations
 
