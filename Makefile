@@ -47,7 +47,7 @@ docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; nee
 	$(BIN)/python -m pytest -q -m slow_docs tests/docs
 
 pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs chromium
-	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/dashboard/test_pictures.py
+	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/observe/dashboard/test_pictures.py
 
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
 	$(BIN)/bandexa bench all --out bench-out

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sized
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from bandexa_client import BanditClient, QueueClosed, QueueFull, Retry, RewardQueue, Undelivered
+from tests.fixtures.waiting import poll
 
 QUICK = Retry(attempts=2, first_wait_s=0.001, max_wait_s=0.002)
 APPLIED = {"status": "applied", "train_due": False}
@@ -161,13 +164,13 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
                 thread.start()
             for _ in range(2):
                 before = len(accepted)
-                wait_until(lambda before=before: len(accepted) > before + 40)
+                poll(partial(more, accepted, before + 40), "accepted rewards")
                 server.kill()
                 away = len(fallbacks)
-                wait_until(lambda away=away: len(fallbacks) > away + 5)
+                poll(partial(more, fallbacks, away + 5), "fallbacks")
                 server = start_server(server.data_dir, "--port", port)
             before = len(accepted)
-            wait_until(lambda: len(accepted) > before + 40)
+            poll(partial(more, accepted, before + 40), "accepted rewards")
             enough.set()
             for thread in threads:
                 thread.join()
@@ -183,11 +186,5 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
     assert values == dict.fromkeys({decision for decision, _ in accepted}, 0.75)
 
 
-def wait_until(condition) -> None:
-    """Return once a condition holds; fail after a minute."""
-    tick = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        tick.wait(0.01)
-    raise AssertionError("not within a minute")
+def more(found: Sized, num: int) -> bool:
+    return len(found) > num

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.fixtures.waiting import poll
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,51 +54,44 @@ def test_an_encoder_of_ones_own_is_trained_and_served(start_server):
         assert "day and price" in refused.text
 
 
-def test_the_shop_sells_with_the_service_and_without_it(start_server):
+def test_the_shop_sells_with_the_service_and_without_it(start_server, tmp_path):
     server = start_server()
-    shop = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "examples.shop:app", "--port", "0"],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "SHOP_BANDIT_URL": server.url, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    log = tmp_path / "shop.log"
+    with log.open("w") as stderr:
+        shop = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "examples.shop:app", "--port", "0"],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr,
+            env={**os.environ, "SHOP_BANDIT_URL": server.url, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+
+    def address() -> str | None:
+        assert shop.poll() is None, f"the shop ended:\n{log.read_text()}"
+        found = re.search(r"running on (http://\S+)", log.read_text())
+        return found and found.group(1)
+
     try:
-        with httpx.Client(base_url=announced(shop), trust_env=False, timeout=30.0) as http:
+        url = poll(address, "the shop listens")
+        with httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http:
             visit = {"visits": 3, "basket": 40.0, "mobile": True}
             seen = [http.get("/offer", params=visit).json() for _ in range(20)]
             for offer in seen:
                 path = f"/bought/{offer['decision_id']}"
                 assert http.post(path, params={"amount": 25.0}).status_code == 202
             assert {offer["offer"] for offer in seen} > {"nothing"}
-            deadline = time.monotonic() + 30
-            with server.client() as service:
-                while service.get("/bandits/shop").json()["num_learned"] < 20:
-                    assert time.monotonic() < deadline, "the rewards are not delivered"
+            poll(
+                lambda: server.http.get("/bandits/shop").json()["num_learned"] >= 20,
+                "the rewards are delivered",
+            )
             server.kill()
             away = http.get("/offer", params=visit).json()
             assert away["offer"] == "nothing"
             path = f"/bought/{away['decision_id']}"
             assert http.post(path, params={"amount": 1.0}).status_code == 202
         shop.send_signal(signal.SIGTERM)
-        assert shop.wait(30) == 0 or shop.returncode == -signal.SIGTERM
+        assert shop.wait(60) == 0 or shop.returncode == -signal.SIGTERM
     finally:
         shop.kill()
         shop.wait()
-        assert shop.stderr is not None
-        shop.stderr.close()
-
-
-def announced(shop: subprocess.Popen[str]) -> str:
-    """Return the address that a uvicorn server prints."""
-    assert shop.stderr is not None
-    for _ in range(100):
-        readable, _, _ = select.select([shop.stderr], [], [], 60.0)
-        assert readable, "the shop does not start"
-        line = shop.stderr.readline()
-        found = re.search(r"running on (http://\S+)", line)
-        if found:
-            return found.group(1)
-        assert line, "the shop ended"
-    raise AssertionError("the shop does not say where it listens")
 
 
 @pytest.mark.parametrize("number", range(len(CLIENT_BLOCKS)))

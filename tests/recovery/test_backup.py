@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fixtures.commands import bandexa
+
 NAMES = ("linear", "disjoint", "neural", "forgetting")
 CLIENTS = 4
-
-
-def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
 
 
 class Load:
@@ -83,7 +75,7 @@ def backed_up(launch, rig, tmp_path_factory) -> tuple[Any, Path, list[str], list
     with Load(node, rig) as load:
         rig.poll(lambda: len(load.acknowledged) > 100, "load")
         before = list(load.acknowledged)
-        done = command("backup", node.data_dir, dest)
+        done = bandexa("backup", node.data_dir, dest)
         after = list(load.acknowledged)
         assert load.failures == []
     assert done.returncode == 0, done.stderr
@@ -95,16 +87,12 @@ def backed_up(launch, rig, tmp_path_factory) -> tuple[Any, Path, list[str], list
 def restored(backed_up, launch, rig):
     """A server on the backup."""
     _, dest, _, _ = backed_up
-    node = launch("restored")
-    assert node.stop() == 0
-    shutil.rmtree(node.data_dir)
-    shutil.copytree(dest, node.data_dir)
-    return node.start()
+    return launch("restored", content=dest)
 
 
 def test_a_backup_verifies(backed_up):
     _, dest, _, _ = backed_up
-    done = command("verify", dest, "--quiet")
+    done = bandexa("verify", dest, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict: ok" in done.stdout
     assert sorted(path.name for path in dest.iterdir()) == [
@@ -114,7 +102,7 @@ def test_a_backup_verifies(backed_up):
 
 def test_the_server_that_was_copied_still_verifies(backed_up):
     node, _, _, _ = backed_up
-    done = command("verify", node.data_dir, "--live", str(node.http.base_url), "--quiet")
+    done = bandexa("verify", node.data_dir, "--live", str(node.http.base_url), "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -148,21 +136,21 @@ def test_the_server_on_the_backup_learns_and_trains_on(restored, rig):
         rig.feed(restored, name, 100_000, 10)
         assert restored.state(name)["position"] == state["position"] + 10
         restored.train(name)
-    done = command("verify", restored.data_dir, "--live", str(restored.http.base_url), "--quiet")
+    done = bandexa("verify", restored.data_dir, "--live", str(restored.http.base_url), "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_place_that_is_not_empty_is_refused(backed_up, tmp_path):
     node, _, _, _ = backed_up
     (tmp_path / "mine").write_text("keep me")
-    done = command("backup", node.data_dir, tmp_path)
+    done = bandexa("backup", node.data_dir, tmp_path)
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_what_is_no_data_directory_is_refused(tmp_path):
-    done = command("backup", tmp_path, tmp_path / "copy")
+    done = bandexa("backup", tmp_path, tmp_path / "copy")
     assert done.returncode == 2
     assert "holds no bandexa.db" in done.stderr
     assert not (tmp_path / "copy").exists()

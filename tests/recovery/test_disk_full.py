@@ -109,7 +109,7 @@ def kept(node: Any, rig: Any) -> list[str]:
 def test_a_full_disk_refuses_and_recovers_by_itself(
     launch: Callable[..., Any], rig: Any, disk: Disk, how: str, durability: str
 ) -> None:
-    node = launch("full", durability=durability, environment=disk.environment())
+    node = launch("full", durability=durability, environment=disk.environment(), forked=False)
     node.create("b", rig.linear())
     decide(node, rig, "b", 0, 60)
     sent = Sent()
@@ -151,7 +151,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
 def test_a_disk_that_fills_beneath_concurrent_writers_keeps_exactly_what_was_acknowledged(
     launch: Callable[..., Any], rig: Any, disk: Disk
 ) -> None:
-    node = launch("busy", durability="commit", environment=disk.environment())
+    node = launch("busy", durability="commit", environment=disk.environment(), forked=False)
     node.create("b", rig.linear())
     num, writers = 100, 4
     decide(node, rig, "b", 0, num * writers)
@@ -176,7 +176,7 @@ def test_a_disk_that_fills_beneath_concurrent_writers_keeps_exactly_what_was_ack
 def test_a_failed_sync_ends_the_server_and_the_next_one_serves_what_was_acknowledged(
     launch: Callable[..., Any], rig: Any, disk: Disk
 ) -> None:
-    node = launch("sync", durability="commit", environment=disk.environment())
+    node = launch("sync", durability="commit", environment=disk.environment(), forked=False)
     node.create("b", rig.linear())
     decide(node, rig, "b", 0, 30)
     sent = Sent()
@@ -205,7 +205,7 @@ def test_a_failed_sync_ends_the_server_and_the_next_one_serves_what_was_acknowle
 def test_a_failed_sync_of_a_checkpoint_ends_the_server_too(
     launch: Callable[..., Any], rig: Any, disk: Disk
 ) -> None:
-    node = launch("checkpoint", durability="os", environment=disk.environment())
+    node = launch("checkpoint", durability="os", environment=disk.environment(), forked=False)
     small = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [4]}}
     node.create("b", rig.neural(context={"shape": [20_000]}, encoder=small))
     disk.fail("sync")  # with durability os, nothing but a checkpoint syncs

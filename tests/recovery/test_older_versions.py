@@ -8,7 +8,6 @@ decision that was activated after its reward. Version 3: a linear bandit with fe
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -31,11 +30,7 @@ def schema(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 def test_a_store_of_an_older_version_is_migrated_and_served(launch, rig, tmp_path, version):
     expected = json.loads((DATA / f"version-{version}.json").read_text())
     num_learned = expected["num_learned"]
-    node = launch("old")
-    assert node.stop() == 0
-    shutil.rmtree(node.data_dir)
-    shutil.copytree(DATA / f"version-{version}", node.data_dir)
-    node.start()
+    node = launch("old", content=DATA / f"version-{version}")
     state = node.call("GET", "/bandits/offers")
     assert (state["num_learned"], state["position"]) == (num_learned, expected["position"])
     found = node.call("POST", "/bandits/offers/score", {"context": [0.5, -1.0, 2.0]})

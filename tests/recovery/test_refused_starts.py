@@ -6,8 +6,6 @@ import asyncio
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -18,17 +16,14 @@ from service.serving.engine import Engine
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.tools.verify.run import main as verify
+from tests.fixtures.commands import bandexa
 
 OLD = Path(__file__).parent / "data" / "version-1"
 
 
 def refusal(data_dir: Path) -> str:
     """Start a server that refuses; returns its only line of level critical."""
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
-    ended = subprocess.run(
-        [*command, "--data-dir", str(data_dir)], capture_output=True, text=True, check=False,
-        timeout=60,
-    )  # fmt: skip
+    ended = bandexa("serve", "--port", 0, "--data-dir", data_dir)
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert "Traceback" not in ended.stderr

@@ -5,11 +5,10 @@ One directory is written without limits and then served with them, for each way 
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+
+from tests.fixtures.commands import bandexa
 
 NAMES = ("linear", "disjoint", "neural")
 NUM = 900
@@ -32,10 +31,7 @@ def played(launch, rig, name: str):
 
 
 def verified(node) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "verify", str(node.data_dir), "--quiet"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = bandexa("verify", node.data_dir, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -55,7 +51,7 @@ def history(request, launch, rig):
     rig.query(node, "UPDATE decisions SET candidates = zeroblob(2000) WHERE bandit <> 3")
     before = left(node, rig)
     key, value = setting[request.param]
-    node._environment[f"BANDEXA_{key}"] = value
+    node.env[f"BANDEXA_{key}"] = value
     node.start()
 
     def removed() -> bool:
@@ -112,9 +108,6 @@ def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
 
 
 def test_a_limit_that_cannot_be_is_refused():
-    done = subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve"], capture_output=True, text=True, timeout=60,
-        check=False, env={"BANDEXA_MAX_STORE_BYTES": "5", "PATH": ""},
-    )  # fmt: skip
+    done = bandexa("serve", env={"BANDEXA_MAX_STORE_BYTES": "5"})
     assert done.returncode == 2
     assert "max_store_bytes" in done.stderr

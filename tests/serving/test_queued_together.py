@@ -17,7 +17,7 @@ import pytest
 from service.http.app import create_app
 from service.serving.select.batcher import AT_ONCE
 from service.settings import Settings
-from tests.service.own_slow_encoder import BROKEN, MALFORMED
+from tests.serving.own_slow_encoder import BROKEN, MALFORMED
 
 SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
 SELECT = {"bandit": "b", "context": [1, 2]}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.server
 import shutil
-import subprocess
-import sys
 import threading
 from hashlib import sha256
 
@@ -15,6 +13,7 @@ import pytest
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.tools.verify.run import verify
+from tests.fixtures.commands import bandexa
 
 NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")
 ALL = (*NAMES, "images", "photos")
@@ -156,17 +155,13 @@ class Guarded:
 
 
 @pytest.mark.parametrize("how", ["option", "environment", "none"])
-def test_a_key_is_sent_to_the_server(served, how, monkeypatch):
+def test_a_key_is_sent_to_the_server(served, how):
     with Guarded(served.url, "k-1") as guarded:
         arguments = ["verify", str(served.data_dir), "--live", guarded.url, "--quiet"]
         if how == "option":
             arguments += ["--api-key", "k-1"]
-        if how == "environment":
-            monkeypatch.setenv("BANDEXA_API_KEY", "k-1")
-        done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *arguments], capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
+        env = {"BANDEXA_API_KEY": "k-1"} if how == "environment" else {}
+        done = bandexa(*arguments, env=env)
     assert done.returncode == (2 if how == "none" else 0), done.stdout + done.stderr
     assert ("401" in done.stderr) == (how == "none")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 
 from bandexa_core.ids import DecisionId
 from service.store.sqlite.reader import StoreReader
+from tests.fixtures.waiting import poll
 
-DEADLINE_S = 30.0
 NUM_ACTIONS = 10_000
 LARGE: dict[str, Any] = {
     "policy": "neural_linear_ts",
@@ -38,15 +37,17 @@ def stored(server):
     """Wait until a stored decision has a propensity, and return it."""
 
     def wait(decision_id: str) -> float:
-        deadline = time.monotonic() + DEADLINE_S
         with StoreReader(server.data_dir / "bandexa.db") as reader:
-            while time.monotonic() < deadline:
-                kept = reader.answer(DecisionId(decision_id))
-                assert kept is not None
-                if kept.propensity is not None:
-                    return kept.propensity
-                time.sleep(0.02)  # until the next look
-        raise AssertionError(f"decision {decision_id} has no propensity")
+
+            def propensity() -> float | None:
+                answer = reader.answer(DecisionId(decision_id))
+                assert answer is not None
+                return answer.propensity
+
+            poll(lambda: propensity() is not None, f"a propensity of {decision_id}")
+            found = propensity()
+            assert found is not None
+            return found
 
     return wait
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 from service.http.configured import bandit_schema, parse
 from service.settings import SettingsError, load_settings
+from tests.fixtures.commands import bandexa
 
 ROOT = Path(__file__).parents[2]
 TOML = """
@@ -38,12 +37,7 @@ def serve(tmp_path: Path, toml: str) -> subprocess.CompletedProcess[str]:
     """Run `bandexa serve` where it must refuse to start."""
     config = tmp_path / "refused.toml"
     config.write_text(toml)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("BANDEXA_")}
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--config", str(config),
-         "--data-dir", str(tmp_path / "data0")],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
+    return bandexa("serve", "--port", 0, "--config", config, "--data-dir", tmp_path / "data0")
 
 
 def test_they_are_made_once_and_changed_as_a_put_would(start_server, api_of, tmp_path) -> None:

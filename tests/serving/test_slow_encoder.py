@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.fixtures.waiting import poll
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -33,15 +34,6 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "forgetful": {"forgetting": {"half_life": 32}, "selection": {"action_chunk": 2}},
 }
-DEADLINE_S = 60.0
-
-
-def until(reached: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := reached()):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return found
 
 
 class Control:
@@ -218,7 +210,7 @@ def test_selects_that_come_together_are_encoded_together(slow_api, slow_bandit, 
     with ThreadPoolExecutor(12) as pool:
         with control.busy():
             answers = [pool.submit(select, number) for number in range(12)]
-            until(control.calls)
+            poll(control.calls, "a call of the encoder")
         assert [answer.result() for answer in answers] == [200] * 12
     calls = control.calls()
     assert sum(calls) == 12
@@ -238,7 +230,7 @@ def test_others_are_answered_while_a_context_is_encoded(slow_api, slow_bandit, c
     with ThreadPoolExecutor(1) as pool:
         with control.busy():
             waiting = pool.submit(slow_api.select, slow_bandit, [1, 2, 3])
-            until(control.calls)
+            poll(control.calls, "a call of the encoder")
             for number in range(5):
                 assert slow_api.http.get("/healthz").status_code == 200
                 slow_api.teach(small, [number, 1], "x", 0.5)
@@ -255,7 +247,7 @@ def test_others_are_answered_while_rewards_wait_for_the_encoder(
     with ThreadPoolExecutor(6) as pool:
         with control.busy():
             waiting = [pool.submit(slow_api.reward, decision_id, 0.5) for decision_id in own]
-            until(lambda: len(control.calls()) > num_calls)
+            poll(lambda: len(control.calls()) > num_calls, "another call of the encoder")
             for number in range(5):
                 assert slow_api.http.get("/healthz").status_code == 200
                 slow_api.teach(small, [number, 1], "x", 0.5)
@@ -316,7 +308,7 @@ def test_rounds_are_swapped_in_under_selects_and_rewards(slow_api) -> None:
     with ThreadPoolExecutor(6) as pool:
         clients = [pool.submit(client, number) for number in range(6)]
         try:
-            until(lambda: slow_api.state(name)["num_learned"] >= 100)
+            poll(lambda: slow_api.state(name)["num_learned"] >= 100, "100 rewards")
             for _ in range(2):
                 before = slow_api.state(name)["snapshot"]
                 assert slow_api.train(name)["snapshot"] > before

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from service.observe.counters import Minute, Vitals
 from service.observe.health import BanditSight, ServerSight, join_rate_fall, of_bandit, of_server
+from tests.fixtures.waiting import poll
 
 WELL = BanditSight(
     due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,
@@ -157,16 +156,6 @@ def test_vitals_follow_what_happened() -> None:
 # -- real servers -----------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not in time: {what}")
-
-
 def test_a_server_that_learns_says_so(api) -> None:
     name = api.two_actions()
     api.teach(name, [1, 1], "x", 0.25)
@@ -221,13 +210,13 @@ def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
             return state
 
         name = api.two_actions(policy="neural_linear_ts", encoder=MLP)
-        until(lambda: trainer()["phase"] == "idle", "a trainer")
+        poll(lambda: trainer()["phase"] == "idle", "a trainer")
         pid = trainer()["pid"]
         assert client.get("/learnz").status_code == 200
         os.kill(pid, signal.SIGSTOP)
         for number in range(40):
             api.teach(name, [number / 40, 1], "x", number / 40)
-        answer = until(
+        answer = poll(
             lambda: (r := client.get("/learnz")).status_code == 503 and r.json(), "an alarm"
         )
         assert answer["status"] == "alarm"
@@ -235,5 +224,5 @@ def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
         assert client.get("/readyz").status_code == 200
         assert "bandexa_learning 0.0" in client.get("/metrics").text
         os.kill(pid, signal.SIGCONT)
-        until(lambda: client.get("/learnz").status_code == 200, "learning again")
-        until(lambda: api.state(name)["snapshot"] == 1, "the round")
+        poll(lambda: client.get("/learnz").status_code == 200, "learning again")
+        poll(lambda: api.state(name)["snapshot"] == 1, "the round")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.settings import Settings, SettingsError, load_settings
+from tests.fixtures.commands import bandexa
 
 
 @pytest.fixture(autouse=True)
@@ -128,13 +128,7 @@ def test_a_wrong_environment_is_refused_and_the_variable_named(
 
 def serve(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `bandexa serve` where it must end by itself."""
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, str(cwd)])
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "serve", "--port", "0", *arguments],
-        cwd=cwd, env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return bandexa("serve", "--port", 0, *arguments, cwd=cwd, env=environment)
 
 
 def test_serve_ends_with_status_2_and_names_an_unknown_key(tmp_path: Path) -> None:

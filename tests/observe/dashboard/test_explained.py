@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.dashboard.fed import Fed
+from tests.observe.dashboard.fed import Fed
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from service.serving.select.batcher import DrawingDesk
 from service.serving.select.decide import Asked, SelectCommand
 from service.settings import Settings
 from service.store.records import DecisionRecord
+from tests.fixtures.waiting import until
 
 MALFORMED, BROKEN, SHORT = 13.0, 17.0, 19.0  # see own_slow_encoder.py
 ACTIONS = {"ids": ["x", "y", "z"], "features": [[1, 0], [0, 1], [1, 1]]}
@@ -70,18 +71,11 @@ class Scene:
             (self.control / "closed").unlink()
 
     async def until_encoding(self, num: int = 1) -> None:
-        await until(lambda: len(self.calls()) >= num)
+        await until(lambda: len(self.calls()) >= num, f"{num} calls of the encoder")
 
     async def kept(self, own_id: str) -> bool:
         answer = await self.client.post("/reward", json={"decision_id": own_id, "reward": 0.5})
         return answer.status_code == 200
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    deadline = asyncio.get_running_loop().time() + 30
-    while not reached():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.001)
 
 
 async def several_steps() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
+from tests.fixtures.waiting import poll
 
 ANSWER_KEYS = {"status", "trained", "snapshot", "position", "metrics"}
 NEURAL: dict[str, Any] = {
@@ -85,9 +86,7 @@ def test_without_wait_the_answer_comes_at_once_and_the_snapshot_later(api) -> No
     answer = api.call("POST", f"/bandits/{name}/train", expect=202)
     same = {"trained": False, "snapshot": 0, "position": 4, "metrics": {}}
     assert answer == same | {"status": "queued"}
-    deadline = time.monotonic() + 30
-    while api.state(name)["snapshot"] == 0:
-        assert time.monotonic() < deadline, "the snapshot never came"
+    poll(lambda: api.state(name)["snapshot"], "the snapshot")
     queued = api.call("POST", f"/bandits/{name}/train?wait=false", expect=202)
     assert (queued["status"], queued["trained"]) == ("queued", False)
 
@@ -106,9 +105,7 @@ def test_lockstep_trains_when_the_client_says_so_and_not_before(api) -> None:
 def test_in_the_background_a_round_starts_by_itself_when_it_is_due(api) -> None:
     name = api.two_actions(**NEURAL, training=QUICK | {"train_every": 4})
     learn(api, name, 4)
-    deadline = time.monotonic() + 30
-    while api.state(name)["snapshot"] == 0:
-        assert time.monotonic() < deadline, "no round in the background"
+    poll(lambda: api.state(name)["snapshot"], "a round in the background")
     state = api.state(name)
     assert state["train_due"] is False
     assert state["num_learned"] == 4

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.dashboard.fed import Fed
+from tests.observe.dashboard.fed import Fed
 
 
 @pytest.fixture(

@@ -13,6 +13,7 @@ import service.serving.rewards
 from service.observe.counters import Metrics
 from service.serving.engine import Engine
 from service.settings import Settings
+from tests.fixtures.waiting import until
 
 TELLING = "reward windows cannot be closed"
 
@@ -32,12 +33,12 @@ async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> N
         for number in (1, 2):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
             engine.store.sync(lambda result, error: None)  # writes, where a look may not
-            await until(lambda: engine.failure() is not None)
+            await until(lambda: engine.failure() is not None, "an outage")
             await more(looks, 20)
             told = [record for record in caplog.records if TELLING in record.message]
             assert len(told) == number
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            await until(lambda: engine.failure() is None)
+            await until(lambda: engine.failure() is None, "the end of the outage")
             await more(looks, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -59,10 +60,4 @@ def counted(engine: Engine) -> list[None]:
 
 async def more(looks: list[None], num: int) -> None:
     wanted = len(looks) + num
-    await until(lambda: len(looks) >= wanted)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
+    await until(lambda: len(looks) >= wanted, f"{num} looks")

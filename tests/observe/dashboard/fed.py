@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 60.0
-
-
-def poll(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until a condition holds; returns what it returned."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
-    return found
+from tests.fixtures.commands import bandexa
+from tests.fixtures.waiting import poll
 
 
 class Fed:
@@ -82,8 +68,7 @@ class Fed:
 
 def simulate(url: str, *arguments: str) -> None:
     """Have a simulator play against a server."""
-    command = [sys.executable, "-m", "service.cli", "simulate", *arguments]
-    subprocess.run(
-        [*command, "--url", url, "--live", "--seeds", "1", "--quiet"],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=240,
-    )  # fmt: skip
+    done = bandexa(
+        "simulate", *arguments, "--url", url, "--live", "--seeds", 1, "--quiet", within_s=240
+    )
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from service.http.keys import hash_of
-from tests.dashboard.fed import Fed, poll, simulate
+from tests.fixtures.waiting import poll
+from tests.observe.dashboard.fed import Fed, simulate
 
 pytestmark = pytest.mark.browser
 STATIC = files("service") / "static" / "dashboard"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from tests.fixtures.waiting import poll
 
 Array64 = NDArray[np.float64]
 PRIOR_VAR, NOISE_VAR, NOISE_SHAPE = 2.0, 0.25, 1.5
@@ -81,9 +82,7 @@ def _teach(api, name: str, first: int, end: int) -> None:
 
 
 def _wait_for(api, name: str, snapshot: int) -> None:
-    deadline = time.monotonic() + 30
-    while api.state(name)["snapshot"] < snapshot:
-        assert time.monotonic() < deadline, f"snapshot {snapshot} never came"
+    poll(lambda: api.state(name)["snapshot"] >= snapshot, f"snapshot {snapshot}")
 
 
 def test_the_first_rounds_come_at_32_and_64_learned_values_and_scores_are_exact(api) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fixtures.waiting import poll
 
 MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
 STATE_KEYS = {
@@ -135,10 +136,7 @@ def test_a_deleted_bandit_is_gone_and_its_ids_are_free_again(api, problem, serve
     reused = api.select(name, [5, 5], decision_id=decision_id)
     assert reused["decision_id"] == decision_id
     assert api.reward(decision_id, 1.0)["status"] == "applied"
-    deadline = time.monotonic() + 20
-    while snapshots.exists():
-        assert time.monotonic() < deadline, "the deleted bandit's snapshots stay"
-        api.state(name)
+    poll(lambda: not snapshots.exists(), "the deleted bandit's snapshots are removed")
 
 
 def test_a_deleted_and_recreated_bandit_draws_anew(api) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.dashboard.fed import Fed, simulate
+from tests.observe.dashboard.fed import Fed, simulate
 
 pytestmark = pytest.mark.browser
 WANTED = os.environ.get("BANDEXA_PICTURES")  # a folder

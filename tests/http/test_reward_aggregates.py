@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.fixtures.waiting import poll
 
 CONTEXTS = [[0.5, -1.0], [1.0, 2.0], [-0.3, 0.7], [2.0, 0.1], [0.0, 1.0], [-1.5, -0.5]]
 PARTS = [[0.25, 0.5], [1.0], [0.1, 0.2, 0.3], [0.0, 0.5], [0.75, -0.25, 0.5], [0.4]]
@@ -164,9 +165,7 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
     silent, answered = decide(api, name, 0), decide(api, name, 1)
     unused = decide(api, name, 2, activate=False)
     assert api.reward(answered, 0.5)["status"] == "applied"
-    deadline = time.monotonic() + 30
-    while api.state(name)["num_learned"] < 2:
-        assert time.monotonic() < deadline, "the window was never closed"
+    poll(lambda: api.state(name)["num_learned"] == 2, "the window is closed")
     api.reward(decide(api, other, 1), 0.5)
     api.reward(decide(api, other, 0), 0.25)
     assert_alike(scores(api, name), scores(api, other))

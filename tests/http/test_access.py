@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,13 @@ import pytest
 from bandexa_client import BanditClient, Rejected
 from service.http.keys import hash_of, load_keys, refuse_exposure
 from service.settings import SCOPES, SettingsError, load_settings
+from tests.fixtures.commands import bandexa
+from tests.fixtures.servers import Server, servers
+from tests.fixtures.waiting import WITHIN_S, poll
 
 KEYS: dict[str, str] = {scope: f"bx_key-for-{scope}-{'x' * 20}" for scope in SCOPES}
 KEYS["all"] = "bx_key-for-everything-xxxxxxxxxx"
 SECURITY_PAGE = Path(__file__).parents[2] / "docs" / "security.md"
-DEADLINE_S = 20.0
 ROUTES = {
     (method, path): scope
     for method, path, scope in re.findall(
@@ -33,39 +31,23 @@ ROUTES = {
 }
 
 
-@dataclass
-class Served:
-    url: str
-    log: Path
-
-    def lines(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+def lines(server: Server) -> list[dict[str, str]]:
+    return [json.loads(line) for line in server.log_text().splitlines()]
 
 
 def table(name: str, key: str, *scopes: str) -> str:
     return f'[[keys]]\nname = "{name}"\nsha256 = "{hash_of(key)}"\nscopes = {json.dumps(scopes)}\n'
 
 
-def served(folder: Path, toml: str) -> Iterator[Served]:
+def served(folder: Path, toml: str) -> Iterator[Server]:
     config = folder / "server.toml"
     config.write_text(toml)
-    command = [sys.executable, "-m", "service.cli", "serve", "--config", str(config)]
-    log = folder / "log"
-    with log.open("w") as stderr, subprocess.Popen(
-        [*command, "--port", "0", "--data-dir", str(folder / "data")],
-        stdout=subprocess.PIPE, stderr=stderr, text=True,
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line, log.read_text()
-            yield Served(json.loads(line)["url"], log)
-        finally:
-            process.terminate()
+    with servers(folder) as start:
+        yield start(None, "--config", config)
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a key for each scope, one for all, half of them in a file of their own."""
     folder = tmp_path_factory.mktemp("locked")
     file = folder / "keys.toml"
@@ -75,19 +57,13 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that serves one request at a time, with small limits."""
     toml = "max_in_flight = 1\nbody_timeout_s = 2.0\nmax_elements = 2000\n"
     yield from served(tmp_path_factory.mktemp("limited"), toml)
 
 
-def poll(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-
-
-def call(served: Served, route: tuple[str, str], authorization: str | None) -> httpx.Response:
+def call(served: Server, route: tuple[str, str], authorization: str | None) -> httpx.Response:
     method, path = route
     path = path.format(
         name="nobody", action_id="a", decision_id="d",
@@ -101,7 +77,7 @@ def call(served: Served, route: tuple[str, str], authorization: str | None) -> h
     )
 
 
-def test_the_table_names_every_route_and_its_scope(locked: Served) -> None:
+def test_the_table_names_every_route_and_its_scope(locked: Server) -> None:
     paths = httpx.get(f"{locked.url}/openapi.json", trust_env=False).json()["paths"]
     declared = {
         (method.upper(), path): operation["x-required-scope"]
@@ -121,7 +97,7 @@ def test_the_table_names_every_route_and_its_scope(locked: Served) -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 def test_a_route_lets_in_those_whose_key_has_its_scope(
-    locked: Served, route: tuple[str, str]
+    locked: Server, route: tuple[str, str]
 ) -> None:
     scope = ROUTES[route]
     missing = (None, "", "Bearer", "Basic " + KEYS["all"], KEYS["all"])
@@ -145,15 +121,15 @@ def test_a_route_lets_in_those_whose_key_has_its_scope(
             assert scope in answer.json()["detail"]
 
 
-def test_a_refusal_does_not_wait_for_the_body(locked: Served) -> None:
+def test_a_refusal_does_not_wait_for_the_body(locked: Server) -> None:
     host, port = locked.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
+    with socket.create_connection((host, int(port)), timeout=WITHIN_S) as connection:
         head = "POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
-def test_clients_send_their_key(locked: Served) -> None:
+def test_clients_send_their_key(locked: Server) -> None:
     with BanditClient(locked.url, trust_env=False, api_key=KEYS["all"]) as client:
         client.put_bandit("own", {"policy": "linear_ts", "context": {"shape": [1]}, "seed": 1})
         assert client.get_bandit("own").position >= 0
@@ -165,12 +141,12 @@ def test_clients_send_their_key(locked: Served) -> None:
         client.put_bandit("own", {})
 
 
-def test_the_log_tells_who_administers_and_who_was_refused_but_no_secret(locked: Served) -> None:
+def test_the_log_tells_who_administers_and_who_was_refused_but_no_secret(locked: Server) -> None:
     deleted, train = ("DELETE", "/bandits/{name}"), ("POST", "/bandits/{name}/train")
     call(locked, deleted, f"Bearer {KEYS['admin']}")
     call(locked, train, f"Bearer {KEYS['read']}")
     call(locked, train, "Bearer bx_guessed-secret")
-    audited = [line for line in locked.lines() if line["logger"] == "bandexa.audit"]
+    audited = [line for line in lines(locked) if line["logger"] == "bandexa.audit"]
     told = [(a["event"], a["key"], a["method"], a["path"], a["outcome"]) for a in audited]
     path = "/bandits/nobody/train"
     assert told[-3:] == [
@@ -230,8 +206,7 @@ def test_a_malformed_keys_file_refuses_to_start(tmp_path: Path, content: str) ->
 def test_serve_ends_with_status_2_on_malformed_keys(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text(GOOD + table("shop", "other", "read"))
-    command = [sys.executable, "-m", "service.cli", "serve", "--config", str(config)]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    ended = bandexa("serve", "--config", config, cwd=tmp_path)
     assert ended.returncode == 2
     assert "keys: name of shop and shop is the same" in ended.stderr
     assert not (tmp_path / "bandexa-data").exists()
@@ -246,9 +221,8 @@ def test_loopback_needs_no_keys_and_other_addresses_can_be_allowed(tmp_path: Pat
 
 
 def test_keygen_makes_a_key_whose_table_lets_it_in(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "keygen", "--name", "shop"]
-    command += ["--scope", "select", "--scope", "reward"]
-    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    made = bandexa("keygen", "--name", "shop", "--scope", "select", "--scope", "reward")
+    assert made.returncode == 0
     (tmp_path / "keys.toml").write_text(made.stdout)
     key = made.stderr.split()[-1]
     assert key.startswith("bx_")
@@ -258,10 +232,7 @@ def test_keygen_makes_a_key_whose_table_lets_it_in(tmp_path: Path) -> None:
     assert holder is not None
     assert (holder.name, holder.scopes) == ("shop", ("select", "reward"))
     assert keys.holder(key + "x") is None
-    wrong = subprocess.run(
-        [*command[:4], "--name", "shop", "--scope", "root"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    wrong = bandexa("keygen", "--name", "shop", "--scope", "root")
     assert wrong.returncode == 2
     assert "scopes" in wrong.stderr
 
@@ -274,15 +245,15 @@ def test_a_clients_key_in_the_environment_is_no_setting(monkeypatch: pytest.Monk
         load_settings(None)
 
 
-def test_too_many_requests_are_shed_until_there_is_room_again(limited: Served) -> None:
+def test_too_many_requests_are_shed_until_there_is_room_again(limited: Server) -> None:
     host, port = limited.url.removeprefix("http://").split(":")
     with (
         httpx.Client(base_url=limited.url, trust_env=False) as http,
-        socket.create_connection((host, int(port)), timeout=DEADLINE_S) as slow,
+        socket.create_connection((host, int(port)), timeout=WITHIN_S) as slow,
     ):
         head = "POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-        poll(lambda: http.get("/bandits").status_code == 503)
+        poll(lambda: http.get("/bandits").status_code == 503, "no room for a second request")
         shed = http.get("/bandits")
         if shed.status_code == 503:  # else the slow body's time was over meanwhile
             assert int(shed.headers["retry-after"]) >= 1
@@ -292,10 +263,10 @@ def test_too_many_requests_are_shed_until_there_is_room_again(limited: Served) -
         answer = slow.recv(1000)  # in time the slow one is given up, and there is room again
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"longer than 2 s" in answer + slow.recv(1000)
-        poll(lambda: http.get("/bandits").status_code == 200)
+        poll(lambda: http.get("/bandits").status_code == 200, "room again")
 
 
-def test_a_body_of_too_many_elements_is_refused_while_it_is_decoded(limited: Served) -> None:
+def test_a_body_of_too_many_elements_is_refused_while_it_is_decoded(limited: Server) -> None:
     def send(content: bytes, kind: str) -> httpx.Response:
         headers = {"content-type": f"application/{kind}"}
         return httpx.post(
