@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandexa_core import __version__
+from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, load_keys
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> App:
     """
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
+    registry = EncoderRegistry(settings.encoders, settings.weights)
     metrics = Metrics()
 
     @asynccontextmanager
@@ -51,7 +53,7 @@ def create_app(settings: Settings) -> App:
         assert isinstance(app, App)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         async with (
-            running(settings, metrics) as engine,
+            running(settings, metrics, registry) as engine,
             following(settings, metrics) as follower,
         ):
             app.state.engine, app.state.follower = engine, follower
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> App:
             yield
 
     app = App(settings, metrics, keys, lifespan)
+    app.state.registry = registry
     problems.install(app, metrics)
     routers = (
         score.router, bandits.router, snapshots.router, explained.router, dashboard.router,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
+import msgpack
 import msgspec
 import numpy as np
 from fastapi import Request, Response
@@ -104,7 +105,7 @@ def decode(raw: bytes, encoding: str, bounds: BodyBounds | None) -> Any:
         if encoding == MSGPACK:
             if bounds is not None:
                 bounds.check_msgpack(raw)
-            return msgspec.msgpack.decode(raw)
+            return msgpack.unpackb(raw, strict_map_key=True)
         if bounds is not None:
             bounds.check_json(raw)
         try:
@@ -112,9 +113,9 @@ def decode(raw: bytes, encoding: str, bounds: BodyBounds | None) -> Any:
         except msgspec.DecodeError:
             # Python's decoder reads NaN and half surrogates too, so that their field can be named.
             return json.loads(raw.decode())
-    except RecursionError as error:
+    except (RecursionError, msgpack.StackError) as error:
         raise InvalidRequest("body", "is nested too deeply") from error
-    except ValueError as error:
+    except (ValueError, msgpack.UnpackException) as error:
         raise InvalidRequest("body", f"is not {encoding}: {error}") from error
 
 

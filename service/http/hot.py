@@ -68,6 +68,7 @@ async def select(
         arrived: When its body was complete, by perf_counter.
         patient: Whether it waits for room in the queue of a slow encoder.
     """
+    engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong with the context
     try:
         context = decode_array(body.context, packed=encoding == MSGPACK)
     except ValueError as error:

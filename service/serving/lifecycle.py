@@ -29,15 +29,20 @@ from service.store.sqlite.store import SqliteStore
 
 
 @asynccontextmanager
-async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Engine]:
+async def running(
+    settings: Settings, metrics: Metrics, registry: EncoderRegistry
+) -> AsyncIterator[Engine]:
     """Run an engine; at the exit everything accepted is committed and the store is closed.
+
+    Args:
+        settings: The server's settings.
+        metrics: Counts.
+        registry: Encoders by name.
 
     Raises:
         StoreError, SnapshotError: What is on disk cannot be served.
-        ValueError: The settings name an encoder that cannot be used.
     """
     loop = asyncio.get_running_loop()
-    registry = EncoderRegistry(settings.encoders, settings.weights)
     for directory in (settings.data_dir, settings.snapshots, settings.replays):
         make_dirs(LocalFileSystem(), directory)  # syncs their names as well
     if not settings.database.exists() or not settings.database.stat().st_size:

@@ -35,10 +35,15 @@ def recover(settings: Settings, registry: EncoderRegistry, reader: LogReader) ->
     known = {*(record.uid for record in records), *reader.deleted()}
     refuse_lost_database(settings.database, settings.snapshots, known)
     for uid in reader.deleted():  # no trainer was there to remove their files
-        for root in (settings.snapshots, settings.replays):
-            shutil.rmtree(root / uid, ignore_errors=True)
+        remove_files(settings, uid)
     for record in records:
         yield _recovered(settings, registry, reader, record)
+
+
+def remove_files(settings: Settings, uid: BanditUid) -> None:
+    """Remove the snapshots and the replay of a deleted bandit."""
+    for root in (settings.snapshots, settings.replays):
+        shutil.rmtree(root / uid, ignore_errors=True)
 
 
 def _recovered(

@@ -17,6 +17,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
+from service.serving.recover import remove_files
 from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.protocol import EventStore
@@ -49,6 +50,7 @@ class Rounds:
         find: Callable[[BanditUid], Bandit | None],
         loader: Executor,
     ) -> None:
+        self._settings = settings
         self._store = store
         self._find = find
         self._swapper = Swapper(registry, metrics, store, loader)
@@ -79,8 +81,9 @@ class Rounds:
         return await self.supervisor.request(bandit.record.uid)
 
     async def forget(self, uid: BanditUid) -> None:
-        """Make the trainer drop what it holds of a deleted bandit."""
-        await self.supervisor.forget(uid)
+        """Remove the files of a deleted bandit: by the trainer, which may be using them."""
+        if not await self.supervisor.forget(uid):
+            await asyncio.to_thread(remove_files, self._settings, uid)
 
     # -- for the supervisor -------------------------------------------------------------------
 

@@ -167,12 +167,11 @@ class TrainerSupervisor:
         waiting.append(future)
         return future
 
-    async def forget(self, uid: BanditUid) -> None:
-        """Make the child close what it holds of a deleted bandit."""
+    async def forget(self, uid: BanditUid) -> bool:
+        """Make the child remove what it holds of a deleted bandit; False: there is no child."""
         self.replays.pop(uid, None)
         self.failures.pop(uid, None)
-        if self.pid is not None:
-            await self._send(ForgetOrder(uid))
+        return self.pid is not None and await self._send(ForgetOrder(uid))
 
     # -- the loop -----------------------------------------------------------------------------
 

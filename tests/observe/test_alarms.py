@@ -210,7 +210,7 @@ def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
             return state
 
         name = api.two_actions(policy="neural_linear_ts", encoder=MLP)
-        poll(lambda: trainer()["phase"] == "idle", "a trainer")
+        api.train(name)
         pid = trainer()["pid"]
         assert client.get("/learnz").status_code == 200
         os.kill(pid, signal.SIGSTOP)
@@ -225,4 +225,4 @@ def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
         assert "bandexa_learning 0.0" in client.get("/metrics").text
         os.kill(pid, signal.SIGCONT)
         poll(lambda: client.get("/learnz").status_code == 200, "learning again")
-        poll(lambda: api.state(name)["snapshot"] == 1, "the round")
+        poll(lambda: api.state(name)["snapshot"] == 2, "the round")

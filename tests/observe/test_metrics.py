@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from service.observe.counters import Tally
+from service.training.messages import Heartbeat, event_in, line_of
+from service.training.worker.heartbeat import Heartbeats
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "metrics.md"
 STAGES = {"decode", "encode", "draw", "commit"}
@@ -217,21 +218,18 @@ def test_a_deleted_bandit_leaves_no_metrics(api) -> None:
 
 
 def test_heartbeats_come_from_the_work_itself() -> None:
-    """Phases are told as they begin; within one, at most once a second."""
-    from service.training.worker.heartbeat import Heartbeat
-
-    told: list[dict[str, Any]] = []
-    report: Callable[[dict[str, Any]], None] = told.append
-    beat = Heartbeat(report)
+    """Each phase is reported as it begins, and within a phase at most once a second."""
+    reported: list[Heartbeat] = []
+    beat = Heartbeats(reported.append)
     beat.begin()
     beat("replay")
-    beat.holds(7, 700)
+    beat.set_replay(7, 700)
     for step in range(1000):
         beat("optimizer", step / 1000)
     beat("rebuild", 1.0)
-    phases = [event["phase"] for event in told]
+    phases = [event.phase for event in reported]
     assert list(dict.fromkeys(phases)) == ["replay", "optimizer", "rebuild"]
     assert len(phases) < 10
-    assert "replay_rows" not in told[0]
-    assert (told[1]["replay_rows"], told[1]["replay_bytes"]) == (7, 700)
-    assert all(event["event"] == "heartbeat" for event in told)
+    assert b"replay_rows" not in line_of(reported[0])
+    assert (reported[1].replay_rows, reported[1].replay_bytes) == (7, 700)
+    assert all(event_in(line_of(event)) == event for event in reported)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bandexa_core.encoders import EncoderRegistry
 from service.observe.counters import Metrics
-from service.serving.engine import Engine
+from service.serving.lifecycle import running
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.tools.verify.run import main as verify
@@ -65,11 +66,8 @@ def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched
 
 
 async def started(data_dir: Path) -> None:
-    engine = Engine(Settings(data_dir=data_dir), Metrics())
-    try:
-        await engine.start()
-    finally:
-        await engine.close()
+    async with running(Settings(data_dir=data_dir), Metrics(), EncoderRegistry()):
+        pass
 
 
 def test_a_store_of_a_newer_release_is_refused_in_one_line(tmp_path):

@@ -52,4 +52,4 @@ def test_a_registration_that_cannot_work_is_refused_by_name(
 
 def test_a_good_registration_is_accepted(tmp_path: Path) -> None:
     app = create_app(Settings(data_dir=tmp_path, encoders={"mine": "registered_good:Mine"}))
-    assert "mine" in app.state.engine.registry.names()
+    assert "mine" in app.state.registry.names()

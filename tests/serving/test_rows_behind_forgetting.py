@@ -117,7 +117,7 @@ def test_rows_wait_in_order_while_the_old_model_selects(bandit):
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
             for row in rows[3:]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             await gate.until_reached()
             assert bandit.model.position == 3
             picks = [
@@ -125,14 +125,14 @@ def test_rows_wait_in_order_while_the_old_model_selects(bandit):
                 for model in (bandit.model, model_of(rows[:3]))
             ]
             assert picks[0].scores.tolist() == picks[1].scores.tolist()
-            waiting = asyncio.create_task(bandit.applied(LogPosition(12)))
+            waiting = asyncio.create_task(bandit.applier.applied(LogPosition(12)))
             await asyncio.sleep(0)
             assert not waiting.done()
             gate.opened.set()
             await waiting
             assert gate.calls == 5
         assert_same(bandit.model, model_of(rows))
-        await bandit.applied(LogPosition(7))  # long applied: returns at once
+        await bandit.applier.applied(LogPosition(7))  # long applied: returns at once
 
     play(scene)
 
@@ -144,14 +144,14 @@ def test_a_row_is_answered_once_it_is_applied_though_others_still_wait(bandit):
         with opened_at_exit(Gate(bandit.model)) as gate:
             gate.opened.set()
             for row in rows[3:6]:
-                bandit.apply(row)
-            await bandit.applied(LogPosition(4))
+                bandit.applier.apply(row)
+            await bandit.applier.applied(LogPosition(4))
             gate.opened.clear()
-            bandit.apply(rows[6])
-            await bandit.applied(LogPosition(5))  # the row at 6 waits for the gate
+            bandit.applier.apply(rows[6])
+            await bandit.applier.applied(LogPosition(5))  # the row at 6 waits for the gate
             assert bandit.model.position == 5
             gate.opened.set()
-            await bandit.applied(LogPosition(7))
+            await bandit.applier.applied(LogPosition(7))
         assert_same(bandit.model, model_of(rows[:7]))
 
     play(scene)
@@ -163,17 +163,17 @@ def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.start_tail()
+            bandit.applier.start_tail()
             successor = model_of(rows[:2])
             old = bandit.model
             for row in rows[3:]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             await gate.until_reached()
-            assert bandit.tail_after(successor) == [], "waiting rows are not applied yet"
+            assert bandit.applier.tail_after(successor) == [], "waiting rows are not applied yet"
             successor.apply(rows[2], no_import)
-            bandit.swap(successor)
+            bandit.applier.swap(successor)
             gate.opened.set()
-            await bandit.applied(LogPosition(8))
+            await bandit.applier.applied(LogPosition(8))
             assert gate.calls == 1
             assert (old.position, old.frozen) == (3, True)
             assert bandit.model is successor
@@ -186,17 +186,17 @@ def test_rows_that_waited_are_in_the_tail_of_a_model_being_loaded(bandit):
     rows = log_rows(8)
 
     async def scene() -> None:
-        bandit.start_tail()
+        bandit.applier.start_tail()
         successor = model_of(rows[:3])
         for row in rows[3:]:
-            bandit.apply(row)
-        await bandit.applied(LogPosition(8))
-        tail = bandit.tail_after(successor)
+            bandit.applier.apply(row)
+        await bandit.applier.applied(LogPosition(8))
+        tail = bandit.applier.tail_after(successor)
         assert [row.position for row in tail] == [4, 5, 6, 7, 8]
         for row in tail:
             successor.apply(row, no_import)
         expected = bandit.model
-        bandit.swap(successor)
+        bandit.applier.swap(successor)
         assert_same(successor, expected)
 
     play(scene)
@@ -210,12 +210,12 @@ def test_a_factorisation_that_fails_is_tried_again_with_the_next_row(bandit, cap
         with opened_at_exit(Gate(bandit.model, MemoryError("for once"))) as gate:
             gate.opened.set()
             for row in rows[3:6]:
-                bandit.apply(row)
-            await asyncio.gather(*(bandit.applied(LogPosition(at)) for at in (4, 5, 6)))
+                bandit.applier.apply(row)
+            await asyncio.gather(*(bandit.applier.applied(LogPosition(at)) for at in (4, 5, 6)))
             assert bandit.model.position == 3
             for row in rows[6:]:
-                bandit.apply(row)
-            await bandit.applied(LogPosition(9))
+                bandit.applier.apply(row)
+            await bandit.applier.applied(LogPosition(9))
         assert_same(bandit.model, model_of(rows))
 
     with caplog.at_level(logging.ERROR):
@@ -229,13 +229,13 @@ def test_a_caller_that_goes_away_leaves_its_row_to_be_applied(bandit):
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
             for row in rows[3:]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             await gate.until_reached()
-            gone = asyncio.create_task(bandit.applied(LogPosition(4)))
+            gone = asyncio.create_task(bandit.applier.applied(LogPosition(4)))
             await asyncio.sleep(0)
             gone.cancel()
             gate.opened.set()
-            await bandit.applied(LogPosition(6))
+            await bandit.applier.applied(LogPosition(6))
             assert gone.cancelled()
         assert_same(bandit.model, model_of(rows))
 
@@ -256,7 +256,7 @@ def test_a_loop_that_ends_meanwhile_leaves_the_model_where_it_was(bandit, caplog
     async def scene() -> None:
         background.append(asyncio.create_task(open_when_cancelled()))
         for row in rows[3:]:
-            bandit.apply(row)
+            bandit.applier.apply(row)
         await gate.until_reached()
 
     play(scene)

@@ -20,7 +20,8 @@ from bandexa_core.log.rows import CatalogueRow, LearnRow, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
-from service.serving.bandit import ENCODED_AT_ONCE, Bandit
+from service.serving.applier import ENCODED_AT_ONCE
+from service.serving.bandit import Bandit
 from service.store.records import BanditRecord
 
 UID = BanditUid("uid-1")
@@ -146,10 +147,10 @@ def test_rows_are_encoded_together_and_learned_once_in_order(bandit_of, model_of
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.apply(rows[3])
+            bandit.applier.apply(rows[3])
             await gate.until_reached()
             for row in rows[4:]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             picks = [
                 model.select(DecisionId("d"), np.ones(3), model.enabled_candidates())
                 for model in (bandit.model, model_of(rows[:3]))
@@ -157,7 +158,7 @@ def test_rows_are_encoded_together_and_learned_once_in_order(bandit_of, model_of
             assert picks[0].scores.tolist() == picks[1].scores.tolist()
             assert bandit.model.position == 3
             gate.opened.set()
-            await bandit.applied(LogPosition(40))
+            await bandit.applier.applied(LogPosition(40))
             assert [len(batch) for batch in gate.batches] == [1, ENCODED_AT_ONCE, 3, 16]
             encoded = [position for batch in gate.batches for position in batch]
             assert encoded == [at for at in range(4, 41) if at not in CHANGES]
@@ -175,7 +176,7 @@ def test_rows_that_also_forget_leave_the_model_whole_while_they_are_encoded(band
             gate.opened.set()
             seen = {bandit.model.position: bandit.model.tensors()}
             for row in rows[3:]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             while bandit.model.position < 30:
                 await asyncio.sleep(0)
                 position, tensors = bandit.model.position, bandit.model.tensors()
@@ -194,16 +195,16 @@ def test_a_swap_while_rows_are_encoded_has_the_successor_encode_them(bandit_of, 
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.start_tail()
+            bandit.applier.start_tail()
             old, successor = bandit.model, model_of(rows[:3])
             with opened_at_exit(Gate(successor)) as other:
                 other.opened.set()
                 for row in rows[3:]:
-                    bandit.apply(row)
+                    bandit.applier.apply(row)
                 await gate.until_reached()
-                bandit.swap(successor)
+                bandit.applier.swap(successor)
                 gate.opened.set()
-                await bandit.applied(LogPosition(12))
+                await bandit.applier.applied(LogPosition(12))
                 assert other.batches == [[*range(4, 13)]]
             assert (old.position, old.frozen) == (3, True)
         assert_same(successor, model_of(rows))
@@ -219,18 +220,18 @@ def test_a_swap_between_rows_encoded_together_has_the_successor_encode_the_rest(
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
             gate.opened.set()
-            bandit.start_tail()
+            bandit.applier.start_tail()
             for row in rows[3:]:
-                bandit.apply(row)
-            await bandit.applied(LogPosition(6))
+                bandit.applier.apply(row)
+            await bandit.applier.applied(LogPosition(6))
             at = bandit.model.position
             assert at < 12
             assert gate.batches == [[*range(4, 13)]]
             successor = model_of(rows[:at])
             with opened_at_exit(Gate(successor)) as other:
                 other.opened.set()
-                bandit.swap(successor)
-                await bandit.applied(LogPosition(12))
+                bandit.applier.swap(successor)
+                await bandit.applier.applied(LogPosition(12))
                 assert other.batches == [[*range(at + 1, 13)]]
         assert_same(successor, model_of(rows))
 
@@ -243,24 +244,26 @@ def test_rows_wait_while_a_coming_model_finishes_its_tail(bandit_of, model_of, r
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.start_tail()
+            bandit.applier.start_tail()
             for row in rows[3:6]:
-                bandit.apply(row)
+                bandit.applier.apply(row)
             await gate.until_reached()
-            bandit.hold()
+            bandit.applier.hold()
             gate.opened.set()
             for row in rows[6:]:
-                bandit.apply(row)
-            waiting = [asyncio.create_task(bandit.applied(LogPosition(at))) for at in (5, 24)]
+                bandit.applier.apply(row)
+            waiting = [
+                asyncio.create_task(bandit.applier.applied(LogPosition(at))) for at in (5, 24)
+            ]
             for _ in range(50):
                 await asyncio.sleep(0)
             assert bandit.model.position == 3
             assert not any(task.done() for task in waiting)
             successor = model_of(rows[:3])
-            assert bandit.tail_after(successor) == []
-            bandit.swap(None if refused else successor)
+            assert bandit.applier.tail_after(successor) == []
+            bandit.applier.swap(None if refused else successor)
             await asyncio.gather(*waiting)
-            await bandit.applied(LogPosition(26))
+            await bandit.applier.applied(LogPosition(26))
             assert (bandit.model is successor) is not refused
         assert_same(bandit.model, model_of(rows))
 
@@ -272,16 +275,16 @@ def test_a_row_that_comes_while_rows_are_held_waits_though_it_is_quick(bandit_of
 
     async def scene() -> None:
         for row in rows[3:23]:
-            bandit.apply(row)
-        await bandit.applied(LogPosition(23))
-        bandit.start_tail()
+            bandit.applier.apply(row)
+        await bandit.applier.applied(LogPosition(23))
+        bandit.applier.start_tail()
         successor = model_of(rows[:23])
-        bandit.hold()
-        bandit.apply(rows[23])
+        bandit.applier.hold()
+        bandit.applier.apply(rows[23])
         await asyncio.sleep(0)
         assert bandit.model.position == 23
-        bandit.swap(successor)
-        await bandit.applied(LogPosition(24))
+        bandit.applier.swap(successor)
+        await bandit.applier.applied(LogPosition(24))
         assert_same(successor, model_of(rows))
 
     play(scene)

@@ -20,8 +20,9 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.policies import EncodedContext
 from service.http.app import create_app
 from service.serving.engine import Engine
-from service.serving.select.batcher import DrawingDesk
-from service.serving.select.decide import Asked, SelectCommand
+from service.serving.select.batcher import DecisionBatcher
+from service.serving.select.commands import SelectCommand
+from service.serving.select.decide import Pending
 from service.settings import Settings
 from service.store.records import DecisionRecord
 from tests.fixtures.waiting import until
@@ -104,8 +105,8 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             )  # fmt: skip
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
-                found = Scene(client, control, app.state.engine)
                 async with app.router.lifespan_context(app):
+                    found = Scene(client, control, app.state.engine)
                     await found.bandit("b")
                     await scene(found)
                 assert set(await codes(found.left)) <= {200, 500, 503}
@@ -364,8 +365,8 @@ def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
         part = EncodedContext(encoder.context_parts(context[None])[0])
         command = SelectCommand("b", context, None, None, None, 1, True, None)
         kept: list[DecisionRecord] = []
-        desk = DrawingDesk(s.engine.loop, lambda record, _: kept.append(record), 0)
-        asked = asyncio.create_task(desk.decided(Asked(bandit, command, context, part)))
+        desk = DecisionBatcher(s.engine.loop, lambda record, _: kept.append(record), 0)
+        asked = asyncio.create_task(desk.decide(Pending(bandit, command, context, part)))
         await asyncio.sleep(0)
         assert len(kept) == 1
         asked.cancel()

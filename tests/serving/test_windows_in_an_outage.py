@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 import service.serving.rewards
+from bandexa_core.encoders import EncoderRegistry
 from service.observe.counters import Metrics
 from service.serving.engine import Engine
+from service.serving.lifecycle import running
 from service.settings import Settings
 from tests.fixtures.waiting import until
 
@@ -19,16 +21,14 @@ TELLING = "reward windows cannot be closed"
 
 
 def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(service.serving.rewards, "WINDOWS_LOOKED_AT_S", 0.01)
+    monkeypatch.setattr(service.serving.rewards, "WINDOWS_CHECKED_S", 0.01)
     caplog.set_level(logging.WARNING)
     asyncio.run(two_outages(Settings(data_dir=tmp_path / "data", durability="os"), caplog))
 
 
 async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    engine = Engine(settings, Metrics())
-    await engine.start()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
+    async with running(settings, Metrics(), EncoderRegistry()) as engine:
         looks = counted(engine)
         for number in (1, 2):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
@@ -40,9 +40,6 @@ async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> N
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await until(lambda: engine.failure() is None, "the end of the outage")
             await more(looks, 2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        await engine.close()
 
 
 def counted(engine: Engine) -> list[None]:

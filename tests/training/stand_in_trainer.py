@@ -60,7 +60,16 @@ def obey(order: dict[str, Any], script: Path) -> None:
     while behaviour == "linger" and not script.with_name("go").exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    report({"event": "published", "uid": order["uid"], "version": order["round"], "metrics": {}})
+    version = order["position"]
+    report(
+        {
+            "event": "published",
+            "uid": order["uid"],
+            "version": version,
+            "position": version,
+            "metrics": {},
+        }
+    )
 
 
 def report(event: dict[str, Any]) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from bandexa_core.ids import BanditUid
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from service.observe.counters import Metrics
 from service.training import supervisor as supervisor_module
 from service.training.errors import RoundFailed
+from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
 STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
@@ -25,8 +26,23 @@ A, B = BanditUid("a"), BanditUid("b")
 WITHIN_S = 20.0
 
 
+class StandInConfiguration(Configuration, frozen=True, kw_only=True):
+    """What the stand-in reads, beside what the supervisor does."""
+
+    script: str
+    stubborn: bool = False
+
+
+def configuration(script: Path, *, stubborn: bool = False) -> StandInConfiguration:
+    return StandInConfiguration(
+        database="", snapshots="", replays="", encoders={}, weights={}, device="cpu", threads=1,
+        niceness=0, keep=2, epoch=1, log_format="json", log_level="info", script=str(script),
+        stubborn=stubborn,
+    )  # fmt: skip
+
+
 class Swaps:
-    """The side of the engine: numbers the orders, and keeps what was published."""
+    """The side of the service: numbers the orders, and records what was published."""
 
     def __init__(self) -> None:
         self.orders = 0
@@ -35,31 +51,31 @@ class Swaps:
         self.failures: list[tuple[str, str]] = []
         self.error: Exception | None = None
 
-    async def order(self, uid: BanditUid) -> dict[str, Any] | None:
+    async def order_for(self, uid: BanditUid) -> RoundOrder | None:
         if uid in self.gone:
             return None
         self.orders += 1
-        return {"uid": uid, "round": self.orders}
+        return RoundOrder(uid, LogPosition(self.orders), SnapshotVersion(0))
 
     def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
         self.failures.append((uid, error))
 
-    async def published(self, uid: BanditUid, event: dict[str, Any]) -> None:
+    async def published(self, uid: BanditUid, event: Published) -> None:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        self.published_versions.append((uid, event["version"]))
+        self.published_versions.append((uid, event.version))
 
 
 class Scene:
     """A supervisor at work in a test's own directory."""
 
-    def __init__(self, root: Path, **configuration: Any) -> None:
+    def __init__(self, root: Path, *, stubborn: bool = False) -> None:
         self.root = root
         self.metrics = Metrics()
         self.swaps = Swaps()
         self.supervisor = TrainerSupervisor(
-            {"script": str(root / "script"), **configuration}, self.metrics
+            configuration(root / "script", stubborn=stubborn), self.swaps, self.metrics
         )
 
     def script(self, *behaviours: str) -> None:
@@ -83,7 +99,7 @@ class Scene:
             await asyncio.sleep(0.005)
         raise AssertionError(f"not in time: {what}")
 
-    async def trained(self, uid: BanditUid) -> dict[str, Any]:
+    async def trained(self, uid: BanditUid) -> Published:
         return await asyncio.wait_for(self.supervisor.request(uid), WITHIN_S)
 
 
@@ -96,11 +112,13 @@ def play(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(supervisor_module, "FIRST_BACKOFF_S", 0.01)
 
-    def run(story: Callable[[Scene], Awaitable[None]], *script: str, **configuration: Any) -> Scene:
+    def run(
+        story: Callable[[Scene], Awaitable[None]], *script: str, stubborn: bool = False
+    ) -> Scene:
         async def whole() -> Scene:
-            scene = Scene(tmp_path, **configuration)
+            scene = Scene(tmp_path, stubborn=stubborn)
             scene.script(*script)
-            scene.supervisor.start(scene.swaps)
+            scene.supervisor.start()
             try:
                 await story(scene)
             finally:
@@ -115,7 +133,7 @@ def play(tmp_path, monkeypatch):
 def test_a_round_is_done_once_it_is_swapped_in(play):
     async def story(scene: Scene) -> None:
         event = await scene.trained(A)
-        assert (event["uid"], event["version"]) == ("a", 1)
+        assert (event.uid, event.version) == ("a", 1)
         assert scene.swaps.published_versions == [("a", 1)]
         assert scene.supervisor.rounds == 1
 
@@ -129,7 +147,7 @@ def test_requests_that_wait_share_a_round(play):
         assert scene.supervisor.is_queued(A)
         later = [scene.supervisor.request(A) for _ in range(5)]
         (scene.root / "go").touch()
-        versions = [event["version"] for event in await asyncio.gather(first, *later)]
+        versions = [event.version for event in await asyncio.gather(first, *later)]
         assert versions == [1, 2, 2, 2, 2, 2], "one under way may miss rows; the next has them"
         assert scene.supervisor.rounds == 2
         assert not scene.supervisor.is_queued(A)
@@ -153,7 +171,7 @@ def test_a_failing_round_is_told_to_who_waits_and_the_next_goes_on(play):
     async def story(scene: Scene) -> None:
         with pytest.raises(RoundFailed, match="the rows are cursed"):
             await scene.trained(A)
-        assert (await scene.trained(A))["version"] == 2
+        assert (await scene.trained(A)).version == 2
         assert scene.count("rounds_failed") == 1
         assert scene.count("trainer_restarts") == 0
 
@@ -163,7 +181,7 @@ def test_a_failing_round_is_told_to_who_waits_and_the_next_goes_on(play):
 def test_a_child_that_dies_in_a_round_is_replaced_and_the_round_asked_for_again(play):
     async def story(scene: Scene) -> None:
         event = await scene.trained(A)
-        assert event["version"] == 3, "each try asks anew what the round covers"
+        assert event.version == 3, "each try asks again what the round covers"
         assert scene.swaps.published_versions == [("a", 3)]
         assert scene.count("trainer_restarts") == 2
         assert scene.count("rounds_failed") == 0
@@ -176,7 +194,7 @@ def test_a_round_that_kills_every_child_is_given_up_and_others_go_on(play):
         deadly, other = scene.supervisor.request(A), scene.supervisor.request(B)
         with pytest.raises(RoundFailed, match="died 3 times"):
             await asyncio.wait_for(deadly, WITHIN_S)
-        assert (await asyncio.wait_for(other, WITHIN_S))["uid"] == "b"
+        assert (await asyncio.wait_for(other, WITHIN_S)).uid == "b"
         assert scene.count("rounds_failed") == 1
 
     play(story, "die", "die", "die")
@@ -189,7 +207,7 @@ def test_a_child_that_dies_idle_is_replaced(play):
         assert old is not None
         os.kill(old, signal.SIGKILL)
         await scene.until(lambda: scene.supervisor.pid not in (old, None), "a new child")
-        assert (await scene.trained(A))["version"] == 2
+        assert (await scene.trained(A)).version == 2
         assert scene.supervisor.pid != old
         assert scene.count("trainer_restarts") == 1
 
@@ -207,7 +225,7 @@ def test_a_child_that_does_not_start_fails_who_waits_until_one_does(play):
         assert not scene.supervisor.is_queued(A)
         (scene.root / "no-start").unlink()
         await scene.until(lambda: scene.supervisor.state == "idle", "a child that starts")
-        assert (await scene.trained(B))["uid"] == "b"
+        assert (await scene.trained(B)).uid == "b"
 
     play(story)
 
@@ -218,7 +236,7 @@ def test_what_cannot_be_swapped_in_does_not_end_the_supervision(play):
             scene.swaps.error = error
             with pytest.raises(RoundFailed):
                 await scene.trained(A)
-        assert (await scene.trained(A))["version"] == 4
+        assert (await scene.trained(A)).version == 4
         assert scene.count("rounds_failed") == 3
 
     play(story)
@@ -258,10 +276,24 @@ def test_a_child_that_ignores_the_end_of_its_input_is_killed(play, monkeypatch):
     monkeypatch.setattr(supervisor_module, "STOP_TIMEOUT_S", 0.1)
 
     async def story(scene: Scene) -> None:
+        scene.supervisor.request(A)
         pid = await scene.until(lambda: scene.supervisor.pid, "a child")
-        await scene.until(lambda: scene.supervisor.state == "idle", "its start")
+        await scene.until(lambda: scene.supervisor.state == "training", "its round")
         await scene.supervisor.close()
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
     play(story, stubborn=True)
+
+
+def test_there_is_no_child_before_the_first_round(play):
+    async def story(scene: Scene) -> None:
+        assert (scene.supervisor.state, scene.supervisor.phase) == ("idle", "idle")
+        assert scene.supervisor.pid is None
+        assert scene.supervisor.down_s == 0.0
+        assert not await scene.supervisor.forget(A)
+        await scene.trained(A)
+        assert scene.supervisor.pid is not None
+        assert not (scene.root / "starts").read_text().splitlines()[1:]
+
+    play(story)
