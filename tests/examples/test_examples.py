@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLIENT_BLOCKS = BLOCK.findall((ROOT / "docs/client.md").read_text())
 
 
+@pytest.mark.needs("curl")
 def test_curl_shows_that_it_learned(server):
     done = subprocess.run(
         ["bash", "examples/curl.sh", server.url], cwd=ROOT, capture_output=True, text=True,
