@@ -4,8 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
+# A file's tests stay with one worker, so that the servers they share start once.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.
+TIER ?= not gpu and not slow
 
-.PHONY: demo serve test check format docs docs-check pictures bench proof docker-check clean
+.PHONY: demo serve test test-deps check format docs pictures bench proof docker-check clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,15 +30,20 @@ demo: $(VENV)/.run  ## both workloads over HTTP, tables and plots in demo-out/
 serve: $(VENV)/.run  ## the service on http://127.0.0.1:8080
 	$(BIN)/bandexa serve --data-dir bandexa-data
 
-test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+test: $(VENV)/.dev  ## the test suite; what needs a missing program is skipped
+	$(PYTEST) -m '$(TIER)' tests
+
+test-deps: $(VENV)/.dev  ## installs the programs that some tests need, on Debian
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -q
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -qy --no-install-recommends \
+		$$($(BIN)/python -m tests.fixtures.system_packages)
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(PYTEST) -m '$(TIER)' tests
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -42,9 +51,6 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.run  ## the reference pages, from the code
 	$(BIN)/python -m docs.reference
-
-docs-check: $(VENV)/.dev  ## what the documentation shows and takes minutes; needs promtool (Debian: prometheus)
-	$(BIN)/python -m pytest -q -m slow_docs tests/docs
 
 pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs chromium
 	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/observe/dashboard/test_pictures.py

@@ -2,7 +2,7 @@
 
 Registered by name in the server's settings, own_encoder.toml:
 
-    bandexa serve --config examples/own_encoder.toml
+    PYTHONPATH=. bandexa serve --config examples/own_encoder.toml
 
 and named by a bandit: {"encoder": {"name": "seasons", "params": {"width": 16}}}.
 """

@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.api",
     "tests.fixtures.nodes",
+    "tests.fixtures.system_packages",
 ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.dashboard import TARGETS, measure
 
 
+@pytest.mark.needs("chromium")
 def test_every_figure_is_measured_on_a_small_store(tmp_path: Path) -> None:
     said: list[str] = []
     found = measure(tmp_path, 3000, 1, 3.0, 40.0, said.append, learned=500)

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.proofs.disk_trace import Disk, build_shim, read_trace, recording, same_tree
 from benchmarks.proofs.power_loss import FOREVER, examine, main, record_load
 
+pytestmark = pytest.mark.needs("gcc")
 WRITER = """
 import os, sys
 root = sys.argv[1]

@@ -1,4 +1,4 @@
-"""README and docs as tests see them: pages, their code blocks, and which of those take long."""
+"""README and docs as the tests read them: pages, their code blocks, and which of those are slow."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"bash", "python", "toml", "json", "text"}
 
-# Blocks with such a line are not run with the other tests, but by `make docs-check`.
-SLOW = {
-    r"^make (demo|test|check|bench|proof|docker)": "builds or measures for minutes",
-    r"^(\.venv/bin/)?bandexa simulate": "plays thousands of steps",
-    r"^(\.venv/bin/)?bandexa bench": "measures for minutes",
-    r"^(\.venv/bin/)?python -m benchmarks": "measures for minutes",
-    r"^make docs": "runs these very blocks",
-}
-# Blocks with such a line start what lives until it is ended.
+# Blocks with such a line take minutes: `.ci/run` runs them, `make test` does not.
+SLOW = re.compile(
+    r"^(make |(\.venv/bin/)?bandexa (simulate|bench)\b|(\.venv/bin/)?python -m benchmarks)",
+    re.MULTILINE,
+)
+# Lines of such blocks that no test runs: those of a tier, and what takes hours.
+TIERS = re.compile(r"^(make (test|check|proof|bench|dist|docker-check|pictures)\b|\.ci/run)")
+HOURS = re.compile(r"^(\.venv/bin/)?(bandexa bench|python -m benchmarks)\b(?!.*--quick)")
+# Blocks with such a line start a server, which serves until a signal ends it.
 SERVES = re.compile(r"^(make serve|(\.venv/bin/)?bandexa serve)", re.MULTILINE)
 # Blocks with such a line need a container engine: `make docker-check` runs what is in them.
 CONTAINERS = re.compile(r"^(\w+=\S+ )*(docker|podman|buildah)\b", re.MULTILINE)
@@ -39,16 +39,12 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
-    def slow(self) -> str | None:
-        """Why it takes long, None where it does not."""
-        for pattern, reason in SLOW.items():
-            if self.language == "bash" and re.search(pattern, self.text, re.MULTILINE):
-                return reason
-        return None
-
-    @property
     def serves(self) -> bool:
         return self.language == "bash" and bool(SERVES.search(self.text))
+
+    @property
+    def slow(self) -> bool:
+        return self.language == "bash" and not self.serves and bool(SLOW.search(self.text))
 
     @property
     def in_container(self) -> bool:

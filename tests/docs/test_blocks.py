@@ -1,8 +1,8 @@
 """Every command and code block of README and docs does what it says.
 
 The blocks of a page are run in order, in a folder where a server keeps its data as the pages say
-(./bandexa-data; for port 8080 its own is put in). A line that takes minutes is listed with its
-reason in `pages`, and run by `make docs-check`.
+(./bandexa-data; port 8080 becomes the server's own). `pages` says which blocks take minutes and are
+left to `.ci/run`, and which lines no test runs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,19 @@ import pytest
 
 from service.http.configured import parse
 from service.settings import load_settings
-from tests.docs.pages import ALL, CONTAINERS, LANGUAGES, PAGES, ROOT, Block
+from tests.docs.pages import ALL, CONTAINERS, HOURS, LANGUAGES, PAGES, ROOT, TIERS, Block
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
-RUN_PAGES = sorted({b.page for b in QUICK if b.language in ("bash", "python")})
+
+
+def run_pages() -> list[Any]:
+    """Return the pages with blocks to run, as parameters that name the programs they need."""
+    found = []
+    for page in sorted({b.page for b in QUICK if b.language in ("bash", "python")}):
+        curls = any(re.search(r"\bcurl\b", b.text) for b in QUICK if b.page == page)
+        found.append(pytest.param(page, marks=[pytest.mark.needs("curl")] if curls else []))
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +79,7 @@ def stage(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> An
     return start_session_server(tmp_path_factory.mktemp("pages") / "bandexa-data")
 
 
-@pytest.mark.parametrize("page", RUN_PAGES)
+@pytest.mark.parametrize("page", run_pages())
 def test_the_blocks_of_a_page_run_in_order(page: str, stage: Any, tools: Path) -> None:
     folder = stage.data_dir.parent
     for block in QUICK:
@@ -155,17 +163,21 @@ def test_what_needs_a_container_engine_names_files_that_are_there(
                 assert (ROOT / name).exists()
 
 
-@pytest.mark.slow_docs
-@pytest.mark.timeout(7200)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("block", [b for b in ALL if b.slow], ids=lambda block: block.name)
 def test_what_takes_long_works_too(
     block: Block, start_server: Callable[..., Any], tools: Path, tmp_path: Path
 ) -> None:
-    """Run by `make docs-check`, in the checkout, one line after the other."""
     server = start_server()
     for line in block.text.splitlines():
-        if line.strip() and not line.startswith("make docs-check"):
-            shell(line, ROOT, tools, server.url, timeout=7000)
+        if TIERS.match(line) or HOURS.match(line):
+            continue
+        line = re.sub(r"--seeds \d+", "--seeds 1", line)
+        target = re.match(r"make ([\w-]+)", line)
+        for command in recipe(target.group(1)).splitlines() if target else [line]:
+            if command.strip():
+                shell(command.lstrip("@"), tmp_path, tools, server.url, timeout=1800)
 
 
 def test_links_lead_somewhere() -> None:
@@ -176,9 +188,9 @@ def test_links_lead_somewhere() -> None:
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-@pytest.mark.slow_docs
+@pytest.mark.needs("promtool")
 def test_promtool_accepts_the_metrics(http: Any) -> None:
-    """Debian's package `prometheus` has it; other tests check the same rules without it."""
+    """tests/observe/test_metrics.py checks the same rules without promtool."""
     text = http.get("/metrics").content
     ended = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
     assert ended.returncode == 0, ended.stderr.decode()

@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLIENT_BLOCKS = BLOCK.findall((ROOT / "docs/client.md").read_text())
 
 
+@pytest.mark.needs("curl")
 def test_curl_shows_that_it_learned(server):
     done = subprocess.run(
         ["bash", "examples/curl.sh", server.url], cwd=ROOT, capture_output=True, text=True,
@@ -33,7 +34,9 @@ def test_curl_shows_that_it_learned(server):
 
 
 def test_an_encoder_of_ones_own_is_trained_and_served(start_server):
-    server = start_server(None, "--config", str(ROOT / "examples/own_encoder.toml"))
+    server = start_server(
+        None, "--config", ROOT / "examples/own_encoder.toml", env={"PYTHONPATH": str(ROOT)}
+    )
     with server.client() as http:
         spec = {
             "policy": "neural_linear_ts", "context": {"shape": [2]}, "action_dim": 1,

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.needs("gcc")
 SHIM = Path(__file__).with_name("shim") / "failing_disk.c"
 FAILED_FOR_GOOD = 4
 

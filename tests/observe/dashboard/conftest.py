@@ -1,26 +1,22 @@
-"""A browser to look at the dashboard with."""
+"""A browser for the dashboard, and traffic to show in it."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.fixtures.system_packages import find
 from tests.observe.dashboard.fed import Fed
 
 
-@pytest.fixture(
-    scope="module"
-)  # while playwright runs, no other event loop can: it ends with its file
+# While playwright runs, no other event loop can: it ends with its file.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium of this machine."""
-    path = os.environ.get("BANDEXA_CHROMIUM") or shutil.which("chromium")
-    assert path, "install Chromium (Debian: chromium), or name it in BANDEXA_CHROMIUM"
+    """Start the headless Chromium of this machine."""
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=find("chromium"), args=["--no-sandbox"])
         yield found
         found.close()
 

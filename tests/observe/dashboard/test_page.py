@@ -17,7 +17,7 @@ from service.http.keys import hash_of
 from tests.fixtures.waiting import poll
 from tests.observe.dashboard.fed import Fed, simulate
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.needs("chromium")
 STATIC = files("service.http") / "static" / "dashboard"
 UPLOT = {  # of uPlot 1.6.32, as its package on npm has them
     "uplot.js": "5dd9b3281aa64b461b42d9945f6adb2649d346502b12281a9ae0d46599a80eba",

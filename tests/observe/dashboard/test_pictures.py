@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.observe.dashboard.fed import Fed, simulate
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.needs("chromium")
 WANTED = os.environ.get("BANDEXA_PICTURES")  # a folder
 
 
