@@ -1,31 +1,33 @@
 """The public client: typed calls, retries, a fallback; httpx and the standard library alone."""
 
-from bandexa_client.async_client import AsyncBanditClient
-from bandexa_client.client import BanditClient
-from bandexa_client.retrying import NO_RETRY, Retry
-from bandexa_client.reward_queue import QueueClosed, QueueFull, RewardQueue, Undelivered
-from bandexa_client.wire import (
+from bandexa_client.answers import (
     Action,
     ActionScore,
-    Array,
-    BanditError,
     BanditState,
     Catalogue,
+    Finding,
+    Learning,
+    RewardStatus,
+    Scores,
+    Selection,
+    SnapshotState,
+    TrainerState,
+    Training,
+)
+from bandexa_client.arrays import Array, array_body
+from bandexa_client.client import AsyncBanditClient, BanditClient
+from bandexa_client.errors import (
+    BanditError,
     Conflict,
     Invalid,
     NotFound,
     Rejected,
-    RewardReport,
-    RewardStatus,
-    Scores,
-    Selection,
-    SelectRequest,
     ServiceFailed,
     ServiceUnavailable,
-    SnapshotState,
-    Training,
-    array_body,
 )
+from bandexa_client.requests import RewardReport, SelectRequest
+from bandexa_client.retrying import NO_RETRY, Retry
+from bandexa_client.reward_queue import QueueClosed, QueueFull, RewardQueue, Undelivered
 
 __all__ = [
     "NO_RETRY",
@@ -38,7 +40,9 @@ __all__ = [
     "BanditState",
     "Catalogue",
     "Conflict",
+    "Finding",
     "Invalid",
+    "Learning",
     "NotFound",
     "QueueClosed",
     "QueueFull",
@@ -53,6 +57,7 @@ __all__ = [
     "ServiceFailed",
     "ServiceUnavailable",
     "SnapshotState",
+    "TrainerState",
     "Training",
     "Undelivered",
     "array_body",

@@ -1,224 +1,228 @@
-"""Every call of the service as a value: what is sent, and how the answer is read.
+"""Every call of the service, declared once: `BanditClient` and `AsyncBanditClient` have them all.
 
-Shared by the clients, which only differ in how they wait. Pure; httpx for its types alone.
+`shared` makes each method a blocking one in the first and an awaited one in the second.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-from urllib.parse import quote
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import httpx
 
-from bandexa_client import wire
-from bandexa_client.wire import (
-    Array,
-    BanditError,
+from bandexa_client.answers import (
     BanditState,
     Catalogue,
-    Rejected,
-    RewardReport,
     RewardStatus,
     Scores,
     Selection,
-    SelectRequest,
-    ServiceUnavailable,
     SnapshotState,
     Training,
 )
+from bandexa_client.arrays import Array, sendable
+from bandexa_client.call import Call, Fields, path, reads, reads_items
+from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
+from bandexa_client.requests import (
+    Candidates,
+    RewardReport,
+    SelectRequest,
+    fallback_selection,
+    is_fallback,
+    new_id,
+)
+from bandexa_client.retrying import Retry
+from bandexa_client.sharing import shared
 
 T = TypeVar("T")
 
-# Servers commonly close a connection after 5 idle seconds; give it up before, so that no request is
-# sent into a closing one.
-KEEPALIVE_S = 2.0
 
+class Calls(ABC):
+    """The calls; a client adds how they are sent."""
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One call.
+    _retry: Retry
 
-    Attributes:
-        read: Turns a successful answer into its value.
-        repeatable: Sending it twice does what sending it once does.
-        slow: It may take as long as a training round.
-    """
-
-    method: str
-    path: str
-    read: Callable[[httpx.Response], T]
-    content: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool = True
-    slow: bool = False
-
-    def outcome(self, response: httpx.Response) -> T:
-        """Return what a response says.
+    @abstractmethod
+    async def _do(self, call: Call[T], within_s: float | None = None) -> T:
+        """Send a call, again where that helps, and return its value.
 
         Raises:
-            BanditError: It says that the call failed.
+            BanditError: It failed.
         """
-        if not response.is_success:
-            raise failure(response)
-        return self.read(response)
+
+    @shared
+    async def ready(self) -> bool:
+        """Tell whether the service takes requests; ServiceUnavailable if nothing answers."""
+        call = Call(
+            "GET", "/readyz", lambda response: response.status_code == 200, repeatable=False,
+            reports_503=True,
+        )  # fmt: skip
+        return await self._do(call)
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    @shared
+    async def select(
+        self,
+        bandit: str,
+        context: Array,
+        *,
+        candidates: Candidates | None = None,
+        retrieve: int | None = None,
+        decision_id: str | None = None,
+        k: int = 1,
+        activate: bool = True,
+        fallback: str | None = None,
+        within_s: float | None = None,
+    ) -> Selection:
+        """Ask which action to take.
+
+        Args:
+            bandit: Its name.
+            context: An array of the bandit's context shape.
+            candidates: Catalogue ids, or `{id, features}` each; None offers all enabled actions.
+            retrieve: The service shortlists this many actions by their sampled values.
+            decision_id: The caller's id. None: the client makes one when it retries, so that a
+                repeated call gives the same decision; otherwise the service does.
+            k: How many actions to choose.
+            activate: False when the decision may never be shown.
+            fallback: The action to take when the service does not answer: see `Selection`.
+            within_s: Limit of the whole call in seconds, retries included. None: the client's
+                limits.
+
+        Raises:
+            ServiceUnavailable: The service did not answer, and there is no `fallback`.
+        """
+        if decision_id is None and self._retry.attempts > 1:
+            decision_id = new_id()
+        request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
+        call = Call(
+            "POST", "/select", reads(Selection, _all_actions), request.body(),
+            repeatable=decision_id is not None,
+        )  # fmt: skip
+        try:
+            return await self._do(call, within_s)
+        except (ServiceUnavailable, ServiceFailed):
+            if fallback is None:
+                raise
+            return fallback_selection(fallback)
+
+    @shared
+    async def reward(
+        self,
+        decision_id: str,
+        reward: float,
+        *,
+        reward_id: str | None = None,
+        action: str | None = None,
+    ) -> RewardStatus:
+        """Report an outcome of a decision.
+
+        Args:
+            decision_id: The decision. The reward of a fallback decision is not sent.
+            reward: A finite number.
+            reward_id: Distinguishes several outcomes of a decision; the same id counts once.
+            action: The action that the reward is for, needed when k > 1.
+        """
+        if is_fallback(decision_id):
+            return RewardStatus("fallback", False)
+        report = RewardReport(decision_id, reward, reward_id, action)
+        return await self._do(Call("POST", "/reward", reads(RewardStatus), report.body()))
+
+    @shared
+    async def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
+        """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
+        call = Call(
+            "POST", "/select/batch", reads_items(Selection, len(requests), _all_actions),
+            {"items": [request.body() for request in requests]},
+            repeatable=all(request.decision_id for request in requests),
+        )  # fmt: skip
+        return await self._do(call)
+
+    @shared
+    async def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
+        """Report up to 1000 outcomes in one call; each succeeds or is rejected on its own."""
+        body = {"items": [report.body() for report in reports]}
+        read = reads_items(RewardStatus, len(reports))
+        return await self._do(Call("POST", "/reward/batch", read, body))
+
+    @shared
+    async def score(
+        self, bandit: str, context: Array, candidates: Candidates | None = None
+    ) -> Scores:
+        """Return mean and standard deviation of every candidate; nothing is recorded."""
+        body: dict[str, object] = {"context": sendable(context)}
+        if candidates is not None:
+            body["candidates"] = candidates
+        return await self._do(Call("POST", path(bandit, "score"), reads(Scores), body))
+
+    # -- bandits and actions ------------------------------------------------------------------
+
+    @shared
+    async def put_bandit(self, bandit: str, spec: Mapping[str, object]) -> BanditState:
+        """Create a bandit, or change those keys of it that can change.
+
+        Raises:
+            Conflict: `spec` differs in a key that cannot change.
+        """
+
+        def read(response: httpx.Response) -> BanditState:
+            state = reads(BanditState)(response)
+            return dataclasses.replace(state, created=response.status_code == 201)
+
+        return await self._do(Call("PUT", path(bandit), read, spec))
+
+    @shared
+    async def get_bandit(self, bandit: str) -> BanditState:
+        """Return configuration and progress of a bandit."""
+        return await self._do(Call("GET", path(bandit), reads(BanditState)))
+
+    @shared
+    async def delete_bandit(self, bandit: str) -> None:
+        """Delete a bandit with its decisions and snapshots."""
+        return await self._do(Call("DELETE", path(bandit), _nothing, repeatable=False))
+
+    @shared
+    async def put_actions(
+        self, bandit: str, ids: Sequence[str], features: Array | None = None
+    ) -> Catalogue:
+        """Add or change actions; `features` has shape (len(ids), action_dim), None if that is 0."""
+        if features is None:
+            body: dict[str, object] = {"actions": [{"id": action} for action in ids]}
+        else:
+            body = {"ids": list(ids), "features": sendable(features)}
+        return await self._do(Call("PUT", path(bandit, "actions"), reads(Catalogue), body))
+
+    # -- training and snapshots ---------------------------------------------------------------
+
+    @shared
+    async def train(self, bandit: str, *, wait: bool = True) -> Training:
+        """Train now; with `wait` return once the new snapshot is served, otherwise at once."""
+        where = path(bandit, "train") + ("?wait=true" if wait else "?wait=false")
+        return await self._do(Call("POST", where, reads(Training), repeatable=False, slow=wait))
+
+    @shared
+    async def export_snapshot(self, bandit: str) -> bytes:
+        """Return the served snapshot, for `import_snapshot`."""
+        where = path(bandit, "snapshot")
+        return await self._do(Call("GET", where, lambda response: response.content, slow=True))
+
+    @shared
+    async def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
+        """Serve an exported snapshot from a bandit of equal spec and actions."""
+        call = Call(
+            "PUT", path(bandit, "snapshot"), reads(SnapshotState), snapshot, repeatable=False,
+            slow=True,
+        )  # fmt: skip
+        return await self._do(call)
 
 
-def ready() -> Call[bool]:
-    """Return the call behind `BanditClient.ready`."""
-    return Call("GET", "/readyz", lambda response: response.status_code == 200, repeatable=False)
+def _nothing(response: httpx.Response) -> None:
+    """Read an answer without a body."""
 
 
-def put_bandit(bandit: str, spec: Mapping[str, object]) -> Call[BanditState]:
-    """Return the call behind `BanditClient.put_bandit`."""
-
-    def read(response: httpx.Response) -> BanditState:
-        return wire.bandit_state(_fields(response), created=response.status_code == 201)
-
-    return _with_body("PUT", _path(bandit), spec, read)
-
-
-def get_bandit(bandit: str) -> Call[BanditState]:
-    """Return the call behind `BanditClient.get_bandit`."""
-    return Call("GET", _path(bandit), lambda r: wire.bandit_state(_fields(r), created=False))
-
-
-def delete_bandit(bandit: str) -> Call[None]:
-    """Return the call behind `BanditClient.delete_bandit`."""
-    return Call("DELETE", _path(bandit), lambda response: None, repeatable=False)
-
-
-def put_actions(bandit: str, ids: Sequence[str], features: Array | None) -> Call[Catalogue]:
-    """Return the call behind `BanditClient.put_actions`."""
-    if features is None:
-        body: dict[str, object] = {"actions": [{"id": action} for action in ids]}
-    else:
-        body = {"ids": list(ids), "features": features}
-    return _with_body("PUT", _path(bandit, "actions"), body, lambda r: wire.catalogue(_fields(r)))
-
-
-def select(request: SelectRequest) -> Call[Selection]:
-    """Return the call behind `BanditClient.select`."""
-    call = _with_body("POST", "/select", request.body(), lambda r: wire.selection(_fields(r)))
-    return call if request.decision_id is not None else _once(call)
-
-
-def reward(report: RewardReport) -> Call[RewardStatus]:
-    """Return the call behind `BanditClient.reward`."""
-    return _with_body("POST", "/reward", report.body(), lambda r: wire.reward_status(_fields(r)))
-
-
-def select_batch(requests: Sequence[SelectRequest]) -> Call[list[Selection | Rejected]]:
-    """Return the call behind `BanditClient.select_batch`."""
-
-    def read(response: httpx.Response) -> list[Selection | Rejected]:
-        return wire.batch(_fields(response), len(requests), wire.selection)
-
-    body = {"items": [request.body() for request in requests]}
-    call = _with_body("POST", "/select/batch", body, read)
-    return call if all(request.decision_id for request in requests) else _once(call)
-
-
-def reward_batch(reports: Sequence[RewardReport]) -> Call[list[RewardStatus | Rejected]]:
-    """Return the call behind `BanditClient.reward_batch`."""
-
-    def read(response: httpx.Response) -> list[RewardStatus | Rejected]:
-        return wire.batch(_fields(response), len(reports), wire.reward_status)
-
-    body = {"items": [report.body() for report in reports]}
-    return _with_body("POST", "/reward/batch", body, read)
-
-
-def score(bandit: str, context: Array, candidates: Sequence[str] | None) -> Call[Scores]:
-    """Return the call behind `BanditClient.score`."""
-    body: dict[str, object] = {"context": context}
-    if candidates is not None:
-        body["candidates"] = list(candidates)
-    return _with_body("POST", _path(bandit, "score"), body, lambda r: wire.scores(_fields(r)))
-
-
-def train(bandit: str, *, wait: bool) -> Call[Training | None]:
-    """Return the call behind `BanditClient.train`."""
-
-    def read(response: httpx.Response) -> Training | None:
-        fields = _fields(response)
-        return wire.training(fields) if wait else None
-
-    path = _path(bandit, "train") + ("?wait=true" if wait else "?wait=false")
-    return Call("POST", path, read, repeatable=False, slow=wait)
-
-
-def export_snapshot(bandit: str) -> Call[bytes]:
-    """Return the call behind `BanditClient.export_snapshot`."""
-    return Call("GET", _path(bandit, "snapshot"), lambda response: response.content, slow=True)
-
-
-def import_snapshot(bandit: str, snapshot: bytes) -> Call[SnapshotState]:
-    """Return the call behind `BanditClient.import_snapshot`."""
-    return Call(
-        "PUT", _path(bandit, "snapshot"), lambda r: wire.snapshot_state(_fields(r)), snapshot,
-        {"Content-Type": "application/octet-stream"}, repeatable=False, slow=True,
-    )  # fmt: skip
-
-
-def address(url: str) -> httpx.URL:
-    """Return the address of a service; ValueError where it is none."""
-    try:
-        parsed = httpx.URL(url.rstrip("/"))
-    except httpx.InvalidURL as error:
-        raise ValueError(f"not an address: {url!r} ({error})") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"not an http or https address: {url!r}")
-    return parsed
-
-
-def authorization(api_key: str | None) -> dict[str, str]:
-    """Return the headers that carry a key."""
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-
-
-def failure(response: httpx.Response) -> BanditError:
-    """Return the error that a response with a status of 400 or more stands for."""
-    return wire.failure(
-        response.status_code,
-        response.content,
-        where=_where(response),
-        retry_after=response.headers.get("Retry-After"),
-    )
-
-
-def unreachable(
-    call: Call[T], url: str, timeout_s: float, error: httpx.RequestError
-) -> ServiceUnavailable:
-    """Return the error of a call that was not answered."""
-    if isinstance(error, httpx.TimeoutException):
-        where = f"{call.method} {url}{call.path}"
-        return ServiceUnavailable(f"{where}: no answer within {timeout_s:g} s")
-    reason = str(error) or type(error).__name__
-    return ServiceUnavailable(f"cannot reach the service at {url}: {reason}")
-
-
-def _with_body(
-    method: str, path: str, body: Mapping[str, object], read: Callable[[httpx.Response], T]
-) -> Call[T]:
-    content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return Call(method, path, read, content, {"Content-Type": "application/json"})
-
-
-def _once(call: Call[T]) -> Call[T]:
-    return Call(call.method, call.path, call.read, call.content, call.headers, repeatable=False)
-
-
-def _path(bandit: str, part: str | None = None) -> str:
-    path = f"/bandits/{quote(bandit, safe='')}"
-    return path if part is None else f"{path}/{part}"
-
-
-def _where(response: httpx.Response) -> str:
-    return f"{response.request.method} {response.request.url}"
-
-
-def _fields(response: httpx.Response) -> Mapping[str, object]:
-    return wire.answer(response.content, where=_where(response))
+def _all_actions(fields: Fields) -> dict[str, object]:
+    """List a single chosen action, too: the service lists them when there are several."""
+    several = fields.get("actions")
+    return {**fields, "actions": [fields.get("action")] if several is None else several}

@@ -16,15 +16,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from bandexa_client.answers import RewardStatus
+from bandexa_client.errors import BanditError, Rejected
+from bandexa_client.requests import RewardReport, is_fallback, new_id
 from bandexa_client.retrying import Retry
-from bandexa_client.wire import (
-    BanditError,
-    Rejected,
-    RewardReport,
-    RewardStatus,
-    is_fallback,
-    new_id,
-)
 
 log = logging.getLogger(__name__)
 _LATER = (401, 403, 429, 503)  # the key, or the moment, is wrong: not the reward
