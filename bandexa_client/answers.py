@@ -63,6 +63,18 @@ class RewardStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivationStatus:
+    """What became of an activation.
+
+    Attributes:
+        status: applied, duplicate, or late when the decision's reward window was closed; or
+            fallback, when the decision was the caller's own.
+    """
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerState:
     """The trainer process.
 
@@ -112,6 +124,40 @@ class Learning:
 
 
 @dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the service takes requests; true when it does.
+
+    Attributes:
+        status: ready, or not ready.
+        detail: Why it is not ready; None when it is.
+        trainer: The trainer process; None where the service does not report it.
+    """
+
+    status: str
+    detail: str | None
+    trainer: TrainerState | None
+
+    def __bool__(self) -> bool:
+        """Return whether the service takes requests."""
+        return self.status == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnState:
+    """Whether all bandits learn.
+
+    Attributes:
+        status: learning, or alarm when a finding prevents a bandit from learning.
+        findings: Findings about the server as a whole.
+        bandits: Findings and measurements of each bandit, by its name.
+    """
+
+    status: str
+    findings: tuple[Finding, ...]
+    bandits: Mapping[str, Learning]
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """Configuration and progress of a bandit.
 
@@ -148,6 +194,23 @@ class Catalogue:
 
     num_actions: int
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionState:
+    """An action of the catalogue.
+
+    Attributes:
+        id: Its id.
+        index: Its slot: actions are numbered in the order in which they were first put.
+        enabled: Whether it is offered; False once it is retired.
+        features: Its features, of shape (action_dim,).
+    """
+
+    id: str
+    index: int
+    enabled: bool
+    features: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +257,34 @@ class SnapshotState:
 
     snapshot: int
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSummary:
+    """A snapshot on the server's disk.
+
+    Attributes:
+        version: Its number within the bandit.
+        parent: The version it was trained from; None for the first.
+        position: The log position it was built at.
+        num_learned: Values the bandit had learned by then.
+        created_at: Seconds since the epoch.
+        bytes: Size of its files.
+        metrics: Measurements of its training round, by name.
+    """
+
+    version: int
+    parent: int | None
+    position: int
+    num_learned: int
+    created_at: float
+    bytes: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """The snapshots of a bandit, oldest first; `served` is the version that is served."""
+
+    served: int
+    snapshots: tuple[SnapshotSummary, ...]

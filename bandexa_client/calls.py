@@ -5,29 +5,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import httpx
 
 from bandexa_client.answers import (
+    ActionState,
+    ActivationStatus,
     BanditState,
     Catalogue,
+    LearnState,
+    Readiness,
     RewardStatus,
     Scores,
     Selection,
+    Snapshots,
     SnapshotState,
     Training,
 )
 from bandexa_client.arrays import Array, sendable
 from bandexa_client.call import Call, Fields, path, reads, reads_items
 from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
+from bandexa_client.explanation import Explanation
 from bandexa_client.requests import (
-    Candidates,
+    Actions,
     RewardReport,
     SelectRequest,
+    catalogue_body,
     fallback_selection,
     is_fallback,
     new_id,
@@ -36,6 +43,7 @@ from bandexa_client.retrying import Retry
 from bandexa_client.sharing import shared
 
 T = TypeVar("T")
+_PAGE = 10_000  # the most actions that the service lists at once
 
 
 class Calls(ABC):
@@ -51,15 +59,6 @@ class Calls(ABC):
             BanditError: It failed.
         """
 
-    @shared
-    async def ready(self) -> bool:
-        """Tell whether the service takes requests; ServiceUnavailable if nothing answers."""
-        call = Call(
-            "GET", "/readyz", lambda response: response.status_code == 200, repeatable=False,
-            reports_503=True,
-        )  # fmt: skip
-        return await self._do(call)
-
     # -- decisions ----------------------------------------------------------------------------
 
     @shared
@@ -68,7 +67,7 @@ class Calls(ABC):
         bandit: str,
         context: Array,
         *,
-        candidates: Candidates | None = None,
+        candidates: Actions | None = None,
         retrieve: int | None = None,
         decision_id: str | None = None,
         k: int = 1,
@@ -131,6 +130,14 @@ class Calls(ABC):
         return await self._do(Call("POST", "/reward", reads(RewardStatus), report.body()))
 
     @shared
+    async def activate(self, decision_id: str) -> ActivationStatus:
+        """Count a decision that was made with `activate=False`, once it is shown."""
+        if is_fallback(decision_id):
+            return ActivationStatus("fallback")
+        body = {"decision_id": decision_id}
+        return await self._do(Call("POST", "/activate", reads(ActivationStatus), body))
+
+    @shared
     async def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
         """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
         call = Call(
@@ -148,14 +155,18 @@ class Calls(ABC):
         return await self._do(Call("POST", "/reward/batch", read, body))
 
     @shared
-    async def score(
-        self, bandit: str, context: Array, candidates: Candidates | None = None
-    ) -> Scores:
+    async def score(self, bandit: str, context: Array, candidates: Actions | None = None) -> Scores:
         """Return mean and standard deviation of every candidate; nothing is recorded."""
         body: dict[str, object] = {"context": sendable(context)}
         if candidates is not None:
             body["candidates"] = candidates
         return await self._do(Call("POST", path(bandit, "score"), reads(Scores), body))
+
+    @shared
+    async def explain(self, bandit: str, decision_id: str) -> Explanation:
+        """Return a decision, drawn again from its snapshot and the log up to its position."""
+        where = path(bandit, "decisions", decision_id)
+        return await self._do(Call("GET", where, reads(Explanation, _explained), slow=True))
 
     # -- bandits and actions ------------------------------------------------------------------
 
@@ -169,7 +180,7 @@ class Calls(ABC):
 
         def read(response: httpx.Response) -> BanditState:
             state = reads(BanditState)(response)
-            return dataclasses.replace(state, created=response.status_code == 201)
+            return replace(state, created=response.status_code == 201)
 
         return await self._do(Call("PUT", path(bandit), read, spec))
 
@@ -184,15 +195,58 @@ class Calls(ABC):
         return await self._do(Call("DELETE", path(bandit), _nothing, repeatable=False))
 
     @shared
+    async def list_bandits(self) -> list[BanditState]:
+        """Return configuration and progress of every bandit."""
+        return list((await self._do(Call("GET", "/bandits", reads(_Bandits)))).bandits)
+
+    @shared
     async def put_actions(
-        self, bandit: str, ids: Sequence[str], features: Array | None = None
+        self,
+        bandit: str,
+        actions: Actions,
+        features: Array | None = None,
+        enabled: Sequence[bool] | None = None,
     ) -> Catalogue:
-        """Add or change actions; `features` has shape (len(ids), action_dim), None if that is 0."""
-        if features is None:
-            body: dict[str, object] = {"actions": [{"id": action} for action in ids]}
-        else:
-            body = {"ids": list(ids), "features": sendable(features)}
+        """Add actions, or overwrite those of the same ids. Others stay as they are.
+
+        Args:
+            bandit: Its name.
+            actions: Ids, or `{id, features, enabled}` each.
+            features: With ids: an array of shape (len(actions), action_dim). None leaves those of
+                known actions as they are; new ones need features unless action_dim is 0.
+            enabled: With ids: whether each action is offered; None offers all of them.
+
+        Raises:
+            ValueError: `features` or `enabled` do not have a row for each action.
+        """
+        body = catalogue_body(actions, features, enabled)
         return await self._do(Call("PUT", path(bandit, "actions"), reads(Catalogue), body))
+
+    @shared
+    async def list_actions(
+        self, bandit: str, *, offset: int = 0, limit: int | None = None
+    ) -> list[ActionState]:
+        """Return actions in the order of their slots, retired ones included.
+
+        Args:
+            bandit: Its name.
+            offset: The slot to begin at.
+            limit: How many to return; None: all. Requests hold up to 10,000 each.
+        """
+        found: list[ActionState] = []
+        while limit is None or len(found) < limit:
+            size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            where = f"{path(bandit, 'actions')}?offset={offset + len(found)}&limit={size}"
+            page = await self._do(Call("GET", where, reads(_ActionPage)))
+            found += page.actions
+            if not page.actions or offset + len(found) >= page.total:
+                break
+        return found
+
+    @shared
+    async def retire_action(self, bandit: str, action: str) -> Catalogue:
+        """Stop offering an action; what was learned of it stays. `put_actions` offers it again."""
+        return await self._do(Call("DELETE", path(bandit, "actions", action), reads(Catalogue)))
 
     # -- training and snapshots ---------------------------------------------------------------
 
@@ -217,6 +271,48 @@ class Calls(ABC):
         )  # fmt: skip
         return await self._do(call)
 
+    @shared
+    async def list_snapshots(self, bandit: str) -> Snapshots:
+        """Return the snapshots on the server's disk; `rollback` takes any of them."""
+        return await self._do(Call("GET", path(bandit, "snapshots"), reads(Snapshots)))
+
+    @shared
+    async def rollback(self, bandit: str, version: int) -> SnapshotState:
+        """Serve an older snapshot from here on: what was learned after it leaves the model."""
+        call = Call(
+            "POST", path(bandit, "rollback"), reads(SnapshotState), {"version": version},
+            repeatable=False, slow=True,
+        )  # fmt: skip
+        return await self._do(call)
+
+    # -- the server -----------------------------------------------------------------------------
+
+    @shared
+    async def ready(self) -> Readiness:
+        """Return whether the service takes requests, and why not.
+
+        Raises:
+            ServiceUnavailable: Nothing answered, or something other than the service did.
+        """
+        call = Call("GET", "/readyz", reads(Readiness), repeatable=False, reports_503=True)
+        return await self._do(call)
+
+    @shared
+    async def learnz(self) -> LearnState:
+        """Return whether every bandit learns, and what prevents it."""
+        return await self._do(Call("GET", "/learnz", reads(LearnState), reports_503=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bandits:
+    bandits: tuple[BanditState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ActionPage:
+    total: int
+    actions: tuple[ActionState, ...]
+
 
 def _nothing(response: httpx.Response) -> None:
     """Read an answer without a body."""
@@ -226,3 +322,8 @@ def _all_actions(fields: Fields) -> dict[str, object]:
     """List a single chosen action, too: the service lists them when there are several."""
     several = fields.get("actions")
     return {**fields, "actions": [fields.get("action")] if several is None else several}
+
+
+def _explained(fields: Fields) -> dict[str, object]:
+    answer = fields.get("explained")
+    return {**fields, "explained": answer == "yes" if answer in ("yes", "no") else answer}

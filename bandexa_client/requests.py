@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bandexa_client.answers import Action, Selection
-from bandexa_client.arrays import Array, sendable
+from bandexa_client.arrays import Array, rows, sendable
 
-Candidates = Sequence[str] | Sequence[Mapping[str, object]]
-"""Actions of a request: ids of the catalogue, or `{id, features}` each."""
+Actions = Sequence[str | Mapping[str, object]]
+"""Actions in a request: ids of the catalogue, or an object with `id` and `features` each."""
 
 _FALLBACK_PREFIX = "fallback:"
 
@@ -21,7 +21,7 @@ class SelectRequest:
 
     bandit: str
     context: Array
-    candidates: Candidates | None = None
+    candidates: Actions | None = None
     retrieve: int | None = None
     decision_id: str | None = None
     k: int = 1
@@ -58,6 +58,35 @@ class RewardReport:
         optional = {"reward_id": self.reward_id, "action": self.action}
         body.update({key: value for key, value in optional.items() if value is not None})
         return body
+
+
+def catalogue_body(
+    actions: Actions,
+    features: Array | None,
+    enabled: Sequence[bool] | None,
+) -> dict[str, object]:
+    """Return the JSON body that puts actions: in columns where it can, otherwise in rows.
+
+    Raises:
+        ValueError: `features` or `enabled` do not have a row for each action.
+    """
+    ids = [action for action in actions if isinstance(action, str)]
+    if len(ids) < len(actions):
+        if features is not None or enabled is not None:
+            raise ValueError("features and enabled belong to ids; these actions have their own")
+        return {"actions": [{"id": one} if isinstance(one, str) else one for one in actions]}
+    if features is not None and enabled is None:
+        return {"ids": ids, "features": sendable(features)}
+    listed: list[dict[str, object]] = [{"id": action} for action in ids]
+    if features is not None:
+        for row, values in zip(listed, rows(features, len(ids)), strict=True):
+            row["features"] = values
+    if enabled is not None:
+        if len(enabled) != len(ids):
+            raise ValueError(f"enabled: {len(enabled)} values for {len(ids)} actions")
+        for row, offered in zip(listed, enabled, strict=True):
+            row["enabled"] = bool(offered)
+    return {"actions": listed}
 
 
 def new_id() -> str:

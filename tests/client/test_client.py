@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,17 @@ import pytest
 import bandexa_client as client_module
 from bandexa_client import (
     Action,
+    ActionState,
+    ActivationStatus,
     BanditClient,
     BanditError,
     Conflict,
+    Finding,
     Invalid,
+    Learning,
+    LearnState,
     NotFound,
+    Readiness,
     Rejected,
     RewardReport,
     RewardStatus,
@@ -23,6 +30,7 @@ from bandexa_client import (
     SelectRequest,
     ServiceFailed,
     ServiceUnavailable,
+    TrainerState,
     array_body,
 )
 from tests.client.scripted import Connect, Script
@@ -126,6 +134,89 @@ def test_actions_go_in_columns_with_features_and_in_rows_without(
     assert script.sent() == {"ids": ["x", "y"], "features": [[1.0], [2.0]]}
     client.put_actions("b", ["x", "y"])
     assert script.sent() == {"actions": [{"id": "x"}, {"id": "y"}]}
+    listed: list[dict[str, object]] = [
+        {"id": "x", "features": [1.0]},
+        {"id": "y", "enabled": False},
+    ]
+    client.put_actions("b", listed)
+    assert script.sent() == {"actions": listed}
+
+
+def test_disabled_actions_go_in_rows(script: Script, client: BanditClient) -> None:
+    script.always({"num_actions": 1, "position": 1})
+    client.put_actions("b", ["x", "y"], enabled=[True, False])
+    rows = [{"id": "x", "enabled": True}, {"id": "y", "enabled": False}]
+    assert script.sent() == {"actions": rows}
+    client.put_actions("b", ["x", "y"], [[1.0], [2.0]], [True, False])
+    features = [[1.0], [2.0]]
+    for row, values in zip(rows, features, strict=True):
+        row["features"] = values
+    assert script.sent() == {"actions": rows}
+    array = np.array(features, np.float32)
+    client.put_actions("b", ["x", "y"], array, [True, False])
+    sent = [row["features"] for row in script.sent()["actions"]]
+    assert sent == [array_body("float32", [1], row.tobytes()) for row in array]
+
+
+@pytest.mark.parametrize(
+    ("actions", "features", "enabled"),
+    [
+        (["x", "y"], None, [True]),
+        (["x", "y"], [[1.0]], [True, False]),
+        (["x", "y"], np.ones((3, 1)), [True, False]),
+        ([{"id": "x"}], [[1.0]], None),
+        ([{"id": "x"}], None, [True]),
+    ],
+)
+def test_columns_of_another_length_are_refused(
+    script: Script, client: BanditClient, actions: Any, features: Any, enabled: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"features|enabled"):
+        client.put_actions("b", actions, features, enabled)
+    assert script.requests == []
+
+
+def test_a_long_catalogue_is_listed_in_pages(script: Script, client: BanditClient) -> None:
+    def row(slot: int) -> dict[str, object]:
+        return {"id": str(slot), "index": slot, "enabled": True, "features": [0.5]}
+
+    for start in (0, 2):
+        script.then(200, {"total": 4, "actions": [row(start), row(start + 1)]})
+    assert client.list_actions("b")[3] == ActionState("3", 3, True, (0.5,))
+    paths = [request.path for request in script.requests]
+    assert paths == [f"/bandits/b/actions?offset={slot}&limit=10000" for slot in (0, 2)]
+    script.always({"total": 4, "actions": [row(1)]})
+    assert [action.id for action in client.list_actions("b", offset=1, limit=1)] == ["1"]
+    assert script.asked() == ("GET", "/bandits/b/actions?offset=1&limit=1")
+
+
+def test_numpy_arrays_are_sent_as_bytes(script: Script, client: BanditClient) -> None:
+    script.always(SELECTED)
+    for array, dtype in [
+        (np.array([[1, 2]], np.uint8), "uint8"),
+        (np.array([1.5], ">f4"), "float64"),
+        (np.array([1, 2], np.int16), "int64"),
+        (np.array([True, False]), "int64"),
+        (np.array([2**63], np.uint64), "float64"),
+        (np.arange(6.0).reshape(2, 3).T, "float64"),
+    ]:
+        client.select("b", array)
+        sent = script.sent()["context"]
+        found = np.frombuffer(base64.b64decode(sent["data"]), sent["dtype"]).reshape(sent["shape"])
+        assert sent["dtype"] == dtype
+        np.testing.assert_array_equal(found, array)
+
+
+def test_numpy_values_within_lists_are_sent_as_numbers(
+    script: Script, client: BanditClient
+) -> None:
+    script.always(SELECTED)
+    candidates = [{"id": "a", "features": np.array([1.0, 2.0])}]
+    client.select("b", [np.float32(0.5), np.int64(2)], candidates=candidates)
+    assert script.sent()["context"] == [0.5, 2]
+    assert script.sent()["candidates"] == [{"id": "a", "features": [1.0, 2.0]}]
+    with pytest.raises(TypeError, match="object cannot be sent as JSON"):
+        client.select("b", [object()])
 
 
 def test_delete_needs_no_answer_body(script: Script, client: BanditClient) -> None:
@@ -162,6 +253,14 @@ def test_a_snapshot_travels_as_bytes(script: Script, client: BanditClient) -> No
     assert script.asked() == ("PUT", "/bandits/b/snapshot")
     assert script.requests[-1].content == b"\x00\xff"
     assert script.requests[-1].headers["Content-Type"] == "application/octet-stream"
+
+
+def test_an_activation_reports_its_status(script: Script, client: BanditClient) -> None:
+    script.always({"status": "late"})
+    assert client.activate("d1") == ActivationStatus("late")
+    assert script.sent() == {"decision_id": "d1"}
+    assert client.activate("fallback:1") == ActivationStatus("fallback")
+    assert len(script.requests) == 1
 
 
 def test_batches_answer_item_by_item(script: Script, client: BanditClient) -> None:
@@ -239,18 +338,38 @@ def test_an_answer_against_the_contract_is_a_failure(
         client.reward("d", 0.0)
 
 
-@pytest.mark.parametrize(("status", "ready"), [(200, True), (503, False)])
-def test_ready_follows_the_probe(
-    script: Script, client: BanditClient, status: int, ready: bool
+def test_ready_tells_why_not(script: Script, client: BanditClient) -> None:
+    script.always({"status": "ready", "detail": None})
+    assert client.ready() == Readiness("ready", None, None)
+    assert client.ready()
+    trainer = {"state": "idle", "phase": "idle", "pid": None, "rounds": 0}
+    script.always({"status": "not ready", "detail": "disk full", "trainer": trainer}, 503)
+    found = client.ready()
+    assert not found
+    assert found.detail == "disk full"
+    assert found.trainer == TrainerState("idle", "idle", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, NotFound), (503, ServiceUnavailable), (200, ServiceFailed)]
+)
+@pytest.mark.parametrize("body", [b"no such page", {"status": 503}])
+def test_the_probes_are_not_answered_by_another_server(
+    script: Script, client: BanditClient, status: int, kind: type[Exception], body: object
 ) -> None:
-    script.always({}, status)
-    assert client.ready() is ready
-
-
-def test_ready_is_no_answer_to_a_foreign_server(script: Script, client: BanditClient) -> None:
-    script.always(b"no such page", 404)
-    with pytest.raises(NotFound):
+    script.always(body, status)
+    with pytest.raises(kind):
         client.ready()
+    with pytest.raises(kind):
+        client.learnz()
+
+
+def test_learnz_reads_alarms_too(script: Script, client: BanditClient) -> None:
+    finding = {"name": "silent", "severity": "alarm", "message": "m", "remedy": "r"}
+    learning = {"findings": [finding], "join_rate": 0.5, "reward_mean": None}
+    script.always({"status": "alarm", "findings": [], "bandits": {"b": learning}}, 503)
+    found = Finding("silent", "alarm", "m", "r")
+    assert client.learnz() == LearnState("alarm", (), {"b": Learning((found,), 0.5, None)})
 
 
 def test_a_refused_connection_is_unavailable(nobody: str, connect: Connect) -> None:
@@ -301,8 +420,14 @@ def test_an_address_that_is_none_is_refused(connect: Connect, url: str) -> None:
         connect(url)
 
 
-def test_exports_exist() -> None:
-    assert len(set(client_module.__all__)) == len(client_module.__all__)
-    assert all(hasattr(client_module, name) for name in client_module.__all__)
+def test_the_exports_exist_and_are_sorted() -> None:
+    names = client_module.__all__
+    assert all(hasattr(client_module, name) for name in names)
+    kinds = [
+        [n for n in names if n.isupper()],
+        [n for n in names if n[0].isupper() and not n.isupper()],
+        [n for n in names if n[0].islower()],
+    ]
+    assert names == [name for kind in kinds for name in sorted(kind)]
     errors = [client_module.ServiceUnavailable, client_module.ServiceFailed, client_module.Rejected]
     assert all(issubclass(error, BanditError) for error in errors)
