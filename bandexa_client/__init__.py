@@ -1,36 +1,55 @@
 """The public client: typed calls, retries, a fallback; httpx and the standard library alone."""
 
-from bandexa_client.async_client import AsyncBanditClient
-from bandexa_client.client import BanditClient
-from bandexa_client.retrying import NO_RETRY, Retry
-from bandexa_client.reward_queue import QueueClosed, QueueFull, RewardQueue, Undelivered
-from bandexa_client.wire import (
+from bandexa_client.answers import (
     Action,
     ActionScore,
-    Array,
-    BanditError,
+    ActionState,
+    ActivationStatus,
     BanditState,
     Catalogue,
+    Finding,
+    Learning,
+    LearnState,
+    Readiness,
+    RewardStatus,
+    Scores,
+    Selection,
+    Snapshots,
+    SnapshotState,
+    SnapshotSummary,
+    TrainerState,
+    Training,
+)
+from bandexa_client.arrays import Array, array_body
+from bandexa_client.client import AsyncBanditClient, BanditClient
+from bandexa_client.errors import (
+    BanditError,
     Conflict,
     Invalid,
     NotFound,
     Rejected,
-    RewardReport,
-    RewardStatus,
-    Scores,
-    Selection,
-    SelectRequest,
     ServiceFailed,
     ServiceUnavailable,
-    SnapshotState,
-    Training,
-    array_body,
 )
+from bandexa_client.explanation import (
+    ExplainedAction,
+    ExplainedCandidate,
+    Explanation,
+    LearnRow,
+    ReportedReward,
+    Reproduction,
+    SentContext,
+)
+from bandexa_client.requests import RewardReport, SelectRequest
+from bandexa_client.retrying import NO_RETRY, Retry
+from bandexa_client.reward_queue import QueueClosed, QueueFull, RewardQueue, Undelivered
 
 __all__ = [
     "NO_RETRY",
     "Action",
     "ActionScore",
+    "ActionState",
+    "ActivationStatus",
     "Array",
     "AsyncBanditClient",
     "BanditClient",
@@ -38,11 +57,21 @@ __all__ = [
     "BanditState",
     "Catalogue",
     "Conflict",
+    "ExplainedAction",
+    "ExplainedCandidate",
+    "Explanation",
+    "Finding",
     "Invalid",
+    "LearnRow",
+    "LearnState",
+    "Learning",
     "NotFound",
     "QueueClosed",
     "QueueFull",
+    "Readiness",
     "Rejected",
+    "ReportedReward",
+    "Reproduction",
     "Retry",
     "RewardQueue",
     "RewardReport",
@@ -50,9 +79,13 @@ __all__ = [
     "Scores",
     "SelectRequest",
     "Selection",
+    "SentContext",
     "ServiceFailed",
     "ServiceUnavailable",
     "SnapshotState",
+    "SnapshotSummary",
+    "Snapshots",
+    "TrainerState",
     "Training",
     "Undelivered",
     "array_body",

@@ -1,224 +1,329 @@
-"""Every call of the service as a value: what is sent, and how the answer is read.
+"""Every call of the service, declared once: `BanditClient` and `AsyncBanditClient` have them all.
 
-Shared by the clients, which only differ in how they wait. Pure; httpx for its types alone.
+`shared` makes each method a blocking one in the first and an awaited one in the second.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
-from urllib.parse import quote
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import httpx
 
-from bandexa_client import wire
-from bandexa_client.wire import (
-    Array,
-    BanditError,
+from bandexa_client.answers import (
+    ActionState,
+    ActivationStatus,
     BanditState,
     Catalogue,
-    Rejected,
-    RewardReport,
+    LearnState,
+    Readiness,
     RewardStatus,
     Scores,
     Selection,
-    SelectRequest,
-    ServiceUnavailable,
+    Snapshots,
     SnapshotState,
     Training,
 )
+from bandexa_client.arrays import Array, sendable
+from bandexa_client.call import Call, Fields, path, reads, reads_items
+from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
+from bandexa_client.explanation import Explanation
+from bandexa_client.requests import (
+    Actions,
+    RewardReport,
+    SelectRequest,
+    catalogue_body,
+    fallback_selection,
+    is_fallback,
+    new_id,
+)
+from bandexa_client.retrying import Retry
+from bandexa_client.sharing import shared
 
 T = TypeVar("T")
+_PAGE = 10_000  # the most actions that the service lists at once
 
-# Servers commonly close a connection after 5 idle seconds; give it up before, so that no request is
-# sent into a closing one.
-KEEPALIVE_S = 2.0
+
+class Calls(ABC):
+    """The calls; a client adds how they are sent."""
+
+    _retry: Retry
+
+    @abstractmethod
+    async def _do(self, call: Call[T], within_s: float | None = None) -> T:
+        """Send a call, again where that helps, and return its value.
+
+        Raises:
+            BanditError: It failed.
+        """
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    @shared
+    async def select(
+        self,
+        bandit: str,
+        context: Array,
+        *,
+        candidates: Actions | None = None,
+        retrieve: int | None = None,
+        decision_id: str | None = None,
+        k: int = 1,
+        activate: bool = True,
+        fallback: str | None = None,
+        within_s: float | None = None,
+    ) -> Selection:
+        """Ask which action to take.
+
+        Args:
+            bandit: Its name.
+            context: An array of the bandit's context shape.
+            candidates: Catalogue ids, or `{id, features}` each; None offers all enabled actions.
+            retrieve: The service shortlists this many actions by their sampled values.
+            decision_id: The caller's id. None: the client makes one when it retries, so that a
+                repeated call gives the same decision; otherwise the service does.
+            k: How many actions to choose.
+            activate: False when the decision may never be shown.
+            fallback: The action to take when the service does not answer: see `Selection`.
+            within_s: Limit of the whole call in seconds, retries included. None: the client's
+                limits.
+
+        Raises:
+            ServiceUnavailable: The service did not answer, and there is no `fallback`.
+        """
+        if decision_id is None and self._retry.attempts > 1:
+            decision_id = new_id()
+        request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
+        call = Call(
+            "POST", "/select", reads(Selection, _all_actions), request.body(),
+            repeatable=decision_id is not None,
+        )  # fmt: skip
+        try:
+            return await self._do(call, within_s)
+        except (ServiceUnavailable, ServiceFailed):
+            if fallback is None:
+                raise
+            return fallback_selection(fallback)
+
+    @shared
+    async def reward(
+        self,
+        decision_id: str,
+        reward: float,
+        *,
+        reward_id: str | None = None,
+        action: str | None = None,
+    ) -> RewardStatus:
+        """Report an outcome of a decision.
+
+        Args:
+            decision_id: The decision. The reward of a fallback decision is not sent.
+            reward: A finite number.
+            reward_id: Distinguishes several outcomes of a decision; the same id counts once.
+            action: The action that the reward is for, needed when k > 1.
+        """
+        if is_fallback(decision_id):
+            return RewardStatus("fallback", False)
+        report = RewardReport(decision_id, reward, reward_id, action)
+        return await self._do(Call("POST", "/reward", reads(RewardStatus), report.body()))
+
+    @shared
+    async def activate(self, decision_id: str) -> ActivationStatus:
+        """Count a decision that was made with `activate=False`, once it is shown."""
+        if is_fallback(decision_id):
+            return ActivationStatus("fallback")
+        body = {"decision_id": decision_id}
+        return await self._do(Call("POST", "/activate", reads(ActivationStatus), body))
+
+    @shared
+    async def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
+        """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
+        call = Call(
+            "POST", "/select/batch", reads_items(Selection, len(requests), _all_actions),
+            {"items": [request.body() for request in requests]},
+            repeatable=all(request.decision_id for request in requests),
+        )  # fmt: skip
+        return await self._do(call)
+
+    @shared
+    async def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
+        """Report up to 1000 outcomes in one call; each succeeds or is rejected on its own."""
+        body = {"items": [report.body() for report in reports]}
+        read = reads_items(RewardStatus, len(reports))
+        return await self._do(Call("POST", "/reward/batch", read, body))
+
+    @shared
+    async def score(self, bandit: str, context: Array, candidates: Actions | None = None) -> Scores:
+        """Return mean and standard deviation of every candidate; nothing is recorded."""
+        body: dict[str, object] = {"context": sendable(context)}
+        if candidates is not None:
+            body["candidates"] = candidates
+        return await self._do(Call("POST", path(bandit, "score"), reads(Scores), body))
+
+    @shared
+    async def explain(self, bandit: str, decision_id: str) -> Explanation:
+        """Return a decision, drawn again from its snapshot and the log up to its position."""
+        where = path(bandit, "decisions", decision_id)
+        return await self._do(Call("GET", where, reads(Explanation, _explained), slow=True))
+
+    # -- bandits and actions ------------------------------------------------------------------
+
+    @shared
+    async def put_bandit(self, bandit: str, spec: Mapping[str, object]) -> BanditState:
+        """Create a bandit, or change those keys of it that can change.
+
+        Raises:
+            Conflict: `spec` differs in a key that cannot change.
+        """
+
+        def read(response: httpx.Response) -> BanditState:
+            state = reads(BanditState)(response)
+            return replace(state, created=response.status_code == 201)
+
+        return await self._do(Call("PUT", path(bandit), read, spec))
+
+    @shared
+    async def get_bandit(self, bandit: str) -> BanditState:
+        """Return configuration and progress of a bandit."""
+        return await self._do(Call("GET", path(bandit), reads(BanditState)))
+
+    @shared
+    async def delete_bandit(self, bandit: str) -> None:
+        """Delete a bandit with its decisions and snapshots."""
+        return await self._do(Call("DELETE", path(bandit), _nothing, repeatable=False))
+
+    @shared
+    async def list_bandits(self) -> list[BanditState]:
+        """Return configuration and progress of every bandit."""
+        return list((await self._do(Call("GET", "/bandits", reads(_Bandits)))).bandits)
+
+    @shared
+    async def put_actions(
+        self,
+        bandit: str,
+        actions: Actions,
+        features: Array | None = None,
+        enabled: Sequence[bool] | None = None,
+    ) -> Catalogue:
+        """Add actions, or overwrite those of the same ids. Others stay as they are.
+
+        Args:
+            bandit: Its name.
+            actions: Ids, or `{id, features, enabled}` each.
+            features: With ids: an array of shape (len(actions), action_dim). None leaves those of
+                known actions as they are; new ones need features unless action_dim is 0.
+            enabled: With ids: whether each action is offered; None offers all of them.
+
+        Raises:
+            ValueError: `features` or `enabled` do not have a row for each action.
+        """
+        body = catalogue_body(actions, features, enabled)
+        return await self._do(Call("PUT", path(bandit, "actions"), reads(Catalogue), body))
+
+    @shared
+    async def list_actions(
+        self, bandit: str, *, offset: int = 0, limit: int | None = None
+    ) -> list[ActionState]:
+        """Return actions in the order of their slots, retired ones included.
+
+        Args:
+            bandit: Its name.
+            offset: The slot to begin at.
+            limit: How many to return; None: all. Requests hold up to 10,000 each.
+        """
+        found: list[ActionState] = []
+        while limit is None or len(found) < limit:
+            size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            where = f"{path(bandit, 'actions')}?offset={offset + len(found)}&limit={size}"
+            page = await self._do(Call("GET", where, reads(_ActionPage)))
+            found += page.actions
+            if not page.actions or offset + len(found) >= page.total:
+                break
+        return found
+
+    @shared
+    async def retire_action(self, bandit: str, action: str) -> Catalogue:
+        """Stop offering an action; what was learned of it stays. `put_actions` offers it again."""
+        return await self._do(Call("DELETE", path(bandit, "actions", action), reads(Catalogue)))
+
+    # -- training and snapshots ---------------------------------------------------------------
+
+    @shared
+    async def train(self, bandit: str, *, wait: bool = True) -> Training:
+        """Train now; with `wait` return once the new snapshot is served, otherwise at once."""
+        where = path(bandit, "train") + ("?wait=true" if wait else "?wait=false")
+        return await self._do(Call("POST", where, reads(Training), repeatable=False, slow=wait))
+
+    @shared
+    async def export_snapshot(self, bandit: str) -> bytes:
+        """Return the served snapshot, for `import_snapshot`."""
+        where = path(bandit, "snapshot")
+        return await self._do(Call("GET", where, lambda response: response.content, slow=True))
+
+    @shared
+    async def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
+        """Serve an exported snapshot from a bandit of equal spec and actions."""
+        call = Call(
+            "PUT", path(bandit, "snapshot"), reads(SnapshotState), snapshot, repeatable=False,
+            slow=True,
+        )  # fmt: skip
+        return await self._do(call)
+
+    @shared
+    async def list_snapshots(self, bandit: str) -> Snapshots:
+        """Return the snapshots on the server's disk; `rollback` takes any of them."""
+        return await self._do(Call("GET", path(bandit, "snapshots"), reads(Snapshots)))
+
+    @shared
+    async def rollback(self, bandit: str, version: int) -> SnapshotState:
+        """Serve an older snapshot from here on: what was learned after it leaves the model."""
+        call = Call(
+            "POST", path(bandit, "rollback"), reads(SnapshotState), {"version": version},
+            repeatable=False, slow=True,
+        )  # fmt: skip
+        return await self._do(call)
+
+    # -- the server -----------------------------------------------------------------------------
+
+    @shared
+    async def ready(self) -> Readiness:
+        """Return whether the service takes requests, and why not.
+
+        Raises:
+            ServiceUnavailable: Nothing answered, or something other than the service did.
+        """
+        call = Call("GET", "/readyz", reads(Readiness), repeatable=False, reports_503=True)
+        return await self._do(call)
+
+    @shared
+    async def learnz(self) -> LearnState:
+        """Return whether every bandit learns, and what prevents it."""
+        return await self._do(Call("GET", "/learnz", reads(LearnState), reports_503=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One call.
-
-    Attributes:
-        read: Turns a successful answer into its value.
-        repeatable: Sending it twice does what sending it once does.
-        slow: It may take as long as a training round.
-    """
-
-    method: str
-    path: str
-    read: Callable[[httpx.Response], T]
-    content: bytes | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    repeatable: bool = True
-    slow: bool = False
-
-    def outcome(self, response: httpx.Response) -> T:
-        """Return what a response says.
-
-        Raises:
-            BanditError: It says that the call failed.
-        """
-        if not response.is_success:
-            raise failure(response)
-        return self.read(response)
+class _Bandits:
+    bandits: tuple[BanditState, ...]
 
 
-def ready() -> Call[bool]:
-    """Return the call behind `BanditClient.ready`."""
-    return Call("GET", "/readyz", lambda response: response.status_code == 200, repeatable=False)
+@dataclass(frozen=True, slots=True)
+class _ActionPage:
+    total: int
+    actions: tuple[ActionState, ...]
 
 
-def put_bandit(bandit: str, spec: Mapping[str, object]) -> Call[BanditState]:
-    """Return the call behind `BanditClient.put_bandit`."""
-
-    def read(response: httpx.Response) -> BanditState:
-        return wire.bandit_state(_fields(response), created=response.status_code == 201)
-
-    return _with_body("PUT", _path(bandit), spec, read)
+def _nothing(response: httpx.Response) -> None:
+    """Read an answer without a body."""
 
 
-def get_bandit(bandit: str) -> Call[BanditState]:
-    """Return the call behind `BanditClient.get_bandit`."""
-    return Call("GET", _path(bandit), lambda r: wire.bandit_state(_fields(r), created=False))
+def _all_actions(fields: Fields) -> dict[str, object]:
+    """List a single chosen action, too: the service lists them when there are several."""
+    several = fields.get("actions")
+    return {**fields, "actions": [fields.get("action")] if several is None else several}
 
 
-def delete_bandit(bandit: str) -> Call[None]:
-    """Return the call behind `BanditClient.delete_bandit`."""
-    return Call("DELETE", _path(bandit), lambda response: None, repeatable=False)
-
-
-def put_actions(bandit: str, ids: Sequence[str], features: Array | None) -> Call[Catalogue]:
-    """Return the call behind `BanditClient.put_actions`."""
-    if features is None:
-        body: dict[str, object] = {"actions": [{"id": action} for action in ids]}
-    else:
-        body = {"ids": list(ids), "features": features}
-    return _with_body("PUT", _path(bandit, "actions"), body, lambda r: wire.catalogue(_fields(r)))
-
-
-def select(request: SelectRequest) -> Call[Selection]:
-    """Return the call behind `BanditClient.select`."""
-    call = _with_body("POST", "/select", request.body(), lambda r: wire.selection(_fields(r)))
-    return call if request.decision_id is not None else _once(call)
-
-
-def reward(report: RewardReport) -> Call[RewardStatus]:
-    """Return the call behind `BanditClient.reward`."""
-    return _with_body("POST", "/reward", report.body(), lambda r: wire.reward_status(_fields(r)))
-
-
-def select_batch(requests: Sequence[SelectRequest]) -> Call[list[Selection | Rejected]]:
-    """Return the call behind `BanditClient.select_batch`."""
-
-    def read(response: httpx.Response) -> list[Selection | Rejected]:
-        return wire.batch(_fields(response), len(requests), wire.selection)
-
-    body = {"items": [request.body() for request in requests]}
-    call = _with_body("POST", "/select/batch", body, read)
-    return call if all(request.decision_id for request in requests) else _once(call)
-
-
-def reward_batch(reports: Sequence[RewardReport]) -> Call[list[RewardStatus | Rejected]]:
-    """Return the call behind `BanditClient.reward_batch`."""
-
-    def read(response: httpx.Response) -> list[RewardStatus | Rejected]:
-        return wire.batch(_fields(response), len(reports), wire.reward_status)
-
-    body = {"items": [report.body() for report in reports]}
-    return _with_body("POST", "/reward/batch", body, read)
-
-
-def score(bandit: str, context: Array, candidates: Sequence[str] | None) -> Call[Scores]:
-    """Return the call behind `BanditClient.score`."""
-    body: dict[str, object] = {"context": context}
-    if candidates is not None:
-        body["candidates"] = list(candidates)
-    return _with_body("POST", _path(bandit, "score"), body, lambda r: wire.scores(_fields(r)))
-
-
-def train(bandit: str, *, wait: bool) -> Call[Training | None]:
-    """Return the call behind `BanditClient.train`."""
-
-    def read(response: httpx.Response) -> Training | None:
-        fields = _fields(response)
-        return wire.training(fields) if wait else None
-
-    path = _path(bandit, "train") + ("?wait=true" if wait else "?wait=false")
-    return Call("POST", path, read, repeatable=False, slow=wait)
-
-
-def export_snapshot(bandit: str) -> Call[bytes]:
-    """Return the call behind `BanditClient.export_snapshot`."""
-    return Call("GET", _path(bandit, "snapshot"), lambda response: response.content, slow=True)
-
-
-def import_snapshot(bandit: str, snapshot: bytes) -> Call[SnapshotState]:
-    """Return the call behind `BanditClient.import_snapshot`."""
-    return Call(
-        "PUT", _path(bandit, "snapshot"), lambda r: wire.snapshot_state(_fields(r)), snapshot,
-        {"Content-Type": "application/octet-stream"}, repeatable=False, slow=True,
-    )  # fmt: skip
-
-
-def address(url: str) -> httpx.URL:
-    """Return the address of a service; ValueError where it is none."""
-    try:
-        parsed = httpx.URL(url.rstrip("/"))
-    except httpx.InvalidURL as error:
-        raise ValueError(f"not an address: {url!r} ({error})") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"not an http or https address: {url!r}")
-    return parsed
-
-
-def authorization(api_key: str | None) -> dict[str, str]:
-    """Return the headers that carry a key."""
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-
-
-def failure(response: httpx.Response) -> BanditError:
-    """Return the error that a response with a status of 400 or more stands for."""
-    return wire.failure(
-        response.status_code,
-        response.content,
-        where=_where(response),
-        retry_after=response.headers.get("Retry-After"),
-    )
-
-
-def unreachable(
-    call: Call[T], url: str, timeout_s: float, error: httpx.RequestError
-) -> ServiceUnavailable:
-    """Return the error of a call that was not answered."""
-    if isinstance(error, httpx.TimeoutException):
-        where = f"{call.method} {url}{call.path}"
-        return ServiceUnavailable(f"{where}: no answer within {timeout_s:g} s")
-    reason = str(error) or type(error).__name__
-    return ServiceUnavailable(f"cannot reach the service at {url}: {reason}")
-
-
-def _with_body(
-    method: str, path: str, body: Mapping[str, object], read: Callable[[httpx.Response], T]
-) -> Call[T]:
-    content = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return Call(method, path, read, content, {"Content-Type": "application/json"})
-
-
-def _once(call: Call[T]) -> Call[T]:
-    return Call(call.method, call.path, call.read, call.content, call.headers, repeatable=False)
-
-
-def _path(bandit: str, part: str | None = None) -> str:
-    path = f"/bandits/{quote(bandit, safe='')}"
-    return path if part is None else f"{path}/{part}"
-
-
-def _where(response: httpx.Response) -> str:
-    return f"{response.request.method} {response.request.url}"
-
-
-def _fields(response: httpx.Response) -> Mapping[str, object]:
-    return wire.answer(response.content, where=_where(response))
+def _explained(fields: Fields) -> dict[str, object]:
+    answer = fields.get("explained")
+    return {**fields, "explained": answer == "yes" if answer in ("yes", "no") else answer}

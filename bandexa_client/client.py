@@ -1,57 +1,38 @@
-"""The public client: typed calls, retries, a fallback; httpx and the standard library alone.
+"""The two clients: how calls are sent, one after the other or awaited, and when again.
 
 `BanditClient` waits in the caller's thread and may be shared by threads (`num_requests` is then
-approximate); `AsyncBanditClient` is the same for asyncio, and `RewardQueue` delivers rewards in the
-background. A call that may be repeated is, where the service does not answer or asks to come back:
-ids make that safe. Every failure is one of the errors drawn in `wire.py`.
+approximate). `AsyncBanditClient` serves one event loop. A call that may be repeated is repeated
+when the service does not answer or asks to retry later: ids make that safe. Every failure is one
+of `errors`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
-from bandexa_client import calls, wire
-from bandexa_client.calls import Call, T
+from bandexa_client.call import Call
+from bandexa_client.calls import Calls
+from bandexa_client.errors import ServiceUnavailable, unanswered
 from bandexa_client.retrying import Retry
-from bandexa_client.wire import (
-    Array,
-    BanditState,
-    Catalogue,
-    Rejected,
-    RewardReport,
-    RewardStatus,
-    Scores,
-    Selection,
-    SelectRequest,
-    ServiceFailed,
-    ServiceUnavailable,
-    SnapshotState,
-    Training,
-)
+from bandexa_client.sharing import Awaiting, Blocking
 
+T = TypeVar("T")
+
+# Servers commonly close a connection after 5 idle seconds. The client gives it up before, so that
+# no request is sent into a closing one.
+_KEEPALIVE_S = 2.0
 _RETRY = Retry()
 
 
-class BanditClient:
-    """The service at `url`. Close it, or use it as a context manager.
-
-    Args:
-        url: where the service listens, such as `http://127.0.0.1:8080`.
-        timeout_s: limit for connecting and for each answer.
-        train_timeout_s: limit for `train(wait=True)` and for moving snapshots.
-        retry: what happens where the service does not answer; `NO_RETRY`: an error at once.
-        trust_env: honour the proxy settings of the environment.
-        api_key: sent with every request, to a server that has keys.
-
-    Raises:
-        ValueError: `url` is not an http or https address.
-    """
+class _Client(Calls):
+    """Connection and attempts, written once for both clients."""
 
     def __init__(
         self,
@@ -68,13 +49,70 @@ class BanditClient:
         self._timeout_s = timeout_s
         self._train_timeout_s = train_timeout_s
         self._retry = retry
-        self._http = httpx.Client(
-            base_url=calls.address(url),
+        self._connect(
+            base_url=_address(url),
             timeout=timeout_s,
             trust_env=trust_env,
-            headers=calls.authorization(api_key),
-            limits=httpx.Limits(keepalive_expiry=calls.KEEPALIVE_S),
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
         )
+
+    async def _do(self, call: Call[T], within_s: float | None = None) -> T:
+        deadline = math.inf if within_s is None else time.monotonic() + within_s
+        limit_s = self._train_timeout_s if call.slow else self._timeout_s
+        content = call.content()
+        attempt = 0
+        while True:
+            attempt += 1
+            timeout_s = min(limit_s, max(deadline - time.monotonic(), 0.001))
+            try:
+                return call.outcome(await self._response(call, content, timeout_s))
+            except ServiceUnavailable as error:
+                wait_s = self._retry.wait_s(attempt, error, deadline - time.monotonic())
+                if wait_s is None or not call.repeatable:
+                    raise
+            await self._pause(wait_s)
+
+    async def _response(
+        self, call: Call[T], content: bytes | None, timeout_s: float
+    ) -> httpx.Response:
+        self.num_requests += 1
+        try:
+            return await self._exchange(
+                call.method, call.path, content=content, headers=call.headers(), timeout=timeout_s
+            )
+        except httpx.RequestError as error:
+            raise unanswered(self.url, call.method, call.path, timeout_s, error) from error
+
+    @abstractmethod
+    def _connect(self, **options: Any) -> None:
+        """Make httpx's client."""
+
+    @abstractmethod
+    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send one request and return its response."""
+
+    @abstractmethod
+    async def _pause(self, seconds: float) -> None:
+        """Wait between two attempts."""
+
+
+class BanditClient(Blocking, _Client):
+    """The service at `url`. Close it, or use it as a context manager.
+
+    Args:
+        url: Where the service listens, such as `http://127.0.0.1:8080`.
+        timeout_s: Limit for connecting and for each answer.
+        train_timeout_s: Limit for `train(wait=True)` and for moving snapshots.
+        retry: What happens when the service does not answer; `NO_RETRY`: an error at once.
+        trust_env: Use the proxy settings of the environment.
+        api_key: Sent with every request, to a server that has keys.
+
+    Raises:
+        ValueError: `url` is not an http or https address.
+    """
+
+    _http: httpx.Client
 
     def __enter__(self) -> Self:
         return self
@@ -91,129 +129,55 @@ class BanditClient:
         """Close the connections; closing twice is harmless."""
         self._http.close()
 
-    def ready(self) -> bool:
-        """Tell whether the service takes requests; ServiceUnavailable if nothing answers."""
-        response = self._send(calls.ready(), self._timeout_s)
-        if response.status_code not in (200, 503):
-            raise calls.failure(response)
-        return response.status_code == 200
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
 
-    def put_bandit(self, bandit: str, spec: Mapping[str, object]) -> BanditState:
-        """Create a bandit or change what may change; Conflict when `spec` changes what may not."""
-        return self._do(calls.put_bandit(bandit, spec))
+    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
+        return self._http.request(method, path, **request)
 
-    def get_bandit(self, bandit: str) -> BanditState:
-        """Return configuration and progress of a bandit."""
-        return self._do(calls.get_bandit(bandit))
+    async def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
-    def delete_bandit(self, bandit: str) -> None:
-        """Delete a bandit with its decisions and snapshots."""
-        self._do(calls.delete_bandit(bandit))
 
-    def put_actions(
-        self, bandit: str, ids: Sequence[str], features: Array | None = None
-    ) -> Catalogue:
-        """Add or change actions; `features` has shape (len(ids), action_dim), None if that is 0."""
-        return self._do(calls.put_actions(bandit, ids, features))
+class AsyncBanditClient(Awaiting, _Client):
+    """`BanditClient` with awaits, for one event loop.
 
-    def select(
+    Cancelling a call ends it at once; what it sent may still take effect, and its ids allow to
+    repeat it.
+    """
+
+    _http: httpx.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
         self,
-        bandit: str,
-        context: Array,
-        *,
-        candidates: Sequence[str] | Sequence[Mapping[str, object]] | None = None,
-        retrieve: int | None = None,
-        decision_id: str | None = None,
-        k: int = 1,
-        activate: bool = True,
-        fallback: str | None = None,
-        within_s: float | None = None,
-    ) -> Selection:
-        """Ask which action to take.
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
 
-        Args:
-            bandit: its name.
-            context: an array of the bandit's context shape.
-            candidates: catalogue ids, or `{id, features}` each; None offers all enabled actions.
-            retrieve: let the service shortlist this many actions by their sampled value.
-            decision_id: the caller's id; None: the client makes one where it retries, so that a
-                repeated call gives the same decision, else the service does.
-            k: how many actions to choose.
-            activate: False when the decision may never be shown.
-            fallback: the action to take where the service does not answer: see `Selection`.
-            within_s: limit for the whole call, retries included; None: the client's limits.
+    async def close(self) -> None:
+        """Close the connections; closing twice is harmless."""
+        await self._http.aclose()
 
-        Raises:
-            ServiceUnavailable: it did not answer, and there is no `fallback`.
-        """
-        if decision_id is None and self._retry.attempts > 1:
-            decision_id = wire.new_id()
-        request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
-        try:
-            return self._do(calls.select(request), within_s)
-        except (ServiceUnavailable, ServiceFailed):
-            if fallback is None:
-                raise
-            return wire.fallback_selection(fallback)
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
 
-    def reward(
-        self,
-        decision_id: str,
-        reward: float,
-        *,
-        reward_id: str | None = None,
-        action: str | None = None,
-    ) -> RewardStatus:
-        """Report an outcome; `reward_id` tells outcomes apart, `action` is needed when k > 1."""
-        if wire.is_fallback(decision_id):
-            return RewardStatus("fallback", False)
-        return self._do(calls.reward(RewardReport(decision_id, reward, reward_id, action)))
+    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
+        return await self._http.request(method, path, **request)
 
-    def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
-        """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
-        return self._do(calls.select_batch(requests))
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
-    def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
-        """Report up to 1000 outcomes in one call; each succeeds or is rejected on its own."""
-        return self._do(calls.reward_batch(reports))
 
-    def score(self, bandit: str, context: Array, candidates: Sequence[str] | None = None) -> Scores:
-        """Return mean and standard deviation of every candidate; nothing is recorded."""
-        return self._do(calls.score(bandit, context, candidates))
-
-    def train(self, bandit: str, *, wait: bool = True) -> Training | None:
-        """Train now; with `wait` return once the new model is served, else None at once."""
-        return self._do(calls.train(bandit, wait=wait))
-
-    def export_snapshot(self, bandit: str) -> bytes:
-        """Return the served snapshot, for `import_snapshot`."""
-        return self._do(calls.export_snapshot(bandit))
-
-    def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
-        """Serve an exported snapshot from a bandit of equal spec and actions."""
-        return self._do(calls.import_snapshot(bandit, snapshot))
-
-    def _do(self, call: Call[T], within_s: float | None = None) -> T:
-        deadline = math.inf if within_s is None else time.monotonic() + within_s
-        limit_s = self._train_timeout_s if call.slow else self._timeout_s
-        attempt = 0
-        while True:
-            attempt += 1
-            left_s = deadline - time.monotonic()
-            try:
-                return call.outcome(self._send(call, min(limit_s, max(left_s, 0.001))))
-            except ServiceUnavailable as error:
-                wait = self._retry.wait_s(attempt, error, deadline - time.monotonic())
-                if wait is None or not call.repeatable:
-                    raise
-            time.sleep(wait)
-
-    def _send(self, call: Call[T], timeout_s: float) -> httpx.Response:
-        self.num_requests += 1
-        try:
-            return self._http.request(
-                call.method, call.path, content=call.content, headers=call.headers,
-                timeout=timeout_s,
-            )  # fmt: skip
-        except httpx.RequestError as error:
-            raise calls.unreachable(call, self.url, timeout_s, error) from error
+def _address(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise ValueError(f"not an address: {url!r} ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"not an http or https address: {url!r}")
+    return parsed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from bandexa_client.wire import BanditError, ServiceUnavailable
+from bandexa_client.errors import BanditError, ServiceUnavailable
 
 
 @dataclass(frozen=True, slots=True)

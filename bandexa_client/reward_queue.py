@@ -14,17 +14,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
+from bandexa_client.answers import RewardStatus
+from bandexa_client.errors import BanditError, Rejected
+from bandexa_client.requests import RewardReport, is_fallback, new_id
 from bandexa_client.retrying import Retry
-from bandexa_client.wire import (
-    BanditError,
-    Rejected,
-    RewardReport,
-    RewardStatus,
-    is_fallback,
-    new_id,
-)
+
+if TYPE_CHECKING:
+    from bandexa_client.client import BanditClient
 
 log = logging.getLogger(__name__)
 _LATER = (401, 403, 429, 503)  # the key, or the moment, is wrong: not the reward
@@ -47,13 +45,6 @@ class Undelivered(Exception):
         self.reports = tuple(reports)
 
 
-class RewardSender(Protocol):
-    """What a queue needs of a client."""
-
-    def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
-        """See `BanditClient.reward_batch`."""
-
-
 class RewardQueue:
     """A queue of rewards; use it as a context manager, or close it.
 
@@ -71,7 +62,7 @@ class RewardQueue:
 
     def __init__(
         self,
-        client: RewardSender,
+        client: BanditClient,
         *,
         max_waiting: int = 100_000,
         max_batch: int = 100,

@@ -28,8 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bandexa_client import BanditClient, SelectRequest
-from bandexa_client.wire import Rejected, RewardReport
+from bandexa_client import BanditClient, Rejected, RewardReport, SelectRequest
 from bandexa_core.ids import DecisionId
 from benchmarks.closed_loop import LoadFailed, Plan, driver, rate
 from benchmarks.in_process import InProcessClient

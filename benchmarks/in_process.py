@@ -125,7 +125,7 @@ class InProcessClient:
         else:
             model.refresh(learned)
         model.rebased(SnapshotVersion(model.version + 1))
-        return Training(True, model.version, model.position, metrics)
+        return Training("served", True, model.version, model.position, metrics)
 
 
 def _no_import(version: SnapshotVersion) -> Snapshot:

@@ -30,8 +30,17 @@ from typing import Any
 
 import numpy as np
 
-from bandexa_client import NO_RETRY, Array, BanditClient, BanditError, SelectRequest, array_body
-from bandexa_client.wire import Rejected, RewardReport
+from bandexa_client import (
+    NO_RETRY,
+    Array,
+    BanditClient,
+    BanditError,
+    Rejected,
+    RewardReport,
+    SelectRequest,
+    TrainerState,
+    array_body,
+)
 from benchmarks.burner import BurnerFailed, burner
 from benchmarks.open_loop import Load, Loop, Outcome, drive
 from benchmarks.processes import cpu_s
@@ -175,18 +184,19 @@ class _Rig:
             raise ServerFailedError(f"a select failed: {outcome.failures[0]}")
         return (outcome.sent - outcome.failed) / outcome.wall_s
 
-    def trainer(self) -> dict[str, Any]:
-        """Return the trainer's state: state, pid, rounds."""
-        return dict(self.client.get_bandit(_TRAINED).trainer)
+    def trainer(self) -> TrainerState:
+        """Return the trainer's state."""
+        return self.client.get_bandit(_TRAINED).trainer
 
     def wait_for(self, state: str) -> int:
         """Wait until the trainer is in a state; returns its process id."""
         deadline = time.monotonic() + _IDLE_S
-        while (trainer := self.trainer())["state"] != state:
+        while (trainer := self.trainer()).state != state:
             if time.monotonic() > deadline:
-                raise ServerFailedError(f"the trainer is not {state} but {trainer['state']}")
+                raise ServerFailedError(f"the trainer is not {state} but {trainer.state}")
             time.sleep(_POLL_S)
-        return int(trainer["pid"])
+        assert trainer.pid is not None
+        return trainer.pid
 
     def window(self, condition: str, rate: float) -> Window:
         """Measure the small bandit's selects under a condition."""
@@ -195,7 +205,7 @@ class _Rig:
             rate=rate, warmup_s=self.plan.warmup_s,
         )  # fmt: skip
         trainer_pid = self.wait_for("idle")
-        rounds = self.trainer()["rounds"]
+        rounds = self.trainer().rounds
         with ExitStack() as beside:
             loops: list[Loop] = []
             beside_pid = trainer_pid
@@ -211,7 +221,7 @@ class _Rig:
             outcome = drive(load)
             wall_s = time.perf_counter() - started
             used = (cpu_s(beside_pid) - before[0], cpu_s(trainer_pid) - before[1])
-            in_time = self.trainer()["rounds"] - rounds
+            in_time = self.trainer().rounds - rounds
         asked = loops[-1].count if loops else 0
         self._asked += asked
         failures = [*outcome.failures, *(text for loop in loops for text in loop.failures)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,13 +21,16 @@ from service.cli.options import (
     Quiet,
     Url,
     columns,
+    echo_json,
     fail,
 )
-from service.cli.remote import Remote, of
+from service.cli.remote import connected
+
+if TYPE_CHECKING:
+    from bandexa_client import BanditState, Catalogue
 
 bandits_app = typer.Typer(help="Bandits of a running server.", no_args_is_help=True)
 actions_app = typer.Typer(help="The actions of a bandit.", no_args_is_help=True)
-PAGE = 10_000
 File = Annotated[Path, typer.Option("--file", help="JSON or TOML (.toml); - is standard input.")]
 
 
@@ -42,21 +47,30 @@ def list_bandits(
     url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
     """List the bandits; with --quiet their names alone."""
-    with Remote(url, api_key) as remote:
-        found = remote.json("GET", "/bandits")["bandits"]
+    with connected(url, api_key) as client:
+        found = client.list_bandits()
     if as_json:
-        typer.echo(json.dumps(found))
+        echo_json([_state(bandit) for bandit in found])
     elif quiet:
-        typer.echo("".join(f"{bandit['name']}\n" for bandit in found), nl=False)
+        typer.echo("".join(f"{bandit.name}\n" for bandit in found), nl=False)
     else:
         head = ("bandit", "policy", "actions", "learned", "snapshot", "position", "findings")
         typer.echo(columns(head, [_summary(bandit) for bandit in found]))
 
 
-def _summary(bandit: dict[str, Any]) -> list[object]:
-    findings = ", ".join(finding["name"] for finding in bandit["learning"]["findings"])
-    keys = ("num_actions", "num_learned", "snapshot", "position")
-    return [bandit["name"], bandit["spec"]["policy"], *(bandit[key] for key in keys), findings]
+def _state(bandit: BanditState) -> dict[str, Any]:
+    """Return a bandit's state as the server answers it."""
+    state = dataclasses.asdict(bandit)
+    del state["created"]
+    return state
+
+
+def _summary(bandit: BanditState) -> list[object]:
+    findings = ", ".join(finding.name for finding in bandit.learning.findings)
+    return [
+        bandit.name, bandit.spec["policy"], bandit.num_actions, bandit.num_learned,
+        bandit.snapshot, bandit.position, findings,
+    ]  # fmt: skip
 
 
 @bandits_app.command("show")
@@ -68,10 +82,10 @@ def show_bandit(
     quiet: Quiet = False,
 ) -> None:
     """Show configuration and state; findings tell what keeps it from learning."""
-    with Remote(url, api_key) as remote:
-        state = remote.json("GET", of(bandit))
+    with connected(url, api_key) as client:
+        state = _state(client.get_bandit(bandit))
     if as_json:
-        typer.echo(json.dumps(state))
+        echo_json(state)
         return
     learning = state.pop("learning")
     findings = learning.pop("findings")
@@ -110,17 +124,15 @@ def create_bandit(
     if not isinstance(spec, dict):
         fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
     actions = spec.pop("actions", None)
-    with Remote(url, api_key) as remote:
-        response = remote.send("PUT", of(bandit), json=spec)
-        state = response.json()
+    with connected(url, api_key) as client:
+        created = client.put_bandit(bandit, spec)
+        state = _state(created)
         if actions:
-            listed = [{"id": a} if isinstance(a, str) else a for a in actions]
-            answer = remote.json("PUT", of(bandit, "actions"), {"actions": listed})
-            state |= answer
+            state |= dataclasses.asdict(client.put_actions(bandit, actions))
     if as_json:
-        typer.echo(json.dumps(state))
+        echo_json(state)
     elif not quiet:
-        done = "created" if response.status_code == 201 else "there already, and up to date"
+        done = "created" if created.created else "there already, and up to date"
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
 
 
@@ -137,8 +149,8 @@ def delete_bandit(
         if not sys.stdin.isatty():
             fail("deleting cannot be undone", "say --yes if that is meant", USAGE)
         typer.confirm(f"Delete {bandit} with all it has learned?", abort=True)
-    with Remote(url, api_key) as remote:
-        remote.json("DELETE", of(bandit))
+    with connected(url, api_key) as client:
+        client.delete_bandit(bandit)
     if not quiet:
         typer.echo(f"{bandit}: deleted")
 
@@ -166,27 +178,21 @@ def list_actions(
     quiet: Quiet = False,
 ) -> None:
     """List a bandit's actions, retired ones included; with --quiet the offered ids alone."""
-    actions: list[dict[str, Any]] = []
-    with Remote(url, api_key) as remote:
-        while True:
-            path = f"{of(bandit, 'actions')}?offset={len(actions)}&limit={PAGE}"
-            page = remote.json("GET", path)
-            actions += page["actions"]
-            if not page["actions"] or len(actions) >= page["total"]:
-                break
+    with connected(url, api_key) as client:
+        actions = client.list_actions(bandit)
     if as_json:
-        typer.echo(json.dumps(actions))
+        echo_json([dataclasses.asdict(action) for action in actions])
     elif quiet:
-        typer.echo("".join(f"{a['id']}\n" for a in actions if a["enabled"]), nl=False)
+        typer.echo("".join(f"{a.id}\n" for a in actions if a.enabled), nl=False)
     else:
         rows = [
-            (a["index"], a["id"], "offered" if a["enabled"] else "retired", _short(a["features"]))
+            (a.index, a.id, "offered" if a.enabled else "retired", _short(a.features))
             for a in actions
         ]
         typer.echo(columns(("slot", "action", "state", "features"), rows))
 
 
-def _short(features: list[float]) -> str:
+def _short(features: Sequence[float]) -> str:
     shown = " ".join(f"{value:g}" for value in features[:8])
     return f"{shown} ..." if len(features) > 8 else shown
 
@@ -212,9 +218,8 @@ def put_actions(
         listed = listed.get("actions")
     if not isinstance(listed, list) or not listed:
         fail("there are no actions in it", "a JSON list of ids, or of {id, features}", USAGE)
-    body = {"actions": [{"id": a} if isinstance(a, str) else a for a in listed]}
-    with Remote(url, api_key) as remote:
-        answer = remote.json("PUT", of(bandit, "actions"), body)
+    with connected(url, api_key) as client:
+        answer = client.put_actions(bandit, listed)
     _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
 
 
@@ -228,17 +233,17 @@ def retire_actions(
     quiet: Quiet = False,
 ) -> None:
     """Stop offering actions; what was learned of them stays, and `put` offers them again."""
-    with Remote(url, api_key) as remote:
+    with connected(url, api_key) as client:
         for action_id in ids:
-            answer = remote.json("DELETE", of(bandit, "actions", action_id))
+            answer = client.retire_action(bandit, action_id)
     _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
 
 
-def _tell_catalogue(bandit: str, answer: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+def _tell_catalogue(bandit: str, answer: Catalogue, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo_json(dataclasses.asdict(answer))
     elif not quiet:
-        typer.echo(f"{bandit}: {answer['num_actions']} actions are offered")
+        typer.echo(f"{bandit}: {answer.num_actions} actions are offered")
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -255,12 +260,11 @@ def train(
     """Train a bandit now; by itself it trains when that is due."""
     if wait and not quiet:
         typer.echo(f"{bandit}: training", err=True)
-    with Remote(url, api_key) as remote:
-        path = f"{of(bandit, 'train')}?wait={'true' if wait else 'false'}"
-        answer = remote.json("POST", path, long=True)
+    with connected(url, api_key) as client:
+        answer = client.train(bandit, wait=wait)
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo_json(dataclasses.asdict(answer))
     elif not quiet:
-        metrics = "".join(f", {name} {value:.4g}" for name, value in answer["metrics"].items())
-        what = f"serves snapshot {answer['snapshot']}" if wait else "a round is queued"
+        metrics = "".join(f", {name} {value:.4g}" for name, value in answer.metrics.items())
+        what = f"serves snapshot {answer.snapshot}" if wait else "a round is queued"
         typer.echo(f"{bandit}: {what}{metrics}")

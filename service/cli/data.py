@@ -20,13 +20,12 @@ from service.cli.options import (
     Url,
     fail,
 )
-from service.cli.remote import Remote
+from service.cli.remote import connected
 from service.settings import CLIENT_KEY, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from service.tools.doctor import Check, State
 
-NOT_WELL = 503  # of /readyz and /learnz: an answer like any other here
 MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 
@@ -115,19 +114,18 @@ def doctor(
 def _server(url: str, api_key: str | None) -> list[Check]:
     from service.tools.doctor import Check
 
-    with Remote(url, api_key) as remote:
-        ready = remote.send("GET", "/readyz", accept=NOT_WELL).json()
-        learns = remote.send("GET", "/learnz", accept=NOT_WELL).json()
-    state: State = "ok" if ready["status"] == "ready" else "wrong"
-    checks = [Check("server", state, f"{url} is {ready['status']}", ready["detail"] or "")]
-    findings = [("", finding) for finding in learns["findings"]]
-    for name, learning in learns["bandits"].items():
-        findings += [(f"{name}: ", finding) for finding in learning["findings"]]
+    with connected(url, api_key) as client:
+        ready, learns = client.ready(), client.learnz()
+    state: State = "ok" if ready else "wrong"
+    checks = [Check("server", state, f"{url} is {ready.status}", ready.detail or "")]
+    findings = [("", finding) for finding in learns.findings]
+    for name, learning in learns.bandits.items():
+        findings += [(f"{name}: ", finding) for finding in learning.findings]
     for name, finding in findings:
-        worst: State = "wrong" if finding["severity"] == "alarm" else "note"
-        checks.append(Check("learning", worst, name + finding["message"], finding["remedy"]))
+        worst: State = "wrong" if finding.severity == "alarm" else "note"
+        checks.append(Check("learning", worst, name + finding.message, finding.remedy))
     if not findings:
-        checks.append(Check("learning", "ok", f"{len(learns['bandits'])} bandits, no findings"))
+        checks.append(Check("learning", "ok", f"{len(learns.bandits)} bandits, no findings"))
     return checks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -28,6 +29,11 @@ def fail(message: str, remedy: str = "", status: int = REFUSED) -> NoReturn:
     line = " ".join(message.split())
     typer.echo(f"bandexa: {line}{f'; {remedy}' if remedy else ''}", err=True)
     raise typer.Exit(status)
+
+
+def echo_json(value: object) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value))
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,101 +1,66 @@
-"""Calls of the administrative commands: one request each, and errors with their remedies."""
+"""The client of the administrative commands: a failed call ends the command with one line."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
-
-import httpx
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from service.cli.options import REFUSED, UNREACHABLE, USAGE, fail
 
+if TYPE_CHECKING:
+    from bandexa_client import BanditClient, BanditError
+
 TIMEOUT_S = 30.0
 LONG_TIMEOUT_S = 3600.0  # a training round, or a snapshot of a gigabyte
+ADDRESS = "an address has the form http://127.0.0.1:8080"
+START = "start it with `bandexa serve`, or give --url (or BANDEXA_URL)"
+OTHER_SERVER = "is this the server's address?"
 REMEDIES = {
     "unauthorized": "give --api-key, or set BANDEXA_API_KEY",
-    "forbidden": "take a key with that scope (bandexa keygen makes one)",
-    "unknown-bandit": "`bandexa bandits list` shows which there are",
-    "unknown-action": "`bandexa actions list BANDIT` shows which there are",
-    "unknown-snapshot": "`bandexa snapshots list BANDIT` shows which there are",
+    "forbidden": "use a key with that scope (`bandexa keygen` makes one)",
+    "unknown-bandit": "`bandexa bandits list` shows the existing ones",
+    "unknown-action": "`bandexa actions list BANDIT` shows the existing ones",
+    "unknown-snapshot": "`bandexa snapshots list BANDIT` shows the existing ones",
     "conflict": "what cannot change needs a bandit of another name",
     "too-large": "the server's max_body_bytes or max_snapshot_bytes allows no more",
-    "store-failed": "look at the server's disk and log",
+    "store-failed": "check the server's disk and log",
 }
 
 
-class Remote:
-    """The server at `url`; a command that it refuses ends."""
+@contextmanager
+def connected(url: str, api_key: str | None) -> Iterator[BanditClient]:
+    """Yield a client of the server at `url`; a call that fails ends the command."""
+    from bandexa_client import NO_RETRY, BanditClient, BanditError
 
-    def __init__(self, url: str, api_key: str | None) -> None:
-        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        try:
-            self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
-            known = self._http.base_url.scheme in ("http", "https") and self._http.base_url.host
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            fail(f"{url!r} or the key cannot be used: {error}", status=USAGE)
-        if not known:
-            fail(f"{url!r} is no address", "it looks like http://127.0.0.1:8080", USAGE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._http.close()
-
-    def json(self, method: str, path: str, body: Any = None, *, long: bool = False) -> Any:
-        """Send JSON and return the JSON answer, None where it is empty."""
-        response = self.send(method, path, json=body, long=long)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError:
-            fail(f"{response.url} answers no JSON", "is this the server's address?", UNREACHABLE)
-
-    def send(
-        self, method: str, path: str, *, long: bool = False, accept: int = 0, **content: Any
-    ) -> httpx.Response:
-        """Send a request; returns an answer below 400, or of status `accept`."""
-        if content.get("json", "") is None:
-            content.pop("json")
-        timeout = LONG_TIMEOUT_S if long else TIMEOUT_S
-        try:
-            response = self._http.request(method, path, timeout=timeout, **content)
-        except httpx.TimeoutException:
-            fail(f"{self._http.base_url} does not answer in {timeout:g} s", status=UNREACHABLE)
-        except httpx.TransportError as error:
-            fail(
-                f"{self._http.base_url} cannot be reached: {error}",
-                "start it with `bandexa serve`, or give --url (or BANDEXA_URL)",
-                UNREACHABLE,
-            )
-        if response.status_code >= 400 and response.status_code != accept:
-            _refuse(response)
-        return response
-
-
-def _refuse(response: httpx.Response) -> None:
-    status = UNREACHABLE if response.status_code in (429, 503) else REFUSED
     try:
-        problem = response.json()
-        kind = str(problem["type"]).rpartition(":")[2]
-        detail = str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        fail(
-            f"{response.url} answers {response.status_code}, not as this service does",
-            "is this the server's address?", status,
+        client = BanditClient(
+            url, api_key=api_key, timeout_s=TIMEOUT_S, train_timeout_s=LONG_TIMEOUT_S,
+            retry=NO_RETRY,
         )  # fmt: skip
-    wait = response.headers.get("retry-after")
-    retry = f"try again in {wait} s" if wait else ""
+    except ValueError as error:
+        fail(f"{url!r} or the API key cannot be used: {error}", ADDRESS, USAGE)
+    with client:
+        try:
+            yield client
+        except BanditError as error:
+            _end(error)
+
+
+def _end(error: BanditError) -> NoReturn:
+    from bandexa_client import ServiceUnavailable
+
+    if error.status is None:
+        refused = isinstance(error, ServiceUnavailable) and not error.timed_out
+        remedy = START if refused else ""
+        if not isinstance(error, ServiceUnavailable):
+            remedy = OTHER_SERVER
+        fail(str(error), remedy, UNREACHABLE)
+    status = UNREACHABLE if error.status in (429, 503) else REFUSED
+    kind, detail = error.problem.get("type"), error.problem.get("detail")
+    if not isinstance(kind, str) or not isinstance(detail, str):
+        fail(f"{error}: this is not an answer of Bandexa", OTHER_SERVER, status)
+    kind = kind.rpartition(":")[2]
+    wait_s = error.retry_after_s if isinstance(error, ServiceUnavailable) else None
+    retry = "" if wait_s is None else f"try again in {wait_s:g} s"
     fail(f"{detail} ({kind})", REMEDIES.get(kind, retry), status)
-
-
-def of(bandit: str, *parts: str) -> str:
-    """Return the path of a bandit, or of something that belongs to it."""
-    return "/".join(["/bandits", *(quote(part, safe="") for part in (bandit, *parts))])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,13 @@ from service.cli.options import (
     Quiet,
     Url,
     columns,
+    echo_json,
     fail,
 )
-from service.cli.remote import Remote, of
+from service.cli.remote import connected
+
+if TYPE_CHECKING:
+    from bandexa_client import SnapshotState, SnapshotSummary
 
 app = typer.Typer(help="Snapshots: list, export, import.", no_args_is_help=True)
 HEAD = ("bandit", "snapshot", "position", "learned", "created", "state")
@@ -50,21 +54,21 @@ def list_snapshots(
         rows = _on_disk(data_dir)
     else:
         assert bandit is not None
-        with Remote(url, api_key) as remote:
-            answer = remote.json("GET", of(bandit, "snapshots"))
-        rows = [_row(bandit, snapshot, answer["served"]) for snapshot in answer["snapshots"]]
+        with connected(url, api_key) as client:
+            answer = client.list_snapshots(bandit)
+        rows = [_row(bandit, snapshot, answer.served) for snapshot in answer.snapshots]
     if as_json:
-        typer.echo(json.dumps([dict(zip(HEAD, row, strict=True)) for row in rows]))
+        echo_json([dict(zip(HEAD, row, strict=True)) for row in rows])
     elif quiet:
         typer.echo("".join(f"{row[1]}\n" for row in rows), nl=False)
     else:
         typer.echo(columns(HEAD, rows))
 
 
-def _row(bandit: str, snapshot: dict[str, Any], served: int) -> list[Any]:
-    state = "served" if snapshot["version"] == served else ""
-    keys = ("version", "position", "num_learned")
-    return [bandit, *(snapshot[key] for key in keys), _when(snapshot["created_at"]), state]
+def _row(bandit: str, snapshot: SnapshotSummary, served: int) -> list[Any]:
+    state = "served" if snapshot.version == served else ""
+    created = _when(snapshot.created_at)
+    return [bandit, snapshot.version, snapshot.position, snapshot.num_learned, created, state]
 
 
 def _when(seconds: float) -> str:
@@ -103,8 +107,8 @@ def export_snapshot(
     quiet: Quiet = False,
 ) -> None:
     """Save the served model in a file."""
-    with Remote(url, api_key) as remote:
-        data = remote.send("GET", of(bandit, "snapshot"), long=True).content
+    with connected(url, api_key) as client:
+        data = client.export_snapshot(bandit)
     try:
         with file.open("xb") as out:
             out.write(data)
@@ -132,10 +136,8 @@ def import_snapshot(
         data = file.read_bytes()
     except OSError as error:
         fail(f"{file} cannot be read: {error}", status=USAGE)
-    headers = {"content-type": "application/octet-stream"}
-    with Remote(url, api_key) as remote:
-        path = of(bandit, "snapshot")
-        answer = remote.send("PUT", path, long=True, content=data, headers=headers).json()
+    with connected(url, api_key) as client:
+        answer = client.import_snapshot(bandit, data)
     _tell(bandit, answer, as_json=as_json, quiet=quiet)
 
 
@@ -148,14 +150,13 @@ def rollback(
     quiet: Quiet = False,
 ) -> None:
     """Serve an older snapshot from here on: what was learned after it leaves the model."""
-    with Remote(url, api_key) as remote:
-        answer = remote.json("POST", of(bandit, "rollback"), {"version": version}, long=True)
+    with connected(url, api_key) as client:
+        answer = client.rollback(bandit, version)
     _tell(bandit, answer, as_json=as_json, quiet=quiet)
 
 
-def _tell(bandit: str, answer: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
+def _tell(bandit: str, answer: SnapshotState, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo_json(dataclasses.asdict(answer))
     elif not quiet:
-        snapshot, position = answer["snapshot"], answer["position"]
-        typer.echo(f"{bandit}: serves snapshot {snapshot}, at position {position}")
+        typer.echo(f"{bandit}: serves snapshot {answer.snapshot}, at position {answer.position}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +10,6 @@ import pytest
 
 from bandexa_client import (
     NO_RETRY,
-    AsyncBanditClient,
-    BanditClient,
     Invalid,
     NotFound,
     Rejected,
@@ -24,49 +19,22 @@ from bandexa_client import (
     ServiceFailed,
     ServiceUnavailable,
 )
+from tests.client.scripted import Connect
 
 QUICK = Retry(attempts=3, first_wait_s=0.001, max_wait_s=0.002)
 APPLIED = {"status": "applied", "train_due": False}
 Call = Callable[..., Any]
 
 
-@pytest.fixture(params=["sync", "async"])
-def call(request) -> Call:
-    """Call a method of a client by name, in either way."""
-
-    def sync(url: str, method: str, *args: Any, retry: Retry = QUICK, **named: Any) -> Any:
-        with BanditClient(url, retry=retry, timeout_s=5.0, trust_env=False) as client:
-            return getattr(client, method)(*args, **named)
-
-    def run(url: str, method: str, *args: Any, retry: Retry = QUICK, **named: Any) -> Any:
-        async def go() -> Any:
-            async with AsyncBanditClient(
-                url, retry=retry, timeout_s=5.0, trust_env=False
-            ) as client:
-                return await getattr(client, method)(*args, **named)
-
-        return asyncio.run(go())
-
-    return sync if request.param == "sync" else run
-
-
 @pytest.fixture
-def nobody() -> str:
-    """Return an address where nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+def call(connect: Connect) -> Call:
+    """Call a method of either client by its name."""
 
+    def named_call(url: str, method: str, *args: Any, retry: Retry = QUICK, **named: Any) -> Any:
+        client = connect(url, retry=retry, timeout_s=5.0)
+        return getattr(client, method)(*args, **named)
 
-def test_both_clients_have_the_same_calls():
-    def signatures(kind: type) -> dict[str, inspect.Signature]:
-        found = {
-            name: inspect.signature(method) for name, method in vars(kind).items()
-            if callable(method) and not name.startswith("_")
-        }  # fmt: skip
-        return found | {"": inspect.signature(kind)}
-
-    assert signatures(BanditClient) == signatures(AsyncBanditClient)
+    return named_call
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -96,7 +64,7 @@ def test_attempts_are_bounded(script, call):
     script.then(503, {"detail": "full"})
     with pytest.raises(ServiceUnavailable, match="503 full"):
         call(script.url, "get_bandit", "b")
-    assert len(script.asked) == 3
+    assert len(script.requests) == 3
 
 
 def test_no_retry_is_one_attempt_and_leaves_the_id_to_the_service(script, call):
@@ -114,7 +82,7 @@ def test_a_refusal_is_final(script, call, status, error):
     script.then(status, {"detail": "no"})
     with pytest.raises(error):
         call(script.url, "select", "b", [1.0])
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,13 +94,13 @@ def test_what_cannot_be_repeated_is_not(script, call, method, arguments):
     script.then(503, {})
     with pytest.raises(ServiceUnavailable):
         call(script.url, method, *arguments)
-    assert len(script.asked) == 1
+    assert len(script.requests) == 1
 
 
 def test_a_batch_of_selects_with_ids_is_sent_again(script, call, selected):
     script.then(503, {}).then(200, {"items": [{"code": 200, "answer": selected}]})
     assert call(script.url, "select_batch", [SelectRequest("b", [1.0], decision_id="d")])
-    assert len(script.asked) == 2
+    assert len(script.requests) == 2
 
 
 def test_the_service_says_how_long_to_wait(script, call, selected):
@@ -151,7 +119,7 @@ def test_a_select_ends_within_its_limit(script, call):
             retry=Retry(attempts=50, max_wait_s=60.0),
         )  # fmt: skip
     assert time.monotonic() - started < 30.0
-    assert len(script.asked) == 1, "a pause that takes all that is left is not begun"
+    assert len(script.requests) == 1, "a pause that takes all that is left is not begun"
 
 
 def test_the_fallback_stands_in_where_the_service_is_away(nobody, call):

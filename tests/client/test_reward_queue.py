@@ -116,7 +116,7 @@ def test_fallback_decisions_and_wrong_numbers_are_not_queued(script, client):
         with pytest.raises(ValueError, match="finite"):
             queue.put("d", float("nan"))
     assert queue.num_fallback == 1
-    assert script.asked == []
+    assert script.requests == []
 
 
 @pytest.mark.parametrize("wrong", [{"max_waiting": 0}, {"max_batch": 0}, {"max_batch": 1001}])

@@ -51,7 +51,8 @@ class Service:
             "position": bandit["learned"],
             "num_learned": bandit["learned"],
             "train_due": False,
-            "trainer": {"state": "idle"},
+            "learning": {"findings": [], "join_rate": None, "reward_mean": None},
+            "trainer": {"state": "idle", "phase": "idle", "pid": None, "rounds": 0},
         }
 
     def put_bandit(self, name: str, body: dict[str, Any]) -> tuple[int, object]:
@@ -120,6 +121,7 @@ class Service:
         bandit["snapshot"] += 1
         position = bandit["learned"]
         return 200, {
+            "status": "served",
             "snapshot": bandit["snapshot"],
             "position": position,
             "trained": True,

@@ -27,7 +27,7 @@ STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_server.py")))
 def answers(url: str) -> bool:
     with BanditClient(url, trust_env=False) as client:
         try:
-            return client.ready()
+            return bool(client.ready())
         except ServiceUnavailable:
             return False
 

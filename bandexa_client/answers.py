@@ -1,0 +1,290 @@
+"""What the service answers, as frozen values; `decoding` reads them from JSON by their types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A chosen action.
+
+    Attributes:
+        id: Its id.
+        index: Its place among the candidates that were sent, else its slot in the catalogue.
+    """
+
+    id: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The answer to a select.
+
+    With `fallback` the service did not answer, and the action is the caller's own: without score
+    and propensity, at snapshot and position -1. The service does not know this decision.
+
+    Attributes:
+        decision_id: The id to report rewards for.
+        action: The first chosen action.
+        actions: All k chosen actions, best first.
+        score: The sampled value of the first action.
+        propensity: The probability that the first action was chosen; None while the service has
+            not computed it.
+        snapshot: The version of the snapshot behind the served model.
+        position: The log position of the served model.
+        fallback: Whether the action is the caller's own.
+    """
+
+    decision_id: str
+    action: Action
+    actions: tuple[Action, ...]
+    score: float | None
+    propensity: float | None
+    snapshot: int
+    position: int
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RewardStatus:
+    """What became of a reward.
+
+    Attributes:
+        status: applied, duplicate, ignored, aggregated or late; or fallback, when the decision was
+            the caller's own, which the service does not know.
+        train_due: Whether a training round is due.
+    """
+
+    status: str
+    train_due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationStatus:
+    """What became of an activation.
+
+    Attributes:
+        status: applied, duplicate, or late when the decision's reward window was closed; or
+            fallback, when the decision was the caller's own.
+    """
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """The trainer process.
+
+    Attributes:
+        state: stopped, starting, idle or training.
+        phase: What it does within its round.
+        pid: Its process id; None while it does not run.
+        rounds: Rounds it has finished since the server started.
+    """
+
+    state: str
+    phase: str
+    pid: int | None
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason why a bandit does not learn, or may not.
+
+    Attributes:
+        name: Its stable name.
+        severity: alarm or notice.
+        message: What was found.
+        remedy: What helps.
+    """
+
+    name: str
+    severity: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """Whether a bandit still learns, measured since the server started.
+
+    Attributes:
+        findings: What prevents it, or may.
+        join_rate: Rewarded decisions per decision, over about the last 1,000.
+        reward_mean: Mean over about the last 1,000 learned values.
+    """
+
+    findings: tuple[Finding, ...]
+    join_rate: float | None
+    reward_mean: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the service takes requests; true when it does.
+
+    Attributes:
+        status: ready, or not ready.
+        detail: Why it is not ready; None when it is.
+        trainer: The trainer process; None where the service does not report it.
+    """
+
+    status: str
+    detail: str | None
+    trainer: TrainerState | None
+
+    def __bool__(self) -> bool:
+        """Return whether the service takes requests."""
+        return self.status == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnState:
+    """Whether all bandits learn.
+
+    Attributes:
+        status: learning, or alarm when a finding prevents a bandit from learning.
+        findings: Findings about the server as a whole.
+        bandits: Findings and measurements of each bandit, by its name.
+    """
+
+    status: str
+    findings: tuple[Finding, ...]
+    bandits: Mapping[str, Learning]
+
+
+@dataclass(frozen=True, slots=True)
+class BanditState:
+    """Configuration and progress of a bandit.
+
+    Attributes:
+        name: Its name.
+        uid: Distinguishes it from earlier bandits of the same name.
+        spec: Its configuration, with all defaults.
+        num_actions: Actions that are offered.
+        snapshot: The version of the snapshot behind the served model.
+        position: The log position of the served model.
+        num_learned: Values it has learned.
+        train_due: Whether a training round is due.
+        learning: Whether it still learns.
+        trainer: The server's trainer process.
+        created: Whether this call created it.
+    """
+
+    name: str
+    uid: str
+    spec: Mapping[str, object]
+    num_actions: int
+    snapshot: int
+    position: int
+    num_learned: int
+    train_due: bool
+    learning: Learning
+    trainer: TrainerState
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The number of offered actions after a change, and the log position of the change."""
+
+    num_actions: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionState:
+    """An action of the catalogue.
+
+    Attributes:
+        id: Its id.
+        index: Its slot: actions are numbered in the order in which they were first put.
+        enabled: Whether it is offered; False once it is retired.
+        features: Its features, of shape (action_dim,).
+    """
+
+    id: str
+    index: int
+    enabled: bool
+    features: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionScore:
+    """Mean and standard deviation of an action's value under the served model."""
+
+    id: str
+    index: int
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of one context, with the snapshot and position of the model that gave them."""
+
+    scores: tuple[ActionScore, ...]
+    snapshot: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The outcome of a training request.
+
+    Attributes:
+        status: served, once the new snapshot is; queued, when the call did not wait.
+        trained: Whether a round was finished.
+        snapshot: The version that is served; while queued, the one before the round.
+        position: The log position of that snapshot.
+        metrics: Measurements of the round, by name.
+    """
+
+    status: str
+    trained: bool
+    snapshot: int
+    position: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """What a bandit serves after an import or a rollback."""
+
+    snapshot: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSummary:
+    """A snapshot on the server's disk.
+
+    Attributes:
+        version: Its number within the bandit.
+        parent: The version it was trained from; None for the first.
+        position: The log position it was built at.
+        num_learned: Values the bandit had learned by then.
+        created_at: Seconds since the epoch.
+        bytes: Size of its files.
+        metrics: Measurements of its training round, by name.
+    """
+
+    version: int
+    parent: int | None
+    position: int
+    num_learned: int
+    created_at: float
+    bytes: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshots:
+    """The snapshots of a bandit, oldest first; `served` is the version that is served."""
+
+    served: int
+    snapshots: tuple[SnapshotSummary, ...]

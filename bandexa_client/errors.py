@@ -1,0 +1,147 @@
+"""The errors of a failed call.
+
+BanditError
++-- ServiceUnavailable   no answer (refused, timed out, cut off), or overload (429, 503)
++-- ServiceFailed        another 5xx, or an answer that does not follow the contract
++-- Rejected             a 4xx with the service's problem document
+    +-- NotFound         404, no such bandit, action, decision or snapshot
+    +-- Conflict         409
+    +-- Invalid          422, the problem names the fields
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import httpx
+
+
+class BanditError(Exception):
+    """Any failed call.
+
+    Attributes:
+        status: HTTP status of the answer that reports the failure; None without such an answer.
+        problem: The RFC 9457 document of that answer; empty without one.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        problem: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+class ServiceUnavailable(BanditError):
+    """The service did not answer, or asked to retry later (429, 503).
+
+    Attributes:
+        retry_after_s: Seconds to wait that the service asks for; None where it names none.
+        timed_out: The service accepted the connection and did not answer in time, or did not
+            accept it in time. The call may have taken effect.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        problem: Mapping[str, object] | None = None,
+        retry_after_s: float | None = None,
+        timed_out: bool = False,
+    ) -> None:
+        super().__init__(message, status=status, problem=problem)
+        self.retry_after_s = retry_after_s
+        self.timed_out = timed_out
+
+
+class ServiceFailed(BanditError):
+    """The service failed, or its answer does not follow the contract (`status` is then None)."""
+
+
+class Rejected(BanditError):
+    """The service refused a call, or one item of a batch."""
+
+    status: int
+
+    def __init__(self, status: int, problem: Mapping[str, object], *, where: str) -> None:
+        text = f"{where}: {_problem_text(status, problem)}"
+        super().__init__(text, status=status, problem=problem)
+
+
+class NotFound(Rejected):
+    """No such bandit, action, decision or snapshot."""
+
+
+class Conflict(Rejected):
+    """The call contradicts what is stored."""
+
+
+class Invalid(Rejected):
+    """The body is invalid; `problem["errors"]` names the fields."""
+
+
+_REJECTIONS: Mapping[int, type[Rejected]] = {404: NotFound, 409: Conflict, 422: Invalid}
+
+
+def rejection(status: int, problem: Mapping[str, object], *, where: str) -> Rejected:
+    """Return the error of a refused call or item."""
+    return _REJECTIONS.get(status, Rejected)(status, problem, where=where)
+
+
+def failure(response: httpx.Response) -> BanditError:
+    """Return the error of a response with a status of 400 or more."""
+    status, where, problem = response.status_code, origin(response), _problem(response)
+    if 400 <= status < 500 and status != 429:
+        return rejection(status, problem, where=where)
+    text = f"{where}: {_problem_text(status, problem)}"
+    if status in (429, 503):
+        retry_after_s = _seconds(response.headers.get("Retry-After"))
+        return ServiceUnavailable(text, status=status, problem=problem, retry_after_s=retry_after_s)
+    return ServiceFailed(text, status=status, problem=problem)
+
+
+def unanswered(
+    url: str, method: str, path: str, timeout_s: float, error: httpx.RequestError
+) -> ServiceUnavailable:
+    """Return the error of a request that got no response."""
+    if isinstance(error, httpx.TimeoutException):
+        text = f"{method} {url}{path}: no answer within {timeout_s:g} s"
+        return ServiceUnavailable(text, timed_out=True)
+    reason = str(error) or type(error).__name__
+    return ServiceUnavailable(f"cannot reach the service at {url}: {reason}")
+
+
+def origin(response: httpx.Response) -> str:
+    """Return method and address of a response's request, for error texts."""
+    return f"{response.request.method} {response.request.url}"
+
+
+def _problem(response: httpx.Response) -> Mapping[str, object]:
+    try:
+        document = json.loads(response.content)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _problem_text(status: int, problem: Mapping[str, object]) -> str:
+    """Put status, detail and named fields of a problem document in one line."""
+    text = f"{status} {problem.get('detail') or problem.get('title') or 'without a reason'}"
+    errors = problem.get("errors")
+    if isinstance(errors, list):
+        named = [f"{e.get('field')}: {e.get('message')}" for e in errors if isinstance(e, dict)]
+        text += f" ({'; '.join(named)})" if named else ""
+    return text
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    try:
+        return None if retry_after is None else float(retry_after)
+    except ValueError:  # an HTTP date: the retry policy picks the pause
+        return None

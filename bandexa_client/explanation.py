@@ -1,0 +1,163 @@
+"""A decision, explained: what was sent, what the model computed, what was reported and learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SentContext:
+    """A context as it was sent.
+
+    Attributes:
+        dtype: Element type.
+        shape: Length of each axis.
+        data: The elements in C order, little endian; `numpy.frombuffer` reads them.
+        values: The same as numbers; None for contexts of more than 1,024 elements.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+    values: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedReward:
+    """A reward as it was reported.
+
+    Attributes:
+        time: Seconds since the epoch.
+        reward: The number.
+        reward_id: The caller's id of the outcome.
+        status: What became of it; see `RewardStatus`.
+    """
+
+    time: float
+    reward: float
+    reward_id: str | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class LearnRow:
+    """A row of the log that changed the model.
+
+    Attributes:
+        position: Its log position.
+        time: Seconds since the epoch.
+        before: The value learned before; None for the first.
+        after: The value learned since.
+    """
+
+    position: int
+    time: float
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedAction:
+    """A chosen action.
+
+    Attributes:
+        id: Its id.
+        index: Its place among the candidates that were sent, else its slot in the catalogue.
+        score: Its sampled value.
+        value: The value learned from its rewards; None before the first.
+        rewards: All rewards that were reported.
+        learned: All rows of the log that changed the model.
+    """
+
+    id: str
+    index: int
+    score: float
+    value: float | None
+    rewards: tuple[ReportedReward, ...]
+    learned: tuple[LearnRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedCandidate:
+    """What the model computed for a candidate when it decided.
+
+    Attributes:
+        id: Its id.
+        index: Its place among all candidates.
+        mean: Mean of its expected reward under the posterior.
+        std: Standard deviation of its expected reward.
+        sampled: The sampled value by which it was ranked.
+        propensity: The probability that it was chosen first.
+        chosen: Whether it was chosen.
+    """
+
+    id: str
+    index: int
+    mean: float
+    std: float
+    sampled: float
+    propensity: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """Whether the decision, drawn again, gives the recorded results.
+
+    Attributes:
+        action: The same actions.
+        score: The same sampled value.
+        propensity: The same propensity; None where none was recorded.
+    """
+
+    action: bool
+    score: bool
+    propensity: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A decision, explained.
+
+    Attributes:
+        decision_id: Its id.
+        bandit: The bandit's name.
+        time: Seconds since the epoch.
+        snapshot: The version of the snapshot behind the model that decided.
+        position: The log position of that model.
+        propensity: The probability that the first action was chosen; None where none was computed.
+        explored: Whether another action had the best mean.
+        std: Standard deviation of the first action's expected reward.
+        activated: Whether the decision counts.
+        activated_at: When it was activated, in seconds since the epoch.
+        window_closes: When its reward window closes.
+        window_closed: When its reward window was closed.
+        context: The context as it was sent.
+        chosen: The chosen actions, best first.
+        explained: Whether the model that decided could be loaded again.
+        reason: Why it could not.
+        candidates: What that model computed for up to 200 candidates; of more, for those with the
+            best means and the chosen ones.
+        num_candidates: How many candidates there were.
+        reproduced: Whether drawing again gives the recorded decision.
+    """
+
+    decision_id: str
+    bandit: str
+    time: float
+    snapshot: int
+    position: int
+    propensity: float | None
+    explored: bool | None
+    std: float | None
+    activated: bool
+    activated_at: float | None
+    window_closes: float | None
+    window_closed: float | None
+    context: SentContext
+    chosen: tuple[ExplainedAction, ...]
+    explained: bool
+    reason: str | None
+    candidates: tuple[ExplainedCandidate, ...]
+    num_candidates: int | None
+    reproduced: Reproduction | None

@@ -1,0 +1,198 @@
+"""Both clients against a real server: every call, and every field of every answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import bandexa_client
+from bandexa_client import (
+    Action,
+    ActivationStatus,
+    BanditClient,
+    Conflict,
+    Invalid,
+    NotFound,
+    RewardReport,
+    RewardStatus,
+    Selection,
+    SelectRequest,
+)
+from tests.client.scripted import Connect
+
+SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
+NUMBERS = itertools.count()
+
+# A dataclass of the client, and the model of the server's OpenAPI document that it reads.
+MODELS = {
+    "Action": "ActionRef",
+    "ActionScore": "Score",
+    "ActionState": "ActionState",
+    "ActivationStatus": "ActivateAnswer",
+    "BanditState": "BanditAnswer",
+    "Catalogue": "CatalogueAnswer",
+    "ExplainedAction": "ChosenLine",
+    "ExplainedCandidate": "CandidateLine",
+    "Explanation": "DecisionAnswer",
+    "Finding": "FindingAnswer",
+    "LearnRow": "LearnLine",
+    "LearnState": "LearnAnswer",
+    "Learning": "Learning",
+    "Readiness": "Health",
+    "ReportedReward": "RewardLine",
+    "Reproduction": "ReproducedLine",
+    "RewardReport": "RewardRequest",
+    "RewardStatus": "RewardAnswer",
+    "Scores": "ScoreAnswer",
+    "SelectRequest": "SelectRequest",
+    "Selection": "SelectAnswer",
+    "SentContext": "ContextArray",
+    "SnapshotState": "SnapshotAnswer",
+    "SnapshotSummary": "SnapshotSummary",
+    "Snapshots": "SnapshotList",
+    "TrainerState": "TrainerState",
+    "Training": "TrainAnswer",
+}
+OWN = {"BanditState": {"created"}, "Selection": {"fallback"}}
+
+
+@pytest.fixture
+def client(server: Any, connect: Connect) -> BanditClient:
+    return connect(server.url, timeout_s=60.0)
+
+
+@pytest.fixture
+def bandit(client: BanditClient) -> str:
+    """A bandit with the actions x (1, 0) and y (0, 1)."""
+    name = f"contract-{next(NUMBERS)}"
+    client.put_bandit(name, SPEC)
+    client.put_actions(name, ["x", "y"], np.eye(2))
+    return name
+
+
+def test_every_field_of_the_server_is_read(http: httpx.Client) -> None:
+    models = http.get("/openapi.json").json()["components"]["schemas"]
+    for name, model in MODELS.items():
+        fields = {field.name for field in dataclasses.fields(getattr(bandexa_client, name))}
+        assert fields - OWN.get(name, set()) == set(models[model]["properties"]), name
+
+
+def test_every_value_of_the_client_is_compared() -> None:
+    values = {
+        name
+        for name in bandexa_client.__all__
+        if dataclasses.is_dataclass(getattr(bandexa_client, name))
+    }
+    assert values - {"Retry", "NO_RETRY"} == set(MODELS)
+
+
+def test_a_bandit_from_its_creation_to_its_deletion(client: BanditClient) -> None:
+    name = f"contract-{next(NUMBERS)}"
+    created = client.put_bandit(name, SPEC)
+    assert created.created
+    assert (created.name, created.num_actions, created.spec["seed"]) == (name, 0, 1)
+    again = client.put_bandit(name, SPEC)
+    assert (again.created, again.uid) == (False, created.uid)
+    with pytest.raises(Conflict):
+        client.put_bandit(name, SPEC | {"action_dim": 3})
+    assert created.learning.findings == ()
+    assert name in [one.name for one in client.list_bandits()]
+    client.delete_bandit(name)
+    with pytest.raises(NotFound) as caught:
+        client.get_bandit(name)
+    assert caught.value.problem["type"] == "urn:bandexa:unknown-bandit"
+
+
+def test_actions_are_put_listed_and_retired(client: BanditClient, bandit: str) -> None:
+    assert client.put_actions(bandit, ["z"], [[0.5, 0.5]], enabled=[False]).num_actions == 2
+    rows = [(one.id, one.index, one.enabled, one.features) for one in client.list_actions(bandit)]
+    assert rows == [
+        ("x", 0, True, (1.0, 0.0)), ("y", 1, True, (0.0, 1.0)), ("z", 2, False, (0.5, 0.5)),
+    ]  # fmt: skip
+    assert client.retire_action(bandit, "x").num_actions == 1
+    assert client.retire_action(bandit, "x").num_actions == 1
+    assert client.select(bandit, [1.0, 0.0]).action.id == "y"
+    client.put_actions(bandit, [{"id": "x", "enabled": True}, {"id": "z"}])
+    assert all(one.enabled for one in client.list_actions(bandit))
+    assert [one.id for one in client.list_actions(bandit, offset=1, limit=1)] == ["y"]
+    with pytest.raises(NotFound):
+        client.retire_action(bandit, "nothing")
+    with pytest.raises(Invalid, match="features"):
+        client.put_actions(bandit, ["new"])
+
+
+def test_a_decision_is_selected_rewarded_and_explained(client: BanditClient, bandit: str) -> None:
+    context = np.array([0.25, 1.0], np.float32)
+    chosen = client.select(bandit, context, decision_id=f"{bandit}-1", candidates=["y", "x"])
+    assert (
+        client.select(bandit, context, decision_id=f"{bandit}-1", candidates=["y", "x"]) == chosen
+    )
+    assert chosen.actions == (chosen.action,)
+    assert client.reward(chosen.decision_id, 1.0) == RewardStatus("applied", False)
+    found = client.explain(bandit, chosen.decision_id)
+    assert (found.decision_id, found.bandit, found.snapshot) == (chosen.decision_id, bandit, 0)
+    assert (found.explained, found.reason, found.num_candidates) == (True, None, 2)
+    assert np.frombuffer(found.context.data, found.context.dtype).tolist() == context.tolist()
+    assert found.reproduced is not None
+    assert found.reproduced.action
+    assert [one.id for one in found.candidates if one.chosen] == [chosen.action.id]
+    assert [one.reward for one in found.chosen[0].rewards] == [1.0]
+    assert [(one.before, one.after) for one in found.chosen[0].learned] == [(None, 1.0)]
+    scores = client.score(bandit, context, [{"id": "own", "features": [1.0, 1.0]}])
+    assert scores.scores[0].id == "own"
+    with pytest.raises(NotFound):
+        client.explain(bandit, "nothing")
+
+
+def test_a_decision_counts_once_it_is_activated(client: BanditClient, bandit: str) -> None:
+    chosen = client.select(bandit, [1.0, 0.0], activate=False, k=2)
+    assert len(chosen.actions) == 2
+    assert client.activate(chosen.decision_id) == ActivationStatus("applied")
+    assert client.activate(chosen.decision_id) == ActivationStatus("duplicate")
+    assert client.explain(bandit, chosen.decision_id).activated
+
+
+def test_batches_answer_each_item(client: BanditClient, bandit: str) -> None:
+    good, bad = client.select_batch(
+        [SelectRequest(bandit, [1.0, 0.0]), SelectRequest("nobody", [1.0, 0.0])]
+    )
+    assert isinstance(good, Selection)
+    assert isinstance(good.action, Action)
+    assert isinstance(bad, NotFound)
+    reports = [RewardReport(good.decision_id, 0.5), RewardReport("nothing", 0.5)]
+    applied, unknown = client.reward_batch(reports)
+    assert isinstance(applied, RewardStatus)
+    assert isinstance(unknown, NotFound)
+
+
+def test_a_model_is_trained_moved_and_rolled_back(client: BanditClient, bandit: str) -> None:
+    chosen = client.select(bandit, [1.0, 0.0])
+    client.reward(chosen.decision_id, 1.0)
+    trained = client.train(bandit)
+    assert (trained.status, trained.trained, trained.snapshot) == ("served", True, 1)
+    assert client.train(bandit, wait=False).status == "queued"
+    copy = f"contract-{next(NUMBERS)}"
+    client.put_bandit(copy, SPEC)
+    client.put_actions(copy, ["x", "y"], np.eye(2))
+    imported = client.import_snapshot(copy, client.export_snapshot(bandit))
+    kept = client.list_snapshots(copy)
+    assert kept.served == imported.snapshot
+    assert [one.version for one in kept.snapshots] == [0, imported.snapshot]
+    assert all(one.bytes > 0 for one in kept.snapshots)
+    back = client.rollback(copy, 0)
+    assert client.get_bandit(copy).snapshot == back.snapshot
+    with pytest.raises(NotFound):
+        client.rollback(copy, 99)
+
+
+def test_the_server_is_ready_and_learns(client: BanditClient, bandit: str) -> None:
+    ready = client.ready()
+    assert ready
+    assert (ready.status, ready.detail) == ("ready", None)
+    assert ready.trainer is not None
+    assert client.learnz().bandits[bandit].findings == ()
