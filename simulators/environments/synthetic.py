@@ -99,10 +99,6 @@ class SyntheticEnvironment:
         sums: NDArray[np.float64] = context @ weights.context + by_action + weights.bias
         return np.tanh(sums)
 
-    def best(self, t: int) -> float:
-        """Return the greatest m(x_t, a) of all actions."""
-        return float(self.expected(t, np.arange(len(self.action_ids))).max())
-
     def reward(self, t: int, action: int) -> float:
         """Return m(x_t, a) plus the noise of the step, which is the same for every action."""
         return float(self.expected(t, np.array([action]))[0] + self._noise[t])

@@ -97,12 +97,6 @@ class TwoTowerEnvironment:
         logits = dots + _SQUARE_WEIGHT * np.square(products).mean(axis=1) + _OFFSET
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
 
-    def best(self, t: int) -> float:
-        """Return the greatest p of the candidates of step t, of all actions when retrieving."""
-        candidates = self.candidates(t)
-        actions = np.arange(len(self.action_ids)) if candidates is None else candidates
-        return float(self.expected(t, actions).max())
-
     def reward(self, t: int, action: int) -> float:
         """Return p(x_t, a) plus the noise of the step, clamped to 0..1."""
         value = self.expected(t, np.array([action]))[0] + self._noise[t]

@@ -78,10 +78,6 @@ class WheelEnvironment:
             means[actions == 2 * (x <= 0.0) + (y <= 0.0)] = _JACKPOT
         return means
 
-    def best(self, t: int) -> float:
-        """Return 50 in the ring and 1.2 inside."""
-        return float(self.expected(t, np.arange(len(self.action_ids))).max())
-
     def reward(self, t: int, action: int) -> float:
         """Return m(x_t, a) plus the noise of the step, which is the same for every action."""
         return float(self.expected(t, np.array([action]))[0] + self._noise[t])
