@@ -29,14 +29,16 @@ from simulators.environments import (
     shipped_digits,
 )
 from simulators.options import RunOptions, finite, with_run_options
-from simulators.policies import PLANS
+from simulators.overrides import NO_OVERRIDES, Overrides, parse_overrides
+from simulators.policies import PLANS, takes
 from simulators.private_server import PrivateServer
 from simulators.progress import RunProgress
 from simulators.report import Outcome, plot_regret, print_table, write_json
 
 _PLOT_TYPES = (".png", ".pdf", ".svg")
 _PLAIN_WIDTH = 120
-_NOT_IN_CONFIG = ("json", "plot", "quiet", "api_key")
+_NOT_IN_CONFIG = ("json", "plot", "quiet", "api_key", "overrides")
+_MNIST_ENCODER = "conv"
 
 _Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
 
@@ -139,7 +141,7 @@ def mnist(
             help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
             "at the service."
         ),
-    ] = "conv",
+    ] = _MNIST_ENCODER,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +157,7 @@ def mnist(
         _refuse("--full", "is for --dataset digits")
     if data_dir is not None and dataset != "fashion":
         _refuse("--data-dir", "needs --dataset fashion")
-    if weights is not None and encoder == "conv":
+    if weights is not None and encoder == _MNIST_ENCODER:
         _refuse("--weights", "needs --encoder resnet18 or another that starts from weights")
     try:
         images = _images(dataset, full=full, folder=data_dir)
@@ -173,7 +175,11 @@ def mnist(
         "encoder": encoder,
         "weights": weights,
     }
-    _simulate("mnist", make, options, config, encoder=encoder, weights=weights)
+    given = {
+        "encoder.name": None if encoder == _MNIST_ENCODER else encoder,
+        "encoder.params.weights": weights,
+    }
+    _simulate("mnist", make, options, config, given)
 
 
 def _images(dataset: str, *, full: bool, folder: Path | None) -> LabelledImages:
@@ -263,17 +269,25 @@ def _simulate(
     make_environment: Callable[[int], Environment],
     options: RunOptions,
     config: Mapping[str, object],
-    *,
-    encoder: str | None = None,
-    weights: str | None = None,
+    given: Overrides = NO_OVERRIDES,
 ) -> None:
-    """Run a workload as the options say, and report whatever came of it."""
+    """Run a workload as the options say, and report whatever came of it.
+
+    `given` are settings of the bandits that a workload has flags for; None: the flag was left out.
+    """
+    overrides = _overrides(options)
+    flags = {key: value for key, value in given.items() if value is not None}
+    if options.half_life is not None:
+        flags["forgetting.half_life"] = options.half_life
+    for key in flags.keys() & overrides.keys():
+        _refuse("--set", f"{key} is set twice, by --set and by a flag of its own")
     campaign = Campaign(
         workload=workload,
         make_environment=make_environment,
         policies=_policies(workload, options),
         seeds=range(options.first_seed, options.first_seed + options.seeds),
-        knobs=options.knobs(encoder=encoder, weights=weights),
+        live=options.live,
+        overrides=flags | overrides,
         delay=options.delay,
         url=options.url,
         api_key=options.api_key,
@@ -282,7 +296,7 @@ def _simulate(
         check_save_load=options.check_save_load,
         save_path=options.save_path,
     )
-    outcome = Outcome(workload, {**_shared_config(options), **config})
+    outcome = Outcome(workload, {**_shared_config(options), "set": overrides, **config})
     progress = RunProgress(_console(stderr=True), quiet=options.quiet)
     run_campaign(campaign, outcome, progress)
     _report(outcome, options)
@@ -328,8 +342,9 @@ def _refuse_contradictions(workload: str, options: RunOptions) -> None:
             _refuse("--url", str(error))
     elif options.replace:
         _refuse("--replace", "needs --url: a private server starts empty")
-    if options.prior_var == 0.0:
-        _refuse("--prior-var", "must be positive")
+    for key in _overrides(options):
+        if not any(takes(known[name], key) for name in names):
+            _refuse("--set", f"{key} has no effect on {', '.join(names)}")
     if options.save_path is not None and not options.check_save_load:
         _refuse("--save-path", "needs --check-save-load")
     if options.plot is not None and options.plot.suffix.lower() not in _PLOT_TYPES:
@@ -338,6 +353,13 @@ def _refuse_contradictions(workload: str, options: RunOptions) -> None:
     for flag, path in outputs.items():
         if path is not None and not path.absolute().parent.is_dir():
             _refuse(flag, f"is in a folder that does not exist: {path.absolute().parent}")
+
+
+def _overrides(options: RunOptions) -> dict[str, object]:
+    try:
+        return parse_overrides(options.overrides or ())
+    except ValueError as error:
+        _refuse("--set", str(error))
 
 
 def _shared_config(options: RunOptions) -> dict[str, object]:
