@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, get_type_hints
+from typing import Annotated, Any, Concatenate, Literal, NoReturn, ParamSpec, get_type_hints
 
 import typer
 
@@ -21,6 +21,11 @@ _RUNS = "Runs"
 _WHERE = "Where"
 _TUNING = "Tuning (left out: the service's own values)"
 _RESULTS = "Results"
+
+
+def refuse(flag: str, reason: str) -> NoReturn:
+    """End a command whose options make no sense, with status 2."""
+    raise typer.BadParameter(reason, param_hint=flag)
 
 
 def finite(value: float | None) -> float | None:
@@ -181,16 +186,7 @@ def with_run_options(
     command: Callable[Concatenate[RunOptions, _P], None],
 ) -> Callable[..., None]:
     """Give a command all `RunOptions` as flags of its own, after those it declares itself."""
-    hints = get_type_hints(RunOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=hints[option.name],
-        )
-        for option in fields(RunOptions)
-    ]
+    shared = _shared_flags()
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
     @functools.wraps(command)
@@ -202,3 +198,17 @@ def with_run_options(
     vars(run)["__signature__"] = inspect.Signature([*own, *shared])
     run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
     return run
+
+
+@functools.cache
+def _shared_flags() -> Sequence[inspect.Parameter]:
+    hints = get_type_hints(RunOptions, include_extras=True)
+    return [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=hints[option.name],
+        )
+        for option in fields(RunOptions)
+    ]

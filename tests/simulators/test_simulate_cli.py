@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,16 @@ def dead_url() -> str:
 
 def simulate(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_declared_commands_cost_no_heavy_import() -> None:
+    """`bandexa` imports them for its table of commands, whatever it does then."""
+    code = "import sys, simulators.cli; print(*sys.modules)"
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "numpy", "rich", "matplotlib", "httpx", "bandexa_core", "bandexa_client"}
+    assert heavy & set(listed.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(
