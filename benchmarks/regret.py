@@ -27,7 +27,7 @@ from bandexa_client import NO_RETRY, BanditClient
 from benchmarks.in_process import InProcessClient
 from benchmarks.regret_problems import PROBLEMS, Problem, fashion
 from simulators.environments import FASHION_FOLDER, ImagesUnavailableError
-from simulators.policies import PLANS, Knobs, bandit_spec
+from simulators.policies import PLANS, bandit_spec
 from simulators.private_server import PrivateServer
 from simulators.runner import Run, play, upsert_actions
 
@@ -66,9 +66,7 @@ def over_http(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
 def _bandit(
     problem: Problem, policy: str, environment: Any, seed: int
 ) -> tuple[str, dict[str, Any]]:
-    body: dict[str, Any] = bandit_spec(
-        PLANS[problem.workload][policy], environment, Knobs(), seed=seed
-    )
+    body: dict[str, Any] = bandit_spec(PLANS[problem.workload][policy], environment, seed=seed)
     for section, values in problem.overrides.items():
         body[section] = {**body.get(section, {}), **values}
     return f"{problem.name}-{policy}-{seed}", body

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bandexa_client import NO_RETRY, BanditClient, BanditError, NotFound, ServiceUnavailable
 from simulators.environments import Environment
-from simulators.policies import PLANS, Knobs, bandit_spec
+from simulators.overrides import Overrides
+from simulators.policies import PLANS, bandit_spec
 from simulators.private_server import (
     Interrupted,
     PrivateServer,
@@ -30,8 +31,9 @@ from simulators.save_load import probe_name, snapshot_difference
 class Campaign:
     """What to simulate and where.
 
-    `make_environment` builds the environment of a seed. `delay` rewards are gathered before they
-    are sent. `url` is a running service; None starts a private one as `server` describes.
+    `make_environment` builds the environment of a seed. `live` leaves training to the service.
+    `overrides` are settings of the bandits. `delay` rewards are gathered before they are sent.
+    `url` is a running service; None starts a private one as `server` describes.
     `save_path` keeps the exported snapshots of the save and load check, with the policy in the name
     where there are several.
     """
@@ -40,7 +42,8 @@ class Campaign:
     make_environment: Callable[[int], Environment]
     policies: Sequence[str]
     seeds: Sequence[int]
-    knobs: Knobs = field(default_factory=Knobs)
+    live: bool = False
+    overrides: Overrides = field(default_factory=dict)
     delay: int = 1
     url: str | None = None
     api_key: str | None = None
@@ -153,7 +156,7 @@ def _run_policy(
         environment,
         run,
         bandit=bandit,
-        live=campaign.knobs.live,
+        live=campaign.live,
         delay=campaign.delay,
         on_step=lambda: progress.advance(run),
     )
@@ -184,4 +187,6 @@ def _check(
 
 def _spec(campaign: Campaign, environment: Environment, run: Run) -> dict[str, object]:
     plan = PLANS[campaign.workload][run.policy]
-    return bandit_spec(plan, environment, campaign.knobs, seed=run.seed)
+    return bandit_spec(
+        plan, environment, seed=run.seed, live=campaign.live, overrides=campaign.overrides
+    )

@@ -7,36 +7,17 @@ for wrong usage, 1 when a run failed, was interrupted or lost something between 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from bandexa_client import BanditClient
-from simulators.campaign import Campaign, run_campaign
-from simulators.environments import (
-    FASHION_FOLDER,
-    Environment,
-    ImagesUnavailableError,
-    LabelledImages,
-    MnistEnvironment,
-    SyntheticEnvironment,
-    TwoTowerEnvironment,
-    WheelEnvironment,
-    fashion_images,
-    shipped_digits,
-)
-from simulators.options import RunOptions, finite, with_run_options
-from simulators.policies import PLANS
-from simulators.private_server import PrivateServer
-from simulators.progress import RunProgress
-from simulators.report import Outcome, plot_regret, print_table, write_json
+from simulators.options import RunOptions, finite, refuse, with_run_options
 
-_PLOT_TYPES = (".png", ".pdf", ".svg")
-_PLAIN_WIDTH = 120
-_NOT_IN_CONFIG = ("json", "plot", "quiet", "api_key")
+if TYPE_CHECKING:
+    from simulators.environments import Environment, LabelledImages
+
+_MNIST_ENCODER = "conv"
 
 _Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
 
@@ -78,12 +59,13 @@ def synthetic(
     ] = None,
 ) -> None:
     """Nonlinear rewards with interactions: m(x, a) = tanh(w_x.x + w_a.a + w_xa.(x*a) + b)."""
-    _refuse_contradictions("synthetic", options)
     if drift_at is not None and drift_at >= horizon:
-        _refuse("--drift-at", f"must come before the end of the run, which has {horizon} steps")
+        refuse("--drift-at", f"must come before the end of the run, which has {horizon} steps")
 
-    def make(seed: int) -> Environment:
-        return SyntheticEnvironment(
+    def load() -> Callable[[int], Environment]:
+        from simulators.environments import SyntheticEnvironment
+
+        return lambda seed: SyntheticEnvironment(
             horizon=horizon,
             dim=dim,
             num_actions=actions,
@@ -101,7 +83,7 @@ def synthetic(
         "interaction_scale": interaction_scale,
         "drift_at": drift_at,
     }
-    _simulate("synthetic", make, options, config)
+    _simulate("synthetic", load, options, config)
 
 
 @app.command()
@@ -121,7 +103,7 @@ def mnist(
         typer.Option(
             file_okay=False,
             help="With --dataset fashion: folder of its idx files, compressed or not; the training "
-            f"set is used. Left out: {FASHION_FOLDER}, which Debian's package "
+            "set is used. Left out: /usr/share/datasets/fashion-mnist, which Debian's package "
             "dataset-fashion-mnist fills.",
         ),
     ] = None,
@@ -139,7 +121,7 @@ def mnist(
             help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
             "at the service."
         ),
-    ] = "conv",
+    ] = _MNIST_ENCODER,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -150,20 +132,18 @@ def mnist(
     ] = None,
 ) -> None:
     """Recognise what an image shows: the label is the action, 1 for the right one, else 0."""
-    _refuse_contradictions("mnist", options)
     if full and dataset != "digits":
-        _refuse("--full", "is for --dataset digits")
+        refuse("--full", "is for --dataset digits")
     if data_dir is not None and dataset != "fashion":
-        _refuse("--data-dir", "needs --dataset fashion")
-    if weights is not None and encoder == "conv":
-        _refuse("--weights", "needs --encoder resnet18 or another that starts from weights")
-    try:
-        images = _images(dataset, full=full, folder=data_dir)
-    except ImagesUnavailableError as error:
-        _fail(str(error))
+        refuse("--data-dir", "needs --dataset fashion")
+    if weights is not None and encoder == _MNIST_ENCODER:
+        refuse("--weights", "needs --encoder resnet18 or another that starts from weights")
 
-    def make(seed: int) -> Environment:
-        return MnistEnvironment(images, horizon=horizon, seed=seed)
+    def load() -> Callable[[int], Environment]:
+        from simulators.environments import MnistEnvironment
+
+        images = _images(dataset, full=full, folder=data_dir)
+        return lambda seed: MnistEnvironment(images, horizon=horizon, seed=seed)
 
     config = {
         "horizon": horizon,
@@ -173,14 +153,21 @@ def mnist(
         "encoder": encoder,
         "weights": weights,
     }
-    _simulate("mnist", make, options, config, encoder=encoder, weights=weights)
+    settings: dict[str, object] = {}
+    if encoder != _MNIST_ENCODER:
+        settings["encoder.name"] = encoder
+    if weights is not None:
+        settings["encoder.params.weights"] = weights
+    _simulate("mnist", load, options, config, settings)
 
 
 def _images(dataset: str, *, full: bool, folder: Path | None) -> LabelledImages:
+    from simulators.environments import fashion_images, shipped_digits
+
     if dataset == "fashion":
         return fashion_images() if folder is None else fashion_images(folder)
     if full:
-        # Brings torch and torchvision along, which nothing else here needs.
+        # This needs torch and torchvision, which no other workload does.
         from simulators.environments.full_mnist import full_digits
 
         return full_digits()
@@ -206,12 +193,13 @@ def two_tower(
     ] = "random",
 ) -> None:
     """Many actions whose reward only products of hidden features explain."""
-    _refuse_contradictions("two-tower", options)
     if candidate_size > n_actions:
-        _refuse("--candidate-size", f"must not exceed --n-actions, which is {n_actions}")
+        refuse("--candidate-size", f"must not exceed --n-actions, which is {n_actions}")
 
-    def make(seed: int) -> Environment:
-        return TwoTowerEnvironment(
+    def load() -> Callable[[int], Environment]:
+        from simulators.environments import TwoTowerEnvironment
+
+        return lambda seed: TwoTowerEnvironment(
             horizon=horizon,
             num_actions=n_actions,
             candidate_size=candidate_size,
@@ -225,7 +213,7 @@ def two_tower(
         "candidate_size": candidate_size,
         "candidates": candidates,
     }
-    _simulate("two-tower", make, options, config)
+    _simulate("two-tower", load, options, config)
 
 
 @app.command()
@@ -249,118 +237,28 @@ def wheel(
     ] = 0.01,
 ) -> None:
     """A safe action and a rare jackpot: contexts in the unit disc, five actions, 50 in its ring."""
-    _refuse_contradictions("wheel", options)
 
-    def make(seed: int) -> Environment:
-        return WheelEnvironment(horizon=horizon, delta=delta, noise_std=env_noise_std, seed=seed)
+    def load() -> Callable[[int], Environment]:
+        from simulators.environments import WheelEnvironment
+
+        return lambda seed: WheelEnvironment(
+            horizon=horizon, delta=delta, noise_std=env_noise_std, seed=seed
+        )
 
     config = {"horizon": horizon, "delta": delta, "env_noise_std": env_noise_std}
-    _simulate("wheel", make, options, config)
+    _simulate("wheel", load, options, config)
 
 
 def _simulate(
     workload: str,
-    make_environment: Callable[[int], Environment],
+    load: Callable[[], Callable[[int], Environment]],
     options: RunOptions,
     config: Mapping[str, object],
-    *,
-    encoder: str | None = None,
-    weights: str | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Run a workload as the options say, and report whatever came of it."""
-    campaign = Campaign(
-        workload=workload,
-        make_environment=make_environment,
-        policies=_policies(workload, options),
-        seeds=range(options.first_seed, options.first_seed + options.seeds),
-        knobs=options.knobs(encoder=encoder, weights=weights),
-        delay=options.delay,
-        url=options.url,
-        api_key=options.api_key,
-        server=lambda: PrivateServer(device=options.device, replay_dir=options.buffer_dir),
-        replace=options.replace,
-        check_save_load=options.check_save_load,
-        save_path=options.save_path,
-    )
-    outcome = Outcome(workload, {**_shared_config(options), **config})
-    progress = RunProgress(_console(stderr=True), quiet=options.quiet)
-    run_campaign(campaign, outcome, progress)
-    _report(outcome, options)
+    from simulators.command import simulate
 
-
-def _report(outcome: Outcome, options: RunOptions) -> None:
-    """Write table, JSON and plot, then end with status 1 if something is wrong."""
-    print_table(outcome, _console(stderr=False))
-    if options.json is not None:
-        write_json(outcome, options.json)
-    if options.plot is not None and outcome.policies():
-        plot_regret(outcome, options.plot)
-    if options.url is not None and outcome.runs and not options.quiet:
-        typer.echo(f"the bandits of these runs stay on {options.url}", err=True)
-    if outcome.error is not None:
-        kept = f"\npartial results are in {options.json}" if options.json is not None else ""
-        _fail(outcome.error + kept)
-    if any(check.max_difference != 0.0 for check in outcome.checks):
-        _fail("a model changed between export and import")
-
-
-def _policies(workload: str, options: RunOptions) -> list[str]:
-    if options.policies.strip() == "all":
-        return list(PLANS[workload])
-    return [name.strip() for name in options.policies.split(",")]
-
-
-def _refuse_contradictions(workload: str, options: RunOptions) -> None:
-    """Refuse before anything runs what could only fail or be ignored later."""
-    names, known = _policies(workload, options), PLANS[workload]
-    for name in names:
-        if name not in known:
-            _refuse("--policies", f"{name!r} is none of {', '.join(known)}")
-    if len(set(names)) < len(names):
-        _refuse("--policies", "names a policy twice")
-    if options.url is not None:
-        for flag, value in (("--device", options.device), ("--buffer-dir", options.buffer_dir)):
-            if value is not None:
-                _refuse(flag, "is for a private server and cannot be used with --url")
-        try:
-            BanditClient(options.url).close()
-        except ValueError as error:
-            _refuse("--url", str(error))
-    elif options.replace:
-        _refuse("--replace", "needs --url: a private server starts empty")
-    if options.prior_var == 0.0:
-        _refuse("--prior-var", "must be positive")
-    if options.save_path is not None and not options.check_save_load:
-        _refuse("--save-path", "needs --check-save-load")
-    if options.plot is not None and options.plot.suffix.lower() not in _PLOT_TYPES:
-        _refuse("--plot", f"must end in one of {', '.join(_PLOT_TYPES)}")
-    outputs = {"--json": options.json, "--plot": options.plot, "--save-path": options.save_path}
-    for flag, path in outputs.items():
-        if path is not None and not path.absolute().parent.is_dir():
-            _refuse(flag, f"is in a folder that does not exist: {path.absolute().parent}")
-
-
-def _shared_config(options: RunOptions) -> dict[str, object]:
-    """Return the shared options as they stand in the JSON file, without where it is written."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
-        if name not in _NOT_IN_CONFIG
-    }
-
-
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_PLAIN_WIDTH)
-
-
-def _refuse(flag: str, reason: str) -> NoReturn:
-    raise typer.BadParameter(reason, param_hint=flag)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"simulate: {message}", err=True)
-    raise typer.Exit(1)
+    simulate(workload, load, options, config, settings or {})
 
 
 if __name__ == "__main__":

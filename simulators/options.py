@@ -8,22 +8,24 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, ParamSpec, get_type_hints
+from typing import Annotated, Any, Concatenate, Literal, NoReturn, ParamSpec, get_type_hints
 
 import typer
-
-from simulators.policies import Knobs
 
 _P = ParamSpec("_P")
 
 _RUNS = "Runs"
 _WHERE = "Where"
 _TUNING = "Tuning (left out: the service's own values)"
-_REPLAY = "Replay of learned policies (left out: the service's own values)"
 _RESULTS = "Results"
+
+
+def refuse(flag: str, reason: str) -> NoReturn:
+    """End a command whose options make no sense, with status 2."""
+    raise typer.BadParameter(reason, param_hint=flag)
 
 
 def finite(value: float | None) -> float | None:
@@ -78,14 +80,6 @@ class RunOptions:
             rich_help_panel=_RUNS,
         ),
     ] = 1
-    warmup_random: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Choose uniformly until this many decisions are learned.",
-            rich_help_panel=_RUNS,
-        ),
-    ] = None
 
     url: Annotated[
         str | None,
@@ -127,58 +121,17 @@ class RunOptions:
         ),
     ] = None
 
-    train_every: Annotated[
-        int | None,
+    overrides: Annotated[
+        list[str] | None,
         typer.Option(
-            min=1,
-            help="Learned rewards between two training rounds.",
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any key of the bandits' configuration (docs/configuration.md), such as "
+            "training.batch_size=64 or encoder.params.hidden=[64,64]; repeat it. Keys of training, "
+            "replay and encoder go to policies with a learned encoder, others to all but uniform.",
             rich_help_panel=_TUNING,
         ),
     ] = None
-    optimizer_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Optimizer steps on the encoder in a round.", rich_help_panel=_TUNING
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Replay rows in an optimizer step.", rich_help_panel=_TUNING),
-    ] = None
-    rebuild_chunk: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Replay rows encoded at once when the posterior is rebuilt: memory against speed.",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None
-    action_chunk: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Candidates encoded at once in a select: memory against speed.",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None
-    feature_dim: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Features that the learned encoder gives (two-tower: per tower).",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None
-    prior_var: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            callback=finite,
-            help="Prior variance of a weight: larger explores more at first.",
-            rich_help_panel=_TUNING,
-        ),
-    ] = None
-
     half_life: Annotated[
         float | None,
         typer.Option(
@@ -186,30 +139,6 @@ class RunOptions:
             callback=finite,
             help="Learned values after which a reward weighs half: for rewards that drift.",
             rich_help_panel=_TUNING,
-        ),
-    ] = None
-
-    buffer_backend: Annotated[
-        Literal["auto", "memory", "disk"] | None,
-        typer.Option(
-            help="Where the rows to train on are kept; auto decides by their size.",
-            rich_help_panel=_REPLAY,
-        ),
-    ] = None
-    disk_shard_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rows in a file of the disk replay.", rich_help_panel=_REPLAY),
-    ] = None
-    disk_cache_shards: Annotated[
-        int | None,
-        typer.Option(min=1, help="Files the disk replay keeps open.", rich_help_panel=_REPLAY),
-    ] = None
-    flush_every: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rows the disk replay gathers before it writes them.",
-            rich_help_panel=_REPLAY,
         ),
     ] = None
 
@@ -252,27 +181,12 @@ class RunOptions:
         typer.Option("--quiet", help="Show no progress, only the table.", rich_help_panel=_RESULTS),
     ] = False
 
-    def knobs(self, *, encoder: str | None = None, weights: str | None = None) -> Knobs:
-        """Return the part of the options that tunes bandits."""
-        names = {knob.name for knob in fields(Knobs)} - {"encoder", "weights"}
-        given = {name: getattr(self, name) for name in names}
-        return Knobs(encoder=encoder, weights=weights, **given)
-
 
 def with_run_options(
     command: Callable[Concatenate[RunOptions, _P], None],
 ) -> Callable[..., None]:
     """Give a command all `RunOptions` as flags of its own, after those it declares itself."""
-    hints = get_type_hints(RunOptions, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=hints[option.name],
-        )
-        for option in fields(RunOptions)
-    ]
+    shared = _shared_flags()
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
     @functools.wraps(command)
@@ -284,3 +198,17 @@ def with_run_options(
     vars(run)["__signature__"] = inspect.Signature([*own, *shared])
     run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
     return run
+
+
+@functools.cache
+def _shared_flags() -> Sequence[inspect.Parameter]:
+    hints = get_type_hints(RunOptions, include_extras=True)
+    return [
+        inspect.Parameter(
+            option.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=option.default,
+            annotation=hints[option.name],
+        )
+        for option in fields(RunOptions)
+    ]

@@ -25,7 +25,18 @@ from typing import IO, Self
 
 from bandexa_client import NO_RETRY, BanditClient, ServiceUnavailable
 
-_SERVE = (sys.executable, "-m", "service.cli", "serve")
+# Runs the server of the folder that this package lies in. A folder where the simulator is started
+# may have a `service` package of its own: -P leaves it out of the import path.
+_START = """
+import sys
+root = sys.argv[1]
+sys.argv[:2] = ["bandexa"]
+if root not in sys.path:
+    sys.path.insert(0, root)
+from service.cli import main
+main()
+"""
+_SERVE = (sys.executable, "-P", "-c", _START, str(Path(__file__).parents[1]), "serve")
 _LOG_LINES = 20
 _POLL_S = 0.05
 _DEATH_GRACE_S = 1.0

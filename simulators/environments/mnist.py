@@ -79,10 +79,6 @@ class MnistEnvironment:
         right: NDArray[np.bool_] = actions == self._images.labels[self._order[t]]
         return right.astype(np.float64)
 
-    def best(self, t: int) -> float:
-        """Return 1: some label is always right."""
-        return 1.0
-
     def reward(self, t: int, action: int) -> float:
         """Return 1.0 for the right label, else 0.0."""
         return float(action == self._images.labels[self._order[t]])

@@ -55,9 +55,6 @@ class Environment(Protocol):
     def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the expected rewards of shape (K,) of these actions at step t."""
 
-    def best(self, t: int) -> float:
-        """Return the greatest expected reward among the offered actions of step t."""
-
     def reward(self, t: int, action: int) -> float:
         """Return the reward an action gets at step t; repeated calls agree."""
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.environments.protocol import Streams
+from simulators.environments.vectors import VectorEnvironment, standard_normal
 
 
 class Weights(NamedTuple):
@@ -28,7 +29,7 @@ class Weights(NamedTuple):
     bias: float
 
 
-class SyntheticEnvironment:
+class SyntheticEnvironment(VectorEnvironment):
     """The problem of the module docstring, fixed by its parameters and `seed`.
 
     Args:
@@ -44,7 +45,6 @@ class SyntheticEnvironment:
         ValueError: `drift_at` leaves no step before or after it.
     """
 
-    context_dtype = "float32"
     reward_range = (-1.0, 1.0)
     retrieve = None
 
@@ -62,8 +62,7 @@ class SyntheticEnvironment:
         if drift_at is not None and not 0 < drift_at < horizon:
             raise ValueError(f"drift_at must be from 1 to {horizon - 1}, not {drift_at}")
         streams = Streams.of(seed)
-        self.horizon = horizon
-        self.context_shape = (dim,)
+        super().__init__(streams, horizon=horizon, draw=standard_normal(dim), noise_std=noise_std)
         self.action_ids = tuple(f"a{index}" for index in range(num_actions))
         self._weights = _draw_weights(streams.parameters, dim, interaction_scale)
         # float32 is what the service sees, so the expected rewards are computed from the same.
@@ -73,18 +72,6 @@ class SyntheticEnvironment:
         if drift_at is not None:
             self._drift_at = drift_at
             self._later_weights = _draw_weights(streams.parameters, dim, interaction_scale)
-        self._contexts = streams.contexts.standard_normal((horizon, dim)).astype(np.float32)
-        self._noise = noise_std * streams.noise.standard_normal(horizon)
-        self._probes = streams.probes
-
-    def context(self, t: int) -> NDArray[np.generic]:
-        """Return x of step t, shape (dim,)."""
-        context: NDArray[np.float32] = self._contexts[t]
-        return context
-
-    def candidates(self, t: int) -> None:
-        """Offer all actions at every step."""
-        return
 
     def weights(self, t: int) -> Weights:
         """Return the weights that hold at step t."""
@@ -98,19 +85,6 @@ class SyntheticEnvironment:
         by_action = features @ (weights.action + weights.interaction * context)
         sums: NDArray[np.float64] = context @ weights.context + by_action + weights.bias
         return np.tanh(sums)
-
-    def best(self, t: int) -> float:
-        """Return the greatest m(x_t, a) of all actions."""
-        return float(self.expected(t, np.arange(len(self.action_ids))).max())
-
-    def reward(self, t: int, action: int) -> float:
-        """Return m(x_t, a) plus the noise of the step, which is the same for every action."""
-        return float(self.expected(t, np.array([action]))[0] + self._noise[t])
-
-    def probes(self, num: int) -> NDArray[np.generic]:
-        """Return further contexts of shape (num, dim)."""
-        draws = np.random.default_rng(self._probes).standard_normal((num, *self.context_shape))
-        return draws.astype(np.float32)
 
 
 def _draw_weights(generator: np.random.Generator, dim: int, interaction_scale: float) -> Weights:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.environments.protocol import Streams, at_step
+from simulators.environments.vectors import VectorEnvironment, standard_normal
 
 _ACTION_SCALE = 0.6
 _WEIGHT_SCALE = 0.7
@@ -23,7 +24,7 @@ _SQUARE_WEIGHT = 0.25
 _OFFSET = -0.1
 
 
-class TwoTowerEnvironment:
+class TwoTowerEnvironment(VectorEnvironment):
     """The problem of the module docstring, fixed by its parameters and `seed`.
 
     Args:
@@ -41,7 +42,6 @@ class TwoTowerEnvironment:
         ValueError: more candidates than actions.
     """
 
-    context_dtype = "float32"
     reward_range = (0.0, 1.0)
 
     def __init__(
@@ -59,9 +59,8 @@ class TwoTowerEnvironment:
         if candidate_size > num_actions:
             raise ValueError(f"{candidate_size} candidates of only {num_actions} actions")
         streams = Streams.of(seed)
+        super().__init__(streams, horizon=horizon, draw=standard_normal(dim), noise_std=noise_std)
         draw = streams.parameters.standard_normal
-        self.horizon = horizon
-        self.context_shape = (dim,)
         self.action_ids = tuple(f"a{index}" for index in range(num_actions))
         self.retrieve = candidate_size if retrieve else None
         self.context_weights = _WEIGHT_SCALE * draw((latent_dim, dim))
@@ -70,16 +69,8 @@ class TwoTowerEnvironment:
         self._latent_actions = np.tanh(
             self.action_features.astype(np.float64) @ self.action_weights.T
         )
-        self._contexts = streams.contexts.standard_normal((horizon, dim)).astype(np.float32)
-        self._noise = noise_std * streams.noise.standard_normal(horizon)
         self._candidate_size = candidate_size
         self._candidates = streams.candidates
-        self._probes = streams.probes
-
-    def context(self, t: int) -> NDArray[np.generic]:
-        """Return x of step t, shape (dim,)."""
-        context: NDArray[np.float32] = self._contexts[t]
-        return context
 
     def candidates(self, t: int) -> NDArray[np.int64] | None:
         """Return the random candidates of step t, ascending; None when the service retrieves."""
@@ -97,18 +88,6 @@ class TwoTowerEnvironment:
         logits = dots + _SQUARE_WEIGHT * np.square(products).mean(axis=1) + _OFFSET
         return np.asarray(1.0 / (1.0 + np.exp(-logits)))
 
-    def best(self, t: int) -> float:
-        """Return the greatest p of the candidates of step t, of all actions when retrieving."""
-        candidates = self.candidates(t)
-        actions = np.arange(len(self.action_ids)) if candidates is None else candidates
-        return float(self.expected(t, actions).max())
-
     def reward(self, t: int, action: int) -> float:
         """Return p(x_t, a) plus the noise of the step, clamped to 0..1."""
-        value = self.expected(t, np.array([action]))[0] + self._noise[t]
-        return float(np.clip(value, 0.0, 1.0))
-
-    def probes(self, num: int) -> NDArray[np.generic]:
-        """Return further contexts of shape (num, dim)."""
-        draws = np.random.default_rng(self._probes).standard_normal((num, *self.context_shape))
-        return draws.astype(np.float32)
+        return min(max(super().reward(t, action), 0.0), 1.0)

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.environments.protocol import Streams
+from simulators.environments.vectors import VectorEnvironment
 
 _NUM_QUADRANTS = 4
 _PLAIN, _SAFE, _JACKPOT = 1.0, 1.2, 50.0
 
 
-class WheelEnvironment:
+class WheelEnvironment(VectorEnvironment):
     """The problem of the module docstring, fixed by its parameters and `seed`.
 
     Args:
@@ -37,8 +38,6 @@ class WheelEnvironment:
         ValueError: `delta` is not a radius inside the unit disc.
     """
 
-    context_shape = (2,)
-    context_dtype = "float32"
     reward_range = (0.0, _JACKPOT)
     retrieve = None
     action_ids = (*(f"quadrant{number}" for number in range(1, _NUM_QUADRANTS + 1)), "safe")
@@ -54,21 +53,8 @@ class WheelEnvironment:
     ) -> None:
         if not 0.0 <= delta <= 1.0:
             raise ValueError(f"delta must be from 0 to 1, not {delta}")
-        streams = Streams.of(seed)
-        self.horizon = horizon
+        super().__init__(Streams.of(seed), horizon=horizon, draw=_in_disc, noise_std=noise_std)
         self._delta = delta
-        self._contexts = _in_disc(streams.contexts, horizon)
-        self._noise = noise_std * streams.noise.standard_normal(horizon)
-        self._probes = streams.probes
-
-    def context(self, t: int) -> NDArray[np.generic]:
-        """Return x of step t, shape (2,)."""
-        context: NDArray[np.float32] = self._contexts[t]
-        return context
-
-    def candidates(self, t: int) -> None:
-        """Offer all five actions at every step."""
-        return
 
     def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return m(x_t, a) of these actions, shape (K,)."""
@@ -77,18 +63,6 @@ class WheelEnvironment:
         if math.hypot(x, y) >= self._delta:
             means[actions == 2 * (x <= 0.0) + (y <= 0.0)] = _JACKPOT
         return means
-
-    def best(self, t: int) -> float:
-        """Return 50 in the ring and 1.2 inside."""
-        return float(self.expected(t, np.arange(len(self.action_ids))).max())
-
-    def reward(self, t: int, action: int) -> float:
-        """Return m(x_t, a) plus the noise of the step, which is the same for every action."""
-        return float(self.expected(t, np.array([action]))[0] + self._noise[t])
-
-    def probes(self, num: int) -> NDArray[np.generic]:
-        """Return further contexts of shape (num, 2)."""
-        return _in_disc(np.random.default_rng(self._probes), num)
 
 
 def _in_disc(generator: np.random.Generator, num: int) -> NDArray[np.float32]:

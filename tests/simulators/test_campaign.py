@@ -19,7 +19,7 @@ from rich.console import Console
 from bandexa_client import BanditClient, Conflict, NotFound, ServiceUnavailable
 from simulators.campaign import Campaign, bandit_name, run_campaign
 from simulators.environments import Environment, SyntheticEnvironment, TwoTowerEnvironment
-from simulators.policies import Knobs
+from simulators.overrides import NO_OVERRIDES, Overrides
 from simulators.private_server import PrivateServer
 from simulators.progress import RunProgress
 from simulators.report import Outcome
@@ -39,7 +39,8 @@ def campaign(
     *options: str,
     policies: Sequence[str] = ("linear_ts", "uniform"),
     seeds: int = 2,
-    knobs: Knobs | None = None,
+    live: bool = False,
+    overrides: Overrides = NO_OVERRIDES,
     delay: int = 1,
     url: str | None = None,
     replace: bool = False,
@@ -51,7 +52,8 @@ def campaign(
         make_environment=environment,
         policies=policies,
         seeds=range(seeds),
-        knobs=knobs or Knobs(),
+        live=live,
+        overrides=overrides,
         delay=delay,
         url=url,
         server=lambda: stand_in(*options),
@@ -119,7 +121,7 @@ def test_lockstep_trains_when_due_and_counts_requests() -> None:
 
 
 def test_live_leaves_training_to_the_service() -> None:
-    [only] = run(campaign(seeds=1, policies=["linear_ts"], knobs=Knobs(live=True))).runs
+    [only] = run(campaign(seeds=1, policies=["linear_ts"], live=True)).runs
     assert only.num_train_rounds == 0
     assert only.num_requests == 2 * 120
 
@@ -140,9 +142,7 @@ def test_delay_changes_no_choice_of_a_service_that_does_not_learn() -> None:
 
 
 def test_a_live_run_sends_late_rewards_too(server: PrivateServer) -> None:
-    plan = campaign(
-        seeds=1, policies=["linear_ts"], knobs=Knobs(live=True), delay=25, url=server.url
-    )
+    plan = campaign(seeds=1, policies=["linear_ts"], live=True, delay=25, url=server.url)
     [only] = run(plan).runs
     assert only.num_requests == 120 + 5
     with BanditClient(server.url, trust_env=False) as client:
@@ -183,7 +183,7 @@ def test_a_dying_private_server_leaves_what_was_found() -> None:
 
 
 def test_a_rejected_bandit_stops_the_campaign() -> None:
-    outcome = run(campaign(knobs=Knobs(prior_var=1e9)))
+    outcome = run(campaign(overrides={"posterior.prior_var": 1e9}))
     assert outcome.error is not None
     assert "422 the spec is invalid" in outcome.error
     assert [run.steps for run in outcome.runs] == [0]

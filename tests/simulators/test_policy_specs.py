@@ -12,22 +12,20 @@ from simulators.environments import (
     WheelEnvironment,
     shipped_digits,
 )
-from simulators.policies import PLANS, Knobs, bandit_spec
+from simulators.overrides import NO_OVERRIDES, Overrides
+from simulators.policies import PLANS, bandit_spec, takes
 
-TUNED = Knobs(
-    feature_dim=8,
-    prior_var=2.0,
-    train_every=10,
-    optimizer_steps=5,
-    batch_size=16,
-    rebuild_chunk=64,
-    action_chunk=32,
-    warmup_random=7,
-    buffer_backend="disk",
-    disk_shard_size=128,
-    disk_cache_shards=3,
-    flush_every=20,
-)
+TUNED = {
+    "encoder.params.feature_dim": 8,
+    "encoder.standardize": False,
+    "posterior.prior_var": 2.0,
+    "training.batch_size": 16,
+    "training.rebuild_chunk": 64,
+    "selection.warmup_random": 7,
+    "replay.backend": "disk",
+    "forgetting.half_life": 64.0,
+    "reward_range": [0, 50],
+}
 
 
 def environment_of(workload: str) -> Environment:
@@ -40,9 +38,9 @@ def environment_of(workload: str) -> Environment:
     return SyntheticEnvironment(horizon=1)
 
 
-def spec(workload: str, policy: str, knobs: Knobs | None = None) -> dict[str, object]:
-    plan = PLANS[workload][policy]
-    return bandit_spec(plan, environment_of(workload), knobs or Knobs(), seed=3)
+def spec(workload: str, policy: str, overrides: Overrides = NO_OVERRIDES) -> dict[str, object]:
+    environment = environment_of(workload)
+    return bandit_spec(PLANS[workload][policy], environment, seed=3, overrides=overrides)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_each_label_names_its_policy_and_encoder(workload: str, policy: str, enc
         ("wheel", {"shape": [2], "dtype": "float32"}, 0, [0.0, 50.0]),
     ],
 )
-def test_without_knobs_a_body_says_only_what_the_problem_is(
+def test_without_settings_a_body_says_only_what_the_problem_is(
     workload: str, context: object, action_dim: int, reward_range: list[float]
 ) -> None:
     """All that is left out is the service's own default; uniform needs nothing else at all."""
@@ -98,66 +96,69 @@ def test_without_knobs_a_body_says_only_what_the_problem_is(
     }
 
 
-def test_all_knobs_reach_a_learned_policy() -> None:
+def test_all_settings_reach_a_learned_policy() -> None:
     body = spec("synthetic", "neural_linear_ts", TUNED)
-    assert body["encoder"] == {"name": "mlp", "params": {"feature_dim": 8}}
-    assert body["posterior"] == {"prior_var": 2.0}
-    assert body["selection"] == {"action_chunk": 32, "warmup_random": 7}
-    assert body["training"] == {
-        "mode": "lockstep",
-        "train_every": 10,
-        "optimizer_steps": 5,
-        "batch_size": 16,
-        "rebuild_chunk": 64,
-    }
-    assert body["replay"] == {
-        "backend": "disk",
-        "shard_size": 128,
-        "cache_shards": 3,
-        "flush_every": 20,
+    assert body == {
+        **spec("synthetic", "neural_linear_ts"),
+        "encoder": {"name": "mlp", "params": {"feature_dim": 8}, "standardize": False},
+        "posterior": {"prior_var": 2.0},
+        "selection": {"warmup_random": 7},
+        "training": {"mode": "lockstep", "batch_size": 16, "rebuild_chunk": 64},
+        "replay": {"backend": "disk"},
+        "forgetting": {"half_life": 64.0},
+        "reward_range": [0, 50],
     }
 
 
-def test_a_fixed_encoder_gets_the_knobs_of_posterior_and_selection_alone() -> None:
+def test_a_policy_with_fixed_features_gets_no_settings_of_learned_ones() -> None:
     body = spec("synthetic", "linear_ts", TUNED)
-    assert body["encoder"] == {"name": "concat"}
-    assert body["posterior"] == {"prior_var": 2.0}
-    assert body["selection"] == {"action_chunk": 32, "warmup_random": 7}
-    assert body["training"] == {"mode": "lockstep"}
-    assert "replay" not in body
+    assert body == {
+        **spec("synthetic", "linear_ts"),
+        "encoder": {"name": "concat", "standardize": False},
+        "posterior": {"prior_var": 2.0},
+        "selection": {"warmup_random": 7},
+        "forgetting": {"half_life": 64.0},
+        "reward_range": [0, 50],
+    }
 
 
-def test_uniform_ignores_every_knob() -> None:
+def test_uniform_takes_no_setting() -> None:
     assert spec("synthetic", "uniform", TUNED) == spec("synthetic", "uniform")
 
 
-def test_the_width_of_a_two_tower_encoder_is_that_of_a_tower() -> None:
-    body = spec("two-tower", "neural_linear_ts", Knobs(feature_dim=8))
-    assert body["encoder"] == {"name": "two_tower", "params": {"tower_dim": 8}}
+@pytest.mark.parametrize(
+    ("policy", "key", "taken"),
+    [
+        ("greedy", "training.lr", True),
+        ("greedy", "encoder.params.hidden", True),
+        ("linear_ts", "training.lr", False),
+        ("linear_ts", "encoder.name", False),
+        ("linear_ts", "encoder.standardize", True),
+        ("linear_ts", "posterior.noise", True),
+        ("uniform", "posterior.noise", False),
+    ],
+)
+def test_a_plan_says_which_settings_it_takes(policy: str, key: str, taken: bool) -> None:
+    assert takes(PLANS["synthetic"][policy], key) is taken
 
 
 @pytest.mark.parametrize("policy", ["neural_linear_ts", "greedy"])
 def test_the_learned_encoder_of_the_wheel_has_a_head_per_action(policy: str) -> None:
     encoder = spec("wheel", policy)["encoder"]
     assert encoder == {"name": "mlp", "params": {"heads": "per_action"}}
-    wider = spec("wheel", policy, Knobs(feature_dim=8))["encoder"]
+    wider = spec("wheel", policy, {"encoder.params.feature_dim": 8})["encoder"]
     assert wider == {"name": "mlp", "params": {"heads": "per_action", "feature_dim": 8}}
-    assert spec("wheel", policy, Knobs(encoder="mine"))["encoder"] == {"name": "mine"}
+    assert spec("wheel", policy, {"encoder.name": "mine"})["encoder"] == {"name": "mine"}
+    assert spec("wheel", policy)["encoder"] == encoder
 
 
 def test_a_registered_encoder_replaces_the_learned_one_only() -> None:
-    knobs = Knobs(encoder="mine")
-    assert spec("mnist", "neural_linear_ts", knobs)["encoder"] == {"name": "mine"}
-    assert spec("mnist", "linear_ts", knobs)["encoder"] == {"name": "per_action"}
-
-
-def test_weights_go_to_the_learned_encoder_alone() -> None:
-    knobs = Knobs(encoder="resnet18", weights="imagenet", feature_dim=8)
-    expected = {"name": "resnet18", "params": {"weights": "imagenet", "feature_dim": 8}}
-    assert spec("mnist", "greedy", knobs)["encoder"] == expected
-    assert spec("mnist", "linear_ts", knobs)["encoder"] == {"name": "per_action"}
+    overrides = {"encoder.name": "mine"}
+    assert spec("mnist", "neural_linear_ts", overrides)["encoder"] == {"name": "mine"}
+    assert spec("mnist", "linear_ts", overrides)["encoder"] == {"name": "per_action"}
 
 
 @pytest.mark.parametrize("policy", ["linear_ts", "neural_linear_ts", "uniform"])
 def test_live_runs_train_in_the_background(policy: str) -> None:
-    assert spec("synthetic", policy, Knobs(live=True))["training"] == {"mode": "background"}
+    plan, environment = PLANS["synthetic"][policy], environment_of("synthetic")
+    assert bandit_spec(plan, environment, seed=3, live=True)["training"] == {"mode": "background"}

@@ -61,6 +61,18 @@ def test_options_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert options["session"] != os.getsid(0)
 
 
+def test_a_folder_with_a_service_package_of_its_own_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is the one beside the simulators, wherever the simulation is started."""
+    package = tmp_path / "service"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('not the service')\n")
+    monkeypatch.chdir(tmp_path)
+    with PrivateServer() as server, BanditClient(server.url, trust_env=False) as client:
+        assert client.ready()
+
+
 def test_a_server_that_ignores_sigterm_is_killed() -> None:
     with PrivateServer(command=[*STAND_IN, "--ignore-sigterm"], stop_timeout_s=0.2) as server:
         assert answers(server.url)

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from bandexa_client import BanditClient
 from simulators.cli import app
 from simulators.private_server import PrivateServer
 
@@ -29,14 +31,8 @@ SHARED_FLAGS = [
     "--url",
     "--api-key",
     "--device",
-    "--train-every",
-    "--optimizer-steps",
-    "--batch-size",
-    "--rebuild-chunk",
-    "--action-chunk",
     "--half-life",
-    "--feature-dim",
-    "--prior-var",
+    "--set",
     "--live",
     "--json",
     "--plot",
@@ -45,11 +41,6 @@ SHARED_FLAGS = [
     "--replace",
     "--quiet",
     "--delay",
-    "--warmup-random",
-    "--buffer-backend",
-    "--disk-shard-size",
-    "--disk-cache-shards",
-    "--flush-every",
     "--buffer-dir",
 ]
 
@@ -74,6 +65,16 @@ def dead_url() -> str:
 
 def simulate(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_declared_commands_cost_no_heavy_import() -> None:
+    """`bandexa` imports them for its table of commands, whatever it does then."""
+    code = "import sys, simulators.cli; print(*sys.modules)"
+    listed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "numpy", "rich", "matplotlib", "httpx", "bandexa_core", "bandexa_client"}
+    assert heavy & set(listed.stdout.split()) == set()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +144,33 @@ def test_a_simulation_prints_a_table_and_writes_its_files(
     assert all(run["regret_curve"][-1][0] == 60 for run in document["runs"])
     names = ["model-linear_ts.bin", "model-neural_linear_ts.bin", "out.json", "out.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_settings_reach_the_bandits_and_stand_in_the_json(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    settings = ["--set", "training.batch_size=16", "--set", "encoder.params.hidden=[8,8]"]
+    run = ["synthetic", "--horizon", "3", "--half-life", "64", "--url", url, "--json", str(path)]
+    result = simulate(*run, *settings)
+    assert result.exit_code == 0, result.output
+    config = json.loads(path.read_text())["config"]
+    assert config["set"] == {"training.batch_size": 16, "encoder.params.hidden": [8, 8]}
+    assert config["half_life"] == 64.0
+    with BanditClient(url, trust_env=False) as client:
+        spec = client.get_bandit("synthetic-neural_linear_ts-0").spec
+    assert spec["training"] == {"mode": "lockstep", "batch_size": 16}
+    assert spec["encoder"] == {"name": "mlp", "params": {"hidden": [8, 8]}}
+    assert spec["forgetting"] == {"half_life": 64.0}
+
+
+def test_weights_go_to_the_learned_encoder(url: str) -> None:
+    images = ["--encoder", "resnet18", "--weights", "imagenet"]
+    result = simulate("mnist", "--horizon", "3", "--url", url, *images)
+    assert result.exit_code == 0, result.output
+    with BanditClient(url, trust_env=False) as client:
+        linear = client.get_bandit("mnist-linear_ts-0").spec
+        neural = client.get_bandit("mnist-neural_linear_ts-0").spec
+    assert linear["encoder"] == {"name": "per_action"}
+    assert neural["encoder"] == {"name": "resnet18", "params": {"weights": "imagenet"}}
 
 
 def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: Path) -> None:
@@ -287,13 +315,17 @@ def test_a_model_lost_between_save_and_load_fails_the_command() -> None:
         (["--save-path", "model.bin"], "needs --check-save-load"),
         (["--plot", "regret.txt"], ".png"),
         (["--json", "no/such/folder/out.json"], "does not exist"),
-        (["--prior-var", "0"], "positive"),
-        (["--prior-var", "inf"], "finite"),
+        (["--half-life", "inf"], "finite"),
+        (["--set", "training.batch_sise=8"], "did you mean training.batch_size?"),
+        (["--set", "training.batch_size=many"], "takes an integer, not 'many'"),
+        (["--set", "posterior.prior_var=0"], "must be a finite number above 0"),
+        (["--set", "seed=3"], "seed is set by --seeds and --first-seed"),
+        (["--set", "training.lr=0.1", "--policies", "linear_ts"], "no effect on linear_ts"),
+        (["--set", "forgetting.half_life=50", "--half-life", "50"], "set twice"),
         (["--env-noise-std", "inf"], "finite"),
         (["--seeds", "0"], ""),
         (["--horizon", "0"], ""),
         (["--device", "tpu"], ""),
-        (["--buffer-backend", "tape"], ""),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_runs(arguments: list[str], reason: str) -> None:

@@ -1,0 +1,162 @@
+"""Settings of the bandits' configuration from the command line: `--set training.batch_size=64`.
+
+A key is the path of a field of `bandexa_core.spec.BanditSpec`. Types and ranges come from there, so
+that every setting of a bandit can be given and none is declared twice. Pure functions; the
+specification is imported when the first setting is parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+Overrides = Mapping[str, object]
+"""Values by key, such as {"training.batch_size": 64}."""
+
+NO_OVERRIDES: Overrides = types.MappingProxyType({})
+
+# What the simulation itself decides, and where a user decides it instead.
+_FIXED = {
+    "policy": "--policies",
+    "seed": "--seeds and --first-seed",
+    "training.mode": "--live",
+    "context.shape": "the workload",
+    "context.dtype": "the workload",
+    "action_dim": "the workload",
+}
+_PARAMS = "encoder.params"
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, object]:
+    """Return the values of assignments `KEY=VALUE` by key.
+
+    A value is JSON (`64`, `0.5`, `true`, `[64, 64]`, `null`) or plain text.
+
+    Raises:
+        ValueError: an assignment has no such form, no such key, or a value of another type or
+            beyond its range.
+    """
+    overrides: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"{assignment!r} is not of the form KEY=VALUE")
+        if key in overrides:
+            raise ValueError(f"{key} is set twice")
+        overrides[key] = _value(key, text)
+    if overrides:
+        _check_ranges(overrides)
+    return overrides
+
+
+def apply_overrides(spec: dict[str, Any], overrides: Overrides) -> None:
+    """Write values into the body of a bandit, at the places that their keys name."""
+    for key, value in overrides.items():
+        *sections, name = key.split(".", 2)
+        place = spec
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+
+
+def _value(key: str, text: str) -> object:
+    if key in _FIXED:
+        raise ValueError(f"{key} is set by {_FIXED[key]}")
+    known = dict(_settings())
+    section, _, name = key.rpartition(".")
+    if section == _PARAMS and name:
+        known[key] = Any
+    if key not in known:
+        _refuse_unknown(key, known)
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError:
+        value = text
+    if not _matches(value, known[key]):
+        raise ValueError(f"{key} takes {_name_of(known[key])}, not {text!r}")
+    return value
+
+
+def _settings() -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a bandit: keys and types."""
+    from bandexa_core.spec import BanditSpec
+
+    for key, hint in _fields(BanditSpec):
+        if not _is_section(hint):
+            yield key, hint
+            continue
+        for name, inner in _fields(hint):
+            path = f"{key}.{name}"
+            yield (f"{path}.NAME", Any) if path == _PARAMS else (path, inner)
+
+
+def _fields(spec: Any) -> Iterator[tuple[str, Any]]:
+    """Yield names and types of a dataclass's fields."""
+    hints = get_type_hints(spec)
+    for field in dataclasses.fields(spec):
+        yield field.name, hints[field.name]
+
+
+def _is_section(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _refuse_unknown(key: str, known: Mapping[str, Any]) -> NoReturn:
+    """Name the nearest key: the one that ends alike, or the most similar one."""
+    ending = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]
+    similar = ending or difflib.get_close_matches(key, known, n=1)
+    suggestion = f"; did you mean {similar[0]}?" if similar else ""
+    raise ValueError(f"{key!r} is no setting of a bandit{suggestion}")
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _matches(value: object, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_matches(value, member) for member in get_args(hint))
+    if get_origin(hint) is tuple:
+        members = get_args(hint)
+        return (
+            isinstance(value, list)
+            and len(value) == len(members)
+            and all(map(_matches, value, members))
+        )
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _name_of(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_name_of, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(map(_name_of, get_args(hint)))}]"
+    return "null" if hint is type(None) else _NAMES[hint]
+
+
+def _check_ranges(overrides: Overrides) -> None:
+    """Build a specification with these values: it refuses what is beyond a range."""
+    from bandexa_core.spec import BanditSpec, ContextSpec
+
+    body: dict[str, Any] = {}
+    apply_overrides(body, overrides)
+    for key, section in _fields(BanditSpec):
+        if key in body and _is_section(section):
+            try:
+                body[key] = section(**body[key])
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"{key}.{error}") from error
+    BanditSpec(policy="linear_ts", context=ContextSpec(shape=(1,)), **body)
