@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.torch.module import SplitModuleEncoder
+from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -31,8 +31,7 @@ from bandexa_core.policies import (
     Candidates,
     Choice,
     EncodedContext,
-    LinearTS,
-    NeuralLinearTS,
+    LinearHead,
     Uniform,
     make_policy,
 )
@@ -288,29 +287,23 @@ class ServingModel:
     # -- rounds -------------------------------------------------------------------------------
 
     @property
-    def slow_encoder(self) -> SplitModuleEncoder | None:
+    def slow_encoder(self) -> SlowEncoder | None:
         """The encoder, if a context takes it too long for an event loop; else None."""
-        policy = self.policy
-        if isinstance(policy, NeuralLinearTS) and policy.module.slow:
-            assert isinstance(policy.encoder, SplitModuleEncoder), "only these may be slow"
-            return policy.encoder
-        return None
+        return self.policy.slow_encoder
 
     def scaled(self, context: NDArray[Any]) -> NDArray[Any]:
-        """Return a context as `slow_encoder` takes it."""
-        assert isinstance(self.policy, NeuralLinearTS), "only networks are slow"
+        """Return a context as the encoder takes it."""
         return self.policy.scaled(context)
 
     def features(self, rows: Sequence[LearnRow]) -> NDArray[np.float64]:
         """Return z of learn rows under the encoder, (N, D); it may run on another thread."""
-        assert isinstance(self.policy, NeuralLinearTS), "only features of a network are asked for"
         contexts = np.stack([row.context for row in rows])
         return self.policy.features(contexts, np.stack([row.action for row in rows]))
 
     @property
     def learns_features(self) -> bool:
         """Whether a round trains an encoder."""
-        return isinstance(self.policy, NeuralLinearTS)
+        return self.policy.learns_features
 
     def refresh(self, num_learned: int) -> None:
         """Build the posterior anew from its statistics; see `Policy.refresh`."""
@@ -321,10 +314,8 @@ class ServingModel:
         if self.position - self.base_position >= SNAPSHOT_EVERY:
             return True
         progress = self.progress
-        if isinstance(self.policy, LinearTS):
-            return self.policy.scaling_due(progress.num_learned)
         if not self.learns_features:
-            return False
+            return self.policy.scaling_due(progress.num_learned)
         if not progress.may_train(progress.num_learned):
             return False
         return progress.num_learned >= next_round(
@@ -359,7 +350,8 @@ def load_model(
 def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRound:
     """Return the plan of a training round at `num_learned` rows: a function of both alone."""
     policy, training = model.policy, model.spec.training
-    assert isinstance(policy, NeuralLinearTS), "only a learned encoder is trained"
+    assert isinstance(policy, LinearHead), "only a learned encoder is trained"
+    assert policy.learns_features, "only a learned encoder is trained"
     low, high = model.spec.reward_range
     return TrainingRound(
         num_rows=num_learned,

@@ -54,6 +54,13 @@ class SplitEncoder(Protocol):
         """Return the features z, shape (K, D)."""
 
 
+class SlowEncoder(Protocol):
+    """A split encoder that takes too long for an event loop: contexts are encoded in batches."""
+
+    def context_parts(self, contexts: Raw) -> Array64:
+        """Return the parts of several contexts, (B, *X) -> (B, U)."""
+
+
 @runtime_checkable
 class FoldingEncoder(SplitEncoder, Protocol):
     """A split encoder whose z is affine in the action part, so weights fold into a query.

@@ -7,7 +7,6 @@ from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.linear_ts import LinearTS
-from bandexa_core.policies.neural_linear_ts import NeuralLinearTS
 from bandexa_core.policies.uniform import Uniform
 from bandexa_core.randomness import keyed_seed
 from bandexa_core.spec import BanditSpec
@@ -34,6 +33,8 @@ def make_policy(
     greedy = spec.policy == "greedy"
     chunk = spec.selection.action_chunk
     if learned:
+        from bandexa_core.policies.neural_linear_ts import NeuralLinearTS  # imports torch
+
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
         return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)

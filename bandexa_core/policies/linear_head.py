@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import Encoder, JointEncoder
+from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.draws import (
@@ -242,6 +242,19 @@ class LinearHead(EncodedInputs):
             return self.posterior.std_of(z_1D[0])
 
         return std
+
+    @property
+    def learns_features(self) -> bool:
+        """See `Policy.learns_features`."""
+        return False
+
+    @property
+    def slow_encoder(self) -> SlowEncoder | None:
+        """See `Policy.slow_encoder`: fixed maps are fast."""
+        return None
+
+    def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
+        """See `Policy.check_training`: nothing is trained."""
 
     def scaling_due(self, num_rows: int) -> bool:
         """Whether the inputs' scaling is due to be taken anew: when the data has doubled."""

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders import EncoderModule
-from bandexa_core.encoders.registry import serving
-from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
+from bandexa_core.encoders.torch.builtin import serving
+from bandexa_core.encoders.torch.module import (
+    EncoderModule,
+    SplitModuleEncoder,
+    load_module_tensors,
+    module_tensors,
+)
 from bandexa_core.features.scaling import InputScaling, Moments
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
@@ -51,6 +55,31 @@ class NeuralLinearTS(LinearHead):
             serving(module), config, greedy=greedy, action_chunk=action_chunk, scaling=scaling
         )
         self.module = module
+
+    @property
+    def learns_features(self) -> bool:
+        """See `Policy.learns_features`."""
+        return True
+
+    @property
+    def slow_encoder(self) -> SplitModuleEncoder | None:
+        """See `Policy.slow_encoder`."""
+        if not self.module.slow:
+            return None
+        assert isinstance(self.encoder, SplitModuleEncoder), "the registry admits no other"
+        return self.encoder
+
+    def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
+        """See `Policy.check_training`."""
+        plan = TrainingRound(
+            num_rows=0, actions=np.zeros((0, 0), np.float32), steps=0, batch_size=1, lr=1.0,
+            weight_decay=0.0, rebuild_chunk=1, reward_scale=1.0, seed=0,
+            num_heads=1 if self.encoder.uses_action else max(1, num_actions),
+        )  # fmt: skip
+        try:
+            EncoderTrainer(self.module, plan).load_tensors(tensors)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(str(error)) from error
 
     def train(
         self,

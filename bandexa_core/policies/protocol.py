@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
@@ -137,6 +138,30 @@ class Ballot:
 
 class Policy(Protocol):
     """Picks actions and learns online. Single-threaded; `select` and `score` change nothing."""
+
+    @property
+    def learns_features(self) -> bool:
+        """Whether a training round trains an encoder."""
+
+    @property
+    def slow_encoder(self) -> SlowEncoder | None:
+        """The encoder, if a context takes it too long for an event loop; else None."""
+
+    def scaled(self, contexts: NDArray[Any]) -> NDArray[Any]:
+        """Return contexts as the encoder takes them."""
+
+    def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return z of N pairs of a context (*X) and an action (A,), (N, D)."""
+
+    def scaling_due(self, num_rows: int) -> bool:
+        """Whether input scaling is due to be taken again, with `num_rows` learned values."""
+
+    def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
+        """Refuse head and optimizer tensors that the first training round would fail on.
+
+        Raises:
+            ValueError: They do not fit.
+        """
 
     def select(
         self,

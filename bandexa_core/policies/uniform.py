@@ -25,6 +25,24 @@ from bandexa_core.spec import SelectionSpec
 class Uniform:
     """Chooses uniformly at random; its sampled values are the random numbers it ranks by."""
 
+    learns_features = False
+    slow_encoder = None
+
+    def scaled(self, contexts: NDArray[Any]) -> NDArray[Any]:
+        """See `Policy.scaled`."""
+        return contexts
+
+    def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> NDArray[np.float64]:
+        """See `Policy.features`: there are none."""
+        return np.zeros((len(contexts), 0))
+
+    def scaling_due(self, num_rows: int) -> bool:
+        """See `Policy.scaling_due`."""
+        return False
+
+    def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
+        """See `Policy.check_training`: nothing is trained."""
+
     def select(
         self,
         context: NDArray[Any] | EncodedContext,

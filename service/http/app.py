@@ -45,7 +45,9 @@ def create_app(settings: Settings) -> App:
     """
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
-    registry = EncoderRegistry(settings.encoders, settings.weights)
+    registry = EncoderRegistry(
+        settings.encoders, settings.weights, torch_threads=settings.service_threads
+    )
     metrics = Metrics()
 
     @asynccontextmanager

@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import FORGETTING, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
-from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.tensors import pack, unpack
-from bandexa_core.training.encoder_trainer import EncoderTrainer
-from bandexa_core.training.plan import TrainingRound
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
@@ -104,8 +101,10 @@ async def _adopt(
     """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
     model = _check(engine, bandit, manifest, parts[MODEL_FILE])
     training = parts[TRAINING_FILE]
-    if isinstance(model.policy, NeuralLinearTS):
-        _check_training(model.policy, training, len(manifest["actions"]))
+    try:
+        model.policy.check_training(training, len(manifest["actions"]))
+    except ValueError as error:
+        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
     learned = int(manifest["progress"]["num_learned"])
     progress = Progress(learned, learned, learned)
     snapshots = bandit.snapshots
@@ -127,21 +126,6 @@ async def _adopt(
     await bandit.applier.applied(row.position)
     bandit.imported.clear()
     return bandit
-
-
-def _check_training(
-    policy: NeuralLinearTS, training: dict[str, NDArray[Any]], num_actions: int
-) -> None:
-    """Refuse a head or optimizer state that the first round would fail on."""
-    plan = TrainingRound(
-        num_rows=0, actions=np.zeros((0, 0), np.float32), steps=0, batch_size=1, lr=1.0,
-        weight_decay=0.0, rebuild_chunk=1, reward_scale=1.0, seed=0,
-        num_heads=1 if policy.encoder.uses_action else max(1, num_actions),
-    )  # fmt: skip
-    try:
-        EncoderTrainer(policy.module, plan).load_tensors(training)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
 
 
 def _check(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import Encoder, EncoderModule, EncoderRegistry
-from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.dense import numpy_target, tanh32, tanh_by_exp
 from bandexa_core.encoders.torch.mlp import MODERATE, MLPEncoder, MLPServing
 from bandexa_core.encoders.torch.module import SplitModuleEncoder

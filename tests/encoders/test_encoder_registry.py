@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule, EncoderRegistry
-from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.module import module_tensors
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule, EncoderRegistry, SplitModule
-from bandexa_core.encoders.registry import serving
+from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.conv import ConvEncoder
 from bandexa_core.encoders.torch.mlp import MLPEncoder
 from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors

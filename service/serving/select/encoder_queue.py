@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.torch.module import SplitModuleEncoder
+from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
@@ -29,7 +29,7 @@ MAX_PATIENT = 1000  # the most items of a batch: an idle server has room for a w
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    encoder: SplitModuleEncoder
+    encoder: SlowEncoder
     context: NDArray[Any]
     done: asyncio.Future[EncodedContext]
 

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.encoders.torch.module import PrefixModule
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.model import (
@@ -22,10 +21,7 @@ from bandexa_core.model import (
     Progress,
     ServingModel,
     load_model,
-    plan_round,
 )
-from bandexa_core.policies import NeuralLinearTS
-from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
@@ -57,6 +53,7 @@ class Trainer:
         self._registry = EncoderRegistry(
             configuration.encoders,
             {name: Path(path) for name, path in configuration.weights.items()},
+            torch_threads=configuration.threads,
         )
 
     def round(self, order: RoundOrder) -> Published:
@@ -88,29 +85,18 @@ class Trainer:
         )
         progress = Progress(**parent.manifest.meta["progress"])
         total = progress.num_learned + learned
-        if self._registry.is_learned(spec.encoder.name):
-            _limit_threads(self._configuration)
         model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
-        if isinstance(model.policy, NeuralLinearTS) and progress.may_train(total):
+        if model.learns_features and progress.may_train(total):
             rows = self._replays.at(record, spec, position)
             if len(rows):
-                replay = rows.replay if isinstance(rows, ExtendedReplay) else rows
-                self._beats.set_replay(len(rows), replay.num_bytes)
-                plan = plan_round(model, total, _device(self._configuration))
-                weights = model.row_weights
-                evicted = {}
-                if isinstance(rows, ExtendedReplay):
-                    weights = rows.weights(weights)
-                    evicted = rows.counts()
-                cache = None
-                if isinstance(model.policy.module, PrefixModule):
-                    cache = self._replays.activations(record, spec)
-                training, metrics = model.policy.train(
-                    rows, training, plan, weights, cache, self._beats
-                )
-                metrics |= evicted
+                from service.training.worker.encoders import train  # imports torch
+
+                training, metrics = train(
+                    model, rows, training, total, self._configuration.device,
+                    cache=lambda: self._replays.activations(record, spec), beats=self._beats,
+                )  # fmt: skip
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
@@ -165,18 +151,3 @@ class Trainer:
         """Close and remove what belongs to a deleted bandit."""
         self._replays.forget(uid)
         shutil.rmtree(self._snapshots / uid, ignore_errors=True)
-
-
-def _device(configuration: Configuration) -> str:
-    """Return where encoders are trained, "cpu" or "cuda"."""
-    import torch  # seconds; a trainer of linear bandits does without
-
-    if configuration.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return configuration.device
-
-
-def _limit_threads(configuration: Configuration) -> None:
-    import torch
-
-    torch.set_num_threads(configuration.threads)
