@@ -117,7 +117,7 @@ def test_an_operators_class_serves_under_its_name(tmp_path, monkeypatch):
         f"{__name__}:OWN_MODULE",
         "torch.nn:Linear",
         "bandexa_core.encoders.fixed:ConcatEncoder",
-        "bandexa_core.encoders.mlp",
+        "bandexa_core.encoders.torch.mlp",
         ".mlp:MLPEncoder",
         ":MLPEncoder",
         "",
