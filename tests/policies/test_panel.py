@@ -21,7 +21,7 @@ from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
 from bandexa_core.spec import SelectionSpec
 
-ORACLE_DRAWS = 100_000
+ORACLE_DRAWS = 20_000  # ten times the members it is compared with
 MEMBERS = 64
 REPEATS = 32
 LEAST_P = 0.01
@@ -161,7 +161,7 @@ def _served(decision: Frozen, exploration: Exploration, num: int, seed: int) -> 
 
 
 def test_the_mean_logged_propensity_is_the_actions_probability(freeze):
-    """200 frozen decisions against 1e5 oracle draws each, in one chi-square.
+    """200 frozen decisions against 2e4 oracle draws each, in one chi-square.
 
     The members of all repeats are iid draws of one law, so the mean vector, freed of the floor,
     is a multinomial's frequencies: that variance is the one tested against.
