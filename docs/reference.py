@@ -211,7 +211,7 @@ def _keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> I
 
 def _cli() -> Iterator[str]:
     yield "# Commands"
-    yield f"\n{NOTE} `bandexa COMMAND --help` says the same."
+    yield f"\n{NOTE} `bandexa COMMAND --help` says the same, `bandexa --version` the version."
     yield "\nCommands that call a server find it by `--url` or `BANDEXA_URL`, and send `--api-key`"
     yield "or `BANDEXA_API_KEY`. An error is one line on standard error that says what helps."
     yield "\n| exit status | |\n|---|---|"
@@ -224,15 +224,15 @@ def _cli() -> Iterator[str]:
 
 
 def _command(command: Any, name: str) -> Iterator[str]:
-    children = getattr(command, "commands", {})
-    if not children:
+    if not hasattr(command, "list_commands"):
         yield f"\n## `{name}`\n\n{(command.help or '').strip()}"
         rows = [row for parameter in command.params if (row := _parameter(parameter))]
         if rows:
             yield "\n| argument or option | default | |\n|---|---|---|"
             yield from rows
-    for child in sorted(children):
-        yield from _command(children[child], f"{name} {child}")
+        return
+    for child in sorted(command.list_commands(None)):
+        yield from _command(command.get_command(None, child), f"{name} {child}")
 
 
 def _parameter(parameter: Any) -> str:

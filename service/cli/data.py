@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.options import (
+    CLIENT_KEY,
     DEFAULT_URL,
     REFUSED,
     USAGE,
@@ -21,7 +22,6 @@ from service.cli.options import (
     fail,
 )
 from service.cli.remote import connected
-from service.settings import CLIENT_KEY, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from service.tools.doctor import Check, State
@@ -48,12 +48,14 @@ def verify(
     json_file: JsonFile = None,
 ) -> None:
     """Recompute and compare what is stored; exits with 0: ok, 1: a difference, 2: unreadable."""
+    from service.settings import SettingsError, load_settings
+    from service.tools.verify.run import main as check
+
     try:
         settings = load_settings(config, data_dir=data_dir)
     except SettingsError as error:
         typer.echo(f"bandexa verify: {error}", err=True)
-        raise typer.Exit(2) from error
-    from service.tools.verify.run import main as check
+        raise typer.Exit(USAGE) from error
 
     raise typer.Exit(check(settings, live=live, api_key=api_key, json_file=json_file, quiet=quiet))
 
@@ -84,11 +86,13 @@ def doctor(
 
     Exit status 1 where something is wrong; notes do not count.
     """
+    from service.settings import SettingsError, load_settings
+    from service.tools.doctor import examine
+
     try:
         settings = load_settings(config, data_dir=data_dir)
     except SettingsError as error:
         fail(str(error), "docs/configuration.md lists the settings", USAGE)
-    from service.tools.doctor import examine
 
     found: list[Check] = []
 

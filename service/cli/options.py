@@ -9,10 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.settings import CLIENT_KEY, CLIENT_URL
-
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 DEFAULT_URL = "http://127.0.0.1:8080"
+# The names of `service.settings`, whose import costs more than most commands.
+CLIENT_URL, CLIENT_KEY = "BANDEXA_URL", "BANDEXA_API_KEY"
 
 Url = Annotated[str, typer.Option("--url", envvar=CLIENT_URL, help="Where the server listens.")]
 ApiKey = Annotated[

@@ -39,7 +39,7 @@ def connected(url: str, api_key: str | None) -> Iterator[BanditClient]:
             retry=NO_RETRY,
         )  # fmt: skip
     except ValueError as error:
-        fail(f"{url!r} or the API key cannot be used: {error}", ADDRESS, USAGE)
+        fail(f"the address or the API key cannot be used: {error}", ADDRESS, USAGE)
     with client:
         try:
             yield client

@@ -1,4 +1,4 @@
-"""`bandexa serve`, and the keys its callers need."""
+"""`bandexa serve`, and `bandexa keygen` for the keys of its callers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-import uvicorn
 
-from service.http.keys import Keys, hash_of, load_keys, new_key, refuse_exposure
-from service.observe import logs
-from service.settings import KeySetting, Settings, load_settings
+from service.cli.options import USAGE
 
-STORE_FAILED_STATUS = 4  # the disk failed to sync; start again to recover from what it holds
+if TYPE_CHECKING:
+    from service.http.keys import Keys
+    from service.settings import Settings
+
+STORE_FAILED_STATUS = 4  # the disk failed to sync; a new start recovers from what it holds
 
 
 def register(app: typer.Typer) -> None:
-    """Give the commands to `app`."""
+    """Add the commands to `app`."""
     app.command()(serve)
     app.command()(keygen)
 
@@ -32,8 +30,8 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where everything is kept.")] = None,
-    replay_dir: Annotated[Path | None, typer.Option(help="Where disk replays lie.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Directory of all stored data.")] = None,
+    replay_dir: Annotated[Path | None, typer.Option(help="Directory of the disk replays.")] = None,
     durability: Annotated[str | None, typer.Option(help="commit or os.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
 ) -> None:
@@ -43,6 +41,12 @@ def serve(
 
     Exit status 4: the store failed for good (docs/operations.md); start again to recover.
     """
+    # Imported here: other commands need none of it, and a server starts in less than a second.
+    from service.cli.listening import Server, listen
+    from service.http.keys import load_keys, refuse_exposure
+    from service.observe import logs
+    from service.settings import load_settings
+
     try:
         settings = load_settings(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
@@ -51,59 +55,49 @@ def serve(
         keys = load_keys(settings.keys, settings.keys_file)
         refuse_exposure(settings.host, keys, settings.allow_anonymous)
         logs.configure(settings.log_format, settings.log_level)
-        _tell_access(settings, keys)
-        listener = _listen(settings)
+        _log_access(settings, keys)
+        listener = listen(settings.host, settings.port)
     except (ValueError, OSError) as error:
-        typer.echo(f"bandexa serve: {error}", err=True)
-        raise typer.Exit(2) from error
-    from service.http.app import create_app  # torch: only a server pays for its import
+        _refuse("serve", error)
+    from service.http.app import create_app  # after what refuses a start in a moment
 
     try:
         asgi = create_app(settings)
-        server = _Server(
-            uvicorn.Config(
-                asgi,
-                loop="uvloop",
-                http="httptools",
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=10,
-            )
-        )
     except ValueError as error:
-        typer.echo(f"bandexa serve: {error}", err=True)
-        raise typer.Exit(2) from error
-    server.ends_when(lambda: asgi.failed_for_good)
+        _refuse("serve", error)
+    server = Server(asgi, lambda: asgi.failed_for_good)
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         server.run(sockets=[listener])
     if asgi.failed_for_good:
         logging.shutdown()
         os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write
     if not server.started:
-        raise typer.Exit(2 if asgi.state.refused else 1)
+        raise typer.Exit(USAGE if asgi.state.refused else 1)
 
 
-def _tell_access(settings: Settings, keys: Keys) -> None:
-    """Say in the log who may call this server."""
+def _log_access(settings: Settings, keys: Keys) -> None:
+    """Log who may call this server."""
     log = logging.getLogger(__name__)
     if keys:
         log.info("callers need an API key")
     else:
-        log.warning("no API keys: whoever reaches %s may do everything", settings.host)
+        log.warning("no API keys: every caller that reaches %s may do everything", settings.host)
 
 
 def keygen(
-    name: Annotated[str, typer.Option(help="Who holds the key: what audit lines tell.")],
+    name: Annotated[str, typer.Option(help="The holder of the key, as audit lines name it.")],
     scope: Annotated[list[str], typer.Option(help="select, reward, read or admin; repeat it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="All on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all on standard output.")] = False,
 ) -> None:
     """Make an API key: its table for the server's TOML, and on standard error the key itself."""
+    from service.http.keys import hash_of, new_key
+    from service.settings import KeySetting
+
     key = new_key()
     try:
         made = KeySetting.model_validate({"name": name, "sha256": hash_of(key), "scopes": scope})
     except ValueError as error:
-        typer.echo(f"bandexa keygen: {error}", err=True)
-        raise typer.Exit(2) from error
+        _refuse("keygen", error)
     if as_json:
         typer.echo(json.dumps({"key": key, **made.model_dump()}))
         return
@@ -112,43 +106,6 @@ def keygen(
     typer.echo(f"The key, shown only here: {key}", err=True)
 
 
-class _Server(uvicorn.Server):
-    """Announces itself, and lets a signal end it with status 0 once all is committed."""
-
-    def ends_when(self, condition: Callable[[], bool]) -> None:
-        """End in order once `condition` holds; it is looked at ten times a second."""
-        self._has_to_end = condition
-
-    async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._has_to_end()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            line = {"event": "listening", "url": f"http://{shown}:{port}", "pid": os.getpid()}
-            print(json.dumps(line), flush=True)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signal once more after shutdown, which would make the exit status
-        # that of a killed process although everything was finished and committed.
-        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
-    return listener
+def _refuse(command: str, error: Exception) -> NoReturn:
+    typer.echo(f"bandexa {command}: {error}", err=True)
+    raise typer.Exit(USAGE) from error

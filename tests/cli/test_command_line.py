@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from bandexa_core import __version__
+from service import settings
+from service.cli import app, options
 
+ROOT = Path(__file__).parents[2]
+TYPER = {"typer", "annotated_doc", "shellingham", "typing_extensions"}
 COMMANDS: list[list[str]] = [
     [],
     ["serve"],
@@ -58,11 +63,25 @@ def test_the_help_names_every_command() -> None:
         assert command in text
 
 
-def test_the_help_of_serve_needs_no_torch() -> None:
-    """The command line stays quick: only a server pays for the import of torch."""
-    code = "import sys, service.cli; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+def test_the_command_line_imports_typer_alone() -> None:
+    """Every command starts quickly, and a server in less than a second."""
+    code = (
+        "import json, sys; before = set(sys.modules); import service.cli;"
+        "print(json.dumps([name.partition('.')[0] for name in set(sys.modules) - before]))"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
+    packages = set(json.loads(found)) - sys.stdlib_module_names
+    assert packages <= {"service", "bandexa_core", *TYPER}
+
+
+def test_the_variables_of_commands_are_those_that_settings_leave_alone() -> None:
+    assert (options.CLIENT_URL, options.CLIENT_KEY) == (settings.CLIENT_URL, settings.CLIENT_KEY)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"bandexa {__version__}\n")
 
 
 def test_an_unknown_command_or_flag_is_refused() -> None:

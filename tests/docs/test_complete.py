@@ -52,10 +52,13 @@ def _bandit_keys() -> str:
 
 
 def _leaves(command: Any, name: str) -> list[tuple[str, Any]]:
-    children = getattr(command, "commands", {})
-    if not children:
+    if not hasattr(command, "list_commands"):
         return [(name, command)]
-    return [leaf for key in children for leaf in _leaves(children[key], f"{name} {key}")]
+    return [
+        leaf
+        for key in command.list_commands(None)
+        for leaf in _leaves(command.get_command(None, key), f"{name} {key}")
+    ]
 
 
 COMMANDS = _leaves(typer.main.get_command(commands), "bandexa")
