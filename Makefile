@@ -56,7 +56,7 @@ pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs 
 	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/observe/dashboard/test_pictures.py
 
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
-	$(BIN)/bandexa bench all --out bench-out
+	$(BIN)/python -m benchmarks.all --out bench-out
 
 proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
 	$(BIN)/python -m benchmarks.proofs.faults --kills 100 --json bench-out/faults.json

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import admin, bench, data, serve, snapshots
+from service.cli import admin, data, serve, snapshots
 from simulators.cli import app as simulate_app
 
 app = typer.Typer(
@@ -25,7 +25,6 @@ app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 data.register(app)
 app.add_typer(simulate_app, name="simulate")
-app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:
