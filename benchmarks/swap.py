@@ -11,7 +11,6 @@ The engine's files lie in a temporary folder; nothing is kept but the JSON file 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ import uvloop
 
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, TrainingSpec
-from benchmarks.targets import Target, report
+from benchmarks.report import Target, arguments, report
 from service.http.app import create_app
 from service.serving import manage
 from service.serving.engine import Engine
@@ -130,17 +129,12 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure both encoders; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench swap", description=__doc__)
+    parser = arguments("swap", __doc__)
     parser.add_argument("--swaps", type=int, default=30)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     results: dict[str, Any] = {}
     for encoder, rows in (("mlp", _ROWS), ("resnet18", 40)):
         results |= uvloop.run(_measure(encoder, given.swaps, rows))
-    return report("swap", results, TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return report("swap", results, given.json, targets=TARGETS)
