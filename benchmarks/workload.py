@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from bandexa_client.wire import Rejected, RewardReport
 
-from bandexa_client import BanditClient, SelectRequest
+from bandexa_client import BanditClient, Rejected, RewardReport, SelectRequest
 
 DIM, NUM_ACTIONS, FEATURES, BATCH = 16, 50, 32, 100
 _ROWS = 300
