@@ -56,15 +56,15 @@ pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs 
 	BANDEXA_PICTURES=docs/images $(BIN)/python -m pytest -q tests/observe/dashboard/test_pictures.py
 
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
-	$(BIN)/bandexa bench all --out bench-out
+	$(BIN)/python -m benchmarks all --out bench-out
 
 proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
-	$(BIN)/python -m benchmarks.proofs.faults --kills 100 --json bench-out/faults.json
-	$(BIN)/python -m benchmarks.proofs.power_loss --json bench-out/power_loss.json
-	$(BIN)/python -m benchmarks.proofs.damage --json bench-out/damage.json
-	$(BIN)/python -m benchmarks.proofs.hostile --cases 20000 --json bench-out/hostile.json
-	$(BIN)/python -m benchmarks.proofs.soak --minutes 30 --json bench-out/soak.json
-	$(BIN)/python -m benchmarks.dashboard --json bench-out/dashboard.json
+	$(BIN)/python -m benchmarks faults --json bench-out/faults.json
+	$(BIN)/python -m benchmarks power_loss --json bench-out/power_loss.json
+	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
+	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
+	$(BIN)/python -m benchmarks soak --json bench-out/soak.json
+	$(BIN)/python -m benchmarks dashboard --json bench-out/dashboard.json
 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
 	$(BIN)/python -m docker.check

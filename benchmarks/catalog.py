@@ -11,15 +11,12 @@ the same ones inline. Nothing is kept but the JSON file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,9 +31,9 @@ from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Candidates
 from bandexa_core.randomness import bandit_uid, keyed_rng
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
-from benchmarks.processes import cpu_s, on_one_thread
-from benchmarks.targets import Target, report
-from simulators.private_server import PrivateServer, interruptible
+from benchmarks.processes import cpu_s
+from benchmarks.report import Target, arguments, report
+from benchmarks.server import temporary_server
 
 _SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
 _TOWER, _DIM = 64, 64
@@ -126,10 +123,9 @@ def _rounded(rows: Any) -> list[list[float]]:
 def _over_http(repeats: int) -> dict[str, float]:
     results: dict[str, float] = {}
     with (
-        interruptible(),
-        PrivateServer(device="cpu") as server,
+        temporary_server() as server,
         httpx.Client(
-            base_url=server.url, headers={"content-type": "application/json"}, trust_env=False,
+            base_url=server.address, headers={"content-type": "application/json"}, trust_env=False,
             timeout=120.0,
         ) as client,
     ):  # fmt: skip
@@ -142,7 +138,7 @@ def _over_http(repeats: int) -> dict[str, float]:
         asked = {"bandit": "lists", "context": features[0]}
 
         # httpx takes a millisecond of its own for each request.
-        address = urlsplit(server.url)
+        address = urlsplit(server.address)
         connection = HTTPConnection(address.hostname or "", address.port, timeout=120.0)
 
         def select(content: bytes) -> None:
@@ -167,11 +163,10 @@ def _over_http(repeats: int) -> dict[str, float]:
     return results
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench catalog", description=__doc__)
+    parser = arguments("catalog", __doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     results: dict[str, float] = {}
     for name, num in _SIZES.items():
@@ -180,8 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         results[f"scan_{name}_ms"] = 1e3 * found["select"]
         results[f"scan_{name}_pass_ms"] = 1e3 * found["pass"]
     results |= _over_http(given.repeats)
-    return report("catalog", results, TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(on_one_thread("benchmarks.catalog", main))
+    return report("catalog", results, given.json, targets=TARGETS)

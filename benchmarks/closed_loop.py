@@ -1,9 +1,10 @@
-"""Keeps a number of clients busy, each sending as soon as it was answered, and counts.
+"""Keeps a number of clients busy, each of which sends as soon as it is answered, and counts.
 
-Driven by `wrk` where it is installed (Debian: wrk), else by asyncio protocols in a process of its
-own, `python -m benchmarks.closed_loop`, which reads a `Plan` as JSON on its standard input. Both
-send the same bodies in the same way, and a comparison uses one of them throughout. For latencies
-see `open_loop`: a closed loop hides stalls. Nothing here outlives its caller.
+The load comes from `wrk` where it is installed (Debian: wrk), else from asyncio protocols in a
+process of their own, `python -m benchmarks.closed_loop`, which reads a `Plan` as JSON on its
+standard input. Both send the same bodies in the same order, and a comparison uses one of them
+throughout. A plan with a number of requests always uses asyncio, because `wrk` knows times only.
+For latencies see `open_loop`: a closed loop hides stalls.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +30,7 @@ import uvloop
 _SCRIPT = Path(__file__).with_suffix(".lua")
 _DECIDED = re.compile(rb'"decision_id":"([^"]+)"')
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
-_SPARE_S = 30.0
+_SPARE_S, _COUNTED_S = 30.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,21 @@ class Plan:
         url: Address of the server.
         path: Where the bodies are posted to.
         bodies: JSON bodies, sent in turn.
-        seconds: For how long.
-        clients: Requests under way at once.
-        rewards: Whether each decision is rewarded next, so that half the requests are rewards.
+        seconds: For how long; without meaning where `requests` are counted.
+        clients: Concurrent requests.
+        rewards: Whether each decision is rewarded next, so that half of the requests are rewards.
+        requests: How many requests to send, in place of a time.
+        cores: CPU cores of the clients; None: all.
     """
 
     url: str
     path: str
     bodies: list[str]
-    seconds: float
+    seconds: float = 0.0
     clients: int = 32
     rewards: bool = False
+    requests: int | None = None
+    cores: list[int] | None = None
 
 
 class LoadFailed(Exception):
@@ -57,7 +63,7 @@ class LoadFailed(Exception):
 
 
 def driver() -> str:
-    """Return the name of the driver in use."""
+    """Return the name of the driver of timed plans."""
     return "wrk" if shutil.which("wrk") else "asyncio"
 
 
@@ -68,8 +74,9 @@ def rate(plan: Plan) -> float:
         LoadFailed: A request failed.
         subprocess.SubprocessError: The driver failed.
     """
-    told = _wrk(plan) if driver() == "wrk" else _own(plan)
-    found = json.loads(told.strip().splitlines()[-1])
+    by_wrk = plan.requests is None and driver() == "wrk"
+    printed = _wrk(plan) if by_wrk else _own(plan)
+    found = json.loads(printed.strip().splitlines()[-1])
     if found["failed"] or not found["requests"]:
         raise LoadFailed(f"{found['failed']} of {found['requests']} requests failed: {plan.path}")
     return float(found["requests"] / found["seconds"])
@@ -91,6 +98,7 @@ def _wrk(plan: Plan) -> str:
 
 
 def _own(plan: Plan) -> str:
+    limit_s = (plan.seconds if plan.requests is None else _COUNTED_S) + _SPARE_S
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.closed_loop"],
         input=json.dumps(asdict(plan)),
@@ -98,21 +106,59 @@ def _own(plan: Plan) -> str:
         cwd=Path(__file__).parents[1],
         text=True,
         check=True,
-        timeout=plan.seconds + _SPARE_S,
+        timeout=limit_s,
     ).stdout
+
+
+class _Tally:
+    """What all clients together have sent and received.
+
+    `done` is set when the number of requests that a plan asks for has been answered.
+    """
+
+    def __init__(self, plan: Plan, done: asyncio.Event) -> None:
+        bodies = [_request(plan.path, body.encode()) for body in plan.bodies]
+        self._turns: Iterator[bytes] = itertools.cycle(bodies)
+        self._left = plan.requests
+        self._open = 0
+        self._done = done
+        self.requests = self.failed = 0
+
+    def next_request(self, reward: bytes | None) -> bytes | None:
+        """Return what a client sends next; None: nothing more."""
+        if self._left is not None:
+            if self._left == 0:
+                return None
+            self._left -= 1
+        self._open += 1
+        return next(self._turns) if reward is None else reward
+
+    def answered(self, *, failed: bool) -> None:
+        """Count an answer."""
+        self.requests += 1
+        self.failed += failed
+        self._open -= 1
+        if self._left == 0 and self._open == 0:
+            self._done.set()
+
+    def lost(self) -> None:
+        """Count a connection that broke; the plan cannot be completed any more."""
+        self.failed += 1
+        self._done.set()
 
 
 class _Client(asyncio.Protocol):
     """One connection that always has a request under way."""
 
-    def __init__(self, plan: Plan, turns: Iterator[bytes], tally: dict[str, int]) -> None:
-        self._plan, self._turns, self._tally = plan, turns, tally
+    def __init__(self, plan: Plan, tally: _Tally) -> None:
+        self._rewards, self._tally = plan.rewards, tally
         self._answer = b""
+        self._waits = False
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
-        self._transport.write(next(self._turns))
+        self._send(None)
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
@@ -120,19 +166,24 @@ class _Client(asyncio.Protocol):
         length = _LENGTH.search(head)
         if not found or length is None or len(content) < int(length[1]):
             return
-        self._answer = b""
-        self._tally["requests"] += 1
-        self._tally["failed"] += b" 200 " not in head[:16]
-        decided = _DECIDED.search(content) if self._plan.rewards else None
-        assert self._transport is not None
-        if decided:
-            reward = b'{"decision_id": "%b", "reward": 0.5}' % decided[1]
-            self._transport.write(_request("/reward", reward))
-        else:
-            self._transport.write(next(self._turns))
+        self._answer, self._waits = b"", False
+        self._tally.answered(failed=b" 200 " not in head[:16])
+        decided = _DECIDED.search(content) if self._rewards else None
+        self._send(decided[1] if decided else None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._tally["failed"] += exc is not None
+        if exc is not None or self._waits:
+            self._tally.lost()
+
+    def _send(self, decided: bytes | None) -> None:
+        reward = None
+        if decided is not None:
+            reward = _request("/reward", b'{"decision_id": "%b", "reward": 0.5}' % decided)
+        content = self._tally.next_request(reward)
+        if content is not None:
+            assert self._transport is not None
+            self._waits = True
+            self._transport.write(content)
 
 
 def _request(path: str, body: bytes) -> bytes:
@@ -141,16 +192,22 @@ def _request(path: str, body: bytes) -> bytes:
 
 
 async def _run(plan: Plan) -> None:
+    if plan.cores is not None:
+        os.sched_setaffinity(0, plan.cores)
     address = urlsplit(plan.url)
-    turns = itertools.cycle([_request(plan.path, body.encode()) for body in plan.bodies])
-    tally = {"requests": 0, "failed": 0}
+    done = asyncio.Event()
+    tally = _Tally(plan, done)
     loop, started = asyncio.get_running_loop(), time.perf_counter()
     for _ in range(plan.clients):
         await loop.create_connection(
-            lambda: _Client(plan, turns, tally), address.hostname or "", address.port or 80
+            lambda: _Client(plan, tally), address.hostname or "", address.port or 80
         )
-    await asyncio.sleep(plan.seconds)
-    print(json.dumps(tally | {"seconds": time.perf_counter() - started}))
+    if plan.requests is None:
+        await asyncio.sleep(plan.seconds)
+    else:
+        await done.wait()
+    seconds = time.perf_counter() - started
+    print(json.dumps({"requests": tally.requests, "failed": tally.failed, "seconds": seconds}))
 
 
 if __name__ == "__main__":

@@ -12,19 +12,15 @@ Shapes: K candidates, D features.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
-from benchmarks.processes import on_one_thread
-from benchmarks.targets import Target, report
+from benchmarks.report import Target, arguments, report
 
 _DIMS = (32, 64, 256, 785)
 _CANDIDATES = 50
@@ -155,13 +151,7 @@ def measure() -> dict[str, float]:
     return results
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench core", description=__doc__)
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
-    given = parser.parse_args(argv)
-    return report("core", measure(), TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(on_one_thread("benchmarks.core", main))
+    given = arguments("core", __doc__).parse_args(argv)
+    return report("core", measure(), given.json, targets=TARGETS)

@@ -10,13 +10,10 @@ the calls that two open pages make and without, by turns.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,7 +28,8 @@ from playwright.sync_api import sync_playwright
 
 from bandexa_core.ids import DecisionId
 from benchmarks.open_loop import Load, drive
-from benchmarks.targets import Target, report
+from benchmarks.report import Target, arguments, report
+from benchmarks.server import Server
 from service.store.sqlite.history import History
 from service.store.sqlite.store import SqliteStore
 
@@ -49,26 +47,13 @@ _GROUP = 20_000
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[httpx.Client]:
-    """Run a server on a data directory."""
-    command = [
-        sys.executable, "-m", "service.cli", "serve", "--port", "0", "--durability", "os",
-        "--data-dir", str(folder / "data"),
-    ]  # fmt: skip
-    with (folder / "log").open("a") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the server did not start: {(folder / 'log').read_text()[-2000:]}")
-        url = json.loads(line)["url"]
-        with httpx.Client(base_url=url, timeout=120.0, trust_env=False) as http:
-            yield http
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+def served(data_dir: Path) -> Iterator[httpx.Client]:
+    """Run a server on a data directory; yields a client of it."""
+    with (
+        Server(data_dir) as server,
+        httpx.Client(base_url=server.address, timeout=120.0, trust_env=False) as http,
+    ):
+        yield http
 
 
 def call(http: httpx.Client, method: str, path: str, body: Any = None) -> Any:
@@ -239,12 +224,12 @@ def measure(
     learned: int = LEARNED,
 ) -> dict[str, float]:
     """Return the figures."""
-    with served(folder) as http:
+    with served(folder / "data") as http:
         prepare(http, learned)
     begun = time.perf_counter()
     fill(folder / "data" / "bandexa.db", num, learned)
     say(f"{num:,} decisions put into the store in {time.perf_counter() - begun:.0f} s")
-    with served(folder) as http:
+    with served(folder / "data") as http:
         say(f"counted in {counted(http, num + learned):.0f} s")
         explained = explain(http, learned)
         say(f"explained: {', '.join(f'{took:.2f}' for took in explained)} s")
@@ -273,22 +258,17 @@ def measure(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard", description=__doc__)
+    parser = arguments("dashboard", __doc__)
     parser.add_argument("--decisions", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one window")
     parser.add_argument("--rate", type=float, default=150.0, help="selects per second")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="bandexa-dashboard-") as folder:
         results = measure(
             Path(folder), given.decisions, given.pairs, given.seconds, given.rate,
             lambda text: print(text, flush=True),
         )  # fmt: skip
-    return report("dashboard", results, TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return report("dashboard", results, given.json, targets=TARGETS)

@@ -6,9 +6,6 @@ A training epoch is as many steps as it takes to draw each row once on average.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -24,11 +21,12 @@ from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
 from bandexa_core.training.plan import TrainingRound
+from benchmarks.report import Target, arguments, report
 
 ACTIONS, LABELS = 10, 10
 ROWS, BATCH = 512, 64
 IMAGE = (28, 28)
-MOST_OF_A_PASS = 1.15
+TARGETS = {"encode_batch_over_pass": Target(1.15, unit="passes for ten candidates")}
 
 
 def _encoder() -> ResNetEncoder:
@@ -99,25 +97,10 @@ def epochs(repeats: int) -> dict[str, float]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write; 0 in any case: what it says is for reading."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str]) -> int:
+    """Measure; returns the exit status."""
+    parser = arguments("images", __doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     results = candidates(5 if given.quick else 30) | epochs(1 if given.quick else 5)
-    for name, value in results.items():
-        print(f"{name:24} {value:12.4g}")
-    holds = "holds" if results["encode_batch_over_pass"] <= MOST_OF_A_PASS else "is above"
-    print(f"ten candidates over one pass of the backbone: {holds} (at most {MOST_OF_A_PASS})")
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = f"{platform.machine()}, {platform.platform()}, torch threads 1"
-        report = {"name": "images", "machine": machine, "results": results}
-        given.json.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return report("images", results, given.json, targets=TARGETS)

@@ -23,7 +23,7 @@ from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
-from service.http.arrays import decode_envelope
+from service.http.arrays import convert_array
 from service.serving.inputs import conform
 
 _SPEC = TypeAdapter(BanditSpec)
@@ -69,7 +69,7 @@ class InProcessClient:
         """Choose; see `BanditClient.select`."""
         assert decision_id is not None
         model, spec = self.model, self.model.spec
-        array = conform(decode_envelope(context), spec.context.shape, spec.context.dtype, "context")
+        array = conform(convert_array(context), spec.context.shape, spec.context.dtype, "context")
         offered = (
             model.enabled_candidates()
             if candidates is None

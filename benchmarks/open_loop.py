@@ -2,8 +2,7 @@
 
 A closed loop hides stalls: while the server stands still, its clients wait with it and send less.
 Here request n is due n / rate seconds after the start, and its latency counts from then, so that
-what had to wait for a connection counts, too. Without a rate the same connections run a closed
-loop, which measures capacity.
+what had to wait for a connection counts, too.
 
 Runs in a process of its own, `python -m benchmarks.open_loop`, which reads a `Load` as JSON on its
 standard input and writes an `Outcome` on its standard output; `drive` starts it. One thread per
@@ -45,7 +44,7 @@ class Load:
         path: Where the bodies are posted to.
         bodies: JSON bodies, sent in turn.
         seconds: Length of the load.
-        rate: Requests per second; None: as fast as they are answered.
+        rate: Requests per second.
         connections: Requests under way at once, at most.
         warmup_s: Requests due so early are sent, but their latencies are not told.
         max_requests: Bound on what is sent.
@@ -55,22 +54,22 @@ class Load:
     path: str
     bodies: list[str]
     seconds: float
-    rate: float | None = None
+    rate: float
     connections: int = 16
     warmup_s: float = 0.0
     max_requests: int = 200_000
 
     @property
     def num_requests(self) -> int:
-        """How many requests are due; without a rate, the bound."""
-        return self.max_requests if self.rate is None else round(self.rate * self.seconds)
+        """How many requests are due."""
+        return round(self.rate * self.seconds)
 
     def __post_init__(self) -> None:
         if not self.bodies or self.connections < 1:
             raise ValueError("a load needs bodies and connections")
         if not 0.0 <= self.warmup_s < self.seconds:
             raise ValueError("the warm-up must end before the load does")
-        if self.rate is not None and not 1.0 <= self.rate * self.seconds <= self.max_requests:
+        if not 1.0 <= self.rate * self.seconds <= self.max_requests:
             raise ValueError(f"{self.rate} per second for {self.seconds} s: not 1 to max_requests")
 
 
@@ -134,7 +133,7 @@ def run(load: Load) -> Outcome:
         failures=[text for tally in tallies for text in tally.failures][:_MOST_FAILURES],
         wall_s=time.perf_counter() - start,
     )
-    if load.rate is not None and (unsent := load.num_requests - whole.sent):
+    if unsent := load.num_requests - whole.sent:
         whole.failed += unsent
         whole.failures.append(f"{unsent} requests were never sent")
     return whole
@@ -172,14 +171,14 @@ class Loop:
 
 def _due(load: Load, start: float, turns: Iterator[int]) -> Iterator[tuple[int, float]]:
     """Take turns, each when it is due; yields its number and due time until the load ends."""
-    end = start + load.seconds
+    end = start + load.seconds + _GRACE_S
     for number in turns:
         if number >= load.num_requests:
             return
-        due = max(start, time.perf_counter()) if load.rate is None else start + number / load.rate
+        due = start + number / load.rate
         if (pause := due - time.perf_counter()) > 0.0:
             time.sleep(pause)
-        if time.perf_counter() > (end if load.rate is None else end + _GRACE_S):
+        if time.perf_counter() > end:
             return
         yield number, due
 

@@ -7,19 +7,15 @@ one thread, in turns with that floor; medians. Nothing is kept but the JSON file
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
 from bandexa_core.spec import TrainingSpec
-from benchmarks.processes import on_one_thread
-from benchmarks.targets import Target, report
+from benchmarks.report import Target, arguments, report
 
 _ROWS, _DIM = 100_000, 64
 TARGETS = {"rebuild": Target(1.5, 1.2, unit="times the floor")}
@@ -54,14 +50,9 @@ def measure(repeats: int) -> dict[str, float]:
     return results | {f"{name}_ms": 1e3 * seconds for name, seconds in medians.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench rebuild", description=__doc__)
+    parser = arguments("rebuild", __doc__)
     parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
-    return report("rebuild", measure(given.repeats), TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(on_one_thread("benchmarks.rebuild", main))
+    return report("rebuild", measure(given.repeats), given.json, targets=TARGETS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -26,9 +25,10 @@ import torch
 from bandexa_client import NO_RETRY, BanditClient
 from benchmarks.in_process import InProcessClient
 from benchmarks.regret_problems import PROBLEMS, Problem, fashion
+from benchmarks.report import arguments, write
+from benchmarks.server import temporary_server
 from simulators.environments import FASHION_FOLDER, ImagesUnavailableError
 from simulators.policies import PLANS, bandit_spec
-from simulators.private_server import PrivateServer
 from simulators.runner import Run, play, upsert_actions
 
 FIRST_SEED = 100
@@ -53,7 +53,7 @@ def over_http(problem: Problem, policy: str, seed: int, horizon: int) -> Run:
     environment = problem.environment(seed, horizon)
     bandit, body = _bandit(problem, policy, environment, seed)
     run = Run(policy, seed, horizon)
-    with PrivateServer() as server, BanditClient(server.url, retry=NO_RETRY) as client:
+    with temporary_server() as server, BanditClient(server.address, retry=NO_RETRY) as client:
         client.put_bandit(bandit, body)
         upsert_actions(client, environment, bandit)
         play(
@@ -148,16 +148,15 @@ def compare_with_http(seed: int, horizon: int) -> list[dict[str, Any]]:
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the table; 0 when every problem was played (and HTTP agreed, if asked)."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write runs and summary here")
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]:
+    """Return the options and the problems to play."""
+    parser = arguments("regret", __doc__)
     parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, help="instead of each problem's own number")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, two seeds")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--data-dir", type=Path, help="where fashion-mnist lies")
+    parser.add_argument("--data-dir", type=Path, help="folder of the Fashion-MNIST files")
     parser.add_argument("--over-http", action="store_true", help="compare with a real server too")
     given = parser.parse_args(argv)
     problems = {name: PROBLEMS[name] for name in given.problems}
@@ -168,9 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             problems["fashion"].environment(given.first_seed, 1)
         except ImagesUnavailableError as error:
             parser.error(f"{error} (or leave fashion out with --problems)")
-    configurations = {
-        name: _configurations(problem, given.first_seed) for name, problem in problems.items()
-    }
+    return given, problems
+
+
+def _play(given: argparse.Namespace, problems: Mapping[str, Problem]) -> list[dict[str, Any]]:
+    """Play every problem with every policy and seed."""
     jobs = []
     for problem in problems.values():
         seeds = given.seeds or (2 if given.quick else problem.seeds)
@@ -180,7 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             for policy in problem.policies
             for index in range(seeds)
         ]
-    started = time.perf_counter()
     runs = []
     with ProcessPoolExecutor(given.workers) as pool:
         for run in pool.map(_job, jobs):
@@ -190,30 +190,37 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{run['cumulative_regret']:.1f} in {run['wall_s']:.1f} s",
                 file=sys.stderr,
             )
+    return runs
+
+
+def main(argv: Sequence[str]) -> int:
+    """Play the table; 0 when every problem was played and HTTP, if compared, decided alike."""
+    given, problems = _parse(argv)
+    configurations = {
+        name: _configurations(problem, given.first_seed) for name, problem in problems.items()
+    }
+    started = time.perf_counter()
+    runs = _play(given, problems)
+    wall_s = time.perf_counter() - started
     summary = summarise(runs)
-    report: dict[str, Any] = {
-        "name": "regret", "machine": f"{platform.machine()}, {platform.platform()}",
-        "wall_s": time.perf_counter() - started, "summary": summary, "runs": runs,
-        "configurations": configurations,
-    }  # fmt: skip
+    compared: list[dict[str, Any]] = []
     if given.over_http:
-        report["over_http"] = compare_with_http(given.first_seed, 200 if given.quick else 500)
+        compared = compare_with_http(given.first_seed, 200 if given.quick else 500)
     print(markdown(summary))
-    print("\nConfigurations (of the first seed; what is not named is the service's default):")
+    print("\nConfigurations of the first seed; a key that is absent has the service's default:")
     for name, bodies in configurations.items():
         for policy, body in bodies.items():
             print(f"{name} {policy}: {json.dumps(body, sort_keys=True)}")
-    for row in report.get("over_http", []):
+    for row in compared:
         print(f"over HTTP, {row['problem']}: identical decisions: {row['identical']}")
-    if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    return 0 if all(row["identical"] for row in report.get("over_http", [])) else 1
+    write(
+        "regret", {f"{row['problem']} {row['policy']}": row["mean"] for row in summary}, given.json,
+        wall_s=wall_s, summary=summary, runs=runs, configurations=configurations,
+        over_http=compared,
+    )  # fmt: skip
+    return 0 if all(row["identical"] for row in compared) else 1
 
 
 def _configurations(problem: Problem, seed: int) -> dict[str, Any]:
     environment = problem.environment(seed, problem.horizon)
     return {p: _bandit(problem, p, environment, seed)[1] for p in problem.policies}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,11 +11,8 @@ Runs in one process with the replay's reading threads; nothing is kept but the J
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -32,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from bandexa_core.replay import DiskReplay, RowBuffers, RowLayout, Rows
+from benchmarks.report import Target, arguments, report
 
 _SHAPES = ((3, 224, 224), (28, 28))
 _BATCH, _ROWS, _SHARD_ROWS = 256, 20_000, 2048
@@ -43,7 +41,6 @@ _HOT_ROUNDS = 3  # for each cold one
 _BLOCK_S = 0.01  # a hot measurement runs about so long: less than another process is let run
 _SLOW_S = 20.0  # a way that took so long in all is not asked again
 _ROOM = 1.1  # of the bytes written, to be free before
-_LEAST_OF_PREADV, _LEAST_OVER_SHARDS = 0.7, 20.0
 
 
 @dataclass(frozen=True)
@@ -262,45 +259,40 @@ def _print(shape: tuple[int, ...], num_rows: int, found: dict[str, Any]) -> None
         print(f"{way:>18} {found['hot'][way]:>10.1f} {found['cold'][way]:>10.1f}")
 
 
-def _ratios(found: dict[str, Any], state: str) -> tuple[float, float]:
-    """Return the replay's speed over preadv with as many threads, and over torch shards."""
-    speed = found[state]
-    preadv = speed[f"preadv_{_THREADS}_threads"]
-    return speed["replay"] / preadv, speed["replay"] / speed["torch_shards"]
-
-
-def _run(num_rows: int, rounds: int, directory: Path | None) -> tuple[dict[str, float], list[str]]:
-    """Measure every size of row; returns the figures and what does not hold."""
+def _run(num_rows: int, rounds: int, directory: Path | None) -> dict[str, float]:
+    """Measure every size of row and return the figures."""
     results: dict[str, float] = {"rows": num_rows, "batch": _BATCH, "threads": _THREADS}
-    wrong: list[str] = []
     for shape in _SHAPES:
         layout = RowLayout(shape, "uint8", 0)
         with tempfile.TemporaryDirectory(prefix="bandexa-replay-", dir=directory) as name:
             found = _measure(Path(name), layout, num_rows, rounds)
         _print(shape, num_rows, found)
-        for state in ("hot", "cold"):
-            for way, speed in found[state].items():
-                results[f"{_name(shape)}_{state}_{way}_mb_s"] = float(f"{speed:.3g}")
-            of_preadv, over_shards = _ratios(found, state)
-            results[f"{_name(shape)}_{state}_of_preadv"] = float(f"{of_preadv:.3g}")
-            results[f"{_name(shape)}_{state}_over_torch_shards"] = float(f"{over_shards:.3g}")
-            print(f"{state}: {of_preadv:.2f} of preadv, {over_shards:.0f} times torch shards")
-            if of_preadv < _LEAST_OF_PREADV or over_shards < _LEAST_OVER_SHARDS:
-                wrong.append(f"{_name(shape)} {state}")
-    return results, wrong
+        for state, speed in found.items():
+            key = f"{_name(shape)}_{state}"
+            results |= {f"{key}_{way}_mb_s": mb_s for way, mb_s in speed.items()}
+            results[f"{key}_of_preadv"] = speed["replay"] / speed[f"preadv_{_THREADS}_threads"]
+            results[f"{key}_over_torch_shards"] = speed["replay"] / speed["torch_shards"]
+    return results
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the measurement and return the exit status: 1 when the disk is too small for it.
+def _targets() -> dict[str, Target]:
+    return {
+        f"{_name(shape)}_{state}_{name}": Target(least, at_most=False, unit=unit)
+        for shape in _SHAPES
+        for state in ("hot", "cold")
+        for name, least, unit in (
+            ("of_preadv", 0.7, "of preadv's speed"),
+            ("over_torch_shards", 20.0, "times torch shards"),
+        )
+    }
 
-    Args:
-        argv: command line arguments; those of the process when None.
-    """
-    parser = argparse.ArgumentParser(prog="benchmarks.replay", description=__doc__.split("\n")[0])
+
+def main(argv: Sequence[str]) -> int:
+    """Measure; returns the exit status, which is 2 when the disk is too small."""
+    parser = arguments("replay", __doc__)
     parser.add_argument("--rows", type=int, default=_ROWS, help="rows of each replay")
     parser.add_argument("--quick", action="store_true", help="a third of the rounds")
     parser.add_argument("--dir", type=Path, help="where the temporary directory is made")
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
     given = parser.parse_args(argv)
     if given.rows < 1:
         parser.error("--rows must be at least 1")
@@ -309,22 +301,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     free = shutil.disk_usage(directory).free
     if free < needed:
         print(
-            f"benchmarks.replay: {directory} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB "
+            f"benchmarks replay: {directory} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB "
             f"are needed; give fewer --rows, or another directory",
             file=sys.stderr,
         )
-        return 1
+        return 2
     print("cold: after fsync and posix_fadvise(DONTNEED) of every file; a host's cache stays")
-    results, wrong = _run(given.rows, _QUICK_ROUNDS if given.quick else _ROUNDS, directory)
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        report = {"name": "replay", "machine": machine, "results": results}
-        given.json.write_text(json.dumps(report, indent=2) + "\n")
-    bounds = f"{_LEAST_OF_PREADV} of preadv and {_LEAST_OVER_SHARDS:.0f} times torch shards"
-    print(f"BELOW {bounds}: {', '.join(wrong)}" if wrong else f"HOLDS: at least {bounds}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    results = _run(given.rows, _QUICK_ROUNDS if given.quick else _ROUNDS, directory)
+    return report("replay", results, given.json, targets=_targets())

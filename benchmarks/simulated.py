@@ -7,16 +7,12 @@ actions, so what differs is what HTTP, store and process cost. Only told, nothin
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.processes import on_one_thread
 from benchmarks.regret import over_http, run_one
 from benchmarks.regret_problems import PROBLEMS
-from benchmarks.targets import report
+from benchmarks.report import arguments, report
 
 _POLICY, _SEED = "neural_linear_ts", 100
 
@@ -38,14 +34,9 @@ def measure(steps: int) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench simulated", description=__doc__)
+    parser = arguments("simulated", __doc__)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
-    return report("simulated", measure(given.steps), {}, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(on_one_thread("benchmarks.simulated", main))
+    return report("simulated", measure(given.steps), given.json)

@@ -11,7 +11,6 @@ The engine's files lie in a temporary folder; nothing is kept but the JSON file 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import statistics
 import tempfile
@@ -23,13 +22,15 @@ from typing import Any
 import numpy as np
 import uvloop
 
+from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, TrainingSpec
-from benchmarks.targets import Target, report
-from service.http.app import create_app
+from benchmarks.report import Target, arguments, report
+from service.observe.counters import Metrics
 from service.serving import manage
 from service.serving.engine import Engine
-from service.serving.select.decide import SelectCommand
+from service.serving.lifecycle import running
+from service.serving.select.commands import SelectCommand
 from service.settings import load_settings
 from service.store.records import RewardReport
 
@@ -85,7 +86,7 @@ async def _teach(engine: Engine, spec: BanditSpec, rows: int) -> None:
         context = (100 * rng.standard_normal(shape)).astype(dtype)
         own_id = DecisionId(f"d{number}")
         await engine.selecting.select(SelectCommand("b", context, None, None, own_id, 1, True, b""))
-        await engine.rewarding.reward(
+        await engine.rewards.reward(
             RewardReport(own_id, float(rng.random()), None, None, time.time())
         )
 
@@ -94,9 +95,8 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
     """Return the longest stall of each swap (median, worst) and of as long without one."""
     spec = _spec(encoder)
     with tempfile.TemporaryDirectory() as folder:
-        app = create_app(load_settings(None, data_dir=Path(folder), durability="os"))
-        engine: Engine = app.state.engine
-        async with app.router.lifespan_context(app):
+        settings = load_settings(None, data_dir=Path(folder), durability="os")
+        async with running(settings, Metrics(), EncoderRegistry()) as engine:
             bandit, _ = await manage.put_bandit(engine, "b", spec)
             features = np.random.default_rng(1).standard_normal((_ACTIONS, spec.action_dim))
             names = tuple(ActionId(f"a{n}") for n in range(_ACTIONS))
@@ -105,15 +105,14 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
                 engine, "b", names, features if spec.action_dim else None, enabled
             )
             await _teach(engine, spec, rows)
-            assert engine.desk is not None
-            event = await engine.desk.train(bandit)
+            event = await engine.rounds.train(bandit)
             swapping, resting, taken = [], [], []
             pulse = _Pulse()
             for _ in range(swaps):
                 await asyncio.sleep(0.05)
                 pulse.longest_ms()
                 started = time.perf_counter()
-                await engine.desk.published(bandit.record.uid, event)
+                await engine.rounds.published(bandit.record.uid, event)
                 took = time.perf_counter() - started
                 await asyncio.sleep(0.02)  # what freeing the old model takes counts, too
                 swapping.append(pulse.longest_ms())
@@ -130,17 +129,12 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measure both encoders; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="bandexa bench swap", description=__doc__)
+    parser = arguments("swap", __doc__)
     parser.add_argument("--swaps", type=int, default=30)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(argv)
     results: dict[str, Any] = {}
     for encoder, rows in (("mlp", _ROWS), ("resnet18", 40)):
         results |= uvloop.run(_measure(encoder, given.swaps, rows))
-    return report("swap", results, TARGETS, given.json)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return report("swap", results, given.json, targets=TARGETS)

@@ -14,7 +14,6 @@ Starts servers on a temporary directory; keeps nothing but the JSON file asked f
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -28,7 +27,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.proofs.faults import Server, report
+from benchmarks.report import arguments, report
+from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.tools.verify.run import verify
@@ -204,7 +204,7 @@ def _grow(folder: Path) -> dict[str, Origin]:
 
 
 def _client(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=str(server.url), trust_env=False, timeout=60.0)
+    return httpx.Client(base_url=server.address, trust_env=False, timeout=60.0)
 
 
 def _said(http: httpx.Client) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def judge(case: Case, origin: Origin, folder: Path) -> Verdict:
         server.spawn()
         try:
             server.wait_ready()
-        except RuntimeError:
+        except ServerFailed:
             _refused(server, verdict)
             return verdict
         try:
@@ -392,24 +392,15 @@ def _show(table: dict[tuple[str, str], Counter[str]]) -> None:
         print(f"{group:<22}{how:<9}" + "".join(f"{row[name]:>13}" for name in columns))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the proof and return the exit status: 0 when every claim holds.
-
-    Args:
-        argv: command line arguments; those of the process when None.
-    """
-    parser = argparse.ArgumentParser(prog="benchmarks.damage", description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", type=int, help="so many of them, evenly chosen; all without")
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("damage", __doc__)
+    parser.add_argument("--cases", type=int, help="how many cases, evenly chosen; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the places of changed bits")
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
     given = parser.parse_args(argv)
     if given.cases is not None and given.cases < 1:
         parser.error("--cases must be at least 1")
     with tempfile.TemporaryDirectory(prefix="bandexa-damage-") as name:
         results, wrong = _run(Path(name), given.cases, given.seed)
-    holds = "damaged files are refused or repaired, and nothing is served wrongly"
-    return report("damage", results, wrong, holds, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    claim = "damaged files are refused or repaired, and nothing is served wrongly"
+    return report("damage", results, given.json, wrong=wrong, claim=claim)

@@ -72,6 +72,25 @@ class Ledger:
         )
 
 
+def create_bandits(url: str, capacity: int | None = None) -> None:
+    """Create the bandits that the clients use; `capacity`: the most rows of a replay."""
+    features = np.random.default_rng(0).standard_normal((NUM_ACTIONS, DIM)).round(3)
+    ids = [f"a{n}" for n in range(NUM_ACTIONS)]
+    with httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http:
+        for name, spec in BANDITS.items():
+            whole = spec | {"replay": spec.get("replay", {}) | {"capacity": capacity}}
+            http.put(f"/bandits/{name}", json=whole).raise_for_status()
+            body = {"ids": ids, "features": features.tolist()}
+            http.put(f"/bandits/{name}/actions", json=body).raise_for_status()
+
+
+def trainer_of(url: str) -> dict[str, Any]:
+    """Return the state of a server's trainer: state, phase, pid, rounds."""
+    answer = httpx.get(f"{url}/bandits/last", trust_env=False, timeout=20.0)
+    state: dict[str, Any] = answer.json()["trainer"]
+    return state
+
+
 class FaultClient:
     """Selects, rewards, repeats, corrects and comes late until told to stop.
 

@@ -12,9 +12,7 @@ Starts a server on a temporary directory; keeps nothing but the JSON file asked 
 
 from __future__ import annotations
 
-import argparse
 import base64
-import os
 import socket
 import sqlite3
 import sys
@@ -46,8 +44,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from benchmarks.proofs.faults import Server, report, verify
-from benchmarks.raw_requests import RawRequests, Valid
+from benchmarks.processes import resident_bytes
+from benchmarks.proofs.audit import verify
+from benchmarks.proofs.raw_requests import RawRequests, Valid
+from benchmarks.report import arguments, report
+from benchmarks.server import Server
 
 _CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance,
@@ -114,7 +115,7 @@ class Attack:
         self.found = Findings()
         self._server = server
         self._seed = seed_
-        self._url = str(server.url)
+        self._url = server.address
         self._http = httpx.Client(base_url=self._url, trust_env=False, timeout=60.0)
         self._session = requests.Session()
         self._session.trust_env = False
@@ -317,8 +318,7 @@ class Attack:
         for bandit in self._http.get("/bandits").json()["bandits"]:
             self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
         self._valid = self._prepare()
-        pages = int(Path(f"/proc/{self._server.pid}/statm").read_text().split()[1])
-        self.found.rss_mb.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+        self.found.rss_mb.append(resident_bytes(self._server.pid) / 1e6)
 
 
 def _received(peer: socket.socket, within_s: float) -> bytes:
@@ -360,7 +360,7 @@ def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str
             attack.generated(round(num * (1 - _RAW_SHARE)))
             attack.raw(num - sum(attack.found.sent.values()))
         found, wrong = attack.found, attack.found.wrong
-        with httpx.Client(base_url=str(server.url), trust_env=False, timeout=60.0) as http:
+        with httpx.Client(base_url=server.address, trust_env=False, timeout=60.0) as http:
             if (ready := http.get("/readyz")).status_code != 200:
                 wrong.append(f"not ready at the end: {ready.text}")
         if (status := server.stop()) != 0:
@@ -386,24 +386,15 @@ def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str
     return results, wrong
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the proof and return the exit status: 0 when every claim holds.
-
-    Args:
-        argv: command line arguments; those of the process when None.
-    """
-    parser = argparse.ArgumentParser(prog="benchmarks.hostile", description=__doc__.split("\n")[0])
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("hostile", __doc__)
     parser.add_argument("--cases", type=int, default=20_000, help="requests, all kinds together")
     parser.add_argument("--seed", type=int, default=0, help="of all that is generated")
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
     given_ = parser.parse_args(argv)
     if given_.cases < 1:
         parser.error("--cases must be at least 1")
     with tempfile.TemporaryDirectory(prefix="bandexa-hostile-") as name:
         results, wrong = _run(Path(name), given_.cases, given_.seed)
-    holds = "no request breaks the server, and none that is rejected changes anything"
-    return report("hostile", results, wrong, holds, given_.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    claim = "no request breaks the server, and none that is rejected changes anything"
+    return report("hostile", results, given_.json, wrong=wrong, claim=claim)

@@ -13,7 +13,6 @@ Starts servers on a temporary directory; keeps nothing but the JSON file asked f
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any, get_args
 import httpx
 import numpy as np
 
+from benchmarks.proofs.audit import audit
 from benchmarks.proofs.disk_trace import (
     Disk,
     Keep,
@@ -38,8 +38,10 @@ from benchmarks.proofs.disk_trace import (
     recording,
     same_tree,
 )
-from benchmarks.proofs.fault_clients import BANDITS, DIM, FaultClient, Ledger
-from benchmarks.proofs.faults import OLD, Server, audit, report
+from benchmarks.proofs.fault_clients import BANDITS, DIM, FaultClient, Ledger, create_bandits
+from benchmarks.proofs.faults import OLD
+from benchmarks.report import arguments, report
+from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.sqlite.store import SqliteStore
@@ -78,7 +80,7 @@ def record_load(
     """Record a server under load from its first moment to its end, after so many rewards."""
     root, trace = folder / "root", folder / "trace"
     root.mkdir(parents=True)
-    server = Server(root / "data", durability, recording(library, root, trace))
+    server = Server(root / "data", durability, environment=recording(library, root, trace))
     server.log = folder / "server.log"
     stop = threading.Event()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
@@ -87,7 +89,7 @@ def record_load(
     try:
         server.spawn()
         server.wait_ready()
-        server.create_bandits()
+        create_bandits(server.address)
         for thread in threads:
             thread.start()
         try:
@@ -119,7 +121,7 @@ def _wait_for(rewards: int, workers: Sequence[FaultClient]) -> None:
 
 def _spare(server: Server, made: Recording) -> None:
     """Create a bandit, teach it, import into it, delete it."""
-    with httpx.Client(base_url=str(server.url), trust_env=False, timeout=60.0) as http:
+    with httpx.Client(base_url=server.address, trust_env=False, timeout=60.0) as http:
         http.put(f"/bandits/{_SPARE}", json=BANDITS["first"]).raise_for_status()
         there_ns = time.monotonic_ns()
         body = {"ids": ["a"], "features": [[0.5] * DIM]}
@@ -141,7 +143,7 @@ def record_migration(folder: Path, library: Path) -> Recording:
     root, trace, tree = folder / "root", folder / "trace", folder / "tree"
     shutil.copytree(OLD, tree / "data")
     shutil.copytree(tree, root)
-    server = Server(root / "data", "commit", recording(library, root, trace))
+    server = Server(root / "data", "commit", environment=recording(library, root, trace))
     server.log = folder / "server.log"
     try:
         server.spawn()
@@ -242,9 +244,9 @@ def served(image: Path, made: Recording, moment_ns: int) -> list[str]:
         server.spawn()
         try:
             server.wait_ready()
-        except RuntimeError as error:
+        except ServerFailed as error:
             return [str(error)]
-        with httpx.Client(base_url=str(server.url), trust_env=False, timeout=60.0) as http:
+        with httpx.Client(base_url=server.address, trust_env=False, timeout=60.0) as http:
             for bandit in http.get("/bandits").json()["bandits"]:
                 if not bandit["num_actions"]:
                     continue
@@ -335,21 +337,14 @@ def _run(
     return results, made.wrong + moved.wrong + tally.wrong + migrations.wrong
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the proof and return the exit status: 0 when every claim holds.
-
-    Args:
-        argv: command line arguments; those of the process when None.
-    """
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.power_loss", description=__doc__.split("\n")[0]
-    )
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("power_loss", __doc__)
     parser.add_argument("--cuts", type=int, default=200, help="points at which power is lost")
     parser.add_argument("--clients", type=int, default=8, help="concurrent client threads")
     parser.add_argument("--rewards", type=int, default=3000, help="how many are recorded")
     parser.add_argument("--serve", type=int, default=8, help="states that are served again")
-    parser.add_argument("--seed", type=int, default=0, help="of the cuts and of what is kept")
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
+    parser.add_argument("--seed", type=int, default=0, help="of the cuts and of what survives")
     given = parser.parse_args(argv)
     if min(given.cuts, given.clients, given.rewards) < 1:
         parser.error("--cuts, --clients and --rewards must be positive")
@@ -357,9 +352,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         results, wrong = _run(
             Path(name), given.cuts, given.clients, given.rewards, given.serve, given.seed
         )
-    holds = "what was acknowledged survives every cut, once, and every cut is verified"
-    return report("power_loss", results, wrong, holds, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    claim = "everything acknowledged survives every cut, once, and every cut verifies"
+    return report("power_loss", results, given.json, wrong=wrong, claim=claim)

@@ -13,8 +13,6 @@ Starts a server on a temporary directory; keeps nothing but the JSON file asked 
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import tempfile
 import time
@@ -24,17 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.proofs.faults import Server, report, under_load
+from benchmarks.processes import open_descriptors, resident_bytes
+from benchmarks.proofs.audit import under_load
+from benchmarks.proofs.fault_clients import trainer_of
+from benchmarks.report import arguments, report
+from benchmarks.server import Server
 
 _WARM_UP, _WARM_UP_S = 0.25, 60.0
 _CAPACITY = 2000  # rows of a replay: full within the warm-up
 _RSS_RISE, _FD_RISE = 0.05, 2.0
-
-
-def _usage(pid: int) -> tuple[float, float]:
-    """Return resident megabytes and open descriptors of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def _watch(server: Server, seconds: float) -> dict[str, list[tuple[float, float]]]:
@@ -42,11 +38,10 @@ def _watch(server: Server, seconds: float) -> dict[str, list[tuple[float, float]
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
     started = time.monotonic()
     while (now := time.monotonic() - started) < seconds:
-        processes = {"server": server.pid, "trainer": server.trainer()["pid"]}
+        processes = {"server": server.pid, "trainer": trainer_of(server.address)["pid"]}
         for name, pid in processes.items():
-            megabytes, descriptors = _usage(pid)
-            seen[f"{name}_rss_mb"].append((now, megabytes))
-            seen[f"{name}_fds"].append((now, descriptors))
+            seen[f"{name}_rss_mb"].append((now, resident_bytes(pid) / 1e6))
+            seen[f"{name}_fds"].append((now, open_descriptors(pid)))
         if sys.stdout.isatty():
             print(f"\r{now:.0f} of {seconds:.0f} s", end="", flush=True)
         time.sleep(1.0)
@@ -69,7 +64,7 @@ def _run(folder: Path, seconds: float, clients: int) -> tuple[dict[str, float], 
 
     def watch(server: Server) -> None:
         seen.update(_watch(server, seconds))
-        rounds.append(server.trainer()["rounds"])
+        rounds.append(trainer_of(server.address)["rounds"])
 
     ledgers, differences, wrong = under_load(folder, clients, watch, capacity=_CAPACITY)
     results: dict[str, float] = {
@@ -91,24 +86,15 @@ def _run(folder: Path, seconds: float, clients: int) -> tuple[dict[str, float], 
     return results | differences, wrong
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the proof and return the exit status: 0 when every claim holds.
-
-    Args:
-        argv: command line arguments; those of the process when None.
-    """
-    parser = argparse.ArgumentParser(prog="benchmarks.soak", description=__doc__.split("\n")[0])
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("soak", __doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="how long the load lasts")
     parser.add_argument("--clients", type=int, default=4, help="concurrent client threads")
-    parser.add_argument("--json", type=Path, help="file the figures are written to")
     given = parser.parse_args(argv)
     if given.minutes <= 0 or given.clients < 1:
         parser.error("--minutes and --clients must be positive")
     with tempfile.TemporaryDirectory(prefix="bandexa-soak-") as name:
         results, wrong = _run(Path(name), given.minutes * 60.0, given.clients)
-    holds = "memory and descriptors are level, nothing was lost, the posterior is verified"
-    return report("soak", results, wrong, holds, given.json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    claim = "memory and descriptors are level, nothing was lost, the posterior is verified"
+    return report("soak", results, given.json, wrong=wrong, claim=claim)

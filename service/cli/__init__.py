@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from bandexa_core import __version__
-from service.cli import admin, bench, data, serve, snapshots
+from service.cli import admin, data, serve, snapshots
 
 
 class _Root(TyperGroup):
@@ -44,7 +44,6 @@ admin.register(app)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 data.register(app)
-app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,8 +6,9 @@ import json
 import sqlite3
 from contextlib import closing
 
+from benchmarks.proofs.audit import audit
 from benchmarks.proofs.fault_clients import Ledger
-from benchmarks.proofs.faults import audit, main
+from benchmarks.proofs.faults import main
 from benchmarks.proofs.soak import main as soak
 from service.store.sqlite.schema import TABLES
 

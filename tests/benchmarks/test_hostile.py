@@ -6,10 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 
-import numpy as np
-
 from benchmarks.proofs.hostile import Fingerprint, main
-from benchmarks.raw_requests import RawRequests, Valid
 from service.store.sqlite.schema import TABLES
 
 
@@ -22,20 +19,6 @@ def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path
     assert results["sent: msgpack"] > 50
     assert results["answered 200"] > 50
     assert results["answered 422"] > 100
-
-
-def test_every_kind_of_raw_request_follows_from_the_seed():
-    valid = [
-        Valid("POST", "/select", {"context": [1.5, 2], "bandit": "b"}),
-        Valid("PUT", "/s", b"x" * 9),
-    ]
-
-    def made(seed: int) -> list[bytes]:
-        makers = RawRequests(valid, np.random.default_rng(seed))
-        return [makers.of(kind) for kind in makers.kinds for _ in range(5)]
-
-    assert made(1) == made(1)
-    assert made(1) != made(2)
 
 
 def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):

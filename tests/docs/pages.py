@@ -13,12 +13,12 @@ LANGUAGES = {"bash", "python", "toml", "json", "text"}
 
 # Blocks with such a line take minutes: `.ci/run` runs them, `make test` does not.
 SLOW = re.compile(
-    r"^(make |(\.venv/bin/)?bandexa (simulate|bench)\b|(\.venv/bin/)?python -m benchmarks)",
+    r"^(make |(\.venv/bin/)?bandexa simulate\b|(\.venv/bin/)?python -m benchmarks)",
     re.MULTILINE,
 )
 # Lines of such blocks that no test runs: those of a tier, and what takes hours.
 TIERS = re.compile(r"^(make (test|check|proof|bench|dist|docker-check|pictures)\b|\.ci/run)")
-HOURS = re.compile(r"^(\.venv/bin/)?(bandexa bench|python -m benchmarks)\b(?!.*--quick)")
+HOURS = re.compile(r"^(\.venv/bin/)?python -m benchmarks\b(?!.*--quick)")
 # Blocks with such a line start a server, which serves until a signal ends it.
 SERVES = re.compile(r"^(make serve|(\.venv/bin/)?bandexa serve)", re.MULTILINE)
 # Blocks with such a line need a container engine: `make docker-check` runs what is in them.

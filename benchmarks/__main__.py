@@ -1,0 +1,71 @@
+"""`python -m benchmarks NAME [options]`: runs one measurement or one proof of this checkout.
+
+Without a name it prints the list. Every command prints a table, takes `--json FILE` for the
+figures and explains its options with `--help`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+TIMINGS = {
+    "all": "every measurement with a target, and one table of the targets",
+    "http": "selects, rewards and batches per second over two ceilings of HTTP",
+    "core": "select + update of the posterior over the textbook method",
+    "rebuild": "rebuild of a posterior over one matrix product and one read of its rows",
+    "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
+    "memory": "resident memory of an idle bandit",
+    "swap": "longest stall of the event loop while a model is swapped",
+    "interference": "tail latency of selects while another bandit trains",
+    "simulated": "a simulation over HTTP over the same simulation in process",
+    "images": "a ResNet encoder: candidates over one pass, training with cached activations",
+    "replay": "random batches of the disk replay over other ways to read the same bytes",
+    "regret": "the regret table: every problem, every policy, means over seeds",
+    "dashboard": "the dashboard over a million decisions, and selects beside open pages",
+}
+PROOFS = {
+    "faults": "acknowledged decisions and rewards survive SIGKILL at every stage",
+    "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
+    "damage": "damaged files are refused or repaired, and nothing is served wrongly",
+    "hostile": "no request breaks the server, and a rejected request changes nothing",
+    "soak": "memory, descriptors and answers stay level under long load",
+}
+# Their own arithmetic and that of their servers uses one thread, so that ratios compare like
+# with like. The others take the threads that a user's process takes.
+_ON_ONE_THREAD = {
+    "http", "core", "rebuild", "catalog", "memory", "simulated", "images",
+}  # fmt: skip
+
+
+def _listing() -> str:
+    lines = ["usage: python -m benchmarks NAME [options]"]
+    for title, commands in (("measurements", TIMINGS), ("proofs", PROOFS)):
+        lines += ["", f"{title}:", *(f"  {name:<14}{text}" for name, text in commands.items())]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the named command and return its exit status; 2 for an unknown name."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_listing())
+        return 0
+    name, options = argv[0], argv[1:]
+    if name not in TIMINGS and name not in PROOFS:
+        print(f"there is no benchmark {name!r}\n\n{_listing()}", file=sys.stderr)
+        return 2
+    if name in _ON_ONE_THREAD:
+        os.environ.update(ONE_THREAD)  # before numpy and torch read it
+    package = "benchmarks.proofs" if name in PROOFS else "benchmarks"
+    status: int = importlib.import_module(f"{package}.{name}").main(options)
+    return status
+
+
+if __name__ == "__main__":
+    # A terminated benchmark ends its servers, as one that Ctrl-C interrupts does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))
