@@ -124,7 +124,9 @@ def test_a_long_batch_goes_through_in_pieces(make_resnet, monkeypatch) -> None:
     module, images = make_resnet(), _images((28, 28), 5)
     with torch.inference_mode():
         whole = module.context_part(images)
-        monkeypatch.setattr("bandexa_core.encoders.torch.resnet.PIXELS_AT_ONCE", {"cpu": 2 * 32 * 32})
+        monkeypatch.setattr(
+            "bandexa_core.encoders.torch.resnet.PIXELS_AT_ONCE", {"cpu": 2 * 32 * 32}
+        )
         seen: list[int] = []
         module.backbone.conv1.register_forward_hook(lambda m, x, y: seen.append(len(x[0])))
         torch.testing.assert_close(module.context_part(images), whole, rtol=1e-4, atol=1e-5)
