@@ -197,12 +197,12 @@ def _located(message: str) -> tuple[list[str], str]:
     if "features" in path:  # one error for the whole array, not for its first wrong number
         path = path[: path.index("features") + 1]
         return path, "must be a list of numbers, or an envelope with dtype, shape and data"
-    for start, told in (
+    for start, message in (
         ("Object contains unknown field `", UNKNOWN_KEY),
         ("Object missing required field `", "Field required"),
     ):
         if text.startswith(start):
-            return [*path, _printable(text[len(start) : -1])], told
+            return [*path, _printable(text[len(start) : -1])], message
     return path, text
 
 

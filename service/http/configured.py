@@ -18,7 +18,8 @@ from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service.http.arrays import stacked
 from service.http.problems import invalid_problem
-from service.http.schemas.models import ActionBody, Id
+from service.http.schemas.bandits import ActionBody
+from service.http.schemas.common import Id
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine

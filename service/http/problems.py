@@ -216,7 +216,7 @@ def nearest_key(model: Any, path: Sequence[str | int]) -> str | None:
     members = [_fields(member) for member in _members(model)]
     for step in path[:-1]:
         inner = [fields[step] for fields in members if step in fields]
-        if inner:  # else it is an index, or tells members of a union apart
+        if inner:  # else it is an index, or the name of a member of a union
             members = [_fields(member) for part in inner for member in _members(part)]
     return _nearest(key, tuple(sorted({name for fields in members for name in fields})))
 

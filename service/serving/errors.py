@@ -27,5 +27,5 @@ class UnknownSnapshot(ServiceError):
     def __init__(self, version: int) -> None:
         super().__init__(
             f"there is no snapshot {version}, or not any more: of each bandit the newest"
-            " `keep_snapshots` of the server's settings are kept"
+            " `keep_snapshots` of the server's settings remain"
         )

@@ -137,7 +137,7 @@ class Explainer:
         if record.snapshot not in snapshots.versions():
             raise NotExplainable(
                 f"snapshot {record.snapshot}, which made this decision, was removed: of each bandit"
-                " the newest `keep_snapshots` of the server's settings are kept"
+                " the newest `keep_snapshots` of the server's settings remain"
             )
         if reader.trim(bandit.key).position > record.position:
             raise NotExplainable("the log up to this decision was removed by retention")
@@ -159,14 +159,14 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
         candidates = model.candidates(record.candidates)
     except KeyError:
         raise NotExplainable(
-            "the candidates' own features were too large to keep: see `max_inline_bytes`"
+            "the candidates' own features were too large to store: see `max_inline_bytes`"
         ) from None
     by_slot = {picked.slot: picked.features for picked in record.chosen}
     for row, slot in enumerate(candidates.slots.tolist()):
         features = by_slot.get(slot)
         if features is not None and not np.array_equal(features, candidates.features[row]):
             raise NotExplainable(
-                "the candidates' own features were too large to keep: see `max_inline_bytes`"
+                "the candidates' own features were too large to store: see `max_inline_bytes`"
             )
     return record.candidates, candidates
 

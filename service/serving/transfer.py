@@ -45,8 +45,8 @@ async def export_model(bandit: Bandit) -> bytes:
 async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     """Serve an exported model as this bandit's from here on.
 
-    Its encoder is trained further once this bandit has learned as much on its own as the import
-    had: until then a rebuild over the bandit's own rows would forget what was imported.
+    Its encoder is trained again once this bandit has learned as many values of its own as the import
+    brought: until then a rebuild over its own rows would lose what was imported.
 
     Raises:
         InvalidRequest: The bytes are no export, or their tensors do not fit.
@@ -62,10 +62,10 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
 
 
 async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Bandit:
-    """Serve the state of an older snapshot of this bandit's from here on, as if imported.
+    """Serve the state of an older snapshot of this bandit from here on, as if imported.
 
     Raises:
-        UnknownSnapshot: It was never there, or pruned.
+        UnknownSnapshot: It does not exist, or was pruned.
         SnapshotError: It is damaged.
         Conflict: It was built for another configuration.
     """
@@ -79,7 +79,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
             position = LogPosition(snapshot.manifest.position)
             actions = reader.catalogue_at(bandit.record, position).ids
         tensors = snapshot.tensors
-        # Forgetting begins anew, as with every import: its steps lie at positions of another past.
+        # As with every import, forgetting starts afresh: its steps are at positions of another past.
         model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
         manifest = {
             "model_hash": snapshot.manifest.spec_hash,
@@ -131,7 +131,7 @@ async def _adopt(
 def _check(
     engine: Engine, bandit: Bandit, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]
 ) -> ServingModel:
-    """Return a model with the imported tensors, refusing what would not serve this bandit."""
+    """Return a model with the imported tensors; refuse what would not serve this bandit."""
     current = bandit.model
     for key in ("model_hash", "progress", "actions"):
         if key not in manifest:

@@ -1,8 +1,7 @@
-"""Bandits: configuration, catalogue, training, snapshots."""
+"""The calls on bandits: configuration, catalogue, training."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from service.http.arrays import stacked
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
-from service.http.schemas.models import (
+from service.http.schemas.bandits import (
     ActionBody,
     ActionList,
     ActionsRequest,
@@ -23,16 +22,12 @@ from service.http.schemas.models import (
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
-    FindingAnswer,
-    Id,
-    Learning,
     TrainAnswer,
-    TrainerState,
 )
-from service.observe.health import Finding, learning_of
+from service.http.schemas.common import Id
+from service.http.states import state_of
 from service.serving import manage
 from service.serving.bandit import Bandit
-from service.serving.engine import Engine
 from service.serving.errors import UnknownBandit
 from service.store.errors import InvalidRequest
 from service.training.errors import BanditGone
@@ -49,7 +44,7 @@ router = APIRouter(prefix="/bandits", route_class=WireRoute)
 async def put_bandit(
     name: Name, body: BanditSpec, engine: EngineDep, response: Response
 ) -> BanditAnswer:
-    """Create a bandit (201), or change what can change of it: training, replay, selection."""
+    """Create a bandit (201), or change its training, replay, selection or forgetting."""
     bandit, created = await manage.put_bandit(engine, name, body)
     response.status_code = 201 if created else 200
     return state_of(engine, bandit)
@@ -71,7 +66,7 @@ async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
     "/{name}", openapi_extra=needs("admin"), status_code=204, responses=problems(404, 422)
 )
 async def delete_bandit(name: Name, engine: EngineDep) -> None:
-    """Forget a bandit with all its decisions; its name and its decisions' ids are free again."""
+    """Delete a bandit with all its decisions; its name and its decision ids are free again."""
     await manage.delete_bandit(engine, name)
 
 
@@ -97,7 +92,7 @@ async def list_actions(
 
 @router.put("/{name}/actions", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
 async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
-    """Add the listed actions or overwrite them; others stay as they are."""
+    """Add the listed actions or overwrite them; other actions do not change."""
     if body.ids is not None:
         ids, features = body.ids, body.features
         enabled = np.ones(len(ids), np.bool_)
@@ -117,7 +112,7 @@ async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> Ca
     "/{name}/actions/{action_id}", openapi_extra=needs("admin"), responses=problems(404, 422)
 )
 async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
-    """Retire an action: it is not offered any more, what was learned of it stays."""
+    """Retire an action: it is not offered any more; what was learned from it stays."""
     return _catalogue(await manage.retire_action(engine, name, ActionId(action_id)))
 
 
@@ -129,7 +124,7 @@ async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> Catalog
 async def train(
     name: Name, engine: EngineDep, response: Response, wait: bool = False
 ) -> TrainAnswer:
-    """Train now. With `wait`, answers once the new snapshot is served; else at once (202)."""
+    """Train now. With `wait`, answer once the new snapshot is served; else at once (202)."""
     bandit = engine.bandit(name)
     if not wait:
         engine.rounds.order(bandit)
@@ -150,48 +145,6 @@ async def train(
         position=event.position,
         metrics=event.metrics,
     )
-
-
-def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
-    """Return configuration and state of a bandit."""
-    model = bandit.model
-    return BanditAnswer(
-        name=bandit.record.name,
-        uid=bandit.record.uid,
-        spec=model.spec,
-        num_actions=len(model.catalogue.enabled_slots),
-        snapshot=model.version,
-        position=model.position,
-        num_learned=model.progress.num_learned,
-        train_due=model.round_due(),
-        learning=learning_state(engine, bandit),
-        trainer=trainer_state(engine),
-    )
-
-
-def trainer_state(engine: Engine) -> TrainerState:
-    """Return the state of the trainer process."""
-    supervisor = engine.rounds.supervisor
-    return TrainerState(
-        state=supervisor.state,
-        phase=supervisor.phase,
-        pid=supervisor.pid,
-        rounds=supervisor.rounds,
-    )
-
-
-def learning_state(engine: Engine, bandit: Bandit) -> Learning:
-    """Return whether a bandit still learns."""
-    return Learning(
-        findings=answered(learning_of(engine, bandit)),
-        join_rate=bandit.vitals.join_rate(),
-        reward_mean=bandit.vitals.reward_mean,
-    )
-
-
-def answered(findings: list[Finding]) -> list[FindingAnswer]:
-    """Return findings in the form of an answer."""
-    return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
 
 
 def _stacked(actions: list[ActionBody]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from service.http.openapi import problems
-from service.http.schemas.models import Id
+from service.http.schemas.common import Id
 from service.observe.dashboard.follower import Follower
 from service.serving.engine import Engine
 

@@ -1,4 +1,4 @@
-"""What the dashboard's page asks for: an overview, a bandit over time, its newest decisions."""
+"""The dashboard's calls: an overview, a bandit over time, its newest decisions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
 
 from bandexa_core import __version__
 from service.http.auth import identify, needs
 from service.http.codec import WireRoute
 from service.http.keys import Keys
-from service.http.routes.bandits import answered, learning_state, trainer_state
 from service.http.routes.common import EngineDep, FollowerDep, Name, problems
-from service.http.schemas.models import FindingAnswer, TrainerState
+from service.http.schemas.dashboard import (
+    BanditLine,
+    DecisionLine,
+    DecisionList,
+    Overview,
+    ServerState,
+    Session,
+)
+from service.http.states import answered, learning_state, trainer_state
 from service.observe.dashboard import views
 from service.observe.dashboard.aggregates import Aggregates
 from service.observe.health import server_findings
@@ -31,93 +37,9 @@ MAX_ROUNDS = 200
 Range = Literal["15m", "1h", "6h", "1d", "7d", "30d", "all"]
 
 
-class Session(BaseModel):
-    """Who asks, and what for they may."""
-
-    name: str | None
-    scopes: list[str]
-    keys_needed: bool
-
-
-class ServerState(BaseModel):
-    """The server as a whole."""
-
-    version: str
-    ready: bool
-    detail: str | None
-    trainer: TrainerState
-    findings: list[FindingAnswer]
-    behind: bool = Field(description="Whether the aggregates are still being made.")
-
-
-class Spark(BaseModel):
-    """The last 60 minutes."""
-
-    time: list[int]
-    selects: list[int]
-    reward: list[float | None]
-
-
-class LastHour(BaseModel):
-    """Sums of the last 60 minutes."""
-
-    selects: int
-    rewards: int
-    reward_mean: float | None
-
-
-class BanditLine(BaseModel):
-    """A bandit in the overview. `decisions` and `rewards`: as many as were counted."""
-
-    name: str
-    policy: str
-    encoder: str
-    num_actions: int
-    snapshot: int
-    position: int
-    num_learned: int
-    train_due: bool
-    decisions: int
-    rewards: int
-    join_rate: float | None = Field(description="Of the last hour, or of all where it was quiet.")
-    reward_mean: float | None = Field(description="Of the last hour, or of all where it was quiet.")
-    last_hour: LastHour
-    spark: Spark
-    findings: list[FindingAnswer]
-
-
-class Overview(BaseModel):
-    """The server and all its bandits."""
-
-    now: float
-    server: ServerState
-    bandits: list[BanditLine]
-
-
-class DecisionLine(BaseModel):
-    """A decision in a list; `reward` is the value learned of its first action."""
-
-    decision_id: str
-    time: float
-    action: str
-    num_actions: int
-    propensity: float | None
-    explored: bool | None
-    reward: float | None
-    snapshot: int
-    position: int
-
-
-class DecisionList(BaseModel):
-    """The newest decisions; `next` is the `before` of older ones."""
-
-    decisions: list[DecisionLine]
-    next: int | None
-
-
 @router.get("/session", openapi_extra=needs("any"))
 async def session(request: Request) -> Session:
-    """Tell what the caller's key is good for; 401 where keys are set and it has none."""
+    """Return the scopes of the caller's key; 401 where keys are set and it sent none."""
     keys: Keys = request.app.state.keys
     if not keys:
         return Session(name=None, scopes=list(SCOPES), keys_needed=False)
@@ -127,14 +49,14 @@ async def session(request: Request) -> Session:
 
 @router.get("/overview", openapi_extra=needs("read"), responses=problems())
 async def overview(engine: EngineDep, follower: FollowerDep) -> Overview:
-    """The server and all its bandits, with the traffic of the last hour."""
+    """Return the server and all its bandits, with the traffic of the last hour."""
     now = time.time()
     bandits = engine.bandits()
     path = follower.path
 
     def summaries() -> list[dict[str, Any]]:
-        with Aggregates(path, read_only=True) as kept:
-            return [views.summary(kept, bandit.record.uid, now) for bandit in bandits]
+        with Aggregates(path, read_only=True) as aggregates:
+            return [views.summary(aggregates, bandit.record.uid, now) for bandit in bandits]
 
     found = await asyncio.get_running_loop().run_in_executor(None, summaries)
     failure = engine.failure()
@@ -175,14 +97,14 @@ async def bandit_over_time(
     follower: FollowerDep,
     over: Annotated[Range, Query(alias="range", description="How far back.")] = "1h",
 ) -> dict[str, Any]:
-    """A bandit over time: lists aligned to `time`, null where there is nothing."""
+    """Return a bandit over time: lists aligned to `time`, null where there is no data."""
     bandit = engine.bandit(name)
     now = time.time()
     path, database = follower.path, engine.settings.database
 
     def found() -> dict[str, Any]:
-        with Aggregates(path, read_only=True) as kept, History(database) as history:
-            drawn = views.series(kept, bandit.record.uid, over, now)
+        with Aggregates(path, read_only=True) as aggregates, History(database) as history:
+            drawn = views.series(aggregates, bandit.record.uid, over, now)
             rounds = history.rounds(bandit.record, drawn["start"], MAX_ROUNDS)
             return drawn | {"rounds": [dataclasses.asdict(one) for one in rounds]}
 
@@ -214,7 +136,7 @@ async def newest_decisions(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
 ) -> DecisionList:
-    """The newest decisions of a bandit."""
+    """Return the newest decisions of a bandit."""
     record = engine.bandit(name).record
     database = engine.settings.database
 

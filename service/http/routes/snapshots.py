@@ -1,4 +1,4 @@
-"""Snapshots of a bandit: list, export, import, go back to one."""
+"""The calls on snapshots: list, export, import, roll back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bandexa_core.ids import SnapshotVersion
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
-from service.http.schemas.models import (
+from service.http.schemas.snapshots import (
     RollbackRequest,
     SnapshotAnswer,
     SnapshotList,
@@ -26,7 +26,7 @@ BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 
 @router.get("/{name}/snapshots", openapi_extra=needs("read"), responses=problems(404, 422))
 async def list_snapshots(name: Name, engine: EngineDep) -> SnapshotList:
-    """List the snapshots on disk, oldest first; any of them can be rolled back to."""
+    """List the snapshots on disk, oldest first; the bandit can go back to any of them."""
     bandit = engine.bandit(name)
     found = await asyncio.get_running_loop().run_in_executor(None, _summaries, bandit)
     return SnapshotList(served=bandit.model.version, snapshots=found)
@@ -72,7 +72,7 @@ def _summaries(bandit: Bandit) -> list[SnapshotSummary]:
     for version in bandit.snapshots.versions():
         try:
             manifest = bandit.snapshots.manifest(version)
-        except SnapshotError:  # pruned meanwhile, or damaged: `bandexa verify` tells
+        except SnapshotError:  # pruned meanwhile, or damaged: `bandexa verify` reports it
             continue
         found.append(
             SnapshotSummary(

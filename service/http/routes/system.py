@@ -11,9 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from service.http.auth import GuardedRoute, needs
-from service.http.routes.bandits import answered, learning_state, trainer_state
 from service.http.routes.common import EngineDep
-from service.http.schemas.models import Health, LearnAnswer
+from service.http.schemas.health import Health, LearnAnswer
+from service.http.states import answered, learning_state, trainer_state
 from service.observe.health import ALARM, server_findings
 
 router = APIRouter(route_class=GuardedRoute)

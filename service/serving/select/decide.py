@@ -33,7 +33,7 @@ class Pending(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it asks for one of all enabled actions: such selects are drawn together."""
+        """Whether it chooses one of all enabled actions: such selects are drawn together."""
         command = self.command
         return command.candidates is None and command.num == 1 and command.retrieve is None
 

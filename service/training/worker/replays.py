@@ -1,4 +1,4 @@
-"""The replays of the trainer: derived from the log, followed on demand, made anew where damaged.
+"""The replays of the trainer: derived from the log, brought up to a position on demand.
 
 Used by the trainer process alone. Nothing here is the truth: a replay that cannot be read, or
 that is ahead of the log, is deleted and filled again from the store.
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class FollowedReplays:
-    """One open replay per bandit, brought up to a log position when it is asked for."""
+    """One open replay per bandit."""
 
     def __init__(self, reader: StoreReader, root: Path) -> None:
         self._reader = reader

@@ -1,0 +1,25 @@
+"""What the pydantic bodies share: ids, arrays, and strictness."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from service.http.arrays import ARRAY_SCHEMA, convert_array
+from service.http.schemas.decide import ID_PATTERN
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+Array = Annotated[Any, BeforeValidator(convert_array), WithJsonSchema(ARRAY_SCHEMA)]
+
+
+class Body(BaseModel):
+    """Base of request bodies: unknown keys are refused, and "1" or true where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, strict=True)

@@ -1,0 +1,98 @@
+"""What the dashboard's page receives."""
+
+from __future__ import annotations
+
+from pydantic import (
+    BaseModel,
+    Field,
+)
+
+from service.http.schemas.health import FindingAnswer, TrainerState
+
+
+class Session(BaseModel):
+    """The caller's key and its scopes."""
+
+    name: str | None
+    scopes: list[str]
+    keys_needed: bool
+
+
+class ServerState(BaseModel):
+    """The server as a whole."""
+
+    version: str
+    ready: bool
+    detail: str | None
+    trainer: TrainerState
+    findings: list[FindingAnswer]
+    behind: bool = Field(description="Whether the aggregates are still being computed.")
+
+
+class Spark(BaseModel):
+    """The last 60 minutes."""
+
+    time: list[int]
+    selects: list[int]
+    reward: list[float | None]
+
+
+class LastHour(BaseModel):
+    """Sums of the last 60 minutes."""
+
+    selects: int
+    rewards: int
+    reward_mean: float | None
+
+
+class BanditLine(BaseModel):
+    """A bandit in the overview; `decisions` and `rewards` are counts over all time."""
+
+    name: str
+    policy: str
+    encoder: str
+    num_actions: int
+    snapshot: int
+    position: int
+    num_learned: int
+    train_due: bool
+    decisions: int
+    rewards: int
+    join_rate: float | None = Field(
+        description="Over the last hour, or over all time where it had no traffic."
+    )
+    reward_mean: float | None = Field(
+        description="Over the last hour, or over all time where it had no traffic."
+    )
+    last_hour: LastHour
+    spark: Spark
+    findings: list[FindingAnswer]
+
+
+class Overview(BaseModel):
+    """The server and all its bandits."""
+
+    now: float
+    server: ServerState
+    bandits: list[BanditLine]
+
+
+class DecisionLine(BaseModel):
+    """A decision in a list; `reward` is the value learned of its first action."""
+
+    decision_id: str
+    time: float
+    action: str
+    num_actions: int
+    propensity: float | None
+    explored: bool | None
+    reward: float | None
+    snapshot: int
+    position: int
+
+
+class DecisionList(BaseModel):
+    """The newest decisions; `next` is the `before` of older ones."""
+
+    decisions: list[DecisionLine]
+    next: int | None

@@ -1,0 +1,94 @@
+"""A decision, explained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+)
+
+
+class ContextArray(BaseModel):
+    """The context: base64 of its bytes, in C order, little endian."""
+
+    dtype: str
+    shape: list[int]
+    data: str
+    values: list[float] | None = Field(
+        description="The same as numbers, in C order, for contexts of up to 1,024."
+    )
+
+
+class RewardLine(BaseModel):
+    """A reported reward and its status."""
+
+    time: float
+    reward: float
+    reward_id: str | None
+    status: str
+
+
+class LearnLine(BaseModel):
+    """A learn row: a first value, or a correction (`before` is not null)."""
+
+    position: int
+    time: float
+    before: float | None
+    after: float
+
+
+class ChosenLine(BaseModel):
+    """One chosen action: its sampled value, its rewards and what was learned from them."""
+
+    id: str
+    index: int
+    score: float
+    value: float | None = Field(description="The learned value as it is now.")
+    rewards: list[RewardLine]
+    learned: list[LearnLine]
+
+
+class CandidateLine(BaseModel):
+    """What the model expected of a candidate when it decided."""
+
+    id: str
+    index: int
+    mean: float
+    std: float
+    sampled: float = Field(description="The sampled value that was ranked.")
+    propensity: float
+    chosen: bool
+
+
+class ReproducedLine(BaseModel):
+    """Whether drawing again gave the same action, sampled value and propensity."""
+
+    action: bool
+    score: bool
+    propensity: bool | None
+
+
+class DecisionAnswer(BaseModel):
+    """A decision: request, expectation of the model, choice, rewards, learned values."""
+
+    decision_id: str
+    bandit: str
+    time: float
+    snapshot: int
+    position: int
+    propensity: float | None
+    explored: bool | None = Field(description="Whether another action had the best mean.")
+    std: float | None
+    activated: bool
+    activated_at: float | None
+    window_closes: float | None
+    window_closed: float | None
+    context: ContextArray
+    chosen: list[ChosenLine]
+    explained: Literal["yes", "no"]
+    reason: str | None = Field(description="Why the candidates cannot be explained any more.")
+    candidates: list[CandidateLine]
+    num_candidates: int | None
+    reproduced: ReproducedLine | None

@@ -1,0 +1,54 @@
+"""Answers about health: the trainer, findings, whether every bandit learns."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+)
+
+
+class TrainerState(BaseModel):
+    """The trainer process; `phase` is its step within a round. `pid` is null before the first."""
+
+    state: str
+    phase: str
+    pid: int | None
+    rounds: int
+
+
+class FindingAnswer(BaseModel):
+    """Something that prevents a bandit from learning (alarm), or may do so (notice)."""
+
+    name: str
+    severity: Literal["alarm", "notice"]
+    message: str
+    remedy: str
+
+
+class Learning(BaseModel):
+    """Whether a bandit still learns, by what happened since the server started."""
+
+    findings: list[FindingAnswer]
+    join_rate: float | None = Field(
+        description="Rewarded actions per chosen action, over about the last 1,000."
+    )
+    reward_mean: float | None = Field(description="Mean of about the last 1,000 learned values.")
+
+
+class LearnAnswer(BaseModel):
+    """Whether all bandits still learn: `learning`, or `alarm` where something is wrong."""
+
+    status: Literal["learning", "alarm"]
+    findings: list[FindingAnswer] = Field(description="Findings about the server as a whole.")
+    bandits: dict[str, Learning]
+
+
+class Health(BaseModel):
+    """Alive, or ready."""
+
+    status: str
+    detail: str | None = None
+    trainer: TrainerState | None = None

@@ -1,0 +1,53 @@
+"""From the engine to the answers that describe it: bandits, the trainer, findings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from service.http.schemas.bandits import BanditAnswer
+from service.http.schemas.health import FindingAnswer, Learning, TrainerState
+from service.observe.health import Finding, learning_of
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+
+
+def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
+    """Return configuration and state of a bandit."""
+    model = bandit.model
+    return BanditAnswer(
+        name=bandit.record.name,
+        uid=bandit.record.uid,
+        spec=model.spec,
+        num_actions=len(model.catalogue.enabled_slots),
+        snapshot=model.version,
+        position=model.position,
+        num_learned=model.progress.num_learned,
+        train_due=model.round_due(),
+        learning=learning_state(engine, bandit),
+        trainer=trainer_state(engine),
+    )
+
+
+def trainer_state(engine: Engine) -> TrainerState:
+    """Return the state of the trainer process."""
+    supervisor = engine.rounds.supervisor
+    return TrainerState(
+        state=supervisor.state,
+        phase=supervisor.phase,
+        pid=supervisor.pid,
+        rounds=supervisor.rounds,
+    )
+
+
+def learning_state(engine: Engine, bandit: Bandit) -> Learning:
+    """Return whether a bandit still learns."""
+    return Learning(
+        findings=answered(learning_of(engine, bandit)),
+        join_rate=bandit.vitals.join_rate(),
+        reward_mean=bandit.vitals.reward_mean,
+    )
+
+
+def answered(findings: list[Finding]) -> list[FindingAnswer]:
+    """Return findings in the form of an answer."""
+    return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
