@@ -89,6 +89,7 @@ def doctor(
         settings = load_settings(config, data_dir=data_dir)
     except SettingsError as error:
         fail(str(error), "docs/configuration.md lists the settings", USAGE)
+    from service.http.keys import keys_of
     from service.tools.doctor import examine
 
     found: list[Check] = []
@@ -101,7 +102,7 @@ def doctor(
         if check.remedy:
             typer.echo(f"       {check.remedy}")
 
-    for check in examine(settings):
+    for check in examine(settings, lambda settings: bool(keys_of(settings))):
         tell(check)
     if server:
         for check in _server(url, api_key):

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from service.http.keys import Keys, hash_of, load_keys, new_key, refuse_exposure
+from service.http.keys import Keys, hash_of, keys_of, new_key
 from service.observe import logs
 from service.settings import KeySetting, Settings, load_settings
 
@@ -48,8 +48,7 @@ def serve(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
             durability=durability, device=device,
         )  # fmt: skip
-        keys = load_keys(settings.keys, settings.keys_file)
-        refuse_exposure(settings.host, keys, settings.allow_anonymous)
+        keys = keys_of(settings)
         logs.configure(settings.log_format, settings.log_level)
         _tell_access(settings, keys)
         listener = _listen(settings)

@@ -18,12 +18,10 @@ from service.http.routes.bandits import answered, learning_state, trainer_state
 from service.http.routes.common import EngineDep, FollowerDep, Name, problems
 from service.http.schemas.models import FindingAnswer, TrainerState
 from service.observe.dashboard import views
-from service.observe.dashboard.aggregates import Aggregates
 from service.observe.health import server_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.settings import SCOPES
-from service.store.sqlite.history import History
 
 router = APIRouter(prefix="/dashboard", route_class=WireRoute)
 MAX_ROW = 2**63 - 1  # of SQLite
@@ -130,10 +128,9 @@ async def overview(engine: EngineDep, follower: FollowerDep) -> Overview:
     """The server and all its bandits, with the traffic of the last hour."""
     now = time.time()
     bandits = engine.bandits()
-    path = follower.path
 
     def summaries() -> list[dict[str, Any]]:
-        with Aggregates(path, read_only=True) as kept:
+        with follower.aggregates() as kept:
             return [views.summary(kept, bandit.record.uid, now) for bandit in bandits]
 
     found = await asyncio.get_running_loop().run_in_executor(None, summaries)
@@ -178,10 +175,9 @@ async def bandit_over_time(
     """A bandit over time: lists aligned to `time`, null where there is nothing."""
     bandit = engine.bandit(name)
     now = time.time()
-    path, database = follower.path, engine.settings.database
 
     def found() -> dict[str, Any]:
-        with Aggregates(path, read_only=True) as kept, History(database) as history:
+        with follower.aggregates() as kept, engine.store.history() as history:
             drawn = views.series(kept, bandit.record.uid, over, now)
             rounds = history.rounds(bandit.record, drawn["start"], MAX_ROUNDS)
             return drawn | {"rounds": [dataclasses.asdict(one) for one in rounds]}
@@ -216,10 +212,9 @@ async def newest_decisions(
 ) -> DecisionList:
     """The newest decisions of a bandit."""
     record = engine.bandit(name).record
-    database = engine.settings.database
 
     def found() -> DecisionList:
-        with History(database) as history:
+        with engine.store.history() as history:
             lines = history.newest(record, before, limit)
         return DecisionList(
             decisions=[

@@ -14,7 +14,7 @@ from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.models import Id
 from service.serving.explain import Explained
-from service.store.sqlite.history import StoredDecision
+from service.store.records import StoredDecision
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 MAX_VALUES = 1024

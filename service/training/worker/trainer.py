@@ -34,6 +34,7 @@ from service.store.records import BanditRecord
 from service.store.sqlite.reader import StoreReader
 from service.training.errors import BanditGone
 from service.training.messages import Configuration, Published, RoundOrder
+from service.training.worker.device import chosen_device
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -98,7 +99,7 @@ class Trainer:
             if len(rows):
                 replay = rows.replay if isinstance(rows, ExtendedReplay) else rows
                 self._beats.set_replay(len(rows), replay.num_bytes)
-                plan = plan_round(model, total, _device(self._configuration))
+                plan = plan_round(model, total, chosen_device(self._configuration.device))
                 weights = model.row_weights
                 evicted = {}
                 if isinstance(rows, ExtendedReplay):
@@ -167,16 +168,7 @@ class Trainer:
         shutil.rmtree(self._snapshots / uid, ignore_errors=True)
 
 
-def _device(configuration: Configuration) -> str:
-    """Return where encoders are trained, "cpu" or "cuda"."""
-    import torch  # seconds; a trainer of linear bandits does without
-
-    if configuration.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return configuration.device
-
-
 def _limit_threads(configuration: Configuration) -> None:
-    import torch
+    import torch  # seconds; a trainer of linear bandits does without
 
     torch.set_num_threads(configuration.threads)

@@ -18,7 +18,7 @@ from tests.fixtures.waiting import poll
 from tests.observe.dashboard.fed import Fed, simulate
 
 pytestmark = pytest.mark.browser
-STATIC = files("service") / "static" / "dashboard"
+STATIC = files("service.http") / "static" / "dashboard"
 UPLOT = {  # of uPlot 1.6.32, as its package on npm has them
     "uplot.js": "5dd9b3281aa64b461b42d9945f6adb2649d346502b12281a9ae0d46599a80eba",
     "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
