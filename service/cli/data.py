@@ -93,6 +93,7 @@ def doctor(
         settings = load_settings(config, data_dir=data_dir)
     except SettingsError as error:
         fail(str(error), "docs/configuration.md lists the settings", USAGE)
+    from service.http.keys import keys_of
 
     found: list[Check] = []
 
@@ -104,7 +105,7 @@ def doctor(
         if check.remedy:
             typer.echo(f"       {check.remedy}")
 
-    for check in examine(settings):
+    for check in examine(settings, lambda settings: bool(keys_of(settings))):
         tell(check)
     if server:
         for check in _server(url, api_key):

@@ -43,7 +43,7 @@ def serve(
     """
     # Imported here: other commands need none of it, and a server starts in less than a second.
     from service.cli.listening import Server, listen
-    from service.http.keys import load_keys, refuse_exposure
+    from service.http.keys import keys_of
     from service.observe import logs
     from service.settings import load_settings
 
@@ -52,8 +52,7 @@ def serve(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
             durability=durability, device=device,
         )  # fmt: skip
-        keys = load_keys(settings.keys, settings.keys_file)
-        refuse_exposure(settings.host, keys, settings.allow_anonymous)
+        keys = keys_of(settings)
         logs.configure(settings.log_format, settings.log_level)
         _log_access(settings, keys)
         listener = listen(settings.host, settings.port)

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.settings import KeySetting
+from service.settings import KeySetting, Settings
 
 KEY_PREFIX = "bx_"
 
@@ -82,6 +82,17 @@ def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"keys_file: {keys_file}: {error}") from error
     return Keys([*(keys or ()), *from_file])
+
+
+def keys_of(settings: Settings) -> Keys:
+    """Return the keys that a server with these settings asks callers for.
+
+    Raises:
+        ValueError: See `load_keys` and `refuse_exposure`.
+    """
+    keys = load_keys(settings.keys, settings.keys_file)
+    refuse_exposure(settings.host, keys, settings.allow_anonymous)
+    return keys
 
 
 def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:

@@ -32,6 +32,7 @@ from service.store.errors import (
     InvalidRequest,
     ServiceError,
     StoreError,
+    StoreUnreadable,
     Unavailable,
     UnknownDecision,
 )
@@ -109,7 +110,8 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
     """
     headers: dict[str, str] = {}
     if isinstance(error, ServiceError | SnapshotError):
-        log.debug("a request is refused: %s", error)
+        level = logging.ERROR if isinstance(error, StoreUnreadable) else logging.DEBUG
+        log.log(level, "%s is refused: %s", call or "a request", error)
         problem = problem_of(error)
         if isinstance(error, StoreError | SnapshotError):
             headers["Retry-After"] = str(DISK_RETRY_S)

@@ -24,9 +24,8 @@ from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import LogTrimmed, Unavailable, UnknownDecision
 from service.store.loading import load_at
-from service.store.protocol import LogReader
-from service.store.records import BanditRecord, DecisionRecord
-from service.store.sqlite.history import History, StoredDecision
+from service.store.protocol import DecisionHistory, LogReader
+from service.store.records import BanditRecord, DecisionRecord, StoredDecision
 
 MAX_WAITING = 8
 MAX_SHOWN = 200  # candidates; of more, those with the best means and the chosen ones
@@ -83,7 +82,7 @@ class Explainer:
     def __init__(
         self,
         reader: Callable[[], LogReader],
-        history: Callable[[], History],
+        history: Callable[[], DecisionHistory],
         snapshots: Path,
         registry: EncoderRegistry,
     ) -> None:

@@ -9,6 +9,7 @@ ServiceError
 |- Unavailable         cannot be done now, may be tried again
 `- StoreError          the database cannot be used
    |- LogTrimmed       retention removed the requested rows
+   |- StoreUnreadable  a read failed
    `- StoreDamaged     a row is not what was written
 """
 
@@ -63,6 +64,10 @@ class StoreError(ServiceError):
 
 class LogTrimmed(StoreError):
     """Rows that were asked for left the log by its retention."""
+
+
+class StoreUnreadable(StoreError):
+    """A read of the database failed: it is damaged, locked, missing, or the disk refuses."""
 
 
 class StoreDamaged(StoreError):

@@ -14,14 +14,14 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel, load_model
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.reader import StoreReader
 
 log = logging.getLogger(__name__)
 
 
 def acceptable(
-    reader: StoreReader, record: BanditRecord, up_to: LogPosition
+    reader: LogReader, record: BanditRecord, up_to: LogPosition
 ) -> Callable[[Manifest], bool]:
     """Return the test whether a snapshot belongs to this bandit's log, not beyond `up_to`.
 
@@ -44,7 +44,7 @@ def acceptable(
 
 
 def newest_snapshot(
-    reader: StoreReader,
+    reader: LogReader,
     record: BanditRecord,
     snapshots: SnapshotStore,
     up_to: LogPosition,
@@ -62,7 +62,7 @@ def newest_snapshot(
 
 
 def load_at(
-    reader: StoreReader,
+    reader: LogReader,
     record: BanditRecord,
     registry: EncoderRegistry,
     snapshots: SnapshotStore,

@@ -7,29 +7,28 @@ the result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition
-from bandexa_core.log.catalogue import CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
+from service.observe.counters import WriterTimes
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
+    DecisionSummary,
     RewardReport,
     RewardStatus,
     RoundRecord,
     StoredAnswer,
+    StoredDecision,
+    Trim,
 )
-
-if TYPE_CHECKING:
-    from service.store.sqlite.reader import StoreReader
-
-    LogReader = StoreReader
-else:
-    LogReader = object
 
 T = TypeVar("T")
 Durability = Literal["commit", "os"]
@@ -81,10 +80,152 @@ class Closed:
     more: bool
 
 
+class Reader(Protocol):
+    """A read-only view of the store; used by one thread at a time, closed by who opened it.
+
+    Every call is its own short transaction. Every call raises `StoreUnreadable` where the database
+    cannot be read.
+    """
+
+    def close(self) -> None:
+        """Close it; calling it again does nothing."""
+
+    def __enter__(self) -> Self:
+        """Return the reader."""
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the reader."""
+
+
+class LogReader(Reader, Protocol):
+    """Reads bandits and their logs: what a model is loaded from, and what retention asks.
+
+    `bandit` is the key of a `BanditRecord`. All positions are of that bandit's log.
+    """
+
+    def epoch(self) -> int:
+        """Return the epoch of the newest opening of the store."""
+
+    def used_bytes(self) -> int:
+        """Return how many bytes of the database hold data; its file may be larger."""
+
+    def bandits(self) -> list[BanditRecord]:
+        """Return the bandits that are not deleted, by name; specs as they were created."""
+
+    def deleted(self) -> list[BanditUid]:
+        """Return the uids of the deleted bandits."""
+
+    def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
+        """Return what answered a decision's select, None without such a decision."""
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def head(self, bandit: int) -> LogPosition:
+        """Return the position of the newest row, 0 for an empty log."""
+
+    def trim(self, bandit: int) -> Trim:
+        """Return where the log begins: retention removed the learn rows up to there."""
+
+    def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
+        """Return the hash of the log up to `position`; None where that row is not in the log."""
+
+    def follow(
+        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+    ) -> Iterator[list[LogRow]]:
+        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`.
+
+        Raises:
+            LogTrimmed: Retention removed rows after `after`, perhaps while they were read.
+            StoreDamaged: A row is missing, or its hash differs.
+        """
+
+    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
+        """Return the configuration as of `position`."""
+
+    def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
+        """Return the actions as of `position`: the fold of the catalogue rows up to it."""
+
+    def forgetting_at(
+        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+    ) -> Forgetting:
+        """Return the state at `up_to` that follows from `start`, the state at `after`."""
+
+    def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """Return how many decisions' values were learned for the first time in (after, up_to].
+
+        With `after` 0, rows that retention removed count as well.
+        """
+
+    def evicted(
+        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+    ) -> Evicted | None:
+        """Return a sample of at most `most` rows up to `through`, with their values at `position`.
+
+        None where no row was evicted, or no sample is stored.
+
+        Raises:
+            LogTrimmed: Retention removed rows after `through`.
+            StoreDamaged: A row's checksum differs.
+        """
+
+    def imports(self, bandit: int) -> list[SnapshotVersion]:
+        """Return the snapshot versions that import rows name: recovery may need them."""
+
+    def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
+        """Return the position of the last import row up to `up_to`, 0 without one."""
+
+    # -- what retention and verification ask --------------------------------------------------
+
+    def first_learned(self, bandit: int, number: int) -> LogPosition:
+        """Return the position of the n-th (from 1) first value that is in the log."""
+
+    def last_before(self, bandit: int, time: float) -> LogPosition:
+        """Return the position up to which all rows are older than `time`."""
+
+    def decision_time(self, number: int) -> float | None:
+        """Return the time of the n-th decision (from 0) in order of insertion, None beyond it."""
+
+
+class DecisionHistory(Reader, Protocol):
+    """Reads decisions with their rewards, and training rounds: for people to inspect."""
+
+    def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
+        """Return a decision of a bandit; None without such a decision.
+
+        Raises:
+            StoreDamaged: Its checksum differs.
+        """
+
+    def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
+        """Return decisions, newest first; `before`: only those older than this row."""
+
+    def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
+        """Return the newest rounds since a time, oldest first."""
+
+
 class EventStore(Protocol):
     """The truth: decisions, rewards and the log of every bandit."""
 
     epoch: int
+
+    @property
+    def failure(self) -> str | None:
+        """Why the store refuses writes, None while it takes them."""
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether only a new process can find out what is on disk: this one should end."""
+
+    @property
+    def times(self) -> WriterTimes:
+        """How long commits take."""
+
+    @property
+    def queue_depth(self) -> int:
+        """How many operations wait to be committed."""
+
+    def wal_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Keep a decision. None: kept; an answer: the id was there already, nothing changed."""
@@ -157,8 +298,11 @@ class EventStore(Protocol):
     def sync(self, done: Done[None]) -> None:
         """Put everything appended before on disk, whatever the durability setting."""
 
-    def reader(self) -> StoreReader:
+    def reader(self) -> LogReader:
         """Return a new reader; the caller closes it."""
+
+    def history(self) -> DecisionHistory:
+        """Return a new reader of decisions; the caller closes it."""
 
     def close(self) -> None:
         """Commit what is queued and stop; calling it again does nothing."""

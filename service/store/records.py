@@ -94,6 +94,21 @@ class RoundRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Trim:
+    """Where a log begins.
+
+    Attributes:
+        position: Learn rows up to it were removed; 0: none were.
+        hash: Of the log up to it.
+        learned: How many values those rows learned for the first time.
+    """
+
+    position: LogPosition
+    hash: bytes
+    learned: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAnswer:
     """What of a decision answers a repeated select."""
 
@@ -113,3 +128,57 @@ class RewardReport:
     reward_id: str | None
     action: ActionId | None
     time: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedReward:
+    """A reward as it was reported; `item`: for which of the chosen actions."""
+
+    item: int
+    time: float
+    reward: float
+    reward_id: str | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedValue:
+    """A row of the log that taught a value of a decision, or corrected it."""
+
+    item: int
+    position: int
+    time: float
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDecision:
+    """A decision and what became of it.
+
+    Attributes:
+        closes, closed: When its reward window closes, and was seen to have closed.
+        activated_at: When it was activated afterwards.
+    """
+
+    record: DecisionRecord
+    closes: float | None
+    closed: float | None
+    activated_at: float | None
+    rewards: tuple[ReportedReward, ...]
+    learned: tuple[LearnedValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionSummary:
+    """A decision in a list. `row` is where the next part of the list begins."""
+
+    row: int
+    decision_id: str
+    time: float
+    actions: tuple[str, ...]
+    propensity: float | None
+    explored: bool | None
+    snapshot: int
+    position: int
+    value: float | None

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,14 @@ from bandexa_core.ids import BanditUid, SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreError
 from service.store.loading import acceptable, newest_snapshot
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
+from service.store.sqlite.copying import copy_database
 from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import SCHEMA_VERSION, connect
+from service.store.sqlite.schema import require_current
 
 DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"
 ATTEMPTS = 5
-PAGES_PER_STEP = 1024
 _SAY_EVERY_S = 2.0
 
 
@@ -59,9 +58,12 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise BackupError(f"{dest} is not empty")
     try:
+        require_current(database)
+    except StoreError as error:
+        raise BackupError(str(error)) from error
+    try:
         make_dirs(fs, dest.resolve())
         with StoreReader(database) as reader:
-            _check_schema(database)
             for attempt in range(1, ATTEMPTS + 1):
                 for record in reader.bandits():
                     _copy_snapshots(fs, source, dest, record.uid, say)
@@ -73,16 +75,9 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
                 # Created, or imported, after its snapshots were looked at.
                 say(f"attempt {attempt}: once more, for {', '.join(missing)}")
                 partial.unlink()
-    except (OSError, sqlite3.Error, SnapshotError) as error:
+    except (OSError, StoreError, SnapshotError) as error:
         raise BackupError(f"{source}: {error}") from error
     raise BackupError(f"{source}: no snapshot that could be served of {', '.join(missing)}")
-
-
-def _check_schema(database: Path) -> None:
-    with closing(connect(database, read_only=True)) as db:
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-    if found != SCHEMA_VERSION:
-        raise BackupError(f"{database} has schema {found}, this release reads {SCHEMA_VERSION}")
 
 
 # -- snapshots --------------------------------------------------------------------------------
@@ -132,30 +127,15 @@ def _copy_snapshot(
 
 
 def _copy_database(database: Path, partial: Path, say: Callable[[str], None]) -> None:
-    """Copy one state of the database.
-
-    The transaction pins that state: without it, every commit of the server between two steps would
-    begin the copy anew. In WAL mode it holds up no writer, only the recycling of the WAL.
-    """
     told = time.monotonic()
 
-    def tell(_: int, remaining: int, total: int) -> None:
+    def tell(copied: int, total: int) -> None:
         nonlocal told
         if time.monotonic() - told >= _SAY_EVERY_S:
             told = time.monotonic()
-            say(f"database: {total - remaining} of {total} pages")
+            say(f"database: {copied} of {total} pages")
 
-    with closing(connect(database, read_only=True)) as origin, closing(_new(partial)) as copy:
-        origin.execute("BEGIN")
-        origin.execute("SELECT count(*) FROM meta").fetchone()
-        origin.backup(copy, pages=PAGES_PER_STEP, progress=tell, sleep=0.0)
-        origin.execute("ROLLBACK")
-        # One file, and nothing beside it: so it can lie on a medium that takes no writes.
-        copy.execute("PRAGMA journal_mode = DELETE")
-
-
-def _new(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None)
+    copy_database(database, partial, tell)
 
 
 def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
@@ -178,7 +158,7 @@ def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
     return []
 
 
-def _can_be_served(reader: StoreReader, record: BanditRecord, dest: Path) -> bool:
+def _can_be_served(reader: LogReader, record: BanditRecord, dest: Path) -> bool:
     snapshots = SnapshotStore(dest / SNAPSHOTS / record.uid)
     if not set(reader.imports(record.key)) <= set(snapshots.versions()):
         return False
@@ -189,7 +169,7 @@ def _can_be_served(reader: StoreReader, record: BanditRecord, dest: Path) -> boo
     return True
 
 
-def _drop_unknown(reader: StoreReader, record: BanditRecord, root: Path) -> None:
+def _drop_unknown(reader: LogReader, record: BanditRecord, root: Path) -> None:
     """Remove what an import left that was never committed, or not before the copy."""
     snapshots = SnapshotStore(root)
     accept = acceptable(reader, record, reader.head(record.key))

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import socket
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -22,8 +21,9 @@ from typing import Literal
 
 import httpx
 
-from service.http.keys import load_keys, refuse_exposure
 from service.settings import Settings
+from service.store.errors import StoreUnreadable
+from service.store.sqlite.connection import LIBRARY_VERSION
 
 State = Literal["ok", "note", "wrong"]
 PACKAGES = ("bandexa", "torch", "torchvision", "numpy", "safetensors", "fastapi", "uvicorn")
@@ -47,17 +47,27 @@ class Check:
     remedy: str = ""
 
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """Look at everything; what takes longest (the disk) last."""
+def examine(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Iterator[Check]:
+    """Look at everything; what takes longest (the disk) last.
+
+    Args:
+        settings: The server's settings.
+        keys_needed: Returns whether callers need an API key; ValueError where a server would
+            refuse these settings.
+    """
+
+    def access(settings: Settings) -> Iterator[Check]:
+        yield _access(settings, keys_needed)
+
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _versions, _processors, _device, _encoders, _access, _port, _data_directory, _disk,
+        _versions, _processors, _device, _encoders, access, _port, _data_directory, _disk,
     )  # fmt: skip
     for check in checks:
         yield from check(settings)
 
 
 def _versions(_: Settings) -> Iterator[Check]:
-    found = [f"Python {platform.python_version()}", f"SQLite {sqlite3.sqlite_version}"]
+    found = [f"Python {platform.python_version()}", f"SQLite {LIBRARY_VERSION}"]
     missing = []
     for name in PACKAGES:
         try:
@@ -97,13 +107,14 @@ def _cpu_quota() -> float | None:
 
 
 def _device(settings: Settings) -> Iterator[Check]:
-    import torch
+    from service.training.worker.device import built_for_cuda, cuda_name
 
-    if torch.cuda.is_available():
+    name = cuda_name()
+    if name is not None:
         used = "not used: device = cpu" if settings.device == "cpu" else "encoders train on it"
-        yield Check("device", "ok", f"{torch.cuda.get_device_name()}: {used}")
+        yield Check("device", "ok", f"{name}: {used}")
     elif settings.device == "cuda":
-        built = "" if torch.version.cuda else "; this torch is built without CUDA"
+        built = "" if built_for_cuda() else "; this torch is built without CUDA"
         yield Check(
             "device", "wrong", f"device = cuda, but none can be used{built}",
             "install the driver and torch's CUDA build, give the container the GPU, or take auto",
@@ -125,19 +136,16 @@ def _encoders(settings: Settings) -> Iterator[Check]:
         yield Check("encoders", "ok", f"registered: {names}")
 
 
-def _access(settings: Settings) -> Iterator[Check]:
+def _access(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Check:
     try:
-        keys = load_keys(settings.keys, settings.keys_file)
-        refuse_exposure(settings.host, keys, settings.allow_anonymous)
+        needed = keys_needed(settings)
     except ValueError as error:
-        yield Check("access", "wrong", str(error), "see docs/security.md")
-        return
-    if keys:
-        yield Check("access", "ok", "callers need an API key")
-    elif settings.allow_anonymous:
-        yield Check("access", "note", "everyone may do everything", "`bandexa keygen` makes keys")
-    else:
-        yield Check("access", "ok", "no keys, so it listens on loopback only")
+        return Check("access", "wrong", str(error), "see docs/security.md")
+    if needed:
+        return Check("access", "ok", "callers need an API key")
+    if settings.allow_anonymous:
+        return Check("access", "note", "everyone may do everything", "`bandexa keygen` makes keys")
+    return Check("access", "ok", "no keys, so it listens on loopback only")
 
 
 def _port(settings: Settings) -> Iterator[Check]:
@@ -199,11 +207,10 @@ def _database(settings: Settings) -> Iterator[Check]:
     from bandexa_core.errors import SnapshotError
     from bandexa_core.snapshots.store import SnapshotStore
     from service.store.sqlite.reader import StoreReader
-    from service.store.sqlite.schema import SCHEMA_VERSION
+    from service.store.sqlite.schema import SCHEMA_VERSION, schema_version
 
     try:
-        with sqlite3.connect(f"{settings.database.resolve().as_uri()}?mode=ro", uri=True) as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
+        version = schema_version(settings.database)
         if version > SCHEMA_VERSION:
             told = f"written by a newer release (format {version}, this one knows {SCHEMA_VERSION})"
             yield Check("database", "wrong", told, "upgrade bandexa, or restore an older backup")
@@ -214,7 +221,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             return
         with StoreReader(settings.database) as reader:
             records = reader.bandits()
-    except sqlite3.Error as error:
+    except StoreUnreadable as error:
         remedy = "`bandexa verify`, then restore a backup"
         yield Check("database", "wrong", f"cannot be read: {error}", remedy)
         return

@@ -19,8 +19,7 @@ from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.spec import SelectionSpec, TrainingSpec
-from service.store.sqlite.codec import chain_hash
-from service.store.sqlite.reader import GENESIS_HASH
+from service.store.sqlite.codec import GENESIS_HASH, chain_hash
 
 DECISIONS = itertools.count()
 LEARN, CATALOGUE, CONFIG = 1, 2, 3

@@ -24,12 +24,10 @@ from service.http.schemas.dashboard import (
 )
 from service.http.states import answered, learning_state, trainer_state
 from service.observe.dashboard import views
-from service.observe.dashboard.aggregates import Aggregates
 from service.observe.health import server_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.settings import SCOPES
-from service.store.sqlite.history import History
 
 router = APIRouter(prefix="/dashboard", route_class=WireRoute)
 MAX_ROW = 2**63 - 1  # of SQLite
@@ -52,10 +50,9 @@ async def overview(engine: EngineDep, follower: FollowerDep) -> Overview:
     """Return the server and all its bandits, with the traffic of the last hour."""
     now = time.time()
     bandits = engine.bandits()
-    path = follower.path
 
     def summaries() -> list[dict[str, Any]]:
-        with Aggregates(path, read_only=True) as aggregates:
+        with follower.aggregates() as aggregates:
             return [views.summary(aggregates, bandit.record.uid, now) for bandit in bandits]
 
     found = await asyncio.get_running_loop().run_in_executor(None, summaries)
@@ -100,10 +97,9 @@ async def bandit_over_time(
     """Return a bandit over time: lists aligned to `time`, null where there is no data."""
     bandit = engine.bandit(name)
     now = time.time()
-    path, database = follower.path, engine.settings.database
 
     def found() -> dict[str, Any]:
-        with Aggregates(path, read_only=True) as aggregates, History(database) as history:
+        with follower.aggregates() as aggregates, engine.store.history() as history:
             drawn = views.series(aggregates, bandit.record.uid, over, now)
             rounds = history.rounds(bandit.record, drawn["start"], MAX_ROUNDS)
             return drawn | {"rounds": [dataclasses.asdict(one) for one in rounds]}
@@ -138,10 +134,9 @@ async def newest_decisions(
 ) -> DecisionList:
     """Return the newest decisions of a bandit."""
     record = engine.bandit(name).record
-    database = engine.settings.database
 
     def found() -> DecisionList:
-        with History(database) as history:
+        with engine.store.history() as history:
             lines = history.newest(record, before, limit)
         return DecisionList(
             decisions=[

@@ -22,7 +22,7 @@ from service.http.schemas.explained import (
     RewardLine,
 )
 from service.serving.explain import Explained
-from service.store.sqlite.history import StoredDecision
+from service.store.records import StoredDecision
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 MAX_VALUES = 1024

@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pydantic_core import from_json
-
+from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics, Tally
-from service.observe.dashboard.aggregates import DECISIONS, Aggregates, Cursor, Part, Seen
+from service.observe.dashboard.aggregates import Part, Seen
 from service.settings import Settings
-from service.store.errors import StoreDamaged
-from service.store.sqlite.codec import chosen_ids
-from service.store.sqlite.schema import connect
+from service.store.errors import StoreError
+from service.store.sqlite.aggregates import DECISIONS, AggregateReader, AggregateWriter, Cursor
+from service.store.sqlite.counting import CountingReader
 
 log = logging.getLogger(__name__)
 CHUNK = 250
@@ -33,25 +31,6 @@ PAUSE_S = 1.0
 PRUNE_EVERY_S = 600.0
 PROPENSITY_WAIT_S = 5.0  # one that is worked out behind the answer is there long before
 BYTES = 64 << 10  # of picks, as they are packed, in one reading; one decision may have more
-
-# One row: each that is fetched gives up the interpreter lock, which a busy event loop notices. The
-# time alone is needed to the last digit, which json_array does not keep.
-_DECISIONS = """
-SELECT json_group_array(json_array(
-  rowid, decision_id, bandit, printf('%!.17g', time), hex(chosen), propensity, explored, std))
-FROM (
-  SELECT *, sum(length(chosen)) OVER (ORDER BY rowid) - length(chosen) AS before FROM (
-    SELECT rowid, decision_id, bandit, time, chosen, propensity, explored, std FROM decisions
-    WHERE rowid > ? ORDER BY rowid LIMIT ?))
-WHERE before < ?
-"""
-_LEARNED = """
-SELECT l.position, l.time, l.before, l.after, d.time,
-  (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin)
-FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
-WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind = 1
-ORDER BY l.position LIMIT ?
-"""
 
 
 @asynccontextmanager
@@ -83,8 +62,8 @@ class Follower:
         self._pruned_at = -math.inf
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
-        self._store = connect(database, read_only=True)
-        self._kept = Aggregates(path)
+        self._store = CountingReader(database)
+        self._kept = AggregateWriter(path)
         self.behind = True
 
     def start(self) -> None:
@@ -99,6 +78,10 @@ class Follower:
         self._store.close()
         self._kept.close()
 
+    def aggregates(self) -> AggregateReader:
+        """Return a new reader of the aggregates; the caller closes it."""
+        return AggregateReader(self.path)
+
     def _run(self) -> None:
         failed = False
         while not self._ending.is_set():
@@ -107,7 +90,7 @@ class Follower:
                 if self.step():
                     pause = REST_S
                 failed = False
-            except (sqlite3.Error, StoreDamaged) as error:
+            except StoreError as error:
                 # Selects and rewards do not depend on it, and the store tells of its own damage.
                 if not failed:
                     log.warning("the dashboard does not follow: %s", error)
@@ -116,10 +99,8 @@ class Follower:
 
     def step(self) -> bool:
         """Count some more; whether there is more."""
-        live = dict(
-            self._store.execute("SELECT bandit, uid FROM bandits WHERE deleted IS NULL").fetchall()
-        )
-        heads = self._heads(live)
+        live = self._store.bandits()
+        heads = self._store.heads(live)
         self._begin_anew_if_older(live, heads)
         part = Part()
         cursors: dict[str, Cursor] = {}
@@ -137,64 +118,40 @@ class Follower:
             self._pruned_at = now
         return more
 
-    def _heads(self, live: dict[int, str]) -> dict[int, int]:
-        """Return the last position of each log."""
-        last = "SELECT coalesce(max(position), 0) FROM log WHERE bandit = ?"
-        return {key: self._store.execute(last, (key,)).fetchone()[0] for key in live}
-
-    def _begin_anew_if_older(self, live: dict[int, str], heads: dict[int, int]) -> None:
+    def _begin_anew_if_older(self, live: dict[int, BanditUid], heads: dict[int, int]) -> None:
         """Drop what was counted of a store that was replaced by an older one (a backup)."""
         for key, uid in live.items():
             if self._kept.cursor(uid).at > heads[key]:
                 log.warning("%s knows more than the log: it is made anew", self.path.name)
                 self._kept.close()
-                Aggregates.remove(self.path)
-                self._kept = Aggregates(self.path)
+                AggregateWriter.remove(self.path)
+                self._kept = AggregateWriter(self.path)
                 return
 
-    def _decisions(self, live: dict[int, str], part: Part, cursors: dict[str, Cursor]) -> bool:
+    def _decisions(
+        self, live: dict[int, BanditUid], part: Part, cursors: dict[str, Cursor]
+    ) -> bool:
         cursor = self._resumed(self._kept.cursor(DECISIONS))
-        (found,) = self._store.execute(_DECISIONS, (cursor.at, CHUNK, BYTES)).fetchone()
-        try:
-            rows = sorted(from_json(found))
-        except ValueError as error:
-            raise StoreDamaged(f"decisions after row {cursor.at} cannot be read") from error
+        rows = self._store.decisions(cursor.at, CHUNK, BYTES)
         before, now = cursor, time.time()
-        for rowid, decision_id, bandit, made, chosen, propensity, explored, std in rows:
-            made = float(made)
-            if propensity is None and abs(now - made) < PROPENSITY_WAIT_S:
+        for row in rows:
+            if row.propensity is None and abs(now - row.time) < PROPENSITY_WAIT_S:
                 rows = []
                 break
-            cursor = Cursor(rowid, decision_id, max(made, cursor.time))
-            if bandit not in live:
-                continue
-            actions = chosen_ids(decision_id, bytes.fromhex(chosen))
-            seen = Seen(
-                made, actions, propensity, None if explored is None else bool(explored), std
-            )
-            part.decided(live[bandit], seen)
+            cursor = Cursor(row.row, row.decision_id, max(row.time, cursor.time))
+            if row.bandit in live:
+                seen = Seen(row.time, row.actions(), row.propensity, row.explored, row.std)
+                part.decided(live[row.bandit], seen)
         if cursor is not before:
             cursors[DECISIONS] = cursor
-        return len(rows) == CHUNK or sum(len(row[4]) for row in rows) >= 2 * BYTES
+        return len(rows) == CHUNK or sum(len(row.packed) for row in rows) >= BYTES
 
     def _resumed(self, cursor: Cursor) -> Cursor:
-        """Return where to go on.
-
-        The row that was counted last may be gone, with its bandit or by retention; SQLite then
-        gives its number again. What is newer than it was made later.
-        """
+        """Return where to go on: the row that was counted last may be gone."""
         if cursor.mark is None:
             return cursor
-        found = self._store.execute(
-            "SELECT decision_id FROM decisions WHERE rowid = ?", (cursor.at,)
-        ).fetchone()
-        if found is not None and found[0] == cursor.mark:
-            return cursor
-        (at,) = self._store.execute(
-            "SELECT coalesce(max(rowid), 0) FROM decisions WHERE rowid <= ? AND time <= ?",
-            (cursor.at, cursor.time),
-        ).fetchone()
-        return Cursor(at, None, cursor.time)
+        at = self._store.resume_after(cursor.at, cursor.mark, cursor.time)
+        return cursor if at == cursor.at else Cursor(at, None, cursor.time)
 
     def _learned(
         self, key: int, uid: str, head: int, part: Part, cursors: dict[str, Cursor]
@@ -202,7 +159,7 @@ class Follower:
         cursor = self._kept.cursor(uid)
         if cursor.at >= head:
             return False
-        rows = self._store.execute(_LEARNED, (key, cursor.at, head, CHUNK)).fetchall()
+        rows = self._store.learned(key, cursor.at, head, CHUNK)
         for position, learned, before, after, decided, origin in rows:
             if before is None:
                 delay = None if decided is None else max(0.0, learned - decided)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.observe.counters import SECONDS
-from service.observe.dashboard.aggregates import DELAYS_S, HOUR, MINUTE, REST, SUMS, Aggregates
+from service.observe.dashboard.aggregates import DELAYS_S
+from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader
 
 RANGES: dict[str, tuple[int, int]] = {  # seconds, and of a point
     "15m": (900, 10), "1h": (3600, 60), "6h": (21600, 300), "1d": (86400, 900),
@@ -25,7 +26,7 @@ def ratio(top: float, bottom: float) -> float | None:
     return top / bottom if bottom else None
 
 
-def summary(kept: Aggregates, uid: str, now: float) -> dict[str, Any]:
+def summary(kept: AggregateReader, uid: str, now: float) -> dict[str, Any]:
     """Return what the overview tells of a bandit: rates of the last hour, or else of all."""
     minute = int(now // MINUTE) * MINUTE
     start = minute - 59 * MINUTE
@@ -52,7 +53,7 @@ def summary(kept: Aggregates, uid: str, now: float) -> dict[str, Any]:
     }
 
 
-def window(kept: Aggregates, uid: str, name: str, now: float) -> tuple[int, int, int]:
+def window(kept: AggregateReader, uid: str, name: str, now: float) -> tuple[int, int, int]:
     """Return (start, end, step) of a range that ends now."""
     length, step = RANGES[name]
     first = None if length else kept.first(uid)
@@ -63,7 +64,7 @@ def window(kept: Aggregates, uid: str, name: str, now: float) -> tuple[int, int,
     return (end - (length or HOUR)) // step * step, end, step
 
 
-def series(kept: Aggregates, uid: str, name: str, now: float) -> dict[str, Any]:
+def series(kept: AggregateReader, uid: str, name: str, now: float) -> dict[str, Any]:
     """Return all that is drawn of a bandit over a range; lists are aligned to `time`."""
     start, end, step = window(kept, uid, name, now)
     times = list(range(start, end, step))
@@ -146,10 +147,11 @@ def _actions(shares: dict[int, dict[str, int]], times: Sequence[int]) -> dict[st
     return {"ids": top, "share": columns, "rest": rest, "num": len(named)}
 
 
-def _delay(counts: Sequence[int]) -> dict[str, Any]:
+def _delay(bins: dict[int, int]) -> dict[str, Any]:
+    counts = [bins.get(number, 0) for number in range(len(DELAYS_S) + 1)]
     return {
         "bounds_s": list(DELAYS_S),
-        "counts": list(counts),
+        "counts": counts,
         "median_s": _quantile(DELAYS_S, counts, 0.5),
         "p90_s": _quantile(DELAYS_S, counts, 0.9),
     }

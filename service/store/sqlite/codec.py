@@ -17,6 +17,7 @@ from service.store.errors import StoreDamaged
 from service.store.records import ChosenAction, DecisionRecord
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
+GENESIS_HASH = b""  # of a log without rows
 
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:

@@ -7,7 +7,6 @@ one moment.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
@@ -18,7 +17,7 @@ from bandexa_core.ids import LogPosition
 from bandexa_core.replay import Evicted, RowLayout, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.errors import StoreDamaged
-from service.store.records import BanditRecord
+from service.store.records import BanditRecord, Trim
 from service.store.sqlite.codec import unpack_chosen
 
 FIRST_ROW = """
@@ -32,21 +31,6 @@ _LATER = """
 SELECT origin, before, min(position) FROM log
 WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL GROUP BY origin
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Where a log begins.
-
-    Attributes:
-        position: Learn rows up to it were removed; 0: none were.
-        hash: Of the log up to it.
-        learned: How many values those rows learned for the first time.
-    """
-
-    position: LogPosition
-    hash: bytes
-    learned: int
 
 
 def trim_of(db: sqlite3.Connection, bandit: int) -> Trim:

@@ -5,8 +5,6 @@ Any number of readers, in any thread, one at a time each. Every call is a short 
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,17 @@ import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
 from service.store.errors import StoreDamaged
-from service.store.records import BanditRecord, DecisionRecord, RoundRecord
+from service.store.records import (
+    BanditRecord,
+    DecisionRecord,
+    DecisionSummary,
+    LearnedValue,
+    ReportedReward,
+    RoundRecord,
+    StoredDecision,
+)
 from service.store.sqlite.codec import chosen_ids, unpack_chosen
-from service.store.sqlite.schema import connect
+from service.store.sqlite.connection import connect_reader
 
 _DECISION = """
 SELECT d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
@@ -33,65 +39,11 @@ FROM decisions AS d WHERE d.bandit = ? AND d.rowid < ? ORDER BY d.rowid DESC LIM
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedReward:
-    """A reward as it was reported; `item`: for which of the chosen actions."""
-
-    item: int
-    time: float
-    reward: float
-    reward_id: str | None
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedValue:
-    """A row of the log that taught a value of a decision, or corrected it."""
-
-    item: int
-    position: int
-    time: float
-    before: float | None
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDecision:
-    """A decision and what became of it.
-
-    Attributes:
-        closes, closed: When its reward window closes, and was seen to have closed.
-        activated_at: When it was activated afterwards.
-    """
-
-    record: DecisionRecord
-    closes: float | None
-    closed: float | None
-    activated_at: float | None
-    rewards: tuple[ReportedReward, ...]
-    learned: tuple[LearnedValue, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A decision in a list. `row` is where the next part of the list begins."""
-
-    row: int
-    decision_id: str
-    time: float
-    actions: tuple[str, ...]
-    propensity: float | None
-    explored: bool | None
-    snapshot: int
-    position: int
-    value: float | None
-
-
 class History:
-    """A read-only view of decisions and rounds."""
+    """See `DecisionHistory`."""
 
     def __init__(self, path: Path) -> None:
-        self._db = connect(path, read_only=True)
+        self._db = connect_reader(path)
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -142,11 +94,11 @@ class History:
             found += [LearnedValue(item, *row) for row in rows]
         return tuple(found)
 
-    def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[Line]:
+    def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
         """Return decisions, newest first; `before`: those older than this row."""
         rows = self._db.execute(_NEWEST, (bandit.key, before or (1 << 62), limit))
         return [
-            Line(
+            DecisionSummary(
                 row, name, time, chosen_ids(name, chosen),
                 propensity, None if explored is None else bool(explored), snapshot, position, value,
             )
@@ -176,7 +128,7 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
                 features = np.frombuffer(packed, np.float32).reshape(len(ids), -1)
         array = np.frombuffer(context, bandit.spec.context.dtype)
         array = array.reshape(bandit.spec.context.shape)
-    except (ValueError, TypeError, msgpack.UnpackException, sqlite3.Error) as error:
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
     return DecisionRecord(
         decision_id, bandit.key, time, body_hash, array, picks, ids, features,

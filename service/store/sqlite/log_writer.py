@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bandexa_core.ids import DecisionId, LogPosition
-from service.store.sqlite.codec import KIND_LEARN, chain_hash
-from service.store.sqlite.reader import GENESIS_HASH
+from service.store.sqlite.codec import GENESIS_HASH, KIND_LEARN, chain_hash
 
 
 @dataclass(frozen=True, slots=True)

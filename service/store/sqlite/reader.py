@@ -22,8 +22,9 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed, StoreDamaged
-from service.store.records import BanditRecord, StoredAnswer
+from service.store.records import BanditRecord, StoredAnswer, Trim
 from service.store.sqlite.codec import (
+    GENESIS_HASH,
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
@@ -32,10 +33,9 @@ from service.store.sqlite.codec import (
     unpack_change,
     unpack_chosen,
 )
-from service.store.sqlite.evicted import Trim, evicted_rows, trim_of
-from service.store.sqlite.schema import connect, current_epoch
-
-GENESIS_HASH = b""
+from service.store.sqlite.connection import connect_reader
+from service.store.sqlite.evicted import evicted_rows, trim_of
+from service.store.sqlite.schema import current_epoch
 
 LOG_ROWS = """
 SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
@@ -54,7 +54,7 @@ class StoreReader:
     """A read-only view of the database."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = connect(path, read_only=True)
+        self._connection = connect_reader(path)
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""

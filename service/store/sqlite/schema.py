@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from service.store.errors import StoreError
+from service.store.errors import StoreError, StoreUnreadable
 from service.store.protocol import Durability
+from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import Damaged, told
 from service.store.sqlite.integrity import refuse_damaged
-from service.store.sqlite.migrations import migrate
+from service.store.sqlite.migrations import MIGRATIONS, migrate
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
@@ -66,14 +68,6 @@ CREATE INDEX rounds_bandit ON rounds (bandit, time);
 """
 
 
-def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Open a connection that may be used from any one thread at a time."""
-    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA busy_timeout = 10000")
-    return connection
-
-
 def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.Connection:
     """Open the database for writing, creating its tables where there are none.
 
@@ -107,6 +101,35 @@ def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.C
         connection.close()
         raise StoreError(f"{path}: {told(error)}") from error
     return connection
+
+
+def schema_version(path: Path) -> int:
+    """Return the format of a database; this release reads `SCHEMA_VERSION`.
+
+    Raises:
+        StoreUnreadable: It cannot be read.
+    """
+    with closing(connect_reader(path)) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def require_current(path: Path) -> None:
+    """Check that a database is of the format that this release reads.
+
+    Raises:
+        StoreError: It is of another format, or no database of the service.
+    """
+    try:
+        found = schema_version(path)
+        with closing(connect_reader(path)) as db:
+            db.execute("SELECT count(*) FROM bandits").fetchone()
+    except StoreUnreadable as error:
+        raise StoreError(f"{path}: {error}") from error
+    if found != SCHEMA_VERSION:
+        message = f"{path} has schema {found}, this release reads {SCHEMA_VERSION}"
+        if found < SCHEMA_VERSION and MIGRATIONS.keys() >= set(range(found, SCHEMA_VERSION)):
+            message += ": the server migrates it at its next start"
+        raise StoreError(message)
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:

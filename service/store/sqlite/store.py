@@ -35,13 +35,14 @@ from service.store.records import (
     RoundRecord,
     StoredAnswer,
 )
+from service.store.sqlite.connection import as_store_errors, connect
 from service.store.sqlite.disk_faults import Damaged, told
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.sqlite.history import History
 from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
 from service.store.sqlite.operations import Operations, wall_clock
 from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import connect, next_epoch, open_writer
+from service.store.sqlite.schema import next_epoch, open_writer
 from service.store.sqlite.windows import Look
 
 log = logging.getLogger(__name__)
@@ -90,14 +91,17 @@ class SqliteStore:
             raise
         self._operations = Operations(self._db, clock)
         self._wal = path.with_name(path.name + "-wal")
-        self._writer = GroupWriter(self._db, self._wal, durability, self._operations.forget_heads)
-        with self.reader() as reader:
+        with as_store_errors(), self.reader() as reader:
+            self._writer = GroupWriter(
+                self._db, self._wal, durability, self._operations.forget_heads
+            )
             for record in reader.bandits():
                 self._operations.remember(record)
+            unpurged = self._operations.unpurged()
         self._queue: queue.SimpleQueue[list[Queued] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
-        for key in self._operations.unpurged():  # an earlier opening ended in the middle of it
+        for key in unpurged:  # an earlier opening ended in the middle of it
             self._purge(key, _purged)
         self._thread.start()
         self._check: BackgroundCheck | None = None
@@ -131,13 +135,13 @@ class SqliteStore:
         except FileNotFoundError:
             return 0
 
-    def history(self) -> History:
-        """Return a new reader of decisions; the caller closes it."""
-        return History(self._path)
-
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""
         return StoreReader(self._path)
+
+    def history(self) -> History:
+        """See `EventStore.history`."""
+        return History(self._path)
 
     def close(self) -> None:
         """See `EventStore.close`."""

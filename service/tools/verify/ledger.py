@@ -7,15 +7,14 @@ and log rows belong to one moment although a server writes meanwhile.
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from bandexa_core.spec import BanditSpec
 from service.store.errors import StoreDamaged
 from service.store.records import BanditRecord
+from service.store.sqlite.audit import AuditReader, OutcomeFound, RewardFound
 from service.store.sqlite.codec import unpack_chosen
 from service.tools.verify.findings import Check, Report, Say
 from service.tools.verify.log_audit import LogAudit
@@ -24,39 +23,14 @@ CHUNK = 500
 _COUNTED = ("applied", "aggregated")
 _KEPT = (*_COUNTED, "ignored", "late")
 
-_OUTCOMES = """
-SELECT o.decision_id, o.item, o.origin, o.value, d.bandit, d.chosen, d.position,
-       d.activated OR EXISTS (SELECT 1 FROM activations AS a WHERE a.decision_id = o.decision_id),
-       w.closed, l.decision_id, l.item, l.before, l.after
-FROM outcomes AS o
-LEFT JOIN decisions AS d ON d.decision_id = o.decision_id
-LEFT JOIN windows AS w ON w.decision_id = o.decision_id
-LEFT JOIN log AS l ON l.bandit = d.bandit AND l.position = o.origin
-WHERE (o.decision_id, o.item) > (?, ?) ORDER BY o.decision_id, o.item LIMIT ?
-"""
-_REWARDS_BETWEEN = """
-SELECT decision_id, item, reward FROM rewards
-WHERE decision_id BETWEEN ? AND ? AND status IN ('applied', 'aggregated')
-ORDER BY decision_id, rowid
-"""
-_REWARDS = """
-SELECT r.rowid, r.decision_id, r.item, r.status, d.bandit, o.origin,
-       CASE WHEN o.origin IS NULL THEN d.activated
-         OR EXISTS (SELECT 1 FROM activations AS a WHERE a.decision_id = r.decision_id) END
-FROM rewards AS r
-LEFT JOIN decisions AS d ON d.decision_id = r.decision_id
-LEFT JOIN outcomes AS o ON o.decision_id = r.decision_id AND o.item = r.item
-WHERE r.rowid > ? ORDER BY r.rowid LIMIT ?
-"""
-
 
 class Ledger:
     """Checks the rows of all bandits."""
 
     def __init__(
-        self, db: sqlite3.Connection, records: list[BanditRecord], report: Report, say: Say
+        self, reader: AuditReader, records: list[BanditRecord], report: Report, say: Say
     ) -> None:
-        self._db = db
+        self._reader = reader
         self._say = say
         self._everything = report.check(None, "rows")
         self._logs: dict[int, LogAudit] = {}
@@ -64,7 +38,7 @@ class Ledger:
         self._num_values: Counter[int] = Counter()
         self._num_rewards: Counter[int] = Counter()
         for record in records:
-            self._logs[record.key] = LogAudit(db, record, report.check(record.name, "log"))
+            self._logs[record.key] = LogAudit(reader, record, report.check(record.name, "log"))
             self._values[record.key] = report.check(record.name, "values")
 
     def audit(self) -> None:
@@ -82,13 +56,10 @@ class Ledger:
     @contextmanager
     def _moment(self) -> Iterator[None]:
         """One state of the database, with all logs followed to their ends."""
-        self._db.execute("BEGIN")
-        try:
+        with self._reader.moment():
             for log in self._logs.values():
                 log.catch_up()
             yield
-        finally:
-            self._db.execute("COMMIT")
 
     # -- values -------------------------------------------------------------------------------
 
@@ -96,42 +67,43 @@ class Ledger:
         last, done = ("", -1), 0
         while True:
             with self._moment():
-                rows = self._db.execute(_OUTCOMES, (*last, CHUNK)).fetchall()
+                rows = self._reader.outcomes(last, CHUNK)
                 counted: dict[tuple[str, int], list[float]] = defaultdict(list)
                 if rows:
-                    between = (rows[0][0], rows[-1][0])
-                    for decision_id, item, reward in self._db.execute(_REWARDS_BETWEEN, between):
+                    first, final = rows[0].decision_id, rows[-1].decision_id
+                    for decision_id, item, reward in self._reader.counted_rewards(first, final):
                         counted[decision_id, item].append(reward)
                 for row in rows:
-                    self._outcome(row, counted.get((row[0], row[1]), []))
+                    self._outcome(row, counted.get((row.decision_id, row.item), []))
             if len(rows) < CHUNK:
                 return
-            last, done = (rows[-1][0], rows[-1][1]), done + len(rows)
+            last, done = (rows[-1].decision_id, rows[-1].item), done + len(rows)
             self._say(f"{done} values")
 
-    def _outcome(self, row: tuple[Any, ...], counted: list[float]) -> None:
-        decision_id, item, origin, value, key, chosen, position, active, closed = row[:9]
-        what = f"decision {decision_id}, pick {item}"
-        check = self._check(key, what)
-        if check is None:
+    def _outcome(self, row: OutcomeFound, counted: list[float]) -> None:
+        origin, value = row.origin, row.value
+        what = f"decision {row.decision_id}, pick {row.item}"
+        check = self._check(row.bandit, what)
+        if check is None or row.bandit is None:
             return
-        self._num_values[key] += 1
-        log = self._logs[key]
-        first_of, first_item, first_before, first = row[9:]
-        said = log.value(origin, first)
+        self._num_values[row.bandit] += 1
+        log = self._logs[row.bandit]
+        said = log.value(origin, row.first_value)
         if origin > log.begins and (
-            (first_of, first_item) != (decision_id, item) or first_before is not None
+            (row.first_decision, row.first_item) != (row.decision_id, row.item)
+            or row.first_before is not None
         ):
             check.problem(f"outcomes: {what}: log row {origin} is not the first to learn it")
         elif said is not None and said != value:
             check.problem(f"outcomes: {what}: value {value}, the log says {said}")
-        if not _has_pick(decision_id, chosen, item):
+        if not _has_pick(row.decision_id, row.chosen, row.item):
             check.problem(f"outcomes: {what}: the decision has no such pick")
-        if position >= origin:
+        if row.decided_at >= origin:
             check.problem(f"outcomes: {what}: learned in row {origin}, before it was decided")
-        if not active:
+        if not row.active:
             check.problem(f"outcomes: {what}: learned although it was never activated")
-        self._compare(check, what, value, counted, log.record.spec, closed=closed is not None)
+        closed = row.closed is not None
+        self._compare(check, what, value, counted, log.record.spec, closed=closed)
 
     def _compare(
         self, check: Check, what: str, value: float, counted: list[float], spec: BanditSpec, *,
@@ -153,19 +125,19 @@ class Ledger:
     def _check_rewards(self) -> None:
         last = 0
         while True:
-            rows = self._db.execute(_REWARDS, (last, CHUNK)).fetchall()
+            rows = self._reader.rewards(last, CHUNK)
             for row in rows:
                 self._reward(row)
             if len(rows) < CHUNK:
                 return
-            last = rows[-1][0]
+            last = rows[-1].row
             self._say(f"{last} rewards")
 
-    def _reward(self, row: tuple[Any, ...]) -> None:
+    def _reward(self, row: RewardFound) -> None:
         _, decision_id, item, status, key, origin, active = row
         what = f"decision {decision_id}, pick {item}"
         check = self._check(key, what)
-        if check is None:
+        if check is None or key is None:
             return
         self._num_rewards[key] += 1
         if status not in _KEPT:

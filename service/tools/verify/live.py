@@ -20,8 +20,8 @@ from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
 from service.store.loading import load_at
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.reader import StoreReader
 from service.tools.verify.findings import Check
 from service.tools.verify.models import tolerance_of
 
@@ -40,9 +40,7 @@ class LiveAudit:
         client: Knows the server's address and the key it asks for.
     """
 
-    def __init__(
-        self, client: httpx.Client, reader: StoreReader, registry: EncoderRegistry
-    ) -> None:
+    def __init__(self, client: httpx.Client, reader: LogReader, registry: EncoderRegistry) -> None:
         self._client = client
         self._reader = reader
         self._registry = registry

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
@@ -26,8 +25,8 @@ from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import ExtendedReplay, Replay, Rows
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.reader import StoreReader
 from service.tools.verify.findings import Check, Say
 
 EXACT, SINGLE = 1e-8, 1e-5
@@ -38,7 +37,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 def tolerance_of(model: ServingModel) -> float:
     """Return how far features, and what is made of them, may differ between two machines."""
     policy = model.policy
-    if isinstance(policy, NeuralLinearTS) and policy.module.serving_dtype != torch.float64:
+    if isinstance(policy, NeuralLinearTS) and policy.module.serving_dtype.itemsize < 8:
         return SINGLE
     return EXACT
 
@@ -51,7 +50,7 @@ class LoggedRows:
     """
 
     def __init__(
-        self, reader: StoreReader, record: BanditRecord, up_to: LogPosition, num_rows: int
+        self, reader: LogReader, record: BanditRecord, up_to: LogPosition, num_rows: int
     ) -> None:
         self._reader = reader
         self._record = record
@@ -115,7 +114,7 @@ class ModelAudit:
 
     def __init__(
         self,
-        reader: StoreReader,
+        reader: LogReader,
         record: BanditRecord,
         registry: EncoderRegistry,
         snapshots: SnapshotStore,

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -23,12 +21,12 @@ from bandexa_core.ids import LogPosition
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
-from service.store.errors import LogTrimmed, StoreError
+from service.store.errors import LogTrimmed, StoreError, StoreUnreadable
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.integrity import problems
-from service.store.sqlite.migrations import MIGRATIONS
+from service.store.sqlite.audit import AuditReader, integrity_problems
 from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import SCHEMA_VERSION, connect
+from service.store.sqlite.schema import require_current
 from service.tools.verify.findings import Check, Progress, Report, Say
 from service.tools.verify.ledger import Ledger
 from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
@@ -55,57 +53,39 @@ def verify(
         ValueError: An encoder or a weight file of the settings cannot be used.
     """
     registry = EncoderRegistry(settings.encoders, settings.weights)
-    with closing(_open(settings.database)) as db, StoreReader(settings.database) as reader:
+    database = settings.database
+    if not database.is_file():
+        raise StoreError(f"{database.parent} holds no {database.name}")
+    require_current(database)
+    with AuditReader(database) as tables, StoreReader(database) as reader:
         report = Report()
-        if _integrity_check(db, report, say):
+        if _integrity_check(database, report, say):
             records: list[BanditRecord] = []
             try:
                 records = reader.bandits()
-                Ledger(db, records, report, say).audit()
+                Ledger(tables, records, report, say).audit()
                 for record in records:
                     _models(settings, reader, record, registry, report, say)
                 if live is not None:
-                    _live(live, api_key, settings, db, reader, registry, report, say)
-            except sqlite3.DatabaseError as error:
+                    _live(live, api_key, settings, tables, reader, registry, report, say)
+            except StoreUnreadable as error:
                 report.check(None, "database").problem(f"it cannot be read on: {error}")
             _forget_deleted(reader, records, report)
     report.checks.sort(key=lambda check: check.bandit or "")
     return report
 
 
-def _open(database: Path) -> sqlite3.Connection:
-    if not database.is_file():
-        raise StoreError(f"{database.parent} holds no {database.name}")
-    try:
-        db = connect(database, read_only=True)
-        found = db.execute("PRAGMA user_version").fetchone()[0]
-        db.execute("SELECT count(*) FROM bandits").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise StoreError(f"{database}: {error}") from error
-    if found != SCHEMA_VERSION:
-        db.close()
-        message = f"{database} has schema {found}, this release reads {SCHEMA_VERSION}"
-        if MIGRATIONS.keys() >= set(range(found, SCHEMA_VERSION)) and found < SCHEMA_VERSION:
-            message += ": the server migrates it at its next start, verify it then"
-        raise StoreError(message)
-    return db
-
-
-def _integrity_check(db: sqlite3.Connection, report: Report, say: Say) -> bool:
+def _integrity_check(database: Path, report: Report, say: Say) -> bool:
     check = report.check(None, "database")
     check.compared = "PRAGMA integrity_check"
     say("PRAGMA integrity_check")
-    try:
-        found = problems(db, 20)
-    except sqlite3.Error as error:
-        found = [str(error)]
-    for text in found:
+    for text in integrity_problems(database, 20):
         check.problem(f"database: {text}")
     return not check.num_problems
 
 
 def _models(
-    settings: Settings, reader: StoreReader, record: BanditRecord, registry: EncoderRegistry,
+    settings: Settings, reader: LogReader, record: BanditRecord, registry: EncoderRegistry,
     report: Report, say: Say,
 ) -> None:  # fmt: skip
     snapshots = SnapshotStore(settings.snapshots / record.uid)
@@ -116,7 +96,7 @@ def _models(
         return
     try:
         ModelAudit(reader, record, registry, snapshots, check, say).audit(good)
-    except sqlite3.DatabaseError:
+    except StoreUnreadable:
         raise
     except LogTrimmed as error:
         check.notes.append(f"the model was not followed to its end: {error}; try again")
@@ -126,7 +106,7 @@ def _models(
 
 
 def check_snapshots(
-    reader: StoreReader, record: BanditRecord, snapshots: SnapshotStore, check: Check
+    reader: LogReader, record: BanditRecord, snapshots: SnapshotStore, check: Check
 ) -> list[Manifest]:
     """Check every snapshot's files and whose log they belong to; return those of today's model."""
     good = []
@@ -158,7 +138,7 @@ def check_snapshots(
 
 
 def _live(
-    url: str, api_key: str | None, settings: Settings, db: sqlite3.Connection, reader: StoreReader,
+    url: str, api_key: str | None, settings: Settings, tables: AuditReader, reader: LogReader,
     registry: EncoderRegistry, report: Report, say: Say,
 ) -> None:  # fmt: skip
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
@@ -172,20 +152,17 @@ def _live(
         audit = LiveAudit(client, reader, registry)
         for record in reader.bandits():
             say(f"{record.name}: what is served")
-            contexts = db.execute(
-                "SELECT context FROM decisions WHERE bandit = ? ORDER BY rowid DESC LIMIT ?",
-                (record.key, NUM_CONTEXTS),
-            ).fetchall()
+            contexts = tables.newest_contexts(record.key, NUM_CONTEXTS)
             snapshots = SnapshotStore(settings.snapshots / record.uid)
             check = report.check(record.name, "live")
-            audit.audit(record, snapshots, [bytes(blob) for (blob,) in contexts], check)
+            audit.audit(record, snapshots, contexts, check)
 
 
-def _forget_deleted(reader: StoreReader, records: list[BanditRecord], report: Report) -> None:
+def _forget_deleted(reader: LogReader, records: list[BanditRecord], report: Report) -> None:
     """Drop what was found about bandits that were deleted while they were looked at."""
     try:
         uids = {record.uid for record in reader.bandits()}
-    except sqlite3.DatabaseError:
+    except StoreUnreadable:
         return  # told already
     gone = {record.name for record in records if record.uid not in uids}
     report.checks = [check for check in report.checks if check.bandit not in gone]

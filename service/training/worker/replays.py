@@ -20,8 +20,8 @@ from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_re
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
 from service.store.errors import LogTrimmed
+from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.reader import StoreReader
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class FollowedReplays:
     """One open replay per bandit."""
 
-    def __init__(self, reader: StoreReader, root: Path) -> None:
+    def __init__(self, reader: LogReader, root: Path) -> None:
         self._reader = reader
         self._replay_root = root
         self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}

@@ -13,10 +13,10 @@ import pytest
 
 from bandexa_core.ids import ActionId, ActionSlot
 from service.observe.counters import Tally
-from service.observe.dashboard import follower as module
 from service.observe.dashboard.follower import BYTES, CHUNK, Follower
 from service.store.errors import StoreDamaged
 from service.store.records import ChosenAction
+from service.store.sqlite import counting
 from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
 from service.store.sqlite.schema import TABLES
 
@@ -115,7 +115,7 @@ def test_what_teaches_nothing_is_read_once(
     assert counted(tmp_path, "num_values") == 1
     assert cursor(tmp_path, "uid")[0] == 4
     with monkeypatch.context() as changed:
-        changed.setattr(module, "_LEARNED", "no statement")  # nobody asks
+        changed.setattr(counting, "_LEARNED", "no statement")  # nobody asks
         assert not follower.step()
     log(database, LEARNED, CHANGED, LEARNED)
     assert not follower.step()

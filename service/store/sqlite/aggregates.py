@@ -1,0 +1,313 @@
+"""Counts and sums of what is in the log, per ten seconds, minute and hour: `dashboard.db`.
+
+Derived and disposable: written without waiting for the disk, dropped and filled anew where it is
+missing, damaged or of another version. One connection writes (the follower's thread), each reader
+has its own. Seconds are kept for two hours, minutes for two days, hours for good. Latencies alone
+are not in the log: they are measured, and gone with the file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.store.sqlite.connection import as_store_errors, connect_reader
+
+log = logging.getLogger(__name__)
+VERSION = 1
+MOMENT, MINUTE, HOUR = 10, 60, 3600
+SPANS = (MOMENT, MINUTE, HOUR)
+KEPT_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
+ACTIONS_TOLD = 64  # per bucket; the ones that come later are counted together, under no name
+REST = ""
+DECISIONS = "decisions"  # the cursor in their table; the others are named by the bandit's uid
+TABLES = f"""
+CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL, mark TEXT, time REAL)
+  WITHOUT ROWID;
+CREATE TABLE buckets (
+  bandit TEXT, span INTEGER, start INTEGER, selects INTEGER, chosen INTEGER, propensities INTEGER,
+  propensity REAL, surprise REAL, looked INTEGER, explored INTEGER, stds INTEGER, std REAL,
+  num_values INTEGER, value REAL, square REAL, PRIMARY KEY (bandit, span, start)) WITHOUT ROWID;
+CREATE TABLE shares (
+  bandit TEXT, span INTEGER, start INTEGER, action TEXT, num INTEGER,
+  PRIMARY KEY (bandit, span, start, action)) WITHOUT ROWID;
+CREATE TABLE delays (
+  bandit TEXT, span INTEGER, start INTEGER, bin INTEGER, num INTEGER,
+  PRIMARY KEY (bandit, span, start, bin)) WITHOUT ROWID;
+CREATE TABLE latency (span INTEGER, start INTEGER, counts TEXT, PRIMARY KEY (span, start))
+  WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+SUMS = (
+    "selects", "chosen", "propensities", "propensity", "surprise", "looked", "explored", "stds",
+    "std", "num_values", "value", "square",
+)  # fmt: skip
+_UPSERT = (
+    f"INSERT INTO buckets VALUES (?, ?, ?{', ?' * len(SUMS)}) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
+)
+
+Counted = defaultdict[tuple[str, int], Any]  # a Counter each; sums count in floats, too
+
+
+@dataclass(slots=True)
+class Additions:
+    """What is to be added, per bandit uid and start of the ten seconds.
+
+    Attributes:
+        sums: Of `SUMS`.
+        actions: How often each was chosen.
+        delays: How many fell into each bin.
+    """
+
+    sums: Counted = field(default_factory=lambda: defaultdict(Counter))
+    actions: Counted = field(default_factory=lambda: defaultdict(Counter))
+    delays: Counted = field(default_factory=lambda: defaultdict(Counter))
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Up to where something was counted; `mark` and `time` tell of the last one."""
+
+    at: int = 0
+    mark: str | None = None
+    time: float = 0.0
+
+
+class AggregateWriter:
+    """The connection that writes the file; used by one thread at a time.
+
+    Its calls raise `StoreUnreadable` where the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with as_store_errors():
+            try:
+                self._db = self._opened()
+            except sqlite3.DatabaseError as error:
+                log.warning("%s is made anew: %s", path.name, error)
+                self.remove(path)
+                self._db = self._opened()
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete the file; nobody may have it open for writing."""
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def _opened(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA busy_timeout = 5000")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = OFF")
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if found not in (0, VERSION):
+                raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
+            if not found:
+                db.executescript(f"BEGIN; {TABLES} COMMIT;")
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> AggregateWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @as_store_errors()
+    def cursor(self, name: str) -> Cursor:
+        """Return up to where something was counted."""
+        found = self._db.execute(
+            "SELECT at, mark, time FROM cursors WHERE name = ?", (name,)
+        ).fetchone()
+        return Cursor() if found is None else Cursor(*found)
+
+    @as_store_errors()
+    def add(self, part: Additions, cursors: dict[str, Cursor]) -> None:
+        """Add what was counted and note up to where, in one transaction."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            sums = _per_span(part.sums).items()
+            db.executemany(_UPSERT, [(*key, *map(found.__getitem__, SUMS)) for key, found in sums])
+            for key, counts in _per_span(part.actions).items():
+                self._share(key, counts)
+            db.executemany(
+                "INSERT INTO delays VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET num = num + excluded.num",
+                [
+                    (*key, place, num)
+                    for key, counts in _per_span(part.delays).items()
+                    for place, num in counts.items()
+                ],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)",
+                [(name, c.at, c.mark, c.time) for name, c in cursors.items()],
+            )
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _share(self, key: tuple[str, int, int], counts: Counter[str]) -> None:
+        found = self._db.execute(
+            "SELECT action FROM shares WHERE bandit = ? AND span = ? AND start = ?", key
+        )
+        known = {action for (action,) in found}
+        told: Counter[str] = Counter()
+        for action, num in counts.items():
+            if action not in known and len(known - {REST}) >= ACTIONS_TOLD:
+                action = REST
+            known.add(action)
+            told[action] += num
+        self._db.execute(
+            "INSERT INTO shares SELECT ?, ?, ?, key, value FROM json_each(?) WHERE true"
+            " ON CONFLICT DO UPDATE SET num = num + excluded.num",
+            (*key, json.dumps(told)),
+        )
+
+    @as_store_errors()
+    def timed(self, time: float, counts: Sequence[int]) -> None:
+        """Add how many selects took how long, per bound of `tally.SECONDS`."""
+        for span in SPANS:
+            start = int(time // span) * span
+            found = self._db.execute(
+                "SELECT counts FROM latency WHERE span = ? AND start = ?", (span, start)
+            ).fetchone()
+            before = [0] * len(counts) if found is None else json.loads(found[0])
+            total = [a + b for a, b in zip(before, counts, strict=True)]
+            self._db.execute(
+                "INSERT OR REPLACE INTO latency VALUES (?, ?, ?)", (span, start, json.dumps(total))
+            )
+
+    @as_store_errors()
+    def prune(self, now: float, live: Iterable[str]) -> None:
+        """Drop what is too old for its span, and bandits that are gone."""
+        names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
+        gone = names.union(self._bandits()) - {DECISIONS, *live}
+        for table in ("buckets", "shares", "delays"):
+            for span, kept_s in KEPT_S.items():
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - kept_s)
+                )
+            for uid in gone:
+                self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
+        self._db.executemany("DELETE FROM cursors WHERE name = ?", [(uid,) for uid in gone])
+        for span, kept_s in KEPT_S.items():
+            self._db.execute(
+                "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - kept_s)
+            )
+
+    def _bandits(self) -> list[str]:
+        """Return the uids of the bandits with something counted."""
+        return [uid for (uid,) in self._db.execute("SELECT DISTINCT bandit FROM buckets")]
+
+
+class AggregateReader:
+    """A read-only view of the file; used by one thread at a time.
+
+    Its calls raise `StoreUnreadable` where the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._db = connect_reader(path)
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> AggregateReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def first(self, uid: str) -> int | None:
+        """Return when the first hour of a bandit begins."""
+        (found,) = self._db.execute(
+            "SELECT min(start) FROM buckets WHERE bandit = ? AND span = ?", (uid, HOUR)
+        ).fetchone()
+        return None if found is None else int(found)
+
+    def totals(self, uid: str, start: int, span: int) -> dict[str, float]:
+        """Return the sums of the buckets of `span` from `start` on."""
+        columns = ", ".join(f"coalesce(sum({name}), 0)" for name in SUMS)
+        row = self._db.execute(
+            f"SELECT {columns} FROM buckets WHERE bandit = ? AND span = ? AND start >= ?",
+            (uid, span, start),
+        ).fetchone()
+        return dict(zip(SUMS, row, strict=True))
+
+    def series(self, uid: str, start: int, end: int, step: int) -> dict[int, dict[str, float]]:
+        """Return the sums of each `step` seconds, by where they begin; nothing for empty ones."""
+        columns = ", ".join(f"sum({name})" for name in SUMS)
+        rows = self._db.execute(
+            f"SELECT start / ? * ?, {columns} FROM buckets"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1",
+            (step, step, uid, _span(step), start, end),
+        )
+        return {row[0]: dict(zip(SUMS, row[1:], strict=True)) for row in rows}
+
+    def shares(self, uid: str, start: int, end: int, step: int) -> dict[int, dict[str, int]]:
+        """Return how often each action was chosen in each `step` seconds; `REST`: all others."""
+        rows = self._db.execute(
+            "SELECT start / ? * ?, action, sum(num) FROM shares"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1, 2",
+            (step, step, uid, _span(step), start, end),
+        )
+        found: dict[int, dict[str, int]] = {}
+        for at, action, num in rows:
+            found.setdefault(at, {})[action] = num
+        return found
+
+    def delays(self, uid: str, start: int, end: int, step: int) -> dict[int, int]:
+        """Return how many rewards fell into each bin of delays; nothing for empty ones."""
+        rows = self._db.execute(
+            "SELECT bin, sum(num) FROM delays"
+            " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1",
+            (uid, _span(step), start, end),
+        )
+        return dict(rows.fetchall())
+
+    def latencies(self, start: int, end: int, step: int) -> dict[int, list[int]]:
+        """Return how many selects took how long in each `step` seconds."""
+        found: dict[int, list[int]] = {}
+        for at, text in self._db.execute(
+            "SELECT start / ? * ?, counts FROM latency WHERE span = ? AND start >= ? AND start < ?",
+            (step, step, _span(step), start, end),
+        ):
+            counts = json.loads(text)
+            before = found.get(at, [0] * len(counts))
+            found[at] = [a + b for a, b in zip(before, counts, strict=True)]
+        return found
+
+
+def _per_span(counted: Counted) -> dict[tuple[str, int, int], Counter[Any]]:
+    """Return what was counted per (bandit, span, start), for every span."""
+    found: dict[tuple[str, int, int], Counter[Any]] = defaultdict(Counter)
+    for (uid, moment), counts in counted.items():
+        for span in SPANS:
+            found[uid, span, moment // span * span].update(counts)
+    return found
+
+
+def _span(step: int) -> int:
+    return next(span for span in reversed(SPANS) if step % span == 0)
