@@ -1,8 +1,9 @@
-"""Rewards delivered in the background: what `put` has taken is delivered, or named at `close`.
+"""Delivers rewards in the background: what `put` accepts is delivered, or listed at `close`.
 
-A thread of the caller's process sends what waits, oldest first, in batches. While the service is
-away, or refuses the key, it tries on with growing pauses and keeps everything. Each reward carries
-an id, so that one sent twice counts once. Nothing is on disk: what waits goes with the process.
+A thread of the caller's process sends the waiting rewards, oldest first, in batches. While the
+service does not answer or refuses the key, the thread retries with growing pauses and drops
+nothing. Each reward carries an id, so that one sent twice counts once. Nothing is on disk: rewards
+that wait are lost with the process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -25,20 +27,24 @@ if TYPE_CHECKING:
     from bandexa_client.client import BanditClient
 
 log = logging.getLogger(__name__)
-_LATER = (401, 403, 429, 503)  # the key, or the moment, is wrong: not the reward
+_LATER = (401, 403, 429, 503)  # the key is wrong, or the service is busy: not the reward's fault
 _PAUSES = Retry(first_wait_s=0.2, max_wait_s=10.0)
 
 
 class QueueFull(Exception):
-    """As many rewards wait as may: this one was not taken."""
+    """The most rewards are waiting; this one was not accepted."""
 
 
 class QueueClosed(Exception):
-    """The queue takes no more rewards."""
+    """The queue is closed and accepts no more rewards."""
 
 
 class Undelivered(Exception):
-    """Rewards were left when the queue was closed; `reports` holds them, to be sent again."""
+    """The queue was closed before all rewards were delivered.
+
+    Attributes:
+        reports: The rewards that were left; the caller can send them again.
+    """
 
     def __init__(self, reports: Sequence[RewardReport]) -> None:
         super().__init__(f"{len(reports)} rewards were not delivered")
@@ -49,15 +55,20 @@ class RewardQueue:
     """A queue of rewards; use it as a context manager, or close it.
 
     Args:
-        client: a `BanditClient`, which may be in use elsewhere, too; the caller closes it, after
-            the queue.
-        max_waiting: most rewards that wait.
-        max_batch: most rewards sent in one call, up to 1000.
-        on_rejected: called on the queue's thread for each reward that the service refused for good
-            (say, an unknown decision); None: logged.
+        client: Sends the rewards. It may be used elsewhere, too; the caller closes it, after the
+            queue.
+        max_waiting: The most rewards that wait.
+        max_batch: The most rewards sent in one call, up to 1000.
+        on_rejected: Called on the queue's thread for each reward that the service refused for good,
+            such as one of an unknown decision. None: such rewards are logged.
+
+    Attributes:
+        num_delivered: Rewards that the service has accepted.
+        num_rejected: Rewards that the service has refused for good.
+        num_fallback: Rewards of fallback decisions, which are not sent.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -82,7 +93,7 @@ class RewardQueue:
         self._waiting: deque[RewardReport] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._hurry = threading.Event()  # closing: cut a pause short
+        self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._deliver, name="reward-queue", daemon=True)
         self._thread.start()
@@ -96,19 +107,20 @@ class RewardQueue:
         action: str | None = None,
         wait_s: float = 0.0,
     ) -> None:
-        """Take a reward; see `BanditClient.reward` for the fields.
+        """Accept a reward for delivery.
 
         Args:
-            decision_id: of a fallback decision, it is counted and dropped: see `num_fallback`.
-            reward: what it was worth.
-            reward_id: the caller's; None: one is made, so that every `put` is an outcome.
-            action: which of several chosen actions.
-            wait_s: how long to wait for room.
+            decision_id: The decision. A reward of a fallback decision is counted and dropped.
+            reward: A finite number.
+            reward_id: Distinguishes several outcomes of a decision. None: the queue makes an id, so
+                that every `put` is an outcome.
+            action: The action that the reward is for, needed when k > 1.
+            wait_s: How long to wait for room, in seconds.
 
         Raises:
             ValueError: `reward` is not a finite number.
-            QueueFull: there was no room.
-            QueueClosed: the queue is closed.
+            QueueFull: There was no room.
+            QueueClosed: The queue is closed.
         """
         if is_fallback(decision_id):
             self.num_fallback += 1
@@ -129,19 +141,19 @@ class RewardQueue:
 
     @property
     def num_waiting(self) -> int:
-        """How many rewards were taken and are not delivered yet."""
+        """The number of accepted rewards that are not delivered yet."""
         return len(self._waiting)
 
     def flush(self, within_s: float) -> bool:
-        """Wait until nothing waits; False where that takes longer."""
+        """Wait until every accepted reward is settled; return False when that takes longer."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, within_s)
 
     def close(self, within_s: float = 30.0) -> None:
-        """Deliver what waits and end the thread; a second call does nothing.
+        """Deliver the waiting rewards and end the thread; a second call does nothing.
 
         Raises:
-            Undelivered: it took longer; the rewards left are in it.
+            Undelivered: Rewards were left after `within_s` seconds.
         """
         with self._changed:
             if self._closing:
@@ -172,14 +184,14 @@ class RewardQueue:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
-                batch = list(self._waiting)[:size]
+                batch = list(islice(self._waiting, size))
                 if not batch or time.monotonic() > self._deadline:
                     return
             try:
                 settled = self._send(batch)
             except BanditError as error:
                 if isinstance(error, Rejected) and error.status not in _LATER:
-                    size = len(batch) // 2  # too large, or one of them spoils the call
+                    size = len(batch) // 2  # too large, or one reward makes the call invalid
                     continue
                 failures += 1
                 if failures == 1:
@@ -193,7 +205,7 @@ class RewardQueue:
                 self._pause(failures, BanditError())
 
     def _send(self, batch: list[RewardReport]) -> int:
-        """Send a batch; returns how many of its first rewards are settled."""
+        """Send a batch; return how many of its first rewards are settled."""
         try:
             results: list[RewardStatus | Rejected] = self._client.reward_batch(batch)
         except Rejected as error:
@@ -204,7 +216,7 @@ class RewardQueue:
         for report, result in zip(batch, results, strict=True):
             if isinstance(result, Rejected):
                 if result.status in _LATER or result.status >= 500:
-                    break  # the rest waits behind it, in order; what it repeats counts once
+                    break  # the others wait behind it, in order; a repeated one counts once
                 self.num_rejected += 1
                 self._refused(report, result)
             else:
@@ -221,7 +233,7 @@ class RewardQueue:
             return
         try:
             self._on_rejected(report, result)
-        except Exception:  # the caller's code, on our thread: the others must get through
+        except Exception:  # the caller's code must not end the thread that delivers
             log.exception("on_rejected failed")
 
     def _pause(self, failures: int, error: BanditError) -> None:
