@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 # Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.
 TIER ?= not gpu and not slow
 
-.PHONY: demo serve test test-deps check format docs pictures bench proof docker-check clean
+.PHONY: demo serve test test-deps check format docs pictures bench proof docker-check dist clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -69,5 +69,11 @@ proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
 	$(BIN)/python -m docker.check
 
+dist: $(VENV)/.dev  ## wheels and source archives of server and client, checked in clean environments
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist bandexa_client
+	$(BIN)/python .ci/check_dist.py dist $(TORCH)
+
 clean:
-	rm -rf $(VENV) build demo-out bench-out *.egg-info
+	rm -rf $(VENV) build dist demo-out bench-out *.egg-info bandexa_client/*.egg-info

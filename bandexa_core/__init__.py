@@ -4,4 +4,21 @@ One idea holds it together: a served model is a pure function of (snapshot, log 
 See `model.load_model`, the one code path that start, swap and verification share.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """Read `__version__` from the installed package when it is first needed."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import metadata
+
+        try:
+            return metadata.version("bandexa")
+        except metadata.PackageNotFoundError:
+            return "0.0.0+unknown"  # a source tree that was never installed

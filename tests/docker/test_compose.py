@@ -154,5 +154,6 @@ def test_a_build_is_sent_no_more_than_it_copies():
     lines = (ROOT / ".dockerignore").read_text().split()
     assert "*" in lines
     copied = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    assert {"bandexa_core", "service", "simulators", "benchmarks", "pyproject.toml"} <= copied
+    packages = {"bandexa_client", "bandexa_core", "service", "simulators"}
+    assert packages | {"pyproject.toml"} <= copied
     assert not any(path.startswith((".git", "tests", ".venv")) for path in copied)
