@@ -8,7 +8,6 @@ or replaced by an older one; serving on would answer as if nothing had ever been
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.bandit import Bandit
+from service.serving.files import remove_files
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.loading import load_at, newest_snapshot
@@ -38,12 +38,6 @@ def recover(settings: Settings, registry: EncoderRegistry, reader: LogReader) ->
         remove_files(settings, uid)
     for record in records:
         yield _recovered(settings, registry, reader, record)
-
-
-def remove_files(settings: Settings, uid: BanditUid) -> None:
-    """Remove the snapshots and the replay of a deleted bandit."""
-    for root in (settings.snapshots, settings.replays):
-        shutil.rmtree(root / uid, ignore_errors=True)
 
 
 def _recovered(

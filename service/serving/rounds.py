@@ -17,7 +17,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
-from service.serving.recover import remove_files
+from service.serving.files import remove_files
 from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.protocol import EventStore

@@ -45,8 +45,8 @@ async def export_model(bandit: Bandit) -> bytes:
 async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     """Serve an exported model as this bandit's from here on.
 
-    Its encoder is trained again once this bandit has learned as many values of its own as the import
-    brought: until then a rebuild over its own rows would lose what was imported.
+    Its encoder is trained again once this bandit has learned as many values of its own as the
+    import brought: until then a rebuild over its own rows would lose what was imported.
 
     Raises:
         InvalidRequest: The bytes are no export, or their tensors do not fit.
@@ -79,7 +79,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
             position = LogPosition(snapshot.manifest.position)
             actions = reader.catalogue_at(bandit.record, position).ids
         tensors = snapshot.tensors
-        # As with every import, forgetting starts afresh: its steps are at positions of another past.
+        # Forgetting starts afresh, as with every import: its steps have positions of another past.
         model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
         manifest = {
             "model_hash": snapshot.manifest.spec_hash,

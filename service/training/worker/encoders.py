@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.torch.module import PrefixModule
@@ -13,6 +12,7 @@ from bandexa_core.model import ServingModel, plan_round
 from bandexa_core.policies.neural_linear_ts import NeuralLinearTS
 from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.replay.activations import ActivationCache
+from service.training.worker.device import chosen_device
 from service.training.worker.heartbeat import Heartbeats
 
 
@@ -44,14 +44,12 @@ def train(
     assert isinstance(policy, NeuralLinearTS), "only a learned encoder is trained"
     replay = rows.replay if isinstance(rows, ExtendedReplay) else rows
     beats.set_replay(len(rows), replay.num_bytes)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = model.row_weights
     evicted: dict[str, float] = {}
     if isinstance(rows, ExtendedReplay):
         weights = rows.weights(weights)
         evicted = rows.counts()
     activations = cache() if isinstance(policy.module, PrefixModule) else None
-    plan = plan_round(model, num_learned, device)
+    plan = plan_round(model, num_learned, chosen_device(device))
     state, metrics = policy.train(rows, training, plan, weights, activations, beats)
     return state, metrics | evicted
