@@ -221,7 +221,7 @@ class HotCalls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        call = CALLS.get(scope["path"]) if scope["type"] == "http" else None
+        call = CALLS.get(scope["path"].rstrip("/")) if scope["type"] == "http" else None
         if call is None:
             await self._app(scope, receive, send)
             return
