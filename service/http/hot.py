@@ -254,8 +254,9 @@ class HotCalls:
                 kind = value.decode("latin-1")
             elif name == b"accept" and _MSGPACK in value:
                 accepted = MSGPACK
-        settings = self._settings
-        raw = await BodyReader(receive, settings.max_body_bytes, settings.body_timeout_s).whole()
+        settings, loop = self._settings, self._engine.loop
+        reader = BodyReader(receive, settings.max_body_bytes, settings.body_timeout_s, loop)
+        raw = await reader.whole()
         arrived = time.perf_counter()
         encoding = media_type(kind)
         body = call.request.decode(raw, encoding, self._bounds)

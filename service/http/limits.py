@@ -64,17 +64,24 @@ class BodyReader:
         receive: The server's `receive`.
         max_bytes: Largest body.
         timeout_s: Time the whole body may take from now on.
+        loop: The running event loop; asking asyncio for it costs a system call.
     """
 
     __slots__ = ("_complete", "_due", "_expired", "_loop", "_max_bytes", "_num_bytes", "_receive",
                  "_timeout_s")  # fmt: skip
 
-    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        max_bytes: int,
+        timeout_s: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
-        self._due = self._loop.time() + timeout_s
+        self._loop = loop
+        self._due = loop.time() + timeout_s
         self._num_bytes = 0
         self._complete = False
         self._expired = False
@@ -88,7 +95,7 @@ class BodyReader:
         if self._complete:  # the next message is the client's disconnect
             return await self._receive()
         # A timer of its own costs a third of asyncio's timeout context.
-        timer = self._loop.call_at(self._due, self._expire, asyncio.current_task())
+        timer = self._loop.call_at(self._due, self._expire, asyncio.current_task(self._loop))
         try:
             message = await self._receive()
         except asyncio.CancelledError:
@@ -174,7 +181,8 @@ class BodyLimit:
         except HTTPException as error:
             await send_refusal(refusal_of(error, self._metrics), send)
             return
-        await self._app(scope, BodyReader(receive, limit, timeout_s), send)
+        loop = asyncio.get_running_loop()
+        await self._app(scope, BodyReader(receive, limit, timeout_s, loop), send)
 
 
 # Without an ending quote a text reaches to the end, so that no body is searched twice.
