@@ -35,7 +35,7 @@ File = Annotated[Path, typer.Option("--file", help="JSON or TOML (.toml); - is s
 
 
 def register(app: typer.Typer) -> None:
-    """Give `train` to `app`."""
+    """Add `train` to `app`."""
     app.command()(train)
 
 
@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 def list_bandits(
     url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """List the bandits; with --quiet their names alone."""
+    """List the bandits; with --quiet only their names."""
     with connected(url, api_key) as client:
         found = client.list_bandits()
     if as_json:
@@ -81,7 +81,7 @@ def show_bandit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show configuration and state; findings tell what keeps it from learning."""
+    """Show a bandit's configuration and state, and the findings that prevent it from learning."""
     with connected(url, api_key) as client:
         state = _state(client.get_bandit(bandit))
     if as_json:
@@ -116,9 +116,9 @@ def create_bandit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Create a bandit from a file, or change what can change of it; `actions` in it are put, too.
+    """Create a bandit from a file, or change those keys of it that can change.
 
-    `bandexa schema` prints what the file may hold.
+    The file may also hold `actions` to put. `bandexa schema` prints its JSON schema.
     """
     spec = _read(file)
     if not isinstance(spec, dict):
@@ -132,22 +132,22 @@ def create_bandit(
     if as_json:
         echo_json(state)
     elif not quiet:
-        done = "created" if created.created else "there already, and up to date"
+        done = "created" if created.created else "up to date"
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
 
 
 @bandits_app.command("delete")
 def delete_bandit(
     bandit: BanditName,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     quiet: Quiet = False,
 ) -> None:
-    """Delete a bandit with its decisions, rewards and snapshots, for good."""
+    """Delete a bandit with its decisions, rewards and snapshots. This cannot be undone."""
     if not yes:
         if not sys.stdin.isatty():
-            fail("deleting cannot be undone", "say --yes if that is meant", USAGE)
+            fail("deleting cannot be undone", "confirm it with --yes", USAGE)
         typer.confirm(f"Delete {bandit} with all it has learned?", abort=True)
     with connected(url, api_key) as client:
         client.delete_bandit(bandit)
@@ -156,7 +156,7 @@ def delete_bandit(
 
 
 def _read(file: Path) -> Any:
-    """Return what a file holds."""
+    """Return the content of a file."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
         return tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
@@ -177,7 +177,7 @@ def list_actions(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """List a bandit's actions, retired ones included; with --quiet the offered ids alone."""
+    """List a bandit's actions, retired ones included; with --quiet only the offered ids."""
     with connected(url, api_key) as client:
         actions = client.list_actions(bandit)
     if as_json:
@@ -203,7 +203,9 @@ def put_actions(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of actions.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="JSON: ids, or {id, features, enabled} each; - is stdin."),
+        typer.Option(
+            "--file", help="JSON: ids, or {id, features, enabled} each; - is standard input."
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -217,10 +219,10 @@ def put_actions(
     if isinstance(listed, dict):
         listed = listed.get("actions")
     if not isinstance(listed, list) or not listed:
-        fail("there are no actions in it", "a JSON list of ids, or of {id, features}", USAGE)
+        fail("no actions are given", "give a JSON list of ids, or of {id, features}", USAGE)
     with connected(url, api_key) as client:
         answer = client.put_actions(bandit, listed)
-    _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+    _print_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
 
 
 @actions_app.command("retire")
@@ -232,14 +234,14 @@ def retire_actions(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Stop offering actions; what was learned of them stays, and `put` offers them again."""
+    """Stop offering actions. What was learned about them stays, and `put` offers them again."""
     with connected(url, api_key) as client:
         for action_id in ids:
             answer = client.retire_action(bandit, action_id)
-    _tell_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+    _print_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
 
 
-def _tell_catalogue(bandit: str, answer: Catalogue, *, as_json: bool, quiet: bool) -> None:
+def _print_catalogue(bandit: str, answer: Catalogue, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         echo_json(dataclasses.asdict(answer))
     elif not quiet:
@@ -251,13 +253,13 @@ def _tell_catalogue(bandit: str, answer: Catalogue, *, as_json: bool, quiet: boo
 
 def train(
     bandit: BanditName,
-    wait: Annotated[bool, typer.Option(help="Until the new snapshot is served.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until the new snapshot is served.")] = True,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a bandit now; by itself it trains when that is due."""
+    """Train a bandit now. Without this command it trains when a round is due."""
     if wait and not quiet:
         typer.echo(f"{bandit}: training", err=True)
     with connected(url, api_key) as client:

@@ -1,4 +1,4 @@
-"""`bandexa verify` and `bandexa backup`: what is done to a data directory."""
+"""`bandexa verify`, `backup`, `doctor` and `schema`: commands that work without a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 
 def register(app: typer.Typer) -> None:
-    """Give the commands to `app`."""
+    """Add the commands to `app`."""
     app.command()(verify)
     app.command()(backup)
     app.command()(doctor)
@@ -41,13 +41,18 @@ def verify(
     data_dir: Annotated[Path, typer.Argument(help="A server's data directory, or a backup.")],
     live: Annotated[str | None, typer.Option(help="URL of the server to compare with.")] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar=CLIENT_KEY, help="Sent to that server.")
+        str | None, typer.Option(envvar=CLIENT_KEY, help="API key sent to that server.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with own encoders.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of the server, when it names own encoders.")
+    ] = None,
     quiet: Quiet = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Recompute and compare what is stored; exits with 0: ok, 1: a difference, 2: unreadable."""
+    """Recompute what a data directory holds, and compare.
+
+    Exit status 0: everything is equal. 1: there is a difference. 2: it cannot be read.
+    """
     from service.settings import SettingsError, load_settings
     from service.tools.verify.run import main as check
 
@@ -61,11 +66,16 @@ def verify(
 
 
 def backup(
-    data_dir: Annotated[Path, typer.Argument(help="The data directory, of a server that may run.")],
-    dest: Annotated[Path, typer.Argument(help="Where the copy goes: new, or empty.")],
+    data_dir: Annotated[
+        Path, typer.Argument(help="The data directory; its server may be running.")
+    ],
+    dest: Annotated[Path, typer.Argument(help="Directory of the copy; new or empty.")],
     quiet: Quiet = False,
 ) -> None:
-    """Copy a data directory into one that can be served; exits with 2 where that failed."""
+    """Copy a data directory, of a running server too; the copy can be served.
+
+    Exit status 2: the copy failed.
+    """
     from service.tools.backup import main as copy
 
     raise typer.Exit(copy(data_dir, dest, quiet=quiet))
@@ -75,16 +85,16 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="TOML file of the server.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="The server's data directory.")] = None,
     server: Annotated[
-        bool, typer.Option("--server", help="Ask a running server (--url), too.")
+        bool, typer.Option("--server", help="Check a running server (--url), too.")
     ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at machine, settings and data directory: what is wrong, and what helps.
+    """Check machine, settings and data directory: what is wrong, and what helps.
 
-    Exit status 1 where something is wrong; notes do not count.
+    Exit status 1: something is wrong; notes do not count.
     """
     from service.settings import SettingsError, load_settings
     from service.tools.doctor import examine
@@ -97,7 +107,7 @@ def doctor(
 
     found: list[Check] = []
 
-    def tell(check: Check) -> None:
+    def report(check: Check) -> None:
         found.append(check)
         if as_json or (quiet and check.state == "ok"):
             return
@@ -106,10 +116,10 @@ def doctor(
             typer.echo(f"       {check.remedy}")
 
     for check in examine(settings, lambda settings: bool(keys_of(settings))):
-        tell(check)
+        report(check)
     if server:
         for check in _server(url, api_key):
-            tell(check)
+            report(check)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(check) for check in found]))
     if any(check.state == "wrong" for check in found):
@@ -135,9 +145,9 @@ def _server(url: str, api_key: str | None) -> list[Check]:
 
 
 def schema(
-    file: Annotated[Path | None, typer.Option(help="Write it here instead.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
 ) -> None:
-    """Print the JSON schema of a bandit: a table of the server's TOML, or a file of its own."""
+    """Print the JSON schema of a bandit's configuration, in a file or in the server's TOML."""
     from service.http.configured import bandit_schema
 
     text = json.dumps(bandit_schema(), indent=2) + "\n"

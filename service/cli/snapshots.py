@@ -32,15 +32,16 @@ HEAD = ("bandit", "snapshot", "position", "learned", "created", "state")
 
 
 def register(parent: typer.Typer) -> None:
-    """Give `rollback` to `parent`."""
+    """Add `rollback` to `parent`."""
     parent.command()(rollback)
 
 
 @app.command("list")
 def list_snapshots(
-    bandit: Annotated[str | None, typer.Argument(help="Of a running server.")] = None,
+    bandit: Annotated[str | None, typer.Argument(help="A bandit of a running server.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Of all bandits in a data directory; checks every file.")
+        Path | None,
+        typer.Option(help="List those of all bandits in this directory, and check every file."),
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -101,12 +102,12 @@ def _on_disk(data_dir: Path) -> list[list[Any]]:
 @app.command("export")
 def export_snapshot(
     bandit: BanditName,
-    file: Annotated[Path, typer.Argument(help="Where it goes: a file that is not there yet.")],
+    file: Annotated[Path, typer.Argument(help="The file to create; it must not exist.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     quiet: Quiet = False,
 ) -> None:
-    """Save the served model in a file."""
+    """Save a bandit's served model in a file."""
     with connected(url, api_key) as client:
         data = client.export_snapshot(bandit)
     try:
@@ -115,7 +116,7 @@ def export_snapshot(
             out.flush()
             os.fsync(out.fileno())
     except FileExistsError:
-        fail(f"{file} is there already", "name another file", USAGE)
+        fail(f"{file} exists already", "name another file", USAGE)
     except OSError as error:
         fail(f"{file} cannot be written: {error}", status=USAGE)
     if not quiet:
@@ -125,37 +126,39 @@ def export_snapshot(
 @app.command("import")
 def import_snapshot(
     bandit: BanditName,
-    file: Annotated[Path, typer.Argument(help="What `bandexa snapshots export` saved.")],
+    file: Annotated[Path, typer.Argument(help="A file written by `bandexa snapshots export`.")],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve a saved model as a bandit's from here on."""
+    """Replace a bandit's served model by a saved one."""
     try:
         data = file.read_bytes()
     except OSError as error:
         fail(f"{file} cannot be read: {error}", status=USAGE)
     with connected(url, api_key) as client:
         answer = client.import_snapshot(bandit, data)
-    _tell(bandit, answer, as_json=as_json, quiet=quiet)
+    _print_served(bandit, answer, as_json=as_json, quiet=quiet)
 
 
 def rollback(
     bandit: BanditName,
-    version: Annotated[int, typer.Argument(min=0, help="Of `bandexa snapshots list BANDIT`.")],
+    version: Annotated[
+        int, typer.Argument(min=0, help="A version listed by `bandexa snapshots list BANDIT`.")
+    ],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve an older snapshot from here on: what was learned after it leaves the model."""
+    """Serve an older snapshot again; what was learned after it is removed from the model."""
     with connected(url, api_key) as client:
         answer = client.rollback(bandit, version)
-    _tell(bandit, answer, as_json=as_json, quiet=quiet)
+    _print_served(bandit, answer, as_json=as_json, quiet=quiet)
 
 
-def _tell(bandit: str, answer: SnapshotState, *, as_json: bool, quiet: bool) -> None:
+def _print_served(bandit: str, answer: SnapshotState, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         echo_json(dataclasses.asdict(answer))
     elif not quiet:

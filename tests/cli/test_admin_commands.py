@@ -59,7 +59,7 @@ def test_a_bandit_from_a_file_to_its_deletion(api, run: Run, tmp_path: Path) -> 
     assert "unknown-bandit" in run("bandits", "show", name, expect=1).stderr
 
 
-def test_a_toml_file_and_standard_input_will_do(api, run: Run, tmp_path: Path) -> None:
+def test_a_bandit_is_read_from_toml_or_standard_input(api, run: Run, tmp_path: Path) -> None:
     name, second = api.fresh("cli"), api.fresh("cli")
     file = tmp_path / "bandit.toml"
     file.write_text('policy = "uniform"\nactions = ["a", "b"]\n[context]\nshape = [3]\n')
@@ -100,7 +100,7 @@ def test_train_export_import_and_roll_back(api, run: Run, tmp_path: Path) -> Non
     assert "queued" in run("train", name, "--no-wait").stdout
     file = tmp_path / "model.snapshot"
     run("snapshots", "export", name, str(file))
-    assert "is there already" in run("snapshots", "export", name, str(file), expect=2).stderr
+    assert "exists already" in run("snapshots", "export", name, str(file), expect=2).stderr
     run("snapshots", "import", copy, str(file))
     assert api.means(copy, [1, 1]) == api.means(name, [1, 1])
 
@@ -139,7 +139,7 @@ def test_an_error_is_one_line_with_its_remedy_and_a_status(
         assert result.stderr.count("\n") == 1
 
 
-def test_what_the_server_refuses_is_told(api, run: Run, tmp_path: Path) -> None:
+def test_a_refusal_of_the_server_is_printed(api, run: Run, tmp_path: Path) -> None:
     name = api.two_actions()
     file = tmp_path / "other.json"
     file.write_text(json.dumps(SPEC | {"action_dim": 5}))

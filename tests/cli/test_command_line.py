@@ -1,4 +1,4 @@
-"""The `bandexa` command: help of every command, and the list of snapshots."""
+"""The `bandexa` command: its start, the help of every command, and the list of snapshots."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_reward_reports_its_status(script: Script, client: BanditClient) -> None
     assert script.sent() == {"decision_id": "d1", "reward": 1.0, "reward_id": "r"}
 
 
-def test_put_bandit_tells_creation_from_repetition(script: Script, client: BanditClient) -> None:
+def test_put_bandit_reports_whether_it_created(script: Script, client: BanditClient) -> None:
     script.always(STATE, 201)
     assert client.put_bandit("b", {"policy": "uniform"}).created
     script.always(STATE, 200)
@@ -338,7 +338,7 @@ def test_an_answer_against_the_contract_is_a_failure(
         client.reward("d", 0.0)
 
 
-def test_ready_tells_why_not(script: Script, client: BanditClient) -> None:
+def test_ready_reports_why_not(script: Script, client: BanditClient) -> None:
     script.always({"status": "ready", "detail": None})
     assert client.ready() == Readiness("ready", None, None)
     assert client.ready()

@@ -180,10 +180,10 @@ def test_a_model_is_trained_moved_and_rolled_back(client: BanditClient, bandit: 
     client.put_bandit(copy, SPEC)
     client.put_actions(copy, ["x", "y"], np.eye(2))
     imported = client.import_snapshot(copy, client.export_snapshot(bandit))
-    kept = client.list_snapshots(copy)
-    assert kept.served == imported.snapshot
-    assert [one.version for one in kept.snapshots] == [0, imported.snapshot]
-    assert all(one.bytes > 0 for one in kept.snapshots)
+    found = client.list_snapshots(copy)
+    assert found.served == imported.snapshot
+    assert [one.version for one in found.snapshots] == [0, imported.snapshot]
+    assert all(one.bytes > 0 for one in found.snapshots)
     back = client.rollback(copy, 0)
     assert client.get_bandit(copy).snapshot == back.snapshot
     with pytest.raises(NotFound):

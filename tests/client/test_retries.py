@@ -1,4 +1,4 @@
-"""Both clients alike: what is sent again, with which ids, and when a fallback stands in."""
+"""Both clients: what is sent again, with which ids, and when the fallback is used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_select_is_sent_again_with_the_same_id(script, call, selected, status)
     assert ids[0]
 
 
-def test_two_selects_have_ids_of_their_own(script, call, selected):
+def test_two_selects_have_different_ids(script, call, selected):
     script.then(200, selected)
     for _ in range(2):
         call(script.url, "select", "b", [1.0])
@@ -119,10 +119,10 @@ def test_a_select_ends_within_its_limit(script, call):
             retry=Retry(attempts=50, max_wait_s=60.0),
         )  # fmt: skip
     assert time.monotonic() - started < 30.0
-    assert len(script.requests) == 1, "a pause that takes all that is left is not begun"
+    assert len(script.requests) == 1, "a pause that would use up the limit is not begun"
 
 
-def test_the_fallback_stands_in_where_the_service_is_away(nobody, call):
+def test_the_fallback_is_used_when_the_service_is_away(nobody, call):
     found = call(nobody, "select", "b", [1.0], fallback="safe")
     assert (found.action.id, found.fallback, found.propensity) == ("safe", True, None)
     assert call(nobody, "reward", found.decision_id, 1.0) == RewardStatus("fallback", False)
@@ -137,7 +137,7 @@ def test_the_fallback_hides_no_mistake(script, call):
 @pytest.mark.parametrize(
     "wrong", [{"attempts": 0}, {"first_wait_s": 0.0}, {"first_wait_s": 2.0, "max_wait_s": 1.0}]
 )
-def test_a_retry_that_makes_no_sense_is_refused(wrong):
+def test_a_retry_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Retry(**wrong)
 

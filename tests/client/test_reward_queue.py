@@ -1,4 +1,4 @@
-"""The reward queue: what it takes arrives once, however the service comes and goes."""
+"""The reward queue: what it accepts arrives once, through outages of the service."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_nothing_is_dropped_while_the_service_refuses_everything(script, client,
     assert queue.num_delivered == 1
 
 
-def test_a_reward_that_is_refused_for_good_is_handed_back(script, client):
+def test_a_reward_that_is_refused_for_good_is_returned(script, client):
     script.then(200, items(404))
     seen = []
     with RewardQueue(client, max_batch=1, on_rejected=lambda *found: seen.append(found)) as queue:
@@ -72,7 +72,7 @@ def test_a_reward_that_is_refused_for_good_is_handed_back(script, client):
     assert (queue.num_delivered, queue.num_rejected) == (0, 1)
 
 
-def test_one_that_is_refused_for_the_moment_holds_its_place(script, client):
+def test_a_reward_that_is_refused_for_now_holds_its_place(script, client):
     script.then(503, {}).then(503, {})  # both attempts of the first call: all three wait
     script.then(200, items(200, 503, 200)).then(200, items(200, 200))
     with RewardQueue(client) as queue:
@@ -92,7 +92,7 @@ def test_a_batch_that_is_refused_as_a_whole_is_sent_in_parts(script, client):
     assert sent(script)[-3:] == [[1.0, 2.0], [1.0], [2.0]]
 
 
-def test_a_full_queue_says_so(script, client):
+def test_a_full_queue_refuses_rewards(script, client):
     script.then(503, {})
     queue = RewardQueue(client, max_waiting=2)
     queue.put("d", 1.0)
@@ -155,7 +155,7 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
                             queue.put(chosen.decision_id, part)
                             if not chosen.fallback:
                                 accepted.append((chosen.decision_id, part))
-                except BaseException as error:  # looked at by the test
+                except BaseException as error:  # asserted below
                     failures.append(error)
                     raise
 
@@ -180,9 +180,9 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
         assert queue.num_fallback == 2 * len(fallbacks)
     assert server.stop() == 0
     with closing(sqlite3.connect(server.data_dir / "bandexa.db")) as store:
-        kept = store.execute("SELECT decision_id, reward FROM rewards").fetchall()
+        stored = store.execute("SELECT decision_id, reward FROM rewards").fetchall()
         values = dict(store.execute("SELECT decision_id, value FROM outcomes"))
-    assert sorted(kept) == sorted(accepted)
+    assert sorted(stored) == sorted(accepted)
     assert values == dict.fromkeys({decision for decision, _ in accepted}, 0.75)
 
 
