@@ -1,7 +1,7 @@
 """Progress of a simulation on stderr: bars on a terminal, a line per finished run elsewhere.
 
-The bars refresh in a thread of rich's; everything else happens in the simulator's main thread. The
-bars of the seed at hand are shown, finished runs become lines above them.
+A thread of rich refreshes the bars; everything else runs in the simulator's main thread. The bars
+show the runs of the current seed; finished runs become lines above them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EVERY = 10
 
 
 class RunProgress:
-    """Shows runs as they advance; a quiet one shows nothing."""
+    """Shows the progress of runs; nothing if `quiet`."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
@@ -55,7 +55,7 @@ class RunProgress:
         self._bars.stop()
 
     def begin_seed(self, runs: Sequence[Run]) -> None:
-        """Show a bar for each run of the next seed in place of those before."""
+        """Replace the bars by one for each run of the next seed."""
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks = {
@@ -66,7 +66,7 @@ class RunProgress:
         }
 
     def advance(self, run: Run) -> None:
-        """Note that a run took a step."""
+        """Update the bar of a run after a step."""
         task = self._tasks[run.policy, run.seed]
         if run.steps == 1:
             self._bars.start_task(task)
