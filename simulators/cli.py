@@ -21,6 +21,78 @@ if TYPE_CHECKING:
 _MNIST_ENCODER = "conv"
 
 _Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
+_NoiseStd = Annotated[
+    float,
+    typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
+]
+_InteractionScale = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        callback=finite,
+        help="Weight of interactions of context and action in the reward.",
+    ),
+]
+_DriftAt = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="After this many steps redraw all weights of the reward; actions and contexts "
+        "do not change.",
+    ),
+]
+_Dataset = Annotated[
+    Literal["digits", "fashion"],
+    typer.Option(help="digits: handwritten digits. fashion: Fashion-MNIST from its files."),
+]
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help="With --dataset fashion: folder of its idx files, compressed or not; the training "
+        "set is used. Left out: /usr/share/datasets/fashion-mnist, which Debian's package "
+        "dataset-fashion-mnist fills.",
+    ),
+]
+_Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Use all 70,000 digits, downloaded once through torchvision, instead of the "
+        "10,000 in the package.",
+    ),
+]
+_Encoder = Annotated[
+    str,
+    typer.Option(
+        help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
+        "with the service."
+    ),
+]
+_Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Initial weights of a resnet: none (random), imagenet (downloaded once), or a "
+        "name that is registered with the service; a private server takes names from the "
+        "environment, BANDEXA_WEIGHTS__NAME=FILE."
+    ),
+]
+_Candidates = Annotated[
+    Literal["random", "retrieve"],
+    typer.Option(
+        help="random: the same random candidates for every policy. retrieve: the service "
+        "retrieves candidates by sampled values; regret is against the best of all actions."
+    ),
+]
+_Delta = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        callback=finite,
+        help="Inner radius of the ring where one action pays 50; a larger one makes it rarer.",
+    ),
+]
 
 app = typer.Typer(
     name="simulate",
@@ -38,26 +110,9 @@ def synthetic(
     horizon: _Horizon = 2000,
     dim: Annotated[int, typer.Option(min=1, help="Features of a context, and of an action.")] = 16,
     actions: Annotated[int, typer.Option(min=1, help="Size of the fixed set of actions.")] = 50,
-    env_noise_std: Annotated[
-        float,
-        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
-    ] = 0.1,
-    interaction_scale: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            callback=finite,
-            help="Weight of interactions of context and action in the reward.",
-        ),
-    ] = 1.0,
-    drift_at: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="After this many steps redraw all weights of the reward; actions and contexts "
-            "do not change.",
-        ),
-    ] = None,
+    env_noise_std: _NoiseStd = 0.1,
+    interaction_scale: _InteractionScale = 1.0,
+    drift_at: _DriftAt = None,
 ) -> None:
     """Nonlinear rewards with interactions: m(x, a) = tanh(w_x.x + w_a.a + w_xa.(x*a) + b)."""
     if drift_at is not None and drift_at >= horizon:
@@ -93,42 +148,11 @@ def mnist(
     options: RunOptions,
     *,
     horizon: _Horizon = 5000,
-    dataset: Annotated[
-        Literal["digits", "fashion"],
-        typer.Option(help="digits: handwritten digits. fashion: Fashion-MNIST from its files."),
-    ] = "digits",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False,
-            help="With --dataset fashion: folder of its idx files, compressed or not; the training "
-            "set is used. Left out: /usr/share/datasets/fashion-mnist, which Debian's package "
-            "dataset-fashion-mnist fills.",
-        ),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Use all 70,000 digits, downloaded once through torchvision, instead of the "
-            "10,000 in the package.",
-        ),
-    ] = False,
-    encoder: Annotated[
-        str,
-        typer.Option(
-            help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
-            "with the service."
-        ),
-    ] = _MNIST_ENCODER,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Initial weights of a resnet: none (random), imagenet (downloaded once), or a "
-            "name that is registered with the service; a private server takes names from the "
-            "environment, BANDEXA_WEIGHTS__NAME=FILE."
-        ),
-    ] = None,
+    dataset: _Dataset = "digits",
+    data_dir: _DataDir = None,
+    full: _Full = False,
+    encoder: _Encoder = _MNIST_ENCODER,
+    weights: _Weights = None,
 ) -> None:
     """Images with ten labels as actions: the right label pays 1, every other one 0."""
     if full and dataset != "digits":
@@ -183,13 +207,7 @@ def two_tower(
     candidate_size: Annotated[
         int, typer.Option(min=1, help="Number of candidates of a step.")
     ] = 1024,
-    candidates: Annotated[
-        Literal["random", "retrieve"],
-        typer.Option(
-            help="random: the same random candidates for every policy. retrieve: the service "
-            "retrieves candidates by sampled values; regret is against the best of all actions."
-        ),
-    ] = "random",
+    candidates: _Candidates = "random",
 ) -> None:
     """Many actions and a reward that only products of hidden features explain."""
     if candidate_size > n_actions:
@@ -221,19 +239,8 @@ def wheel(
     options: RunOptions,
     *,
     horizon: _Horizon = 80_000,
-    delta: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            callback=finite,
-            help="Inner radius of the ring where one action pays 50; a larger one makes it rarer.",
-        ),
-    ] = 0.5,
-    env_noise_std: Annotated[
-        float,
-        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
-    ] = 0.01,
+    delta: _Delta = 0.5,
+    env_noise_std: _NoiseStd = 0.01,
 ) -> None:
     """Contexts in the unit disc; a safe action, and one per quadrant that pays 50 in a ring."""
 
