@@ -19,6 +19,8 @@ else:
         from importlib import metadata
 
         try:
-            return metadata.version("bandexa")
+            version = metadata.version("bandexa")
         except metadata.PackageNotFoundError:
-            return "0.0.0+unknown"  # a source tree that was never installed
+            version = "0.0.0+unknown"  # a source tree that was never installed
+        globals()[name] = version
+        return version

@@ -1,5 +1,5 @@
 """Simulated workloads that drive the service over HTTP and measure regret.
 
-Everything here is a client: nothing imports the service, and the private server that a run may
-start is a subprocess.
+Every module is a client of the service and none imports it. A run without `--url` starts a private
+server as a subprocess.
 """

@@ -1,7 +1,7 @@
 """All runs of one `simulate` command: every policy with every seed, on one server.
 
-Runs in the simulator's main thread. Whatever ends it early (a failed call, a dead server, a signal)
-is noted in the outcome, which keeps all that was found until then; a private server is ended.
+Runs in the simulator's main thread. When a failed call, a dead server or a signal ends it early,
+the outcome records the reason beside all results so far, and a private server is stopped.
 """
 
 from __future__ import annotations
@@ -29,13 +29,23 @@ from simulators.save_load import probe_name, snapshot_difference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """What to simulate and where.
+    """The runs of one command, and the service they use.
 
-    `make_environment` builds the environment of a seed. `live` leaves training to the service.
-    `overrides` are settings of the bandits. `delay` rewards are gathered before they are sent.
-    `url` is a running service; None starts a private one as `server` describes.
-    `save_path` keeps the exported snapshots of the save and load check, with the policy in the name
-    where there are several.
+    Attributes:
+        workload: the name of the workload.
+        make_environment: builds the environment of a seed.
+        policies: labels of `simulators.policies.PLANS`.
+        seeds: every policy runs with each of them.
+        live: the service trains in the background; otherwise the simulator requests each round.
+        overrides: settings of the bandits.
+        delay: number of rewards that are collected before they are sent together.
+        url: address of a running service; None starts a private one with `server`.
+        api_key: sent to the service at `url`.
+        server: makes the private server.
+        replace: delete bandits with the names of these runs first.
+        check_save_load: export the model of each policy's first seed, import it and compare.
+        save_path: file for the exported snapshots; the policy becomes part of the name when there
+            are several.
     """
 
     workload: str
@@ -54,11 +64,11 @@ class Campaign:
 
 
 class CampaignError(Exception):
-    """The campaign cannot run as asked; the message says why."""
+    """The campaign cannot run as requested; the message says why."""
 
 
 def run_campaign(campaign: Campaign, outcome: Outcome, progress: RunProgress) -> None:
-    """Run everything and fill `outcome`; what goes wrong ends up in `outcome.error`."""
+    """Run everything and fill `outcome`; a failure is recorded in `outcome.error`."""
     try:
         with interruptible(), _connected(campaign) as client, progress:
             if campaign.url is not None:
@@ -70,13 +80,13 @@ def run_campaign(campaign: Campaign, outcome: Outcome, progress: RunProgress) ->
 
 
 def bandit_name(workload: str, policy: str, seed: int) -> str:
-    """Return the bandit of a run; its decisions are named after it, so that runs repeat."""
+    """Return the name of a run's bandit; decision ids begin with it, so runs repeat exactly."""
     return f"{workload}-{policy}-{seed}"
 
 
 @contextmanager
 def _connected(campaign: Campaign) -> Iterator[BanditClient]:
-    """Yield a client of the server to use; a private server's death is told with its log."""
+    """Yield a client of the server; if a private server dies, the error ends with its log."""
     if campaign.url is not None:
         with BanditClient(campaign.url, retry=NO_RETRY, api_key=campaign.api_key) as client:
             if not client.ready():
@@ -90,14 +100,14 @@ def _connected(campaign: Campaign) -> Iterator[BanditClient]:
         try:
             yield client
         except ServiceUnavailable as error:
-            obituary = server.obituary()
-            if obituary is None:
+            failure = server.failure()
+            if failure is None:
                 raise
-            raise ServerFailedError(obituary) from error
+            raise ServerFailedError(failure) from error
 
 
 def _claim_names(campaign: Campaign, client: BanditClient) -> None:
-    """Make sure that the names of all runs are free, deleting what is there if told to."""
+    """Check that the names of all runs are free; with `replace`, delete existing bandits."""
     names = [
         bandit_name(campaign.workload, policy, seed)
         for seed in campaign.seeds
@@ -169,7 +179,7 @@ def _check(
     client: BanditClient,
     outcome: Outcome,
 ) -> None:
-    """Check the model of a run; uniform has none."""
+    """Check that the model of a run survives export and import; uniform has no model."""
     if PLANS[campaign.workload][run.policy].encoder is None:
         return
     save_path = campaign.save_path

@@ -1,7 +1,8 @@
-"""The workloads as commands, mounted by the service as `bandexa simulate`.
+"""The commands of `bandexa simulate`, one per workload.
 
-One process, one main thread; a private server is its child. Exit status: 0 when all went well, 2
-for wrong usage, 1 when a run failed, was interrupted or lost something between save and load.
+Declarations alone, without numpy, httpx or rich: `bandexa` imports them to list its commands. Exit
+status: 0 when everything succeeded, 2 for wrong usage, 1 when a run failed or was interrupted, or
+when a model changed between export and import.
 """
 
 from __future__ import annotations
@@ -20,6 +21,78 @@ if TYPE_CHECKING:
 _MNIST_ENCODER = "conv"
 
 _Horizon = Annotated[int, typer.Option(min=1, help="Number of steps of a run.")]
+_NoiseStd = Annotated[
+    float,
+    typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
+]
+_InteractionScale = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        callback=finite,
+        help="Weight of interactions of context and action in the reward.",
+    ),
+]
+_DriftAt = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="After this many steps redraw all weights of the reward; actions and contexts "
+        "do not change.",
+    ),
+]
+_Dataset = Annotated[
+    Literal["digits", "fashion"],
+    typer.Option(help="digits: handwritten digits. fashion: Fashion-MNIST from its files."),
+]
+_DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help="With --dataset fashion: folder of its idx files, compressed or not; the training "
+        "set is used. Left out: /usr/share/datasets/fashion-mnist, which Debian's package "
+        "dataset-fashion-mnist fills.",
+    ),
+]
+_Full = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Use all 70,000 digits, downloaded once through torchvision, instead of the "
+        "10,000 in the package.",
+    ),
+]
+_Encoder = Annotated[
+    str,
+    typer.Option(
+        help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
+        "with the service."
+    ),
+]
+_Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Initial weights of a resnet: none (random), imagenet (downloaded once), or a "
+        "name that is registered with the service; a private server takes names from the "
+        "environment, BANDEXA_WEIGHTS__NAME=FILE."
+    ),
+]
+_Candidates = Annotated[
+    Literal["random", "retrieve"],
+    typer.Option(
+        help="random: the same random candidates for every policy. retrieve: the service "
+        "retrieves candidates by sampled values; regret is against the best of all actions."
+    ),
+]
+_Delta = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        callback=finite,
+        help="Inner radius of the ring where one action pays 50; a larger one makes it rarer.",
+    ),
+]
 
 app = typer.Typer(
     name="simulate",
@@ -37,26 +110,9 @@ def synthetic(
     horizon: _Horizon = 2000,
     dim: Annotated[int, typer.Option(min=1, help="Features of a context, and of an action.")] = 16,
     actions: Annotated[int, typer.Option(min=1, help="Size of the fixed set of actions.")] = 50,
-    env_noise_std: Annotated[
-        float,
-        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
-    ] = 0.1,
-    interaction_scale: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            callback=finite,
-            help="Weight of interactions of context and action in the reward.",
-        ),
-    ] = 1.0,
-    drift_at: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="After this many steps redraw all weights of the reward; actions and contexts "
-            "stay as they are.",
-        ),
-    ] = None,
+    env_noise_std: _NoiseStd = 0.1,
+    interaction_scale: _InteractionScale = 1.0,
+    drift_at: _DriftAt = None,
 ) -> None:
     """Nonlinear rewards with interactions: m(x, a) = tanh(w_x.x + w_a.a + w_xa.(x*a) + b)."""
     if drift_at is not None and drift_at >= horizon:
@@ -92,46 +148,13 @@ def mnist(
     options: RunOptions,
     *,
     horizon: _Horizon = 5000,
-    dataset: Annotated[
-        Literal["digits", "fashion"],
-        typer.Option(
-            help="digits: handwritten digits. fashion: Fashion-MNIST, whose files must be there."
-        ),
-    ] = "digits",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False,
-            help="With --dataset fashion: folder of its idx files, compressed or not; the training "
-            "set is used. Left out: /usr/share/datasets/fashion-mnist, which Debian's package "
-            "dataset-fashion-mnist fills.",
-        ),
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Use all 70,000 digits, downloaded once through torchvision, instead of the "
-            "10,000 that come with the package.",
-        ),
-    ] = False,
-    encoder: Annotated[
-        str,
-        typer.Option(
-            help="Learned encoder: conv, resnet18 (34, 50, 101, 152), or a name that is registered "
-            "at the service."
-        ),
-    ] = _MNIST_ENCODER,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="With a resnet: what it starts from: none (random), imagenet (downloaded once), "
-            "or a name that is registered at the service; a private server takes names from the "
-            "environment, BANDEXA_WEIGHTS__NAME=FILE."
-        ),
-    ] = None,
+    dataset: _Dataset = "digits",
+    data_dir: _DataDir = None,
+    full: _Full = False,
+    encoder: _Encoder = _MNIST_ENCODER,
+    weights: _Weights = None,
 ) -> None:
-    """Recognise what an image shows: the label is the action, 1 for the right one, else 0."""
+    """Images with ten labels as actions: the right label pays 1, every other one 0."""
     if full and dataset != "digits":
         refuse("--full", "is for --dataset digits")
     if data_dir is not None and dataset != "fashion":
@@ -182,17 +205,11 @@ def two_tower(
     horizon: _Horizon = 3000,
     n_actions: Annotated[int, typer.Option(min=1, help="Size of the catalogue.")] = 10_000,
     candidate_size: Annotated[
-        int, typer.Option(min=1, help="Candidates of a step, out of the catalogue.")
+        int, typer.Option(min=1, help="Number of candidates of a step.")
     ] = 1024,
-    candidates: Annotated[
-        Literal["random", "retrieve"],
-        typer.Option(
-            help="random: the same random candidates for every policy. retrieve: the service "
-            "shortlists by sampled values, and regret is against the best of all actions."
-        ),
-    ] = "random",
+    candidates: _Candidates = "random",
 ) -> None:
-    """Many actions whose reward only products of hidden features explain."""
+    """Many actions and a reward that only products of hidden features explain."""
     if candidate_size > n_actions:
         refuse("--candidate-size", f"must not exceed --n-actions, which is {n_actions}")
 
@@ -222,21 +239,10 @@ def wheel(
     options: RunOptions,
     *,
     horizon: _Horizon = 80_000,
-    delta: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            callback=finite,
-            help="Inner radius of the ring in which one action pays 50: the larger, the rarer.",
-        ),
-    ] = 0.5,
-    env_noise_std: Annotated[
-        float,
-        typer.Option(min=0.0, callback=finite, help="Standard deviation of the noise on a reward."),
-    ] = 0.01,
+    delta: _Delta = 0.5,
+    env_noise_std: _NoiseStd = 0.01,
 ) -> None:
-    """A safe action and a rare jackpot: contexts in the unit disc, five actions, 50 in its ring."""
+    """Contexts in the unit disc; a safe action, and one per quadrant that pays 50 in a ring."""
 
     def load() -> Callable[[int], Environment]:
         from simulators.environments import WheelEnvironment

@@ -1,7 +1,7 @@
-"""What every `simulate` command does with its options: check them, play the runs, report.
+"""The common body of the `simulate` commands: check the options, play the runs, report the results.
 
-Runs in the simulator's main thread; a private server is its child. It needs numpy, httpx and rich,
-so `simulators.cli` imports it when a command runs.
+Runs in the simulator's main thread; a private server is its child process. `simulators.cli` imports
+this module when a command runs, because it needs numpy, httpx and rich.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ def simulate(
     config: Mapping[str, object],
     settings: Overrides,
 ) -> None:
-    """Run a workload as the options say, and report whatever came of it.
+    """Play a workload and report the results, partial ones too.
 
     Args:
-        workload: its name.
-        load: reads what the environments need; returns what builds the environment of a seed.
-        options: those that all commands share.
-        config: the workload's own options, as they stand in the JSON file.
-        settings: of the bandits, for which the workload has flags of its own.
+        workload: the name of the workload.
+        load: reads the data of the environments and returns a function that builds the environment
+            of a seed.
+        options: the options that all commands share.
+        config: the workload's own options, for the JSON file.
+        settings: settings of the bandits that the workload's own flags give.
 
     Raises:
         typer.BadParameter: options contradict each other.
-        typer.Exit: with status 1, when a run failed or lost something between save and load.
+        typer.Exit: with status 1, when a run failed or a model changed between export and import.
     """
     policies, overrides = _policies(workload, options), _overrides(options)
     _refuse_contradictions(workload, options, policies, overrides)
@@ -80,7 +81,7 @@ def simulate(
 
 
 def _report(outcome: Outcome, options: RunOptions) -> None:
-    """Write table, JSON and plot, then end with status 1 if something is wrong."""
+    """Write table, JSON file and plot, then end with status 1 if anything failed."""
     print_table(outcome, _console(stderr=False))
     if options.json is not None:
         write_json(outcome, options.json)
@@ -89,8 +90,8 @@ def _report(outcome: Outcome, options: RunOptions) -> None:
     if options.url is not None and outcome.runs and not options.quiet:
         typer.echo(f"the bandits of these runs stay on {options.url}", err=True)
     if outcome.error is not None:
-        kept = f"\npartial results are in {options.json}" if options.json is not None else ""
-        _fail(outcome.error + kept)
+        partial = f"\npartial results are in {options.json}" if options.json is not None else ""
+        _fail(outcome.error + partial)
     if any(check.max_difference != 0.0 for check in outcome.checks):
         _fail("a model changed between export and import")
 
@@ -104,7 +105,7 @@ def _policies(workload: str, options: RunOptions) -> list[str]:
 def _refuse_contradictions(
     workload: str, options: RunOptions, names: Sequence[str], overrides: Overrides
 ) -> None:
-    """Refuse before anything runs what could only fail or be ignored later."""
+    """Refuse options that would fail or have no effect later, before anything runs."""
     known = PLANS[workload]
     for name in names:
         if name not in known:
@@ -142,7 +143,7 @@ def _overrides(options: RunOptions) -> dict[str, object]:
 
 
 def _shared_config(options: RunOptions) -> dict[str, object]:
-    """Return the shared options as they stand in the JSON file, without where it is written."""
+    """Return the shared options for the JSON file, without those that name output files."""
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(options).items()

@@ -1,6 +1,6 @@
 """The options that all `simulate` commands share, declared once.
 
-Pure declarations; `with_run_options` puts them on a command, which receives them as one value.
+Declarations alone; `with_run_options` adds them to a command, which receives them as one value.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _RESULTS = "Results"
 
 
 def refuse(flag: str, reason: str) -> NoReturn:
-    """End a command whose options make no sense, with status 2."""
+    """End a command with status 2 and name the option that is wrong."""
     raise typer.BadParameter(reason, param_hint=flag)
 
 
 def finite(value: float | None) -> float | None:
-    """Refuse infinity and NaN, which a range lets pass."""
+    """Refuse infinity and NaN, which a range check accepts."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not finite")
     return value
@@ -37,7 +37,7 @@ def finite(value: float | None) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Options of every simulation; None leaves a choice to the service."""
+    """Options of every simulation; None leaves the choice to the service."""
 
     policies: Annotated[
         str,
@@ -52,13 +52,15 @@ class RunOptions:
     ] = "linear_ts,neural_linear_ts"
     seeds: Annotated[
         int,
-        typer.Option(min=1, help="How many seeds to run every policy with.", rich_help_panel=_RUNS),
+        typer.Option(
+            min=1, help="Number of seeds; every policy runs with each.", rich_help_panel=_RUNS
+        ),
     ] = 1
     first_seed: Annotated[
         int,
         typer.Option(
             min=0,
-            help="The first seed; the others follow it. A seed fixes environment and bandit.",
+            help="The first seed; the others follow it. A seed determines environment and bandit.",
             rich_help_panel=_RUNS,
         ),
     ] = 0
@@ -67,7 +69,7 @@ class RunOptions:
         typer.Option(
             "--live",
             help="Let the service train in the background, as in production. Otherwise the "
-            "simulator calls for each round and waits, which makes a run repeat exactly.",
+            "simulator requests each round and waits for it, so that a run repeats exactly.",
             rich_help_panel=_RUNS,
         ),
     ] = False
@@ -75,8 +77,8 @@ class RunOptions:
         int,
         typer.Option(
             min=1,
-            help="Gather this many rewards, then send them together in their order; what is left "
-            "at the end is sent too. 1 sends each reward at once.",
+            help="Collect this many rewards, then send them together in their order; the rest is "
+            "sent at the end. 1 sends each reward at once.",
             rich_help_panel=_RUNS,
         ),
     ] = 1
@@ -84,8 +86,8 @@ class RunOptions:
     url: Annotated[
         str | None,
         typer.Option(
-            help="Use the service at this address and keep the bandits there. Left out: a private "
-            "server on a free port, ended with the run.",
+            help="Use the service at this address and leave the bandits there. Left out: a private "
+            "server on a free port, stopped at the end.",
             rich_help_panel=_WHERE,
         ),
     ] = None
@@ -101,14 +103,14 @@ class RunOptions:
         bool,
         typer.Option(
             "--replace",
-            help="With --url: first delete bandits that have the names of this simulation.",
+            help="With --url: first delete bandits with the names of this simulation.",
             rich_help_panel=_WHERE,
         ),
     ] = False
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None,
         typer.Option(
-            help="Where the private server trains; auto takes a GPU when there is one.",
+            help="Device on which the private server trains; auto takes a GPU if there is one.",
             rich_help_panel=_WHERE,
         ),
     ] = None
@@ -137,7 +139,8 @@ class RunOptions:
         typer.Option(
             min=32.0,
             callback=finite,
-            help="Learned values after which a reward weighs half: for rewards that drift.",
+            help="Number of learned values after which a reward weighs half, for rewards that "
+            "drift.",
             rich_help_panel=_TUNING,
         ),
     ] = None
@@ -146,7 +149,7 @@ class RunOptions:
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="Write all figures to this file, partial ones too when a run dies.",
+            help="Write all results to this file, partial ones too when a run fails.",
             rich_help_panel=_RESULTS,
         ),
     ] = None
@@ -171,8 +174,8 @@ class RunOptions:
         Path | None,
         typer.Option(
             dir_okay=False,
-            help="With --check-save-load: keep the exported snapshot in this file; the policy is "
-            "put into the name when there are several.",
+            help="With --check-save-load: write the exported snapshot to this file; the policy "
+            "becomes part of the name when there are several.",
             rich_help_panel=_RESULTS,
         ),
     ] = None
@@ -185,7 +188,7 @@ class RunOptions:
 def with_run_options(
     command: Callable[Concatenate[RunOptions, _P], None],
 ) -> Callable[..., None]:
-    """Give a command all `RunOptions` as flags of its own, after those it declares itself."""
+    """Add a flag for every field of `RunOptions` to a command, after the flags it declares."""
     shared = _shared_flags()
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
@@ -194,7 +197,7 @@ def with_run_options(
         values: dict[str, Any] = {option.name: kwargs.pop(option.name) for option in shared}
         command(RunOptions(**values), *args, **kwargs)
 
-    # What typer reads: the flags, and their types without the name of the first parameter.
+    # typer reads the flags and their types from these two attributes.
     vars(run)["__signature__"] = inspect.Signature([*own, *shared])
     run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
     return run

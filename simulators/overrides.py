@@ -1,7 +1,7 @@
 """Settings of the bandits' configuration from the command line: `--set training.batch_size=64`.
 
-A key is the path of a field of `bandexa_core.spec.BanditSpec`. Types and ranges come from there, so
-that every setting of a bandit can be given and none is declared twice. Pure functions; the
+A key is the path of a field of `bandexa_core.spec.BanditSpec`, which also gives its type and range.
+Every setting of a bandit can therefore be given, and none is declared twice. Pure functions; the
 specification is imported when the first setting is parsed.
 """
 
@@ -19,7 +19,7 @@ Overrides = Mapping[str, object]
 
 NO_OVERRIDES: Overrides = types.MappingProxyType({})
 
-# What the simulation itself decides, and where a user decides it instead.
+# Settings that the simulation determines, and how a user changes them.
 _FIXED = {
     "policy": "--policies",
     "seed": "--seeds and --first-seed",
@@ -38,8 +38,8 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, object]:
     A value is JSON (`64`, `0.5`, `true`, `[64, 64]`, `null`) or plain text.
 
     Raises:
-        ValueError: an assignment has no such form, no such key, or a value of another type or
-            beyond its range.
+        ValueError: an assignment has another form or an unknown key, or its value has another type
+            or lies outside its range.
     """
     overrides: dict[str, object] = {}
     for assignment in assignments:
@@ -55,7 +55,7 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, object]:
 
 
 def apply_overrides(spec: dict[str, Any], overrides: Overrides) -> None:
-    """Write values into the body of a bandit, at the places that their keys name."""
+    """Write values into the specification of a bandit, each at the path that its key names."""
     for key, value in overrides.items():
         *sections, name = key.split(".", 2)
         place = spec
@@ -83,7 +83,7 @@ def _value(key: str, text: str) -> object:
 
 
 def _settings() -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a bandit: keys and types."""
+    """Yield key and type of every setting of a bandit."""
     from bandexa_core.spec import BanditSpec
 
     for key, hint in _fields(BanditSpec):
@@ -96,7 +96,7 @@ def _settings() -> Iterator[tuple[str, Any]]:
 
 
 def _fields(spec: Any) -> Iterator[tuple[str, Any]]:
-    """Yield names and types of a dataclass's fields."""
+    """Yield name and type of every field of a dataclass."""
     hints = get_type_hints(spec)
     for field in dataclasses.fields(spec):
         yield field.name, hints[field.name]
@@ -107,15 +107,15 @@ def _is_section(hint: Any) -> bool:
 
 
 def _refuse_unknown(key: str, known: Mapping[str, Any]) -> NoReturn:
-    """Name the nearest key: the one that ends alike, or the most similar one."""
+    """Suggest the key with the same last part, or the most similar one."""
     ending = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]
     similar = ending or difflib.get_close_matches(key, known, n=1)
     suggestion = f"; did you mean {similar[0]}?" if similar else ""
-    raise ValueError(f"{key!r} is no setting of a bandit{suggestion}")
+    raise ValueError(f"{key!r} is not a setting of a bandit{suggestion}")
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def _matches(value: object, hint: Any) -> bool:
@@ -148,7 +148,7 @@ def _name_of(hint: Any) -> str:
 
 
 def _check_ranges(overrides: Overrides) -> None:
-    """Build a specification with these values: it refuses what is beyond a range."""
+    """Build a specification with these values; it refuses values outside their ranges."""
     from bandexa_core.spec import BanditSpec, ContextSpec
 
     body: dict[str, Any] = {}

@@ -1,7 +1,8 @@
-"""Which bandits a workload compares, as bodies of PUT /bandits/{name}.
+"""The bandits that a workload compares, as bodies of PUT /bandits/{name}.
 
-A label such as `linear_ts_strong` stands for one policy of the service with one encoder. A setting
-that was not given is left out of the body, so that the service's own default rules. Pure values.
+A label such as `linear_ts_strong` stands for one policy of the service with one encoder. A body
+contains only the settings that were given, so the service's defaults apply to all others. Pure
+values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
 
 
 class Plan(NamedTuple):
-    """A policy of the service and the encoder it uses on a workload; uniform needs none."""
+    """A policy of the service and its encoder on a workload; uniform has no encoder."""
 
     policy: str
     encoder: str | None
@@ -35,9 +36,9 @@ def _plans(
 
     Args:
         linear: fixed encoder of `linear_ts`.
-        neural: learned encoder.
+        neural: learned encoder of `neural_linear_ts` and `greedy`.
         strong: further labels of `linear_ts` with their fixed encoders.
-        parameters: of the learned encoder.
+        parameters: parameters of the learned encoder.
     """
     return {
         "linear_ts": Plan("linear_ts", linear),
@@ -70,10 +71,10 @@ _OF_LEARNED = ("encoder.name", "encoder.params", "training", "replay")
 
 
 def takes(plan: Plan, key: str) -> bool:
-    """Whether a setting of the configuration means anything to a plan.
+    """Return whether a setting applies to a plan.
 
-    Those of training, replay and the encoder go to policies that learn one, the others to all that
-    choose by a model.
+    Settings of training, replay and the learned encoder apply to policies with a learned encoder,
+    all others to every policy but uniform.
     """
     if plan.encoder is None:
         return False
@@ -93,10 +94,10 @@ def bandit_spec(
 
     Args:
         plan: policy and encoder.
-        environment: gives context, actions and reward range.
-        seed: the bandit's seed.
-        live: let the service train in the background, otherwise in lockstep.
-        overrides: settings of the configuration; a plan gets those that it `takes`.
+        environment: defines context, actions and reward range.
+        seed: the seed of the bandit.
+        live: train in the background; otherwise in lockstep, when the simulator requests it.
+        overrides: settings of the bandit; the body contains those that apply to the plan.
     """
     features = environment.action_features
     spec: dict[str, object] = {
@@ -113,7 +114,7 @@ def bandit_spec(
     if plan.encoder is not None:
         spec["encoder"] = {"name": plan.encoder}
         own = {key: value for key, value in overrides.items() if takes(plan, key)}
-        # Another encoder than the plan's gets none of the parameters meant for that one.
+        # The plan's parameters belong to the plan's encoder alone.
         if plan.parameters and own.get("encoder.name", plan.encoder) == plan.encoder:
             spec["encoder"] = {"name": plan.encoder, "params": dict(plan.parameters)}
         apply_overrides(spec, own)

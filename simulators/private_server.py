@@ -1,9 +1,9 @@
-"""A server for the length of a run: a subprocess on a free port with a temporary folder.
+"""A server for the duration of a campaign: a subprocess on a free port with a temporary folder.
 
-The simulator's main thread owns it; a daemon thread drains its stdout. It is never imported: the
-command line and the first line on stdout (a JSON object with event, url and pid) are the contract.
-Leaving the context ends the process (SIGTERM, then SIGKILL after a grace period) and removes the
-folder, also when the simulator itself is told to end: see `interruptible`.
+The simulator's main thread owns it; a daemon thread drains its stdout. The service is not imported:
+the contract is its command line and the first line on stdout, a JSON object with event, url and
+pid. The end of the context ends the process (SIGTERM, then SIGKILL after a grace period) and
+removes the folder, also when a signal ends the simulator: see `interruptible`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import IO, Self
 
 from bandexa_client import NO_RETRY, BanditClient, ServiceUnavailable
 
-# Runs the server of the folder that this package lies in. A folder where the simulator is started
-# may have a `service` package of its own: -P leaves it out of the import path.
+# Starts the server that is installed beside this package. The current folder may contain another
+# `service` package: -P removes that folder from the import path.
 _START = """
 import sys
 root = sys.argv[1]
@@ -43,22 +43,22 @@ _DEATH_GRACE_S = 1.0
 
 
 class ServerFailedError(Exception):
-    """The private server did not start, or ended on its own; the message ends with its log."""
+    """The private server did not start or ended by itself; the message ends with its log."""
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM reached the simulator; no Exception, so that nothing swallows it."""
+    """The simulator received SIGINT or SIGTERM; no Exception, so that no handler catches it."""
 
 
 class PrivateServer:
-    """A server subprocess; use it as a context manager, `url` is set inside.
+    """A server subprocess as a context manager; `url` is set inside the context.
 
     Args:
-        device: `auto`, `cpu` or `cuda` for its trainer; None: the server's own default.
+        device: `auto`, `cpu` or `cuda` for the trainer; None: the server's default.
         durability: `os` or `commit`.
-        replay_dir: folder of its replay; None: inside its data folder.
-        command: what starts the server, options being appended.
-        start_timeout_s: limit until it takes requests.
+        replay_dir: folder of the replay; None: inside the data directory.
+        command: starts the server; options are appended.
+        start_timeout_s: most time until the server is ready.
         stop_timeout_s: grace period between SIGTERM and SIGKILL.
     """
 
@@ -88,30 +88,25 @@ class PrivateServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
     def pid(self) -> int:
-        """Its process id; to be asked while it runs."""
+        """The process id of the running server."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server and wait until it takes requests.
+        """Start the server and wait until it is ready.
 
         Raises:
-            ServerFailedError: it ended, or was not ready in time.
+            ServerFailedError: the server ended, or was not ready in time.
         """
         deadline = time.monotonic() + self._start_timeout_s
-        atexit.register(self.close)  # should a signal arrive while the context is entered or left
+        atexit.register(self.close)  # for a signal at the start or the end of the context
         try:
-            # A signal between fork and assignment would leave a process that nobody knows.
+            # A signal between fork and assignment would leave a process without an owner.
             with _signals_deferred():
                 self._launch()
             self.url = self._listening_url(deadline)
@@ -121,7 +116,7 @@ class PrivateServer:
             raise
 
     def close(self) -> None:
-        """End the server and remove its folder; closing twice is harmless."""
+        """Stop the server and remove its folder; a second call does nothing."""
         try:
             if self._process is not None:
                 _end(self._process, self._stop_timeout_s)
@@ -132,10 +127,10 @@ class PrivateServer:
                 self._folder = None
         atexit.unregister(self.close)
 
-    def obituary(self) -> str | None:
-        """Return how the server ended with the tail of its log, None while it runs.
+    def failure(self) -> str | None:
+        """Return how the server ended and the tail of its log; None while it runs.
 
-        A lost connection is noticed before the process is gone, so this waits a moment for the end.
+        A connection breaks before the process has ended, so this waits briefly for the end.
         """
         if self._process is None:
             return None
@@ -143,14 +138,14 @@ class PrivateServer:
             status = self._process.wait(_DEATH_GRACE_S)
         except subprocess.TimeoutExpired:
             return None
-        return f"the private server ended on its own (exit status {status}){self._log_tail()}"
+        return f"the private server ended by itself (exit status {status}){self._log_tail()}"
 
     def _launch(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bandexa-simulate-")
         folder = Path(self._folder.name)
         command = [*self._command, *self._options, "--data-dir", str(folder / "data")]
         with (folder / "server.log").open("w", encoding="utf-8") as log:
-            # Its own session: Ctrl-C in a terminal is for the simulator, which ends the server.
+            # A new session: Ctrl-C in a terminal reaches the simulator alone; it ends the server.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -175,7 +170,7 @@ class PrivateServer:
             announcement = json.loads(line)
             return str(announcement["url"])
         except (ValueError, KeyError, TypeError):
-            reason = self.obituary() or f"the private server announced itself as {line!r}"
+            reason = self.failure() or f"the private server announced itself as {line!r}"
             raise ServerFailedError(reason) from None
 
     def _wait_ready(self, deadline: float) -> None:
@@ -185,9 +180,9 @@ class PrivateServer:
                     if client.ready():
                         return
                 except ServiceUnavailable:
-                    obituary = self.obituary()
-                    if obituary is not None:
-                        raise ServerFailedError(obituary) from None
+                    failure = self.failure()
+                    if failure is not None:
+                        raise ServerFailedError(failure) from None
                 if time.monotonic() > deadline:
                     raise self._not_ready()
                 time.sleep(_POLL_S)
@@ -206,7 +201,7 @@ class PrivateServer:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted` in the main thread, so that contexts are left."""
+    """Raise `Interrupted` in the main thread on SIGINT and SIGTERM, so that contexts end."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(f"interrupted by {signal.Signals(number).name}")
@@ -217,7 +212,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is left. The child does not inherit this."""
+    """Defer SIGINT and SIGTERM to the end of the block. The child does not inherit this."""
     arrived: list[int] = []
     try:
         with _handling(lambda number, frame: arrived.append(number)):
@@ -230,7 +225,7 @@ def _signals_deferred() -> Iterator[None]:
 @contextmanager
 def _handling(handler: signal._HANDLER) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are delivered to the main thread alone
+        yield  # only the main thread receives signals
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, handler) for number in numbers}
@@ -242,7 +237,7 @@ def _handling(handler: signal._HANDLER) -> Iterator[None]:
 
 
 def _drain(stdout: IO[str], first_line: queue.SimpleQueue[str]) -> None:
-    """Hand over the first line, then keep the pipe from filling up."""
+    """Pass on the first line, then read the rest so that the pipe does not fill up."""
     with stdout:
         first_line.put(stdout.readline())
         for _ in stdout:
@@ -256,7 +251,7 @@ def _end(process: subprocess.Popen[str], timeout_s: float) -> None:
     except subprocess.TimeoutExpired:
         pass
     finally:
-        # Also reached by a second Ctrl-C during the wait.
+        # A second Ctrl-C during the wait gets here, too.
         if process.poll() is None:
             process.kill()
             process.wait()

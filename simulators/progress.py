@@ -1,13 +1,12 @@
 """Progress of a simulation on stderr: bars on a terminal, a line per finished run elsewhere.
 
-The bars refresh in a thread of rich's; everything else happens in the simulator's main thread. The
-bars of the seed at hand are shown, finished runs become lines above them.
+A thread of rich refreshes the bars; everything else runs in the simulator's main thread. The bars
+show the runs of the current seed; finished runs become lines above them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -26,7 +25,7 @@ _EVERY = 10
 
 
 class RunProgress:
-    """Shows runs as they advance; a quiet one shows nothing."""
+    """Shows the progress of runs; nothing if `quiet`."""
 
     def __init__(self, console: Console, *, quiet: bool) -> None:
         self._console = console
@@ -46,16 +45,11 @@ class RunProgress:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
     def begin_seed(self, runs: Sequence[Run]) -> None:
-        """Show a bar for each run of the next seed in place of those before."""
+        """Replace the bars by one for each run of the next seed."""
         for task in self._tasks.values():
             self._bars.remove_task(task)
         self._tasks = {
@@ -66,7 +60,7 @@ class RunProgress:
         }
 
     def advance(self, run: Run) -> None:
-        """Note that a run took a step."""
+        """Update the bar of a run after a step."""
         task = self._tasks[run.policy, run.seed]
         if run.steps == 1:
             self._bars.start_task(task)

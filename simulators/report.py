@@ -1,8 +1,8 @@
-"""What a simulation leaves behind: a table, a JSON file and a plot of cumulative regret.
+"""The results of a simulation: a table, a JSON file and a plot of cumulative regret.
 
-Written by the simulator's main thread after the runs, complete or not. The JSON file of a repeated
-lockstep simulation differs in its timing fields alone (wall_s, steps_per_s, requests_per_s); it
-appears under its name only when it is whole.
+The simulator's main thread writes them after the runs, complete or not. The JSON file of a repeated
+lockstep simulation differs in its timing fields alone (wall_s, steps_per_s, requests_per_s). A
+rename gives the file its name once it is complete.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rich.table import Table
 from simulators.runner import Run
 
 _FEW_SEEDS = 5
-_CURVE_POINT = re.compile(r"\[\s+(\d+),\s+(\S+)\s+\]")  # kept on a line of its own
+_CURVE_POINT = re.compile(r"\[\s+(\d+),\s+(\S+)\s+\]")  # written on one line
 _MA_NAMES = {"linear_ts": "ma_p_linear", "neural_linear_ts": "ma_p_neural"}
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotCheck:
-    """The greatest difference of score means after a snapshot went through export and import."""
+    """The greatest difference of score means between a model and its export, imported again."""
 
     policy: str
     seed: int
@@ -37,7 +37,7 @@ class SnapshotCheck:
 
 @dataclass(slots=True)
 class Outcome:
-    """All that a simulation found; filled while it runs, `error` says why it ended early."""
+    """The results of a simulation, filled while it runs; `error` says why it ended early."""
 
     workload: str
     config: Mapping[str, object]
@@ -50,16 +50,17 @@ class Outcome:
         return [run for run in self.runs if run.policy == policy and run.complete]
 
     def policies(self) -> list[str]:
-        """Return the policies with a complete run, in the order in which they were asked for."""
+        """Return the policies with a complete run, in the requested order."""
         return list(dict.fromkeys(run.policy for run in self.runs if run.complete))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySummary:
-    """A policy over its complete runs, beside the first policy of the same simulation.
+    """A policy over its complete runs, compared with the first policy of the simulation.
 
-    `standard_errors` are None with a single seed. `wins` counts the `compared` seeds, complete for
-    both, on which this policy has less regret than `against`, which is None for the first itself.
+    Standard errors are None with a single seed. `wins` counts the seeds with less regret than the
+    policy `against`, out of the `compared` seeds that both completed. These three are None for the
+    first policy.
     """
 
     policy: str
@@ -75,13 +76,13 @@ class PolicySummary:
 
 
 def summaries(outcome: Outcome) -> list[PolicySummary]:
-    """Return a summary per policy with a complete run, in the order asked for."""
+    """Return a summary per policy with a complete run, in the requested order."""
     policies = outcome.policies()
     return [_summary(outcome, policy, policies[0]) for policy in policies]
 
 
 def write_json(outcome: Outcome, path: Path) -> None:
-    """Write the figures of a simulation, whole or not at all."""
+    """Write the results of a simulation to a file, completely or not at all."""
     document: dict[str, object] = {
         "workload": outcome.workload,
         "complete": outcome.error is None,
@@ -104,7 +105,7 @@ def write_json(outcome: Outcome, path: Path) -> None:
 
 
 def print_table(outcome: Outcome, console: Console) -> None:
-    """Print one row per policy over its complete runs; wins count seeds against the first one."""
+    """Print one row per policy over its complete runs."""
     rows = summaries(outcome)
     if not rows:
         return
@@ -112,7 +113,7 @@ def print_table(outcome: Outcome, console: Console) -> None:
         title=_title(outcome),
         caption=f"wins: seeds with less regret than {rows[0].policy}" if len(rows) > 1 else None,
         box=box.SIMPLE,
-        collapse_padding=True,  # so that the widest row fits into 80 columns
+        collapse_padding=True,  # the widest row fits into 80 columns
         pad_edge=False,
     )
     table.add_column("policy", no_wrap=True)
@@ -141,7 +142,7 @@ def print_table(outcome: Outcome, console: Console) -> None:
 
 
 def plot_regret(outcome: Outcome, path: Path) -> None:
-    """Draw cumulative regret over steps: a mean line per policy in a band of one standard error.
+    """Draw mean cumulative regret over steps per policy, in a band of one standard error.
 
     Only complete runs are drawn. The file type follows the suffix of `path`.
     """
@@ -237,7 +238,7 @@ def _with_error(mean: float, error: float | None, *, digits: int) -> str:
 
 
 def _expected_rewards(outcome: Outcome) -> str:
-    """Put the expected rewards of the best and the chosen actions at the end in one line."""
+    """Return a line with the expected rewards of best and chosen actions in the last steps."""
     complete = [run for run in outcome.runs if run.complete]
     parts = [f"ma_best_p {np.mean([run.ma_best for run in complete]):.4f}"]
     for policy in outcome.policies():

@@ -1,8 +1,8 @@
-"""One run: a policy meets an environment over HTTP, step by step, and its regret is recorded.
+"""One run: a policy plays an environment over HTTP, step by step, and its regret is recorded.
 
-Runs in the simulator's main thread. A run that is cut off keeps the steps it has answered and says
-that it is not complete. In lockstep every training round is called for and waited for, so that
-fixed seeds and decision ids repeat a run exactly.
+Runs in the simulator's main thread. A run that is cut off contains its answered steps and is marked
+as not complete. In lockstep the simulator requests every training round and waits for it, so fixed
+seeds and decision ids repeat a run exactly.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from simulators.environments import Environment
 _WINDOW = 200
 _CURVE_POINTS = 150
 _UPSERT_ROWS = 2000
-_BATCH_ITEMS = 1000  # the most that one call takes
+_BATCH_ITEMS = 1000  # the limit of one call
 
 
 @dataclass(slots=True)
 class Run:
-    """What happened to one policy with one seed so far.
+    """The steps of one policy with one seed so far.
 
     `best` and `chosen` are the expected rewards of the best offered and of the chosen action per
-    step, `rewards` what was observed; all have `steps` entries. `uniform_regret` is what choosing
-    uniformly among the offered actions of these steps is expected to cost.
+    step, `rewards` the observed rewards; all have `steps` entries. `regret` is the sum of
+    best - chosen, `uniform_regret` its expectation under uniform choices among the offered actions.
     """
 
     policy: str
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Number of answered steps; the rewards of the last ones may still wait to be sent."""
+        """Number of answered steps; the rewards of the last ones may not be sent yet."""
         return len(self.rewards)
 
     @property
     def percent_of_uniform(self) -> float | None:
-        """Regret in percent of the expected regret of uniform choices, None where that is 0."""
+        """Regret in percent of the expected regret of uniform choices; None if that is 0."""
         return 100.0 * self.regret / self.uniform_regret if self.uniform_regret > 0.0 else None
 
     @property
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def ma_reward(self) -> float:
-        """Mean observed reward of the last 200 steps, 0 before the first."""
+        """Mean observed reward of the last 200 steps; 0 before the first step."""
         return _recent_mean(self.rewards)
 
     @property
@@ -100,7 +100,7 @@ class Run:
         self.uniform_regret += best - uniform
 
     def regret_curve(self) -> list[tuple[int, float]]:
-        """Return about 150 pairs of a step (1-based) and the cumulative regret up to it."""
+        """Return about 150 pairs of a step (1-based) and the cumulative regret after it."""
         regret = np.cumsum(np.subtract(self.best, self.chosen))
         stride = max(1, self.horizon // _CURVE_POINTS)
         steps = [*range(stride, self.steps, stride), self.steps] if self.steps else []
@@ -146,13 +146,13 @@ def play(
     """Play all steps of an environment against an existing bandit and record them in `run`.
 
     Args:
-        client: where the bandit lives.
-        environment: what is simulated; `run.horizon` of its steps are played.
-        run: is filled step by step, and stays usable when this raises.
-        bandit: a bandit whose actions are those of the environment.
-        live: leave training to the service; otherwise it is called for whenever it is due.
-        delay: gather this many rewards, then send them together in their order; 1 sends each at
-            once. The last batch may be smaller.
+        client: a client of the service.
+        environment: the environment; its first `run.horizon` steps are played.
+        run: the record to fill, step by step; it remains usable if this raises.
+        bandit: name of a bandit with the actions of the environment.
+        live: leave training to the service; otherwise request a round whenever one is due.
+        delay: number of rewards that are collected and then sent together in their order; 1 sends
+            each at once. The last batch may be smaller.
         on_step: called after every step.
 
     Raises:
@@ -176,7 +176,7 @@ def play(
 
 
 def upsert_actions(client: BanditClient, environment: Environment, bandit: str) -> None:
-    """Put the environment's actions into a bandit's catalogue, some thousand at a time."""
+    """Put the environment's actions into a bandit's catalogue, 2000 per call."""
     ids, features = environment.action_ids, environment.action_features
     for start in range(0, len(ids), _UPSERT_ROWS):
         rows = slice(start, start + _UPSERT_ROWS)
@@ -191,7 +191,7 @@ def wire_array(values: NDArray[np.generic]) -> dict[str, object]:
 
 
 def _step(client: Calls, environment: Environment, run: Run, bandit: str, t: int) -> RewardReport:
-    """Select, draw the reward and record both; return what there is to report."""
+    """Select an action, draw its reward and record both; return the reward to report."""
     candidates = environment.candidates(t)
     offered = np.arange(len(environment.action_ids)) if candidates is None else candidates
     selection = client.select(
@@ -216,7 +216,7 @@ def _step(client: Calls, environment: Environment, run: Run, bandit: str, t: int
 
 
 def _report(client: Calls, reports: Sequence[RewardReport]) -> bool:
-    """Send rewards, a single one by itself; tell whether training is due."""
+    """Send rewards; return whether training is due."""
     answers: list[RewardStatus | Rejected] = []
     if len(reports) == 1:
         answers.append(client.reward(reports[0].decision_id, reports[0].reward))
@@ -236,13 +236,13 @@ def _report(client: Calls, reports: Sequence[RewardReport]) -> bool:
 def _offered_index(
     environment: Environment, offered: NDArray[np.int64], selection: Selection
 ) -> int:
-    """Return where the chosen action stands among the offered ones."""
+    """Return the index of the chosen action among the offered ones."""
     index = selection.action.index
     known = 0 <= index < len(offered)
     if not known or environment.action_ids[offered[index]] != selection.action.id:
         raise BanditError(
             f"{selection.decision_id} was answered with action {selection.action.id!r} "
-            f"at index {index}, which is not what was offered there"
+            f"at index {index}, but that is not the action offered there"
         )
     return index
 

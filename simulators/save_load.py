@@ -1,6 +1,6 @@
-"""Check that a served model survives export and import: the imported one must score alike.
+"""Check that a served model survives export and import: the imported model must score the same.
 
-Runs in the simulator's main thread after a run. The probe bandit it makes is deleted again.
+Runs in the simulator's main thread after a run. The probe bandit that it creates is deleted again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ATTEMPTS = 5
 
 
 def probe_name(bandit: str) -> str:
-    """Return the name of the bandit that a check imports into."""
+    """Return the name of the bandit that imports the snapshot of a check."""
     return f"{bandit}-check"
 
 
@@ -33,17 +33,17 @@ def snapshot_difference(
     """Export a bandit's model, import it into a new bandit and compare their scores.
 
     Args:
-        client: where the bandit lives.
+        client: a client of the service.
         environment: gives the actions and the probe contexts.
-        bandit: the bandit to check; `probe_name(bandit)` must be free.
-        spec: the body it was made with.
-        save_path: also keep the exported snapshot here.
+        bandit: the bandit to check; the name `probe_name(bandit)` must be free.
+        spec: the specification the bandit was created with.
+        save_path: file for the exported snapshot; None: none is written.
 
     Returns:
-        The greatest absolute difference of a mean over the probes; 0.0 means that nothing was lost.
+        The greatest absolute difference of a mean over the probes; 0.0 if nothing was lost.
 
     Raises:
-        BanditError: a call failed, or the bandit was retrained at every attempt.
+        BanditError: a call failed, or a training round ended during every attempt.
     """
     snapshot, expected = _settled_export(client, environment, bandit)
     if save_path is not None:
@@ -66,14 +66,14 @@ def snapshot_difference(
 def _settled_export(
     client: BanditClient, environment: Environment, bandit: str
 ) -> tuple[bytes, list[Scores]]:
-    """Export and score one and the same model: a live trainer may swap it in between."""
+    """Export and score the same model, although a live trainer may swap it in between."""
     for _ in range(_ATTEMPTS):
         before = _scores(client, environment, bandit)
         snapshot = client.export_snapshot(bandit)
         after = _scores(client, environment, bandit)
         if len({(row.snapshot, row.position) for row in (*before, *after)}) == 1:
             return snapshot, after
-    raise BanditError(f"{bandit} was retrained during each of {_ATTEMPTS} exports")
+    raise BanditError(f"a training round of {bandit} ended during each of {_ATTEMPTS} exports")
 
 
 def _scores(client: BanditClient, environment: Environment, bandit: str) -> list[Scores]:
@@ -85,5 +85,5 @@ def _scores(client: BanditClient, environment: Environment, bandit: str) -> list
 
 
 def _spread(ids: Sequence[str]) -> Sequence[str]:
-    """Return all ids, or evenly spread ones where there are many."""
+    """Return all ids, or at most 256 evenly spread ones."""
     return ids[:: -(-len(ids) // _MAX_ACTIONS)]

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from bandexa_core import __version__
+import bandexa_core
 from service.cli import admin, data, serve, snapshots
 
 
@@ -48,7 +48,7 @@ data.register(app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bandexa {__version__}")
+        typer.echo(f"bandexa {bandexa_core.__version__}")
         raise typer.Exit
 
 

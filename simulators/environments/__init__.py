@@ -1,4 +1,4 @@
-"""Simulated worlds with a known expected reward; see `protocol.py` for what each must offer."""
+"""Contextual bandit problems whose expected rewards are known; see `protocol.py`."""
 
 from simulators.environments.idx_images import FASHION_FOLDER, fashion_images
 from simulators.environments.mnist import (

@@ -1,7 +1,7 @@
 """The full MNIST set of 70,000 digits, downloaded once through torchvision into a cache folder.
 
-torchvision is imported only when this runs. A download that was cut off is noticed by its checksum
-and repeated by the next call.
+This module imports torchvision, which nothing else in the simulators needs. torchvision compares
+checksums, so the next call repeats a download that was cut off.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def full_digits(
     """Return all training and test digits, downloading them on first use.
 
     Args:
-        root: folder to keep the files in; None: `bandexa` in the user's cache folder.
-        mirrors: base addresses to try in turn, each ending in "/"; None: torchvision's.
+        root: folder of the files; None: `bandexa` in the user's cache folder.
+        mirrors: base addresses, each ending in "/", that are tried in turn; None: torchvision's.
         checksums: (file name, md5) of the four files; None: torchvision's.
 
     Raises:
@@ -44,7 +44,7 @@ def full_digits(
         raise ImagesUnavailableError(_advice(str(error), root)) from error
     overridden = {"mirrors": mirrors, "resources": checksums}
     given = {key: list(value) for key, value in overridden.items() if value is not None}
-    # The folder below root is named after the class, so a subclass keeps the name.
+    # torchvision names the folder below root after the class.
     source = type("MNIST", (datasets.MNIST,), given)
     try:
         with _stalled_downloads_fail():
@@ -72,7 +72,7 @@ def _advice(reason: str, root: Path) -> str:
 
 @contextmanager
 def _stalled_downloads_fail() -> Iterator[None]:
-    """Give sockets a time limit meanwhile: torchvision downloads without one."""
+    """Set a time limit for sockets inside the block: torchvision downloads without one."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALLED_S)
     try:

@@ -1,7 +1,8 @@
 """Labelled 28x28 images from a folder of idx files, the format of MNIST and Fashion-MNIST.
 
 The training set is read from `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, plain or with
-the suffix `.gz`. Runs in the simulator's main thread before a run; nothing is written.
+the suffix `.gz`. Fashion-MNIST: Xiao, Rasul and Vollgraf, arXiv:1708.07747. Runs in the simulator's
+main thread before a run; nothing is written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from simulators.environments.mnist import ImagesUnavailableError, LabelledImages
 
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package `dataset-fashion-mnist` puts the files."""
+"""The folder of Debian's package `dataset-fashion-mnist`."""
 
 _IMAGES = "train-images-idx3-ubyte"
 _LABELS = "train-labels-idx1-ubyte"
@@ -31,10 +32,10 @@ def fashion_images(folder: Path = FASHION_FOLDER) -> LabelledImages:
     """Return the training set of Fashion-MNIST.
 
     Args:
-        folder: holds the idx files.
+        folder: the folder with the idx files.
 
     Raises:
-        ImagesUnavailableError: a file is missing, damaged or holds something else.
+        ImagesUnavailableError: a file is missing or damaged, or holds other data.
     """
     paths = {name: _path(folder, name) for name in (_IMAGES, _LABELS)}
     found = {name: path for name, path in paths.items() if path is not None}
@@ -57,13 +58,13 @@ def fashion_images(folder: Path = FASHION_FOLDER) -> LabelledImages:
 
 
 def _path(folder: Path, name: str) -> Path | None:
-    """Return the file of this name, plain or compressed."""
+    """Return the path of the file with this name, plain or compressed."""
     paths = [folder / name, folder / f"{name}.gz"]
     return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """Decode one file: two zero bytes, type, number of sizes, big-endian sizes, then the bytes."""
+    """Decode a file: two zero bytes, type, number of sizes, big-endian sizes, then the values."""
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -74,5 +75,5 @@ def _read(path: Path) -> NDArray[np.uint8]:
         raise ImagesUnavailableError(f"cannot read {path}: {error}") from error
     start = 4 + 4 * num_sizes
     if zeros or kind != _UNSIGNED_BYTES or len(content) - start != math.prod(sizes):
-        raise ImagesUnavailableError(f"{path} is no whole idx file of unsigned bytes")
+        raise ImagesUnavailableError(f"{path} is not a complete idx file of unsigned bytes")
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)

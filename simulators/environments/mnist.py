@@ -1,8 +1,13 @@
-"""Digit problem: a 28x28 image is the context, ten labels are the actions, the right one pays 1.
+"""Image problem: a 28x28 image x with label y is the context and ten labels are the actions.
 
-The seed shuffles the images; a horizon beyond their number goes round again in a new order. There
-is no noise, so regret counts mistakes. The shipped 10,000 images are read from the package; where
-they come from stands in `simulators/data/README.md`. Any other set of ten labels will do as well.
+    r = m(x, a) = 1 if a = y, else 0
+
+There is no noise, so cumulative regret counts mistakes. The policy learns only whether its label
+was right: classification from bandit feedback (Beygelzimer and Langford, "The Offset Tree for
+Learning with Partial Labels", KDD 2009). The seed shuffles the images; a horizon beyond their
+number shows them all again in a new order. `simulators/data/README.md` states the origin of the
+10,000 digits in the package. Any other set of 28x28 images with ten labels serves as well. Pure
+computation in the simulator's process.
 """
 
 from __future__ import annotations
@@ -26,11 +31,11 @@ class LabelledImages(NamedTuple):
 
 
 class ImagesUnavailableError(Exception):
-    """A set of images could not be had; the message says in one line what to do."""
+    """A set of images is not available; the message is one line that says what to do."""
 
 
 def shipped_digits() -> LabelledImages:
-    """Return the 10,000 images that come with the package."""
+    """Return the 10,000 digits in the package."""
     with (
         resources.files("simulators").joinpath("data/mnist-10k.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
@@ -39,10 +44,10 @@ def shipped_digits() -> LabelledImages:
 
 
 class MnistEnvironment:
-    """Recognise digits, or whatever the images show; `seed` fixes their order.
+    """The problem of the module docstring for a set of images.
 
     Args:
-        images: the images to draw from.
+        images: the images and their labels.
         horizon: number of steps.
         seed: fixes the order of the images.
     """
@@ -84,6 +89,6 @@ class MnistEnvironment:
         return float(action == self._images.labels[self._order[t]])
 
     def probes(self, num: int) -> NDArray[np.generic]:
-        """Return `num` images drawn at random; the steps may show them too."""
+        """Return `num` images drawn at random; steps may show the same images."""
         picks = np.random.default_rng(self._probes).integers(len(self._images.labels), size=num)
         return self._images.images[picks]

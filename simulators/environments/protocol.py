@@ -1,10 +1,11 @@
-"""What a simulated environment offers to a run, and the random streams behind it.
+"""The interface of a simulated environment, and the random streams behind it.
 
-An environment is fixed by its parameters and its seed. What it shows at step t (context,
-candidates, noise) depends on t alone, never on earlier choices, so that every policy meets the same
-stream. Pure computation in the simulator's process; nothing is stored.
+Parameters and seed determine an environment. Context, candidates and noise of step t depend on t
+alone, never on earlier choices, so every policy meets the same stream. Regret of a step is the
+greatest expected reward among the offered actions minus that of the chosen one; it contains no
+noise. Pure computation in the simulator's process; nothing is stored.
 
-Shapes: N actions, K of them asked about, D features per action.
+Shapes: N actions, K of them in question, D features per action.
 """
 
 from __future__ import annotations
@@ -40,30 +41,30 @@ class Environment(Protocol):
 
     @property
     def reward_range(self) -> tuple[float, float]:
-        """Declared range of rewards; noise may exceed it a little."""
+        """Declared range of rewards; noise may exceed it slightly."""
 
     @property
     def retrieve(self) -> int | None:
-        """Ask the service to shortlist this many actions; None: candidates are as given."""
+        """Number of candidates that the service retrieves itself; None: `candidates` decides."""
 
     def context(self, t: int) -> NDArray[np.generic]:
         """Return the context of step t (0-based)."""
 
     def candidates(self, t: int) -> NDArray[np.int64] | None:
-        """Return the offered actions of step t, ascending; None offers all N."""
+        """Return the offered actions of step t in ascending order; None offers all N."""
 
     def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the expected rewards of shape (K,) of these actions at step t."""
 
     def reward(self, t: int, action: int) -> float:
-        """Return the reward an action gets at step t; repeated calls agree."""
+        """Return the reward of an action at step t; repeated calls return the same value."""
 
     def probes(self, num: int) -> NDArray[np.generic]:
-        """Return `num` further contexts, the same on every call, that no step shows."""
+        """Return `num` contexts beside those of the steps; every call returns the same ones."""
 
 
 class Streams(NamedTuple):
-    """Independent random streams of one seed: drawing from one leaves the others alone."""
+    """Independent random streams of one seed: a draw from one does not change the others."""
 
     parameters: np.random.Generator
     contexts: np.random.Generator
@@ -85,6 +86,6 @@ class Streams(NamedTuple):
 
 
 def at_step(stream: np.random.SeedSequence, t: int) -> np.random.Generator:
-    """Return the generator of step t of a stream, so that no step depends on the ones before."""
+    """Return the generator of step t of a stream, which does not depend on earlier steps."""
     key = (*stream.spawn_key, t)
     return np.random.default_rng(np.random.SeedSequence(stream.entropy, spawn_key=key))

@@ -2,11 +2,12 @@
 
     m(x, a) = tanh(w_x . x + w_a . a + w_xa . (x * a) + b)        r = m(x, a) + N(0, sd^2)
 
-x and a in R^dim, a fixed set of actions; x, a, b and all weights are standard normal, and w_xa is
-then multiplied by the interaction scale. Without interactions the ranking of the actions would not
-depend on x. A world that drifts gets new weights and a new b at one step, drawn likewise; actions,
-contexts and noise are those of the world that does not. Pure computation in the simulator's
-process.
+x in R^dim is the context and a in R^dim the features of an action from a fixed set; `*` multiplies
+elementwise. x, a, b and all weights are standard normal, and w_xa is then multiplied by the
+interaction scale. Without interactions the best action would be the same for every x. A problem
+with drift draws new weights and a new b from the same law at one step; actions, contexts and noise
+stay those of the problem without drift. The law is this project's own. Pure computation in the
+simulator's process.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class SyntheticEnvironment(VectorEnvironment):
         num_actions: size of the fixed set of actions.
         noise_std: standard deviation of the noise on a reward.
         interaction_scale: factor on w_xa.
-        drift_at: the first step (0-based) with redrawn weights; None: they stay.
+        drift_at: the first step (0-based) with redrawn weights; None: no drift.
         seed: fixes weights, actions, contexts and noise.
 
     Raises:
-        ValueError: `drift_at` leaves no step before or after it.
+        ValueError: no step comes before `drift_at`, or none from it on.
     """
 
     reward_range = (-1.0, 1.0)
@@ -65,7 +66,7 @@ class SyntheticEnvironment(VectorEnvironment):
         super().__init__(streams, horizon=horizon, draw=standard_normal(dim), noise_std=noise_std)
         self.action_ids = tuple(f"a{index}" for index in range(num_actions))
         self._weights = _draw_weights(streams.parameters, dim, interaction_scale)
-        # float32 is what the service sees, so the expected rewards are computed from the same.
+        # The service receives float32; the expected rewards are computed from the same values.
         features = streams.parameters.standard_normal((num_actions, dim))
         self.action_features = features.astype(np.float32)
         self._drift_at = horizon
@@ -74,7 +75,7 @@ class SyntheticEnvironment(VectorEnvironment):
             self._later_weights = _draw_weights(streams.parameters, dim, interaction_scale)
 
     def weights(self, t: int) -> Weights:
-        """Return the weights that hold at step t."""
+        """Return the weights in force at step t."""
         return self._weights if t < self._drift_at else self._later_weights
 
     def expected(self, t: int, actions: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,13 +1,14 @@
-"""Two-tower problem: many actions, a reward that only products of hidden features explain.
+"""Two-tower problem: many actions, and a reward that only products of hidden features explain.
 
-    u = tanh(W_x x)    v = tanh(W_a a)    L hidden features
+    u = tanh(W_x x)    v = tanh(W_a a)    with L hidden features each
     p(x, a) = sigmoid(u . v / sqrt(L) + 0.25 mean((u * v)^2) - 0.1)
-    r = clamp(p + N(0, sd^2), 0, 1)
+    r = clamp(p(x, a) + N(0, sd^2), 0, 1)
 
 x is standard normal, a is 0.6 times standard normal, entries of W_x and W_a are 0.7 times standard
-normal. Regret and "expected reward" are in terms of p: clamping moves the mean of r slightly, by
-the same increasing map for every action, and leaves the ranking alone. Pure computation in the
-simulator's process.
+normal. Regret and expected rewards refer to p: clamping moves the mean of r slightly, by the same
+increasing map for every action, and does not change the ranking. The law is this project's own; the
+name is that of retrieval models whose score is the product of a context and an item embedding (Yi
+et al., RecSys 2019). Pure computation in the simulator's process.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ class TwoTowerEnvironment(VectorEnvironment):
     Args:
         horizon: number of steps.
         num_actions: size of the catalogue.
-        candidate_size: actions offered at a step, or retrieved by the service.
+        candidate_size: number of actions offered at a step, or retrieved by the service.
         retrieve: let the service choose the candidates by its own sampled values; regret is then
-            against the best of all actions. Otherwise they are drawn at random, alike for all.
+            against the best of all actions. Otherwise candidates are drawn at random and are the
+            same for every policy.
         dim: features of a context and of an action.
         latent_dim: hidden features L.
         noise_std: standard deviation of the noise on a reward.
         seed: fixes weights, actions, contexts, candidates and noise.
 
     Raises:
-        ValueError: more candidates than actions.
+        ValueError: there are more candidates than actions.
     """
 
     reward_range = (0.0, 1.0)
@@ -73,7 +75,7 @@ class TwoTowerEnvironment(VectorEnvironment):
         self._candidates = streams.candidates
 
     def candidates(self, t: int) -> NDArray[np.int64] | None:
-        """Return the random candidates of step t, ascending; None when the service retrieves."""
+        """Return the random candidates of step t in order; None when the service retrieves."""
         if self.retrieve is not None:
             return None
         generator = at_step(self._candidates, t)

@@ -1,4 +1,4 @@
-"""What the environments share whose contexts are vectors: contexts and noise, drawn once per seed.
+"""The common part of environments with vector contexts: contexts and noise are drawn once per seed.
 
 A subclass adds its actions and `expected`. Pure computation in the simulator's process.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simulators.environments.protocol import Streams
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float32]]
-"""Draws n contexts, float32 of shape (n, dim)."""
+"""A function that draws n contexts, float32 of shape (n, dim)."""
 
 
 class VectorEnvironment(ABC):
@@ -24,9 +24,9 @@ class VectorEnvironment(ABC):
     rounded values, in float64.
 
     Args:
-        streams: the random streams of the seed; this takes `contexts`, `noise` and `probes`.
+        streams: the random streams of the seed; `contexts`, `noise` and `probes` are used here.
         horizon: number of steps.
-        draw: draws contexts.
+        draw: the law of a context.
         noise_std: standard deviation of the noise, which is the same for every action of a step.
     """
 
@@ -63,7 +63,7 @@ class VectorEnvironment(ABC):
 
 
 def standard_normal(dim: int) -> Draw:
-    """Return what draws standard normal contexts of `dim` features."""
+    """Return a function that draws standard normal contexts of `dim` features."""
 
     def draw(generator: np.random.Generator, num: int) -> NDArray[np.float32]:
         return generator.standard_normal((num, dim)).astype(np.float32)

@@ -1,13 +1,14 @@
-"""Wheel problem: a safe action is best inside a disc, and a rare region outside pays 50.
+"""Wheel problem: a safe action is best inside a disc, and one action per quadrant pays 50 outside.
 
     x uniform in the unit disc          r = m(x, a) + N(0, sd^2)
     m(x, safe) = 1.2
     m(x, quadrant q) = 50 if |x| >= delta and x lies in quadrant q, else 1.0
 
-One action per quadrant, none has features. Quadrants in the order of the actions, by the signs of
-(x_1, x_2): (+, +), (+, -), (-, +), (-, -), an axis counting as negative. The ring holds 1 - delta^2
-of the contexts, so a large delta makes exploration hard. From Riquelme, Tucker and Snoek, "Deep
-Bayesian Bandits Showdown", ICLR 2018; here the noise is the same everywhere. Pure computation in
+There are four quadrant actions and the safe one; none has features. The quadrants in the order of
+the actions have these signs of (x_1, x_2): (+, +), (+, -), (-, +), (-, -); an axis counts as
+negative. The ring |x| >= delta holds 1 - delta^2 of the contexts, so a large delta makes
+exploration hard. The problem is that of Riquelme, Tucker and Snoek, "Deep Bayesian Bandits
+Showdown", ICLR 2018, with the same noise level for all actions and regions. Pure computation in
 the simulator's process.
 """
 
@@ -35,7 +36,7 @@ class WheelEnvironment(VectorEnvironment):
         seed: fixes contexts and noise.
 
     Raises:
-        ValueError: `delta` is not a radius inside the unit disc.
+        ValueError: `delta` is not from 0 to 1.
     """
 
     reward_range = (0.0, _JACKPOT)
@@ -66,7 +67,7 @@ class WheelEnvironment(VectorEnvironment):
 
 
 def _in_disc(generator: np.random.Generator, num: int) -> NDArray[np.float32]:
-    """Draw points uniformly from the unit disc: the square of their radius is uniform."""
+    """Draw points uniformly from the unit disc, where the square of the radius is uniform."""
     squares, turns = generator.random((num, 2)).T
     angles = 2.0 * np.pi * turns
     points = np.sqrt(squares) * np.stack([np.cos(angles), np.sin(angles)])

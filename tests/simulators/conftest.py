@@ -1,4 +1,4 @@
-"""What several tests of the simulators need."""
+"""Fixtures that several tests of the simulators share."""
 
 from __future__ import annotations
 

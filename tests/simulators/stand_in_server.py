@@ -1,7 +1,7 @@
-"""A tiny service with a uniform policy that speaks the wire contract, started as a subprocess.
+"""A small service with a uniform policy and the HTTP interface of Bandexa, run as a subprocess.
 
-It takes the options of `bandexa serve` that a private server gets, and some that make it misbehave.
-Every choice is a hash of the decision id, so that runs repeat. Training is due every 50 rewards.
+It accepts the options of `bandexa serve` that a private server passes, and options that make it
+fail. Every choice is a hash of the decision id, so runs repeat. Training is due every 50 rewards.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Service:
     def select(self, body: dict[str, Any]) -> tuple[int, object]:
         self.num_selects += 1
         if self.num_selects == self.options.die_after:
-            print("the stand-in dies as told", file=sys.stderr, flush=True)
+            print("the stand-in exits as requested", file=sys.stderr, flush=True)
             os._exit(9)
         bandit = self.bandit(body["bandit"])
         base64.b64decode(body["context"]["data"], validate=True)
@@ -180,7 +180,7 @@ class Service:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet per answer: two would wait for a delayed acknowledgement
+    wbufsize = -1  # one packet per answer: a second one would wait for a delayed acknowledgement
     disable_nagle_algorithm = True
     service: Service
 

@@ -76,7 +76,7 @@ def server() -> Iterator[PrivateServer]:
 
 
 def choice(decision_id: str, num: int) -> int:
-    """The stand-in's choice, computed again: a hash of the decision id."""
+    """Return the choice of the stand-in server: a hash of the decision id."""
     digest = hashlib.blake2b(decision_id.encode(), digest_size=6).digest()
     return int(int.from_bytes(digest, "big") / 2**48 * num)
 
@@ -94,16 +94,16 @@ def test_every_policy_runs_with_every_seed() -> None:
 
 def test_regret_and_rewards_are_those_of_the_chosen_actions() -> None:
     outcome = run(campaign(seeds=1, policies=["linear_ts"]))
-    world = environment(0)
+    problem = environment(0)
     everything = np.arange(9)
     regret = uniform_regret = 0.0
     rewards = []
     for t in range(120):
         action = choice(f"synthetic-linear_ts-0.{t}", 9)
-        expected = world.expected(t, everything)
+        expected = problem.expected(t, everything)
         regret += float(expected.max() - expected[action])
         uniform_regret += float(expected.max() - expected.mean())
-        rewards.append(world.reward(t, action))
+        rewards.append(problem.reward(t, action))
     [only] = outcome.runs
     assert only.regret == pytest.approx(regret, rel=1e-12)
     assert only.uniform_regret == pytest.approx(uniform_regret, rel=1e-12)
@@ -161,21 +161,21 @@ def test_candidates_travel_by_id_and_the_index_is_read_among_them() -> None:
         server=stand_in,
     )
     [only] = run(plan).runs
-    world = make(3)
+    problem = make(3)
     for t in range(30):
-        candidates = world.candidates(t)
+        candidates = problem.candidates(t)
         assert candidates is not None
         action = candidates[[choice(f"two-tower-uniform-3.{t}", 6)]]
-        assert only.chosen[t] == world.expected(t, action)[0]
-        assert only.best[t] == world.expected(t, candidates).max()
+        assert only.chosen[t] == problem.expected(t, action)[0]
+        assert only.best[t] == problem.expected(t, candidates).max()
 
 
-def test_a_dying_private_server_leaves_what_was_found() -> None:
-    """The first run takes 120 selects; the 150th kills the server, in step 30 of the second."""
+def test_results_before_the_death_of_a_private_server_remain() -> None:
+    """The first run makes 120 selects; the 150th ends the server, in step 30 of the second run."""
     outcome = run(campaign("--die-after", "150"))
     assert outcome.error is not None
-    assert "ended on its own (exit status 9)" in outcome.error
-    assert "the stand-in dies as told" in outcome.error
+    assert "ended by itself (exit status 9)" in outcome.error
+    assert "the stand-in exits as requested" in outcome.error
     assert [(r.policy, r.steps, r.complete) for r in outcome.runs] == [
         ("linear_ts", 120, True),
         ("uniform", 29, False),
@@ -189,7 +189,7 @@ def test_a_rejected_bandit_stops_the_campaign() -> None:
     assert [run.steps for run in outcome.runs] == [0]
 
 
-def test_an_unreachable_service_is_told(server: PrivateServer) -> None:
+def test_an_unreachable_service_is_reported(server: PrivateServer) -> None:
     url = server.url
     server.close()
     outcome = run(campaign(url=url))
@@ -218,7 +218,7 @@ def test_replace_deletes_the_bandits_of_the_same_names_first(server: PrivateServ
 
 
 def test_the_stand_in_itself_refuses_a_decision_id_twice(server: PrivateServer) -> None:
-    """What gives the replacement test its weight: without a delete the ids would collide."""
+    """The replacement test relies on this: without a delete the ids would collide."""
     assert run(campaign(url=server.url, seeds=1)).error is None
     name = bandit_name("synthetic", "linear_ts", 0)
     context = {"dtype": "float32", "shape": [1], "data": ""}
@@ -226,7 +226,7 @@ def test_the_stand_in_itself_refuses_a_decision_id_twice(server: PrivateServer) 
         client.select(name, context, decision_id=f"{name}.0")
 
 
-def test_a_model_that_survives_export_and_import_differs_by_nothing(tmp_path: Path) -> None:
+def test_a_model_that_survives_export_and_import_does_not_differ(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     outcome = run(campaign(check_save_load=True, save_path=path))
     assert outcome.error is None
@@ -241,7 +241,7 @@ def test_a_single_policy_saves_under_the_path_itself(tmp_path: Path) -> None:
     assert path.read_bytes() == b"synthetic-greedy-0"
 
 
-def test_a_model_that_does_not_survive_is_noticed() -> None:
+def test_a_model_that_changes_in_an_import_is_detected() -> None:
     [check] = run(campaign("--lossy-import", check_save_load=True)).checks
     assert check.max_difference > 0.0
 
@@ -270,7 +270,7 @@ def test_progress_shows_bars_on_a_terminal() -> None:
     assert "120/120" in text.getvalue()
 
 
-# Runs a campaign far too long to end by itself; says where its server is once that is up.
+# Runs a campaign that is too long to end by itself, and prints the address of its server.
 ENDLESS = """
 import sys
 from pathlib import Path
@@ -281,7 +281,7 @@ from simulators.private_server import PrivateServer
 from simulators.progress import RunProgress
 from simulators.report import Outcome, write_json
 
-class Telling(PrivateServer):
+class AnnouncingServer(PrivateServer):
     def start(self):
         super().start()
         print(self.url, flush=True)
@@ -292,7 +292,7 @@ campaign = Campaign(
     make_environment=lambda seed: SyntheticEnvironment(horizon=10**6, seed=seed),
     policies=["uniform"],
     seeds=[0],
-    server=lambda: Telling(command=[sys.executable, sys.argv[1]]),
+    server=lambda: AnnouncingServer(command=[sys.executable, sys.argv[1]]),
 )
 run_campaign(campaign, outcome, RunProgress(Console(stderr=True), quiet=True))
 write_json(outcome, Path(sys.argv[2]))
@@ -324,7 +324,7 @@ def test_an_interrupted_simulation_leaves_results_and_no_server(
 
 
 def _until_learned(client: BanditClient, bandit: str) -> None:
-    """Poll until the simulation is under way; pytest's time limit is the deadline."""
+    """Poll until the bandit has learned some rewards; pytest's time limit is the deadline."""
     while True:
         try:
             if client.get_bandit(bandit).num_learned > 5:

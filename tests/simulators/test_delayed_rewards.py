@@ -1,4 +1,4 @@
-"""What reaches the service when rewards are gathered before they are sent."""
+"""The calls that reach the service when rewards are collected before they are sent."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from simulators.runner import Run, play, upsert_actions
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_server.py")))
 
 
-class Watching(BanditClient):
-    """Keeps the ids of the rewards that it sends in batches; may ask for an unknown one."""
+class RecordingClient(BanditClient):
+    """Records the ids of the rewards sent in batches; `spoiled` is replaced by an unknown id."""
 
     def __init__(self, url: str, *, spoiled: str | None = None) -> None:
         super().__init__(url, trust_env=False)
@@ -38,16 +38,16 @@ def url() -> Iterator[str]:
 
 
 def play_delayed(client: BanditClient, *, horizon: int, delay: int) -> None:
-    world = SyntheticEnvironment(horizon=horizon, num_actions=3, dim=2)
+    environment = SyntheticEnvironment(horizon=horizon, num_actions=3, dim=2)
     client.put_bandit("b", {})
-    upsert_actions(client, world, "b")
+    upsert_actions(client, environment, "b")
     run = Run("linear_ts", 0, horizon)
-    play(client, world, run, bandit="b", live=True, delay=delay, on_step=lambda: None)
+    play(client, environment, run, bandit="b", live=True, delay=delay, on_step=lambda: None)
     assert run.complete
 
 
-def test_rewards_keep_their_order_and_the_last_batch_is_what_is_left(url: str) -> None:
-    with Watching(url) as client:
+def test_rewards_are_sent_in_order_and_the_last_batch_is_the_rest(url: str) -> None:
+    with RecordingClient(url) as client:
         play_delayed(client, horizon=25, delay=10)
         assert client.get_bandit("b").num_learned == 25
     assert [len(batch) for batch in client.batches] == [10, 10, 5]
@@ -55,7 +55,7 @@ def test_rewards_keep_their_order_and_the_last_batch_is_what_is_left(url: str) -
 
 
 def test_a_batch_beyond_the_limit_of_a_call_is_split_in_order(url: str) -> None:
-    with Watching(url) as client:
+    with RecordingClient(url) as client:
         play_delayed(client, horizon=1002, delay=1002)
         assert client.get_bandit("b").num_learned == 1002
     assert [len(batch) for batch in client.batches] == [1000, 2]
@@ -63,16 +63,16 @@ def test_a_batch_beyond_the_limit_of_a_call_is_split_in_order(url: str) -> None:
 
 
 def test_without_delay_rewards_travel_one_by_one(url: str) -> None:
-    with Watching(url) as client:
+    with RecordingClient(url) as client:
         play_delayed(client, horizon=12, delay=1)
         assert client.get_bandit("b").num_learned == 12
     assert client.batches == []
 
 
 def test_a_refused_reward_of_a_batch_ends_the_run(url: str) -> None:
-    told = r"the reward of b\.13 was refused: item 3 of a batch: 404 no such decision"
+    reason = r"the reward of b\.13 was refused: item 3 of a batch: 404 no such decision"
     with (
-        Watching(url, spoiled="b.13") as client,
-        pytest.raises(BanditError, match=told),
+        RecordingClient(url, spoiled="b.13") as client,
+        pytest.raises(BanditError, match=reason),
     ):
         play_delayed(client, horizon=30, delay=10)

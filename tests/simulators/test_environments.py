@@ -62,7 +62,7 @@ def offered(environment: Environment, t: int) -> np.ndarray:
 
 
 def stream(environment: Environment) -> list[tuple[bytes, bytes, bytes]]:
-    """All that a policy could meet: context, candidates and the reward of each, per step."""
+    """Return everything a policy can receive: per step context, candidates and their rewards."""
     return [
         (
             environment.context(t).tobytes(),
@@ -80,8 +80,8 @@ def test_equal_seeds_give_equal_streams_and_others_do_not(make: Make) -> None:
 
 
 @every_environment
-def test_a_step_does_not_depend_on_what_was_asked_before(make: Make) -> None:
-    """One policy plays in order and chooses at will, another looks at the last step alone."""
+def test_a_step_does_not_depend_on_earlier_calls(make: Make) -> None:
+    """One environment is played in order with varying choices, the other only at its last step."""
     fresh, played = make(1), make(1)
     for t in range(played.horizon):
         played.context(t)
@@ -106,7 +106,7 @@ def test_probes_repeat(make: Make) -> None:
 
 
 @every_environment
-def test_expected_rewards_follow_the_order_asked_for(make: Make) -> None:
+def test_expected_rewards_have_the_order_of_the_given_actions(make: Make) -> None:
     environment = make(0)
     actions = offered(environment, 5)
     backwards = environment.expected(5, actions[::-1])
@@ -145,7 +145,7 @@ def test_synthetic_interaction_scale_multiplies_only_the_interactions() -> None:
     np.testing.assert_array_equal(scaled.action_features, plain.action_features)
 
 
-def test_synthetic_drift_redraws_all_weights_at_its_step_and_leaves_the_rest() -> None:
+def test_synthetic_drift_redraws_all_weights_at_its_step_and_nothing_else() -> None:
     still = SyntheticEnvironment(horizon=30, seed=2)
     moved = SyntheticEnvironment(horizon=30, drift_at=12, seed=2)
     np.testing.assert_array_equal(moved.action_features, still.action_features)
@@ -155,7 +155,8 @@ def test_synthetic_drift_redraws_all_weights_at_its_step_and_leaves_the_rest() -
         same = np.array_equal(moved.expected(t, everything), still.expected(t, everything))
         assert same == (t < 12)
         noise = [
-            world.reward(t, 7) - world.expected(t, np.array([7]))[0] for world in (moved, still)
+            problem.reward(t, 7) - problem.expected(t, np.array([7]))[0]
+            for problem in (moved, still)
         ]
         assert noise[0] == pytest.approx(noise[1], abs=1e-12)
     before, after = moved.weights(11), moved.weights(12)
@@ -166,8 +167,8 @@ def test_synthetic_drift_redraws_all_weights_at_its_step_and_leaves_the_rest() -
 
 def test_synthetic_weights_after_a_drift_follow_the_same_law() -> None:
     """1000 standard normal weights, interactions doubled; standard errors 0.022 of the sd."""
-    world = SyntheticEnvironment(horizon=2, dim=1000, interaction_scale=2.0, drift_at=1, seed=0)
-    weights = world.weights(1)
+    problem = SyntheticEnvironment(horizon=2, dim=1000, interaction_scale=2.0, drift_at=1, seed=0)
+    weights = problem.weights(1)
     assert weights.context.std() == pytest.approx(1.0, abs=0.08)
     assert weights.action.std() == pytest.approx(1.0, abs=0.08)
     assert weights.interaction.std() == pytest.approx(2.0, abs=0.16)
@@ -269,7 +270,7 @@ def test_two_tower_candidates_are_distinct_uniform_and_new_at_every_step() -> No
     assert len({candidates.tobytes() for candidates in drawn if candidates is not None}) == 400
 
 
-def test_two_tower_retrieval_offers_all_and_asks_for_a_shortlist() -> None:
+def test_two_tower_retrieval_offers_all_actions_and_states_the_number_to_retrieve() -> None:
     environment = retrieving(0)
     assert environment.candidates(0) is None
     assert environment.retrieve == 8
@@ -323,7 +324,7 @@ def test_wheel_refuses_a_radius_outside_the_disc(delta: float) -> None:
         WheelEnvironment(delta=delta)
 
 
-def test_mnist_pays_for_the_label_alone() -> None:
+def test_mnist_pays_for_the_right_label_alone() -> None:
     known = digits()
     labels = {known.images[i].tobytes(): int(known.labels[i]) for i in range(30)}
     environment = MnistEnvironment(known, horizon=30, seed=0)
@@ -342,7 +343,7 @@ def test_mnist_shows_every_image_once_before_any_twice() -> None:
     assert shown[30:] != shown[:30]
 
 
-def test_the_shipped_digits_are_whole() -> None:
+def test_the_shipped_digits_are_complete() -> None:
     images, labels = shipped_digits()
     assert images.shape == (10_000, 28, 28)
     assert images.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Reading Fashion-MNIST from small idx files, and what is said of bad ones."""
+"""Fashion-MNIST is read from small idx files, and bad files are refused with a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def write(idx: Callable[[np.ndarray], bytes], tmp_path: Path) -> Write:
-    """Put compressed files of these arrays into the test's folder."""
+    """Return a function that writes compressed files of arrays into the folder of the test."""
 
     def write_files(arrays: Mapping[str, np.ndarray]) -> None:
         for name, values in arrays.items():
@@ -54,7 +54,7 @@ def test_the_training_set_is_read(
 
 
 @pytest.mark.parametrize("missing", [[IMAGES], [LABELS], [IMAGES, LABELS]])
-def test_missing_files_are_told_with_where_to_get_them(
+def test_missing_files_are_reported_with_a_way_to_get_them(
     missing: list[str], arrays: dict[str, np.ndarray], write: Write, tmp_path: Path
 ) -> None:
     write({name: values for name, values in arrays.items() if name not in missing})

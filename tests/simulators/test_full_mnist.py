@@ -1,4 +1,4 @@
-"""Downloading the full set from a stand-in mirror on loopback, and doing without one."""
+"""The full set is downloaded from a stand-in mirror on loopback, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_second_call_needs_no_network(
     np.testing.assert_array_equal(first.images, second.images)
 
 
-def test_an_unreachable_mirror_is_told_in_one_line(
+def test_an_unreachable_mirror_is_reported_in_one_line(
     checksums: list[tuple[str, str]], unreachable: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ImagesUnavailableError) as caught:
@@ -106,7 +106,7 @@ def test_an_unreachable_mirror_is_told_in_one_line(
     assert str(tmp_path / "MNIST" / "raw") in message
 
 
-def test_the_time_limit_of_downloads_is_taken_back(
+def test_the_time_limit_of_downloads_is_restored(
     checksums: list[tuple[str, str]], unreachable: str, tmp_path: Path
 ) -> None:
     before = socket.getdefaulttimeout()

@@ -1,4 +1,4 @@
-"""Settings of a bandit on the command line: their types, their ranges, and what is refused."""
+"""Settings of a bandit on the command line: types, ranges and refusals."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_a_value_has_the_type_of_its_setting(assignment: str, value: object) -> 
     assert type(parsed) is type(value)
 
 
-def test_every_setting_of_a_bandit_but_those_of_the_simulation_can_be_given() -> None:
-    """The defaults of a specification, written as assignments, are accepted and come back."""
+def test_every_setting_can_be_given_but_those_of_the_simulation() -> None:
+    """The defaults of a specification, written as assignments, return unchanged."""
     spec = dataclasses.asdict(BanditSpec(policy="linear_ts", context=ContextSpec(shape=(1,))))
     simulated = {"policy", "context", "action_dim", "seed"}
     given = {key: value for key, value in spec.items() if key not in simulated}
@@ -59,10 +59,10 @@ def _text(value: object) -> str:
     ("assignment", "reason"),
     [
         ("training.batch_size", "is not of the form KEY=VALUE"),
-        ("training.batchsize=8", r"no setting of a bandit; did you mean training\.batch_size\?"),
+        ("training.batchsize=8", r"not a setting of a bandit; did you mean training\.batch_size\?"),
         ("batch_size=8", r"did you mean training\.batch_size\?"),
-        ("training=8", "no setting of a bandit"),
-        ("zebra=8", "no setting of a bandit$"),
+        ("training=8", "not a setting of a bandit"),
+        ("zebra=8", "not a setting of a bandit$"),
         ("encoder.params=8", r"did you mean encoder\.params\.NAME\?"),
         ("encoder.params.=8", r"did you mean encoder\.params\.NAME\?"),
         ("training.batch_size=6.5", "takes an integer, not '6.5'"),
@@ -84,7 +84,7 @@ def _text(value: object) -> str:
         ("context.shape=[3]", r"context\.shape is set by the workload"),
     ],
 )
-def test_what_cannot_be_set_is_refused_with_a_reason(assignment: str, reason: str) -> None:
+def test_a_wrong_setting_is_refused_with_a_reason(assignment: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_overrides([assignment])
 

@@ -76,10 +76,10 @@ def test_each_label_names_its_policy_and_encoder(workload: str, policy: str, enc
         ("wheel", {"shape": [2], "dtype": "float32"}, 0, [0.0, 50.0]),
     ],
 )
-def test_without_settings_a_body_says_only_what_the_problem_is(
+def test_without_settings_a_body_describes_the_problem_alone(
     workload: str, context: object, action_dim: int, reward_range: list[float]
 ) -> None:
-    """All that is left out is the service's own default; uniform needs nothing else at all."""
+    """The service fills in its defaults; uniform needs nothing else."""
     problem = {
         "context": context,
         "action_dim": action_dim,

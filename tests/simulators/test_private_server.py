@@ -1,4 +1,4 @@
-"""Starting, losing and ending a private server; a stand-in process plays the service."""
+"""Start, failure and end of a private server; a stand-in process plays the service."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_options_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert options["session"] != os.getsid(0)
 
 
-def test_a_folder_with_a_service_package_of_its_own_is_no_hindrance(
+def test_the_server_starts_in_a_folder_with_another_service_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is the one beside the simulators, wherever the simulation is started."""
+    """The server is the one installed beside the simulators, whatever the current folder holds."""
     package = tmp_path / "service"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('not the service')\n")
@@ -79,7 +79,7 @@ def test_a_server_that_ignores_sigterm_is_killed() -> None:
     assert not answers(server.url)
 
 
-def test_a_server_that_ends_at_once_is_told_with_its_log(
+def test_a_server_that_ends_at_once_is_reported_with_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -90,30 +90,30 @@ def test_a_server_that_ends_at_once_is_told_with_its_log(
     assert folders() == set()
 
 
-def test_a_server_that_never_announces_itself_is_given_up() -> None:
+def test_a_server_without_an_announcement_fails_after_the_time_limit() -> None:
     server = PrivateServer(command=[*STAND_IN, "--silent"], start_timeout_s=0.5)
     with pytest.raises(ServerFailedError, match=r"not ready after 0\.5 s"):
         server.start()
 
 
-def test_a_server_that_announces_something_else_is_given_up() -> None:
+def test_a_server_with_another_announcement_fails() -> None:
     server = PrivateServer(command=[sys.executable, "-c", "print('hello'); input()"])
     with pytest.raises(ServerFailedError):
         server.start()
 
 
-def test_the_obituary_is_written_only_for_the_dead() -> None:
+def test_only_an_ended_server_has_a_failure() -> None:
     with PrivateServer(command=[*STAND_IN, "--die-after", "1"]) as server:
-        assert server.obituary() is None
+        assert server.failure() is None
         with (
             BanditClient(server.url, trust_env=False) as client,
             pytest.raises(ServiceUnavailable),
         ):
             client.select("b", [0.0])
-        obituary = server.obituary()
-    assert obituary is not None
-    assert "exit status 9" in obituary
-    assert "the stand-in dies as told" in obituary
+        failure = server.failure()
+    assert failure is not None
+    assert "exit status 9" in failure
+    assert "the stand-in exits as requested" in failure
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_server_too(number: signal.Signals) -> None:
 
 
 def test_a_signal_before_the_process_is_known_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal arrives when the child runs but its Popen object is not assigned yet."""
+    """The signal arrives while the child runs but its Popen object is not assigned yet."""
     spawned: list[subprocess.Popen[str]] = []
     spawn = subprocess.Popen
 
@@ -153,7 +153,7 @@ def test_a_signal_before_the_process_is_known_ends_it_too(monkeypatch: pytest.Mo
 def test_a_signal_during_the_start_ends_the_server_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal comes from the child itself, before it announces anything."""
+    """The child itself sends the signal before it announces anything."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
     server = PrivateServer(command=[sys.executable, "-c", code], stop_timeout_s=5)
@@ -162,7 +162,7 @@ def test_a_signal_during_the_start_ends_the_server_too(
     assert folders() == set()
 
 
-def test_signal_handlers_are_put_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with interruptible(), PrivateServer(command=STAND_IN):
         pass

@@ -1,4 +1,4 @@
-"""Table, JSON file and plot of made-up runs whose figures can be checked by hand."""
+"""Table, JSON file and plot of invented runs whose figures can be checked by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simulators.report import (
 from simulators.runner import Run
 
 
-def made_up(policy: str, seed: int, regret_per_step: float, *, steps: int = 400) -> Run:
+def invented(policy: str, seed: int, regret_per_step: float, *, steps: int = 400) -> Run:
     """A run of 400 steps whose last 200 rewards are 1.0 and the others 0.0; uniform loses 200."""
     run = Run(policy, seed, 400)
     for t in range(steps):
@@ -35,10 +35,10 @@ def made_up(policy: str, seed: int, regret_per_step: float, *, steps: int = 400)
 def outcome() -> Outcome:
     """Linear: regret 40 and 80, mean 60 +- 20. Neural: 20 and 100; it wins on one seed of two."""
     runs = [
-        made_up("linear_ts", 0, 0.1),
-        made_up("neural_linear_ts", 0, 0.05),
-        made_up("linear_ts", 1, 0.2),
-        made_up("neural_linear_ts", 1, 0.25),
+        invented("linear_ts", 0, 0.1),
+        invented("neural_linear_ts", 0, 0.05),
+        invented("linear_ts", 1, 0.2),
+        invented("neural_linear_ts", 1, 0.25),
     ]
     return Outcome("two-tower", {"horizon": 400}, runs)
 
@@ -68,7 +68,7 @@ def test_one_seed_has_no_standard_error(outcome: Outcome) -> None:
 
 def test_the_widest_row_fits_into_80_columns(outcome: Outcome) -> None:
     policy = "linear_ts_bilinear"
-    outcome.runs += [made_up(policy, seed, regret) for seed, regret in [(0, 2.5), (1, 3.0)]]
+    outcome.runs += [invented(policy, seed, regret) for seed, regret in [(0, 2.5), (1, 3.0)]]
     cells = ["1100.0 +- 100.0", "550.00", "1.000 +- 0.000", "0/2", "200"]
     assert row(table(outcome), policy) == " ".join([policy, *cells])
 
@@ -80,14 +80,14 @@ def test_two_tower_prints_expected_rewards_of_best_and_chosen(outcome: Outcome) 
     assert "ma_best_p" not in table(outcome)
 
 
-def test_the_table_leaves_partial_runs_out(outcome: Outcome) -> None:
-    outcome.runs[3] = made_up("neural_linear_ts", 1, 0.25, steps=10)
+def test_the_table_omits_partial_runs(outcome: Outcome) -> None:
+    outcome.runs[3] = invented("neural_linear_ts", 1, 0.25, steps=10)
     text = table(outcome)
     assert row(text, "neural_linear_ts") == "neural_linear_ts 20.0 10.00 1.000 1/1 200"
 
 
 def test_without_a_complete_run_there_is_no_table(outcome: Outcome) -> None:
-    outcome.runs = [made_up("linear_ts", 0, 0.1, steps=3)]
+    outcome.runs = [invented("linear_ts", 0, 0.1, steps=3)]
     assert table(outcome) == ""
 
 
@@ -126,7 +126,7 @@ def test_json_holds_the_figures_of_every_run(outcome: Outcome, tmp_path: Path) -
     assert all(value == pytest.approx(0.1 * step) for step, value in curve)
 
 
-def test_json_sums_up_every_policy_against_the_first(outcome: Outcome, tmp_path: Path) -> None:
+def test_json_summarises_every_policy_against_the_first(outcome: Outcome, tmp_path: Path) -> None:
     write_json(outcome, tmp_path / "out.json")
     linear, neural = json.loads((tmp_path / "out.json").read_text())["summary"]
     shared = {
@@ -155,7 +155,7 @@ def test_json_sums_up_every_policy_against_the_first(outcome: Outcome, tmp_path:
 
 
 def test_wins_count_only_seeds_that_both_completed(outcome: Outcome) -> None:
-    outcome.runs[2] = made_up("linear_ts", 1, 0.2, steps=10)
+    outcome.runs[2] = invented("linear_ts", 1, 0.2, steps=10)
     linear, neural = summaries(outcome)
     assert (linear.seeds, linear.standard_error) == (1, None)
     assert (neural.seeds, neural.wins, neural.compared) == (2, 1, 1)
@@ -171,7 +171,7 @@ def test_where_uniform_loses_nothing_there_is_no_percentage(outcome: Outcome) ->
 
 
 def test_json_of_a_broken_simulation_says_so(outcome: Outcome, tmp_path: Path) -> None:
-    outcome.runs = [outcome.runs[0], made_up("neural_linear_ts", 0, 0.05, steps=7)]
+    outcome.runs = [outcome.runs[0], invented("neural_linear_ts", 0, 0.05, steps=7)]
     outcome.error = "the server is gone"
     write_json(outcome, tmp_path / "out.json")
     document = json.loads((tmp_path / "out.json").read_text())
@@ -190,9 +190,7 @@ def test_a_run_cut_off_before_its_first_step_has_figures_too(tmp_path: Path) -> 
     assert (run["steps"], run["cumulative_regret"], run["regret_curve"]) == (0, 0.0, [])
 
 
-def test_json_is_stable_text_and_leaves_nothing_else_behind(
-    outcome: Outcome, tmp_path: Path
-) -> None:
+def test_json_is_stable_text_and_the_only_file(outcome: Outcome, tmp_path: Path) -> None:
     write_json(outcome, tmp_path / "a.json")
     write_json(outcome, tmp_path / "a.json")
     write_json(outcome, tmp_path / "b.json")
@@ -215,7 +213,7 @@ def test_a_curve_has_every_step_or_some_hundred_and_always_the_last(
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml")])
 @pytest.mark.parametrize("num_runs", [1, 4])
-def test_the_plot_is_an_image_of_the_asked_kind(
+def test_the_plot_is_an_image_of_the_requested_type(
     outcome: Outcome, tmp_path: Path, suffix: str, magic: bytes, num_runs: int
 ) -> None:
     outcome.runs = outcome.runs[:num_runs]
@@ -225,7 +223,7 @@ def test_the_plot_is_an_image_of_the_asked_kind(
 
 
 def test_the_plot_names_policies_and_axes(outcome: Outcome, tmp_path: Path) -> None:
-    """An svg keeps each text as a comment beside its outlines."""
+    """An svg contains each text as a comment beside its outlines."""
     path = tmp_path / "regret.svg"
     plot_regret(outcome, path)
     drawn = path.read_text()

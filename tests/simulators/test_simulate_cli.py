@@ -1,4 +1,4 @@
-"""The simulate commands as a user calls them, on a stand-in service."""
+"""The simulate commands as a user calls them, against a stand-in service."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def simulate(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_declared_commands_cost_no_heavy_import() -> None:
-    """`bandexa` imports them for its table of commands, whatever it does then."""
+def test_the_declaration_of_the_commands_imports_nothing_heavy() -> None:
+    """`bandexa` imports the declarations to list its commands."""
     code = "import sys, simulators.cli; print(*sys.modules)"
     listed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -146,7 +146,7 @@ def test_a_simulation_prints_a_table_and_writes_its_files(
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_settings_reach_the_bandits_and_stand_in_the_json(url: str, tmp_path: Path) -> None:
+def test_settings_reach_the_bandits_and_the_json_file(url: str, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     settings = ["--set", "training.batch_size=16", "--set", "encoder.params.hidden=[8,8]"]
     run = ["synthetic", "--horizon", "3", "--half-life", "64", "--url", url, "--json", str(path)]
@@ -204,7 +204,7 @@ def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: P
         ),
     ],
 )
-def test_all_policies_of_a_workload_can_be_asked_for(
+def test_all_policies_of_a_workload_can_be_requested(
     command: str, policies: list[str], url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "out.json"
@@ -276,7 +276,7 @@ def test_a_service_that_is_down_is_one_clear_line(dead_url: str, tmp_path: Path)
     assert json.loads(path.read_text())["complete"] is False
 
 
-def test_a_service_that_dies_midway_keeps_partial_results(tmp_path: Path) -> None:
+def test_partial_results_remain_when_the_service_dies_midway(tmp_path: Path) -> None:
     files: list[str | Path] = ["--json", tmp_path / "out.json", "--plot", tmp_path / "out.png"]
     with PrivateServer(command=[*STAND_IN, "--die-after", "70"]) as server:
         result = simulate("synthetic", "--horizon", "50", "--url", server.url, *files)
@@ -335,7 +335,7 @@ def test_wrong_usage_is_refused_before_anything_runs(arguments: list[str], reaso
 
 
 def test_mnist_has_no_stronger_fixed_features() -> None:
-    """It is refused before a download begins."""
+    """The command ends before a download begins."""
     assert simulate("mnist", "--full", "--policies", "linear_ts_strong").exit_code == 2
 
 
