@@ -26,6 +26,8 @@ TIMINGS = {
     "images": "a ResNet encoder: candidates over one pass, training with cached activations",
     "replay": "random batches of the disk replay over other ways to read the same bytes",
     "regret": "the regret table: every problem, every policy, means over seeds",
+    "compare": "CPU time of this checkout over another one: requests and core, with intervals",
+    "startup": "CPU time and memory of a server's start over those of another checkout",
     "dashboard": "the dashboard over a million decisions, and selects beside open pages",
 }
 PROOFS = {
@@ -38,7 +40,7 @@ PROOFS = {
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
-    "http", "core", "rebuild", "catalog", "memory", "simulated", "images",
+    "http", "core", "rebuild", "catalog", "memory", "simulated", "images", "compare", "startup",
 }  # fmt: skip
 
 

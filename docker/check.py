@@ -1,217 +1,372 @@
-"""Prove the images and the compose files where there is no container engine: `make docker-check`.
+"""Prove the CPU image without a container engine, as root on Debian: `make docker-check`.
 
-Builds the cpu target with buildah, in chroot isolation, on a Debian base image that debootstrap
-makes; runs it as its own user, talks to it, stops it, and compares its files with those it had.
-Needs root on Debian; buildah and debootstrap are installed where they are missing. What it makes
-lies in one temporary folder, which goes in the end.
+The compose files must follow the compose specification. buildah builds the image in chroot
+isolation on a base image that debootstrap makes. The image must run as its own user, refuse to
+listen without keys, answer its health check, let a workload play, let Prometheus scrape it, end by
+SIGTERM, and change nothing outside its volume. Everything lies in one temporary folder; only
+buildah and debootstrap stay installed.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
-import re
-import stat
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-import jsonschema_rs
+import httpx
 import yaml
 
-from docker import registries, trial
-from docker.buildah import ROOT, Buildah, CheckFailed, Container, install_tools, run
-from docker.trial import UID, require
-
+ROOT = Path(__file__).parents[1]
 BASE, IMAGE = "localhost/bandexa-base:check", "localhost/bandexa:check"
-BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
-# Reads a wheel's requirements in a few ranges of it, where older ones fetch gigabytes of CUDA.
-PIP = "pip==26.0"
-PIP_CONF = "/etc/pip.conf"
-# Of the base image (pip), or of the versions the Dockerfile itself names.
-PINNED_ELSEWHERE = {"pip", "torch", "torchvision", "bandexa"}
-MIB = 1 << 20
+# bookworm has Python 3.11
+DEBIAN, PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
+UID, SCOPES, STEPS = 10001, ("select", "reward", "read", "admin"), 40
+# Brings the schema of the compose specification; only this check needs it.
+SCHEMAS = "check-jsonschema==0.39.0"
+# What a build needs to reach the package registries that this machine's pip uses.
+PIP_KEYS = (
+    "index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "proxy",
+    "timeout", "default-timeout",
+)  # fmt: skip
+WITHIN_S = 120.0
 
 
-def check_compose() -> None:
-    """Validate the compose files against the schema of the compose specification."""
-    schema = json.loads((ROOT / "docker/compose-spec/compose-spec.json").read_text())
-    validator = jsonschema_rs.validator_for(schema)
-    for name in ("compose.yaml", "compose.gpu.yaml"):
-        document = yaml.safe_load((ROOT / "docker" / name).read_text())
-        problems = [error.message for error in validator.iter_errors(document)]
-        require(not problems, f"{name} is a valid compose file {problems or ''}".strip())
+class CheckFailed(Exception):
+    """Something is not as it must be."""
 
 
-def check_gpu_requirements(scratch: Path) -> None:
-    """Resolve what the gpu target installs, from the registries alone, without downloading it."""
-    pip = [sys.executable, "-m", "pip"]
-    run(*pip, "download", "--quiet", "--no-deps", "--dest", str(scratch / "pip"), PIP)
-    (resolver,) = (scratch / "pip").glob("*.whl")
-    config = scratch / "gpu-pip.conf"
-    registries.write(registries.without_folders(registries.pip_settings()), config)
-    requirements = scratch / "requirements.txt"
-    requirements.write_text(run(sys.executable, "docker/requirements.py"))
-    versions = dict(re.findall(r"^ARG (TORCH\w*)_VERSION=(\S+)$", _dockerfile(), re.M))
-    report = scratch / "gpu.json"
-    cleared = [name for name in os.environ if name.startswith("PIP_")]
+def require(holds: object, what: str) -> None:
+    """Print that something holds, or fail."""
+    if not holds:
+        raise CheckFailed(what)
+    print(f"ok: {what}", flush=True)
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    """Run a command and return what it prints; CheckFailed if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    if done.returncode:
+        raise CheckFailed(f"{' '.join(command[:6])} ...: {(done.stderr or done.stdout)[-3000:]}")
+    return done.stdout.strip()
+
+
+def install_tools() -> None:
+    """Install buildah and debootstrap if they are missing."""
+    missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
+    if os.geteuid():
+        raise CheckFailed("debootstrap and chroot need root")
+    if missing:
+        run("apt-get", "update")
+        run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+
+
+def check_compose(folder: Path) -> None:
+    """Validate the compose files against the compose specification."""
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "schemas"))
+    run(*pip, SCHEMAS)
+    files = [str(ROOT / "docker" / name) for name in ("compose.yaml", "compose.gpu.yaml")]
     run(
-        "env", *(f"--unset={name}" for name in cleared), f"PIP_CONFIG_FILE={config}",
-        sys.executable, f"{resolver}/pip", "install", "--dry-run", "--ignore-installed", "--quiet",
-        "--use-feature", "fast-deps", "--only-binary", ":all:", "--report", str(report),
-        "--constraint", "constraints.txt", "--requirement", str(requirements),
-        *(f"{name.lower()}=={version}" for name, version in versions.items()),
+        "env", f"PYTHONPATH={folder}/schemas", sys.executable, "-m", "check_jsonschema",
+        "--builtin-schema", "vendor.compose-spec", *files,
     )  # fmt: skip
-    found = {
-        item["metadata"]["name"]: item["metadata"]["version"]
-        for item in json.loads(report.read_text())["install"]
-    }
-    cuda = [name for name in found if name.lower().startswith("nvidia-")]
-    require(cuda, f"the gpu target resolves: {len(found)} packages, {len(cuda)} of them NVIDIA's")
-    require_pinned("the gpu target", found)
+    require(True, "the compose files follow the compose specification")
 
 
-def require_pinned(whose: str, installed: dict[str, str]) -> None:
-    """Check versions against those of constraints.txt."""
-    lines = (ROOT / "constraints.txt").read_text().split()
-    pins = {_normal(name): version for name, _, version in (line.partition("==") for line in lines)}
-    others = {
-        name: version
-        for name, version in installed.items()
-        if _normal(name) not in PINNED_ELSEWHERE and pins.get(_normal(name)) != version
-    }
-    require(not others, f"{whose} has the versions of constraints.txt {others or ''}".strip())
+def pip_access(config: Path) -> dict[str, str]:
+    """Write this machine's pip settings to a file; returns what a build has to see, and where."""
+    listed = run(sys.executable, "-m", "pip", "config", "list").splitlines()
+    found: dict[str, list[str]] = {}
+    for section in ("global", "install", ":env:"):  # later ones win, as in pip
+        for line in listed:
+            key, _, value = line.partition("=")
+            if key.startswith(f"{section}.") and key.removeprefix(f"{section}.") in PIP_KEYS:
+                found[key.removeprefix(f"{section}.")] = str(ast.literal_eval(value)).split()
+    lines = [f"{name} = {' '.join(words)}" for name, words in found.items()]
+    config.write_text("\n".join(["[global]", *lines, ""]))
+    seen = {str(config): "/etc/pip.conf"}
+    for word in (word for words in found.values() for word in words):
+        path = Path(word.removeprefix("file://"))
+        if path.is_absolute() and path.exists():
+            # The pages of an index may link to what lies beside it.
+            shared = str(path.parent if word.startswith("file://") else path)
+            seen[shared] = shared
+    return seen
 
 
-def build(buildah: Buildah, scratch: Path) -> None:
-    """Build the cpu target on a base image made for it."""
-    started = time.monotonic()
-    buildah.make_base(BASE, BASE_PACKAGES)
-    made = time.monotonic()
-    settings = registries.pip_settings()
-    config = scratch / "pip.conf"
-    registries.write(settings, config)
-    mounts = {str(config): PIP_CONF, **{path: path for path in registries.local_paths(settings)}}
-    arguments = {"BASE_IMAGE": BASE}
-    if metadata.version("torch").endswith("+cpu"):
-        arguments["TORCH_CPU_INDEX"] = ""  # this machine's pip finds the CPU build by itself
-    buildah.build("cpu", IMAGE, arguments, mounts)
-    print(f"base image in {made - started:.0f} s, built in {time.monotonic() - made:.0f} s")
+class Buildah:
+    """Images and one container in a storage of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._command = (
+            "buildah", "--root", str(folder / "images"), "--runroot", str(folder / "containers"),
+        )  # fmt: skip
+
+    def __call__(self, *arguments: str) -> str:
+        """Run a command of buildah and return what it prints."""
+        return run(*self._command, *arguments)
+
+    def build(self) -> None:
+        """Build the cpu target on a small Debian."""
+        tree = self._folder / "tree"
+        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(tree))
+        made = self("from", "scratch")
+        self("add", "--quiet", made, f"{tree}/", "/")
+        self("commit", "--quiet", "--rm", made, BASE)
+        shutil.rmtree(tree)
+        arguments = [f"--build-arg=BASE_IMAGE={BASE}"]
+        if metadata.version("torch").endswith("+cpu"):
+            arguments.append("--build-arg=TORCH_CPU_INDEX=")  # pip finds the CPU build by itself
+        mounts = pip_access(self._folder / "pip.conf")
+        volumes = [f"--volume={outside}:{inside}:ro" for outside, inside in mounts.items()]
+        self(
+            "bud", "--isolation", "chroot", "--format", "docker", "--file", "docker/Dockerfile",
+            "--target", "cpu", "--tag", IMAGE, *arguments, *volumes, ".",
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def container(self) -> Iterator[Container]:
+        """Make a container of the image, for as long as the context lasts."""
+        name = self("from", IMAGE)
+        try:
+            inspected = json.loads(self("inspect", name))
+            root = Path(self("mount", name))
+            storage = f"images/*-containers/{inspected['ContainerID']}/userdata/buildah-volumes"
+            config = inspected["Docker"]["config"]
+            yield Container([*self._command, "run"], name, root, config, (self._folder, storage))
+        finally:
+            self("rm", name)
+
+
+class Container:
+    """A container of the image; with a file of keys and a /tmp, as compose gives them.
+
+    Its volume is the image's own: of one mounted in its place, buildah 1.28 sometimes takes the
+    other. It shares the machine's network.
+    """
+
+    def __init__(
+        self, command: list[str], name: str, root: Path, config: dict[str, Any],
+        volumes: tuple[Path, str],
+    ) -> None:  # fmt: skip
+        self.root, self.config = root, config
+        self.folder, self._volumes = volumes
+        self._name = name
+        temporary = self.folder / "tmp"
+        temporary.mkdir()
+        temporary.chmod(0o1777)
+        self._command = [*command, "--isolation", "chroot", f"--volume={temporary}:/tmp"]
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {"BANDEXA_HOST": "127.0.0.1", "BANDEXA_PORT": str(self.port)}
+
+    def command(self, *inside: str, **environment: str) -> list[str]:
+        """Return the command line that runs a command inside, as the image's user."""
+        given = [f"--env={name}={value}" for name, value in environment.items()]
+        return [*self._command, *given, self._name, "--", *inside]
+
+    def run(self, *inside: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command inside."""
+        return subprocess.run(
+            self.command(*inside, **environment), capture_output=True, text=True, check=False,
+            timeout=600, cwd=ROOT,
+        )  # fmt: skip
+
+    def make_keys(self) -> tuple[str, str]:
+        """Make the file of keys; returns one with all scopes and one that only reads."""
+        keys, tables = [], ""
+        for name, scopes in (("admin", SCOPES), ("prometheus", ("read",))):
+            options = [option for scope in scopes for option in ("--scope", scope)]
+            done = self.run("bandexa", "keygen", "--name", name, *options)
+            tables += done.stdout
+            keys.append(done.stderr.split()[-1] if done.stderr else "")
+        file = self.folder / "keys.toml"
+        file.write_text(tables)
+        file.chmod(0o644)
+        self._command.append(f"--volume={file}:/run/secrets/keys:ro")
+        require(all(key.startswith("bx_") for key in keys), "keygen makes keys")
+        return keys[0], keys[1]
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Run the image's own command; SIGTERM must end it with status 0."""
+        environment = {**self.environment, "BANDEXA_KEYS_FILE": "/run/secrets/keys"}
+        command = self.command(*self.config["Entrypoint"], *self.config["Cmd"], **environment)
+        log_path = self.folder / "server.log"
+        with log_path.open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise CheckFailed(f"the server did not start: {log_path.read_text()[-2000:]}")
+        pid = json.loads(line)["pid"]
+        try:
+            require(Path(f"/proc/{pid}").stat().st_uid == UID, f"the server runs as user {UID}")
+            yield
+            os.kill(pid, signal.SIGTERM)
+            require(process.wait(WITHIN_S) == 0, "SIGTERM ends it with status 0")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            process.wait(WITHIN_S)
+            process.stdout.close()
+
+    def contents(self) -> dict[str, tuple[int, ...]]:
+        """Return every file and folder outside the volume: size, times, mode and owner."""
+        found: dict[str, tuple[int, ...]] = {}
+        for folder, folders, files in os.walk(self.root):
+            if Path(folder) == self.root:
+                folders[:] = set(folders) - {"data", "proc", "sys", "dev"}
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                each = path.lstat()
+                times = (each.st_mtime_ns, each.st_ctime_ns)  # nobody can set the second one back
+                if path == self.root / "run":  # buildah makes and removes a file of its own there
+                    times = (0, 0)
+                state = (each.st_size, *times, each.st_mode, each.st_uid, each.st_gid)
+                found[str(path.relative_to(self.root))] = state
+        return found
+
+    def in_volume(self) -> list[str]:
+        """Return the names of what lies in its volume."""
+        return sorted(path.name for path in self.folder.glob(f"{self._volumes}/*/*"))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def check_image(container: Container) -> None:
-    """Check what the image says of itself, who owns its files and which packages it has."""
-    config, root = container.config, container.root
+    """Check what the image says of itself, and that its torch needs no GPU."""
+    config = container.config
     require(config["User"] == f"{UID}:{UID}", "the image runs as its own user")
     require("/data" in config["Volumes"], "/data is a volume")
-    require("healthz" in " ".join(config["Healthcheck"]["Test"]), "the health check asks /healthz")
-    (packages,) = (root / "opt/bandexa/lib").glob("python3*/site-packages")
-    installed = {each.name: each.version for each in metadata.distributions(path=[str(packages)])}
-    built_for = installed["torch"].partition("+")[2]
-    require(built_for == "cpu", f"torch {installed['torch']} is built for CPUs alone")
-    require_pinned("the image", installed)
-    files = {path: path.lstat() for path in (root / "opt/bandexa").rglob("*")}
-    others = [
-        path.relative_to(root)
-        for path, each in files.items()
-        if each.st_uid or (each.st_mode & 0o022 and not stat.S_ISLNK(each.st_mode))
-    ]
-    size = sum(each.st_size for each in files.values()) / MIB
-    require(not others, f"{len(files)} files, {size:.0f} MiB, belong to root and only it writes")
-    _require_no_traces(container)
+    built_for = container.run("python", "-c", "import torch; print(torch.version.cuda)")
+    require(built_for.stdout.strip() == "None", "its torch is the CPU build")
+    installed = container.run("python", "-c", "import bandexa_client, bandexa_core, simulators")
+    require(installed.returncode == 0, "core, client and simulators are installed")
+    absent = container.run("python", "-c", "import benchmarks")
+    require(absent.returncode != 0, "benchmarks are not")
+    done = container.run(*config["Entrypoint"], *config["Cmd"])
+    refused = done.returncode and "keys" in done.stderr
+    require(refused, "without keys it refuses to listen on all addresses")
 
 
-def _require_no_traces(container: Container) -> None:
-    """Look through the image for what the build was given to reach package registries."""
-    settings = registries.pip_settings()
-    given = [PIP_CONF, *(path for path in registries.local_paths(settings) if Path(path).is_dir())]
-    left = [path for path in given if _holds_something(container.root / path.lstrip("/"))]
-    words = [word.encode() for word in registries.traces(settings)]
-    described = json.dumps(container.config).encode()
-    found = [word for word in words if word in described]
-    for path in _files(container.root):
-        each = path.lstat()
-        if stat.S_ISREG(each.st_mode) and each.st_size < MIB:
-            text = path.read_bytes()
-            found += [word + b" in " + str(path).encode() for word in words if word in text]
-    require(not left + found, f"no registry settings are in the image {left + found or ''}".strip())
+def check_served(container: Container, key: str) -> None:
+    """Use the server as its health check, a caller and a simulator do."""
+    done = container.run(*container.config["Healthcheck"]["Test"][1:], **container.environment)
+    require(done.returncode == 0, "the health check passes inside")
+    with httpx.Client(base_url=container.url, timeout=WITHIN_S, trust_env=False) as http:
+        require(http.get("/bandits").status_code == 401, "a call without a key gets 401")
+        compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+        words = compose["services"]["simulate-synthetic"]["command"]
+        given = [word.replace("http://bandexa:8080", container.url) for word in words]
+        done = container.run(
+            "bandexa", *given, "--horizon", str(STEPS), "--quiet", BANDEXA_API_KEY=key,
+            MPLCONFIGDIR="/tmp",
+        )  # fmt: skip
+        require("neural_linear_ts" in done.stdout, f"a workload plays {done.stderr[-500:]}".strip())
+        headers = {"Authorization": f"Bearer {key}"}
+        bandits = http.get("/bandits", headers=headers).json()["bandits"]
+        learned = [bandit["num_learned"] for bandit in bandits]
+        require(learned and min(learned) > 0, f"its bandits have learned: {learned}")
 
 
-def _holds_something(path: Path) -> bool:
-    """Tell whether a mount point, as the build leaves one, is more than that."""
-    if path.is_dir():
-        return any(each.is_file() for each in path.rglob("*"))
-    return path.exists() and path.stat().st_size > 0
+def check_monitoring(container: Container, key: str) -> None:
+    """Let Prometheus itself scrape the server as docker/prometheus.yml says."""
+    folder = container.folder / "prometheus"
+    folder.mkdir()
+    (folder / "key").write_text(key)
+    text = (ROOT / "docker/prometheus.yml").read_text()
+    changes = {
+        "bandexa:8080": f"127.0.0.1:{container.port}", "/run/secrets/metrics_key": f"{folder}/key",
+        "scrape_interval: 15s": "scrape_interval: 1s",
+    }  # fmt: skip
+    for written, here in changes.items():
+        require(text.count(written) == 1, f"prometheus.yml has {written}")
+        text = text.replace(written, here)
+    (folder / "prometheus.yml").write_text(text)
+    url = f"127.0.0.1:{_free_port()}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [_prometheus(folder), f"--config.file={folder}/prometheus.yml",
+             f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address={url}"],
+            stdout=log, stderr=log, cwd=folder,
+        )  # fmt: skip
+    try:
+        target = _scraped(f"http://{url}", process)
+        wrong = target["lastError"] or target["health"] != "up"
+        require(not wrong, f"Prometheus scrapes it with a key {target if wrong else ''}".strip())
+    finally:
+        process.terminate()
+        process.wait(WITHIN_S)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Yield every file and folder outside the volume and what the kernel shows."""
-    for folder, folders, files in os.walk(root):
-        if Path(folder) == root:
-            folders[:] = set(folders) - {"data", "proc", "sys", "dev"}
-        yield from (Path(folder, name) for name in (*folders, *files))
+def _prometheus(folder: Path) -> str:
+    """Return a Prometheus to run: the machine's, else Debian's, unpacked and not installed."""
+    installed = shutil.which("prometheus")
+    if installed:
+        return installed
+    run("apt-get", "update")
+    run("apt-get", "download", "prometheus", cwd=folder)
+    (package,) = folder.glob("*.deb")
+    run("dpkg-deb", "--extract", str(package), str(folder))
+    return str(folder / "usr/bin/prometheus")
 
 
-def contents(root: Path) -> dict[str, tuple[int, ...]]:
-    """Return every file and folder outside the volume: size, times, mode and owner."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in _files(root):
-        each = path.lstat()
-        owner = (each.st_uid, each.st_gid)
-        times = (each.st_mtime_ns, each.st_ctime_ns)  # nobody can set the second one back
-        if path == root / "run":  # buildah makes and removes a file of its own there
-            times = (0, 0)
-        found[str(path.relative_to(root))] = (each.st_size, *times, each.st_mode, *owner)
-    return found
-
-
-def check_container(buildah: Buildah, scratch: Path) -> None:
-    """Run the image, use it, stop it; then look what has changed."""
-    with buildah.container(IMAGE) as container:
-        check_image(container)
-        server = trial.Server(container, scratch)
-        server.refuses_without_keys()
-        server.make_keys()
-        server.run("true")  # makes the mount points
-        before = contents(container.root)
-        with server.running() as http:
-            trial.wait_until_ready(http)
-            trial.use(http)
-            server.is_healthy()
-            server.is_simulated_against()
-            trial.check_monitoring(server, scratch)
-        after = contents(container.root)
-        changed = sorted(
-            path for path in before.keys() | after if before.get(path) != after.get(path)
-        )
-        require(not changed, f"none of {len(after)} files outside the volume changed {changed}")
-        held = container.in_volumes()
-        require("bandexa.db" in held, f"the volume holds the data: {', '.join(held)}")
-
-
-def _dockerfile() -> str:
-    return (ROOT / "docker/Dockerfile").read_text()
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _scraped(url: str, process: subprocess.Popen[bytes]) -> dict[str, str]:
+    """Return health and last error of the one target of a Prometheus, once it was scraped."""
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):  # it does not listen yet
+            targets = httpx.get(f"{url}/api/v1/targets", trust_env=False).json()["data"]
+            for target in targets["activeTargets"]:
+                if target["health"] != "unknown":
+                    return {"health": target["health"], "lastError": target["lastError"]}
+        time.sleep(0.1)
+    raise CheckFailed("Prometheus did not scrape")
 
 
 def main() -> int:
     """Run every check; returns the exit status."""
     try:
         install_tools()
-        with tempfile.TemporaryDirectory(prefix="docker-check-") as folder:
-            scratch = Path(folder)
-            scratch.chmod(0o755)  # the container's user reads its keys there
-            check_compose()
-            check_gpu_requirements(scratch)
-            buildah = Buildah(scratch)
-            build(buildah, scratch)
-            check_container(buildah, scratch)
+        with tempfile.TemporaryDirectory(prefix="docker-check-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)  # the container's user reads its keys there
+            check_compose(folder)
+            buildah = Buildah(folder)
+            buildah.build()
+            with buildah.container() as container:
+                check_image(container)
+                key, metrics_key = container.make_keys()
+                container.run("true")  # makes the mount points
+                before = container.contents()
+                with container.serving():
+                    check_served(container, key)
+                    check_monitoring(container, metrics_key)
+                after = container.contents()
+                paths = before.keys() | after
+                changed = sorted(path for path in paths if before.get(path) != after.get(path))
+                require(not changed, f"nothing outside the volume changed {changed or ''}".strip())
+                held = container.in_volume()
+                require("bandexa.db" in held, f"the volume holds the data: {', '.join(held)}")
     except CheckFailed as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1
