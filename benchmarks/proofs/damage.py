@@ -31,7 +31,7 @@ from benchmarks.report import arguments, report
 from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
 from service.store.errors import StoreError
-from service.tools.verify.run import verify
+from service.tools.verify import verify
 
 _DIM, _NUM_ACTIONS = 4, 5
 _LOCKSTEP = {"mode": "lockstep", "train_every": 100_000, "optimizer_steps": 20}

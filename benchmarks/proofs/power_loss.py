@@ -45,7 +45,7 @@ from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.sqlite.store import SqliteStore
-from service.tools.verify.run import verify
+from service.tools.verify import verify
 
 _SPARE = "spare"
 _KINDS = ("wal", "database", "snapshots", "replay", "names")

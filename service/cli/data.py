@@ -54,7 +54,7 @@ def verify(
     Exit status 0: everything is equal. 1: there is a difference. 2: it cannot be read.
     """
     from service.settings import SettingsError, load_settings
-    from service.tools.verify.run import main as check
+    from service.tools.verify import main as check
 
     try:
         settings = load_settings(config, data_dir=data_dir)

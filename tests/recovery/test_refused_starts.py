@@ -16,7 +16,7 @@ from service.observe.counters import Metrics
 from service.serving.lifecycle import running
 from service.settings import Settings
 from service.store.errors import StoreError
-from service.tools.verify.run import main as verify
+from service.tools.verify import main as verify
 from tests.fixtures.commands import bandexa
 
 OLD = Path(__file__).parent / "data" / "version-1"

@@ -22,8 +22,8 @@ from service.store.errors import StoreDamaged, StoreError
 from service.store.loading import load_at
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
+from service.tools.verify.comparison import tolerance_of
 from service.tools.verify.findings import Check
-from service.tools.verify.models import tolerance_of
 
 NUM_CONTEXTS = 5
 ATTEMPTS = 5

@@ -6,9 +6,7 @@ Where an encoder was trained, its posterior must be that of a rebuild over the r
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,96 +15,25 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import ImportRow, LearnRow
 from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
-from bandexa_core.policies import LinearTS, NeuralLinearTS, Uniform
-from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import ExtendedReplay, Replay, Rows
+from bandexa_core.policies import LinearTS, NeuralLinearTS
+from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
+from service.tools.verify.comparison import (
+    EXACT,
+    compare_forgetting,
+    compare_models,
+    compare_with_sums,
+    relative_difference,
+)
 from service.tools.verify.findings import Check, Say
+from service.tools.verify.logged_rows import LoggedRows
 
-EXACT, SINGLE = 1e-8, 1e-5
 CHUNK = 64
-_TINY = float(np.finfo(np.float64).tiny)
-
-
-def tolerance_of(model: ServingModel) -> float:
-    """Return how far features, and what is made of them, may differ between two machines."""
-    policy = model.policy
-    if isinstance(policy, NeuralLinearTS) and policy.module.serving_dtype.itemsize < 8:
-        return SINGLE
-    return EXACT
-
-
-class LoggedRows:
-    """The newest learned rows up to a position, as a replay that followed the log would hold them.
-
-    Args:
-        num_rows: How many; older ones were evicted.
-    """
-
-    def __init__(
-        self, reader: LogReader, record: BanditRecord, up_to: LogPosition, num_rows: int
-    ) -> None:
-        self._reader = reader
-        self._record = record
-        self._up_to = up_to
-        trim = reader.trim(record.key)
-        learned = reader.count_learned(record.key, LogPosition(0), up_to)
-        self._begins = trim.position
-        self._passed_over = learned - trim.learned - num_rows
-
-    @property
-    def are_there(self) -> bool:
-        """Whether none of the rows has left the log."""
-        return self._passed_over >= 0
-
-    def evicted_through(self) -> LogPosition:
-        """Return a position up to which all earlier rows were learned, and none of these."""
-        if not self._passed_over:
-            return self._begins
-        return self._reader.first_learned(self._record.key, self._passed_over)
-
-    def scan(self, chunk: int) -> Iterator[Rows]:
-        """See `Replay.scan`; values are those of the position."""
-        values = self._corrections()
-        waiting: list[LearnRow] = []
-        passed_over = 0
-        for rows in self._reader.follow(self._record, self._begins, self._up_to):
-            for row in rows:
-                if not isinstance(row, LearnRow) or row.before is not None:
-                    continue
-                if passed_over < self._passed_over:
-                    passed_over += 1
-                    continue
-                waiting.append(row)
-                if len(waiting) == chunk:
-                    yield _rows(waiting, values)
-                    waiting = []
-        if waiting:
-            yield _rows(waiting, values)
-
-    def _corrections(self) -> dict[int, float]:
-        values: dict[int, float] = {}
-        for rows in self._reader.follow(self._record, self._begins, self._up_to):
-            for row in rows:
-                if isinstance(row, LearnRow) and row.before is not None:
-                    values[row.origin] = row.after
-        return values
-
-
-def _rows(batch: list[LearnRow], values: dict[int, float]) -> Rows:
-    return Rows(
-        positions=np.array([row.position for row in batch], np.int64),
-        slots=np.array([row.slot for row in batch], np.int64),
-        rewards=np.array([values.get(row.position, row.after) for row in batch]),
-        actions=np.stack([row.action for row in batch]),
-        contexts=np.stack([row.context for row in batch]),
-    )
 
 
 class ModelAudit:
@@ -141,7 +68,7 @@ class ModelAudit:
                 continue
             self._say(f"{self._record.name}: snapshot {manifest.version}")
             self._progress(manifest)
-            self._compare_sums(manifest, found)
+            compare_with_sums(self._check, f"snapshot {manifest.version}", found)
             self._one(manifest, found, before)
             before = manifest
         if self._carried is not None:
@@ -170,7 +97,7 @@ class ModelAudit:
         what = f"snapshot {version} against {self._since} with rows up to {manifest.position}"
         if _same_features(carried, found):
             self.apply(carried, LogPosition(manifest.position))
-            self._same(what, carried, found)
+            compare_models(self._check, what, carried, found)
             self._applied.append(f"{self._since} to {version}")
             return
         parent = self._rescaled(manifest, found, before)
@@ -180,7 +107,7 @@ class ModelAudit:
                 " encoder, and the snapshot it was made from is gone"
             )
         else:
-            self._same(what, parent, found)
+            compare_models(self._check, what, parent, found)
             self._applied.append(f"{manifest.parent} to {version}")
         self._carry(found, version)
 
@@ -232,29 +159,14 @@ class ModelAudit:
                 f"snapshot {manifest.version}: counts {counted} learned rows, the log {expected}"
             )
 
-    def _compare_sums(self, manifest: Manifest, found: ServingModel) -> None:
-        """Check that mean, root and noise follow from the sums beside them."""
-        if isinstance(found.policy, Uniform):
-            return
-        posterior, tolerance = found.policy.posterior, tolerance_of(found)
-        by_slot: dict[int, GaussianPosterior | None] = {}
-        if isinstance(posterior, DisjointPosterior):
-            by_slot = {slot: posterior.slot(slot) for slot in posterior.slots}
-        else:
-            by_slot = {0: posterior}
-        for slot, each in by_slot.items():
-            assert each is not None, "only slots that learned are named"
-            fresh = each.copy()
-            fresh.refresh()
-            what = f"snapshot {manifest.version} against its own sums, slot {slot}"
-            self._same_posterior(what, fresh, each, tolerance)
-
     def _compare_initial(self, manifest: Manifest, found: ServingModel) -> None:
         record = self._record
         initial = ServingModel(
             record.spec, record.uid, self._registry, Catalogue.empty(record.spec.action_dim)
         )
-        self._same(f"snapshot {manifest.version} against the prior", initial, found)
+        compare_models(
+            self._check, f"snapshot {manifest.version} against the prior", initial, found
+        )
         self._rebuilt.append(str(manifest.version))
 
     def _compare_rebuilt(self, manifest: Manifest, found: ServingModel) -> None:
@@ -287,7 +199,7 @@ class ModelAudit:
             both = ExtendedReplay(rows, evicted)
             chunk = found.spec.training.rebuild_chunk
             expected.policy.rebuild(both, chunk, both.weights(weights))
-        self._same(what, expected, found)
+        compare_models(self._check, what, expected, found)
         self._rebuilt.append(str(manifest.version))
 
     def _may_evict(self, found: ServingModel, num_rows: int) -> bool:
@@ -306,7 +218,7 @@ class ModelAudit:
             return
         positions = LogPosition(before.position), LogPosition(manifest.position)
         expected = self._reader.forgetting_at(self._record, older.forgetting, *positions)
-        self._same_forgetting(f"snapshot {manifest.version}", expected, found.forgetting)
+        compare_forgetting(self._check, f"snapshot {manifest.version}", expected, found.forgetting)
 
     def _rescaled(
         self, manifest: Manifest, found: ServingModel, before: Manifest | None
@@ -323,90 +235,10 @@ class ModelAudit:
         ours, theirs = parent.policy.scaling, found.policy.scaling
         if ours is not None and theirs is not None:
             for name, tensor in ours.tensors().items():
-                difference = _relative(tensor, theirs.tensors()[name], 0.0)
+                difference = relative_difference(tensor, theirs.tensors()[name], 0.0)
                 what = f"snapshot {manifest.version}: input scaling, {name}"
                 self._check.differs(difference, EXACT, what)
         return parent
-
-    # -- comparing ----------------------------------------------------------------------------
-
-    def _same(self, what: str, expected: ServingModel, found: ServingModel) -> None:
-        if expected.progress.num_learned != found.progress.num_learned:
-            self._check.problem(
-                f"{what}: {found.progress.num_learned} rows learned instead of"
-                f" {expected.progress.num_learned}"
-            )
-        self._same_forgetting(what, expected.forgetting, found.forgetting)
-        if isinstance(expected.policy, Uniform) or isinstance(found.policy, Uniform):
-            return
-        ours, theirs = expected.policy.posterior, found.policy.posterior
-        tolerance = tolerance_of(found)
-        if isinstance(ours, GaussianPosterior) and isinstance(theirs, GaussianPosterior):
-            self._same_posterior(what, ours, theirs, tolerance)
-        elif isinstance(ours, DisjointPosterior) and isinstance(theirs, DisjointPosterior):
-            if ours.slots != theirs.slots:
-                self._check.problem(
-                    f"{what}: knows actions in slots {theirs.slots}, not {ours.slots}"
-                )
-            for slot in ours.slots:
-                one, other = ours.slot(slot), theirs.slot(slot)
-                if one is not None and other is not None:
-                    self._same_posterior(f"{what}, slot {slot}", one, other, tolerance)
-
-    def _same_forgetting(self, what: str, expected: Forgetting, found: Forgetting) -> None:
-        same = expected.cell == found.cell and (
-            np.array_equal(expected.positions, found.positions)
-            and np.array_equal(expected.half_lives, found.half_lives)
-        )
-        if not same:
-            self._check.problem(f"{what}: what was forgotten differs")
-
-    def _same_posterior(
-        self, what: str, ours: GaussianPosterior, theirs: GaussianPosterior, tolerance: float
-    ) -> None:
-        for name, difference in posterior_differences(ours, theirs).items():
-            self._check.differs(difference, tolerance, f"{what}: {name}")
-
-
-def posterior_differences(ours: GaussianPosterior, theirs: GaussianPosterior) -> dict[str, float]:
-    """Return relative differences of two posteriors, by the name of what was compared.
-
-    Covariances and sums of products are measured against the deviations of their two features, the
-    mean against its largest entry (or the least deviation, where that is more).
-    """
-    sigma_DD, other_DD = ours.root @ ours.root.T, theirs.root @ theirs.root.T
-    deviation_D = np.sqrt(np.maximum(np.diagonal(sigma_DD), _TINY))
-    least = math.sqrt(ours.noise_mean) * float(deviation_D.min())
-    sums, others = ours.statistics(), theirs.statistics()
-    size_D = np.sqrt(np.maximum(np.diagonal(sums.zz), 0.0))
-    size_D = np.where(size_D > 0.0, size_D, 1.0)
-    products = float(size_D.max()) * math.sqrt(sums.rr)
-    return {
-        "mean": _relative(ours.mean, theirs.mean, least),
-        "covariance": _scaled(sigma_DD, other_DD, deviation_D),
-        "noise a": _relative(ours.a, theirs.a, 0.0),
-        "noise b": _relative(ours.b, theirs.b, 0.0),
-        "sum z z^T": _scaled(sums.zz, others.zz, size_D),
-        "sum r z": _relative(sums.zr, others.zr, products),
-        "sum r^2": _relative(sums.rr, others.rr, 0.0),
-        "weight of rows": _relative(sums.n, others.n, 0.0),
-    }  # fmt: skip
-
-
-def _scaled(
-    ours_DD: NDArray[np.float64], theirs_DD: NDArray[np.float64], size_D: NDArray[np.float64]
-) -> float:
-    return float((np.abs(theirs_DD - ours_DD) / np.outer(size_D, size_D)).max())
-
-
-def _relative(ours: Any, theirs: Any, least: float) -> float:
-    """Return the largest difference over the largest value, `least` where that is more."""
-    one, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    if one.shape != other.shape:
-        return math.inf
-    if not one.size:
-        return 0.0
-    return float(np.abs(other - one).max()) / max(float(np.abs(one).max()), least, _TINY)
 
 
 def _was_trained(model: ServingModel, manifest: Manifest) -> bool:

@@ -15,8 +15,7 @@ import pytest
 
 from service.settings import Settings
 from service.tools.backup import backup
-from service.tools.verify.findings import Report
-from service.tools.verify.run import verify
+from service.tools.verify import Report, verify
 
 CONTEXT_DIM, ACTION_DIM, NUM_ACTIONS = 5, 3, 4
 LINEAR: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
 from service.store.sqlite.codec import chain_hash
-from service.tools.verify.run import main
+from service.tools.verify import main
 
 LINEAR = "(SELECT bandit FROM bandits WHERE name = 'linear')"
 DAMAGE = {

@@ -12,7 +12,7 @@ import pytest
 
 from service.settings import Settings
 from service.store.errors import StoreError
-from service.tools.verify.run import verify
+from service.tools.verify import verify
 from tests.fixtures.commands import bandexa
 
 NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")

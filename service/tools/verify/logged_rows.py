@@ -1,0 +1,80 @@
+"""The newest learned rows of a log, in the form in which a replay holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bandexa_core.ids import LogPosition
+from bandexa_core.log.rows import LearnRow
+from bandexa_core.replay import Rows
+from service.store.protocol import LogReader
+from service.store.records import BanditRecord
+
+
+class LoggedRows:
+    """The newest learned rows up to a position, as a replay that followed the log would hold them.
+
+    Args:
+        num_rows: How many; older ones were evicted.
+    """
+
+    def __init__(
+        self, reader: LogReader, record: BanditRecord, up_to: LogPosition, num_rows: int
+    ) -> None:
+        self._reader = reader
+        self._record = record
+        self._up_to = up_to
+        trim = reader.trim(record.key)
+        learned = reader.count_learned(record.key, LogPosition(0), up_to)
+        self._begins = trim.position
+        self._passed_over = learned - trim.learned - num_rows
+
+    @property
+    def are_there(self) -> bool:
+        """Whether none of the rows has left the log."""
+        return self._passed_over >= 0
+
+    def evicted_through(self) -> LogPosition:
+        """Return a position up to which all earlier rows were learned, and none of these."""
+        if not self._passed_over:
+            return self._begins
+        return self._reader.first_learned(self._record.key, self._passed_over)
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        """See `Replay.scan`; values are those of the position."""
+        values = self._corrections()
+        waiting: list[LearnRow] = []
+        passed_over = 0
+        for rows in self._reader.follow(self._record, self._begins, self._up_to):
+            for row in rows:
+                if not isinstance(row, LearnRow) or row.before is not None:
+                    continue
+                if passed_over < self._passed_over:
+                    passed_over += 1
+                    continue
+                waiting.append(row)
+                if len(waiting) == chunk:
+                    yield _rows(waiting, values)
+                    waiting = []
+        if waiting:
+            yield _rows(waiting, values)
+
+    def _corrections(self) -> dict[int, float]:
+        values: dict[int, float] = {}
+        for rows in self._reader.follow(self._record, self._begins, self._up_to):
+            for row in rows:
+                if isinstance(row, LearnRow) and row.before is not None:
+                    values[row.origin] = row.after
+        return values
+
+
+def _rows(batch: list[LearnRow], values: dict[int, float]) -> Rows:
+    return Rows(
+        positions=np.array([row.position for row in batch], np.int64),
+        slots=np.array([row.slot for row in batch], np.int64),
+        rewards=np.array([values.get(row.position, row.after) for row in batch]),
+        actions=np.stack([row.action for row in batch]),
+        contexts=np.stack([row.context for row in batch]),
+    )
