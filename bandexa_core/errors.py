@@ -5,9 +5,7 @@ BandexaError
 |   +-- SnapshotCorrupt  the bytes are not what was published
 |   +-- SnapshotRefused  this snapshot may not be published
 +-- ReplayError          a replay cannot be read or written: delete it, rebuild it from the log
-|   +-- ReplayMismatch   the directory holds rows of another layout, shard size or format
 +-- ReplayLocked         the replay's directory is open elsewhere: do not delete it
-+-- PosteriorError       a posterior lost a property it must keep
 +-- ClosedError          use after close
 
 A caller's mistake (a wrong shape, a wrong dtype, an unknown name) is a plain ValueError.
@@ -36,19 +34,11 @@ class ReplayError(BandexaError):
     """A replay cannot be read or written; it is derived: delete it and rebuild from the log."""
 
 
-class ReplayMismatch(ReplayError):
-    """The directory holds rows of another layout, shard size or format version."""
-
-
 class ReplayLocked(BandexaError):
     """Another process (or another object of this one) has the replay's directory open.
 
     Not a ReplayError, since the answer to those is to delete the directory.
     """
-
-
-class PosteriorError(BandexaError):
-    """A posterior lost a property it must keep, such as finite, positive definite statistics."""
 
 
 class ClosedError(BandexaError):

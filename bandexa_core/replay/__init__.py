@@ -13,7 +13,7 @@ from bandexa_core.filesystem import FileSystem
 from bandexa_core.replay.disk import DiskReplay
 from bandexa_core.replay.evicted import Evicted, ExtendedReplay
 from bandexa_core.replay.memory import MemoryReplay
-from bandexa_core.replay.prefetch import PrefetchedBatches, training_batches
+from bandexa_core.replay.prefetch import training_batches
 from bandexa_core.replay.protocol import (
     ContextDtype,
     Replay,
@@ -22,7 +22,6 @@ from bandexa_core.replay.protocol import (
     Rows,
     RowWeights,
     TrainingRows,
-    rows_allowed,
 )
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "Evicted",
     "ExtendedReplay",
     "MemoryReplay",
-    "PrefetchedBatches",
     "Replay",
     "RowBuffers",
     "RowLayout",
@@ -62,6 +60,9 @@ def open_replay(
 ) -> Replay:
     """Open the replay that `backend` names; the knobs are those of DiskReplay.
 
+    `capacity` bounds the rows kept and `capacity_bytes` their bytes, at `layout.row_bytes` each; of
+    the two the smaller one holds.
+
     `auto` keeps rows in memory when they are small: with a capacity, in rows or bytes, when a full
     replay takes at most 256 MiB; without one, when a row takes at most 16 KiB. Otherwise they go
     to disk. The memory backend leaves `root` alone.
@@ -73,7 +74,7 @@ def open_replay(
     """
     if backend not in ("auto", "memory", "disk"):
         raise ValueError(f"replay backend must be auto, memory or disk, not {backend!r}")
-    num_rows = rows_allowed(layout, capacity, capacity_bytes)
+    num_rows = _rows_allowed(layout, capacity, capacity_bytes)
     if backend == "memory" or (backend == "auto" and _fits_memory(layout, num_rows)):
         return MemoryReplay(layout, num_rows)
     return DiskReplay(
@@ -85,6 +86,19 @@ def open_replay(
         capacity=num_rows,
         fs=fs,
     )
+
+
+def _rows_allowed(
+    layout: RowLayout, capacity: int | None, capacity_bytes: int | None
+) -> int | None:
+    if capacity_bytes is None:
+        return capacity
+    if capacity_bytes < layout.row_bytes:
+        raise ValueError(
+            f"capacity_bytes must hold a row of {layout.row_bytes} bytes, not {capacity_bytes}"
+        )
+    num_rows = capacity_bytes // layout.row_bytes
+    return num_rows if capacity is None else min(capacity, num_rows)
 
 
 def _fits_memory(layout: RowLayout, num_rows: int | None) -> bool:

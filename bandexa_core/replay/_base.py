@@ -25,18 +25,17 @@ from bandexa_core.replay.protocol import (
     check_corrections,
     check_rows,
     drawn_rows,
-    rows_allowed,
 )
 
 
 class TableReplay(ABC):
     """A replay whose positions, slots and rewards are in a row table (see `Replay`)."""
 
-    def __init__(
-        self, layout: RowLayout, capacity: int | None, capacity_bytes: int | None, table: RowTable
-    ) -> None:
+    def __init__(self, layout: RowLayout, capacity: int | None, table: RowTable) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be at least 1 row, not {capacity}")
         self._layout = layout
-        self._capacity = rows_allowed(layout, capacity, capacity_bytes)
+        self._capacity = capacity
         self._table = table
         self._followed = LogPosition(0)
         self._closed = False

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.errors import ReplayError, ReplayLocked, ReplayMismatch
+from bandexa_core.errors import ReplayError, ReplayLocked
 from bandexa_core.filesystem import (
     FileSystem,
     LocalFileSystem,
@@ -70,7 +70,6 @@ class DiskReplay(TableReplay):
         cache_shards: int = 16,
         flush_every: int = 256,
         capacity: int | None = None,
-        capacity_bytes: int | None = None,
         read_threads: int = READ_THREADS,
         fs: FileSystem | None = None,
     ) -> None:
@@ -84,17 +83,15 @@ class DiskReplay(TableReplay):
             flush_every: rows written or corrected between two durable flushes. A crash takes at
                 most this many rows (or one append), which the log gives back.
             capacity: most rows kept, None for all. Whole shard files go, at a flush, once all of
-                their rows are out.
-            capacity_bytes: most bytes of the rows kept, at `layout.row_bytes` each; both may be
-                given. The files may take up to a shard and a flush more.
+                their rows are out, so the files may take up to a shard and a flush more.
             read_threads: how many threads read what the page cache does not hold.
             fs: the writes; this machine's by default.
 
         Raises:
-            ValueError: a number is below 1, or a capacity leaves no room for a row.
+            ValueError: a number is below 1.
             ReplayLocked: the directory is open elsewhere.
-            ReplayMismatch: it holds another layout, shard size or format.
-            ReplayError: it is damaged or cannot be written; delete it and rebuild.
+            ReplayError: it is damaged, holds another layout, shard size or format, or cannot be
+                written; delete it and rebuild.
         """
         for name, value in (
             ("shard_size", shard_size),
@@ -104,7 +101,7 @@ class DiskReplay(TableReplay):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        super().__init__(layout, capacity, capacity_bytes, RowTable())
+        super().__init__(layout, capacity, RowTable())
         self._root = root
         self._shard_size = shard_size
         self._flush_every = flush_every
@@ -230,7 +227,7 @@ class DiskReplay(TableReplay):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ReplayError(f"{path} is damaged ({error!r}); delete and rebuild") from error
         if stored != self._identity():
-            raise ReplayMismatch(f"{path} holds {stored}, asked for {self._identity()}")
+            raise ReplayError(f"{path} holds {stored}, asked for {self._identity()}")
         if not all(type(number) is int for number in numbers.values()):
             raise ReplayError(f"{path} is damaged ({numbers}); delete and rebuild")
         state = _State(**numbers)

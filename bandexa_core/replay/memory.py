@@ -19,25 +19,13 @@ _LEAST_ALLOCATION = 64
 class MemoryReplay(TableReplay):
     """A replay held in RAM (see `Replay` for the contract)."""
 
-    def __init__(
-        self,
-        layout: RowLayout,
-        capacity: int | None = None,
-        *,
-        capacity_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, layout: RowLayout, capacity: int | None = None) -> None:
         """Make an empty replay that keeps at most `capacity` rows, or all with None.
 
-        Args:
-            layout: the shapes of the rows.
-            capacity: most rows kept.
-            capacity_bytes: most bytes that they take, at `layout.row_bytes` each; both may be
-                given.
-
         Raises:
-            ValueError: a capacity leaves no room for a row.
+            ValueError: the capacity is below 1.
         """
-        super().__init__(layout, capacity, capacity_bytes, RowTable())
+        super().__init__(layout, capacity, RowTable())
         self._allocate(0)
 
     @property

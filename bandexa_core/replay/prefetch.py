@@ -39,7 +39,6 @@ class PrefetchedBatches:
         num_batches: int,
         cumulative_N: NDArray[np.float64] | None = None,
         *,
-        num_buffers: int = _NUM_BUFFERS,
         allocate: Callable[[tuple[int, ...], str], NDArray[Any]] = np.empty,
     ) -> None:
         """Start reading.
@@ -50,21 +49,16 @@ class PrefetchedBatches:
             batch_size: rows of a batch.
             num_batches: how many batches there are.
             cumulative_N: as for `Replay.sample`.
-            num_buffers: batches held in memory, the one in use among them.
             allocate: makes an array of a shape and a dtype name; pinned memory is copied to a
                 device faster.
 
         Raises:
-            ValueError: `batch_size` or `num_batches` is below 1 or `num_buffers` below 2. What
-                `sample` raises comes out where the batch is asked for.
+            ValueError: `batch_size` or `num_batches` is below 1. What `sample` raises comes out
+                where the batch is asked for.
         """
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_batches", num_batches, 1),
-            ("num_buffers", num_buffers, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        for name, value in (("batch_size", batch_size), ("num_batches", num_batches)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         self._replay = replay
         self._rng = rng
         self._batch_size = batch_size
@@ -75,7 +69,7 @@ class PrefetchedBatches:
         self._in_use: RowBuffers | None = None
         self._ended = False
         self._closing = False
-        for _ in range(min(num_buffers, num_batches)):
+        for _ in range(min(_NUM_BUFFERS, num_batches)):
             self._free.put(RowBuffers.for_rows(replay.layout, batch_size, allocate))
         self._thread = threading.Thread(target=self._draw, name="replay-prefetch", daemon=True)
         self._thread.start()

@@ -233,24 +233,6 @@ class Replay(TrainingRows, Protocol):
         """Close."""
 
 
-def rows_allowed(layout: RowLayout, capacity: int | None, capacity_bytes: int | None) -> int | None:
-    """Return how many rows may be kept by a capacity in rows and one in bytes; None: all.
-
-    Raises:
-        ValueError: one of them leaves no room for a row.
-    """
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity must be at least 1 row, not {capacity}")
-    if capacity_bytes is None:
-        return capacity
-    if capacity_bytes < layout.row_bytes:
-        raise ValueError(
-            f"capacity_bytes must hold a row of {layout.row_bytes} bytes, not {capacity_bytes}"
-        )
-    num_rows = capacity_bytes // layout.row_bytes
-    return num_rows if capacity is None else min(capacity, num_rows)
-
-
 def drawn_rows(
     rng: np.random.Generator,
     num_rows: int,

@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 
-from bandexa_core.replay import DiskReplay, MemoryReplay, Replay
+from bandexa_core.replay import Replay, open_replay
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["auto", "memory", "disk"])
 def open_at(request, tmp_path, layout, no_sync):
     """Open the replay of this test; on disk with shards of 4 rows, and again when called again."""
 
     def _open(**capacities: Any) -> Replay:
-        if request.param == "memory":
-            return MemoryReplay(layout, **capacities)
-        root = tmp_path / "replay"
-        return DiskReplay(root, layout, shard_size=4, flush_every=3, fs=no_sync, **capacities)
+        root, knobs = tmp_path / "replay", {"shard_size": 4, "flush_every": 3, "fs": no_sync}
+        return open_replay(request.param, root, layout, **knobs, **capacities)
 
     return _open
 
@@ -50,8 +48,8 @@ def test_without_room_for_a_row_it_is_refused(open_at, tmp_path, capacity_bytes)
 
 def test_files_take_at_most_a_shard_and_a_flush_more(tmp_path, layout, make_rows, no_sync):
     root = tmp_path / "replay"
-    with DiskReplay(
-        root, layout, shard_size=4, flush_every=2, capacity_bytes=10 * 43, fs=no_sync
+    with open_replay(
+        "disk", root, layout, shard_size=4, flush_every=2, capacity_bytes=10 * 43, fs=no_sync
     ) as replay:
         for position in range(1, 60):
             replay.append(make_rows(layout, [position]))
@@ -60,8 +58,9 @@ def test_files_take_at_most_a_shard_and_a_flush_more(tmp_path, layout, make_rows
 
 
 def test_less_room_at_the_next_opening_evicts(tmp_path, layout, make_rows, no_sync):
+    knobs: dict[str, Any] = {"shard_size": 4, "fs": no_sync}
     root = tmp_path / "replay"
-    with DiskReplay(root, layout, shard_size=4, fs=no_sync) as replay:
+    with open_replay("disk", root, layout, **knobs) as replay:
         replay.append(make_rows(layout, range(1, 20)))
-    with DiskReplay(root, layout, shard_size=4, capacity_bytes=5 * 43, fs=no_sync) as replay:
+    with open_replay("disk", root, layout, capacity_bytes=5 * 43, **knobs) as replay:
         assert replay.positions().tolist() == [15, 16, 17, 18, 19]

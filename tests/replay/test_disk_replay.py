@@ -274,8 +274,7 @@ def test_after_a_failed_write_only_opening_again_helps(
 
 
 @pytest.mark.parametrize(
-    "knob",
-    ["shard_size", "cache_shards", "flush_every", "capacity", "capacity_bytes", "read_threads"],
+    "knob", ["shard_size", "cache_shards", "flush_every", "capacity", "read_threads"]
 )
 def test_knobs_below_one_are_refused(root, layout, knob):
     with pytest.raises(ValueError, match=knob):

@@ -47,13 +47,6 @@ def test_auto_counts_a_capacity_in_bytes(tmp_path, shape, capacity, capacity_byt
         assert type(replay) is expected
 
 
-@pytest.mark.parametrize("backend", ["auto", "memory", "disk"])
-def test_a_capacity_in_bytes_reaches_the_backend(tmp_path, layout, make_rows, backend):
-    with open_replay(backend, tmp_path / "r", layout, capacity_bytes=5 * 43) as replay:
-        replay.append(make_rows(layout, range(1, 20)))
-        assert replay.positions().tolist() == [15, 16, 17, 18, 19]
-
-
 def test_an_unknown_backend_is_refused(tmp_path, layout):
     with pytest.raises(ValueError, match="backend"):
         open_replay("tape", tmp_path, layout)  # type: ignore[arg-type]

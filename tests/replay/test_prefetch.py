@@ -15,11 +15,11 @@ from bandexa_core.errors import ClosedError, ReplayError
 from bandexa_core.replay import (
     DiskReplay,
     MemoryReplay,
-    PrefetchedBatches,
     RowBuffers,
     RowLayout,
     training_batches,
 )
+from bandexa_core.replay.prefetch import PrefetchedBatches
 
 LAYOUTS = [RowLayout((3,), "uint8", 2), RowLayout((40, 40), "float32", 0)]
 
@@ -57,16 +57,15 @@ def _drop_from_cache(replay: DiskReplay) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("num_buffers", [2, 3, 9])
 def test_prefetched_rows_are_those_of_a_plain_loop(
-    filled, assert_same, make_rows, layout, weighted, num_buffers
+    filled, assert_same, make_rows, layout, weighted
 ):
     """And the generator ends where the loop leaves it."""
     replay = filled(layout)
     sums = np.cumsum(np.arange(50) ** 2.0) if weighted else None
     plain, ahead = np.random.default_rng(3), np.random.default_rng(3)
     expected = [replay.sample(plain, 16, sums) for _ in range(7)]
-    with PrefetchedBatches(replay, ahead, 16, 7, sums, num_buffers=num_buffers) as batches:
+    with PrefetchedBatches(replay, ahead, 16, 7, sums) as batches:
         num = 0
         for rows, wanted in zip(batches, expected, strict=True):
             assert_same(rows, wanted)
@@ -98,26 +97,26 @@ def test_rows_that_are_not_cached_come_back_bit_for_bit(
 
 def test_a_batch_holds_until_the_next_is_asked_for(filled, make_rows, assert_same):
     replay = filled()
-    with PrefetchedBatches(replay, np.random.default_rng(0), 8, 6, num_buffers=2) as batches:
-        first, second = next(batches), next(batches)
-        assert_same(second, make_rows(replay.layout, second.positions))
-        third = next(batches)
-        assert np.shares_memory(third.contexts, first.contexts)
-        assert not np.shares_memory(third.contexts, second.contexts)
+    with PrefetchedBatches(replay, np.random.default_rng(0), 8, 6) as batches:
+        first, second, third = next(batches), next(batches), next(batches)
+        assert_same(third, make_rows(replay.layout, third.positions))
+        fourth = next(batches)
+        assert np.shares_memory(fourth.contexts, first.contexts)
+        for held in (second, third):
+            assert not np.shares_memory(fourth.contexts, held.contexts)
 
 
 def test_no_more_is_read_ahead_than_there_are_buffers(filled):
-    """Two buffers: once the first batch is out, one more draw may follow, and no third."""
-    rng, twice = np.random.default_rng(0), np.random.default_rng(0)
-    batches = PrefetchedBatches(filled(), rng, 8, 100, num_buffers=2)
+    """Three buffers: once the first batch is out, two more draws may follow, and no fourth."""
+    rng, plain = np.random.default_rng(0), np.random.default_rng(0)
+    batches = PrefetchedBatches(filled(), rng, 8, 100)
     next(batches)
     batches.close()
-    for _ in range(2):
-        twice.integers(1, 51, 8)
-    ended = rng.bit_generator.state
-    once = np.random.default_rng(0)
-    once.integers(1, 51, 8)
-    assert ended in (once.bit_generator.state, twice.bit_generator.state)
+    allowed = []
+    for _ in range(3):
+        plain.integers(1, 51, 8)
+        allowed.append(plain.bit_generator.state)
+    assert rng.bit_generator.state in allowed
 
 
 def test_buffers_are_made_by_the_allocator_given(filled):
@@ -189,16 +188,10 @@ def test_a_replay_closed_meanwhile_is_a_named_error(filled):
                 pass
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers"),
-    [("batch_size", (0, 1, 3)), ("num_batches", (1, 0, 3)), ("num_buffers", (1, 1, 1))],
-)
+@pytest.mark.parametrize(("name", "numbers"), [("batch_size", (0, 1)), ("num_batches", (1, 0))])
 def test_numbers_too_small_are_refused(filled, name, numbers):
-    batch_size, num_batches, num_buffers = numbers
     with pytest.raises(ValueError, match=name):
-        PrefetchedBatches(
-            filled(), np.random.default_rng(0), batch_size, num_batches, num_buffers=num_buffers
-        )
+        PrefetchedBatches(filled(), np.random.default_rng(0), *numbers)
 
 
 def test_only_a_replay_on_disk_is_read_ahead(filled, make_rows, assert_same):
