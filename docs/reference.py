@@ -1,12 +1,13 @@
 """Writes the reference pages from the code: docs/api.md, configuration.md, cli.md and the schema.
 
-`python -m docs.reference` in a checkout; a test compares what it would write with what is there,
-so nothing can be served, set or called that these pages do not have.
+Run it as `python -m docs.reference` in a checkout. A test compares its output with the files, so
+every call, setting and option that exists has an entry in these pages.
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,40 @@ from pydantic_core import PydanticUndefined
 
 from service.cli import app as commands
 from service.http.app import create_app
-from service.http.auth import DECLARED
 from service.http.configured import bandit_schema
 from service.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs"
-NOTE = "*Made from the code by `python -m docs.reference`.*"
+NOTE = "*Generated from the code by `python -m docs.reference`.*"
+WIDTH = 118
+SCOPE = "x-required-scope"
+# What a server answers besides the calls of its OpenAPI document.
+PAGES = {
+    "/": "The dashboard.",
+    "/dashboard/static/{asset}": "A file of the dashboard.",
+    "/docs": "The API's documentation, to try calls in a browser.",
+    "/docs/{asset}": "A file of that documentation.",
+    "/openapi.json": "The OpenAPI document.",
+}
+TYPES = {
+    "integer": ("integer", "integers"),
+    "number": ("number", "numbers"),
+    "string": ("string", "strings"),
+    "boolean": ("boolean", "booleans"),
+    "object": ("object", "objects"),
+    "null": ("null", "nulls"),
+}
+EXIT_STATUSES = {
+    0: "The command is done.",
+    1: "The server refused the call, a check found an error, or `serve` could not start.",
+    2: "Arguments, settings or files are wrong.",
+    3: "The server cannot be reached or is not ready. Try again.",
+    4: "`serve` only: the store failed for good. Start the server again.",
+}
 
 
 def pages() -> dict[str, str]:
-    """Return every page by the name of its file."""
+    """Return the text of every generated file by its name."""
     return {
         "api.md": "\n".join(_api()) + "\n",
         "configuration.md": "\n".join(_configuration()) + "\n",
@@ -34,26 +59,38 @@ def pages() -> dict[str, str]:
     }
 
 
+def _paragraph(text: str) -> str:
+    return textwrap.fill(
+        " ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _item(head: str, *parts: str) -> str:
+    """Return a list item: its head, then the parts that are not empty."""
+    body = f"- {head}: " + ", ".join(part for part in parts if part)
+    return textwrap.fill(
+        " ".join(body.split()), WIDTH, subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
 # -- the API ----------------------------------------------------------------------------------
 
 
 def _api() -> Iterator[str]:
-    app = create_app(Settings())
-    schema = app.openapi()
+    schema = create_app(Settings()).openapi()
     models: dict[str, Any] = schema["components"]["schemas"]
     yield "# API reference"
-    yield f"\n{NOTE} [http.md](http.md) explains; `/docs` of a running server lets you try."
-    yield "\n| call | scope | |\n|---|---|---|"
+    yield "\nAfter this page you know every call, with its fields, its answers and its scope."
+    yield "[http.md](http.md) explains them, and `/docs` of a running server lets you try them."
+    yield f"\n{NOTE}\n"
     for path, method, operation in _operations(schema):
-        what = _first_line(operation["description"])
-        link = _anchor(f"{method} {path}")
-        yield f"| [`{method} {path}`](#{link}) | {operation['x-required-scope']} | {what} |"
-    for route in app.state.routes:
-        if not route.include_in_schema:
-            what = _first_line(route.description)
-            for method in sorted(route.methods):
-                scope = (route.openapi_extra or {})[DECLARED]
-                yield f"| `{method} {route.path}` | {scope} | {what} |"
+        title = f"{method} {path}"
+        what = _first_paragraph(operation["description"])
+        yield _item(f"[`{title}`](#{_anchor(title)})", what)
+    yield "\nA server also answers these pages, which need no key:\n"
+    for path, what in PAGES.items():
+        yield _item(f"`GET {path}`", what)
     for path, method, operation in _operations(schema):
         yield from _operation(f"{method} {path}", operation)
     yield "\n# Models"
@@ -68,16 +105,18 @@ def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 
 def _operation(title: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"\n## `{title}`\n\n{operation['description']}"
-    yield f"\nScope: {operation['x-required-scope']}."
+    yield f"\n## `{title}`\n"
+    yield from _paragraphs(operation["description"])
+    yield f"\nScope: {operation[SCOPE]}."
     parameters = operation.get("parameters", [])
     if parameters:
-        yield "\n| parameter | in | type | default | |\n|---|---|---|---|---|"
+        yield "\nParameters:\n"
     for parameter in parameters:
         kind = parameter["schema"]
-        default = json.dumps(kind["default"]) if "default" in kind else ""
-        told = parameter.get("description", "")
-        yield f"| `{parameter['name']}` | {parameter['in']} | {_type(kind)} | {default} | {told} |"
+        default = f"default `{json.dumps(kind['default'])}`" if "default" in kind else ""
+        described = f". {parameter['description']}" if "description" in parameter else ""
+        where = f"in the {parameter['in']}"
+        yield _item(f"`{parameter['name']}`", where, _type(kind), default) + described
     if "requestBody" in operation:
         yield f"\nBody: {_content(operation['requestBody'])}."
     good, bad = [], []
@@ -86,54 +125,65 @@ def _operation(title: str, operation: dict[str, Any]) -> Iterator[str]:
             good.append(f"{status}: {_content(answer)}")
         else:
             bad.append(status)
-    yield f"\nAnswers {'; '.join(good)}."
+    yield f"\nAnswers: {'; '.join(good)}."
     if bad:
         yield f"\nProblems: {', '.join(sorted(bad))}."
 
 
 def _content(holder: dict[str, Any]) -> str:
     content = holder.get("content", {})
-    if "application/json" in content and content["application/json"]["schema"]:
+    if "application/json" in content and content["application/json"].get("schema"):
         return _type(content["application/json"]["schema"])
     return "bytes" if "application/octet-stream" in content else "no body or text"
 
 
 def _model(name: str, model: dict[str, Any]) -> Iterator[str]:
-    yield f"\n## {name}\n"
+    yield f"\n## {name}"
     if "description" in model:
-        yield _first_line(model["description"])
+        yield "\n" + _paragraph(_first_paragraph(model["description"]))
     properties = model.get("properties", {})
     if properties:
-        yield "\n| field | type | default | |\n|---|---|---|---|"
+        yield ""
     for field, kind in properties.items():
         default = "required" if field in model.get("required", []) else ""
         if not default and "default" in kind:
-            default = f"`{json.dumps(kind['default'])}`"
-        yield f"| `{field}` | {_type(kind)} | {default} | {kind.get('description', '')} |"
+            default = f"default `{json.dumps(kind['default'])}`"
+        yield _item(f"`{field}`", _type(kind), default) + _described(kind)
 
 
-def _type(kind: dict[str, Any]) -> str:
+def _described(kind: dict[str, Any]) -> str:
+    text = kind.get("description", "")
+    if not text or kind.get("title") == "Array":
+        return ""
+    return ".\n" + textwrap.indent(_paragraph(text), "  ")
+
+
+def _type(kind: dict[str, Any], *, plural: bool = False) -> str:
     """Return a schema's type in a few words."""
     if "$ref" in kind:
         name = kind["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
     if kind.get("title") == "Array":
         return "array (nested lists or an envelope)"
-    if "anyOf" in kind:
-        return " or ".join(_type(one) for one in kind["anyOf"])
+    if "allOf" in kind and len(kind["allOf"]) == 1:
+        return _type(kind["allOf"][0], plural=plural)
+    for several in ("anyOf", "oneOf"):
+        if several in kind:
+            return " or ".join(_type(one) for one in kind[several])
     if "enum" in kind:
-        return ", ".join(f"`{value}`" for value in kind["enum"])
+        return " or ".join(f"`{value}`" for value in kind["enum"])
     if "const" in kind:
         return f"`{kind['const']}`"
     if kind.get("type") == "array":
         if "prefixItems" in kind:
             return "[" + ", ".join(_type(one) for one in kind["prefixItems"]) + "]"
-        return f"list of {_type(kind.get('items', {}))}{_limits(kind)}"
+        return f"list of {_type(kind.get('items', {}), plural=True)}{_limits(kind)}"
     if isinstance(kind.get("additionalProperties"), dict):
-        return f"map to {_type(kind['additionalProperties'])}"
+        return f"object with values {_type(kind['additionalProperties'])}"
     if "pattern" in kind:
-        return "id"
-    return str(kind.get("type", "anything")) + _limits(kind)
+        return "ids" if plural else "id"
+    named = TYPES.get(str(kind.get("type")), ("any value", "any values"))
+    return named[plural] + _limits(kind)
 
 
 def _limits(kind: dict[str, Any]) -> str:
@@ -146,12 +196,18 @@ def _limits(kind: dict[str, Any]) -> str:
 
 
 def _anchor(title: str) -> str:
-    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
-    return kept.replace(" ", "-")
+    """Return the anchor that GitHub gives a heading."""
+    plain = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
+    return plain.replace(" ", "-")
 
 
-def _first_line(text: str) -> str:
+def _first_paragraph(text: str) -> str:
     return text.strip().partition("\n\n")[0].replace("\n", " ")
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for number, part in enumerate(text.strip().split("\n\n")):
+        yield ("\n" if number else "") + _paragraph(part)
 
 
 # -- settings ---------------------------------------------------------------------------------
@@ -159,17 +215,23 @@ def _first_line(text: str) -> str:
 
 def _configuration() -> Iterator[str]:
     yield "# Configuration reference"
-    yield f"\n{NOTE} [operations.md](operations.md) tells how to use it."
-    yield "\nA setting comes from an argument of `bandexa serve`, from the environment as"
-    yield "`BANDEXA_` and its name, or from the TOML file of `--config`; the first of these wins."
-    yield "A key `b` of a table `a` is `BANDEXA_A__B` there. Whatever is unknown is refused."
-    yield "\n| setting | type | default | |\n|---|---|---|---|"
+    yield "\nAfter this page you know every setting of a server and every key of a bandit."
+    yield "[operations.md](operations.md) and [bandits.md](bandits.md) explain how to use them."
+    yield f"\n{NOTE}"
+    yield "\n## Settings of the server\n"
+    yield "A setting comes from an argument of `bandexa serve`, from an environment variable, or"
+    yield "from the TOML file of `--config`. The first of these wins. The variable is `BANDEXA_`"
+    yield "and the name of the setting in capitals; a key `b` of a table `a` is `BANDEXA_A__B`."
+    yield "An unknown setting is refused.\n"
     properties = Settings.model_json_schema()["properties"]
     for name, field in Settings.model_fields.items():
         kind = {key: value for key, value in properties[name].items() if key != "title"}
-        yield f"| `{name}` | {_plain(kind)} | {_default(field)} | {field.description} |"
-    yield "\n`[bandits.NAME]` takes what [bandit.schema.json](bandit.schema.json) describes:"
-    yield "\n| key | type | default |\n|---|---|---|"
+        head = _item(f"`{name}`", _plain(kind), f"default {_default(field)}")
+        yield head + ".\n" + textwrap.indent(_paragraph(field.description or ""), "  ")
+    yield "\n## Keys of a bandit\n"
+    yield "`[bandits.NAME]` in the TOML file, the file of `bandexa bandits create` and the body of"
+    yield "`PUT /bandits/{name}` take these keys. [bandit.schema.json](bandit.schema.json) is their"
+    yield "JSON schema.\n"
     schema = bandit_schema()
     yield from _keys(schema, schema["$defs"], "")
 
@@ -199,11 +261,12 @@ def _keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> I
         if name:
             yield from _keys(definitions[name], definitions, f"{prefix}{key}.")
             continue
-        default = "required" if key in schema.get("required", []) else "empty"
+        default = "required" if key in schema.get("required", []) else "default empty"
         if "default" in kind:
-            default = "none" if kind["default"] is None else f"`{json.dumps(kind['default'])}`"
-        shown = "actions: ids, or tables" if key == "actions" else _type(kind)
-        yield f"| `{prefix}{key}` | {shown} | {default} |"
+            shown = "none" if kind["default"] is None else f"`{json.dumps(kind['default'])}`"
+            default = f"default {shown}"
+        described = "ids, or tables of an action" if key == "actions" else _type(kind)
+        yield _item(f"`{prefix}{key}`", described, default)
 
 
 # -- commands ---------------------------------------------------------------------------------
@@ -211,28 +274,30 @@ def _keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> I
 
 def _cli() -> Iterator[str]:
     yield "# Commands"
-    yield f"\n{NOTE} `bandexa COMMAND --help` says the same, `bandexa --version` the version."
-    yield "\nCommands that call a server find it by `--url` or `BANDEXA_URL`, and send `--api-key`"
-    yield "or `BANDEXA_API_KEY`. An error is one line on standard error that says what helps."
-    yield "\n| exit status | |\n|---|---|"
-    yield "| 0 | done |"
-    yield "| 1 | the server refused it, a check found something wrong, or `serve` could not start |"
-    yield "| 2 | wrong arguments, settings or files |"
-    yield "| 3 | the server cannot be reached, or is not ready: try again |"
-    yield "| 4 | `serve` alone: the store failed for good; start it again |"
+    yield "\nAfter this page you know every command of `bandexa`, with its options and exit"
+    yield "statuses. `bandexa COMMAND --help` prints the same text, and `bandexa --version` the"
+    yield "version."
+    yield f"\n{NOTE}"
+    yield "\nCommands that call a server use the address of `--url` or `BANDEXA_URL`, and send the"
+    yield "key of `--api-key` or `BANDEXA_API_KEY`. An error is one line on standard error that"
+    yield "says what helps.\n"
+    yield "Exit statuses:\n"
+    for status, meaning in EXIT_STATUSES.items():
+        yield f"- {status}: {meaning}"
     yield from _command(typer.main.get_command(commands), "bandexa")
 
 
 def _command(command: Any, name: str) -> Iterator[str]:
-    if not hasattr(command, "list_commands"):
-        yield f"\n## `{name}`\n\n{(command.help or '').strip()}"
-        rows = [row for parameter in command.params if (row := _parameter(parameter))]
-        if rows:
-            yield "\n| argument or option | default | |\n|---|---|---|"
-            yield from rows
+    if hasattr(command, "list_commands"):
+        for child in sorted(command.list_commands(None)):
+            yield from _command(command.get_command(None, child), f"{name} {child}")
         return
-    for child in sorted(command.list_commands(None)):
-        yield from _command(command.get_command(None, child), f"{name} {child}")
+    yield f"\n## `{name}`\n"
+    yield from _paragraphs(command.help or "")
+    items = [item for parameter in command.params if (item := _parameter(parameter))]
+    if items:
+        yield ""
+        yield from items
 
 
 def _parameter(parameter: Any) -> str:
@@ -241,12 +306,14 @@ def _parameter(parameter: Any) -> str:
     shown = ", ".join(f"`{opt}`" for opt in (*parameter.opts, *parameter.secondary_opts))
     if parameter.param_type_name == "argument":
         shown = f"`{(parameter.name or '').upper()}`"
-    default = "required" if parameter.required else parameter.default
-    if default in (None, False, ()) or callable(default):
-        default = ""
-    told = " ".join((getattr(parameter, "help", "") or "").split())
-    env = f" Also `{parameter.envvar}`." if isinstance(parameter.envvar, str) else ""
-    return f"| {shown} | {default} | {told}{env} |"
+    default = parameter.default
+    if parameter.required:
+        shown += " (required)"
+    elif default not in (None, False, ()) and not callable(default):
+        shown += f" (default `{default}`)"
+    described = " ".join((getattr(parameter, "help", "") or "").split())
+    environment = f" Also `{parameter.envvar}`." if isinstance(parameter.envvar, str) else ""
+    return _item(shown, described + environment)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from service.http.configured import parse
 from service.settings import load_settings
-from tests.docs.pages import ALL, CONTAINERS, HOURS, LANGUAGES, PAGES, ROOT, TIERS, Block
+from tests.docs.pages import ALL, CONTAINERS, FENCE, HOURS, LANGUAGES, PAGES, ROOT, TIERS, Block
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
@@ -180,12 +180,23 @@ def test_what_takes_long_works_too(
                 shell(command.lstrip("@"), tmp_path, tools, server.url, timeout=1800)
 
 
-def test_links_lead_somewhere() -> None:
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    text = FENCE.sub("", page.read_text())
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = ["".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles]
+    return {title.replace(" ", "-") for title in plain}
+
+
+def test_links_lead_to_files_and_headings() -> None:
     for page in PAGES:
-        text = page.read_text()
-        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+        for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", page.read_text()):
+            if "://" in link:
+                continue
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page} links to {link}"
+            if anchor:
+                assert anchor in anchors(target), f"{page} links to {link}#{anchor}"
 
 
 @pytest.mark.needs("promtool")

@@ -1,0 +1,74 @@
+"""Pages are short, readable lines, and name files and classes that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import FENCE, PAGES, ROOT
+
+DOCS = ROOT / "docs"
+RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+TABLE_WIDTH, WIDTH = 160, 120
+REWRITTEN_LATER = {DOCS / name for name in ("client.md", "performance.md", "testing.md")}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - REWRITTEN_LATER), ids=named)
+def test_lines_can_be_read(page: Path) -> None:
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        most = TABLE_WIDTH if line.startswith("|") else WIDTH
+        assert len(line) <= most, f"{named(page)}:{number}"
+
+
+@pytest.mark.parametrize("page", sorted({*DOCS.glob("*.md")} - REWRITTEN_LATER), ids=named)
+def test_a_page_begins_with_what_its_reader_can_do(page: Path) -> None:
+    title, _, rest = page.read_text().partition("\n\n")
+    assert title.startswith("# ")
+    assert rest.startswith("After this page you ")
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text()
+    for page in DOCS.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=named)
+def test_a_decision_has_context_choice_and_consequence(record: Path) -> None:
+    text = record.read_text()
+    assert text.startswith(f"# {record.name[:4]}. ")
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert sections == ["Context", "Choice", "Consequence"]
+
+
+def test_the_index_of_decisions_is_complete_and_in_order() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text()
+    assert re.findall(r"^- \[\d+\]\((.*?)\)", index, re.MULTILINE) == [r.name for r in RECORDS]
+    assert [int(record.name[:4]) for record in RECORDS] == [*range(1, len(RECORDS) + 1)]
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "development.md", "glossary.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = FENCE.sub("", (DOCS / page).read_text())
+    paths = re.findall(r"`([a-z_]+/[\w/.]*)`", text)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_glossary_names_what_its_files_define() -> None:
+    rows = re.findall(r"`(\w+)` in `([\w/.]+\.py)`", (DOCS / "glossary.md").read_text())
+    assert len(rows) > 20
+    for name, path in rows:
+        defined = rf"^( *)(async )?(class|def) {name}\b|^{name}\b.* = "
+        assert re.search(defined, (ROOT / path).read_text(), re.MULTILINE), f"{name} in {path}"
