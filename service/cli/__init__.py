@@ -53,7 +53,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(
+def bandexa(
     version: Annotated[
         bool,
         typer.Option(

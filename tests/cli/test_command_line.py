@@ -43,9 +43,7 @@ COMMANDS: list[list[str]] = [
     ["simulate", "synthetic"],
     ["simulate", "mnist"],
     ["simulate", "two-tower"],
-    ["bench"],
-    ["bench", "core"],
-    ["bench", "replay"],
+    ["simulate", "wheel"],
 ]
 
 
@@ -59,7 +57,7 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 
 def test_the_help_names_every_command() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
-    for command in ("serve", "simulate", "snapshots", "bench"):
+    for command in ("serve", "simulate", "snapshots", "doctor"):
         assert command in text
 
 
