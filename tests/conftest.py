@@ -1,4 +1,8 @@
-"""Fixtures for all tests: see `tests/fixtures`."""
+"""Fixtures of all tests, see `tests/fixtures`, and the order of the files."""
+
+from pathlib import Path
+
+import pytest
 
 pytest_plugins = [
     "tests.fixtures.commands",
@@ -7,3 +11,15 @@ pytest_plugins = [
     "tests.fixtures.nodes",
     "tests.fixtures.system_packages",
 ]
+# The folders whose files take longest. They run first, so that all workers end together.
+LONGEST = ("recovery", "tools", "benchmarks", "serving", "observe", "docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders that take longest first; the order is otherwise unchanged."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)

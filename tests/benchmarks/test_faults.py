@@ -6,6 +6,8 @@ import json
 import sqlite3
 from contextlib import closing
 
+import pytest
+
 from benchmarks.proofs.audit import audit
 from benchmarks.proofs.fault_clients import Ledger
 from benchmarks.proofs.faults import main
@@ -13,6 +15,7 @@ from benchmarks.proofs.soak import main as soak
 from service.store.sqlite.schema import TABLES
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_over_kills(tmp_path):
     report = tmp_path / "faults.json"
     assert main(["--kills", "3", "--clients", "3", "--json", str(report)]) == 0
@@ -22,6 +25,7 @@ def test_nothing_acknowledged_is_lost_over_kills(tmp_path):
     assert results["rewards_lost"] == results["wrong_values"] == 0
 
 
+@pytest.mark.slow
 def test_a_short_soak_answers_everything_and_measures_every_process(tmp_path):
     report = tmp_path / "soak.json"
     soak(["--minutes", "0.1", "--clients", "2", "--json", str(report)])  # too short to be level
