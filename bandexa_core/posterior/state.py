@@ -16,14 +16,19 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from bandexa_core.posterior.blas import (
+    SMALL_DIM,
+    aligned,
+    outer_subtraction,
+    product_in_panels,
+    subtract_product,
+)
 from bandexa_core.posterior.rows import FloatArray
 
 IntArray = npt.NDArray[np.intp]
 PENDING = ("gains", "moves", "shift")
 UNMOVED = "unmoved_"  # before the names of root and mean that lack moves: who knows none refuses
-SMALL_DIM = 64  # up to which a product and a difference take less than one call of torch
 LARGE_DIM = 384  # above which moves are kept apart: less is not worth the products with them
 DEFERRED = 16  # moves that are kept apart at most
 
@@ -42,15 +47,18 @@ class State:
 
     def __init__(self, root: FloatArray, mean: FloatArray) -> None:
         dim = len(mean)
-        self._matrix = _empty(dim, dim + 1)
-        self.matrix_DW: FloatArray = self._matrix.numpy()
+        self.matrix_DW = aligned(dim, dim + 1)
         # Views, made once: each costs as much as a small sum.
         self._root, self._mean = self.matrix_DW[:, :-1], self.matrix_DW[:, -1]
         self._root[:], self._mean[:] = root, mean
         self._draw_W: FloatArray = np.ones(dim + 1)
-        self._gain, self._move = _empty(dim, 1), _empty(1, dim + 1)
-        self._gain_D1, self._move_1W = self._gain.numpy(), self._move.numpy()
+        self._gain_D1, self._move_1W = aligned(dim, 1), aligned(1, dim + 1)
         self._gain_D, self._move_W = self._gain_D1[:, 0], self._move_1W[0]
+        self._subtract_move = (
+            None
+            if dim <= SMALL_DIM
+            else outer_subtraction(self.matrix_DW, self._gain_D, self._move_W)
+        )
         self.eps_D = self._draw_W[:-1]
 
     @property
@@ -124,10 +132,10 @@ class State:
         beta = 1.0 / (1.0 + float(move.dot(move)))
         move *= beta / (1.0 + math.sqrt(beta))
         move[-1] = -beta * error
-        if len(z_D) <= SMALL_DIM:
+        if self._subtract_move is None:
             np.subtract(self.matrix_DW, self._gain_D1.dot(self._move_1W), out=self.matrix_DW)
-        else:  # in place, one pass over the matrix
-            self._matrix.addmm_(self._gain, self._move, alpha=-1.0)
+        else:
+            self._subtract_move()
         return beta, error
 
 
@@ -156,9 +164,7 @@ class DeferredState(State):
         super().__init__(root, mean)
         dim = len(mean)
         # One row more, for h: [F 0] and [0 1] times [G; -h] is what the matrix loses.
-        self._all_gains, self._all_moves = _empty(DEFERRED + 1, dim), _empty(DEFERRED + 1, dim + 1)
-        self._gains: FloatArray = self._all_gains.numpy()
-        self._moves: FloatArray = self._all_moves.numpy()
+        self._gains, self._moves = aligned(DEFERRED + 1, dim), aligned(DEFERRED + 1, dim + 1)
         self._moves[:, -1] = 0.0
         self._shift_D = np.zeros(dim)
         self._num = 0
@@ -257,9 +263,9 @@ class DeferredState(State):
             return
         self._gains[num], self._moves[num] = -self._shift_D, 0.0
         self._moves[num, -1] = 1.0
-        # By torch: numpy's BLAS takes more than twice as long for a product with so few columns.
-        lost = torch.mm(self._matrix[:, :-1], self._all_gains[: num + 1].T)
-        self._matrix.addmm_(lost, self._all_moves[: num + 1], alpha=-1.0)
+        gains_DN = np.ascontiguousarray(self._gains[: num + 1].T)
+        lost_DN = product_in_panels(self._root, gains_DN)
+        subtract_product(self.matrix_DW, lost_DN, self._moves[: num + 1])
         self._moves[num, -1] = 0.0
         self._shift_D[:] = 0.0
         self._num = 0
@@ -299,9 +305,3 @@ def moving_at_once(
     if pending:
         raise ValueError(f"no moves of these {len(mean)} weights can wait")
     return State(root, mean)
-
-
-def _empty(*shape: int) -> torch.Tensor:
-    """Return memory that numpy and torch share, aligned alike every time: bits may depend on it."""
-    with torch.inference_mode(False):  # one born in that mode could not be written outside of it
-        return torch.empty(shape, dtype=torch.float64)

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from bandexa_core.posterior import (
     GaussianPosterior,
@@ -76,11 +75,31 @@ def test_a_broken_sum_is_refused_by_the_posterior():
         GaussianPosterior.from_statistics(sums, PosteriorConfig())
 
 
-def test_a_posterior_made_in_inference_mode_learns_outside_of_it():
-    sums = Statistics(2)
-    sums.add([[1.0, 2.0]], [1.0])
-    with torch.inference_mode():
-        rebuilt = GaussianPosterior.from_statistics(sums, PosteriorConfig())
-        rebuilt.update([0.5, 0.5], 1.0)
-    rebuilt.update([1.0, 0.0], 1.0)
-    assert rebuilt.num_rows == 3
+@pytest.mark.parametrize("dim", [1, 2, 8, 31, 32, 33, 47, 64, 65, 71, 127, 128, 129, 200, 385])
+def test_the_root_is_triangular_and_exact_for_every_size(dim):
+    z = np.random.default_rng(dim).normal(size=(2 * dim, dim))
+    root = inverse_root(z.T @ z, 0.5)
+    assert root.flags.c_contiguous
+    assert not np.tril(root, -1).any()
+    assert (np.diagonal(root) > 0.0).all()
+    whole = root.T @ (z.T @ z + 0.5 * np.eye(dim)) @ root
+    np.testing.assert_allclose(whole, np.eye(dim), rtol=0, atol=1e-13 * dim)
+
+
+@pytest.mark.parametrize("dim", [40, 100])
+def test_large_sums_are_cut_off_and_refused_alike(dim):
+    column = np.random.default_rng(0).normal(size=(3 * dim, dim)) * 1e7
+    column[:, 1:] = column[:, :1]
+    variances = np.linalg.svd(inverse_root(column.T @ column, 0.01), compute_uv=False) ** 2
+    assert variances.max() <= 100 * (1 + 1e-6)
+    with pytest.raises(NotPositiveDefiniteError):
+        inverse_root(-column.T @ column, 0.01)
+
+
+def test_sums_are_not_changed_whatever_their_layout():
+    z = np.random.default_rng(0).normal(size=(9, 3))
+    sums = np.asfortranarray(z.T @ z)
+    before = sums.copy()
+    root = inverse_root(sums, 1.0)
+    assert np.array_equal(sums, before)
+    np.testing.assert_array_equal(root, inverse_root(np.ascontiguousarray(sums), 1.0))
