@@ -49,16 +49,14 @@ def _cholesky(precision: FloatArray) -> FloatArray | None:
     if len(precision) > blas.SMALL_DIM:
         return blas.cholesky(precision)
     try:
-        upper: FloatArray = np.linalg.cholesky(precision).T
+        return np.asarray(np.linalg.cholesky(precision).T, np.float64)
     except np.linalg.LinAlgError:
         return None
-    return upper
 
 
 def _inverted(block: FloatArray) -> FloatArray:
     # Its LU factorisation exchanges no rows of a triangular matrix.
-    inverse: FloatArray = np.linalg.inv(block)
-    return inverse
+    return np.asarray(np.linalg.inv(block), np.float64)
 
 
 def _inverse_of_upper(upper: FloatArray) -> FloatArray:

@@ -1,0 +1,27 @@
+"""A server of linear bandits imports no torch and starts no trainer until a round is due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
+
+
+def libraries(pid: int) -> set[str]:
+    """Return the names of the shared libraries that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {Path(line.split()[-1]).name for line in lines if ".so" in line}
+
+
+def test_a_linear_bandit_needs_neither_torch_nor_a_trainer(start_server, api_of) -> None:
+    server = start_server(None, forked=False)
+    with server.client() as client:
+        api = api_of(client)
+        name = api.two_actions()
+        for number in range(40):
+            api.teach(name, [number / 40, 1.0], "x", number % 2)
+        trainer = api.call("GET", "/readyz")["trainer"]
+        assert (trainer["state"], trainer["pid"]) == ("idle", None)
+        assert not [library for library in libraries(server.pid) if "torch" in library]
+        api.two_actions(policy="neural_linear_ts", encoder=MLP)
+        assert [library for library in libraries(server.pid) if "torch" in library]

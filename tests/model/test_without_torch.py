@@ -1,0 +1,74 @@
+"""Linear bandits are served, learned, refreshed and published without importing torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+STORY = """
+import sys, tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, LearnRow
+from bandexa_core.model import Progress, ServingModel, load_model
+from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.snapshots.store import SnapshotStore
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
+
+policy, encoder, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+dim = 0 if encoder == "per_action" else 2
+spec = BanditSpec(
+    policy=policy, context=ContextSpec(shape=(size,)), action_dim=dim, seed=1,
+    encoder=EncoderSpec(name=encoder), forgetting=ForgettingSpec(half_life=20.0),
+)
+uid, registry = BanditUid("u"), EncoderRegistry()
+model = ServingModel(spec, uid, registry, Catalogue.empty(dim))
+features = np.eye(2, dtype=np.float32)[:, :dim]
+change = CatalogueChange((ActionId("a"), ActionId("b")), features, np.ones(2, np.bool_))
+model.apply(CatalogueRow(LogPosition(1), 0.0, change), lambda version: None)
+rng = np.random.default_rng(0)
+for number in range(2, 40):
+    context = rng.standard_normal(size).astype(np.float32)
+    model.select(DecisionId(f"d{number}"), context, model.enabled_candidates())
+    at = LogPosition(number)
+    row = LearnRow(
+        at, 0.0, DecisionId(f"d{number}"), at, None, 0.5, context, features[0], ActionSlot(0)
+    )
+    model.apply(row, lambda version: None)
+model.refresh(38)
+model.policy.score(np.ones(size, np.float32), model.enabled_candidates())
+with tempfile.TemporaryDirectory() as folder:
+    snapshots = SnapshotStore(Path(folder) / "s")
+    published = publish_model(
+        snapshots, model, position=LogPosition(39), log_hash=b"", epoch=1, parent=None,
+        progress=Progress(38), training={}, metrics={},
+    )
+    snapshot = snapshots.load(published.version)
+    load_model(spec, uid, registry, snapshot, model.catalogue)
+loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "torch")
+assert not loaded, loaded[:5]
+"""
+
+
+def test_the_model_does_not_import_torch() -> None:
+    code = "import bandexa_core.model, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("size", [4, 500])
+@pytest.mark.parametrize(
+    ("policy", "encoder"),
+    [("linear_ts", "concat"), ("linear_ts", "per_action"), ("greedy", "concat"),
+     ("uniform", "concat")],
+)  # fmt: skip
+def test_a_linear_bandit_needs_no_torch(policy: str, encoder: str, size: int) -> None:
+    command = [sys.executable, "-c", STORY, policy, encoder, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
