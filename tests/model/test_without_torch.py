@@ -26,7 +26,7 @@ policy, encoder, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 dim = 0 if encoder == "per_action" else 2
 spec = BanditSpec(
     policy=policy, context=ContextSpec(shape=(size,)), action_dim=dim, seed=1,
-    encoder=EncoderSpec(name=encoder), forgetting=ForgettingSpec(half_life=20.0),
+    encoder=EncoderSpec(name=encoder), forgetting=ForgettingSpec(half_life=32.0),
 )
 uid, registry = BanditUid("u"), EncoderRegistry()
 model = ServingModel(spec, uid, registry, Catalogue.empty(dim))
@@ -59,10 +59,10 @@ assert not loaded, loaded[:5]
 
 def test_the_model_does_not_import_torch() -> None:
     code = "import bandexa_core.model, sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("size", [4, 500])
+@pytest.mark.parametrize("size", [4, 90])
 @pytest.mark.parametrize(
     ("policy", "encoder"),
     [("linear_ts", "concat"), ("linear_ts", "per_action"), ("greedy", "concat"),
@@ -70,5 +70,5 @@ def test_the_model_does_not_import_torch() -> None:
 )  # fmt: skip
 def test_a_linear_bandit_needs_no_torch(policy: str, encoder: str, size: int) -> None:
     command = [sys.executable, "-c", STORY, policy, encoder, str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
