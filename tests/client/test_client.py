@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import threading
-from typing import Any
 
-import numpy as np
 import pytest
 
 import bandexa_client as client_module
 from bandexa_client import (
     Action,
-    ActionState,
     ActivationStatus,
     BanditClient,
     BanditError,
@@ -31,7 +27,6 @@ from bandexa_client import (
     ServiceFailed,
     ServiceUnavailable,
     TrainerState,
-    array_body,
 )
 from tests.client.scripted import Connect, Script
 
@@ -96,14 +91,6 @@ def test_select_of_several_returns_all_of_them(script: Script, client: BanditCli
     }
 
 
-def test_an_array_body_holds_dtype_shape_and_bytes() -> None:
-    values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    body = array_body(str(values.dtype), values.shape, values.tobytes())
-    data = base64.b64decode(str(body["data"]))
-    assert (body["dtype"], body["shape"]) == ("float32", [2, 3])
-    np.testing.assert_array_equal(np.frombuffer(data, "<f4").reshape(2, 3), values)
-
-
 def test_reward_reports_its_status(script: Script, client: BanditClient) -> None:
     script.always({"status": "duplicate", "train_due": True})
     assert client.reward("d1", 1.0, reward_id="r") == RewardStatus("duplicate", True)
@@ -124,99 +111,6 @@ def test_names_are_quoted_in_paths(script: Script, client: BanditClient) -> None
     script.always(STATE)
     client.get_bandit("../a b")
     assert script.asked() == ("GET", "/bandits/..%2Fa%20b")
-
-
-def test_actions_go_in_columns_with_features_and_in_rows_without(
-    script: Script, client: BanditClient
-) -> None:
-    script.always({"num_actions": 2, "position": 1})
-    assert client.put_actions("b", ["x", "y"], [[1.0], [2.0]]).num_actions == 2
-    assert script.sent() == {"ids": ["x", "y"], "features": [[1.0], [2.0]]}
-    client.put_actions("b", ["x", "y"])
-    assert script.sent() == {"actions": [{"id": "x"}, {"id": "y"}]}
-    listed: list[dict[str, object]] = [
-        {"id": "x", "features": [1.0]},
-        {"id": "y", "enabled": False},
-    ]
-    client.put_actions("b", listed)
-    assert script.sent() == {"actions": listed}
-
-
-def test_disabled_actions_go_in_rows(script: Script, client: BanditClient) -> None:
-    script.always({"num_actions": 1, "position": 1})
-    client.put_actions("b", ["x", "y"], enabled=[True, False])
-    rows = [{"id": "x", "enabled": True}, {"id": "y", "enabled": False}]
-    assert script.sent() == {"actions": rows}
-    client.put_actions("b", ["x", "y"], [[1.0], [2.0]], [True, False])
-    features = [[1.0], [2.0]]
-    for row, values in zip(rows, features, strict=True):
-        row["features"] = values
-    assert script.sent() == {"actions": rows}
-    array = np.array(features, np.float32)
-    client.put_actions("b", ["x", "y"], array, [True, False])
-    sent = [row["features"] for row in script.sent()["actions"]]
-    assert sent == [array_body("float32", [1], row.tobytes()) for row in array]
-
-
-@pytest.mark.parametrize(
-    ("actions", "features", "enabled"),
-    [
-        (["x", "y"], None, [True]),
-        (["x", "y"], [[1.0]], [True, False]),
-        (["x", "y"], np.ones((3, 1)), [True, False]),
-        ([{"id": "x"}], [[1.0]], None),
-        ([{"id": "x"}], None, [True]),
-    ],
-)
-def test_columns_of_another_length_are_refused(
-    script: Script, client: BanditClient, actions: Any, features: Any, enabled: Any
-) -> None:
-    with pytest.raises(ValueError, match=r"features|enabled"):
-        client.put_actions("b", actions, features, enabled)
-    assert script.requests == []
-
-
-def test_a_long_catalogue_is_listed_in_pages(script: Script, client: BanditClient) -> None:
-    def row(slot: int) -> dict[str, object]:
-        return {"id": str(slot), "index": slot, "enabled": True, "features": [0.5]}
-
-    for start in (0, 2):
-        script.then(200, {"total": 4, "actions": [row(start), row(start + 1)]})
-    assert client.list_actions("b")[3] == ActionState("3", 3, True, (0.5,))
-    paths = [request.path for request in script.requests]
-    assert paths == [f"/bandits/b/actions?offset={slot}&limit=10000" for slot in (0, 2)]
-    script.always({"total": 4, "actions": [row(1)]})
-    assert [action.id for action in client.list_actions("b", offset=1, limit=1)] == ["1"]
-    assert script.asked() == ("GET", "/bandits/b/actions?offset=1&limit=1")
-
-
-def test_numpy_arrays_are_sent_as_bytes(script: Script, client: BanditClient) -> None:
-    script.always(SELECTED)
-    for array, dtype in [
-        (np.array([[1, 2]], np.uint8), "uint8"),
-        (np.array([1.5], ">f4"), "float64"),
-        (np.array([1, 2], np.int16), "int64"),
-        (np.array([True, False]), "int64"),
-        (np.array([2**63], np.uint64), "float64"),
-        (np.arange(6.0).reshape(2, 3).T, "float64"),
-    ]:
-        client.select("b", array)
-        sent = script.sent()["context"]
-        found = np.frombuffer(base64.b64decode(sent["data"]), sent["dtype"]).reshape(sent["shape"])
-        assert sent["dtype"] == dtype
-        np.testing.assert_array_equal(found, array)
-
-
-def test_numpy_values_within_lists_are_sent_as_numbers(
-    script: Script, client: BanditClient
-) -> None:
-    script.always(SELECTED)
-    candidates = [{"id": "a", "features": np.array([1.0, 2.0])}]
-    client.select("b", [np.float32(0.5), np.int64(2)], candidates=candidates)
-    assert script.sent()["context"] == [0.5, 2]
-    assert script.sent()["candidates"] == [{"id": "a", "features": [1.0, 2.0]}]
-    with pytest.raises(TypeError, match="object cannot be sent as JSON"):
-        client.select("b", [object()])
 
 
 def test_delete_needs_no_answer_body(script: Script, client: BanditClient) -> None:
