@@ -101,13 +101,12 @@ class Disk:
     """The files below one directory, as the records so far left them.
 
     Args:
-        root: The recorded directory; it is taken to be there, and synced.
-        tree: A directory whose content was in it at the start, synced.
+        root: The recorded directory; it is taken to be there, empty and synced.
     """
 
-    def __init__(self, root: Path, tree: Path | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = str(root)
-        self._top = _Directory() if tree is None else _loaded(tree)
+        self._top = _Directory()
         self._inodes: dict[int, _File] = {}
         self._syncs: dict[int, int] = {}  # by token: how many records there were
         self._count = 0
@@ -197,16 +196,6 @@ class Disk:
     def lose_power(self, target: Path, keep: Keep, rng: np.random.Generator) -> None:
         """Write one of the possible states after a power loss now into a new directory."""
         _write_out(self._top, target, keep, rng)
-
-
-def _loaded(tree: Path) -> _Directory:
-    made = _Directory()
-    for entry in tree.iterdir():
-        made.synced[entry.name] = (
-            _loaded(entry) if entry.is_dir() else _File(bytearray(entry.read_bytes()))
-        )
-    made.now = dict(made.synced)
-    return made
 
 
 def _rename(

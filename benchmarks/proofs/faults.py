@@ -2,7 +2,7 @@
 
 Clients select, reward, repeat, correct and come late while the server or its trainer is killed
 with SIGKILL: at random moments while it serves, trains, or is still starting, and aimed at stages
-of a round (filling the replay, optimizing, rebuilding, publishing, swapping) and at migrations.
+of a round (filling the replay, optimizing, rebuilding, publishing, swapping).
 After every restart `bandexa verify` has to pass, while the clients hold their breath: what it
 recomputes must not grow faster than it computes. After every 25 kills every acknowledged event has
 to be in the store exactly once, with the value the reward contract gives it, and a new store is
@@ -18,25 +18,20 @@ import contextlib
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
-import httpx
 import numpy as np
 
 from benchmarks.proofs.audit import under_load, verify
 from benchmarks.proofs.fault_clients import Ledger, trainer_of
 from benchmarks.report import arguments, report
-from benchmarks.server import READY_WITHIN_S, ROOT, Server
+from benchmarks.server import Server
 
-OLD = ROOT / "tests" / "recovery" / "data" / "version-1"
-OLD_LEARNED = 20  # values in that directory
 AIMS = ["publish", "rebuild", "swap", "replay", "optimizer"]
 _AIM_S = 20.0
 _KILLS_PER_STORE = 25
@@ -118,37 +113,6 @@ def _snapshot_names(data_dir: Path) -> Iterator[str]:
         yield from (f"{bandit.name}/{name}" for name in os.listdir(bandit))
 
 
-def kill_migrations(folder: Path, num: int, counts: Counter[str], wrong: list[str]) -> None:
-    """Kill servers while they migrate a directory of the first release; the next one serves it."""
-    rng = np.random.default_rng(6)
-    for number in range(num):
-        server = Server(folder / f"migration-{number}" / "data")
-        shutil.copytree(OLD, server.data_dir)
-        try:
-            server.spawn()
-            deadline = time.monotonic() + READY_WITHIN_S
-            while "schema version" not in server.log.read_text():
-                if time.monotonic() > deadline:
-                    raise RuntimeError("no migration began")
-                time.sleep(0.0005)
-            time.sleep(float(rng.uniform(0.0, 0.02)))
-            server.kill()
-            with closing(sqlite3.connect(server.data_dir / "bandexa.db")) as store:
-                (version,) = store.execute("PRAGMA user_version").fetchone()
-            counts["kills_at_migration"] += 1
-            counts["migrations_undone"] += version == 1
-            server.spawn()
-            server.wait_ready()
-            learned = httpx.get(f"{server.url}/bandits/offers", trust_env=False).json()
-            if learned["num_learned"] != OLD_LEARNED:
-                wrong.append(f"after a killed migration {learned['num_learned']} are learned")
-            server.stop()
-            if (found := verify(server.data_dir)) is not None:
-                wrong.append(f"verify after a killed migration: {found}")
-        finally:
-            server.close()
-
-
 def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list[str]]:
     counts, ready_s, broken = Counter[str](), list[float](), list[str]()
 
@@ -165,7 +129,6 @@ def _run(folder: Path, kills: int, clients: int) -> tuple[dict[str, float], list
         differences.update(found[1])
         wrong += found[2]
         shutil.rmtree(folder / f"store-{part}")
-    kill_migrations(folder, -(-kills // 10), counts, broken)
     results: dict[str, float] = {
         "kills": kills,
         "clients": clients,

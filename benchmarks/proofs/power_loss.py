@@ -5,8 +5,7 @@ reward and correct, rounds are trained and published, and a bandit is made, impo
 deleted. The records are then cut at many points, and for each a directory is written that a power
 loss may have left there (see `disk_trace`): all that was synced and a random part of the rest, with
 torn writes. In each, `bandexa verify` has to pass and everything acknowledged before the cut has to
-be there, once; some are served again. A second recording is of a directory of the first release
-being migrated, cut at every record.
+be there, once; some are served again.
 
 Starts servers on a temporary directory; keeps nothing but the JSON file asked for.
 """
@@ -39,7 +38,6 @@ from benchmarks.proofs.disk_trace import (
     same_tree,
 )
 from benchmarks.proofs.fault_clients import BANDITS, DIM, FaultClient, Ledger, create_bandits
-from benchmarks.proofs.faults import OLD
 from benchmarks.report import arguments, report
 from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
@@ -63,7 +61,6 @@ class Recording:
     """
 
     root: Path
-    tree: Path | None
     records: list[Record]
     ledgers: list[Ledger] = field(default_factory=list)
     spare: tuple[int, int] = (FOREVER, FOREVER)
@@ -85,7 +82,7 @@ def record_load(
     stop = threading.Event()
     workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
-    made = Recording(root, None, [])
+    made = Recording(root, [])
     try:
         server.spawn()
         server.wait_ready()
@@ -138,27 +135,9 @@ def _spare(server: Server, made: Recording) -> None:
         made.spare_gone_ns = time.monotonic_ns()
 
 
-def record_migration(folder: Path, library: Path) -> Recording:
-    """Record the start of a server on a directory of the first release."""
-    root, trace, tree = folder / "root", folder / "trace", folder / "tree"
-    shutil.copytree(OLD, tree / "data")
-    shutil.copytree(tree, root)
-    server = Server(root / "data", "commit", environment=recording(library, root, trace))
-    server.log = folder / "server.log"
-    try:
-        server.spawn()
-        server.wait_ready()
-        server.stop()
-    finally:
-        server.close()
-    made = Recording(root, tree, read_trace(trace))
-    made.wrong += _incomplete(folder, made)
-    return made
-
-
 def _incomplete(folder: Path, made: Recording) -> list[str]:
     """Check the records themselves: replayed, they have to give what lies on the real disk."""
-    disk = Disk(made.root, made.tree)
+    disk = Disk(made.root)
     for record in made.records:
         disk.apply(record)
     whole = folder / "whole"
@@ -285,7 +264,7 @@ def lose_power(
 
     Ways of keeping (`keeps`) take turns; `serve` of the states are served again.
     """
-    disk, done = Disk(made.root, made.tree), 0
+    disk, done = Disk(made.root), 0
     acknowledged = sorted(at for ledger in made.ledgers for at in ledger.moments.values())
     for number, place in enumerate(places):
         for record in made.records[done:place]:
@@ -314,16 +293,12 @@ def lose_power(
 def _run(
     folder: Path, num_cuts: int, clients: int, rewards: int, serve: int, seed: int
 ) -> tuple[dict[str, float], list[str]]:
-    rng, tally, migrations = np.random.default_rng(seed), Tally(), Tally()
+    rng, tally = np.random.default_rng(seed), Tally()
     library = build_shim(folder)
     keeps: tuple[Keep, ...] = get_args(Keep)
     made = record_load(folder / "load", library, clients, rewards)
     places = cuts(made.records, num_cuts, rng)
     lose_power(folder, made, places, rng, tally, keeps=keeps, serve=serve)
-    moved = record_migration(folder / "migration", library)
-    every = range(1, len(moved.records) + 1, max(1, 200 // num_cuts))
-    for keep in ("nothing", "torn") if num_cuts >= 100 else ("nothing",):
-        lose_power(folder, moved, every, rng, migrations, keeps=(keep,), serve=min(serve, 2))
     results: dict[str, float] = {
         "records": len(made.records),
         "syncs": sum(record.op == "E" for record in made.records),
@@ -331,10 +306,9 @@ def _run(
         "rewards": sum(len(ledger.rewards) for ledger in made.ledgers),
         "cuts": len(places),
         **dict(sorted(tally.counts.items())),
-        "cuts_of_migration": migrations.counts["kept_nothing"] + migrations.counts["kept_torn"],
-        "wrong": len(tally.wrong) + len(migrations.wrong),
+        "wrong": len(tally.wrong),
     }
-    return results, made.wrong + moved.wrong + tally.wrong + migrations.wrong
+    return results, made.wrong + tally.wrong
 
 
 def main(argv: Sequence[str]) -> int:

@@ -216,8 +216,8 @@ def _database(settings: Settings) -> Iterator[Check]:
             yield Check("database", "wrong", told, "upgrade bandexa, or restore an older backup")
             return
         if version < SCHEMA_VERSION:
-            told = f"of an older release (format {version} of {SCHEMA_VERSION})"
-            yield Check("database", "note", told, "the next start migrates it: back it up first")
+            told = f"written by an older build (format {version}, this one reads {SCHEMA_VERSION})"
+            yield Check("database", "wrong", told, "use that build, or another data_dir")
             return
         with StoreReader(settings.database) as reader:
             records = reader.bandits()

@@ -19,7 +19,7 @@ from service.store.errors import StoreError
 from service.tools.verify import main as verify
 from tests.fixtures.commands import bandexa
 
-OLD = Path(__file__).parent / "data" / "version-1"
+SAVED = Path(__file__).parent / "data" / "0.1.0"
 
 
 def refusal(data_dir: Path) -> str:
@@ -42,7 +42,7 @@ def test_a_database_that_is_none_is_refused_in_one_line(tmp_path):
 
 
 def test_a_bandit_without_a_snapshot_is_refused_in_one_line(tmp_path):
-    shutil.copytree(OLD, tmp_path / "data")
+    shutil.copytree(SAVED, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "snapshots")
     assert "no usable snapshot" in refusal(tmp_path / "data")
 
@@ -50,15 +50,13 @@ def test_a_bandit_without_a_snapshot_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
 def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched(tmp_path, how):
     data = tmp_path / "data"
-    shutil.copytree(OLD, data)
-    (bandit,) = (data / "snapshots").iterdir()
-    shutil.copytree(bandit / "v00000000", bandit / "v00000001")  # it was trained
+    shutil.copytree(SAVED, data)
     if how == "deleted":
         (data / "bandexa.db").unlink()
     else:
         (data / "bandexa.db").write_bytes(b"")
     before = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
-    with pytest.raises(StoreError, match="holds models of 1 bandits"):
+    with pytest.raises(StoreError, match="holds models of 2 bandits"):
         asyncio.run(started(data))
     kept = [pair for pair in before if pair[0].name != "replay"]
     found = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
@@ -71,14 +69,17 @@ async def started(data_dir: Path) -> None:
 
 
 def test_a_store_of_a_newer_release_is_refused_in_one_line(tmp_path):
-    shutil.copytree(OLD, tmp_path / "data")
+    shutil.copytree(SAVED, tmp_path / "data")
     with closing(sqlite3.connect(tmp_path / "data" / "bandexa.db")) as database:
         database.execute("PRAGMA user_version = 99")
     assert "written by a newer release" in refusal(tmp_path / "data")
 
 
-def test_verify_says_that_an_older_directory_is_migrated_by_the_server(tmp_path, capsys):
-    shutil.copytree(OLD, tmp_path / "data")
+def test_a_store_of_a_build_before_the_first_release_is_refused_in_one_line(tmp_path, capsys):
+    shutil.copytree(SAVED, tmp_path / "data")
+    with closing(sqlite3.connect(tmp_path / "data" / "bandexa.db")) as database:
+        database.execute("PRAGMA user_version = 3")
+    assert "version 3, written by an older build" in refusal(tmp_path / "data")
     settings = Settings(data_dir=tmp_path / "data")
     assert verify(settings, live=None, api_key=None, json_file=None, quiet=True) == 2
-    assert "the server migrates it at its next start" in capsys.readouterr().err
+    assert "has schema 3, this release reads 4" in capsys.readouterr().err

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.store.errors import StoreError
-from service.store.sqlite.migrations import MIGRATIONS, migrate
-from service.store.sqlite.schema import SCHEMA_VERSION
+from service.store.sqlite.migrations import migrate
 
 ROOT = Path(__file__).parents[2]
 STEPS = {
@@ -85,7 +84,7 @@ def test_a_newer_database_is_refused_and_left_alone(connection, path):
 
 
 def test_a_database_that_is_too_old_is_refused(connection, path):
-    with pytest.raises(StoreError, match="nothing leads on from 1"):
+    with pytest.raises(StoreError, match="no migration from version 1"):
         migrate(connection, path, 3, {2: STEPS[2]})
     assert (version(connection), columns(connection)) == (1, ["a"])
 
@@ -108,7 +107,3 @@ def test_a_process_killed_in_a_step_leaves_the_old_version(path):
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (5,)
         migrate(connection, path, 3, STEPS)
         assert version(connection) == 3
-
-
-def test_every_version_since_the_first_migration_leads_to_this_release():
-    assert sorted(MIGRATIONS) == list(range(SCHEMA_VERSION - len(MIGRATIONS), SCHEMA_VERSION))

@@ -52,19 +52,10 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
 
 def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
     try:
-        items = msgpack.unpackb(blob)
-        if not isinstance(items, list):
-            raise ValueError("it is no list")
-        if items and isinstance(items[0], int):  # else written before there were checksums
-            context_sum, packed_sum, packed = items
-            if crc32(packed) != packed_sum or (
-                context is not None and crc32(context) != context_sum
-            ):
-                raise ValueError("its checksum differs")
-            items = msgpack.unpackb(packed)
-        if any(not isinstance(f, bytes) or len(f) % 4 for _, _, _, f, _ in items):
-            raise ValueError("its features are none")
-        return list(items)
+        context_sum, packed_sum, packed = msgpack.unpackb(blob)
+        if crc32(packed) != packed_sum or (context is not None and crc32(context) != context_sum):
+            raise ValueError("its checksum differs")
+        return list(msgpack.unpackb(packed))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 

@@ -15,45 +15,9 @@ from service.store.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-# SQL without BEGIN and COMMIT, by the version it starts from; each leads to the next version.
-MIGRATIONS: dict[int, str] = {
-    1: """
-CREATE TABLE windows (
-  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, closes REAL NOT NULL, closed REAL)
-  WITHOUT ROWID;
-CREATE INDEX windows_open ON windows (closes) WHERE closed IS NULL;
-CREATE TABLE activations (decision_id TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
-""",
-    2: """
-ALTER TABLE outcomes RENAME TO outcomes_2;
-CREATE TABLE outcomes (
-  decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
-  latest INTEGER NOT NULL, PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
-INSERT INTO outcomes
-  SELECT o.decision_id, o.item, o.origin, o.value, coalesce(l.latest, o.origin)
-  FROM outcomes_2 AS o LEFT JOIN (
-    SELECT decision_id, item, max(position) AS latest FROM log WHERE kind = 1
-    GROUP BY decision_id, item) AS l USING (decision_id, item)
-  ORDER BY o.decision_id, o.item;
-DROP TABLE outcomes_2;
-CREATE TABLE trims (
-  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
-  learned INTEGER NOT NULL);
-CREATE TABLE evicted (
-  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
-  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
-  PRIMARY KEY (bandit, origin));
-CREATE INDEX evicted_ranks ON evicted (bandit, rank);
-""",
-    3: """
-ALTER TABLE decisions ADD COLUMN explored INTEGER;
-ALTER TABLE decisions ADD COLUMN std REAL;
-CREATE TABLE rounds (
-  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
-  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
-CREATE INDEX rounds_bandit ON rounds (bandit, time);
-""",
-}
+# SQL without BEGIN and COMMIT, by the version it starts from; each leads to the next version. There
+# are none: every release so far wrote the current version.
+MIGRATIONS: dict[int, str] = {}
 
 
 def migrate(
@@ -80,8 +44,8 @@ def migrate(
     missing = [version for version in steps if version not in migrations]
     if missing:
         raise StoreError(
-            f"{path} has schema version {found}; this release cannot bring it to {target}:"
-            f" nothing leads on from {missing[0]}"
+            f"{path} has schema version {found}, written by an older build; this release reads"
+            f" version {target} and has no migration from version {missing[0]}"
         )
     log.info("%s: schema version %d becomes %d", path, found, target)
     # What is in the log now belongs to the old version: afterwards it holds the migration alone.

@@ -12,7 +12,7 @@ from service.store.protocol import Durability
 from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import Damaged, told
 from service.store.sqlite.integrity import refuse_damaged
-from service.store.sqlite.migrations import MIGRATIONS, migrate
+from service.store.sqlite.migrations import migrate
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
@@ -126,10 +126,7 @@ def require_current(path: Path) -> None:
     except StoreUnreadable as error:
         raise StoreError(f"{path}: {error}") from error
     if found != SCHEMA_VERSION:
-        message = f"{path} has schema {found}, this release reads {SCHEMA_VERSION}"
-        if found < SCHEMA_VERSION and MIGRATIONS.keys() >= set(range(found, SCHEMA_VERSION)):
-            message += ": the server migrates it at its next start"
-        raise StoreError(message)
+        raise StoreError(f"{path} has schema {found}, this release reads {SCHEMA_VERSION}")
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:
