@@ -58,13 +58,13 @@ FORGETTING = "forgetting/"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """Row counts the schedule depends on; they travel in a snapshot's manifest.
+    """Row counts that the schedule depends on; a snapshot's manifest contains them.
 
     Attributes:
         num_learned: Decisions (decision and action pairs) whose value was learned so far.
         trained_rows: `num_learned` at the last training round, 0 before the first.
-        inherited_rows: `num_learned` that an imported snapshot brought: no round is due before
-            this bandit has as many of its own, since a rebuild knows its own rows alone.
+        inherited_rows: `num_learned` of an imported snapshot. No round is due before this bandit
+            has learned as many rows itself, since a rebuild reads only the rows of this bandit.
     """
 
     num_learned: int = 0
@@ -72,15 +72,15 @@ class Progress:
     inherited_rows: int = 0
 
     def may_train(self, num_learned: int) -> bool:
-        """Whether a round at `num_learned` rows would know as much as an import brought."""
+        """Whether a round at `num_learned` rows would use as many rows as an import had."""
         return num_learned - self.inherited_rows >= self.inherited_rows
 
 
 class ServingModel:
-    """What answers selects: policy, catalogue and configuration at one log position.
+    """Policy, catalogue and configuration at one log position: it answers selects.
 
-    Single-threaded but for `select` and `score`, which change nothing. `frozen` is set when a
-    newer model replaced this one: selects in flight finish on it, rows go to its successor.
+    Single-threaded, apart from `select` and `score`, which change nothing. `frozen` is set when a
+    newer model has replaced this one: selects in flight finish on it, rows go to its successor.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class ServingModel:
         """Pick one candidate for each of several decisions: what `select` picks, to the bit.
 
         Raises:
-            ValueError: One of them does not suit the policy; which one, `select` tells.
+            ValueError: One of them does not suit the policy; `select` reports which one.
         """
         policy, exploration = self._selecting()
         rngs = [self._rng(decision_id) for decision_id in decision_ids]
@@ -172,7 +172,7 @@ class ServingModel:
         context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
     ) -> Ballot:
-        """Tell how `select` picks for a decision, of every candidate."""
+        """Return how `select` picks for a decision, for every candidate."""
         policy, exploration = self._selecting()
         return policy.ballot(context, candidates, self._rng(decision_id), exploration)
 
@@ -180,7 +180,7 @@ class ServingModel:
         return keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
 
     def _selecting(self) -> tuple[Policy, Exploration]:
-        """Return who decides by now, and how it explores."""
+        """Return the policy that decides at this number of rows, and how it explores."""
         selection, learned = self.spec.selection, self.progress.num_learned
         policy = self.policy if learned >= selection.warmup_random else Uniform()
         return policy, Exploration(selection.panel, selection.epsilon_at(learned))
@@ -196,7 +196,7 @@ class ServingModel:
         """Apply the next log row.
 
         Args:
-            z_1D: What `features` gives for a learn row, where it was asked beforehand.
+            z_1D: The features of a learn row, if `features` computed them beforehand.
             row: The row at `position + 1`.
             load: Loads an imported snapshot; called for import rows alone.
         """
@@ -225,10 +225,10 @@ class ServingModel:
         self.position = row.position
 
     def share_before(self, row: LogRow) -> float:
-        """Return the share of what was learned that is left when `row` is applied; 1: all.
+        """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.
 
-        Where it is less, applying the row begins with a factorisation; `forget_before` takes one
-        that was made elsewhere.
+        If it is below 1, applying the row begins with a factorisation. `forget_before` accepts one
+        that was computed elsewhere.
         """
         due: float = 2.0 ** -self.forgetting.due(self.spec.forgetting, row.position, row.time)
         return due
@@ -243,7 +243,7 @@ class ServingModel:
 
     @property
     def row_weights(self) -> RowWeights | None:
-        """What forgetting left of learned rows, by position; None: all of every row."""
+        """Weights of learned rows after forgetting, by position; None: all rows weigh 1."""
         return self.forgetting.weights if len(self.forgetting.positions) else None
 
     def _change_catalogue(self, row: CatalogueRow) -> None:
@@ -274,12 +274,12 @@ class ServingModel:
         self.rebased(SnapshotVersion(manifest.version))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the whole state as named arrays: what a snapshot keeps in `MODEL_FILE`."""
+        """Return the whole state as named arrays: the contents of `MODEL_FILE` in a snapshot."""
         steps = {f"{FORGETTING}{name}": t for name, t in self.forgetting.tensors().items()}
         return self.policy.tensors() | steps
 
     def rebased(self, version: SnapshotVersion) -> None:
-        """Take the policy's state as that of a snapshot `version` built here and now."""
+        """Mark the present state as that of snapshot `version`, built at this position."""
         self.version = version
         self.base_position = self.position
         self._set_catalogue(self.catalogue)
@@ -306,7 +306,7 @@ class ServingModel:
         return self.policy.learns_features
 
     def refresh(self, num_learned: int) -> None:
-        """Build the posterior anew from its statistics; see `Policy.refresh`."""
+        """Rebuild the posterior from its statistics; see `Policy.refresh`."""
         self.policy.refresh(num_learned, self.catalogue.features)
 
     def round_due(self) -> bool:
@@ -348,7 +348,7 @@ def load_model(
 
 
 def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRound:
-    """Return the plan of a training round at `num_learned` rows: a function of both alone."""
+    """Return the plan of a training round; it depends on the model and `num_learned` only."""
     policy, training = model.policy, model.spec.training
     assert isinstance(policy, LinearHead), "only a learned encoder is trained"
     assert policy.learns_features, "only a learned encoder is trained"

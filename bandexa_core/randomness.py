@@ -1,6 +1,6 @@
-"""Where every random number of the method comes from.
+"""The source of every random number of the method.
 
-A draw is keyed by what it is for, never by how many draws came before it, so a decision repeats
+A draw is keyed by its purpose, never by the number of draws before it, so a decision repeats
 bit for bit from (bandit uid, seed, decision id) and two ids never share a stream. Philox: Salmon
 et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid
 
-_COUNTER = np.zeros(4, np.uint64)  # where Philox starts anyway; its own zero takes 4 us to convert
+_COUNTER = np.zeros(4, np.uint64)  # Philox's own start value, whose conversion takes 4 us
 
 
 class _Key(ISeedSequence):
-    """A Philox key. `Philox(key=...)` sets the same one, but asks the system for entropy first."""
+    """A Philox key: `Philox(key=...)` sets the same one but reads entropy from the system first."""
 
     def __init__(self, digest: bytes) -> None:
         self._words = np.frombuffer(digest, "<u8")
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        """Return the key's two words, all that Philox asks for."""
+        """Return the key's two words, all that Philox requests."""
         return self._words
 
 
-def bandit_uid(name: str, lives: int) -> BanditUid:
-    """Return the uid of a name's next life, after `lives` earlier ones in the same store."""
-    return BanditUid(blake2b(f"{name}\x1f{lives}".encode(), digest_size=12).hexdigest())
+def bandit_uid(name: str, num_earlier: int) -> BanditUid:
+    """Return the uid of a new bandit, after `num_earlier` bandits of its name in the same store."""
+    return BanditUid(blake2b(f"{name}\x1f{num_earlier}".encode(), digest_size=12).hexdigest())
 
 
 def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Generator:
@@ -42,7 +42,7 @@ def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Ge
         uid: The bandit's uid.
         seed: The bandit's configured seed.
         purpose: Separates streams that share a key.
-        key: What is drawn for, e.g. a decision id.
+        key: The subject of the draw, e.g. a decision id.
     """
     name = "\x1f".join((uid, str(seed), purpose, key))
     digest = blake2b(name.encode(), digest_size=16).digest()

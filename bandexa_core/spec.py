@@ -1,7 +1,8 @@
-"""What a bandit is configured with: frozen values, checked when made, stored as JSON.
+"""The configuration of a bandit: frozen values, checked when they are created, stored as JSON.
 
-These are plain dataclasses so that the core needs no validation library; the service lets pydantic
-build them from requests (`__pydantic_config__` refuses unknown keys there).
+These are plain dataclasses, so the core needs no validation library. The service lets pydantic
+build them from requests, where `__pydantic_config__` refuses unknown keys. The docstrings of the
+classes appear in the API documentation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bandexa_core.replay.protocol import RowLayout
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 ContextDtype = Literal["uint8", "float32", "float64"]
 MAX_FEATURES = 1 << 24
-# What one round may take: a bandit must not block the rounds of the others for hours.
+# The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {
     "train_every": 1 << 40,
     "optimizer_steps": 100_000,
@@ -28,16 +29,21 @@ TRAINING_LIMITS = {
 }
 EPSILON_ROWS = 1000
 MAX_PARAMS_DEPTH = 8
-# Forgetting happens in so many steps per half-life (2.2 % each).
+# The number of forgetting steps per half-life (2.2 % each).
 FORGETTING_CELLS = 32
-MAX_REWARD = 1e20  # beyond, what is committed could not be learned
+MAX_REWARD = 1e20  # a posterior could not learn a larger value
 MAX_WINDOW_S = 1e9
 LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextSpec:
-    """Shape and dtype every context of the bandit has."""
+    """The shape and the dtype of every context of the bandit.
+
+    Attributes:
+        shape: One to four sizes, for example [16], or [28, 28] for an image.
+        dtype: "uint8" contexts are images, whose values encoders scale to 0..1.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -53,10 +59,12 @@ class ContextSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
-    """An encoder by its registered name, with that encoder's own parameters.
+    """An encoder by its registered name, with that encoder's parameters.
 
     Attributes:
-        standardize: Give it inputs less their mean, over their deviation (see `InputScaling`).
+        name: A fixed map, a built-in learned encoder, or one that the server registers.
+        params: The keyword parameters of a learned encoder; fixed maps take none.
+        standardize: Subtract the mean of every float input and divide by its standard deviation.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -70,7 +78,7 @@ class EncoderSpec:
 
 
 def _check_json(field_name: str, value: Any, depth: int) -> None:
-    """Refuse what JSON cannot carry there and back, or nests deeper than `depth` (ValueError)."""
+    """Refuse a value that JSON cannot represent, or that nests deeper than `depth` (ValueError)."""
     if depth < 0:
         raise ValueError(f"{field_name}: nested too deeply")
     if isinstance(value, dict):
@@ -92,7 +100,14 @@ def _check_json(field_name: str, value: Any, depth: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorSpec:
-    """Prior and noise of the Bayesian linear head; None: what the reward range implies."""
+    """Prior and noise of the Bayesian linear head. None derives a value from the reward range.
+
+    Attributes:
+        prior_var: Prior variance of each weight, in squared reward units.
+        noise: "nig" learns the noise variance (normal-inverse-gamma); "fixed" takes it as known.
+        noise_var: Noise variance in squared reward units: the known one, or the initial guess.
+        noise_shape: Weight of that guess: it counts as twice as many rows. Unused when fixed.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -110,7 +125,18 @@ class PosteriorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
-    """When and how much the encoder is trained; None takes the built-in schedule."""
+    """When and how much the encoder is trained. None selects the built-in schedule.
+
+    Attributes:
+        mode: "background" trains beside the requests; in "lockstep" rounds wait for the client, so
+            that a run repeats exactly.
+        train_every: Learned values between two rounds.
+        optimizer_steps: Optimizer steps of a round.
+        batch_size: Rows of an optimizer step.
+        lr: Learning rate of a round's first step; it falls linearly to a tenth.
+        weight_decay: Weight decay of AdamW.
+        rebuild_chunk: Rows that are encoded at once when the posterior is rebuilt.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -135,14 +161,18 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySpec:
-    """Where training rows are kept and how many.
+    """Where training rows are stored, and how many.
 
     Attributes:
-        capacity: Most rows kept.
-        capacity_bytes: Most bytes that the rows kept take; whichever of the two is less holds.
-        evicted_sample: How many of the rows that went, by a capacity or by the retention of the
-            store, are kept to stand for all of them (64 MiB at most); 0: none.
-        activation_bytes: Most bytes of frozen activations kept beside the rows; 0: none.
+        backend: "memory" or "disk"; "auto" chooses by the size of the rows.
+        shard_size: Rows of a file, on disk.
+        cache_shards: Files that stay open.
+        flush_every: Rows between two syncs, on disk.
+        capacity: The most rows that are stored.
+        capacity_bytes: The most bytes that stored rows take; the lower of the two limits holds.
+        evicted_sample: How many evicted rows (removed by a capacity or by the retention of the
+            store) are stored to represent all of them, 64 MiB at most; 0: none.
+        activation_bytes: The most bytes of frozen activations stored beside the rows; 0: none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -168,7 +198,14 @@ class ReplaySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionSpec:
-    """How an action is picked once the posterior is known."""
+    """How an action is selected under a given posterior.
+
+    Attributes:
+        action_chunk: Encode at most this many candidates at once; None encodes all of them at once.
+        warmup_random: Choose uniformly at random until this many values were learned.
+        panel: Number of posterior draws behind a propensity.
+        epsilon: Probability of a uniform choice. It falls beyond 1,000 learned values.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -188,10 +225,10 @@ class SelectionSpec:
             raise ValueError("epsilon: must be 0 to 1")
 
     def epsilon_at(self, num_learned: int) -> float:
-        """Return the uniform floor after so many learned values.
+        """Return the probability of a uniform choice after `num_learned` learned values.
 
-        It falls with 1/sqrt(n) beyond `EPSILON_ROWS`: its cost then stays a vanishing share of the
-        regret, while every action keeps support.
+        It falls with 1/sqrt(n) beyond `EPSILON_ROWS`. Its cost is then a vanishing share of the
+        regret, while every action retains support.
         """
         return self.epsilon * min(1.0, math.sqrt(EPSILON_ROWS / max(num_learned, 1)))
 
@@ -202,7 +239,7 @@ class ForgettingSpec:
 
     Attributes:
         by: "count": the half-life is in log rows (one per learned value); "time": in seconds.
-        half_life: After it, what a reward taught weighs half; None: nothing is ever forgotten.
+        half_life: A reward of this age has half its initial weight; None: nothing is forgotten.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -220,13 +257,13 @@ class ForgettingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardSpec:
-    """What of the rewards reported for one decision is its value, and until when.
+    """How the rewards reported for one decision become its value, and until when they count.
 
     Attributes:
-        aggregate: "first": the first one counts; "last": the newest; "sum" and "mean": all of them,
-            told apart by their `reward_id`.
+        aggregate: "first" takes the first reward, "last" the newest; "sum" and "mean" take all of
+            them, distinguished by their `reward_id`.
         reward_window_s: Seconds after the decision in which rewards count; None: always.
-        default_reward: Learned where the window closes without a reward; None: nothing is.
+        default_reward: The value learned when the window closes without a reward; None: no value.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -253,6 +290,14 @@ class RewardSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BanditSpec:
     """The whole configuration of one bandit.
+
+    Attributes:
+        policy: "linear_ts" runs on fixed maps, "neural_linear_ts" on learned encoders; "greedy"
+            and "uniform" are baselines.
+        context: Shape and dtype of every context.
+        action_dim: Number of features of an action; 0: actions are known by their id alone.
+        reward_range: The scale of rewards, lowest and highest; a reward beyond it is learned, too.
+        seed: Key of every draw; None: the server draws a seed at creation.
 
     Raises:
         ValueError: A value is out of its range; the message names the field.
@@ -312,7 +357,7 @@ class BanditSpec:
         return cls(**value | sections)
 
     def posterior_config(self) -> PosteriorConfig:
-        """Return prior and noise with the reward range filled in where nothing was given.
+        """Return prior and noise, derived from the reward range where the spec names none.
 
         The noise variance is guessed at a tenth of the squared reward range: 0.1 for 0/1 rewards,
         where a Bernoulli of mean 1/2 has 0.25 and a confident one far less.
@@ -328,12 +373,15 @@ class BanditSpec:
         )
 
     def frozen_part(self) -> dict[str, Any]:
-        """Return what cannot change in the bandit's life, as JSON-able values."""
+        """Return the sections that never change after creation, as JSON-able values."""
         whole = dataclasses.asdict(self)
         return {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
 
     def model_hash(self) -> str:
-        """Return a hex digest of what shapes the model: snapshots of another shape are refused."""
+        """Return a hex digest of the fields that shape the model.
+
+        A snapshot with another digest is refused.
+        """
         shape = {
             "policy": self.policy,
             "context": dataclasses.asdict(self.context),

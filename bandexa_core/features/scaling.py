@@ -1,8 +1,8 @@
-"""Standardised inputs: every float context and action feature less its mean, over its deviation.
+"""Standardised inputs: each float feature minus its mean, divided by its standard deviation.
 
 The prior and the first steps of training treat all inputs alike, so inputs must be alike. The
-constants are frozen in a snapshot (none in snapshot 0) and change only where the posterior is
-built anew. uint8 contexts are images, scaled to 0..1 by the encoders instead. Pure values.
+constants are frozen in a snapshot (none in snapshot 0) and change only when the posterior is
+rebuilt. uint8 contexts are images, scaled to 0..1 by the encoders instead. Pure values.
 Legend: N rows, X flattened context features, A action features.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array64 = NDArray[np.float64]
-# A deviation of this share of the mean could come from rounding alone: the feature is centred, and
-# divided by that share where it exceeds 1, lest what rounding leaves of it grows.
+# A deviation of this share of the mean could come from rounding alone. The feature is centred then,
+# and divided by that share if it exceeds 1, so that rounding errors do not grow.
 LEAST_DEVIATION = 1e-6
-# Products of standardised inputs stay below what a posterior refuses, as those of raw ones do.
+# Products of standardised inputs stay below the limit of a posterior, as those of raw ones do.
 MAX_SIZE = 1e20
 
 
@@ -34,7 +34,7 @@ class Moments:
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[NDArray[Any], Array64 | None]]) -> Moments | None:
-        """Return those of chunks (N, F) with weights (N,) (None: all 1); None without any row.
+        """Return the moments of chunks (N, F) with weights (N,) (None: all 1); None without rows.
 
         Chunks are merged by Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
         The American Statistician, 1983, which cancels no digits.
@@ -73,8 +73,8 @@ class InputScaling:
     """Means and deviations of inputs, (X,) and (A,) each.
 
     Attributes:
-        num_rows: Learned values it was taken from; 0: the identity.
-        scales_contexts: False where contexts are uint8: they stay as they are.
+        num_rows: Learned values behind the constants; 0: the identity.
+        scales_contexts: False if contexts are uint8, which are not scaled.
     """
 
     num_rows: int
@@ -93,7 +93,7 @@ class InputScaling:
         return cls(0, np.zeros(x), np.ones(x), np.zeros(a), np.ones(a), scales_contexts)
 
     def updated(self, num_rows: int, x: Moments | None, a: Moments | None) -> InputScaling:
-        """Return the scaling by new moments of raw inputs; None keeps what there is."""
+        """Return the scaling by new moments of raw inputs; None retains the present constants."""
         x = x if self.scales_contexts else None
         x_mean, x_std = (self.x_mean, self.x_std) if x is None else _safe(x)
         a_mean, a_std = (self.a_mean, self.a_std) if a is None else _safe(a)
@@ -154,13 +154,13 @@ class InputScaling:
 
 
 def _scaled(raw_NF: NDArray[Any], mean_F: Array64, std_F: Array64) -> Array64:
-    with np.errstate(over="ignore"):  # a deviation may be tiny, the next value huge
+    with np.errstate(over="ignore"):  # a deviation may be tiny and the next value huge
         scaled: Array64 = (raw_NF - mean_F) / std_F
     np.minimum(scaled, MAX_SIZE, out=scaled)  # clip would take 2 us longer
     return np.maximum(scaled, -MAX_SIZE, out=scaled)
 
 
 def _safe(moments: Moments) -> tuple[Array64, Array64]:
-    """Return mean and deviation; 1 (see `LEAST_DEVIATION`) for that of what never changes."""
+    """Return mean and deviation; a constant feature gets 1 (see `LEAST_DEVIATION`)."""
     least = LEAST_DEVIATION * np.abs(moments.mean_F)
     return moments.mean_F, np.where(moments.std_F > least, moments.std_F, np.maximum(least, 1.0))

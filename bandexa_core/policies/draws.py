@@ -1,10 +1,10 @@
-"""What a decision is drawn with: sampled values of all candidates, of every member of the panel.
+"""Draws of a decision: sampled values of all candidates, for every member of the panel.
 
 One function for each kind of encoder: `draw_disjoint` where it ignores the action, `draw_folded`
-where weights fold into a query over action parts, `draw_encoded` for the others. `draw_together` is
-the way of small networks, for one decision or several over the same candidates: numpy is then
-called once for all of them, and each gets the bits it would get alone, because every product is a
-product of the same shape per decision. Nothing but the generators is changed.
+where weights fold into a query over action parts, `draw_encoded` for the others. `draw_together`
+serves small networks, for one decision or several over the same candidates. numpy is then called
+once for all of them, and each decision gets the bits that it would get alone, because every product
+has the same shape per decision. Only the generators change.
 Legend: B decisions, K candidates, M members, D features, V size of an action part, `*X` a context.
 """
 
@@ -24,9 +24,9 @@ from bandexa_core.policies.protocol import Choice
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 
 Array64 = NDArray[np.float64]
-# Multiply-adds of a panel above which its propensity is worked out after the answer (about 1 ms).
+# Multiply-adds of a panel above which its propensity is computed after the answer (about 1 ms).
 LATER_PRODUCTS = 1 << 23
-LOOKED_AT = 1 << 17  # features of candidates above which nobody asks which one has the best mean
+MAX_MEANS = 1 << 17  # features of candidates up to which the best posterior mean is computed
 ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
 
 
@@ -35,14 +35,14 @@ class Draw(NamedTuple):
 
     Attributes:
         scores: The served member's sampled values less `offset`, (K,).
-        winners: Works out every member's best candidate, (M,); touches immutable arrays alone.
+        winners: Computes every member's best candidate, (M,); reads immutable arrays only.
             None: there is one member, whose best has the largest of `scores`.
-        later: Whether that would take longer than the answer may wait.
-        offset: What the sampled values have in common. Added before they are compared, a large one
-            would make ties by rounding that `winners` knows nothing of.
-        encode_s: Seconds it took to encode.
-        best: Works out the candidate with the best posterior mean; None: too long.
-        std: Works out the posterior standard deviation of a candidate's value.
+        later: Whether `winners` takes too long for the answer to wait for it.
+        offset: A number that all sampled values share. If it were added before they are compared,
+            rounding could create ties that `winners` does not see.
+        encode_s: Seconds spent on encoding.
+        best: Computes the candidate with the best posterior mean; None: it takes too long.
+        std: Computes the posterior standard deviation of a candidate's value.
     """
 
     scores: Array64
@@ -63,7 +63,7 @@ class JointDraw:
         winners: Every member's best candidate, (B, M); the first one's is served.
         means: Posterior means, (B, K).
         z: Features, in columns, (B, D, K).
-        encode_s: Seconds it took to encode all of them.
+        encode_s: Seconds spent on encoding all of them.
     """
 
     scores: Array64
@@ -74,12 +74,12 @@ class JointDraw:
 
     @property
     def finite(self) -> bool:
-        """Whether what would be served has a finite value, in every decision; NaN wins."""
+        """Whether the served score of every decision is finite; argmax selects a NaN."""
         served_BK, winners_B = self.scores, self.winners[:, 0]
         return bool(np.isfinite(served_BK[np.arange(len(served_BK)), winners_B]).all())
 
     def only(self, posterior: GaussianPosterior) -> Draw:
-        """Return the draw of the one decision there is."""
+        """Return the draw of the only decision."""
         winners_M, means_K, z_DK = self.winners[0], self.means[0], self.z[0]
         return Draw(
             self.scores[0],
@@ -114,12 +114,12 @@ def draw_encoded(
     chunks: Iterable[Array64],
     rng: np.random.Generator,
     panel: int,
-    std_anew: Callable[[int], float],
+    encode_std: Callable[[int], float],
 ) -> Draw:
     """Draw over features in chunks, (C, D) each.
 
-    Several chunks are not kept, as they are there to bound memory: then `std_anew` encodes one
-    candidate again for its standard deviation.
+    Several chunks are not stored, as their purpose is to bound memory. In that case `encode_std`
+    encodes one candidate again for its standard deviation.
     """
     weights_MD, mean_D = posterior.sample(rng, panel), posterior.mean
     scores, means, encode_s, since = [], [], 0.0, time.perf_counter()
@@ -131,7 +131,7 @@ def draw_encoded(
     scores_KM, means_K, only_KD = np.concatenate(scores), np.concatenate(means), z_CD
 
     def std(index: int) -> float:
-        return posterior.std_of(only_KD[index]) if len(scores) == 1 else std_anew(index)
+        return posterior.std_of(only_KD[index]) if len(scores) == 1 else encode_std(index)
 
     return Draw(
         scores_KM[:, 0].copy(),
@@ -168,7 +168,7 @@ def draw_folded(
         later=panel > 1 and parts_KV.size * panel > LATER_PRODUCTS,
         offset=float(offsets_M[0]),
         encode_s=encode_s,
-        best=best if parts_KV.size <= LOOKED_AT else None,
+        best=best if parts_KV.size <= MAX_MEANS else None,
         std=std,
     )
 

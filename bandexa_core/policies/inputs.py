@@ -1,4 +1,4 @@
-"""How a policy sees contexts and actions: standardised where that is asked for, then encoded.
+"""The inputs of a policy: contexts and actions, standardised if configured, then encoded.
 
 Holds the frozen encoder and the scaling in front of it; knows no posterior. Single-threaded but
 for reading. Legend: N pairs, K candidates, C of them at once, D features, V size of an action part,
@@ -28,15 +28,15 @@ Array64 = NDArray[np.float64]
 
 
 class EncodedInputs:
-    """An encoder with what comes before it.
+    """An encoder and the input scaling in front of it.
 
     Args:
         encoder: The frozen feature map.
         action_chunk: Encode at most this many candidates at once (None: all).
-        scaling: Standardises inputs before they are encoded; None: they stay as they are.
+        scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
 
     Attributes:
-        splitting, folding, joint: The encoder, where it is of that kind.
+        splitting, folding, joint: The encoder if it follows that protocol, else None.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class EncodedInputs:
     @encoder.setter
     def encoder(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        # Told once: looking for a protocol's methods takes 10 us.
+        # Checked once: an isinstance check of a protocol takes 10 us.
         self.splitting = encoder if isinstance(encoder, SplitEncoder) else None
         self.folding = encoder if isinstance(encoder, FoldingEncoder) else None
         self.joint = encoder if isinstance(encoder, JointEncoder) else None
@@ -64,11 +64,11 @@ class EncodedInputs:
         self.action_chunk = selection.action_chunk
 
     def scaled(self, contexts: NDArray[Any]) -> NDArray[Any]:
-        """Return contexts as the encoder wants them; before anything else is done with them."""
+        """See `Policy.scaled`; this is the first step of every use of a context."""
         return contexts if self.scaling is None else self.scaling.contexts(contexts)
 
     def ready(self, context: NDArray[Any] | EncodedContext) -> NDArray[Any] | EncodedContext:
-        """Return a context as the encoder wants it, or as it has left it."""
+        """Return a context as the encoder takes it; an encoded context is returned unchanged."""
         return context if isinstance(context, EncodedContext) else self.scaled(context)
 
     def parts(self, encoder: SplitEncoder, candidates: Candidates) -> Array64:
@@ -84,7 +84,7 @@ class EncodedInputs:
         return None
 
     def features(self, contexts: NDArray[Any], actions: NDArray[np.float32]) -> Array64:
-        """Return z of N pairs of a context (*X) and an action (A,), (N, D)."""
+        """See `Policy.features`."""
         return self.encoder.encode(self.scaled(contexts), self._actions(actions))
 
     def encoded(
@@ -111,13 +111,13 @@ class EncodedInputs:
         """Return z(x), (D,), of a ready context under an encoder that ignores the action.
 
         Raises:
-            ValueError: A candidate is not of the catalogue.
+            ValueError: A candidate is not in the catalogue.
         """
         if (candidates.slots == INLINE_SLOT).any():
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
         first = candidates.action(0)[None]
         if isinstance(context, EncodedContext):
-            assert self.splitting is not None, "only split encoders are asked"
+            assert self.splitting is not None, "only a split encoder encodes contexts beforehand"
             parts_1V = self.splitting.action_part(first)
             return self.splitting.combine(context.part, parts_1V).reshape(-1)
         return self.encoder.encode(context[None], first).reshape(-1)
@@ -128,10 +128,10 @@ class EncodedInputs:
 
 def raw(context: NDArray[Any] | EncodedContext) -> NDArray[Any]:
     """Return a context that was not encoded beforehand."""
-    assert not isinstance(context, EncodedContext), "encoded beforehand are contexts of slow ones"
+    assert not isinstance(context, EncodedContext), "only slow encoders encode contexts beforehand"
     return context
 
 
 def context_part(encoder: SplitEncoder, context: NDArray[Any] | EncodedContext) -> Array64:
-    """Return a context's part, (1, V), worked out unless it was beforehand."""
+    """Return a context's part, (1, V); it is computed unless the context brings it."""
     return context.part if isinstance(context, EncodedContext) else encoder.context_part(context)

@@ -1,4 +1,4 @@
-"""A frozen encoder below a Bayesian linear head: what linear, neural and greedy policies share."""
+"""A Bayesian linear head over a frozen encoder: the base of linear, neural and greedy policies."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ from bandexa_core.posterior import (
 )
 from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import TrainingRows
+from bandexa_core.training.plan import ReportProgress
 
 Array64 = NDArray[np.float64]
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
@@ -58,10 +59,10 @@ class LinearHead(EncodedInputs):
         config: Prior and noise of the head.
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
-        scaling: Standardises inputs before they are encoded; None: they stay as they are.
+        scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
 
     Raises:
-        ValueError: The encoder gives more features than a posterior can hold.
+        ValueError: The encoder has more features than a posterior can hold.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class LinearHead(EncodedInputs):
         else:
             draw = self._draw(context, candidates, rng, exploration.panel)
         scores_K = draw.scores
-        first = int(scores_K.argmax())  # of scores that tie, the first: as the panel votes
+        first = int(scores_K.argmax())  # the first of equal scores, as in the panel's votes
         retrieved, best = None, np.array([first])
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.argpartition(-scores_K, retrieve - 1)[:retrieve]
@@ -120,12 +121,12 @@ class LinearHead(EncodedInputs):
             offered = scores_K if retrieved is None else scores_K[retrieved]
             best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
             best = best if retrieved is None else retrieved[best]
-        # A NaN wins where there is one.
+        # argmax selects a NaN if there is one.
         last = first if num == 1 else best[-1]
         if not math.isfinite(scores_K[first] + draw.offset + scores_K[last]):
             raise ValueError(NOT_FINITE)
         chosen = best
-        if explores:  # among all that were offered, so that the floor holds for each of them
+        if explores:  # among all candidates, so that each has at least this probability
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
         scores = scores_K[chosen] + draw.offset
@@ -184,7 +185,7 @@ class LinearHead(EncodedInputs):
     ) -> Ballot:
         """See `Policy.ballot`."""
         context = self.ready(context)
-        rng.random()  # whether it explores
+        rng.random()  # `select` decides with this number whether it explores
         if self.greedy:
             means_K = self._mean_scores(context, candidates)
             shares_K = np.zeros(len(candidates))
@@ -196,7 +197,7 @@ class LinearHead(EncodedInputs):
         return Ballot(draw.scores + draw.offset, votes_K / exploration.panel, exploration.epsilon)
 
     def _joint_for(self, num: int) -> tuple[JointEncoder, GaussianPosterior] | None:
-        """Return encoder and posterior, if decisions among so many candidates go together."""
+        """Return encoder and posterior if decisions over `num` candidates can be drawn together."""
         posterior, chunk = self.posterior, self.action_chunk
         if self.joint is None or isinstance(posterior, DisjointPosterior):
             return None
@@ -209,7 +210,7 @@ class LinearHead(EncodedInputs):
         rng: np.random.Generator,
         panel: int,
     ) -> Draw:
-        """Draw the panel; the first member's scores are served."""
+        """Draw the panel; the decision uses the scores of the first member."""
         posterior = self.posterior
         started = time.perf_counter()
         if isinstance(posterior, DisjointPosterior):
@@ -231,7 +232,7 @@ class LinearHead(EncodedInputs):
     def _std_of(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> Callable[[int], float]:
-        """Return what gives the standard deviation of one candidate, encoding it anew."""
+        """Return a function that encodes one candidate and returns its standard deviation."""
 
         def std(index: int) -> float:
             one = candidates.take(np.array([index]))
@@ -257,7 +258,7 @@ class LinearHead(EncodedInputs):
         """See `Policy.check_training`: nothing is trained."""
 
     def scaling_due(self, num_rows: int) -> bool:
-        """Whether the inputs' scaling is due to be taken anew: when the data has doubled."""
+        """See `Policy.scaling_due`: the scaling is due when the data has doubled."""
         return self.scaling is not None and num_rows >= next_scaling(self.scaling.num_rows)
 
     def _mean_scores(
@@ -304,12 +305,12 @@ class LinearHead(EncodedInputs):
         if z_1D is None:
             z_1D = self.features(context[None], action[None])
         if not learnable(z_1D)[0]:
-            return  # an encoder that gives no finite features teaches nothing, and stops nothing
+            return  # a row without finite features is skipped: it must not stop the bandit
         posterior, z_D = self.posterior, z_1D[0]
         if isinstance(posterior, DisjointPosterior):
             if before is None:
                 posterior.update(slot, z_D, after)
-            elif posterior.slot(slot) is not None:  # else imported, or rebuilt after evictions
+            elif posterior.slot(slot) is not None:  # else the row was imported or evicted
                 posterior.correct(slot, z_D, before, after, weight)
         elif before is None:
             posterior.update(z_D, after)
@@ -332,14 +333,14 @@ class LinearHead(EncodedInputs):
         replay: TrainingRows,
         chunk: int,
         weights: RowWeights | None = None,
-        told: Callable[[str, float], None] | None = None,
+        report: ReportProgress | None = None,
     ) -> None:
         """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior.
 
-        `told` hears of each chunk.
+        `report` is called after each chunk.
         """
         dim = self.encoder.feature_dim
-        seen, whole = 0, max(1, len(replay.positions())) if told is not None else 1
+        num_read, whole = 0, max(1, len(replay.positions())) if report is not None else 1
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
             z_ND = self.features(rows.contexts, rows.actions)
@@ -349,9 +350,9 @@ class LinearHead(EncodedInputs):
             for slot, mask in self._groups(rows.slots[good]):
                 share = None if weights_N is None else weights_N[mask]
                 by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask], share)
-            if told is not None:
-                seen += len(rows)
-                told("rebuild", seen / whole)
+            if report is not None:
+                num_read += len(rows)
+                report("rebuild", num_read / whole)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         else:

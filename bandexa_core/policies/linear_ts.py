@@ -1,4 +1,4 @@
-"""Linear Thompson sampling on a fixed feature map: the baseline the neural policy must beat."""
+"""Linear Thompson sampling on a fixed feature map: the baseline for the neural policy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class LinearTS(LinearHead):
         """See `Policy.refresh`.
 
         No row is read again: features of rescaled inputs are linear in those of the old ones, and
-        so are the sums behind the posterior. They also tell mean and deviation of every input.
+        so are the sums behind the posterior. The sums also contain mean and deviation of every
+        input.
         """
         if not self.scaling_due(num_rows):
             super().refresh(num_rows, actions_KA)
@@ -60,12 +61,12 @@ class LinearTS(LinearHead):
             raw_a = Moments.of([(actions_KA, None)])
         self.scaling = old.updated(num_rows, raw_x, raw_a)
         matrix_DD = self.encoder.features_under(old.change_to(self.scaling))
-        # Where more digits would cancel than float64 has, the rows so far say nothing.
+        # If more digits would cancel than float64 has, the rows so far carry no information.
         matrix_DD[np.abs(matrix_DD[:, -1]) > 1.0 / LEAST_DEVIATION] = 0.0
         moved = {slot: each.mapped(matrix_DD) for slot, each in by_slot.items()}
         try:
             self.posterior = self._from_statistics(moved)
-        except NotPositiveDefiniteError:  # too many have, where features are collinear, too
+        except NotPositiveDefiniteError:  # features are collinear, and too many digits cancelled
             mended = {slot: each.mended() for slot, each in moved.items()}
             self.posterior = self._from_statistics(mended)
 
@@ -79,7 +80,7 @@ class LinearTS(LinearHead):
 
 
 def _moments(sums: Statistics, features: slice) -> Moments | None:
-    """Return the moments of some features, from their products with the constant, the last one."""
+    """Return moments of some features, from their products with the last one, the constant 1."""
     count = float(sums.zz[-1, -1])
     if not count > 0.0:
         return None

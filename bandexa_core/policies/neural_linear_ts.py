@@ -28,18 +28,18 @@ from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
-from bandexa_core.training.plan import Told, TrainingRound, untold
+from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
 
 
 class NeuralLinearTS(LinearHead):
-    """A linear head over a learned encoder, which `train` moves.
+    """A linear head over a learned encoder, which `train` changes.
 
     Args:
         module: The encoder; this policy owns it.
         config: Prior and noise of the head.
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
-        scaling: Standardises inputs before they are encoded; None: they stay as they are.
+        scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class NeuralLinearTS(LinearHead):
         plan: TrainingRound,
         weights: RowWeights | None = None,
         activations: ActivationCache | None = None,
-        told: Told = untold,
+        report: ReportProgress = no_progress,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
         Args:
             replay: The rewarded decisions.
-            trainer_state: What the round before returned; empty at first.
-            plan: How much to train, on what device, with which random numbers.
-            weights: What forgetting left of the rows, by position; None: all weigh 1.
-            activations: Keeps what a frozen prefix gives for a row; None: it is done each time.
-            told: Hears how far the round is.
+            trainer_state: The state that the previous round returned; empty at first.
+            plan: How much to train, on which device, with which random numbers.
+            weights: Weights of rows after forgetting, by position; None: all rows weigh 1.
+            activations: Caches the output of a frozen prefix; None: it is computed each time.
+            report: Receives the phase of the round and its done share.
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
@@ -107,9 +107,9 @@ class NeuralLinearTS(LinearHead):
             self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
-        metrics = trainer.run(replay, weights, self.scaling, activations, told)
+        metrics = trainer.run(replay, weights, self.scaling, activations, report)
         self.encoder = serving(self.module)
-        self.rebuild(replay, plan.rebuild_chunk, weights, told)
+        self.rebuild(replay, plan.rebuild_chunk, weights, report)
         return trainer.tensors(), metrics
 
     def _standardize(

@@ -1,4 +1,4 @@
-"""What a policy is: it picks among candidates and learns from values.
+"""The protocol of a policy: it selects among candidates and learns from values.
 
 Legend: K candidates, A action features, V size of a cached action part, `*X` context shape.
 """
@@ -24,22 +24,22 @@ __all__ = ["Ballot", "Candidates", "Choice", "EncodedContext", "Policy", "RowWei
 
 @dataclass(frozen=True, slots=True)
 class EncodedContext:
-    """A context whose part was worked out beforehand, by the policy's own encoder.
+    """A context whose part was computed beforehand by the policy's encoder.
 
     Attributes:
-        part: What `SplitEncoder.context_part` gives for it, (U,).
+        part: The result of `SplitEncoder.context_part`, (U,).
     """
 
     part: NDArray[np.float64]
 
 
 class Candidates:
-    """The actions one request may choose from; not to be changed.
+    """The actions that one request may choose from. Immutable.
 
     Args:
         slots: See below.
         features: Raw action features, float32 (K, A); with `by_slot` those of the whole catalogue,
-            whose rows are taken when asked for: an encoder with cached parts never asks.
+            whose rows are copied at the first use; an encoder with cached parts never uses them.
         parts: See below.
         by_slot: See `features`.
 
@@ -92,17 +92,17 @@ class Candidates:
 
 
 class Choice(NamedTuple):
-    """What a policy picked.
+    """The result of a selection.
 
     Attributes:
         chosen: Indexes into the candidates, best first, int64 (k,).
         scores: Their sampled values, float64 (k,).
         retrieved: With `retrieve`, indexes of the candidates that were retrieved, else None.
-        propensity: Probability of the first pick under the policy; None where `late_propensity`
-            works it out, off the request's path.
-        encode_s: Seconds spent on features; the rest of the time went into the draw.
-        explored: Whether the first pick was not the best one by the posterior mean; None where
-            that was not looked at (there is no posterior, or too many candidates).
+        propensity: Probability of the first pick under the policy; None if `late_propensity`
+            computes it after the answer.
+        encode_s: Seconds spent on features; the rest of the time was spent on the draw.
+        explored: Whether the first pick differs from the best one by the posterior mean; None if
+            that was not checked (there is no posterior, or there are too many candidates).
         std: Posterior standard deviation of the first pick's expected reward, or None.
     """
 
@@ -118,7 +118,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """How a decision came about, for every candidate.
+    """The details of a decision for every candidate.
 
     Attributes:
         sampled: The sampled values that were ranked, (K,).
@@ -154,7 +154,7 @@ class Policy(Protocol):
         """Return z of N pairs of a context (*X) and an action (A,), (N, D)."""
 
     def scaling_due(self, num_rows: int) -> bool:
-        """Whether input scaling is due to be taken again, with `num_rows` learned values."""
+        """Whether input scaling must be computed again at `num_rows` learned values."""
 
     def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
         """Refuse head and optimizer tensors that the first training round would fail on.
@@ -184,7 +184,7 @@ class Policy(Protocol):
     ) -> list[Choice]:
         """Pick one candidate for each context, as `select` with each generator would, to the bit.
 
-        ValueError where one of them cannot be decided; which one, `select` tells.
+        Raises ValueError if one of them cannot be decided; `select` reports which one.
         """
 
     def ballot(
@@ -194,7 +194,7 @@ class Policy(Protocol):
         rng: np.random.Generator,
         exploration: Exploration,
     ) -> Ballot:
-        """Draw as `select` does with an equal generator, and tell of every candidate."""
+        """Draw as `select` does with an equal generator, and return every candidate's details."""
 
     def score(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
@@ -202,7 +202,7 @@ class Policy(Protocol):
         """Return mean and standard deviation of each candidate's expected reward, (K,) each."""
 
     def action_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """Return what can be cached for actions (K, A), or None where nothing can."""
+        """Return the cacheable parts of actions (K, A), or None if the encoder has none."""
 
     def learn(
         self,
@@ -214,9 +214,9 @@ class Policy(Protocol):
         weight: float = 1.0,
         z_1D: NDArray[np.float64] | None = None,
     ) -> None:
-        """Learn a value, or correct one that was `before` and weighs `weight` by now.
+        """Learn a value, or correct one that was `before` and now has the weight `weight`.
 
-        `z_1D`: its features, (1, D), where they were worked out beforehand.
+        `z_1D`: its features, (1, D), if they were computed beforehand.
         """
 
     def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior | None:
@@ -226,23 +226,23 @@ class Policy(Protocol):
         """
 
     def adopt(self, posterior: GaussianPosterior | DisjointPosterior | None) -> None:
-        """Go on with what `forgotten` returned."""
+        """Continue with the posterior that `forgotten` returned."""
 
     def rebuild(self, replay: TrainingRows, chunk: int, weights: RowWeights | None = None) -> None:
         """Replace the posterior by the exact one over the replay's rows, weighted by position."""
 
     def configure(self, selection: SelectionSpec) -> None:
-        """Take over a changed way of selecting."""
+        """Apply a changed selection configuration."""
 
     def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
-        """Build the posterior anew from its exact statistics.
+        """Rebuild the posterior from its exact statistics.
 
-        A fixed map's inputs are standardised anew then, where `num_rows` learned values say that
-        it is due: contexts by what was learned, actions by the catalogue's features `actions_KA`.
+        If `scaling_due(num_rows)`, the inputs of a fixed map are standardised again: contexts by
+        the learned rows, actions by the catalogue's features `actions_KA`.
         """
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the whole state as named arrays; equal tensors mean equal behaviour."""
 
     def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
-        """Take over the state of `tensors`; ValueError where names or shapes do not fit."""
+        """Load the state of `tensors`; ValueError if names or shapes do not fit."""

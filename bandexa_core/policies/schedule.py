@@ -13,17 +13,17 @@ STEPS = 100
 ROWS_PER_STEP = 50
 MAX_STEPS = 1000
 SNAPSHOT_EVERY = 10_000
-# Actions are standardised by the catalogue where it has so many, else by those that were chosen.
+# Actions are standardised by the catalogue if it has this many, otherwise by the chosen actions.
 LEAST_ACTIONS = 2
 
 
 def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec) -> int:
     """Return the number of rows at which the round after one at `trained_rows` is due.
 
-    Early, then geometric: a round costs about the same while data grows, so the total stays
-    near-linear in the rows. What is forgotten does not count: with a half-life of H rows the gap
-    grows no further than a tenth of the H / ln 2 rows that are remembered. `train_every`
-    overrides it with a fixed step.
+    The first rounds come early, and gaps then grow geometrically. A round costs about the same
+    while data grows, so the total stays near-linear in the rows. Forgotten rows do not count: with
+    a half-life of H rows the gap is at most a tenth of the H / ln 2 rows that are remembered.
+    `train_every` overrides the schedule with a fixed step.
     """
     if spec.train_every is not None:
         return trained_rows + spec.train_every
@@ -34,15 +34,15 @@ def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec
 
 
 def next_scaling(scaled_rows: int) -> int:
-    """Return the rows at which the scaling of inputs is taken anew: at doublings."""
+    """Return the number of rows at which input scaling is computed again: twice as many."""
     return max(FIRST_ROUND, 2 * scaled_rows)
 
 
 def optimizer_steps(spec: TrainingSpec, num_rows: int) -> int:
     """Return the optimizer steps of a round at `num_rows` rows.
 
-    Finer fits take more steps, and much data is worth them: one step for each fifty rows, so
-    that all rounds together still take a number of steps in proportion to the rows.
+    A finer fit takes more steps, and pays off with much data. One step for each fifty rows
+    keeps the steps of all rounds together proportional to the rows.
     """
     if spec.optimizer_steps is not None:
         return spec.optimizer_steps

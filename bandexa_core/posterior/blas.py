@@ -1,9 +1,9 @@
 """In-place BLAS and LAPACK calls that numpy does not offer, for posteriors of many weights.
 
 They come from scipy. Importing it takes 0.17 s of CPU and 29 MB, so that happens at the first
-posterior of more than `SMALL_DIM` weights; smaller ones use numpy alone. Pure functions, apart from
-the arrays that they say they change. Arrays are in C order; BLAS expects Fortran order and receives
-transposed views, so nothing is copied.
+posterior of more than `SMALL_DIM` weights; smaller ones use numpy alone. The functions are pure,
+apart from the arrays that their docstrings name as changed. Arrays are in C order; BLAS expects
+Fortran order and receives transposed views, so nothing is copied.
 Shapes: D weights, W = D + 1, N columns.
 """
 
@@ -56,10 +56,10 @@ def outer_subtraction(
 ) -> Callable[[], object]:
     """Return a function that subtracts the outer product of two vectors from the matrix, in place.
 
-    Each call reads the three arrays as they are then. One pass over the matrix: for D = 256 it
-    takes 12 us, against 55 us in numpy.
+    Each call reads the present contents of the three arrays. It passes over the matrix once: for
+    D = 256 that takes 12 us, against 55 us in numpy.
     """
-    # All by position: keyword arguments take half a microsecond. The last three allow changes.
+    # By position, as keyword arguments cost half a microsecond. The last three permit changes.
     return functools.partial(
         _scipy()[0].dger, -1.0, right_W, left_D, 1, 1, matrix_DW.T, True, True, True
     )

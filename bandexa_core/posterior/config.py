@@ -15,7 +15,7 @@ _LARGEST = 1e20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorConfig:
-    """What is believed about weights and noise before the first row.
+    """The prior over weights and noise, before the first row.
 
     Attributes:
         prior_var: prior variance of each weight, in squared reward units (not in units of s2).
@@ -39,7 +39,7 @@ class PosteriorConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{name} must be a number, got {value!r}")
-            # The range keeps every product the posterior forms far from overflow.
+            # In this range no product of the posterior comes near overflow.
             if not (math.isfinite(value) and _SMALLEST <= value <= _LARGEST):
                 raise ValueError(f"{name} must be finite, > 0 and in [1e-20, 1e20], got {value!r}")
 

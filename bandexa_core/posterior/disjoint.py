@@ -1,12 +1,12 @@
 """Owns the disjoint posterior: one Gaussian posterior per action slot over a shared z(x).
 
-Lives where GaussianPosterior lives and keeps its guarantees: single-threaded, reads change nothing,
-and a loaded copy continues bit for bit.
+It is used where GaussianPosterior is used, with the same guarantees: it is single-threaded, reads
+change nothing, and a loaded copy continues bit for bit.
 
 It equals the dense posterior over per-action blocks [e_k (x) z] (D weights per slot), whose
 covariance is block diagonal: exact, at K (D, D) roots instead of one (K D, K D). With learned
 noise each slot has its own s2.
-Shapes: K slots asked about, M draws, D features.
+Shapes: K requested slots, M draws, D features.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bandexa_core.posterior.tensors import read_scalar
 
 
 class _SlotPosterior(GaussianPosterior):
-    """That of one slot: each decision looks at every slot, each reward moves one of them."""
+    """The posterior of one slot: each decision queries every slot, each reward updates one."""
 
     __slots__ = ()
     _new_state = staticmethod(moving_at_once)
@@ -37,12 +37,12 @@ class _SlotPosterior(GaussianPosterior):
 class DisjointPosterior:
     """Independent posteriors per action slot; a slot that has learned nothing takes no memory.
 
-    Make one with `prior`, `from_statistics` or `from_tensors`.
+    Create one with `prior`, `from_statistics` or `from_tensors`.
 
     Attributes:
         config: the prior of every slot.
         dim: number of weights D of a slot.
-        refresh_every: rows and corrections of one slot that bring its next refresh.
+        refresh_every: rows and corrections of one slot between two refreshes.
     """
 
     __slots__ = ("_slots", "config", "dim", "refresh_every")
@@ -165,7 +165,7 @@ class DisjointPosterior:
             posterior.forget(factor)
 
     def refresh(self) -> None:
-        """Take every slot anew from its statistics; see GaussianPosterior.refresh."""
+        """Recompute every slot from its statistics; see GaussianPosterior.refresh."""
         for posterior in self._slots.values():
             posterior.refresh()
 
@@ -225,7 +225,7 @@ class DisjointPosterior:
         slots: Sequence[int] | npt.NDArray[np.integer],
         num: int,
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return what `sample_scores` does, and what `mean_std` does: (M, K), (K,), (K,)."""
+        """Return the results of `sample_scores` (M, K) and of `mean_std` (K,), (K,)."""
         mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
         if len(set(slots)) != len(slots):
             raise ValueError("slots must be distinct")

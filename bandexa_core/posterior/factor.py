@@ -14,22 +14,22 @@ from bandexa_core.posterior.rows import FloatArray
 
 # Triangular blocks of at most this size are inverted by one call, of numpy or of scipy.
 _NUMPY_BLOCK, _SCIPY_BLOCK = 32, 64
-# Eigenvalues of a scaled precision (unit diagonal) below minus this are no rounding error.
+# An eigenvalue of a scaled precision (unit diagonal) below minus this is not a rounding error.
 _INDEFINITE = 1e-6
 
 
 class NotPositiveDefiniteError(ValueError):
-    """The statistics can not come from any rows: zz + ridge I is not positive definite."""
+    """The statistics cannot come from any rows: zz + ridge I is not positive definite."""
 
 
 def inverse_root(zz: FloatArray, ridge: float) -> FloatArray:
     """Return a root S, shape (D, D), with S S^T = (zz + ridge I)^-1.
 
     S = L^-T for P = zz + ridge I = L L^T. Every squared pivot of L is at least the smallest
-    eigenvalue of P, hence at least `ridge`. A smaller one (or a failed factorisation) says that
-    float64 has rounded the ridge away, as it does for collinear features with zz/ridge near 1e16.
-    Then the eigenvalues of P are taken, scaled to a unit diagonal, and cut off from below by the
-    bound they obey in exact arithmetic, so any sum of finite rows gives a usable root.
+    eigenvalue of P, hence at least `ridge`. A smaller one (or a failed factorisation) means that
+    float64 has rounded the ridge away, as with collinear features and zz/ridge near 1e16. Then P is
+    scaled to a unit diagonal, and its eigenvalues are raised to the lower bound that they obey in
+    exact arithmetic, so any sum of finite rows gives a usable root.
 
     Raises:
         NotPositiveDefiniteError: zz is no sum of outer products of finite rows.

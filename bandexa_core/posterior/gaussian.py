@@ -1,9 +1,9 @@
 """Owns the Gaussian posterior over weights in square-root form, with its noise state.
 
-Lives in the serving process (one row at a time, on the event loop) and in the trainer (rebuilds).
-Single-threaded, for it has scratch arrays; `sample` and `mean_std` change no state. State after a
-crash is the snapshot's: `to_tensors` and `from_tensors` carry every bit of it, so a loaded copy
-continues bit for bit.
+It is used in the serving process (one row at a time, on the event loop) and in the trainer
+(rebuilds). It has scratch arrays, so it is single-threaded. `sample` and `mean_std` change nothing.
+After a crash its state comes from a snapshot: `to_tensors` and `from_tensors` contain every bit, so
+a loaded copy continues bit for bit.
 
 Model, for features z of shape (D,) and a value r (squared reward units for every variance):
 
@@ -40,25 +40,25 @@ from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 REFRESH_EVERY = 10_000
-"""Learned rows and corrections after which mean, root and b are taken anew from the statistics."""
+"""Learned rows and corrections after which mean, root and b are recomputed from the statistics."""
 
 _BLOCK_ROWS = 64
-# A block that tells more than this about the weights (trace of F^T F: the condition number of
-# I + F^T F at most) is learned row by row, which no rounding can hurt.
+# A block with more information about the weights than this (trace of F^T F, which bounds the
+# condition number of I + F^T F) is learned row by row, which is robust to rounding.
 _BLOCK_INFORMATION = 1e6
 
 
 class GaussianPosterior:
     """The posterior over D weights after some rows, ready for the next one.
 
-    Make one with `prior`, `from_statistics` or `from_tensors`.
+    Create one with `prior`, `from_statistics` or `from_tensors`.
 
     Attributes:
         config: the prior.
         a: shape of the inverse-gamma law of s2; stays at its prior value when noise is fixed.
         b: rate of that law, in squared reward units; likewise.
         updates_since_refresh: rows and corrections since mean and root came from the statistics.
-        refresh_every: how many of them bring the next refresh.
+        refresh_every: the number of them between two refreshes.
     """
 
     __slots__ = (
@@ -143,12 +143,12 @@ class GaussianPosterior:
 
     @property
     def mean(self) -> FloatArray:
-        """Posterior mean, shape (D,), not to be written: live, or worked out while moves wait."""
+        """Posterior mean, shape (D,), read-only: a view, or computed if moves are pending."""
         return self._state.mean
 
     @property
     def root(self) -> FloatArray:
-        """S, shape (D, D), with Sigma = S S^T; likewise."""
+        """S, shape (D, D), with Sigma = S S^T; read-only."""
         return self._state.root
 
     @property
@@ -194,15 +194,15 @@ class GaussianPosterior:
     def update_batch(self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike) -> None:
         """Learn N rows, z of shape (N, D) and r of shape (N,): as N updates do, to rounding.
 
-        From N = D rows on the posterior is refreshed from the sums (measured: the turn lies between
-        D/2 and D for D = 32 ... 785, and at N = 4 D it is 3 to 5 times faster). Fewer rows go in
-        blocks of 64. With F = S^T Z^T and I + F^T F = L L^T, Andrews' update is
+        From N = D rows on the posterior is refreshed from the sums (measured: this becomes faster
+        between N = D/2 and N = D for D = 32 ... 785, and is 3 to 5 times faster at N = 4 D). Fewer
+        rows go in blocks of 64. With F = S^T Z^T and I + F^T F = L L^T, Andrews' update is
 
             e = r - Z mean    y = L^-1 e    mean += S F L^-T y    b += y.y / 2
             S -= S F L^-T (L + I)^-1 F^T
 
-        The bits differ from those of single updates, so what must repeat bit for bit is learned the
-        same way each time.
+        The bits differ from those of single updates, so a run that must repeat bit for bit has to
+        learn in the same way each time.
 
         Raises:
             ValueError: wrong shapes or numbers that are not finite; nothing has changed then.
@@ -243,8 +243,8 @@ class GaussianPosterior:
             mean += w d Sigma z    b += w d e + w d^2 (1 - w z^T Sigma z) / 2    Sigma unchanged
 
         since 2 b - 2 b0 = r.r + m0.m0 ridge - g.Sigma g with g = Z^T r + ridge m0, and g moves by
-        w d z. The row itself is not looked up: the caller vouches for z, shape (D,), for `before`
-        and for `weight`, what is left of the row after forgetting.
+        w d z. The posterior does not store rows: the caller is responsible for z, shape (D,), for
+        `before` and for `weight`, the weight of the row after forgetting.
 
         Raises:
             ValueError: wrong shape or numbers that are not finite; nothing has changed then.
@@ -271,10 +271,10 @@ class GaussianPosterior:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take mean, root, a and b anew from the statistics, in O(D^3).
+        """Recompute mean, root, a and b from the statistics, in O(D^3).
 
-        It happens by itself after every `refresh_every` rows and corrections. The law changes by
-        rounding alone, but the bits do, so both sides of a comparison must refresh alike.
+        It also happens after every `refresh_every` rows and corrections. The law changes only by
+        rounding, but the bits change, so both sides of a comparison must refresh at the same rows.
 
         Raises:
             NotPositiveDefiniteError: the statistics come from no finite rows.
@@ -328,7 +328,7 @@ class GaussianPosterior:
         return math.sqrt(self.noise_mean * float(f_D.dot(f_D)))
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:
-        """Return those of several candidates, (B,); each does not depend on the others."""
+        """Return `std_of` for several candidates, (B,); each is independent of the others."""
         f_BD = self._state.each_span(z_BD)
         stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bd,bd->b", f_BD, f_BD))
         return stds_B
@@ -339,7 +339,7 @@ class GaussianPosterior:
         Where M is even, members i and i + M/2 share eps up to its sign (antithetic variates:
         Hammersley & Morton, "A new Monte Carlo technique", 1956): each has the posterior's law, at
         half the random numbers, and any permutation of pairs and within pairs has the same law.
-        An odd number is drawn independently: one without its mirror would not be like the others.
+        An odd number is drawn independently: a member without mirror would differ from the others.
         """
         if num == 1:
             return self.sample_one(rng)[None]
@@ -357,7 +357,7 @@ class GaussianPosterior:
         return state.drawn()
 
     def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
-        """Draw what `sample` draws with each generator, to the bit: (B, M, D)."""
+        """Draw bit for bit what `sample` draws with each generator: (B, M, D)."""
         if num == 1:
             return np.stack([self.sample_one(rng)[None] for rng in rngs])
         half = num if num % 2 else num // 2
@@ -394,7 +394,7 @@ class GaussianPosterior:
     def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the whole state as float64 arrays (copies; scalars have shape ()).
 
-        While moves wait, `unmoved_mean`, `unmoved_root` and the moves stand for mean and root.
+        While moves are pending, `unmoved_mean`, `unmoved_root` and the moves replace mean and root.
         """
         sums = self._rows.sums
         return self._state.to_tensors() | {

@@ -25,12 +25,12 @@ def draw_noise(
 
 
 def noise_of(gammas: FloatArray, b: float | FloatArray) -> FloatArray:
-    """Return the s2 that draws from the gamma law with shape a stand for."""
+    """Return s2 for draws from the gamma law with shape a."""
     return b / np.maximum(gammas, _GAMMA_FLOOR)
 
 
 def noise_of_one(gamma: float, b: float) -> float:
-    """Return what `noise_of` does, at a tenth of what arrays take."""
+    """Return `noise_of` for one draw, in a tenth of the time that arrays take."""
     return b / max(gamma, _GAMMA_FLOOR)
 
 

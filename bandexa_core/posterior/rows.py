@@ -1,6 +1,6 @@
-"""Owns the checks of what enters a posterior: feature rows z and values r.
+"""Owns the checks of a posterior's input: feature rows z and values r.
 
-Pure functions, called before any state changes. A refused row leaves no trace.
+Pure functions, called before any state changes, so a refused row changes nothing.
 Shapes: N rows, D features.
 """
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Together with the range of PosteriorConfig this bound keeps every sum and product finite, for any
-# number of rows: finite input can not turn a posterior into NaN.
+# With this bound and the range of PosteriorConfig every sum and product is finite, for any number
+# of rows: finite input cannot turn a posterior into NaN.
 MAX_NORM = 1e50
 _MAX_SQUARE = MAX_NORM**2
 
@@ -39,7 +39,7 @@ def as_row(z: npt.ArrayLike, dim: int) -> FloatArray:
 
 
 def learnable(z_ND: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return which rows `as_rows` takes, shape (N,); NaN compares as false."""
+    """Return which rows `as_rows` accepts, shape (N,); NaN compares as false."""
     sizes_N = np.maximum.reduce(np.abs(z_ND), axis=1)
     taken: npt.NDArray[np.bool_] = sizes_N <= MAX_NORM / z_ND.shape[1] ** 0.5
     return taken
@@ -62,7 +62,7 @@ def as_rows(z_ND: npt.ArrayLike, dim: int) -> FloatArray:
 
 
 def as_value(r: float) -> float:
-    """Return the value r as a float; int, bool and numpy scalars are welcome.
+    """Return the value r as a float; int, bool and numpy scalars are accepted.
 
     Raises:
         ValueError: NaN, infinite, or above 1e50 in size.

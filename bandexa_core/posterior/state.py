@@ -1,11 +1,11 @@
-"""[S mean] of a posterior, or what it is made of: looked at, drawn from and moved, row by row.
+"""The state of a posterior: the matrix [S mean], with its queries, draws and updates by row.
 
-Both moves of a row are along S f (`gaussian`), so root and mean are one matrix: one product gives
-f and z.mean, one rank-1 difference moves all of it, one product with (sqrt(s2) eps, 1) draws w.
-`State` moves at once. Where the matrix is larger than the caches near the processor, reading it is
-what counts, and `DeferredState` only reads it for a row: the last 16 moves are kept apart.
-Single-threaded, for there are scratch arrays; looking and drawing change nothing. Nothing here
-holds numbers that a snapshot lacks: `pending` are those of the moves that are kept apart.
+A row moves both S and the mean along S f (see `gaussian`), so they form one matrix: one product
+gives f and z.mean, one rank-1 difference updates the matrix, and one product with (sqrt(s2) eps, 1)
+draws w. `State` updates the matrix with every row. If the matrix is larger than the caches near the
+processor, memory access dominates. `DeferredState` then only reads the matrix for a row, and stores
+up to 16 moves separately. A state has scratch arrays, so it is single-threaded; queries and draws
+change nothing else. A snapshot holds every number of a state: the matrix and the `pending` moves.
 Shapes: D weights, W = D + 1, K candidates, N moves.
 """
 
@@ -28,27 +28,27 @@ from bandexa_core.posterior.rows import FloatArray
 
 IntArray = npt.NDArray[np.intp]
 PENDING = ("gains", "moves", "shift")
-UNMOVED = "unmoved_"  # before the names of root and mean that lack moves: who knows none refuses
-LARGE_DIM = 384  # above which moves are kept apart: less is not worth the products with them
-DEFERRED = 16  # moves that are kept apart at most
+UNMOVED = "unmoved_"  # prefix of a root and mean without the pending moves; old readers refuse it
+LARGE_DIM = 384  # moves are deferred above this; below, the products with them cost more
+DEFERRED = 16  # the most moves that are deferred
 
 
 class State:
-    """The matrix, moved with every row.
+    """The matrix, updated with every row.
 
     Args:
         root: S, (D, D).
         mean: (D,). Both are copied.
 
     Attributes:
-        matrix_DW: [S mean], less the moves that are `pending`.
-        eps_D: Scratch: what `drawn` draws with.
+        matrix_DW: [S mean] without the `pending` moves.
+        eps_D: Scratch: the noise that `drawn` uses.
     """
 
     def __init__(self, root: FloatArray, mean: FloatArray) -> None:
         dim = len(mean)
         self.matrix_DW = aligned(dim, dim + 1)
-        # Views, made once: each costs as much as a small sum.
+        # The views are created once: each costs as much as a small sum.
         self._root, self._mean = self.matrix_DW[:, :-1], self.matrix_DW[:, -1]
         self._root[:], self._mean[:] = root, mean
         self._draw_W: FloatArray = np.ones(dim + 1)
@@ -63,27 +63,27 @@ class State:
 
     @property
     def root(self) -> FloatArray:
-        """S, (D, D): read it, do not write it."""
+        """S, (D, D), not to be written."""
         return self._root
 
     @property
     def mean(self) -> FloatArray:
-        """The mean, (D,): likewise."""
+        """The mean, (D,), not to be written."""
         return self._mean
 
     @property
     def pending(self) -> dict[str, FloatArray]:
-        """Copies of what is not in the matrix yet."""
+        """Copies of the moves that are not in the matrix yet."""
         return {}
 
     def to_tensors(self) -> dict[str, FloatArray]:
-        """Return copies of all there is: root and mean, or those of the matrix and `pending`."""
+        """Return copies of root and mean, or of those in the matrix and the `pending` moves."""
         pending = self.pending
         before = UNMOVED if pending else ""
         return {f"{before}mean": self._mean.copy(), f"{before}root": self._root.copy()} | pending
 
     def settled(self) -> tuple[FloatArray, FloatArray]:
-        """Return root and mean for a change in place, with nothing kept apart any more."""
+        """Return root and mean for a change in place, after all pending moves were made."""
         return self._root, self._mean
 
     def copy(self) -> State:
@@ -91,7 +91,7 @@ class State:
         return State(self._root, self._mean)
 
     def look(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[FloatArray, float]:
-        """Return f = S^T z, (D,), and z.mean; `rows_Z`: where z is not zero, see `rows_of`."""
+        """Return f = S^T z, (D,), and z.mean; `rows_Z`: the indexes from `rows_of`."""
         if rows_Z is None:
             look_W = z_D.dot(self.matrix_DW)  # the methods take a third of the time of @
         else:
@@ -103,18 +103,18 @@ class State:
         return z_KD @ self._root
 
     def each_span(self, z_BD: FloatArray) -> FloatArray:
-        """Return f of each row, (B, D), with the bits it has alone."""
+        """Return f of each row, (B, D), bit for bit as for a single row."""
         f_B1D = np.matmul(np.ascontiguousarray(z_BD)[:, None], self._root)
         f_BD: FloatArray = f_B1D[:, 0]
         return f_BD
 
     def expanded(self, eps_D: FloatArray) -> FloatArray:
-        """Return what the root in the matrix takes to S eps, (..., D)."""
+        """Return the vector that the root in the matrix maps to S eps, (..., D)."""
         return eps_D
 
     @property
     def stored_root(self) -> FloatArray:
-        """The root in the matrix, (D, D): for what was `expanded`."""
+        """The root in the matrix, (D, D), for vectors from `expanded`."""
         return self._root
 
     def drawn(self) -> FloatArray:
@@ -123,7 +123,7 @@ class State:
         return weights_D
 
     def learn(self, z_D: FloatArray, r: float) -> tuple[float, float]:
-        """Move for a row; returns beta and e."""
+        """Update the state by one row; return beta and e."""
         move, gain = self._move_W, self._gain_D
         z_D.dot(self.matrix_DW, move)  # (f, z.mean)
         error = r - float(move[-1])
@@ -140,16 +140,16 @@ class State:
 
 
 class DeferredState(State):
-    """The matrix, and up to 16 moves that it has not made yet.
+    """The matrix, and up to 16 moves that are not in it yet.
 
     S is the root in the matrix times P = I - G^T F, and the mean is the one in the matrix plus that
     root times h. A row with f = S^T z takes P to P - gamma (P f) f^T and h to h + beta e P f, in
-    O(k D) for k moves: products of such factors in the WY form of Bischof & Van Loan (SIAM J. Sci.
-    Stat. Comput. 8, 1987). Made at once, the 16 moves read and write the matrix once.
+    O(k D) for k moves: a product of such factors in the WY form of Bischof & Van Loan (SIAM J. Sci.
+    Stat. Comput. 8, 1987). Together, the 16 moves read and write the matrix once.
 
     Args:
         root, mean: See `State`.
-        pending: What `pending` returned of the state they are from.
+        pending: The `pending` of the state that root and mean come from.
 
     Raises:
         ValueError: `pending` does not fit.
@@ -193,13 +193,13 @@ class DeferredState(State):
 
     @property
     def root(self) -> FloatArray:
-        """S, (D, D), worked out anew."""
+        """S, (D, D), computed at each access."""
         gains_ND, moves_ND = self._factors()
         return self._root - (self._root @ gains_ND.T) @ moves_ND
 
     @property
     def mean(self) -> FloatArray:
-        """The mean, (D,), worked out anew."""
+        """The mean, (D,), computed at each access."""
         return self._mean + self._root @ self._shift_D
 
     def settled(self) -> tuple[FloatArray, FloatArray]:
@@ -272,10 +272,10 @@ class DeferredState(State):
 
 
 def rows_of(z_D: FloatArray) -> IntArray | None:
-    """Return where z is not zero, (Z,); None where that is no small part of it.
+    """Return the indexes of the nonzero z, (Z,); None if these are more than half of z.
 
-    Zeros (pixels) spare their rows of the matrix, which have to come from memory: with ten
-    posteriors of 785 weights and a fifth of z not zero, 0.8 instead of 2.2 ms.
+    The rows of the matrix for zeros (pixels) need not be read from memory: ten posteriors of 785
+    weights with a fifth of z not zero take 0.8 ms instead of 2.2 ms.
     """
     rows_Z = np.flatnonzero(z_D)
     return rows_Z if 2 * len(rows_Z) <= len(z_D) else None
@@ -284,7 +284,7 @@ def rows_of(z_D: FloatArray) -> IntArray | None:
 def state_of(
     root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
 ) -> State:
-    """Return the state that learns fastest for this many weights.
+    """Return the kind of state that learns fastest for this number of weights.
 
     Raises:
         ValueError: `pending` does not fit.
@@ -297,10 +297,10 @@ def state_of(
 def moving_at_once(
     root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
 ) -> State:
-    """Return the state that is looked at fastest.
+    """Return the kind of state whose queries are fastest.
 
     Raises:
-        ValueError: There are moves that wait.
+        ValueError: There are pending moves.
     """
     if pending:
         raise ValueError(f"no moves of these {len(mean)} weights can wait")

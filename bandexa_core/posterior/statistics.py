@@ -1,7 +1,7 @@
-"""Owns the sufficient statistics of a linear model: what is left of N rows once they are summed.
+"""Owns the sufficient statistics of a linear model: the sums over N rows.
 
-Used by whoever rebuilds a posterior (trainer, tests) and kept inside every posterior as its truth.
-Holds numbers only; persistence is the snapshot's.
+The trainer rebuilds posteriors from them, and every posterior contains them as its exact record.
+They hold numbers only; snapshots persist them.
 Shapes: N rows, D features.
 """
 
@@ -22,7 +22,7 @@ class Statistics:
         zz: sum of z z^T, shape (D, D), symmetric.
         zr: sum of r z, shape (D,).
         rr: sum of r^2.
-        n: sum of the rows' weights: their number, where each weighs 1.
+        n: sum of the rows' weights: their number if each weighs 1.
     """
 
     __slots__ = ("n", "rr", "zr", "zz")
@@ -85,7 +85,7 @@ class Statistics:
         self.n *= factor
 
     def correct(self, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0) -> None:
-        """Change the value of one row from `before` to `after`; `weight`: what it weighs by now.
+        """Change the value of one row from `before` to `after`; `weight`: its present weight.
 
         Raises:
             ValueError: wrong shape or numbers that are not finite; nothing is changed then.
@@ -103,7 +103,7 @@ class Statistics:
         return other
 
     def mended(self) -> Statistics:
-        """Return sums with a `zz` that rows can add up to, where rounding has left another.
+        """Return sums whose `zz` is positive semidefinite again, after rounding has changed it.
 
         Negative eigenvalues (with the diagonal scaled to 1) become zero.
         """
@@ -124,14 +124,14 @@ class Statistics:
 
 
 class RowStatistics:
-    """Exact sums that grow row by row: what a serving posterior keeps.
+    """Exact sums that grow row by row, for a serving posterior.
 
-    `rr` and `n` of `sums` are always up to date. Rows wait for `zz` and `zr` and enter them 64 at a
+    `rr` and `n` of `sums` are always up to date. Rows are buffered and enter `zz` and `zr` 64 at a
     time as matrix products: a rank-1 sum for each would cost as much as the update of the root.
-    They enter by count alone, so a copy with the same waiting rows continues bit for bit.
+    Only their count decides when, so a copy with the same buffered rows continues bit for bit.
 
     Attributes:
-        sums: the sums, with `zz` and `zr` behind by the rows that wait.
+        sums: the sums, with `zz` and `zr` without the waiting rows.
     """
 
     __slots__ = ("_num_waiting", "_waiting", "sums")

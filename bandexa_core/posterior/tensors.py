@@ -1,6 +1,6 @@
 """Owns reading a posterior's state out of a mapping of named tensors, with every check on it.
 
-Pure functions. What they return is a copy that shares nothing with the mapping.
+Pure functions. They return copies that share no memory with the mapping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_tensor(
     """
     if name not in tensors:
         raise ValueError(f"tensor {name!r} is missing")
-    # C order, as the posterior made it: BLAS sums in another order over another layout.
+    # C order, as the posterior wrote it: BLAS sums in another order over another layout.
     tensor = np.array(tensors[name], dtype=np.float64, order="C")
     if shape is not None and tensor.shape != shape:
         raise ValueError(f"tensor {name!r} must have shape {shape}, got {tensor.shape}")

@@ -1,1 +1,1 @@
-"""Training of encoders: the plan of a round, and the torch trainer that carries it out."""
+"""Training of encoders: the plan of a round, and the torch trainer that executes it."""

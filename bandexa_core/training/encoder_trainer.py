@@ -1,4 +1,4 @@
-"""Training an encoder through its own linear reward head, from replay.
+"""Trains an encoder through a linear reward head of its own, from replay.
 
 Training through the posterior mean instead costs a third more regret: the mean is stale between
 rebuilds and zero at first, so it hardly moves the features. Legend: B batch, F learned features,
@@ -22,10 +22,10 @@ from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.replay import Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
-from bandexa_core.training.plan import Told, TrainingRound, untold
+from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
 
 GRADIENT_CLIP = 5.0
-FINAL_LR = 0.1  # of the learning rate; it falls linearly within a round, so features come to rest
+FINAL_LR = 0.1  # of the learning rate; it falls linearly within a round, so features settle
 
 
 class RewardHead(nn.Module):
@@ -47,7 +47,7 @@ class RewardHead(nn.Module):
 
 
 def _half_precision(module: EncoderModule, device: str) -> torch.dtype | None:
-    """Return the dtype that a module's steps are computed in where it is not float32."""
+    """Return the dtype of a module's optimizer steps, None for float32."""
     if not device.startswith("cuda") or module.serving_dtype != torch.float32:
         return None
     native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -64,8 +64,8 @@ def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
 class EncoderTrainer:
     """Moves an encoder by AdamW on squared error; its state carries over between rounds.
 
-    The module is trained in place, in float32, and left on the CPU in eval mode. On CUDA, an
-    encoder that is served in float32 computes its steps in half precision and channels last.
+    The module is trained in place, in float32, and left on the CPU in eval mode. On CUDA, the
+    steps of an encoder that is served in float32 run in half precision and channels last.
     """
 
     def __init__(self, module: EncoderModule, plan: TrainingRound) -> None:
@@ -90,12 +90,12 @@ class EncoderTrainer:
         weights: RowWeights | None = None,
         scaling: InputScaling | None = None,
         activations: ActivationCache | None = None,
-        told: Told = untold,
+        report: ReportProgress = no_progress,
     ) -> dict[str, float]:
         """Take the plan's optimizer steps on rows drawn by their weights (None: uniformly).
 
-        With `activations`, what a `PrefixModule` has frozen is worked out once for each row.
-        `told` hears of each step.
+        With `activations`, the frozen layers of a `PrefixModule` are computed once for each row.
+        `report` is called after each step.
 
         Returns:
             The mean loss of the first and of the last tenth, and what was done.
@@ -105,7 +105,7 @@ class EncoderTrainer:
         self.module.train()
         devices = [] if self.plan.device == "cpu" else [self.plan.device]
         with (
-            torch.random.fork_rng(devices),  # a module's own randomness (dropout) is the round's
+            torch.random.fork_rng(devices),  # dropout draws from the round's seed
             training_batches(
                 replay, rng, self.plan.batch_size, self.plan.steps, sums_N,
                 allocate=_pinned if devices else np.empty,
@@ -117,7 +117,7 @@ class EncoderTrainer:
                 done = step / self.plan.steps
                 self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
                 losses.append(self._step(rows, scaling, activations))
-                told("optimizer", done)
+                report("optimizer", done)
         self.module.eval().to("cpu")
         if self._half is not None:
             _lay_out(self.module, torch.contiguous_format)
@@ -129,7 +129,7 @@ class EncoderTrainer:
             "optimizer_steps": float(self.plan.steps),
             "rows": float(len(replay)),
         }
-        # A loss that overflowed is no number that a manifest could hold.
+        # A manifest cannot hold a loss that overflowed.
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _step(
@@ -143,12 +143,12 @@ class EncoderTrainer:
         module = self.module
         encode: Callable[[Tensor, Tensor], Tensor]
         if activations is not None and isinstance(module, PrefixModule):
-            kept = activations.get(
+            frozen = activations.get(
                 module.frozen_key(),
                 rows.positions,
                 lambda missing: self._frozen(module, x_BX[missing]),
             )
-            inputs, encode = torch.from_numpy(kept).to(device, torch.float32), module.forward_from
+            inputs, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
         else:
             inputs, encode = self._contexts(x_BX), module.forward
         scaled = rows.rewards / self.plan.reward_scale
@@ -170,10 +170,10 @@ class EncoderTrainer:
         return contexts.to(torch.float32) if contexts.is_floating_point() else contexts
 
     def _frozen(self, module: PrefixModule, x_BX: NDArray[Any]) -> NDArray[np.float16]:
-        kept: NDArray[np.float16] = (
+        frozen: NDArray[np.float16] = (
             module.frozen_activations(self._contexts(x_BX)).half().cpu().numpy()
         )
-        return kept
+        return frozen
 
     def _features(
         self, encode: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, actions: Tensor
@@ -198,7 +198,7 @@ class EncoderTrainer:
         return out
 
     def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
-        """Take over `tensors`; heads of actions added since then start fresh.
+        """Load `tensors`; heads of actions added since then start from new weights.
 
         Raises:
             ValueError: A shape does not fit this encoder.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Told = Callable[[str, float], None]  # hears which phase a round is in, and what share is done
+ReportProgress = Callable[[str, float], None]  # receives the phase of a round and its done share
 
 
-def untold(phase: str, share: float) -> None:
-    """Nobody wants to know how far a round is."""
+def no_progress(phase: str, share: float) -> None:
+    """Ignore a report of a round's progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class TrainingRound:
         actions: Features of the catalogue's actions, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
-        reward_scale: Rewards are divided by it: what the declared range spans.
+        reward_scale: Rewards are divided by it: the width of the declared range.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".
