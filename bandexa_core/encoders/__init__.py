@@ -1,6 +1,6 @@
 """Feature maps z = phi(x, a): fixed ones in numpy, learned ones as torch modules.
 
-The names that need torch are imported when they are first used.
+Names that need torch are imported at their first use.
 """
 
 from __future__ import annotations

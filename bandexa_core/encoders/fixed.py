@@ -1,4 +1,4 @@
-"""Fixed feature maps, in float64: what the linear policies and baselines run on.
+"""Fixed feature maps in float64, for the linear policies and the baselines.
 
 An image or other array context is flattened; uint8 contexts are scaled to 0..1.
 """
@@ -41,7 +41,7 @@ class PerActionEncoder:
     uses_action = False
 
     def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
-        del action_dim  # an action is known by its slot here, its features play no part
+        del action_dim  # an action is identified by its slot here; its features are not used
         self._num_axes = len(context_shape)
         self.feature_dim = math.prod(context_shape) + 1
 
@@ -171,7 +171,7 @@ class InteractionsEncoder(_ProductsEncoder):
 class BilinearEncoder(_ProductsEncoder):
     """z = [x; a; x (x) a; 1] with the outer product: every interaction of the two.
 
-    D grows with the product of the sizes: for tens of features each, not hundreds.
+    D grows with the product of the sizes, so it suits tens of features each, not hundreds.
 
     Raises:
         ValueError: D would be above 4096.

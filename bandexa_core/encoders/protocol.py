@@ -1,4 +1,4 @@
-"""What an encoder is: the map z = phi(x, a) whose output the Bayesian linear head works on.
+"""The protocols of encoders: maps z = phi(x, a), the features of the Bayesian linear head.
 
 Legend: N rows, K candidates, D features (the constant 1 included), A action features, V size of
 an action part, M weight draws, `*X` the shape of a context. Everything here is numpy; learned
@@ -25,7 +25,7 @@ class Encoder(Protocol):
 
     @property
     def uses_action(self) -> bool:
-        """False: z depends on the context alone, so each action has a posterior of its own."""
+        """False: z depends on the context only, so each action has a separate posterior."""
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """Encode N (context (*X), action (A,)) pairs; returns (N, D)."""
@@ -33,7 +33,7 @@ class Encoder(Protocol):
     def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
         """Encode one context (*X) with K actions (K, A); returns (K, D).
 
-        Work on the context is done once, not once per action.
+        The context is processed once, not once per action.
         """
 
 
@@ -55,7 +55,7 @@ class SplitEncoder(Protocol):
 
 
 class SlowEncoder(Protocol):
-    """A split encoder that takes too long for an event loop: contexts are encoded in batches."""
+    """A split encoder that is too slow for an event loop: contexts are encoded in batches."""
 
     def context_parts(self, contexts: Raw) -> Array64:
         """Return the parts of several contexts, (B, *X) -> (B, U)."""
@@ -78,12 +78,12 @@ class FoldingEncoder(SplitEncoder, Protocol):
 class JointEncoder(SplitEncoder, Protocol):
     """A split encoder that encodes several contexts with the same actions in few calls.
 
-    For drawing alone: it may work in float32, so that its features differ from `encode`'s, which
+    Only draws use it. It may work in float32, so its features differ from those of `encode`, which
     are learned from, by about 1e-6 of the largest of them.
     """
 
     def combine_many(self, contexts: Raw, action_parts: Array64) -> Array64:
         """Encode B contexts (B, *X) with K action parts (K, V); returns z in columns, (B, D, K).
 
-        What a context gets does not depend on the others, to the bit.
+        The result for a context does not depend on the others, bit for bit.
         """

@@ -1,4 +1,4 @@
-"""Encoders by name: the built-in ones, and those a server's own configuration registers.
+"""Encoders by name: the built-in ones, and those that a server's configuration registers.
 
 Importing torch takes seconds and hundreds of megabytes. The registry does so only when a learned
 encoder is built or registered, so a process that serves fixed maps alone never imports it.

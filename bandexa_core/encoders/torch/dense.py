@@ -1,10 +1,10 @@
-"""Dense layers worked out by numpy: what serves the small networks.
+"""Dense layers computed by numpy, which serve the small networks.
 
 For one decision a small network's arithmetic takes less time than torch needs to call it: in
 float64 the layers of `mlp` for 50 candidates take 65 us here and 210 us in torch, whose tanh alone
 costs five times numpy's (on a processor with AVX-512). `DenseLayers` is float64 throughout and
-equal to torch's up to the rounding of sums; `DenseColumns` is float32, for drawing alone. Pure
-values.
+equal to torch's up to the rounding of sums; `DenseColumns` is float32 and used for draws only.
+Pure values.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ IN_PLACE: dict[type[nn.Module], Step] = {
 
 
 def tanh32(target: str) -> Step:
-    """Return the faster tanh: numpy's own where it is built for AVX-512, `target` telling for what.
+    """Return the faster tanh for the instruction set `target` that numpy's tanh is built for.
 
-    There it takes a third of what `tanh_by_exp` takes, elsewhere half as long again.
+    With AVX-512 numpy's takes a third of the time of `tanh_by_exp`, elsewhere 1.5 times as long.
     """
     return _tanh if target.startswith(("AVX512", "X86_V4")) else tanh_by_exp
 
 
 def numpy_target() -> str:
-    """Return what numpy's tanh of float32 is built for on this processor."""
-    told = introspect.opt_func_info(func_name="^tanh$", signature="float32")
-    return str(told.get("tanh", {}).get("ff", {}).get("current", ""))
+    """Return the instruction set of numpy's float32 tanh on this processor."""
+    found = introspect.opt_func_info(func_name="^tanh$", signature="float32")
+    return str(found.get("tanh", {}).get("ff", {}).get("current", ""))
 
 
 IN_PLACE32: dict[type[nn.Module], Step] = IN_PLACE | {nn.Tanh: tanh32(numpy_target())}
@@ -82,14 +82,14 @@ class DenseLayers:
         self._steps = _steps(layers, _on_rows, IN_PLACE)
 
     def __call__(self, h_NX: Array64) -> Array64:
-        """Apply them to rows (N, X). Writes over its argument where an activation comes first."""
+        """Apply them to rows (N, X). Overwrites its argument if an activation comes first."""
         for step in self._steps:
             h_NX = step(h_NX)
         return h_NX
 
 
 class DenseColumns:
-    """The same layers in float32, applied to columns: rows take BLAS up to twice as long.
+    """The same layers in float32, applied to columns: BLAS takes up to twice as long for rows.
 
     Args:
         layers: See `DenseLayers`.
@@ -99,9 +99,9 @@ class DenseColumns:
         self._steps = _steps(layers, _on_columns, IN_PLACE32)
 
     def __call__(self, h_BXK: Array32) -> Array32:
-        """Apply them to K columns in each of B matrices: a product of its own for each (X, K).
+        """Apply them to K columns in each of B matrices: one product for each (X, K).
 
-        Writes over its argument where an activation comes first.
+        Overwrites its argument if an activation comes first.
         """
         for step in self._steps:
             h_BXK = step(h_BXK)

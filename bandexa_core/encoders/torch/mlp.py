@@ -24,7 +24,7 @@ from bandexa_core.encoders.torch.dense import (
 from bandexa_core.encoders.torch.module import SplitModule, flatten
 
 MAX_LAYERS = 64
-MODERATE = 32.0  # larger inputs or action parts are not left to float32: its error grows with them
+MODERATE = 32.0  # float32 is not used for larger inputs or action parts: its error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -37,7 +37,7 @@ class MLPEncoder(SplitModule):
 
     Args:
         context_shape: Shape of a context, flattened here.
-        action_dim: A. With `heads="per_action"` actions are known by id alone.
+        action_dim: A; not used with `heads="per_action"`.
         feature_dim: F.
         hidden: Sizes of the hidden layers, at least one.
         heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
@@ -171,7 +171,7 @@ class MLPServing:
         return z_BDK
 
     def _columns_of(self, x_BX: Array64, action_parts: Array64) -> Array32:
-        """Return the features in columns, (B, F, K); what the context alone gives is float64."""
+        """Return the features in columns, (B, F, K); the context's share is summed in float64."""
         size = len(self._bias)
         parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
         given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
@@ -192,7 +192,7 @@ class MLPServing:
 
 
 def check_activation(name: object) -> None:
-    """Refuse an activation that is not known (ValueError names the field)."""
+    """Refuse an unknown activation (ValueError names the field)."""
     if name not in ACTIVATIONS:
         raise ValueError(f"encoder.params.activation: must be one of {', '.join(ACTIVATIONS)}")
 

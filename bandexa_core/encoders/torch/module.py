@@ -1,6 +1,6 @@
 """Learned encoders: a torch module that is trained in float32 and served frozen.
 
-A user's own encoder is a subclass of `EncoderModule`, registered by name in the server's TOML.
+A user's encoder is a subclass of `EncoderModule`, registered by name in the server's TOML.
 Legend: N rows, K candidates, F learned features, D = F + 1 (the constant 1 is added here).
 """
 
@@ -20,26 +20,26 @@ from torch import Tensor, nn
 
 from bandexa_core.encoders.protocol import Array64, Raw
 
-BASE_HASH = "base/sha256"  # in a snapshot, beside the state dict's own names
+BASE_HASH = "base/sha256"  # in a snapshot, beside the names of the state dict
 
 
 class EncoderModule(nn.Module):
     """Base of learned encoders. Subclasses set `output_dim` and write `forward`.
 
-    The constructor of a subclass takes `context_shape`, `action_dim` and its own keyword
-    parameters (those of `encoder.params` in the bandit's configuration), and raises ValueError
-    for parameters it cannot honour. One that has a keyword `context_dtype` is given the contexts'
-    dtype as it is configured.
+    The constructor of a subclass takes `context_shape`, `action_dim` and the keyword parameters of
+    `encoder.params` in the bandit's configuration, and raises ValueError for parameters that it
+    does not support. If it has a keyword `context_dtype`, it receives the configured dtype of the
+    contexts.
 
     Attributes:
         output_dim: F, the number of learned features.
-        uses_action: False: `forward` ignores the action, each action gets a posterior of its own.
-        serving_dtype: Precision features are computed in when serving; torch.float64 repeats to
-            1e-8 across batch sizes, float32 is for convolutions.
-        standardize: Whether floating inputs may come standardised; False where their scale says
-            something, as that of a prepared image.
-        slow: Whether one context takes longer than about a millisecond: the service then encodes
-            on a thread, several contexts at a time. Only a `SplitModule` may be slow.
+        uses_action: False: `forward` ignores the action, and each action has a separate posterior.
+        serving_dtype: Precision of served features; torch.float64 repeats to 1e-8 across batch
+            sizes, float32 is for convolutions.
+        standardize: Whether floating inputs may be standardised; False if their scale has a
+            meaning, as in a prepared image.
+        slow: Whether one context takes longer than about a millisecond. The service then encodes
+            in a thread, several contexts at a time. Only a `SplitModule` may be slow.
     """
 
     output_dim: int
@@ -58,31 +58,31 @@ class EncoderModule(nn.Module):
     def forward_candidates(self, context: Tensor, actions: Tensor) -> Tensor:
         """Encode one context (*X) with K actions (K, A) -> (K, F).
 
-        Override it where work on the context can be done once.
+        Override it if the context can be processed once for all actions.
         """
         features: Tensor = self(context.expand(len(actions), *context.shape), actions)
         return features
 
     def load_base(self, files: Mapping[str, Path]) -> None:
-        """Take over the weights this encoder starts from; called once, after construction.
+        """Load the weights that this encoder starts from; called once, after construction.
 
         Args:
             files: The weight files registered with the server, by name.
 
         Raises:
-            ValueError: They cannot be had, or are of another architecture.
+            ValueError: They are not available, or belong to another architecture.
         """
 
     def stored_names(self) -> frozenset[str]:
-        """Return the names in the state dict that snapshots hold: all that may ever change.
+        """Return the names in the state dict that snapshots store: everything that may change.
 
-        The others are the base, which `load_base` (or the constructor) brings back.
+        The others are the base, which `load_base` (or the constructor) restores.
         """
         return frozenset(self.state_dict())
 
     @functools.cached_property
     def base_hash(self) -> bytes | None:
-        """SHA-256 of the base, None where snapshots hold everything; it never changes."""
+        """SHA-256 of the base, None if snapshots store everything; it never changes."""
         stored, state = self.stored_names(), self.state_dict()
         base = sorted(state.keys() - stored)
         if not base:
@@ -122,7 +122,7 @@ class SplitModule(EncoderModule):
 class PrefixModule(SplitModule):
     """A split module whose context part begins with layers that never change.
 
-    What those give for a context can be worked out once and kept:
+    The output of those layers for a context can be computed once and cached:
     `forward(x, a) == forward_from(frozen_activations(x), a)`, in eval mode and in training.
     """
 
@@ -143,7 +143,7 @@ class PrefixModule(SplitModule):
         return self.context_part_from(self.frozen_activations(contexts))
 
     def forward_from(self, activations: Tensor, actions: Tensor) -> Tensor:
-        """Encode N pairs from what was kept, (N, *Y) and (N, A) -> (N, F)."""
+        """Encode N pairs from cached activations, (N, *Y) and (N, A) -> (N, F)."""
         return self.combine(self.context_part_from(activations), self.action_part(actions))
 
 
@@ -216,9 +216,9 @@ class SplitModuleEncoder(ModuleEncoder):
 
 
 def module_tensors(module: EncoderModule) -> dict[str, NDArray[Any]]:
-    """Return what a snapshot holds of a module, as numpy arrays by name.
+    """Return what a snapshot stores of a module, as numpy arrays by name.
 
-    That is its parameters and buffers but for the base, and a hash of the base.
+    These are its parameters and buffers without the base, and a hash of the base.
     """
     stored = module.stored_names()
     state = {name: t for name, t in module.state_dict().items() if name in stored}

@@ -1,9 +1,9 @@
 """A ResNet beside an action path: z = fuse([backbone(image); action_dense(action)]).
 
 The networks of He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, in
-torchvision's form without the classifier. Most of the backbone is frozen. Images travel and are
-stored as they come and are prepared here, in batches, on the device. Runs in the serving process
-and in the trainer; its frozen part never changes and is never written.
+torchvision's form without the classifier. Most of the backbone is frozen. Images are sent and
+stored unprepared; this module prepares them in batches, on the device. Runs in the serving process
+and in the trainer; its frozen part never changes and is never stored.
 
 Legend: N rows, U = 512 or 2048 image features, H hidden, S side of a prepared image.
 """
@@ -29,7 +29,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL_SIDE, SMALL_SIZE, LARGE_SIZE = 64, 64, 224
 SIZES = (32, 1024)
-# Pixels that pass the backbone at once without gradients: a rebuild comes with thousands of images.
+# Pixels that pass the backbone at once without gradients: a rebuild reads thousands of images.
 PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 23}
 _INIT_SEED = 0
 
@@ -40,16 +40,16 @@ class ResNetEncoder(PrefixModule):
     Contexts are images: uint8 (H, W) or (H, W, 3), resized and normalised here as ImageNet's; or
     floating (3, H, W), prepared already and taken as they are.
 
-    Batch norm keeps its running statistics, in trainable stages too, unless all is trained: a
-    batch of replay rows is small and far from independent, so its own statistics are noise, and
-    the features of an image must not depend on the rows it was drawn with.
+    Batch norm uses its running statistics, in trainable stages too, unless everything is trained. A
+    batch of replay rows is small and far from independent, so its statistics are noise, and the
+    features of an image must not depend on the other rows of its batch.
 
     Args:
         architecture: One of `ARCHITECTURES`.
         context_shape: Shape of an image.
         action_dim: A; 0 means that actions have no features.
         context_dtype: "uint8" or a floating dtype.
-        weights: "none" (random, but the same for all bandits, so that their snapshots are
+        weights: "none" (random, but equal for all bandits, so that their snapshots are
             compatible), "imagenet", or the name of a registered file.
         trainable: "layer4", "none", "all", or prefixes of the backbone's module names.
         feature_dim: F.
@@ -116,7 +116,7 @@ class ResNetEncoder(PrefixModule):
     # -- weights ------------------------------------------------------------------------------
 
     def load_base(self, files: Mapping[str, Path]) -> None:
-        """See `EncoderModule.load_base`: until then the backbone has shapes, but no numbers."""
+        """See `EncoderModule.load_base`: before it, the backbone has shapes but no numbers."""
         if self._weights == NONE:
             state = _random_weights(self.backbone)
         else:
@@ -132,14 +132,14 @@ class ResNetEncoder(PrefixModule):
             ) from error
 
     def stored_names(self) -> frozenset[str]:
-        """See `EncoderModule.stored_names`: all but what is frozen of the backbone."""
+        """See `EncoderModule.stored_names`: all names but those of the frozen backbone."""
         names = frozenset(self.state_dict())
         if self._trains_all:
             return names
         return frozenset(n for n in names if not n.startswith("backbone.")) | self._trainable
 
     def train(self, mode: bool = True) -> ResNetEncoder:
-        """See `nn.Module.train`; the backbone's batch norm stays as the class says."""
+        """See `nn.Module.train`; the class describes the backbone's batch norm."""
         super().train(mode)
         if not self._trains_all:
             self.backbone.eval()
@@ -154,7 +154,7 @@ class ResNetEncoder(PrefixModule):
 
     @torch.no_grad()
     def frozen_activations(self, contexts: Tensor) -> Tensor:
-        """See `PrefixModule.frozen_activations`: after as many whole stages as are frozen."""
+        """See `PrefixModule.frozen_activations`: the output of the frozen whole stages."""
         stages = _stages(self.backbone)[: self._frozen_stages]
         pieces = torch.split(contexts, self._at_once(contexts.device))
         return torch.cat([_through(stages, self._prepare(piece)) for piece in pieces])
@@ -165,7 +165,7 @@ class ResNetEncoder(PrefixModule):
 
     def context_part(self, contexts: Tensor) -> Tensor:
         """See `SplitModule.context_part`: the image's features, (N, U)."""
-        if torch.is_grad_enabled():  # also: batch norm that is trained sees the batch whole
+        if torch.is_grad_enabled():  # trained batch norm also needs the whole batch
             return super().context_part(contexts)
         pieces = torch.split(contexts, self._at_once(contexts.device))
         return torch.cat([super(ResNetEncoder, self).context_part(piece) for piece in pieces])
@@ -188,7 +188,7 @@ class ResNetEncoder(PrefixModule):
         return max(1, pixels // (self._size[0] * self._size[1]))
 
     def _prepare(self, contexts: Tensor) -> Tensor:
-        """Images as they were stored -> what the backbone takes, (N, 3, S, S)."""
+        """Stored images -> the backbone's input, (N, 3, S, S)."""
         images = contexts.to(self._mean.dtype)
         if contexts.dtype == torch.uint8:
             images = images / 255
@@ -208,7 +208,7 @@ Stage = Callable[[Tensor], Tensor]
 
 
 def _check_context(shape: tuple[int, ...], dtype: str) -> bool:
-    """Return whether images come prepared; refuse what is no image (ValueError)."""
+    """Return whether images are prepared; refuse shapes that are not images (ValueError)."""
     grey, colour = len(shape) == 2, len(shape) == 3 and shape[2] == 3
     prepared = len(shape) == 3 and shape[0] == 3
     if dtype == "uint8" and not (grey or colour):
@@ -224,7 +224,7 @@ def _check_context(shape: tuple[int, ...], dtype: str) -> bool:
 
 
 def _image_size(size: object, shape: tuple[int, ...], prepared: bool) -> tuple[int, int]:
-    """Return height and width that the backbone sees."""
+    """Return height and width of the backbone's input."""
     if size is not None:
         if not isinstance(size, int) or isinstance(size, bool):
             raise ValueError("encoder.params.image_size: a whole number is needed")
@@ -255,7 +255,7 @@ def _backbone(architecture: str) -> tuple[nn.Module, int]:
 
 
 def _stages(backbone: nn.Module) -> list[Stage]:
-    """Return what an image passes through, in order: torchvision's forward, cut into stages."""
+    """Return the stages of an image's way, in order: torchvision's forward, cut into stages."""
     part = backbone.get_submodule
     conv, norm, relu, pool = (part(name) for name in ("conv1", "bn1", "relu", "maxpool"))
     average = part("avgpool")
@@ -291,7 +291,7 @@ def _trainable_names(backbone: nn.Module, trainable: object) -> frozenset[str]:
 
 
 def _count_frozen(backbone: nn.Module) -> int:
-    """Return how many stages precede the first with anything to train."""
+    """Return the number of stages before the first trainable one."""
     trainable = [name for name, p in backbone.named_parameters() if p.requires_grad]
     firsts = {name.partition(".")[0] for name in trainable}
     if firsts & {"conv1", "bn1"}:
@@ -304,7 +304,7 @@ def _random_weights(backbone: nn.Module) -> dict[str, Tensor]:
     """Return random weights: He et al. (2015) for convolutions, plain batch norm elsewhere.
 
     Uniform, so that every machine draws the same bits. The last scale of each residual branch is
-    reduced: batch norm without statistics of its own would let activations double in every block.
+    reduced: without statistics of the data, batch norm would let activations double in every block.
     """
     generator = torch.Generator().manual_seed(_INIT_SEED)
     blocks = [m for m in backbone.modules() if hasattr(m, "downsample")]

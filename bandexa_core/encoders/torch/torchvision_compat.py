@@ -1,10 +1,10 @@
-"""The one place that imports torchvision, and only when somebody needs it.
+"""The only place that imports torchvision, at its first use.
 
 A torchvision wheel built for CUDA cannot load its compiled operators beside a CPU-only torch. Its
 import then fails with "operator torchvision::nms does not exist", although models, transforms and
 data sets need none of them. In that case the two operators it describes at import are declared
 first, without an implementation. A matching pair of torch and torchvision is left untouched. Runs
-in whatever thread first asks; nothing is written to disk.
+in the thread of the first caller; nothing is written to disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Weights that an encoder starts from: files registered by name, and torchvision's ImageNet ones.
 
-Files are read as data alone: safetensors, or a torchvision `.pth` through torch's weights-only
-loader. Runs wherever a bandit is made or loaded, which takes a while: off the event loop. Nothing
-is written but torch hub's own cache.
+Files are read as data only: safetensors, or a torchvision `.pth` through torch's weights-only
+loader. Reading takes a while, so it runs off the event loop, when a bandit is created or loaded.
+Only torch hub's cache is written.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _UNREADABLE = (
     OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
     UnpicklingError, SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
-_HASH_DIGITS = 8  # what torchvision's file names carry of their own SHA-256
+_HASH_DIGITS = 8  # the digits of a file's SHA-256 in torchvision's file names
 
 
 def check_files(files: Mapping[str, Path]) -> None:
-    """Refuse names that mean something else, and files that cannot be read (ValueError)."""
+    """Refuse reserved names, and files that cannot be read (ValueError)."""
     for name, path in files.items():
         if name in (NONE, IMAGENET):
             raise ValueError(f"weights.{name}: the name is taken")
@@ -52,7 +52,7 @@ def named_weights(name: str, files: Mapping[str, Path], architecture: str) -> di
         architecture: Such as "resnet18".
 
     Raises:
-        ValueError: The name is unknown, or its file cannot be had or read.
+        ValueError: The name is unknown, or its file is not available or not readable.
     """
     if name == IMAGENET:
         path = _imagenet_file(architecture)
@@ -69,7 +69,7 @@ def named_weights(name: str, files: Mapping[str, Path], architecture: str) -> di
 
 
 def _read(path: Path, *, mapped: bool = False) -> dict[str, Tensor]:
-    """Read a `.pth` file; `mapped` reads no more of it than its index, where it has one."""
+    """Read a `.pth` file; `mapped` reads only its index, if it has one."""
     mapped = mapped and zipfile.is_zipfile(path)
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
@@ -81,7 +81,7 @@ def _imagenet_file(architecture: str) -> Path:
     """Return torchvision's file in torch hub's cache, downloading it once (ValueError)."""
     import_torchvision()
     models = importlib.import_module("torchvision.models")
-    # This version by name: the default of a coming torchvision would be another base.
+    # This version by name: the default of a future torchvision would be another base.
     url = str(models.get_model_weights(architecture)["IMAGENET1K_V1"].url)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
