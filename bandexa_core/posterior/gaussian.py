@@ -16,9 +16,8 @@ square-root update (Bierman, Factorization Methods for Discrete Sequential Estim
     f = S^T z    beta = 1 / (f.f + 1)    gamma = beta / (1 + sqrt(beta))    e = r - z.mean
     mean += beta e S f    S -= gamma (S f) f^T    a += 1/2    b += beta e^2 / 2
 
-in O(D^2), and Sigma stays positive semidefinite whatever the rounding does; `state` does it. k rows
-at once take Andrews' form of it (A square root formulation of the Kalman covariance equations,
-AIAA J., 1968).
+in O(D^2), and Sigma stays positive semidefinite whatever the rounding does. `state` implements it,
+and `blocks` the form for several rows at once.
 Shapes: N rows, K candidates, M draws, D features.
 """
 
@@ -31,21 +30,19 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from bandexa_core.posterior.blocks import learn_block
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import inverse_root
-from bandexa_core.posterior.noise import noise_of, noise_of_one
+from bandexa_core.posterior.noise import noise_of_one
+from bandexa_core.posterior.panels import draw_panels
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
 from bandexa_core.posterior.state import PENDING, UNMOVED, IntArray, State, state_of
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
+# Learned rows and corrections after which mean, root and b are recomputed from the statistics.
 REFRESH_EVERY = 10_000
-"""Learned rows and corrections after which mean, root and b are recomputed from the statistics."""
-
 _BLOCK_ROWS = 64
-# A block with more information about the weights than this (trace of F^T F, which bounds the
-# condition number of I + F^T F) is learned row by row, which is robust to rounding.
-_BLOCK_INFORMATION = 1e6
 
 
 class GaussianPosterior:
@@ -62,15 +59,9 @@ class GaussianPosterior:
     """
 
     __slots__ = (
-        "_prior_mean",
-        "_rows",
-        "_state",
-        "a",
-        "b",
-        "config",
-        "refresh_every",
+        "_prior_mean", "_rows", "_state", "a", "b", "config", "refresh_every",
         "updates_since_refresh",
-    )
+    )  # fmt: skip
 
     _state: State
     _new_state = staticmethod(state_of)
@@ -196,13 +187,8 @@ class GaussianPosterior:
 
         From N = D rows on the posterior is refreshed from the sums (measured: this becomes faster
         between N = D/2 and N = D for D = 32 ... 785, and is 3 to 5 times faster at N = 4 D). Fewer
-        rows go in blocks of 64. With F = S^T Z^T and I + F^T F = L L^T, Andrews' update is
-
-            e = r - Z mean    y = L^-1 e    mean += S F L^-T y    b += y.y / 2
-            S -= S F L^-T (L + I)^-1 F^T
-
-        The bits differ from those of single updates, so a run that must repeat bit for bit has to
-        learn in the same way each time.
+        rows go in blocks of 64 (`learn_block`). The bits differ from those of single updates, so a
+        run that must repeat bit for bit has to learn in the same way each time.
 
         Raises:
             ValueError: wrong shapes or numbers that are not finite; nothing has changed then.
@@ -219,22 +205,13 @@ class GaussianPosterior:
         self._count(len(rows))
 
     def _update_block(self, z_BD: FloatArray, r_B: FloatArray) -> None:
-        root, mean = self._state.settled()
-        f_BD = z_BD @ root
-        if not np.vdot(f_BD, f_BD) <= _BLOCK_INFORMATION:
+        error = learn_block(*self._state.settled(), z_BD, r_B)
+        if error is None:
             for z, r in zip(z_BD, r_B, strict=True):
                 self._update_row(z, float(r))
-            return
-        identity = np.eye(len(z_BD))
-        lower = np.linalg.cholesky(identity + f_BD @ f_BD.T)
-        whitened = np.linalg.inv(lower)
-        gain_DB = root @ (f_BD.T @ whitened.T)
-        y = whitened @ (r_B - z_BD @ mean)
-        mean += gain_DB @ y
-        root -= gain_DB @ np.linalg.solve(lower + identity, f_BD)
-        if self.config.noise == "nig":
+        elif self.config.noise == "nig":
             self.a += 0.5 * len(z_BD)
-            self.b += 0.5 * float(y @ y)
+            self.b += 0.5 * error
 
     def correct(self, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0) -> None:
         """Change the value of a row learned earlier; exact, as if only `after` had been seen.
@@ -287,11 +264,7 @@ class GaussianPosterior:
         self._state = self._new_state(root, mean)
         if self.config.noise == "nig":
             # The sum of squares at its minimum: errors of the mean enter it squared only.
-            squares = (
-                sums.rr
-                + float(mean @ (sums.zz @ mean - 2.0 * sums.zr))
-                + ridge * float(shift @ shift)
-            )
+            squares = sums.squares(mean) + ridge * float(shift @ shift)
             self.a = self.config.noise_shape + 0.5 * sums.n
             self.b = self.config.prior_rate + 0.5 * max(squares, 0.0)
         self.updates_since_refresh = 0
@@ -360,23 +333,8 @@ class GaussianPosterior:
         """Draw bit for bit what `sample` draws with each generator: (B, M, D)."""
         if num == 1:
             return np.stack([self.sample_one(rng)[None] for rng in rngs])
-        half = num if num % 2 else num // 2
-        eps_BHD = np.empty((len(rngs), half, self.dim))
-        gammas_BM = np.ones((len(rngs), num))
-        learned = self.config.noise == "nig"
-        for row, rng in enumerate(rngs):
-            if learned:
-                rng.standard_gamma(self.a, out=gammas_BM[row])
-            rng.standard_normal(out=eps_BHD[row])
-        scales_BM = np.sqrt(noise_of(gammas_BM, self.b if learned else self.config.noise_var))
-        weights_BMD = np.empty((len(rngs), num, self.dim))
-        state = self._state
-        np.matmul(state.expanded(eps_BHD), state.stored_root.T, out=weights_BMD[:, :half])
-        if half < num:
-            np.negative(weights_BMD[:, :half], out=weights_BMD[:, half:])
-        weights_BMD *= scales_BM[:, :, None]
-        weights_BMD += self.mean
-        return weights_BMD
+        law = (self.a, self.b) if self.config.noise == "nig" else self.config.noise_var
+        return draw_panels(self._state, rngs, num, law)
 
     def copy(self) -> Self:
         """Return an independent copy that continues bit for bit."""
@@ -396,19 +354,18 @@ class GaussianPosterior:
 
         While moves are pending, `unmoved_mean`, `unmoved_root` and the moves replace mean and root.
         """
-        sums = self._rows.sums
-        return self._state.to_tensors() | {
-            "prior_mean": self._prior_mean.copy(),
-            "zz": sums.zz.copy(),
-            "zr": sums.zr.copy(),
-            "rr": np.array(sums.rr),
-            "n": np.array(sums.n),
-            "a": np.array(self.a),
-            "b": np.array(self.b),
-            "waiting": self._rows.waiting.copy(),
-            "updates_since_refresh": np.array(float(self.updates_since_refresh)),
-            "refresh_every": np.array(float(self.refresh_every)),
-        }
+        return (
+            self._state.to_tensors()
+            | self._rows.sums.to_tensors()
+            | {
+                "prior_mean": self._prior_mean.copy(),
+                "a": np.array(self.a),
+                "b": np.array(self.b),
+                "waiting": self._rows.waiting.copy(),
+                "updates_since_refresh": np.array(float(self.updates_since_refresh)),
+                "refresh_every": np.array(float(self.refresh_every)),
+            }
+        )
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig) -> Self:
@@ -423,11 +380,7 @@ class GaussianPosterior:
         if mean.ndim != 1 or mean.shape[0] < 1:
             raise ValueError(f"tensor 'mean' must have shape (D,), got {mean.shape}")
         dim = mean.shape[0]
-        sums = Statistics(dim)
-        sums.zz = read_tensor(tensors, "zz", (dim, dim))
-        sums.zr = read_tensor(tensors, "zr", (dim,))
-        sums.rr = read_scalar(tensors, "rr", 0.0)
-        sums.n = read_scalar(tensors, "n", 0.0)
+        sums = Statistics.from_tensors(tensors, dim)
         posterior = cls(
             RowStatistics(sums, read_tensor(tensors, "waiting", None)),
             config,

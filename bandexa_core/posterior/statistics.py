@@ -7,10 +7,13 @@ Shapes: N rows, D features.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
+from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 _WAITING_ROWS = 64
 
@@ -114,6 +117,33 @@ class Statistics:
         half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0)) * size_D[:, None]
         other.zz = half @ half.T
         return other
+
+    def squares(self, mean_D: FloatArray) -> float:
+        """Return the sum of squared errors of the predictions z.mean."""
+        return self.rr + float(mean_D @ (self.zz @ mean_D - 2.0 * self.zr))
+
+    def to_tensors(self) -> dict[str, FloatArray]:
+        """Return copies of the sums by name."""
+        return {
+            "zz": self.zz.copy(),
+            "zr": self.zr.copy(),
+            "rr": np.array(self.rr),
+            "n": np.array(self.n),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, npt.ArrayLike], dim: int) -> Statistics:
+        """Return the sums that `to_tensors` wrote.
+
+        Raises:
+            ValueError: a tensor is missing or invalid; it is named.
+        """
+        sums = cls(dim)
+        sums.zz = read_tensor(tensors, "zz", (dim, dim))
+        sums.zr = read_tensor(tensors, "zr", (dim,))
+        sums.rr = read_scalar(tensors, "rr", 0.0)
+        sums.n = read_scalar(tensors, "n", 0.0)
+        return sums
 
     def copy(self) -> Statistics:
         """Return an independent copy."""
