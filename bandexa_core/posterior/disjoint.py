@@ -22,7 +22,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
 from bandexa_core.posterior.noise import draw_noise, expected_noise
 from bandexa_core.posterior.rows import FloatArray, as_row
-from bandexa_core.posterior.state import moving_at_once, rows_of
+from bandexa_core.posterior.state import immediate_state, nonzero_rows
 from bandexa_core.posterior.statistics import Statistics
 from bandexa_core.posterior.tensors import read_scalar
 
@@ -31,7 +31,7 @@ class _SlotPosterior(GaussianPosterior):
     """The posterior of one slot: each decision queries every slot, each reward updates one."""
 
     __slots__ = ()
-    _new_state = staticmethod(moving_at_once)
+    _new_state = staticmethod(immediate_state)
 
 
 class DisjointPosterior:
@@ -291,13 +291,13 @@ class DisjointPosterior:
         square = np.full(num, float(z @ z) / self.config.ridge)
         a = np.full(num, float(self.config.noise_shape))
         b = np.full(num, self.config.prior_rate)
-        rows_Z = rows_of(z)
+        rows_Z = nonzero_rows(z)
         for index, slot in enumerate(slots):
             posterior = self._slots.get(int(slot))
             if posterior is None:
                 _checked(slot)
                 continue
-            mean[index], square[index] = posterior.look(z, rows_Z)
+            mean[index], square[index] = posterior.project(z, rows_Z)
             a[index], b[index] = posterior.a, posterior.b
         return mean, np.sqrt(square), a, b
 

@@ -36,7 +36,7 @@ from bandexa_core.posterior.factor import inverse_root
 from bandexa_core.posterior.noise import noise_of_one
 from bandexa_core.posterior.panels import draw_panels
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
-from bandexa_core.posterior.state import PENDING, UNMOVED, IntArray, State, state_of
+from bandexa_core.posterior.state import PENDING, UNMOVED, IntArray, State, fastest_state
 from bandexa_core.posterior.statistics import RowStatistics, Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
@@ -64,7 +64,7 @@ class GaussianPosterior:
     )  # fmt: skip
 
     _state: State
-    _new_state = staticmethod(state_of)
+    _new_state = staticmethod(fastest_state)
 
     def __init__(
         self,
@@ -290,14 +290,14 @@ class GaussianPosterior:
         spread = np.sqrt(np.einsum("kd,kd->k", f_KD, f_KD))
         return rows @ self.mean, math.sqrt(self.noise_mean) * spread
 
-    def look(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[float, float]:
-        """Return z.mean and z^T Sigma z, in reward units and in units of s2; see `State.look`."""
-        f_D, value = self._state.look(z_D, rows_Z)
+    def project(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[float, float]:
+        """Return z.mean (reward units) and z^T Sigma z (units of s2); see `State.project`."""
+        f_D, value = self._state.project(z_D, rows_Z)
         return value, float(f_D.dot(f_D))
 
     def std_of(self, z_D: FloatArray) -> float:
         """Return the standard deviation of one candidate's expected reward: see `mean_std`."""
-        f_D, _ = self._state.look(z_D)
+        f_D, _ = self._state.project(z_D)
         return math.sqrt(self.noise_mean * float(f_D.dot(f_D)))
 
     def stds_of(self, z_BD: FloatArray) -> FloatArray:

@@ -90,13 +90,13 @@ class State:
         """Return an independent copy that continues bit for bit."""
         return State(self._root, self._mean)
 
-    def look(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[FloatArray, float]:
-        """Return f = S^T z, (D,), and z.mean; `rows_Z`: the indexes from `rows_of`."""
+    def project(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[FloatArray, float]:
+        """Return f = S^T z, (D,), and z.mean; `rows_Z`: the indexes from `nonzero_rows`."""
         if rows_Z is None:
-            look_W = z_D.dot(self.matrix_DW)  # the methods take a third of the time of @
+            product_W = z_D.dot(self.matrix_DW)  # the methods take a third of the time of @
         else:
-            look_W = z_D[rows_Z].dot(self.matrix_DW[rows_Z])
-        return look_W[:-1], float(look_W[-1])
+            product_W = z_D[rows_Z].dot(self.matrix_DW[rows_Z])
+        return product_W[:-1], float(product_W[-1])
 
     def spans(self, z_KD: FloatArray) -> FloatArray:
         """Return f of each row, (K, D)."""
@@ -211,9 +211,9 @@ class DeferredState(State):
         """See `State.copy`."""
         return DeferredState(self._root, self._mean, self.pending)
 
-    def look(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[FloatArray, float]:
-        """See `State.look`."""
-        f_D, value = super().look(z_D, rows_Z)
+    def project(self, z_D: FloatArray, rows_Z: IntArray | None = None) -> tuple[FloatArray, float]:
+        """See `State.project`."""
+        f_D, value = super().project(z_D, rows_Z)
         if not self._num:
             return f_D, value
         gains_ND, moves_ND = self._factors()
@@ -227,7 +227,7 @@ class DeferredState(State):
 
     def each_span(self, z_BD: FloatArray) -> FloatArray:
         """See `State.each_span`."""
-        return np.stack([self.look(z_D)[0] for z_D in np.ascontiguousarray(z_BD)])
+        return np.stack([self.project(z_D)[0] for z_D in np.ascontiguousarray(z_BD)])
 
     def expanded(self, eps_D: FloatArray) -> FloatArray:
         """See `State.expanded`."""
@@ -244,7 +244,7 @@ class DeferredState(State):
 
     def learn(self, z_D: FloatArray, r: float) -> tuple[float, float]:
         """See `State.learn`."""
-        f_D, value = self.look(z_D)
+        f_D, value = self.project(z_D)
         gains_ND, moves_ND = self._factors()
         error = r - value
         beta = 1.0 / (1.0 + float(f_D.dot(f_D)))
@@ -271,7 +271,7 @@ class DeferredState(State):
         self._num = 0
 
 
-def rows_of(z_D: FloatArray) -> IntArray | None:
+def nonzero_rows(z_D: FloatArray) -> IntArray | None:
     """Return the indexes of the nonzero z, (Z,); None if these are more than half of z.
 
     The rows of the matrix for zeros (pixels) need not be read from memory: ten posteriors of 785
@@ -281,7 +281,7 @@ def rows_of(z_D: FloatArray) -> IntArray | None:
     return rows_Z if 2 * len(rows_Z) <= len(z_D) else None
 
 
-def state_of(
+def fastest_state(
     root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
 ) -> State:
     """Return the kind of state that learns fastest for this number of weights.
@@ -291,10 +291,10 @@ def state_of(
     """
     if len(mean) > LARGE_DIM:
         return DeferredState(root, mean, pending)
-    return moving_at_once(root, mean, pending)
+    return immediate_state(root, mean, pending)
 
 
-def moving_at_once(
+def immediate_state(
     root: FloatArray, mean: FloatArray, pending: Mapping[str, FloatArray] | None = None
 ) -> State:
     """Return the kind of state whose queries are fastest.

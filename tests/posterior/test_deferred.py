@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
-from bandexa_core.posterior.state import DEFERRED, LARGE_DIM, PENDING, DeferredState, State, rows_of
+from bandexa_core.posterior.state import (
+    DEFERRED,
+    LARGE_DIM,
+    PENDING,
+    DeferredState,
+    State,
+    nonzero_rows,
+)
 
 DIM = LARGE_DIM + 1
 SIZE = 70  # of both kinds of state; the bound is a matter of speed
@@ -35,12 +42,12 @@ class TestAgainstMovesMadeAtOnce:
     def test_looks(self, rng, num, zeros):
         plain, deferred = _both(rng, num)
         z = rng.normal(size=SIZE) * (rng.random(SIZE) >= zeros)
-        f, value = plain.look(z)
+        f, value = plain.project(z)
         np.testing.assert_allclose(f, z @ plain.root, rtol=1e-9, atol=1e-12)
         assert value == pytest.approx(float(z @ plain.mean), rel=1e-9)
         for state in (plain, deferred):
-            for rows in (None, rows_of(z)):
-                found, its_value = state.look(z, rows)
+            for rows in (None, nonzero_rows(z)):
+                found, its_value = state.project(z, rows)
                 np.testing.assert_allclose(found, f, rtol=1e-9, atol=1e-12)
                 assert its_value == pytest.approx(value, rel=1e-9)
 
@@ -73,7 +80,7 @@ def test_looking_and_drawing_change_nothing(rng):
     posterior.mean_std(z)
     posterior.std_of(z[0])
     posterior.stds_of(z)
-    posterior.look(z[0])
+    posterior.project(z[0])
     posterior.sample(rng, 1)
     posterior.sample(rng, 8)
     posterior.statistics()
