@@ -44,7 +44,7 @@ def test_tanh_of_every_processor_is_tanh_in_place(target):
     assert (tanh32(target) is tanh_by_exp) == (target in ("FMA3__AVX2", "NEON", ""))
 
 
-def test_numpy_tells_what_its_tanh_is_built_for():
+def test_numpy_reports_the_target_of_its_tanh():
     assert numpy_target()
 
 

@@ -56,12 +56,12 @@ def test_no_candidates_give_no_rows(case, encoder):
 def test_inputs_stay_as_they_are_read_only_ones_too(case, encoder, dtype, writable):
     contexts, actions = case.contexts(4, dtype=dtype), case.actions(4)
     expected = encoder.encode(contexts.copy(), actions.copy())
-    kept = contexts.tobytes(), actions.tobytes()
+    before = contexts.tobytes(), actions.tobytes()
     for array in (contexts, actions):
         array.setflags(write=writable)
     assert np.array_equal(encoder.encode(contexts, actions), expected)
     case.assert_close(encoder.encode_batch(contexts[0], actions)[:1], expected[:1])
-    assert (contexts.tobytes(), actions.tobytes()) == kept
+    assert (contexts.tobytes(), actions.tobytes()) == before
 
 
 def test_what_is_returned_belongs_to_the_caller(case, encoder):

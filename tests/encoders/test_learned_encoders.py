@@ -164,7 +164,7 @@ def test_dropout_and_batch_statistics_are_off_when_serving():
     assert (z != 0).all()
 
 
-def test_a_module_that_writes_its_input_harms_nobody_when_arrays_are_read_only():
+def test_a_module_that_writes_to_its_input_changes_no_read_only_array():
     encoder = serving(InPlaceEncoder((2,), 2))
     context, actions = np.array([1.0, 2.0]), np.array([[3.0, 4.0]], np.float32)
     for array in (context, actions):

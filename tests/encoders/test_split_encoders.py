@@ -36,10 +36,10 @@ def test_parts_stay_as_they_are(split_case, encoder_of):
     encoder, actions = encoder_of(split_case), split_case.actions(4)
     (context,) = split_case.contexts(1)
     context_part, parts = encoder.context_part(context), encoder.action_part(actions)
-    kept = context_part.copy(), parts.copy()
+    before = context_part.copy(), parts.copy()
     expected = encoder.combine(context_part, parts)
-    assert np.array_equal(context_part, kept[0])
-    assert np.array_equal(parts, kept[1])
+    assert np.array_equal(context_part, before[0])
+    assert np.array_equal(parts, before[1])
     parts.setflags(write=False)
     assert np.array_equal(encoder.combine(context_part, parts), expected)
 
@@ -47,9 +47,9 @@ def test_parts_stay_as_they_are(split_case, encoder_of):
 def test_a_part_does_not_alias_the_action_features(split_case, encoder_of):
     encoder, actions = encoder_of(split_case), split_case.actions(4)
     parts = encoder.action_part(actions)
-    kept = parts.copy()
+    before = parts.copy()
     actions[...] = 7.0
-    assert np.array_equal(parts, kept)
+    assert np.array_equal(parts, before)
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,7 +58,7 @@ def test_folded_weights_score_as_the_features_do(folding_case, encoder_of, seed,
     encoder, rng = encoder_of(folding_case), np.random.default_rng(seed)
     (context,), actions = folding_case.contexts(1, seed), folding_case.actions(num, seed + 1)
     weights = scale * rng.normal(size=(draws, encoder.feature_dim))
-    kept = weights.copy()
+    before = weights.copy()
     parts = encoder.action_part(actions)
     queries, offsets = encoder.fold(encoder.context_part(context), weights)
     assert queries.shape == (draws, parts.shape[1])
@@ -66,7 +66,7 @@ def test_folded_weights_score_as_the_features_do(folding_case, encoder_of, seed,
     z = encoder.encode_batch(context, actions)
     bound = 1e-12 * float((np.abs(weights) @ np.abs(z).T).max())
     np.testing.assert_allclose(queries @ parts.T + offsets[:, None], weights @ z.T, atol=bound)
-    assert np.array_equal(weights, kept)
+    assert np.array_equal(weights, before)
 
 
 @settings(max_examples=60, deadline=None)

@@ -209,7 +209,7 @@ def test_the_hash_changes_with_what_shapes_the_model(changes):
         {"reward_range": (-1.0, 0.0)},
     ],
 )
-def test_the_hash_stays_where_the_model_keeps_its_shape(changes):
+def test_the_hash_is_equal_for_models_of_the_same_shape(changes):
     """The last two say in other words what the posterior already was."""
     assert dataclasses.replace(BASE, **changes).model_hash() == BASE.model_hash()
 

@@ -80,7 +80,7 @@ def test_a_pause_forgets_at_most_forty_half_lives_so_that_weights_stay_above_zer
     assert weights.tolist() == [2.0**-40, 2.0**-40, 1.0]
 
 
-def test_nothing_is_forgotten_where_no_half_life_is_set():
+def test_nothing_is_forgotten_without_a_half_life():
     state = _after(NEVER, [0.0, 1e6, 2e6])
     assert state.cell is None
     assert not len(state.positions)
@@ -103,7 +103,7 @@ def test_weights_halve_over_a_half_life(half_life):
     assert state.weight(LogPosition(1)) == state.weights(np.array([1]))[0]
 
 
-def test_the_row_before_which_a_step_is_taken_keeps_its_whole_weight():
+def test_the_row_that_a_step_precedes_has_its_whole_weight():
     state = _after(BY_COUNT, [0.0] * 4)
     assert state.weights(np.array([4, 3, 2, 1])).tolist() == [
         1.0, 2 ** (-1 / 32), 2 ** (-1 / 32), 2 ** (-2 / 32),
@@ -127,7 +127,7 @@ def test_a_state_is_never_changed_by_its_successors():
     assert _same(state, before)
 
 
-def test_a_changed_half_life_keeps_the_steps_and_enters_its_own_grid():
+def test_a_changed_half_life_retains_the_steps_and_begins_a_new_grid():
     state = _after(BY_COUNT, [0.0] * 5).restarted()
     assert state.cell is None
     assert state.positions.tolist() == [2, 4]
@@ -376,7 +376,7 @@ def test_forgetting_is_switched_on_changed_and_off_in_the_log(
     )
 
 
-def test_an_import_starts_anew(specs, log_writer, new_model, apply_all, publish, snapshots):
+def test_an_import_restarts_forgetting(specs, log_writer, new_model, apply_all, publish, snapshots):
     spec = _forgetful(specs["concat"], BY_COUNT)
     log = _long_log(log_writer, spec, 30)
     model = apply_all(new_model(spec), log.rows)

@@ -15,7 +15,7 @@ def test_ids_follow_each_other_in_time() -> None:
     assert made == sorted(made)
 
 
-def test_nobody_can_guess_them() -> None:
+def test_they_cannot_be_guessed() -> None:
     ids = [new_decision_id() for _ in range(2000)]
     assert all(len(one) == 32 and int(one, 16) >= 0 for one in ids)
     assert len({one[12:] for one in ids}) == 2000

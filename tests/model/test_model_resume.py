@@ -145,7 +145,7 @@ def test_a_swap_after_training_repeats_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", ["concat", "per_action", "mlp", "two_tower", "uniform"])
-def test_an_import_replaces_the_model_and_keeps_the_actions(
+def test_an_import_replaces_the_model_and_retains_the_actions(
     specs, name, log_writer, new_model, apply_all, publish, snapshots, assert_same_state
 ):
     spec = specs[name]

@@ -55,7 +55,7 @@ def test_what_is_forgotten_does_not_put_off_the_next_round(half_life, trained, d
     assert next_round(trained, TrainingSpec(), forgetting) == due
 
 
-def test_a_half_life_in_seconds_says_nothing_about_rows():
+def test_a_half_life_in_seconds_does_not_limit_the_gap_in_rows():
     forgetting = ForgettingSpec(by="time", half_life=60.0)
     assert next_round(10_000, TrainingSpec(), forgetting) == 11_000
 

@@ -92,7 +92,7 @@ def test_a_replaced_model_takes_no_row_and_still_answers(specs, grown):
     assert np.array_equal(after.scores, before.scores)
 
 
-def test_a_select_in_flight_keeps_the_candidates_it_has(specs, grown):
+def test_a_select_in_flight_retains_its_candidates(specs, grown):
     """Encoding and scoring may run while rows are applied: what they work on never changes."""
     model, log = grown(specs["two_tower"])
     offered = model.enabled_candidates()

@@ -153,18 +153,18 @@ def test_two_rounds_equal_save_load_and_the_second_round(
     heads = heads_of(whole)
     for policy in (whole, saved):
         state, _ = policy.train(fill_replay(first_rows), {}, plan(seed=1, num_heads=heads))
-    kept = {name: tensor.copy() for name, tensor in state.items()}
+    before = {name: tensor.copy() for name, tensor in state.items()}
     loaded.load_tensors({name: tensor.copy() for name, tensor in saved.tensors().items()})
     second = plan(seed=2, num_heads=heads)
     expected, metrics = whole.train(fill_replay(rows), state, second)
-    found, again = loaded.train(fill_replay(rows), kept, second)
+    found, again = loaded.train(fill_replay(rows), before, second)
     assert_same(found, expected)
     assert_same(loaded.tensors(), whole.tensors())
     assert again == metrics
 
 
 def test_a_round_goes_on_where_the_state_says(make_neural, make_rows, fill_replay, plan):
-    """Step counts and moments carry over; without the state a round starts anew."""
+    """Step counts and moments carry over; without the state a round restarts them."""
     policy, replay = make_neural("mlp"), fill_replay(make_rows(60))
     state, _ = policy.train(replay, {}, plan(steps=7))
     assert all(state[name] == 7 for name in state if name.startswith("optimizer/step/"))
@@ -177,9 +177,9 @@ def test_a_round_goes_on_where_the_state_says(make_neural, make_rows, fill_repla
 def test_what_a_round_returns_is_not_changed_by_the_next(make_neural, make_rows, fill_replay, plan):
     policy, replay = make_neural("mlp"), fill_replay(make_rows(60))
     state, _ = policy.train(replay, {}, plan())
-    kept = {name: tensor.copy() for name, tensor in state.items()}
+    before = {name: tensor.copy() for name, tensor in state.items()}
     policy.train(replay, state, plan(seed=9))
-    assert all(np.array_equal(state[name], kept[name]) for name in kept)
+    assert all(np.array_equal(state[name], before[name]) for name in before)
 
 
 def test_another_seed_trains_on_other_batches(make_neural, make_rows, fill_replay, plan):

@@ -1,4 +1,4 @@
-"""What rows taught stays when they leave the replay: no jump of uncertainty, no lost knowledge."""
+"""Evicted rows remain learned: uncertainty does not jump, and no knowledge is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bandexa_core.ids import BanditUid
 from bandexa_core.replay import Evicted, ExtendedReplay, Rows
 from bandexa_core.replay.evicted import ranks
 
-NUM, KEPT, SAMPLE = 6000, 600, 400
+NUM, RETAINED, SAMPLE = 6000, 600, 400
 NAMES = ("positions", "slots", "rewards", "actions", "contexts")
 
 
@@ -19,9 +19,11 @@ def part(rows: Rows, numbers) -> Rows:
 
 def evicted_from(rows: Rows) -> tuple[Rows, Evicted]:
     """Return the newest rows, and a sample of those before."""
-    old = np.arange(NUM - KEPT)
+    old = np.arange(NUM - RETAINED)
     lowest = np.argsort(ranks(BanditUid("b"), rows.positions[old]))[:SAMPLE]
-    return part(rows, np.arange(NUM - KEPT, NUM)), Evicted(part(rows, np.sort(lowest)), len(old))
+    return part(rows, np.arange(NUM - RETAINED, NUM)), Evicted(
+        part(rows, np.sort(lowest)), len(old)
+    )
 
 
 @pytest.mark.parametrize("encoder", ["mlp", "two_tower", "conv"])
@@ -34,8 +36,8 @@ def test_uncertainty_does_not_jump_when_rows_are_evicted(
     policy = make_neural(encoder, shape=shape, dtype=dtype, action_dim=action_dim)
     probes = make_rows(20, seed=1, shape=shape, dtype=dtype, action_dim=action_dim).contexts
     offer = candidates_of(4, action_dim)
-    kept, evicted = evicted_from(rows)
-    only, both = fill_replay(kept), ExtendedReplay(fill_replay(kept), evicted)
+    retained, evicted = evicted_from(rows)
+    only, both = fill_replay(retained), ExtendedReplay(fill_replay(retained), evicted)
 
     def spread(replay, weights) -> np.ndarray:
         policy.rebuild(replay, 512, weights)
@@ -52,10 +54,13 @@ def test_uncertainty_does_not_jump_when_rows_are_evicted(
 def test_a_round_learns_from_what_was_evicted(make_neural, make_rows, fill_replay, plan):
     """Half of the world is seen in evicted rows alone; a round must not forget it."""
     rows = make_rows(NUM, seed=3)
-    first_half = rows.positions <= NUM - KEPT
+    first_half = rows.positions <= NUM - RETAINED
     seen = first_half | (rows.contexts[:, 0] < 0)
     rows = part(rows, seen)
-    old, new = part(rows, rows.positions <= NUM - KEPT), part(rows, rows.positions > NUM - KEPT)
+    old, new = (
+        part(rows, rows.positions <= NUM - RETAINED),
+        part(rows, rows.positions > NUM - RETAINED),
+    )
     lowest = np.sort(np.argsort(ranks(BanditUid("b"), old.positions))[:SAMPLE])
     only = fill_replay(new)
     both = ExtendedReplay(only, Evicted(part(old, lowest), len(old)))

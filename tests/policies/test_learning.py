@@ -1,4 +1,4 @@
-"""Learning online, correcting, and rebuilding from a replay, against posteriors kept by hand."""
+"""Learning online, corrections, and rebuilds from a replay, against hand-computed posteriors."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ def test_learning_goes_on_after_a_rebuild(policy_maker, make_rows, fill_replay, 
     _assert_same_law(rebuilt.posterior, online.posterior)
 
 
-def test_a_refresh_keeps_the_law(policy_maker, make_rows, learn_all, candidates_of, assert_same):
+def test_a_refresh_does_not_change_the_law(
+    policy_maker, make_rows, learn_all, candidates_of, assert_same
+):
     """Where no new scaling is due."""
     policy = policy_maker()
     learn_all(policy, make_rows(40))

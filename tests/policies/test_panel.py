@@ -29,7 +29,7 @@ LEAST_P = 0.01
 
 @dataclass(frozen=True)
 class Watched(Exploration):
-    """Keeps every vector of propensities that a logged one was taken from."""
+    """Records every vector of propensities behind a logged one."""
 
     vectors: list[NDArray[np.float64]] = field(default_factory=list)
 

@@ -102,7 +102,7 @@ def test_several_picks_are_the_first_of_the_whole_ranking(
             assert choice.retrieved is None
 
 
-def test_retrieval_keeps_the_best_by_the_sampled_weights_and_changes_no_choice(
+def test_retrieval_returns_the_best_by_the_sampled_weights_and_changes_no_choice(
     way, learned, candidates_of, decision_rng
 ):
     (policy, context), candidates = learned(way), candidates_of(7)
@@ -193,7 +193,7 @@ def test_cached_action_parts_change_no_choice(way, learned, candidates_of, decis
     )
 
 
-def test_taking_some_candidates_keeps_all_they_have():
+def test_a_subset_of_candidates_retains_all_their_parts():
     candidates = Candidates(
         np.array([4, 7, 9]), np.eye(3, dtype=np.float32), np.arange(6.0).reshape(3, 2)
     )
@@ -264,7 +264,7 @@ def test_features_of_a_catalogue_are_those_at_the_slots():
     taken = lazy.take(np.array([2, 0]))
     assert np.array_equal(taken.slots, [5, 4])
     assert np.array_equal(taken.action(1), catalogue[4])
-    assert lazy._taken is None, "nothing but what is asked for is gathered"
+    assert lazy._taken is None, "features are gathered at their first use"
     assert np.array_equal(taken.features, catalogue[[5, 4]])
     assert np.array_equal(lazy.features, catalogue[slots])
     assert np.array_equal(lazy.action(0), catalogue[4])

@@ -115,7 +115,7 @@ def refreshed(make, learn_all):
 
 @pytest.fixture
 def wide(way: dict[str, Any]) -> dict[str, Any]:
-    """A way whose contexts keep all the digits of float64."""
+    """A sequence whose contexts retain all the digits of float64."""
     return {"dtype": "float64"} | way
 
 
@@ -203,7 +203,7 @@ def test_collinear_features_far_from_zero_still_give_a_posterior(make, learn_all
         x = np.eye(3)[index] * 1e4 + 1e9
         means, _ = policy.score(x, Candidates(np.zeros(1, np.int64), np.zeros((1, 0), np.float32)))
         assert means[0] == pytest.approx(expected, abs=0.05)
-    policy.posterior.refresh()  # the sums that are kept are those of rows again
+    policy.posterior.refresh()  # the stored sums are again those of rows
 
 
 def test_it_is_so_again_at_the_next_doubling(wide, rows_for, refreshed, learn_all):
@@ -223,7 +223,7 @@ def test_it_is_so_again_at_the_next_doubling(wide, rows_for, refreshed, learn_al
         np.testing.assert_allclose(policy.scaling.x_std, flat.std(axis=0), rtol=1e-9)
 
 
-def test_it_learns_and_corrects_rows_of_before_as_if_it_had_always_been_so(
+def test_it_learns_and_corrects_earlier_rows_as_if_the_scaling_had_never_changed(
     wide, rows_for, refreshed, learn_all
 ):
     rows = _rescaled(rows_for(wide), 5.0, 40.0)

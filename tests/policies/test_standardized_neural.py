@@ -24,7 +24,7 @@ FAR = (np.array([1.0, 5.0, 1e-3, 40.0]), np.array([1e3, -1e3, 0.0, 1e3]))  # fac
 
 
 class Recorder(EncoderModule):
-    """Keeps what it is given while it is trained."""
+    """Records its inputs during training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_where_it_is_switched_off_training_sees_raw_inputs(make_rows, fill_repla
 # -- whose moments, and when ----------------------------------------------------------------------
 
 
-def test_a_scaling_is_taken_at_doublings_and_kept_between(
+def test_a_scaling_is_computed_at_doublings_and_constant_between(
     make_neural, make_rows, fill_replay, plan
 ):
     policy = make_neural("mlp")
@@ -254,7 +254,7 @@ def test_an_encoder_of_images_gets_them_as_they_are(make_neural, heads):
 def test_two_rounds_equal_save_load_and_the_second_round(
     make_neural, make_rows, fill_replay, plan, learn_all, assert_same, encoder
 ):
-    """The scaling of a snapshot goes on: it is kept until the next doubling, then renewed."""
+    """The scaling of a snapshot is used until the next doubling, and then recomputed."""
     early, late = _far(make_rows(50)), _far(make_rows(110, seed=2))
     policy, loaded = make_neural(encoder), make_neural(encoder)
     state, _ = policy.train(fill_replay(early), {}, plan(num_rows=50))
@@ -292,7 +292,7 @@ def test_rewards_are_trained_on_in_units_of_their_range(
     np.testing.assert_allclose(other.posterior.mean, 1024.0 * one.posterior.mean, rtol=1e-6)
 
 
-def test_the_learning_rate_falls_within_a_round_and_starts_anew_in_the_next(
+def test_the_learning_rate_falls_within_a_round_and_restarts_in_the_next(
     make_neural, make_rows, fill_replay, plan
 ):
     module, replay = make_neural("mlp").module, fill_replay(make_rows(50))

@@ -1,4 +1,4 @@
-"""Rows together, in any order and in any number, tell what they tell one by one."""
+"""Rows learned together, in any order and number, give the posterior of single updates."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Moves that are kept apart: the same posterior as with moves made at once."""
+"""Deferred moves give the same posterior as immediate ones."""
 
 import numpy as np
 import pytest

@@ -247,7 +247,7 @@ def test_refreshing_changes_scores_by_rounding_alone():
 
 
 def test_slots_of_very_many_weights_move_at_once():
-    """A decision looks at all of them, a reward moves one."""
+    """A decision queries all of them, a reward updates one."""
     dim = LARGE_DIM + 1
     rng = np.random.default_rng(0)
     z, r = rng.normal(size=(5, dim)), rng.normal(size=5)

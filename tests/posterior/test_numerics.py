@@ -74,8 +74,8 @@ def test_a_perfect_fit_of_large_values_leaves_the_noise_at_its_prior():
 def test_collinear_features_after_a_million_rows(noise):
     """Columns 0 and 1 are equal, noise variance 0.01.
 
-    What the data say is known (z.w to 0.1 / sqrt(n)); what they can not say, the difference of the
-    two weights, keeps its prior variance: for z = (1, -1, 0 ...) std = sqrt(2 prior_var s2 / v).
+    The data determine z.w to 0.1 / sqrt(n); what they do not determine, the difference of the
+    two weights, retains its prior variance: for z = (1, -1, 0 ...) std = sqrt(2 prior_var s2 / v).
     """
     config = PosteriorConfig(noise=noise, prior_var=1.0, noise_var=0.01)
     rng = np.random.default_rng(0)
