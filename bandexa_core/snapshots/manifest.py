@@ -1,8 +1,9 @@
 """The manifest of a snapshot: what was published, in words and hashes.
 
-`manifest.json` holds the manifest and a sha256 of it. It is read strictly: the file must be, byte
-for byte, what writing the parsed manifest would give, so that no flipped bit goes unseen. Pure
-values, used by any process; see `snapshot` for how they reach the disk.
+`manifest.json` holds the manifest and a sha256 of it; an exported snapshot carries the same text.
+It is read strictly: the text must be, byte for byte, what writing the parsed manifest would give,
+so that no flipped bit goes unseen. Pure values, used by any process; see `store` for how they reach
+the disk and `packing` for how they are exported.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Manifest:
         parent: the version it was trained from, None for the first.
         bandit_uid: the bandit it belongs to.
         position: the log position it was built at.
-        log_hash: hash of the log up to `position`, hex.
+        log_hash: hash of the log up to `position`, hex; empty in an export, whose log stays behind.
         spec_hash: hash of the bandit's configuration that shapes the model.
         num_rows: training rows it was built from.
         epoch: the publisher's lock epoch.
@@ -78,14 +79,16 @@ class Manifest:
         """Return the manifest as `manifest.json` holds it.
 
         Raises:
-            ValueError: a metric or `meta` cannot be written as JSON, NaN and infinity included.
+            ValueError: a metric or `meta` cannot be written as JSON: NaN, infinity and half a
+                surrogate pair included.
         """
-        body = asdict(self)
         try:
+            body = asdict(self)
+            json.dumps(body, ensure_ascii=False).encode()  # refuses half a surrogate pair
             compact = json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
             document = {"manifest": body, "sha256": sha256(compact.encode()).hexdigest()}
             return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"metrics and meta must be JSON values: {error}") from error
 
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
@@ -39,31 +38,13 @@ from bandexa_core.filesystem import (
     write_synced,
 )
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.snapshots.manifest import (
-    FORMAT_VERSION,
-    FileEntry,
-    Manifest,
-    TensorEntry,
-    parse_manifest,
-)
-from bandexa_core.snapshots.tensors import decode_tensors, encode_tensors, pack, unpack
-
-__all__ = [
-    "FileEntry",
-    "Manifest",
-    "Snapshot",
-    "SnapshotStore",
-    "TensorEntry",
-    "pack",
-    "unpack",
-]
+from bandexa_core.snapshots.manifest import FORMAT_VERSION, Manifest, parse_manifest
+from bandexa_core.snapshots.tensors import Tensors, check_size, decode_file, encode_file
 
 _MANIFEST_FILE = "manifest.json"
 _VERSION_NAME = re.compile(r"v(\d{8,})")
 _LITTER_NAME = re.compile(r"v\d{8,}\.(tmp|trash)-[0-9a-f]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-
-Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +181,9 @@ class SnapshotStore:
         for name, entry in manifest.files.items():
             path = self._path(version) / f"{name}.safetensors"
             try:
-                _check_size(path, entry)
+                check_size(path.stat().st_size, entry)
                 if names is None or name in names:
-                    tensors[name] = _read_file(path, entry)
+                    tensors[name] = decode_file(path.read_bytes(), entry)
             except OSError as error:
                 raise SnapshotCorrupt(f"{path}: {error.strerror}") from error
             except SnapshotCorrupt as error:
@@ -288,9 +269,7 @@ class SnapshotStore:
             for name, tensors in sorted(files.items()):
                 if not _FILE_NAME.fullmatch(name):
                     raise ValueError(f"{name!r} cannot name a snapshot's file")
-                data = encode_tensors(tensors)
-                described = {key: TensorEntry(a.dtype.name, a.shape) for key, a in tensors.items()}
-                entries[name] = FileEntry(sha256(data).hexdigest(), len(data), described)
+                data, entries[name] = encode_file(tensors)
                 write_synced(self._fs, directory / f"{name}.safetensors", data)
             data = replace(draft, files=entries).to_bytes()
             write_synced(self._fs, directory / _MANIFEST_FILE, data)
@@ -314,23 +293,6 @@ class SnapshotStore:
             yield
         except OSError as error:
             raise SnapshotError(f"cannot {what} {path}: {error}") from error
-
-
-def _check_size(path: Path, entry: FileEntry) -> None:
-    found = path.stat().st_size
-    if found != entry.num_bytes:
-        raise SnapshotCorrupt(f"it has {found} bytes, {entry.num_bytes} were published")
-
-
-def _read_file(path: Path, entry: FileEntry) -> Tensors:
-    data = path.read_bytes()
-    if sha256(data).hexdigest() != entry.sha256:
-        raise SnapshotCorrupt("its sha256 is not the published one")
-    tensors = decode_tensors(data)
-    found = {name: TensorEntry(a.dtype.name, a.shape) for name, a in tensors.items()}
-    if found != entry.tensors:
-        raise SnapshotCorrupt("its tensors' names, dtypes or shapes are not the published ones")
-    return tensors
 
 
 @cache

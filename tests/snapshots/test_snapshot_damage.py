@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.errors import SnapshotCorrupt
-from bandexa_core.snapshots.store import TensorEntry
+from bandexa_core.snapshots.manifest import TensorEntry
 
 FILES = ("encoder.safetensors", "posterior.safetensors", "manifest.json")
 

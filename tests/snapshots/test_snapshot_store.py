@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
-from bandexa_core.snapshots.store import FileEntry, SnapshotStore, TensorEntry
+from bandexa_core.snapshots.manifest import FileEntry, TensorEntry
+from bandexa_core.snapshots.store import SnapshotStore
 
 
 def _names(root) -> list[str]:
@@ -137,6 +138,14 @@ def test_nothing_is_published_when_the_last_check_raises(store, publish, root):
     assert _names(root) == ["v00000001"]
 
 
+def _nested(depth: int) -> list[Any]:
+    """Return lists in lists."""
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
 UNWRITABLE: dict[str, dict[str, Any]] = {
     "file name with a slash": {"files": {"a/b": {}}},
     "file name of the parent": {"files": {"..": {}}},
@@ -150,6 +159,8 @@ UNWRITABLE: dict[str, dict[str, Any]] = {
     "metric nan": {"metrics": {"loss": float("nan")}},
     "meta infinite": {"meta": {"x": float("inf")}},
     "meta object": {"meta": {"x": object()}},
+    "meta half a surrogate pair": {"meta": {"x": "\ud800"}},
+    "meta nested too deeply": {"meta": {"x": _nested(100_000)}},
     "meta numpy": {"meta": {"x": np.float32(1)}},
     "version negative": {"version": -1},
 }
