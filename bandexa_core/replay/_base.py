@@ -80,8 +80,8 @@ class TableReplay(ABC):
         first = self._first_within_capacity(end)
         # Rows that this same append evicts again get no payload, only their place in the count.
         num_skipped = int(np.searchsorted(indices, first))
-        self._write(indices[num_skipped:], rows.tail(num_skipped))
-        stored = rows.tail(num_gone)
+        self._write(indices[num_skipped:], rows.part(slice(num_skipped, None)))
+        stored = rows.part(slice(num_gone, None))
         self._table.put(indices[num_gone:], stored.positions, stored.slots, stored.rewards)
         self._table.evict_to(first)
         self._changed(len(indices) - num_gone)

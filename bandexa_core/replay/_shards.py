@@ -1,9 +1,8 @@
 """The shard files of a disk replay: fixed-size records, a fixed number of them per file.
 
-Row `index` is record `index % shard_size` of shard `index // shard_size`. A record is packed and
-little endian: position int64, slot int64, reward float64, the reward's CRC-32, that of all the
-rest, A action features float32, the context. The sums are checked when rows are read for a rebuild
-(`check`): what the posterior is made of is what was written.
+Row `index` is record `index % shard_size` of shard `index // shard_size`; `_records` has the layout
+of a record. Checksums are checked when rows are read for a rebuild (`check`): what the posterior is
+made of is what was written.
 Owned by one DiskReplay and its thread. What the page cache holds is read by that thread, which is
 fastest; what it does not hold is read by several, so that the disk has many requests at a time. A
 crash may tear whatever was not synced; the replay's state file says which rows were.
@@ -17,27 +16,25 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.errors import ReplayError
 from bandexa_core.filesystem import FileSystem
+from bandexa_core.replay._records import (
+    HEADER,
+    REWARD_OFFSET,
+    are_whole,
+    bytes_of,
+    record_dtype,
+    records_of,
+    reward_fields,
+)
 from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
 _SHARD_NAME = re.compile(r"shard-(\d{8,})\.rows")
-_HEADER = np.dtype(
-    [
-        ("position", "<i8"),
-        ("slot", "<i8"),
-        ("reward", "<f8"),
-        ("reward_sum", "<u4"),
-        ("row_sum", "<u4"),
-    ]
-)
-_REWARD_OFFSET = 16
 _WRITE_BYTES = 8 * 2**20
 # One preadv call takes at most IOV_MAX = 1024 buffers (three a row) and 2 GiB.
 _READ_ROWS = 340
@@ -77,14 +74,7 @@ class ShardFiles:
         self._cache_shards = cache_shards
         self._read_threads = read_threads
         self._fs = fs
-        dtype = np.dtype(layout.context_dtype).newbyteorder("<")
-        self._record = np.dtype(
-            [
-                *((name, _HEADER[name]) for name in _HEADER.names or ()),
-                ("action", "<f4", (layout.action_dim,)),
-                ("context", dtype, layout.context_shape),
-            ]
-        )
+        self._record = record_dtype(layout)
         self.record_bytes = self._record.itemsize
         self._paths: dict[int, Path] = {}
         self._fds: dict[int, int] = {}  # least recently used first
@@ -113,9 +103,9 @@ class ShardFiles:
 
     def headers(self, first: int, end: int) -> NDArray[np.void]:
         """Return position, slot, reward and checksums of the rows `first` to `end` - 1."""
-        headers = np.empty(end - first, _HEADER)
-        target = _bytes_of(headers)
-        step = _HEADER.itemsize
+        headers = np.empty(end - first, HEADER)
+        target = bytes_of(headers)
+        step = HEADER.itemsize
         for index in range(first, end):
             shard, row = divmod(index, self._shard_size)
             at = (index - first) * step
@@ -129,9 +119,7 @@ class ShardFiles:
         Raises:
             ReplayError: One is not what was written.
         """
-        headers = self.headers(first, first + len(rows))
-        whole = _row_sums(headers, rows.actions, rows.contexts) == headers["row_sum"]
-        whole &= _reward_sums(rows.rewards) == headers["reward_sum"]
+        whole = are_whole(self.headers(first, first + len(rows)), rows)
         if not whole.all():
             bad = first + int(np.argmin(whole))
             raise ReplayError(f"row {bad} in {self._root} is damaged; delete it and rebuild")
@@ -140,26 +128,17 @@ class ShardFiles:
         """Write whole records at increasing indices, making new shards as they are reached."""
         chunk = max(1, _WRITE_BYTES // self.record_bytes)
         for shard, low, high in self._runs(indices, chunk):
-            piece = slice(low, high)
-            records = np.empty(high - low, self._record)
-            records["position"] = rows.positions[piece]
-            records["slot"] = rows.slots[piece]
-            records["reward"] = rows.rewards[piece]
-            records["reward_sum"] = _reward_sums(records["reward"])
-            records["action"] = rows.actions[piece]
-            records["context"] = rows.contexts[piece]
-            records["row_sum"] = _row_sums(records, records["action"], records["context"])
+            records = records_of(rows.part(slice(low, high)), self._record)
             offset = int(indices[low]) % self._shard_size * self.record_bytes
-            self._write(shard, _bytes_of(records), offset)
+            self._write(shard, bytes_of(records), offset)
 
     def write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
         """Rewrite the reward field of records at increasing indices."""
-        fields = np.empty(len(rewards), [("reward", "<f8"), ("reward_sum", "<u4")])
-        fields["reward"], fields["reward_sum"] = rewards, _reward_sums(rewards)
+        fields = reward_fields(rewards)
         values, step = memoryview(fields.tobytes()), fields.itemsize
         for number, index in enumerate(indices.tolist()):
             shard, row = divmod(index, self._shard_size)
-            offset = row * self.record_bytes + _REWARD_OFFSET
+            offset = row * self.record_bytes + REWARD_OFFSET
             self._write(shard, values[step * number : step * (number + 1)], offset)
 
     def read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
@@ -232,7 +211,7 @@ class ShardFiles:
     def _copied(self, distinct: NDArray[np.int64]) -> NDArray[np.void]:
         """Return the records at increasing indices."""
         records = np.empty(len(distinct), self._record)
-        target, size = _bytes_of(records), self.record_bytes
+        target, size = bytes_of(records), self.record_bytes
         most = _READ_BYTES // size
         self._gather(distinct, most, lambda start, stop: [target[start * size : stop * size]])
         return records
@@ -246,11 +225,11 @@ class ShardFiles:
         which several threads may scribble on at a time.
         """
         targets = [
-            (_bytes_of(array.reshape(-1)), array[0].nbytes)
+            (bytes_of(array.reshape(-1)), array[0].nbytes)
             for array in (into.actions, into.contexts)
             if array.nbytes
         ]
-        header = memoryview(bytearray(_HEADER.itemsize))
+        header = memoryview(bytearray(HEADER.itemsize))
         rows = places.tolist()
 
         def buffers(start: int, stop: int) -> list[memoryview]:
@@ -380,26 +359,3 @@ class ShardFiles:
         if os.preadv(fd, read.buffers, read.offset) != read.num_bytes:
             row = read.offset // self.record_bytes
             raise ReplayError(f"{self._path(read.shard)} ends before row {row} does")
-
-
-def _bytes_of(array: NDArray[np.generic]) -> memoryview:
-    """Return the bytes of a contiguous one-dimensional array, sharing its memory."""
-    return memoryview(array.view(np.uint8).data)
-
-
-def _reward_sums(rewards: NDArray[np.float64]) -> NDArray[np.uint32]:
-    raw = np.ascontiguousarray(rewards, "<f8").tobytes()
-    sums = [crc32(raw[at : at + 8]) for at in range(0, len(raw), 8)]
-    return np.array(sums, np.uint32)
-
-
-def _row_sums(
-    headers: NDArray[np.void], actions: NDArray[np.float32], contexts: NDArray[Any]
-) -> NDArray[np.uint32]:
-    """Return the checksum of each row without its reward: position, slot, features, context."""
-    sums = np.empty(len(headers), np.uint32)
-    heads = np.stack([headers["position"], headers["slot"]], axis=1, dtype="<i8")
-    for row in range(len(headers)):
-        part = crc32(actions[row].data, crc32(heads[row].data))
-        sums[row] = crc32(np.ascontiguousarray(contexts[row]).data, part)
-    return sums

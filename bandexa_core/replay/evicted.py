@@ -144,11 +144,7 @@ class ExtendedReplay:
         """See `TrainingRows.scan`."""
         old = self.evicted.rows
         for start in range(0, len(old), chunk):
-            part = slice(start, start + chunk)
-            yield Rows(
-                old.positions[part], old.slots[part], old.rewards[part], old.actions[part],
-                old.contexts[part],
-            )  # fmt: skip
+            yield old.part(slice(start, start + chunk))
         yield from self.replay.scan(chunk)
 
     def __len__(self) -> int:

@@ -114,14 +114,14 @@ class Rows:
         """Return N."""
         return len(self.positions)
 
-    def tail(self, start: int) -> Rows:
-        """Return the rows from number `start` on, sharing memory."""
+    def part(self, numbers: slice) -> Rows:
+        """Return the rows of those numbers, sharing memory."""
         return Rows(
-            self.positions[start:],
-            self.slots[start:],
-            self.rewards[start:],
-            self.actions[start:],
-            self.contexts[start:],
+            self.positions[numbers],
+            self.slots[numbers],
+            self.rewards[numbers],
+            self.actions[numbers],
+            self.contexts[numbers],
         )
 
 
