@@ -9,7 +9,7 @@ the disk and `packing` for how they are exported.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from types import NoneType
 from typing import Any
@@ -37,12 +37,11 @@ class FileEntry:
     tensors: dict[str, TensorEntry]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a snapshot is and what it was built from.
 
     Attributes:
-        format_version: layout of the snapshot directory; another one is refused.
         version: the snapshot's number within its bandit.
         parent: the version it was trained from, None for the first.
         bandit_uid: the bandit it belongs to.
@@ -51,15 +50,15 @@ class Manifest:
         spec_hash: hash of the bandit's configuration that shapes the model.
         num_rows: training rows it was built from.
         epoch: the publisher's lock epoch.
-        created_at: Unix time of publishing, in seconds.
         encoder: registered name of the encoder.
         metrics: finite figures of the training round.
-        libraries: versions it was made with, for people; loading does not look at them.
         meta: any JSON object of the publisher's.
+        created_at: Unix time of publishing, in seconds.
+        libraries: versions it was made with, for people; loading does not look at them.
         files: the safetensors files by name, without their extension.
+        format_version: layout of the snapshot directory; another one is refused.
     """
 
-    format_version: int
     version: SnapshotVersion
     parent: SnapshotVersion | None
     bandit_uid: BanditUid
@@ -68,12 +67,13 @@ class Manifest:
     spec_hash: str
     num_rows: int
     epoch: int
-    created_at: float
     encoder: str
     metrics: dict[str, float]
-    libraries: dict[str, str]
     meta: dict[str, Any]
-    files: dict[str, FileEntry]
+    created_at: float = 0.0
+    libraries: dict[str, str] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
 
     def to_bytes(self) -> bytes:
         """Return the manifest as `manifest.json` holds it.
@@ -165,4 +165,4 @@ def _check_values(mapping: dict[str, object], kind: type) -> None:
             raise ValueError(f"{name} is {value!r:.80}")
 
 
-assert _KINDS.keys() == {field.name for field in fields(Manifest)}
+assert _KINDS.keys() == {each.name for each in fields(Manifest)}

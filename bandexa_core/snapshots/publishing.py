@@ -51,8 +51,7 @@ def publish_model(
     files = {MODEL_FILE: model.tensors(), TRAINING_FILE: dict(training)}
 
     def publish(number: SnapshotVersion) -> Manifest:
-        return snapshots.publish(
-            files,
+        manifest = Manifest(
             version=number,
             parent=parent,
             bandit_uid=model.uid,
@@ -62,10 +61,10 @@ def publish_model(
             num_rows=progress.num_learned,
             epoch=epoch,
             encoder=model.spec.encoder.name,
-            metrics=dict(metrics),
+            metrics={name: float(value) for name, value in metrics.items()},
             meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
-            before_rename=before_rename,
         )
+        return snapshots.publish(manifest, files, before_rename)
 
     if version is not None:
         return publish(version)

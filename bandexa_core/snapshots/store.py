@@ -37,8 +37,8 @@ from bandexa_core.filesystem import (
     remove_tree,
     write_synced,
 )
-from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.snapshots.manifest import FORMAT_VERSION, Manifest, parse_manifest
+from bandexa_core.ids import SnapshotVersion
+from bandexa_core.snapshots.manifest import Manifest, parse_manifest
 from bandexa_core.snapshots.tensors import Tensors, check_size, decode_file, encode_file
 
 _MANIFEST_FILE = "manifest.json"
@@ -75,23 +75,13 @@ class SnapshotStore:
 
     def publish(
         self,
+        draft: Manifest,
         files: Mapping[str, Mapping[str, NDArray[Any]]],
-        *,
-        version: int,
-        parent: int | None,
-        bandit_uid: str,
-        position: int,
-        log_hash: str,
-        spec_hash: str,
-        num_rows: int,
-        epoch: int,
-        encoder: str,
-        metrics: Mapping[str, float],
-        meta: Mapping[str, Any],
         before_rename: Callable[[], None] | None = None,
     ) -> Manifest:
-        """Write a snapshot durably and return its manifest, which explains the other arguments.
+        """Write a snapshot durably and return its manifest.
 
+        `draft` is the manifest, into which `created_at`, `libraries` and `files` are filled.
         `files` are tensors by name, by file name without extension. Tensor names may contain "/"; a
         file may hold no tensor, a tensor no element. `before_rename` is called when all is on disk
         and nothing is visible yet: the caller's last check that it may publish. What it raises
@@ -103,24 +93,8 @@ class SnapshotStore:
             SnapshotError: the disk failed. Should that have been at the very last step, syncing the
                 directory, the version is visible and whole.
         """
-        draft = Manifest(
-            format_version=FORMAT_VERSION,
-            version=SnapshotVersion(version),
-            parent=None if parent is None else SnapshotVersion(parent),
-            bandit_uid=BanditUid(bandit_uid),
-            position=LogPosition(position),
-            log_hash=log_hash,
-            spec_hash=spec_hash,
-            num_rows=num_rows,
-            epoch=epoch,
-            created_at=float(self._clock()),
-            encoder=encoder,
-            metrics={name: float(value) for name, value in metrics.items()},
-            libraries=_libraries(),
-            meta=dict(meta),
-            files={},
-        )
-        target = self._path(version)
+        draft = replace(draft, created_at=float(self._clock()), libraries=_libraries())
+        target = self._path(draft.version)
         if target.exists():
             raise SnapshotRefused(f"{target} exists")
         temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")

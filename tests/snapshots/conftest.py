@@ -71,7 +71,9 @@ class SteppedFileSystem(LocalFileSystem):
         super().remove_dir(path)
 
 
-def _publish(store: SnapshotStore, version: int, files=None, **changes: Any) -> Manifest:
+def _publish(
+    store: SnapshotStore, version: int, files=None, before_rename=None, **changes: Any
+) -> Manifest:
     """Publish tensors that follow from the version, unless others are given."""
     if files is None:
         files = {
@@ -91,7 +93,7 @@ def _publish(store: SnapshotStore, version: int, files=None, **changes: Any) -> 
         "metrics": {"loss": 0.1 * version},
         "meta": {"seed": 0, "scales": [1.5, None, {"a": "\u00e9\U0001f600"}]},
     }
-    return store.publish(files, **{**values, **changes})
+    return store.publish(Manifest(**{**values, **changes}), files, before_rename)
 
 
 def _assert_same_tensors(found: dict[str, Any], expected: dict[str, Any]) -> None:

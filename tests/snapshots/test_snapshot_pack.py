@@ -18,12 +18,11 @@ from hypothesis.extra import numpy as hnp
 
 from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.snapshots.manifest import FORMAT_VERSION, FileEntry, Manifest, TensorEntry
+from bandexa_core.snapshots.manifest import FileEntry, Manifest, TensorEntry
 from bandexa_core.snapshots.packing import _joined, _split, _with_manifest, pack, unpack
 from bandexa_core.snapshots.tensors import encode_file
 
 MANIFEST = Manifest(
-    format_version=FORMAT_VERSION,
     version=SnapshotVersion(3),
     parent=SnapshotVersion(2),
     bandit_uid=BanditUid("b-1"),
@@ -37,7 +36,6 @@ MANIFEST = Manifest(
     metrics={"loss": 0.3},
     libraries={"numpy": "2"},
     meta={"actions": ["a"], "nested": {"x": [1.5, None, True, "\u00e9"]}},
-    files={},
 )
 TENSORS = {"12/root": np.eye(2), "n": np.array(5), "flags": np.array([True, False])}
 
