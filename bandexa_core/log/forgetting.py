@@ -28,7 +28,7 @@ from bandexa_core.spec import FORGETTING_CELLS, ForgettingSpec
 # Steps more than this many half-lives ago are dropped, and no step is larger. The weights that they
 # would distinguish differ by less than 1e-12. No weight rounds to 0, so that rows can always be
 # drawn by their weights.
-KEPT_HALF_LIVES = 40.0
+MAX_HALF_LIVES = 40.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ class Forgetting:
         if spec.half_life is None or self.cell is None:
             return 0.0
         cells = max(0, _cell(spec, position, time) - self.cell)
-        return min(cells / FORGETTING_CELLS, KEPT_HALF_LIVES)
+        return min(cells / FORGETTING_CELLS, MAX_HALF_LIVES)
 
     def after(self, spec: ForgettingSpec, position: int, time: float) -> Forgetting:
         """Return the state after the step that is due before the row at `position`."""
@@ -63,8 +63,8 @@ class Forgetting:
         if size == 0.0:  # a clock that was set back does not restore weights
             return self
         sizes = np.append(self.half_lives, size)
-        keep = np.cumsum(sizes[::-1])[::-1] - sizes < KEPT_HALF_LIVES
-        return Forgetting(cell, np.append(self.positions, position)[keep], sizes[keep])
+        recent = np.cumsum(sizes[::-1])[::-1] - sizes < MAX_HALF_LIVES
+        return Forgetting(cell, np.append(self.positions, position)[recent], sizes[recent])
 
     def weights(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the weights (N,) that are left of the rows first learned at `positions` (N,)."""

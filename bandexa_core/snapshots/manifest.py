@@ -1,9 +1,9 @@
-"""The manifest of a snapshot: what was published, in words and hashes.
+"""The manifest of a snapshot: where it comes from, and which files with which hashes it has.
 
-`manifest.json` holds the manifest and a sha256 of it; an exported snapshot carries the same text.
-It is read strictly: the text must be, byte for byte, what writing the parsed manifest would give,
-so that no flipped bit goes unseen. Pure values, used by any process; see `store` for how they reach
-the disk and `packing` for how they are exported.
+`manifest.json` holds the manifest and its sha256; an exported snapshot carries the same text. The
+text is read strictly: it must be, byte for byte, what writing the parsed manifest gives, so that a
+flipped bit anywhere is found. Pure values, used by any process. `store` writes them to disk,
+`packing` exports them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file: its numpy dtype name and shape."""
+    """The description of one tensor: the name of its numpy dtype, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One safetensors file: sha256 and size of all its bytes, and the tensors in it."""
+    """The description of one safetensors file: its sha256, its size, and its tensors by name."""
 
     sha256: str
     num_bytes: int
@@ -42,21 +42,21 @@ class Manifest:
     """What a snapshot is and what it was built from.
 
     Attributes:
-        version: the snapshot's number within its bandit.
-        parent: the version it was trained from, None for the first.
-        bandit_uid: the bandit it belongs to.
-        position: the log position it was built at.
-        log_hash: hash of the log up to `position`, hex; empty in an export, whose log stays behind.
-        spec_hash: hash of the bandit's configuration that shapes the model.
-        num_rows: training rows it was built from.
-        epoch: the publisher's lock epoch.
-        encoder: registered name of the encoder.
-        metrics: finite figures of the training round.
-        meta: any JSON object of the publisher's.
+        version: Number of the snapshot within its bandit.
+        parent: The version that training started from; None for the first and for imports.
+        bandit_uid: The bandit that the snapshot belongs to.
+        position: The log position that the snapshot was built at.
+        log_hash: Hash of the log up to `position`, in hex; empty in an export, which has no log.
+        spec_hash: Hash of the part of the bandit's configuration that shapes the model.
+        num_rows: Number of values learned up to `position`.
+        epoch: Lock epoch of the publishing server.
+        encoder: Registered name of the encoder.
+        metrics: Measurements of the training round; finite.
+        meta: A JSON object of the publisher's choice.
         created_at: Unix time of publishing, in seconds.
-        libraries: versions it was made with, for people; loading does not look at them.
-        files: the safetensors files by name, without their extension.
-        format_version: layout of the snapshot directory; another one is refused.
+        libraries: Versions of the libraries in use, for people; loading ignores them.
+        files: The safetensors files by name, without extension.
+        format_version: Version of the format; any other one is refused.
     """
 
     version: SnapshotVersion
@@ -76,11 +76,11 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as `manifest.json` holds it.
+        """Return the content of `manifest.json`.
 
         Raises:
-            ValueError: a metric or `meta` cannot be written as JSON: NaN, infinity and half a
-                surrogate pair included.
+            ValueError: A metric or `meta` is not JSON, such as NaN, infinity and half a surrogate
+                pair.
         """
         try:
             body = asdict(self)
@@ -115,14 +115,14 @@ def parse_manifest(data: bytes) -> Manifest:
     """Return the manifest that `Manifest.to_bytes` wrote.
 
     Raises:
-        SnapshotCorrupt: these are not such bytes; the message says why, without naming a file.
+        SnapshotCorrupt: `to_bytes` cannot have written these bytes. The message names no file.
     """
     try:
         document = json.loads(data)
         body = _members(document, {"manifest": (dict,), "sha256": (str,)})["manifest"]
         found = body.get("format_version")
         if found != FORMAT_VERSION:
-            raise ValueError(f"format version {found!r}, this program reads {FORMAT_VERSION}")
+            raise ValueError(f"format version {found!r} instead of {FORMAT_VERSION}")
         values = _members(body, _KINDS)
         _check_values(values["metrics"], float)
         _check_values(values["libraries"], str)
@@ -133,7 +133,7 @@ def parse_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise SnapshotCorrupt(f"not a valid manifest: {error}") from error
     if written != data:
-        raise SnapshotCorrupt("its hash or its bytes are not those that were written")
+        raise SnapshotCorrupt("its hash or its bytes differ from those that were written")
     return manifest
 
 
@@ -150,7 +150,7 @@ def _file_entry(entry: dict[str, Any]) -> FileEntry:
 
 
 def _members(value: object, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return a JSON object's members, which must be exactly `kinds`, of those exact types."""
+    """Return the members of a JSON object; they must be exactly those of `kinds`, in type, too."""
     if not isinstance(value, dict) or value.keys() != kinds.keys():
         raise ValueError(f"expected an object with the members {sorted(kinds)}")
     for name, kind in kinds.items():

@@ -1,12 +1,13 @@
 """An exported snapshot: one safetensors file that carries its manifest in its header.
 
-The header of a safetensors file is a JSON object. That of an export begins with
+The header of a safetensors file is a JSON object. The header of an export begins with
 
     {"__metadata__":{"manifest":"..."},
 
-where the text is what a snapshot directory has in `manifest.json`. The manifest describes one
-file, `tensors`: the same bytes without that metadata. So any safetensors reader can read the
-tensors, and `unpack` checks them as the tensors of a snapshot directory are checked.
+where the text is that of `manifest.json` in a snapshot directory. The manifest describes one file,
+`tensors`, which consists of the export's bytes without this metadata. Any safetensors reader can
+therefore read the tensors, and `unpack` uses the checks of a snapshot directory. Pure functions on
+bytes.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from bandexa_core.snapshots.tensors import Tensors, decode_file, encode_file
 
 _FILE = "tensors"
 _METADATA = b'{"__metadata__":'
-_LENGTH_BYTES = 8  # the header's length, little endian, comes before it
-_MAX_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+_LENGTH_BYTES = 8  # the length of the header, little endian, precedes it
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 
 
 def pack(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the exported form of named arrays under a manifest, whose `files` are filled in.
+    """Return named arrays and a manifest in exported form.
+
+    Args:
+        manifest: The manifest; its `files` are filled in here.
+        tensors: The arrays.
 
     Raises:
-        ValueError: the manifest is not JSON (NaN and infinity included), or an array cannot be
-            stored.
+        ValueError: The manifest is not JSON, or an array cannot be stored.
     """
     data, entry = encode_file(tensors)
     text = replace(manifest, files={_FILE: entry}).to_bytes().decode()
@@ -42,11 +46,11 @@ def pack(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[Manifest, Tensors]:
-    """Return the manifest and the arrays that `pack` was given.
+    """Return manifest and arrays of an export.
 
     Raises:
-        SnapshotCorrupt: the bytes are malformed or were changed. The hashes find accidents; they do
-            not prove who made the bytes.
+        SnapshotCorrupt: The bytes are malformed or were changed. The hashes find accidents; they do
+            not prove who wrote the bytes.
     """
     try:
         header, buffer = _split(data)
@@ -66,7 +70,7 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
     num_bytes = int.from_bytes(data[:_LENGTH_BYTES], "little")
     end = _LENGTH_BYTES + num_bytes
     if num_bytes > _MAX_HEADER_BYTES or end > len(data):
-        raise ValueError(f"it has {len(data)} bytes and names a header of {num_bytes}")
+        raise ValueError(f"it has {len(data)} bytes and declares a header of {num_bytes}")
     return data[_LENGTH_BYTES:end], memoryview(data)[end:]
 
 
@@ -75,17 +79,17 @@ def _joined(header: bytes, buffer: memoryview) -> bytes:
 
 
 def _with_manifest(header: bytes, text: str) -> bytes:
-    """Return a safetensors header with a manifest before its tensors."""
+    """Return a safetensors header with the text of a manifest before its tensors."""
     metadata = json.dumps({"manifest": text}, separators=(",", ":")).encode()
     comma = b"" if header.startswith(b"{}") else b","
     whole = b"".join([_METADATA, metadata, comma, header[1:]])
-    return whole + b" " * (-len(whole) % 8)  # safetensors aligns the tensors' bytes so
+    return whole + b" " * (-len(whole) % 8)  # the tensors' bytes are aligned to 8
 
 
 def _manifest_text(header: bytes) -> str:
-    """Return the manifest's text in a header, not yet checked."""
+    """Return the text of the manifest in a header, unchecked."""
     if header.startswith(_METADATA):
-        # Latin-1, so that the decoder counts bytes.
+        # One character per byte: the decoder's offsets are then those of the bytes.
         metadata, _ = json.JSONDecoder().raw_decode(header.decode("latin-1"), len(_METADATA))
         if isinstance(metadata, dict) and isinstance(metadata.get("manifest"), str):
             return str(metadata["manifest"])
@@ -93,9 +97,9 @@ def _manifest_text(header: bytes) -> str:
 
 
 def _without_manifest(header: bytes, text: str, num_bytes: int) -> bytes:
-    """Return the header of so many bytes that `_with_manifest` made `header` of."""
+    """Return the header, `num_bytes` long, from which `_with_manifest` made `header`."""
     start = len(_with_manifest(b"{}", text).rstrip(b" ")) - len(b"}")
     plain = (b"{" + header[start:].removeprefix(b","))[:num_bytes]
     if _with_manifest(plain, text) != header:
-        raise ValueError("its header is not the one that was written")
+        raise ValueError("its header differs from the one that was written")
     return plain

@@ -1,7 +1,7 @@
 """Named arrays as safetensors bytes, and the check of such bytes against a manifest's entry.
 
-Pure functions on bytes. Reading raises SnapshotCorrupt for anything malformed. No code is ever run
-from the bytes, and the memory taken is in proportion to their number, whatever sizes they declare.
+Pure functions on bytes. Reading raises SnapshotCorrupt for anything malformed. It runs no code from
+the bytes and takes memory in proportion to their number, whatever sizes they declare.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def encode_file(tensors: Mapping[str, NDArray[Any]]) -> tuple[bytes, FileEntry]:
     """Return arrays as the bytes of a snapshot's file, and the manifest's entry for it.
 
     Raises:
-        ValueError: a name is empty or reserved, or a dtype is not a plain real number's.
+        ValueError: A name is empty or reserved, or a dtype is not that of plain real numbers.
     """
     data = encode_tensors(tensors)
     return data, FileEntry(sha256(data).hexdigest(), len(data), _entries(tensors))
@@ -37,28 +37,28 @@ def decode_file(data: bytes, entry: FileEntry) -> Tensors:
     """Return the arrays of a snapshot's file.
 
     Raises:
-        SnapshotCorrupt: size, hash or tensors are not those of the manifest's entry.
+        SnapshotCorrupt: Size, hash or tensors differ from the manifest's entry.
     """
     check_size(len(data), entry)
     if sha256(data).hexdigest() != entry.sha256:
-        raise SnapshotCorrupt("its sha256 is not the published one")
+        raise SnapshotCorrupt("its sha256 differs from the published one")
     tensors = decode_tensors(data)
     if _entries(tensors) != entry.tensors:
-        raise SnapshotCorrupt("its tensors' names, dtypes or shapes are not the published ones")
+        raise SnapshotCorrupt("its tensors' names, dtypes or shapes differ from the published ones")
     return tensors
 
 
 def check_size(num_bytes: int, entry: FileEntry) -> None:
-    """Raise SnapshotCorrupt unless a file of so many bytes can be the one of the entry."""
+    """Raise SnapshotCorrupt when `num_bytes` is not the size that the entry has."""
     if num_bytes != entry.num_bytes:
-        raise SnapshotCorrupt(f"it has {num_bytes} bytes, {entry.num_bytes} were published")
+        raise SnapshotCorrupt(f"it has {num_bytes} bytes instead of {entry.num_bytes}")
 
 
 def encode_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """Return arrays of any memory layout as safetensors bytes.
 
     Raises:
-        ValueError: a name is empty or reserved, or a dtype is not a plain real number's.
+        ValueError: A name is empty or reserved, or a dtype is not that of plain real numbers.
     """
     flat = {}
     for name, array in tensors.items():
@@ -66,17 +66,17 @@ def encode_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
             raise ValueError(f"{name!r} cannot name a tensor")
         if array.dtype.name not in _DTYPES:
             raise ValueError(f"tensor {name!r}: dtype {array.dtype} cannot be stored")
-        # safetensors writes an array's memory as it lies, whatever its strides: a transposed one
-        # would come back scrambled. (np.ascontiguousarray would turn a 0-d array into a 1-d one.)
+        # safetensors writes the memory of an array and ignores its strides, so a transposed array
+        # would be stored scrambled. (np.ascontiguousarray would turn a 0-d array into a 1-d one.)
         flat[name] = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
     return safetensors.numpy.save(flat)
 
 
 def decode_tensors(data: bytes) -> Tensors:
-    """Return the arrays of safetensors bytes: copies that may be written to.
+    """Return the arrays of safetensors bytes, as writable copies.
 
     Raises:
-        SnapshotCorrupt: these are not whole, well-formed safetensors bytes of known dtypes.
+        SnapshotCorrupt: The bytes are not complete, well-formed safetensors of known dtypes.
     """
     try:
         tensors = safetensors.numpy.load(data)

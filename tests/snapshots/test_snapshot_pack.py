@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -41,7 +41,7 @@ TENSORS = {"12/root": np.eye(2), "n": np.array(5), "flags": np.array([True, Fals
 
 
 def _bytes(header: Any, data: bytes = b"") -> bytes:
-    """Return a safetensors string with a header of our own."""
+    """Return safetensors bytes with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -52,7 +52,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _under(text: str, plain: bytes) -> bytes:
-    """Return the safetensors bytes `plain` with any text as the manifest."""
+    """Return the safetensors bytes `plain` with any text as their manifest."""
     header, buffer = _split(plain)
     return _joined(_with_manifest(header, text), buffer)
 
@@ -124,7 +124,7 @@ def test_anything_packed_comes_back(assert_same_tensors, meta, arrays):
         ({}, {"t": np.array(["text"])}),
     ],
 )
-def test_what_cannot_be_packed_is_a_value_error(meta, tensors):
+def test_unwritable_values_are_a_value_error(meta, tensors):
     with pytest.raises(ValueError, match=r"JSON|name|dtype"):
         pack(_with_meta(meta), tensors)
 
@@ -148,8 +148,8 @@ def test_every_other_length_is_found():
         unpack(data + b"\0")
 
 
-def test_white_space_elsewhere_is_found():
-    """The manifest's hash covers neither the header around it nor its padding."""
+def test_added_white_space_is_found():
+    """No hash covers the header around the manifest and its padding."""
     data = pack(MANIFEST, TENSORS)
     length = int.from_bytes(data[:8], "little")
     header, buffer = data[8 : 8 + length], data[8 + length :]
@@ -194,21 +194,21 @@ BAD_TENSORS = {
 
 
 @pytest.mark.parametrize("reason", BAD_TENSORS)
-def test_a_header_that_lies_is_refused(reason):
-    """Each header is hashed and described as if it had been written so."""
-    lying = _bytes({"w": BAD_TENSORS[reason]}, b"\x07" * 8)
+def test_a_malformed_header_is_refused(reason):
+    """Hash and description are right, as if the header had been written so."""
+    malformed = _bytes({"w": BAD_TENSORS[reason]}, b"\x07" * 8)
     entry = FileEntry(
-        sha256(lying).hexdigest(), len(lying), encode_file({"w": np.ones(1)})[1].tensors
+        sha256(malformed).hexdigest(), len(malformed), encode_file({"w": np.ones(1)})[1].tensors
     )
     text = dataclasses.replace(MANIFEST, files={"tensors": entry}).to_bytes().decode()
     with pytest.raises(SnapshotCorrupt, match=r"not valid safetensors|dtype|not a boolean"):
-        unpack(_under(text, lying))
+        unpack(_under(text, malformed))
 
 
 @pytest.mark.parametrize(
     "array", [np.full(8, 7, np.uint8).view(bool), np.ones(2, np.complex64)], ids=["bool", "complex"]
 )
-def test_values_no_tensor_may_have_are_refused_though_their_hash_is_right(array):
+def test_forbidden_values_are_refused_even_under_a_right_hash(array):
     plain = safetensors.numpy.save({"w": array})
     described = {"w": TensorEntry(array.dtype.name, array.shape)}
     entry = FileEntry(sha256(plain).hexdigest(), len(plain), described)
@@ -231,8 +231,8 @@ def test_values_no_tensor_may_have_are_refused_though_their_hash_is_right(array)
         lambda metadata: None,
     ],
 )
-def test_metadata_that_is_not_ours_is_refused(change):
-    """Written as `pack` writes it, so that nothing but the metadata is another."""
+def test_other_metadata_is_refused(change):
+    """The bytes are otherwise those that `pack` writes."""
     good = pack(MANIFEST, TENSORS)
     header, data = _header(good)
 
@@ -245,7 +245,7 @@ def test_metadata_that_is_not_ours_is_refused(change):
         unpack(changed(change(header["__metadata__"])))
 
 
-def test_bytes_of_another_program_are_refused():
+def test_safetensors_of_another_program_are_refused():
     with pytest.raises(SnapshotCorrupt, match="no manifest"):
         unpack(safetensors.numpy.save(TENSORS))
     with pytest.raises(SnapshotCorrupt, match="no manifest"):
@@ -253,7 +253,7 @@ def test_bytes_of_another_program_are_refused():
 
 
 def test_swapped_tensors_are_found():
-    """Same names, shapes and data area; only the offsets in the header trade places."""
+    """Names, shapes and data are the same; the offsets in the header are exchanged."""
     good = pack(MANIFEST, {"a": np.array([1.0]), "b": np.array([2.0])})
     swapped = good.replace(b'"data_offsets":[0,8]', b"SWAP")
     swapped = swapped.replace(b'"data_offsets":[8,16]', b'"data_offsets":[0,8]')
@@ -263,15 +263,15 @@ def test_swapped_tensors_are_found():
         unpack(swapped)
 
 
-def test_tensors_under_the_manifest_of_others_are_found():
-    """Both are whole, of one shape and one size."""
-    theirs = unpack(pack(MANIFEST, {"a": np.array([1.0])}))[0].to_bytes().decode()
+def test_the_manifest_of_other_tensors_is_found():
+    """Both exports are complete and have the same shapes and sizes."""
+    other = unpack(pack(MANIFEST, {"a": np.array([1.0])}))[0].to_bytes().decode()
     with pytest.raises(SnapshotCorrupt, match="sha256"):
-        unpack(_under(theirs, encode_file({"a": np.array([2.0])})[0]))
+        unpack(_under(other, encode_file({"a": np.array([2.0])})[0]))
 
 
 @pytest.mark.parametrize("names", [[], ["model"], ["tensors", "more"]], ids=str)
-def test_a_manifest_of_other_files_is_refused(names):
+def test_a_manifest_that_describes_other_files_is_refused(names):
     data, entry = encode_file(TENSORS)
     text = dataclasses.replace(MANIFEST, files=dict.fromkeys(names, entry)).to_bytes().decode()
     with pytest.raises(SnapshotCorrupt, match="does not describe one file"):
@@ -296,13 +296,13 @@ def test_a_manifest_of_other_files_is_refused(names):
     ],
     ids=lambda text: text[:20],
 )
-def test_a_manifest_that_is_no_json_object_is_refused_though_its_hash_is_right(text):
+def test_text_that_is_not_a_manifest_is_refused(text):
     with pytest.raises(SnapshotCorrupt, match="not a packed snapshot"):
         unpack(_under(text, encode_file(TENSORS)[0]))
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"'])
-def test_values_that_are_not_json_are_refused_in_a_manifest_though_its_hash_is_right(value):
+def test_values_that_are_not_json_are_refused_even_under_a_right_hash(value):
     whole = unpack(pack(_with_meta({"x": "VALUE"}), TENSORS))[0]
     body = json.dumps(dataclasses.asdict(whole), sort_keys=True, separators=(",", ":"))
     body = body.replace('"VALUE"', value)
@@ -329,15 +329,13 @@ def test_random_headers_are_refused(header, data):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_a_mangled_pack_is_refused_unless_it_says_the_same(assert_same_tensors, data):
-    """Cut, insert, repeat and overwrite pieces of a good one. (White space says nothing.)"""
+def test_a_mangled_export_is_refused(data):
+    """Pieces of a good export are cut, inserted, repeated and overwritten."""
     good = pack(MANIFEST, TENSORS)
     start = data.draw(st.integers(0, len(good)))
     stop = data.draw(st.integers(start, min(len(good), start + 40)))
     middle = data.draw(st.binary(max_size=40) | st.just(good[start:stop] * 2))
-    try:
-        manifest, tensors = unpack(good[:start] + middle + good[stop:])
-    except SnapshotCorrupt:
-        return
-    assert dataclasses.replace(manifest, files={}) == MANIFEST
-    assert_same_tensors(tensors, TENSORS)
+    mangled = good[:start] + middle + good[stop:]
+    assume(mangled != good)
+    with pytest.raises(SnapshotCorrupt):
+        unpack(mangled)
