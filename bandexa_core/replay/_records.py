@@ -1,7 +1,8 @@
-"""The records of a disk replay's shard files: their layout and their checksums. Pure functions.
+"""The records in the shard files of a disk replay: layout and checksums. Pure functions.
 
-A record is packed and little endian: position int64, slot int64, reward float64, the reward's
-CRC-32, that of all the rest, A action features float32, the context.
+A record is packed and little endian: position int64, slot int64, reward float64, CRC-32 of the
+reward, CRC-32 of all other fields, A action features float32, context. The reward has a checksum of
+its own because corrections rewrite it alone.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ def records_of(rows: Rows, dtype: np.dtype[np.void]) -> NDArray[np.void]:
 
 
 def reward_fields(rewards: NDArray[np.float64]) -> NDArray[np.void]:
-    """Return what a record holds from REWARD_OFFSET on for each reward: it and its checksum."""
+    """Return rewards with their checksums, as records have them at REWARD_OFFSET."""
     fields = np.empty(len(rewards), [("reward", "<f8"), ("reward_sum", "<u4")])
     fields["reward"], fields["reward_sum"] = rewards, _reward_sums(rewards)
     return fields
 
 
-def are_whole(headers: NDArray[np.void], rows: Rows) -> NDArray[np.bool_]:
-    """Return whether each row, as it was read, agrees with the checksums in its header."""
-    whole: NDArray[np.bool_] = _row_sums(headers, rows.actions, rows.contexts) == headers["row_sum"]
-    whole &= _reward_sums(rows.rewards) == headers["reward_sum"]
-    return whole
+def are_intact(headers: NDArray[np.void], rows: Rows) -> NDArray[np.bool_]:
+    """Return whether each row agrees with the checksums in its header."""
+    intact: NDArray[np.bool_] = (
+        _row_sums(headers, rows.actions, rows.contexts) == headers["row_sum"]
+    )
+    intact &= _reward_sums(rows.rewards) == headers["reward_sum"]
+    return intact
 
 
 def bytes_of(array: NDArray[np.generic]) -> memoryview:
@@ -78,7 +81,7 @@ def _reward_sums(rewards: NDArray[np.float64]) -> NDArray[np.uint32]:
 def _row_sums(
     headers: NDArray[np.void], actions: NDArray[np.float32], contexts: NDArray[Any]
 ) -> NDArray[np.uint32]:
-    """Return the checksum of each row without its reward: position, slot, features, context."""
+    """Return the checksum of position, slot, features and context of each row."""
     sums = np.empty(len(headers), np.uint32)
     heads = np.stack([headers["position"], headers["slot"]], axis=1, dtype="<i8")
     for row in range(len(headers)):
