@@ -61,6 +61,24 @@ class DiskReplay(TableReplay):
 
     After an OSError of a write or sync, every further use raises ReplayError, because nobody knows
     what the kernel dropped. Opening the directory again starts from the last flush.
+
+    Args:
+        root: The directory, which is created when it is missing. It must not contain other files.
+        layout: Shapes and dtypes of the rows; those of existing rows must be equal.
+        shard_size: Rows per shard file.
+        cache_shards: Largest number of open shard files.
+        flush_every: Rows written or corrected between two durable flushes. A crash loses at
+            most so many rows, or one append; the log restores them.
+        capacity: Largest number of rows; None sets no limit. A flush deletes shard files whose
+            rows are all evicted, so the files may take up to a shard and a flush more.
+        read_threads: Number of threads that read what is not in the page cache.
+        fs: The file system for writes; the local one by default.
+
+    Raises:
+        ValueError: A number is below 1.
+        ReplayLocked: The directory is open elsewhere.
+        ReplayError: The directory is damaged, has another layout, shard size or format, or
+            cannot be written; delete it and rebuild it.
     """
 
     def __init__(
@@ -75,26 +93,6 @@ class DiskReplay(TableReplay):
         read_threads: int = READ_THREADS,
         fs: FileSystem | None = None,
     ) -> None:
-        """Open the replay in a directory, which is created when it is missing.
-
-        Args:
-            root: The directory; it must not contain other files.
-            layout: Shapes and dtypes of the rows; those of existing rows must be equal.
-            shard_size: Rows per shard file.
-            cache_shards: Largest number of open shard files.
-            flush_every: Rows written or corrected between two durable flushes. A crash loses at
-                most so many rows, or one append; the log restores them.
-            capacity: Largest number of rows; None sets no limit. A flush deletes shard files whose
-                rows are all evicted, so the files may take up to a shard and a flush more.
-            read_threads: Number of threads that read what is not in the page cache.
-            fs: The file system for writes; the local one by default.
-
-        Raises:
-            ValueError: A number is below 1.
-            ReplayLocked: The directory is open elsewhere.
-            ReplayError: The directory is damaged, has another layout, shard size or format, or
-                cannot be written; delete it and rebuild it.
-        """
         for name, value in (
             ("shard_size", shard_size),
             ("cache_shards", cache_shards),

@@ -53,29 +53,35 @@ def publish_model(
         SnapshotError: The snapshot could not be written, or is refused.
     """
     files = {MODEL_FILE: model.tensors(), TRAINING_FILE: dict(training)}
+    draft = Manifest(
+        version=version or SnapshotVersion(0),
+        parent=parent,
+        bandit_uid=model.uid,
+        position=position,
+        log_hash=log_hash.hex(),
+        spec_hash=model.spec.model_hash(),
+        num_rows=progress.num_learned,
+        epoch=epoch,
+        encoder=model.spec.encoder.name,
+        metrics={name: float(value) for name, value in metrics.items()},
+        meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
+    )
+    if version is None:
+        return _publish_next(snapshots, draft, files, before_rename)
+    return snapshots.publish(draft, files, before_rename)
 
-    def publish(number: SnapshotVersion) -> Manifest:
-        manifest = Manifest(
-            version=number,
-            parent=parent,
-            bandit_uid=model.uid,
-            position=position,
-            log_hash=log_hash.hex(),
-            spec_hash=model.spec.model_hash(),
-            num_rows=progress.num_learned,
-            epoch=epoch,
-            encoder=model.spec.encoder.name,
-            metrics={name: float(value) for name, value in metrics.items()},
-            meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
-        )
-        return snapshots.publish(manifest, files, before_rename)
 
-    if version is not None:
-        return publish(version)
+def _publish_next(
+    snapshots: SnapshotStore,
+    draft: Manifest,
+    files: Mapping[str, Mapping[str, NDArray[Any]]],
+    before_rename: Callable[[], None] | None,
+) -> Manifest:
+    """Publish a snapshot as the next free version."""
     while True:
-        free = SnapshotVersion(snapshots.next_version())
+        free = snapshots.next_version()
         try:
-            return publish(free)
+            return snapshots.publish(dataclasses.replace(draft, version=free), files, before_rename)
         except SnapshotRefused:
             # An import in the server took this version while the trainer was publishing, or the
             # other way round. A refusal for another reason leaves the next version as it was.
