@@ -1,14 +1,14 @@
-"""The errors of the core: a caller may act on each of them; none knows HTTP.
+"""The errors that the core raises on purpose. Callers act on their type; none knows HTTP.
 
 BandexaError
-+-- SnapshotError        no snapshot could be written, read or found
-|   +-- SnapshotCorrupt  the bytes are not what was published
-|   +-- SnapshotRefused  this snapshot may not be published
-+-- ReplayError          a replay cannot be read or written: delete it, rebuild it from the log
-+-- ReplayLocked         the replay's directory is open elsewhere: do not delete it
-+-- ClosedError          use after close
++-- SnapshotError        a snapshot cannot be written, read or found
+|   +-- SnapshotCorrupt  the bytes differ from those that were published
+|   +-- SnapshotRefused  the snapshot must not be published
++-- ReplayError          a replay cannot be read or written: delete it and rebuild it from the log
++-- ReplayLocked         another object has the replay's directory open: do not delete it
++-- ClosedError          an object was used after its close()
 
-A caller's mistake (a wrong shape, a wrong dtype, an unknown name) is a plain ValueError.
+A mistake of the caller, such as a wrong shape, dtype or name, is a plain ValueError.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ class BandexaError(Exception):
 
 
 class SnapshotError(BandexaError):
-    """No snapshot could be written, read or found."""
+    """A snapshot cannot be written, read or found."""
 
 
 class SnapshotCorrupt(SnapshotError):
-    """The bytes of a snapshot are not what was published; the message names the file and why."""
+    """The bytes of a snapshot differ from those that were published; the message gives details."""
 
 
 class SnapshotRefused(SnapshotError):
-    """This snapshot may not be published: its version exists, or its epoch is stale."""
+    """The snapshot must not be published: its version exists, or its epoch is stale."""
 
 
 class ReplayError(BandexaError):
-    """A replay cannot be read or written; it is derived: delete it and rebuild from the log."""
+    """A replay cannot be read or written. It is derived: delete it and rebuild it from the log."""
 
 
 class ReplayLocked(BandexaError):
-    """Another process (or another object of this one) has the replay's directory open.
+    """Another process, or another object of this process, has the replay's directory open.
 
-    Not a ReplayError, since the answer to those is to delete the directory.
+    It is not a ReplayError, because callers answer a ReplayError by deleting the directory.
     """
 
 

@@ -1,11 +1,11 @@
-"""The file system as the core writes it: every step that a crash can separate is one call.
+"""The writes of the core to the file system: each step that a crash can separate is one call.
 
-Owned by whoever holds a directory (a snapshot store, a disk replay); passed in, so that a test can
-observe the order of syncs and renames and stop the world at any of them. Reading needs no seam and
-does not go through here. After a crash, what `sync_file` and `sync_dir` returned for is on disk; a
-failed sync is final, because the kernel may have dropped the pages: retrying it would lie.
+A snapshot store or a disk replay receives a `FileSystem`, so that tests can observe the order of
+syncs and renames and stop at any of them. Reads do not go through it. After a crash, everything
+that `sync_file` and `sync_dir` returned for is on disk. A failed sync is final: the kernel may have
+dropped the pages, so a second sync could succeed although the data is lost.
 
-A directory's one owner is told by a lock file, which the kernel lets go of with the process.
+A lock file marks the one owner of a directory. The kernel releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import Protocol
 
 
 class FileSystem(Protocol):
-    """The writes of the core. Each raises OSError when it fails."""
+    """The writes of the core. Each method raises OSError when it fails."""
 
     def make_dir(self, path: Path) -> None:
-        """Create one directory; FileExistsError when it is there."""
+        """Create one directory; raise FileExistsError when the path exists."""
 
     def open_file(self, path: Path, *, create: bool) -> int:
-        """Open for reading and writing; with `create`, an absent file is made. Close: os.close."""
+        """Open a file for reading and writing and return its descriptor.
+
+        With `create`, a missing file is created. The caller closes the descriptor with os.close.
+        """
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
@@ -54,11 +57,11 @@ class LocalFileSystem:
     """The POSIX file system of this machine."""
 
     def make_dir(self, path: Path) -> None:
-        """Create one directory; FileExistsError when it is there."""
+        """Create one directory; raise FileExistsError when the path exists."""
         path.mkdir()
 
     def open_file(self, path: Path, *, create: bool) -> int:
-        """Open for reading and writing; the descriptor is not inherited by child processes."""
+        """Open a file for reading and writing; child processes do not inherit the descriptor."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o644)
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -98,20 +101,20 @@ class LocalFileSystem:
 
 
 def make_dirs(fs: FileSystem, path: Path) -> None:
-    """Create `path` and its missing parents, each durably."""
+    """Create `path` and its missing parents, and sync the name of each."""
     if path.is_dir():
         return
     make_dirs(fs, path.parent)
     try:
         fs.make_dir(path)
     except FileExistsError:
-        if not path.is_dir():  # another process may have been first; a file is in the way
+        if not path.is_dir():  # a directory is fine: another process may have created it meanwhile
             raise
     fs.sync_dir(path.parent)
 
 
 def write_synced(fs: FileSystem, path: Path, data: bytes) -> None:
-    """Write a whole file and sync it; its name is durable only after the directory is synced."""
+    """Write a whole file and sync it. Its name is durable once the directory is synced, too."""
     fd = fs.open_file(path, create=True)
     try:
         fs.truncate(fd, 0)
@@ -122,7 +125,7 @@ def write_synced(fs: FileSystem, path: Path, data: bytes) -> None:
 
 
 def replace_file(fs: FileSystem, path: Path, data: bytes) -> None:
-    """Replace a whole file: after a crash it holds all of the old bytes or all of the new ones."""
+    """Replace a whole file; after a crash it holds either the old bytes or the new ones."""
     temporary = path.with_name(path.name + ".tmp")
     write_synced(fs, temporary, data)
     fs.rename(temporary, path)
@@ -130,7 +133,7 @@ def replace_file(fs: FileSystem, path: Path, data: bytes) -> None:
 
 
 def remove_tree(fs: FileSystem, path: Path) -> None:
-    """Remove a directory with everything in it; links are removed, not followed."""
+    """Remove a directory and its content; symbolic links are removed, not followed."""
     for entry in sorted(path.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             remove_tree(fs, entry)
@@ -140,12 +143,12 @@ def remove_tree(fs: FileSystem, path: Path) -> None:
 
 
 def lock_file(path: Path) -> int:
-    """Take a lock for the life of the returned descriptor, and write into the file who holds it.
+    """Lock a file until the returned descriptor is closed, and write the holder's name into it.
 
-    The file is never removed: who waits for a lock on a removed file would own nothing.
+    The file is never removed: a process that locks a removed file would not exclude anybody.
 
     Raises:
-        BlockingIOError: Held elsewhere; its text names the holder.
+        BlockingIOError: Another process holds the lock; the text names it.
         OSError: The file cannot be opened, locked or written.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -163,7 +166,7 @@ def lock_file(path: Path) -> int:
 
 
 def note_holder(fd: int, **more: str | int) -> None:
-    """Write into a lock file of ours who holds it since when, and what else is worth knowing."""
+    """Write this process, the time and the fields of `more` into a lock file that it holds."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, **more}
     text = json.dumps(holder).encode() + b"\n"
@@ -172,9 +175,9 @@ def note_holder(fd: int, **more: str | int) -> None:
 
 
 def _holder(fd: int) -> str:
-    """Say who holds a lock, as far as its file tells."""
+    """Return who holds a lock, according to its file."""
     try:
         found = json.loads(os.pread(fd, 4096, 0))
         return f"held by pid {found['pid']} on {found['host']} since {found['since']}"
     except (OSError, ValueError, LookupError, TypeError):
-        return "its holder has not said who it is"
+        return "its holder is unknown"

@@ -1,10 +1,10 @@
-"""Prove the CPU image without a container engine, as root on Debian: `make docker-check`.
+"""Check the CPU image without a container engine, as root on Debian: `make docker-check`.
 
-The compose files must follow the compose specification. buildah builds the image in chroot
-isolation on a base image that debootstrap makes. The image must run as its own user, refuse to
-listen without keys, answer its health check, let a workload play, let Prometheus scrape it, end by
-SIGTERM, and change nothing outside its volume. Everything lies in one temporary folder; only
-buildah and debootstrap stay installed.
+The compose files must follow the compose specification. debootstrap makes a base image, and buildah
+builds the image on it in chroot isolation. The image must run as a user of its own, refuse to
+listen without keys, pass its health check, serve a simulated workload, be scraped by Prometheus,
+end at SIGTERM, and change nothing outside its volume. All files are in one temporary folder; only
+buildah and debootstrap remain installed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 BASE, IMAGE = "localhost/bandexa-base:check", "localhost/bandexa:check"
-# bookworm has Python 3.11
+# Debian bookworm has Python 3.11.
 DEBIAN, PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
 UID, SCOPES, STEPS = 10001, ("select", "reward", "read", "admin"), 40
-# Brings the schema of the compose specification; only this check needs it.
+# Contains the schema of the compose specification; only this check needs it.
 SCHEMAS = "check-jsonschema==0.39.0"
-# What a build needs to reach the package registries that this machine's pip uses.
+# The settings of pip that a build needs to reach the same package registries as this machine.
 PIP_KEYS = (
     "index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "proxy",
     "timeout", "default-timeout",
@@ -44,18 +44,18 @@ WITHIN_S = 120.0
 
 
 class CheckFailed(Exception):
-    """Something is not as it must be."""
+    """A requirement does not hold."""
 
 
 def require(holds: object, what: str) -> None:
-    """Print that something holds, or fail."""
+    """Print the requirement when it holds; raise CheckFailed otherwise."""
     if not holds:
         raise CheckFailed(what)
     print(f"ok: {what}", flush=True)
 
 
 def run(*command: str, cwd: Path = ROOT) -> str:
-    """Run a command and return what it prints; CheckFailed if it fails."""
+    """Run a command and return its output; raise CheckFailed when it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     if done.returncode:
         raise CheckFailed(f"{' '.join(command[:6])} ...: {(done.stderr or done.stdout)[-3000:]}")
@@ -63,7 +63,7 @@ def run(*command: str, cwd: Path = ROOT) -> str:
 
 
 def install_tools() -> None:
-    """Install buildah and debootstrap if they are missing."""
+    """Install buildah and debootstrap unless they are installed."""
     missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
     if os.geteuid():
         raise CheckFailed("debootstrap and chroot need root")
@@ -85,10 +85,10 @@ def check_compose(folder: Path) -> None:
 
 
 def pip_access(config: Path) -> dict[str, str]:
-    """Write this machine's pip settings to a file; returns what a build has to see, and where."""
+    """Write this machine's pip settings to a file; return the paths to mount and their targets."""
     listed = run(sys.executable, "-m", "pip", "config", "list").splitlines()
     found: dict[str, list[str]] = {}
-    for section in ("global", "install", ":env:"):  # later ones win, as in pip
+    for section in ("global", "install", ":env:"):  # later sections take precedence, as in pip
         for line in listed:
             key, _, value = line.partition("=")
             if key.startswith(f"{section}.") and key.removeprefix(f"{section}.") in PIP_KEYS:
@@ -99,14 +99,14 @@ def pip_access(config: Path) -> dict[str, str]:
     for word in (word for words in found.values() for word in words):
         path = Path(word.removeprefix("file://"))
         if path.is_absolute() and path.exists():
-            # The pages of an index may link to what lies beside it.
+            # The pages of an index may link to files beside it.
             shared = str(path.parent if word.startswith("file://") else path)
             seen[shared] = shared
     return seen
 
 
 class Buildah:
-    """Images and one container in a storage of their own."""
+    """Runs buildah with a storage of its own, which has the images and one container."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -115,11 +115,11 @@ class Buildah:
         )  # fmt: skip
 
     def __call__(self, *arguments: str) -> str:
-        """Run a command of buildah and return what it prints."""
+        """Run a command of buildah and return its output."""
         return run(*self._command, *arguments)
 
     def build(self) -> None:
-        """Build the cpu target on a small Debian."""
+        """Build the target `cpu` on a small Debian."""
         tree = self._folder / "tree"
         run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(tree))
         made = self("from", "scratch")
@@ -128,7 +128,7 @@ class Buildah:
         shutil.rmtree(tree)
         arguments = [f"--build-arg=BASE_IMAGE={BASE}"]
         if metadata.version("torch").endswith("+cpu"):
-            arguments.append("--build-arg=TORCH_CPU_INDEX=")  # pip finds the CPU build by itself
+            arguments.append("--build-arg=TORCH_CPU_INDEX=")  # pip finds the CPU build without it
         mounts = pip_access(self._folder / "pip.conf")
         volumes = [f"--volume={outside}:{inside}:ro" for outside, inside in mounts.items()]
         self(
@@ -138,7 +138,7 @@ class Buildah:
 
     @contextlib.contextmanager
     def container(self) -> Iterator[Container]:
-        """Make a container of the image, for as long as the context lasts."""
+        """Create a container of the image, and remove it at the end."""
         name = self("from", IMAGE)
         try:
             inspected = json.loads(self("inspect", name))
@@ -151,10 +151,10 @@ class Buildah:
 
 
 class Container:
-    """A container of the image; with a file of keys and a /tmp, as compose gives them.
+    """A container of the image with a file of keys and a /tmp, as in the compose file.
 
-    Its volume is the image's own: of one mounted in its place, buildah 1.28 sometimes takes the
-    other. It shares the machine's network.
+    Its volume is the one of the image: when another volume is mounted in that place, buildah 1.28
+    sometimes uses the wrong one of the two. The container shares the machine's network.
     """
 
     def __init__(
@@ -173,19 +173,19 @@ class Container:
         self.environment = {"BANDEXA_HOST": "127.0.0.1", "BANDEXA_PORT": str(self.port)}
 
     def command(self, *inside: str, **environment: str) -> list[str]:
-        """Return the command line that runs a command inside, as the image's user."""
+        """Return the command line that runs a command in the container as the image's user."""
         given = [f"--env={name}={value}" for name, value in environment.items()]
         return [*self._command, *given, self._name, "--", *inside]
 
     def run(self, *inside: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command inside."""
+        """Run a command in the container."""
         return subprocess.run(
             self.command(*inside, **environment), capture_output=True, text=True, check=False,
             timeout=600, cwd=ROOT,
         )  # fmt: skip
 
     def make_keys(self) -> tuple[str, str]:
-        """Make the file of keys; returns one with all scopes and one that only reads."""
+        """Write the file of keys; return a key with all scopes and one with the scope `read`."""
         keys, tables = [], ""
         for name, scopes in (("admin", SCOPES), ("prometheus", ("read",))):
             options = [option for scope in scopes for option in ("--scope", scope)]
@@ -196,12 +196,12 @@ class Container:
         file.write_text(tables)
         file.chmod(0o644)
         self._command.append(f"--volume={file}:/run/secrets/keys:ro")
-        require(all(key.startswith("bx_") for key in keys), "keygen makes keys")
+        require(all(key.startswith("bx_") for key in keys), "keygen returns keys")
         return keys[0], keys[1]
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """Run the image's own command; SIGTERM must end it with status 0."""
+        """Run the command of the image; SIGTERM must end it with status 0."""
         environment = {**self.environment, "BANDEXA_KEYS_FILE": "/run/secrets/keys"}
         command = self.command(*self.config["Entrypoint"], *self.config["Cmd"], **environment)
         log_path = self.folder / "server.log"
@@ -226,22 +226,25 @@ class Container:
             process.stdout.close()
 
     def contents(self) -> dict[str, tuple[int, ...]]:
-        """Return every file and folder outside the volume: size, times, mode and owner."""
+        """Return size, times, mode and owner of all files and folders outside the volume."""
         found: dict[str, tuple[int, ...]] = {}
         for folder, folders, files in os.walk(self.root):
             if Path(folder) == self.root:
                 folders[:] = set(folders) - {"data", "proc", "sys", "dev"}
             for path in (Path(folder, name) for name in (*folders, *files)):
                 each = path.lstat()
-                times = (each.st_mtime_ns, each.st_ctime_ns)  # nobody can set the second one back
-                if path == self.root / "run":  # buildah makes and removes a file of its own there
+                times = (
+                    each.st_mtime_ns,
+                    each.st_ctime_ns,
+                )  # no program can set the second one back
+                if path == self.root / "run":  # buildah creates and removes a file there
                     times = (0, 0)
                 state = (each.st_size, *times, each.st_mode, each.st_uid, each.st_gid)
                 found[str(path.relative_to(self.root))] = state
         return found
 
     def in_volume(self) -> list[str]:
-        """Return the names of what lies in its volume."""
+        """Return the names of the files in the volume."""
         return sorted(path.name for path in self.folder.glob(f"{self._volumes}/*/*"))
 
 
@@ -253,25 +256,25 @@ def _free_port() -> int:
 
 
 def check_image(container: Container) -> None:
-    """Check what the image says of itself, and that its torch needs no GPU."""
+    """Check the image's configuration and its installed packages."""
     config = container.config
-    require(config["User"] == f"{UID}:{UID}", "the image runs as its own user")
+    require(config["User"] == f"{UID}:{UID}", "the image has a user of its own")
     require("/data" in config["Volumes"], "/data is a volume")
     built_for = container.run("python", "-c", "import torch; print(torch.version.cuda)")
     require(built_for.stdout.strip() == "None", "its torch is the CPU build")
     installed = container.run("python", "-c", "import bandexa_client, bandexa_core, simulators")
     require(installed.returncode == 0, "core, client and simulators are installed")
     absent = container.run("python", "-c", "import benchmarks")
-    require(absent.returncode != 0, "benchmarks are not")
+    require(absent.returncode != 0, "benchmarks are not installed")
     done = container.run(*config["Entrypoint"], *config["Cmd"])
     refused = done.returncode and "keys" in done.stderr
     require(refused, "without keys it refuses to listen on all addresses")
 
 
 def check_served(container: Container, key: str) -> None:
-    """Use the server as its health check, a caller and a simulator do."""
+    """Use the server like its health check, like a client, and like a simulation."""
     done = container.run(*container.config["Healthcheck"]["Test"][1:], **container.environment)
-    require(done.returncode == 0, "the health check passes inside")
+    require(done.returncode == 0, "the health check passes in the container")
     with httpx.Client(base_url=container.url, timeout=WITHIN_S, trust_env=False) as http:
         require(http.get("/bandits").status_code == 401, "a call without a key gets 401")
         compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
@@ -281,7 +284,9 @@ def check_served(container: Container, key: str) -> None:
             "bandexa", *given, "--horizon", str(STEPS), "--quiet", BANDEXA_API_KEY=key,
             MPLCONFIGDIR="/tmp",
         )  # fmt: skip
-        require("neural_linear_ts" in done.stdout, f"a workload plays {done.stderr[-500:]}".strip())
+        require(
+            "neural_linear_ts" in done.stdout, f"a simulation runs {done.stderr[-500:]}".strip()
+        )
         headers = {"Authorization": f"Bearer {key}"}
         bandits = http.get("/bandits", headers=headers).json()["bandits"]
         learned = [bandit["num_learned"] for bandit in bandits]
@@ -289,7 +294,7 @@ def check_served(container: Container, key: str) -> None:
 
 
 def check_monitoring(container: Container, key: str) -> None:
-    """Let Prometheus itself scrape the server as docker/prometheus.yml says."""
+    """Let a Prometheus scrape the server as docker/prometheus.yml configures it."""
     folder = container.folder / "prometheus"
     folder.mkdir()
     (folder / "key").write_text(key)
@@ -319,7 +324,7 @@ def check_monitoring(container: Container, key: str) -> None:
 
 
 def _prometheus(folder: Path) -> str:
-    """Return a Prometheus to run: the machine's, else Debian's, unpacked and not installed."""
+    """Return the installed Prometheus, or Debian's package of it, unpacked in `folder`."""
     installed = shutil.which("prometheus")
     if installed:
         return installed
@@ -331,10 +336,10 @@ def _prometheus(folder: Path) -> str:
 
 
 def _scraped(url: str, process: subprocess.Popen[bytes]) -> dict[str, str]:
-    """Return health and last error of the one target of a Prometheus, once it was scraped."""
+    """Wait until Prometheus has scraped its target; return the target's health and last error."""
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):  # it does not listen yet
+        with contextlib.suppress(httpx.TransportError):  # Prometheus does not listen yet
             targets = httpx.get(f"{url}/api/v1/targets", trust_env=False).json()["data"]
             for target in targets["activeTargets"]:
                 if target["health"] != "unknown":
@@ -344,19 +349,19 @@ def _scraped(url: str, process: subprocess.Popen[bytes]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run every check; returns the exit status."""
+    """Run every check and return the exit status."""
     try:
         install_tools()
         with tempfile.TemporaryDirectory(prefix="docker-check-") as name:
             folder = Path(name)
-            folder.chmod(0o755)  # the container's user reads its keys there
+            folder.chmod(0o755)  # the container's user reads the keys here
             check_compose(folder)
             buildah = Buildah(folder)
             buildah.build()
             with buildah.container() as container:
                 check_image(container)
                 key, metrics_key = container.make_keys()
-                container.run("true")  # makes the mount points
+                container.run("true")  # buildah creates the mount points
                 before = container.contents()
                 with container.serving():
                     check_served(container, key)
@@ -366,7 +371,7 @@ def main() -> int:
                 changed = sorted(path for path in paths if before.get(path) != after.get(path))
                 require(not changed, f"nothing outside the volume changed {changed or ''}".strip())
                 held = container.in_volume()
-                require("bandexa.db" in held, f"the volume holds the data: {', '.join(held)}")
+                require("bandexa.db" in held, f"the volume has the data: {', '.join(held)}")
     except CheckFailed as error:
         print(f"FAILED: {error}", file=sys.stderr)
         return 1

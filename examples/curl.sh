@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
-# Three offers, 200 visitors, by curl alone: bash examples/curl.sh [URL]
-# Visitors with a full basket take free shipping, others the discount.
+# A bandit of three offers and 200 visits, with curl alone:
+#
+#   bash examples/curl.sh [URL]
+#
+# Visitors with a full basket take free shipping, the others take the discount. The script reports
+# these rewards, prints how many offers were taken, and then what the bandit expects of each offer.
+# For a server with API keys, set BANDEXA_API_KEY.
 set -euo pipefail
 URL=${1:-http://127.0.0.1:8080}
 
-call() { # METHOD PATH [JSON]; with BANDEXA_API_KEY set, it is sent
+# Call METHOD PATH [JSON] and print the answer.
+call() {
     curl --silent --show-error --fail-with-body --request "$1" "$URL$2" \
         --header 'content-type: application/json' \
         ${BANDEXA_API_KEY:+--header "authorization: Bearer $BANDEXA_API_KEY"} \
         ${3:+--data "$3"}
 }
-field() { sed -E "s/.*\"$1\":\"?([^,\"}]*).*/\1/"; } # of a JSON answer
+
+# Print the value of a field of the JSON on standard input.
+field() { sed -E "s/.*\"$1\":\"?([^,\"}]*).*/\1/"; }
 
 call PUT /bandits/curl-shop '{
     "policy": "linear_ts", "context": {"shape": [2]}, "encoder": {"name": "per_action"}}' > /dev/null
@@ -22,12 +30,12 @@ for visit in $(seq 200); do
     full=$((visit % 2))
     decision=$(call POST /select "{\"bandit\": \"curl-shop\", \"context\": [$full, 1]}")
     offer=$(field 'action":\{"id' <<< "$decision")
+    id=$(field decision_id <<< "$decision")
     reward=0
     if [[ $full == 1 && $offer == free-shipping ]] || [[ $full == 0 && $offer == ten-percent ]]; then
         reward=1
         taken=$((taken + 1))
     fi
-    id=$(field decision_id <<< "$decision")
     call POST /reward "{\"decision_id\": \"$id\", \"reward\": $reward}" > /dev/null
 done
 echo "offers taken: $taken of 200"

@@ -1,1 +1,1 @@
-"""The rows of a bandit's log, and what folds them: catalogue, forgetting."""
+"""The log of a bandit: its rows, and the pure functions that fold them into values."""

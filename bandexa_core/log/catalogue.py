@@ -1,6 +1,9 @@
-"""The actions of a bandit, as values: a change makes a new catalogue, readers keep the old one.
+"""The catalogue: the actions of a bandit as an immutable value.
 
-A catalogue is a pure function of the log: the fold of its catalogue rows in order.
+A catalogue is a pure function of the log, the fold of its catalogue rows in order, so every process
+that reads the log up to a position has the same catalogue there. A change returns a new catalogue;
+selects in flight go on with the old one. Actions are numbered by slot: the order of their first
+upsert, never reused, so that posteriors and learn rows can refer to an action by its slot.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ from bandexa_core.ids import ActionId, ActionSlot
 
 @dataclass(frozen=True, slots=True)
 class CatalogueChange:
-    """Actions to add or overwrite, in columns. N actions, A features each.
+    """N actions to add or overwrite, as columns, with A features each.
 
     Attributes:
         ids: The N action ids, each at most once.
-        features: float32 (N, A), or None to leave the features of known actions as they are.
-        enabled: bool (N,).
+        features: float32 (N, A); None leaves the features of known actions as they are.
+        enabled: Whether each action can be selected, bool (N,).
     """
 
     ids: tuple[ActionId, ...]
@@ -30,7 +33,15 @@ class CatalogueChange:
 
 
 class Catalogue:
-    """Actions in slot order; immutable."""
+    """The actions of a bandit in slot order; immutable.
+
+    Attributes:
+        ids: The action ids.
+        slots: The slot of each id.
+        features: float32 (K, A).
+        enabled: Whether each action can be selected, bool (K,).
+        enabled_slots: The slots of the enabled actions, int64, ascending.
+    """
 
     __slots__ = ("enabled", "enabled_slots", "features", "ids", "slots")
 
@@ -63,10 +74,10 @@ class Catalogue:
         return int(self.features.shape[1])
 
     def changed(self, change: CatalogueChange) -> tuple[Catalogue, NDArray[np.int64]]:
-        """Return the catalogue with `change` made, and the slots it touched (in `change` order).
+        """Return the catalogue after `change`, and the slots of the change's actions, (N,).
 
         Raises:
-            ValueError: A new action comes without features although the bandit's have some.
+            ValueError: A new action has no features, although the bandit's actions have some.
         """
         slots = self.slots
         new = [action_id for action_id in change.ids if action_id not in slots]
@@ -88,9 +99,9 @@ class Catalogue:
         return Catalogue(ids, slots, features, enabled), touched
 
     def find(self, ids: Sequence[ActionId]) -> NDArray[np.int64]:
-        """Return the slots of `ids`, shape (K,).
+        """Return the slots of `ids`, (K,).
 
         Raises:
-            KeyError: The first id that is not in the catalogue.
+            KeyError: An id is not in the catalogue; its argument is the first such id.
         """
         return np.fromiter(map(self.slots.__getitem__, ids), np.int64, len(ids))

@@ -1,10 +1,16 @@
-"""Forgetting: how much of what a row taught is left, as a function of log and configuration alone.
+"""Forgetting: the weight that is left of a learned row, as a function of log and configuration.
 
-Rows lose weight in steps, taken before a log row is applied whenever the clock (positions, or the
-times in the log) has entered a new cell of a fixed grid, 32 cells to a half-life. A step scales the
-statistics and leaves the prior: precision = prior + gamma * sum z z^T. That is stabilised
-forgetting (Kulhavy & Zarrop, Int. J. Control, 1993): without the floor, directions that
-no new row excites would lose all precision. Applying reads no clock, so equal logs forget alike.
+Rows lose weight in steps. The clock counts positions, or is the time in the log's rows, and has a
+fixed grid of 32 cells per half-life. Whenever a log row lies in a later cell than the row before, a
+step is taken before that row is applied. A step scales the statistics and leaves the prior:
+
+    precision = prior + gamma * sum z z^T        gamma = 2^(-cells / 32)
+
+This is stabilised forgetting (Kulhavy & Zarrop, Int. J. Control, 1993). Without the constant prior,
+directions that no new row excites would lose all precision.
+
+Applying a row reads no clock, so equal logs forget equally, in every process and after every crash.
+Pure values; a snapshot stores the steps that were taken as tensors.
 """
 
 from __future__ import annotations
@@ -19,19 +25,20 @@ from numpy.typing import NDArray
 from bandexa_core.ids import LogPosition
 from bandexa_core.spec import FORGETTING_CELLS, ForgettingSpec
 
-# Steps more than this many half-lives ago are dropped, and none is larger: what they would tell
-# apart is below 1e-12. No row's weight rounds to 0, so rows can always be drawn by their weights.
-KEPT_HALF_LIVES = 40.0
+# Steps more than this many half-lives ago are dropped, and no step is larger. The weights that they
+# would distinguish differ by less than 1e-12. No weight rounds to 0, so that rows can always be
+# drawn by their weights.
+MAX_HALF_LIVES = 40.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forgetting:
-    """The steps taken so far; immutable.
+    """The S steps taken so far; immutable.
 
     Attributes:
-        cell: Grid cell of the newest row applied, None before the first.
+        cell: Grid cell of the newest applied row; None before the first one.
         positions: Position of the row before which each step was taken, int64 (S,), ascending.
-        half_lives: Size of each step, float64 (S,).
+        half_lives: Size of each step in half-lives, float64 (S,).
     """
 
     cell: int | None = None
@@ -39,28 +46,28 @@ class Forgetting:
     half_lives: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def due(self, spec: ForgettingSpec, position: int, time: float) -> float:
-        """Return the half-lives to forget before applying the row at `position`; 0: none."""
+        """Return how many half-lives to forget before the row at `position` is applied."""
         if spec.half_life is None or self.cell is None:
             return 0.0
         cells = max(0, _cell(spec, position, time) - self.cell)
-        return min(cells / FORGETTING_CELLS, KEPT_HALF_LIVES)
+        return min(cells / FORGETTING_CELLS, MAX_HALF_LIVES)
 
     def after(self, spec: ForgettingSpec, position: int, time: float) -> Forgetting:
-        """Return the state once what is due before that row has been forgotten."""
+        """Return the state after the step that is due before the row at `position`."""
         if spec.half_life is None:
             return self
         cell = _cell(spec, position, time)
         size = self.due(spec, position, time)
         if self.cell is None:
             return replace(self, cell=cell)
-        if size == 0.0:  # a clock that was set back does not give memories back
+        if size == 0.0:  # a clock that was set back does not restore weights
             return self
         sizes = np.append(self.half_lives, size)
-        keep = np.cumsum(sizes[::-1])[::-1] - sizes < KEPT_HALF_LIVES
-        return Forgetting(cell, np.append(self.positions, position)[keep], sizes[keep])
+        recent = np.cumsum(sizes[::-1])[::-1] - sizes < MAX_HALF_LIVES
+        return Forgetting(cell, np.append(self.positions, position)[recent], sizes[recent])
 
     def weights(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the share that is left of the rows first learned at `positions`, (N,) each."""
+        """Return the weights (N,) that are left of the rows first learned at `positions` (N,)."""
         since = np.append(np.cumsum(self.half_lives[::-1])[::-1], 0.0)
         shares: NDArray[np.float64] = np.exp2(
             -since[np.searchsorted(self.positions, positions, side="right")]
@@ -68,17 +75,17 @@ class Forgetting:
         return shares
 
     def weight(self, position: LogPosition) -> float:
-        """Return the share that is left of one row."""
+        """Return the weight that is left of the row first learned at `position`."""
         if not len(self.positions):
             return 1.0
         return float(self.weights(np.array([position]))[0])
 
     def restarted(self) -> Forgetting:
-        """Return the same steps with the grid to be entered anew: its half-life has changed."""
+        """Return the same steps without a cell, because a new half-life has another grid."""
         return Forgetting(None, self.positions, self.half_lives)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the state as named arrays; none before anything could be forgotten."""
+        """Return the state as named arrays; an empty dict as long as nothing can be forgotten."""
         if self.cell is None and not len(self.positions):
             return {}
         cells = [] if self.cell is None else [self.cell]
@@ -90,10 +97,10 @@ class Forgetting:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> Forgetting:
-        """Return the state that `tensors` wrote.
+        """Return the state that `tensors` returned.
 
         Raises:
-            ValueError: The arrays are not such a state.
+            ValueError: The arrays do not describe such a state.
         """
         if not tensors:
             return cls()

@@ -1,6 +1,12 @@
-"""The rows that change a bandit's model, in the one sequence of positions it has.
+"""The rows of a bandit's log: everything that changes its model, in one sequence of positions.
 
-Rows carry all that applying them needs: no clock, no look-up. The store makes and keeps them.
+Four kinds of rows exist: a value was learned, the catalogue changed, the configuration changed, a
+snapshot was imported. A row carries everything that is needed to apply it, so that applying reads
+neither a clock nor the store. A served model is the fold of these rows over a snapshot.
+
+The store writes a row in the transaction of its cause and never changes it; retention may delete
+the oldest rows. Positions of a bandit start at 1, have no gaps and are never reused. Rows are
+applied in the order of their positions.
 """
 
 from __future__ import annotations
@@ -17,14 +23,19 @@ from bandexa_core.log.catalogue import CatalogueChange
 
 @dataclass(frozen=True, slots=True)
 class LearnRow:
-    """The value of one chosen action became `after`; it was `before` (None: not known yet).
+    """The value of one chosen action changed, or became known.
 
     Attributes:
-        origin: Position of the first learn row of this decision and action (its own, if first):
-            what a correction corrects.
+        position: Position in the log.
+        time: Unix time of the transaction, in seconds.
+        decision_id: The decision that chose the action.
+        origin: Position of the first learn row of this decision and action, which is the row itself
+            unless it corrects an earlier value.
+        before: The value before; None when none was known.
+        after: The value from here on.
         context: The raw context, in the bandit's shape and dtype.
         action: Raw features of the chosen action at the time of the decision, float32 (A,).
-        slot: Its catalogue slot, -1 for an inline candidate that is not in the catalogue.
+        slot: Catalogue slot of the action; -1 for an inline candidate outside the catalogue.
     """
 
     position: LogPosition
@@ -40,7 +51,7 @@ class LearnRow:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRow:
-    """Actions were added or changed."""
+    """Actions were added, changed, enabled or retired."""
 
     position: LogPosition
     time: float
@@ -49,7 +60,7 @@ class CatalogueRow:
 
 @dataclass(frozen=True, slots=True)
 class ConfigRow:
-    """The changeable part of the configuration became `spec` (JSON-able)."""
+    """The changeable part of the configuration became `spec`, a JSON object."""
 
     position: LogPosition
     time: float
@@ -58,7 +69,7 @@ class ConfigRow:
 
 @dataclass(frozen=True, slots=True)
 class ImportRow:
-    """The model was replaced by the imported snapshot `version`, built at this very position."""
+    """The imported snapshot `version`, built at this row's position, replaced the model."""
 
     position: LogPosition
     time: float

@@ -1,7 +1,8 @@
 """The replay: rewarded decisions as training rows, derived from the log and disposable.
 
-One protocol, two backends under one contract: `MemoryReplay` and `DiskReplay`. Used by the trainer,
-which draws its batches through `training_batches`; see `protocol` for what holds after a crash.
+`MemoryReplay` and `DiskReplay` implement one protocol, under one suite of tests. The trainer opens
+a replay with `open_replay` and draws its batches with `training_batches`. `protocol` states what
+holds after a crash.
 """
 
 from __future__ import annotations
@@ -58,19 +59,18 @@ def open_replay(
     capacity_bytes: int | None = None,
     fs: FileSystem | None = None,
 ) -> Replay:
-    """Open the replay that `backend` names; the knobs are those of DiskReplay.
+    """Open a replay with the backend of that name.
 
-    `capacity` bounds the rows kept and `capacity_bytes` their bytes, at `layout.row_bytes` each; of
-    the two the smaller one holds.
+    `capacity` limits the number of rows and `capacity_bytes` their size, at `layout.row_bytes`
+    each; the smaller limit holds. `DiskReplay` describes the other arguments.
 
-    `auto` keeps rows in memory when they are small: with a capacity, in rows or bytes, when a full
-    replay takes at most 256 MiB; without one, when a row takes at most 16 KiB. Otherwise they go
-    to disk. The memory backend leaves `root` alone.
+    `auto` stores rows in memory when they are small: with a limit, when a full replay takes at most
+    256 MiB; without one, when a row takes at most 16 KiB. Otherwise it stores them on disk. The
+    memory backend does not use `root`.
 
     Raises:
-        ValueError: the backend is unknown, a number is below 1, or a capacity leaves no room for a
-            row.
-        ReplayError: the directory cannot be opened (see DiskReplay).
+        ValueError: The backend is unknown, a number is below 1, or a limit is less than one row.
+        ReplayError: The directory cannot be opened (see `DiskReplay`).
     """
     if backend not in ("auto", "memory", "disk"):
         raise ValueError(f"replay backend must be auto, memory or disk, not {backend!r}")

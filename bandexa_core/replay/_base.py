@@ -1,7 +1,7 @@
-"""What both replays share: checks, the row table, eviction, sampling and scanning by row index.
+"""The common part of both replays: checks, row table, eviction, sampling and scanning.
 
-A backend adds where contexts and action features are kept. One thread of one process at a time
-uses a replay; what survives a crash is the backend's matter.
+A backend adds the storage of contexts and action features, and with it defines what survives a
+crash. One thread of one process at a time uses a replay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bandexa_core.replay.protocol import (
 
 
 class TableReplay(ABC):
-    """A replay whose positions, slots and rewards are in a row table (see `Replay`)."""
+    """A replay with positions, slots and rewards in a row table (see `Replay`)."""
 
     def __init__(self, layout: RowLayout, capacity: int | None, table: RowTable) -> None:
         if capacity is not None and capacity < 1:
@@ -42,23 +42,23 @@ class TableReplay(ABC):
 
     @property
     def layout(self) -> RowLayout:
-        """The shapes of this replay's rows."""
+        """The shapes and dtypes of the rows."""
         return self._layout
 
     @property
     def followed(self) -> LogPosition:
-        """The log position up to which everything has been applied; 0 at first."""
+        """The log position up to which all rows are applied; 0 at first."""
         self._check_usable()
         return self._followed
 
     @property
     def evicted_through(self) -> int:
-        """Position up to which rows were evicted; -1 when none was."""
+        """The log position up to which rows are evicted; -1 when none was evicted."""
         self._check_usable()
         return self._table.evicted_through
 
     def evict_through(self, position: int) -> None:
-        """Evict the rows up to a log position."""
+        """Evict the rows up to a log position; `append` skips such rows from now on."""
         self._check_usable()
         if self._table.evict_through(position):
             self.flush()
@@ -66,10 +66,10 @@ class TableReplay(ABC):
     @property
     @abstractmethod
     def num_bytes(self) -> int:
-        """Bytes that the rows take."""
+        """Bytes that the rows take, in memory or in shard files."""
 
     def append(self, rows: Rows) -> None:
-        """Add rows at the end; stored ones are overwritten, evicted ones passed over."""
+        """Append rows; stored ones are overwritten, evicted ones are skipped."""
         self._check_usable()
         check_rows(self._layout, rows)
         indices = self._table.place(rows.positions)
@@ -78,19 +78,19 @@ class TableReplay(ABC):
             return
         end = max(self._table.end, int(indices[-1]) + 1)
         first = self._first_within_capacity(end)
-        # Rows that this same append evicts again get no payload, only their place in the count.
+        # Rows that this append evicts at once are counted, but their payload is not stored.
         num_skipped = int(np.searchsorted(indices, first))
-        self._write(indices[num_skipped:], rows.tail(num_skipped))
-        stored = rows.tail(num_gone)
+        self._write(indices[num_skipped:], rows.part(slice(num_skipped, None)))
+        stored = rows.part(slice(num_gone, None))
         self._table.put(indices[num_gone:], stored.positions, stored.slots, stored.rewards)
         self._table.evict_to(first)
         self._changed(len(indices) - num_gone)
 
     def correct(self, positions: NDArray[np.int64], rewards: NDArray[np.float64]) -> int:
-        """Rewrite the rewards of those rows that are still kept and return how many those are."""
+        """Rewrite the rewards of the given rows, and return how many of them exist."""
         self._check_usable()
         check_corrections(positions, rewards)
-        # np.unique on the reversed array keeps the last reward given for a position.
+        # np.unique returns first occurrences: on reversed arrays the last reward of a position.
         distinct, last = np.unique(positions[::-1], return_index=True)
         indices = self._table.find(distinct)
         found = indices >= 0
@@ -102,7 +102,7 @@ class TableReplay(ABC):
         return len(indices)
 
     def positions(self) -> NDArray[np.int64]:
-        """Return the positions of the rows kept, in order."""
+        """Return the positions of all rows in order, as a copy."""
         self._check_usable()
         return self._table.positions()
 
@@ -113,35 +113,35 @@ class TableReplay(ABC):
         cumulative_N: NDArray[np.float64] | None = None,
         out: RowBuffers | None = None,
     ) -> Rows:
-        """Draw rows with replacement, returned in the order they are stored in."""
+        """Draw rows with replacement and return them in the order in which they are stored."""
         self._check_usable()
         if out is not None:
             check_buffers(self._layout, batch_size, out)
         return self.take(drawn_rows(rng, len(self), batch_size, cumulative_N), out)
 
     def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
-        """Return the kept rows of sorted numbers, 0 being the oldest one."""
+        """Return rows by sorted number, where 0 is the oldest row."""
         self._check_usable()
         return self._rows(self._table.first + numbers, out)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
-        """Yield the rows kept at the time of the call in order, `chunk` at a time."""
+        """Yield the rows that exist at the time of the call, in order, `chunk` at a time."""
         self._check_usable()
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}")
         return self._scan(self._table.first, self._table.end, chunk)
 
     def mark_followed(self, position: int) -> None:
-        """Say that the log is applied up to `position`; a lower one changes nothing."""
+        """Record that the log is applied up to `position`; a lower one changes nothing."""
         self._check_usable()
         self._followed = LogPosition(max(self._followed, position))
 
     def flush(self) -> None:
-        """Return when all that was applied survives what this backend can survive."""
+        """Return when all rows and corrections are as durable as the backend makes them."""
         self._check_usable()
 
     def close(self) -> None:
-        """Let go of everything; a second call does nothing."""
+        """Close the replay; a second call does nothing."""
         self._closed = True
 
     def __len__(self) -> int:
@@ -162,19 +162,19 @@ class TableReplay(ABC):
 
     @abstractmethod
     def _write(self, indices: NDArray[np.int64], rows: Rows) -> None:
-        """Store rows at increasing indices; there may be none."""
+        """Store rows at increasing indices; `rows` may be empty."""
 
     @abstractmethod
     def _write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
-        """Store new rewards of kept rows, at increasing indices."""
+        """Store new rewards of existing rows at increasing indices."""
 
     @abstractmethod
     def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
-        """Copy action features and contexts of kept rows, at sorted indices, to `into`."""
+        """Copy action features and contexts of existing rows at sorted indices to `into`."""
 
     @abstractmethod
     def _changed(self, num_rows: int) -> None:
-        """Take note that so many rows were written or rewritten."""
+        """Note that `num_rows` rows were written or rewritten."""
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -1,12 +1,13 @@
-"""The shard files of a disk replay: fixed-size records, a fixed number of them per file.
+"""The shard files of a disk replay: records of a fixed size, and a fixed number of them per file.
 
-Row `index` is record `index % shard_size` of shard `index // shard_size`. A record is packed and
-little endian: position int64, slot int64, reward float64, the reward's CRC-32, that of all the
-rest, A action features float32, the context. The sums are checked when rows are read for a rebuild
-(`check`): what the posterior is made of is what was written.
-Owned by one DiskReplay and its thread. What the page cache holds is read by that thread, which is
-fastest; what it does not hold is read by several, so that the disk has many requests at a time. A
-crash may tear whatever was not synced; the replay's state file says which rows were.
+Row `index` is record `index % shard_size` of shard `index // shard_size`; `_records` defines the
+layout. Rows that are read for a rebuild are checked against their checksums (`check`), so that the
+posterior is built from what was written.
+
+One DiskReplay owns the files and uses them in one thread. This thread reads the records in the page
+cache, which is fastest. Several threads read the others, so that the disk has many requests at a
+time. A crash may tear everything that was not synced; the state file of the replay lists the rows
+that were.
 """
 
 from __future__ import annotations
@@ -17,41 +18,40 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.errors import ReplayError
 from bandexa_core.filesystem import FileSystem
+from bandexa_core.replay._records import (
+    HEADER,
+    REWARD_OFFSET,
+    are_intact,
+    bytes_of,
+    record_dtype,
+    records_of,
+    reward_fields,
+)
 from bandexa_core.replay.protocol import RowBuffers, RowLayout, Rows
 
 _SHARD_NAME = re.compile(r"shard-(\d{8,})\.rows")
-_HEADER = np.dtype(
-    [
-        ("position", "<i8"),
-        ("slot", "<i8"),
-        ("reward", "<f8"),
-        ("reward_sum", "<u4"),
-        ("row_sum", "<u4"),
-    ]
-)
-_REWARD_OFFSET = 16
 _WRITE_BYTES = 8 * 2**20
-# One preadv call takes at most IOV_MAX = 1024 buffers (three a row) and 2 GiB.
+# One preadv call takes at most IOV_MAX = 1024 buffers (three per row) and 2 GiB.
 _READ_ROWS = 340
 _READ_BYTES = 2**30
-# Up to this size records are read whole and copied out, which is cheaper than to scatter them.
+# Up to this size it is cheaper to read records as a whole and copy fields than to scatter them.
 _COPIED_BYTES = 4096
-# Measured with 1 to 16 on random rows of 150 KB of a cold virtual disk: more than 8 gain nothing.
+# Measured with 1 to 16 threads and random rows of 150 KB on a cold virtual disk: more than 8 gain
+# nothing.
 READ_THREADS = 8
-# Linux: read only what is in the page cache, and start reading the rest.
+# Linux: read only from the page cache, and start reading ahead for the rest.
 _CACHED_ONLY: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class _Read(NamedTuple):
-    """One preadv call: `num_bytes` from `offset` of a shard into `buffers`."""
+    """One preadv call: read `num_bytes` at `offset` of a shard into `buffers`."""
 
     shard: int
     offset: int
@@ -60,7 +60,7 @@ class _Read(NamedTuple):
 
 
 class ShardFiles:
-    """Reads and writes records by row index, with at most `cache_shards` descriptors open."""
+    """Reads and writes records by row index, with at most `cache_shards` open files."""
 
     def __init__(
         self,
@@ -77,28 +77,23 @@ class ShardFiles:
         self._cache_shards = cache_shards
         self._read_threads = read_threads
         self._fs = fs
-        dtype = np.dtype(layout.context_dtype).newbyteorder("<")
-        self._record = np.dtype(
-            [
-                *((name, _HEADER[name]) for name in _HEADER.names or ()),
-                ("action", "<f4", (layout.action_dim,)),
-                ("context", dtype, layout.context_shape),
-            ]
-        )
+        self._record = record_dtype(layout)
         self.record_bytes = self._record.itemsize
         self._paths: dict[int, Path] = {}
         self._fds: dict[int, int] = {}  # least recently used first
-        self._dirty: set[int] = set()  # written since their last sync
-        self._num_shards = 0  # shards below this number exist, or were evicted
+        self._dirty: set[int] = set()  # written since the last sync
+        self._num_shards = 0  # lower shards exist or were evicted
         self._names_changed = False
         self._cached_only = _CACHED_ONLY
-        self._readers: ThreadPoolExecutor | None = None  # started by the first read that waits
+        self._readers: ThreadPoolExecutor | None = (
+            None  # started by the first read that has to wait
+        )
 
     def recover(self, first: int, end: int) -> None:
-        """Cut the files back to the rows `first` to `end` - 1.
+        """Truncate the files to the rows `first` to `end` - 1.
 
         Raises:
-            ReplayError: one of those rows is not there.
+            ReplayError: One of these rows is missing.
         """
         lowest, beyond = first // self._shard_size, -(-end // self._shard_size)
         if first == end:
@@ -113,9 +108,9 @@ class ShardFiles:
 
     def headers(self, first: int, end: int) -> NDArray[np.void]:
         """Return position, slot, reward and checksums of the rows `first` to `end` - 1."""
-        headers = np.empty(end - first, _HEADER)
-        target = _bytes_of(headers)
-        step = _HEADER.itemsize
+        headers = np.empty(end - first, HEADER)
+        target = bytes_of(headers)
+        step = HEADER.itemsize
         for index in range(first, end):
             shard, row = divmod(index, self._shard_size)
             at = (index - first) * step
@@ -124,46 +119,35 @@ class ShardFiles:
         return headers
 
     def check(self, first: int, rows: Rows) -> None:
-        """Compare the rows from index `first` on, as they were read, with their checksums.
+        """Check rows that were read from index `first` on against their checksums.
 
         Raises:
-            ReplayError: One is not what was written.
+            ReplayError: A row differs from what was written.
         """
-        headers = self.headers(first, first + len(rows))
-        whole = _row_sums(headers, rows.actions, rows.contexts) == headers["row_sum"]
-        whole &= _reward_sums(rows.rewards) == headers["reward_sum"]
-        if not whole.all():
-            bad = first + int(np.argmin(whole))
+        intact = are_intact(self.headers(first, first + len(rows)), rows)
+        if not intact.all():
+            bad = first + int(np.argmin(intact))
             raise ReplayError(f"row {bad} in {self._root} is damaged; delete it and rebuild")
 
     def write(self, indices: NDArray[np.int64], rows: Rows) -> None:
-        """Write whole records at increasing indices, making new shards as they are reached."""
+        """Write records at increasing indices, and create shards as needed."""
         chunk = max(1, _WRITE_BYTES // self.record_bytes)
         for shard, low, high in self._runs(indices, chunk):
-            piece = slice(low, high)
-            records = np.empty(high - low, self._record)
-            records["position"] = rows.positions[piece]
-            records["slot"] = rows.slots[piece]
-            records["reward"] = rows.rewards[piece]
-            records["reward_sum"] = _reward_sums(records["reward"])
-            records["action"] = rows.actions[piece]
-            records["context"] = rows.contexts[piece]
-            records["row_sum"] = _row_sums(records, records["action"], records["context"])
+            records = records_of(rows.part(slice(low, high)), self._record)
             offset = int(indices[low]) % self._shard_size * self.record_bytes
-            self._write(shard, _bytes_of(records), offset)
+            self._write(shard, bytes_of(records), offset)
 
     def write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
-        """Rewrite the reward field of records at increasing indices."""
-        fields = np.empty(len(rewards), [("reward", "<f8"), ("reward_sum", "<u4")])
-        fields["reward"], fields["reward_sum"] = rewards, _reward_sums(rewards)
+        """Rewrite the rewards of records at increasing indices."""
+        fields = reward_fields(rewards)
         values, step = memoryview(fields.tobytes()), fields.itemsize
         for number, index in enumerate(indices.tolist()):
             shard, row = divmod(index, self._shard_size)
-            offset = row * self.record_bytes + _REWARD_OFFSET
+            offset = row * self.record_bytes + REWARD_OFFSET
             self._write(shard, values[step * number : step * (number + 1)], offset)
 
     def read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
-        """Copy action features and contexts at sorted indices, which may repeat, to `into`."""
+        """Copy action features and contexts at sorted indices, possibly repeated, to `into`."""
         num_rows = len(indices)
         distinct, places = np.unique(indices, return_index=True)
         if self.record_bytes <= _COPIED_BYTES:
@@ -181,7 +165,7 @@ class ShardFiles:
             into.contexts[repeated] = into.contexts[source[repeated]]
 
     def sync(self) -> None:
-        """Return when all records written so far, and the names of new shards, are on disk."""
+        """Return when all written records and the names of new shards are on disk."""
         for shard in sorted(self._dirty):
             self._sync(shard)
         if self._names_changed:
@@ -189,7 +173,7 @@ class ShardFiles:
             self._names_changed = False
 
     def remove_before(self, first: int) -> None:
-        """Unlink the shards all of whose rows come before index `first`."""
+        """Delete the shards whose rows all have an index below `first`."""
         lowest = first // self._shard_size
         for shard in self._stored_shards():
             if shard < lowest:
@@ -198,7 +182,7 @@ class ShardFiles:
                 del self._paths[shard]
 
     def close(self) -> None:
-        """Close all descriptors without syncing, and end the threads."""
+        """Close all files without syncing, and end the threads."""
         if self._readers is not None:
             self._readers.shutdown()
             self._readers = None
@@ -206,7 +190,7 @@ class ShardFiles:
             os.close(self._fds.popitem()[1])
 
     def _path(self, shard: int) -> Path:
-        path = self._paths.get(shard)  # a batch may open a hundred shards: joining paths shows
+        path = self._paths.get(shard)  # joining paths is slow, and a batch may open 100 shards
         if path is None:
             path = self._paths[shard] = self._root / f"shard-{shard:08d}.rows"
         return path
@@ -216,7 +200,7 @@ class ShardFiles:
         return sorted(int(match[1]) for match in matches if match)
 
     def _runs(self, indices: NDArray[np.int64], most: int) -> Iterator[tuple[int, int, int]]:
-        """Return (shard, start, stop)s: `indices[start:stop]`, at most so many, are neighbours."""
+        """Return (shard, start, stop) of runs of neighbours, each of at most `most` indices."""
         if not len(indices):
             return iter(())
         breaks = (np.diff(indices) != 1) | (indices[1:] % self._shard_size == 0)
@@ -232,7 +216,7 @@ class ShardFiles:
     def _copied(self, distinct: NDArray[np.int64]) -> NDArray[np.void]:
         """Return the records at increasing indices."""
         records = np.empty(len(distinct), self._record)
-        target, size = _bytes_of(records), self.record_bytes
+        target, size = bytes_of(records), self.record_bytes
         most = _READ_BYTES // size
         self._gather(distinct, most, lambda start, stop: [target[start * size : stop * size]])
         return records
@@ -242,15 +226,15 @@ class ShardFiles:
     ) -> None:
         """Read the row at index `distinct[i]` into row `places[i]` of `into`.
 
-        Payloads go straight there, the header bytes between two of them to a scratch buffer,
-        which several threads may scribble on at a time.
+        Payloads are read directly into `into`. The headers between them go to one scratch buffer,
+        which is never read, so that several threads may write to it at a time.
         """
         targets = [
-            (_bytes_of(array.reshape(-1)), array[0].nbytes)
+            (bytes_of(array.reshape(-1)), array[0].nbytes)
             for array in (into.actions, into.contexts)
             if array.nbytes
         ]
-        header = memoryview(bytearray(_HEADER.itemsize))
+        header = memoryview(bytearray(HEADER.itemsize))
         rows = places.tolist()
 
         def buffers(start: int, stop: int) -> list[memoryview]:
@@ -269,11 +253,11 @@ class ShardFiles:
         most: int,
         buffers_of: Callable[[int, int], list[memoryview]],
     ) -> None:
-        """Read the records at increasing indices, at most so many neighbours by one call.
+        """Read the records at increasing indices, at most `most` neighbours per call.
 
-        Cached ones are read at once, the others together once all of them are known.
-        `buffers_of(start, stop)` gives what `distinct[start:stop]` are read into. This loop is what
-        a batch of small rows costs, so that it makes no objects it can do without.
+        Records in the page cache are read at once, the others together at the end.
+        `buffers_of(start, stop)` returns the buffers for `distinct[start:stop]`. This loop
+        dominates the time of a batch of small rows and therefore avoids creating objects.
         """
         waiting: list[_Read] = []
         preadv, flags, size = os.preadv, self._cached_only, self.record_bytes
@@ -292,12 +276,14 @@ class ShardFiles:
                 except OSError as error:
                     if error.errno != errno.EOPNOTSUPP:
                         raise
-                    flags = self._cached_only = None  # no telling what this file system caches
+                    flags = self._cached_only = (
+                        None  # this file system cannot report what it caches
+                    )
             waiting.append(_Read(shard, offsets[start], num_bytes, buffers))
         self._wait_for(waiting)
 
     def _wait_for(self, reads: list[_Read]) -> None:
-        """Do reads in threads, so many shards at a time as may be open."""
+        """Read in threads, from at most as many shards at a time as may be open."""
         start = 0
         while start < len(reads):
             fds: dict[int, int] = {}
@@ -321,7 +307,7 @@ class ShardFiles:
             self._readers = ThreadPoolExecutor(self._read_threads, "replay-read")
         parts = [reads[number::num_parts] for number in range(num_parts)]
         futures = [self._readers.submit(self._fill_each, fds, part) for part in parts]
-        wait(futures)  # all of them, error or not: descriptors and buffers are the caller's again
+        wait(futures)  # for all, even after an error: the caller reuses descriptors and buffers
         for future in futures:
             future.result()
 
@@ -343,13 +329,13 @@ class ShardFiles:
             self._fs.truncate(self._fd(shard), num_bytes)
 
     def _fd(self, shard: int, *, create: bool = False) -> int:
-        """Return the shard's descriptor, closing the least recently used one for it."""
+        """Return the descriptor of a shard; the least recently used one may be closed for it."""
         fd = self._fds.pop(shard, None)
         if fd is None:
             while len(self._fds) >= self._cache_shards:
                 oldest = next(iter(self._fds))
-                # A write error is reported to descriptors that are open when it happens: once a
-                # dirty file is closed, a later sync of it could miss the loss.
+                # The kernel reports a failed write to descriptors that are open at that time. If a
+                # written file were closed before its sync, a later sync could miss the loss.
                 self._sync(oldest)
                 self._forget(oldest)
             fd = self._fs.open_file(self._path(shard), create=create)
@@ -380,26 +366,3 @@ class ShardFiles:
         if os.preadv(fd, read.buffers, read.offset) != read.num_bytes:
             row = read.offset // self.record_bytes
             raise ReplayError(f"{self._path(read.shard)} ends before row {row} does")
-
-
-def _bytes_of(array: NDArray[np.generic]) -> memoryview:
-    """Return the bytes of a contiguous one-dimensional array, sharing its memory."""
-    return memoryview(array.view(np.uint8).data)
-
-
-def _reward_sums(rewards: NDArray[np.float64]) -> NDArray[np.uint32]:
-    raw = np.ascontiguousarray(rewards, "<f8").tobytes()
-    sums = [crc32(raw[at : at + 8]) for at in range(0, len(raw), 8)]
-    return np.array(sums, np.uint32)
-
-
-def _row_sums(
-    headers: NDArray[np.void], actions: NDArray[np.float32], contexts: NDArray[Any]
-) -> NDArray[np.uint32]:
-    """Return the checksum of each row without its reward: position, slot, features, context."""
-    sums = np.empty(len(headers), np.uint32)
-    heads = np.stack([headers["position"], headers["slot"]], axis=1, dtype="<i8")
-    for row in range(len(headers)):
-        part = crc32(actions[row].data, crc32(heads[row].data))
-        sums[row] = crc32(np.ascontiguousarray(contexts[row]).data, part)
-    return sums

@@ -1,9 +1,9 @@
-"""What the frozen part of an encoder gives for replay rows, kept in half precision.
+"""A cache of the activations that the frozen part of an encoder returns for replay rows.
 
-Lives in the trainer, used by one thread. Derived and disposable like the replay beside it: the
-file is emptied when it is opened, grows as training draws rows, and stops growing at its limit.
-Nothing is synced. Activations always pass through half precision, kept or not, so that training
-sees the same numbers either way. Shapes: N rows, Y one row's activations.
+It lives in the trainer process, and one thread uses it. Like the replay beside it, it is derived
+and disposable: opening the file empties it, training fills it up to its limit, and nothing is
+synced. All activations are rounded to half precision, whether they are cached or not, so that the
+cache does not change what training sees. Shapes: N rows, Y the activations of one row.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class ActivationCache:
     """Rows of float16 by log position, in one file.
 
     Args:
-        path: The file; it is emptied.
-        max_bytes: Size it never exceeds.
+        path: The file; it is created or emptied.
+        max_bytes: Largest size of the file.
 
     Raises:
-        ReplayError: The file cannot be made; or, from `get`, read.
+        ReplayError: The file cannot be created.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -48,11 +48,11 @@ class ActivationCache:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes in the file."""
+        """Size of the file in bytes."""
         return os.fstat(self._file).st_size
 
     def __len__(self) -> int:
-        """Return the number of rows kept."""
+        """Return the number of cached rows."""
         return len(self._records)
 
     def get(
@@ -64,9 +64,12 @@ class ActivationCache:
         """Return the activations of rows, (N, *Y).
 
         Args:
-            key: Names the frozen part; under another one than before nothing is kept any more.
-            positions: The rows' log positions, (N,).
-            compute: Gives the activations of the rows with these indexes into `positions`.
+            key: Identifies the frozen part; another key than before empties the cache.
+            positions: The log positions of the rows, (N,).
+            compute: Returns the activations of the rows at some indices of `positions`.
+
+        Raises:
+            ReplayError: The file cannot be read.
         """
         if key != self._key:
             self._start_over(key)
@@ -82,13 +85,13 @@ class ActivationCache:
         out = np.empty((len(wanted), *self._shape), np.float16)
         if fresh is not None:
             out[~known] = fresh
-            self._keep(wanted[~known], fresh)
+            self._store(wanted[~known], fresh)
         for index in np.flatnonzero(known):
             self._read(self._records[int(wanted[index])], out[index])
         return out[inverse]
 
     def close(self) -> None:
-        """Let go of the file and remove it; a second call does nothing."""
+        """Close and remove the file; a second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -99,7 +102,7 @@ class ActivationCache:
         self._records.clear()
         os.ftruncate(self._file, 0)
 
-    def _keep(self, positions: NDArray[np.int64], rows: Half) -> None:
+    def _store(self, positions: NDArray[np.int64], rows: Half) -> None:
         if self._full:
             return
         size = rows[0].nbytes
@@ -110,8 +113,8 @@ class ActivationCache:
                 if os.pwrite(self._file, row.data.cast("B"), record * size) != size:
                     raise OSError("the row was written in part")
                 self._records[position] = record
-        except OSError as error:  # a full disk: what is there stays of use
-            log.warning("%s: no more activations are kept: %s", self._path, error)
+        except OSError as error:  # such as a full disk; the cached rows remain usable
+            log.warning("%s: no more activations are stored: %s", self._path, error)
             self._full = True
 
     def _read(self, record: int, out: Half) -> None:

@@ -1,15 +1,17 @@
-"""The replay on disk: records in shard files, a small state file, a row table in RAM.
+"""The replay on disk: records in shard files, a small state file, and a row table in memory.
 
-Used by one process (a lock on the directory refuses a second) and one thread of it at a time: the
-trainer, or the thread that prefetches for it. Reads that wait for the disk have their own threads.
-`replay.json` is replaced at every flush after the rows were synced, so it never tells of a row that
-is not on disk. Opening cuts the files back to the rows it tells of; the caller then follows the log
-from `followed` again, which brings back what the crash took. Damage from elsewhere is found when
-a scan meets it (every row has checksums); deleting the directory loses nothing but time.
+    shard-00000000.rows ...  packed records (see `_records`)
+    replay.json              layout, shard size, stored rows, log position followed
+    replay.lock              locked with flock while the replay is open
 
-    shard-00000000.rows ...  packed records (see `_shards`)
-    replay.json              layout, shard size, rows kept, log position followed
-    replay.lock              held with flock while the replay is open
+One process uses the directory; the lock refuses a second one. One thread at a time uses the replay:
+that of the trainer, or the one that prefetches for it. Reads that wait for the disk have threads of
+their own.
+
+Every flush syncs the rows and then replaces `replay.json`, which therefore never lists a row that
+is not on disk. Opening truncates the files to the listed rows. The caller then follows the log from
+`followed`, which restores what the crash took. A scan finds any other damage, because every row has
+checksums. Deleting the directory loses nothing but time.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ _LOCK_FILE = "replay.lock"
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What was on disk at a flush: the rows with index `first` to `end` - 1."""
+    """What is on disk after a flush: the rows with index `first` to `end` - 1."""
 
     first: int = 0
     end: int = 0
@@ -55,10 +57,28 @@ class _State:
 
 
 class DiskReplay(TableReplay):
-    """A replay in a directory of its own (see `Replay` for the contract).
+    """A replay in a directory (see `Replay` for the contract).
 
-    After OSError from a write or a sync the object refuses further use (ReplayError): what the
-    kernel dropped is unknown. Opening the directory again starts from the last flush.
+    After an OSError of a write or sync, every further use raises ReplayError, because nobody knows
+    what the kernel dropped. Opening the directory again starts from the last flush.
+
+    Args:
+        root: The directory, which is created when it is missing. It must not contain other files.
+        layout: Shapes and dtypes of the rows; those of existing rows must be equal.
+        shard_size: Rows per shard file.
+        cache_shards: Largest number of open shard files.
+        flush_every: Rows written or corrected between two durable flushes. A crash loses at
+            most so many rows, or one append; the log restores them.
+        capacity: Largest number of rows; None sets no limit. A flush deletes shard files whose
+            rows are all evicted, so the files may take up to a shard and a flush more.
+        read_threads: Number of threads that read what is not in the page cache.
+        fs: The file system for writes; the local one by default.
+
+    Raises:
+        ValueError: A number is below 1.
+        ReplayLocked: The directory is open elsewhere.
+        ReplayError: The directory is damaged, has another layout, shard size or format, or
+            cannot be written; delete it and rebuild it.
     """
 
     def __init__(
@@ -73,26 +93,6 @@ class DiskReplay(TableReplay):
         read_threads: int = READ_THREADS,
         fs: FileSystem | None = None,
     ) -> None:
-        """Open the replay at `root`, making the directory when it is absent.
-
-        Args:
-            root: the directory; it holds this replay and nothing else.
-            layout: the shapes of the rows, equal to those stored there.
-            shard_size: rows per shard file.
-            cache_shards: how many shard files are kept open at most.
-            flush_every: rows written or corrected between two durable flushes. A crash takes at
-                most this many rows (or one append), which the log gives back.
-            capacity: most rows kept, None for all. Whole shard files go, at a flush, once all of
-                their rows are out, so the files may take up to a shard and a flush more.
-            read_threads: how many threads read what the page cache does not hold.
-            fs: the writes; this machine's by default.
-
-        Raises:
-            ValueError: a number is below 1.
-            ReplayLocked: the directory is open elsewhere.
-            ReplayError: it is damaged, holds another layout, shard size or format, or cannot be
-                written; delete it and rebuild.
-        """
         for name, value in (
             ("shard_size", shard_size),
             ("cache_shards", cache_shards),
@@ -120,12 +120,12 @@ class DiskReplay(TableReplay):
 
     @property
     def is_on_disk(self) -> bool:
-        """True: reading ahead pays."""
+        """True: reading rows may wait for the disk."""
         return True
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the shard files that hold kept rows."""
+        """Bytes of the shard files that contain rows of the replay."""
         self._check_usable()
         if not len(self):
             return 0
@@ -139,15 +139,15 @@ class DiskReplay(TableReplay):
         if not self._num_unflushed and state == self._flushed:
             return
         with self._writing("flush"):
-            # The rows first: replay.json must never tell of a row that is not on disk. Old shards
-            # last: the replay.json that a crash leaves behind must find all shards it tells of.
+            # Rows come first: replay.json must never list a row that is not on disk. Old shards go
+            # last: after a crash, all shards that replay.json lists must exist.
             self._shards.sync()
             self._save(state)
             self._shards.remove_before(state.first)
         self._num_unflushed = 0
 
     def close(self) -> None:
-        """Flush, close all files and let go of the lock; a second call does nothing."""
+        """Flush, close all files and release the lock; a second call does nothing."""
         if self._closed:
             return
         try:
@@ -166,7 +166,7 @@ class DiskReplay(TableReplay):
             self._shards.write_rewards(indices, rewards)
 
     def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
-        # Reading may close a dirty descriptor and therefore sync it: a failure counts as a write's.
+        # A read may close a written descriptor and sync it first; its failure is one of a write.
         with self._writing("read"):
             self._shards.read(indices, into)
 
@@ -227,7 +227,7 @@ class DiskReplay(TableReplay):
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ReplayError(f"{path} is damaged ({error!r}); delete and rebuild") from error
         if stored != self._identity():
-            raise ReplayError(f"{path} holds {stored}, asked for {self._identity()}")
+            raise ReplayError(f"{path} has {stored} instead of {self._identity()}")
         if not all(type(number) is int for number in numbers.values()):
             raise ReplayError(f"{path} is damaged ({numbers}); delete and rebuild")
         state = _State(**numbers)
@@ -241,7 +241,7 @@ class DiskReplay(TableReplay):
         self._flushed = state
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a directory must agree on to be opened."""
+        """Return the properties that must be equal for a directory to be opened."""
         return {
             "format": _FORMAT,
             "context_shape": list(self._layout.context_shape),
@@ -260,7 +260,7 @@ class DiskReplay(TableReplay):
 
 
 def _lock(root: Path) -> int:
-    """Take the directory's lock; the kernel lets go of it with the descriptor, crash included."""
+    """Lock the directory; the kernel releases the lock with the descriptor, even after a crash."""
     try:
         return lock_file(root / _LOCK_FILE)
     except BlockingIOError as error:

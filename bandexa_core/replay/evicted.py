@@ -1,10 +1,11 @@
-"""What evicted rows leave behind: a uniform sample of them, each standing for several.
+"""A uniform sample of evicted rows, in which each row stands for several.
 
-Rows leave a replay by its capacity, and the store by its retention. Were they only dropped, a
-posterior rebuilt without them would know less than the one before, and explore anew what it had
-learned. A row's rank is a hash of the bandit and its position, and the rows of the lowest ranks are
-kept (bottom-k sampling: Cohen & Kaplan, "Summarizing data using bottom-k sketches", PODC 2007). So
-the sample is a function of which rows were evicted alone: not of when, nor in how many steps.
+Rows leave a replay because of its capacity, and the store because of its retention. If they were
+merely dropped, a posterior rebuilt without them would know less than the one before, and would
+explore again what it had learned. The rank of a row is a hash of the bandit and the row's position;
+the rows with the lowest ranks form the sample (bottom-k sampling: Cohen & Kaplan, "Summarizing data
+using bottom-k sketches", PODC 2007). The sample thus depends only on which rows were evicted, not
+on when or in how many steps.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from bandexa_core.replay.protocol import (
     drawn_rows,
 )
 
-SAMPLE_BYTES = 64 << 20  # a sample of large contexts has fewer rows
+SAMPLE_BYTES = 64 << 20  # limits the number of rows with large contexts
 
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A sample of the rows that were evicted.
+    """A sample of the evicted rows.
 
     Attributes:
         rows: The sample, in the order of positions.
-        num_rows: How many rows were evicted.
+        num_rows: Number of evicted rows.
     """
 
     rows: Rows
@@ -44,15 +45,15 @@ class Evicted:
 
     @property
     def weight(self) -> float:
-        """How many evicted rows each row of the sample stands for."""
+        """Number of evicted rows for which each row of the sample stands."""
         return self.num_rows / len(self.rows)
 
 
 def ranks(uid: BanditUid, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rank of the rows at `positions`, (N,) each: 63 bits, as good as random.
+    """Return the pseudorandom ranks of 63 bits of the rows at `positions`; both are (N,).
 
-    The mixing is splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number
-    generators", OOPSLA 2014).
+    The mixing function is that of splitmix64 (Steele, Lea & Flood, "Fast splittable pseudorandom
+    number generators", OOPSLA 2014).
     """
     key = np.uint64(int.from_bytes(blake2b(uid.encode(), digest_size=8).digest(), "little"))
     mixed = key + positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -62,16 +63,16 @@ def ranks(uid: BanditUid, positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def sample_size(layout: RowLayout, most: int) -> int:
-    """Return how many evicted rows are kept where `most` are asked for."""
+    """Return the size of a sample: `most` rows, or fewer where rows are large."""
     return min(most, max(1, SAMPLE_BYTES // layout.row_bytes))
 
 
 class ExtendedReplay:
-    """A replay behind the sample of what was evicted from it: the rows of one training round.
+    """The rows of a training round: a sample of evicted rows, and then those of the replay.
 
     Args:
-        replay: The rows kept; all of them come after the evicted ones.
-        evicted: The sample, of at least one row.
+        replay: The replay; all its rows come after the evicted ones.
+        evicted: The sample; it must not be empty.
     """
 
     def __init__(self, replay: Replay, evicted: Evicted) -> None:
@@ -93,10 +94,10 @@ class ExtendedReplay:
         return np.concatenate([self.evicted.rows.positions, self.replay.positions()])
 
     def weights(self, shares: RowWeights | None) -> RowWeights:
-        """Return the weights of rows by position: what is left of each, times what it stands for.
+        """Return the weights of rows by position: forgetting times the number a row stands for.
 
         Args:
-            shares: What forgetting left of rows, None: all of each.
+            shares: The weights that forgetting left of rows; None stands for 1.
         """
         last, each = self.evicted.rows.positions[-1], self.evicted.weight
 
@@ -107,7 +108,7 @@ class ExtendedReplay:
         return weights
 
     def counts(self) -> dict[str, float]:
-        """Return what a round's metrics tell of its rows."""
+        """Return the counts of rows for the metrics of a round."""
         return {
             "rows": float(len(self.replay)),
             "evicted_rows": float(self.evicted.num_rows),
@@ -127,11 +128,11 @@ class ExtendedReplay:
         numbers = drawn_rows(rng, len(self), batch_size, cumulative_N)
         old = self.evicted.rows
         num_old = int(np.searchsorted(numbers, len(old)))
-        drawn, kept = numbers[:num_old], numbers[num_old:] - len(old)
+        drawn, later = numbers[:num_old], numbers[num_old:] - len(old)
         into.actions[:num_old] = old.actions[drawn]
         into.contexts[:num_old] = old.contexts[drawn]
         rest = RowBuffers(into.actions[num_old:], into.contexts[num_old:])
-        new = self.replay.take(kept, rest)
+        new = self.replay.take(later, rest)
         return Rows(
             np.concatenate([old.positions[drawn], new.positions]),
             np.concatenate([old.slots[drawn], new.slots]),
@@ -144,13 +145,9 @@ class ExtendedReplay:
         """See `TrainingRows.scan`."""
         old = self.evicted.rows
         for start in range(0, len(old), chunk):
-            part = slice(start, start + chunk)
-            yield Rows(
-                old.positions[part], old.slots[part], old.rewards[part], old.actions[part],
-                old.contexts[part],
-            )  # fmt: skip
+            yield old.part(slice(start, start + chunk))
         yield from self.replay.scan(chunk)
 
     def __len__(self) -> int:
-        """Return the number of rows, the sample's included."""
+        """Return the number of rows, including the sample."""
         return len(self.evicted.rows) + len(self.replay)

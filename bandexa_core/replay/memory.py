@@ -1,7 +1,7 @@
-"""The replay in memory: rows in growing arrays, a ring once a capacity is reached.
+"""The replay in memory: rows in growing arrays, which become a ring at the capacity.
 
-Runs wherever it is made, for one thread at a time. A crash or a restart loses it: `followed` starts
-at 0 and the rows are rebuilt from the log.
+It lives in the trainer process and serves one thread at a time. A crash or restart loses it:
+`followed` then starts at 0, and the rows are rebuilt from the log.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _LEAST_ALLOCATION = 64
 
 
 class MemoryReplay(TableReplay):
-    """A replay held in RAM (see `Replay` for the contract)."""
+    """A replay in memory (see `Replay` for the contract)."""
 
     def __init__(self, layout: RowLayout, capacity: int | None = None) -> None:
-        """Make an empty replay that keeps at most `capacity` rows, or all with None.
+        """Create an empty replay of at most `capacity` rows; None sets no limit.
 
         Raises:
-            ValueError: the capacity is below 1.
+            ValueError: The capacity is below 1.
         """
         super().__init__(layout, capacity, RowTable())
         self._allocate(0)
@@ -35,7 +35,7 @@ class MemoryReplay(TableReplay):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of RAM allocated for rows."""
+        """Bytes of memory allocated for rows."""
         self._check_usable()
         return self._table.num_bytes + self._actions.nbytes + self._contexts.nbytes
 
@@ -54,22 +54,22 @@ class MemoryReplay(TableReplay):
         self._contexts[at] = rows.contexts
 
     def _write_rewards(self, indices: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
-        pass  # rewards are in the row table alone
+        pass  # the row table alone has the rewards
 
     def _changed(self, num_rows: int) -> None:
-        pass  # nothing is ever flushed
+        pass  # there is nothing to flush
 
     def _read(self, indices: NDArray[np.int64], into: RowBuffers) -> None:
         at = indices % len(self._contexts)
-        # Nothing is clipped; "raise" would go through a copy.
+        # All indices are valid. The mode "raise" would make NumPy copy through a buffer.
         np.take(self._actions, at, axis=0, out=into.actions, mode="clip")
         np.take(self._contexts, at, axis=0, out=into.contexts, mode="clip")
 
     def _reserve(self, end: int) -> None:
-        """Grow until index `end` - 1 has a place or the ring has its full size.
+        """Grow until there is a place for index `end` - 1, or the ring has its full size.
 
-        Growth ends before the first eviction, so that while arrays still move, the row with index
-        i lies at i; from then on it lies at i modulo the capacity.
+        The arrays grow only before the first eviction. Until then the row with index i is at place
+        i, from then on at place i modulo the capacity.
         """
         allocated = len(self._contexts)
         wanted = end if self._capacity is None else min(end, self._capacity)

@@ -1,7 +1,7 @@
-"""Batches for training, read from a replay on disk by a thread while the last one is used.
+"""Training batches that a thread reads ahead from a replay on disk.
 
-Runs in the process that trains. The thread draws exactly as a plain loop of `sample` would: the
-same generator, in the same order, so training does not depend on who reads. Nothing is kept.
+It runs in the trainer process. The thread draws exactly like a plain loop over `sample`, from the
+same generator in the same order, so that training does not depend on the thread. Nothing is stored.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from bandexa_core.errors import ClosedError
 from bandexa_core.replay.protocol import RowBuffers, Rows, TrainingRows
 
-# One batch in use, one ready and one being read: a slow read is not waited for at once.
+# One batch is in use, one is ready and one is being read, so that one slow read causes no wait.
 _NUM_BUFFERS = 3
 
 
 class PrefetchedBatches:
-    """An iterator over random batches, the next ones read ahead into a ring of buffers.
+    """An iterator over random batches, which a thread reads ahead into a ring of buffers.
 
-    A batch holds until the next is asked for: its memory is then read into again. Until `close`,
-    neither the replay nor the generator may be used by anyone else; after an early close, the
-    generator is ahead by the batches that were drawn and not used.
+    A batch is valid until the next one is requested, which reuses its memory. Nothing else may use
+    the replay or the generator until `close`. After an early close, the generator has advanced by
+    the batches that were drawn and not used.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class PrefetchedBatches:
         """Start reading.
 
         Args:
-            replay: what batches are drawn from.
-            rng: source of the draws.
-            batch_size: rows of a batch.
-            num_batches: how many batches there are.
-            cumulative_N: as for `Replay.sample`.
-            allocate: makes an array of a shape and a dtype name; pinned memory is copied to a
+            replay: The rows to draw from.
+            rng: Source of the draws.
+            batch_size: Number of rows of a batch.
+            num_batches: Number of batches.
+            cumulative_N: See `TrainingRows.sample`.
+            allocate: Returns an array of a shape and a dtype name. Pinned memory is copied to a
                 device faster.
 
         Raises:
-            ValueError: `batch_size` or `num_batches` is below 1. What `sample` raises comes out
-                where the batch is asked for.
+            ValueError: `batch_size` or `num_batches` is below 1. Exceptions of `sample` are raised
+                by the call that requests the batch.
         """
         for name, value in (("batch_size", batch_size), ("num_batches", num_batches)):
             if value < 1:
@@ -64,7 +64,7 @@ class PrefetchedBatches:
         self._batch_size = batch_size
         self._num_batches = num_batches
         self._cumulative_N = cumulative_N
-        self._free: SimpleQueue[RowBuffers | None] = SimpleQueue()  # None wakes the thread to end
+        self._free: SimpleQueue[RowBuffers | None] = SimpleQueue()  # None ends the thread
         self._ready: SimpleQueue[tuple[Rows, RowBuffers] | Exception | None] = SimpleQueue()
         self._in_use: RowBuffers | None = None
         self._ended = False
@@ -75,7 +75,7 @@ class PrefetchedBatches:
         self._thread.start()
 
     def close(self) -> None:
-        """Wait for the read in progress and end the thread; a second call does nothing."""
+        """Wait for the current read and end the thread; a second call does nothing."""
         self._closing = True
         self._free.put(None)
         self._thread.join()
@@ -84,7 +84,7 @@ class PrefetchedBatches:
         return self
 
     def __next__(self) -> Rows:
-        """Return the next batch; the one before is overwritten from now on."""
+        """Return the next batch; the memory of the one before is reused from now on."""
         if self._closing:
             raise ClosedError("these batches are closed")
         if self._in_use is not None:
@@ -120,7 +120,7 @@ class PrefetchedBatches:
                     self._rng, self._batch_size, self._cumulative_N, out=buffers
                 )
                 self._ready.put((rows, buffers))
-        except Exception as error:  # raised again in the thread that asks for the batch
+        except Exception as error:  # the thread that requests the batch raises it
             self._ready.put(error)
         else:
             self._ready.put(None)
@@ -135,9 +135,9 @@ def training_batches(
     *,
     allocate: Callable[[tuple[int, ...], str], NDArray[Any]] = np.empty,
 ) -> AbstractContextManager[Iterator[Rows]]:
-    """Return so many random batches, to be used in a with block: read ahead if they are on disk.
+    """Return random batches for use in a with block, read ahead when the rows are on disk.
 
-    The rows are the same either way. A batch holds until the next is asked for. See
+    The rows are the same in both cases. A batch is valid until the next one is requested. See
     `PrefetchedBatches` for the arguments.
     """
     if replay.is_on_disk:

@@ -1,11 +1,12 @@
-"""The replay: the rewarded decisions of one bandit as training rows, as every backend keeps them.
+"""The protocol of a replay: the rewarded decisions of one bandit as training rows.
 
-A replay is derived from the log and disposable. It runs in the process that trains, used by one
-thread at a time. It makes one promise across a crash: all of the log up to `followed` is in it
-(less what capacity evicted). Some of what comes after may be too, corrections even in part; so the
-caller follows the log from `followed` before it uses the rows, and applying twice changes nothing.
+A replay is derived from the log and disposable. It belongs to the trainer process, and one thread
+at a time uses it. After a crash it contains the whole log up to `followed`, less the rows that its
+capacity evicted. It may contain later rows and parts of later corrections, too. The caller
+therefore follows the log from `followed` before it uses the rows; applying a row twice changes
+nothing.
 
-Shapes: N rows, X the context shape, A the action features per row.
+Shapes: N rows, X the context shape, A the number of action features per row.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from numpy.typing import NDArray
 from bandexa_core.ids import LogPosition
 
 ContextDtype = Literal["uint8", "float32", "float64"]
-# Positions of rows (N,) to their weights (N,).
+# From the positions of rows, (N,), to their weights, (N,).
 RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """The fixed shapes of one replay.
+    """The fixed shapes and dtypes of the rows of a replay.
 
     Attributes:
-        context_shape: X, every size at least 1; () is a scalar context.
-        context_dtype: the dtype contexts arrived in, kept as it is.
-        action_dim: A, the float32 features of an action; 0 when actions have none.
+        context_shape: X, every size at least 1; () stands for scalar contexts.
+        context_dtype: The dtype in which contexts arrive and are stored.
+        action_dim: A, the number of float32 features of an action; may be 0.
     """
 
     context_shape: tuple[int, ...]
@@ -41,7 +42,7 @@ class RowLayout:
     action_dim: int
 
     def __post_init__(self) -> None:
-        """Refuse sizes and dtypes that no replay can hold."""
+        """Raise ValueError for sizes and dtypes that no replay can store."""
         if not isinstance(self.context_shape, tuple) or not all(
             _is_count(size, least=1) for size in self.context_shape
         ):
@@ -55,18 +56,18 @@ class RowLayout:
 
     @property
     def context_bytes(self) -> int:
-        """Bytes of one context."""
+        """Size of one context in bytes."""
         return math.prod(self.context_shape) * np.dtype(self.context_dtype).itemsize
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row: position, slot, reward, checksums, action features and context."""
+        """Size of one row in bytes: position, slot, reward, checksums, features and context."""
         return 32 + 4 * self.action_dim + self.context_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class RowBuffers:
-    """Arrays that a batch of N rows is read into, so that its memory is taken once.
+    """Arrays that receive a batch of N rows, so that batches can share one allocation.
 
     Attributes:
         actions: float32 (N, A), C-contiguous.
@@ -83,7 +84,7 @@ class RowBuffers:
         num_rows: int,
         allocate: Callable[[tuple[int, ...], str], NDArray[Any]] = np.empty,
     ) -> RowBuffers:
-        """Return buffers for so many rows; `allocate` makes an array of a shape and dtype name."""
+        """Return buffers for rows; `allocate` returns an array of a shape and dtype name."""
         return cls(
             allocate((num_rows, layout.action_dim), "float32"),
             allocate((num_rows, *layout.context_shape), layout.context_dtype),
@@ -95,13 +96,13 @@ class Rows:
     """A batch of training rows.
 
     Attributes:
-        positions: int64 (N,), the log position of the row's first learn row: the row's identity,
-            strictly increasing in the order rows are appended.
-        slots: int64 (N,), the catalogue slot of the chosen action; -1 for an inline action that
-            is not in the catalogue.
-        rewards: float64 (N,), the value of the decision, corrections included.
-        actions: float32 (N, A), the features of the chosen action.
-        contexts: (N, *X) in the dtype they arrived in.
+        positions: The log positions of the rows' first learn rows, int64 (N,). They identify the
+            rows and strictly increase in the order of appending.
+        slots: The catalogue slots of the chosen actions, int64 (N,); -1 for an inline action
+            outside the catalogue.
+        rewards: The values of the decisions, corrections included, float64 (N,).
+        actions: The features of the chosen actions, float32 (N, A).
+        contexts: The contexts, (N, *X), in the dtype in which they arrived.
     """
 
     positions: NDArray[np.int64]
@@ -114,19 +115,19 @@ class Rows:
         """Return N."""
         return len(self.positions)
 
-    def tail(self, start: int) -> Rows:
-        """Return the rows from number `start` on, sharing memory."""
+    def part(self, numbers: slice) -> Rows:
+        """Return a slice of the rows; it shares their memory."""
         return Rows(
-            self.positions[start:],
-            self.slots[start:],
-            self.rewards[start:],
-            self.actions[start:],
-            self.contexts[start:],
+            self.positions[numbers],
+            self.slots[numbers],
+            self.rewards[numbers],
+            self.actions[numbers],
+            self.contexts[numbers],
         )
 
 
 class TrainingRows(Protocol):
-    """Rows that a round trains on and rebuilds from."""
+    """The rows of a training round, which trains on them and rebuilds the posterior from them."""
 
     @property
     def layout(self) -> RowLayout:
@@ -134,10 +135,10 @@ class TrainingRows(Protocol):
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether reading rows may wait for a disk, so that it pays to read ahead."""
+        """Whether reading rows may wait for a disk, so that reading ahead saves time."""
 
     def positions(self) -> NDArray[np.int64]:
-        """Return the positions of the rows kept, in order: a copy, (N,)."""
+        """Return the positions of all rows in order, (N,), as a copy."""
 
     def sample(
         self,
@@ -146,83 +147,83 @@ class TrainingRows(Protocol):
         cumulative_N: NDArray[np.float64] | None = None,
         out: RowBuffers | None = None,
     ) -> Rows:
-        """Draw rows with replacement, returned in the order they are stored in.
+        """Draw rows with replacement and return them in the order in which they are stored.
 
         Args:
-            rng: source of the draws.
-            batch_size: how many rows.
-            cumulative_N: running sums of the weights of all rows kept, by which they are drawn;
-                None: uniformly.
-            out: where actions and contexts are read to, instead of new arrays; the rows returned
-                share its memory.
+            rng: Source of the draws.
+            batch_size: Number of rows.
+            cumulative_N: Running sums of the weights of all rows, which are drawn in proportion to
+                their weights; None draws uniformly.
+            out: Receives actions and contexts instead of new arrays; the returned rows share its
+                memory.
 
         Raises:
-            ValueError: there are no rows, `batch_size` is below 1, the sums are not one for
-                each row with a positive total, or `out` has another shape, dtype or memory order.
+            ValueError: There are no rows, `batch_size` is below 1, `cumulative_N` does not have one
+                sum per row and a positive total, or `out` has another shape, dtype or memory order.
         """
 
     def scan(self, chunk: int) -> Iterator[Rows]:
-        """Yield the rows kept at the time of the call in order, `chunk` at a time.
+        """Yield the rows that exist at the time of the call, in order, `chunk` at a time.
 
-        Rows evicted while the scan runs are left out; rewards are those at the time of reading.
+        Rows that are evicted during the scan are omitted. Rewards are those at the time of reading.
         """
 
     def __len__(self) -> int:
-        """Return the number of rows kept; never above the capacity."""
+        """Return the number of rows, which never exceeds the capacity."""
 
 
 class Replay(TrainingRows, Protocol):
-    """What the trainer knows of a replay. Not safe for use from several threads at once.
+    """A replay as the trainer sees it. It must not be used by several threads at once.
 
-    Every method raises ClosedError after close, and ReplayError when the backend fails to read or
-    write; a wrong argument is a ValueError, and then nothing has changed.
+    Every method raises ClosedError after `close`, and ReplayError when the backend fails to read or
+    write. A wrong argument is a ValueError and changes nothing.
     """
 
     @property
     def followed(self) -> LogPosition:
-        """The log position up to which everything has been applied; 0 at first."""
+        """The log position up to which all rows are applied; 0 at first."""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that the rows take: memory for the memory backend, shard files for the disk one."""
+        """Bytes that the rows take, in memory or in shard files."""
 
     def append(self, rows: Rows) -> None:
-        """Add rows at the end; rows whose position is stored already are overwritten in place.
+        """Append rows; rows whose positions are stored already are overwritten in place.
 
-        Rows at or before the last evicted one are passed over: they would be evicted again.
+        Rows at or before the last evicted position are skipped: they would be evicted again.
 
         Raises:
-            ValueError: a shape or dtype is not the layout's, a reward is not finite, positions do
-                not increase, or one lies before the last stored row without being stored.
+            ValueError: A shape or dtype differs from the layout, a reward is not finite, positions
+                do not increase, or a new position lies before the last stored row.
         """
 
     def correct(self, positions: NDArray[np.int64], rewards: NDArray[np.float64]) -> int:
-        """Rewrite the rewards of those rows that are still kept and return how many those are.
+        """Rewrite the rewards of the given rows, and return how many of them exist.
 
-        Where a position is given twice, the later reward holds.
+        When a position is given twice, its last reward holds.
         """
 
     @property
     def evicted_through(self) -> int:
-        """The position of the last evicted row, or of `evict_through`; -1 when none was."""
+        """The log position up to which rows are evicted; -1 when none was evicted."""
 
     def evict_through(self, position: int) -> None:
-        """Evict the rows up to a log position, and pass them over from now on."""
+        """Evict the rows up to a log position; `append` skips such rows from now on."""
 
     def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
-        """Return the kept rows of sorted numbers, 0 being the oldest one; `out`: see `sample`."""
+        """Return rows by sorted number, where 0 is the oldest row; see `sample` for `out`."""
 
     def mark_followed(self, position: int) -> None:
-        """Say that the log is applied up to `position`; a lower one than before changes nothing."""
+        """Record that the log is applied up to `position`; a lower one changes nothing."""
 
     def flush(self) -> None:
-        """Return when all rows, corrections and `followed` survive a power loss."""
+        """Return when rows, corrections and `followed` survive a power loss."""
 
     def close(self) -> None:
-        """Flush and let go of all files; a second call does nothing."""
+        """Flush and close all files; a second call does nothing."""
 
     def __enter__(self) -> Self:
-        """Return the replay itself."""
+        """Return the replay."""
 
     def __exit__(
         self,
@@ -230,7 +231,7 @@ class Replay(TrainingRows, Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close."""
+        """Close the replay."""
 
 
 def drawn_rows(
@@ -242,17 +243,20 @@ def drawn_rows(
     """Return the sorted numbers of rows drawn with replacement; see `TrainingRows.sample`.
 
     Raises:
-        ValueError: as there.
+        ValueError: There are no rows, `batch_size` is below 1, or `cumulative_N` does not have one
+            sum per row and a positive total.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if not num_rows:
-        raise ValueError("the replay is empty: there is nothing to sample")
+        raise ValueError("the replay is empty, so no row can be drawn")
     if cumulative_N is None:
         numbers = rng.integers(0, num_rows, batch_size)
     else:
         if cumulative_N.shape != (num_rows,) or not cumulative_N[-1] > 0.0:
-            raise ValueError("cumulative_N must hold a sum for each row, the last above 0")
+            raise ValueError(
+                "cumulative_N must have one sum per row, and the last one must be above 0"
+            )
         marks = rng.random(batch_size) * cumulative_N[-1]
         rows = np.searchsorted(cumulative_N, marks, side="right")
         numbers = np.minimum(rows, num_rows - 1)
@@ -261,7 +265,7 @@ def drawn_rows(
 
 
 def check_buffers(layout: RowLayout, num_rows: int, buffers: RowBuffers) -> None:
-    """Raise ValueError unless so many rows of the layout can be read into `buffers`."""
+    """Raise ValueError unless `buffers` can receive so many rows of the layout."""
     expected: dict[str, tuple[NDArray[np.generic], str, tuple[int, ...]]] = {
         "actions": (buffers.actions, "float32", (num_rows, layout.action_dim)),
         "contexts": (buffers.contexts, layout.context_dtype, (num_rows, *layout.context_shape)),
@@ -276,7 +280,7 @@ def check_buffers(layout: RowLayout, num_rows: int, buffers: RowBuffers) -> None
 
 
 def check_rows(layout: RowLayout, rows: Rows) -> None:
-    """Raise ValueError unless `rows` have the layout's shapes and dtypes and can be appended."""
+    """Raise ValueError unless shapes, dtypes and values of `rows` allow to append them."""
     if rows.positions.ndim != 1:
         raise ValueError(f"positions have shape {rows.positions.shape}, not (N,)")
     num_rows = len(rows)
@@ -297,7 +301,7 @@ def check_rows(layout: RowLayout, rows: Rows) -> None:
 
 
 def check_corrections(positions: NDArray[np.int64], rewards: NDArray[np.float64]) -> None:
-    """Raise ValueError unless both are (N,) of int64 and float64, the rewards finite."""
+    """Raise ValueError unless positions are int64 (N,) and rewards finite float64 (N,)."""
     if positions.dtype != np.int64 or positions.ndim != 1:
         raise ValueError(f"positions: expected int64 (N,), got {positions.dtype} {positions.shape}")
     if rewards.dtype != np.float64 or rewards.shape != positions.shape:

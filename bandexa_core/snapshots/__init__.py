@@ -1,1 +1,1 @@
-"""Snapshots on disk and as bytes: manifest, tensors, store, publishing."""
+"""Snapshots of a bandit: manifest, files on disk, exported form, publishing."""

@@ -1,14 +1,15 @@
-"""The manifest of a snapshot: what was published, in words and hashes.
+"""The manifest of a snapshot: where it comes from, and which files with which hashes it has.
 
-`manifest.json` holds the manifest and a sha256 of it. It is read strictly: the file must be, byte
-for byte, what writing the parsed manifest would give, so that no flipped bit goes unseen. Pure
-values, used by any process; see `snapshot` for how they reach the disk.
+`manifest.json` holds the manifest and its sha256; an exported snapshot carries the same text. The
+text is read strictly: it must be, byte for byte, what writing the parsed manifest gives, so that a
+flipped bit anywhere is found. Pure values, used by any process. `store` writes them to disk,
+`packing` exports them.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from types import NoneType
 from typing import Any
@@ -21,7 +22,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file: its numpy dtype name and shape."""
+    """The description of one tensor: the name of its numpy dtype, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -29,36 +30,35 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One safetensors file: sha256 and size of all its bytes, and the tensors in it."""
+    """The description of one safetensors file: its sha256, its size, and its tensors by name."""
 
     sha256: str
     num_bytes: int
     tensors: dict[str, TensorEntry]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a snapshot is and what it was built from.
 
     Attributes:
-        format_version: layout of the snapshot directory; another one is refused.
-        version: the snapshot's number within its bandit.
-        parent: the version it was trained from, None for the first.
-        bandit_uid: the bandit it belongs to.
-        position: the log position it was built at.
-        log_hash: hash of the log up to `position`, hex.
-        spec_hash: hash of the bandit's configuration that shapes the model.
-        num_rows: training rows it was built from.
-        epoch: the publisher's lock epoch.
+        version: Number of the snapshot within its bandit.
+        parent: The version that training started from; None for the first and for imports.
+        bandit_uid: The bandit that the snapshot belongs to.
+        position: The log position that the snapshot was built at.
+        log_hash: Hash of the log up to `position`, in hex; empty in an export, which has no log.
+        spec_hash: Hash of the part of the bandit's configuration that shapes the model.
+        num_rows: Number of values learned up to `position`.
+        epoch: Lock epoch of the publishing server.
+        encoder: Registered name of the encoder.
+        metrics: Measurements of the training round; finite.
+        meta: A JSON object of the publisher's choice.
         created_at: Unix time of publishing, in seconds.
-        encoder: registered name of the encoder.
-        metrics: finite figures of the training round.
-        libraries: versions it was made with, for people; loading does not look at them.
-        meta: any JSON object of the publisher's.
-        files: the safetensors files by name, without their extension.
+        libraries: Versions of the libraries in use, for people; loading ignores them.
+        files: The safetensors files by name, without extension.
+        format_version: Version of the format; any other one is refused.
     """
 
-    format_version: int
     version: SnapshotVersion
     parent: SnapshotVersion | None
     bandit_uid: BanditUid
@@ -67,25 +67,28 @@ class Manifest:
     spec_hash: str
     num_rows: int
     epoch: int
-    created_at: float
     encoder: str
     metrics: dict[str, float]
-    libraries: dict[str, str]
     meta: dict[str, Any]
-    files: dict[str, FileEntry]
+    created_at: float = 0.0
+    libraries: dict[str, str] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
 
     def to_bytes(self) -> bytes:
-        """Return the manifest as `manifest.json` holds it.
+        """Return the content of `manifest.json`.
 
         Raises:
-            ValueError: a metric or `meta` cannot be written as JSON, NaN and infinity included.
+            ValueError: A metric or `meta` is not JSON, such as NaN, infinity and half a surrogate
+                pair.
         """
-        body = asdict(self)
         try:
+            body = asdict(self)
+            json.dumps(body, ensure_ascii=False).encode()  # refuses half a surrogate pair
             compact = json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
             document = {"manifest": body, "sha256": sha256(compact.encode()).hexdigest()}
             return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"metrics and meta must be JSON values: {error}") from error
 
 
@@ -112,14 +115,14 @@ def parse_manifest(data: bytes) -> Manifest:
     """Return the manifest that `Manifest.to_bytes` wrote.
 
     Raises:
-        SnapshotCorrupt: these are not such bytes; the message says why, without naming a file.
+        SnapshotCorrupt: `to_bytes` cannot have written these bytes. The message names no file.
     """
     try:
         document = json.loads(data)
         body = _members(document, {"manifest": (dict,), "sha256": (str,)})["manifest"]
         found = body.get("format_version")
         if found != FORMAT_VERSION:
-            raise ValueError(f"format version {found!r}, this program reads {FORMAT_VERSION}")
+            raise ValueError(f"format version {found!r} instead of {FORMAT_VERSION}")
         values = _members(body, _KINDS)
         _check_values(values["metrics"], float)
         _check_values(values["libraries"], str)
@@ -130,7 +133,7 @@ def parse_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise SnapshotCorrupt(f"not a valid manifest: {error}") from error
     if written != data:
-        raise SnapshotCorrupt("its hash or its bytes are not those that were written")
+        raise SnapshotCorrupt("its hash or its bytes differ from those that were written")
     return manifest
 
 
@@ -147,7 +150,7 @@ def _file_entry(entry: dict[str, Any]) -> FileEntry:
 
 
 def _members(value: object, kinds: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return a JSON object's members, which must be exactly `kinds`, of those exact types."""
+    """Return the members of a JSON object; they must be exactly those of `kinds`, in type, too."""
     if not isinstance(value, dict) or value.keys() != kinds.keys():
         raise ValueError(f"expected an object with the members {sorted(kinds)}")
     for name, kind in kinds.items():
@@ -162,4 +165,4 @@ def _check_values(mapping: dict[str, object], kind: type) -> None:
             raise ValueError(f"{name} is {value!r:.80}")
 
 
-assert _KINDS.keys() == {field.name for field in fields(Manifest)}
+assert _KINDS.keys() == {each.name for each in fields(Manifest)}

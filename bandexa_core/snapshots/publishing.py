@@ -1,4 +1,8 @@
-"""From a model to a published snapshot: what the manifest says and which tensors it holds."""
+"""Publishing a model: the manifest and the tensors of its snapshot.
+
+Used by the trainer after a round, and by the server when a bandit is created and when a snapshot is
+imported.
+"""
 
 from __future__ import annotations
 
@@ -30,50 +34,56 @@ def publish_model(
     metrics: Mapping[str, float],
     before_rename: Callable[[], None] | None = None,
 ) -> Manifest:
-    """Publish the state of `model` as snapshot `version` built at `position`.
+    """Publish the state of a model as a snapshot.
 
     Args:
-        snapshots: The bandit's snapshot directory.
-        model: What is published.
-        position: The log position that state covers.
+        snapshots: The snapshot directory of the bandit.
+        model: The model.
+        position: The log position that the model's state covers.
         log_hash: Hash of the log up to `position`.
-        epoch: Of the server that asks; a stale one is refused by `before_rename`.
-        version: Of the new snapshot; None takes the next that is free.
-        parent: The snapshot it was trained from.
+        epoch: Lock epoch of the server; `before_rename` refuses a stale one.
+        version: Version of the snapshot; None takes the next free one.
+        parent: The snapshot that training started from; None without one.
         progress: Row counts at `position`.
-        training: Head and optimizer state of the encoder's training, empty without one.
-        metrics: What the round measured.
-        before_rename: The last check before the snapshot becomes visible.
+        training: Head and optimizer state of the encoder's training; empty without training.
+        metrics: Measurements of the round.
+        before_rename: The last check before the snapshot becomes visible; it raises to refuse.
 
     Raises:
-        SnapshotError: It could not be written, or is refused.
+        SnapshotError: The snapshot could not be written, or is refused.
     """
     files = {MODEL_FILE: model.tensors(), TRAINING_FILE: dict(training)}
+    draft = Manifest(
+        version=version or SnapshotVersion(0),
+        parent=parent,
+        bandit_uid=model.uid,
+        position=position,
+        log_hash=log_hash.hex(),
+        spec_hash=model.spec.model_hash(),
+        num_rows=progress.num_learned,
+        epoch=epoch,
+        encoder=model.spec.encoder.name,
+        metrics={name: float(value) for name, value in metrics.items()},
+        meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
+    )
+    if version is None:
+        return _publish_next(snapshots, draft, files, before_rename)
+    return snapshots.publish(draft, files, before_rename)
 
-    def publish(number: SnapshotVersion) -> Manifest:
-        return snapshots.publish(
-            files,
-            version=number,
-            parent=parent,
-            bandit_uid=model.uid,
-            position=position,
-            log_hash=log_hash.hex(),
-            spec_hash=model.spec.model_hash(),
-            num_rows=progress.num_learned,
-            epoch=epoch,
-            encoder=model.spec.encoder.name,
-            metrics=dict(metrics),
-            meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
-            before_rename=before_rename,
-        )
 
-    if version is not None:
-        return publish(version)
+def _publish_next(
+    snapshots: SnapshotStore,
+    draft: Manifest,
+    files: Mapping[str, Mapping[str, NDArray[Any]]],
+    before_rename: Callable[[], None] | None,
+) -> Manifest:
+    """Publish a snapshot as the next free version."""
     while True:
-        free = SnapshotVersion(snapshots.next_version())
+        free = snapshots.next_version()
         try:
-            return publish(free)
+            return snapshots.publish(dataclasses.replace(draft, version=free), files, before_rename)
         except SnapshotRefused:
-            # The server imports while the trainer publishes: who comes second takes the next one.
+            # An import in the server took this version while the trainer was publishing, or the
+            # other way round. A refusal for another reason leaves the next version as it was.
             if snapshots.next_version() == free:
                 raise

@@ -1,15 +1,16 @@
 """Snapshots of one bandit on disk: publish, load, prune.
 
-Owned by the process that trains, which alone publishes, prunes and cleans; any process may read
-meanwhile. A snapshot is a directory that appears under its name whole and never changes:
+The trainer publishes and prunes, the server publishes imports and cleans at start, and any process
+reads. A snapshot is a directory that appears under its name complete and never changes:
 
-    v00000012/manifest.json           what it is; hashes, dtypes and shapes of all that follows
-    v00000012/<name>.safetensors      its tensors
-    v00000013.tmp-1f2e3d4c/           being written, or left by a crash (`clean` removes it)
-    v00000003.trash-5a6b7c8d/         being deleted, or left by a crash
+    v00000012/manifest.json           origin; hashes, dtypes and shapes of all other files
+    v00000012/<name>.safetensors      tensors
+    v00000013.tmp-1f2e3d4c/           being written, or left behind by a crash
+    v00000003.trash-5a6b7c8d/         being deleted, or left behind by a crash
 
-After a crash at any moment each version is there whole or not at all; one that `publish` returned
-survives a power loss. Damage from elsewhere is found at load, and the version before is used.
+After a crash at any moment each version is complete or absent, and every version that `publish`
+returned survives a power loss. Any other damage is found when a snapshot is loaded; the caller then
+uses the version before.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
@@ -38,39 +38,23 @@ from bandexa_core.filesystem import (
     remove_tree,
     write_synced,
 )
-from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.snapshots.manifest import (
-    FORMAT_VERSION,
-    FileEntry,
-    Manifest,
-    TensorEntry,
-    parse_manifest,
-)
-from bandexa_core.snapshots.tensors import decode_tensors, encode_tensors, pack, unpack
-
-__all__ = [
-    "FileEntry",
-    "Manifest",
-    "Snapshot",
-    "SnapshotStore",
-    "TensorEntry",
-    "pack",
-    "unpack",
-]
+from bandexa_core.ids import SnapshotVersion
+from bandexa_core.snapshots.manifest import Manifest, parse_manifest
+from bandexa_core.snapshots.tensors import Tensors, check_size, decode_file, encode_file
 
 _MANIFEST_FILE = "manifest.json"
 _VERSION_NAME = re.compile(r"v(\d{8,})")
-_LITTER_NAME = re.compile(r"v\d{8,}\.(tmp|trash)-[0-9a-f]+")
+_LEFTOVER_NAME = re.compile(r"v\d{8,}\.(tmp|trash)-[0-9a-f]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-
-Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A loaded snapshot: its manifest and, per file name, the tensors by name.
+    """A loaded snapshot.
 
-    The arrays belong to the caller. Only the files that were asked for are there.
+    Attributes:
+        manifest: Its manifest.
+        tensors: For each loaded file, its tensors by name. The arrays belong to the caller.
     """
 
     manifest: Manifest
@@ -78,7 +62,13 @@ class Snapshot:
 
 
 class SnapshotStore:
-    """The snapshots of one bandit, in a directory of its own. Holds no state and no open file."""
+    """The snapshots of one bandit in a directory. It has no state and no open files.
+
+    Args:
+        root: The directory; `publish` creates it.
+        fs: The file system for writes; the local one by default.
+        clock: Returns the Unix time in seconds.
+    """
 
     def __init__(
         self,
@@ -87,59 +77,33 @@ class SnapshotStore:
         fs: FileSystem | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Name the directory; `publish` makes it when it is absent."""
         self._root = root
         self._fs = fs or LocalFileSystem()
         self._clock = clock
 
     def publish(
         self,
+        draft: Manifest,
         files: Mapping[str, Mapping[str, NDArray[Any]]],
-        *,
-        version: int,
-        parent: int | None,
-        bandit_uid: str,
-        position: int,
-        log_hash: str,
-        spec_hash: str,
-        num_rows: int,
-        epoch: int,
-        encoder: str,
-        metrics: Mapping[str, float],
-        meta: Mapping[str, Any],
         before_rename: Callable[[], None] | None = None,
     ) -> Manifest:
-        """Write a snapshot durably and return its manifest, which explains the other arguments.
+        """Write a snapshot durably and return its manifest.
 
-        `files` are tensors by name, by file name without extension. Tensor names may contain "/"; a
-        file may hold no tensor, a tensor no element. `before_rename` is called when all is on disk
-        and nothing is visible yet: the caller's last check that it may publish. What it raises
-        passes through, and nothing is published.
+        Args:
+            draft: The manifest; `created_at`, `libraries` and `files` are filled in here.
+            files: For each file name, without extension, its tensors by name. Tensor names may
+                contain "/"; a file may have no tensors, and a tensor no elements.
+            before_rename: Called when everything is on disk and nothing is visible yet, as the
+                caller's last check. Its exception passes through, and nothing is published.
 
         Raises:
-            ValueError: a name, dtype, metric or `meta` cannot be written.
-            SnapshotRefused: the version is there already.
-            SnapshotError: the disk failed. Should that have been at the very last step, syncing the
-                directory, the version is visible and whole.
+            ValueError: A name, dtype, metric or `meta` cannot be written.
+            SnapshotRefused: The version exists.
+            SnapshotError: The disk failed. If it failed at the last step, syncing the directory,
+                the snapshot is complete and visible.
         """
-        draft = Manifest(
-            format_version=FORMAT_VERSION,
-            version=SnapshotVersion(version),
-            parent=None if parent is None else SnapshotVersion(parent),
-            bandit_uid=BanditUid(bandit_uid),
-            position=LogPosition(position),
-            log_hash=log_hash,
-            spec_hash=spec_hash,
-            num_rows=num_rows,
-            epoch=epoch,
-            created_at=float(self._clock()),
-            encoder=encoder,
-            metrics={name: float(value) for name, value in metrics.items()},
-            libraries=_libraries(),
-            meta=dict(meta),
-            files={},
-        )
-        target = self._path(version)
+        draft = replace(draft, created_at=float(self._clock()), libraries=_libraries())
+        target = self._path(draft.version)
         if target.exists():
             raise SnapshotRefused(f"{target} exists")
         temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
@@ -155,21 +119,21 @@ class SnapshotStore:
         return manifest
 
     def versions(self) -> list[SnapshotVersion]:
-        """Return the versions that are there, whole or damaged, in ascending order."""
+        """Return the existing versions, damaged ones included, in ascending order."""
         with self._disk("list", self._root):
             names = [entry.name for entry in self._root.iterdir()] if self._root.exists() else []
         found = (_VERSION_NAME.fullmatch(name) for name in names)
         return sorted(SnapshotVersion(int(match[1])) for match in found if match)
 
     def next_version(self) -> SnapshotVersion:
-        """Return the version after the highest one there; 0 when there is none."""
+        """Return the version after the highest existing one; 0 when there is none."""
         return SnapshotVersion(max(self.versions(), default=-1) + 1)
 
     def manifest(self, version: int) -> Manifest:
-        """Read one manifest, without looking at the files it names.
+        """Read one manifest; the files that it describes are not checked.
 
         Raises:
-            SnapshotCorrupt: it is missing or damaged.
+            SnapshotCorrupt: The manifest is missing or damaged.
         """
         path = self._path(version) / _MANIFEST_FILE
         try:
@@ -179,18 +143,19 @@ class SnapshotStore:
         except SnapshotCorrupt as error:
             raise SnapshotCorrupt(f"{path}: {error}") from error
         if manifest.version != version:
-            raise SnapshotCorrupt(f"{path}: it is that of version {manifest.version}")
+            raise SnapshotCorrupt(f"{path}: it belongs to version {manifest.version}")
         return manifest
 
     def load(self, version: int, names: Collection[str] | None = None) -> Snapshot:
-        """Read one snapshot and check all that is read; of other files, presence and size.
+        """Read and check one snapshot.
 
         Args:
-            version: which one.
-            names: the files wanted, all with None.
+            version: The version.
+            names: The files to load; None loads all. Of other files, existence and size are
+                checked.
 
         Raises:
-            SnapshotCorrupt: a file is missing, or is not what was published.
+            SnapshotCorrupt: A file is missing, or differs from what was published.
         """
         manifest = self.manifest(version)
         for name in names or ():
@@ -200,9 +165,9 @@ class SnapshotStore:
         for name, entry in manifest.files.items():
             path = self._path(version) / f"{name}.safetensors"
             try:
-                _check_size(path, entry)
+                check_size(path.stat().st_size, entry)
                 if names is None or name in names:
-                    tensors[name] = _read_file(path, entry)
+                    tensors[name] = decode_file(path.read_bytes(), entry)
             except OSError as error:
                 raise SnapshotCorrupt(f"{path}: {error.strerror}") from error
             except SnapshotCorrupt as error:
@@ -212,17 +177,17 @@ class SnapshotStore:
     def newest(
         self, accept: Callable[[Manifest], bool], names: Collection[str] | None = None
     ) -> tuple[Snapshot, list[tuple[SnapshotVersion, str]]]:
-        """Load the newest snapshot that is whole and that `accept` takes.
+        """Load the newest snapshot that is undamaged and accepted.
 
         Args:
-            accept: told of each whole manifest, newest first; False passes it over.
-            names: the files wanted, all with None.
+            accept: Receives each undamaged manifest, newest first; returns whether to use it.
+            names: The files to load; None loads all.
 
         Returns:
-            The snapshot, and (version, reason) of each newer one that was passed over.
+            The snapshot, and (version, reason) of each newer one that was skipped.
 
         Raises:
-            SnapshotError: there is none; the message tells why each was passed over.
+            SnapshotError: There is none; the message has the reason for each version.
         """
         skipped: list[tuple[SnapshotVersion, str]] = []
         for version in reversed(self.versions()):
@@ -236,13 +201,13 @@ class SnapshotStore:
         raise SnapshotError(f"no usable snapshot in {self._root} ({reasons or 'it holds none'})")
 
     def prune(self, keep: int, pinned: Collection[int] = ()) -> list[SnapshotVersion]:
-        """Delete all but the newest `keep` versions and the pinned ones; return those deleted.
+        """Delete all versions but the newest `keep` and the pinned ones; return those deleted.
 
-        Each is renamed before it is deleted, so that none is ever seen in part.
+        Each directory is renamed before it is deleted, so that no reader finds a part of one.
 
         Raises:
             ValueError: `keep` is below 1.
-            SnapshotError: the disk failed; what is renamed already, `clean` removes.
+            SnapshotError: The disk failed. `clean` removes the directories that were renamed.
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
@@ -254,23 +219,23 @@ class SnapshotStore:
                 trash.append(path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}"))
                 self._fs.rename(path, trash[-1])
             if trash:
-                # Before the first deletion: a power loss must not bring a name back without files.
+                # Without this sync, a power loss could restore a name whose files are deleted.
                 self._fs.sync_dir(self._root)
             for path in trash:
                 remove_tree(self._fs, path)
         return removed
 
     def clean(self) -> list[str]:
-        """Remove what crashed publishers and prunings left; return the directories' names.
+        """Remove what crashes left of `publish` and `prune`; return the names of the directories.
 
-        Only for the process that publishes, while it does not: a publish under way looks the same.
+        It must not run beside `publish` or `prune`, whose unfinished directories look the same.
         """
         with self._disk("clean", self._root):
             entries = sorted(self._root.iterdir()) if self._root.exists() else []
-            litter = [path for path in entries if _LITTER_NAME.fullmatch(path.name)]
-            for path in litter:
+            leftovers = [path for path in entries if _LEFTOVER_NAME.fullmatch(path.name)]
+            for path in leftovers:
                 remove_tree(self._fs, path)
-        return [path.name for path in litter]
+        return [path.name for path in leftovers]
 
     def _path(self, version: int) -> Path:
         if version < 0:
@@ -280,17 +245,15 @@ class SnapshotStore:
     def _write(
         self, directory: Path, draft: Manifest, files: Mapping[str, Mapping[str, NDArray[Any]]]
     ) -> Manifest:
-        """Write all files of a snapshot into a new directory and sync them and their names."""
+        """Write all files of a snapshot into a new directory; sync the files and their names."""
         entries = {}
         with self._disk("write", directory):
             make_dirs(self._fs, self._root)
             self._fs.make_dir(directory)
             for name, tensors in sorted(files.items()):
                 if not _FILE_NAME.fullmatch(name):
-                    raise ValueError(f"{name!r} cannot name a snapshot's file")
-                data = encode_tensors(tensors)
-                described = {key: TensorEntry(a.dtype.name, a.shape) for key, a in tensors.items()}
-                entries[name] = FileEntry(sha256(data).hexdigest(), len(data), described)
+                    raise ValueError(f"{name!r} cannot be the name of a snapshot's file")
+                data, entries[name] = encode_file(tensors)
                 write_synced(self._fs, directory / f"{name}.safetensors", data)
             data = replace(draft, files=entries).to_bytes()
             write_synced(self._fs, directory / _MANIFEST_FILE, data)
@@ -298,7 +261,7 @@ class SnapshotStore:
         return parse_manifest(data)
 
     def _reveal(self, temporary: Path, target: Path) -> None:
-        """Give a written snapshot its name, durably."""
+        """Rename a written snapshot to its final name and sync the name."""
         with self._disk("publish", target):
             try:
                 self._fs.rename(temporary, target)
@@ -314,23 +277,6 @@ class SnapshotStore:
             yield
         except OSError as error:
             raise SnapshotError(f"cannot {what} {path}: {error}") from error
-
-
-def _check_size(path: Path, entry: FileEntry) -> None:
-    found = path.stat().st_size
-    if found != entry.num_bytes:
-        raise SnapshotCorrupt(f"it has {found} bytes, {entry.num_bytes} were published")
-
-
-def _read_file(path: Path, entry: FileEntry) -> Tensors:
-    data = path.read_bytes()
-    if sha256(data).hexdigest() != entry.sha256:
-        raise SnapshotCorrupt("its sha256 is not the published one")
-    tensors = decode_tensors(data)
-    found = {name: TensorEntry(a.dtype.name, a.shape) for name, a in tensors.items()}
-    if found != entry.tensors:
-        raise SnapshotCorrupt("its tensors' names, dtypes or shapes are not the published ones")
-    return tensors
 
 
 @cache

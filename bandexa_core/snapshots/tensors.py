@@ -1,13 +1,11 @@
-"""Named arrays as safetensors bytes, for snapshot files and for snapshots that travel over HTTP.
+"""Named arrays as safetensors bytes, and the check of such bytes against a manifest's entry.
 
-Pure functions on bytes. Reading raises SnapshotCorrupt for anything malformed, whoever made it: no
-code is ever run from the bytes, and memory taken is in proportion to their number, whatever sizes
-they declare.
+Pure functions on bytes. Reading raises SnapshotCorrupt for anything malformed. It runs no code from
+the bytes and takes memory in proportion to their number, whatever sizes they declare.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -18,18 +16,49 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.snapshots.manifest import FileEntry, TensorEntry
+
+Tensors = dict[str, NDArray[Any]]
 
 _DTYPES = frozenset(np.dtype(code).name for code in "dfeqihbQIHB?")  # float64 ... uint8, bool
-_HEADER_LENGTH_BYTES = 8
 
 
-def encode_tensors(
-    tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
-) -> bytes:
+def encode_file(tensors: Mapping[str, NDArray[Any]]) -> tuple[bytes, FileEntry]:
+    """Return arrays as the bytes of a snapshot's file, and the manifest's entry for it.
+
+    Raises:
+        ValueError: A name is empty or reserved, or a dtype is not that of plain real numbers.
+    """
+    data = encode_tensors(tensors)
+    return data, FileEntry(sha256(data).hexdigest(), len(data), _entries(tensors))
+
+
+def decode_file(data: bytes, entry: FileEntry) -> Tensors:
+    """Return the arrays of a snapshot's file.
+
+    Raises:
+        SnapshotCorrupt: Size, hash or tensors differ from the manifest's entry.
+    """
+    check_size(len(data), entry)
+    if sha256(data).hexdigest() != entry.sha256:
+        raise SnapshotCorrupt("its sha256 differs from the published one")
+    tensors = decode_tensors(data)
+    if _entries(tensors) != entry.tensors:
+        raise SnapshotCorrupt("its tensors' names, dtypes or shapes differ from the published ones")
+    return tensors
+
+
+def check_size(num_bytes: int, entry: FileEntry) -> None:
+    """Raise SnapshotCorrupt when `num_bytes` is not the size that the entry has."""
+    if num_bytes != entry.num_bytes:
+        raise SnapshotCorrupt(f"it has {num_bytes} bytes instead of {entry.num_bytes}")
+
+
+def encode_tensors(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """Return arrays of any memory layout as safetensors bytes.
 
     Raises:
-        ValueError: a name is empty or reserved, or a dtype is not a plain real number's.
+        ValueError: A name is empty or reserved, or a dtype is not that of plain real numbers.
     """
     flat = {}
     for name, array in tensors.items():
@@ -37,17 +66,17 @@ def encode_tensors(
             raise ValueError(f"{name!r} cannot name a tensor")
         if array.dtype.name not in _DTYPES:
             raise ValueError(f"tensor {name!r}: dtype {array.dtype} cannot be stored")
-        # safetensors writes an array's memory as it lies, whatever its strides: a transposed one
-        # would come back scrambled. (np.ascontiguousarray would turn a 0-d array into a 1-d one.)
+        # safetensors writes the memory of an array and ignores its strides, so a transposed array
+        # would be stored scrambled. (np.ascontiguousarray would turn a 0-d array into a 1-d one.)
         flat[name] = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-    return safetensors.numpy.save(flat, metadata)
+    return safetensors.numpy.save(flat)
 
 
-def decode_tensors(data: bytes) -> dict[str, NDArray[Any]]:
-    """Return the arrays of safetensors bytes: copies that may be written to.
+def decode_tensors(data: bytes) -> Tensors:
+    """Return the arrays of safetensors bytes, as writable copies.
 
     Raises:
-        SnapshotCorrupt: these are not whole, well-formed safetensors bytes of known dtypes.
+        SnapshotCorrupt: The bytes are not complete, well-formed safetensors of known dtypes.
     """
     try:
         tensors = safetensors.numpy.load(data)
@@ -63,62 +92,5 @@ def decode_tensors(data: bytes) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def pack(meta: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return one self-contained safetensors byte string of a JSON object and named arrays.
-
-    Its `__metadata__` carries `manifest`, the object as JSON, and `sha256` over that text and over
-    name, dtype, shape and bytes of every array.
-
-    Raises:
-        ValueError: `meta` is not JSON (NaN and infinity included), or an array cannot be stored.
-    """
-    text = _json_text(meta)
-    return encode_tensors(tensors, {"manifest": text, "sha256": _digest(text, tensors)})
-
-
-def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the JSON object and the arrays that `pack` was given.
-
-    Raises:
-        SnapshotCorrupt: the bytes are malformed or were changed. The hash finds accidents; it does
-            not prove who made them.
-    """
-    tensors = decode_tensors(data)  # first: it accepts nothing but a well-formed header
-    length = int.from_bytes(data[:_HEADER_LENGTH_BYTES], "little")
-    try:
-        header = json.loads(data[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length])
-        metadata = header.get("__metadata__")
-        if not isinstance(metadata, dict) or metadata.keys() != {"manifest", "sha256"}:
-            raise ValueError("it carries no manifest and sha256")
-        meta = json.loads(metadata["manifest"])
-        if not isinstance(meta, dict):
-            raise ValueError("its manifest is no object")
-        _json_text(meta)  # Python reads NaN, 1e999 and half a surrogate pair, which are not JSON
-        digest = _digest(metadata["manifest"], tensors)
-    except (ValueError, RecursionError) as error:
-        raise SnapshotCorrupt(f"not a packed snapshot: {error}") from error
-    if digest != metadata["sha256"]:
-        raise SnapshotCorrupt("the packed snapshot's bytes do not have the hash it names")
-    return meta, tensors
-
-
-def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Hash the manifest text and all tensors; each part is preceded by a line that delimits it."""
-    encoded = text.encode()
-    digest = sha256(f"{len(encoded)}\n".encode() + encoded)
-    for name in sorted(tensors):
-        array = tensors[name]
-        line = json.dumps([name, array.dtype.name, list(array.shape)])
-        digest.update(f"\n{line}\n".encode())
-        digest.update(np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C").tobytes())
-    return digest.hexdigest()
-
-
-def _json_text(meta: dict[str, Any]) -> str:
-    """Return the one JSON text of an object; ValueError when it has none."""
-    try:
-        text = json.dumps(meta, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"meta must be JSON values: {error}") from error
-    return text
+def _entries(tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorEntry]:
+    return {name: TensorEntry(a.dtype.name, a.shape) for name, a in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import FORGETTING, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.packing import pack, unpack
 from bandexa_core.snapshots.publishing import publish_model
-from bandexa_core.snapshots.tensors import pack, unpack
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
@@ -24,19 +26,18 @@ from service.store.errors import Conflict, InvalidRequest
 async def export_model(bandit: Bandit) -> bytes:
     """Return the served model, its tail applied, as one safetensors byte string."""
     model = bandit.model
-    manifest = {
-        "bandit": bandit.record.name,
-        "model_hash": model.spec.model_hash(),
-        "snapshot": model.version,
-        "position": model.position,
-        "progress": dataclasses.asdict(model.progress),
-        "actions": list(model.catalogue.ids),
-    }
+    position, progress = model.position, model.progress
+    known = {"bandit": bandit.record.name, "actions": list(model.catalogue.ids)}
     tensors = {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
 
     def finish() -> bytes:
         base = bandit.snapshots.load(model.version, (TRAINING_FILE,))
         training = base.tensors[TRAINING_FILE]
+        manifest = dataclasses.replace(
+            base.manifest, position=position, log_hash="", num_rows=progress.num_learned,
+            created_at=time.time(),
+            meta=base.manifest.meta | known | {"progress": dataclasses.asdict(progress)},
+        )  # fmt: skip
         return pack(manifest, tensors | {f"{TRAINING_FILE}/{n}": t for n, t in training.items()})
 
     return await asyncio.get_running_loop().run_in_executor(None, finish)
@@ -71,7 +72,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
     """
     bandit = engine.bandit(name)
 
-    def load() -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+    def load() -> tuple[Manifest, dict[str, dict[str, NDArray[Any]]]]:
         if version not in bandit.snapshots.versions():
             raise UnknownSnapshot(version)
         snapshot = bandit.snapshots.load(version)
@@ -81,11 +82,8 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
         tensors = snapshot.tensors
         # Forgetting starts afresh, as with every import: its steps have positions of another past.
         model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
-        manifest = {
-            "model_hash": snapshot.manifest.spec_hash,
-            "progress": snapshot.manifest.meta["progress"],
-            "actions": list(actions),
-        }
+        meta = snapshot.manifest.meta | {"actions": list(actions)}
+        manifest = dataclasses.replace(snapshot.manifest, meta=meta)
         return manifest, {MODEL_FILE: model, TRAINING_FILE: tensors[TRAINING_FILE]}
 
     manifest, parts = await asyncio.get_running_loop().run_in_executor(None, load)
@@ -95,27 +93,26 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
 async def _adopt(
     engine: Engine,
     bandit: Bandit,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     parts: dict[str, dict[str, NDArray[Any]]],
 ) -> Bandit:
     """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
     model = _check(engine, bandit, manifest, parts[MODEL_FILE])
     training = parts[TRAINING_FILE]
     try:
-        model.policy.check_training(training, len(manifest["actions"]))
+        model.policy.check_training(training, len(manifest.meta["actions"]))
     except ValueError as error:
         raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
-    learned = int(manifest["progress"]["num_learned"])
-    progress = Progress(learned, learned, learned)
+    progress = Progress(manifest.num_rows, manifest.num_rows, manifest.num_rows)
     snapshots = bandit.snapshots
 
     def publish(position: LogPosition, log_hash: bytes) -> int:
-        manifest = publish_model(
+        published = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=engine.store.epoch,
             parent=None, progress=progress, training=training,
             metrics={},
         )  # fmt: skip
-        version = SnapshotVersion(manifest.version)
+        version = SnapshotVersion(published.version)
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))
         return version
 
@@ -129,18 +126,14 @@ async def _adopt(
 
 
 def _check(
-    engine: Engine, bandit: Bandit, manifest: dict[str, Any], tensors: dict[str, NDArray[Any]]
+    engine: Engine, bandit: Bandit, manifest: Manifest, tensors: dict[str, NDArray[Any]]
 ) -> ServingModel:
     """Return a model with the imported tensors; refuse what would not serve this bandit."""
     current = bandit.model
-    for key in ("model_hash", "progress", "actions"):
-        if key not in manifest:
-            raise InvalidRequest("body", f"the export names no {key}")
-    progress, actions = manifest["progress"], manifest["actions"]
-    learned = progress.get("num_learned") if isinstance(progress, dict) else None
-    if type(learned) is not int or not 0 <= learned < 2**53 or not isinstance(actions, list):
-        raise InvalidRequest("body", "the export's progress or actions make no sense")
-    if manifest["model_hash"] != current.spec.model_hash():
+    actions = manifest.meta.get("actions")
+    if not 0 <= manifest.num_rows < 2**53 or not isinstance(actions, list):
+        raise InvalidRequest("body", "the export's num_rows or actions make no sense")
+    if manifest.spec_hash != current.spec.model_hash():
         raise Conflict("the snapshot comes from a bandit of another shape (policy, encoder, ...)")
     policy = current.policy
     if isinstance(policy, LinearHead) and not policy.encoder.uses_action:

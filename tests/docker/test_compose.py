@@ -1,4 +1,4 @@
-"""The container files agree with the project: versions, users, keys, what a build is sent."""
+"""The container files agree with the project: versions, users, keys, the build context."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def document(name: str) -> dict[str, Any]:
     return found
 
 
-def test_torch_is_of_the_version_that_is_tested():
+def test_the_images_have_the_tested_version_of_torch():
     (version,) = re.findall(r"^TORCH := torch==(\S+)$", (ROOT / "Makefile").read_text(), re.M)
     assert f"ARG TORCH_VERSION={version}\n" in DOCKERFILE
     (vision,) = re.findall(r"^ARG TORCHVISION_VERSION=(\S+)$", DOCKERFILE, re.M)
@@ -37,7 +37,7 @@ def test_every_step_that_installs_is_pinned():
         assert "--constraint constraints.txt" in step or "--no-index" in step, step
 
 
-def test_both_images_run_as_their_own_user():
+def test_both_images_have_a_user_of_their_own():
     stages = dict(re.findall(r"FROM runtime AS (\w+)\n(.*?)(?=\nFROM|\Z)", DOCKERFILE, re.S))
     assert stages.keys() == {"cpu", "gpu"}
     for stage in stages.values():
@@ -59,12 +59,12 @@ def test_the_service_needs_keys_and_is_confined():
     assert service["ports"] == ["${BANDEXA_PUBLISH:-127.0.0.1:8080}:8080"]
 
 
-def test_every_image_of_ours_can_be_built():
-    """With the GPU file, the service is of another image than the simulations."""
+def test_every_bandexa_image_can_be_built():
+    """With the GPU file, the service has another image than the simulations."""
     services = document("compose.yaml")["services"].values()
-    ours = [each for each in services if each["image"].startswith("bandexa:")]
-    assert len(ours) == 4
-    for service in ours:
+    built = [each for each in services if each["image"].startswith("bandexa:")]
+    assert len(built) == 4
+    for service in built:
         assert service["image"] == f"bandexa:{service['build']['target']}"
 
 
@@ -82,7 +82,7 @@ def test_every_workload_is_simulated_with_the_key(workload):
     assert all(option in help_of for option in options)
 
 
-def test_prometheus_reads_the_key_it_is_given():
+def test_prometheus_reads_its_key_from_its_secret():
     service = document("compose.yaml")["services"]["prometheus"]
     assert service["profiles"] == ["monitor"]
     (job,) = document("prometheus.yml")["scrape_configs"]
@@ -98,11 +98,11 @@ def test_the_gpu_is_reserved_for_the_service():
     assert service["build"]["target"] == "gpu"
 
 
-def test_a_build_is_sent_the_packages_of_the_wheel_and_no_more():
+def test_the_build_context_has_the_packages_of_the_wheel_alone():
     lines = (ROOT / ".dockerignore").read_text().split()
     assert "*" in lines
-    sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    included = {line.removeprefix("!") for line in lines if line.startswith("!")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
     installed = {name.removesuffix("*") for name in packages}
-    assert sent == installed | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert included == installed | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}

@@ -1,4 +1,4 @@
-"""The examples do what they say, each against a real server."""
+"""The examples, each run against a real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT_BLOCKS = BLOCK.findall((ROOT / "docs/client.md").read_text())
 
 
 @pytest.mark.needs("curl")
-def test_curl_shows_that_it_learned(server):
+def test_the_curl_example_learns_the_best_offers(server):
     done = subprocess.run(
         ["bash", "examples/curl.sh", server.url], cwd=ROOT, capture_output=True, text=True,
         timeout=120, check=False,
@@ -29,11 +29,11 @@ def test_curl_shows_that_it_learned(server):
     first, scores = done.stdout.splitlines()
     taken = re.fullmatch(r"offers taken: (\d+) of 200", first)
     assert taken is not None
-    assert int(taken.group(1)) > 120, "a third would be chance"
+    assert int(taken.group(1)) > 120, "a uniform choice takes a third"
     assert '"free-shipping"' in scores
 
 
-def test_an_encoder_of_ones_own_is_trained_and_served(start_server):
+def test_the_example_encoder_is_trained_and_served(start_server):
     server = start_server(
         None, "--config", ROOT / "examples/own_encoder.toml", env={"PYTHONPATH": str(ROOT)}
     )
@@ -57,7 +57,7 @@ def test_an_encoder_of_ones_own_is_trained_and_served(start_server):
         assert "day and price" in refused.text
 
 
-def test_the_shop_sells_with_the_service_and_without_it(start_server, tmp_path):
+def test_the_shop_answers_with_the_service_and_without_it(start_server, tmp_path):
     server = start_server()
     log = tmp_path / "shop.log"
     with log.open("w") as stderr:
@@ -68,7 +68,7 @@ def test_the_shop_sells_with_the_service_and_without_it(start_server, tmp_path):
         )  # fmt: skip
 
     def address() -> str | None:
-        assert shop.poll() is None, f"the shop ended:\n{log.read_text()}"
+        assert shop.poll() is None, f"the shop has ended:\n{log.read_text()}"
         found = re.search(r"running on (http://\S+)", log.read_text())
         return found and found.group(1)
 
@@ -76,11 +76,11 @@ def test_the_shop_sells_with_the_service_and_without_it(start_server, tmp_path):
         url = poll(address, "the shop listens")
         with httpx.Client(base_url=url, trust_env=False, timeout=60.0) as http:
             visit = {"visits": 3, "basket": 40.0, "mobile": True}
-            seen = [http.get("/offer", params=visit).json() for _ in range(20)]
-            for offer in seen:
+            offers = [http.get("/offer", params=visit).json() for _ in range(20)]
+            for offer in offers:
                 path = f"/bought/{offer['decision_id']}"
                 assert http.post(path, params={"amount": 25.0}).status_code == 202
-            assert {offer["offer"] for offer in seen} > {"nothing"}
+            assert {offer["offer"] for offer in offers} > {"nothing"}
             poll(
                 lambda: server.http.get("/bandits/shop").json()["num_learned"] >= 20,
                 "the rewards are delivered",
@@ -98,8 +98,8 @@ def test_the_shop_sells_with_the_service_and_without_it(start_server, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(len(CLIENT_BLOCKS)))
-def test_the_blocks_of_the_clients_guide_run(server, number):
-    with server.client() as http:  # what the first block sets up
+def test_the_code_blocks_of_the_client_page_run(server, number):
+    with server.client() as http:  # the bandit that the first block creates
         spec = {"policy": "linear_ts", "context": {"shape": [2]}, "encoder": {"name": "per_action"}}
         http.put("/bandits/offers", json=spec).raise_for_status()
         actions = {"actions": [{"id": "red"}, {"id": "blue"}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import struct
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bandexa_core.snapshots.tensors import pack, unpack
+from bandexa_core.snapshots.packing import pack, unpack
 
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -139,21 +140,22 @@ def test_posteriors_of_other_actions_are_a_conflict(api, problem, export) -> Non
 def tampered(data: bytes, **changes: Any) -> bytes:
     """Return an export, whole and with a right checksum, whose manifest says something else."""
     manifest, tensors = unpack(data)
-    return pack(manifest | changes, tensors)
+    return pack(dataclasses.replace(manifest, **changes), tensors)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"progress": None},
-        {"progress": {}},
-        {"progress": {"num_learned": "many"}},
-        {"progress": {"num_learned": -1}},
-        {"progress": {"num_learned": 10**400}},
-        {"progress": [6]},
-        {"actions": 5},
-        {"actions": None},
-        {"actions": {"x": 1}},
+        {"num_rows": None},
+        {"num_rows": "many"},
+        {"num_rows": -1},
+        {"num_rows": 10**400},
+        {"num_rows": [6]},
+        {"spec_hash": 5},
+        {"meta": {}},
+        {"meta": {"actions": 5}},
+        {"meta": {"actions": None}},
+        {"meta": {"actions": {"x": 1}}},
     ],
 )
 @pytest.mark.parametrize("shape", ["linear", "per_action"])

@@ -10,7 +10,7 @@ import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.forgetting import KEPT_HALF_LIVES, Forgetting
+from bandexa_core.log.forgetting import MAX_HALF_LIVES, Forgetting
 from bandexa_core.log.rows import ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.model import ServingModel, load_model
 from bandexa_core.policies import LinearHead
@@ -75,7 +75,7 @@ def test_the_first_row_ever_forgets_nothing_whatever_the_clock_says():
 
 def test_a_pause_forgets_at_most_forty_half_lives_so_that_weights_stay_above_zero():
     state = _after(BY_TIME, [0.0, 5.0, 3e9])
-    assert state.half_lives.tolist() == [KEPT_HALF_LIVES]
+    assert state.half_lives.tolist() == [MAX_HALF_LIVES]
     weights = state.weights(np.array([1, 2, 3]))
     assert weights.tolist() == [2.0**-40, 2.0**-40, 1.0]
 
@@ -113,7 +113,7 @@ def test_the_row_that_a_step_precedes_has_its_whole_weight():
 def test_steps_that_tell_nothing_apart_are_dropped():
     spec = ForgettingSpec(half_life=32.0)
     state = _after(spec, [0.0] * 5000)
-    assert len(state.positions) == KEPT_HALF_LIVES * FORGETTING_CELLS
+    assert len(state.positions) == MAX_HALF_LIVES * FORGETTING_CELLS
     recent = np.arange(3800, 5001)
     np.testing.assert_allclose(state.weights(recent), 2.0 ** ((recent - 5000) / 32), rtol=1e-12)
     assert (state.weights(np.arange(1, 3700)) == 2.0**-40).all()

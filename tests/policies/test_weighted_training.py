@@ -269,7 +269,7 @@ def test_weights_far_below_one_are_still_weights(open_filled, make_rows):
 def test_sums_that_do_not_belong_to_the_rows_are_refused(open_filled, make_rows, sums):
     replay = open_filled(make_rows(20))
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="cumulative_N must hold a sum for each row"):
+    with pytest.raises(ValueError, match="cumulative_N must have one sum per row"):
         replay.sample(rng, 5, sums)
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
     assert len(replay.sample(rng, 5, np.arange(1.0, 21.0))) == 5

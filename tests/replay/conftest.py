@@ -1,4 +1,4 @@
-"""Shared by the replay tests: rows made from their position, a plain model, a lossy disk."""
+"""Shared by the replay tests: rows derived from positions, a plain model, a lossy disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bandexa_core.replay import Replay, RowLayout, Rows
 
 
 def _make_rows(layout: RowLayout, positions, salt: int = 0) -> Rows:
-    """Return rows whose every value follows from the position (and the salt)."""
+    """Return rows whose values all derive from position and salt."""
     positions = np.asarray(positions, np.int64)
     seeds = positions.reshape(-1, 1) * 31 + salt
     size = int(np.prod(layout.context_shape))
@@ -45,7 +45,7 @@ def _assert_same(found: Rows, expected: Rows) -> None:
 
 
 class PlainModel:
-    """What a replay must hold, as a dictionary of one-row batches in order of position."""
+    """The expected rows of a replay: a dictionary of batches of one row, ordered by position."""
 
     def __init__(self, layout: RowLayout, capacity: int | None = None) -> None:
         self.layout = layout
@@ -79,11 +79,10 @@ class PlainModel:
 
 
 class LossyFileSystem(LocalFileSystem):
-    """The real file system, with a record of what would survive a power loss, and a way to stop.
+    """The real file system, with a record of what a power loss would leave, and a way to stop.
 
-    From call number `stop_at` on every call fails, as if the process had died; a write that is
-    stopped has half its bytes written. Nothing is really synced: tests run faster, and the record
-    is what counts.
+    From call number `stop_at` on, every call fails, as if the process had died. A write that fails
+    has written half of its bytes. Nothing is really synced: the record replaces it and is faster.
     """
 
     def __init__(self, stop_at: int | None = None) -> None:
@@ -130,9 +129,9 @@ class LossyFileSystem(LocalFileSystem):
 
     def sync_dir(self, path: Path) -> None:
         self._step("sync_dir", path)
-        kept = {name: file for name, file in self._synced_names.items() if name.parent != path}
-        kept.update((name, file) for name, file in self._live.items() if name.parent == path)
-        self._synced_names = kept
+        names = {name: file for name, file in self._synced_names.items() if name.parent != path}
+        names.update((name, file) for name, file in self._live.items() if name.parent == path)
+        self._synced_names = names
 
     def rename(self, source: Path, target: Path) -> None:
         self._step("rename", target)
@@ -145,11 +144,11 @@ class LossyFileSystem(LocalFileSystem):
         self._live.pop(path)
 
     def survivors(self, root: Path, target: Path, how: str) -> None:
-        """Write to `target` what is left of `root`: see the cases below."""
+        """Write to `target` what is left of `root` after a crash of the given kind."""
         target.mkdir()
-        # process: only the process died, the kernel wrote everything later.
-        # lost: power went, nothing reached the disk that was not synced.
-        # zeroed: power went, names and sizes reached the disk, bytes only where synced.
+        # process: only the process died, and the kernel wrote everything later.
+        # lost: the power failed, and only synced names and bytes reached the disk.
+        # zeroed: the power failed, and names and sizes reached the disk, but only synced bytes.
         names = self._synced_names if how == "lost" else self._live
         for path, file in names.items():
             data = self._synced_bytes.get(file, b"")
@@ -162,7 +161,7 @@ class LossyFileSystem(LocalFileSystem):
 
 
 class NoSyncFileSystem(LocalFileSystem):
-    """The real file system without its slow part, for tests that lose no power."""
+    """The real file system without its slow syncs, for tests without a power loss."""
 
     def sync_file(self, fd: int) -> None:
         pass

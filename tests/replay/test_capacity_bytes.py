@@ -1,4 +1,4 @@
-"""A capacity in bytes, alone and beside one in rows, over the memory and the disk backend."""
+"""A capacity in bytes, alone and beside one in rows, for every backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bandexa_core.replay import Replay, open_replay
 
 @pytest.fixture(params=["auto", "memory", "disk"])
 def open_at(request, tmp_path, layout, no_sync):
-    """Open the replay of this test; on disk with shards of 4 rows, and again when called again."""
+    """Return a function that opens the replay of the test; on disk it has shards of 4 rows."""
 
     def _open(**capacities: Any) -> Replay:
         root, knobs = tmp_path / "replay", {"shard_size": 4, "flush_every": 3, "fs": no_sync}
@@ -21,32 +21,34 @@ def open_at(request, tmp_path, layout, no_sync):
 
 
 @pytest.mark.parametrize(
-    ("capacity", "capacity_bytes", "num_kept"),
+    ("capacity", "capacity_bytes", "num_left"),
     [(None, 6 * 43, 6), (None, 7 * 43 - 1, 6), (4, 6 * 43, 4), (6, 4 * 43, 4), (None, 43, 1)],
 )
-def test_the_newest_rows_are_kept(
-    open_at, layout, make_rows, join, assert_same, capacity, capacity_bytes, num_kept
+def test_the_newest_rows_remain(
+    open_at, layout, make_rows, join, assert_same, capacity, capacity_bytes, num_left
 ):
-    """A row takes 32 bytes, 8 for two action features and 3 for the context; the less holds."""
+    """A row takes 32 bytes, 8 for two features and 3 for the context. The smaller limit holds."""
     assert layout.row_bytes == 43
     with open_at(capacity=capacity, capacity_bytes=capacity_bytes) as replay:
         for position in range(1, 30, 3):
             replay.append(make_rows(layout, range(position, position + 3)))
-            assert len(replay) == min(position + 2, num_kept)
-        kept = make_rows(layout, range(31 - num_kept, 31))
-        assert_same(join(list(replay.scan(4)), layout), kept)
+            assert len(replay) == min(position + 2, num_left)
+        newest = make_rows(layout, range(31 - num_left, 31))
+        assert_same(join(list(replay.scan(4)), layout), newest)
         replay.append(make_rows(layout, range(1, 31)))  # the log, followed again
-        assert_same(join(list(replay.scan(4)), layout), kept)
+        assert_same(join(list(replay.scan(4)), layout), newest)
 
 
 @pytest.mark.parametrize("capacity_bytes", [0, -5, 42])
-def test_without_room_for_a_row_it_is_refused(open_at, tmp_path, capacity_bytes):
+def test_a_capacity_of_less_than_one_row_is_refused(open_at, tmp_path, capacity_bytes):
     with pytest.raises(ValueError, match="capacity_bytes must hold a row of 43 bytes"):
         open_at(capacity_bytes=capacity_bytes)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_take_at_most_a_shard_and_a_flush_more(tmp_path, layout, make_rows, no_sync):
+def test_files_exceed_the_capacity_by_at_most_a_shard_and_a_flush(
+    tmp_path, layout, make_rows, no_sync
+):
     root = tmp_path / "replay"
     with open_replay(
         "disk", root, layout, shard_size=4, flush_every=2, capacity_bytes=10 * 43, fs=no_sync
@@ -57,7 +59,7 @@ def test_files_take_at_most_a_shard_and_a_flush_more(tmp_path, layout, make_rows
             assert stored <= (10 + 4 + 2) * 43
 
 
-def test_less_room_at_the_next_opening_evicts(tmp_path, layout, make_rows, no_sync):
+def test_opening_with_a_smaller_capacity_evicts(tmp_path, layout, make_rows, no_sync):
     knobs: dict[str, Any] = {"shard_size": 4, "fs": no_sync}
     root = tmp_path / "replay"
     with open_replay("disk", root, layout, **knobs) as replay:

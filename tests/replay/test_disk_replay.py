@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     ids=str,
 )
 @pytest.mark.parametrize("shard_size", [1, 7, 2048])
-def test_reopening_gives_back_every_value(root, layout, shard_size, plain_model, make_rows):
+def test_reopening_restores_every_value(root, layout, shard_size, plain_model, make_rows):
     model = plain_model(layout)
     with DiskReplay(root, layout, shard_size=shard_size) as replay:
         for each in (model, replay):
@@ -59,7 +59,7 @@ def test_reopening_gives_back_every_value(root, layout, shard_size, plain_model,
 
 
 def test_a_row_is_a_packed_little_endian_record(root, make_rows):
-    """Position, slot, reward and two checksums, then actions, then the context; no gap."""
+    """Position, slot, reward and two checksums, then actions, then the context, without gaps."""
     layout = RowLayout((2,), "uint8", 1)
     rows = make_rows(layout, [1, 9])
     with DiskReplay(root, layout) as replay:
@@ -76,7 +76,7 @@ def test_a_row_is_a_packed_little_endian_record(root, make_rows):
 
 
 def test_long_runs_are_read_in_pieces(root, assert_same, make_rows):
-    """A thousand neighbours are more buffers than one preadv call takes."""
+    """A run of 2,000 neighbours has more buffers than one preadv call takes."""
     layout = RowLayout((1,), "uint8", 1)
     rows = make_rows(layout, range(1, 2001))
     with DiskReplay(root, layout, shard_size=1500) as replay:
@@ -86,7 +86,7 @@ def test_long_runs_are_read_in_pieces(root, assert_same, make_rows):
         assert_same(sample, make_rows(layout, sample.positions))
 
 
-def test_evicted_shards_are_unlinked_at_a_flush(root, layout, make_rows, no_sync):
+def test_a_flush_deletes_evicted_shards(root, layout, make_rows, no_sync):
     with DiskReplay(root, layout, shard_size=4, capacity=6, flush_every=3, fs=no_sync) as replay:
         for start in range(1, 100, 3):
             replay.append(make_rows(layout, range(start, start + 3)))
@@ -100,7 +100,7 @@ def test_evicted_shards_are_unlinked_at_a_flush(root, layout, make_rows, no_sync
         assert len(replay) == 6
 
 
-def test_a_smaller_capacity_evicts_at_opening(root, layout, make_rows, assert_same):
+def test_opening_with_a_smaller_capacity_evicts(root, layout, make_rows, assert_same):
     with DiskReplay(root, layout, shard_size=4) as replay:
         replay.append(make_rows(layout, range(1, 20)))
     with DiskReplay(root, layout, shard_size=4, capacity=5) as replay:
@@ -110,7 +110,7 @@ def test_a_smaller_capacity_evicts_at_opening(root, layout, make_rows, assert_sa
         assert len(replay) == 5
 
 
-def test_one_append_far_beyond_capacity_skips_whole_shards(root, layout, make_rows, assert_same):
+def test_one_append_far_beyond_the_capacity_skips_shards(root, layout, make_rows, assert_same):
     with DiskReplay(root, layout, shard_size=4, capacity=5) as replay:
         replay.append(make_rows(layout, range(1, 4)))
         replay.append(make_rows(layout, range(4, 60)))
@@ -121,7 +121,7 @@ def test_one_append_far_beyond_capacity_skips_whole_shards(root, layout, make_ro
 
 
 @pytest.mark.parametrize("cache_shards", [1, 2, 5])
-def test_open_shards_are_bounded_and_all_closed_at_the_end(
+def test_the_number_of_open_shards_is_bounded_and_all_are_closed_at_the_end(
     root, layout, make_rows, cache_shards, no_sync
 ):
     replay = DiskReplay(root, layout, shard_size=2, cache_shards=cache_shards, fs=no_sync)
@@ -138,7 +138,7 @@ def test_open_shards_are_bounded_and_all_closed_at_the_end(
     assert _open_files(root) == []
 
 
-def test_a_failed_opening_leaves_nothing_open(root, layout, make_rows):
+def test_a_failed_opening_leaves_no_open_files(root, layout, make_rows):
     with DiskReplay(root, layout) as replay:
         replay.append(make_rows(layout, range(1, 9)))
     os.truncate(root / "shard-00000000.rows", 3)
@@ -151,7 +151,7 @@ def test_a_second_opener_in_this_process_is_refused_until_close(root, layout, ma
     first = DiskReplay(root, layout)
     with pytest.raises(ReplayLocked, match="is open") as refused:
         DiskReplay(root, layout)
-    # Callers answer a ReplayError by deleting the directory, which must not happen to an open one.
+    # Callers answer a ReplayError by deleting the directory; an open one must not be deleted.
     assert not isinstance(refused.value, ReplayError)
     first.append(make_rows(layout, [1]))
     first.close()
@@ -183,7 +183,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(root, layout):
     DiskReplay(root, layout).close()
 
 
-def test_rows_are_flushed_every_so_many(root, layout, make_rows, lossy_file_system):
+def test_rows_are_flushed_every_flush_every_rows(root, layout, make_rows, lossy_file_system):
     fs = lossy_file_system()
     with DiskReplay(root, layout, flush_every=5, fs=fs) as replay:
         flushes = []
@@ -197,13 +197,15 @@ def test_rows_are_flushed_every_so_many(root, layout, make_rows, lossy_file_syst
         assert ("rename", "replay.json") in fs.calls
         fs.calls.clear()
         replay.flush()
-        assert fs.calls == []  # nothing is new
+        assert fs.calls == []  # nothing has changed
         replay.mark_followed(12)
         replay.flush()
         assert ("rename", "replay.json") in fs.calls
 
 
-def test_a_flush_syncs_rows_then_state_then_unlinks(root, layout, make_rows, lossy_file_system):
+def test_a_flush_syncs_rows_then_the_state_and_then_deletes_shards(
+    root, layout, make_rows, lossy_file_system
+):
     fs = lossy_file_system()
     replay = DiskReplay(root, layout, shard_size=2, cache_shards=9, capacity=2, fs=fs)
     replay.append(make_rows(layout, range(1, 3)))
@@ -226,7 +228,7 @@ def test_a_flush_syncs_rows_then_state_then_unlinks(root, layout, make_rows, los
     replay.close()
 
 
-def test_a_written_shard_is_synced_before_its_descriptor_goes(
+def test_a_written_shard_is_synced_before_its_file_is_closed(
     root, layout, make_rows, lossy_file_system
 ):
     fs = lossy_file_system()
@@ -243,7 +245,7 @@ def test_a_written_shard_is_synced_before_its_descriptor_goes(
 
 
 @pytest.mark.parametrize("failing", ["append", "correct", "flush", "sample", "close"])
-def test_after_a_failed_write_only_opening_again_helps(
+def test_after_a_failed_write_the_replay_must_be_opened_again(
     root, layout, make_rows, plain_model, lossy_file_system, failing
 ):
     fs = lossy_file_system()

@@ -1,4 +1,4 @@
-"""A sample of evicted rows before a replay: drawn, scanned and weighted as one."""
+"""A sample of evicted rows and a replay are drawn, scanned and weighted together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYOUT = RowLayout((3,), "float32", 2)
 
 @pytest.fixture(params=["memory", "disk"])
 def replay(request, tmp_path, make_rows):
-    """Return the replay of positions 100 to 139, from which the rows before were evicted."""
+    """Return a replay of the positions 100 to 139; the rows before were evicted."""
     backend = MemoryReplay(LAYOUT) if request.param == "memory" else DiskReplay(tmp_path, LAYOUT)
     with backend as replay:
         replay.append(make_rows(LAYOUT, np.arange(60, 140)))
@@ -35,7 +35,7 @@ def extended(replay, make_rows):
     return ExtendedReplay(replay, Evicted(make_rows(LAYOUT, [3, 8, 50, 77]), 90))
 
 
-def test_ranks_are_uniform_and_another_for_each_bandit():
+def test_ranks_are_uniform_and_differ_between_bandits():
     positions = np.arange(100_000)
     found = ranks(UID, positions)
     assert len(np.unique(found)) == len(found)
@@ -63,7 +63,7 @@ def test_rows_come_in_the_order_of_positions(extended, make_rows):
     assert np.array_equal(np.concatenate([rows.contexts for rows in seen]), whole.contexts)
 
 
-def test_each_row_of_the_sample_stands_for_its_share_of_what_was_evicted(extended):
+def test_each_row_of_the_sample_has_the_weight_of_its_share_of_the_evicted_rows(extended):
     weights = extended.weights(None)(extended.positions())
     assert weights[:4].tolist() == [22.5] * 4
     assert weights[4:].tolist() == [1.0] * 40
@@ -89,13 +89,13 @@ def test_batches_are_drawn_by_weight_with_the_right_rows(extended, make_rows):
     assert abs(old - 90 / 130) < 0.02
 
 
-def test_without_evicted_rows_draws_are_those_of_the_replay_alone(replay):
-    ours = replay.sample(np.random.default_rng(7), 32)
+def test_draws_of_a_replay_alone_are_uniform_row_numbers(replay):
+    rows = replay.sample(np.random.default_rng(7), 32)
     numbers = np.sort(np.random.default_rng(7).integers(0, len(replay), 32))
-    assert ours.positions.tolist() == (100 + numbers).tolist()
+    assert rows.positions.tolist() == (100 + numbers).tolist()
 
 
-def test_rows_evicted_by_position_are_not_taken_again(replay, make_rows):
+def test_rows_evicted_by_position_are_not_appended_again(replay, make_rows):
     replay.append(make_rows(LAYOUT, [97, 98, 140]))
     assert replay.positions().tolist() == list(range(100, 141))
     replay.evict_through(500)

@@ -1,4 +1,4 @@
-"""Which backend open_replay picks, and what it refuses."""
+"""The backend that open_replay selects, and the arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from bandexa_core.replay import DiskReplay, MemoryReplay, RowLayout, open_replay
         ("auto", (1000,), 1_000_000, DiskReplay),
     ],
 )
-def test_auto_keeps_in_memory_what_is_small(tmp_path, backend, shape, capacity, expected):
-    """Small: 256 MiB when full, or, without a capacity, 16 KiB a row (32 bytes of them fixed)."""
+def test_auto_stores_small_replays_in_memory(tmp_path, backend, shape, capacity, expected):
+    """Small means 256 MiB when full or, without a limit, 16 KiB per row, of which 32 are fixed."""
     root = tmp_path / "replay"
     with open_replay(backend, root, RowLayout(shape, "uint8", 0), capacity=capacity) as replay:
         assert type(replay) is expected
@@ -38,8 +38,8 @@ def test_auto_keeps_in_memory_what_is_small(tmp_path, backend, shape, capacity, 
         ((1000,), 1_000_000, 1 << 20, MemoryReplay),
     ],
 )
-def test_auto_counts_a_capacity_in_bytes(tmp_path, shape, capacity, capacity_bytes, expected):
-    """The less of both capacities tells what a full replay takes."""
+def test_auto_considers_a_capacity_in_bytes(tmp_path, shape, capacity, capacity_bytes, expected):
+    """The smaller one of both limits determines the size of a full replay."""
     layout = RowLayout(shape, "uint8", 0)
     with open_replay(
         "auto", tmp_path / "r", layout, capacity=capacity, capacity_bytes=capacity_bytes
@@ -64,6 +64,6 @@ def test_an_unknown_backend_is_refused(tmp_path, layout):
         ((3,), "uint8", True),
     ],
 )
-def test_impossible_layouts_are_refused(shape, dtype, action_dim):
+def test_invalid_layouts_are_refused(shape, dtype, action_dim):
     with pytest.raises(ValueError, match=r"context_shape|context_dtype|action_dim"):
         RowLayout(shape, dtype, action_dim)

@@ -1,4 +1,4 @@
-"""Batches read ahead by a thread: the same rows, errors where they are asked for, a clean end."""
+"""Batches that a thread reads ahead: equal rows, errors for the caller, a clean end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _drop_from_cache(replay: DiskReplay) -> None:
 def test_prefetched_rows_are_those_of_a_plain_loop(
     filled, assert_same, make_rows, layout, weighted
 ):
-    """And the generator ends where the loop leaves it."""
+    """The generator ends in the same state, too."""
     replay = filled(layout)
     sums = np.cumsum(np.arange(50) ** 2.0) if weighted else None
     plain, ahead = np.random.default_rng(3), np.random.default_rng(3)
@@ -79,10 +79,10 @@ def test_prefetched_rows_are_those_of_a_plain_loop(
 @pytest.mark.parametrize("cache_shards", [1, 3, 16])
 @pytest.mark.parametrize("read_threads", [1, 2, 8])
 @pytest.mark.parametrize("asks_the_cache", [True, False])
-def test_rows_that_are_not_cached_come_back_bit_for_bit(
+def test_rows_outside_the_page_cache_come_back_bit_for_bit(
     filled, make_rows, assert_same, monkeypatch, layout, cache_shards, read_threads, asks_the_cache
 ):
-    """Also where the system cannot tell what is cached, so that threads read everything."""
+    """Without a report of the system on what is cached, threads read everything."""
     if not asks_the_cache:
         monkeypatch.setattr("bandexa_core.replay._shards._CACHED_ONLY", None)
     replay = filled(layout, cache_shards=cache_shards, read_threads=read_threads)
@@ -95,7 +95,7 @@ def test_rows_that_are_not_cached_come_back_bit_for_bit(
     assert_same(next(replay.scan(100)), make_rows(layout, range(1, 51)))
 
 
-def test_a_batch_holds_until_the_next_is_asked_for(filled, make_rows, assert_same):
+def test_a_batch_is_valid_until_the_next_is_requested(filled, make_rows, assert_same):
     replay = filled()
     with PrefetchedBatches(replay, np.random.default_rng(0), 8, 6) as batches:
         first, second, third = next(batches), next(batches), next(batches)
@@ -106,8 +106,8 @@ def test_a_batch_holds_until_the_next_is_asked_for(filled, make_rows, assert_sam
             assert not np.shares_memory(fourth.contexts, held.contexts)
 
 
-def test_no_more_is_read_ahead_than_there_are_buffers(filled):
-    """Three buffers: once the first batch is out, two more draws may follow, and no fourth."""
+def test_batches_are_read_ahead_only_into_free_buffers(filled):
+    """With three buffers, two more draws may follow while the first batch is in use."""
     rng, plain = np.random.default_rng(0), np.random.default_rng(0)
     batches = PrefetchedBatches(filled(), rng, 8, 100)
     next(batches)
@@ -119,7 +119,7 @@ def test_no_more_is_read_ahead_than_there_are_buffers(filled):
     assert rng.bit_generator.state in allowed
 
 
-def test_buffers_are_made_by_the_allocator_given(filled):
+def test_the_given_allocator_returns_the_buffers(filled):
     made: list[np.ndarray] = []
 
     def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -132,7 +132,7 @@ def test_buffers_are_made_by_the_allocator_given(filled):
     assert all(any(array is one for one in made) for array in used)
 
 
-def test_an_error_comes_out_where_the_batch_is_asked_for(tmp_path, layout):
+def test_an_error_is_raised_where_the_batch_is_requested(tmp_path, layout):
     with (
         DiskReplay(tmp_path / "empty", layout) as replay,
         PrefetchedBatches(replay, np.random.default_rng(0), 4, 5) as batches,
@@ -145,7 +145,7 @@ def test_an_error_comes_out_where_the_batch_is_asked_for(tmp_path, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("read_threads", [1, 8])
-def test_a_torn_row_is_a_replay_error_in_the_asking_thread(filled, layout, read_threads):
+def test_a_torn_row_is_a_replay_error_in_the_requesting_thread(filled, layout, read_threads):
     replay = filled(layout, read_threads=read_threads)
     replay.flush()
     for path in replay._root.glob("*.rows"):
@@ -157,7 +157,7 @@ def test_a_torn_row_is_a_replay_error_in_the_asking_thread(filled, layout, read_
         next(batches)
 
 
-def test_an_error_of_the_user_ends_the_thread(filled):
+def test_an_error_in_the_with_block_ends_the_thread(filled):
     def train() -> None:
         with PrefetchedBatches(filled(), np.random.default_rng(0), 8, 1000) as batches:
             next(batches)
@@ -168,7 +168,7 @@ def test_an_error_of_the_user_ends_the_thread(filled):
     assert _prefetch_threads() == []
 
 
-def test_after_close_batches_are_refused_and_the_replay_is_free_again(filled, make_rows):
+def test_after_close_batches_are_refused_and_the_replay_can_be_used_again(filled, make_rows):
     replay = filled()
     batches = PrefetchedBatches(replay, np.random.default_rng(0), 8, 1000)
     batches.close()
@@ -179,7 +179,7 @@ def test_after_close_batches_are_refused_and_the_replay_is_free_again(filled, ma
     assert len(replay) == 59
 
 
-def test_a_replay_closed_meanwhile_is_a_named_error(filled):
+def test_a_replay_closed_while_reading_is_a_named_error(filled):
     replay = filled()
     with PrefetchedBatches(replay, np.random.default_rng(0), 8, 10_000) as batches:
         replay.close()
@@ -189,7 +189,7 @@ def test_a_replay_closed_meanwhile_is_a_named_error(filled):
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("batch_size", (0, 1)), ("num_batches", (1, 0))])
-def test_numbers_too_small_are_refused(filled, name, numbers):
+def test_numbers_below_one_are_refused(filled, name, numbers):
     with pytest.raises(ValueError, match=name):
         PrefetchedBatches(filled(), np.random.default_rng(0), *numbers)
 
@@ -207,7 +207,7 @@ def test_only_a_replay_on_disk_is_read_ahead(filled, make_rows, assert_same):
 
 
 def test_a_read_overlaps_with_the_use_of_the_batch_before(filled):
-    """While the first batch is held, the next ones become ready."""
+    """The next batches become ready while the first one is in use."""
     with PrefetchedBatches(filled(), np.random.default_rng(0), 8, 3) as batches:
         next(batches)
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The contract of every replay, run over the memory and the disk backend."""
+"""The contract of every replay, for the memory and the disk backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYOUTS = [
 
 @pytest.fixture(params=["memory", "disk"])
 def open_new(request, tmp_path: Path, layout, no_sync):
-    """Open new, empty replays; the disk ones with shards of 4 rows, 2 of them open."""
+    """Return a function that opens empty replays; on disk they have shards of 4 rows."""
     opened: list[Replay] = []
 
     def _open(layout=layout, capacity=None):
@@ -67,7 +67,7 @@ def test_rows_come_back_bit_for_bit_in_order(open_new, layout, make_rows, conten
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_odd_floats_keep_their_bits(open_new, make_rows, content, assert_same, dtype):
+def test_special_floats_come_back_bit_for_bit(open_new, make_rows, content, assert_same, dtype):
     layout = RowLayout((4,), dtype, 1)
     odd = np.array([[np.nan, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal]], dtype)
     rows = dataclasses.replace(make_rows(layout, [1]), contexts=odd)
@@ -106,7 +106,7 @@ def test_a_stored_position_is_overwritten_in_place(open_new, layout, make_rows, 
         assert found.actions[number].tobytes() == expected.actions[0].tobytes()
 
 
-def test_no_rows_can_be_appended(open_new, layout, make_rows):
+def test_appending_no_rows_is_allowed(open_new, layout, make_rows):
     replay = open_new()
     replay.append(make_rows(layout, []))
     replay.append(make_rows(layout, [3]))
@@ -118,11 +118,11 @@ def _with(name, array):
     return lambda rows: dataclasses.replace(rows, **{name: array(getattr(rows, name))})
 
 
-BAD_ROWS = {
+INVALID_ROWS = {
     "positions not increasing": _with("positions", lambda a: a[::-1].copy()),
     "positions repeated": _with("positions", lambda a: np.full_like(a, 50)),
     "position negative": _with("positions", lambda a: np.arange(-1, 3)),
-    "position skipped over before": _with("positions", lambda a: np.array([2, 50, 51, 52])),
+    "position before the last row": _with("positions", lambda a: np.array([2, 50, 51, 52])),
     "positions as int32": _with("positions", lambda a: a.astype(np.int32)),
     "positions as a matrix": _with("positions", lambda a: a.reshape(2, 2)),
     "positions too few": _with("positions", lambda a: a[:3]),
@@ -141,23 +141,25 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize("reason", BAD_ROWS)
-def test_bad_rows_are_refused_and_change_nothing(
+@pytest.mark.parametrize("reason", INVALID_ROWS)
+def test_invalid_rows_are_refused_and_change_nothing(
     open_new, layout, make_rows, content, assert_same, reason
 ):
     replay = open_new()
     rows = make_rows(layout, [1, 4, 6, 9, 12])
     replay.append(rows)
     with pytest.raises(ValueError, match=r"position|slots|reward|actions|contexts"):
-        replay.append(BAD_ROWS[reason](make_rows(layout, [50, 51, 52, 53])))
+        replay.append(INVALID_ROWS[reason](make_rows(layout, [50, 51, 52, 53])))
     assert_same(content(replay), rows)
     replay.append(make_rows(layout, [50, 51]))
     assert len(replay) == 7
 
 
-def test_a_correction_rewrites_the_rewards_of_kept_rows_only(open_new, layout, make_rows, content):
+def test_a_correction_rewrites_the_rewards_of_existing_rows_only(
+    open_new, layout, make_rows, content
+):
     replay = open_new(capacity=6)
-    replay.append(make_rows(layout, range(10, 90, 10)))  # keeps 30 ... 80
+    replay.append(make_rows(layout, range(10, 90, 10)))  # 30 ... 80 remain
     positions = np.array([80, 20, 35, 30, 99, 50])
     assert replay.correct(positions, np.array([0.5, 1.5, 2.5, 3.5, 4.5, 5.5])) == 3
     expected = make_rows(layout, range(30, 90, 10)).rewards
@@ -172,7 +174,7 @@ def test_the_last_of_two_corrections_in_one_call_holds(open_new, layout, make_ro
     assert (found, content(replay).rewards.tolist()) == (2, [8.0, 9.0])
 
 
-def test_a_correction_of_nothing_is_no_error(open_new, layout, make_rows):
+def test_a_correction_without_existing_rows_is_allowed(open_new, layout, make_rows):
     replay = open_new()
     nothing = np.empty(0, np.int64), np.empty(0, np.float64)
     assert replay.correct(*nothing) == 0
@@ -191,7 +193,7 @@ def test_a_correction_of_nothing_is_no_error(open_new, layout, make_rows):
         (np.array([[1, 2]]), np.array([[1.0, 2.0]])),
     ],
 )
-def test_bad_corrections_are_refused_and_change_nothing(
+def test_invalid_corrections_are_refused_and_change_nothing(
     open_new, layout, make_rows, content, assert_same, positions, rewards
 ):
     replay = open_new()
@@ -203,7 +205,7 @@ def test_bad_corrections_are_refused_and_change_nothing(
 
 @pytest.mark.parametrize("capacity", [1, 4, 6, 100])
 @pytest.mark.parametrize("batch", [1, 5, 40])
-def test_capacity_keeps_the_newest_rows(
+def test_the_newest_rows_remain_within_the_capacity(
     open_new, layout, make_rows, content, assert_same, capacity, batch
 ):
     replay = open_new(capacity=capacity)
@@ -211,22 +213,22 @@ def test_capacity_keeps_the_newest_rows(
         positions = np.arange(start, start + batch)
         replay.append(make_rows(layout, positions))
         assert len(replay) == min(capacity, positions[-1])
-        kept = np.arange(max(1, positions[-1] - capacity + 1), positions[-1] + 1)
-        assert_same(content(replay), make_rows(layout, kept))
+        remaining = np.arange(max(1, positions[-1] - capacity + 1), positions[-1] + 1)
+        assert_same(content(replay), make_rows(layout, remaining))
 
 
-def test_capacity_bounds_what_many_rows_take(open_new, make_rows, content, assert_same):
+def test_the_capacity_bounds_the_bytes_of_many_rows(open_new, make_rows, content, assert_same):
     layout = RowLayout((1000,), "uint8", 0)
     replay = open_new(layout, capacity=65)
     for start in range(1, 6001, 60):
         replay.append(make_rows(layout, range(start, start + 60)))
     assert_same(content(replay), make_rows(layout, range(5936, 6001)))
-    # Shard files end at multiples of 4 rows; the row table in RAM has some room to grow.
+    # Shard files end at multiples of 4 rows; the row table in memory has some room to grow.
     assert 65 * layout.row_bytes <= replay.num_bytes <= 69 * layout.row_bytes + 24 * 1100
 
 
-def test_evicted_rows_do_not_come_back(open_new, layout, make_rows, content, assert_same):
-    """Following the log again after a crash brings old rows once more: 4 ... 9 are still kept."""
+def test_evicted_rows_are_not_appended_again(open_new, layout, make_rows, content, assert_same):
+    """After a crash the log is followed again and has old rows, too. Rows 4 ... 9 remain."""
     replay = open_new(capacity=6)
     replay.append(make_rows(layout, range(1, 10)))
     replay.append(make_rows(layout, range(1, 3)))
@@ -247,8 +249,8 @@ def test_a_sample_is_sorted_and_its_rows_are_stored_ones(open_new, layout, make_
         assert_same(rows, make_rows(layout, rows.positions))
 
 
-def test_samples_are_uniform_over_the_kept_rows(open_new, layout, make_rows):
-    """Chi-square over 40 rows and 20,000 draws; p < 1e-3 would be a biased sampler."""
+def test_samples_are_uniform_over_the_existing_rows(open_new, layout, make_rows):
+    """A chi-square test over 40 rows and 20,000 draws; p < 1e-3 would show a biased sampler."""
     replay = open_new(capacity=40)
     replay.append(make_rows(layout, range(55)))
     rng = np.random.default_rng(7)
@@ -283,7 +285,7 @@ def test_a_scan_comes_in_chunks(open_new, layout, make_rows, join, assert_same, 
     assert_same(join(batches, layout), make_rows(layout, range(1, 11)))
 
 
-def test_a_scan_shows_the_rows_at_the_time_of_the_call(open_new, layout, make_rows):
+def test_a_scan_yields_the_rows_at_the_time_of_the_call(open_new, layout, make_rows):
     replay = open_new()
     replay.append(make_rows(layout, range(1, 8)))
     scan = replay.scan(3)
@@ -291,12 +293,12 @@ def test_a_scan_shows_the_rows_at_the_time_of_the_call(open_new, layout, make_ro
     assert [rows.positions.tolist() for rows in scan] == [[1, 2, 3], [4, 5, 6], [7]]
 
 
-def test_a_scan_leaves_out_rows_evicted_meanwhile(open_new, layout, make_rows, assert_same):
+def test_a_scan_omits_rows_that_are_evicted_during_it(open_new, layout, make_rows, assert_same):
     replay = open_new(capacity=8)
     replay.append(make_rows(layout, range(1, 9)))
     scan = replay.scan(2)
     assert next(scan).positions.tolist() == [1, 2]
-    replay.append(make_rows(layout, range(9, 13)))  # 5 ... 12 are kept
+    replay.append(make_rows(layout, range(9, 13)))  # 5 ... 12 remain
     assert_same(next(scan), make_rows(layout, [5, 6]))
     replay.append(make_rows(layout, range(13, 30)))
     assert list(scan) == []
@@ -317,7 +319,7 @@ def test_results_share_no_memory_with_the_replay(open_new, layout, make_rows, co
     assert_same(content(replay), make_rows(layout, range(1, 9)))
 
 
-def test_followed_never_goes_back(open_new):
+def test_followed_never_decreases(open_new):
     replay = open_new()
     seen = []
     for position in (5, 3, 9, 0):

@@ -1,6 +1,6 @@
-"""Crashes of the disk replay: at every step of the file system, and in any order of operations.
+"""Crashes of the disk replay at every step of the file system and in any order of operations.
 
-The caller is simulated: a log of rows and corrections, followed from wherever the replay says.
+The tests play the caller, which follows a log of rows and corrections from `replay.followed`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from bandexa_core.replay import DiskReplay, Replay, RowLayout, Rows
 
 LAYOUT = RowLayout((3,), "uint8", 1)
 
-# One event of the log: its position, and either no target (a new row) or the row it corrects.
+# One event of the log: its position and the position of the row that it corrects; None: a new row.
 Event = tuple[int, int | None]
 
 
 def _follow(replay, log: list[Event], make_rows, batch: int) -> None:
-    """Apply what comes after `replay.followed`, as a trainer does: in batches, runs of a kind."""
+    """Apply the events after `replay.followed` in batches, as the trainer does."""
     rest = [event for event in log if event[0] > getattr(replay, "followed", 0)]
     for start in range(0, len(rest), batch):
         for position, target in rest[start : start + batch]:
@@ -72,7 +72,7 @@ def _script() -> list[Event]:
 
 
 def _run(root: Path, fs, log: list[Event], make_rows, capacity) -> None:
-    """Follow the log in one life of a process that ends with a close."""
+    """Open a replay, follow the log and close the replay."""
     with DiskReplay(
         root, LAYOUT, shard_size=4, cache_shards=1, flush_every=3, capacity=capacity, fs=fs
     ) as replay:
@@ -81,7 +81,7 @@ def _run(root: Path, fs, log: list[Event], make_rows, capacity) -> None:
 
 @pytest.mark.parametrize("capacity", [None, 7])
 @pytest.mark.parametrize("how", ["process", "lost", "zeroed"])
-def test_following_again_repairs_a_crash_at_any_step(
+def test_following_the_log_again_repairs_a_crash_at_any_step(
     tmp_path, make_rows, plain_model, lossy_file_system, no_sync, how, capacity
 ):
     log = _script()
@@ -100,7 +100,7 @@ def test_following_again_repairs_a_crash_at_any_step(
         fs.survivors(root, left, how)
         with DiskReplay(left, LAYOUT, shard_size=4, capacity=capacity, fs=no_sync) as replay:
             seen_followed.add(int(replay.followed))
-            _assert_nothing_behind(replay, log, capacity)
+            _assert_nothing_missing(replay, log, capacity)
             _follow(replay, log, make_rows, 4)
             whole.assert_equals(replay)
         shutil.rmtree(left)
@@ -110,12 +110,11 @@ def test_following_again_repairs_a_crash_at_any_step(
     assert {0, 22} < seen_followed
 
 
-def _assert_nothing_behind(replay: Replay, log: list[Event], capacity: int | None) -> None:
-    """Check that what lies at or below `followed` is there; what lies beyond may be.
+def _assert_nothing_missing(replay: Replay, log: list[Event], capacity: int | None) -> None:
+    """Check that all events up to `followed` are applied; later ones may be.
 
-    Rows are the newest ones up to some row, none missing. A reward whose last correction lies
-    beyond `followed` may be torn, so that a scan would refuse it: following the log again writes it
-    again.
+    The rows are the newest ones up to some row, without gaps. A reward whose last correction comes
+    after `followed` may be torn, and a scan may refuse it; following the log writes it again.
     """
     appended = [position for position, target in log if target is None]
     drawn = replay.sample(np.random.default_rng(0), 2000) if len(replay) else None
@@ -130,8 +129,8 @@ def _assert_nothing_behind(replay: Replay, log: list[Event], capacity: int | Non
             assert reward == values[-1][1]
 
 
-def test_a_copy_at_any_moment_can_be_followed_to_the_end(tmp_path, make_rows, plain_model, no_sync):
-    """The directory is copied after every event, as a backup or a kill would find it."""
+def test_a_copy_at_any_moment_catches_up_with_the_log(tmp_path, make_rows, plain_model, no_sync):
+    """The directory is copied after every event, in the state in which a kill would leave it."""
     log = _script()
     whole = _model(plain_model, log, make_rows, 9)
     with DiskReplay(
@@ -149,7 +148,7 @@ def test_a_copy_at_any_moment_can_be_followed_to_the_end(tmp_path, make_rows, pl
 
 
 class DiskReplayMachine(RuleBasedStateMachine):
-    """Random lives of a disk replay beside a plain list; fixtures come in as class attributes."""
+    """Compares a disk replay with a plain list; class attributes carry the fixtures."""
 
     make_rows: Callable[..., Rows]
     plain_model: type
@@ -159,7 +158,7 @@ class DiskReplayMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
-        self.num_lives = 0
+        self.num_crashes = 0
         self.root = Path(self.directory.name) / "0"
         self.log: list[Event] = []
         self.rows: list[int] = []
@@ -227,10 +226,10 @@ class DiskReplayMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def crash(self, data) -> None:
-        """Go on from a copy made before the close, its last shard torn beyond the flushed rows."""
+        """Continue with a copy from before the close; its last shard is torn after flushed rows."""
         followed = self.replay.followed
-        self.num_lives += 1
-        copy = Path(self.directory.name) / str(self.num_lives)
+        self.num_crashes += 1
+        copy = Path(self.directory.name) / str(self.num_crashes)
         shutil.copytree(self.root, copy)
         self.replay.close()
         self.root = copy
@@ -245,13 +244,13 @@ class DiskReplayMachine(RuleBasedStateMachine):
         _follow(self.replay, self.log, self.make_rows, 4)
 
     def _flushed_bytes(self, shard: Path) -> int:
-        """Ask replay.json how many bytes of the shard are promised: torn is only what is not."""
+        """Return how many bytes of the shard replay.json lists; a crash tears only the others."""
         end: int = json.loads((self.root / "replay.json").read_text())["state"]["end"]
         number = int(shard.stem.split("-")[1])
         return max(0, min(3, end - 3 * number)) * LAYOUT.row_bytes
 
     @invariant()
-    def holds_what_the_list_holds(self) -> None:
+    def replay_equals_list(self) -> None:
         self.model.assert_equals(self.replay, chunk=5)
 
     def teardown(self) -> None:
@@ -260,7 +259,7 @@ class DiskReplayMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("capacity", [None, 8])
-def test_any_sequence_of_operations_keeps_what_a_list_keeps(
+def test_a_replay_equals_a_list_after_any_sequence_of_operations(
     capacity, make_rows, plain_model, no_sync
 ):
     machine = type(

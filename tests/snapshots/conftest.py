@@ -1,4 +1,4 @@
-"""Shared by the snapshot tests: publishing with defaults, comparing, a file system that stops."""
+"""Shared by the snapshot tests: publish with defaults, compare tensors, stop a file system."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bandexa_core.snapshots.store import SnapshotStore
 
 
 class SteppedFileSystem(LocalFileSystem):
-    """The real file system without its slow syncs; records each step.
+    """The real file system without its slow syncs; it records each step.
 
-    From call number `stop_at` on every call fails, as if the process had died; a write that is
-    stopped has half its bytes written.
+    From call number `stop_at` on, every call fails, as if the process had died. A write that fails
+    has written half of its bytes.
     """
 
     def __init__(self, stop_at: int | None = None) -> None:
@@ -71,8 +71,10 @@ class SteppedFileSystem(LocalFileSystem):
         super().remove_dir(path)
 
 
-def _publish(store: SnapshotStore, version: int, files=None, **changes: Any) -> Manifest:
-    """Publish tensors that follow from the version, unless others are given."""
+def _publish(
+    store: SnapshotStore, version: int, files=None, before_rename=None, **changes: Any
+) -> Manifest:
+    """Publish a snapshot; tensors and manifest derive from the version unless they are given."""
     if files is None:
         files = {
             "encoder": {"layer.weight": np.full((3, 2), version, np.float32)},
@@ -91,7 +93,7 @@ def _publish(store: SnapshotStore, version: int, files=None, **changes: Any) -> 
         "metrics": {"loss": 0.1 * version},
         "meta": {"seed": 0, "scales": [1.5, None, {"a": "\u00e9\U0001f600"}]},
     }
-    return store.publish(files, **{**values, **changes})
+    return store.publish(Manifest(**{**values, **changes}), files, before_rename)
 
 
 def _assert_same_tensors(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -130,7 +132,7 @@ def assert_same_tensors():
 
 @pytest.fixture(scope="session")
 def odd_tensors() -> dict[str, Any]:
-    """Arrays of every dtype that can be stored and of the layouts that are easy to get wrong."""
+    """Return arrays of every storable dtype, and of memory layouts that are easy to get wrong."""
     rng = np.random.default_rng(0)
     tensors = {
         f"plain/{np.dtype(code).name}": (rng.normal(size=(3, 4)) * 9).astype(code)

@@ -12,7 +12,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 
 
 def _state(root) -> dict[int, int]:
-    """Return what a fresh store shows: every version there is must load whole."""
+    """Return the number of rows of each version; every existing version must load."""
     store = SnapshotStore(root)
     shown: dict[int, int] = {}
     for version in store.versions():
@@ -30,7 +30,7 @@ def _crash_everywhere(
     action: Callable[[SnapshotStore, Path], object],
     allowed: Callable[[dict[int, int]], bool],
 ) -> int:
-    """Run `action` stopped before each of its steps in turn; return how many there were."""
+    """Stop `action` before each of its steps in turn; return the number of runs."""
     stop_at = 0
     while True:
         stop_at += 1
@@ -55,7 +55,9 @@ def _crash_everywhere(
 
 
 @pytest.mark.parametrize("num_before", [0, 2])
-def test_publishing_shows_all_or_nothing(tmp_path, publish, stepped, num_before):
+def test_a_crash_leaves_all_of_a_published_version_or_nothing(
+    tmp_path, publish, stepped, num_before
+):
     old = {version: 10 * version for version in range(num_before)}
     new = old | {num_before: 10 * num_before}
     num_steps = _crash_everywhere(
@@ -69,7 +71,7 @@ def test_publishing_shows_all_or_nothing(tmp_path, publish, stepped, num_before)
     assert num_steps > 15
 
 
-def test_a_crashed_publish_can_be_done_again(tmp_path, publish, stepped):
+def test_a_crashed_publish_can_be_repeated(tmp_path, publish, stepped):
     store = SnapshotStore(tmp_path)
     with pytest.raises(SnapshotError):
         publish(SnapshotStore(tmp_path, fs=stepped(8)), 0)
@@ -78,7 +80,7 @@ def test_a_crashed_publish_can_be_done_again(tmp_path, publish, stepped):
     assert _state(tmp_path) == {0: 0}
 
 
-def test_pruning_shows_each_version_whole_or_not_at_all(tmp_path, publish, stepped):
+def test_a_crash_while_pruning_leaves_each_version_complete_or_absent(tmp_path, publish, stepped):
     num_steps = _crash_everywhere(
         tmp_path,
         publish,
@@ -89,25 +91,27 @@ def test_pruning_shows_each_version_whole_or_not_at_all(tmp_path, publish, stepp
             {2: 20, 3: 30}.items() <= shown.items() <= {0: 0, 1: 10, 2: 20, 3: 30}.items()
         ),
     )
-    assert num_steps == 12  # two renames, a sync, twice three files and a directory; then none
+    assert (
+        num_steps == 12
+    )  # two renames, a sync, twice three files and a directory; the last run is not stopped
 
 
-def test_cleaning_can_be_cut_off_and_done_again(tmp_path, publish, stepped):
-    def litter_and_clean(store: SnapshotStore, root: Path) -> None:
-        litter = root / "v00000007.tmp-00"
-        litter.mkdir(exist_ok=True)
-        (litter / "a").touch()
-        (litter / "b").touch()
+def test_an_interrupted_cleaning_can_be_repeated(tmp_path, publish, stepped):
+    def leave_and_clean(store: SnapshotStore, root: Path) -> None:
+        leftover = root / "v00000007.tmp-00"
+        leftover.mkdir(exist_ok=True)
+        (leftover / "a").touch()
+        (leftover / "b").touch()
         store.clean()
 
     num_steps = _crash_everywhere(
-        tmp_path, publish, stepped, 1, litter_and_clean, lambda shown: shown == {0: 0}
+        tmp_path, publish, stepped, 1, leave_and_clean, lambda shown: shown == {0: 0}
     )
     assert num_steps == 4
 
 
-def test_a_process_that_dies_leaves_litter_that_is_never_loaded(tmp_path, publish, stepped):
-    """With every call failing, the publisher cannot tidy up behind itself either."""
+def test_what_a_killed_publisher_leaves_is_never_loaded(tmp_path, publish, stepped):
+    """Every call fails, so that the publisher cannot remove its own files either."""
     with pytest.raises(SnapshotError):
         publish(SnapshotStore(tmp_path, fs=stepped(9)), 0)
     names = [path.name for path in tmp_path.iterdir()]

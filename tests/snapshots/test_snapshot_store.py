@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
-from bandexa_core.snapshots.store import FileEntry, SnapshotStore, TensorEntry
+from bandexa_core.snapshots.manifest import FileEntry, TensorEntry
+from bandexa_core.snapshots.store import SnapshotStore
 
 
 def _names(root) -> list[str]:
@@ -24,7 +25,7 @@ def test_tensors_come_back_bit_for_bit(store, publish, odd_tensors, assert_same_
         assert_same_tensors(snapshot.tensors[name], tensors)
 
 
-def test_a_snapshot_of_no_file_can_be_published(store, publish):
+def test_a_snapshot_without_files_can_be_published(store, publish):
     publish(store, 0, {})
     assert store.load(0).tensors == {}
 
@@ -35,7 +36,7 @@ def test_loaded_tensors_belong_to_the_caller(store, publish):
     np.testing.assert_array_equal(store.load(1).tensors["posterior"]["0/root"], np.eye(2))
 
 
-def test_the_manifest_comes_back_whole(store, publish):
+def test_the_manifest_comes_back(store, publish):
     published = publish(store, 7)
     loaded = store.load(7).manifest
     assert loaded == published == store.manifest(7)
@@ -53,7 +54,7 @@ def test_the_manifest_comes_back_whole(store, publish):
     }
 
 
-def test_only_the_files_asked_for_are_loaded(store, publish):
+def test_only_the_named_files_are_loaded(store, publish):
     publish(store, 1)
     assert store.load(1, ["posterior"]).tensors.keys() == {"posterior"}
     assert store.load(1, []).tensors == {}
@@ -72,7 +73,7 @@ def test_versions_ascend_and_the_next_follows_the_highest(store, publish, root):
     assert store.next_version() == 123456790
 
 
-def test_a_version_that_exists_is_refused_and_stays(store, publish, root):
+def test_an_existing_version_is_refused_and_does_not_change(store, publish, root):
     first = publish(store, 1)
     with pytest.raises(SnapshotRefused, match="v00000001 exists"):
         publish(store, 1, {"other": {}}, num_rows=999)
@@ -80,7 +81,7 @@ def test_a_version_that_exists_is_refused_and_stays(store, publish, root):
     assert _names(root) == ["v00000001"]
 
 
-def test_of_two_publishers_of_one_version_the_later_is_refused(store, publish, root):
+def test_the_second_publisher_of_a_version_is_refused(store, publish, root):
     rival = SnapshotStore(root)
     with pytest.raises(SnapshotRefused, match="published meanwhile"):
         publish(store, 1, before_rename=lambda: publish(rival, 1, num_rows=999))
@@ -88,8 +89,8 @@ def test_of_two_publishers_of_one_version_the_later_is_refused(store, publish, r
     assert _names(root) == ["v00000001"]
 
 
-def test_files_directory_rename_parent_in_this_order(root, publish, stepped):
-    """A name must never be durable before what it names: files, their directory, rename, parent."""
+def test_files_are_synced_before_their_names(root, publish, stepped):
+    """A name must never be durable before its content: files, their directory, rename, parent."""
     fs = stepped()
     store = SnapshotStore(root, fs=fs)
     publish(store, 0)
@@ -112,7 +113,7 @@ def test_files_directory_rename_parent_in_this_order(root, publish, stepped):
     ]
 
 
-def test_a_new_root_is_made_durable_level_by_level(tmp_path, publish, stepped):
+def test_each_level_of_a_new_root_is_synced(tmp_path, publish, stepped):
     fs = stepped()
     publish(SnapshotStore(tmp_path / "a" / "b", fs=fs), 0)
     assert fs.calls[:4] == [
@@ -133,8 +134,16 @@ def test_nothing_is_published_when_the_last_check_raises(store, publish, root):
 
     with pytest.raises(SnapshotRefused, match="the epoch is stale"):
         publish(store, 2, before_rename=refuse)
-    assert seen == [([1], 2)]  # all was written, nothing visible
+    assert seen == [([1], 2)]  # everything is written, nothing is visible
     assert _names(root) == ["v00000001"]
+
+
+def _nested(depth: int) -> list[Any]:
+    """Return lists in lists."""
+    inner: list[Any] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
 
 
 UNWRITABLE: dict[str, dict[str, Any]] = {
@@ -150,13 +159,15 @@ UNWRITABLE: dict[str, dict[str, Any]] = {
     "metric nan": {"metrics": {"loss": float("nan")}},
     "meta infinite": {"meta": {"x": float("inf")}},
     "meta object": {"meta": {"x": object()}},
+    "meta half a surrogate pair": {"meta": {"x": "\ud800"}},
+    "meta nested too deeply": {"meta": {"x": _nested(100_000)}},
     "meta numpy": {"meta": {"x": np.float32(1)}},
     "version negative": {"version": -1},
 }
 
 
 @pytest.mark.parametrize("reason", UNWRITABLE)
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(store, publish, root, reason):
+def test_unwritable_values_are_refused_and_leave_nothing(store, publish, root, reason):
     publish(store, 1)
     with pytest.raises(ValueError, match=r"name|dtype|JSON|version"):
         publish(store, **{"version": 2, **UNWRITABLE[reason]})
@@ -173,7 +184,7 @@ def test_the_newest_accepted_snapshot_is_loaded(store, publish):
     assert skipped == [(3, "not accepted"), (2, "not accepted")]
 
 
-def test_no_usable_snapshot_is_a_named_error_with_reasons(store, publish, root):
+def test_without_a_usable_snapshot_the_error_names_the_reasons(store, publish, root):
     with pytest.raises(SnapshotError, match="it holds none"):
         store.newest(lambda manifest: True)
     publish(store, 0)
@@ -183,12 +194,12 @@ def test_no_usable_snapshot_is_a_named_error_with_reasons(store, publish, root):
         store.newest(lambda manifest: manifest.version != 0)
 
 
-def test_a_missing_version_is_a_named_error(store):
+def test_a_missing_version_is_reported_with_its_path(store):
     with pytest.raises(SnapshotCorrupt, match=r"v00000005.manifest\.json: No such file"):
         store.load(5)
 
 
-def test_pruning_keeps_the_newest_and_the_pinned(store, publish, root):
+def test_pruning_spares_the_newest_and_the_pinned(store, publish, root):
     for version in range(7):
         publish(store, version)
     assert store.prune(2, pinned=[1, 99]) == [0, 2, 3, 4]
@@ -217,7 +228,7 @@ def test_pruning_renames_before_it_deletes(root, publish, stepped):
     assert steps == ["rename"] * 2 + ["sync_dir"] + (["remove_file"] * 3 + ["remove_dir"]) * 2
 
 
-def test_cleaning_removes_litter_alone(store, publish, root):
+def test_cleaning_removes_unfinished_directories_alone(store, publish, root):
     assert store.clean() == []
     publish(store, 1)
     for name in ("v00000002.tmp-0a1b", "v00000000.trash-0a1b", "other.tmp-1", "v3.tmp"):
@@ -227,7 +238,7 @@ def test_cleaning_removes_litter_alone(store, publish, root):
     assert _names(root) == ["other.tmp-1", "v00000001", "v3.tmp"]
 
 
-def test_a_failing_disk_is_a_named_error(root, publish, stepped):
+def test_a_failing_disk_is_a_snapshot_error(root, publish, stepped):
     fs = stepped(stop_at=5)
     with pytest.raises(SnapshotError, match=r"cannot write .*stopped"):
         publish(SnapshotStore(root, fs=fs), 0)

@@ -63,7 +63,7 @@ def test_a_lock_file_that_says_nothing_useful_locks_all_the_same(tmp_path, conte
     path = tmp_path / "x.lock"
     fd = lock_file(path)
     path.write_bytes(content)
-    with pytest.raises(BlockingIOError, match="not said who"):
+    with pytest.raises(BlockingIOError, match="holder is unknown"):
         lock_file(path)
     os.close(fd)
     os.close(lock_file(path))

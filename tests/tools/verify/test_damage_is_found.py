@@ -150,12 +150,7 @@ def replace(directory, version, **changed):
         (key,) = [key for key in known if key.endswith(f"/{name}") and "/1/" not in key][:1]
         known[key] = tensor(known[key])
     shutil.rmtree(directory / f"v{version:08d}")
-    m = snapshot.manifest
-    store.publish(
-        snapshot.tensors, version=version, parent=m.parent, bandit_uid=m.bandit_uid,
-        position=m.position, log_hash=m.log_hash, spec_hash=m.spec_hash, num_rows=m.num_rows,
-        epoch=m.epoch, encoder=m.encoder, metrics=m.metrics, meta=m.meta,
-    )  # fmt: skip
+    store.publish(snapshot.manifest, snapshot.tensors)
 
 
 @pytest.mark.parametrize("name", ["linear", "disjoint", "forgetting", "neural", "drifting"])
