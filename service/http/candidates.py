@@ -18,8 +18,8 @@ _ID = re.compile(ID_PATTERN.strip("^$"))
 def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
     """Return the candidates of a request.
 
-    Ids that stand alone are not checked against the pattern of ids here: those of the catalogue
-    have it, and `check_ids` names the one that has not when a look-up fails.
+    Plain ids are not checked against the pattern of ids here: the catalogue's ids match it, and
+    `check_ids` names the malformed ones when a look-up fails.
 
     Raises:
         InvalidBody: Ids and inline actions are mixed, or an id or an array is malformed.
@@ -67,7 +67,7 @@ def _array_error(actions: list[InlineAction], error: ValueError) -> Exception:
 
 
 def check_ids(given: CandidateInput) -> None:
-    """Refuse ids that are none, whether or not a catalogue has them.
+    """Refuse malformed ids, whether or not a catalogue has them.
 
     Raises:
         InvalidBody: Names each of them.

@@ -124,7 +124,7 @@ async def select_batch(
     engine: Engine, body: SelectBatch, encoding: str, arrived: float
 ) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
-    share = (time.perf_counter() - arrived) / len(body.items)  # of what was decoded together
+    share = (time.perf_counter() - arrived) / len(body.items)  # of the time that decoding took
 
     async def one(raw: msgspec.Raw) -> SelectItem:
         try:

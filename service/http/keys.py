@@ -1,7 +1,7 @@
 """API keys as they are configured: names, hashes and scopes; never the keys themselves.
 
-A key is 256 random bits, so one round of SHA-256 is enough to keep it from whoever reads the
-settings: there is nothing to guess. Read once at the start; nothing is written.
+A key is 256 random bits, so one round of SHA-256 is enough to hide it from a reader of the
+settings: there is nothing to guess. The settings are read once at the start; nothing is written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Keys:
         return bool(self._keys)
 
     def holder(self, key: str) -> KeySetting | None:
-        """Return what is configured for a key; takes as long whichever it is, or none."""
+        """Return the settings of a key, or None; the time does not depend on which key it is."""
         hashed = hash_of(key)
         found = None
         for candidate in self._keys:
@@ -58,7 +58,7 @@ class Keys:
 
 
 def new_key() -> str:
-    """Return a key nobody has: 256 bits from the system's generator."""
+    """Return a new random key: 256 bits from the system's generator."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
@@ -85,7 +85,7 @@ def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys
 
 
 def keys_of(settings: Settings) -> Keys:
-    """Return the keys that a server with these settings asks callers for.
+    """Return the keys that a server with these settings requires of callers.
 
     Raises:
         ValueError: See `load_keys` and `refuse_exposure`.
@@ -96,10 +96,10 @@ def keys_of(settings: Settings) -> Keys:
 
 
 def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
-    """Refuse to listen beyond this machine without keys, unless that is asked for.
+    """Refuse to listen beyond this machine without keys, unless `allow_anonymous` is set.
 
     Raises:
-        ValueError: It would; or anonymous callers are allowed although there are keys.
+        ValueError: The server would do so; or anonymous callers are allowed despite keys.
     """
     if keys and allow_anonymous:
         raise ValueError("allow_anonymous: contradicts keys; drop one of the two")

@@ -1,4 +1,4 @@
-"""Where a body is limited: requests in flight, bytes, time to arrive, elements, nesting.
+"""Limits on requests: how many are in flight; a body's bytes, time, elements and nesting.
 
 `InFlightLimit` stands in front of everything. `BodyReader` receives a body within its size and
 time; the hot calls use it directly and `BodyLimit` gives it to all other routes. `BodyBounds`
@@ -94,7 +94,7 @@ class BodyReader:
         """
         if self._complete:  # the next message is the client's disconnect
             return await self._receive()
-        # A timer of its own costs a third of asyncio's timeout context.
+        # A plain timer costs a third of asyncio's timeout context.
         timer = self._loop.call_at(self._due, self._expire, asyncio.current_task(self._loop))
         try:
             message = await self._receive()
@@ -257,7 +257,7 @@ class BodyBounds:
 
 
 class _Depth:
-    """Stands for a decoded list or map: how deep it is."""
+    """The depth of a decoded list or map, in its place."""
 
     __slots__ = ("depth",)
 

@@ -38,7 +38,7 @@ def complete(document: dict[str, Any], calls: dict[str, Any], *, keys_needed: bo
     """Add the hot calls, the typed bodies and the keys to FastAPI's document, in place.
 
     Args:
-        document: What FastAPI made of its own routes.
+        document: FastAPI's document of its routes.
         calls: The hot calls by path, see `hot.CALLS`.
         keys_needed: Whether the server has API keys.
     """
@@ -65,7 +65,7 @@ def complete(document: dict[str, Any], calls: dict[str, Any], *, keys_needed: bo
 
 
 def _described(function: Any) -> str:
-    """Return what a docstring says to a caller: all before its sections."""
+    """Return the part of a docstring for callers: all before its sections."""
     text = inspect.getdoc(function) or ""
     return text.partition("\n\nArgs:")[0]
 

@@ -106,7 +106,7 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
     Args:
         error: Anything that ended a request.
         metrics: Counts the problem by its type.
-        call: Method and path; named in the log where the error is not one of ours.
+        call: Method and path; named in the log where the error is unforeseen.
     """
     headers: dict[str, str] = {}
     if isinstance(error, ServiceError | SnapshotError):
@@ -203,7 +203,7 @@ def _field_error(item: dict[str, Any]) -> tuple[str, str]:
 
 # -- which key was meant ------------------------------------------------------------------------
 
-LONGEST = 48  # characters of a key that is compared; twice what any of ours has
+LONGEST = 48  # characters of a key that is compared; twice the longest known key
 
 
 def nearest_key(model: Any, path: Sequence[str | int]) -> str | None:

@@ -1,4 +1,4 @@
-"""How a start that failed is reported: an expected error in one line of the log."""
+"""Report a start that failed: an expected error takes one line of the log."""
 
 from __future__ import annotations
 

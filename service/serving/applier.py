@@ -168,7 +168,7 @@ class Applier:
         self._running.clear()
 
     def swap(self, model: ServingModel | None) -> None:
-        """Serve `model` from now on (None: keep the served one), and stop recording the tail."""
+        """Serve `model` from now on (None: retain the served one), and stop recording the tail."""
         self._tail = None
         self._running.set()
         if model is not None:

@@ -1,6 +1,6 @@
-"""One live bandit: what it is, what it serves, and how a request's inputs become its own.
+"""One live bandit: its configuration, its served model, and the checks of a request's inputs.
 
-Lives on the event loop. The applier moves the served model; nothing here does.
+It runs on the event loop. Only the applier moves the served model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine: all live bandits of a server by name and uid, and the services that work on them.
 
-It only looks up; `lifecycle` builds and closes it, `select.answer` answers selects, `rewards` takes
-rewards, `rounds` trains. Lives on the event loop.
+The engine only finds them: `lifecycle` builds and closes it, `select.answer` answers selects,
+`rewards` takes rewards, `rounds` trains. It runs on the event loop.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Engine:
     Attributes:
         settings: The server's settings.
         metrics: Counters of the whole server.
-        loop: The event loop it lives on.
+        loop: The event loop it runs on.
         registry: Encoders by name.
         store: The event store.
         live: The live bandits.

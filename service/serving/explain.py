@@ -1,7 +1,7 @@
 """Explain a decision: draw it again from its snapshot and the log up to its position.
 
 `store.loading` builds the model as it does at a start, stopped at the position that the decision
-recorded. One decision at a time runs on a thread of its own, with its own readers: selects do not
+recorded. A separate thread explains one decision at a time, with separate readers: selects do not
 wait for it.
 """
 
@@ -104,7 +104,7 @@ class Explainer:
 
         Raises:
             UnknownDecision: The bandit has no such decision.
-            StoreDamaged: It is not what was written.
+            StoreDamaged: The stored decision is not what was written.
             Unavailable: Too many decisions wait to be explained.
         """
         if self._waiting >= MAX_WAITING:

@@ -32,7 +32,7 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
         raise InvalidRequest(field, "must be evenly nested lists of numbers")
     if array.shape != shape:
         raise InvalidRequest(field, f"has shape {list(array.shape)}, needs {list(shape)}")
-    # Before anything is cast, so that nothing overflows; the comparison is false for NaN, too.
+    # Checked before any cast, so that nothing overflows; the comparison is false for NaN, too.
     if dtype != "uint8" and array.size:
         size = np.maximum.reduce(np.abs(array), axis=None)
         if not size <= MAX_SIZE:

@@ -106,7 +106,7 @@ async def delete_bandit(engine: Engine, name: str) -> None:
 async def put_actions(
     engine: Engine, name: str, ids: tuple[ActionId, ...], features: Any, enabled: NDArray[np.bool_]
 ) -> Bandit:
-    """Add or overwrite actions; with `features` None, known actions keep theirs.
+    """Add or overwrite actions; with `features` None, known actions retain their features.
 
     Raises:
         UnknownBandit, InvalidRequest: Nothing was changed.

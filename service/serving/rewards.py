@@ -147,7 +147,7 @@ class Rewards:
                 await self.close_windows()
                 reported = False
             except (StoreError, Unavailable) as error:  # the time until it works does not count
-                if not reported:  # once in an outage, not every second
+                if not reported:  # the log reports it once in an outage
                     log.warning("reward windows cannot be closed: %s", error)
                 reported = True
 

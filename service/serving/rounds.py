@@ -1,7 +1,8 @@
 """Training rounds seen from the service: order them, swap in what they publish, record them.
 
-The supervisor runs the trainer process and asks here what a round covers (`order_for`) and hands
-over what it published (`published`). The swap itself is in `swap`. Lives on the event loop.
+The supervisor runs the trainer process. It requests what a round covers (`order_for`) and hands
+over what the round published (`published`). `swap` does the swap itself. All of this runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Rounds:
             self._record(bandit, RoundRecord(now, None, None, seconds, None, None, None, error))
 
     def _record(self, bandit: Bandit, record: RoundRecord) -> None:
-        """Store how a round went, for people; nothing waits for it."""
+        """Store a record of the round for people to read; nothing waits for the commit."""
 
         def stored(_: None, error: Exception | None) -> None:
             if error is not None:

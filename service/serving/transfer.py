@@ -1,4 +1,4 @@
-"""Export the served model, import one as a bandit's own, go back to an older snapshot."""
+"""Export the served model, import one into a bandit, go back to an older snapshot."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def export_model(bandit: Bandit) -> bytes:
 async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     """Serve an exported model as this bandit's from here on.
 
-    Its encoder is trained again once this bandit has learned as many values of its own as the
+    Its encoder is trained again once this bandit has learned as many values itself as the
     import brought: until then a rebuild over its own rows would lose what was imported.
 
     Raises:
@@ -80,7 +80,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
             position = LogPosition(snapshot.manifest.position)
             actions = reader.catalogue_at(bandit.record, position).ids
         tensors = snapshot.tensors
-        # Forgetting starts afresh, as with every import: its steps have positions of another past.
+        # Forgetting starts again, as with every import: its steps so far lie in another history.
         model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
         meta = snapshot.manifest.meta | {"actions": list(actions)}
         manifest = dataclasses.replace(snapshot.manifest, meta=meta)

@@ -1,4 +1,4 @@
-"""What the service and the trainer process say to each other: one JSON object per line.
+"""The messages between the service and the trainer process: one JSON object per line.
 
 The service sends a `Configuration`, then orders: `RoundOrder` and `ForgetOrder`. The trainer
 answers `Ready` once, and for each round `Heartbeat`s and then `Published`, `Failed` or `Gone`.
@@ -25,14 +25,14 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     threads: int
     niceness: int
-    keep: int
+    keep_snapshots: int
     epoch: int
     log_format: Literal["json", "text"]
     log_level: str
 
     @classmethod
     def of(cls, settings: Settings, epoch: int) -> Configuration:
-        """Return the configuration that a server's settings ask for."""
+        """Return the configuration that follows from a server's settings."""
         return cls(
             database=str(settings.database),
             snapshots=str(settings.snapshots),
@@ -42,7 +42,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             device=settings.device,
             threads=settings.trainer_threads,
             niceness=settings.trainer_niceness,
-            keep=settings.keep_snapshots,
+            keep_snapshots=settings.keep_snapshots,
             epoch=epoch,
             log_format=settings.log_format,
             log_level=settings.log_level,
@@ -58,7 +58,7 @@ class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):
 
 
 class ForgetOrder(msgspec.Struct, frozen=True, tag_field="do", tag="forget"):
-    """Drop what is held of a deleted bandit."""
+    """Close and remove the files of a deleted bandit."""
 
     uid: BanditUid
 
@@ -99,7 +99,7 @@ class Published(msgspec.Struct, frozen=True, tag_field="event", tag="published")
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="event", tag="failed"):
-    """A round came to nothing; the trainer's log has the traceback."""
+    """A round failed; the trainer's log has the traceback."""
 
     error: str
 

@@ -1,6 +1,6 @@
 """The supervisor of the trainer process: one child, one round at a time, a fair queue over bandits.
 
-Lives on the event loop. It starts the child at the first round, so that a server whose bandits
+It runs on the event loop. It starts the child at the first round, so that a server whose bandits
 never train has none. Orders go to the child's standard input and events come from its standard
 output, a JSON object per line (`messages`). The child exits when its input closes, so it never
 outlives the server. The supervisor restarts a child that dies, with backoff, and orders the round
@@ -50,7 +50,7 @@ Waiting = list["asyncio.Future[Published]"]
 
 
 class RoundSource(Protocol):
-    """What the supervisor asks of the service."""
+    """What the supervisor requires of the service."""
 
     async def order_for(self, uid: BanditUid) -> RoundOrder | None:
         """Fix what the next round of a bandit covers; None: the bandit was deleted."""
@@ -59,7 +59,7 @@ class RoundSource(Protocol):
         """Swap in what the round published."""
 
     def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
-        """Record a round that came to nothing."""
+        """Record a round that failed."""
 
 
 class TrainerSupervisor:
@@ -168,7 +168,7 @@ class TrainerSupervisor:
         return future
 
     async def forget(self, uid: BanditUid) -> bool:
-        """Make the child remove what it holds of a deleted bandit; False: there is no child."""
+        """Make the child remove the files of a deleted bandit; False: there is no child."""
         self.replays.pop(uid, None)
         self.failures.pop(uid, None)
         return self.pid is not None and await self._send(ForgetOrder(uid))
@@ -359,7 +359,7 @@ class TrainerSupervisor:
 def _environment(configuration: Configuration) -> dict[str, str]:
     """Return the child's environment: it imports from where this process does.
 
-    `-P` keeps the current folder out of its path, which may hold another package `service`.
+    `-P` leaves the current folder out of its path, which may hold another package `service`.
     """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return os.environ | {BLAS_THREADS: str(configuration.threads), "PYTHONPATH": path}

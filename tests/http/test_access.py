@@ -1,4 +1,4 @@
-"""API keys on a real server: every route with every kind of key, and what the log tells of it."""
+"""API keys on a real server: every route with every kind of key, and what the log reports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def served(folder: Path, toml: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a key for each scope, one for all, half of them in a file of their own."""
+    """A server with a key for each scope, one for all, half of them in a separate file."""
     folder = tmp_path_factory.mktemp("locked")
     file = folder / "keys.toml"
     file.write_text("".join(table(f"for-{scope}", KEYS[scope], scope) for scope in SCOPES))
@@ -141,15 +141,15 @@ def test_clients_send_their_key(locked: Server) -> None:
         client.put_bandit("own", {})
 
 
-def test_the_log_tells_who_administers_and_who_was_refused_but_no_secret(locked: Server) -> None:
+def test_the_log_names_administrators_and_refused_callers_but_no_secret(locked: Server) -> None:
     deleted, train = ("DELETE", "/bandits/{name}"), ("POST", "/bandits/{name}/train")
     call(locked, deleted, f"Bearer {KEYS['admin']}")
     call(locked, train, f"Bearer {KEYS['read']}")
     call(locked, train, "Bearer bx_guessed-secret")
     audited = [line for line in lines(locked) if line["logger"] == "bandexa.audit"]
-    told = [(a["event"], a["key"], a["method"], a["path"], a["outcome"]) for a in audited]
+    logged = [(a["event"], a["key"], a["method"], a["path"], a["outcome"]) for a in audited]
     path = "/bandits/nobody/train"
-    assert told[-3:] == [
+    assert logged[-3:] == [
         ("administrative call", "for-admin", "DELETE", "/bandits/nobody", "UnknownBandit"),
         ("refused call", "for-read", "POST", path, "lacks scope admin"),
         ("refused call", "(anonymous)", "POST", path, "unknown key"),

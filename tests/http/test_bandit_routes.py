@@ -33,7 +33,7 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert isinstance(spec["seed"], int)
 
 
-def test_the_same_put_again_changes_nothing_and_keeps_the_generated_seed(api) -> None:
+def test_the_same_put_again_changes_nothing_and_retains_the_generated_seed(api) -> None:
     name = api.fresh()
     created = api.call("PUT", f"/bandits/{name}", MINIMAL, 201)
     again = api.call("PUT", f"/bandits/{name}", MINIMAL, 200)
@@ -139,7 +139,7 @@ def test_a_deleted_bandit_is_gone_and_its_ids_are_free_again(api, problem, serve
     poll(lambda: not snapshots.exists(), "the deleted bandit's snapshots are removed")
 
 
-def test_a_deleted_and_recreated_bandit_draws_anew(api) -> None:
+def test_a_deleted_and_recreated_bandit_makes_new_draws(api) -> None:
     name, decision_id = api.fresh(), api.fresh("d")
     draws = []
     for _ in range(2):

@@ -70,7 +70,7 @@ def test_rewards_succeed_and_fail_on_their_own(api) -> None:
     assert api.state(name)["num_learned"] == 2
 
 
-def test_a_batch_teaches_what_single_rewards_teach(api) -> None:
+def test_a_batch_of_rewards_is_learned_as_single_rewards_are(api) -> None:
     one, other = api.two_actions(), api.two_actions()
     contexts = [[number / 7, 1 - number / 5] for number in range(20)]
     selects = [

@@ -54,7 +54,7 @@ def test_a_body_of_just_the_limit_is_read(configured, problem, announced: bool) 
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-def test_a_snapshot_has_a_limit_of_its_own(configured, problem, announced: bool) -> None:
+def test_a_snapshot_has_a_separate_limit(configured, problem, announced: bool) -> None:
     name = configured.two_actions()
     before = configured.state(name)
     path = f"/bandits/{name}/snapshot"
@@ -82,7 +82,7 @@ def test_an_absurd_announcement_is_refused_before_a_byte_of_it_is_sent(configure
     assert configured.call("GET", "/healthz")["status"] == "alive"
 
 
-def test_a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody(configured) -> None:
+def test_a_client_that_disconnects_within_its_body_disturbs_no_other(configured) -> None:
     url = urlsplit(str(configured.http.base_url))
     assert url.hostname is not None
     for _ in range(5):

@@ -10,7 +10,7 @@ IDS = ["a", "b", "c"]
 FEATURES = [[1.0, 0.5], [-2.0, 0.25], [0.0, 3.0]]
 
 
-def test_a_list_columns_an_envelope_and_msgpack_say_the_same(api, envelope, packed) -> None:
+def test_a_list_columns_an_envelope_and_msgpack_mean_the_same(api, envelope, packed) -> None:
     name = api.bandit()
     path = f"/bandits/{name}/actions"
     listed = [{"id": i, "features": row} for i, row in zip(IDS, FEATURES, strict=True)]
@@ -33,14 +33,14 @@ def test_a_list_columns_an_envelope_and_msgpack_say_the_same(api, envelope, pack
     assert [row["id"] for row in found[0]] == IDS
 
 
-def test_slots_follow_the_first_upsert_and_an_overwrite_keeps_them(api) -> None:
+def test_slots_follow_the_first_upsert_and_an_overwrite_retains_them(api) -> None:
     name = api.bandit(["a", "b"], [[1, 0], [0, 1]])
     before = api.scores(name, [1, 1])["scores"]
     api.call("PUT", f"/bandits/{name}/actions", {"ids": ["c", "a"], "features": [[0, 0], [5, 0]]})
     after = api.scores(name, [1, 1])["scores"]
     assert [(row["id"], row["index"]) for row in after] == [("a", 0), ("b", 1), ("c", 2)]
     assert after[1] == before[1]
-    assert after[0]["std"] > before[0]["std"]  # a longer feature vector is less certain
+    assert after[0]["std"] > before[0]["std"]  # a longer feature vector has a larger deviation
 
 
 def test_actions_without_features_need_none(api) -> None:
@@ -50,7 +50,7 @@ def test_actions_without_features_need_none(api) -> None:
     assert [row["id"] for row in api.scores(name, [1, 1])["scores"]] == IDS
 
 
-def test_a_retired_action_is_not_offered_and_may_not_be_asked_for(api, problem) -> None:
+def test_a_retired_action_is_not_offered_and_may_not_be_requested(api, problem) -> None:
     name = api.bandit(IDS, FEATURES)
     answer = api.call("DELETE", f"/bandits/{name}/actions/b")
     assert answer == {"num_actions": 2, "position": 2}
@@ -81,7 +81,7 @@ def test_an_action_comes_back_with_what_was_learned_of_it(api) -> None:
     assert api.scores(name, [1, 1])["scores"] == before
 
 
-def test_enabled_false_retires_and_keeps_the_features(api) -> None:
+def test_enabled_false_retires_and_retains_the_features(api) -> None:
     name = api.bandit(IDS, FEATURES)
     before = api.scores(name, [1, 1])["scores"]
     path = f"/bandits/{name}/actions"

@@ -1,4 +1,4 @@
-"""Bandits in the server's TOML: made at the start, left alone after it, or the start refused."""
+"""Bandits in the server's TOML: the first start creates them; wrong ones prevent the start."""
 
 from __future__ import annotations
 

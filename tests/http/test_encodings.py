@@ -61,7 +61,7 @@ def session(api, name: str, encoding: str, array: Array) -> list[Any]:
     return found
 
 
-def test_two_servers_told_the_same_in_two_encodings_answer_the_same(
+def test_two_servers_with_the_same_requests_in_two_encodings_answer_the_same(
     api, configured, envelope
 ) -> None:
     """A new name has the same uid on every new server, so equal ids draw equal numbers."""

@@ -1,4 +1,4 @@
-"""Arrays that are none, or not the bandit's: refused by name, and nothing has changed."""
+"""Malformed arrays, and arrays that do not fit the bandit, are refused and change nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_context_that_does_not_fit_is_refused_wherever_it_is_sent(
     problem(reward, 404, "unknown-decision")
 
 
-def test_integers_and_other_dtypes_that_fit_are_welcome(api, names, envelope) -> None:
+def test_integers_and_other_dtypes_that_fit_are_accepted(api, names, envelope) -> None:
     for name in names.values():
         expected = api.means(name, [1, 200])
         for dtype in ("uint8", "int64", "float32", "float64"):
@@ -141,7 +141,9 @@ def test_numbers_no_model_can_take_are_refused_in_an_envelope_too(
     ],
     ids=range(8),
 )
-def test_what_only_msgpack_can_say_is_refused(api, packed, problem, names, context: Any) -> None:
+def test_what_only_msgpack_can_express_is_refused(
+    api, packed, problem, names, context: Any
+) -> None:
     body = {"bandit": names["float32"], "context": context, "decision_id": api.fresh("d")}
     problem(packed("POST", "/select", body), 422, "invalid-request", "context")
 
@@ -224,8 +226,8 @@ def test_a_key_that_is_no_text_is_refused(api, problem, packed, names) -> None:
     problem(response, 422, "invalid-request")
 
 
-def test_an_array_of_the_other_byte_order_cannot_be_said(api, problem, names) -> None:
-    """Envelopes are little endian by definition: nothing in them can ask for another order."""
+def test_an_array_of_the_other_byte_order_cannot_be_expressed(api, problem, names) -> None:
+    """Envelopes are little endian by definition: they cannot request another order."""
     big = np.array([1, 2], ">f4").tobytes()
     body = {"dtype": ">f4", "shape": [2], "data": big}
     headers = {"content-type": "application/msgpack"}

@@ -1,4 +1,4 @@
-"""A body of 100 MB is refused with 413 without being kept, and the server answers as before."""
+"""A body of 100 MB is refused with 413 and not held in memory; the server answers as before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def most_memory_kb(pid: int) -> int:
 
 @pytest.fixture(scope="module")
 def watched(start_session_server, api_of) -> Iterator[tuple[int, object]]:
-    """A server of their own, whose memory no other test raises: its process id and calls to it."""
+    """A separate server, whose memory no other test raises: its process id and calls to it."""
     server = start_session_server()
     with server.client() as client:
         yield server.pid, api_of(client)
@@ -53,7 +53,9 @@ def answer_to_all(url: str, announced: bool) -> bytes:
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-def test_a_body_of_100_mb_is_refused_and_not_kept(watched, problem, announced: bool) -> None:
+def test_a_body_of_100_mb_is_refused_and_not_held_in_memory(
+    watched, problem, announced: bool
+) -> None:
     pid, api = watched
     name = api.two_actions()
     api.teach(name, [1.0, 0.0], "x", 1.0)

@@ -140,12 +140,12 @@ NEAREST: list[tuple[str, str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "field", "meant"), NEAREST)
-def test_an_unknown_key_is_told_with_the_nearest_that_belongs_there(
+def test_an_unknown_key_is_reported_with_the_nearest_known_key(
     api, problem, method: str, path: str, body: dict[str, Any], field: str, meant: str
 ) -> None:
     found = problem(api.http.request(method, path, json=body), 422, "invalid-request", field)
-    told = next(error["message"] for error in found["errors"] if error["field"] == field)
-    assert told == f"unknown key; did you mean {meant!r}?"
+    reported = next(error["message"] for error in found["errors"] if error["field"] == field)
+    assert reported == f"unknown key; did you mean {meant!r}?"
 
 
 @pytest.mark.parametrize("key", ["body", "query", "path", "", "x" * 100_000, "list[str]", "0"])
@@ -156,7 +156,7 @@ def test_any_unknown_key_is_refused(api, problem, method: str, path: str, key: s
 
 
 @pytest.mark.parametrize("key", ["body", "", "x" * 100_000])
-def test_an_item_with_an_unknown_key_costs_no_other_item_its_answer(api, key: str) -> None:
+def test_an_item_with_an_unknown_key_fails_alone(api, key: str) -> None:
     name = api.two_actions()
     good = {"bandit": name, "context": [1, 2]}
     answer = api.call("POST", "/select/batch", {"items": [good | {key: 1}, good]})
@@ -174,7 +174,7 @@ def test_of_several_unknown_keys_the_first_is_looked_up(api, problem) -> None:
     ]
 
 
-def test_unknown_keys_of_items_and_those_like_nothing_are_told_too(api) -> None:
+def test_unknown_keys_of_items_and_without_a_near_key_are_reported_too(api) -> None:
     items = [{"contxt": [1, 2]}, SELECT | {"zebra": 1}]
     answer = api.call("POST", "/select/batch", {"items": items})
     first, second = (item["error"]["errors"] for item in answer["items"])
@@ -182,7 +182,7 @@ def test_unknown_keys_of_items_and_those_like_nothing_are_told_too(api) -> None:
     assert second == [{"field": "zebra", "message": "unknown key"}]
 
 
-def test_an_unknown_candidate_and_encoder_are_told_with_their_field(api, problem) -> None:
+def test_an_unknown_candidate_and_encoder_are_reported_with_their_field(api, problem) -> None:
     name = api.two_actions()
     asked = {"bandit": name, "context": [1, 2], "candidates": ["x", "nothing"]}
     found = problem(api.http.post("/select", json=asked), 404, "unknown-action", "candidates")

@@ -1,4 +1,4 @@
-"""What of several rewards is learned: aggregates, activation, windows; over HTTP."""
+"""Several rewards of a decision over HTTP: aggregates, activation, windows."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def assert_alike(mine: Any, theirs: Any) -> None:
     np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-def told_in_parts(api: Any, name: str, aggregate: str) -> None:
-    """Have a bandit learn every value by several rewards, and check what each is answered."""
+def report_in_parts(api: Any, name: str, aggregate: str) -> None:
+    """Have a bandit learn every value by several rewards, and check the answer to each."""
     decisions = [decide(api, name, number) for number in range(len(CONTEXTS))]
     reports = [(n, part) for n, parts in enumerate(PARTS) for part in range(len(parts))]
-    if aggregate != "last":  # where no order is asked for, there is none
+    if aggregate != "last":  # these aggregates do not depend on the order
         random.Random(4).shuffle(reports)
     statuses: dict[int, list[str]] = {}
     for n, part in reports:
@@ -59,9 +59,9 @@ def told_in_parts(api: Any, name: str, aggregate: str) -> None:
 
 
 @pytest.mark.parametrize("aggregate", ["last", "sum", "mean"])
-def test_what_is_learned_is_as_if_only_the_final_value_had_been_seen(api, aggregate) -> None:
+def test_what_is_learned_is_as_if_only_the_final_value_had_been_reported(api, aggregate) -> None:
     name, other = api.two_actions(rewards={"aggregate": aggregate}), api.two_actions()
-    told_in_parts(api, name, aggregate)
+    report_in_parts(api, name, aggregate)
     for n in range(len(CONTEXTS)):
         assert api.reward(decide(api, other, n), FINAL[aggregate][n])["status"] == "applied"
     assert api.state(name)["num_learned"] == api.state(other)["num_learned"] == len(CONTEXTS)
@@ -70,9 +70,9 @@ def test_what_is_learned_is_as_if_only_the_final_value_had_been_seen(api, aggreg
 
 def test_a_trained_network_learned_the_final_values(api, configured) -> None:
     """On two servers, as equal names make equal networks: uid and seed are the same."""
-    name = api.two_actions(rewards={"aggregate": "last"}, name="told-in-parts", **NEURAL)
+    name = api.two_actions(rewards={"aggregate": "last"}, name="reported-in-parts", **NEURAL)
     configured.two_actions(name=name, **NEURAL)
-    told_in_parts(api, name, "last")
+    report_in_parts(api, name, "last")
     for n in range(len(CONTEXTS)):
         configured.reward(decide(configured, name, n), FINAL["last"][n])
     assert_alike(scores(api, name), scores(configured, name))
@@ -100,7 +100,7 @@ def test_sum_and_mean_need_a_reward_id(api, problem, aggregate) -> None:
     assert api.state(name)["num_learned"] == 0
 
 
-def test_a_sum_that_could_not_be_learned_is_refused_and_keeps_nothing(api, problem) -> None:
+def test_a_sum_that_could_not_be_learned_is_refused_and_not_stored(api, problem) -> None:
     name = api.two_actions(rewards={"aggregate": "sum"})
     decision = decide(api, name, 0)
     api.reward(decision, 9e19, reward_id="a")

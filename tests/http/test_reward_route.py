@@ -42,7 +42,7 @@ def test_concurrent_rewards_of_one_decision_are_learned_once(api) -> None:
     assert api.state(name)["num_learned"] == 1
 
 
-def test_each_of_several_actions_has_a_value_of_its_own(api, problem) -> None:
+def test_each_of_several_actions_has_a_separate_value(api, problem) -> None:
     name = api.bandit(["a", "b", "c"], [[1, 0], [0, 1], [1, 1]])
     answer = api.select(name, [1, 2], k=2)
     first, second = (action["id"] for action in answer["actions"])

@@ -144,7 +144,7 @@ def test_scoring_changes_nothing(api) -> None:
     assert first["snapshot"] == before["snapshot"]
 
 
-def test_a_convolutional_bandit_learns_of_each_action_apart(api) -> None:
+def test_a_convolutional_bandit_learns_each_action_separately(api) -> None:
     name = api.bandit(
         ["cat", "dog"], action_dim=0, policy="neural_linear_ts",
         context={"shape": [8, 8], "dtype": "uint8"},

@@ -13,7 +13,7 @@ EYE = [[float(row == column) for column in range(4)] for row in range(4)]
 
 
 def ranked(api):
-    """Return a greedy bandit that thinks d > c > b > a whatever the context."""
+    """Return a greedy bandit that ranks d > c > b > a in every context."""
     name = api.bandit(IDS, EYE, policy="greedy", action_dim=4)
     for rank, action in enumerate(IDS):
         for _ in range(3):
@@ -203,7 +203,7 @@ def test_a_draw_follows_from_the_decision_id_alone(api) -> None:
     assert {api.select(name, [1, 2], decision_id=d)["action"]["id"] for d in own} == {"x", "y"}
 
 
-def test_warm_up_chooses_uniformly_and_says_how_likely(api) -> None:
+def test_warm_up_chooses_uniformly_and_reports_the_propensity(api) -> None:
     name = api.bandit(IDS, EYE, policy="greedy", action_dim=4, selection={"warmup_random": 2})
     seen = set()
     for _ in range(2):
@@ -216,7 +216,7 @@ def test_warm_up_chooses_uniformly_and_says_how_likely(api) -> None:
     assert api.select(name, [0, 0])["propensity"] == 1.0  # greedy
 
 
-def test_the_uniform_policy_knows_its_propensity_and_learns_nothing(api) -> None:
+def test_the_uniform_policy_reports_its_propensity_and_learns_nothing(api) -> None:
     name = api.bandit(IDS, EYE, policy="uniform", action_dim=4)
     answers = [api.select(name, [0, 0]) for _ in range(60)]
     assert {answer["action"]["id"] for answer in answers} == set(IDS)
@@ -226,6 +226,6 @@ def test_the_uniform_policy_knows_its_propensity_and_learns_nothing(api) -> None
     assert api.means(name, [0, 0]) == [0.0] * 4
 
 
-def test_activate_false_is_taken(api) -> None:
+def test_activate_false_is_accepted(api) -> None:
     name = api.two_actions()
     assert set(api.select(name, [1, 2], activate=False)) == ANSWER_KEYS

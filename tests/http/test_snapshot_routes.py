@@ -30,7 +30,7 @@ TRAINING = {"mode": "lockstep", "optimizer_steps": 4}
 PROBES = [[1, 1], [0.3, -2], [-1, 0.125]]
 
 
-def taught(api, **spec: Any) -> str:
+def trained(api, **spec: Any) -> str:
     """Return a bandit with a trained snapshot and a tail of rows after it."""
     name: str = api.two_actions(**spec, training=TRAINING)
     for number in range(6):
@@ -50,8 +50,8 @@ def exported(api, name: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def export(api) -> Callable[[str], bytes]:
-    """Return the export of a taught bandit of a shape; each is made once."""
-    return functools.cache(lambda shape: exported(api, taught(api, **SHAPES[shape])))
+    """Return the export of a trained bandit of a shape; each is made once."""
+    return functools.cache(lambda shape: exported(api, trained(api, **SHAPES[shape])))
 
 
 def put(api, name: str, data: bytes) -> Any:
@@ -61,7 +61,7 @@ def put(api, name: str, data: bytes) -> Any:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_import_scores_exactly_as_the_exporter(api, shape: str) -> None:
-    source = taught(api, **SHAPES[shape])
+    source = trained(api, **SHAPES[shape])
     copy = api.two_actions(**SHAPES[shape], training=TRAINING)
     answer = put(api, copy, exported(api, source))
     assert answer.status_code == 200, answer.text
@@ -78,7 +78,7 @@ def test_an_import_scores_exactly_as_the_exporter(api, shape: str) -> None:
 
 
 def test_an_import_replaces_what_was_learned_and_can_be_repeated(api) -> None:
-    source, copy = taught(api), taught(api)
+    source, copy = trained(api), trained(api)
     api.teach(copy, [3, 3], "x", -1.0)
     data = exported(api, source)
     for position in (9, 10):
@@ -125,7 +125,7 @@ def test_imports_and_training_rounds_at_the_same_time_do_not_disturb_one_another
     ],
 )
 def test_a_snapshot_of_another_shape_is_a_conflict(api, problem, other: dict[str, Any]) -> None:
-    data = exported(api, taught(api))
+    data = exported(api, trained(api))
     copy = api.two_actions(**other)
     before = api.state(copy)
     problem(put(api, copy, data), 409, "conflict")
@@ -138,7 +138,7 @@ def test_posteriors_of_other_actions_are_a_conflict(api, problem, export) -> Non
 
 
 def tampered(data: bytes, **changes: Any) -> bytes:
-    """Return an export, whole and with a right checksum, whose manifest says something else."""
+    """Return an export, complete and with a correct checksum, whose manifest has other content."""
     manifest, tensors = unpack(data)
     return pack(dataclasses.replace(manifest, **changes), tensors)
 

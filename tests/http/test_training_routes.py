@@ -18,7 +18,7 @@ QUICK = {"optimizer_steps": 4, "batch_size": 8}
 
 
 def learn(api, name: str, num: int, first: int = 0) -> list[bool]:
-    """Select and reward `num` times; returns what `train_due` said each time."""
+    """Select and reward `num` times; returns `train_due` of each answer."""
     due = []
     for number in range(first, first + num):
         context = [number % 5 / 5, number % 3 / 3]
@@ -91,7 +91,7 @@ def test_without_wait_the_answer_comes_at_once_and_the_snapshot_later(api) -> No
     assert (queued["status"], queued["trained"]) == ("queued", False)
 
 
-def test_lockstep_trains_when_the_client_says_so_and_not_before(api) -> None:
+def test_lockstep_trains_when_the_client_requests_it_and_not_before(api) -> None:
     name = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep", "train_every": 5})
     assert learn(api, name, 7) == [False] * 4 + [True] * 3
     assert api.state(name)["train_due"] is True

@@ -46,7 +46,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 class Recorded:
-    """A client of the server, and what it was answered."""
+    """A client of the server, and the answers it received."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
@@ -92,9 +92,9 @@ class Recorded:
     def state(self, name: str) -> dict[str, Any]:
         state = self.call("GET", f"/bandits/{name}")
         body = {"context": [0.5, -1.0, 2.0]}
-        kept = ("uid", "snapshot", "position", "num_learned")
+        fields = ("uid", "snapshot", "position", "num_learned")
         scores = self.call("POST", f"/bandits/{name}/score", body)["scores"]
-        return {key: state[key] for key in kept} | {"scores": scores}
+        return {key: state[key] for key in fields} | {"scores": scores}
 
 
 def fill(server: Recorded) -> None:

@@ -43,7 +43,7 @@ def damage_replay(root: Path, how: str) -> None:
 
 @pytest.fixture(scope="module")
 def restarted(launch, rig) -> tuple[Any, dict[str, Any]]:
-    """A server that was ended, damaged and started again; and what it said before."""
+    """A server that was ended, damaged and started again; and its state before."""
     node = launch("damaged")
     on_demand = rig.neural(training=rig.training(), replay=DISK)
     for name in ("corrupt", "head-only", *REPLAYS):

@@ -1,7 +1,7 @@
 """A real server on a disk that fills up, cuts writes short, or fails to sync (shim/failing_disk.c).
 
-The faults are switched on and off while it runs. What was acknowledged is there exactly once
-afterwards; what was refused is not, except after a failed sync, where nobody can know.
+The faults are switched on and off while it runs. What was acknowledged is stored exactly
+once afterwards; what was refused is not, except after a failed sync, which leaves that unknown.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Sent:
 
 
 def reward(node: Any, sent: Sent, name: str, first: int, num: int) -> None:
-    """Send rewards of decisions that are there, each once."""
+    """Send rewards of existing decisions, each once."""
     for number in range(first, first + num):
         decision_id = f"{name}.{number}"
         answer = node.http.post("/reward", json={"decision_id": decision_id, "reward": number / 8})
@@ -97,7 +97,7 @@ def is_ready(node: Any) -> bool:
     return bool(node.http.get("/readyz").is_success)
 
 
-def kept(node: Any, rig: Any) -> list[str]:
+def rewarded(node: Any, rig: Any) -> list[str]:
     """Return the decisions rewarded according to the database of a server that is down."""
     rewards = [row[0] for row in rig.query(node, "SELECT decision_id FROM rewards")]
     learned = [row[0] for row in rig.query(node, "SELECT decision_id FROM log WHERE kind = 1")]
@@ -127,7 +127,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
         disk.heal()
         rig.poll(lambda: is_ready(node), "ready again")
         reward(node, sent, "b", first + 10, 10)
-    disk.fail(how)  # and once more, for the kill to find it so
+    disk.fail(how)  # once more, so that the kill happens on a failing disk
     reward(node, sent, "b", 50, 3)
     assert len(sent.refused_ids) == 23
     for answer in sent.refused:
@@ -137,7 +137,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
     position = node.state("b")["position"]
     assert node.kill() == -9
     disk.heal()
-    found = kept(node, rig)
+    found = rewarded(node, rig)
     assert sorted(found) == sorted(sent.acknowledged)
     node.start()
     assert node.state("b")["position"] == position
@@ -149,7 +149,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
     assert node.stop() == 0
 
 
-def test_a_disk_that_fills_beneath_concurrent_writers_keeps_exactly_what_was_acknowledged(
+def test_a_disk_that_fills_beneath_concurrent_writers_stores_exactly_what_was_acknowledged(
     launch: Callable[..., Any], rig: Any, disk: Disk
 ) -> None:
     node = launch("busy", durability="commit", environment=disk.environment(), forked=False)
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_beneath_concurrent_writers_keeps_exactly_what_was_ack
         thread.join()
     assert {answer.status_code for s in sent for answer in s.refused} == {503}
     assert node.stop() == 0
-    assert sorted(kept(node, rig)) == sorted(set().union(*(s.acknowledged for s in sent)))
+    assert sorted(rewarded(node, rig)) == sorted(set().union(*(s.acknowledged for s in sent)))
 
 
 def test_a_failed_sync_ends_the_server_and_the_next_one_serves_what_was_acknowledged(
@@ -197,7 +197,7 @@ def test_a_failed_sync_ends_the_server_and_the_next_one_serves_what_was_acknowle
     reward(node, again, "b", 11, 10)
     assert len(again.acknowledged) == 10
     assert node.stop() == 0
-    found = kept(node, rig)
+    found = rewarded(node, rig)
     assert len(found) == len(set(found))
     assert sent.acknowledged | again.acknowledged <= set(found)
     assert set(found) <= sent.acknowledged | again.acknowledged | sent.refused_ids

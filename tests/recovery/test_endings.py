@@ -1,4 +1,4 @@
-"""A server ends under load, or its disk takes no more: what it acknowledged is kept, once."""
+"""A server ends under load, or its disk takes no more: what it acknowledged is stored once."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class Load:
 
 @pytest.fixture(scope="module")
 def node(launch):
-    """One server; every test has a bandit of its own, ends the server and starts it again."""
+    """One server; every test has a new bandit, ends the server and starts it again."""
     return launch("ended")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
-def test_what_was_acknowledged_is_kept_once(node, rig, number, status):
+def test_what_was_acknowledged_is_stored_once(node, rig, number, status):
     name = number.name.lower()
     node.create(name, rig.neural(training={"train_every": 50, "optimizer_steps": 5}))
     load = Load(node, rig, name)
@@ -81,7 +81,7 @@ def test_what_was_acknowledged_is_kept_once(node, rig, number, status):
     assert node.wait() == status
     load.join()
     assert load.errors == []
-    position, num_learned = assert_kept_once(node, rig, load)
+    position, num_learned = assert_stored_once(node, rig, load)
     node.start()
     state = node.state(name)
     assert (state["position"], state["num_learned"]) == (position, num_learned)
@@ -90,8 +90,8 @@ def test_what_was_acknowledged_is_kept_once(node, rig, number, status):
         assert node.call("POST", "/reward", body)["status"] == "duplicate"
 
 
-def assert_kept_once(node, rig, load: Load) -> tuple[int, int]:
-    """Compare the store with what clients were told; returns its head and number of learn rows."""
+def assert_stored_once(node, rig, load: Load) -> tuple[int, int]:
+    """Compare the store with the answers to clients; returns its head and number of learn rows."""
     of_bandit = "bandit = (SELECT bandit FROM bandits WHERE name = ?)"
     stored = dict(
         rig.query(
@@ -109,7 +109,7 @@ def assert_kept_once(node, rig, load: Load) -> tuple[int, int]:
     values = dict(learned)
     assert len(values) == len(learned), "each reward has one learn row"
     assert load.rewards.items() <= values.items()
-    # What was on its way may be kept too, but is a reward of a decision that was made.
+    # Requests under way may be stored too, but each reward belongs to a decision that was made.
     assert values.keys() <= stored.keys()
     assert len(values) <= len(load.rewards) + NUM_CLIENTS
     return len(log), len(learned)
@@ -153,8 +153,8 @@ def test_a_full_disk_makes_it_not_ready_and_loses_nothing_acknowledged(node, rig
     node.score("full")
     position = node.state("full")["position"]
     assert node.stop() == 0
-    kept = rig.query(node, "SELECT decision_id FROM decisions WHERE decision_id LIKE 'full.%'")
-    assert sorted(name for (name,) in kept) == sorted(acknowledged)
+    stored = rig.query(node, "SELECT decision_id FROM decisions WHERE decision_id LIKE 'full.%'")
+    assert sorted(name for (name,) in stored) == sorted(acknowledged)
     node.start()
     assert node.state("full")["position"] == position == 6
     assert {step.status for step in rig.steps(node, "full", 3000, 5)} == {"applied"}

@@ -1,7 +1,7 @@
 """Forgetting in a server under load: rewards, restarts, rounds and changes of the configuration.
 
 One scenario is played for the module on one server, which is killed, started again and ended; its
-tests look at what it answered and at the store it left behind.
+tests check its answers and the store that remains.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def load(story: Story, rig, name: str, first: int, num: int) -> None:
             future.result(60)
 
 
-def look(node) -> dict[str, Any]:
+def observed(node) -> dict[str, Any]:
     return {name: (node.state(name), *node.score(name)) for name in NAMES}
 
 
@@ -104,25 +104,25 @@ def story(launch, rig) -> Story:
         story.specs.append(state["spec"]["forgetting"])
         rig.feed(node, "switched", len(story.switches) * 100, 60)
     rig.poll(lambda: settled(node), "the last round's end")
-    story.killed = look(node)
+    story.killed = observed(node)
     story.metrics = node.http.get("/metrics").text
     node.kill()
     node.start()
-    story.restarted = look(node)
+    story.restarted = observed(node)
     load(story, rig, "count", NUM_ROWS, 40)
     rig.feed(node, "time", 100, 40)
     load(story, rig, "neural", NUM_ROWS, 60)
     node.train("disjoint")
     rig.feed(node, "disjoint", 100, 30)
     rig.poll(lambda: settled(node), "the last round's end")
-    story.ended = look(node)
+    story.ended = observed(node)
     assert node.stop() == 0
     return story
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """As the server's."""
+    """Use one thread, as the server does."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -248,7 +248,7 @@ def test_rounds_were_trained_and_swapped_in_while_rewards_came(story):
 
 
 def test_a_rounds_posterior_weighs_its_rows_by_their_age(story):
-    """Each snapshot, by the weighted normal equations of its own features."""
+    """Check each snapshot by the weighted normal equations of its own features."""
 
     def check(reader, record, snapshots):
         for version in snapshots.versions():

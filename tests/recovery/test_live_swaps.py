@@ -28,7 +28,7 @@ NAME = "live"
 
 @dataclass
 class Run:
-    """What the clients saw, and what the server said before it was ended."""
+    """What the clients received, and the server's state before it was ended."""
 
     node: Any
     failures: list[str] = field(default_factory=list)
@@ -119,8 +119,8 @@ def test_every_reward_has_exactly_one_learn_row(run, rig):
     assert Counter(name for name, _ in rows) == Counter(run.rewards.keys())
     assert dict(rows) == run.rewards
     assert run.state["num_learned"] == len(rows)
-    kept = rig.query(run.node, "SELECT decision_id, status FROM rewards")
-    assert Counter(kept) == Counter((name, "applied") for name in run.rewards)
+    stored = rig.query(run.node, "SELECT decision_id, status FROM rewards")
+    assert Counter(stored) == Counter((name, "applied") for name in run.rewards)
 
 
 def test_positions_have_no_gap(run, rig):
@@ -128,7 +128,7 @@ def test_positions_have_no_gap(run, rig):
     assert positions == list(range(1, run.state["position"] + 1))
 
 
-def test_a_decision_keeps_the_snapshot_and_position_it_was_drawn_at(run, rig):
+def test_a_decision_records_the_snapshot_and_position_it_was_drawn_at(run, rig):
     stored = rig.query(run.node, "SELECT decision_id, snapshot, position FROM decisions")
     assert {name: (version, position) for name, version, position in stored} == run.decisions
 
@@ -172,7 +172,7 @@ def test_a_trainer_of_an_earlier_opening_may_not_publish(run, tmp_path):
         configuration = {
             "database": str(run.node.data_dir / "bandexa.db"),
             "snapshots": str(run.node.data_dir / "snapshots"),
-            "replays": str(tmp_path / "replay"), "epoch": reader.epoch() - 1, "keep": 3,
+            "replays": str(tmp_path / "replay"), "epoch": reader.epoch() - 1, "keep_snapshots": 3,
             "encoders": {}, "weights": {}, "device": "cpu", "threads": 1, "niceness": 0,
             "log_format": "json", "log_level": "info",
         }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A start that cannot succeed says why in one line, without a traceback, and leaves all alone."""
+"""A start that cannot succeed reports why in one line, without a traceback, and changes nothing."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched
     before = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
     with pytest.raises(StoreError, match="holds models of 2 bandits"):
         asyncio.run(started(data))
-    kept = [pair for pair in before if pair[0].name != "replay"]
+    expected = [pair for pair in before if pair[0].name != "replay"]
     found = sorted((path, path.is_file() and path.read_bytes()) for path in data.rglob("*"))
-    assert [pair for pair in found if pair[0].name != "replay"] == kept
+    assert [pair for pair in found if pair[0].name != "replay"] == expected
 
 
 async def started(data_dir: Path) -> None:

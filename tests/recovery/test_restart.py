@@ -1,6 +1,6 @@
 """A server that is ended and started again, beside one that is fed the same and never ended.
 
-One scenario is played for the module and looked at part by part: feed both; end the first with
+One scenario is played for the module and checked part by part: feed both; end the first with
 SIGTERM, start it again, feed both; end the first with SIGKILL, start it again, feed both.
 """
 
@@ -35,7 +35,7 @@ class History:
     trainer_gone: dict[str, bool] = field(default_factory=dict)
 
 
-def look(node, part: Part) -> None:
+def record(node, part: Part) -> None:
     for name in NAMES:
         part.states[name] = node.state(name)
         part.scores[name] = node.score(name)
@@ -67,7 +67,7 @@ def history(launch, rig) -> History:
     for ending in ENDINGS:
         first = servers["first"]
         before = history.before[("first", ending)] = Part()
-        look(first, before)
+        record(first, before)
         trainer_pid = first.trainer_pid()
         if ending == "SIGTERM":
             history.statuses[ending] = first.stop()
@@ -79,7 +79,7 @@ def history(launch, rig) -> History:
         start = 60 if ending == "SIGTERM" else 80
         for name, node in servers.items():
             part = history.parts[(name, ending)] = Part()
-            look(node, part)
+            record(node, part)
             part.steps = {name: rig.steps(node, name, start, 20) for name in NAMES}
     return history
 
@@ -95,7 +95,7 @@ def test_no_trainer_outlives_its_server(history, ending):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_bandits_are_there_after_a_restart(history, name, ending):
+def test_the_same_bandits_exist_after_a_restart(history, name, ending):
     restarted = history.parts[("first", ending)].states[name]
     assert restarted == history.before[("first", ending)].states[name]
     assert restarted == history.parts[("second", ending)].states[name]

@@ -1,4 +1,4 @@
-"""A server with limits: old decisions go, what they taught is served on, restarts and verify hold.
+"""A server with limits: old decisions go, what was learned stays, restarts and verify hold.
 
 One directory is written without limits and then served with them, for each way to set one.
 """
@@ -66,7 +66,7 @@ def history(request, launch, rig):
     return node, scores, states, before
 
 
-def test_old_decisions_go_and_what_they_taught_is_served(history, rig):
+def test_old_decisions_go_and_what_was_learned_from_them_is_served(history, rig):
     node, scores, states, before = history
     for name in NAMES:
         assert node.state(name) == states[name]

@@ -18,7 +18,10 @@ def test_what_was_open_is_closed_after_a_kill_and_not_before_its_time(launch, ri
         node.call("POST", "/reward", body)
     node.call("POST", "/reward", {"decision_id": "w3", "reward": 0.25, "reward_id": "r0"})
     answered = time.monotonic()
-    rig.poll(lambda: rig.query(node, "SELECT 1 FROM meta WHERE key = 'windows_looked'"), "a look")
+    rig.poll(
+        lambda: rig.query(node, "SELECT 1 FROM meta WHERE key = 'windows_looked'"),
+        "a check of the windows",
+    )
     node.kill()
     watched = time.monotonic() - answered
     deadline = time.monotonic() + 7.0  # longer than the window: away is not watched

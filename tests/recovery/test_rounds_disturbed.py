@@ -20,7 +20,7 @@ LONG_ROUND = 10_000  # optimizer steps: seconds, so that there is time to kill i
 
 @pytest.fixture(scope="module")
 def node(launch, rig):
-    """One server; every test has bandits of its own, and finds the trainer idle."""
+    """One server; every test has new bandits and starts with an idle trainer."""
     return launch("disturbed")
 
 
@@ -71,7 +71,7 @@ def test_it_is_killed_in_a_round(node, rig):
         seen = rig.steps(node, "middle", 40, 30)
         shorten_rounds(node, rig, "middle")
         assert {(step.status, step.snapshot) for step in seen} == {("applied", 0)}
-        # The round that was cut short is asked for again, and then the one that was waited for.
+        # The round that was cut short is ordered again, and then the awaited one.
         trained = waiting.result(60)
     assert trained["trained"]
     assert trained["snapshot"] == node.state("middle")["snapshot"] >= 1

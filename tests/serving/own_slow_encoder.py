@@ -1,7 +1,7 @@
 """An operator's own encoders as tests of slow ones register them; the server imports this module.
 
 `control` names a directory through which a test watches and steers them: the file `calls` gets a
-line with the number of contexts when a context part begins, and while a file `closed` lies there
+line with the number of contexts when a context part begins, and while a file `closed` exists there
 the context part goes on computing.
 """
 
@@ -66,7 +66,7 @@ class Towers(SplitModule):
         if (contexts[:, 0] == BROKEN).any():
             raise RuntimeError("17 breaks it")
         work = torch.eye(200, dtype=torch.float64)
-        for _ in range(MOST_STEPS):  # so that a test that fails ends all the same
+        for _ in range(MOST_STEPS):  # bounded, so that a test that fails ends
             if not (control / "closed").exists():
                 return
             work = torch.tanh(work @ work)
@@ -79,6 +79,6 @@ class Slow(Towers):
 
 
 class Twin(Towers):
-    """Slow or not as the environment says: the same data directory is served by both kinds."""
+    """Slow or not, by the environment: both kinds serve the same data directory."""
 
     slow = os.environ.get("TWIN") == "slow"

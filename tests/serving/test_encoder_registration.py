@@ -1,4 +1,4 @@
-"""What a server accepts as a user's own encoder, and how it says no."""
+"""What a server accepts as a user's own encoder, and how it refuses others."""
 
 from __future__ import annotations
 

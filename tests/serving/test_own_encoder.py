@@ -13,7 +13,7 @@ OWN: dict[str, Any] = {
 }
 
 
-def test_it_selects_learns_trains_and_travels(configured) -> None:
+def test_it_selects_learns_trains_and_is_exported(configured) -> None:
     name = configured.two_actions(**OWN)
     assert configured.state(name)["spec"]["encoder"] == OWN["encoder"] | {"standardize": True}
     due = False
@@ -67,7 +67,7 @@ def test_a_path_in_place_of_a_name_loads_nothing(configured, problem) -> None:
         problem(response, 422, "invalid-request", "encoder.name")
 
 
-def test_features_above_the_inline_limit_are_not_kept_but_still_learned(configured) -> None:
+def test_features_above_the_inline_limit_are_not_stored_but_still_learned(configured) -> None:
     name = configured.two_actions()
     inline = [{"id": f"i{number}", "features": [number, 1]} for number in range(10)]
     decision = configured.select(name, [1, 1], candidates=inline)

@@ -1,7 +1,7 @@
 """What stands in the writer's queue at once: a reward right behind its select, and retries.
 
-In process, so that the order in which the engine is asked is known: a task runs up to its wait for
-the commit before the next one starts.
+The server runs in the test's process, so that the order of calls to the engine is known: a task
+runs up to its wait for the commit before the next one starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SELECT = {"bandit": "b", "context": [1, 2]}
 def in_process(
     data_dir: Path, calls: Callable[[httpx.AsyncClient], Awaitable[Any]], **settings: Any
 ) -> Any:
-    """Run `calls` against an app of its own; returns what they return."""
+    """Run `calls` against a new app; returns what they return."""
 
     async def run() -> Any:
         given = Settings(data_dir=data_dir, durability="os", log_level="warning", **settings)
@@ -77,9 +77,9 @@ NEURAL = {
 
 
 def test_selects_that_come_together_get_what_they_get_one_by_one(tmp_path: Path) -> None:
-    """Among them some that cannot be answered, and some that are drawn by themselves."""
+    """Some of them cannot be answered, and some are drawn separately."""
 
-    async def asked(client: httpx.AsyncClient, *, at_once: bool) -> list[Any]:
+    async def sent(client: httpx.AsyncClient, *, at_once: bool) -> list[Any]:
         await client.put("/bandits/n", json=NEURAL)
         features = [[(n * 7 % 5) / 5, n / 9, 1.0] for n in range(9)]
         actions = {"ids": [f"a{n}" for n in range(9)], "features": features}
@@ -107,8 +107,8 @@ def test_selects_that_come_together_get_what_they_get_one_by_one(tmp_path: Path)
         assert codes == [answer.status_code for answer in answers]
         return [*(answer.json() for answer in answers), *batch.json()["items"]]
 
-    together = in_process(tmp_path / "one", lambda client: asked(client, at_once=True))
-    one_by_one = in_process(tmp_path / "two", lambda client: asked(client, at_once=False))
+    together = in_process(tmp_path / "one", lambda client: sent(client, at_once=True))
+    one_by_one = in_process(tmp_path / "two", lambda client: sent(client, at_once=False))
     assert together == one_by_one
 
 
@@ -126,9 +126,9 @@ def test_an_encoder_that_fails_on_one_select_leaves_those_beside_it_answered(
         actions = {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]}
         assert (await client.put("/bandits/q/actions", json=actions)).status_code == 200
         first = [1.0, MALFORMED, 2.0, BROKEN, 3.0]
-        asked = [client.post("/select", json={"bandit": "q", "context": [x, 0]}) for x in first]
-        asked.append(client.post("/select", json=SELECT))
-        answers = await asyncio.wait_for(asyncio.gather(*asked), 30)
+        sent = [client.post("/select", json={"bandit": "q", "context": [x, 0]}) for x in first]
+        sent.append(client.post("/select", json=SELECT))
+        answers = await asyncio.wait_for(asyncio.gather(*sent), 30)
         assert [answer.status_code for answer in answers] == [200, 422, 200, 500, 200, 200]
 
     in_process(tmp_path / "data", calls, encoders={"quick": "own_slow_encoder:Towers"})

@@ -107,7 +107,7 @@ def test_an_export_serves_a_bandit_of_the_same_base(resnets, envelope) -> None:
         ({"name": "resnet18", "params": {"depth": 18}}, "encoder.params"),
     ],
 )
-def test_an_encoder_that_cannot_be_made_is_refused(resnets, problem, encoder, field) -> None:
+def test_an_encoder_that_cannot_be_built_is_refused(resnets, problem, encoder, field) -> None:
     response = resnets.http.put(f"/bandits/{resnets.fresh()}", json=RESNET | {"encoder": encoder})
     problem(response, 422, "invalid-request", field)
 

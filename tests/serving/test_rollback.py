@@ -22,7 +22,7 @@ def versions(api, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def teach(api, name: str, rows: int, reward: float) -> None:
+def learn(api, name: str, rows: int, reward: float) -> None:
     for number in range(rows):
         api.teach(name, [number / 5, 1 - number / 3], "xy"[number % 2], reward)
 
@@ -30,10 +30,10 @@ def teach(api, name: str, rows: int, reward: float) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_came_after_the_snapshot_leaves_the_model(api, shape: str) -> None:
     name = api.two_actions(**SHAPES[shape], training=TRAINING)
-    teach(api, name, 6, 1.0)
+    learn(api, name, 6, 1.0)
     good = api.train(name)["snapshot"]
     means = api.means(name, PROBE)
-    teach(api, name, 6, -5.0)
+    learn(api, name, 6, -5.0)
     bad = api.train(name)["snapshot"]
     assert api.means(name, PROBE) != means
     before = api.state(name)
@@ -45,7 +45,7 @@ def test_what_came_after_the_snapshot_leaves_the_model(api, shape: str) -> None:
     assert (state["snapshot"], state["num_learned"]) == (bad + 1, 6)
     assert [row["version"] for row in versions(api, name)][-1] == bad + 1
 
-    teach(api, name, 1, 2.0)  # and it learns on from there
+    learn(api, name, 1, 2.0)  # and it learns on from there
     assert api.means(name, PROBE) != means
 
 
@@ -54,9 +54,9 @@ def test_a_restart_serves_what_was_rolled_back_to(start_server, api_of) -> None:
     with server.client() as client:
         api = api_of(client)
         name = api.two_actions(training=TRAINING)
-        teach(api, name, 4, 1.0)
+        learn(api, name, 4, 1.0)
         api.call("POST", f"/bandits/{name}/rollback", {"version": 0})
-        teach(api, name, 3, 0.5)
+        learn(api, name, 3, 0.5)
         means, position = api.means(name, PROBE), api.state(name)["position"]
     server.kill()
     with start_server(server.data_dir).client() as client:
@@ -65,9 +65,9 @@ def test_a_restart_serves_what_was_rolled_back_to(start_server, api_of) -> None:
         assert api.state(name)["position"] == position
 
 
-def test_actions_added_since_are_kept(api) -> None:
+def test_actions_added_since_remain(api) -> None:
     name = api.two_actions(encoder={"name": "per_action"}, action_dim=0)
-    teach(api, name, 4, 1.0)
+    learn(api, name, 4, 1.0)
     means = api.means(name, PROBE)
     version = api.train(name)["snapshot"]
     api.call("PUT", f"/bandits/{name}/actions", {"ids": ["z"]})
@@ -91,7 +91,7 @@ def test_there_has_to_be_such_a_snapshot(api, problem) -> None:
 
 def test_snapshots_are_listed_with_what_they_were_built_from(api) -> None:
     name = api.two_actions(policy="neural_linear_ts", encoder=MLP, training=TRAINING)
-    teach(api, name, 5, 1.0)
+    learn(api, name, 5, 1.0)
     api.train(name)
     first, second = versions(api, name)
     assert (first["version"], first["parent"], first["num_learned"]) == (0, None, 0)

@@ -158,7 +158,7 @@ def test_a_row_is_answered_once_it_is_applied_though_others_still_wait(bandit):
 
 
 def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
-    """The swapped-in model was loaded at the same position; the factorisation is made anew."""
+    """The swapped-in model was loaded at the same position; the factorisation is repeated."""
     rows = log_rows(8)
 
     async def scene() -> None:
@@ -203,7 +203,7 @@ def test_rows_that_waited_are_in_the_tail_of_a_model_being_loaded(bandit):
 
 
 def test_a_factorisation_that_fails_is_tried_again_with_the_next_row(bandit, caplog):
-    """The rows are committed: who brought them is answered, and none of them is lost."""
+    """The rows are committed: their callers are answered, and none of them is lost."""
     rows = log_rows(9)
 
     async def scene() -> None:

@@ -1,4 +1,4 @@
-"""Rows whose features a slow encoder works out on a thread: in order, once, swapped over, held."""
+"""Rows whose features a slow encoder computes on a thread: in order, once, over swaps, held."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def assert_same(found: ServingModel, expected: ServingModel) -> None:
 
 
 class Gate:
-    """Holds a model's encoding of rows until it is opened, and knows what was encoded."""
+    """Holds a model's encoding of rows until it is opened, and records what was encoded."""
 
     def __init__(self, model: ServingModel) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -168,7 +168,7 @@ def test_rows_are_encoded_together_and_learned_once_in_order(bandit_of, model_of
 
 
 def test_rows_that_also_forget_leave_the_model_whole_while_they_are_encoded(bandit_of, model_of):
-    """A select in between draws from what its position says: forgotten and learned go together."""
+    """A select in between draws from its position's model: rows forget and learn in one step."""
     rows, bandit = log_rows(30), bandit_of(64.0)  # a step before every second row
 
     async def scene() -> None:

@@ -1,4 +1,4 @@
-"""Slow encoders through a real server: what they answer and learn is what their quick twins do."""
+"""Slow encoders on a real server: they answer and learn exactly as their quick twins do."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def create(api: Any, name: str | None, **more: Any) -> str:
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory, start_session_server, api_of) -> Iterator[tuple[Any, Any]]:
-    """Two servers with the same bandits, uids and weights: one takes the encoder to be slow."""
+    """Two servers with the same bandits, uids and weights: one treats the encoder as slow."""
     root = tmp_path_factory.mktemp("twins")
     options, more = arguments(root)
     first = start_session_server(root / "first", *options, **more)
@@ -130,15 +130,15 @@ def requests_of(name: str) -> Iterator[dict[str, Any]]:
 
 
 def play(api: Any, name: str, run: int) -> list[Any]:
-    """Select, reward and correct the catalogue; returns what was answered."""
+    """Select, reward and correct the catalogue; returns the answers."""
     answers: list[Any] = []
     for number, request in enumerate(requests_of(name)):
         own = f"{name}-{run}-{number}"
         answer = api.select(name, **request, decision_id=own)
         answers.append(answer)
         for place, action in enumerate(answer["actions"] or [answer["action"]]):
-            told = {"action": action["id"]} if answer["actions"] else {}
-            api.reward(own, ((number * 7 + place) % 11) / 11, **told)
+            named = {"action": action["id"]} if answer["actions"] else {}
+            api.reward(own, ((number * 7 + place) % 11) / 11, **named)
         if number == 10:
             api.call("PUT", f"/bandits/{name}/actions", {"ids": ["w"], "features": [[run, 1]]})
     return answers
@@ -279,7 +279,7 @@ def test_rewards_that_come_together_are_learned_exactly_once(slow_api, slow_band
         statuses = list(pool.map(reward, range(120)))
     assert sorted(statuses) == ["applied"] * 60 + ["duplicate"] * 60
     assert slow_api.state(slow_bandit)["num_learned"] == 60
-    # The uids differ, so the initial weights do; import the first's, then teach one by one.
+    # The uids differ, so the initial weights do; import the first's, then reward one by one.
     response = slow_api.http.put(f"/bandits/{other}/snapshot", content=data)
     assert response.status_code == 200, response.text
     for number, context in enumerate(contexts):

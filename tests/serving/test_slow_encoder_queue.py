@@ -1,7 +1,7 @@
 """Selects that wait for a slow encoder: bounded, batched, swapped over, failing, and given up.
 
-In process, with an encoder that goes on computing until the test lets it end: what waits when is
-then known.
+The server runs in the test's process, with an encoder that goes on computing until the test lets it
+end: so the test knows what waits at each moment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Scene:
         self.client = client
         self.engine = engine
         self.control = control
-        self.left: list[asyncio.Task[httpx.Response]] = []  # answered behind the shutdown
+        self.left: list[asyncio.Task[httpx.Response]] = []  # answered after the shutdown
 
     async def bandit(self, name: str, seed: int = 1, **more: Any) -> None:
         params = {"control": str(self.control)}
@@ -74,13 +74,13 @@ class Scene:
     async def until_encoding(self, num: int = 1) -> None:
         await until(lambda: len(self.calls()) >= num, f"{num} calls of the encoder")
 
-    async def kept(self, own_id: str) -> bool:
+    async def is_stored(self, own_id: str) -> bool:
         answer = await self.client.post("/reward", json={"decision_id": own_id, "reward": 0.5})
         return answer.status_code == 200
 
 
 async def several_steps() -> None:
-    """Let requests that nothing holds up come as far as they can."""
+    """Let requests that nothing blocks run as far as they can."""
     for _ in range(200):
         await asyncio.sleep(0)
 
@@ -120,7 +120,7 @@ async def codes(tasks: list[asyncio.Task[httpx.Response]]) -> list[int]:
     return [answer.status_code for answer in await asyncio.gather(*tasks)]
 
 
-def test_a_full_queue_refuses_and_keeps_nothing(play):
+def test_a_full_queue_refuses_and_stores_nothing(play):
     async def scene(s: Scene) -> None:
         with s.held():
             first = s.select([1, 2], "first")
@@ -133,12 +133,12 @@ def test_a_full_queue_refuses_and_keeps_nothing(play):
             assert int(refused.headers["retry-after"]) >= 1
             score = await s.client.post("/bandits/b/score", json={"context": [1, 2]})
             assert (score.status_code, "retry-after" in score.headers) == (503, True)
-            assert not await s.kept("refused")
+            assert not await s.is_stored("refused")
         assert await codes([first, *waiting]) == [200] * 4
         assert s.calls() == [1, 1, 1, 1]
         again = await s.select([1, 2], "refused")
         assert again.status_code == 200
-        assert await s.kept("refused")
+        assert await s.is_stored("refused")
 
     play(scene, encode_queue=3, encode_batch=1)
 
@@ -239,14 +239,14 @@ def test_batches_wait_within_bounds_and_leave_room_for_single_selects(play):
 
 
 def test_an_import_while_a_context_is_encoded_is_drawn_from(play):
-    """What was encoded by the encoder before it would not suit the posterior that came."""
+    """A context part of the earlier encoder would not suit the imported posterior."""
 
     async def scene(s: Scene) -> None:
         await s.bandit("b2", seed=2, policy="greedy")
         await s.bandit("other", seed=3, policy="greedy")
         for number in range(6):
             chosen = (await s.select([number, 1], f"o-{number}", name="other")).json()
-            assert await s.kept(chosen["decision_id"])
+            assert await s.is_stored(chosen["decision_id"])
         data = (await s.client.get("/bandits/other/snapshot")).content
         num_calls = len(s.calls())
         with s.held():
@@ -281,7 +281,7 @@ def test_a_context_the_encoder_fails_on_fails_alone(play, first: float, code: in
             assert answer.json()["errors"][0]["field"] == "context"
         score = await s.client.post("/bandits/b/score", json={"context": [first, 1]})
         assert score.status_code == code
-        assert not await s.kept("bad")
+        assert not await s.is_stored("bad")
         assert (await s.select([1, 1])).status_code == 200
 
     play(scene)
@@ -300,8 +300,8 @@ def test_a_caller_that_goes_away_leaves_the_others_alone(play):
             await several_steps()
         assert await codes(tasks[1::2]) == [200] * 3
         assert s.calls() == [1, 3]
-        assert [await s.kept(f"d-{number}") for number in range(6)] == [False, True] * 3
-        assert not await s.kept("gone-0")
+        assert [await s.is_stored(f"d-{number}") for number in range(6)] == [False, True] * 3
+        assert not await s.is_stored("gone-0")
 
     play(scene)
 
@@ -321,7 +321,7 @@ def test_selects_of_one_id_that_wait_together_share_an_answer(play):
     play(scene)
 
 
-def test_a_bandit_deleted_while_a_context_is_encoded_keeps_no_decision(play):
+def test_a_bandit_deleted_while_a_context_is_encoded_stores_no_decision(play):
     async def scene(s: Scene) -> None:
         with s.held():
             waiting = s.select([1, 2], "late")
@@ -329,7 +329,7 @@ def test_a_bandit_deleted_while_a_context_is_encoded_keeps_no_decision(play):
             assert (await s.client.delete("/bandits/b")).status_code == 204
             await s.bandit("b", seed=7)
         assert (await waiting).status_code == 409
-        assert not await s.kept("late")
+        assert not await s.is_stored("late")
         assert (await s.select([1, 2], "late")).status_code == 200
 
     play(scene)
@@ -355,7 +355,7 @@ def test_only_a_split_module_may_be_slow(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
-    """A swap in the turn after would meet the part of another encoder."""
+    """A swap in the next iteration would meet the part of another encoder."""
 
     async def scene(s: Scene) -> None:
         bandit = s.engine.bandit("b")
@@ -364,11 +364,11 @@ def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
         context = np.array([1.0, 2.0], np.float32)
         part = EncodedContext(encoder.context_parts(context[None])[0])
         command = SelectCommand("b", context, None, None, None, 1, True, None)
-        kept: list[DecisionRecord] = []
-        desk = DecisionBatcher(s.engine.loop, lambda record, _: kept.append(record), 0)
-        asked = asyncio.create_task(desk.decide(Pending(bandit, command, context, part)))
+        stored: list[DecisionRecord] = []
+        batcher = DecisionBatcher(s.engine.loop, lambda record, _: stored.append(record), 0)
+        deciding = asyncio.create_task(batcher.decide(Pending(bandit, command, context, part)))
         await asyncio.sleep(0)
-        assert len(kept) == 1
-        asked.cancel()
+        assert len(stored) == 1
+        deciding.cancel()
 
     play(scene)

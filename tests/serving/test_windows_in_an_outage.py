@@ -17,10 +17,10 @@ from service.serving.lifecycle import running
 from service.settings import Settings
 from tests.fixtures.waiting import until
 
-TELLING = "reward windows cannot be closed"
+MESSAGE = "reward windows cannot be closed"
 
 
-def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
+def test_an_outage_is_reported_once_and_the_next_one_again(tmp_path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(service.serving.rewards, "WINDOWS_CHECKED_S", 0.01)
     caplog.set_level(logging.WARNING)
     asyncio.run(two_outages(Settings(data_dir=tmp_path / "data", durability="os"), caplog))
@@ -29,32 +29,32 @@ def test_an_outage_is_told_once_and_the_next_one_again(tmp_path, monkeypatch, ca
 async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with running(settings, Metrics(), EncoderRegistry()) as engine:
-        looks = counted(engine)
+        checks = counted(engine)
         for number in (1, 2):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-            engine.store.sync(lambda result, error: None)  # writes, where a look may not
+            engine.store.sync(lambda result, error: None)  # writes, where a check may not
             await until(lambda: engine.failure() is not None, "an outage")
-            await more(looks, 20)
-            told = [record for record in caplog.records if TELLING in record.message]
-            assert len(told) == number
+            await more(checks, 20)
+            reported = [record for record in caplog.records if MESSAGE in record.message]
+            assert len(reported) == number
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             await until(lambda: engine.failure() is None, "the end of the outage")
-            await more(looks, 2)
+            await more(checks, 2)
 
 
 def counted(engine: Engine) -> list[None]:
-    """Have every look at the windows counted."""
-    looks: list[None] = []
-    look = engine.store.close_windows
+    """Have every check of the windows counted."""
+    checks: list[None] = []
+    check = engine.store.close_windows
 
     def counting(*arguments: Any) -> None:
-        looks.append(None)
-        look(*arguments)
+        checks.append(None)
+        check(*arguments)
 
     engine.store.close_windows = counting  # type: ignore[method-assign,assignment]
-    return looks
+    return checks
 
 
-async def more(looks: list[None], num: int) -> None:
-    wanted = len(looks) + num
-    await until(lambda: len(looks) >= wanted, f"{num} looks")
+async def more(checks: list[None], num: int) -> None:
+    wanted = len(checks) + num
+    await until(lambda: len(checks) >= wanted, f"{num} checks")

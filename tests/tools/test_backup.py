@@ -16,7 +16,7 @@ CLIENTS = 4
 
 
 class Load:
-    """Clients that select and reward until they are told to stop, and what was acknowledged."""
+    """Clients that select and reward until they are stopped, and what was acknowledged."""
 
     def __init__(self, node, rig) -> None:
         self.node, self.rig = node, rig
@@ -47,7 +47,7 @@ class Load:
                 number += 4
                 if number % 80 == 0:  # snapshots are published, and pruned, meanwhile
                     self.node.train(name)
-        except BaseException as error:  # looked at by the test
+        except BaseException as error:  # the test checks it
             self.failures.append(error)
             raise
 
@@ -106,7 +106,7 @@ def test_the_server_that_was_copied_still_verifies(backed_up):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_marker_tells_what_is_in_it(backed_up):
+def test_the_marker_states_what_is_in_it(backed_up):
     _, dest, _, _ = backed_up
     marker = json.loads((dest / "backup.json").read_text())
     assert sorted(marker["bandits"]) == sorted([*NAMES, "imported"])

@@ -1,4 +1,4 @@
-"""`bandexa doctor`: what is wrong is found, each with its remedy, and nothing is changed."""
+"""`bandexa doctor`: it finds what is wrong, names each remedy, and changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def configured(tmp_path: Path, toml: str) -> tuple[str, ...]:
     return "--config", str(config), "--data-dir", str(tmp_path / "data")
 
 
-def test_a_new_machine_is_told_what_it_has(tmp_path: Path) -> None:
+def test_on_a_new_machine_it_reports_what_exists(tmp_path: Path) -> None:
     found = checks(*configured(tmp_path, "port = 0\n"))
     names = ("versions", "processors", "device", "access", "port", "data", "room", "sync")
     assert set(names) <= set(found)
@@ -72,7 +72,7 @@ def test_a_running_server_is_found_by_its_lock_its_port_and_its_findings(api, se
     assert found["server"]["state"] == "ok"
 
 
-def test_what_keeps_a_server_from_starting_is_wrong(tmp_path: Path) -> None:
+def test_what_prevents_a_server_from_starting_is_wrong(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -95,7 +95,7 @@ def test_a_server_open_to_all_without_keys_is_wrong(tmp_path: Path) -> None:
     assert checks(*arguments)["access"]["state"] == "note"
 
 
-def test_a_data_directory_of_another_release_or_damaged_is_told(tmp_path: Path) -> None:
+def test_a_data_directory_of_another_release_or_damaged_is_reported(tmp_path: Path) -> None:
     arguments = configured(tmp_path, "port = 0\n")
     database = tmp_path / "data" / "bandexa.db"
     database.parent.mkdir()
@@ -115,7 +115,7 @@ def test_a_data_directory_of_another_release_or_damaged_is_told(tmp_path: Path) 
     assert "cannot be read" in checks(*arguments, expect=1)["database"]["told"]
 
 
-def test_a_lost_snapshot_is_told(start_server, api_of, tmp_path: Path) -> None:
+def test_a_lost_snapshot_is_reported(start_server, api_of, tmp_path: Path) -> None:
     server = start_server()
     with server.client() as client:
         uid = api_of(client).state(api_of(client).two_actions())["uid"]

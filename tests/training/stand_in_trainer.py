@@ -3,7 +3,7 @@
 Configuration: {"script": path}; the file there holds one behaviour per line, and each order takes
 the first line off: "publish", "fail", "die", "linger" (publish once a file "go" is beside the
 script). An empty file means publish. Orders are appended to "orders" beside it. "no-start" in the
-configuration ends it at once, "stubborn" keeps it alive when its input closes.
+configuration ends it at once, with "stubborn" it stays alive when its input closes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The supervisor with a real child process, which behaves as a test wants it to."""
+"""The supervisor with a real child process, which behaves as a test configures it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WITHIN_S = 20.0
 
 
 class StandInConfiguration(Configuration, frozen=True, kw_only=True):
-    """What the stand-in reads, beside what the supervisor does."""
+    """The configuration of the stand-in: the trainer's, and its own fields."""
 
     script: str
     stubborn: bool = False
@@ -36,8 +36,8 @@ class StandInConfiguration(Configuration, frozen=True, kw_only=True):
 def configuration(script: Path, *, stubborn: bool = False) -> StandInConfiguration:
     return StandInConfiguration(
         database="", snapshots="", replays="", encoders={}, weights={}, device="cpu", threads=1,
-        niceness=0, keep=2, epoch=1, log_format="json", log_level="info", script=str(script),
-        stubborn=stubborn,
+        niceness=0, keep_snapshots=2, epoch=1, log_format="json", log_level="info",
+        script=str(script), stubborn=stubborn,
     )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_bandits_take_turns(play):
     play(story, "linger")
 
 
-def test_a_failing_round_is_told_to_who_waits_and_the_next_goes_on(play):
+def test_a_failing_round_is_reported_to_its_callers_and_the_next_goes_on(play):
     async def story(scene: Scene) -> None:
         with pytest.raises(RoundFailed, match="the rows are cursed"):
             await scene.trained(A)
@@ -178,10 +178,10 @@ def test_a_failing_round_is_told_to_who_waits_and_the_next_goes_on(play):
     play(story, "fail")
 
 
-def test_a_child_that_dies_in_a_round_is_replaced_and_the_round_asked_for_again(play):
+def test_a_child_that_dies_in_a_round_is_replaced_and_the_round_ordered_again(play):
     async def story(scene: Scene) -> None:
         event = await scene.trained(A)
-        assert event.version == 3, "each try asks again what the round covers"
+        assert event.version == 3, "each try requests again what the round covers"
         assert scene.swaps.published_versions == [("a", 3)]
         assert scene.count("trainer_restarts") == 2
         assert scene.count("rounds_failed") == 0
@@ -214,7 +214,7 @@ def test_a_child_that_dies_idle_is_replaced(play):
     play(story)
 
 
-def test_a_child_that_does_not_start_fails_who_waits_until_one_does(play):
+def test_a_child_that_does_not_start_fails_its_callers_until_one_does(play):
     async def story(scene: Scene) -> None:
         await scene.trained(A)
         (scene.root / "no-start").touch()
@@ -254,7 +254,7 @@ def test_a_deleted_bandit_is_not_trained(play):
     play(story)
 
 
-def test_closing_ends_the_child_and_fails_who_waits(play):
+def test_closing_ends_the_child_and_fails_its_callers(play):
     async def story(scene: Scene) -> None:
         rounds = [scene.supervisor.request(uid) for uid in (A, B)]
         await scene.until(lambda: scene.supervisor.state == "training", "the first round")

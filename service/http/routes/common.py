@@ -14,7 +14,7 @@ from service.serving.engine import Engine
 __all__ = ["EngineDep", "FollowerDep", "Name", "problems"]
 
 
-async def _engine(request: Request) -> Engine:  # async: FastAPI runs others in a thread
+async def _engine(request: Request) -> Engine:  # FastAPI runs plain functions in a thread
     engine: Engine = request.app.state.engine
     return engine
 

@@ -20,7 +20,7 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # asked each time whether it is still the same: an upgrade shows
+    "cache-control": "no-cache",  # browsers revalidate: an upgrade shows at once
 }
 
 

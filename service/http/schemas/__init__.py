@@ -1,1 +1,1 @@
-"""Bodies of requests and answers: `decide` with msgspec, `models` with pydantic."""
+"""Bodies of requests and answers: `decide` with msgspec, the others with pydantic."""

@@ -1,6 +1,6 @@
 """Answer selects: check the context, encode it, draw, store, answer.
 
-Runs on the event loop; slow encoders and late propensities run on threads of their own. A decision
+Runs on the event loop; slow encoders and late propensities run on separate threads. A decision
 is answered once it is stored; a decision that was not stored never happened.
 """
 

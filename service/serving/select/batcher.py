@@ -2,7 +2,7 @@
 
 Selects that arrive at the same time cost little more than one, because they share numpy's calls.
 No select waits for others to arrive: the batcher draws what has arrived, a few decisions at a time
-so that other requests run in between. Lives on the event loop. A crash loses nothing: a decision
+so that other requests run in between. It runs on the event loop. A crash loses nothing: a decision
 does not exist before it is drawn, and is answered only once it is stored.
 """
 
@@ -55,7 +55,7 @@ class DecisionBatcher:
         """
         future: asyncio.Future[Stored] = self._loop.create_future()
         if isinstance(pending.ready, EncodedContext):
-            # At once: an iteration later the bandit may serve another encoder.
+            # It is drawn at once: an iteration later the bandit may serve another encoder.
             self._draw_each([(pending, future)])
             return await future
         self._queue.append((pending, future))

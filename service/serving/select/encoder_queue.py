@@ -3,8 +3,8 @@
 A network that takes longer than about a millisecond for one context (a ResNet on a CPU) would
 block every request. Its contexts queue here, and one thread encodes those of one encoder together.
 A full queue refuses at once with 503 rather than answer late. The items of a batch request wait
-for room in half of the queue, so that single selects find room too. Lives on the event loop. A
-crash loses nothing: a decision does not exist before it is drawn.
+for room in half of the queue, so that single selects find room too. The queue runs on the event
+loop. A crash loses nothing: a decision does not exist before it is drawn.
 """
 
 from __future__ import annotations

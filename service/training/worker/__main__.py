@@ -1,7 +1,7 @@
-"""The trainer's process: orders in on standard input, events out, a JSON object per line.
+"""The trainer's process: it reads orders and writes events, a JSON object per line.
 
 The supervisor runs it as `python -m service.training.worker`; the first line is its configuration.
-It exits when its input closes. It watches that from its first moment, before the slow imports: a
+It exits when its input closes. It watches its input from the start, before the slow imports: a
 server that is killed at any time leaves no trainer behind.
 """
 

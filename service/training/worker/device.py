@@ -1,4 +1,4 @@
-"""Where encoders are trained: on the CPU or with CUDA. Importing torch takes seconds."""
+"""The device that trains encoders: the CPU or a GPU. Importing torch takes seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One encoder trained: the part of a round that needs torch."""
+"""Train one encoder: the part of a round that needs torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train(
     """Train the encoder of `model` for one round and rebuild its posterior.
 
     Args:
-        model: What is trained, in place.
+        model: The model whose encoder is trained, in place.
         rows: The rewarded decisions.
         training: Head and optimizer state of the round before.
         num_learned: Learned values so far.

@@ -54,7 +54,7 @@ class FollowedReplays:
                     record, LogPosition(max(replay.evicted_through, 0)), position,
                     spec.replay.evicted_sample,
                 )  # fmt: skip
-            except LogTrimmed:  # by the server, while the log was read here
+            except LogTrimmed:  # the server trimmed it during the read
                 continue
             return replay if evicted is None else ExtendedReplay(replay, evicted)
 
@@ -73,7 +73,7 @@ class FollowedReplays:
             replay.mark_followed(rows[-1].position)
 
     def activations(self, record: BanditRecord, spec: BanditSpec) -> ActivationCache | None:
-        """Return the bandit's cache of frozen activations, None where it is to have none."""
+        """Return the bandit's cache of frozen activations, None where it has no such cache."""
         limit = spec.replay.activation_bytes
         known = self._activations.get(record.uid)
         if known is not None and known.max_bytes != limit:
@@ -116,7 +116,7 @@ class FollowedReplays:
         return replay
 
     def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
-        self._drop_activations(record.uid)  # other rows may come to have its positions
+        self._drop_activations(record.uid)  # other rows may receive its positions
         self._replays.pop(record.uid)[1].close()
         shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
         return self._open(record, spec)

@@ -40,7 +40,7 @@ class Trainer:
     """Carries out rounds, one at a time.
 
     Args:
-        configuration: Where everything lies, and how to train.
+        configuration: The directories, and how to train.
         beats: Reports how far a round is.
     """
 
@@ -111,7 +111,7 @@ class Trainer:
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
         pinned = {served, manifest.version, *self._reader.imports(record.key)}
-        snapshots.prune(self._configuration.keep, pinned)
+        snapshots.prune(self._configuration.keep_snapshots, pinned)
         return Published(uid, SnapshotVersion(manifest.version), position, metrics)
 
     def _model(

@@ -1,4 +1,4 @@
-"""Each kind of damage to a data directory is found, and told by what it is."""
+"""Each kind of damage to a data directory is found, and reported by its kind."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_changed_rows_are_found(copy, what):
     assert [text for text in problems if expected in text], problems
     assert all(text.startswith((expected.split(":")[0], "None")) for text in problems) or (
         not expected.startswith(("linear:", "summing:"))
-    ), "what is told is of that bandit alone"
+    ), "the reports are of that bandit alone"
 
 
 @pytest.mark.parametrize("origin", ["its own position", "the first row's"])
@@ -117,7 +117,7 @@ def test_a_value_that_was_learned_twice_is_found_under_a_whole_hash_chain(copy, 
     assert [text for text in copy.problems() if what in text]
 
 
-def test_a_chain_that_was_made_anew_is_found_by_the_snapshots(copy):
+def test_a_recomputed_chain_is_found_by_the_snapshots(copy):
     bandit, previous = copy.key("linear"), b""
     copy.execute("UPDATE log SET after = 0.125 WHERE bandit = ? AND position = 9", bandit)
     copy.execute("UPDATE outcomes SET value = 0.125 WHERE decision_id = 'linear.7'")
@@ -142,7 +142,7 @@ def test_a_flipped_byte_in_a_snapshot_is_found(copy, file):
 
 
 def replace(directory, version, **changed):
-    """Publish a snapshot of a version anew with other tensors, and hashes that are right."""
+    """Publish a snapshot of a version again with other tensors and correct hashes."""
     store = SnapshotStore(directory)
     snapshot = store.load(version)
     for name, tensor in changed.items():
@@ -188,20 +188,20 @@ def test_a_bandit_without_a_snapshot_is_found(copy):
     assert [text for text in copy.problems() if "no snapshot is left" in text]
 
 
-def test_what_is_wrong_is_told_and_exits_with_1(copy, tmp_path, capsys):
+def test_what_is_wrong_is_reported_and_exits_with_1(copy, tmp_path, capsys):
     copy.execute("UPDATE rewards SET reward = 7 WHERE decision_id = 'linear.7'")
     figures = tmp_path / "figures.json"
     settings = Settings(data_dir=copy.root)
     assert main(settings, live=None, api_key=None, json_file=figures, quiet=True) == 1
-    told = capsys.readouterr().out
-    assert "WRONG: linear: rewards: decision linear.7, pick 0: they make 7.0" in told
-    assert "verdict: 1 differences were found" in told
+    printed = capsys.readouterr().out
+    assert "WRONG: linear: rewards: decision linear.7, pick 0: they make 7.0" in printed
+    assert "verdict: 1 differences were found" in printed
     report = json.loads(figures.read_text())
     assert not report["ok"]
     assert [c["bandit"] for c in report["checks"] if not c["ok"]] == ["linear"]
 
 
-def test_many_problems_are_counted_and_some_told(copy):
+def test_many_problems_are_counted_and_some_reported(copy):
     copy.execute("UPDATE outcomes SET value = 7 WHERE decision_id LIKE 'linear.%'")
     (values,) = [c for c in copy.verify().checks if (c.bandit, c.name) == ("linear", "values")]
     assert values.num_problems == 2 * 105

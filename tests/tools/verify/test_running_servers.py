@@ -75,7 +75,7 @@ def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
                     number += 5
                     if number % 100 == 0:
                         client.post(f"/bandits/{name}/train?wait=true")
-        except BaseException as error:  # looked at by the test
+        except BaseException as error:  # the test checks it
             failures.append(error)
             raise
 
@@ -93,7 +93,7 @@ def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
 
 
 def test_a_server_that_answers_from_another_model_is_found(served, copy):
-    """Its disk is not that of the directory: one more reward was learned there."""
+    """The server has another disk than the directory: it learned one more reward."""
     root = copy.root.with_name("older")
     shutil.copytree(served.data_dir, root)
     with served.client() as client:
@@ -112,7 +112,7 @@ def test_a_server_with_other_bandits_is_found(served, copy):
 
 
 class Guarded:
-    """Stands before a server and lets through what brings the key."""
+    """A proxy before a server that forwards requests with the key."""
 
     def __init__(self, url: str, key: str) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -166,6 +166,6 @@ def test_a_key_is_sent_to_the_server(served, how):
     assert ("401" in done.stderr) == (how == "none")
 
 
-def test_a_server_that_is_not_there_cannot_be_compared_with(copy):
+def test_an_absent_server_cannot_be_compared_with(copy):
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         verify(Settings(data_dir=copy.root), live="http://127.0.0.1:9")
