@@ -60,8 +60,7 @@ def burn() -> None:
     """Compute the trainer's rounds over rows in memory until standard input closes.
 
     The first line of standard input has the bandit's spec, the number of rows, the threads and the
-    niceness as JSON. The process computes what the trainer computes, and does without what ties
-    the trainer to a server: store, snapshots and swaps.
+    niceness as JSON. The process computes what the trainer does, without its store and snapshots.
     """
     import torch  # seconds
 
