@@ -1,7 +1,7 @@
-"""Takes the trainer's place in a measurement: the same computing, and nothing of the service.
+"""Stands in for the trainer in a measurement: the same computing without the service.
 
-`burner` starts `python -m benchmarks.burner`, which computes the trainer's rounds over rows in
-memory, as nice to others as the trainer is, until its standard input closes. It keeps no file.
+`burner` starts `python -m benchmarks.burner`, which computes training rounds over rows in memory,
+with the niceness of the trainer, until its standard input closes. It writes no file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _NUM_ACTIONS = 50
 
 
 class BurnerFailed(Exception):
-    """A burner did not come to compute."""
+    """A burner did not finish its first round in time."""
 
 
 @contextmanager
 def burner(spec: Mapping[str, object], rows: int, threads: int, niceness: int) -> Iterator[int]:
-    """Start a burner and wait until its first round is over; yields its process id and ends it."""
+    """Run a burner, past its first round already; yields its process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.burner"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1],
@@ -59,9 +59,8 @@ def burner(spec: Mapping[str, object], rows: int, threads: int, niceness: int) -
 def burn() -> None:
     """Compute the trainer's rounds over rows in memory until standard input closes.
 
-    Its first line tells the bandit's spec, the number of rows and the threads, in JSON.
-
-    All that the trainer computes, and none of what ties it to a server: store, snapshots, swaps.
+    The first line of standard input has the bandit's spec, the number of rows, the threads and the
+    niceness as JSON. The process computes what the trainer does, without its store and snapshots.
     """
     import torch  # seconds
 

@@ -1,12 +1,13 @@
-"""Measures large catalogues: one draw over all actions, candidates by id, putting them.
+"""Measures large catalogues: one draw over all actions, candidates by id, and the upload.
 
-In process: a `two_tower` of 64 over 10,000 to 1,000,000 actions, one draw of the weights and the
-best action, after the context tower; against one pass through the same item matrix (its sum of
-squares by BLAS: every byte is read once and nothing is written), one thread each, in turns.
+In process, a `two_tower` of 64 has 10,000 to 1,000,000 actions. One draw of the weights and the
+choice of the best action, after the context tower, is compared with one pass through the same item
+matrix: its sum of squares by BLAS, which reads every byte once and writes nothing. Both use one
+thread and take turns.
 
-Over HTTP, on a private server (durability "os"): 100,000 actions of 64 features are put in pieces,
-as JSON lists and as envelopes of bytes; then selects name 1,000 of them, or bring the features of
-the same ones inline. Nothing is kept but the JSON file.
+Over HTTP, on a server with durability `os`, 100,000 actions of 64 features are uploaded in pieces,
+as JSON lists and as envelopes of bytes. Then selects name 1,000 of them, or bring the features of
+the same ones inline.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _features(num: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def _scan(num: int, repeats: int) -> dict[str, float]:
-    """Return seconds of a select over `num` actions and of one pass through their parts."""
+    """Return the seconds of a select over `num` actions and of one pass through their parts."""
     policy, features = _policy(), _features(num)
     encoder = policy.encoder
     assert isinstance(encoder, TwoTowerServing)
@@ -95,7 +96,7 @@ def _block(call: Callable[[], object]) -> None:
 
 
 def _put(client: httpx.Client, bandit: str, *, as_lists: bool) -> float:
-    """Put the catalogue in pieces; returns the seconds it took. Bodies are made beforehand."""
+    """Upload the catalogue in pieces; returns the seconds, without those of making the bodies."""
     spec = {
         "policy": "neural_linear_ts", "context": {"shape": [_DIM]}, "action_dim": _DIM,
         "encoder": {"name": "two_tower", "params": {"tower_dim": _TOWER}},
@@ -135,9 +136,9 @@ def _over_http(repeats: int) -> dict[str, float]:
         features = _rounded(_features(_PUT)[offered].tolist())
         ids = [f"a{n}" for n in offered]
         inline = [{"id": i, "features": row} for i, row in zip(ids, features, strict=True)]
-        asked = {"bandit": "lists", "context": features[0]}
+        request = {"bandit": "lists", "context": features[0]}
 
-        # httpx takes a millisecond of its own for each request.
+        # httpx alone needs a millisecond for each request.
         address = urlsplit(server.address)
         connection = HTTPConnection(address.hostname or "", address.port, timeout=120.0)
 
@@ -147,7 +148,7 @@ def _over_http(repeats: int) -> dict[str, float]:
             answer.read()
             assert answer.status == 200
 
-        bodies = [json.dumps(asked | {"candidates": given}).encode() for given in (ids, inline)]
+        bodies = [json.dumps(request | {"candidates": given}).encode() for given in (ids, inline)]
         blocks = [partial(_block, partial(select, body)) for body in bodies]
         by_ids, brought = (s / _IN_A_ROW for s in _in_turns(blocks, repeats))
         used = []

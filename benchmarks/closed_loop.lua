@@ -8,7 +8,7 @@ function init(args)
     requests[#requests + 1] = wrk.format("POST", args[2], headers, line)
   end
   if args[3] ~= "pairs" then
-    response = nil -- wrk then does not look into answers
+    response = nil -- wrk then does not parse answers
   end
 end
 

@@ -113,7 +113,7 @@ def _own(plan: Plan) -> str:
 class _Tally:
     """What all clients together have sent and received.
 
-    `done` is set when the number of requests that a plan asks for has been answered.
+    `done` is set when the number of requests that a plan states has been answered.
     """
 
     def __init__(self, plan: Plan, done: asyncio.Event) -> None:

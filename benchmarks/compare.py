@@ -7,7 +7,7 @@ requests and reads the CPU time (user and system, all threads, the writer's and 
 included) that the server has used by the time it is idle again. Clients have one CPU core, servers
 the others. From the pairs of each measure follow the mean ratio of the costs, this checkout over
 the other, and its 95 % interval; the upper end must be at most 1.05. A fresh start of all
-processes after every quarter of the pairs keeps the layout of one process in memory from deciding.
+processes after every quarter of the pairs averages over memory layouts.
 
 The other checkout may be older than this one: it must have `python -m service.cli serve`, the HTTP
 interface, and `bandexa_core.posterior`.

@@ -1,13 +1,11 @@
-"""Measures select plus update of the posterior against the textbook way, side by side in one run.
+"""Measures select + update of the posterior against the textbook method, side by side in one run.
 
-Textbook: keep the precision matrix, add z z^T for each row, factorise it and draw (torch, float32).
-Ours: the square-root form in float64 with learned noise, as it is served.
+The textbook method holds the precision matrix, adds z z^T for each row, factorises it and draws
+(torch, float32). The service's method is the square root form in float64 with learned noise.
 
-The MNIST step: ten posteriors of 785 weights, one for each label, against one textbook posterior of
-all 7,850 (three quarters of a gigabyte, some seconds).
-
-Runs with one thread. Nothing is kept but the JSON file asked for.
-Shapes: K candidates, D features.
+The MNIST step compares ten posteriors of 785 weights, one for each label, with one textbook
+posterior of all 7,850 weights (three quarters of a gigabyte, some seconds). All of it uses one
+thread. Shapes: K candidates, D features.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ TARGETS = {
 
 
 class _Textbook:
-    """Bayesian linear regression by its precision matrix, refactorised after every row."""
+    """Bayesian linear regression by a precision matrix that is factorised again after every row."""
 
     def __init__(self, dim: int, config: PosteriorConfig) -> None:
         self.noise_var = config.noise_var
@@ -55,7 +53,7 @@ class _Textbook:
 
 
 class _SquareRoot:
-    """The posterior as served, one draw per decision."""
+    """The posterior of the service, with one draw per decision."""
 
     def __init__(self, dim: int, config: PosteriorConfig) -> None:
         self.posterior = GaussianPosterior.prior(dim, config)
@@ -75,13 +73,13 @@ def _step_s(step: Callable[[], None], num: int) -> float:
 
 
 def _steps_per_block(step: Callable[[], None]) -> int:
-    """Return how many steps fill a block; warms up on the way."""
+    """Warm up, and return how many steps fill a block."""
     _step_s(step, 3)
     return max(3, int(_BLOCK_S / _step_s(step, 3)))
 
 
 def _medians_us(steps: Sequence[Callable[[], None]]) -> list[float]:
-    """Return the median microseconds of each step, blocks taken in turn so that all share noise."""
+    """Return the median microseconds of each step; blocks take turns, so that all share noise."""
     counts = [_steps_per_block(step) for step in steps]
     times = np.array(
         [
@@ -93,7 +91,7 @@ def _medians_us(steps: Sequence[Callable[[], None]]) -> list[float]:
 
 
 def _measure_shared(dim: int) -> list[float]:
-    """Return microseconds of a textbook step, of ours and of our update alone."""
+    """Return microseconds of a textbook step, of a step of the service and of its update alone."""
     config = PosteriorConfig()
     rng = np.random.default_rng(dim)
     z_KD = rng.normal(size=(_CANDIDATES, dim)) / np.sqrt(dim)

@@ -1,11 +1,9 @@
-"""Is the dashboard free? A million decisions in the store, the page open, selects beside it.
+"""Measures what the dashboard costs: a million decisions in the store, the page open, and selects.
 
-    python -m benchmarks.dashboard                 # about eight minutes
-
-Decisions are put through the store itself, spread over two weeks; the server then counts them. The
-page is loaded by a headless Chromium (Debian: chromium), decisions are explained one after the
-other, each on a server that has not loaded its snapshot before. Selects come at fixed times, with
-the calls that two open pages make and without, by turns.
+Decisions go through the store itself, spread over two weeks; the server then aggregates them. A
+headless Chromium (Debian: chromium) loads the page. Decisions are explained one after the other by
+a server that has not loaded their snapshot before. Selects come at fixed times, in turns with and
+without the requests of two open pages. A run takes about eight minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ TARGETS = {
     "p99_with_page_over_without": Target(1.1, unit="median of interleaved pairs"),
 }
 NAME, ACTIONS, DIM = "shop", 50, 16
-LEARNED = 9_000  # rows after the snapshot, a multiple of 500: nearly as many as there ever are
+LEARNED = 9_000  # rows after the snapshot, a multiple of 500: close to the most a server applies
 DAYS = 14
 POLLED_S = 2.0
 _GROUP = 20_000
@@ -64,7 +62,7 @@ def call(http: httpx.Client, method: str, path: str, body: Any = None) -> Any:
 
 
 def prepare(http: httpx.Client, learned: int) -> None:
-    """Create the bandit, and teach it what is to be applied again for an explanation."""
+    """Create the bandit; it learns the rows that explanations apply again."""
     rng = np.random.default_rng(0)
     call(http, "PUT", f"/bandits/{NAME}", {
         "policy": "neural_linear_ts", "context": {"shape": [DIM]}, "action_dim": DIM, "seed": 1,
@@ -76,13 +74,13 @@ def prepare(http: httpx.Client, learned: int) -> None:
     for first in range(0, learned, 500):
         names = [f"learned-{number}" for number in range(first, first + 500)]
         contexts = rng.standard_normal((len(names), DIM)).tolist()
-        asked = [
+        selects = [
             {"bandit": NAME, "context": context, "decision_id": name}
             for name, context in zip(names, contexts, strict=True)
         ]
-        call(http, "POST", "/select/batch", {"items": asked})
-        told = [{"decision_id": name, "reward": float(rng.random())} for name in names]
-        call(http, "POST", "/reward/batch", {"items": told})
+        call(http, "POST", "/select/batch", {"items": selects})
+        rewards = [{"decision_id": name, "reward": float(rng.random())} for name in names]
+        call(http, "POST", "/reward/batch", {"items": rewards})
 
 
 def fill(database: Path, num: int, learned: int) -> None:
@@ -90,12 +88,12 @@ def fill(database: Path, num: int, learned: int) -> None:
     with _Filled(database) as store:
         (bandit,) = store.bandits
         with History(database) as history:
-            kept = history.decision(bandit, DecisionId(f"learned-{learned - 1}"))
-        assert kept is not None
+            found = history.decision(bandit, DecisionId(f"learned-{learned - 1}"))
+        assert found is not None
         begin, step = time.time() - DAYS * 86400, DAYS * 86400 / num
         for first in range(0, num, _GROUP):
             for number in range(first, min(num, first + _GROUP)):
-                record = kept.record._replace(
+                record = found.record._replace(
                     decision_id=DecisionId(f"old-{number}"), time=begin + number * step
                 )
                 store.put(record)
@@ -103,7 +101,7 @@ def fill(database: Path, num: int, learned: int) -> None:
 
 
 class _Filled:
-    """A store that answers in this process."""
+    """A store whose answers arrive in this process."""
 
     def __init__(self, database: Path) -> None:
         self._store = SqliteStore(database, "os", lambda call: call())
@@ -118,22 +116,22 @@ class _Filled:
 
     def put(self, record: Any) -> None:
         """Queue a decision."""
-        self._store.append_decision(record, _kept)
+        self._store.append_decision(record, _stored)
 
     def wait(self) -> None:
-        """Return once all that was queued is committed."""
+        """Return once everything queued is committed."""
         done = threading.Event()
         self._store.sync(lambda _, error: done.set())
         done.wait()
 
 
-def _kept(answer: Any, error: Exception | None) -> None:
+def _stored(answer: Any, error: Exception | None) -> None:
     if error is not None or answer is not None:
-        raise RuntimeError(f"a decision was not kept: {error or 'it was there'}")
+        raise RuntimeError(f"a decision was not stored: {error or 'its id exists'}")
 
 
 def counted(http: httpx.Client, num: int) -> float:
-    """Wait until the dashboard has counted everything; returns the seconds it took."""
+    """Wait until the dashboard has aggregated everything; returns the seconds it took."""
     begun = time.perf_counter()
     while True:
         found = call(http, "GET", "/dashboard/overview")
@@ -163,7 +161,7 @@ def load_page(url: str, times: int) -> list[float]:
 
 
 def explain(http: httpx.Client, learned: int) -> list[float]:
-    """Return how long decisions take to be explained: early, late and old ones."""
+    """Return the seconds of each explanation: of early, late and old decisions."""
     names = [f"learned-{learned - 1 - number}" for number in range(4)] + ["learned-5", "old-77"]
     took = []
     for name in names:
@@ -190,20 +188,20 @@ def p99(url: str, seconds: float, rate: float) -> float:
 
 @contextmanager
 def pages_open(url: str) -> Iterator[None]:
-    """Make the calls of two open pages: the overview, and a bandit over a day."""
+    """Send the requests of two open pages: the overview, and a bandit over a day."""
     ending = threading.Event()
-    paths = (
+    pages = (
         ["/dashboard/overview"],
         [f"/dashboard/bandits/{NAME}?range=1d", f"/dashboard/bandits/{NAME}/decisions?limit=25"],
     )
 
-    def follow(asked: list[str]) -> None:
+    def follow(paths: list[str]) -> None:
         with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as http:
             while not ending.wait(POLLED_S):
-                for path in asked:
+                for path in paths:
                     call(http, "GET", path)
 
-    threads = [threading.Thread(target=follow, args=(asked,)) for asked in paths]
+    threads = [threading.Thread(target=follow, args=(page,)) for page in pages]
     for thread in threads:
         thread.start()
     try:
@@ -220,7 +218,7 @@ def measure(
     pairs: int,
     seconds: float,
     rate: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     learned: int = LEARNED,
 ) -> dict[str, float]:
     """Return the figures."""
@@ -228,14 +226,14 @@ def measure(
         prepare(http, learned)
     begun = time.perf_counter()
     fill(folder / "data" / "bandexa.db", num, learned)
-    say(f"{num:,} decisions put into the store in {time.perf_counter() - begun:.0f} s")
+    log(f"{num:,} decisions put into the store in {time.perf_counter() - begun:.0f} s")
     with served(folder / "data") as http:
-        say(f"counted in {counted(http, num + learned):.0f} s")
+        log(f"counted in {counted(http, num + learned):.0f} s")
         explained = explain(http, learned)
-        say(f"explained: {', '.join(f'{took:.2f}' for took in explained)} s")
+        log(f"explained: {', '.join(f'{took:.2f}' for took in explained)} s")
         url = str(http.base_url)
         loaded = load_page(url, 5)
-        say(f"overview shown: {', '.join(f'{took:.2f}' for took in loaded)} s")
+        log(f"overview shown: {', '.join(f'{took:.2f}' for took in loaded)} s")
         calls = []
         for _ in range(20):
             begun = time.perf_counter()
@@ -247,7 +245,7 @@ def measure(
             with pages_open(url):
                 beside = p99(url, seconds, rate)
             ratios.append(beside / without)
-            say(f"p99 {without:.2f} ms, with the page {beside:.2f} ms: {ratios[-1]:.2f}")
+            log(f"p99 {without:.2f} ms, with the page {beside:.2f} ms: {ratios[-1]:.2f}")
     return {
         "decisions": num,
         "overview_s": statistics.median(loaded),

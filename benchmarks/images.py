@@ -1,7 +1,7 @@
-"""Measures a ResNet encoder: many candidates against one pass, and training with kept activations.
+"""Measures a ResNet encoder: ten candidates over one pass, and training with cached activations.
 
-What is compared runs in turns in one process with one thread, and medians of the turns are told.
-A training epoch is as many steps as it takes to draw each row once on average.
+Everything runs in turns in one process with one thread; the figures are medians of the turns. A
+training epoch has as many steps as draw each row once on average.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _medians(ways: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 
 
 def candidates(repeats: int) -> dict[str, float]:
-    """Encode one image with ten actions, and pass one image through the backbone."""
+    """Encode one image with ten actions, and one image alone by the backbone."""
     encoder = SplitModuleEncoder(_encoder())
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, IMAGE, np.uint8)
@@ -64,7 +64,7 @@ def candidates(repeats: int) -> dict[str, float]:
 
 
 def epochs(repeats: int) -> dict[str, float]:
-    """Train one epoch as it is, and with the activations of the frozen part kept."""
+    """Train one epoch with and without a cache of the frozen part's activations."""
     rng = np.random.default_rng(1)
     replay = MemoryReplay(RowLayout(IMAGE, "uint8", LABELS))
     labels = rng.integers(0, LABELS, ROWS)
@@ -82,7 +82,7 @@ def epochs(repeats: int) -> dict[str, float]:
     module = _encoder()
     with tempfile.TemporaryDirectory() as folder:
         cache = ActivationCache(Path(folder) / "activations", 1 << 30)
-        plain, kept = _medians(
+        plain, cached = _medians(
             [
                 lambda: EncoderTrainer(module, plan).run(replay),
                 lambda: EncoderTrainer(module, plan).run(replay, activations=cache),
@@ -90,8 +90,8 @@ def epochs(repeats: int) -> dict[str, float]:
             repeats,
         )
         found = {
-            "epoch_s": plain, "epoch_kept_s": kept, "epoch_over_kept": plain / kept,
-            "kept_bytes_per_row": cache.num_bytes / len(cache),
+            "epoch_s": plain, "epoch_cached_s": cached, "epoch_over_cached": plain / cached,
+            "cached_bytes_per_row": cache.num_bytes / len(cache),
         }  # fmt: skip
         cache.close()
     return found

@@ -34,7 +34,7 @@ class InProcessClient:
 
     Args:
         bandit: Its name; with the seed it keys every draw, as on a fresh server.
-        body: What PUT /bandits/{name} would get.
+        body: The body of PUT /bandits/{name}.
         ids: The actions' ids.
         features: Their features, (N, A), or None.
     """

@@ -1,15 +1,15 @@
-"""Measures what training costs the other bandits of a server: the tail of their selects.
+"""Measures what training costs the other bandits of a server: the tail latency of their selects.
 
-A small bandit is asked at fixed times, at half of what the server can answer. Meanwhile another
-bandit, a ResNet or a small network, is trained round after round and asked a few times a second
-("train"); or the trainer is idle, and a process that computes alike takes its place, while that
-bandit is asked as before ("burner"); or there is nothing else ("idle"). A machine with few cores
-slows everything beside any such work; the burner tells that share, which no server could avoid.
-Windows of all conditions follow each other in turns; of each pair the ratio of the p99 counts, and
-of all pairs their median. The exit status is 1 when it is above the bound.
+A small bandit receives selects at fixed times, at half of the server's capacity. Meanwhile another
+bandit, a ResNet or a small network, is trained round after round and receives a few requests a
+second ("train"); or the trainer is idle, and a process that computes the same takes its place
+beside the same requests ("burner"); or nothing else runs ("idle"). A machine with few cores slows
+everything beside such work; the burner shows the share that no server could avoid. Windows of all
+conditions follow each other in turns. For each turn the ratio of the p99 is taken, and the median
+of the turns must be below the bound.
 
-Runs a private server (durability "os", temporary folder), the trainer on the CPU as the burner is,
-the load from `open_loop`'s process, all else from threads here. Nothing is kept but the JSON file.
+The server has durability `os`, and its trainer uses the CPU, as the burner does. The load comes
+from the process of `open_loop`, everything else from threads of this one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TARGETS = {"p99_over_burner": Target(1.5, unit="p99 while training over p99 besi
 _SMALL, _TRAINED = "small", "trained"
 _DIM, _NUM_ACTIONS, _NUM_BODIES = 16, 50, 64
 _IDLE_S, _POLL_S = 120.0, 0.01
-_LEAST_BUSY = 0.5  # of the burner's CPU time, which the trainer must have had
+_LEAST_BUSY = 0.5  # the share of the burner's CPU time that the trainer must have used
 _MLP: dict[str, Any] = {
     "policy": "neural_linear_ts",
     "context": {"shape": [_DIM]},
@@ -75,7 +75,7 @@ _RESNET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure; see `_parse`."""
+    """What to measure; the options of the command line."""
 
     trains: str
     pairs: int
@@ -85,12 +85,12 @@ class Plan:
     rate: float | None
     rows: int
     optimizer_steps: int
-    asks_per_s: float
+    requests_per_s: float
 
 
 @dataclass
 class Window:
-    """What was seen in one window; `beside_s` is the CPU time of the trainer or the burner."""
+    """The figures of one window; `beside_s` is the CPU time of the trainer or the burner."""
 
     condition: str
     selects: int
@@ -104,12 +104,12 @@ class Window:
     beside_s: float
     trainer_s: float
     rounds: int
-    asked: int
+    sent: int
     failures: list[str]
 
 
 class _Problem:
-    """What the trained bandit is asked, and what it is paid: contexts and rewards by number."""
+    """Contexts and rewards of the trained bandit, by number."""
 
     def __init__(self, trains: str) -> None:
         self._digits = shipped_digits() if trains == "resnet" else None
@@ -128,14 +128,14 @@ class _Problem:
 
 
 class _Rig:
-    """The server with both bandits, and what is done to them."""
+    """The server with both bandits, and what a window does to them."""
 
     def __init__(self, url: str, client: BanditClient, plan: Plan) -> None:
         self.url, self.client, self.plan = url, client, plan
         self.problem = _Problem(plan.trains)
-        self.settings = load_settings(None)  # of the environment, as the server's
+        self.settings = load_settings(None)  # from the environment, as the server's
         self.spec: Mapping[str, object] = {}
-        self._asked = plan.rows
+        self._sent = plan.rows
         rng = np.random.default_rng(1)
         self._bodies = [
             json.dumps({"bandit": _SMALL, "context": rng.standard_normal(_DIM).round(4).tolist()})
@@ -143,14 +143,14 @@ class _Rig:
         ]
 
     def prepare(self) -> None:
-        """Create both bandits; the trained one learns its rows, and both serve a trained model."""
+        """Create both bandits; they learn rows and serve a trained model."""
         small = _Problem("mlp")
         self._create(_SMALL, _MLP)
-        self._teach(_SMALL, small, 200)
+        self._learn(_SMALL, small, 200)
         trained = _RESNET if self.plan.trains == "resnet" else _MLP
         steps = {"optimizer_steps": self.plan.optimizer_steps}
         self._create(_TRAINED, trained | {"training": trained["training"] | steps})
-        self._teach(_TRAINED, self.problem, self.plan.rows)
+        self._learn(_TRAINED, self.problem, self.plan.rows)
         for name in (_SMALL, _TRAINED):
             self.client.train(name)
         self.spec = self.client.get_bandit(_TRAINED).spec
@@ -163,7 +163,7 @@ class _Rig:
         features = np.random.default_rng(0).standard_normal((_NUM_ACTIONS, _DIM)).round(4)
         self.client.put_actions(name, [f"a{n}" for n in range(_NUM_ACTIONS)], features.tolist())
 
-    def _teach(self, name: str, problem: _Problem, rows: int) -> None:
+    def _learn(self, name: str, problem: _Problem, rows: int) -> None:
         for first in range(0, rows, 100):
             numbers = range(first, min(first + 100, rows))
             requests = [SelectRequest(name, problem.context(number)) for number in numbers]
@@ -212,28 +212,28 @@ class _Rig:
                 loops.append(beside.enter_context(Loop(self.url, _train, 0.0)))
                 self.wait_for("training")
             if condition != "idle":
-                pause_s = 1.0 / self.plan.asks_per_s
-                loops.append(beside.enter_context(Loop(self.url, self._ask, pause_s)))
+                pause_s = 1.0 / self.plan.requests_per_s
+                loops.append(beside.enter_context(Loop(self.url, self._request, pause_s)))
             started, before = time.perf_counter(), (cpu_s(beside_pid), cpu_s(trainer_pid))
             outcome = drive(load)
             wall_s = time.perf_counter() - started
             used = (cpu_s(beside_pid) - before[0], cpu_s(trainer_pid) - before[1])
             in_time = self.trainer().rounds - rounds
-        asked = loops[-1].count if loops else 0
-        self._asked += asked
+        sent = loops[-1].count if loops else 0
+        self._sent += sent
         failures = [*outcome.failures, *(text for loop in loops for text in loop.failures)]
-        return _window(condition, outcome, failures, (wall_s, *used), in_time, asked)
+        return _window(condition, outcome, failures, (wall_s, *used), in_time, sent)
 
     def _burner(self) -> AbstractContextManager[int]:
-        """Return the burner, as much of a load as the trainer."""
+        """Return a burner that is as much of a load as the trainer."""
         settings = self.settings
         return burner(
             self.spec, self.plan.rows, settings.trainer_threads, settings.trainer_niceness
         )
 
-    def _ask(self, client: BanditClient, number: int) -> None:
-        chosen = client.select(_TRAINED, self.problem.context(self._asked + number))
-        reward = self.problem.reward(self._asked + number, chosen.action.index)
+    def _request(self, client: BanditClient, number: int) -> None:
+        chosen = client.select(_TRAINED, self.problem.context(self._sent + number))
+        reward = self.problem.reward(self._sent + number, chosen.action.index)
         client.reward(chosen.decision_id, reward)
 
 
@@ -247,14 +247,14 @@ def _window(
     failures: list[str],
     times: tuple[float, float, float],
     rounds: int,
-    asked: int,
+    sent: int,
 ) -> Window:
     found = outcome.latencies_ms or [float("nan")]
     p50, p99, p999 = (round(float(np.percentile(found, share)), 4) for share in (50, 99, 99.9))
     wall_s, beside_s, trainer_s = (round(seconds, 3) for seconds in times)
     return Window(
         condition, len(outcome.latencies_ms), outcome.failed, outcome.late, p50, p99, p999,
-        max(found), wall_s, beside_s, trainer_s, rounds, asked, failures,
+        max(found), wall_s, beside_s, trainer_s, rounds, sent, failures,
     )  # fmt: skip
 
 
@@ -320,11 +320,11 @@ def _parse(argv: Sequence[str]) -> tuple[Plan, Path | None]:
     parser.add_argument("--pairs", type=int, default=5, help="turns through all conditions")
     parser.add_argument("--seconds", type=float, default=8.0, help="of one window")
     parser.add_argument("--warmup-s", type=float, default=1.0, help="before each, not counted")
-    parser.add_argument("--share", type=float, default=0.5, help="of the capacity, asked for")
+    parser.add_argument("--share", type=float, default=0.5, help="of the capacity that is used")
     parser.add_argument("--rate", type=float, help="selects per second in place of that share")
     parser.add_argument("--rows", type=int, help="that are trained on")
     parser.add_argument("--optimizer-steps", type=int, help="of a round")
-    parser.add_argument("--asks-per-s", type=float, default=5.0, help="of the trained bandit")
+    parser.add_argument("--requests-per-s", type=float, default=5.0, help="of the trained bandit")
     given = vars(parser.parse_args(argv))
     json_path = given.pop("json")
     resnet = given["trains"] == "resnet"
@@ -332,7 +332,7 @@ def _parse(argv: Sequence[str]) -> tuple[Plan, Path | None]:
     given["optimizer_steps"] = given["optimizer_steps"] or (20 if resnet else 1000)
     for name, value in given.items():
         if isinstance(value, int | float) and not 0 < value <= 100_000:
-            parser.error(f"--{name.replace('_', '-')} must be above 0 and not absurd")
+            parser.error(f"--{name.replace('_', '-')} must be above 0 and at most 100,000")
     return Plan(**given), json_path
 
 
@@ -341,7 +341,7 @@ def _show(window: Window) -> None:
         f"{window.condition:>8}: p50 {window.p50_ms:8.2f}  p99 {window.p99_ms:8.2f}  "
         f"p99.9 {window.p999_ms:8.2f}  max {window.max_ms:8.2f} ms, {window.selects} selects, "
         f"{window.failed} failed, {window.late} late; beside: {window.beside_s:.1f} of "
-        f"{window.wall_s:.1f} s, {window.rounds} rounds, {window.asked} asks",
+        f"{window.wall_s:.1f} s, {window.rounds} rounds, {window.sent} requests",
         flush=True,
     )
 

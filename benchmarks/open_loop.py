@@ -1,15 +1,13 @@
-"""Sends requests at fixed times, whatever the answers take, and tells latencies from those times.
+"""Sends requests at fixed times, however long the answers take, and measures from those times.
 
 A closed loop hides stalls: while the server stands still, its clients wait with it and send less.
 Here request n is due n / rate seconds after the start, and its latency counts from then, so that
-what had to wait for a connection counts, too.
+waiting for a connection counts, too.
 
-Runs in a process of its own, `python -m benchmarks.open_loop`, which reads a `Load` as JSON on its
-standard input and writes an `Outcome` on its standard output; `drive` starts it. One thread per
-connection: threads sleep to within a tenth of a millisecond, event loops only to a whole one.
-
-`Loop` calls a server from a thread beside such a load. Nothing here outlives its caller or keeps a
-file.
+The load runs in a process of its own, `python -m benchmarks.open_loop`, which reads a `Load` as
+JSON on its standard input and writes an `Outcome` on its standard output; `drive` starts it. Each
+connection has a thread: threads sleep to within a tenth of a millisecond, event loops only to a
+whole one. `Loop` sends requests from a thread beside such a load.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from urllib.parse import urlsplit
 from bandexa_client import NO_RETRY, BanditClient, BanditError
 
 _ANSWER_S = 10.0  # limit of one answer
-_GRACE_S = 5.0  # after the last due time; what is not sent by then is given up
+_GRACE_S = 5.0  # after the last due time; a request that is not sent by then has failed
 _START_S = 30.0
 _MOST_FAILURES = 20  # of one connection, which then gives up
 _LATE_S = 1e-3
@@ -45,8 +43,8 @@ class Load:
         bodies: JSON bodies, sent in turn.
         seconds: Length of the load.
         rate: Requests per second.
-        connections: Requests under way at once, at most.
-        warmup_s: Requests due so early are sent, but their latencies are not told.
+        connections: The most concurrent requests.
+        warmup_s: Latencies of requests that are due earlier are not reported.
         max_requests: Bound on what is sent.
     """
 
@@ -75,14 +73,14 @@ class Load:
 
 @dataclass
 class Outcome:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
-        latencies_ms: Of the answers after the warm-up, from the due time, in no certain order.
+        latencies_ms: Latencies of the answers after the warm-up, in no particular order.
         sent: Requests sent, warm-up included.
-        late: Those sent over a millisecond after they were due: all connections were taken, or
-            the driver did not get the CPU.
-        failed: Requests without an answer of status 200, those that were never sent included.
+        late: Requests sent more than a millisecond after they were due: all connections were busy,
+            or the driver did not get the CPU.
+        failed: Requests without an answer of status 200, including those that were never sent.
         failures: The first of them in words.
         wall_s: From the start to the last answer.
     """
@@ -170,7 +168,7 @@ class Loop:
 
 
 def _due(load: Load, start: float, turns: Iterator[int]) -> Iterator[tuple[int, float]]:
-    """Take turns, each when it is due; yields its number and due time until the load ends."""
+    """Yield number and due time of each request when it is due, until the load ends."""
     end = start + load.seconds + _GRACE_S
     for number in turns:
         if number >= load.num_requests:

@@ -1,8 +1,8 @@
-"""Measures a rebuild of the posterior over 100,000 rows of 64 features that are given.
+"""Measures the rebuild of a posterior over 100,000 rows of 64 features in memory.
 
-Against the least it could take: one float64 matrix product with as many multiply-adds as Z^T Z has,
-and one read of the rows. In chunks, with the checks and sums of `Statistics` and the factorisation,
-one thread, in turns with that floor; medians. Nothing is kept but the JSON file.
+Its floor is one float64 matrix product with as many multiply-adds as Z^T Z has, and one read of the
+rows. The rebuild works in chunks, with the checks and sums of `Statistics` and the factorisation.
+Both use one thread and take turns; the figures are medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def measure(repeats: int) -> dict[str, float]:
     """Return the figures."""
     rng = np.random.default_rng(0)
     rows, values = rng.standard_normal((_ROWS, _DIM)), rng.standard_normal(_ROWS)
-    # Two matrices: of Z^T Z numpy would work out one half.
+    # Two matrices: for Z^T Z numpy would compute only one half.
     left, flat = np.ascontiguousarray(rows.T), rows.reshape(-1)
     chunk = TrainingSpec().rebuild_chunk
     found: dict[str, list[float]] = {"rebuild": [], "product": [], "read": []}

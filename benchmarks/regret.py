@@ -1,9 +1,9 @@
-"""The regret table: every problem, every policy, means over seeds.
+"""The regret table: every problem and every policy, with means over seeds.
 
-`python -m benchmarks.regret --json FILE` reruns all of it on two cores; `--quick` takes short
-horizons and two seeds. Runs go in process, through the same serving model and rounds as the
-service (`in_process`); `--over-http` plays the first seed of one problem per workload against a
-real server as well and compares the decisions.
+The full table takes about 40 minutes on two cores; `--quick` plays short horizons and two seeds.
+Runs are in process, with the serving model and the rounds of the service (`in_process`). `--over-
+http` also plays the first seed of one problem per workload against a server and compares all
+decisions.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def markdown(summary: Sequence[Mapping[str, Any]]) -> str:
 
 
 def compare_with_http(seed: int, horizon: int) -> list[dict[str, Any]]:
-    """Play one problem per workload both ways; tell whether every decision was the same."""
+    """Play one problem per workload both ways; returns whether every decision was the same."""
     out = []
     for name in ("synthetic", "mnist", "two-tower", "wheel-0.5"):
         problem = PROBLEMS[name]

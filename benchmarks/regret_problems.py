@@ -1,4 +1,4 @@
-"""The problems of the regret table: workload, length, seeds, policies, and what is disturbed."""
+"""The problems of the regret table: workload, length, seeds, policies and disturbances."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Measures random batches from the disk replay against other ways to read the same bytes.
+"""Measures random batches of the disk replay against other ways to read the same bytes.
 
-For each size of row, one temporary directory is filled with a replay, one flat file for np.memmap
-and shards written by torch.save. Every way then reads random batches in turn, so that all share the
-machine's noise, and medians are told. Hot: after everything was read once. Cold: after fsync and
-posix_fadvise(DONTNEED) of every file, which drops it from the page cache of this machine; a cache
-beyond it (of a virtual disk's host, of the disk) stays warm.
-
-Runs in one process with the replay's reading threads; nothing is kept but the JSON file asked for.
+For each size of row, one temporary directory holds a replay, one flat file for np.memmap and shards
+written by torch.save. All ways read random batches in turn, so that they share the machine's noise;
+the figures are medians. Hot: after everything was read once. Cold: after fsync and
+posix_fadvise(DONTNEED) of every file, which drops it from the page cache of this machine; caches
+beyond it (of a virtual disk's host, of the disk) stay warm. Everything runs in one process with the
+replay's reading threads.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ _WRITE_BYTES = 64 * 2**20
 _ROUNDS, _QUICK_ROUNDS = 9, 3
 _HOT_ROUNDS = 3  # for each cold one
 _BLOCK_S = 0.01  # a hot measurement runs about so long: less than another process is let run
-_SLOW_S = 20.0  # a way that took so long in all is not asked again
+_SLOW_S = 20.0  # a way that took so long in all is not measured again
 _ROOM = 1.1  # of the bytes written, to be free before
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to read: `read(indices)` at sorted or drawn rows, and how to let go of its caches."""
+    """A way to read: `read(indices)` at sorted or drawn rows, and how to drop its caches."""
 
     name: str
     read: Callable[[NDArray[np.int64]], object]
@@ -107,10 +106,10 @@ class _Memmap:
 
 
 class _TorchShards:
-    """Shards loaded whole by torch.load, the last two kept, rows looked up in the order drawn.
+    """Shards that torch.load loads whole; the last two stay in memory; rows in the order drawn.
 
-    Each row is copied out at once: one that is only viewed until the batch is whole would keep
-    its shard in memory, and a batch then takes tens of gigabytes.
+    Each row is copied at once: a view of it would hold its whole shard in memory, and a batch would
+    take tens of gigabytes.
     """
 
     def __init__(self, root: Path, layout: RowLayout) -> None:

@@ -1,8 +1,8 @@
-"""Measures the simulation of `synthetic` over HTTP beside the same steps in process.
+"""Measures a simulation of `synthetic` over HTTP against the same steps in process.
 
-One policy and seed, in lockstep: selects, rewards and rounds of training, against a private server
-and against the same serving model without HTTP and store (`in_process`). Both choose the same
-actions, so what differs is what HTTP, store and process cost. Only told, nothing is to be reached.
+One policy and seed play in lockstep (selects, rewards and training rounds) against a server and
+against the same serving model without HTTP and store (`in_process`). Both choose the same actions,
+so the difference is the cost of HTTP, store and a second process. The figures have no target.
 """
 
 from __future__ import annotations

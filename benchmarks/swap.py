@@ -1,12 +1,10 @@
-"""Measures how long the event loop stands still while a model is swapped in.
+"""Measures how long the event loop stands still while a model is swapped.
 
-An engine runs in this process as it does in a server, on uvloop. A coroutine wakes up every
-millisecond; how much later than that it wakes is time in which no request would have been answered.
-A snapshot the trainer published is swapped in again and again (load, catch up, assign), and after
-each swap the same time passes without one: the longest stall of both is told, so that what the
-machine does to any process can be told from what a swap does.
-
-The engine's files lie in a temporary folder; nothing is kept but the JSON file asked for.
+An engine runs in this process as in a server, on uvloop. A coroutine wakes up every millisecond;
+by how much it is late is time in which no request would have been answered. A published snapshot is
+swapped in again and again (load, apply the tail, assign). After each swap the same time passes
+without one, so that the noise of the machine can be separated from the stall of a swap: the longest
+stall of both is reported.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ TARGETS = {
 
 
 class _Pulse:
-    """Wakes up every millisecond and keeps the longest delay."""
+    """Wakes up every millisecond and records the longest delay."""
 
     def __init__(self) -> None:
         self._longest_s = 0.0
@@ -79,7 +77,7 @@ def _spec(encoder: str) -> BanditSpec:
     )  # fmt: skip
 
 
-async def _teach(engine: Engine, spec: BanditSpec, rows: int) -> None:
+async def _learn(engine: Engine, spec: BanditSpec, rows: int) -> None:
     rng = np.random.default_rng(0)
     shape, dtype = spec.context.shape, spec.context.dtype
     for number in range(rows):
@@ -92,7 +90,7 @@ async def _teach(engine: Engine, spec: BanditSpec, rows: int) -> None:
 
 
 async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
-    """Return the longest stall of each swap (median, worst) and of as long without one."""
+    """Return the longest stall of each swap (median, worst), and without a swap."""
     spec = _spec(encoder)
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings(None, data_dir=Path(folder), durability="os")
@@ -104,7 +102,7 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
             await manage.put_actions(
                 engine, "b", names, features if spec.action_dim else None, enabled
             )
-            await _teach(engine, spec, rows)
+            await _learn(engine, spec, rows)
             event = await engine.rounds.train(bandit)
             swapping, resting, taken = [], [], []
             pulse = _Pulse()
@@ -114,7 +112,7 @@ async def _measure(encoder: str, swaps: int, rows: int) -> dict[str, float]:
                 started = time.perf_counter()
                 await engine.rounds.published(bandit.record.uid, event)
                 took = time.perf_counter() - started
-                await asyncio.sleep(0.02)  # what freeing the old model takes counts, too
+                await asyncio.sleep(0.02)  # freeing the old model counts, too
                 swapping.append(pulse.longest_ms())
                 await asyncio.sleep(took + 0.02)
                 resting.append(pulse.longest_ms())

@@ -1,15 +1,13 @@
-"""Proves that damaged files are refused or repaired, and never served wrongly: a table of damage.
+"""Proves that damaged files are refused or repaired and never served wrongly: a table of damage.
 
-A server learns and is killed, another is stopped in order; each file they leave is then damaged on
-a copy: cut to several lengths, one bit changed at several places, deleted. A server is started on
-every copy. Either it refuses, in one line of its log; or it serves what the whole directory would:
-the same scores where it has the same snapshot, else those that `bandexa verify --live` computes
-from the snapshot it fell back to; decisions repeated as they were answered; no answer a 5xx but the
-documented 503. A cut write-ahead log is an earlier state, as of a disk that lied about a sync: it
-has to be one, whole. Then rounds are trained, from a replay that was damaged, too, and all is
-compared again.
-
-Starts servers on a temporary directory; keeps nothing but the JSON file asked for.
+One server learns and is killed, another is stopped in order. Each file that they leave is damaged
+on a copy: cut to several lengths, one bit changed at several places, deleted. A server is started
+on every copy. Either it refuses, in one line of its log; or it serves what the whole directory
+would: the same scores if it has the same snapshot, else those that `bandexa verify --live`
+computes from the snapshot it fell back to; repeated decisions get the same answers; no answer is a
+5xx but the documented 503. A cut write-ahead log is an earlier state, as a disk leaves it that did
+not sync: it must be one whole state. Then rounds are trained, also from a damaged replay, and
+everything is compared again.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.proofs.damage_cases import Case, Origin, damage_cases
 from benchmarks.report import arguments, report
 from benchmarks.server import Server, ServerFailed
 from service.settings import Settings
@@ -44,111 +43,10 @@ _SPECS: dict[str, dict[str, Any]] = {
     "sum": {"policy": "linear_ts", "training": _LOCKSTEP, "rewards": {"aggregate": "sum"}},
 }  # fmt: skip
 _PROBES, _ENDS_WITHIN_S = 5, 30.0
-_COLUMNS = ("refused", "as_before", "fell_back", "earlier", "verify_tells", "wrong")
+_COLUMNS = ("refused", "as_before", "fell_back", "earlier", "verify_finds", "wrong")
 
 
-# -- what is damaged -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A directory to be damaged, and what a server says on it while it is whole."""
-
-    data: Path
-    said: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One damage: `group` and `how` are its place in the table."""
-
-    origin: str
-    group: str
-    path: str
-    how: str
-    apply: Callable[[Path], None]
-
-
-def _cut(num_bytes: int) -> Callable[[Path], None]:
-    def apply(path: Path) -> None:
-        size = path.stat().st_size
-        left = num_bytes if num_bytes >= 0 else size + num_bytes
-        path.write_bytes(path.read_bytes()[:left])
-
-    return apply
-
-
-def _half(path: Path) -> None:
-    _cut(path.stat().st_size // 2)(path)
-
-
-def _flip(place: float, bit: int) -> Callable[[Path], None]:
-    """Change one bit at a relative place of a file."""
-
-    def apply(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[min(len(data) - 1, int(place * len(data)))] ^= 1 << bit
-        path.write_bytes(data)
-
-    return apply
-
-
-def _cases(origins: dict[str, Origin], rng: np.random.Generator) -> Iterator[Case]:
-    def both(origin: str, group: str, path: str, cuts: Sequence[int], flips: int) -> Iterator[Case]:
-        for cut in (*cuts, None):
-            how = _half if cut is None else _cut(cut)
-            yield Case(origin, group, path, "cut", how)
-        for number in range(flips):
-            place = (number + rng.random()) / flips
-            yield Case(origin, group, path, "bit", _flip(place, int(rng.integers(8))))
-        if "." in Path(path).name:
-            yield Case(origin, group, path, "deleted", _deleted)
-
-    stopped = origins["stopped"].data
-    for name in ("linear", "neural"):
-        newest = sorted(_snapshots(stopped, origins["stopped"].said[name]["uid"]))[-1]
-        folder = str(newest.relative_to(stopped))
-        for file in ("manifest.json", "model.safetensors", "training.safetensors"):
-            group = f"snapshot {file.partition('.')[0]}"
-            yield from both("stopped", group, f"{folder}/{file}", (0, -1), 4)
-        yield Case("stopped", "snapshot, whole", folder, "deleted", _deleted)
-        yield Case(
-            "stopped", "snapshots, all", str(newest.parent.relative_to(stopped)), "bit", _all
-        )
-    replay = f"replay/{origins['stopped'].said['neural']['uid']}"
-    shards = sorted((stopped / replay).glob("shard-*.rows"))
-    for shard in (shards[0], shards[-1]):
-        yield from both("stopped", "replay rows", f"{replay}/{shard.name}", (0, -1), 4)
-    yield from both("stopped", "replay state", f"{replay}/replay.json", (0, -1), 4)
-    yield from both("stopped", "database", "bandexa.db", (0, 100, 4096, -1), 30)
-    for cut in (0, 20, 32, 4000, -1, -5000):
-        yield Case("killed", "write-ahead log", "bandexa.db-wal", "cut", _cut(cut))
-    for number in range(8):
-        place = (number + rng.random()) / 8
-        yield Case("killed", "write-ahead log", "bandexa.db-wal", "bit", _flip(place, 3))
-    yield Case("killed", "shared memory", "bandexa.db-shm", "bit", _flip(0.01, 0))
-    yield Case("killed", "shared memory", "bandexa.db-shm", "cut", _cut(100))
-    yield Case("killed", "lock", "bandexa.db.lock", "cut", _cut(0))
-    yield Case("killed", "lock", "bandexa.db.lock", "bit", _flip(0.5, 1))
-
-
-def _deleted(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _all(path: Path) -> None:
-    for file in path.rglob("model.safetensors"):
-        _flip(0.5, 0)(file)
-
-
-def _snapshots(data: Path, uid: str) -> list[Path]:
-    return [path for path in (data / "snapshots" / uid).iterdir() if path.is_dir()]
-
-
-# -- what a server says -----------------------------------------------------------------------
+# -- answers of a server -----------------------------------------------------------------------
 
 
 def _context(name: str, number: int) -> list[float]:
@@ -172,7 +70,7 @@ def _feed(http: httpx.Client, name: str, first: int, num: int) -> None:
 
 
 def _grow(folder: Path) -> dict[str, Origin]:
-    """Have a server learn, kill it, keep a copy, start and stop it, keep a copy."""
+    """Run a server that learns; copy its directory after a kill and after an orderly stop."""
     server = Server(folder / "grown" / "data", "os")
     server.data_dir.parent.mkdir(parents=True)
     try:
@@ -208,7 +106,7 @@ def _client(server: Server) -> httpx.Client:
 
 
 def _said(http: httpx.Client) -> dict[str, Any]:
-    """Return what a server says of each bandit: state, scores, and decisions made before."""
+    """Return a server's answers for each bandit: state, scores, and repeated decisions."""
     said = {}
     for bandit in http.get("/bandits").raise_for_status().json()["bandits"]:
         name = bandit["name"]
@@ -224,18 +122,18 @@ def _said(http: httpx.Client) -> dict[str, Any]:
     return said
 
 
-# -- judging --------------------------------------------------------------------------------
+# -- checking -------------------------------------------------------------------------------
 
 
 @dataclass
 class Verdict:
-    """What became of one case; `seen` names columns of the table."""
+    """The result of one case; `seen` names columns of the table."""
 
     seen: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
 
 
-def judge(case: Case, origin: Origin, folder: Path) -> Verdict:
+def check(case: Case, origin: Origin, folder: Path) -> Verdict:
     """Damage a copy, start a server on it, and compare."""
     data = folder / "case" / "data"
     shutil.copytree(origin.data, data)
@@ -254,7 +152,7 @@ def judge(case: Case, origin: Origin, folder: Path) -> Verdict:
                 _goes_on(http, verdict)
                 _verified(server, data, case, verdict)
         except httpx.HTTPError as error:
-            # Where it meets damage in the middle of a write it ends, as the disk cannot be trusted.
+            # It ends if it meets damage in the middle of a write: the disk cannot be trusted.
             if server.ended(_ENDS_WITHIN_S) != 4:
                 verdict.wrong.append(f"{type(error).__name__}: {error}")
             verdict.seen.add("refused")
@@ -271,8 +169,8 @@ def judge(case: Case, origin: Origin, folder: Path) -> Verdict:
 def _refused(server: Server, verdict: Verdict) -> None:
     verdict.seen.add("refused")
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
-    told = [line["event"] for line in lines if line["level"] == "critical"]
-    if len(told) != 1 or "\n" in told[0] or "Traceback" in server.log.read_text():
+    events = [line["event"] for line in lines if line["level"] == "critical"]
+    if len(events) != 1 or "\n" in events[0] or "Traceback" in server.log.read_text():
         verdict.wrong.append(f"not refused in one line: {server.log.read_text()[-1500:]}")
 
 
@@ -292,8 +190,8 @@ def _compare(case: Case, origin: Origin, said: dict[str, Any], verdict: Verdict)
         for answer, expected in zip(now["scores"], before["scores"], strict=True):
             _answer(verdict, answer, expected if same else None, f"{name}: score")
         for answer, expected in zip(now["repeats"], before["repeats"], strict=True):
-            kept = "earlier" not in verdict.seen
-            _answer(verdict, answer, expected if kept else None, f"{name}: repeated select")
+            complete = "earlier" not in verdict.seen
+            _answer(verdict, answer, expected if complete else None, f"{name}: repeated select")
     if "earlier" in verdict.seen and case.group != "write-ahead log":
         verdict.wrong.append("an earlier state is served")
     if not verdict.seen:
@@ -303,7 +201,7 @@ def _compare(case: Case, origin: Origin, said: dict[str, Any], verdict: Verdict)
 def _answer(
     verdict: Verdict, answer: httpx.Response, expected: httpx.Response | None, what: str
 ) -> None:
-    """Compare an answer; one that is refused with the documented 503 is no wrong one."""
+    """Compare an answer; the documented 503 is not wrong."""
     if answer.status_code == 503:
         verdict.seen.add("refused")
         if answer.json()["type"] not in ("urn:bandexa:store-failed", "urn:bandexa:unavailable"):
@@ -315,7 +213,7 @@ def _answer(
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Tell whether two answers are the same; scores may differ as those of other loads do."""
+    """Return whether two answers are equal; floats may differ in the last bits."""
     if isinstance(one, float) and isinstance(other, float):
         return bool(np.isclose(one, other, rtol=1e-9, atol=1e-12))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -326,7 +224,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _goes_on(http: httpx.Client, verdict: Verdict) -> None:
-    """Decide, learn and train on every bandit that is there."""
+    """Decide, learn and train with every bandit."""
     for bandit in http.get("/bandits").json()["bandits"]:
         name = bandit["name"]
         answer = http.post("/select", json=_select(name, 1000))
@@ -338,17 +236,17 @@ def _goes_on(http: httpx.Client, verdict: Verdict) -> None:
 
 
 def _verified(server: Server, data: Path, case: Case, verdict: Verdict) -> None:
-    """Compare what is served with what snapshot and log say; and note what `verify` tells."""
+    """Compare the served model with snapshot and log, and record what `verify` reports."""
     try:
         found = verify(Settings(data_dir=data), live=server.url)
     except StoreError:
-        verdict.seen.add("verify_tells")
+        verdict.seen.add("verify_finds")
         return
     for check in found.checks:
         if check.num_problems:
-            verdict.seen.add("verify_tells")
-        # A model that another part of the directory contradicts was made wrongly: a damaged replay
-        # rebuilt the posterior, say.
+            verdict.seen.add("verify_finds")
+        # A model that contradicts another part of the directory was built wrongly, for example
+        # from a damaged replay.
         served_wrongly = check.name == "live" or (
             check.name == "model" and case.group.startswith("replay")
         )
@@ -361,14 +259,14 @@ def _verified(server: Server, data: Path, case: Case, verdict: Verdict) -> None:
 
 def _run(folder: Path, num_cases: int | None, seed: int) -> tuple[dict[str, float], list[str]]:
     origins = _grow(folder)
-    cases = list(_cases(origins, np.random.default_rng(seed)))
+    cases = list(damage_cases(origins, np.random.default_rng(seed)))
     if num_cases is not None:
         places = np.linspace(0, len(cases) - 1, min(num_cases, len(cases))).round().astype(int)
         cases = [cases[place] for place in places]
     table: dict[tuple[str, str], Counter[str]] = {}
     wrong: list[str] = []
     for number, case in enumerate(cases, start=1):
-        verdict = judge(case, origins[case.origin], folder)
+        verdict = check(case, origins[case.origin], folder)
         row = table.setdefault((case.group, case.how), Counter())
         row["cases"] += 1
         row.update(verdict.seen)

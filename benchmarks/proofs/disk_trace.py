@@ -1,12 +1,12 @@
-"""A recorded disk, and what a power loss may leave of it.
+"""A recorded disk, and the states that a power loss may leave of it.
 
 `shim/recorded_disk.c` records what a process does to its files. Here the records are replayed into
-a model that keeps, for every file, what was synced and what was only written since, and for every
-directory which of its names were synced. `Disk.lose_power` then writes out one of the states that
-POSIX allows after a power loss at that moment: all that was synced, and of the rest what a random
-choice keeps. A file's unsynced writes are kept or lost one by one, whole or torn; a directory's
-unsynced names are kept up to a random one, each directory by itself. A sync of a file does not save
-its name, which is stricter than most file systems are.
+a model that stores, for every file, what was synced and what was only written since, and for every
+directory which of its names were synced. `Disk.lose_power` then writes one of the states that
+POSIX allows after a power loss at that moment: everything synced, and a random part of the rest.
+Unsynced writes of a file survive or are lost one by one, whole or torn. Unsynced names of a
+directory survive up to a random one, each directory by itself. A sync of a file does not save its
+name, which is stricter than most file systems are.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_trace(path: Path) -> list[Record]:
 
 @dataclass(slots=True)
 class _File:
-    """What was synced, and the writes since: (record, offset, bytes), None bytes: cut to offset."""
+    """What was synced, and the writes since: (record, offset, bytes); None: a cut to offset."""
 
     synced: bytearray = field(default_factory=bytearray)
     since: list[tuple[int, int, bytes | None]] = field(default_factory=list)
@@ -87,7 +87,7 @@ class _File:
 
 @dataclass(slots=True)
 class _Directory:
-    """What was synced, what is there, and the names changed since: (record, removed, added)."""
+    """Synced names, present names, and the changes since: (record, removed, added, node)."""
 
     synced: dict[str, _Node] = field(default_factory=dict)
     now: dict[str, _Node] = field(default_factory=dict)
@@ -98,10 +98,10 @@ _Node = _File | _Directory
 
 
 class Disk:
-    """The files below one directory, as the records so far left them.
+    """The files below one directory after the records so far.
 
     Args:
-        root: The recorded directory; it is taken to be there, empty and synced.
+        root: The recorded directory, which exists, is empty and is synced.
     """
 
     def __init__(self, root: Path) -> None:
@@ -112,14 +112,14 @@ class Disk:
         self._count = 0
 
     def apply(self, record: Record) -> None:
-        """Take one more operation into account."""
+        """Apply one more operation."""
         self._count += 1
         getattr(self, f"_apply_{record.op}")(record)
 
     # -- files --------------------------------------------------------------------------------
 
     def _file(self, record: Record) -> _File:
-        """Return the file of a record; one that was there at the start is met by its path."""
+        """Return the file of a record; a file that existed at the start is found by its path."""
         known = self._inodes.get(record.number)
         if known is None:
             found = self._find(record.path)
@@ -141,7 +141,7 @@ class Disk:
         self._syncs[record.offset] = self._count
 
     def _apply_E(self, record: Record) -> None:
-        """Keep what was there when the sync began."""
+        """Mark as synced what had been written when the sync began."""
         begun = self._syncs.pop(record.offset)
         found = self._find(record.path)
         if isinstance(found, _Directory):
@@ -160,7 +160,7 @@ class Disk:
 
     def _apply_U(self, record: Record) -> None:
         parent, name = self._parent(record.path)
-        del parent.now[name]  # who has it open may write on; its number is given again by a C
+        del parent.now[name]  # a process that has it open may write on; a C reuses its number
         parent.since.append((self._count, name, None, None))
 
     _apply_D = _apply_U
@@ -220,8 +220,10 @@ def _write(content: bytearray, offset: int, data: bytes | None) -> None:
 def _write_out(node: _Directory, target: Path, keep: Keep, rng: np.random.Generator) -> None:
     target.mkdir()
     names, num = dict(node.synced), len(node.since)
-    kept = {"nothing": 0, "everything": num}.get(keep)
-    for _, removed, added, what in node.since[: rng.integers(num + 1) if kept is None else kept]:
+    num_kept = {"nothing": 0, "everything": num}.get(keep)
+    for _, removed, added, what in node.since[
+        : rng.integers(num + 1) if num_kept is None else num_kept
+    ]:
         _rename(names, removed, added, what)
     for name, entry in sorted(names.items()):
         if isinstance(entry, _Directory):
@@ -247,7 +249,7 @@ def _content(file: _File, keep: Keep, rng: np.random.Generator) -> bytes:
 def _pieces(
     offset: int, data: bytes, rng: np.random.Generator
 ) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the sectors of a write that reached the disk; the others kept what was there."""
+    """Yield the sectors of a write that reached the disk; the others have their old content."""
     first = 0
     while first < len(data):
         end = min(len(data), (offset + first) // _SECTOR * _SECTOR + _SECTOR - offset)
@@ -257,7 +259,7 @@ def _pieces(
 
 
 def same_tree(first: Path, second: Path, *, but: str) -> list[str]:
-    """Return the paths that differ between two directories, names ending in `but` left out."""
+    """Return the paths that differ between two directories, except names that end in `but`."""
 
     def content(root: Path) -> dict[str, bytes | None]:
         return {

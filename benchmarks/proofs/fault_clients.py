@@ -1,8 +1,8 @@
-"""Clients that never give up: what they ask is asked again until it is answered.
+"""Clients that never give up: they repeat a request until it is answered.
 
-Each runs in a thread of the benchmark's process and keeps a ledger of everything that was
-acknowledged to it. A server that is away, starting or overloaded is waited for; any other answer
-that contradicts the reward contract is a violation.
+Each runs in a thread of the proof's process and records everything that was acknowledged to it in
+a ledger. It waits for a server that is down, starting or overloaded; any other answer that
+contradicts the reward contract is a violation.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ BANDITS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Ledger:
-    """What one client was answered.
+    """What was acknowledged to one client.
 
     Attributes:
         selects: By decision id: action id, snapshot and position.
         rewards: Decision id, reward id, value and status, in the order they were reported.
-        final: By decision id: the value that has to be learned, where no window can close.
+        final: By decision id: the value that must be learned, if no window can close.
         moments: When each of these was acknowledged, in nanoseconds of the monotonic clock: by
             decision id, by place in the list, by decision id and "final".
     """
@@ -92,10 +92,10 @@ def trainer_of(url: str) -> dict[str, Any]:
 
 
 class FaultClient:
-    """Selects, rewards, repeats, corrects and comes late until told to stop.
+    """Selects, rewards, repeats, corrects and reports late until it is stopped.
 
     Args:
-        address: Returns the server's address at present, None while it is down.
+        address: Returns the server's present address; None while it is down.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FaultClient:
         self._old: list[tuple[str, str | None, float]] = []
 
     def run(self) -> None:
-        """Work until `stop` is set; what is under way then is still finished."""
+        """Work until `stop` is set; a decision that was begun is finished."""
         names = sorted(BANDITS)
         with self._http:
             count = 0
@@ -122,17 +122,17 @@ class FaultClient:
     def _decide(self, name: str, decision_id: str) -> None:
         context = self._rng.standard_normal(DIM).round(3)
         body = {"bandit": name, "context": context.tolist(), "decision_id": decision_id}
-        answer = self._ask("/select", body)
+        answer = self._call("/select", body)
         chosen = (answer["action"]["id"], answer["snapshot"], answer["position"])
         self.ledger.selects[decision_id] = chosen
         self.ledger.moments[decision_id] = time.monotonic_ns()
         if self._rng.random() < 0.2:
-            again = self._ask("/select", body)
+            again = self._call("/select", body)
             self.ledger.repeats += 1
             if (again["action"]["id"], again["snapshot"], again["position"]) != chosen:
                 self._wrong(f"{decision_id}: another answer to the same select")
         if self._rng.random() < 0.15:
-            return  # nobody ever says how it went
+            return  # this decision never gets a reward
         value = round(float(np.tanh(context[answer["action"]["index"] % DIM])), 3)
         getattr(self, f"_reward_{name}")(decision_id, value)
         if self._old and self._rng.random() < 0.1:
@@ -161,7 +161,7 @@ class FaultClient:
         self._reward(decision_id, "r0", value, some)
 
     def _repeat_an_old_one(self) -> None:
-        """Report again what was acknowledged long ago; late where a window is closed."""
+        """Repeat a reward that was acknowledged long ago; it is late if its window is closed."""
         decision_id, reward_id, value = self._old[int(self._rng.integers(len(self._old)))]
         self._reward(decision_id, reward_id, value, {"duplicate"})
         if decision_id.startswith("windowed"):
@@ -174,7 +174,7 @@ class FaultClient:
         body: dict[str, Any] = {"decision_id": decision_id, "reward": value}
         if reward_id is not None:
             body["reward_id"] = reward_id
-        status = self._ask("/reward", body)["status"]
+        status = self._call("/reward", body)["status"]
         self.ledger.moments[len(self.ledger.rewards)] = time.monotonic_ns()
         self.ledger.rewards.append((decision_id, reward_id, value, status))
         if status not in right:
@@ -189,8 +189,8 @@ class FaultClient:
     def _wrong(self, what: str) -> None:
         self.ledger.violations.append(what)
 
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
-        """Ask until it is answered; raises RuntimeError where nobody answers for minutes."""
+    def _call(self, path: str, body: dict[str, Any]) -> Any:
+        """Repeat a request until it is answered; RuntimeError after minutes without an answer."""
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
             url = self._address()
@@ -198,7 +198,7 @@ class FaultClient:
                 try:
                     answer = self._http.post(url + path, json=body)
                 except httpx.TransportError:
-                    pass  # killed: whether it was kept will be seen when it is asked again
+                    pass  # killed: the repeated request shows whether it was stored
                 else:
                     if answer.status_code == 200:
                         return answer.json()

@@ -1,15 +1,11 @@
-"""Proves that nothing acknowledged is lost: a server under load is killed again and again.
+"""Proves that nothing acknowledged is lost when a server under load is killed again and again.
 
-Clients select, reward, repeat, correct and come late while the server or its trainer is killed
-with SIGKILL: at random moments while it serves, trains, or is still starting, and aimed at stages
-of a round (filling the replay, optimizing, rebuilding, publishing, swapping).
-After every restart `bandexa verify` has to pass, while the clients hold their breath: what it
-recomputes must not grow faster than it computes. After every 25 kills every acknowledged event has
-to be in the store exactly once, with the value the reward contract gives it, and a new store is
-begun. Bounded by the number of kills; the exit status is 1 where a claim does not hold.
-
-Starts servers on a temporary directory (durability "os": what survives SIGKILL); keeps nothing but
-the JSON file asked for.
+Clients select, reward, repeat, correct and report late while the server or its trainer is killed
+with SIGKILL: at random moments while it serves, trains or starts, and at stages of a round (filling
+the replay, optimizing, rebuilding, publishing, swapping). After every restart `bandexa verify` must
+pass; the clients wait meanwhile, so that the log does not grow faster than it is verified. After
+every 25 kills every acknowledged event must be in the store exactly once, with the value of the
+reward contract, and a new store is begun. Servers have durability `os`, which survives SIGKILL.
 """
 
 from __future__ import annotations
@@ -38,7 +34,7 @@ _KILLS_PER_STORE = 25
 
 
 def play(server: Server, kills: int, counts: Counter[str], wrong: list[str], seed: int = 5) -> None:
-    """Kill so many times; after each restart the store is verified, and clients wait."""
+    """Kill `kills` times; after each restart the store is verified while clients wait."""
     rng = np.random.default_rng(seed)
     kinds = [*(["server"] * 7), *(["trainer"] * 3), *(["start"] * 3), *(2 * AIMS)]
     for number in range(kills):
@@ -74,9 +70,9 @@ def play(server: Server, kills: int, counts: Counter[str], wrong: list[str], see
 
 
 def aim(server: Server, what: str, rng: np.random.Generator, counts: Counter[str]) -> bool:
-    """Wait until a round is at a stage, and kill the trainer there; False: it did not come.
+    """Wait until a round reaches a stage and kill the trainer there; False: it never did.
 
-    At "swap" the trainer is done and lives: the server is at loading what was published.
+    At "swap" the trainer has finished and is not killed: the server loads what was published.
     """
     seen, pid = _published(server.data_dir), trainer_of(server.address)["pid"]
     deadline = time.monotonic() + _AIM_S

@@ -1,13 +1,11 @@
-"""Proves that no request breaks a server: generated along and against its schema, and raw bytes.
+"""Proves that no request breaks a server: requests along and against its schema, and raw bytes.
 
-schemathesis generates requests for every operation of the OpenAPI document, valid and invalid ones;
-each is sent as JSON and, with a body, the same as msgpack. Then come requests over a bare socket
-(see `raw_requests`). It holds if no answer is a 5xx but the documented 503, each is one the schema
-documents, JSON and msgpack of one invalid body are refused alike, a rejected request leaves the
-database as it was, resident memory is level, the log tells of no error, and the server is alive and
-`bandexa verify` passes at the end.
-
-Starts a server on a temporary directory; keeps nothing but the JSON file asked for.
+schemathesis generates valid and invalid requests for every operation of the OpenAPI document; each
+is sent as JSON and, if it has a body, as msgpack, too. Then come raw requests over a socket (see
+`raw_requests`). It holds if no answer is a 5xx but the documented 503, each answer is documented,
+JSON and msgpack of one invalid body are refused alike, a rejected request leaves the database as it
+was, resident memory is level, the log has no error, and at the end the server is ready and
+`bandexa verify` passes.
 """
 
 from __future__ import annotations
@@ -73,7 +71,7 @@ _COUNTED = ("bandits", "decisions", "outcomes", "rewards", "windows", "activatio
 
 
 class Fingerprint:
-    """What of a database may not change, read on a connection of its own."""
+    """The parts of a database that a rejected request must not change."""
 
     def __init__(self, database: Path) -> None:
         self._db = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None)
@@ -81,9 +79,9 @@ class Fingerprint:
         self._found: tuple[Any, ...] = ()
 
     def take(self) -> tuple[Any, ...]:
-        """Return the counts of all tables and where the logs are."""
+        """Return the counts of all tables and the positions of the logs."""
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._version:  # else nobody committed since
+        if version != self._version:  # else nothing was committed since
             self._version = version
             counts = [f"(SELECT count(*) FROM {table})" for table in _COUNTED]
             parts = self._db.execute(
@@ -100,7 +98,7 @@ class Fingerprint:
 
 @dataclass
 class Findings:
-    """What was sent and answered, and what is wrong."""
+    """What was sent, what was answered, and what is wrong."""
 
     sent: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -109,7 +107,7 @@ class Findings:
 
 
 class Attack:
-    """Sends, and looks at answers and at the database behind them."""
+    """Sends requests, and checks the answers and the database behind them."""
 
     def __init__(self, server: Server, seed_: int) -> None:
         self.found = Findings()
@@ -130,7 +128,7 @@ class Attack:
         self._print.close()
 
     def _prepare(self) -> list[Valid]:
-        """Make the bandits that are attacked, and the requests that are taken apart."""
+        """Create the bandits, and return the valid requests that raw requests are made from."""
         valid = []
         for name, spec in _KEPT.items():
             whole = spec | {"training": _LOCKSTEP, "seed": 0}
@@ -180,7 +178,7 @@ class Attack:
     # -- along and against the schema -------------------------------------------------------------
 
     def generated(self, num: int) -> None:
-        """Send so many generated requests, JSON and msgpack counted."""
+        """Send `num` generated requests; JSON and msgpack count as two."""
         schema = schemathesis.openapi.from_dict(self._http.get("/openapi.json").json())
         operations = []
         for one in schema.get_all_operations():
@@ -190,7 +188,7 @@ class Attack:
             (operation, mode)
             for operation in operations
             for mode in GenerationMode
-            # What takes neither parameters nor a body cannot be called against its schema.
+            # An operation without parameters and body cannot be called against its schema.
             if mode is GenerationMode.POSITIVE or "{" in operation.label or operation.body
         ]
         target, turn = sum(self.found.sent.values()) + num, 0
@@ -219,7 +217,7 @@ class Attack:
 
     @staticmethod
     def _aim(case: schemathesis.Case[Any], name: str, number: int) -> None:
-        """Point a case at what exists, so that it gets further than 404."""
+        """Point a case at an existing bandit, so that it does not end with 404."""
         if "name" in (case.path_parameters or {}) and case.method != "DELETE":
             case.path_parameters["name"] = name
         if isinstance(case.body, dict):
@@ -232,7 +230,7 @@ class Attack:
         what = f"{case.method} {case.path} {str(case.body)[:300]!r}"
         before = self._print.take()
         answer: Any = case.call(base_url=self._url, session=self._session, timeout=60)
-        self._judge("JSON", answer.status_code, answer.content, before, what)
+        self._check("JSON", answer.status_code, answer.content, before, what)
         try:
             case.validate_response(answer, checks=_CHECKS)
         except (Failure, FailureGroup) as error:
@@ -241,24 +239,24 @@ class Attack:
             self._send_packed(case, answer.status_code, what)
 
     def _send_packed(self, case: schemathesis.Case[Any], status: int, what: str) -> None:
-        """Send the body of a case once more, as msgpack; refused bodies are refused alike."""
+        """Send the body of a case again as msgpack; both encodings must be refused alike."""
         try:
             content = msgpack.packb(case.body)
         except (OverflowError, ValueError, TypeError, UnicodeEncodeError):
-            return  # no msgpack says this: integers beyond 64 bits, lone surrogates
+            return  # msgpack has no integers beyond 64 bits and no lone surrogates
         headers = {"content-type": "application/msgpack", "accept": "application/msgpack"}
         before = self._print.take()
         answer = self._http.request(
             case.method, case.formatted_path, params=case.query, content=content, headers=headers
         )
-        self._judge("msgpack", answer.status_code, answer.content, before, what)
+        self._check("msgpack", answer.status_code, answer.content, before, what)
         if (status == 422) != (answer.status_code == 422):
             self.found.wrong.append(f"{what}: {status}, as msgpack {answer.status_code}")
 
     # -- raw bytes --------------------------------------------------------------------------------
 
     def raw(self, num: int) -> None:
-        """Send so many requests over a socket, all kinds in turn."""
+        """Send `num` requests over a socket, all kinds in turn."""
         rng = np.random.default_rng(self._seed)
         makers = RawRequests(self._valid, rng)
         kinds = list(makers.kinds)
@@ -267,13 +265,13 @@ class Attack:
             content = makers.of(kind)
             before = self._print.take()
             answer = self._exchange(content, whole=kind not in makers.unfinished)
-            # What is behind a wrong length is taken for another request.
+            # The bytes after a wrong length are read as another request.
             found = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit()]
-            self._judge(
+            self._check(
                 kind, found[0] if found else 0, answer, before, repr(content[:300]),
                 all_rejected=bool(found) and all(status >= 400 for status in found),
             )  # fmt: skip
-            if not found:  # it may have been taken all the same
+            if not found:  # it may have been accepted all the same
                 self._http.post("/select", json=self._valid[3].body)
             if number % 500 == 499:
                 self._settle()
@@ -281,7 +279,7 @@ class Attack:
                 _show(self.found, sum(self.found.sent.values()) + num - number)
 
     def _exchange(self, content: bytes, *, whole: bool) -> bytes:
-        """Send bytes and return all that is answered; the sending of others than `whole` ends."""
+        """Send bytes and return the whole answer; unless `whole`, sending is shut down."""
         address = urlsplit(self._url)
         assert address.hostname is not None
         answer = b""
@@ -298,9 +296,9 @@ class Attack:
                     self.found.wrong.append(f"no end of the answer to {content[:200]!r}")
         return answer
 
-    # -- looking ----------------------------------------------------------------------------------
+    # -- checks -----------------------------------------------------------------------------------
 
-    def _judge(
+    def _check(
         self, kind: str, status: int, content: bytes, before: tuple[Any, ...], what: str, *,
         all_rejected: bool = True,
     ) -> None:  # fmt: skip
@@ -314,7 +312,7 @@ class Attack:
             self.found.wrong.append(f"{kind}: {what}: {status}, and the database changed")
 
     def _settle(self) -> None:
-        """Start over with new bandits, so that what was added to them is no memory that grew."""
+        """Replace all bandits, so that their growth does not count as growth of memory."""
         for bandit in self._http.get("/bandits").json()["bandits"]:
             self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
         self._valid = self._prepare()
@@ -322,7 +320,7 @@ class Attack:
 
 
 def _received(peer: socket.socket, within_s: float) -> bytes:
-    """Return what comes first, nothing where nothing comes in time."""
+    """Return the first bytes that arrive in time; empty if none do."""
     timeout = peer.gettimeout()
     peer.settimeout(within_s)
     try:
@@ -339,7 +337,7 @@ def _show(found: Findings, target: int) -> None:
 
 
 def _level(found: Findings) -> tuple[float, float]:
-    """Return the level of resident memory after warm-up, and what a fitted line rises by."""
+    """Return the level of resident memory after warm-up, and the rise of a fitted line."""
     seen = np.array(found.rss_mb[len(found.rss_mb) // 4 :])
     if len(seen) < 3:
         return float(seen.mean()), 0.0

@@ -1,13 +1,11 @@
-"""Proves that what was acknowledged survives power loss, by losing power in a recorded run.
+"""Proves that what was acknowledged survives a power loss, by losing power in a recorded run.
 
-A real server (durability "commit") is recorded by `shim/recorded_disk.c` while clients select,
-reward and correct, rounds are trained and published, and a bandit is made, imported into and
-deleted. The records are then cut at many points, and for each a directory is written that a power
-loss may have left there (see `disk_trace`): all that was synced and a random part of the rest, with
-torn writes. In each, `bandexa verify` has to pass and everything acknowledged before the cut has to
-be there, once; some are served again.
-
-Starts servers on a temporary directory; keeps nothing but the JSON file asked for.
+`shim/recorded_disk.c` records a server (durability `commit`) while clients select, reward and
+correct, rounds are trained and published, and a bandit is created, imported into and deleted. The
+records are then cut at many points. For each point a directory is written that a power loss may
+have left (see `disk_trace`): everything synced and a random part of the rest, with torn writes. In
+each, `bandexa verify` must pass, and everything acknowledged before the cut must be there once;
+some of the directories are served again.
 """
 
 from __future__ import annotations
@@ -53,10 +51,10 @@ FOREVER = 1 << 62
 
 @dataclass
 class Recording:
-    """One recorded run, and what was acknowledged in it.
+    """One recorded run and what was acknowledged in it.
 
     Attributes:
-        spare: When the spare bandit was there for sure: acknowledged, and not yet deleted.
+        spare: When the spare bandit certainly existed: acknowledged, and not yet deleted.
         spare_gone_ns: When its deletion was acknowledged.
     """
 
@@ -74,7 +72,7 @@ class Recording:
 def record_load(
     folder: Path, library: Path, clients: int, rewards: int, durability: str = "commit"
 ) -> Recording:
-    """Record a server under load from its first moment to its end, after so many rewards."""
+    """Record a server under load from start to stop, for `rewards` rewards."""
     root, trace = folder / "root", folder / "trace"
     root.mkdir(parents=True)
     server = Server(root / "data", durability, environment=recording(library, root, trace))
@@ -117,7 +115,7 @@ def _wait_for(rewards: int, workers: Sequence[FaultClient]) -> None:
 
 
 def _spare(server: Server, made: Recording) -> None:
-    """Create a bandit, teach it, import into it, delete it."""
+    """Create a bandit that learns, import into it, and delete it."""
     with httpx.Client(base_url=server.address, trust_env=False, timeout=60.0) as http:
         http.put(f"/bandits/{_SPARE}", json=BANDITS["first"]).raise_for_status()
         there_ns = time.monotonic_ns()
@@ -136,7 +134,7 @@ def _spare(server: Server, made: Recording) -> None:
 
 
 def _incomplete(folder: Path, made: Recording) -> list[str]:
-    """Check the records themselves: replayed, they have to give what lies on the real disk."""
+    """Check the records themselves: replayed, they must give the files of the real disk."""
     disk = Disk(made.root)
     for record in made.records:
         disk.apply(record)
@@ -149,7 +147,7 @@ def _incomplete(folder: Path, made: Recording) -> list[str]:
 
 
 def kind_of(record: Record) -> str:
-    """Name what a record wrote to."""
+    """Return what kind of file a record wrote to."""
     if record.op in "CRUMD":
         return "names"
     for part, kind in (("/snapshots/", "snapshots"), ("/replay/", "replay"), ("-wal", "wal")):
@@ -159,7 +157,7 @@ def kind_of(record: Record) -> str:
 
 
 def cuts(records: Sequence[Record], num: int, rng: np.random.Generator) -> list[int]:
-    """Return after how many records to cut: at the end, and each kind of record gets its share."""
+    """Return after how many records to cut: at the end, and a share for each kind of record."""
     places: dict[str, list[int]] = {kind: [] for kind in _KINDS}
     for place, record in enumerate(records, start=1):
         if (kind := kind_of(record)) in places:
@@ -173,7 +171,7 @@ def cuts(records: Sequence[Record], num: int, rng: np.random.Generator) -> list[
 
 
 def examine(image: Path, made: Recording, moment_ns: int) -> list[str]:
-    """Return what is wrong with a state that was left at a moment."""
+    """Return what is wrong with a state that a power loss left."""
     data = image / "data"
     ledgers = [ledger.until(moment_ns) for ledger in made.ledgers]
     acknowledged = sum(len(ledger.selects) for ledger in ledgers)
@@ -191,7 +189,7 @@ def examine(image: Path, made: Recording, moment_ns: int) -> list[str]:
 
 
 def _opens(data: Path) -> list[str]:
-    """Open the store as a server would, with all it repairs."""
+    """Open the store as a server does, with its repairs."""
     try:
         data.mkdir(parents=True, exist_ok=True)
         SqliteStore(data / "bandexa.db", "os", lambda answer: answer()).close()
@@ -216,7 +214,7 @@ def _spare_is_right(data: Path, made: Recording, moment_ns: int) -> list[str]:
 
 
 def served(image: Path, made: Recording, moment_ns: int) -> list[str]:
-    """Start a server on what was left and ask all bandits; then examine it again."""
+    """Serve a state and send requests to all bandits; then examine it again."""
     server = Server(image / "data", "os")
     wrong: list[str] = []
     try:
@@ -250,7 +248,7 @@ def _answered(http: httpx.Client, spec: dict[str, Any], body: dict[str, Any]) ->
 
 @dataclass
 class Tally:
-    """What was cut, and what was found wrong."""
+    """Counts of the cuts, and what is wrong."""
 
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -260,9 +258,9 @@ def lose_power(
     folder: Path, made: Recording, places: Sequence[int], rng: np.random.Generator, tally: Tally,
     *, keeps: Sequence[Keep], serve: int,
 ) -> None:  # fmt: skip
-    """Cut a recording at all places and examine what a power loss leaves there.
+    """Cut a recording at all places and examine what a power loss leaves.
 
-    Ways of keeping (`keeps`) take turns; `serve` of the states are served again.
+    The values of `keeps` take turns; `serve` of the states are served again.
     """
     disk, done = Disk(made.root), 0
     acknowledged = sorted(at for ledger in made.ledgers for at in ledger.moments.values())
@@ -270,7 +268,7 @@ def lose_power(
         for record in made.records[done:place]:
             disk.apply(record)
         done, last = place, made.records[place - 1]
-        # Until the next record nothing changes on the disk, whatever is acknowledged meanwhile.
+        # The disk does not change before the next record, whatever is acknowledged meanwhile.
         next_ns = made.records[place].time_ns if place < len(made.records) else FOREVER
         keep = keeps[number % len(keeps)]
         image = folder / f"cut-{place}-{keep}"

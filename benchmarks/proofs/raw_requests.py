@@ -1,7 +1,7 @@
-"""Requests as no client library would send them: bytes for a socket, each kind by name.
+"""Requests that no client library would send: bytes for a socket, each kind by name.
 
-Everything follows from a generator of random numbers. `valid` requests are taken apart, cut and
-changed bit by bit; others are broken from the start.
+Everything follows from a generator of random numbers. Some kinds take valid requests apart, cut
+them or change bits of them; others are broken from the start.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PATHS = (
 
 @dataclass(frozen=True)
 class Valid:
-    """A request that a server would take."""
+    """A request that a server accepts."""
 
     method: str
     path: str
@@ -58,14 +58,14 @@ class Valid:
 
 
 class RawRequests:
-    """Makes them.
+    """Makes raw requests.
 
     Args:
         valid: Requests with decoded bodies; those of bytes are snapshots.
 
     Attributes:
-        kinds: What makes one, by name.
-        unfinished: Those after which a server may wait for more.
+        kinds: The makers of requests, by name.
+        unfinished: The kinds after which a server may wait for more bytes.
     """
 
     def __init__(self, valid: list[Valid], rng: np.random.Generator) -> None:
@@ -139,7 +139,7 @@ class RawRequests:
     def _changed_snapshot(self) -> bytes:
         found = [one for one in self._valid if isinstance(one.body, bytes)]
         one = found[self._below(len(found))]
-        # Most of a snapshot is numbers: half of the changes are meant for its header.
+        # Most of a snapshot is numbers: half of the changes aim at its header.
         near = self._rng.random() < 0.5
         body = self._changed(one.body[:1500]) + one.body[1500:] if near else self._changed(one.body)
         if self._below(5) == 0:
@@ -205,7 +205,7 @@ class RawRequests:
         return bytes(data)
 
     def _replaced(self, text: str, before: str, by: tuple[str, ...]) -> str:
-        """Put something in place of a value of a JSON text."""
+        """Replace one value of a JSON text."""
         places = [at + 1 for at, mark in enumerate(text) if mark in before] or [0]
         start = places[self._below(len(places))]
         end = next((at for at in range(start, len(text)) if text[at] in ",]}"), len(text))

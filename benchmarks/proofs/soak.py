@@ -1,14 +1,12 @@
-"""Proves that a long-running server stays as it is: memory, descriptors, answers, posterior.
+"""Proves that a long-running server stays level: memory, descriptors, answers, posterior.
 
-Clients select, reward, repeat and correct for a given time while rounds are trained and swapped in.
-Replays hold a bounded number of rows, as every long-running one does at last. Resident memory and
-open descriptors of the server and its trainer are read every second; after the warm-up (a quarter
-of the time, at least a minute where that is no more than half of it: replays fill, allocators
-settle) a line is fitted through each. It holds if no request was answered wrongly, the store has
-what was acknowledged, `bandexa verify` passes, and no fitted line rises by more than a twentieth
-of its level (descriptors: by more than two) over the measured time.
-
-Starts a server on a temporary directory; keeps nothing but the JSON file asked for.
+Clients select, reward, repeat and correct for a given time while rounds are trained and swapped
+in. Replays hold a bounded number of rows, as those of every long-running server finally do.
+Resident memory and open descriptors of the server and its trainer are read every second. After the
+warm-up (a quarter of the time, at least a minute if that is no more than half of it: replays fill,
+allocators settle) a line is fitted through each. It holds if no request was answered wrongly, the
+store has what was acknowledged, `bandexa verify` passes, and no fitted line rises by more than a
+twentieth of its level (descriptors: by more than two) over the measured time.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from tests.docs.pages import FENCE, PAGES, ROOT
 DOCS = ROOT / "docs"
 RECORDS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 TABLE_WIDTH, WIDTH = 160, 120
-REWRITTEN_LATER = {DOCS / "performance.md"}
 
 
 def named(path: Path) -> str:
@@ -23,14 +22,14 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize("page", sorted({*PAGES} - REWRITTEN_LATER), ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_lines_can_be_read(page: Path) -> None:
     for number, line in enumerate(page.read_text().splitlines(), 1):
         most = TABLE_WIDTH if line.startswith("|") else WIDTH
         assert len(line) <= most, f"{named(page)}:{number}"
 
 
-@pytest.mark.parametrize("page", sorted({*DOCS.glob("*.md")} - REWRITTEN_LATER), ids=named)
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=named)
 def test_a_page_begins_with_what_its_reader_can_do(page: Path) -> None:
     title, _, rest = page.read_text().partition("\n\n")
     assert title.startswith("# ")
