@@ -5,23 +5,20 @@ An unknown key is refused wherever it stands, so that a typing error cannot pass
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 PREFIX = "BANDEXA_"
 NESTING = "__"
 CLIENT_KEY = "BANDEXA_API_KEY"  # what commands that call a server send; no setting
 CLIENT_URL = "BANDEXA_URL"  # where they find it; no setting either
+_TABLES = ("keys", "encoders", "weights", "bandits")  # a variable of this name is JSON
+_DEEP = ("bandits",)  # whose keys may be JSON, too
 
 
 Scope = Literal["select", "reward", "read", "admin"]
@@ -51,16 +48,11 @@ class SettingsError(ValueError):
     """A setting is unknown or out of range; the message names it."""
 
 
-class Settings(BaseSettings):
-    """Every setting of the server."""
+class Settings(BaseModel):
+    """Every setting of the server; `load_settings` reads them."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter=NESTING,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,  # a key pasted in the wrong place stays out of the log
-    )
+    # Without the input in errors, a key pasted in the wrong place stays out of the log.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -189,32 +181,45 @@ def load_settings(config: Path | None, **arguments: Any) -> Settings:
             toml = tomllib.loads(config.read_text())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{config}: {error}") from error
-    _refuse_unknown_environment()
     given = {key: value for key, value in arguments.items() if value is not None}
-
-    class Sourced(Settings):
-        """The settings with this file below the environment."""
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, toml)
-
     try:
-        return Sourced(**given)
+        return Settings.model_validate(_merged(toml, _environment()) | given)
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def _refuse_unknown_environment() -> None:
-    for name in os.environ:
-        if name.upper().startswith(PREFIX) and name.upper() not in (CLIENT_KEY, CLIENT_URL):
-            field = name[len(PREFIX) :].split(NESTING)[0].lower()
-            if field not in Settings.model_fields:
-                raise SettingsError(f"environment: {name} is not a setting")
+def _environment() -> dict[str, Any]:
+    """Return the settings of the environment: `BANDEXA_A__B` is the key `b` of the table `a`.
+
+    Raises:
+        SettingsError: A variable names no setting.
+    """
+    found: dict[str, Any] = {}
+    for name, text in sorted(os.environ.items()):  # a table comes before its keys
+        if not name.upper().startswith(PREFIX) or name.upper() in (CLIENT_KEY, CLIENT_URL):
+            continue
+        field, *keys = name[len(PREFIX) :].lower().split(NESTING)
+        if field not in Settings.model_fields:
+            raise SettingsError(f"environment: {name} is not a setting")
+        value: Any = _decoded(text) if field in (_TABLES if not keys else _DEEP) else text
+        for key in reversed(keys):
+            value = {key: value}
+        found = _merged(found, {field: value})
+    return found
+
+
+def _decoded(text: str) -> Any:
+    """Return the JSON value that a text is, or the text where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Return two tables as one; where both have a value, that of `high`."""
+    merged = low | high
+    for key in low.keys() & high.keys():
+        if isinstance(low[key], dict) and isinstance(high[key], dict):
+            merged[key] = _merged(low[key], high[key])
+    return merged

@@ -26,7 +26,6 @@ from service.http.routes import bandits, dashboard, explained, page, score, snap
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
-from service.observe.metrics import EngineCollector
 from service.serving.lifecycle import running
 from service.settings import Settings, SettingsError
 
@@ -59,7 +58,6 @@ def create_app(settings: Settings) -> App:
             following(settings, metrics) as follower,
         ):
             app.state.engine, app.state.follower = engine, follower
-            metrics.registry.register(EngineCollector(engine))
             try:
                 await configured.ensure(engine, wanted)
             except SettingsError:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,23 +19,34 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from service.observe.counters import Tally
+from bandexa_core import __version__
+from service.observe.counters import Count, Tally
 from service.observe.health import ALARM, learning_of, server_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.training.supervisor import PHASES
 
 Labelled = Iterable[tuple[Sequence[str], float]]
+__all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 
 
-class EngineCollector(Collector):
-    """Collects the metrics of an engine and its bandits."""
+def exposition(engine: Engine) -> bytes:
+    """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE_LATEST`."""
+    return generate_latest(_EngineCollector(engine))
+
+
+class _EngineCollector(Collector):
+    """Collects the metrics of an engine, its bandits and this process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric; those of bandits without samples where there is no bandit."""
+        yield from ProcessCollector(registry=None).collect()
+        build = [((__version__,), 1.0)]
+        text = "The running version; always 1."
+        yield _labelled("bandexa_build_info", text, ["version"], build)
         yield from self._requests()
         yield from self._encoding()
         yield from self._store()
@@ -62,6 +74,15 @@ class EngineCollector(Collector):
             "Time of a reward inside the engine, commit and learning included.",
             [((), metrics.reward_seconds)],
         )
+
+        problems = CounterMetricFamily(
+            "bandexa_problems",
+            "Requests, and items of batches, answered by a problem.",
+            labels=["type"],
+        )
+        for name, count in metrics.problems.items():
+            problems.add_metric([name], count)
+        yield problems
 
     def _encoding(self) -> Iterator[Metric]:
         waiting = self._engine.selecting.encode_queue
@@ -91,9 +112,49 @@ class EngineCollector(Collector):
             "bandexa_store_writable", "Whether the store takes writes.", store.failure is None
         )
         yield _gauge("bandexa_wal_bytes", "Bytes of the write-ahead log.", store.wal_bytes())
+        metrics = self._engine.metrics
+        yield _gauge(
+            "bandexa_store_bytes",
+            "Bytes of the database that hold something.",
+            metrics.store_bytes,
+        )
+        yield _counter(
+            "bandexa_decisions_removed",
+            "Decisions that retention removed.",
+            metrics.decisions_removed,
+        )
 
     def _trainer(self) -> Iterator[Metric]:
-        supervisor = self._engine.rounds.supervisor
+        supervisor, metrics = self._engine.rounds.supervisor, self._engine.metrics
+        for name, text, count in (
+            ("bandexa_swaps", "Models swapped in.", metrics.swaps),
+            ("bandexa_rounds", "Training rounds that were swapped in.", metrics.rounds),
+            ("bandexa_rounds_failed", "Training rounds that failed.", metrics.rounds_failed),
+            (
+                "bandexa_trainer_restarts",
+                "Restarts of the trainer process.",
+                metrics.trainer_restarts,
+            ),
+        ):
+            yield _counter(name, text, count)
+        for name, text, tally in (
+            (
+                "bandexa_swap_seconds",
+                "From a published snapshot to its model being served.",
+                metrics.swap_seconds,
+            ),
+            (
+                "bandexa_swap_stall_seconds",
+                "Time of a swap on the event loop.",
+                metrics.swap_stall_seconds,
+            ),
+            (
+                "bandexa_round_seconds",
+                "Time of a training round, up to its snapshot.",
+                metrics.round_seconds,
+            ),
+        ):
+            yield _histogram(name, text, [((), tally)])
         yield _labelled(
             "bandexa_trainer_phase",
             "What the trainer does; 1 for the phase it is in.",
@@ -231,6 +292,10 @@ def _actions(bandit: Bandit) -> float:
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _counter(name: str, text: str, count: Count) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=count.value)
 
 
 def _labelled(name: str, text: str, labels: Sequence[str], samples: Labelled) -> GaugeMetricFamily:

@@ -96,7 +96,7 @@ class Retention:
             await self._remove(self._clock() - age * DAY_S)
         if most is not None:
             await self._make_room(most)
-        self._metrics.store_bytes.set(await asyncio.to_thread(self._reader.used_bytes))
+        self._metrics.store_bytes = await asyncio.to_thread(self._reader.used_bytes)
 
     async def _make_room(self, most: int) -> None:
         skipped = 0

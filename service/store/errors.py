@@ -1,16 +1,16 @@
-"""What can go wrong in the store, and the base of all errors of the service.
+"""The errors of the store, and the base of all errors of the service.
 
-Nothing here knows of HTTP: `http.problems` gives each error its status.
+They know nothing of HTTP: `http.problems` gives each error its status.
 
 ServiceError
 |- InvalidRequest      a field of the request is wrong; names the field
 |- UnknownDecision     no decision has this id
 |- Conflict            the request contradicts the stored state
-|- Unavailable         cannot be done now, may be tried again
+|- Unavailable         cannot be done now, may be retried
 `- StoreError          the database cannot be used
    |- LogTrimmed       retention removed the requested rows
    |- StoreUnreadable  a read failed
-   `- StoreDamaged     a row is not what was written
+   `- StoreDamaged     a row's checksum or hash differs
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class InvalidRequest(ServiceError):
 
     @classmethod
     def from_value_error(cls, error: ValueError, default: str) -> InvalidRequest:
-        """Build it from a core error whose message begins with the field's name and a colon."""
+        """Build it from an error of the core whose message begins with `FIELD: `."""
         field, colon, message = str(error).partition(": ")
         if colon and field.replace(".", "").replace("_", "").isalnum():
             return cls(field, message)
@@ -47,11 +47,11 @@ class UnknownDecision(ServiceError):
 
 
 class Conflict(ServiceError):
-    """The request contradicts what is there."""
+    """The request contradicts the stored state."""
 
 
 class Unavailable(ServiceError):
-    """Cannot be done at present; trying again later may succeed."""
+    """The request cannot be served at present; retrying later may succeed."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class StoreError(ServiceError):
 
 
 class LogTrimmed(StoreError):
-    """Rows that were asked for left the log by its retention."""
+    """Retention removed the requested rows from the log."""
 
 
 class StoreUnreadable(StoreError):

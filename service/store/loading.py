@@ -1,7 +1,8 @@
-"""Load snapshot -> apply tail: the one way a served model comes to be.
+"""Load a snapshot, apply the tail of the log: the one way to build a serving model.
 
-Used at start (newest good snapshot, whole tail) and at a swap (a given snapshot, the tail that is
-in the store). Runs off the event loop, in one thread at a time, with a reader of its own.
+The start uses it (newest good snapshot, whole tail), a swap (a given snapshot, the tail stored so
+far), the trainer, `bandexa verify` and the explanation of a decision. It runs off the event loop,
+in one thread at a time, with its own reader.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ log = logging.getLogger(__name__)
 def acceptable(
     reader: LogReader, record: BanditRecord, up_to: LogPosition
 ) -> Callable[[Manifest], bool]:
-    """Return the test whether a snapshot belongs to this bandit's log, not beyond `up_to`.
+    """Return a predicate: does a snapshot belong to this bandit's log, at or before `up_to`?
 
-    One built before the last import is of a model that was replaced, though it may be newer: the
-    round that made it was under way when the import came.
+    A snapshot built before the last import belongs to a model that was replaced. It may have a
+    higher version, when its round was under way while the import arrived.
     """
     imported = reader.last_import(record.key, up_to)
     begins = reader.trim(record.key).position
@@ -50,10 +51,10 @@ def newest_snapshot(
     up_to: LogPosition,
     names: tuple[str, ...] = (MODEL_FILE,),
 ) -> Snapshot:
-    """Return the newest snapshot that is whole and belongs to the log.
+    """Return the newest undamaged snapshot that belongs to the log.
 
     Raises:
-        SnapshotError: There is none.
+        SnapshotError: There is no such snapshot.
     """
     snapshot, skipped = snapshots.newest(acceptable(reader, record, up_to), names)
     for version, reason in skipped:
@@ -69,7 +70,12 @@ def load_at(
     snapshot: Snapshot,
     up_to: LogPosition,
 ) -> ServingModel:
-    """Return the model of `snapshot` with the rows up to `up_to` applied."""
+    """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
+
+    Raises:
+        LogTrimmed: Retention removed rows after the snapshot's position.
+        StoreDamaged: A row is not what was written.
+    """
 
     def load(version: SnapshotVersion) -> Snapshot:
         return snapshots.load(version, (MODEL_FILE,))

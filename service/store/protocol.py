@@ -1,8 +1,8 @@
-"""What the engine asks of an event store: append, follow, look up, trim.
+"""The interface of an event store: append, follow, look up, history, trim.
 
-Appends are queued in call order, committed in groups, and answered by a callback on the event
-loop, in order, once the commit is on disk as the durability setting says. A callback gets either
-the result or the exception, never both.
+Appends are queued in call order, committed in groups, and answered by a callback on the event loop,
+in order, once the commit is as durable as the setting demands. A callback receives either the
+result or the exception, never both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Done = Callable[[T | None, Exception | None], None]
 
 @dataclass(frozen=True, slots=True)
 class RewardOutcome:
-    """What a reward did. `row`: the learn row it made, None where nothing was learned."""
+    """The effect of a reward. `row`: its learn row; None where nothing was learned."""
 
     uid: BanditUid
     status: RewardStatus
@@ -47,7 +47,7 @@ class RewardOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A learn row that no reward of its own made."""
+    """A learn row that follows from a closed window, not from a reward."""
 
     uid: BanditUid
     row: LearnRow
@@ -55,7 +55,13 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many decisions were removed, where the search ended, and whether it should go on."""
+    """The effect of one `drop_decisions`.
+
+    Attributes:
+        num: How many decisions were removed.
+        last_row: Where the search ended: the next call's `after_row`.
+        more: Whether there should be a next call.
+    """
 
     num: int
     last_row: int
@@ -64,7 +70,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What an activation did, to how many actions, and what it taught of earlier rewards."""
+    """The effect of an activation. `rows`: what was learned from rewards that came before it."""
 
     uid: BanditUid
     status: ActivationStatus
@@ -74,14 +80,14 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What closing windows taught. `more`: others are due at once."""
+    """What was learned by closing windows. `more`: other windows are due already."""
 
     learned: tuple[Learned, ...]
     more: bool
 
 
 class Reader(Protocol):
-    """A read-only view of the store; used by one thread at a time, closed by who opened it.
+    """A read-only view of the store; used by one thread at a time, closed by its opener.
 
     Every call is its own short transaction. Every call raises `StoreUnreadable` where the database
     cannot be read.
@@ -98,7 +104,7 @@ class Reader(Protocol):
 
 
 class LogReader(Reader, Protocol):
-    """Reads bandits and their logs: what a model is loaded from, and what retention asks.
+    """Reads bandits and their logs: models are loaded from it, retention plans with it.
 
     `bandit` is the key of a `BanditRecord`. All positions are of that bandit's log.
     """
@@ -174,7 +180,7 @@ class LogReader(Reader, Protocol):
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 without one."""
 
-    # -- what retention and verification ask --------------------------------------------------
+    # -- for retention and verification -------------------------------------------------------
 
     def first_learned(self, bandit: int, number: int) -> LogPosition:
         """Return the position of the n-th (from 1) first value that is in the log."""
@@ -204,7 +210,11 @@ class DecisionHistory(Reader, Protocol):
 
 
 class EventStore(Protocol):
-    """The truth: decisions, rewards and the log of every bandit."""
+    """Stores the decisions, the rewards and the log of every bandit: all else is derived.
+
+    Attributes:
+        epoch: How many times the store was opened, this opening included.
+    """
 
     epoch: int
 
@@ -228,7 +238,7 @@ class EventStore(Protocol):
         """Return the size of the write-ahead log."""
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
-        """Keep a decision. None: kept; an answer: the id was there already, nothing changed."""
+        """Store a decision; the result is an answer, not None, where its id was stored before."""
 
     def append_propensity(
         self, decision_id: DecisionId, propensity: float, done: Done[None]
@@ -236,15 +246,24 @@ class EventStore(Protocol):
         """Fill in the propensity of a decision that was answered without one."""
 
     def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
-        """Join a reward to its decision; UnknownDecision, or InvalidRequest for its action."""
+        """Join a reward to its decision.
+
+        Raises (through the callback):
+            UnknownDecision: There is no such decision.
+            InvalidRequest: The reward id or the action is missing or wrong.
+        """
 
     def append_activation(
         self, decision_id: DecisionId, time: float, done: Done[Activation]
     ) -> None:
-        """Count a decision that was made with `activate` false; UnknownDecision."""
+        """Make the rewards of a decision count that was made with `activate` false.
+
+        Raises (through the callback):
+            UnknownDecision: There is no such decision.
+        """
 
     def close_windows(self, done: Done[Closed]) -> None:
-        """Close the reward windows that are over; to be called about every second.
+        """Close the reward windows that are over; called about once a second.
 
         Time in which it was not called, or failed, does not count towards a window.
         """
@@ -263,25 +282,25 @@ class EventStore(Protocol):
         publish: Callable[[LogPosition, bytes], int],
         done: Done[ImportRow],
     ) -> None:
-        """Log that an imported snapshot is the model from here on.
+        """Log that an imported snapshot is the model from the new row on.
 
-        `publish(position, log hash)` writes the snapshot and returns its version; it runs before
-        the commit, so a row never names a snapshot that is not there.
+        `publish(position, log hash)` writes the snapshot and returns its version. It runs before
+        the commit, so that no row ever names a missing snapshot.
         """
 
     def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
-        """Note how a training round went; nothing is made of it but pictures."""
+        """Store how a training round went, for the dashboard."""
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
     ) -> None:
-        """Remove some learn rows up to `up_to`, keeping a sample of what went; True: call again.
+        """Remove some learn rows up to `up_to` and store a sample of them; True: call again.
 
-        No snapshot that is to be served may be older than `up_to`.
+        Snapshots older than `up_to` cannot be served afterwards.
         """
 
     def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
-        """Remove some decisions older than `before` that no row left in the log refers to."""
+        """Remove some decisions older than `before` that no remaining log row refers to."""
 
     def create_bandit(
         self,
@@ -293,10 +312,10 @@ class EventStore(Protocol):
         """Create a bandit; `publish` writes its snapshot 0 before the commit."""
 
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
-        """Forget a bandit, its decisions and its log."""
+        """Delete a bandit, its decisions and its log."""
 
     def sync(self, done: Done[None]) -> None:
-        """Put everything appended before on disk, whatever the durability setting."""
+        """Sync everything appended before to disk, at any durability setting."""
 
     def reader(self) -> LogReader:
         """Return a new reader; the caller closes it."""

@@ -1,4 +1,4 @@
-"""What the store holds: bandits, decisions, reported rewards, training rounds."""
+"""The records that go into the store and come out of it; plain values, no storage format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
 
 @dataclass(frozen=True, slots=True)
 class BanditRecord:
-    """A bandit as the store knows it; `key` is its row in `bandits`."""
+    """A stored bandit. `key` is its row in `bandits`; `spec` is as it was created."""
 
     key: int
     uid: BanditUid
@@ -28,10 +28,11 @@ class BanditRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChosenAction:
-    """One picked action: what its reward will teach, kept with the decision.
+    """One chosen action of a decision, with what a reward for it is learned from.
 
     Attributes:
-        index: Its place among the candidates as the client sent them, else its slot.
+        index: Its place among the candidates of the request; its slot without candidates.
+        slot: Its slot in the catalogue.
         features: Raw features, float32 (A,).
         score: Its sampled value.
     """
@@ -47,10 +48,14 @@ class DecisionRecord(NamedTuple):
     """One answered select.
 
     Attributes:
-        body_hash: Digest of the decoded request, None when the server made the id.
-        candidates: Ids offered (or retrieved); None: all enabled at `position`.
-        features: Features (K, A) of inline candidates, None where the catalogue has them or they
-            were too large to keep (then the decision cannot be explained).
+        bandit: The key of its bandit.
+        time: Seconds since the epoch.
+        body_hash: Digest of the decoded request; None when the server made the id.
+        chosen: The chosen actions, best first.
+        candidates: The candidates' ids (or the retrieved ones); None: all enabled at `position`.
+        features: Features (K, A) of inline candidates; None where the catalogue has them, or where
+            they were too large to store (then the decision cannot be explained).
+        activated: Whether rewards for it count from the start.
         explored, std: See `Choice`.
     """
 
@@ -72,14 +77,14 @@ class DecisionRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """A training round that ended, for people to look at.
+    """A training round that ended; shown to people, used for nothing else.
 
     Attributes:
-        time: When it was served, or had failed; seconds since the epoch.
-        version, position: Of the snapshot it made; None where it failed.
-        seconds: How long it took, with the swap.
-        swap_s: How long its snapshot took to be served, once it was there.
-        loss_before, loss_after: Mean squared errors, where an encoder was trained.
+        time: When its model was served, or when it failed; seconds since the epoch.
+        version, position: Those of its snapshot; None where it failed.
+        seconds: How long it took, including the swap.
+        swap_s: Time from the published snapshot to the served model.
+        loss_before, loss_after: Mean squared errors; None where no encoder was trained.
         error: Why it failed.
     """
 
@@ -98,8 +103,8 @@ class Trim:
     """Where a log begins.
 
     Attributes:
-        position: Learn rows up to it were removed; 0: none were.
-        hash: Of the log up to it.
+        position: Retention removed the learn rows up to it; 0: it removed none.
+        hash: The hash of the log up to it.
         learned: How many values those rows learned for the first time.
     """
 
@@ -110,7 +115,7 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """What of a decision answers a repeated select."""
+    """The part of a decision that answers a repeated select."""
 
     body_hash: bytes | None
     chosen: tuple[ChosenAction, ...]
@@ -121,7 +126,7 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RewardReport:
-    """A reward as it arrived. `action` picks one of several chosen actions."""
+    """A reward as it arrived. `action` names one of several chosen actions."""
 
     decision_id: DecisionId
     reward: float
@@ -132,7 +137,7 @@ class RewardReport:
 
 @dataclass(frozen=True, slots=True)
 class ReportedReward:
-    """A reward as it was reported; `item`: for which of the chosen actions."""
+    """A reward as it was reported. `item` is the index of the chosen action it is for."""
 
     item: int
     time: float
@@ -143,7 +148,7 @@ class ReportedReward:
 
 @dataclass(frozen=True, slots=True)
 class LearnedValue:
-    """A row of the log that taught a value of a decision, or corrected it."""
+    """A learn row of a decision: a value was learned, or corrected (`before` is not None)."""
 
     item: int
     position: int
@@ -154,11 +159,12 @@ class LearnedValue:
 
 @dataclass(frozen=True, slots=True)
 class StoredDecision:
-    """A decision and what became of it.
+    """A decision with its rewards and learned values.
 
     Attributes:
-        closes, closed: When its reward window closes, and was seen to have closed.
-        activated_at: When it was activated afterwards.
+        closes: When its reward window closes; None without one.
+        closed: When the store closed the window; None while it is open.
+        activated_at: When it was activated after the select; None where it was not.
     """
 
     record: DecisionRecord
@@ -171,7 +177,7 @@ class StoredDecision:
 
 @dataclass(frozen=True, slots=True)
 class DecisionSummary:
-    """A decision in a list. `row` is where the next part of the list begins."""
+    """A decision in a list. The next page of the list begins before `row`."""
 
     row: int
     decision_id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -75,6 +76,27 @@ def test_encoders_of_file_and_environment_come_together(
     assert load_settings(path).encoders == {"first": "a:A", "second": "b:B"}
 
 
+def test_tables_of_the_environment_are_json_or_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = toml(tmp_path, '[bandits.shop]\npolicy = "linear_ts"\nseed = 1\n')
+    monkeypatch.setenv("BANDEXA_ENCODERS", '{"first": "a:A", "second": "a:B"}')
+    monkeypatch.setenv("BANDEXA_ENCODERS__SECOND", "b:B")
+    monkeypatch.setenv("BANDEXA_BANDITS__SHOP__SEED", "2")
+    monkeypatch.setenv("BANDEXA_BANDITS__SHOP__CONTEXT__SHAPE", "[3]")
+    monkeypatch.setenv("BANDEXA_BANDITS__NEWS", '{"policy": "uniform"}')
+    holder = {"name": "me", "sha256": "0" * 64, "scopes": ["read"]}
+    monkeypatch.setenv("BANDEXA_KEYS", json.dumps([holder]))
+    settings = load_settings(path)
+    assert settings.encoders == {"first": "a:A", "second": "b:B"}
+    assert settings.bandits == {
+        "shop": {"policy": "linear_ts", "seed": 2, "context": {"shape": [3]}},
+        "news": {"policy": "uniform"},
+    }
+    assert settings.keys is not None
+    assert [key.name for key in settings.keys] == ["me"]
+
+
 @pytest.mark.parametrize(
     ("named", "text"),
     [
@@ -115,6 +137,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("BANDEXA_TRAINING__LR", "1"),
         ("BANDEXA_PORT", "http"),
         ("BANDEXA_DURABILITY", "maybe"),
+        ("BANDEXA_ENCODERS", "{no json"),
     ],
 )
 def test_a_wrong_environment_is_refused_and_the_variable_named(

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+from bandexa_core.ids import ActionId
+from service.observe.logs import LogFormat, configure
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -62,3 +68,48 @@ def test_text_is_for_people(start_server, api_of, tmp_path) -> None:
     for line in text.splitlines():
         with pytest.raises(json.JSONDecodeError):
             json.loads(line)
+
+
+@pytest.fixture
+def logged(capsys) -> Iterator[Callable[..., str]]:
+    """Configure the logs of this process and return what one call of a logger writes."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)  # `configure` would close those of the test runner
+
+    def write(log_format: LogFormat, message: str, *values: object, **options: Any) -> str:
+        configure(log_format, "info", "trainer")
+        logging.getLogger("some.place").error(message, *values, **options)
+        return str(capsys.readouterr().err)
+
+    yield write
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    for handler in before[0]:
+        root.addHandler(handler)
+    root.setLevel(before[1])
+
+
+def test_a_json_line_has_the_fields_of_the_record_in_one_line(logged) -> None:
+    extra = {"bandit": "shop", "action": [ActionId("red")], "secret": "not a field"}
+    line = logged("json", "%d rows\nwait", 3, extra=extra)
+    assert line.count("\n") == 1
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", found.pop("timestamp"))
+    assert found == {
+        "event": "3 rows\nwait", "level": "error", "logger": "some.place", "bandit": "shop",
+        "action": ["red"], "process": "trainer",
+    }  # fmt: skip
+
+
+def test_a_traceback_is_part_of_the_line(logged) -> None:
+    try:
+        raise ValueError("what happened")
+    except ValueError:
+        as_json = logged("json", "failed", exc_info=True)
+        as_text = logged("text", "failed", exc_info=True, extra={"bandit": "shop"})
+    assert json.loads(as_json)["exception"].endswith("ValueError: what happened")
+    first, *_, last = as_text.splitlines()
+    assert first.endswith("[error   ] failed [some.place] bandit=shop process=trainer")
+    assert last == "ValueError: what happened"

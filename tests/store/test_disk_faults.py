@@ -15,7 +15,7 @@ import pytest
 
 from bandexa_core.spec import ContextSpec
 from service.store.errors import Conflict, StoreError, Unavailable
-from service.store.sqlite.disk_faults import Verdict, told, verdict
+from service.store.sqlite.disk_faults import Fault, describe, fault_of
 from service.store.sqlite.group_writer import WAL_BYTES
 
 MEGABYTE = 1 << 20
@@ -31,33 +31,33 @@ def error_of(code: int, name: str = "SQLITE_X") -> sqlite3.Error:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (sqlite3.SQLITE_FULL, Verdict.OUTAGE),
-        (sqlite3.SQLITE_READONLY, Verdict.OUTAGE),
-        (sqlite3.SQLITE_IOERR_WRITE, Verdict.OUTAGE),
-        (sqlite3.SQLITE_IOERR_SHMSIZE, Verdict.OUTAGE),
-        (sqlite3.SQLITE_BUSY, Verdict.OUTAGE),
-        (sqlite3.SQLITE_IOERR_FSYNC, Verdict.FINAL),
-        (sqlite3.SQLITE_IOERR_DIR_FSYNC, Verdict.FINAL),
-        (sqlite3.SQLITE_CORRUPT, Verdict.FINAL),
+        (sqlite3.SQLITE_FULL, Fault.OUTAGE),
+        (sqlite3.SQLITE_READONLY, Fault.OUTAGE),
+        (sqlite3.SQLITE_IOERR_WRITE, Fault.OUTAGE),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, Fault.OUTAGE),
+        (sqlite3.SQLITE_BUSY, Fault.OUTAGE),
+        (sqlite3.SQLITE_IOERR_FSYNC, Fault.FINAL),
+        (sqlite3.SQLITE_IOERR_DIR_FSYNC, Fault.FINAL),
+        (sqlite3.SQLITE_CORRUPT, Fault.FINAL),
     ],
 )
 def test_a_database_error_means_the_same_wherever_it_comes(code, expected, committing):
-    assert verdict(error_of(code), committing=committing) is expected
+    assert fault_of(error_of(code), committing=committing) is expected
 
 
 @pytest.mark.parametrize(
     "error", [error_of(sqlite3.SQLITE_CONSTRAINT), sqlite3.ProgrammingError("x"), ValueError("x")]
 )
 def test_what_nobody_foresaw_is_final_in_a_commit_and_a_mistake_elsewhere(error):
-    assert verdict(error, committing=False) is Verdict.OPERATION
-    assert verdict(error, committing=True) is Verdict.FINAL
+    assert fault_of(error, committing=False) is Fault.OPERATION
+    assert fault_of(error, committing=True) is Fault.FINAL
 
 
 def test_an_error_is_told_in_words_with_its_name():
-    text = told(error_of(sqlite3.SQLITE_FULL, "SQLITE_FULL"))
+    text = describe(error_of(sqlite3.SQLITE_FULL, "SQLITE_FULL"))
     assert text == "the disk is full (as sqlite says, SQLITE_FULL)"
-    assert "sync" in told(error_of(sqlite3.SQLITE_IOERR_FSYNC))
-    assert told(ValueError("what")) == "what"
+    assert "sync" in describe(error_of(sqlite3.SQLITE_IOERR_FSYNC))
+    assert describe(ValueError("what")) == "what"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from service.observe.counters import Metrics
+from service.observe.counters import Count, Metrics
 from service.training import supervisor as supervisor_module
 from service.training.errors import RoundFailed
 from service.training.messages import Configuration, Published, RoundOrder
@@ -85,10 +85,9 @@ class Scene:
         path = self.root / "orders"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def count(self, name: str) -> float:
-        value = self.metrics.registry.get_sample_value(f"bandexa_{name}_total")
-        assert value is not None
-        return value
+    def count(self, name: str) -> int:
+        count: Count = getattr(self.metrics, name)
+        return count.value
 
     async def until(self, condition: Callable[[], Any], what: str) -> Any:
         deadline = time.monotonic() + WITHIN_S

@@ -7,7 +7,6 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from service.http.auth import GuardedRoute, needs
@@ -68,7 +67,9 @@ async def learnz(engine: EngineDep) -> Response:
 @router.get("/metrics", openapi_extra=needs("read"), response_class=Response)
 async def metrics(engine: EngineDep) -> Response:
     """Metrics in Prometheus' text format."""
-    return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    from service.observe.metrics import CONTENT_TYPE_LATEST, exposition  # 33 ms, at first use
+
+    return Response(exposition(engine), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/docs", openapi_extra=needs("public"), include_in_schema=False)

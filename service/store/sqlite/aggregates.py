@@ -1,9 +1,9 @@
-"""Counts and sums of what is in the log, per ten seconds, minute and hour: `dashboard.db`.
+"""The dashboard's file `dashboard.db`: counts and sums per ten seconds, minute and hour.
 
-Derived and disposable: written without waiting for the disk, dropped and filled anew where it is
-missing, damaged or of another version. One connection writes (the follower's thread), each reader
-has its own. Seconds are kept for two hours, minutes for two days, hours for good. Latencies alone
-are not in the log: they are measured, and gone with the file.
+The file is derived and disposable: written without waiting for the disk, and rebuilt from the store
+when it is missing, damaged or of another version. One connection writes (the follower's thread),
+each reader has its own. Ten-second buckets are stored for two hours, minutes for two days, hours
+for good. Only latencies are not in the store: they are measured, and lost with the file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MOMENT, MINUTE, HOUR = 10, 60, 3600
 SPANS = (MOMENT, MINUTE, HOUR)
-KEPT_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
-ACTIONS_TOLD = 64  # per bucket; the ones that come later are counted together, under no name
+RETENTION_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
+MAX_ACTIONS = 64  # per bucket; actions beyond them are counted together, under `REST`
 REST = ""
-DECISIONS = "decisions"  # the cursor in their table; the others are named by the bandit's uid
+DECISIONS = "decisions"  # the cursor over decisions; those over logs have the bandit's uid
 TABLES = f"""
 CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL, mark TEXT, time REAL)
   WITHOUT ROWID;
@@ -53,17 +53,17 @@ _UPSERT = (
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 )
 
-Counted = defaultdict[tuple[str, int], Any]  # a Counter each; sums count in floats, too
+Counted = defaultdict[tuple[str, int], Any]  # a Counter for each key; sums may be floats
 
 
 @dataclass(slots=True)
 class Additions:
-    """What is to be added, per bandit uid and start of the ten seconds.
+    """Counts to add to the file, per bandit uid and start of the ten seconds.
 
     Attributes:
-        sums: Of `SUMS`.
-        actions: How often each was chosen.
-        delays: How many fell into each bin.
+        sums: The columns `SUMS`.
+        actions: How often each action was chosen.
+        delays: How many rewards fell into each bin of delays.
     """
 
     sums: Counted = field(default_factory=lambda: defaultdict(Counter))
@@ -73,7 +73,7 @@ class Additions:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Up to where something was counted; `mark` and `time` tell of the last one."""
+    """How far a table is counted: the last counted row, its decision id (`mark`) and its time."""
 
     at: int = 0
     mark: str | None = None
@@ -92,13 +92,13 @@ class AggregateWriter:
             try:
                 self._db = self._opened()
             except sqlite3.DatabaseError as error:
-                log.warning("%s is made anew: %s", path.name, error)
+                log.warning("%s is rebuilt: %s", path.name, error)
                 self.remove(path)
                 self._db = self._opened()
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Delete the file; nobody may have it open for writing."""
+        """Delete the file; no connection may have it open for writing."""
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -113,9 +113,9 @@ class AggregateWriter:
                 raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
             if not found:
                 db.executescript(f"BEGIN; {TABLES} COMMIT;")
-            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+            (finding,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if finding != "ok":
+                raise sqlite3.DatabaseError(finding)
         except sqlite3.DatabaseError:
             db.close()
             raise
@@ -133,7 +133,7 @@ class AggregateWriter:
 
     @as_store_errors()
     def cursor(self, name: str) -> Cursor:
-        """Return up to where something was counted."""
+        """Return how far a table is counted."""
         found = self._db.execute(
             "SELECT at, mark, time FROM cursors WHERE name = ?", (name,)
         ).fetchone()
@@ -141,7 +141,7 @@ class AggregateWriter:
 
     @as_store_errors()
     def add(self, part: Additions, cursors: dict[str, Cursor]) -> None:
-        """Add what was counted and note up to where, in one transaction."""
+        """Add counts and store how far they reach, in one transaction."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -172,21 +172,21 @@ class AggregateWriter:
             "SELECT action FROM shares WHERE bandit = ? AND span = ? AND start = ?", key
         )
         known = {action for (action,) in found}
-        told: Counter[str] = Counter()
+        added: Counter[str] = Counter()
         for action, num in counts.items():
-            if action not in known and len(known - {REST}) >= ACTIONS_TOLD:
+            if action not in known and len(known - {REST}) >= MAX_ACTIONS:
                 action = REST
             known.add(action)
-            told[action] += num
+            added[action] += num
         self._db.execute(
             "INSERT INTO shares SELECT ?, ?, ?, key, value FROM json_each(?) WHERE true"
             " ON CONFLICT DO UPDATE SET num = num + excluded.num",
-            (*key, json.dumps(told)),
+            (*key, json.dumps(added)),
         )
 
     @as_store_errors()
     def timed(self, time: float, counts: Sequence[int]) -> None:
-        """Add how many selects took how long, per bound of `tally.SECONDS`."""
+        """Add the durations of selects: how many per bucket of `counters.SECONDS`."""
         for span in SPANS:
             start = int(time // span) * span
             found = self._db.execute(
@@ -200,24 +200,24 @@ class AggregateWriter:
 
     @as_store_errors()
     def prune(self, now: float, live: Iterable[str]) -> None:
-        """Drop what is too old for its span, and bandits that are gone."""
+        """Remove buckets older than the retention of their span, and deleted bandits."""
         names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
         gone = names.union(self._bandits()) - {DECISIONS, *live}
         for table in ("buckets", "shares", "delays"):
-            for span, kept_s in KEPT_S.items():
+            for span, retention_s in RETENTION_S.items():
                 self._db.execute(
-                    f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - kept_s)
+                    f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - retention_s)
                 )
             for uid in gone:
                 self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
         self._db.executemany("DELETE FROM cursors WHERE name = ?", [(uid,) for uid in gone])
-        for span, kept_s in KEPT_S.items():
+        for span, retention_s in RETENTION_S.items():
             self._db.execute(
-                "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - kept_s)
+                "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - retention_s)
             )
 
     def _bandits(self) -> list[str]:
-        """Return the uids of the bandits with something counted."""
+        """Return the uids of the counted bandits."""
         return [uid for (uid,) in self._db.execute("SELECT DISTINCT bandit FROM buckets")]
 
 
@@ -241,7 +241,7 @@ class AggregateReader:
         self.close()
 
     def first(self, uid: str) -> int | None:
-        """Return when the first hour of a bandit begins."""
+        """Return the start of a bandit's first hour, None without one."""
         (found,) = self._db.execute(
             "SELECT min(start) FROM buckets WHERE bandit = ? AND span = ?", (uid, HOUR)
         ).fetchone()
@@ -257,7 +257,7 @@ class AggregateReader:
         return dict(zip(SUMS, row, strict=True))
 
     def series(self, uid: str, start: int, end: int, step: int) -> dict[int, dict[str, float]]:
-        """Return the sums of each `step` seconds, by where they begin; nothing for empty ones."""
+        """Return the sums of each `step` seconds by their start; empty ones are left out."""
         columns = ", ".join(f"sum({name})" for name in SUMS)
         rows = self._db.execute(
             f"SELECT start / ? * ?, {columns} FROM buckets"
@@ -279,7 +279,7 @@ class AggregateReader:
         return found
 
     def delays(self, uid: str, start: int, end: int, step: int) -> dict[int, int]:
-        """Return how many rewards fell into each bin of delays; nothing for empty ones."""
+        """Return how many rewards fell into each bin of delays; empty ones are left out."""
         rows = self._db.execute(
             "SELECT bin, sum(num) FROM delays"
             " WHERE bandit = ? AND span = ? AND start >= ? AND start < ? GROUP BY 1",
@@ -288,7 +288,7 @@ class AggregateReader:
         return dict(rows.fetchall())
 
     def latencies(self, start: int, end: int, step: int) -> dict[int, list[int]]:
-        """Return how many selects took how long in each `step` seconds."""
+        """Return the durations of selects in each `step` seconds: how many per bucket."""
         found: dict[int, list[int]] = {}
         for at, text in self._db.execute(
             "SELECT start / ? * ?, counts FROM latency WHERE span = ? AND start >= ? AND start < ?",
@@ -301,7 +301,7 @@ class AggregateReader:
 
 
 def _per_span(counted: Counted) -> dict[tuple[str, int, int], Counter[Any]]:
-    """Return what was counted per (bandit, span, start), for every span."""
+    """Return counts per (bandit, span, start), for every span."""
     found: dict[tuple[str, int, int], Counter[Any]] = defaultdict(Counter)
     for (uid, moment), counts in counted.items():
         for span in SPANS:

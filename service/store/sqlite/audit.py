@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from service.store.records import Trim
 from service.store.sqlite.connection import connect, connect_reader
-from service.store.sqlite.disk_faults import told
+from service.store.sqlite.disk_faults import describe
 from service.store.sqlite.evicted import trim_of
 from service.store.sqlite.integrity import problems
 
@@ -53,13 +53,13 @@ WHERE r.rowid > ? ORDER BY r.rowid LIMIT ?
 
 
 class LogRowFound(NamedTuple):
-    """A row of a log, with what belongs to it in other tables (None where it is missing).
+    """A row of a log, with the matching rows of other tables (None where they are missing).
 
     Attributes:
         hash: The stored hash of the log up to this row.
         decision_bandit: The key of the bandit of its decision.
-        outcome_origin: The position at which `outcomes` has its value learned first.
-        chosen, context: Of its decision, as they are stored.
+        outcome_origin: The position of the first learn row according to `outcomes`.
+        chosen, context: Those of its decision, as they are stored.
     """
 
     position: int
@@ -79,13 +79,13 @@ class LogRowFound(NamedTuple):
 
 
 class OutcomeFound(NamedTuple):
-    """A learned value, with its decision and the log row that learned it first (None: missing).
+    """A learned value, with its decision and its first learn row (None where they are missing).
 
     Attributes:
-        origin, value: Position of that log row, and the newest value, as `outcomes` has them.
-        bandit, chosen, decided_at, active: Of the decision; `decided_at` is its position.
+        origin, value: The position of the first learn row and the newest value in `outcomes`.
+        bandit, chosen, decided_at, active: Those of the decision; `decided_at` is its position.
         closed: When its reward window closed, None while it is open or without one.
-        first_decision, first_item, first_before, first_value: Of the log row at `origin`.
+        first_decision, first_item, first_before, first_value: Those of the log row at `origin`.
     """
 
     decision_id: str
@@ -104,7 +104,7 @@ class OutcomeFound(NamedTuple):
 
 
 class RewardFound(NamedTuple):
-    """A reported reward; `origin`: where its value was learned first, None where it was not."""
+    """A reported reward. `origin`: the position of its first learn row, None without one."""
 
     row: int
     decision_id: str
@@ -116,7 +116,7 @@ class RewardFound(NamedTuple):
 
 
 def integrity_problems(path: Path, most: int) -> list[str]:
-    """Return what `PRAGMA integrity_check` finds, about `most` lines; nothing: it is whole.
+    """Return what `PRAGMA integrity_check` reports, about `most` lines; none for a sound database.
 
     A file that cannot be read is reported as a problem.
     """
@@ -124,7 +124,7 @@ def integrity_problems(path: Path, most: int) -> list[str]:
         with closing(connect(path, read_only=True)) as db:
             return problems(db, most)
     except sqlite3.Error as error:
-        return [told(error)]
+        return [describe(error)]
 
 
 class AuditReader:

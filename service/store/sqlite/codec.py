@@ -1,4 +1,4 @@
-"""Records of the store, and how they lie in its blobs (msgpack; arrays as raw bytes)."""
+"""The formats of the database's blobs (msgpack, arrays as raw bytes) and the hash of log rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GENESIS_HASH = b""  # of a log without rows
 
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
-    """Encode the picks of a decision, with checksums of its context and of them."""
+    """Encode the chosen actions of a decision, with checksums of its context and of them."""
     items = [(c.id, c.index, c.slot, c.features.tobytes(), c.score) for c in chosen]
     packed = msgpack.packb(items)
     return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
@@ -30,10 +30,10 @@ def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
 def unpack_chosen(
     decision_id: str, blob: bytes, context: bytes | None = None
 ) -> tuple[ChosenAction, ...]:
-    """Decode `pack_chosen`, checking the context, too, where it is given.
+    """Decode `pack_chosen`; checks the context as well, where it is given.
 
     Raises:
-        StoreDamaged: This is not what was written.
+        StoreDamaged: A checksum differs.
     """
     return tuple(
         ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
@@ -42,10 +42,10 @@ def unpack_chosen(
 
 
 def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
-    """Decode no more of `pack_chosen` than which actions were picked.
+    """Decode only the ids of `pack_chosen`.
 
     Raises:
-        StoreDamaged: This is not what was written.
+        StoreDamaged: A checksum differs.
     """
     return tuple(ActionId(item[0]) for item in _items(decision_id, blob, None))
 
@@ -61,7 +61,7 @@ def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:
-    """Encode what was offered."""
+    """Encode the candidates of a decision; None where all enabled actions were offered."""
     if record.candidates is None:
         return None
     features = None if record.features is None else record.features.tobytes()
@@ -84,7 +84,7 @@ def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
 
 
 def pack_json(value: dict[str, Any]) -> bytes:
-    """Encode a configuration or reference."""
+    """Encode a configuration, or a reference to a snapshot."""
     return json.dumps(value, sort_keys=True).encode()
 
 
@@ -97,9 +97,10 @@ def hash_of_row(
     previous: bytes, position: int, kind: int, time: float, learned: Sequence[Any],
     payload: bytes | None,
 ) -> bytes:  # fmt: skip
-    """Return the hash a log row must have after `previous`; `learned`: of a learn row.
+    """Return the hash that a log row must have after the hash `previous`.
 
-    That of an import covers no payload: the version was not known when it was taken.
+    `learned` holds the fields of a learn row. The hash of an import row does not cover its payload:
+    the snapshot's version was not known yet when the hash was computed.
     """
     rest: tuple[Any, ...] = (payload,)
     if kind in (KIND_LEARN, KIND_IMPORT):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from service.store.errors import StoreUnreadable
-from service.store.sqlite.disk_faults import told
+from service.store.sqlite.disk_faults import describe
 
 BUSY_TIMEOUT_MS = 10_000
 LIBRARY_VERSION = sqlite3.sqlite_version
@@ -101,4 +101,4 @@ def _uri(path: Path, read_only: bool) -> str:
 
 
 def _unreadable(error: sqlite3.Error) -> StoreUnreadable:
-    return StoreUnreadable(told(error))
+    return StoreUnreadable(describe(error))

@@ -1,4 +1,4 @@
-"""Copies one state of the database into a file of its own, while a server goes on writing."""
+"""Copies one state of the database into another file, while a server goes on writing."""
 
 from __future__ import annotations
 

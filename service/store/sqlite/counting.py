@@ -1,4 +1,4 @@
-"""Reads decisions and learned values in small pieces, for whoever counts them (the dashboard).
+"""Reads decisions and learned values in small pieces, to be counted for the dashboard.
 
 Used by one thread at a time. Every call is a short transaction that returns a few hundred rows: a
 row that is fetched releases the interpreter lock, which a busy event loop notices, so a piece of
@@ -18,7 +18,7 @@ from service.store.errors import StoreDamaged
 from service.store.sqlite.codec import chosen_ids
 from service.store.sqlite.connection import connect_reader
 
-# The time alone is needed to the last digit, which json_array does not keep.
+# Only the time is needed to the last digit, which json_array would not preserve.
 _DECISIONS = """
 SELECT json_group_array(json_array(
   rowid, decision_id, bandit, printf('%!.17g', time), hex(chosen), propensity, explored, std))
@@ -38,7 +38,7 @@ ORDER BY l.position LIMIT ?
 
 
 class DecisionRow(NamedTuple):
-    """A decision as it is counted. `packed`: the chosen actions, see `actions`."""
+    """A decision to be counted. `packed` holds the chosen actions, see `actions`."""
 
     row: int
     decision_id: str
@@ -59,7 +59,12 @@ class DecisionRow(NamedTuple):
 
 
 class ValueRow(NamedTuple):
-    """A learn row. `decided`, `first_learned`: times, None where that row is gone."""
+    """A learn row to be counted.
+
+    Attributes:
+        decided: When its decision was made; None where that was removed.
+        first_learned: When its value was learned first; None where that row was removed.
+    """
 
     position: int
     time: float
@@ -70,7 +75,7 @@ class ValueRow(NamedTuple):
 
 
 class CountingReader:
-    """A read-only view of what is counted."""
+    """A read-only view of the rows that are counted."""
 
     def __init__(self, path: Path) -> None:
         self._db = connect_reader(path)
@@ -94,7 +99,7 @@ class CountingReader:
         Args:
             after: The row that the last call ended with; 0 at first.
             most: How many decisions at most.
-            most_bytes: Where the packed actions of one call end, give or take one decision.
+            most_bytes: The packed actions of one call exceed this by at most one decision.
 
         Raises:
             StoreDamaged: They cannot be decoded.

@@ -1,7 +1,7 @@
-"""Reading what retention left of a log: where it begins, and a sample of what was before.
+"""Reads what retention left of a log: where it begins, and a sample of the removed rows.
 
-Used by readers in any process, and on the writer thread; the caller sees to it that all is read at
-one moment.
+Used by readers in any process and on the writer thread. The caller holds a transaction open, so
+that all is read at one moment.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ def evicted_rows(
     """Return a sample of all rows first learned up to `through`, with their values at `position`.
 
     Args:
-        db: Inside a transaction.
-        record: Whose rows.
-        through: Where the rows end that were evicted; at or after the log's beginning.
-        position: Values are those after this row of the log.
-        most: Rows of the sample, at most; it has fewer where an earlier sample was smaller.
+        db: A connection with an open transaction.
+        record: The bandit whose rows are sampled.
+        through: The position of the last evicted row; at or after the log's beginning.
+        position: The sample has the values as of this position of the log.
+        most: The largest number of rows; an earlier, smaller sample may limit it further.
 
     Returns:
-        None where nothing was evicted, or no sample is to be kept.
+        None where no row was evicted, or no sample is wanted.
 
     Raises:
-        StoreDamaged: A row is not what was written.
+        StoreDamaged: A row's checksum differs.
     """
     trim = trim_of(db, record.key)
-    assert through >= trim.position, "what left the log has left every replay"
+    assert through >= trim.position, "a replay holds no row that left the log"
     logged = db.execute(
         "SELECT position FROM log WHERE bandit = ? AND kind = 1 AND before IS NULL"
         " AND position > ? AND position <= ?",
@@ -74,13 +74,7 @@ def evicted_rows(
     ).fetchall()
     spec = record.spec
     layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
-    kept = db.execute("SELECT origin, rank FROM evicted WHERE bandit = ?", (record.key,)).fetchall()
-    origins = np.array([row[0] for row in (*kept, *logged)], np.int64)
-    all_ranks = ranks(record.uid, origins)
-    if len(kept) < trim.learned:  # of what left the log, only ranks up to these are known
-        origins = origins[all_ranks <= max((row[1] for row in kept), default=-1)]
-        all_ranks = ranks(record.uid, origins)
-    chosen = np.sort(origins[np.argsort(all_ranks)[: sample_size(layout, most)]])
+    chosen = _sampled(db, record, trim, [row[0] for row in logged], sample_size(layout, most))
     if not len(chosen):
         return None
     rows = [_row(db, record, trim, int(origin)) for origin in chosen]
@@ -97,8 +91,23 @@ def evicted_rows(
     return Evicted(sample, trim.learned + len(logged))
 
 
+def _sampled(
+    db: sqlite3.Connection, record: BanditRecord, trim: Trim, logged: list[int], size: int
+) -> NDArray[np.int64]:
+    """Return the positions of the sampled rows in order: those with the lowest ranks."""
+    stored = db.execute(
+        "SELECT origin, rank FROM evicted WHERE bandit = ?", (record.key,)
+    ).fetchall()
+    origins = np.array([*(row[0] for row in stored), *logged], np.int64)
+    all_ranks = ranks(record.uid, origins)
+    if len(stored) < trim.learned:  # of rows that left the log, only ranks up to these are known
+        origins = origins[all_ranks <= max((row[1] for row in stored), default=-1)]
+        all_ranks = ranks(record.uid, origins)
+    return np.sort(origins[np.argsort(all_ranks)[:size]])
+
+
 def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
-    """Return what is kept with a row of the sample, of all that never changes in it."""
+    """Return the checksum of a sampled row, over everything in it that never changes."""
     return crc32(context, crc32(action, crc32(f"{origin} {slot}".encode())))
 
 

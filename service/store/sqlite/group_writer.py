@@ -1,12 +1,12 @@
-"""The writing connection: one transaction per group, checkpoints, and what follows a failure.
+"""The writing connection: one transaction per group, checkpoints, and the handling of failures.
 
-Used by the writer thread alone. A group is kept as a whole or not at all. An error of ours fails
-its operation; an unforeseen one rolls the group back and runs its operations one at a time, so that
-only the faulty one fails; a disk that refuses writes stops them until a probe succeeds; a failed
-sync or commit stops them for good (see `disk_faults`).
+Used by the writer thread only. A group is committed as a whole or not at all. An error of the
+service fails its own operation. An unexpected one rolls the group back and runs its operations one
+at a time, so that only the faulty one fails. A disk that refuses writes stops them until a probe
+succeeds; a failed sync or commit stops them for good (see `disk_faults`).
 
-Checkpoints are run here, not by SQLite inside a commit, which would swallow what they report: a
-failed sync of a checkpoint is as final as that of a commit.
+Checkpoints run here, not by SQLite inside a commit, which would swallow their errors: a failed sync
+of a checkpoint is as final as that of a commit.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import Done, Durability
-from service.store.sqlite.disk_faults import Damaged, Verdict, told, verdict
+from service.store.sqlite.disk_faults import Damaged, Fault, describe, fault_of
 
 log = logging.getLogger(__name__)
 Answer = tuple[Done[Any], Any, Exception | None]
 WAL_BYTES = 4 << 20  # beyond it the write-ahead log is written back into the database
 PROBE_S = 1.0
-PROBE_BYTES = 64 << 10  # room for more than one row, lest it fails and recovers every second
+PROBE_BYTES = 64 << 10  # more than one row, or the store would fail and recover every second
 
 
 class Queued(NamedTuple):
     """An operation that waits for the writer.
 
-    `publishes`: it writes files besides the database, so it is never run twice. `undo`: takes back
-    what it did to memory, when its transaction is rolled back. `durable`: its commit is synced,
-    and all before it, whatever the durability setting. `many`: runs several such operations that
-    follow each other at once, given their `item`s; it returns a result or an error for each.
+    Attributes:
+        run: Runs it inside the transaction.
+        done: Receives its result or its error.
+        publishes: Whether it writes files besides the database, so that it never runs twice.
+        durable: Whether its commit is synced, and all before it, at any durability setting.
+        undo: Undoes its changes in memory, when its transaction is rolled back.
+        many: Runs several consecutive operations of this kind at once, given their `item`s; returns
+            a result or an error for each.
+        item: The argument for `many`.
     """
 
     run: Callable[[], Any]
@@ -56,12 +61,12 @@ class GroupWriter:
         db: The connection, in autocommit mode.
         wal: Its write-ahead log.
         durability: "commit" or "os".
-        forget: Drops what the operations remember, after a rollback.
+        forget: Drops what the operations cache, after a rollback.
 
     Attributes:
-        failure: Why nothing is written, None while it is.
-        final: Whether that stays so.
-        damaged: What a check found, to be set from any thread: the next commit fails.
+        failure: Why the store takes no writes, None while it takes them.
+        final: Whether that is for good.
+        damaged: The damage that a check found; set from any thread, it fails the next commit.
     """
 
     def __init__(
@@ -82,11 +87,11 @@ class GroupWriter:
         self.final = False
         self.damaged: Damaged | None = None
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        # Cuts the log back when it starts over, so that its size tells how much it holds.
+        # Truncates the write-ahead log when it restarts, so that its size is what it holds.
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 
     def refusal(self) -> StoreError | Unavailable | None:
-        """Return what an operation is refused with after a failure; from any thread."""
+        """Return the error that refuses an operation after a failure; from any thread."""
         failure = self.failure
         if failure is None:
             return None
@@ -109,7 +114,7 @@ class GroupWriter:
             written = time.perf_counter()
             self._db.execute("COMMIT")
         except Exception as error:  # the top of the writer's loop
-            if self._failed(error, group, committing=committing) is Verdict.OPERATION:
+            if self._failed(error, group, committing=committing) is Fault.OPERATION:
                 return self._one_by_one(group)
             return self._refused(group)
         ended = time.perf_counter()
@@ -130,7 +135,7 @@ class GroupWriter:
                 self._failed(error, [], committing=True)
 
     def probe(self) -> bool:
-        """After an outage: write for real, and take writes again if that works."""
+        """Write something during an outage; takes writes again if that succeeds."""
         assert self.failure is not None
         assert not self.final
         try:
@@ -166,44 +171,44 @@ class GroupWriter:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
             self._syncs_next = wanted
 
-    def _failed(self, error: Exception, group: list[Queued], *, committing: bool) -> Verdict:
-        """Roll back, and note what may still be written after `error`."""
-        found = verdict(error, committing=committing)
-        if found is not Verdict.FINAL:
+    def _failed(self, error: Exception, group: list[Queued], *, committing: bool) -> Fault:
+        """Roll back after `error`, and decide whether anything may be written from now on."""
+        fault = fault_of(error, committing=committing)
+        if fault is not Fault.FINAL:
             try:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
             except sqlite3.Error as second:
-                error, found = second, Verdict.FINAL
+                error, fault = second, Fault.FINAL
         self._forget()
         for queued in group:
             if queued.undo is not None:
                 queued.undo()
-        if found is Verdict.OPERATION:
+        if fault is Fault.OPERATION:
             if len(group) == 1:
-                log.error("an unforeseen error in a write; it alone fails", exc_info=error)
-            return found
-        if found is Verdict.FINAL:
+                log.error("an unexpected error in a write; it alone fails", exc_info=error)
+            return fault
+        if fault is Fault.FINAL:
             if isinstance(error, Damaged):
                 log.critical("%s", error)
             else:
-                foreseen = isinstance(error, sqlite3.Error)
-                log.critical("the store failed; only a restart can tell what is on disk: %s",
-                             told(error), exc_info=None if foreseen else error)  # fmt: skip
+                expected = isinstance(error, sqlite3.Error)
+                log.critical("the store failed; only a restart finds out what is on disk: %s",
+                             describe(error), exc_info=None if expected else error)  # fmt: skip
             self.final = True
         elif self.failure is None:
-            log.error("the store takes no writes until a probe succeeds: %s", told(error))
+            log.error("the store takes no writes until a probe succeeds: %s", describe(error))
             self._since = time.monotonic()
-        self.failure = told(error)
-        return found
+        self.failure = describe(error)
+        return fault
 
     def _one_by_one(self, group: list[Queued]) -> list[Answer]:
-        """Run a rolled back group's operations alone, so that only the faulty ones fail."""
+        """Run the operations of a rolled back group one at a time: only the faulty ones fail."""
         if len(group) == 1:
             return [(group[0].done, None, StoreError("an unforeseen error; it is in the log"))]
         answers: list[Answer] = []
         for queued in group:
-            if queued.publishes:  # its files are there already; the caller may try again
+            if queued.publishes:  # its files are written already; the caller may retry
                 refused = Unavailable("another write of the same commit failed; nothing was kept")
                 answers.append((queued.done, None, refused))
             else:

@@ -1,6 +1,6 @@
-"""Decisions as they were kept, with what became of them: for people to look at.
+"""Reads stored decisions with their rewards, and training rounds: for people.
 
-Any number of readers, in any thread, one at a time each. Every call is a short transaction.
+Any number of readers, each used by one thread at a time. Every call is a short transaction.
 """
 
 from __future__ import annotations
@@ -56,11 +56,7 @@ class History:
         self.close()
 
     def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
-        """Return a decision of a bandit; None where there is none.
-
-        Raises:
-            StoreDamaged: It is not what was written.
-        """
+        """See `DecisionHistory.decision`."""
         row = self._db.execute(_DECISION, (decision_id, bandit.key)).fetchone()
         if row is None:
             return None
@@ -80,7 +76,7 @@ class History:
         )
 
     def _learned(self, bandit: BanditRecord, decision_id: str) -> tuple[LearnedValue, ...]:
-        """Return the log rows of a decision: those that its outcomes name, and those between."""
+        """Return the first and the latest learn row of each chosen action."""
         found = []
         for item, first, latest in self._db.execute(
             "SELECT item, origin, latest FROM outcomes WHERE decision_id = ? ORDER BY item",
@@ -95,7 +91,7 @@ class History:
         return tuple(found)
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
-        """Return decisions, newest first; `before`: those older than this row."""
+        """See `DecisionHistory.newest`."""
         rows = self._db.execute(_NEWEST, (bandit.key, before or (1 << 62), limit))
         return [
             DecisionSummary(
@@ -106,7 +102,7 @@ class History:
         ]  # fmt: skip
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
-        """Return the newest rounds since a time, oldest first."""
+        """See `DecisionHistory.rounds`."""
         rows = self._db.execute(
             "SELECT time, version, position, seconds, swap_s, loss_before, loss_after, error"
             " FROM rounds WHERE bandit = ? AND time >= ? ORDER BY time DESC LIMIT ?",

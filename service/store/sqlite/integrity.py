@@ -1,9 +1,9 @@
-"""Whether the database's pages and indexes agree, before answers are read from them.
+"""Checks whether the database's pages and indexes agree, before answers are read from them.
 
-SQLite meets most damage only where it happens to read it. Some it never tells of: an entry that is
-missing from the index of decision ids makes a repeated select look like a new one. So a small
-database is checked before it is opened, and a larger one by a thread beside the first requests.
-What that thread finds is noted beside the database: the next start checks before it serves.
+SQLite reports most damage only when it happens to read it, and some never: with an entry missing
+from the index of decision ids, a repeated select passes for a new one. So a small database is
+checked before it is opened, and a larger one by a thread beside the first requests. When that
+thread finds damage it leaves a file beside the database, and the next start checks before serving.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from service.store.sqlite.disk_faults import Damaged, is_ruined, told
+from service.store.sqlite.disk_faults import Damaged, describe, is_ruined
 
 log = logging.getLogger(__name__)
 # About a second; 200,000 decisions with small contexts.
@@ -23,25 +23,25 @@ RETRY_S = 60.0
 
 
 def checked_at_start(path: Path) -> bool:
-    """Tell whether a database is checked before it is served: small, or suspected of damage."""
+    """Return whether to check a database before it is served: it is small, or marked as suspect."""
     files = (path, path.with_name(path.name + "-wal"))
     size = sum(file.stat().st_size for file in files if file.exists())
     return size <= CHECKED_AT_START_BYTES or _suspect(path).exists()
 
 
 def problems(db: sqlite3.Connection, most: int) -> list[str]:
-    """Return what `PRAGMA integrity_check` finds, about `most` lines; nothing: it is whole.
+    """Return what `PRAGMA integrity_check` reports, about `most` lines; none for a sound database.
 
     Raises:
-        sqlite3.Error: It cannot be read at present.
+        sqlite3.Error: The database cannot be read at present.
     """
     try:
         rows = [row[0] for row in db.execute(f"PRAGMA integrity_check({most})")]
     except sqlite3.DatabaseError as error:
         if is_ruined(error):
-            return [told(error)]
+            return [describe(error)]
         raise
-    # Some rows are several lines, the first of which names the database.
+    # Some rows have several lines; the first one names the database.
     lines = [line for row in rows for line in row.splitlines() if not line.startswith("***")]
     return [] if lines == ["ok"] else lines
 
@@ -59,12 +59,12 @@ def refuse_damaged(db: sqlite3.Connection, path: Path) -> None:
 
 
 class BackgroundCheck:
-    """Checks a database in a thread of its own.
+    """Checks a database in its own thread.
 
     Args:
-        db: A connection for it alone.
-        path: The database file; somebody may be writing to it.
-        damaged: Told from the thread what was found, if anything was.
+        db: A connection that nobody else uses.
+        path: The database file; it may be written meanwhile.
+        damaged: Called from the thread with the damage, if there is any.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class BackgroundCheck:
         self._thread.start()
 
     def close(self) -> None:
-        """Break the check off where it is not done."""
+        """Interrupt the check if it is still running."""
         self._closing.set()
-        while self._thread.is_alive():  # it may not have begun yet
+        while self._thread.is_alive():  # an interrupt before its first statement has no effect
             self._db.interrupt()
             self._thread.join(0.05)
         self._db.close()
@@ -90,16 +90,16 @@ class BackgroundCheck:
             try:
                 found = problems(self._db, 1)
             except sqlite3.Error as error:
-                if not self._closing.is_set():  # else it was broken off
-                    log.warning("the database cannot be checked at present: %s", told(error))
+                if not self._closing.is_set():  # otherwise it was interrupted
+                    log.warning("the database cannot be checked at present: %s", describe(error))
                 self._closing.wait(RETRY_S)
                 continue
             if found:
-                self._note()
+                self._mark()
                 self._damaged(Damaged(found[0]))
             return
 
-    def _note(self) -> None:
+    def _mark(self) -> None:
         try:
             _suspect(self._path).touch()
         except OSError as error:

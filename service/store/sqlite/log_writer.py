@@ -1,7 +1,7 @@
-"""Appends to the logs of all bandits: positions without gaps, each row hashed onto the one before.
+"""Appends to the logs of all bandits: no gaps in positions, each hash covers the row before.
 
-Lives on the writer thread, inside its transaction. The newest row of each log is remembered, and
-reread after a rollback (`forget`).
+Runs on the writer thread, inside its transaction. The newest row of each log is cached, and read
+again after a rollback (`forget`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class LogWriter:
         self._heads: dict[int, LogHead] = {}
 
     def forget(self, bandit: int | None = None) -> None:
-        """Drop what is remembered of one log or of all."""
+        """Drop the cached newest row of one log or of all."""
         if bandit is None:
             self._heads.clear()
         else:
             self._heads.pop(bandit, None)
 
     def head(self, bandit: int) -> LogHead:
-        """Return the newest row; position 0 where there is none."""
+        """Return the newest row; position 0 for an empty log."""
         head = self._heads.get(bandit)
         if head is None:
             found = self._db.execute(
@@ -49,14 +49,14 @@ class LogWriter:
         return head
 
     def next(self, bandit: int) -> LogPosition:
-        """Return the position of the row to come."""
+        """Return the position of the next row."""
         return LogPosition(self.head(bandit).position + 1)
 
     def learned(
         self, bandit: int, now: float, decision_id: DecisionId, item: int, origin: LogPosition,
         before: float | None, after: float,
     ) -> LogPosition:  # fmt: skip
-        """Append that a decision's value became `after`."""
+        """Append a learn row: a decision's value became `after`."""
         position = self.next(bandit)
         values = (decision_id, item, origin, before, after)
         row_hash = chain_hash(self.head(bandit).hash, (position, KIND_LEARN, now, *values))
@@ -64,18 +64,18 @@ class LogWriter:
         return position
 
     def changed(self, bandit: int, kind: int, now: float, payload: bytes) -> LogPosition:
-        """Append a change of catalogue or configuration."""
+        """Append a change of the catalogue or the configuration."""
         position = self.next(bandit)
         row_hash = chain_hash(self.head(bandit).hash, (position, kind, now, payload))
         self._insert(bandit, kind, now, (None,) * 5, payload, row_hash)
         return position
 
     def hash_without_payload(self, bandit: int, kind: int, now: float) -> bytes:
-        """Return the hash of the row to come where its payload is not known yet."""
+        """Return the hash of the next row while its payload is not known yet."""
         return chain_hash(self.head(bandit).hash, (self.next(bandit), kind, now))
 
     def named(self, bandit: int, kind: int, now: float, payload: bytes, row_hash: bytes) -> None:
-        """Append a row whose hash was taken by `hash_without_payload`."""
+        """Append a row whose hash `hash_without_payload` returned."""
         self._insert(bandit, kind, now, (None,) * 5, payload, row_hash)
 
     def _insert(

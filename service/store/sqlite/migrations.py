@@ -1,6 +1,6 @@
-"""From an older schema to this release's, before anything is served.
+"""Migrates an older schema to the one of this release, before anything is served.
 
-Runs in the process that owns the data directory, once, while it opens the store. All steps and the
+Runs once, in the process that owns the data directory, while it opens the store. All steps and the
 new version number are one transaction: a process killed in the middle leaves the old version.
 """
 
@@ -26,11 +26,11 @@ def migrate(
     target: int,
     migrations: Mapping[int, str] = MIGRATIONS,
 ) -> None:
-    """Bring a database to version `target`; nothing happens where it is there.
+    """Migrate a database to version `target`; does nothing for a current one.
 
     Raises:
-        StoreError: It is newer than `target`, or too old for any migration; it was left alone.
-        sqlite3.Error: A step failed; the old version is as it was.
+        StoreError: It is newer than `target`, or no migration starts from it; it is unchanged.
+        sqlite3.Error: A step failed; the database has its old version and content.
     """
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if found == target:
@@ -48,7 +48,7 @@ def migrate(
             f" version {target} and has no migration from version {missing[0]}"
         )
     log.info("%s: schema version %d becomes %d", path, found, target)
-    # What is in the log now belongs to the old version: afterwards it holds the migration alone.
+    # The write-ahead log holds commits of the old version; afterwards only the migration.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     script = "\n".join(migrations[version] for version in steps)
     try:

@@ -1,7 +1,7 @@
-"""What happens inside the writer's transaction.
+"""The operations inside the writer's transaction.
 
-Each operation checks before it writes: one that raises an error of ours has changed nothing, so
-the rest of its group is committed all the same.
+Each operation checks before it writes: one that raises an error of the service has changed nothing,
+so that the rest of its group is committed all the same.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from service.store.sqlite.log_writer import LogWriter
 from service.store.sqlite.outcomes import Outcomes
 from service.store.sqlite.reader import stored_answer
 from service.store.sqlite.trimming import Trimming
-from service.store.sqlite.windows import Look, Watch
+from service.store.sqlite.windows import Tick, WindowClock
 
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
-KEPT_ROUNDS = 10_000
+MAX_ROUNDS = 10_000  # per bandit; older ones are removed
 _ROW = f"({', '.join('?' * 13)})"
-AT_ONCE = 32
+AT_ONCE = 32  # decisions in one statement
 _INSERT = {
     num: f"INSERT INTO decisions VALUES {', '.join([_ROW] * num)}" for num in range(1, AT_ONCE + 1)
 }
@@ -55,9 +55,11 @@ _INSERT_IF_NEW = f"{_INSERT[1]} ON CONFLICT DO NOTHING"
 
 
 class Operations:
-    """The statements of the store; lives on the writer thread, inside its transaction.
+    """The statements of the store; used on the writer thread, inside its transaction.
 
-    What it remembers is reread after a rollback (`forget_heads`).
+    Args:
+        connection: The writing connection.
+        clock: Returns seconds since the epoch.
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
@@ -66,21 +68,21 @@ class Operations:
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection)
         self._outcomes = Outcomes(connection, self._log, self._bandits.get)
-        self._windows = Watch(connection, self._outcomes)
+        self._windows = WindowClock(connection, self._outcomes)
         self._trimming = Trimming(connection)
 
     def forget_heads(self) -> None:
-        """Drop what was remembered: a transaction was rolled back."""
+        """Drop the cached newest rows of all logs: a transaction was rolled back."""
         self._log.forget()
 
     def remember(self, record: BanditRecord) -> None:
-        """Make a bandit known."""
+        """Hold a live bandit in memory."""
         self._bandits[record.key] = record
 
     # -- decisions and rewards ----------------------------------------------------------------
 
     def decision(self, d: DecisionRecord) -> StoredAnswer | None:
-        """Insert a decision, or return the answer that is there under its id."""
+        """Insert a decision, or return the answer that is stored under its id."""
         bandit = self._must_live(d.bandit)
         if self._db.execute(_INSERT_IF_NEW, _decision_row(d)).rowcount == 1:
             self._outcomes.open_window(d.decision_id, bandit, d.time)
@@ -88,7 +90,7 @@ class Operations:
         return stored_answer(self._db, d.decision_id)
 
     def decisions(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
-        """Do what `decision` does for each, in few statements.
+        """Insert decisions in few statements; returns what `decision` would for each.
 
         Each statement gives up the interpreter lock and has to wait for it again, which costs more
         than inserting a row.
@@ -103,7 +105,7 @@ class Operations:
             row = [column for d in records for column in _decision_row(d)]
             try:
                 self._db.execute(_INSERT[len(records)], row)
-            except sqlite3.IntegrityError:  # an id is there already: none of these was inserted
+            except sqlite3.IntegrityError:  # an id is stored already: none of these was inserted
                 return [self._one(d) for d in records]
             for d in records:
                 self._outcomes.open_window(d.decision_id, self._bandits[d.bandit], d.time)
@@ -117,7 +119,7 @@ class Operations:
             return error
 
     def propensity(self, decision_id: DecisionId, propensity: float) -> None:
-        """Fill in a propensity that was worked out behind the answer."""
+        """Fill in a propensity that was computed after the answer."""
         self._db.execute(
             "UPDATE decisions SET propensity = ? WHERE decision_id = ? AND propensity IS NULL",
             (propensity, decision_id),
@@ -131,10 +133,10 @@ class Operations:
         """See `Outcomes.activate`."""
         return self._outcomes.activate(decision_id, now)
 
-    def close_windows(self, look: Look) -> Closed:
-        """Close the windows that are over, after adding the time in which nobody looked."""
+    def close_windows(self, tick: Tick) -> Closed:
+        """Close the windows that are over, after postponing them by unwatched time."""
         now = self._clock()
-        self._windows.look(now, look)
+        self._windows.tick(now, tick)
         return self._outcomes.close_due(now, CLOSE_CHUNK)
 
     def _must_live(self, key: int) -> BanditRecord:
@@ -143,12 +145,12 @@ class Operations:
             raise Conflict("the bandit was deleted while the request was on its way")
         return bandit
 
-    def undo_look(self, look: Look) -> None:
-        """Take back what `close_windows` remembered: its transaction was rolled back."""
-        self._windows.undo(look)
+    def undo_tick(self, tick: Tick) -> None:
+        """Undo what `close_windows` holds in memory: its transaction was rolled back."""
+        self._windows.undo(tick)
 
     def end(self) -> None:
-        """Note what the next opening has to know; the last operation of this one."""
+        """Store what the next opening has to know; the last operation of this one."""
         self._windows.end()
 
     # -- the log ------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ class Operations:
     ) -> ImportRow:
         """Log an import; the snapshot is published at the row's position before the commit.
 
-        The row's hash covers no version, which is not known before publishing.
+        The row's hash does not cover the version, which is known only after publishing.
         """
         self._must_live(bandit.key)
         now = self._clock()
@@ -188,7 +190,7 @@ class Operations:
         return self._log.changed(bandit.key, kind, now, payload)
 
     def round(self, bandit: BanditRecord, r: RoundRecord) -> None:
-        """Note a training round; the oldest ones make room."""
+        """Store a training round; the oldest ones are removed."""
         if bandit.key not in self._bandits:
             return
         self._db.execute(
@@ -201,7 +203,7 @@ class Operations:
         self._db.execute(
             "DELETE FROM rounds WHERE bandit = ? AND rowid <= (SELECT rowid FROM rounds"
             " WHERE bandit = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
-            (bandit.key, bandit.key, KEPT_ROUNDS),
+            (bandit.key, bandit.key, MAX_ROUNDS),
         )
 
     # -- retention ----------------------------------------------------------------------------
@@ -219,7 +221,7 @@ class Operations:
     def create(
         self, name: str, spec: BanditSpec, publish: Callable[[BanditUid], None]
     ) -> BanditRecord:
-        """Create a bandit; its uid follows from the name and how often it was created here."""
+        """Create a bandit; its uid follows from the name and how often that was created here."""
         rows = self._db.execute("SELECT deleted FROM bandits WHERE name = ?", (name,)).fetchall()
         if any(deleted is None for (deleted,) in rows):
             raise Conflict(f"there is a bandit {name!r} already")
@@ -245,7 +247,7 @@ class Operations:
         self._log.forget(bandit.key)
 
     def unpurged(self) -> list[int]:
-        """Return the keys of deleted bandits that have rows left."""
+        """Return the keys of deleted bandits that still have rows."""
         rows = self._db.execute(
             "SELECT bandit FROM bandits AS b WHERE deleted IS NOT NULL AND"
             " (EXISTS (SELECT 1 FROM decisions AS d WHERE d.bandit = b.bandit)"
@@ -254,7 +256,7 @@ class Operations:
         return [key for (key,) in rows]
 
     def purge(self, key: int) -> bool:
-        """Remove some of a deleted bandit's rows; False when none are left."""
+        """Remove some rows of a deleted bandit; returns False when none are left."""
         ids = [
             row[0]
             for row in self._db.execute(

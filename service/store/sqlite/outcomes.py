@@ -1,8 +1,8 @@
 """From reported rewards to learned values: aggregation, activation, and windows that close.
 
-Lives on the writer thread, inside its transaction. A value is the fold of the rewards that count
-(status applied or aggregated); each time it changes, a learn row says so, in the same transaction.
-Nothing here reads a clock: times come with what is reported.
+Runs on the writer thread, inside its transaction. A value is the fold of the rewards that count
+(status applied or aggregated). Each time it changes, a learn row is appended in the same
+transaction. Nothing here reads a clock: times come with the reports.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Outcomes:
     """Rewards, activations and closed windows.
 
     Args:
-        log: Takes the learn rows.
-        bandit: Returns the live bandit of a key, None where it was deleted.
+        connection: The writing connection.
+        log: Appends the learn rows.
+        bandit: Returns the live bandit of a key, None for a deleted one.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Outcomes:
     # -- rewards ------------------------------------------------------------------------------
 
     def reward(self, report: RewardReport) -> RewardOutcome:
-        """Join a reward to its decision, and learn what its value becomes by it.
+        """Join a reward to its decision, and learn the value that it makes.
 
         Raises:
-            UnknownDecision, InvalidRequest: Nothing was kept.
+            UnknownDecision, InvalidRequest: Nothing was stored.
         """
         key, bandit, context, chosen, active = self._decision(report.decision_id)
         rewards = bandit.spec.rewards
@@ -63,15 +64,15 @@ class Outcomes:
             if again is not None:
                 return RewardOutcome(bandit.uid, again, None)
         if rewards.reward_window_s is not None and self._is_closed(report.decision_id):
-            if report.reward_id is None and self._is_kept(report, item, "late"):
+            if report.reward_id is None and self._is_stored(report, item, "late"):
                 return RewardOutcome(bandit.uid, "duplicate", None)
-            return self._kept(bandit, report, item, "late")
+            return self._stored(bandit, report, item, "late")
         known = self._known(report.decision_id, item, active=active)
         if rewards.aggregate in ("first", "last") and known is not None:
             if known[1] == report.reward:
                 return RewardOutcome(bandit.uid, "duplicate", None)
             if rewards.aggregate == "first":
-                return self._kept(bandit, report, item, "ignored")
+                return self._stored(bandit, report, item, "ignored")
         counts = rewards.aggregate in ("sum", "mean") and known is not None
         value = report.reward
         if counts:
@@ -79,18 +80,18 @@ class Outcomes:
             if abs(value) > MAX_REWARD:
                 raise InvalidRequest("reward", f"the sum would be larger than {MAX_REWARD:g}")
         status: RewardStatus = "aggregated" if counts or not active else "applied"
-        outcome = self._kept(bandit, report, item, status)
+        outcome = self._stored(bandit, report, item, status)
         if not active:
             return outcome
         if known is not None and value == known[1]:
-            return outcome  # nothing moved, nothing to learn
+            return outcome  # the value is the same: there is nothing to learn
         row = self._learn(
             key, bandit, report.decision_id, item, report.time, value, context, chosen
         )
         return RewardOutcome(bandit.uid, status, row)
 
     def _repeated(self, report: RewardReport, item: int) -> RewardStatus | None:
-        """Return what to answer where the reward's own id was seen before."""
+        """Return the status of a reward whose own id was reported before, else None."""
         found = self._db.execute(
             "SELECT reward FROM rewards WHERE decision_id = ? AND item = ? AND reward_id = ?",
             (report.decision_id, item, report.reward_id),
@@ -99,19 +100,19 @@ class Outcomes:
             return None
         if any(value == report.reward for (value,) in found):
             return "duplicate"
-        self._keep(report, item, "ignored")
+        self._insert(report, item, "ignored")
         return "ignored"
 
     def _known(
         self, decision_id: DecisionId, item: int, *, active: bool
     ) -> tuple[LogPosition | None, float] | None:
-        """Return the first learn row's position and the value so far, None without a reward."""
+        """Return (position of the first learn row, value so far); None without a reward."""
         if active:
             found = self._db.execute(
                 "SELECT origin, value FROM outcomes WHERE decision_id = ? AND item = ?",
                 (decision_id, item),
             ).fetchone()
-        else:  # kept, not learned
+        else:  # stored, not learned
             found = self._db.execute(
                 f"SELECT NULL, reward FROM rewards WHERE decision_id = ? AND item = ? AND {COUNTED}"
                 " ORDER BY rowid DESC LIMIT 1",
@@ -122,7 +123,7 @@ class Outcomes:
     def _value(
         self, bandit: BanditRecord, decision_id: DecisionId, item: int, *more: float
     ) -> float:
-        """Return the fold of the rewards that count; exact sums, so that no order matters."""
+        """Return the fold of the rewards that count; sums are exact, whatever the order."""
         values = [
             value
             for (value,) in self._db.execute(
@@ -139,19 +140,19 @@ class Outcomes:
         total = math.fsum(values)
         return total if aggregate == "sum" else total / len(values)
 
-    def _kept(
+    def _stored(
         self, bandit: BanditRecord, report: RewardReport, item: int, status: RewardStatus
     ) -> RewardOutcome:
-        self._keep(report, item, status)
+        self._insert(report, item, status)
         return RewardOutcome(bandit.uid, status, None)
 
-    def _keep(self, report: RewardReport, item: int, status: RewardStatus) -> None:
+    def _insert(self, report: RewardReport, item: int, status: RewardStatus) -> None:
         self._db.execute(
             "INSERT INTO rewards VALUES (?, ?, ?, ?, ?, ?)",
             (report.decision_id, item, report.reward_id, report.reward, status, report.time),
         )
 
-    def _is_kept(self, report: RewardReport, item: int, status: RewardStatus) -> bool:
+    def _is_stored(self, report: RewardReport, item: int, status: RewardStatus) -> bool:
         found = self._db.execute(
             "SELECT 1 FROM rewards WHERE decision_id = ? AND item = ? AND status = ?"
             " AND reward = ?",
@@ -162,10 +163,10 @@ class Outcomes:
     # -- activations --------------------------------------------------------------------------
 
     def activate(self, decision_id: DecisionId, now: float) -> Activation:
-        """Count a decision from now on, and learn the rewards that came before.
+        """Make the rewards of a decision count, and learn those that came before.
 
         Raises:
-            UnknownDecision: Nothing was kept.
+            UnknownDecision: Nothing was stored.
         """
         key, bandit, context, chosen, active = self._decision(decision_id)
         if active:
@@ -186,7 +187,7 @@ class Outcomes:
     # -- windows ------------------------------------------------------------------------------
 
     def open_window(self, decision_id: DecisionId, bandit: BanditRecord, now: float) -> None:
-        """Have a decision's window begin, where its bandit has one."""
+        """Open the reward window of a decision, if its bandit has windows."""
         window = bandit.spec.rewards.reward_window_s
         if window is not None:
             self._db.execute(
@@ -195,7 +196,7 @@ class Outcomes:
             )
 
     def last_opened(self) -> float | None:
-        """Return when the newest decision was made whose window is open."""
+        """Return the time of the newest decision with an open window, None without one."""
         found = self._db.execute(
             "SELECT max(d.time) FROM windows AS w JOIN decisions AS d USING (decision_id)"
             " WHERE w.closed IS NULL"
@@ -208,13 +209,13 @@ class Outcomes:
         return found is not None
 
     def postpone(self, seconds: float) -> int:
-        """Have every open window close so much later; returns how many there are."""
+        """Postpone the closing of every open window; returns how many there are."""
         return self._db.execute(
             "UPDATE windows SET closes = closes + ? WHERE closed IS NULL", (seconds,)
         ).rowcount
 
     def close_due(self, now: float, most: int) -> Closed:
-        """Close at most so many windows whose time is over."""
+        """Close at most `most` windows whose time is over."""
         due = self._db.execute(
             "SELECT decision_id, bandit FROM windows WHERE closed IS NULL AND closes <= ?"
             " ORDER BY closes, decision_id LIMIT ?",
@@ -256,13 +257,13 @@ class Outcomes:
     def _decision(
         self, decision_id: DecisionId
     ) -> tuple[int, BanditRecord, bytes, tuple[ChosenAction, ...], bool]:
-        """Return the bandit's key, the bandit, the context, the picks, and whether it counts."""
+        """Return a decision: key and record of its bandit, context, chosen actions, active?"""
         found = self._db.execute(
             "SELECT bandit, context, chosen, activated FROM decisions WHERE decision_id = ?",
             (decision_id,),
         ).fetchone()
         bandit = None if found is None else self._bandit(found[0])
-        if found is None or bandit is None:  # never seen, or deleted and not purged yet
+        if found is None or bandit is None:  # unknown, or deleted and not purged yet
             raise UnknownDecision(decision_id)
         key, context, blob, activated = found
         active = bool(activated) or self._was_activated(decision_id)
@@ -278,8 +279,8 @@ class Outcomes:
         self, key: int, bandit: BanditRecord, decision_id: DecisionId, item: int, now: float,
         value: float, context: bytes, chosen: tuple[ChosenAction, ...],
     ) -> LearnRow:  # fmt: skip
-        """Log that the value of a decision's pick became `value`."""
-        value += 0.0  # SQLite keeps no negative zero, and the row's hash is of what it keeps
+        """Log that the value of a chosen action became `value`."""
+        value += 0.0  # SQLite stores no negative zero, and the hash covers what it stores
         known = self._known(decision_id, item, active=True)
         origin = self._log.next(key) if known is None else known[0]
         before = None if known is None else known[1]
@@ -290,7 +291,7 @@ class Outcomes:
             " ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
             (decision_id, item, origin, value, position),
         )
-        if before is not None:  # it may be in the sample of what left the log
+        if before is not None:  # it may be in the sample of rows that left the log
             self._db.execute(
                 "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
                 (value, key, origin),
@@ -304,7 +305,7 @@ class Outcomes:
 
 
 def _item(chosen: tuple[ChosenAction, ...], action: str | None) -> int:
-    """Return which of the chosen actions a reward is for."""
+    """Return the index of the chosen action that a reward is for."""
     if action is None:
         if len(chosen) > 1:
             raise InvalidRequest("action", "needed: the decision chose several actions")

@@ -1,6 +1,6 @@
-"""Reading the store: any number of readers, in any process, each used by one thread at a time.
+"""Reads bandits and logs: any number of readers in any process, each used by one thread at a time.
 
-Every call is its own short transaction: a long one would hold back WAL checkpoints.
+Every call is its own short transaction: a long one would block WAL checkpoints.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position <= ? ORDER BY l
 
 
 class StoreReader:
-    """A read-only view of the database."""
+    """See `LogReader`."""
 
     def __init__(self, path: Path) -> None:
         self._connection = connect_reader(path)
@@ -67,11 +67,11 @@ class StoreReader:
         self.close()
 
     def epoch(self) -> int:
-        """Return the epoch of the newest opening of the store."""
+        """See `LogReader.epoch`."""
         return current_epoch(self._connection)
 
     def bandits(self) -> list[BanditRecord]:
-        """Return the bandits that are not deleted, by name; specs as they were created."""
+        """See `LogReader.bandits`."""
         rows = self._connection.execute(
             "SELECT bandit, uid, name, spec, created FROM bandits WHERE deleted IS NULL"
             " ORDER BY name"
@@ -82,23 +82,23 @@ class StoreReader:
         ]
 
     def deleted(self) -> list[BanditUid]:
-        """Return the uids of the bandits that were deleted."""
+        """See `LogReader.deleted`."""
         rows = self._connection.execute("SELECT uid FROM bandits WHERE deleted IS NOT NULL")
         return [BanditUid(uid) for (uid,) in rows]
 
     def head(self, bandit: int) -> LogPosition:
-        """Return the position of the newest row, 0 when there is none."""
+        """See `LogReader.head`."""
         found = self._connection.execute(
             "SELECT max(position) FROM log WHERE bandit = ?", (bandit,)
         ).fetchone()
         return LogPosition(found[0] or 0)
 
     def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
-        """Return what answered a decision's select, None where there is no such decision."""
+        """See `LogReader.answer`."""
         return stored_answer(self._connection, decision_id)
 
     def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
-        """Return the hash of the log up to `position`; None where there is no such row (left)."""
+        """See `LogReader.hash_at`."""
         trim = self.trim(bandit)
         if position <= trim.position:
             return trim.hash if position == trim.position else None
@@ -110,12 +110,7 @@ class StoreReader:
     def follow(
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
     ) -> Iterator[list[LogRow]]:
-        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`.
-
-        Raises:
-            LogTrimmed: Retention removed rows after `after`, perhaps while they were followed.
-            StoreDamaged: A row is missing, or not what was written.
-        """
+        """See `LogReader.follow`."""
         previous = self.hash_at(record.key, after)
         while after < up_to:
             rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
@@ -128,7 +123,7 @@ class StoreReader:
             for row in rows:
                 position, kind, time, *learned, payload, _, _, found = row
                 expected = found
-                if previous is not None:  # else nothing is known of what came before
+                if previous is not None:  # otherwise the hash before this row is not known
                     expected = hash_of_row(previous, position, kind, time, learned, payload)
                 if position != after + 1 or expected != found:
                     raise StoreDamaged(
@@ -141,7 +136,7 @@ class StoreReader:
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
     ) -> Forgetting:
-        """Return `start`, the state at `after`, as the rows up to `up_to` leave it."""
+        """See `LogReader.forgetting_at`."""
         spec, state = self.spec_at(record, after), start
         rows = self._connection.execute(
             "SELECT position, time, CASE kind WHEN ? THEN payload END FROM log"
@@ -158,10 +153,7 @@ class StoreReader:
         return state
 
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
-        """Return how many values were learned for the first time in (after, up_to].
-
-        From 0 on, rows count that retention removed.
-        """
+        """See `LogReader.count_learned`."""
         gone = self.trim(bandit).learned if after == 0 else 0
         found = self._connection.execute(
             "SELECT count(*) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
@@ -171,24 +163,20 @@ class StoreReader:
         return gone + int(found[0])
 
     def trim(self, bandit: int) -> Trim:
-        """Return where the log begins: what was before, retention removed."""
+        """See `LogReader.trim`."""
         return trim_of(self._connection, bandit)
 
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
     ) -> Evicted | None:
-        """Return a sample of the rows up to `through`, as of `position`: see `evicted_rows`.
-
-        Raises:
-            LogTrimmed: Retention removed rows after `through`.
-        """
+        """See `LogReader.evicted`."""
         with self._moment():
             if self.trim(record.key).position > through:
                 raise LogTrimmed(f"{record.name}: the log begins after row {through}")
             return evicted_rows(self._connection, record, through, position, most)
 
     def first_learned(self, bandit: int, number: int) -> LogPosition:
-        """Return the position of the so-manieth (from 1) first value that is in the log."""
+        """See `LogReader.first_learned`."""
         found = self._connection.execute(
             "SELECT position FROM log WHERE bandit = ? AND kind = ? AND before IS NULL"
             " ORDER BY position LIMIT 1 OFFSET ?",
@@ -197,7 +185,7 @@ class StoreReader:
         return LogPosition(found[0])
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
-        """Return the position up to which all rows are older than `time`."""
+        """See `LogReader.last_before`."""
         found = self._connection.execute(
             "SELECT position FROM log WHERE bandit = ? AND time >= ? ORDER BY position LIMIT 1",
             (bandit, time),
@@ -205,14 +193,14 @@ class StoreReader:
         return LogPosition(self.head(bandit) if found is None else found[0] - 1)
 
     def decision_time(self, number: int) -> float | None:
-        """Return when the decision was made that is so-manieth (from 0), None beyond the last."""
+        """See `LogReader.decision_time`."""
         found = self._connection.execute(
             "SELECT time FROM decisions ORDER BY rowid LIMIT 1 OFFSET ?", (number,)
         ).fetchone()
         return None if found is None else float(found[0])
 
     def used_bytes(self) -> int:
-        """Return the bytes of the database that hold something; the file may be larger."""
+        """See `LogReader.used_bytes`."""
         pages, free, size = (
             self._connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -228,23 +216,23 @@ class StoreReader:
             self._connection.execute("COMMIT")
 
     def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
-        """Return the actions as of `position`: the fold of the catalogue rows up to it."""
+        """See `LogReader.catalogue_at`."""
         catalogue = Catalogue.empty(record.spec.action_dim)
         for payload in self._payloads(record.key, KIND_CATALOGUE, position):
             catalogue, _ = catalogue.changed(unpack_change(payload, record.spec.action_dim))
         return catalogue
 
     def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
-        """Return the configuration as of `position`."""
+        """See `LogReader.spec_at`."""
         spec = record.spec
         for payload in self._payloads(record.key, KIND_CONFIG, position):
             spec = changed_spec(spec, json.loads(payload))
         return spec
 
     def imports(self, bandit: int) -> list[SnapshotVersion]:
-        """Return the snapshot versions that import rows name; recovery may need them.
+        """See `LogReader.imports`: rows up to the log's beginning do not count.
 
-        Those at or before the log's beginning are not: no kept snapshot is older.
+        No stored snapshot is older than that.
         """
         rows = self._connection.execute(
             "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND kind <> 1 AND position > ?"
@@ -254,7 +242,7 @@ class StoreReader:
         return [SnapshotVersion(json.loads(payload)["version"]) for (payload,) in rows]
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
-        """Return the position of the last import row up to `up_to`, 0 where there is none."""
+        """See `LogReader.last_import`."""
         found = self._connection.execute(
             "SELECT max(position) FROM log WHERE bandit = ? AND kind = ? AND kind <> 1"
             " AND position <= ?",
@@ -275,7 +263,7 @@ class StoreReader:
 
 
 def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnswer | None:
-    """Return what answered a decision's select, None where there is no such decision."""
+    """Return what answered a decision's select, None without such a decision."""
     found = db.execute(
         "SELECT body_hash, chosen, snapshot, position, propensity FROM decisions"
         " WHERE decision_id = ?",
@@ -294,7 +282,11 @@ def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnsw
 
 
 def decode_row(record: BanditRecord, row: tuple[Any, ...]) -> LogRow:
-    """Turn a row of `LOG_ROWS` into what the model applies."""
+    """Decode a row of `LOG_ROWS`.
+
+    Raises:
+        StoreDamaged: Its decision is missing, or a checksum differs.
+    """
     spec = record.spec
     position, kind, time, decision_id, item, origin, before, after, payload = row[:9]
     if kind == KIND_LEARN:

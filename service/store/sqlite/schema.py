@@ -1,4 +1,4 @@
-"""The tables of the database, and what opening one checks."""
+"""The tables of the database, its version, and the checks when it is opened."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from pathlib import Path
 from service.store.errors import StoreError, StoreUnreadable
 from service.store.protocol import Durability
 from service.store.sqlite.connection import connect, connect_reader
-from service.store.sqlite.disk_faults import Damaged, told
+from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.integrity import refuse_damaged
 from service.store.sqlite.migrations import migrate
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
 
-# A decision's row may hold a large context, so what changes later (the value learned from it) lives
-# in `outcomes`; only a propensity that was worked out behind the answer is filled in. `log` is the
-# sequence of rows that change a bandit's model; every row carries the hash of the chain up to it.
-# `windows` holds when the rewards of a decision stop counting, and when they were seen to.
-# `outcomes` has the positions of the first and the latest row that learned a value. `trims` tells
-# up to where learn rows were removed from a log, with the hash there and how many values they had
-# learned; `evicted` holds a sample of those rows. `rounds` tells of training, for people alone.
+# decisions: one row per answered select. It may hold a large context, so the value learned from it
+#   is in `outcomes`; only a propensity that is computed after the answer is filled in later.
+# outcomes: the learned value, and the positions of the first and the latest row that learned it.
+# rewards: every reported reward, with its status.
+# windows: when the rewards of a decision stop counting, and when the store closed the window.
+# log: the rows that change a bandit's model; each carries the hash of the log up to it.
+# trims: up to where learn rows were removed from a log, the hash there, and how many values they
+#   had learned.
+# evicted: a sample of the removed rows.
+# rounds: training rounds, for people only.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (
@@ -69,15 +72,15 @@ CREATE INDEX rounds_bandit ON rounds (bandit, time);
 
 
 def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.Connection:
-    """Open the database for writing, creating its tables where there are none.
+    """Open the database for writing; creates the tables of a new one.
 
     Args:
         path: The file.
         durability: "commit" or "os".
-        check: Whether it is checked first; one that has to be migrated always is.
+        check: Whether its integrity is checked first; it always is before a migration.
 
     Raises:
-        StoreError: The file belongs to another version, is no database or a damaged one.
+        StoreError: The file is of another version, damaged, or no database.
     """
     connection = connect(path, read_only=False)
     try:
@@ -99,12 +102,12 @@ def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.C
         raise
     except (sqlite3.DatabaseError, Damaged) as error:
         connection.close()
-        raise StoreError(f"{path}: {told(error)}") from error
+        raise StoreError(f"{path}: {describe(error)}") from error
     return connection
 
 
 def schema_version(path: Path) -> int:
-    """Return the format of a database; this release reads `SCHEMA_VERSION`.
+    """Return the schema version of a database; this release reads `SCHEMA_VERSION`.
 
     Raises:
         StoreUnreadable: It cannot be read.
@@ -114,10 +117,10 @@ def schema_version(path: Path) -> int:
 
 
 def require_current(path: Path) -> None:
-    """Check that a database is of the format that this release reads.
+    """Check that this release reads the schema version of a database.
 
     Raises:
-        StoreError: It is of another format, or no database of the service.
+        StoreError: It has another version, or is no database of the service.
     """
     try:
         found = schema_version(path)
@@ -130,7 +133,7 @@ def require_current(path: Path) -> None:
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:
-    """Count one more opening of the store; a publish that carries an older epoch is stale."""
+    """Count this opening of the store; a publish that carries an older epoch is stale."""
     connection.execute(
         "INSERT INTO meta VALUES ('epoch', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
     )

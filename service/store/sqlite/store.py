@@ -1,12 +1,12 @@
-"""The event store on SQLite in WAL mode: one writer thread that commits whatever waits.
+"""The event store on SQLite in WAL mode: one writer thread that commits all queued operations.
 
-The thread owns the writing connection. It takes all operations that are queued, runs them in one
-transaction, commits, and hands the results back in order; there is no timer. Durability
-"commit" syncs every group before its answers (survives power loss); "os" leaves that to the
-kernel (survives a killed process). What a failure means is told by `group_writer`: while the disk
-takes no writes they are refused at once and a probe every second finds out when it does again;
-after a failed sync the connection is never used or closed again, and the process should end. One
-process at a time may have the store open; the lock goes with the process, however it ends.
+The thread owns the writing connection. It takes all queued operations, runs them in one
+transaction, commits, and returns the results in order; there is no timer. Durability "commit" syncs
+every group before its answers (survives power loss); "os" leaves that to the kernel (survives a
+killed process). `group_writer` handles failures: while the disk takes no writes they are refused at
+once, and a probe every second finds out when it does again; after a failed sync the connection is
+never used or closed again, and the process should end. One process at a time may have the store
+open; its lock ends with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from service.store.records import (
     StoredAnswer,
 )
 from service.store.sqlite.connection import as_store_errors, connect
-from service.store.sqlite.disk_faults import Damaged, told
+from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.sqlite.history import History
 from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
 from service.store.sqlite.operations import Operations, wall_clock
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import next_epoch, open_writer
-from service.store.sqlite.windows import Look
+from service.store.sqlite.windows import Tick
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,12 +62,13 @@ class SqliteStore:
         durability: "commit" or "os".
         deliver: Runs a function on the event loop, from the writer thread.
         clock: Seconds since the epoch.
-        gather: Runs a function once the event loop has done what it is at (`call_soon`): what is
-            appended until then is handed to the writer at once, and committed together. Appends
-            must then come from the event loop. None: each is handed over by itself.
+        gather: Runs a function in the next turn of the event loop (`call_soon`). Appends of one
+            turn are then handed to the writer together, and must come from the event loop. None:
+            each append is handed over by itself.
 
     Raises:
-        StoreError: The store is open elsewhere, of another version, damaged, or no database.
+        StoreError: The store is open in another process, of another version, damaged, or no
+            database.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class SqliteStore:
         self._queue: queue.SimpleQueue[list[Queued] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
-        for key in unpurged:  # an earlier opening ended in the middle of it
+        for key in unpurged:  # an earlier opening ended before their rows were removed
             self._purge(key, _purged)
         self._thread.start()
         self._check: BackgroundCheck | None = None
@@ -110,26 +111,26 @@ class SqliteStore:
 
     @property
     def failure(self) -> str | None:
-        """Why the store refuses writes, or None."""
+        """See `EventStore.failure`."""
         return self._writer.failure
 
     @property
     def failed_for_good(self) -> bool:
-        """Whether only a new process can tell what is on disk: this one should end."""
+        """See `EventStore.failed_for_good`."""
         return self._writer.final
 
     @property
     def times(self) -> WriterTimes:
-        """What commits take; for reading."""
+        """See `EventStore.times`."""
         return self._writer.times
 
     @property
     def queue_depth(self) -> int:
-        """How many operations wait for the writer."""
+        """See `EventStore.queue_depth`."""
         return self._queue.qsize()
 
     def wal_bytes(self) -> int:
-        """Return the size of the write-ahead log."""
+        """See `EventStore.wal_bytes`."""
         try:
             return self._wal.stat().st_size
         except FileNotFoundError:
@@ -155,7 +156,7 @@ class SqliteStore:
         self._thread.join()
         _answer(self._writer.commit([Queued(self._operations.end, _ended)]))
         if self._writer.final:
-            _ABANDONED.append(self._db)  # and the directory stays ours until the process ends
+            _ABANDONED.append(self._db)  # and the lock is held until the process ends
             return
         self._db.close()
         os.close(self._lock)
@@ -185,11 +186,11 @@ class SqliteStore:
 
     def close_windows(self, done: Done[Closed]) -> None:
         """See `EventStore.close_windows`."""
-        look = Look()
+        tick = Tick()
         self._put(
-            lambda: self._operations.close_windows(look),
+            lambda: self._operations.close_windows(tick),
             done,
-            undo=lambda: self._operations.undo_look(look),
+            undo=lambda: self._operations.undo_tick(tick),
         )
 
     def append_change(
@@ -240,7 +241,7 @@ class SqliteStore:
 
         def purged(_: None, error: Exception | None) -> None:
             _purged(None, error)
-            done(None, None)  # it is deleted all the same; the rest of its rows goes later
+            done(None, None)  # it is deleted all the same; its other rows are removed later
 
         def marked(_: None, error: Exception | None) -> None:
             if error is not None:
@@ -269,13 +270,13 @@ class SqliteStore:
 
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`."""
-        # By SQLite: closing a descriptor of our own would drop the locks it holds on the file.
+        # SQLite does it: closing another descriptor of the file would drop SQLite's locks on it.
         self._put(self._writer.touch, done, durable=True)
 
     # -- the writer thread --------------------------------------------------------------------
 
     def _fail(self, damaged: Damaged) -> None:
-        """Have the writer stop for good; from any thread."""
+        """Make the writer stop for good; from any thread."""
         self._writer.damaged = damaged
         self._queue.put([Queued(self._writer.touch, _woken)])
 
@@ -292,7 +293,7 @@ class SqliteStore:
                 self._gather(self._hand_over)
 
     def _hand_over(self) -> None:
-        """Wake the writer, once for all that was gathered."""
+        """Wake the writer, once for all gathered appends."""
         if self._gathered:
             self._queue.put(self._gathered)
             self._gathered = []
@@ -305,11 +306,11 @@ class SqliteStore:
                 answers = self._writer.commit(group)
                 self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
                 self._writer.checkpoint_if_due()
-            elif running and self._writer.probe():  # purges that the outage broke off go on
+            elif running and self._writer.probe():  # continue the purges that the outage ended
                 self._queue.put([Queued(self._operations.unpurged, self._purge_all)])
 
     def _take(self) -> tuple[list[Queued], bool]:
-        """Wait for an operation, then take all that are queued; False: asked to stop.
+        """Wait for an operation, then take all queued ones; False: the thread has to stop.
 
         During an outage it returns nothing each time the store should be probed.
         """
@@ -334,8 +335,8 @@ def _answer(answers: list[Answer]) -> None:
     for done, result, error in answers:
         try:
             done(result, error)
-        except Exception:  # the top of the answers' loop: the others must get theirs
-            log.exception("an answer of the store was not taken")
+        except Exception:  # the top of the answers' loop: the other callers must get theirs
+            log.exception("a callback of the store failed")
 
 
 def _purged(_: None, error: Exception | None) -> None:
@@ -344,7 +345,7 @@ def _purged(_: None, error: Exception | None) -> None:
 
 
 def _woken(_: None, error: Exception | None) -> None:
-    """Nobody waits for it, and the writer has said why it failed."""
+    """Do nothing: nobody waits, and the writer has logged why it failed."""
 
 
 def _ended(_: None, error: Exception | None) -> None:
@@ -353,7 +354,7 @@ def _ended(_: None, error: Exception | None) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Take the lock that the one process holds that may write; returns its descriptor."""
+    """Take the lock of the one process that may write; returns its descriptor."""
     try:
         return lock_file(path.with_name(f"{path.name}.lock"))
     except BlockingIOError as error:
@@ -368,12 +369,12 @@ def _open(
     """Open the database and count the opening; returns the connection and the epoch."""
     db = open_writer(path, durability, check=check)
     try:
-        # Where a sync failed, the log that an earlier process left may be whole in memory and torn
-        # on disk. What is appended to it would be lost with it, so it is written back first.
+        # After a failed sync, the write-ahead log of an earlier process may be whole in memory and
+        # torn on disk. Appends to it would be lost with it, so it is written back first.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         epoch = next_epoch(db)
         note_holder(lock, epoch=epoch)
     except (sqlite3.Error, OSError) as error:
         db.close()
-        raise StoreError(f"{path}: {told(error)}") from error
+        raise StoreError(f"{path}: {describe(error)}") from error
     return db, epoch

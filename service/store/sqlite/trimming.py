@@ -1,8 +1,8 @@
-"""Taking old decisions and log rows out of the store, a few at a time.
+"""Removes old decisions and log rows from the store, a few at a time.
 
-Lives on the writer thread, inside its transaction. The log of a bandit loses its oldest learn rows;
-its changes of catalogue and configuration stay, which are few and which every start folds anew.
-What is removed goes as a whole or not at all: the trim point moves in the same transaction.
+Runs on the writer thread, inside its transaction. The log of a bandit loses its oldest learn rows.
+Changes of the catalogue and the configuration stay: they are few, and every start folds them again.
+The trim point moves in the transaction that removes the rows.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ WHERE d.rowid > ? ORDER BY d.rowid LIMIT ?
 
 
 class Trimming:
-    """Removes rows; the caller says up to where."""
+    """Removes rows; the caller decides up to where."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
     def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
-        """Remove some of the learn rows up to a position, the newest row of the log never.
+        """Remove some of the learn rows up to a position, but never the newest row of the log.
 
         Args:
-            bandit: Whose log it is.
-            up_to: No newer row is removed.
-            sample_size: How many of the rows removed so far are kept as a sample of them.
+            bandit: The bandit whose log is trimmed.
+            up_to: The position of the last row that may be removed.
+            sample_size: How many of all rows removed so far stay stored as a sample of them.
 
         Returns:
-            Whether more are left to remove.
+            Whether there are more rows to remove.
         """
         key = bandit.key
         head = self._db.execute("SELECT max(position) FROM log WHERE bandit = ?", (key,)).fetchone()
@@ -77,7 +77,7 @@ class Trimming:
         return more
 
     def _sample(self, bandit: BanditRecord, positions: list[int], size: int) -> None:
-        """Have the sample be of rows that leave the log now, too."""
+        """Extend the sample to rows that leave the log now."""
         for position, rank in zip(
             positions, ranks(bandit.uid, np.array(positions, np.int64)).tolist(), strict=True
         ):
@@ -106,11 +106,11 @@ class Trimming:
         )
 
     def drop_decisions(self, before: float, after_row: int) -> Dropped:
-        """Remove some decisions made before a time that nothing in the log refers to any more.
+        """Remove some decisions made before a time that no remaining log row refers to.
 
         Args:
             before: Seconds since the epoch.
-            after_row: Where the last call ended; 0 at first.
+            after_row: Where the last call ended; 0 for the first call.
         """
         found = self._db.execute(_OLD_DECISIONS, (after_row, DROP_CHUNK)).fetchall()
         old = [row for row in found if row[2] < before]

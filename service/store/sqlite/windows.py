@@ -1,6 +1,7 @@
-"""How long the reward windows were watched: time in which nobody looked does not count.
+"""Measures how long the reward windows were watched: other time does not count towards a window.
 
-Lives on the writer thread, inside its transaction.
+Runs on the writer thread, inside its transaction. A server calls `tick` about once a second; longer
+gaps, an outage or the time between two servers, postpone every open window.
 """
 
 from __future__ import annotations
@@ -10,64 +11,64 @@ from dataclasses import dataclass
 
 from service.store.sqlite.outcomes import Outcomes
 
-UNWATCHED_S = 3.0  # longer between two looks, the service was not ready
-NOTED_S = 5.0  # after a killed process, windows may close this much later than they should
+UNWATCHED_S = 3.0  # a longer gap between two ticks means that the service was not ready
+STORED_EVERY_S = 5.0  # after a killed process, windows may close this much later than they should
+_KEY = "windows_looked"  # in the table `meta`
 
 
 @dataclass(slots=True)
-class Look:
-    """One look at the windows, and the one before it, in case it is rolled back."""
+class Tick:
+    """One call of `tick`, and the time of the one before it, in case it is rolled back."""
 
     was_made: bool = False
     before: float | None = None
 
 
-class Watch:
-    """Notes when the windows were last looked at, in memory and now and then in the store."""
+class WindowClock:
+    """Holds the time of the last tick in memory, and stores it every few seconds."""
 
     def __init__(self, connection: sqlite3.Connection, outcomes: Outcomes) -> None:
         self._db = connection
         self._outcomes = outcomes
-        self._looked: float | None = None  # None: not yet, in this opening of the store
-        self._noted = -float("inf")
+        self._last: float | None = None  # None: no tick yet, in this opening of the store
+        self._stored = -float("inf")
 
-    def undo(self, look: Look) -> None:
-        """Take a look back: its transaction was rolled back, if it came to be made at all."""
-        if look.was_made:
-            self._looked = look.before
-            self._noted = -float("inf")
+    def undo(self, tick: Tick) -> None:
+        """Undo a tick whose transaction was rolled back; one that never ran has no effect."""
+        if tick.was_made:
+            self._last = tick.before
+            self._stored = -float("inf")
 
-    def look(self, now: float, look: Look) -> None:
+    def tick(self, now: float, tick: Tick) -> None:
         """Postpone the open windows by the time that passed unwatched."""
-        started = self._looked is None
-        looked = self._noted_before() if self._looked is None else self._looked
-        unwatched = 0.0 if looked is None else now - looked
-        if unwatched > (0.0 if started else UNWATCHED_S):
+        is_first = self._last is None
+        last = self._last_before_opening() if self._last is None else self._last
+        unwatched = 0.0 if last is None else now - last
+        if unwatched > (0.0 if is_first else UNWATCHED_S):
             self._outcomes.postpone(unwatched)
-        look.was_made, look.before, self._looked = True, self._looked, now
-        if now - self._noted >= NOTED_S and self._outcomes.any_open():
-            self._note(now)
+        tick.was_made, tick.before, self._last = True, self._last, now
+        if now - self._stored >= STORED_EVERY_S and self._outcomes.any_open():
+            self._store(now)
 
     def end(self) -> None:
-        """Note the last look: the store is being closed."""
-        if self._looked is not None and self._outcomes.any_open():
-            self._note(self._looked)
+        """Store the time of the last tick: the store is being closed."""
+        if self._last is not None and self._outcomes.any_open():
+            self._store(self._last)
 
-    def _note(self, looked: float) -> None:
+    def _store(self, last: float) -> None:
         self._db.execute(
-            "INSERT INTO meta VALUES ('windows_looked', ?)"
-            " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (looked,),
+            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (_KEY, last),
         )
-        self._noted = looked
+        self._stored = last
 
-    def _noted_before(self) -> float | None:
-        """Return when an earlier opening is known to have been at work, None where nothing waits.
+    def _last_before_opening(self) -> float | None:
+        """Return when an earlier opening certainly still ran; None where no window is open.
 
-        What it noted may be older than the newest decision: then it lived at least until that.
+        The stored time may be older than the newest decision: that opening ran at least until then.
         """
-        opened = self._outcomes.last_opened()
-        if opened is None:
+        newest = self._outcomes.last_opened()
+        if newest is None:
             return None
-        found = self._db.execute("SELECT value FROM meta WHERE key = 'windows_looked'").fetchone()
-        return opened if found is None else max(opened, float(found[0]))
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (_KEY,)).fetchone()
+        return newest if found is None else max(newest, float(found[0]))
