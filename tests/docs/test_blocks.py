@@ -1,6 +1,6 @@
 """Every command and code block of README and docs does what it says.
 
-The blocks of a page are run in order, in a folder where a server keeps its data as the pages say
+The blocks of a page are run in order, in a folder where a server stores its data as the pages say
 (./bandexa-data; port 8080 becomes the server's own). `pages` says which blocks take minutes and are
 left to `.ci/run`, and which lines no test runs.
 """
@@ -49,10 +49,10 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(tools: Path, url: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("BANDEXA_")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("BANDEXA_")}
     paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     settings = {"BANDEXA_URL": url, "BANDEXA_PORT": url.rpartition(":")[2]}
-    return kept | paths | settings | {"no_proxy": "127.0.0.1,localhost"}
+    return inherited | paths | settings | {"no_proxy": "127.0.0.1,localhost"}
 
 
 def shell(text: str, folder: Path, tools: Path, url: str, timeout: float = 120) -> str:

@@ -114,12 +114,12 @@ def test_series_are_the_closed_forms_of_what_was_counted(tmp_path: Path) -> None
     for value in (1.0, 2.0, 3.0, 6.0):
         part.learned("uid", now - 5, value, 0.5)
     part.corrected("uid", now - 5, 6.0, 4.0)
-    with AggregateWriter(tmp_path / "kept.db") as kept:
-        kept.add(part, {})
+    with AggregateWriter(tmp_path / "aggregates.db") as stored:
+        stored.add(part, {})
         counts = [0] * (len(SECONDS) + 1)
         counts[4] = 100
-        kept.timed(now - 5, counts)
-    with AggregateReader(tmp_path / "kept.db") as reader:
+        stored.timed(now - 5, counts)
+    with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", "15m", now)
     at = found["time"].index((now - 5) // 10 * 10)
     assert found["selects"][at] == 8
@@ -142,13 +142,13 @@ def test_series_are_the_closed_forms_of_what_was_counted(tmp_path: Path) -> None
 
 def test_of_many_actions_the_rest_is_counted_together(tmp_path: Path) -> None:
     now = time.time()
-    with AggregateWriter(tmp_path / "kept.db") as kept:
+    with AggregateWriter(tmp_path / "aggregates.db") as stored:
         for number in range(200):
             part = Part()
             part.decided("uid", Seen(now, (f"a{number}",), None, None, None))
             part.decided("uid", Seen(now, ("a0",), None, None, None))
-            kept.add(part, {})
-    with AggregateReader(tmp_path / "kept.db") as reader:
+            stored.add(part, {})
+    with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", "1h", now)["actions"]
     assert found["ids"][0] == "a0"
     shares = [value for column in found["share"] for value in column if value is not None]
@@ -162,9 +162,9 @@ def test_every_range_is_a_few_hundred_points_and_counts_all(tmp_path: Path, name
     part = Part()
     for ago in (1.0, 400.0, 86400.0 * 300):
         part.decided("uid", Seen(now - ago, ("a",), 0.5, False, 0.1))
-    with AggregateWriter(tmp_path / "kept.db") as kept:
-        kept.add(part, {})
-    with AggregateReader(tmp_path / "kept.db") as reader:
+    with AggregateWriter(tmp_path / "aggregates.db") as stored:
+        stored.add(part, {})
+    with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", name, now)
     assert len(found["time"]) <= 730
     assert sum(found["selects"]) == (3 if name == "all" else 2)

@@ -41,52 +41,54 @@ def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
     fed.shop(name, **KINDS[kind])
     fed.visit(name, 0, 50)
     for number in range(0, 50, 7):
-        kept = fed.call("GET", f"/bandits/{name}/decisions/{name}-{number}")
-        assert kept["explained"] == "yes"
-        assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
-        (chosen,) = [one for one in kept["candidates"] if one["chosen"]]
-        assert chosen["id"] == kept["chosen"][0]["id"]
-        assert chosen["sampled"] == pytest.approx(kept["chosen"][0]["score"], rel=1e-12)
-        assert chosen["propensity"] == kept["propensity"]
-        assert sum(one["propensity"] for one in kept["candidates"]) == pytest.approx(1.0)
-        best = max(kept["candidates"], key=lambda one: float(one["mean"]))
-        if kept["explored"] is not None:
-            assert kept["explored"] == (best["id"] != chosen["id"])
-            # mlp draws on float32 features, and tells the exact spread here
-            assert kept["std"] == pytest.approx(chosen["std"], rel=1e-6 if kind == "mlp" else 1e-9)
+        stored = fed.call("GET", f"/bandits/{name}/decisions/{name}-{number}")
+        assert stored["explained"] == "yes"
+        assert stored["reproduced"] == {"action": True, "score": True, "propensity": True}
+        (chosen,) = [one for one in stored["candidates"] if one["chosen"]]
+        assert chosen["id"] == stored["chosen"][0]["id"]
+        assert chosen["sampled"] == pytest.approx(stored["chosen"][0]["score"], rel=1e-12)
+        assert chosen["propensity"] == stored["propensity"]
+        assert sum(one["propensity"] for one in stored["candidates"]) == pytest.approx(1.0)
+        best = max(stored["candidates"], key=lambda one: float(one["mean"]))
+        if stored["explored"] is not None:
+            assert stored["explored"] == (best["id"] != chosen["id"])
+            # mlp draws on float32 features, and the exact spread is shown here
+            assert stored["std"] == pytest.approx(
+                chosen["std"], rel=1e-6 if kind == "mlp" else 1e-9
+            )
 
 
-def test_it_tells_the_means_of_its_own_position(fed: Fed) -> None:
+def test_it_shows_the_means_at_its_own_position(fed: Fed) -> None:
     fed.shop("then")
     fed.visit("then", 0, 12)
     context = [0.3, -0.4, 1.0]
     scored = fed.call("POST", "/bandits/then/score", {"context": context})["scores"]
     fed.call("POST", "/select", {"bandit": "then", "context": context, "decision_id": "then-x"})
     fed.visit("then", 20, 30)  # the model moves on
-    kept = fed.call("GET", "/bandits/then/decisions/then-x")
-    for one, score in zip(kept["candidates"], scored, strict=True):
+    stored = fed.call("GET", "/bandits/then/decisions/then-x")
+    for one, score in zip(stored["candidates"], scored, strict=True):
         assert one["id"] == score["id"]
         assert one["mean"] == pytest.approx(score["mean"], rel=1e-12)
         assert one["std"] == pytest.approx(score["std"], rel=1e-12)
-    data = np.frombuffer(base64.b64decode(kept["context"]["data"]), kept["context"]["dtype"])
-    assert data.tolist() == np.array(context, kept["context"]["dtype"]).tolist()
-    assert kept["context"]["values"] == data.tolist()
+    data = np.frombuffer(base64.b64decode(stored["context"]["data"]), stored["context"]["dtype"])
+    assert data.tolist() == np.array(context, stored["context"]["dtype"]).tolist()
+    assert stored["context"]["values"] == data.tolist()
 
 
-def test_of_several_chosen_actions_each_tells_what_was_learned(fed: Fed) -> None:
+def test_of_several_chosen_actions_each_shows_what_was_learned(fed: Fed) -> None:
     fed.shop("several")
     ask = {"bandit": "several", "context": [0.1, 0.2, 1.0], "decision_id": "several-1", "k": 2}
     made = fed.call("POST", "/select", ask)
     second = made["actions"][1]["id"]
     report = {"decision_id": "several-1", "reward": 0.75, "action": second}
     fed.call("POST", "/reward", report)
-    kept = fed.call("GET", "/bandits/several/decisions/several-1")
-    assert [one["id"] for one in kept["chosen"]] == [one["id"] for one in made["actions"]]
-    assert [one["value"] for one in kept["chosen"]] == [None, 0.75]
-    assert [one["status"] for one in kept["chosen"][1]["rewards"]] == ["applied"]
-    (row,) = kept["chosen"][1]["learned"]
+    stored = fed.call("GET", "/bandits/several/decisions/several-1")
+    assert [one["id"] for one in stored["chosen"]] == [one["id"] for one in made["actions"]]
+    assert [one["value"] for one in stored["chosen"]] == [None, 0.75]
+    assert [one["status"] for one in stored["chosen"][1]["rewards"]] == ["applied"]
+    (row,) = stored["chosen"][1]["learned"]
     assert (row["before"], row["after"]) == (None, 0.75)
-    assert kept["reproduced"]["action"] is True
+    assert stored["reproduced"]["action"] is True
 
 
 def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
@@ -98,21 +100,21 @@ def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
     few = {"candidates": ["blue", "red"], "decision_id": "inline-b"}
     fed.call("POST", "/select", ask | few)
     for name, ids in (("inline-a", [one["id"] for one in offered]), ("inline-b", ["blue", "red"])):
-        kept = fed.call("GET", f"/bandits/inline/decisions/{name}")
-        assert [one["id"] for one in kept["candidates"]] == ids
-        assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
+        stored = fed.call("GET", f"/bandits/inline/decisions/{name}")
+        assert [one["id"] for one in stored["candidates"]] == ids
+        assert stored["reproduced"] == {"action": True, "score": True, "propensity": True}
 
 
-def test_what_cannot_be_told_any_more_says_why(fed: Fed) -> None:
+def test_what_cannot_be_explained_any_more_says_why(fed: Fed) -> None:
     fed.shop("trained", policy="neural_linear_ts", encoder={"name": "mlp"})
     fed.visit("trained", 0, 20)
-    for first in range(100, 600, 100):  # more snapshots than are kept
+    for first in range(100, 600, 100):  # more snapshots than are stored
         fed.visit("trained", first, 5)
         fed.call("POST", "/bandits/trained/train?wait=true")
-    kept = fed.call("GET", "/bandits/trained/decisions/trained-0")
-    assert (kept["explained"], kept["candidates"], kept["reproduced"]) == ("no", [], None)
-    assert "snapshot 0" in kept["reason"]
-    assert kept["chosen"][0]["value"] is not None
+    stored = fed.call("GET", "/bandits/trained/decisions/trained-0")
+    assert (stored["explained"], stored["candidates"], stored["reproduced"]) == ("no", [], None)
+    assert "snapshot 0" in stored["reason"]
+    assert stored["chosen"][0]["value"] is not None
     newest = fed.call("GET", "/bandits/trained/decisions/trained-504")
     assert newest["reproduced"] == {"action": True, "score": True, "propensity": True}
     rounds = fed.call("GET", "/dashboard/bandits/trained?range=1h")["rounds"]
@@ -120,7 +122,7 @@ def test_what_cannot_be_told_any_more_says_why(fed: Fed) -> None:
     assert all(one["loss_after"] is not None and one["error"] is None for one in rounds)
 
 
-def test_many_candidates_are_told_in_part(fed: Fed) -> None:
+def test_of_many_candidates_some_are_shown(fed: Fed) -> None:
     fed.shop("many")
     ids = [f"n{i}" for i in range(500)]
     features = np.random.default_rng(3).normal(size=(500, 2)).tolist()
@@ -128,10 +130,10 @@ def test_many_candidates_are_told_in_part(fed: Fed) -> None:
     made = fed.call(
         "POST", "/select", {"bandit": "many", "context": [1.0, 0.0, 1.0], "decision_id": "many-1"}
     )
-    kept = fed.call("GET", "/bandits/many/decisions/many-1")
-    assert kept["num_candidates"] == 503
-    assert 200 <= len(kept["candidates"]) <= 201
-    assert made["action"]["id"] in {one["id"] for one in kept["candidates"] if one["chosen"]}
+    stored = fed.call("GET", "/bandits/many/decisions/many-1")
+    assert stored["num_candidates"] == 503
+    assert 200 <= len(stored["candidates"]) <= 201
+    assert made["action"]["id"] in {one["id"] for one in stored["candidates"] if one["chosen"]}
 
 
 def test_an_unknown_decision_or_another_bandits_is_not_found(fed: Fed) -> None:

@@ -36,7 +36,7 @@ def _database(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="follower")
 def _follower(database: Path, tmp_path: Path) -> Iterator[Follower]:
-    follower = Follower(database, tmp_path / "kept.db", Tally())
+    follower = Follower(database, tmp_path / "aggregates.db", Tally())
     yield follower
     follower.close()
 
@@ -67,13 +67,13 @@ def log(database: Path, *kinds: int) -> None:
 
 
 def counted(tmp_path: Path, what: str) -> float:
-    with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
+    with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
         found = db.execute(f"SELECT coalesce(sum({what}), 0) FROM buckets WHERE span = 3600")
         return float(found.fetchone()[0])
 
 
 def cursor(tmp_path: Path, name: str) -> tuple[int, float | None]:
-    with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
+    with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
         found = db.execute("SELECT at, time FROM cursors WHERE name = ?", (name,)).fetchone()
         return found[0], found[1]
 
@@ -125,7 +125,7 @@ def test_what_teaches_nothing_is_read_once(
 
 def test_a_bandit_that_is_gone_leaves_no_cursor(database, follower, tmp_path) -> None:
     def cursors() -> list[tuple[str]]:
-        with closing(sqlite3.connect(tmp_path / "kept.db")) as db:
+        with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
             return db.execute("SELECT name FROM cursors ORDER BY name").fetchall()
 
     log(database, CHANGED)  # nothing of it is counted
@@ -139,7 +139,7 @@ def test_a_bandit_that_is_gone_leaves_no_cursor(database, follower, tmp_path) ->
     assert cursors() == [("decisions",)]
 
 
-def test_damaged_decisions_are_told_of(database, follower) -> None:
+def test_damaged_decisions_are_reported(database, follower) -> None:
     decide(database, 1, b"\x80")
     with pytest.raises(StoreDamaged, match="d0"):
         follower.step()

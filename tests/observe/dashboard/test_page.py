@@ -38,7 +38,7 @@ def server(start_session_server: Any) -> Any:
     return found
 
 
-class Looked:
+class OpenPage:
     """A page, and what went wrong in it."""
 
     def __init__(self, page: Page) -> None:
@@ -47,12 +47,12 @@ class Looked:
         self.requests: list[str] = []
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", self._hear)
+        page.on("console", self._record)
         page.on("request", lambda request: self.requests.append(request.url))
 
-    def _hear(self, said: ConsoleMessage) -> None:
-        if said.type in ("error", "warning"):
-            self.errors.append(said.text)
+    def _record(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
 
     def fact(self, place: str, name: str) -> str:
         """Return the figure under a name."""
@@ -61,15 +61,15 @@ class Looked:
 
 
 @pytest.fixture
-def look(browser: Browser) -> Iterator[Any]:
+def visit(browser: Browser) -> Iterator[Any]:
     contexts = []
 
-    def open_page(url: str, **options: Any) -> Looked:
+    def open_page(url: str, **options: Any) -> OpenPage:
         context = browser.new_context(**options)
         contexts.append(context)
-        looked = Looked(context.new_page())
-        looked.page.goto(url)
-        return looked
+        opened = OpenPage(context.new_page())
+        opened.page.goto(url)
+        return opened
 
     yield open_page
     for context in contexts:
@@ -99,19 +99,19 @@ def test_the_page_loads_nothing_from_elsewhere_and_may_not(server: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_view_shows_what_the_api_says(
-    server: Any, look: Any, scheme: str, width: int, feed: Any
+    server: Any, visit: Any, scheme: str, width: int, feed: Any
 ) -> None:
     fed = feed(server.url)
-    looked = look(
+    opened = visit(
         server.url, viewport={"width": width, "height": 800}, color_scheme=scheme,
         reduced_motion="reduce",
     )  # fmt: skip
-    page = looked.page
+    page = opened.page
     card = page.locator(f"article[data-bandit='{NEURAL}']")
     expect(card).to_be_visible()
     lines = {one["name"]: one for one in fed.call("GET", "/dashboard/overview")["bandits"]}
-    assert looked.fact(f"article[data-bandit='{NEURAL}']", "decisions") == "250"
-    assert looked.fact(f"article[data-bandit='{NEURAL}']", "learned") == str(
+    assert opened.fact(f"article[data-bandit='{NEURAL}']", "decisions") == "250"
+    assert opened.fact(f"article[data-bandit='{NEURAL}']", "learned") == str(
         lines[NEURAL]["num_learned"]
     )
     fits(page)
@@ -146,8 +146,8 @@ def test_every_view_shows_what_the_api_says(
     fits(page)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", dark)[:3])) < 200) == (scheme == "dark")
-    assert looked.errors == []
-    assert all(url.startswith((server.url, "data:")) for url in looked.requests)
+    assert opened.errors == []
+    assert all(url.startswith((server.url, "data:")) for url in opened.requests)
 
 
 def cells(page: Page, region: str) -> list[list[str]]:
@@ -162,13 +162,13 @@ def fits(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_it_follows_new_traffic_without_growing(server: Any, look: Any, feed: Any) -> None:
+def test_it_follows_new_traffic_without_growing(server: Any, visit: Any, feed: Any) -> None:
     fed = feed(server.url)
     fed.shop("live")
     fed.visit("live", 0, 10)
     fed.counted("live", 10)
-    looked = look(f"{server.url}/#/bandit/live?range=1h")
-    page = looked.page
+    opened = visit(f"{server.url}/#/bandit/live?range=1h")
+    page = opened.page
     summary = page.get_by_role("region", name="Traffic").locator("summary")
     expect(page.locator(".u-over").first).to_be_visible()
     summary.click()
@@ -192,26 +192,26 @@ def test_it_follows_new_traffic_without_growing(server: Any, look: Any, feed: An
             page.clock.run_for(2100)
     assert page.evaluate(count) <= max(before, settled) + 20
     assert page.evaluate("document.querySelectorAll('.uplot').length") == 8
-    assert looked.errors == []
+    assert opened.errors == []
 
 
-def test_a_hidden_tab_asks_nothing(server: Any, look: Any) -> None:
-    looked = look(server.url)
-    page = looked.page
+def test_a_hidden_tab_asks_nothing(server: Any, visit: Any) -> None:
+    opened = visit(server.url)
+    page = opened.page
     expect(page.locator("article").first).to_be_visible()
     hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
-    tell = " document.dispatchEvent(new Event('visibilitychange'))"
-    page.evaluate(hide % "true" + tell)
+    notify = " document.dispatchEvent(new Event('visibilitychange'))"
+    page.evaluate(hide % "true" + notify)
     page.wait_for_timeout(300)  # what was under way ends
-    asked = len(looked.requests)
+    asked = len(opened.requests)
     page.wait_for_timeout(4500)  # two of its turns
-    assert len(looked.requests) == asked
+    assert len(opened.requests) == asked
     with page.expect_response(re.compile("overview")):
-        page.evaluate(hide % "false" + tell)
+        page.evaluate(hide % "false" + notify)
 
 
-def test_everything_is_reached_by_keyboard(server: Any, look: Any) -> None:
-    page = look(server.url).page
+def test_everything_is_reached_by_keyboard(server: Any, visit: Any) -> None:
+    page = visit(server.url).page
     expect(page.locator("article").first).to_be_visible()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -247,11 +247,11 @@ def test_everything_is_reached_by_keyboard(server: Any, look: Any) -> None:
     assert stds == sorted(stds, reverse=True)
 
 
-def test_buttons_do_what_they_say_after_asking(server: Any, look: Any, feed: Any) -> None:
+def test_buttons_do_what_they_say_after_asking(server: Any, visit: Any, feed: Any) -> None:
     fed = feed(server.url)
     fed.shop("pressed", policy="neural_linear_ts", encoder={"name": "mlp"})
     fed.visit("pressed", 0, 30)
-    page = look(f"{server.url}/#/bandit/pressed").page
+    page = visit(f"{server.url}/#/bandit/pressed").page
     page.get_by_role("button", name="Retire an action").click()
     page.locator("dialog input").fill("nothing")
     page.get_by_role("button", name="Retire", exact=True).click()
@@ -277,7 +277,7 @@ def test_buttons_do_what_they_say_after_asking(server: Any, look: Any, feed: Any
 
 
 def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
-    start_server: Any, look: Any, tmp_path: Path, feed: Any
+    start_server: Any, visit: Any, tmp_path: Path, feed: Any
 ) -> None:
     names = {"reader": ["read"], "owner": ["read", "admin"], "shop": ["select", "reward"]}
     keys = {name: f"bx_{name}-{'k' * 30}" for name in names}
@@ -289,7 +289,7 @@ def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
     config.write_text(tables)
     server = start_server(None, "--config", str(config))
     feed(server.url, keys["owner"]).shop()
-    page = look(server.url).page
+    page = visit(server.url).page
     field = page.locator("dialog input")
     field.fill("bx_wrong")
     page.get_by_role("button", name="Use this key").click()
@@ -315,13 +315,13 @@ def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
     expect(page.locator("dialog input")).to_be_visible()  # forgotten
 
 
-def test_a_restart_of_the_server_is_told_and_got_over(
-    start_server: Any, look: Any, feed: Any
+def test_a_restart_of_the_server_is_shown_and_survived(
+    start_server: Any, visit: Any, feed: Any
 ) -> None:
     server = start_server()
     feed(server.url).shop()
-    looked = look(server.url)
-    page = looked.page
+    opened = visit(server.url)
+    page = opened.page
     expect(page.locator("article")).to_be_visible()
     server.kill()
     expect(page.locator("#banner")).to_contain_text("does not answer")
@@ -330,10 +330,10 @@ def test_a_restart_of_the_server_is_told_and_got_over(
     fed.visit("shop", 0, 7)
     expect(page.locator("#banner")).to_be_hidden()
     expect(page.locator("article dd").nth(2)).to_have_text("7")
-    assert not [error for error in looked.errors if "ERR_CONNECTION" not in error]
+    assert not [error for error in opened.errors if "ERR_CONNECTION" not in error]
 
 
-def test_without_bandits_it_says_how_to_begin(start_server: Any, look: Any) -> None:
-    page = look(start_server().url).page
+def test_without_bandits_it_says_how_to_begin(start_server: Any, visit: Any) -> None:
+    page = visit(start_server().url).page
     expect(page.get_by_text("No bandit yet")).to_be_visible()
     expect(page.locator("pre")).to_contain_text("curl -X PUT")
