@@ -12,7 +12,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition
@@ -27,6 +29,7 @@ from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 CHECKED_EVERY_S = 30.0
 DAY_S = 86_400.0
 STEP = 2000  # decisions removed at once to make room
@@ -64,6 +67,7 @@ class Retention:
         self._order_round = order_round
         self._clock = clock
         self._reader = store.reader()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
         self._reported = False
 
     @asynccontextmanager
@@ -75,7 +79,12 @@ class Retention:
         finally:
             task.cancel()
             await asyncio.wait([task])
-            self._reader.close()
+            await self._on_thread(self._reader.close)  # behind a read that is still running there
+            self._thread.shutdown()
+
+    async def _on_thread(self, read: Callable[..., T], *args: Any) -> T:
+        """Run a long read off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read, *args)
 
     async def _run(self) -> None:
         while True:
@@ -96,12 +105,12 @@ class Retention:
             await self._remove(self._clock() - age * DAY_S)
         if most is not None:
             await self._make_room(most)
-        self._metrics.store_bytes = await asyncio.to_thread(self._reader.used_bytes)
+        self._metrics.store_bytes = await self._on_thread(self._reader.used_bytes)
 
     async def _make_room(self, most: int) -> None:
         skipped = 0
-        while await asyncio.to_thread(self._reader.used_bytes) > most:
-            cutoff = await asyncio.to_thread(self._reader.decision_time, skipped + STEP)
+        while await self._on_thread(self._reader.used_bytes) > most:
+            cutoff = await self._on_thread(self._reader.decision_time, skipped + STEP)
             if cutoff is None:
                 self._stuck(most)
                 return
@@ -133,8 +142,8 @@ class Retention:
 
     async def _trim(self, bandit: Bandit, cutoff: float) -> None:
         key, spec = bandit.record.key, bandit.model.spec
-        wanted = await asyncio.to_thread(self._reader.last_before, key, cutoff)
-        oldest = await asyncio.to_thread(_oldest_position, bandit.snapshots)
+        wanted = await self._on_thread(self._reader.last_before, key, cutoff)
+        oldest = await self._on_thread(_oldest_position, bandit.snapshots)
         if oldest < wanted:
             self._move_on(bandit, wanted)
         size = 0

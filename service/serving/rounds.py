@@ -66,7 +66,7 @@ class Rounds:
             yield
         finally:
             await self.supervisor.close()
-            self._swapper.close()
+            await self._swapper.close()
 
     def order(self, bandit: Bandit) -> None:
         """Queue a round in the background, unless one is queued or under way."""

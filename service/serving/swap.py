@@ -45,9 +45,9 @@ class Swapper:
         self._reader = store.reader()
         self._loader = loader
 
-    def close(self) -> None:
-        """Close the reader; no swap is under way."""
-        self._reader.close()
+    async def close(self) -> None:
+        """Close the reader, behind a load that is still running on the loader's thread."""
+        await asyncio.get_running_loop().run_in_executor(self._loader, self._reader.close)
 
     async def swap(
         self, bandit: Bandit, version: SnapshotVersion, *, still_served: Callable[[], bool]
