@@ -1,7 +1,7 @@
 """API keys as they are configured: names, hashes and scopes; never the keys themselves.
 
-A key is 256 random bits, so one round of SHA-256 is enough to keep it from whoever reads the
-settings: there is nothing to guess. Read once at the start; nothing is written.
+A key is 256 random bits. It cannot be guessed, so one round of SHA-256 protects it from readers of
+the settings. The keys are read once at the start; nothing is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _KeysFile(BaseModel):
 
 
 class Keys:
-    """All keys of a server; without any, everyone may do everything.
+    """All keys of a server; without keys, every caller may do everything.
 
     Raises:
         ValueError: Two keys share a name or a hash.
@@ -48,7 +48,7 @@ class Keys:
         return bool(self._keys)
 
     def holder(self, key: str) -> KeySetting | None:
-        """Return what is configured for a key; takes as long whichever it is, or none."""
+        """Return the settings of a key, None for an unknown one; always in the same time."""
         hashed = hash_of(key)
         found = None
         for candidate in self._keys:
@@ -58,20 +58,21 @@ class Keys:
 
 
 def new_key() -> str:
-    """Return a key nobody has: 256 bits from the system's generator."""
+    """Return a new key: 256 bits from the system's random generator."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """Return what settings hold of a key: SHA-256 of its UTF-8 bytes, in hexadecimal."""
+    """Return the hash that settings hold of a key: SHA-256 of its UTF-8 bytes, in hexadecimal."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys:
-    """Return the keys of the settings and of the file they name, together.
+    """Return the keys of the settings and of the file that they name.
 
     Raises:
-        ValueError: The file cannot be read or is malformed, or two keys are alike; names the field.
+        ValueError: The file cannot be read or is malformed, or two keys are alike; the message
+            names the field.
     """
     from_file: Sequence[KeySetting] = ()
     if keys_file is not None:
@@ -96,10 +97,11 @@ def keys_of(settings: Settings) -> Keys:
 
 
 def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
-    """Refuse to listen beyond this machine without keys, unless that is asked for.
+    """Refuse settings that open a server to other machines without keys.
 
     Raises:
-        ValueError: It would; or anonymous callers are allowed although there are keys.
+        ValueError: They do, without `allow_anonymous`; or they allow anonymous callers although
+            there are keys.
     """
     if keys and allow_anonymous:
         raise ValueError("allow_anonymous: contradicts keys; drop one of the two")
