@@ -1,6 +1,6 @@
-"""The server's settings: arguments, then environment (BANDEXA_...), then TOML, then defaults.
+"""The server's settings: arguments over environment (BANDEXA_...) over TOML over defaults.
 
-An unknown key is refused wherever it stands, so that a typing error cannot pass in silence.
+An unknown key of any source is refused, so that a typing error never passes in silence.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 PREFIX = "BANDEXA_"
 NESTING = "__"
-CLIENT_KEY = "BANDEXA_API_KEY"  # what commands that call a server send; no setting
-CLIENT_URL = "BANDEXA_URL"  # where they find it; no setting either
+CLIENT_KEY = "BANDEXA_API_KEY"  # no setting: commands that call a server send it
+CLIENT_URL = "BANDEXA_URL"  # no setting either: the address of that server
 _TABLES = ("keys", "encoders", "weights", "bandits")  # a variable of this name is JSON
-_DEEP = ("bandits",)  # whose keys may be JSON, too
+_DEEP = ("bandits",)  # a variable of one of its keys may be JSON, too
 
 
 Scope = Literal["select", "reward", "read", "admin"]
@@ -28,7 +28,7 @@ SCOPES: tuple[Scope, ...] = ("select", "reward", "read", "admin")
 
 
 class KeySetting(BaseModel):
-    """One key: who holds it, its hash, and what it may be used for."""
+    """One API key: the name of its holder, its hash and its scopes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -56,9 +56,11 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    data_dir: Path = Field(Path("bandexa-data"), description="Where everything is kept.")
+    data_dir: Path = Field(
+        Path("bandexa-data"), description="Directory of everything that is stored."
+    )
     replay_dir: Path | None = Field(
-        None, description="Where disk replays lie; inside data_dir when not given."
+        None, description="Directory of the disk replays; inside data_dir when not given."
     )
     durability: Literal["commit", "os"] = Field(
         "commit",
@@ -66,7 +68,7 @@ class Settings(BaseModel):
         " killed process.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where encoders are trained; auto takes CUDA when there is one."
+        "auto", description="Device that trains encoders; auto uses CUDA when there is a GPU."
     )
     service_threads: int = Field(1, ge=1, description="Torch threads of the serving process.")
     trainer_threads: int = Field(1, ge=1, description="Threads of the trainer process.")
@@ -74,50 +76,54 @@ class Settings(BaseModel):
         10,
         ge=0,
         le=19,
-        description="Niceness of the trainer: its readiness to leave the CPU to others.",
+        description="Niceness of the trainer process; a higher one yields more to others.",
     )
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest request body.")
     max_snapshot_bytes: int = Field(1 << 30, ge=1024, description="Largest imported snapshot.")
     max_elements: int = Field(
-        4_000_000, ge=1024, description="Numbers, texts, lists and maps in a body, together."
+        4_000_000,
+        ge=1024,
+        description="Most values (numbers, texts, lists and maps) in a body.",
     )
     max_nesting: int = Field(
-        32, ge=16, le=512, description="Lists and maps of a body around each other, at most."
+        32, ge=16, le=512, description="Deepest nesting of lists and maps in a body."
     )
-    max_in_flight: int = Field(1024, ge=1, description="Requests under way at once; more get 503.")
+    max_in_flight: int = Field(
+        1024, ge=1, description="Most requests under way at once; others get 503."
+    )
     body_timeout_s: float = Field(
         60.0,
         gt=0.0,
         le=3600.0,
-        description="Time a body may take to arrive; a snapshot's ten times as long.",
+        description="Time that a body may take to arrive; ten times as much for a snapshot.",
     )
     keys: tuple[KeySetting, ...] | None = Field(
         None, min_length=1, description="API keys: tables of name, sha256 and scopes."
     )
     keys_file: Path | None = Field(None, description="TOML file with more `keys`.")
     allow_anonymous: bool = Field(
-        False, description="Listen on any address without keys: everyone may do everything."
+        False, description="Listen on any address without keys: every caller may do everything."
     )
     max_inline_bytes: int = Field(
         1 << 16,
         ge=0,
-        description="Features of inline candidates are kept with a decision up to this size;"
+        description="Features of inline candidates are stored with a decision up to this size;"
         " without them it cannot be explained.",
     )
     encode_batch: int = Field(
-        16, ge=1, description="Contexts that a slow encoder (a ResNet) encodes together."
+        16, ge=1, description="Most contexts that a slow encoder (a ResNet) encodes together."
     )
     encode_wait_ms: float = Field(
-        2.0, ge=0.0, le=1000.0, description="How long such a batch waits to be filled."
+        2.0, ge=0.0, le=1000.0, description="Time that such a batch waits to be filled."
     )
     encode_queue: int = Field(
-        256, ge=1, description="Contexts that may wait for slow encoders; more get 503."
+        256, ge=1, description="Most contexts that wait for slow encoders; others get 503."
     )
-    keep_snapshots: int = Field(3, ge=2, description="Snapshots kept per bandit.")
+    keep_snapshots: int = Field(3, ge=2, description="Snapshots stored per bandit.")
     max_store_bytes: int | None = Field(
         None,
         ge=1 << 20,
-        description="Beyond so many bytes in the database, the oldest decisions are removed.",
+        description="Above this size of the database, the oldest decisions are removed.",
     )
     max_age_days: float | None = Field(
         None, gt=0.0, description="Decisions older than this are removed."
@@ -125,10 +131,10 @@ class Settings(BaseModel):
     learn_stale_s: float = Field(
         900.0,
         gt=0.0,
-        description="How long training may stand still before /learnz says that it does.",
+        description="Time without progress in training after which /learnz raises an alarm.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line that is written."
+        "info", description="Least severe level that is logged."
     )
     log_format: Literal["json", "text"] = Field(
         "json", description="json: lines for machines; text: for people."
@@ -139,18 +145,18 @@ class Settings(BaseModel):
     )
     weights: dict[str, Path] = Field(
         default_factory=dict,
-        description="Weight files by name, safetensors or torchvision .pth: what `weights` of an"
-        " encoder's parameters may name.",
+        description="Weight files by name, safetensors or torchvision .pth, for the parameter"
+        " `weights` of an encoder.",
     )
     bandits: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Bandits to create at the start where they are missing: tables as `bandexa"
+        description="Bandits that the start creates if they are missing: tables as `bandexa"
         " schema` describes them.",
     )
 
     @property
     def aggregates(self) -> Path:
-        """The file of what the dashboard draws: derived, and made anew where it is missing."""
+        """The file of the dashboard's aggregates: derived, and rebuilt where it is missing."""
         return self.data_dir / "dashboard.db"
 
     @property

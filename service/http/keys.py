@@ -1,7 +1,7 @@
 """API keys as they are configured: names, hashes and scopes; never the keys themselves.
 
-A key is 256 random bits, so one round of SHA-256 is enough to hide it from a reader of the
-settings: there is nothing to guess. The settings are read once at the start; nothing is written.
+A key is 256 random bits. It cannot be guessed, so one round of SHA-256 protects it from readers of
+the settings. The keys are read once at the start; nothing is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _KeysFile(BaseModel):
 
 
 class Keys:
-    """All keys of a server; without any, everyone may do everything.
+    """All keys of a server; without keys, every caller may do everything.
 
     Raises:
         ValueError: Two keys share a name or a hash.
@@ -48,7 +48,7 @@ class Keys:
         return bool(self._keys)
 
     def holder(self, key: str) -> KeySetting | None:
-        """Return the settings of a key, or None; the time does not depend on which key it is."""
+        """Return the settings of a key, None for an unknown one; always in the same time."""
         hashed = hash_of(key)
         found = None
         for candidate in self._keys:
@@ -58,20 +58,21 @@ class Keys:
 
 
 def new_key() -> str:
-    """Return a new random key: 256 bits from the system's generator."""
+    """Return a new key: 256 bits from the system's random generator."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(key: str) -> str:
-    """Return what settings hold of a key: SHA-256 of its UTF-8 bytes, in hexadecimal."""
+    """Return the hash that settings hold of a key: SHA-256 of its UTF-8 bytes, in hexadecimal."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys:
-    """Return the keys of the settings and of the file they name, together.
+    """Return the keys of the settings and of the file that they name.
 
     Raises:
-        ValueError: The file cannot be read or is malformed, or two keys are alike; names the field.
+        ValueError: The file cannot be read or is malformed, or two keys are alike; the message
+            names the field.
     """
     from_file: Sequence[KeySetting] = ()
     if keys_file is not None:
@@ -85,7 +86,7 @@ def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys
 
 
 def keys_of(settings: Settings) -> Keys:
-    """Return the keys that a server with these settings requires of callers.
+    """Return the keys that a server with these settings asks callers for.
 
     Raises:
         ValueError: See `load_keys` and `refuse_exposure`.
@@ -96,10 +97,11 @@ def keys_of(settings: Settings) -> Keys:
 
 
 def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
-    """Refuse to listen beyond this machine without keys, unless `allow_anonymous` is set.
+    """Refuse settings that open a server to other machines without keys.
 
     Raises:
-        ValueError: The server would do so; or anonymous callers are allowed despite keys.
+        ValueError: They do, without `allow_anonymous`; or they allow anonymous callers although
+            there are keys.
     """
     if keys and allow_anonymous:
         raise ValueError("allow_anonymous: contradicts keys; drop one of the two")

@@ -6,7 +6,7 @@ import dataclasses
 
 from service.http.schemas.bandits import BanditAnswer
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
-from service.observe.health import Finding, learning_of
+from service.observe.health import Finding, bandit_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 
@@ -42,7 +42,7 @@ def trainer_state(engine: Engine) -> TrainerState:
 def learning_state(engine: Engine, bandit: Bandit) -> Learning:
     """Return whether a bandit still learns."""
     return Learning(
-        findings=answered(learning_of(engine, bandit)),
+        findings=answered(bandit_findings(engine, bandit)),
         join_rate=bandit.vitals.join_rate(),
         reward_mean=bandit.vitals.reward_mean,
     )

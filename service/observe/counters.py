@@ -20,7 +20,7 @@ SECONDS = (
 
 
 class Tally:
-    """A histogram. `counts` has one number per bound (values up to it), and one beyond the last."""
+    """A histogram. `counts` has one number per bound (values up to it), then one for the rest."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -35,7 +35,7 @@ class Tally:
         self.total += value
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Return (bound, how many values were at most that), the last one infinite."""
+        """Return (bound, number of values up to it) for each bound, the last one infinite."""
         seen, out = 0, []
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             seen += count
@@ -69,7 +69,7 @@ class StageTimes:
 
 
 class WriterTimes:
-    """What the store's writer thread takes, one observation per group that it commits."""
+    """Times and sizes of the store's commits; observed by its writer thread."""
 
     __slots__ = ("checkpoint", "commit", "operations", "sync")
 
@@ -81,21 +81,21 @@ class WriterTimes:
 
 
 PROPENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-MINUTES = 1440  # of traffic that are remembered
-RECENT_ACTIONS = 1000  # the join rate is that of the newest minutes with so many
-RECENT_VALUES = 1000
+MINUTES = 1440  # of traffic are stored in memory
+RECENT_ACTIONS = 1000  # the join rate covers the newest minutes with this many chosen actions
+RECENT_VALUES = 1000  # the mean covers about this many values
 
 
 class Minute(NamedTuple):
-    """One minute's traffic: chosen actions that may be rewarded, and values learned for first."""
+    """One minute of traffic: chosen actions that may be rewarded, and first values from rewards."""
 
     minute: int
     chosen: int
     joined: int
 
 
-class Run:
-    """How often in a row the same thing came."""
+class Streak:
+    """How many equal values in a row were observed last."""
 
     __slots__ = ("last", "length")
 
@@ -103,8 +103,8 @@ class Run:
         self.last: object = None
         self.length = 0
 
-    def see(self, value: object) -> None:
-        """Count one more."""
+    def observe(self, value: object) -> None:
+        """Count one more value."""
         if value == self.last:
             self.length += 1
         else:
@@ -113,30 +113,31 @@ class Run:
 
 
 class Vitals:
-    """Counts of one bandit.
+    """The counters of one bandit since the server's start.
 
     Attributes:
-        selects: Answered ones, repeats among them.
-        rewards: By what became of them.
-        propensities: Of new decisions.
-        actions, values: How often in a row the same was chosen, or learned.
-        reward_mean: Of about the last `RECENT_VALUES` values; None before the first.
-        outside: The share of those that lie outside of the reward range.
-        num_values: Decisions a value was learned for.
+        selects: Answered selects, repeated ones included.
+        rewards: Reported rewards by status.
+        propensities: The propensities of new decisions.
+        actions: The latest decisions with the same action, where there was a choice.
+        values: The latest learned values that are equal.
+        reward_mean: Mean of about the last `RECENT_VALUES` values; None before the first.
+        outside: The share of those values outside of the reward range.
+        num_values: How many values were learned for the first time.
     """
 
     def __init__(self) -> None:
         self.selects = 0
         self.rewards: dict[str, int] = {}
         self.propensities = Tally(PROPENSITIES)
-        self.actions = Run()
-        self.values = Run()
+        self.actions = Streak()
+        self.values = Streak()
         self.reward_mean: float | None = None
         self.outside = 0.0
         self.num_values = 0
         self._minutes: deque[Minute] = deque(maxlen=MINUTES)
 
-    # -- what happened ------------------------------------------------------------------------
+    # -- counting -----------------------------------------------------------------------------
 
     def decided(
         self,
@@ -151,40 +152,40 @@ class Vitals:
 
         Args:
             now: Its time, in seconds since the epoch.
-            actions: What was chosen, best first.
-            propensity: That of the first; None: it comes later.
+            actions: The chosen actions, best first.
+            propensity: The propensity of the first action; None while it is not computed yet.
             choice: Whether there was more than one candidate.
             activated: Whether rewards for it count already.
         """
         if propensity is not None:
             self.propensities.observe(propensity)
         if choice:
-            self.actions.see(actions[0])
+            self.actions.observe(actions[0])
         if activated:
             self._flow(now, len(actions), 0)
 
     def activated(self, now: float, num_actions: int) -> None:
-        """Count an activation: from now on, rewards are awaited for what was chosen."""
+        """Count an activation: from now on, the chosen actions may be rewarded."""
         self._flow(now, num_actions, 0)
 
     def rewarded(self, status: str) -> None:
-        """Count a reward by what became of it."""
+        """Count a reward by its status."""
         self.rewards[status] = self.rewards.get(status, 0) + 1
 
     def joined(self, now: float) -> None:
-        """Count a chosen action whose first value a caller brought."""
+        """Count a chosen action whose first value came from a reported reward."""
         self._flow(now, 0, 1)
 
     def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:
-        """Count a value that was learned, whoever brought it, or corrected.
+        """Count a learned or corrected value, from a reward or a closed window.
 
         Args:
-            before: What is corrected; None: it is the first one.
+            before: The value that is corrected; None for a first value.
             after: The value.
             expected: The bandit's reward range.
         """
         if before is None:
-            self.values.see(after)
+            self.values.observe(after)
             self.num_values += 1
         share = 1.0 / max(1, min(self.num_values, RECENT_VALUES))
         mean = self.reward_mean or 0.0
@@ -195,20 +196,20 @@ class Vitals:
 
     def _flow(self, now: float, chosen: int, joined: int) -> None:
         minute, minutes = int(now // 60.0), self._minutes
-        if minutes and minutes[-1].minute >= minute:  # a clock that was set back changes nothing
+        if minutes and minutes[-1].minute >= minute:  # also when the clock was set back
             last = minutes[-1]
             minutes[-1] = Minute(last.minute, last.chosen + chosen, last.joined + joined)
         else:
             minutes.append(Minute(minute, chosen, joined))
 
-    # -- what is to be seen -------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------
 
     def minutes(self) -> list[Minute]:
         """Return the minutes with traffic, oldest first."""
         return list(self._minutes)
 
     def join_rate(self) -> float | None:
-        """Return rewarded per chosen actions in the newest minutes; None before the first."""
+        """Return rewarded per chosen actions in the newest minutes; None without chosen ones."""
         chosen = joined = 0
         for minute in reversed(self._minutes):
             chosen += minute.chosen

@@ -1,14 +1,17 @@
-"""Is a bandit still learning? What says that it is not: pure functions of what was seen.
+"""Checks whether a server still learns, and reports what prevents it: `/learnz`.
 
-An *alarm* is what no healthy bandit shows: somebody has to look. A *notice* may be right as it is
-(a bandit that has found the best action serves it nearly always), and is worth a look in a new one.
-Every test needs enough data to speak at all, so a quiet bandit is a healthy one.
+An *alarm* is what no healthy bandit shows: somebody has to act. A *notice* may be right as it is (a
+bandit that has found the best action serves it nearly always) and deserves a check in a new one.
+Every check needs enough data, so that a bandit without traffic is healthy.
+
+`server_findings` and `bandit_findings` read the engine; the checks themselves are pure functions of
+what they read.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,17 +27,17 @@ FAILED_ROUNDS = 2  # in a row
 ROWS_WAIT_S = 60.0
 ALIKE = 1000  # decisions or values in a row that are the same
 UNREWARDED = 1000  # chosen actions without a single reward
-RECENT_MINUTES = 10  # that a fall of the join rate is looked for in, at least
-EXPECTED_JOINS = 50.0  # that the past makes expect in them, at least
-PAST_JOINS = 50
-OUTSIDE_VALUES = 100  # learned ones, before a share of them tells something
+RECENT_MINUTES = 10  # the least number of minutes in which a join rate may have collapsed
+EXPECTED_JOINS = 50.0  # rewards that the earlier rate predicts for them, at least
+PAST_JOINS = 50  # rewards before them, at least
+OUTSIDE_VALUES = 100  # learned values before their share outside of the range counts
 OUTSIDE = 0.05
-COLLAPSED = 0.25  # of what was to be expected
+COLLAPSED = 0.25  # of the predicted rewards
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is, or may be, wrong: a stable name, what was seen, what to do."""
+    """One thing that is, or may be, wrong: a stable name, what was observed, what to do."""
 
     name: str
     severity: Severity
@@ -43,14 +46,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSight:
-    """What was seen of the server.
+class ServerState:
+    """The observations of a server.
 
     Attributes:
-        store_failure: Why the store takes no writes, None while it does.
-        trainer_down_s: For how long there has been no trainer process; 0: there is one.
-        trainer_silent_s: Since the trainer last told how far its round is; 0 between rounds.
-        stale_s: How long training may stand still.
+        store_failure: Why the store takes no writes, None while it takes them.
+        trainer_down_s: Seconds without a trainer process; 0 while there is one.
+        trainer_silent_s: Seconds since the trainer's last heartbeat; 0 between rounds.
+        stale_s: How long training may make no progress.
     """
 
     store_failure: str | None
@@ -60,19 +63,19 @@ class ServerSight:
 
 
 @dataclass(frozen=True, slots=True)
-class BanditSight:
-    """What was seen of a bandit.
+class BanditState:
+    """The observations of a bandit.
 
     Attributes:
-        due_s: For how long a background round has been due without one under way; 0: none is.
+        due_s: Seconds since a background round became due; 0 while none is due or one runs.
         stale_s: How long that may be.
-        failures: How many rounds failed in a row, and how the last one did.
-        rows_wait_s: For how long committed rows have waited to be applied.
-        minutes: Its traffic since the server's start, oldest first.
-        same_actions: Decisions between several candidates in a row that chose `last_action`.
-        same_values: Learned values in a row that were `last_value`.
+        failures: How many rounds failed in a row, and the last one's error.
+        rows_wait_s: Seconds that committed rows have waited to be applied.
+        minutes: The traffic since the server's start, oldest first.
+        same_actions: How many decisions in a row chose `last_action` among several candidates.
+        same_values: How many learned values in a row were `last_value`.
         num_values: Learned values since the server's start.
-        outside: The share of about the last 1,000 that lie outside of `reward_range`.
+        outside: The share of about the last 1,000 values outside of `reward_range`.
         learns: Whether its policy learns at all.
     """
 
@@ -91,126 +94,145 @@ class BanditSight:
     learns: bool
 
 
-def of_server(sight: ServerSight) -> list[Finding]:
+# -- from the engine ------------------------------------------------------------------------------
+
+
+def server_findings(engine: Engine) -> list[Finding]:
     """Return what is wrong with the server as a whole."""
-    found = []
-    if sight.store_failure is not None:
-        found.append(
-            Finding(
-                "store-down", ALARM, f"the store takes no writes: {sight.store_failure}",
-                "see docs/operations.md, When the disk fails",
-            )
-        )  # fmt: skip
-    if sight.trainer_down_s > sight.stale_s:
-        found.append(
-            Finding(
-                "trainer-down", ALARM,
-                f"there has been no trainer process for {sight.trainer_down_s:.0f} s",
-                "the log tells how it ends; memory and own encoders are the usual causes",
-            )
-        )  # fmt: skip
-    if sight.trainer_silent_s > sight.stale_s:
-        found.append(
-            Finding(
-                "trainer-stuck", ALARM,
-                f"the trainer has said nothing for {sight.trainer_silent_s:.0f} s in a round",
-                "end the trainer process; it is started again, and nothing is lost",
-            )
-        )  # fmt: skip
-    return found
+    supervisor = engine.rounds.supervisor
+    state = ServerState(
+        store_failure=engine.store.failure,
+        trainer_down_s=supervisor.down_s,
+        trainer_silent_s=supervisor.silent_s,
+        stale_s=engine.settings.learn_stale_s,
+    )
+    return list(check_server(state))
 
 
-def of_bandit(sight: BanditSight) -> list[Finding]:
+def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
     """Return what is wrong, or may be, with a bandit: alarms first."""
-    found = []
-    if sight.due_s > sight.stale_s:
-        found.append(
-            Finding(
-                "round-overdue", ALARM, f"a training round has been due for {sight.due_s:.0f} s",
-                "is the trainer alive (/readyz), or busy with other bandits? Then fewer optimizer"
-                " steps, more trainer_threads, or a greater train_every",
-            )
+    supervisor, uid, vitals = engine.rounds.supervisor, bandit.record.uid, bandit.vitals
+    spec, now = bandit.model.spec, time.monotonic()
+    waits_for_round = spec.training.mode == "background" and supervisor.busy_with != uid
+    state = BanditState(
+        due_s=bandit.applier.due_s(now) if waits_for_round else 0.0,
+        stale_s=engine.settings.learn_stale_s,
+        failures=supervisor.failures.get(uid, (0, "")),
+        rows_wait_s=bandit.applier.rows_wait_s(now),
+        minutes=vitals.minutes(),
+        same_actions=vitals.actions.length,
+        last_action=vitals.actions.last,
+        same_values=vitals.values.length,
+        last_value=vitals.values.last,
+        num_values=vitals.num_values,
+        outside=vitals.outside,
+        reward_range=spec.reward_range,
+        learns=spec.policy != "uniform",
+    )
+    return list(check_bandit(state))
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def check_server(state: ServerState) -> Iterator[Finding]:
+    """Yield what is wrong with a server."""
+    if state.store_failure is not None:
+        yield Finding(
+            "store-down", ALARM, f"the store takes no writes: {state.store_failure}",
+            "see docs/operations.md, When the disk fails",
         )  # fmt: skip
-    failed, reason = sight.failures
+    if state.trainer_down_s > state.stale_s:
+        yield Finding(
+            "trainer-down", ALARM,
+            f"there has been no trainer process for {state.trainer_down_s:.0f} s",
+            "the log shows how it ends; memory and own encoders are the usual causes",
+        )  # fmt: skip
+    if state.trainer_silent_s > state.stale_s:
+        yield Finding(
+            "trainer-stuck", ALARM,
+            f"the trainer has sent no heartbeat for {state.trainer_silent_s:.0f} s in a round",
+            "end the trainer process; the server restarts it, and nothing is lost",
+        )  # fmt: skip
+
+
+def check_bandit(state: BanditState) -> Iterator[Finding]:
+    """Yield what is wrong, or may be, with a bandit: alarms first."""
+    yield from _check_training(state)
+    drop = join_rate_drop(state.minutes)
+    if drop is not None:
+        past, recent = drop
+        yield Finding(
+            "join-rate-collapsed", ALARM,
+            f"rewards per decision fell from {past:.3g} to {recent:.3g}",
+            "do rewards still reach /reward, with the ids that /select answered?"
+            " bandexa_problems_total counts refused ones",
+        )  # fmt: skip
+    if state.learns:
+        yield from _check_traffic(state)
+
+
+def _check_training(state: BanditState) -> Iterator[Finding]:
+    if state.due_s > state.stale_s:
+        yield Finding(
+            "round-overdue", ALARM, f"a training round has been due for {state.due_s:.0f} s",
+            "is the trainer alive (/readyz), or busy with other bandits? Then use fewer optimizer"
+            " steps, more trainer_threads, or a larger train_every",
+        )  # fmt: skip
+    failed, reason = state.failures
     if failed >= FAILED_ROUNDS:
-        found.append(
-            Finding(
-                "rounds-failing", ALARM, f"{failed} training rounds in a row failed: {reason}",
-                "the trainer's lines in the log have the traceback",
-            )
+        yield Finding(
+            "rounds-failing", ALARM, f"{failed} training rounds in a row failed: {reason}",
+            "the trainer's lines in the log have the traceback",
         )  # fmt: skip
-    if sight.rows_wait_s > ROWS_WAIT_S:
-        found.append(
-            Finding(
-                "rows-waiting", ALARM,
-                f"learned rows have waited for {sight.rows_wait_s:.0f} s to be applied",
-                "an encoder too slow for the traffic, or an error that the log tells; a restart"
-                " applies them all",
-            )
+    if state.rows_wait_s > ROWS_WAIT_S:
+        yield Finding(
+            "rows-waiting", ALARM,
+            f"learned rows have waited for {state.rows_wait_s:.0f} s to be applied",
+            "an encoder too slow for the traffic, or an error that is in the log; a restart"
+            " applies them all",
         )  # fmt: skip
-    found += _traffic(sight)
-    return found
 
 
-def _traffic(sight: BanditSight) -> list[Finding]:
-    found = []
-    fall = join_rate_fall(sight.minutes)
-    if fall is not None:
-        past, recent = fall
-        found.append(
-            Finding(
-                "join-rate-collapsed", ALARM,
-                f"of {past:.3g} rewards per decision before, {recent:.3g} are left",
-                "do rewards still reach /reward, under the ids that /select answered?"
-                " bandexa_problems_total tells refused ones",
-            )
+def _check_traffic(state: BanditState) -> Iterator[Finding]:
+    chosen = sum(minute.chosen for minute in state.minutes)
+    if chosen >= UNREWARDED and not any(minute.joined for minute in state.minutes):
+        yield Finding(
+            "no-rewards", NOTICE, f"no reward has arrived for {chosen} decisions",
+            "report how decisions went with POST /reward",
         )  # fmt: skip
-    chosen = sum(minute.chosen for minute in sight.minutes)
-    if sight.learns and chosen >= UNREWARDED and not any(m.joined for m in sight.minutes):
-        found.append(
-            Finding(
-                "no-rewards", NOTICE, f"no reward has come for {chosen} decisions",
-                "report how decisions went with POST /reward",
-            )
+    if state.same_values >= ALIKE:
+        yield Finding(
+            "constant-reward", NOTICE,
+            f"the last {state.same_values} learned values were all {state.last_value}",
+            "there is nothing to learn from equal rewards: are failures reported as well?",
         )  # fmt: skip
-    if sight.learns and sight.same_values >= ALIKE:
-        found.append(
-            Finding(
-                "constant-reward", NOTICE,
-                f"the last {sight.same_values} learned values were all {sight.last_value}",
-                "with nothing but equal rewards there is nothing to learn: are failures reported?",
-            )
+    if state.num_values >= OUTSIDE_VALUES and state.outside >= OUTSIDE:
+        low, high = state.reward_range
+        yield Finding(
+            "rewards-out-of-range", NOTICE,
+            f"{state.outside:.0%} of the latest values lie outside of reward_range"
+            f" [{low:g}, {high:g}]",
+            "prior and training take their scale from it: a new bandit with the range that"
+            " rewards have learns faster",
         )  # fmt: skip
-    if sight.learns and sight.num_values >= OUTSIDE_VALUES and sight.outside >= OUTSIDE:
-        low, high = sight.reward_range
-        found.append(
-            Finding(
-                "rewards-out-of-range", NOTICE,
-                f"{sight.outside:.0%} of the latest values lie outside of reward_range"
-                f" [{low:g}, {high:g}]",
-                "prior and training take their scale from it: a new bandit with the range that"
-                " rewards have learns faster",
-            )
+    if state.same_actions >= ALIKE:
+        yield Finding(
+            "one-action", NOTICE,
+            f"the last {state.same_actions} decisions all chose {state.last_action!r}",
+            "right where one action is best for every context; otherwise check the scores and"
+            " selection.epsilon",
         )  # fmt: skip
-    if sight.learns and sight.same_actions >= ALIKE:
-        found.append(
-            Finding(
-                "one-action", NOTICE,
-                f"the last {sight.same_actions} decisions all chose {sight.last_action!r}",
-                "right where one action is best for everybody; else look at the scores and at"
-                " selection.epsilon",
-            )
-        )  # fmt: skip
-    return found
 
 
-def join_rate_fall(minutes: Sequence[Minute]) -> tuple[float, float] | None:
+def join_rate_drop(minutes: Sequence[Minute]) -> tuple[float, float] | None:
     """Return (rewards per chosen action before, now) where the rate collapsed, else None.
 
-    Rewards are counted when they come, whatever decision they are for: with steady traffic that is
-    the same rate, however late they are, and it falls at once where they stop coming. "Now" are the
-    newest minutes of traffic, as many as it takes to expect `EXPECTED_JOINS` by the rate before
-    them, and at least `RECENT_MINUTES`; fewer than a quarter of those expected is a collapse.
+    Rewards are counted when they arrive, whichever decision they are for. With steady traffic that
+    gives the same rate, however late they are, and it drops at once when they stop. "Now" are the
+    newest minutes with traffic: at least `RECENT_MINUTES`, and as many as it takes to predict
+    `EXPECTED_JOINS` rewards by the rate before them. Fewer than a quarter of the prediction is a
+    collapse.
     """
     total_chosen = sum(minute.chosen for minute in minutes)
     total_joined = sum(minute.joined for minute in minutes)
@@ -227,42 +249,3 @@ def join_rate_fall(minutes: Sequence[Minute]) -> tuple[float, float] | None:
                 return None
             return past_joined / past_chosen, joined / chosen
     return None
-
-
-def server_findings(engine: Engine) -> list[Finding]:
-    """Return what is wrong with the server as a whole."""
-    supervisor = engine.rounds.supervisor
-    return of_server(
-        ServerSight(
-            store_failure=engine.store.failure,
-            trainer_down_s=supervisor.down_s,
-            trainer_silent_s=supervisor.silent_s,
-            stale_s=engine.settings.learn_stale_s,
-        )
-    )
-
-
-def learning_of(engine: Engine, bandit: Bandit) -> list[Finding]:
-    """Return what is wrong, or may be, with a bandit: alarms first."""
-    supervisor, uid, vitals = engine.rounds.supervisor, bandit.record.uid, bandit.vitals
-    model = bandit.model
-    due_s = 0.0
-    if model.spec.training.mode == "background" and supervisor.busy_with != uid:
-        due_s = bandit.applier.due_s(time.monotonic())
-    return of_bandit(
-        BanditSight(
-            due_s=due_s,
-            stale_s=engine.settings.learn_stale_s,
-            failures=supervisor.failures.get(uid, (0, "")),
-            rows_wait_s=bandit.applier.rows_wait_s(time.monotonic()),
-            minutes=vitals.minutes(),
-            same_actions=vitals.actions.length,
-            last_action=vitals.actions.last,
-            same_values=vitals.values.length,
-            last_value=vitals.values.last,
-            num_values=vitals.num_values,
-            outside=vitals.outside,
-            reward_range=model.spec.reward_range,
-            learns=model.spec.policy != "uniform",
-        )
-    )

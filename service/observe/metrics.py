@@ -1,14 +1,15 @@
-"""Metrics of what is alive: read from the engine when they are asked for, kept nowhere.
+"""All metrics of a server, in Prometheus' text format.
 
-Runs on the event loop, in one synchronous step, so that the numbers belong together. A deleted
-bandit's metrics go with it.
+They are read from the engine when they are requested, on the event loop, in one synchronous step:
+so they belong together, and a deleted bandit leaves no metrics. Importing prometheus_client takes
+33 ms, which is why the route of `/metrics` imports this module, not the server's start.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -21,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from bandexa_core import __version__
 from service.observe.counters import Count, Tally
-from service.observe.health import ALARM, learning_of, server_findings
+from service.observe.health import ALARM, bandit_findings, server_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.training.supervisor import PHASES
@@ -42,129 +43,111 @@ class _EngineCollector(Collector):
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; those of bandits without samples where there is no bandit."""
+        """Yield every metric; those of bandits have no samples while there is no bandit."""
         yield from ProcessCollector(registry=None).collect()
-        build = [((__version__,), 1.0)]
-        text = "The running version; always 1."
-        yield _labelled("bandexa_build_info", text, ["version"], build)
+        yield _labelled(
+            "bandexa_build_info", "The running version; always 1.", ["version"],
+            [((__version__,), 1.0)],
+        )  # fmt: skip
         yield from self._requests()
-        yield from self._encoding()
         yield from self._store()
+        yield from self._rounds()
         yield from self._trainer()
-        yield from self._bandits()
+        yield from self._traffic()
+        yield from self._models()
         yield from self._learning()
 
     def _requests(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._engine.metrics
         yield _gauge("bandexa_ready", "Whether the server is ready.", engine.failure() is None)
         yield _gauge("bandexa_requests_in_flight", "Requests under way.", metrics.in_flight)
+        yield _gauge(
+            "bandexa_encode_queue", "Contexts that wait for a slow encoder.",
+            engine.selecting.encode_queue,
+        )  # fmt: skip
         yield _histogram(
-            "bandexa_select_seconds",
-            "Time of a select, from its decoding to its commit.",
-            [((), metrics.stages.total)],
-        )
-        yield _histogram(
+            "bandexa_select_seconds", "Time of a select, from its decoding to its commit.",
+            metrics.stages.total,
+        )  # fmt: skip
+        yield _histograms(
             "bandexa_select_stage_seconds",
-            "Time of a select by stage: decode, encode, draw, commit.",
+            "Time of a select by stage: decode, encode, draw, commit.", ["stage"],
             [((name,), tally) for name, tally in metrics.stages.by_name().items()],
-            ["stage"],
-        )
+        )  # fmt: skip
         yield _histogram(
             "bandexa_reward_seconds",
-            "Time of a reward inside the engine, commit and learning included.",
-            [((), metrics.reward_seconds)],
+            "Time of a reward inside the engine, including its commit and its learning.",
+            metrics.reward_seconds,
         )
-
-        problems = CounterMetricFamily(
-            "bandexa_problems",
-            "Requests, and items of batches, answered by a problem.",
-            labels=["type"],
-        )
-        for name, count in metrics.problems.items():
-            problems.add_metric([name], count)
-        yield problems
-
-    def _encoding(self) -> Iterator[Metric]:
-        waiting = self._engine.selecting.encode_queue
-        yield _gauge("bandexa_encode_queue", "Contexts waiting for a slow encoder.", waiting)
+        yield _counters(
+            "bandexa_problems", "Requests, and items of batches, answered by a problem.", ["type"],
+            [((name,), count) for name, count in metrics.problems.items()],
+        )  # fmt: skip
 
     def _store(self) -> Iterator[Metric]:
-        store = self._engine.store
+        store, metrics = self._engine.store, self._engine.metrics
         times = store.times
+        yield _histogram("bandexa_commit_operations", "Writes per commit.", times.operations)
         yield _histogram(
-            "bandexa_commit_operations", "Writes per commit.", [((), times.operations)]
-        )
-        yield _histogram(
-            "bandexa_commit_seconds", "Time of a commit with its writes.", [((), times.commit)]
+            "bandexa_commit_seconds", "Time of a commit with its writes.", times.commit
         )
         yield _histogram(
             "bandexa_commit_sync_seconds",
-            "Time of the commit itself; with durability commit that is the sync of the disk.",
-            [((), times.sync)],
+            "Time of the commit itself: with durability commit, of the disk's sync.",
+            times.sync,
         )
         yield _histogram(
             "bandexa_checkpoint_seconds",
             "Time to write the write-ahead log back into the database.",
-            [((), times.checkpoint)],
+            times.checkpoint,
         )
         yield _gauge("bandexa_store_queue", "Writes that wait for a commit.", store.queue_depth)
         yield _gauge(
             "bandexa_store_writable", "Whether the store takes writes.", store.failure is None
         )
-        yield _gauge("bandexa_wal_bytes", "Bytes of the write-ahead log.", store.wal_bytes())
-        metrics = self._engine.metrics
+        yield _gauge("bandexa_wal_bytes", "Size of the write-ahead log.", store.wal_bytes())
         yield _gauge(
-            "bandexa_store_bytes",
-            "Bytes of the database that hold something.",
-            metrics.store_bytes,
+            "bandexa_store_bytes", "Bytes of the database that hold data.", metrics.store_bytes
         )
         yield _counter(
-            "bandexa_decisions_removed",
-            "Decisions that retention removed.",
+            "bandexa_decisions_removed", "Decisions that retention removed.",
             metrics.decisions_removed,
+        )  # fmt: skip
+
+    def _rounds(self) -> Iterator[Metric]:
+        metrics = self._engine.metrics
+        yield _counter("bandexa_swaps", "Models swapped in.", metrics.swaps)
+        yield _histogram(
+            "bandexa_swap_seconds", "Time from a published snapshot to its served model.",
+            metrics.swap_seconds,
+        )  # fmt: skip
+        yield _histogram(
+            "bandexa_swap_stall_seconds", "Time of a swap on the event loop.",
+            metrics.swap_stall_seconds,
+        )  # fmt: skip
+        yield _counter("bandexa_rounds", "Training rounds that were swapped in.", metrics.rounds)
+        yield _counter(
+            "bandexa_rounds_failed", "Training rounds that failed.", metrics.rounds_failed
         )
+        yield _histogram(
+            "bandexa_round_seconds", "Time of a training round, up to its snapshot.",
+            metrics.round_seconds,
+        )  # fmt: skip
 
     def _trainer(self) -> Iterator[Metric]:
-        supervisor, metrics = self._engine.rounds.supervisor, self._engine.metrics
-        for name, text, count in (
-            ("bandexa_swaps", "Models swapped in.", metrics.swaps),
-            ("bandexa_rounds", "Training rounds that were swapped in.", metrics.rounds),
-            ("bandexa_rounds_failed", "Training rounds that failed.", metrics.rounds_failed),
-            (
-                "bandexa_trainer_restarts",
-                "Restarts of the trainer process.",
-                metrics.trainer_restarts,
-            ),
-        ):
-            yield _counter(name, text, count)
-        for name, text, tally in (
-            (
-                "bandexa_swap_seconds",
-                "From a published snapshot to its model being served.",
-                metrics.swap_seconds,
-            ),
-            (
-                "bandexa_swap_stall_seconds",
-                "Time of a swap on the event loop.",
-                metrics.swap_stall_seconds,
-            ),
-            (
-                "bandexa_round_seconds",
-                "Time of a training round, up to its snapshot.",
-                metrics.round_seconds,
-            ),
-        ):
-            yield _histogram(name, text, [((), tally)])
+        engine, supervisor = self._engine, self._engine.rounds.supervisor
+        yield _counter(
+            "bandexa_trainer_restarts", "Restarts of the trainer process.",
+            engine.metrics.trainer_restarts,
+        )  # fmt: skip
         yield _labelled(
-            "bandexa_trainer_phase",
-            "What the trainer does; 1 for the phase it is in.",
-            ["phase"],
+            "bandexa_trainer_phase", "What the trainer does: 1 for its phase.", ["phase"],
             [((phase,), float(phase == supervisor.phase)) for phase in PHASES],
-        )
+        )  # fmt: skip
         yield _gauge("bandexa_trainer_queue", "Bandits that wait for a round.", supervisor.waiting)
         yield _gauge(
             "bandexa_trainer_heartbeat_age_seconds",
-            "Since the trainer last told how far its round is; 0 between rounds.",
+            "Age of the trainer's last heartbeat; 0 between rounds.",
             supervisor.silent_s,
         )
         yield _gauge(
@@ -172,113 +155,77 @@ class _EngineCollector(Collector):
             "Memory of the trainer process, as of its last heartbeat.",
             supervisor.resident_bytes,
         )
-        named = [(self._engine.live.find(uid), held) for uid, held in supervisor.replays.items()]
-        held = [(bandit.record.name, held) for bandit, held in named if bandit is not None]
+        replays = [
+            (bandit.record.name, replay)
+            for uid, replay in supervisor.replays.items()
+            if (bandit := engine.live.find(uid)) is not None
+        ]
         yield _labelled(
-            "bandexa_replay_rows",
-            "Rows that the bandit's last round trained on or rebuilt from.",
-            ["bandit"],
-            [((name,), rows) for name, (rows, _) in held],
-        )
+            "bandexa_replay_rows", "Rows that the bandit's last round used.", ["bandit"],
+            [((name,), rows) for name, (rows, _) in replays],
+        )  # fmt: skip
         yield _labelled(
-            "bandexa_replay_bytes",
-            "Bytes of those rows.",
-            ["bandit"],
-            [((name,), num_bytes) for name, (_, num_bytes) in held],
-        )
+            "bandexa_replay_bytes", "Bytes of those rows.", ["bandit"],
+            [((name,), num_bytes) for name, (_, num_bytes) in replays],
+        )  # fmt: skip
 
-    def _bandits(self) -> Iterator[Metric]:
-        bandits = self._engine.bandits()
-        now = time.time()
-        selects = CounterMetricFamily(
-            "bandexa_selects", "Answered selects, repeated ones included.", labels=["bandit"]
-        )
-        rewards = CounterMetricFamily(
-            "bandexa_rewards", "Rewards by status.", labels=["bandit", "status"]
-        )
-        for bandit in bandits:
-            name = bandit.record.name
-            selects.add_metric([name], bandit.vitals.selects)
-            for status, count in bandit.vitals.rewards.items():
-                rewards.add_metric([name, status], count)
-        yield selects
-        yield rewards
-        yield _histogram(
+    def _traffic(self) -> Iterator[Metric]:
+        bandits = [(bandit.record, bandit.vitals) for bandit in self._engine.bandits()]
+        yield _counters(
+            "bandexa_selects", "Answered selects, repeated ones included.", ["bandit"],
+            [((record.name,), vitals.selects) for record, vitals in bandits],
+        )  # fmt: skip
+        yield _counters(
+            "bandexa_rewards", "Rewards by status.", ["bandit", "status"],
+            [
+                ((record.name, status), count)
+                for record, vitals in bandits
+                for status, count in vitals.rewards.items()
+            ],
+        )  # fmt: skip
+        yield _histograms(
             "bandexa_propensity",
-            "Probability of what was chosen, of decisions that were answered with it.",
-            [((bandit.record.name,), bandit.vitals.propensities) for bandit in bandits],
-            ["bandit"],
-        )
+            "Propensity of the chosen action, for decisions answered with one.", ["bandit"],
+            [((record.name,), vitals.propensities) for record, vitals in bandits],
+        )  # fmt: skip
         yield _labelled(
-            "bandexa_reward_mean",
-            "Mean of about the last 1,000 learned values.",
+            "bandexa_reward_mean", "Mean of about the last 1,000 learned values.",
             ["bandit", "policy"],
             [
-                ((bandit.record.name, bandit.record.spec.policy), bandit.vitals.reward_mean)
-                for bandit in bandits
-                if bandit.vitals.reward_mean is not None
+                ((record.name, record.spec.policy), vitals.reward_mean)
+                for record, vitals in bandits
+                if vitals.reward_mean is not None
             ],
-        )
+        )  # fmt: skip
         yield _labelled(
-            "bandexa_join_rate",
-            "Rewarded per chosen actions, of about the last 1,000.",
+            "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000.",
             ["bandit"],
             [
-                ((bandit.record.name,), rate)
-                for bandit in bandits
-                if (rate := bandit.vitals.join_rate()) is not None
+                ((record.name,), rate)
+                for record, vitals in bandits
+                if (rate := vitals.join_rate()) is not None
             ],
-        )
-        for name, text, value in (
-            ("bandexa_snapshot", "Version of the served snapshot.", _version),
-            ("bandexa_position", "Log position of the served model.", _position),
-            ("bandexa_position_lag", "Log rows applied since the served snapshot.", _lag),
-            ("bandexa_rows_waiting", "Committed rows that wait to be applied.", _rows_waiting),
-            ("bandexa_learned_values", "Values learned in the bandit's life.", _learned),
-            ("bandexa_untrained_values", "Values learned since the last round.", _untrained),
-            ("bandexa_actions", "Actions that are offered.", _actions),
-        ):
-            yield _labelled(name, text, ["bandit"], [((b.record.name,), value(b)) for b in bandits])
-        yield _labelled(
-            "bandexa_snapshot_age_seconds",
-            "Age of the served snapshot.",
-            ["bandit"],
-            [((b.record.name,), max(0.0, now - b.model.created_at)) for b in bandits],
-        )
+        )  # fmt: skip
+
+    def _models(self) -> Iterator[Metric]:
+        bandits = self._engine.bandits()
+        for name, text, value in _OF_A_BANDIT:
+            samples = [((bandit.record.name,), value(bandit)) for bandit in bandits]
+            yield _labelled(name, text, ["bandit"], samples)
 
     def _learning(self) -> Iterator[Metric]:
         engine = self._engine
         found = [("", finding) for finding in server_findings(engine)]
         for bandit in engine.bandits():
-            found += [(bandit.record.name, f) for f in learning_of(engine, bandit)]
+            found += [(bandit.record.name, f) for f in bandit_findings(engine, bandit)]
         alarmed = any(finding.severity == ALARM for _, finding in found)
         yield _gauge("bandexa_learning", "Whether /learnz answers 200.", not alarmed)
         yield _labelled(
             "bandexa_finding",
-            "What /learnz found; 1 while it holds. Without a bandit: of the whole server.",
+            "A finding of /learnz; 1 while it holds. Without a bandit: of the whole server.",
             ["bandit", "finding", "severity"],
             [((name, finding.name, finding.severity), 1.0) for name, finding in found],
         )
-
-
-def _version(bandit: Bandit) -> float:
-    return bandit.model.version
-
-
-def _position(bandit: Bandit) -> float:
-    return bandit.model.position
-
-
-def _lag(bandit: Bandit) -> float:
-    return bandit.model.position - bandit.model.base_position
-
-
-def _rows_waiting(bandit: Bandit) -> float:
-    return bandit.applier.rows_waiting
-
-
-def _learned(bandit: Bandit) -> float:
-    return bandit.model.progress.num_learned
 
 
 def _untrained(bandit: Bandit) -> float:
@@ -286,16 +233,35 @@ def _untrained(bandit: Bandit) -> float:
     return progress.num_learned - progress.trained_rows if bandit.model.learns_features else 0
 
 
-def _actions(bandit: Bandit) -> float:
-    return len(bandit.model.catalogue.enabled_slots)
+_OF_A_BANDIT: tuple[tuple[str, str, Callable[[Bandit], float]], ...] = (
+    ("bandexa_snapshot", "Version of the served snapshot.", lambda b: b.model.version),
+    (
+        "bandexa_snapshot_age_seconds", "Age of the served snapshot.",
+        lambda b: max(0.0, time.time() - b.model.created_at),
+    ),
+    ("bandexa_position", "Log position of the served model.", lambda b: b.model.position),
+    (
+        "bandexa_position_lag", "Log rows applied since the served snapshot.",
+        lambda b: b.model.position - b.model.base_position,
+    ),
+    (
+        "bandexa_rows_waiting", "Committed rows that wait to be applied.",
+        lambda b: b.applier.rows_waiting,
+    ),
+    (
+        "bandexa_learned_values", "Values learned since the bandit was created.",
+        lambda b: b.model.progress.num_learned,
+    ),
+    ("bandexa_untrained_values", "Values learned since the last round.", _untrained),
+    (
+        "bandexa_actions", "Actions that are offered.",
+        lambda b: len(b.model.catalogue.enabled_slots),
+    ),
+)  # fmt: skip
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=float(value))
-
-
-def _counter(name: str, text: str, count: Count) -> CounterMetricFamily:
-    return CounterMetricFamily(name, text, value=count.value)
 
 
 def _labelled(name: str, text: str, labels: Sequence[str], samples: Labelled) -> GaugeMetricFamily:
@@ -305,11 +271,25 @@ def _labelled(name: str, text: str, labels: Sequence[str], samples: Labelled) ->
     return family
 
 
-def _histogram(
-    name: str,
-    text: str,
-    tallies: Iterable[tuple[Sequence[str], Tally]],
-    labels: Sequence[str] = (),
+def _counter(name: str, text: str, count: Count) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=count.value)
+
+
+def _counters(
+    name: str, text: str, labels: Sequence[str], samples: Labelled
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
+
+def _histogram(name: str, text: str, tally: Tally) -> HistogramMetricFamily:
+    return _histograms(name, text, (), [((), tally)])
+
+
+def _histograms(
+    name: str, text: str, labels: Sequence[str], tallies: Iterable[tuple[Sequence[str], Tally]]
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, tally in tallies:

@@ -1,9 +1,9 @@
-"""`bandexa backup`: a copy of a data directory that can itself be served, made while it is.
+"""`bandexa backup`: copies a data directory while its server runs; the copy can be served.
 
-A process of its own, on read-only connections. Snapshots are copied first, then the database, so
-that no snapshot is ahead of the copied log. The database gets its name when all else is there and
-synced, `backup.json` comes last: a copy without it was cut short, and is to be thrown away.
-Replays are derived and left out.
+Runs in the process of the command, on read-only connections. Snapshots are copied first, then the
+database, so that no snapshot is ahead of the copied log. The database gets its name when everything
+else is written and synced, and `backup.json` is written last: a copy without it is incomplete and
+has to be deleted. Replays are derived and left out.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from service.store.sqlite.schema import require_current
 
 DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"
 ATTEMPTS = 5
-_SAY_EVERY_S = 2.0
+_REPORT_EVERY_S = 2.0
 
 
 class BackupError(StoreError):
-    """The data directory could not be copied; what is at the destination is no backup."""
+    """The data directory could not be copied; the destination is no backup."""
 
 
 def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
-    """Copy a data directory, and return what the marker says of the copy.
+    """Copy a data directory and return the content of the copy's marker.
 
-    Every reward that was acknowledged before the call is in it.
+    The copy has every reward that was acknowledged before the call.
 
     Args:
         source: The data directory; a server may have it open.
-        dest: Does not exist, or is an empty directory.
-        say: Told what is being done.
+        dest: The directory of the copy; it does not exist, or is empty.
+        say: Receives progress reports.
 
     Raises:
         BackupError: The source cannot be read, or the destination not written.
@@ -72,12 +72,12 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
                 missing = _clear(fs, dest, partial)
                 if not missing:
                     return _finish(fs, source, dest, partial)
-                # Created, or imported, after its snapshots were looked at.
-                say(f"attempt {attempt}: once more, for {', '.join(missing)}")
+                # They were created, or imported, after their snapshots were copied.
+                say(f"attempt {attempt}: again, for {', '.join(missing)}")
                 partial.unlink()
     except (OSError, StoreError, SnapshotError) as error:
         raise BackupError(f"{source}: {error}") from error
-    raise BackupError(f"{source}: no snapshot that could be served of {', '.join(missing)}")
+    raise BackupError(f"{source}: {', '.join(missing)} have no snapshot that can be served")
 
 
 # -- snapshots --------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
 def _copy_snapshots(
     fs: FileSystem, source: Path, dest: Path, uid: BanditUid, say: Callable[[str], None]
 ) -> None:
-    """Copy the good snapshots that are not there yet; one that vanishes meanwhile is skipped."""
+    """Copy the undamaged snapshots that are not copied yet; skip one that is deleted meanwhile."""
     origin = SnapshotStore(source / SNAPSHOTS / uid)
     root = dest / SNAPSHOTS / uid
     make_dirs(fs, root.resolve())
@@ -127,19 +127,19 @@ def _copy_snapshot(
 
 
 def _copy_database(database: Path, partial: Path, say: Callable[[str], None]) -> None:
-    told = time.monotonic()
+    reported_at = time.monotonic()
 
-    def tell(copied: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _SAY_EVERY_S:
-            told = time.monotonic()
+    def report(copied: int, total: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= _REPORT_EVERY_S:
+            reported_at = time.monotonic()
             say(f"database: {copied} of {total} pages")
 
-    copy_database(database, partial, tell)
+    copy_database(database, partial, report)
 
 
 def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
-    """Remove snapshots that the copied log does not know; return bandits that lack one."""
+    """Remove snapshots of other bandits or logs; return the bandits without a usable snapshot."""
     missing = []
     with StoreReader(partial) as reader:
         records = reader.bandits()
@@ -170,7 +170,7 @@ def _can_be_served(reader: LogReader, record: BanditRecord, dest: Path) -> bool:
 
 
 def _drop_unknown(reader: LogReader, record: BanditRecord, root: Path) -> None:
-    """Remove what an import left that was never committed, or not before the copy."""
+    """Remove snapshots of imports that were not committed before the copy."""
     snapshots = SnapshotStore(root)
     accept = acceptable(reader, record, reader.head(record.key))
     pinned = set(reader.imports(record.key))
@@ -180,7 +180,7 @@ def _drop_unknown(reader: LogReader, record: BanditRecord, root: Path) -> None:
 
 
 def _finish(fs: LocalFileSystem, source: Path, dest: Path, partial: Path) -> dict[str, Any]:
-    """Give the database its name, and say that the copy is whole."""
+    """Give the database its name, and write the marker of a complete copy."""
     with StoreReader(partial) as reader:
         content = {
             "format": 1,

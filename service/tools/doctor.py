@@ -1,7 +1,7 @@
-"""What is wrong with this machine, these settings and this data directory, and what helps.
+"""`bandexa doctor`: what is wrong with the machine, settings and data directory, and what helps.
 
-Run by `bandexa doctor`, beside a server or before its first start. It changes nothing: it writes
-one small file for the disk's measurement, and removes it.
+Runs beside a server or before its first start. It changes nothing: it writes one small file to
+measure the disk, and removes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ LARGE_WAL_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `wrong`: the service does not work, or not as promised."""
+    """One thing that was checked.
+
+    Attributes:
+        state: `wrong` means that the service does not work, or not as documented.
+        told: What was found; `--json` has it under this name.
+        remedy: What helps.
+    """
 
     name: str
     state: State
@@ -48,7 +54,7 @@ class Check:
 
 
 def examine(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Iterator[Check]:
-    """Look at everything; what takes longest (the disk) last.
+    """Check everything; the slowest (the disk) last.
 
     Args:
         settings: The server's settings.
@@ -85,20 +91,20 @@ def _processors(settings: Settings) -> Iterator[Check]:
     quota = _cpu_quota()
     usable = cpus if quota is None else min(float(cpus), quota)
     wanted = settings.service_threads + settings.trainer_threads
-    told = f"{usable:g} processors; {settings.service_threads} service and"
-    told += f" {settings.trainer_threads} trainer threads"
+    found = f"{usable:g} processors; {settings.service_threads} service and"
+    found += f" {settings.trainer_threads} trainer threads"
     if wanted > max(2.0, usable):
-        remedy = "lower service_threads or trainer_threads, or give the machine more"
-        yield Check("processors", "note", f"{told}: they compete", remedy)
+        remedy = "lower service_threads or trainer_threads, or add processors"
+        yield Check("processors", "note", f"{found}: they compete", remedy)
     elif usable < 2:
-        remedy = "the trainer is nice to requests, yet selects are slower while it trains"
-        yield Check("processors", "note", told, remedy)
+        remedy = "the trainer yields to requests, but selects are slower while it trains"
+        yield Check("processors", "note", found, remedy)
     else:
-        yield Check("processors", "ok", told)
+        yield Check("processors", "ok", found)
 
 
 def _cpu_quota() -> float | None:
-    """Return how many processors a container's group may use, None for all."""
+    """Return how many processors this container may use, None for all."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -117,7 +123,7 @@ def _device(settings: Settings) -> Iterator[Check]:
         built = "" if built_for_cuda() else "; this torch is built without CUDA"
         yield Check(
             "device", "wrong", f"device = cuda, but none can be used{built}",
-            "install the driver and torch's CUDA build, give the container the GPU, or take auto",
+            "install the driver and torch's CUDA build, give the container the GPU, or set auto",
         )  # fmt: skip
     else:
         yield Check("device", "ok", "no GPU: encoders train on the CPU")
@@ -129,7 +135,7 @@ def _encoders(settings: Settings) -> Iterator[Check]:
     try:
         EncoderRegistry(settings.encoders, settings.weights)
     except ValueError as error:
-        yield Check("encoders", "wrong", str(error), "mend [encoders] or [weights]")
+        yield Check("encoders", "wrong", str(error), "correct [encoders] or [weights]")
         return
     if settings.encoders or settings.weights:
         names = ", ".join([*settings.encoders, *settings.weights])
@@ -144,13 +150,15 @@ def _access(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Chec
     if needed:
         return Check("access", "ok", "callers need an API key")
     if settings.allow_anonymous:
-        return Check("access", "note", "everyone may do everything", "`bandexa keygen` makes keys")
+        return Check(
+            "access", "note", "every caller may do everything", "`bandexa keygen` makes keys"
+        )
     return Check("access", "ok", "no keys, so it listens on loopback only")
 
 
 def _port(settings: Settings) -> Iterator[Check]:
     if settings.port == 0:
-        yield Check("port", "ok", "a free one is taken")
+        yield Check("port", "ok", "the server takes a free one")
         return
     where = f"{settings.host}:{settings.port}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -173,8 +181,8 @@ def _taken(settings: Settings, where: str, error: OSError) -> Check:
             return Check("port", "ok", f"{where}: a bandexa server answers there")
     except (httpx.HTTPError, ValueError):
         pass
-    remedy = "take another port (port = ...), or end what has it"
-    return Check("port", "wrong", f"{where} cannot be had: {error.strerror}", remedy)
+    remedy = "use another port (port = ...), or end the program that has it"
+    return Check("port", "wrong", f"{where} is not available: {error.strerror}", remedy)
 
 
 def _data_directory(settings: Settings) -> Iterator[Check]:
@@ -182,9 +190,9 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
     if not database.exists():
         parent = _existing(root)
         if os.access(parent, os.W_OK | os.X_OK):
-            yield Check("data", "ok", f"{root} is new: the first start makes it")
+            yield Check("data", "ok", f"{root} is new: the first start creates it")
         else:
-            remedy = f"chown it to uid {os.getuid()}, or take another data_dir"
+            remedy = f"chown it to uid {os.getuid()}, or use another data_dir"
             yield Check("data", "wrong", f"{parent} cannot be written", remedy)
         return
     if not os.access(database, os.W_OK):
@@ -198,9 +206,9 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
     yield from _database(settings)
     wal = database.with_name(f"{database.name}-wal")
     if wal.exists() and wal.stat().st_size > LARGE_WAL_BYTES:
-        told = f"{wal} has {_bytes(wal.stat().st_size)}"
-        remedy = "a reader (a backup, a shell) holds it back; it shrinks once that ends"
-        yield Check("write-ahead log", "note", told, remedy)
+        found = f"{wal} has {_bytes(wal.stat().st_size)}"
+        remedy = "a reader (a backup, a shell) blocks checkpoints; it shrinks once that ends"
+        yield Check("write-ahead log", "note", found, remedy)
 
 
 def _database(settings: Settings) -> Iterator[Check]:
@@ -212,12 +220,14 @@ def _database(settings: Settings) -> Iterator[Check]:
     try:
         version = schema_version(settings.database)
         if version > SCHEMA_VERSION:
-            told = f"written by a newer release (format {version}, this one knows {SCHEMA_VERSION})"
-            yield Check("database", "wrong", told, "upgrade bandexa, or restore an older backup")
+            found = (
+                f"written by a newer release (format {version}, this one reads {SCHEMA_VERSION})"
+            )
+            yield Check("database", "wrong", found, "upgrade bandexa, or restore an older backup")
             return
         if version < SCHEMA_VERSION:
-            told = f"written by an older build (format {version}, this one reads {SCHEMA_VERSION})"
-            yield Check("database", "wrong", told, "use that build, or another data_dir")
+            found = f"written by an older build (format {version}, this one reads {SCHEMA_VERSION})"
+            yield Check("database", "wrong", found, "use that build, or another data_dir")
             return
         with StoreReader(settings.database) as reader:
             records = reader.bandits()
@@ -231,7 +241,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             newest = snapshots.versions()[-1]
             snapshots.load(newest, ())
         except (SnapshotError, IndexError) as error:
-            remedy = "an older one is used instead; `bandexa verify` tells more"
+            remedy = "an older one is used instead; `bandexa verify` reports more"
             why = str(error) if isinstance(error, SnapshotError) else "it has none"
             yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
     size = _bytes(settings.database.stat().st_size)
@@ -239,7 +249,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 
 def _is_locked(lock: Path) -> bool:
-    """Whether some process holds the lock; asked of the kernel, so that nobody is disturbed."""
+    """Return whether a process holds the lock, according to the kernel; it is not touched."""
     try:
         inode = lock.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()
@@ -252,36 +262,38 @@ def _disk(settings: Settings) -> Iterator[Check]:
     folder = _existing(settings.data_dir)
     kind = _file_system(folder)
     if kind in NETWORK:
-        told = f"{folder} is on a network file system ({kind}): SQLite's log does not work there"
-        yield Check("disk", "wrong", told, "put data_dir on a local disk")
+        found = f"{folder} is on a network file system ({kind}): SQLite's log does not work there"
+        yield Check("disk", "wrong", found, "put data_dir on a local disk")
     elif kind in MEMORY:
-        told = f"{folder} is in memory ({kind}): nothing survives a restart of the machine"
-        yield Check("disk", "note", told, "put data_dir on a disk")
+        found = f"{folder} is in memory ({kind}): nothing survives a restart of the machine"
+        yield Check("disk", "note", found, "put data_dir on a disk")
     elif kind == "overlay":
-        told = f"{folder} is in the container itself and goes with it"
-        yield Check("disk", "note", told, "mount a volume")
+        found = f"{folder} is in the container itself and is deleted with it"
+        yield Check("disk", "note", found, "mount a volume")
     free = shutil.disk_usage(folder).free
-    remedy = "make room; max_store_bytes and max_age_days remove old decisions"
+    remedy = "free some space; max_store_bytes and max_age_days remove old decisions"
     state: State = "ok" if free > LITTLE_BYTES else "note" if free > VERY_LITTLE_BYTES else "wrong"
     yield Check("room", state, f"{_bytes(free)} free in {folder}", "" if state == "ok" else remedy)
     if not os.access(folder, os.W_OK):
         return
     synced, plain = _sync_times(folder)
-    told = f"a sync takes {1e3 * synced:.2f} ms (median), a write {1e3 * plain:.3f} ms"
+    found = f"a sync takes {1e3 * synced:.2f} ms (median), a write {1e3 * plain:.3f} ms"
     if settings.durability == "os":
-        yield Check("sync", "ok", f"{told}; durability = os does not wait for it")
+        yield Check("sync", "ok", f"{found}; durability = os does not wait for it")
     elif kind in MEMORY or synced < max(IMPLAUSIBLE_SYNC_S, 2 * plain):
-        remedy = "a cache with a battery, or a disk that does not do what it says: then a power cut"
-        yield Check("sync", "note", f"{told}: too quick for a disk", f"{remedy} loses answers")
+        remedy = (
+            "a cache with a battery, or a disk that ignores syncs and loses data in a power cut"
+        )
+        yield Check("sync", "note", f"{found}: too quick for a disk", remedy)
     elif synced > SLOW_SYNC_S:
-        remedy = "every answer waits for it: a better disk, or durability = os"
-        yield Check("sync", "note", f"{told}: slow", remedy)
+        remedy = "every answer waits for it: use a faster disk, or durability = os"
+        yield Check("sync", "note", f"{found}: slow", remedy)
     else:
-        yield Check("sync", "ok", told)
+        yield Check("sync", "ok", found)
 
 
 def _sync_times(folder: Path) -> tuple[float, float]:
-    """Return the median seconds of a write of a page with a sync, and of one without."""
+    """Return the median seconds of writing a page with a sync, and without."""
     block, synced, plain = os.urandom(4096), [], []
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         until = time.perf_counter() + SYNC_TIME_S
@@ -291,7 +303,7 @@ def _sync_times(folder: Path) -> tuple[float, float]:
             written = time.perf_counter()
             os.fsync(file.fileno())
             ended = time.perf_counter()
-            if number:  # the first one makes the file, too
+            if number:  # the first write creates the file as well
                 plain.append(written - started)
                 synced.append(ended - started)
             if number > 2 and ended > until:
@@ -300,7 +312,7 @@ def _sync_times(folder: Path) -> tuple[float, float]:
 
 
 def _file_system(folder: Path) -> str:
-    """Return the kind of file system a folder is on, "" where nobody tells."""
+    """Return the kind of a folder's file system, "" where it is unknown."""
     best, kind = -1, ""
     path = str(folder.resolve())
     try:
@@ -317,7 +329,7 @@ def _file_system(folder: Path) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that is there."""
+    """Return the path, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

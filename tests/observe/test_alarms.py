@@ -1,4 +1,4 @@
-"""Is it still learning? The findings against hand-made traffic, and /learnz of real servers."""
+"""The findings of `/learnz`: each check on hand-made observations, and real servers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from typing import Any
 import pytest
 
 from service.observe.counters import Minute, Vitals
-from service.observe.health import BanditSight, ServerSight, join_rate_fall, of_bandit, of_server
+from service.observe.health import (
+    BanditState,
+    Finding,
+    ServerState,
+    check_bandit,
+    check_server,
+    join_rate_drop,
+)
 from tests.fixtures.waiting import poll
 
-WELL = BanditSight(
+WELL = BanditState(
     due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,
     last_action=None, same_values=0, last_value=None, num_values=0, outside=0.0,
     reward_range=(0.0, 1.0), learns=True,
 )  # fmt: skip
-SERVER = ServerSight(store_failure=None, trainer_down_s=0.0, trainer_silent_s=0.0, stale_s=900.0)
+SERVER = ServerState(store_failure=None, trainer_down_s=0.0, trainer_silent_s=0.0, stale_s=900.0)
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 WITHIN_S = 30.0
 
@@ -31,13 +38,14 @@ def traffic(*parts: tuple[int, int, int]) -> list[Minute]:
     return minutes
 
 
-def found(sight: BanditSight, **changes: Any) -> list[tuple[str, str]]:
-    return [(f.name, f.severity) for f in of_bandit(dataclasses.replace(sight, **changes))]
+def found(**changes: Any) -> list[Finding]:
+    """Return the findings of a healthy bandit with some observations changed."""
+    return list(check_bandit(dataclasses.replace(WELL, **changes)))
 
 
-def test_a_quiet_bandit_is_a_healthy_one() -> None:
-    assert of_bandit(WELL) == []
-    assert of_server(SERVER) == []
+def test_a_bandit_without_traffic_is_healthy() -> None:
+    assert found() == []
+    assert list(check_server(SERVER)) == []
 
 
 @pytest.mark.parametrize(
@@ -54,10 +62,10 @@ def test_a_quiet_bandit_is_a_healthy_one() -> None:
     ],
 )
 def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
-    assert found(WELL, **changes) == [finding]
-    [told] = of_bandit(dataclasses.replace(WELL, **changes))
-    assert told.message
-    assert told.remedy
+    [reported] = found(**changes)
+    assert (reported.name, reported.severity) == finding
+    assert reported.message
+    assert reported.remedy
 
 
 @pytest.mark.parametrize(
@@ -76,8 +84,8 @@ def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
         {"learns": False, "minutes": traffic((20, 100, 0))},
     ],
 )
-def test_a_little_less_is_no_finding(changes) -> None:
-    assert of_bandit(dataclasses.replace(WELL, **changes)) == []
+def test_a_little_below_a_threshold_there_is_no_finding(changes) -> None:
+    assert found(**changes) == []
 
 
 @pytest.mark.parametrize(
@@ -88,15 +96,15 @@ def test_a_little_less_is_no_finding(changes) -> None:
         ({"trainer_silent_s": 901.0}, "trainer-stuck"),
     ],
 )
-def test_the_server_has_findings_of_its_own(changes, name: str) -> None:
-    [finding] = of_server(dataclasses.replace(SERVER, **changes))
+def test_each_fault_of_the_server_has_its_finding(changes, name: str) -> None:
+    [finding] = check_server(dataclasses.replace(SERVER, **changes))
     assert (finding.name, finding.severity) == (name, "alarm")
 
 
-def test_a_fall_of_the_join_rate_is_told_with_both_rates() -> None:
-    fall = join_rate_fall(traffic((60, 100, 20), (10, 100, 2)))
-    assert fall is not None
-    past, recent = fall
+def test_a_collapse_of_the_join_rate_is_reported_with_both_rates() -> None:
+    drop = join_rate_drop(traffic((60, 100, 20), (10, 100, 2)))
+    assert drop is not None
+    past, recent = drop
     assert past == pytest.approx(0.2)
     assert recent == pytest.approx(0.02)
 
@@ -105,26 +113,26 @@ def test_a_fall_of_the_join_rate_is_told_with_both_rates() -> None:
     "minutes",
     [
         traffic((60, 100, 20), (10, 100, 6)),  # a third is left: more than a quarter
-        traffic((60, 100, 20), (9, 100, 0), (1, 100, 50)),  # late, but they came
-        traffic((60, 100, 20), (7, 100, 0)),  # three of the newest ten were well
-        traffic((2, 100, 20), (20, 100, 0)),  # too little past to tell
-        traffic((60, 100, 20), (60, 1, 0)),  # 12 rewards were to be expected
-        traffic((60, 100, 20), (10, 200, 20)),  # twice the traffic, rewards of before
+        traffic((60, 100, 20), (9, 100, 0), (1, 100, 50)),  # late, but they arrived
+        traffic((60, 100, 20), (7, 100, 0)),  # three of the newest ten had rewards
+        traffic((2, 100, 20), (20, 100, 0)),  # too little traffic before
+        traffic((60, 100, 20), (60, 1, 0)),  # 12 rewards are predicted
+        traffic((60, 100, 20), (10, 200, 20)),  # twice the traffic, as many rewards as before
         [],
     ],
 )
 def test_no_alarm_without_the_evidence(minutes: list[Minute]) -> None:
-    assert join_rate_fall(minutes) is None
+    assert join_rate_drop(minutes) is None
 
 
-def test_little_traffic_is_judged_over_a_longer_time() -> None:
-    """5 decisions a minute at 0.2: 50 rewards are expected of 50 minutes, not of 10."""
+def test_little_traffic_is_checked_over_a_longer_time() -> None:
+    """With 5 decisions a minute at a rate of 0.2, 50 minutes predict 50 rewards, not 10."""
     past = (600, 5, 1)
-    assert join_rate_fall(traffic(past, (37, 5, 0))) is None
-    assert join_rate_fall(traffic(past, (38, 5, 0))) is not None
+    assert join_rate_drop(traffic(past, (37, 5, 0))) is None
+    assert join_rate_drop(traffic(past, (38, 5, 0))) is not None
 
 
-def test_vitals_follow_what_happened() -> None:
+def test_vitals_count_decisions_rewards_and_values() -> None:
     vitals = Vitals()
     assert vitals.join_rate() is None
     assert vitals.reward_mean is None
@@ -156,7 +164,7 @@ def test_vitals_follow_what_happened() -> None:
 # -- real servers -----------------------------------------------------------------------------
 
 
-def test_a_server_that_learns_says_so(api) -> None:
+def test_a_server_that_learns_reports_it(api) -> None:
     name = api.two_actions()
     api.teach(name, [1, 1], "x", 0.25)
     answer = api.call("GET", "/learnz")
@@ -166,7 +174,7 @@ def test_a_server_that_learns_says_so(api) -> None:
     assert api.state(name)["learning"] == answer["bandits"][name]
 
 
-def test_nothing_but_equal_rewards_is_noticed(api) -> None:
+def test_equal_rewards_are_a_notice(api) -> None:
     name = api.two_actions()
     for _ in range(2):
         items = [{"bandit": name, "context": [1, 1], "candidates": ["x"]} for _ in range(500)]
@@ -181,7 +189,7 @@ def test_nothing_but_equal_rewards_is_noticed(api) -> None:
     api.call("DELETE", f"/bandits/{name}", expect=204)
 
 
-def test_rewards_outside_of_their_range_are_noticed(api) -> None:
+def test_rewards_outside_of_their_range_are_a_notice(api) -> None:
     name = api.two_actions(reward_range=[0.0, 1.0])
     items = [{"bandit": name, "context": [1, 1], "candidates": ["x"]} for _ in range(200)]
     made = api.call("POST", "/select/batch", {"items": items})["items"]
@@ -196,9 +204,7 @@ def test_rewards_outside_of_their_range_are_noticed(api) -> None:
     api.call("DELETE", f"/bandits/{name}", expect=204)
 
 
-def test_a_trainer_that_stands_still_is_an_alarm_until_it_goes_on(
-    start_server, api_of, tmp_path
-) -> None:
+def test_a_stopped_trainer_is_an_alarm_until_it_continues(start_server, api_of, tmp_path) -> None:
     config = tmp_path / "b.toml"
     config.write_text("learn_stale_s = 0.3\n")
     server = start_server(None, "--config", str(config))

@@ -1,4 +1,4 @@
-"""What is counted of decisions and learned values; `store.sqlite.aggregates` keeps the counts."""
+"""What is counted of decisions and learned values; `store.sqlite.aggregates` stores the counts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DELAYS_S = (
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A decision, as far as it is counted. `actions`: what was chosen, best first."""
+class CountedDecision:
+    """The counted part of a decision. `actions`: the chosen ones, best first."""
 
     time: float
     actions: tuple[str, ...]
@@ -25,38 +25,38 @@ class Seen:
     std: float | None
 
 
-class Part(Additions):
-    """What was counted and is to be added to the aggregates."""
+class Counts(Additions):
+    """Counts of some decisions and values, to be added to the aggregates."""
 
-    def decided(self, uid: str, seen: Seen) -> None:
+    def add_decision(self, uid: str, decision: CountedDecision) -> None:
         """Count a decision."""
-        key = _moment(uid, seen.time)
+        key = _moment(uid, decision.time)
         sums = self.sums[key]
         sums["selects"] += 1
-        sums["chosen"] += len(seen.actions)
-        if (p := seen.propensity) is not None:
+        sums["chosen"] += len(decision.actions)
+        if (p := decision.propensity) is not None:
             sums["propensities"] += 1
             sums["propensity"] += p
             sums["surprise"] -= math.log(p) if p else 0.0
-        if seen.explored is not None:
+        if decision.explored is not None:
             sums["looked"] += 1
-            sums["explored"] += seen.explored
-        if seen.std is not None:
+            sums["explored"] += decision.explored
+        if decision.std is not None:
             sums["stds"] += 1
-            sums["std"] += seen.std
+            sums["std"] += decision.std
         counts = self.actions[key]
-        for action in seen.actions:
+        for action in decision.actions:
             counts[action] += 1
 
-    def learned(self, uid: str, time: float, value: float, delay_s: float | None) -> None:
-        """Count a value that was learned; `delay_s` after its decision, where that is known."""
+    def add_value(self, uid: str, time: float, value: float, delay_s: float | None) -> None:
+        """Count a first value, learned `delay_s` after its decision (None: unknown)."""
         key = _moment(uid, time)
         self.sums[key].update(num_values=1, value=value, square=value * value)
         if delay_s is not None:
             self.delays[key][bisect_left(DELAYS_S, delay_s)] += 1
 
-    def corrected(self, uid: str, time: float, before: float, after: float) -> None:
-        """Change a value that was learned at `time`."""
+    def correct_value(self, uid: str, time: float, before: float, after: float) -> None:
+        """Change a value that was first learned at `time`."""
         change = {"value": after - before, "square": after * after - before * before}
         self.sums[_moment(uid, time)].update(change)
 

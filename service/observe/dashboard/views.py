@@ -1,4 +1,4 @@
-"""What the dashboard's calls answer, made of the aggregates: plain numbers, no HTTP."""
+"""The answers of the dashboard's calls, from the aggregates: plain numbers, no HTTP."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from service.observe.counters import SECONDS
 from service.observe.dashboard.aggregates import DELAYS_S
 from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader
 
-RANGES: dict[str, tuple[int, int]] = {  # seconds, and of a point
+RANGES: dict[str, tuple[int, int]] = {  # length and step in seconds; length 0: no beginning
     "15m": (900, 10), "1h": (3600, 60), "6h": (21600, 300), "1d": (86400, 900),
     "7d": (604800, 3600), "30d": (2592000, 14400), "all": (0, 3600),
 }  # fmt: skip
-POINTS = 400  # of a range without an end
-TOP = 8
+POINTS = 400  # at most, in the range without a beginning
+TOP = 8  # actions that are drawn by name
 NORMAL_95 = 1.959964
 
 Numbers = list[float | None]
@@ -26,12 +26,15 @@ def ratio(top: float, bottom: float) -> float | None:
     return top / bottom if bottom else None
 
 
-def summary(kept: AggregateReader, uid: str, now: float) -> dict[str, Any]:
-    """Return what the overview tells of a bandit: rates of the last hour, or else of all."""
+def summary(aggregates: AggregateReader, uid: str, now: float) -> dict[str, Any]:
+    """Return a bandit's line in the overview.
+
+    The rates cover the last hour, or all time when the last hour had no traffic.
+    """
     minute = int(now // MINUTE) * MINUTE
     start = minute - 59 * MINUTE
-    whole, hour = kept.totals(uid, 0, HOUR), kept.totals(uid, start, MINUTE)
-    points = kept.series(uid, start, minute + MINUTE, MINUTE)
+    whole, hour = aggregates.totals(uid, 0, HOUR), aggregates.totals(uid, start, MINUTE)
+    points = aggregates.series(uid, start, minute + MINUTE, MINUTE)
     times = list(range(start, minute + MINUTE, MINUTE))
     rows = [points.get(at) for at in times]
     recent = hour if hour["chosen"] or hour["num_values"] else whole
@@ -53,10 +56,10 @@ def summary(kept: AggregateReader, uid: str, now: float) -> dict[str, Any]:
     }
 
 
-def window(kept: AggregateReader, uid: str, name: str, now: float) -> tuple[int, int, int]:
-    """Return (start, end, step) of a range that ends now."""
+def window(aggregates: AggregateReader, uid: str, name: str, now: float) -> tuple[int, int, int]:
+    """Return (start, end, step) in seconds of a range that ends now."""
     length, step = RANGES[name]
-    first = None if length else kept.first(uid)
+    first = None if length else aggregates.first(uid)
     if first is not None:
         step = HOUR * max(1, math.ceil((now - first) / HOUR / POINTS))
         return first // step * step, (int(now) // step + 1) * step, step
@@ -64,11 +67,11 @@ def window(kept: AggregateReader, uid: str, name: str, now: float) -> tuple[int,
     return (end - (length or HOUR)) // step * step, end, step
 
 
-def series(kept: AggregateReader, uid: str, name: str, now: float) -> dict[str, Any]:
-    """Return all that is drawn of a bandit over a range; lists are aligned to `time`."""
-    start, end, step = window(kept, uid, name, now)
+def series(aggregates: AggregateReader, uid: str, name: str, now: float) -> dict[str, Any]:
+    """Return the charts of a bandit over a range; all lists are aligned to `time`."""
+    start, end, step = window(aggregates, uid, name, now)
     times = list(range(start, end, step))
-    found = kept.series(uid, start, end, step)
+    found = aggregates.series(uid, start, end, step)
     rows = [found.get(at) for at in times]
 
     def of(top: str, bottom: str) -> Numbers:
@@ -76,7 +79,7 @@ def series(kept: AggregateReader, uid: str, name: str, now: float) -> dict[str, 
 
     whole = {key: sum(row[key] for row in found.values()) for key in SUMS}
     mean, low, high = _intervals(rows)
-    timed = kept.latencies(start, end, step)
+    timed = aggregates.latencies(start, end, step)
     return {
         "range": name,
         "start": start,
@@ -89,14 +92,14 @@ def series(kept: AggregateReader, uid: str, name: str, now: float) -> dict[str, 
         "rewards": [row["num_values"] if row else 0 for row in rows],
         "joined": of("num_values", "chosen"),
         "reward": {"mean": mean, "low": low, "high": high},
-        "actions": _actions(kept.shares(uid, start, end, step), times),
+        "actions": _actions(aggregates.shares(uid, start, end, step), times),
         "exploration": {
             "explored": of("explored", "looked"),
             "entropy": of("surprise", "propensities"),
             "propensity_mean": of("propensity", "propensities"),
         },
         "spread": of("std", "stds"),
-        "delay": _delay(kept.delays(uid, start, end, step)),
+        "delay": _delay(aggregates.delays(uid, start, end, step)),
         "latency": {
             name: [_quantile_ms(timed.get(at), share) for at in times]
             for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
@@ -105,7 +108,7 @@ def series(kept: AggregateReader, uid: str, name: str, now: float) -> dict[str, 
 
 
 def _intervals(rows: Sequence[dict[str, float] | None]) -> tuple[Numbers, Numbers, Numbers]:
-    """Return mean rewards and their 95 % intervals by the normal law, where there are two."""
+    """Return mean rewards and their 95 % intervals by the normal law, for two values and more."""
     mean: Numbers = []
     low: Numbers = []
     high: Numbers = []
@@ -163,7 +166,7 @@ def _quantile_ms(counts: Sequence[int] | None, share: float) -> float | None:
 
 
 def _quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
-    """Return a quantile of a histogram, as if values were spread evenly between bounds."""
+    """Return a quantile of a histogram, by linear interpolation between its bounds."""
     wanted = share * sum(counts)
     if not wanted:
         return None

@@ -1,4 +1,4 @@
-"""`bandexa verify`: read a data directory again and compare all that follows from other parts.
+"""`bandexa verify`: recomputes what a data directory holds, and compares.
 
 Runs in the process of the command, in one thread, on read-only connections. Nothing is written.
 `verify` returns a `Report`; `main` is the command.

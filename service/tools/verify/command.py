@@ -1,7 +1,7 @@
-"""`bandexa verify`: read a data directory again and compare all that follows from other parts.
+"""The command: checks every bandit of a data directory, prints the report, returns a status.
 
-A process of its own, on read-only connections, beside a running server or without one. It changes
-nothing; where no server has the database open, SQLite leaves an empty `-wal` and a `-shm` behind.
+Runs on read-only connections, beside a running server or without one. It changes nothing; where no
+server has the database open, SQLite leaves an empty `-wal` and a `-shm` behind.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def verify(
     settings: Settings, *, live: str | None = None, api_key: str | None = None,
     say: Say = lambda text: None,
 ) -> Report:  # fmt: skip
-    """Check a data directory; and, with `live`, the server at that address that serves it.
+    """Check a data directory and, with `live`, the server that serves it.
 
     Args:
-        settings: Data directory, own encoders and weights.
-        live: Base URL.
-        api_key: Sent as bearer token.
-        say: Told what is being done.
+        settings: The data directory, own encoders and weights.
+        live: Base URL of the server.
+        api_key: Sent to it as bearer token.
+        say: Receives progress reports.
 
     Raises:
-        StoreError: There is no database that can be read, or the server does not answer.
+        StoreError: There is no readable database, or the server does not answer.
         ValueError: An encoder or a weight file of the settings cannot be used.
     """
     registry = EncoderRegistry(settings.encoders, settings.weights)
@@ -69,8 +69,8 @@ def verify(
                 if live is not None:
                     _live(live, api_key, settings, tables, reader, registry, report, say)
             except StoreUnreadable as error:
-                report.check(None, "database").problem(f"it cannot be read on: {error}")
-            _forget_deleted(reader, records, report)
+                report.check(None, "database").problem(f"reading it failed: {error}")
+            _drop_deleted(reader, records, report)
     report.checks.sort(key=lambda check: check.bandit or "")
     return report
 
@@ -99,8 +99,8 @@ def _models(
     except StoreUnreadable:
         raise
     except LogTrimmed as error:
-        check.notes.append(f"the model was not followed to its end: {error}; try again")
-    except Exception as error:  # the top of the loop over bandits: check the others all the same
+        check.notes.append(f"the model was not compared to the end of the log: {error}; try again")
+    except Exception as error:  # the top of the loop over bandits: the others are still checked
         log.debug("bandit %s", record.name, exc_info=True)
         check.problem(f"model: it cannot be rebuilt: {type(error).__name__}: {error}")
 
@@ -108,7 +108,7 @@ def _models(
 def check_snapshots(
     reader: LogReader, record: BanditRecord, snapshots: SnapshotStore, check: Check
 ) -> list[Manifest]:
-    """Check every snapshot's files and whose log they belong to; return those of today's model."""
+    """Check the files and the log hash of every snapshot; return those after the last import."""
     good = []
     imports = reader.imports(record.key)
     versions = snapshots.versions()
@@ -116,7 +116,7 @@ def check_snapshots(
         try:
             manifest = snapshots.load(version).manifest
         except SnapshotCorrupt as error:
-            if version in snapshots.versions():  # else pruned meanwhile
+            if version in snapshots.versions():  # otherwise it was pruned meanwhile
                 check.problem(f"snapshot {version}: {error}")
             continue
         found = reader.hash_at(record.key, LogPosition(manifest.position))
@@ -125,7 +125,7 @@ def check_snapshots(
         elif found is not None and found.hex() == manifest.log_hash:
             good.append(manifest)
         elif manifest.parent is None and version > 0 and version not in reader.imports(record.key):
-            check.notes.append(f"snapshot {version} is of an import that never was committed")
+            check.notes.append(f"snapshot {version} is of an import that was never committed")
         elif found is None:
             check.problem(f"snapshot {version}: built at {manifest.position}, beyond the log")
         else:
@@ -151,25 +151,25 @@ def _live(
     with client:
         audit = LiveAudit(client, reader, registry)
         for record in reader.bandits():
-            say(f"{record.name}: what is served")
+            say(f"{record.name}: the served model")
             contexts = tables.newest_contexts(record.key, NUM_CONTEXTS)
             snapshots = SnapshotStore(settings.snapshots / record.uid)
             check = report.check(record.name, "live")
             audit.audit(record, snapshots, contexts, check)
 
 
-def _forget_deleted(reader: LogReader, records: list[BanditRecord], report: Report) -> None:
-    """Drop what was found about bandits that were deleted while they were looked at."""
+def _drop_deleted(reader: LogReader, records: list[BanditRecord], report: Report) -> None:
+    """Drop the checks of bandits that were deleted during the verification."""
     try:
         uids = {record.uid for record in reader.bandits()}
     except StoreUnreadable:
-        return  # told already
+        return  # it is reported already
     gone = {record.name for record in records if record.uid not in uids}
     report.checks = [check for check in report.checks if check.bandit not in gone]
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table, what is wrong, and the verdict."""
+    """Print a table of the checks, the problems and the verdict."""
     table = Table("bandit", "check", "compared", "largest difference", "result")
     for check in report.checks:
         difference = "" if check.difference is None else f"{check.difference:.1e}"

@@ -1,4 +1,4 @@
-"""Two models compared: a difference is reported where it exceeds what floating point explains."""
+"""Compares two models; reports differences larger than floating point explains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 
 def tolerance_of(model: ServingModel) -> float:
-    """Return how far features, and what is made of them, may differ between two machines."""
+    """Return the relative tolerance of a model's features and of all that follows from them."""
     policy = model.policy
     if isinstance(policy, NeuralLinearTS) and policy.module.serving_dtype.itemsize < 8:
         return SINGLE
@@ -27,7 +27,7 @@ def tolerance_of(model: ServingModel) -> float:
 
 
 def compare_with_sums(check: Check, what: str, found: ServingModel) -> None:
-    """Check that mean, root and noise follow from the sums beside them."""
+    """Check that a snapshot's mean, root and noise follow from its sums."""
     if isinstance(found.policy, Uniform):
         return
     posterior, tolerance = found.policy.posterior, tolerance_of(found)
@@ -37,7 +37,7 @@ def compare_with_sums(check: Check, what: str, found: ServingModel) -> None:
     else:
         by_slot = {0: posterior}
     for slot, each in by_slot.items():
-        assert each is not None, "only slots that learned are named"
+        assert each is not None, "only slots that learned are listed"
         fresh = each.copy()
         fresh.refresh()
         _compare_posteriors(
@@ -46,7 +46,7 @@ def compare_with_sums(check: Check, what: str, found: ServingModel) -> None:
 
 
 def compare_models(check: Check, what: str, expected: ServingModel, found: ServingModel) -> None:
-    """Check that two models of one bandit are the same, as far as their arithmetic allows."""
+    """Check that two models of one bandit are equal within their tolerance."""
     if expected.progress.num_learned != found.progress.num_learned:
         check.problem(
             f"{what}: {found.progress.num_learned} rows learned instead of"
@@ -55,21 +55,21 @@ def compare_models(check: Check, what: str, expected: ServingModel, found: Servi
     compare_forgetting(check, what, expected.forgetting, found.forgetting)
     if isinstance(expected.policy, Uniform) or isinstance(found.policy, Uniform):
         return
-    ours, theirs = expected.policy.posterior, found.policy.posterior
+    first, second = expected.policy.posterior, found.policy.posterior
     tolerance = tolerance_of(found)
-    if isinstance(ours, GaussianPosterior) and isinstance(theirs, GaussianPosterior):
-        _compare_posteriors(check, what, ours, theirs, tolerance)
-    elif isinstance(ours, DisjointPosterior) and isinstance(theirs, DisjointPosterior):
-        if ours.slots != theirs.slots:
-            check.problem(f"{what}: knows actions in slots {theirs.slots}, not {ours.slots}")
-        for slot in ours.slots:
-            one, other = ours.slot(slot), theirs.slot(slot)
+    if isinstance(first, GaussianPosterior) and isinstance(second, GaussianPosterior):
+        _compare_posteriors(check, what, first, second, tolerance)
+    elif isinstance(first, DisjointPosterior) and isinstance(second, DisjointPosterior):
+        if first.slots != second.slots:
+            check.problem(f"{what}: knows actions in slots {second.slots}, not {first.slots}")
+        for slot in first.slots:
+            one, other = first.slot(slot), second.slot(slot)
             if one is not None and other is not None:
                 _compare_posteriors(check, f"{what}, slot {slot}", one, other, tolerance)
 
 
 def compare_forgetting(check: Check, what: str, expected: Forgetting, found: Forgetting) -> None:
-    """Check that two models have forgotten the same."""
+    """Check that two models have the same state of forgetting."""
     same = expected.cell == found.cell and (
         np.array_equal(expected.positions, found.positions)
         and np.array_equal(expected.half_lives, found.half_lives)
@@ -79,30 +79,30 @@ def compare_forgetting(check: Check, what: str, expected: Forgetting, found: For
 
 
 def _compare_posteriors(
-    check: Check, what: str, ours: GaussianPosterior, theirs: GaussianPosterior, tolerance: float
+    check: Check, what: str, first: GaussianPosterior, second: GaussianPosterior, tolerance: float
 ) -> None:
-    for name, difference in posterior_differences(ours, theirs).items():
+    for name, difference in posterior_differences(first, second).items():
         check.differs(difference, tolerance, f"{what}: {name}")
 
 
-def posterior_differences(ours: GaussianPosterior, theirs: GaussianPosterior) -> dict[str, float]:
-    """Return relative differences of two posteriors, by the name of what was compared.
+def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -> dict[str, float]:
+    """Return the relative differences of two posteriors by the name of the compared quantity.
 
-    Covariances and sums of products are measured against the deviations of their two features, the
-    mean against its largest entry (or the least deviation, where that is more).
+    Covariances and sums of products are relative to the deviations of their two features, the mean
+    to its largest entry (or to the smallest deviation, where that is larger).
     """
-    sigma_DD, other_DD = ours.root @ ours.root.T, theirs.root @ theirs.root.T
+    sigma_DD, other_DD = first.root @ first.root.T, second.root @ second.root.T
     deviation_D = np.sqrt(np.maximum(np.diagonal(sigma_DD), _TINY))
-    least = math.sqrt(ours.noise_mean) * float(deviation_D.min())
-    sums, others = ours.statistics(), theirs.statistics()
+    least = math.sqrt(first.noise_mean) * float(deviation_D.min())
+    sums, others = first.statistics(), second.statistics()
     size_D = np.sqrt(np.maximum(np.diagonal(sums.zz), 0.0))
     size_D = np.where(size_D > 0.0, size_D, 1.0)
     products = float(size_D.max()) * math.sqrt(sums.rr)
     return {
-        "mean": relative_difference(ours.mean, theirs.mean, least),
+        "mean": relative_difference(first.mean, second.mean, least),
         "covariance": _scaled(sigma_DD, other_DD, deviation_D),
-        "noise a": relative_difference(ours.a, theirs.a, 0.0),
-        "noise b": relative_difference(ours.b, theirs.b, 0.0),
+        "noise a": relative_difference(first.a, second.a, 0.0),
+        "noise b": relative_difference(first.b, second.b, 0.0),
         "sum z z^T": _scaled(sums.zz, others.zz, size_D),
         "sum r z": relative_difference(sums.zr, others.zr, products),
         "sum r^2": relative_difference(sums.rr, others.rr, 0.0),
@@ -111,14 +111,14 @@ def posterior_differences(ours: GaussianPosterior, theirs: GaussianPosterior) ->
 
 
 def _scaled(
-    ours_DD: NDArray[np.float64], theirs_DD: NDArray[np.float64], size_D: NDArray[np.float64]
+    first_DD: NDArray[np.float64], second_DD: NDArray[np.float64], size_D: NDArray[np.float64]
 ) -> float:
-    return float((np.abs(theirs_DD - ours_DD) / np.outer(size_D, size_D)).max())
+    return float((np.abs(second_DD - first_DD) / np.outer(size_D, size_D)).max())
 
 
-def relative_difference(ours: Any, theirs: Any, least: float) -> float:
-    """Return the largest difference over the largest value, `least` where that is more."""
-    one, other = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+def relative_difference(first: Any, second: Any, least: float) -> float:
+    """Return the largest difference over the largest value (or `least`, where that is larger)."""
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if one.shape != other.shape:
         return math.inf
     if not one.size:

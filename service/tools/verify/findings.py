@@ -1,4 +1,4 @@
-"""What a verification found: one `Check` per bandit and question, all of them in a `Report`."""
+"""The results of a verification: a `Report` with one `Check` per bandit and question."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_PROBLEMS = 20  # told in full; of more, the number is told
-_SAY_EVERY_S = 2.0
+MAX_PROBLEMS = 20  # per check are listed; others are only counted
+_REPORT_EVERY_S = 2.0
 
 Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Check:
-    """One question about one bandit, and what answered it.
+    """One question about one bandit, and its answer.
 
     Attributes:
-        bandit: Its name; None: the whole data directory is meant.
-        name: Of the question.
-        compared: What was looked at, for people.
-        difference: Largest relative difference of what was compared, None without numbers.
+        bandit: The bandit's name; None: the question is about the whole data directory.
+        name: The name of the question.
+        compared: What was checked, for people.
+        difference: The largest relative difference; None where no numbers were compared.
         tolerance: How large it may be.
-        problems: What is wrong, the first `MOST_PROBLEMS` of them.
-        num_problems: How many there are.
+        problems: The first `MAX_PROBLEMS` problems.
+        num_problems: The number of all problems.
         notes: What could not be compared, and why.
     """
 
@@ -40,13 +40,13 @@ class Check:
     notes: list[str] = field(default_factory=list)
 
     def problem(self, text: str) -> None:
-        """Note that something is wrong."""
+        """Add a problem."""
         self.num_problems += 1
-        if self.num_problems <= MOST_PROBLEMS:
+        if self.num_problems <= MAX_PROBLEMS:
             self.problems.append(text)
 
     def differs(self, difference: float, tolerance: float, what: str) -> None:
-        """Note how far two numbers are apart; it is a problem beyond `tolerance`, or as NaN."""
+        """Add a relative difference; it is a problem above `tolerance`, or as NaN."""
         known = self.difference
         if known is None or not difference <= known:
             self.difference = difference
@@ -55,7 +55,7 @@ class Check:
             self.problem(f"{what}: relative difference {difference:.1e}, allowed {tolerance:g}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the check as JSON-able values; a difference that is no number becomes text."""
+        """Return the check as JSON values; an infinite or NaN difference becomes text."""
         difference: float | str | None = self.difference
         if self.difference is not None and not math.isfinite(self.difference):
             difference = str(self.difference)
@@ -79,11 +79,11 @@ class Report:
 
     @property
     def num_problems(self) -> int:
-        """How many things are wrong."""
+        """The number of all problems."""
         return sum(check.num_problems for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON-able values."""
+        """Return the report as JSON values."""
         return {
             "ok": not self.num_problems,
             "num_problems": self.num_problems,
@@ -92,15 +92,15 @@ class Report:
 
 
 class Progress:
-    """Tells on standard error, now and then, what is being done."""
+    """Reports progress on standard error every few seconds."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._next = time.monotonic() + _SAY_EVERY_S
+        self._next = time.monotonic() + _REPORT_EVERY_S
 
     def __call__(self, text: str) -> None:
-        """Tell it, unless something was told a moment ago."""
+        """Print a report, unless one was printed a moment ago."""
         now = time.monotonic()
         if not self._quiet and now >= self._next:
-            self._next = now + _SAY_EVERY_S
+            self._next = now + _REPORT_EVERY_S
             print(f"bandexa verify: {text}", file=sys.stderr, flush=True)

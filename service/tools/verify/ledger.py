@@ -1,7 +1,7 @@
-"""Every reward and every learned value: each learned once, and equal to what was reported.
+"""Checks every reward and every learned value: learned once, and equal to what was reported.
 
-Chunks are short transactions; within one, the logs are followed to their ends first, so that values
-and log rows belong to one moment although a server writes meanwhile.
+Each chunk is a short transaction. It first reads the logs to their ends, so that values and log
+rows belong to one moment although a server writes meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.tools.verify.log_audit import LogAudit
 
 CHUNK = 500
 _COUNTED = ("applied", "aggregated")
-_KEPT = (*_COUNTED, "ignored", "late")
+_STATUSES = (*_COUNTED, "ignored", "late")
 
 
 class Ledger:
@@ -55,7 +55,7 @@ class Ledger:
 
     @contextmanager
     def _moment(self) -> Iterator[None]:
-        """One state of the database, with all logs followed to their ends."""
+        """Read one state of the database, with all logs checked to their ends first."""
         with self._reader.moment():
             for log in self._logs.values():
                 log.catch_up()
@@ -88,14 +88,14 @@ class Ledger:
             return
         self._num_values[row.bandit] += 1
         log = self._logs[row.bandit]
-        said = log.value(origin, row.first_value)
+        logged = log.value(origin, row.first_value)
         if origin > log.begins and (
             (row.first_decision, row.first_item) != (row.decision_id, row.item)
             or row.first_before is not None
         ):
             check.problem(f"outcomes: {what}: log row {origin} is not the first to learn it")
-        elif said is not None and said != value:
-            check.problem(f"outcomes: {what}: value {value}, the log says {said}")
+        elif logged is not None and logged != value:
+            check.problem(f"outcomes: {what}: value {value}, the log says {logged}")
         if not _has_pick(row.decision_id, row.chosen, row.item):
             check.problem(f"outcomes: {what}: the decision has no such pick")
         if row.decided_at >= origin:
@@ -112,7 +112,7 @@ class Ledger:
         rewards = spec.rewards
         if not counted:
             if not closed or rewards.default_reward != value:
-                check.problem(f"rewards: {what}: {value} was learned, no reward says so")
+                check.problem(f"rewards: {what}: {value} was learned, but no reward reported it")
             return
         if rewards.aggregate == "first" and len(counted) > 1:
             check.problem(f"rewards: {what}: {len(counted)} rewards count, of which one may")
@@ -140,17 +140,17 @@ class Ledger:
         if check is None or key is None:
             return
         self._num_rewards[key] += 1
-        if status not in _KEPT:
+        if status not in _STATUSES:
             check.problem(f"rewards: {what}: unknown status {status!r}")
         elif status in _COUNTED and origin is None and (active or status == "applied"):
             check.problem(f"rewards: {what}: {status}, but nothing was learned from it")
 
     def _check(self, key: int | None, what: str) -> Check | None:
-        """Return where to note what is wrong with a row; None where it is of no live bandit."""
+        """Return the check for a row of a bandit; None where the bandit is not checked."""
         if key is None:
             self._everything.problem(f"{what}: there is no such decision")
             return None
-        return self._values.get(key)  # else deleted, or created meanwhile
+        return self._values.get(key)  # None: the bandit is deleted, or was created meanwhile
 
 
 def _fold(rewards: list[float], aggregate: str) -> float:

@@ -1,6 +1,6 @@
-"""What a server answers, compared with the model that snapshot and log give.
+"""Compares a server's scores with those of the model that follows from snapshot and log.
 
-The position comes from each answer, so that a server that goes on learning can be compared, too.
+Each answer states its position, so that a server can be compared while it learns.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ ATTEMPTS = 5
 
 
 class Unreachable(StoreError):
-    """The server does not answer, or not as one of this data directory would."""
+    """The server does not answer, or not like a server of this data directory."""
 
 
 class LiveAudit:
     """Compares the scores of one server.
 
     Args:
-        client: Knows the server's address and the key it asks for.
+        client: Has the server's address and API key.
+        reader: Reads the data directory.
+        registry: Encoders by name.
     """
 
     def __init__(self, client: httpx.Client, reader: LogReader, registry: EncoderRegistry) -> None:
@@ -75,7 +77,7 @@ class LiveAudit:
                 return False
             try:
                 model = self._model(record, snapshots, answer)
-            except SnapshotError as error:  # replaced by a newer one, and pruned
+            except SnapshotError as error:  # a newer one replaced it, and it was pruned
                 pruned = str(error)
                 continue
             except StoreDamaged as error:
@@ -89,7 +91,7 @@ class LiveAudit:
                 return False
             self._compare(model, context, answer, check)
             return True
-        check.problem(f"the snapshot that is served cannot be read: {pruned}")
+        check.problem(f"the served snapshot cannot be read: {pruned}")
         return False
 
     def _model(
@@ -110,16 +112,16 @@ class LiveAudit:
             return
         means, stds = model.policy.score(context, candidates)
         scale = max(float(np.abs(means).max()), float(stds.max()))
-        for name, ours in (("mean", means), ("std", stds)):
-            theirs = np.array([math.nan if s[name] is None else s[name] for s in served])
-            difference = float(np.abs(theirs - ours).max())
+        for name, expected in (("mean", means), ("std", stds)):
+            found = np.array([math.nan if s[name] is None else s[name] for s in served])
+            difference = float(np.abs(found - expected).max())
             if scale > 0.0:
                 difference /= scale
             what = f"live: {name} of scores at position {answer['position']}"
             check.differs(difference, tolerance_of(model), what)
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
-        """Return the decoded answer; None where there is nothing to answer with (404, 422)."""
+        """Return the decoded answer; None where the server cannot answer (404, 422)."""
         try:
             response = self._client.request(method, path, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -1,7 +1,7 @@
-"""The log of one bandit, row by row: positions, hash chain, and what each value followed from.
+"""Checks the log of one bandit row by row: positions, hash chain, and where each value came from.
 
-Reads in chunks, each its own short transaction or within the caller's. The log only grows, so that
-what was read stays true while a server writes on.
+It reads in chunks, each its own short transaction or inside the caller's. The log only grows, so
+that what was read stays valid while a server writes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)
 
 
 class LogAudit:
-    """Follows a log and checks every row of it.
+    """Reads a log and checks every row.
 
     Attributes:
-        position: Of the last row that was read.
-        begins: Position up to which retention removed learn rows.
+        position: The position of the last checked row.
+        begins: Retention removed the learn rows up to this position.
     """
 
     def __init__(self, reader: AuditReader, record: BanditRecord, check: Check) -> None:
@@ -46,10 +46,10 @@ class LogAudit:
         self._corrected: dict[int, float] = {}
 
     def advance(self) -> bool:
-        """Check the next rows; False: there were none left."""
+        """Check the next rows; returns False at the end of the log."""
         rows = self._reader.log_rows(self.record.key, self.position, CHUNK)
         trim = self._reader.trim(self.record.key)
-        if trim.position > self.position:  # what was before is gone, and may go while this is read
+        if trim.position > self.position:  # earlier rows were removed, perhaps only now
             self.position, self._hash, self.begins = trim.position, trim.hash, trim.position
             return True
         for row in rows:
@@ -58,14 +58,14 @@ class LogAudit:
         return len(rows) == CHUNK
 
     def catch_up(self) -> None:
-        """Check all rows there are."""
+        """Check all remaining rows."""
         while self.advance():
             pass
 
     def value(self, origin: int, first: float | None) -> float | None:
-        """Return the newest value of what was first learned as `first` at `origin`.
+        """Return the newest value of the decision whose first value was `first`, at `origin`.
 
-        None where all rows that tell left the log.
+        None where all rows with its value have left the log.
         """
         return self._corrected.get(origin, first)
 
@@ -89,7 +89,7 @@ class LogAudit:
         elif kind not in _KINDS:
             self._problem(f"row {position}: of unknown kind {kind}")
         elif row.payload is None or (kind == KIND_IMPORT and not _names_version(row.payload)):
-            self._problem(f"row {position}: what changed is missing")
+            self._problem(f"row {position}: its payload is missing")
 
     def _learn_row(self, row: LogRowFound) -> None:
         position, origin, outcome = row.position, row.origin, row.outcome_origin
@@ -102,7 +102,7 @@ class LogAudit:
             if origin != position:
                 self._problem(f"{what}: a first value with origin {origin}")
             elif outcome is None:
-                self._problem(f"{what}: no outcome is kept")
+                self._problem(f"{what}: no outcome is stored")
             elif outcome != position:
                 self._problem(f"{what}: learned a second time, first in row {outcome}")
             return
@@ -114,7 +114,7 @@ class LogAudit:
         self._corrected[origin] = row.after
 
     def _decision(self, what: str, row: LogRowFound) -> None:
-        """Check that what a value was learned from is what was decided."""
+        """Check the decision that a value was learned from by its checksums."""
         try:
             if row.chosen is not None:
                 unpack_chosen(row.decision_id, row.chosen, row.context)

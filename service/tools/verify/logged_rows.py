@@ -14,10 +14,13 @@ from service.store.records import BanditRecord
 
 
 class LoggedRows:
-    """The newest learned rows up to a position, as a replay that followed the log would hold them.
+    """The newest learned rows up to a position, like those of a replay that followed the log.
 
     Args:
-        num_rows: How many; older ones were evicted.
+        reader: Reads the log.
+        record: The bandit.
+        up_to: The position.
+        num_rows: How many rows the replay had; older ones were evicted.
     """
 
     def __init__(
@@ -32,18 +35,18 @@ class LoggedRows:
         self._passed_over = learned - trim.learned - num_rows
 
     @property
-    def are_there(self) -> bool:
-        """Whether none of the rows has left the log."""
+    def are_logged(self) -> bool:
+        """Whether all of the rows are still in the log."""
         return self._passed_over >= 0
 
     def evicted_through(self) -> LogPosition:
-        """Return a position up to which all earlier rows were learned, and none of these."""
+        """Return a position after all earlier rows and before these."""
         if not self._passed_over:
             return self._begins
         return self._reader.first_learned(self._record.key, self._passed_over)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
-        """See `Replay.scan`; values are those of the position."""
+        """See `Replay.scan`; values are those as of the position."""
         values = self._corrections()
         waiting: list[LearnRow] = []
         passed_over = 0

@@ -1,7 +1,7 @@
-"""Models rebuilt from snapshots and log, compared with the snapshots that were published.
+"""Rebuilds models from snapshots and log, and compares them with the published snapshots.
 
-Where features stayed the same, an older snapshot with the rows after it must be the newer one.
-Where an encoder was trained, its posterior must be that of a rebuild over the rows it learned from.
+Where features stayed the same, an older snapshot with the rows after it must equal the newer one.
+Where an encoder was trained, the posterior must equal a rebuild over the rows it learned from.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ModelAudit:
         self._rebuilt: list[str] = []
 
     def audit(self, manifests: list[Manifest]) -> None:
-        """Compare the snapshots of `manifests`, oldest first, and apply the tail of the newest."""
+        """Compare the snapshots of `manifests`, oldest first, and apply the tail to the newest."""
         before: Manifest | None = None
         for manifest in manifests:
             found = self._load(manifest.version)
@@ -103,8 +103,8 @@ class ModelAudit:
         parent = self._rescaled(manifest, found, before)
         if parent is None:
             self._check.notes.append(
-                f"snapshot {version} cannot be compared with {self._since}: other input scaling or"
-                " encoder, and the snapshot it was made from is gone"
+                f"snapshot {version} cannot be compared with {self._since}: it has another input"
+                " scaling or encoder, and its parent snapshot was pruned"
             )
         else:
             compare_models(self._check, what, parent, found)
@@ -115,7 +115,7 @@ class ModelAudit:
         self._carried, self._since = model, version
 
     def _load(self, version: SnapshotVersion) -> ServingModel | None:
-        """Return the model of a snapshot; None where it was pruned meanwhile."""
+        """Return the model of a snapshot; None where that was pruned meanwhile."""
         try:
             snapshot = self._snapshots.load(version, (MODEL_FILE,))
         except SnapshotCorrupt:
@@ -134,7 +134,7 @@ class ModelAudit:
         for rows in self._reader.follow(self._record, model.position, up_to, CHUNK):
             learned = [row for row in rows if isinstance(row, LearnRow)]
             features: dict[int, NDArray[np.float64]] = {}
-            replaced = any(isinstance(row, ImportRow) for row in rows)  # and its encoder, midway
+            replaced = any(isinstance(row, ImportRow) for row in rows)  # and with it the encoder
             if learned and model.learns_features and not replaced:
                 z_ND = model.features(learned)
                 features = {row.position: z_ND[i : i + 1] for i, row in enumerate(learned)}
@@ -148,10 +148,10 @@ class ModelAudit:
     # -- what a snapshot must be --------------------------------------------------------------
 
     def _progress(self, manifest: Manifest) -> None:
-        """Check the count of learned rows, which says when rounds are due."""
+        """Check the count of learned rows, which decides when rounds are due."""
         record, position = self._record, LogPosition(manifest.position)
         if self._reader.last_import(record.key, position):
-            return  # counts what the import brought, too
+            return  # it counts the rows of the imported model as well
         expected = self._reader.count_learned(record.key, LogPosition(0), position)
         counted = Progress(**manifest.meta["progress"]).num_learned
         if not counted == manifest.num_rows == expected:
@@ -184,10 +184,10 @@ class ModelAudit:
         if expected is None:
             return
         logged = LoggedRows(self._reader, record, position, num_rows)
-        if not logged.are_there:
-            self._check.notes.append(f"snapshot {manifest.version}: rows it is of left the log")
+        if not logged.are_logged:
+            self._check.notes.append(f"snapshot {manifest.version}: rows of it have left the log")
             return
-        # A rebuild asks nothing of rows but to be scanned, nor does a sample before them.
+        # A rebuild only scans its rows, as does a sample before them.
         rows, weights = cast(Replay, logged), expected.row_weights
         sample_size = int(manifest.metrics.get("evicted_sample", 0.0))
         evicted = None
@@ -203,12 +203,12 @@ class ModelAudit:
         self._rebuilt.append(str(manifest.version))
 
     def _may_evict(self, found: ServingModel, num_rows: int) -> bool:
-        """Whether a replay may have held so few rows: its capacity is, or once was, limited."""
+        """Whether a replay may have held so few rows: its capacity is, or was, limited."""
         knobs = found.spec.replay
         if knobs.capacity is not None or knobs.capacity_bytes is not None:
             return knobs.capacity is None or num_rows <= knobs.capacity
         earlier = self._record.spec.replay
-        return earlier != knobs  # it was changed; what was evicted then is gone
+        return earlier != knobs  # it was changed: rows may have been evicted before
 
     def _compare_forgetting(
         self, manifest: Manifest, found: ServingModel, before: Manifest
@@ -223,7 +223,7 @@ class ModelAudit:
     def _rescaled(
         self, manifest: Manifest, found: ServingModel, before: Manifest | None
     ) -> ServingModel | None:
-        """Return what the snapshot's parent becomes where inputs are scaled anew, as trained."""
+        """Return the parent with input scaling refreshed, as a round of a linear policy does it."""
         if before is None or manifest.parent != before.version:
             return None
         parent = self._load(before.version)
@@ -232,10 +232,10 @@ class ModelAudit:
         self.apply(parent, LogPosition(manifest.position))
         parent.refresh(parent.progress.num_learned)
         assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
-        ours, theirs = parent.policy.scaling, found.policy.scaling
-        if ours is not None and theirs is not None:
-            for name, tensor in ours.tensors().items():
-                difference = relative_difference(tensor, theirs.tensors()[name], 0.0)
+        first, second = parent.policy.scaling, found.policy.scaling
+        if first is not None and second is not None:
+            for name, tensor in first.tensors().items():
+                difference = relative_difference(tensor, second.tensors()[name], 0.0)
                 what = f"snapshot {manifest.version}: input scaling, {name}"
                 self._check.differs(difference, EXACT, what)
         return parent
@@ -247,10 +247,10 @@ def _was_trained(model: ServingModel, manifest: Manifest) -> bool:
 
 
 def _same_features(one: ServingModel, other: ServingModel) -> bool:
-    ours, theirs = (
+    first, second = (
         {n: t for n, t in model.policy.tensors().items() if n.startswith(("encoder/", "scaling/"))}
         for model in (one, other)
     )
-    return ours.keys() == theirs.keys() and all(
-        np.array_equal(ours[name], theirs[name]) for name in ours
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
     )

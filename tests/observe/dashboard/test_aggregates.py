@@ -1,4 +1,4 @@
-"""What the dashboard counts is what is in the log, whatever happens to the server meanwhile."""
+"""The dashboard counts what is in the log, whatever happens to the server meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.observe.counters import SECONDS, Tally
-from service.observe.dashboard.aggregates import DELAYS_S, Part, Seen
+from service.observe.dashboard.aggregates import DELAYS_S, CountedDecision, Counts
 from service.observe.dashboard.follower import Follower
 from service.observe.dashboard.views import series
 from service.store.sqlite.aggregates import AggregateReader, AggregateWriter
@@ -50,7 +50,7 @@ def same(one: dict[str, list[tuple[Any, ...]]], other: dict[str, list[tuple[Any,
                     assert left == right
 
 
-def test_rebuilt_from_the_log_they_equal_those_kept(
+def test_aggregates_rebuilt_from_the_log_equal_the_live_ones(
     start_server: Any, tmp_path: Path, feed: Any
 ) -> None:
     server = start_server()
@@ -66,7 +66,7 @@ def test_rebuilt_from_the_log_they_equal_those_kept(
     fed.counted("gone", 20)
     fed.counted("shop", 60)
     fed.call("DELETE", "/bandits/gone")
-    fed.shop("gone")  # another one of that name; it takes over the newest rows' numbers
+    fed.shop("gone")  # another bandit of that name; its rows get the numbers of the deleted ones
     fed.visit("gone", 100, 15)
     server.kill()
     again = start_server(server.data_dir)
@@ -85,7 +85,7 @@ def test_rebuilt_from_the_log_they_equal_those_kept(
     same(rows(again.data_dir / "dashboard.db", live), rows(rebuild, live))
 
 
-def test_a_file_that_is_damaged_or_gone_is_made_anew(start_server: Any, feed: Any) -> None:
+def test_a_damaged_or_missing_file_is_rebuilt(start_server: Any, feed: Any) -> None:
     server = start_server()
     fed = feed(server.url)
     fed.shop()
@@ -105,20 +105,22 @@ def test_a_file_that_is_damaged_or_gone_is_made_anew(start_server: Any, feed: An
         assert again.stop() == 0
 
 
-def test_series_are_the_closed_forms_of_what_was_counted(tmp_path: Path) -> None:
+def test_series_equal_closed_forms_of_the_counts(tmp_path: Path) -> None:
     now = time.time() // 3600 * 3600 + 1800.0
-    part = Part()
+    counts = Counts()
     for number in range(8):
-        seen = Seen(now - 5, ("red" if number < 6 else "green",), 0.5, number < 2, 0.25)
-        part.decided("uid", seen)
+        decision = CountedDecision(
+            now - 5, ("red" if number < 6 else "green",), 0.5, number < 2, 0.25
+        )
+        counts.add_decision("uid", decision)
     for value in (1.0, 2.0, 3.0, 6.0):
-        part.learned("uid", now - 5, value, 0.5)
-    part.corrected("uid", now - 5, 6.0, 4.0)
-    with AggregateWriter(tmp_path / "aggregates.db") as stored:
-        stored.add(part, {})
-        counts = [0] * (len(SECONDS) + 1)
-        counts[4] = 100
-        stored.timed(now - 5, counts)
+        counts.add_value("uid", now - 5, value, 0.5)
+    counts.correct_value("uid", now - 5, 6.0, 4.0)
+    with AggregateWriter(tmp_path / "aggregates.db") as writer:
+        writer.add(counts, {})
+        times = [0] * (len(SECONDS) + 1)
+        times[4] = 100
+        writer.timed(now - 5, times)
     with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", "15m", now)
     at = found["time"].index((now - 5) // 10 * 10)
@@ -140,14 +142,14 @@ def test_series_are_the_closed_forms_of_what_was_counted(tmp_path: Path) -> None
     assert found["reward"]["mean"][other] is None
 
 
-def test_of_many_actions_the_rest_is_counted_together(tmp_path: Path) -> None:
+def test_actions_beyond_the_first_64_are_counted_together(tmp_path: Path) -> None:
     now = time.time()
-    with AggregateWriter(tmp_path / "aggregates.db") as stored:
+    with AggregateWriter(tmp_path / "aggregates.db") as writer:
         for number in range(200):
-            part = Part()
-            part.decided("uid", Seen(now, (f"a{number}",), None, None, None))
-            part.decided("uid", Seen(now, ("a0",), None, None, None))
-            stored.add(part, {})
+            counts = Counts()
+            counts.add_decision("uid", CountedDecision(now, (f"a{number}",), None, None, None))
+            counts.add_decision("uid", CountedDecision(now, ("a0",), None, None, None))
+            writer.add(counts, {})
     with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", "1h", now)["actions"]
     assert found["ids"][0] == "a0"
@@ -157,13 +159,13 @@ def test_of_many_actions_the_rest_is_counted_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["15m", "1h", "6h", "1d", "7d", "30d", "all"])
-def test_every_range_is_a_few_hundred_points_and_counts_all(tmp_path: Path, name: str) -> None:
+def test_every_range_has_few_points_and_counts_everything(tmp_path: Path, name: str) -> None:
     now = time.time()
-    part = Part()
+    counts = Counts()
     for ago in (1.0, 400.0, 86400.0 * 300):
-        part.decided("uid", Seen(now - ago, ("a",), 0.5, False, 0.1))
-    with AggregateWriter(tmp_path / "aggregates.db") as stored:
-        stored.add(part, {})
+        counts.add_decision("uid", CountedDecision(now - ago, ("a",), 0.5, False, 0.1))
+    with AggregateWriter(tmp_path / "aggregates.db") as writer:
+        writer.add(counts, {})
     with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", name, now)
     assert len(found["time"]) <= 730

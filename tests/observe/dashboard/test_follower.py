@@ -1,4 +1,4 @@
-"""What the follower reads of a store: all of it once, in pieces that stay small."""
+"""The follower counts every row of a store once, in small chunks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def cursor(tmp_path: Path, name: str) -> tuple[int, float | None]:
         return found[0], found[1]
 
 
-def test_decisions_are_counted_once_in_pieces_of_so_many_rows(database, follower, tmp_path) -> None:
+def test_decisions_are_counted_once_in_chunks_of_rows(database, follower, tmp_path) -> None:
     decide(database, CHUNK + 1, pack_chosen(picks("red"), b""))
     assert follower.step()
     assert counted(tmp_path, "selects") == CHUNK
@@ -88,7 +88,7 @@ def test_decisions_are_counted_once_in_pieces_of_so_many_rows(database, follower
     assert cursor(tmp_path, "decisions") == (CHUNK + 1, NOW)
 
 
-def test_pieces_of_large_picks_are_a_few_rows(database, follower, tmp_path) -> None:
+def test_chunks_of_large_picks_have_few_rows(database, follower, tmp_path) -> None:
     chosen = pack_chosen(picks("red", "green", features=1024), b"")
     decide(database, 20, chosen)
     at_once = -(-BYTES // len(chosen))
@@ -99,7 +99,7 @@ def test_pieces_of_large_picks_are_a_few_rows(database, follower, tmp_path) -> N
     assert counted(tmp_path, "selects") == 20
 
 
-def test_picks_larger_than_a_piece_are_counted_one_by_one(database, follower, tmp_path) -> None:
+def test_picks_larger_than_a_chunk_are_counted_one_by_one(database, follower, tmp_path) -> None:
     decide(database, 3, pack_chosen(picks("red", features=BYTES), b""))
     for number in (1, 2, 3):
         assert follower.step()
@@ -107,7 +107,7 @@ def test_picks_larger_than_a_piece_are_counted_one_by_one(database, follower, tm
     assert not follower.step()
 
 
-def test_what_teaches_nothing_is_read_once(
+def test_rows_without_a_value_are_passed_over_once(
     database, follower, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log(database, CHANGED, LEARNED, CHANGED, CHANGED)
@@ -115,7 +115,7 @@ def test_what_teaches_nothing_is_read_once(
     assert counted(tmp_path, "num_values") == 1
     assert cursor(tmp_path, "uid")[0] == 4
     with monkeypatch.context() as changed:
-        changed.setattr(counting, "_LEARNED", "no statement")  # nobody asks
+        changed.setattr(counting, "_LEARNED", "no statement")  # it would fail
         assert not follower.step()
     log(database, LEARNED, CHANGED, LEARNED)
     assert not follower.step()
@@ -123,19 +123,19 @@ def test_what_teaches_nothing_is_read_once(
     assert cursor(tmp_path, "uid") == (7, NOW)
 
 
-def test_a_bandit_that_is_gone_leaves_no_cursor(database, follower, tmp_path) -> None:
+def test_a_deleted_bandit_leaves_no_cursor(database, follower, tmp_path) -> None:
     def cursors() -> list[tuple[str]]:
         with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
             return db.execute("SELECT name FROM cursors ORDER BY name").fetchall()
 
-    log(database, CHANGED)  # nothing of it is counted
+    log(database, CHANGED)  # there is nothing to count in it
     follower.step()
     assert cursors() == [("uid",)]
-    follower._kept.prune(NOW, [])
+    follower._aggregates.prune(NOW, [])
     assert cursors() == []
     decide(database, 1, pack_chosen(picks("red"), b""))
     follower.step()
-    follower._kept.prune(NOW, [])
+    follower._aggregates.prune(NOW, [])
     assert cursors() == [("decisions",)]
 
 

@@ -53,7 +53,7 @@ DAMAGE = {
     ),
     "the rewards of a value": (
         "DELETE FROM rewards WHERE decision_id = 'linear.7'",
-        "was learned, no reward says so",
+        "was learned, but no reward reported it",
     ),
     "a second reward that counts": (
         "INSERT INTO rewards SELECT decision_id, item, 'again', reward, status, time FROM rewards"
