@@ -76,7 +76,7 @@ def test_encoders_of_file_and_environment_come_together(
     assert load_settings(path).encoders == {"first": "a:A", "second": "b:B"}
 
 
-def test_tables_of_the_environment_are_json_or_keys_of_their_own(
+def test_tables_of_the_environment_are_json_or_one_variable_per_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = toml(tmp_path, '[bandits.shop]\npolicy = "linear_ts"\nseed = 1\n')
@@ -150,7 +150,7 @@ def test_a_wrong_environment_is_refused_and_the_variable_named(
 
 
 def serve(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `bandexa serve` where it must end by itself."""
+    """Run `bandexa serve` with settings that it refuses."""
     return bandexa("serve", "--port", 0, *arguments, cwd=cwd, env=environment)
 
 
@@ -170,7 +170,7 @@ def test_serve_ends_with_status_2_and_names_an_unknown_variable(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_serve_ends_with_status_2_on_an_address_it_cannot_have(tmp_path: Path) -> None:
+def test_serve_ends_with_status_2_on_an_unavailable_address(tmp_path: Path) -> None:
     ended = serve("--host", "192.0.2.1", cwd=tmp_path)
     assert ended.returncode == 2
     assert "192.0.2.1" in ended.stderr

@@ -1,4 +1,4 @@
-"""Logs: JSON or text, of both processes, with the ids of decisions and nothing secret."""
+"""Logs as JSON or text, of both processes, with the ids of decisions and without secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def play(start_server, api_of, tmp_path, toml: str) -> tuple[str, str]:
     return decision["action"]["id"], server.log_text()
 
 
-def test_json_lines_name_the_decision_they_are_about(start_server, api_of, tmp_path) -> None:
+def test_json_lines_name_the_decision_of_their_request(start_server, api_of, tmp_path) -> None:
     action, text = play(start_server, api_of, tmp_path, 'log_level = "debug"\n')
     found = lines(text)
     for line in found:
@@ -54,7 +54,7 @@ def test_json_lines_name_the_decision_they_are_about(start_server, api_of, tmp_p
     assert "0.123456" not in text
 
 
-def test_nothing_is_logged_per_decision_unless_asked(api, server) -> None:
+def test_decisions_are_not_logged_by_default(api, server) -> None:
     own_id = api.fresh("quiet")
     api.select(api.two_actions(), [1, 2], decision_id=own_id)
     api.reward(own_id, 1.0)

@@ -1,4 +1,4 @@
-"""Metrics: what /metrics serves is what docs/metrics.md lists, in good form, and right."""
+"""/metrics serves what docs/metrics.md lists, in the right form and with the right values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def value(api, name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module")
 def busy(api) -> str:
-    """A bandit that has selected, been rewarded in every way, and trained."""
+    """A bandit with selects, rewards of every status, and a training round."""
     name: str = api.two_actions(
         policy="neural_linear_ts",
         encoder={"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}},
@@ -80,14 +80,14 @@ def test_the_table_lists_exactly_what_is_served(api, busy: str) -> None:
         assert labels in (listed[name], set()), name
 
 
-def test_names_help_and_types_are_as_prometheus_wants_them(api, busy: str) -> None:
-    """What `promtool check metrics` looks at; `make docs-check` runs promtool itself."""
+def test_names_help_and_types_follow_prometheus_conventions(api, busy: str) -> None:
+    """The rules of `promtool check metrics`; `make docs-check` runs promtool itself."""
     text = api.http.get("/metrics").text
-    seen = set()
+    names = set()
     for family in text_string_to_metric_families(text):
         assert re.fullmatch(r"(bandexa|process)_[a-z0-9_]+", family.name)
-        assert family.name not in seen
-        seen.add(family.name)
+        assert family.name not in names
+        names.add(family.name)
         assert family.documentation.strip()
         assert not ENDINGS.search(family.name)
         assert not ABBREVIATED.search(family.name)
@@ -173,7 +173,7 @@ def test_commits_are_counted_with_their_writes(api, busy: str) -> None:
     assert len({s.value for s in samples(api) if s.name in names}) == 1
 
 
-def test_what_is_served_and_what_it_was_trained_on(api, busy: str) -> None:
+def test_the_served_model_and_its_training_are_reported(api, busy: str) -> None:
     state = api.state(busy)
     assert value(api, "bandexa_snapshot", bandit=busy) == state["snapshot"] == 1
     assert value(api, "bandexa_position", bandit=busy) == state["position"]

@@ -1,4 +1,4 @@
-"""Shared by the store tests: a real store on a real file, and records with defaults."""
+"""Fixtures of the store tests: a real store on a real file, and records with defaults."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from service.store.sqlite.store import SqliteStore
 ANSWER_WITHIN_S = 20.0
 
 
-class Desk:
-    """Opens stores on one file, asks them and waits for the answers.
+class StoreClient:
+    """Opens stores on one file, calls them and waits for their answers.
 
-    `answered` holds what `ask` returned in the order of the answers; `groups` the number of answers
-    of every group that was committed, complete once the store is closed.
+    Attributes:
+        answered: The futures that `ask` returned, in the order of the answers.
+        groups: The number of answers of each committed group; complete once the store is closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +40,7 @@ class Desk:
         durability: Durability = "os",
         gather: Callable[[Callable[[], None]], None] | None = None,
     ) -> SqliteStore:
-        """Open the store; time is a counter, so that rows can be told apart."""
+        """Open the store; its clock is a counter, so that every row has another time."""
         store = SqliteStore(
             self.path, durability, self._deliver, lambda: float(next(self._clock)), gather
         )
@@ -56,7 +57,7 @@ class Desk:
         self.groups.append(len(self.answered) - before)
 
     def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
-        """Call an append and return what its callback will be given."""
+        """Call an append and return a future of its callback's result."""
         future: Future[Any] = Future()
 
         def done(result: Any, error: Exception | None) -> None:
@@ -114,7 +115,7 @@ def make_report(decision_id: str, reward: float = 1.0, action: str | None = None
 
 
 class Make:
-    """The builders of this folder, as one fixture."""
+    """Builders of records, as one fixture."""
 
     spec = staticmethod(make_spec)
     decision = staticmethod(make_decision)
@@ -129,9 +130,11 @@ class Make:
         return RewardSpec(reward_window_s=seconds)
 
     @staticmethod
-    def bandit(desk: Desk, store: SqliteStore, name: str = "b", **changes: Any) -> BanditRecord:
+    def bandit(
+        client: StoreClient, store: SqliteStore, name: str = "b", **changes: Any
+    ) -> BanditRecord:
         """Create a bandit without a snapshot."""
-        record = desk.call(store.create_bandit, name, make_spec(**changes), lambda uid: None)
+        record = client.call(store.create_bandit, name, make_spec(**changes), lambda uid: None)
         assert isinstance(record, BanditRecord)
         return record
 
@@ -142,12 +145,12 @@ def make() -> type[Make]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "bandexa.db")
-    yield desk
-    desk.close()
+def client(tmp_path: Path) -> Iterator[StoreClient]:
+    client = StoreClient(tmp_path / "bandexa.db")
+    yield client
+    client.close()
 
 
 @pytest.fixture
-def store(desk: Desk) -> SqliteStore:
-    return desk.open()
+def store(client: StoreClient) -> SqliteStore:
+    return client.open()

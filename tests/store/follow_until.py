@@ -1,4 +1,4 @@
-"""A second process that follows a log while it grows; prints what it saw as JSON.
+"""A second process that follows a log while it grows; prints what it read as JSON.
 
 Arguments: database, position to stop at. Prints "ready" once the first row can be read.
 """
@@ -17,7 +17,7 @@ from service.store.sqlite.reader import StoreReader
 
 def main() -> None:
     path, stop = Path(sys.argv[1]), int(sys.argv[2])
-    seen: list[tuple[int, str, float]] = []
+    read: list[tuple[int, str, float]] = []
     heads = []
     deadline = time.monotonic() + 60
     with StoreReader(path) as reader:
@@ -30,9 +30,9 @@ def main() -> None:
             for rows in reader.follow(record, after, head, 64):
                 for row in rows:
                     assert isinstance(row, LearnRow)
-                    seen.append((row.position, row.decision_id, row.after))
+                    read.append((row.position, row.decision_id, row.after))
             after = head
-    print(json.dumps({"rows": seen, "heads": heads}))
+    print(json.dumps({"rows": read, "heads": heads}))
 
 
 if __name__ == "__main__":

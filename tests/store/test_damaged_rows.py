@@ -1,4 +1,4 @@
-"""Rows that are not what was written: refused by name when something is made of them."""
+"""Rows that are not what was written are refused by name when they are used."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from service.store.sqlite.codec import chosen_ids, unpack_chosen
 
 
 @pytest.fixture
-def bandit(desk, store, make):
+def bandit(client, store, make):
     """A bandit with an action and two learned values, at positions 1 to 3; d2 awaits its reward."""
-    bandit = make.bandit(desk, store)
+    bandit = make.bandit(client, store)
     change = CatalogueChange((ActionId("a0"),), np.ones((1, 2), np.float32), np.ones(1, np.bool_))
-    desk.call(store.append_change, bandit, change)
+    client.call(store.append_change, bandit, change)
     for number in range(3):
-        desk.call(store.append_decision, make.decision(bandit, f"d{number}"))
+        client.call(store.append_decision, make.decision(bandit, f"d{number}"))
         if number < 2:
-            desk.call(store.append_reward, make.report(f"d{number}", 0.5))
+            client.call(store.append_reward, make.report(f"d{number}", 0.5))
     return bandit
 
 
@@ -58,40 +58,40 @@ FLIPPED = "CAST(substr({0}, 1, length({0}) - 3) || x'55' || substr({0}, -2) AS B
         ("DELETE FROM decisions WHERE decision_id = 'd1'", "decision d1 is missing"),
     ],
 )  # fmt: skip
-def test_no_model_is_made_of_a_damaged_row(desk, store, bandit, sql, what):
+def test_no_model_is_built_from_a_damaged_row(client, store, bandit, sql, what):
     assert follow(store, bandit) == [1, 2, 3]
-    change(desk.path, sql)
+    change(client.path, sql)
     with pytest.raises(StoreDamaged, match=what):
         follow(store, bandit)
 
 
-def test_actions_are_not_read_from_a_damaged_row(desk, store, bandit):
+def test_actions_are_not_read_from_a_damaged_row(client, store, bandit):
     with store.reader() as reader:
         assert len(reader.catalogue_at(bandit, LogPosition(3)).ids) == 1
-        change(desk.path, "UPDATE log SET payload = zeroblob(4) WHERE position = 1")
+        change(client.path, "UPDATE log SET payload = zeroblob(4) WHERE position = 1")
         with pytest.raises(StoreDamaged, match="log row 1"):
             reader.catalogue_at(bandit, LogPosition(3))
 
 
 @pytest.mark.parametrize("column", ["context", "chosen"])
-def test_a_damaged_decision_is_not_learned_from(desk, store, make, bandit, column):
+def test_a_damaged_decision_is_not_learned_from(client, store, make, bandit, column):
     flipped = FLIPPED.format(column)
-    change(desk.path, f"UPDATE decisions SET {column} = {flipped} WHERE decision_id = 'd2'")
+    change(client.path, f"UPDATE decisions SET {column} = {flipped} WHERE decision_id = 'd2'")
     with pytest.raises(StoreDamaged, match="decision d2"):
-        desk.call(store.append_reward, make.report("d2", 0.5))
+        client.call(store.append_reward, make.report("d2", 0.5))
     assert follow(store, bandit) == [1, 2, 3]
-    assert desk.call(store.append_reward, make.report("d1", 0.5)).status == "duplicate"
+    assert client.call(store.append_reward, make.report("d1", 0.5)).status == "duplicate"
 
 
-def test_damaged_picks_are_not_answered(desk, store, bandit):
+def test_damaged_picks_are_not_answered(client, store, bandit):
     flipped = FLIPPED.format("chosen")
-    change(desk.path, f"UPDATE decisions SET chosen = {flipped} WHERE decision_id = 'd2'")
+    change(client.path, f"UPDATE decisions SET chosen = {flipped} WHERE decision_id = 'd2'")
     with store.reader() as reader, pytest.raises(StoreDamaged, match="decision d2"):
         reader.answer(DecisionId("d2"))
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [["a0", 0, 0, b"", 0.5]], [1, 2, "text"], [], 7, None])
-def test_what_are_no_picks_with_checksums_is_refused(value):
+def test_anything_but_picks_with_checksums_is_refused(value):
     for unpack in (unpack_chosen, chosen_ids):
         with pytest.raises(StoreDamaged, match="decision d0"):
             unpack("d0", msgpack.packb(value))

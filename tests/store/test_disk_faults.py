@@ -1,4 +1,4 @@
-"""Faults inside the writer: which of them cost an operation, a group, or the store."""
+"""Faults inside the writer: which of them fail one operation, a group, or the store."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def error_of(code: int, name: str = "SQLITE_X") -> sqlite3.Error:
         (sqlite3.SQLITE_CORRUPT, Fault.FINAL),
     ],
 )
-def test_a_database_error_means_the_same_wherever_it_comes(code, expected, committing):
+def test_a_database_error_is_the_same_fault_wherever_it_is_raised(code, expected, committing):
     assert fault_of(error_of(code), committing=committing) is expected
 
 
 @pytest.mark.parametrize(
     "error", [error_of(sqlite3.SQLITE_CONSTRAINT), sqlite3.ProgrammingError("x"), ValueError("x")]
 )
-def test_what_nobody_foresaw_is_final_in_a_commit_and_a_mistake_elsewhere(error):
+def test_an_unexpected_error_is_final_in_a_commit_and_a_mistake_elsewhere(error):
     assert fault_of(error, committing=False) is Fault.OPERATION
     assert fault_of(error, committing=True) is Fault.FINAL
 
 
-def test_an_error_is_told_in_words_with_its_name():
+def test_an_error_is_described_with_its_cause_and_its_name():
     text = describe(error_of(sqlite3.SQLITE_FULL, "SQLITE_FULL"))
     assert text == "the disk is full (as sqlite says, SQLITE_FULL)"
     assert "sync" in describe(error_of(sqlite3.SQLITE_IOERR_FSYNC))
@@ -62,7 +62,7 @@ def test_an_error_is_told_in_words_with_its_name():
 
 @contextmanager
 def no_file_beyond(num_bytes: int) -> Iterator[None]:
-    """Have the kernel refuse writes beyond a size; Python ignores the signal that comes with it."""
+    """Make the kernel refuse writes beyond a file size; Python ignores the signal for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -79,16 +79,16 @@ def poll(condition: Callable[[], bool]) -> None:
 
 
 class Held:
-    """Keeps the writer busy, so that what is asked meanwhile becomes one group."""
+    """Blocks the writer, so that all appends meanwhile become one group."""
 
-    def __init__(self, desk, store, make) -> None:
+    def __init__(self, client, store, make) -> None:
         self._go, begun = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
             begun.set()
             self._go.wait(20)
 
-        self._future: Future[object] = desk.ask(store.create_bandit, "holder", make.spec(), hold)
+        self._future: Future[object] = client.ask(store.create_bandit, "holder", make.spec(), hold)
         assert begun.wait(20)
 
     def release(self) -> None:
@@ -96,18 +96,18 @@ class Held:
         self._future.result(20)
 
 
-def test_an_unforeseen_error_costs_its_own_operation_alone(desk, store, make, caplog):
-    bandit = make.bandit(desk, store)
+def test_an_unexpected_error_fails_only_its_own_operation(client, store, make, caplog):
+    bandit = make.bandit(client, store)
     good = make.decision(bandit, "d0")
-    bad = make.decision(bandit, "d1")._replace(snapshot=2**70)  # more than the database can hold
-    held = Held(desk, store, make)
+    bad = make.decision(bandit, "d1")._replace(snapshot=2**70)  # larger than a column can store
+    held = Held(client, store, make)
     futures = [
-        desk.ask(store.append_decision, record)
+        client.ask(store.append_decision, record)
         for record in (good, bad, make.decision(bandit, "d2"))
     ]
-    futures.append(desk.ask(store.append_reward, make.report("d0", 0.5)))
-    futures.append(desk.ask(store.append_reward, make.report("d0", 0.5)))
-    created = desk.ask(store.create_bandit, "c", make.spec(), lambda _: None)
+    futures.append(client.ask(store.append_reward, make.report("d0", 0.5)))
+    futures.append(client.ask(store.append_reward, make.report("d0", 0.5)))
+    created = client.ask(store.create_bandit, "c", make.spec(), lambda _: None)
     with caplog.at_level(logging.ERROR):
         held.release()
         error = futures[1].exception(20)
@@ -119,75 +119,75 @@ def test_an_unforeseen_error_costs_its_own_operation_alone(desk, store, make, ca
     assert futures[4].result(20).status == "duplicate"
     assert isinstance(created.exception(20), Unavailable), "its files are written once"
     assert store.failure is None
-    assert desk.call(store.create_bandit, "c", make.spec(), lambda _: None).name == "c"
-    with closing(sqlite3.connect(desk.path)) as connection:
+    assert client.call(store.create_bandit, "c", make.spec(), lambda _: None).name == "c"
+    with closing(sqlite3.connect(client.path)) as connection:
         names = connection.execute("SELECT decision_id FROM decisions").fetchall()
     assert sorted(names) == [("d0",), ("d2",)]
 
 
-def test_a_deletion_that_was_rolled_back_leaves_its_bandit_in_service(desk, store, make, caplog):
-    bandit = make.bandit(desk, store, context=ContextSpec(shape=(64, 1024)))
+def test_a_deletion_that_is_rolled_back_leaves_its_bandit_alive(client, store, make, caplog):
+    bandit = make.bandit(client, store, context=ContextSpec(shape=(64, 1024)))
     big = [make.decision(bandit, f"d{number}") for number in range(8)]
-    held = Held(desk, store, make)
+    held = Held(client, store, make)
     with no_file_beyond(MEGABYTE), caplog.at_level(logging.CRITICAL):
-        futures = [desk.ask(store.append_decision, record) for record in big]
-        deleted = desk.ask(store.delete_bandit, bandit)
+        futures = [client.ask(store.append_decision, record) for record in big]
+        deleted = client.ask(store.delete_bandit, bandit)
         held.release()
         for future in (*futures, deleted):
             assert isinstance(future.exception(20), Unavailable)
     poll(lambda: store.failure is None)
-    assert desk.call(store.append_decision, make.decision(bandit, "late")) is None
-    assert desk.call(store.delete_bandit, bandit) is None
+    assert client.call(store.append_decision, make.decision(bandit, "late")) is None
+    assert client.call(store.delete_bandit, bandit) is None
     with pytest.raises(Conflict):
-        desk.call(store.append_decision, make.decision(bandit, "later"))
+        client.call(store.append_decision, make.decision(bandit, "later"))
 
 
-def test_an_outage_ends_by_itself_and_cost_only_what_was_refused(desk, make, caplog):
-    store = desk.open("commit")
-    bandit = make.bandit(desk, store, context=ContextSpec(shape=(64, 1024)))
+def test_an_outage_ends_by_itself_and_loses_only_refused_writes(client, make, caplog):
+    store = client.open("commit")
+    bandit = make.bandit(client, store, context=ContextSpec(shape=(64, 1024)))
     records = [make.decision(bandit, f"d{number}") for number in range(20)]
     with no_file_beyond(MEGABYTE), caplog.at_level(logging.CRITICAL):
-        errors = [desk.ask(store.append_decision, r).exception(20) for r in records]
+        errors = [client.ask(store.append_decision, r).exception(20) for r in records]
     refused = [r.decision_id for r, e in zip(records, errors, strict=True) if e is not None]
     assert 0 < len(refused) < 20
     assert all(isinstance(error, Unavailable) for error in errors if error is not None)
     poll(lambda: store.failure is None)
     assert not store.failed_for_good
-    with closing(sqlite3.connect(desk.path)) as connection:
+    with closing(sqlite3.connect(client.path)) as connection:
         found = {name for (name,) in connection.execute("SELECT decision_id FROM decisions")}
     assert found == {r.decision_id for r in records} - set(refused)
     for record in records:
-        stored = desk.call(store.append_decision, record)
+        stored = client.call(store.append_decision, record)
         assert (stored is None) == (record.decision_id in refused)
 
 
-def test_a_store_that_is_closed_during_an_outage_ends_at_once(desk, store, make, caplog):
-    bandit = make.bandit(desk, store, context=ContextSpec(shape=(64, 1024)))
+def test_a_store_that_is_closed_during_an_outage_ends_at_once(client, store, make, caplog):
+    bandit = make.bandit(client, store, context=ContextSpec(shape=(64, 1024)))
     with no_file_beyond(MEGABYTE), caplog.at_level(logging.CRITICAL):
         for number in range(8):
-            desk.ask(store.append_decision, make.decision(bandit, f"d{number}"))
+            client.ask(store.append_decision, make.decision(bandit, f"d{number}"))
         poll(lambda: store.failure is not None)
         began = time.monotonic()
         store.close()
         assert time.monotonic() - began < 1.0, "it does not wait for a probe"
-    store = desk.open()
-    assert desk.call(store.append_decision, make.decision(bandit, "late")) is None
+    store = client.open()
+    assert client.call(store.append_decision, make.decision(bandit, "late")) is None
 
 
-def test_a_store_that_cannot_be_written_is_not_opened(desk, store):
+def test_a_store_that_cannot_be_written_is_not_opened(client, store):
     store.close()
     with no_file_beyond(1024), pytest.raises(StoreError, match="the disk refuses to be written"):
-        desk.open()
-    assert desk.open().failure is None
+        client.open()
+    assert client.open().failure is None
 
 
 @pytest.mark.parametrize("durability", ["commit", "os"])
-def test_the_write_ahead_log_is_written_back_and_used_again(desk, make, durability):
-    store = desk.open(durability)
-    bandit = make.bandit(desk, store, context=ContextSpec(shape=(64, 1024)))
+def test_the_write_ahead_log_is_checkpointed_and_reused(client, make, durability):
+    store = client.open(durability)
+    bandit = make.bandit(client, store, context=ContextSpec(shape=(64, 1024)))
     sizes = []
     for number in range(100):
-        desk.call(store.append_decision, make.decision(bandit, f"d{number}"))
-        sizes.append(desk.path.with_name("bandexa.db-wal").stat().st_size)
-    assert desk.path.stat().st_size > 3 * WAL_BYTES, "the rows are in the database"
+        client.call(store.append_decision, make.decision(bandit, f"d{number}"))
+        sizes.append(client.path.with_name("bandexa.db-wal").stat().st_size)
+    assert client.path.stat().st_size > 3 * WAL_BYTES, "the rows are in the database"
     assert max(sizes) < 1.2 * WAL_BYTES

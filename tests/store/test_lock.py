@@ -1,4 +1,4 @@
-"""Who owns a data directory: one process, named to whoever else tries."""
+"""A data directory belongs to one process, which is named to others that open it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def holder_of(path: Path) -> dict[str, object]:
     return found
 
 
-def test_the_lock_file_names_its_holder_and_the_epoch(desk, store):
-    holder = holder_of(desk.path)
+def test_the_lock_file_names_its_holder_and_the_epoch(client, store):
+    holder = holder_of(client.path)
     assert holder["pid"] == os.getpid()
     assert holder["host"] == socket.gethostname()
     assert holder["epoch"] == store.epoch
@@ -40,26 +40,26 @@ def test_the_lock_file_names_its_holder_and_the_epoch(desk, store):
     assert timedelta(seconds=-1) <= datetime.now(UTC) - since < timedelta(seconds=60)
 
 
-def test_a_second_process_is_told_who_has_it_until_that_is_killed(desk):
+def test_a_second_process_is_refused_with_the_owners_name_until_that_is_killed(client):
     with subprocess.Popen(
-        [sys.executable, "-c", OPEN, str(desk.path)],
+        [sys.executable, "-c", OPEN, str(client.path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        since = holder_of(desk.path)["since"]
+        since = holder_of(client.path)["since"]
         with pytest.raises(StoreError) as refused:
-            desk.open()
+            client.open()
         assert f"held by pid {process.pid} on {socket.gethostname()} since {since}" in str(
             refused.value
         )
         process.kill()
-    assert desk.open().epoch == 2  # the killed one is still named in the file, which nobody minds
-    assert holder_of(desk.path)["pid"] == os.getpid()
+    assert client.open().epoch == 2  # although the file still names the killed process
+    assert holder_of(client.path)["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"pid": 1}'])
-def test_a_lock_file_that_says_nothing_useful_locks_all_the_same(tmp_path, content):
+def test_a_lock_file_with_other_content_locks_as_well(tmp_path, content):
     path = tmp_path / "x.lock"
     fd = lock_file(path)
     path.write_bytes(content)
@@ -69,7 +69,7 @@ def test_a_lock_file_that_says_nothing_useful_locks_all_the_same(tmp_path, conte
     os.close(lock_file(path))
 
 
-def test_a_shorter_holder_leaves_nothing_of_a_longer_one(tmp_path):
+def test_a_shorter_entry_overwrites_all_of_a_longer_one(tmp_path):
     path = tmp_path / "x.lock"
     path.write_bytes(b"x" * 10_000)
     fd = lock_file(path)

@@ -1,4 +1,4 @@
-"""The reward contract, against a model of it that keeps plain lists.
+"""The reward contract, compared with a model of it that uses plain lists.
 
 A state machine decides, rewards, repeats, activates and lets time pass on a real store; whatever
 order hypothesis finds, statuses, values and learn rows are those of the model.
@@ -26,7 +26,7 @@ from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import RewardSpec
 from service.store.errors import InvalidRequest, StoreError, UnknownDecision
 from service.store.sqlite.store import SqliteStore
-from tests.store.conftest import Desk, make_decision, make_report, make_spec
+from tests.store.conftest import StoreClient, make_decision, make_report, make_spec
 
 VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])
 REWARD_IDS = st.sampled_from([None, "r0", "r1", "r2", "r3", "r4"])
@@ -35,12 +35,12 @@ WINDOW_S, START = 100.0, 1000.0
 
 @dataclass
 class Known:
-    """One decision as the model sees it."""
+    """One decision in the model."""
 
     made: float
     active: bool
     counted: list[tuple[str | None, float]] = field(default_factory=list)
-    kept: list[tuple[str | None, float, str]] = field(default_factory=list)
+    stored: list[tuple[str | None, float, str]] = field(default_factory=list)
     value: float | None = None
     closed: bool = False
 
@@ -65,7 +65,7 @@ class Contract(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.now, self.aggregate, self.window = START, aggregate, window
         self.default = default if window is not None else None
-        self.desk = Desk(Path(self.folder.name) / "bandexa.db")
+        self.client = StoreClient(Path(self.folder.name) / "bandexa.db")
         self.store = self.opened()
         rewards = RewardSpec(
             aggregate=aggregate,  # type: ignore[arg-type]
@@ -76,18 +76,18 @@ class Contract(RuleBasedStateMachine):
         self.bandit = self.call(self.store.create_bandit, "b", spec, lambda uid: None)
         self.known: dict[str, Known] = {}
         self.learned: list[tuple[str, float | None, float]] = []
-        self.look()
+        self.tick()
 
     def opened(self) -> SqliteStore:
-        return SqliteStore(self.desk.path, "os", lambda answer: answer(), lambda: self.now)
+        return SqliteStore(self.client.path, "os", lambda answer: answer(), lambda: self.now)
 
     def call(self, append: Callable[..., None], *args: Any) -> Any:
-        return self.desk.call(append, *args)
+        return self.client.call(append, *args)
 
-    def look(self) -> None:
-        """Have the store close what is due, and say what the model expects of it."""
+    def tick(self) -> None:
+        """Close the due windows in the store, and check what the model expects."""
         closed = self.call(self.store.close_windows)
-        seen = [(learned.row.decision_id, learned.row.after) for learned in closed.learned]
+        found = [(learned.row.decision_id, learned.row.after) for learned in closed.learned]
         expected = []
         for name, known in sorted(self.known.items(), key=lambda pair: (pair[1].made, pair[0])):
             if self.window is None or known.closed or self.now < known.made + self.window:
@@ -96,7 +96,7 @@ class Contract(RuleBasedStateMachine):
             if self.default is not None and known.active and known.value is None:
                 expected.append((name, self.default))
                 self.learn(name, known, self.default)
-        assert seen == expected
+        assert found == expected
 
     def learn(self, name: str, known: Known, value: float) -> None:
         self.learned.append((name, known.value, value))
@@ -127,32 +127,32 @@ class Contract(RuleBasedStateMachine):
             assert (outcome.row.before, outcome.row.after) == (self.before, known.value)
 
     def expected(self, name: str, known: Known, value: float, reward_id: str | None) -> str:
-        """Return the status that is right, having brought the model up to date."""
+        """Update the model and return the expected status."""
         self.before = known.value
         if reward_id is not None:
-            same = [kept for kept in known.kept if kept[0] == reward_id]
-            if any(kept[1] == value for kept in same):
+            same = [stored for stored in known.stored if stored[0] == reward_id]
+            if any(stored[1] == value for stored in same):
                 return "duplicate"
             if same:
-                known.kept.append((reward_id, value, "ignored"))
+                known.stored.append((reward_id, value, "ignored"))
                 return "ignored"
         if known.closed:
-            if reward_id is None and any(k[1:] == (value, "late") for k in known.kept):
+            if reward_id is None and any(k[1:] == (value, "late") for k in known.stored):
                 return "duplicate"
-            known.kept.append((reward_id, value, "late"))
+            known.stored.append((reward_id, value, "late"))
             return "late"
         values = [each for _, each in known.counted]
         if values and self.aggregate in ("first", "last"):
             if folded(self.aggregate, values) == value:
                 return "duplicate"
             if self.aggregate == "first":
-                known.kept.append((reward_id, value, "ignored"))
+                known.stored.append((reward_id, value, "ignored"))
                 return "ignored"
         known.counted.append((reward_id, value))
         status = "applied" if known.active else "aggregated"
         if values and self.aggregate in ("sum", "mean"):
             status = "aggregated"
-        known.kept.append((reward_id, value, status))
+        known.stored.append((reward_id, value, status))
         total = folded(self.aggregate, [*values, value])
         if known.active and total != known.value:
             self.learn(name, known, total)
@@ -180,17 +180,17 @@ class Contract(RuleBasedStateMachine):
     def time_passes(self, seconds: float, times: int) -> None:
         for _ in range(times):
             self.now += seconds
-            self.look()
+            self.tick()
 
     @rule(seconds=st.sampled_from([0.5, 40.0, 5000.0]))
     def the_service_is_away(self, seconds: float) -> None:
-        self.look()
+        self.tick()
         self.call(self.store.append_propensity, DecisionId("nobody"), 0.5)
         self.store.close()
         self.now += seconds
         self.store = self.opened()
         for known in self.known.values():
-            if not known.closed:  # what it was away does not count
+            if not known.closed:  # the time without a server does not count
                 known.made += seconds
         closed = self.call(self.store.close_windows)
         assert closed.learned == ()
@@ -226,26 +226,26 @@ TestContract.settings = settings(
 )  # fmt: skip
 
 
-def test_a_window_closes_exactly_as_much_later_as_the_service_was_closed(tmp_path):
-    desk, now = Desk(tmp_path / "bandexa.db"), [START]
+def test_a_window_closes_later_by_the_time_that_the_service_was_closed(tmp_path):
+    client, now = StoreClient(tmp_path / "bandexa.db"), [START]
 
     def opened() -> SqliteStore:
-        return SqliteStore(desk.path, "os", lambda answer: answer(), lambda: now[0])
+        return SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
 
     store = opened()
     rewards = RewardSpec(reward_window_s=10.0, default_reward=0.5)
-    bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
-    desk.call(store.close_windows)
-    desk.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
+    bandit = client.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
+    client.call(store.close_windows)
+    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
     for second in range(1, 4):  # 7 seconds are left
         now[0] = START + second
-        assert desk.call(store.close_windows).learned == ()
+        assert client.call(store.close_windows).learned == ()
     store.close()
     now[0] += 1000.0
     store = opened()
     closed = []
     for _ in range(9):
-        if desk.call(store.close_windows).learned:
+        if client.call(store.close_windows).learned:
             closed.append(now[0] - START - 1003.0)
         now[0] += 1.0
     store.close()
@@ -253,34 +253,34 @@ def test_a_window_closes_exactly_as_much_later_as_the_service_was_closed(tmp_pat
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1e16, 0.1, -1e16])))
-def test_a_sum_does_not_depend_on_the_order_of_its_rewards(desk, store, order):
+def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, order):
     spec = make_spec(rewards=RewardSpec(aggregate="sum"))
-    bandit = desk.call(store.create_bandit, "b", spec, lambda uid: None)
-    desk.call(store.append_decision, make_decision(bandit, "d0"))
+    bandit = client.call(store.create_bandit, "b", spec, lambda uid: None)
+    client.call(store.append_decision, make_decision(bandit, "d0"))
     for number, value in enumerate(order):
         report = replace(make_report("d0", value), reward_id=f"r{number}")
-        row = desk.call(store.append_reward, report).row
+        row = client.call(store.append_reward, report).row
     assert row.after == 0.1
 
 
-def test_an_outage_postpones_a_window_once_whatever_fails_behind_it(tmp_path):
-    desk, now = Desk(tmp_path / "bandexa.db"), [START]
-    store = SqliteStore(desk.path, "os", lambda answer: answer(), lambda: now[0])
+def test_an_outage_postpones_a_window_once_although_ticks_fail(tmp_path):
+    client, now = StoreClient(tmp_path / "bandexa.db"), [START]
+    store = SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
     rewards = RewardSpec(reward_window_s=100.0)
-    bandit = desk.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
-    desk.call(store.close_windows)
-    desk.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
-    now[0] += 50.0  # nobody looked
-    desk.call(store.close_windows)
+    bandit = client.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
+    client.call(store.close_windows)
+    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
+    now[0] += 50.0  # without a tick
+    client.call(store.close_windows)
 
     def fail(uid: str) -> None:
         raise ArithmeticError("unforeseen")
 
     with pytest.raises(StoreError):
-        desk.call(store.create_bandit, "c", make_spec(), fail)
+        client.call(store.create_bandit, "c", make_spec(), fail)
     now[0] += 1.0
-    desk.call(store.close_windows)
+    client.call(store.close_windows)
     store.close()
-    with closing(sqlite3.connect(desk.path)) as connection:
+    with closing(sqlite3.connect(client.path)) as connection:
         [(closes,)] = connection.execute("SELECT closes FROM windows").fetchall()
     assert closes == START + 100.0 + 50.0

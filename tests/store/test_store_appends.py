@@ -1,4 +1,4 @@
-"""What an append does and how it is answered, on a real file."""
+"""Appends and their answers, on a real file."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def learn_rows(store, record) -> list[LearnRow]:
     return [row for row in rows if isinstance(row, LearnRow)]
 
 
-def count(desk, table: str) -> Any:
-    with closing(sqlite3.connect(desk.path)) as connection:
+def count(client, table: str) -> Any:
+    with closing(sqlite3.connect(client.path)) as connection:
         return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
 
 class Blocker:
-    """Keeps the writer inside a transaction until `release`."""
+    """Blocks the writer inside a transaction until `release`."""
 
-    def __init__(self, desk, store, make, name: str = "blocker") -> None:
+    def __init__(self, client, store, make, name: str = "blocker") -> None:
         entered, self._released = threading.Event(), threading.Event()
 
         def publish(_: str) -> None:
             entered.set()
             assert self._released.wait(20)
 
-        self.answer = desk.ask(store.create_bandit, name, make.spec(), publish)
+        self.answer = client.ask(store.create_bandit, name, make.spec(), publish)
         assert entered.wait(20)
 
     def release(self) -> None:
@@ -52,32 +52,32 @@ class Blocker:
 # -- groups -----------------------------------------------------------------------------------
 
 
-def test_what_waits_is_committed_as_one_group_and_answered_in_order(desk, store, make):
-    bandit = make.bandit(desk, store)
-    blocker = Blocker(desk, store, make)
+def test_queued_appends_are_committed_as_one_group_and_answered_in_order(client, store, make):
+    bandit = make.bandit(client, store)
+    blocker = Blocker(client, store, make)
     futures = []
     for number in range(50):
         name = f"d{number}"
-        futures.append(desk.ask(store.append_decision, make.decision(bandit, name)))
-        futures.append(desk.ask(store.append_reward, make.report(name)))
+        futures.append(client.ask(store.append_decision, make.decision(bandit, name)))
+        futures.append(client.ask(store.append_reward, make.report(name)))
     blocker.release()
     results = [future.result(20) for future in futures]
     assert [outcome.row.position for outcome in results[1::2]] == list(range(1, 51))
     store.close()
-    assert desk.answered[2:] == futures
-    assert desk.groups == [1, 1, 100]
+    assert client.answered[2:] == futures
+    assert client.groups == [1, 1, 100]
 
 
-def test_an_append_that_fails_leaves_the_others_of_its_group_committed(desk, store, make):
-    bandit = make.bandit(desk, store)
-    blocker = Blocker(desk, store, make)
-    kept = desk.ask(store.append_decision, make.decision(bandit, "d0"))
-    unknown = desk.ask(store.append_reward, make.report("nobody"))
-    wrong = desk.ask(store.append_reward, make.report("d0", action="never-chosen"))
-    taken = desk.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
-    learned = desk.ask(store.append_reward, make.report("d0", 0.5))
+def test_an_append_that_fails_leaves_the_others_of_its_group_committed(client, store, make):
+    bandit = make.bandit(client, store)
+    blocker = Blocker(client, store, make)
+    first = client.ask(store.append_decision, make.decision(bandit, "d0"))
+    unknown = client.ask(store.append_reward, make.report("nobody"))
+    wrong = client.ask(store.append_reward, make.report("d0", action="never-chosen"))
+    taken = client.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
+    learned = client.ask(store.append_reward, make.report("d0", 0.5))
     blocker.release()
-    assert kept.result(20) is None
+    assert first.result(20) is None
     assert isinstance(unknown.exception(20), UnknownDecision)
     assert isinstance(wrong.exception(20), InvalidRequest)
     assert isinstance(taken.exception(20), Conflict)
@@ -85,22 +85,22 @@ def test_an_append_that_fails_leaves_the_others_of_its_group_committed(desk, sto
     assert store.failure is None
     assert [(row.decision_id, row.after) for row in learn_rows(store, bandit)] == [("d0", 0.5)]
     store.close()
-    assert desk.groups == [1, 1, 5]
+    assert client.groups == [1, 1, 5]
 
 
-def test_of_many_decisions_each_is_kept_once_whatever_ids_were_there(desk, store, make):
-    """Runs of 2 to 70, with ids that were there, ids that come twice, and a bandit that is gone."""
-    bandit, gone = make.bandit(desk, store), make.bandit(desk, store, "gone")
-    desk.call(store.delete_bandit, gone)
+def test_of_many_decisions_each_id_is_stored_once(client, store, make):
+    """Runs of 2 to 70, with stored ids, ids that come twice, and a deleted bandit."""
+    bandit, gone = make.bandit(client, store), make.bandit(client, store, "gone")
+    client.call(store.delete_bandit, gone)
     first = [make.decision(bandit, f"old-{n}") for n in range(3)]
     for record in first:
-        assert desk.call(store.append_decision, record) is None
+        assert client.call(store.append_decision, record) is None
     expected = 3
     for size in (2, 3, 5, 33, 70):
         fresh = [make.decision(bandit, f"{size}-{n}") for n in range(size)]
         group = [*fresh, first[1], make.decision(gone, f"gone-{size}"), fresh[0]]
-        blocker = Blocker(desk, store, make, f"blocker-{size}")
-        asked = [desk.ask(store.append_decision, record) for record in group]
+        blocker = Blocker(client, store, make, f"blocker-{size}")
+        asked = [client.ask(store.append_decision, record) for record in group]
         blocker.release()
         assert [future.result(20) for future in asked[:size]] == [None] * size
         again, lost, twice = asked[size:]
@@ -108,83 +108,83 @@ def test_of_many_decisions_each_is_kept_once_whatever_ids_were_there(desk, store
         assert isinstance(lost.exception(20), Conflict)
         assert isinstance(twice.result(20), StoredAnswer)
         expected += size
-        assert count(desk, "decisions") == expected
+        assert count(client, "decisions") == expected
 
 
-def test_an_id_that_was_there_undoes_nothing_else_of_its_group(desk, store, make):
-    bandit = make.bandit(desk, store)
+def test_a_stored_id_undoes_nothing_else_of_its_group(client, store, make):
+    bandit = make.bandit(client, store)
     old = make.decision(bandit, "old")
-    assert desk.call(store.append_decision, old) is None
-    blocker = Blocker(desk, store, make)
-    made = desk.ask(store.create_bandit, "new", make.spec(), lambda uid: None)  # is never run twice
-    fresh = [desk.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
-    again = desk.ask(store.append_decision, old)
+    assert client.call(store.append_decision, old) is None
+    blocker = Blocker(client, store, make)
+    made = client.ask(store.create_bandit, "new", make.spec(), lambda uid: None)  # never runs twice
+    fresh = [client.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
+    again = client.ask(store.append_decision, old)
     blocker.release()
     assert made.result(20).name == "new"
     assert [future.result(20) for future in fresh] == [None] * 3
     assert isinstance(again.result(20), StoredAnswer)
 
 
-def test_what_is_gathered_is_handed_over_together_also_by_closing(desk, make):
+def test_gathered_appends_are_handed_over_together_also_by_closing(client, make):
     later: list[Callable[[], None]] = []
-    store = desk.open(gather=later.append)
-    made = desk.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
+    store = client.open(gather=later.append)
+    made = client.ask(store.create_bandit, "b", make.spec(), lambda uid: None)
     later.pop()()
     bandit = made.result(20)
-    first = [desk.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
+    first = [client.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
     assert len(later) == 1
     later.pop()()
     assert [future.result(20) for future in first] == [None] * 3
-    last = [desk.ask(store.append_decision, make.decision(bandit, f"e{n}")) for n in range(2)]
+    last = [client.ask(store.append_decision, make.decision(bandit, f"e{n}")) for n in range(2)]
     store.close()
     assert [future.result(20) for future in last] == [None] * 2
-    later.pop()()  # the event loop gets to it after the store was closed
-    assert desk.groups == [1, 3, 2]
+    later.pop()()  # the event loop runs it after the store was closed
+    assert client.groups == [1, 3, 2]
 
 
-def test_a_group_has_a_limit_and_nothing_is_lost_at_it(desk, store, make):
-    bandit = make.bandit(desk, store)
-    blocker = Blocker(desk, store, make)
+def test_a_group_has_a_limit_and_nothing_is_lost_beyond_it(client, store, make):
+    bandit = make.bandit(client, store)
+    blocker = Blocker(client, store, make)
     futures = [
-        desk.ask(store.append_decision, make.decision(bandit, f"d{number}"))
+        client.ask(store.append_decision, make.decision(bandit, f"d{number}"))
         for number in range(1500)
     ]
     blocker.release()
     assert all(future.result(20) is None for future in futures)
     store.close()
-    assert desk.groups == [1, 1, 1024, 476]
+    assert client.groups == [1, 1, 1024, 476]
 
 
 # -- decisions --------------------------------------------------------------------------------
 
 
-def test_an_id_that_is_there_is_answered_with_what_is_stored(desk, store, make):
-    bandit = make.bandit(desk, store)
+def test_a_stored_id_is_answered_with_its_stored_answer(client, store, make):
+    bandit = make.bandit(client, store)
     first = make.decision(bandit, "d0", actions=("a0", "a1"), body_hash=b"first")
-    assert desk.call(store.append_decision, first) is None
+    assert client.call(store.append_decision, first) is None
     again = make.decision(bandit, "d0", actions=("a2",), body_hash=b"second", salt=1)
-    answer = desk.call(store.append_decision, again)
+    answer = client.call(store.append_decision, again)
     assert isinstance(answer, StoredAnswer)
     assert answer.body_hash == b"first"
     assert [(c.id, c.index, c.slot, c.score) for c in answer.chosen] == [
         (c.id, c.index, c.slot, c.score) for c in first.chosen
     ]
-    desk.call(store.append_reward, make.report("d0", action="a1"))
+    client.call(store.append_reward, make.report("d0", action="a1"))
     (row,) = learn_rows(store, bandit)
     np.testing.assert_array_equal(row.context, first.context)
     np.testing.assert_array_equal(row.action, first.chosen[1].features)
 
 
-def test_equal_ids_in_one_group_keep_the_first(desk, store, make):
-    bandit = make.bandit(desk, store)
-    blocker = Blocker(desk, store, make)
+def test_of_equal_ids_in_one_group_the_first_is_stored(client, store, make):
+    bandit = make.bandit(client, store)
+    blocker = Blocker(client, store, make)
     futures = [
-        desk.ask(store.append_decision, make.decision(bandit, "d0", salt=salt, body_hash=b"x"))
+        client.ask(store.append_decision, make.decision(bandit, "d0", salt=salt, body_hash=b"x"))
         for salt in range(3)
     ]
     blocker.release()
-    kept, *repeated = [future.result(20) for future in futures]
-    assert kept is None
+    first, *repeated = [future.result(20) for future in futures]
+    assert first is None
     score = make.decision(bandit, "d0", salt=0).chosen[0].score
     assert [answer.chosen[0].score for answer in repeated] == [score, score]
 
@@ -192,54 +192,54 @@ def test_equal_ids_in_one_group_keep_the_first(desk, store, make):
 # -- rewards ----------------------------------------------------------------------------------
 
 
-def test_a_decision_is_learned_once_however_often_it_is_rewarded(desk, store, make):
-    bandit = make.bandit(desk, store)
-    desk.call(store.append_decision, make.decision(bandit, "d0"))
+def test_a_decision_is_learned_once_however_often_it_is_rewarded(client, store, make):
+    bandit = make.bandit(client, store)
+    client.call(store.append_decision, make.decision(bandit, "d0"))
     values = (0.25, 0.25, 0.75, 0.25)
-    outcomes = [desk.call(store.append_reward, make.report("d0", value)) for value in values]
+    outcomes = [client.call(store.append_reward, make.report("d0", value)) for value in values]
     assert [o.status for o in outcomes] == ["applied", "duplicate", "ignored", "duplicate"]
     assert [o.row is not None for o in outcomes] == [True, False, False, False]
     (row,) = learn_rows(store, bandit)
     assert (row.position, row.origin, row.before, row.after) == (1, 1, None, 0.25)
 
 
-def test_each_of_several_chosen_actions_is_learned_once(desk, store, make):
-    bandit = make.bandit(desk, store)
+def test_each_of_several_chosen_actions_is_learned_once(client, store, make):
+    bandit = make.bandit(client, store)
     decision = make.decision(bandit, "d0", actions=("a0", "a1", "a2"))
-    desk.call(store.append_decision, decision)
+    client.call(store.append_decision, decision)
     for action, value in (("a2", 1.0), ("a0", 0.0), ("a2", 1.0), ("a1", 0.5)):
-        desk.call(store.append_reward, make.report("d0", value, action))
+        client.call(store.append_reward, make.report("d0", value, action))
     rows = learn_rows(store, bandit)
     assert [(row.slot, row.after) for row in rows] == [(2, 1.0), (0, 0.0), (1, 0.5)]
     for row in rows:
         np.testing.assert_array_equal(row.action, decision.chosen[row.slot].features)
 
 
-def test_the_reward_of_one_of_several_actions_must_name_it(desk, store, make):
-    bandit = make.bandit(desk, store)
-    desk.call(store.append_decision, make.decision(bandit, "d0", actions=("a0", "a1")))
+def test_the_reward_of_one_of_several_actions_must_name_it(client, store, make):
+    bandit = make.bandit(client, store)
+    client.call(store.append_decision, make.decision(bandit, "d0", actions=("a0", "a1")))
     with pytest.raises(InvalidRequest, match="action"):
-        desk.call(store.append_reward, make.report("d0"))
+        client.call(store.append_reward, make.report("d0"))
     with pytest.raises(InvalidRequest, match="a9"):
-        desk.call(store.append_reward, make.report("d0", action="a9"))
+        client.call(store.append_reward, make.report("d0", action="a9"))
     assert learn_rows(store, bandit) == []
 
 
-def test_a_reward_for_a_decision_that_is_not_there_is_refused(desk, store, make):
-    make.bandit(desk, store)
+def test_a_reward_for_an_unknown_decision_is_refused(client, store, make):
+    make.bandit(client, store)
     with pytest.raises(UnknownDecision, match="d0"):
-        desk.call(store.append_reward, make.report("d0"))
+        client.call(store.append_reward, make.report("d0"))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
-def test_a_learn_row_is_read_back_bit_for_bit(desk, store, make, dtype):
+def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     context = ContextSpec(shape=(2, 3), dtype=dtype)
-    bandit = make.bandit(desk, store, context=context)
+    bandit = make.bandit(client, store, context=context)
     decision = make.decision(bandit, "d0")
-    desk.call(store.append_decision, decision)
-    told = desk.call(store.append_reward, make.report("d0", 0.1)).row
+    client.call(store.append_decision, decision)
+    answered = client.call(store.append_reward, make.report("d0", 0.1)).row
     (read,) = learn_rows(store, bandit)
-    for row in (told, read):
+    for row in (answered, read):
         assert row.context.dtype == dtype
         assert row.context.tobytes() == decision.context.tobytes()
         assert row.context.shape == (2, 3)
@@ -250,69 +250,69 @@ def test_a_learn_row_is_read_back_bit_for_bit(desk, store, make, dtype):
 # -- bandits ----------------------------------------------------------------------------------
 
 
-def test_a_bandit_whose_snapshot_cannot_be_written_does_not_exist(desk, store, make):
+def test_a_bandit_whose_snapshot_cannot_be_written_does_not_exist(client, store, make):
     def publish(_: str) -> None:
         raise SnapshotError("no room")
 
     with pytest.raises(SnapshotError, match="no room"):
-        desk.call(store.create_bandit, "b", make.spec(), publish)
+        client.call(store.create_bandit, "b", make.spec(), publish)
     with store.reader() as reader:
         assert reader.bandits() == []
-    assert make.bandit(desk, store).name == "b"
+    assert make.bandit(client, store).name == "b"
 
 
-def test_a_name_created_again_is_another_bandit(desk, store, make):
-    first = make.bandit(desk, store)
-    desk.call(store.delete_bandit, first)
-    second = make.bandit(desk, store)
+def test_a_name_created_again_is_another_bandit(client, store, make):
+    first = make.bandit(client, store)
+    client.call(store.delete_bandit, first)
+    second = make.bandit(client, store)
     assert second.uid != first.uid
     assert second.key != first.key
 
 
-def test_deleting_purges_all_of_a_bandit_and_nothing_of_another(desk, store, make):
-    doomed, other = make.bandit(desk, store, "doomed"), make.bandit(desk, store, "other")
+def test_deleting_purges_all_of_a_bandit_and_nothing_of_another(client, store, make):
+    doomed, other = make.bandit(client, store, "doomed"), make.bandit(client, store, "other")
     futures = []
     for number in range(4500):  # more than two parts of the purge
         bandit, name = (other, f"o{number}") if number % 10 == 0 else (doomed, f"d{number}")
-        futures.append(desk.ask(store.append_decision, make.decision(bandit, name)))
-        futures.append(desk.ask(store.append_reward, make.report(name)))
+        futures.append(client.ask(store.append_decision, make.decision(bandit, name)))
+        futures.append(client.ask(store.append_reward, make.report(name)))
     assert all(future.exception(60) is None for future in futures)
-    desk.call(store.delete_bandit, doomed)
+    client.call(store.delete_bandit, doomed)
     with store.reader() as reader:
         assert [record.name for record in reader.bandits()] == ["other"]
         assert (reader.head(doomed.key), reader.head(other.key)) == (0, 450)
-    assert count(desk, "decisions") == 450
-    assert count(desk, "outcomes") == 450
-    assert count(desk, "rewards") == 450
+    assert count(client, "decisions") == 450
+    assert count(client, "outcomes") == 450
+    assert count(client, "rewards") == 450
     assert len(learn_rows(store, other)) == 450
-    again = make.bandit(desk, store, "doomed")
-    assert desk.call(store.append_decision, make.decision(again, "d1")) is None
+    again = make.bandit(client, store, "doomed")
+    assert client.call(store.append_decision, make.decision(again, "d1")) is None
 
 
-def test_what_is_on_its_way_to_a_deleted_bandit_is_refused(desk, store, make):
-    bandit = make.bandit(desk, store)
-    desk.call(store.append_decision, make.decision(bandit, "d0"))
-    blocker = Blocker(desk, store, make)
-    deleted = desk.ask(store.delete_bandit, bandit)
-    decision = desk.ask(store.append_decision, make.decision(bandit, "d1"))
-    reward = desk.ask(store.append_reward, make.report("d0"))
-    config = desk.ask(store.append_config, bandit, make.spec())
+def test_appends_queued_behind_a_deletion_are_refused(client, store, make):
+    bandit = make.bandit(client, store)
+    client.call(store.append_decision, make.decision(bandit, "d0"))
+    blocker = Blocker(client, store, make)
+    deleted = client.ask(store.delete_bandit, bandit)
+    decision = client.ask(store.append_decision, make.decision(bandit, "d1"))
+    reward = client.ask(store.append_reward, make.report("d0"))
+    config = client.ask(store.append_config, bandit, make.spec())
     blocker.release()
     assert deleted.exception(20) is None
     assert isinstance(decision.exception(20), Conflict)
     assert isinstance(reward.exception(20), UnknownDecision)
     assert isinstance(config.exception(20), Conflict)
-    assert count(desk, "decisions") == count(desk, "log") == 0
+    assert count(client, "decisions") == count(client, "log") == 0
 
 
 # -- the end ----------------------------------------------------------------------------------
 
 
-def test_closing_commits_and_answers_what_is_queued(desk, store, make):
-    bandit = make.bandit(desk, store)
-    blocker = Blocker(desk, store, make)
+def test_closing_commits_and_answers_what_is_queued(client, store, make):
+    bandit = make.bandit(client, store)
+    blocker = Blocker(client, store, make)
     futures = [
-        desk.ask(store.append_decision, make.decision(bandit, f"d{number}"))
+        client.ask(store.append_decision, make.decision(bandit, f"d{number}"))
         for number in range(1300)
     ]
     closer = threading.Thread(target=store.close)
@@ -321,18 +321,18 @@ def test_closing_commits_and_answers_what_is_queued(desk, store, make):
     closer.join(20)
     assert not closer.is_alive()
     assert all(future.done() and future.result() is None for future in futures)
-    assert count(desk, "decisions") == 1300
+    assert count(client, "decisions") == 1300
     store.close()
-    late = desk.ask(store.append_decision, make.decision(bandit, "late"))
+    late = client.ask(store.append_decision, make.decision(bandit, "late"))
     assert isinstance(late.exception(0), StoreError)
     assert "closed" in str(late.exception(0))
 
 
 @pytest.mark.parametrize("durability", ["commit", "os"])
-def test_sync_answers_after_all_that_was_appended_before(desk, make, durability):
-    store = desk.open(durability)
-    bandit = make.bandit(desk, store)
-    appended = desk.ask(store.append_decision, make.decision(bandit, "d0"))
-    synced = desk.ask(store.sync)
+def test_sync_answers_after_all_earlier_appends(client, make, durability):
+    store = client.open(durability)
+    bandit = make.bandit(client, store)
+    appended = client.ask(store.append_decision, make.decision(bandit, "d0"))
+    synced = client.ask(store.sync)
     assert synced.result(20) is None
-    assert desk.answered[-2:] == [appended, synced]
+    assert client.answered[-2:] == [appended, synced]

@@ -57,7 +57,7 @@ class Fed:
                 self.call("POST", "/reward", report)
 
     def counted(self, name: str, num: int) -> None:
-        """Wait until the dashboard has counted so many decisions of a bandit."""
+        """Wait until the dashboard has counted this number of a bandit's decisions."""
 
         def there() -> bool:
             lines = self.call("GET", "/dashboard/overview")["bandits"]
@@ -67,7 +67,7 @@ class Fed:
 
 
 def simulate(url: str, *arguments: str) -> None:
-    """Have a simulator play against a server."""
+    """Run a simulator against a server."""
     done = bandexa(
         "simulate", *arguments, "--url", url, "--live", "--seeds", 1, "--quiet", within_s=240
     )

@@ -1,4 +1,4 @@
-"""The documentation's pictures of the dashboard, taken from a real server.
+"""Takes the documentation's pictures of the dashboard from a real server.
 
 `make pictures` has them written to docs/images, of a longer play; without it they are only taken.
 """
