@@ -21,7 +21,7 @@ from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting
 from service.settings import Settings
-from service.store.sqlite.store import SqliteStore
+from service.store.protocol import EventStore
 
 
 class Bandits:
@@ -88,7 +88,7 @@ class Engine:
     metrics: Metrics
     loop: asyncio.AbstractEventLoop
     registry: EncoderRegistry
-    store: SqliteStore
+    store: EventStore
     live: Bandits
     commit: Committer
     selecting: Selecting
