@@ -142,9 +142,9 @@ def counted(http: httpx.Client, num: int) -> float:
 
 def load_page(url: str, times: int) -> list[float]:
     """Return how long a fresh browser page takes to show the overview."""
-    path = os.environ.get("BANDEXA_CHROMIUM") or shutil.which("chromium")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
-        raise SystemExit("install Chromium (Debian: chromium), or name it in BANDEXA_CHROMIUM")
+        raise SystemExit("install Chromium (Debian: chromium), or name it in CHROMIUM")
     took = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
