@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 from tests.observe.dashboard.fed import Fed, simulate
 
 pytestmark = pytest.mark.needs("chromium")
-WANTED = os.environ.get("BANDEXA_PICTURES")  # a folder
+WANTED = os.environ.get("PICTURES")  # a folder
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
