@@ -38,6 +38,8 @@ def _watch(server: Server, seconds: float) -> dict[str, list[tuple[float, float]
     while (now := time.monotonic() - started) < seconds:
         processes = {"server": server.pid, "trainer": trainer_of(server.address)["pid"]}
         for name, pid in processes.items():
+            if pid is None:  # the trainer starts with the first round
+                continue
             seen[f"{name}_rss_mb"].append((now, resident_bytes(pid) / 1e6))
             seen[f"{name}_fds"].append((now, open_descriptors(pid)))
         if sys.stdout.isatty():
