@@ -1,9 +1,10 @@
 """The applier of one bandit: it applies committed log rows to the served model, in log order.
 
-Nothing else moves a served model. `apply` receives each committed row from the writer's callback
-on the event loop. A row that needs long work (a factorisation when forgetting, a slow encoder's
-features) waits until a thread has done that work, and later rows wait behind it; selects do not.
-During a swap the applier also records the rows that the coming model still lacks.
+A reward becomes such a row, and so does whatever else changes the model. Nothing else moves a
+served model. `apply` receives each committed row from the writer's callback on the event loop. A
+row that needs long work (a factorisation when forgetting, a slow encoder's features) waits until a
+thread has done that work, and later rows wait behind it; selects do not. During a swap the applier
+also records the rows that the coming model still lacks.
 """
 
 from __future__ import annotations

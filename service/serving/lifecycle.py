@@ -1,8 +1,9 @@
 """Start and stop of a server without HTTP: one `async with` around everything it owns.
 
-Start order: directories, store, recovery of every bandit, selecting and rewarding, reward windows,
-retention. The exit stack stops them in the opposite order, so that whatever was accepted is
-committed before the store closes. A start that fails closes what was open already.
+Start order: directories, store, recovery of every bandit, selecting, training rounds, rewarding,
+explanations, reward windows, retention. The exit stack stops them in the opposite order, so that
+whatever was accepted is committed before the store closes. A start that fails closes what was open
+already.
 """
 
 from __future__ import annotations
