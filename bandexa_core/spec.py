@@ -15,10 +15,9 @@ from json import dumps
 from typing import Any, ClassVar, Literal
 
 from bandexa_core.posterior.config import PosteriorConfig
-from bandexa_core.replay.protocol import RowLayout
+from bandexa_core.replay.protocol import ContextDtype, RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
-ContextDtype = Literal["uint8", "float32", "float64"]
 MAX_FEATURES = 1 << 24
 # The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {

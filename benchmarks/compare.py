@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.closed_loop import Plan, rate
 from benchmarks.intervals import Ratio, ratio_of_pairs
 from benchmarks.processes import TICK_S, cpu_s
-from benchmarks.report import arguments, machine, write
+from benchmarks.report import arguments, compared, machine, write
 from benchmarks.server import ROOT, Server, code_of
 from benchmarks.workload import BATCH, contexts, linear_spec, mlp_spec, prepare
 
@@ -43,7 +43,7 @@ _STEPS = {
     "core_rebuild": 12,
 }  # fmt: skip
 _STARTS = 4
-_QUICK_PAIRS, _QUICK_SHARE = 4, 0.25
+_PAIRS, _QUICK_PAIRS, _QUICK_SHARE = 20, 4, 0.25
 _IDLE_S, _IDLE_WITHIN_S = 0.2, 10.0
 
 
@@ -213,17 +213,9 @@ def _show(costs: dict[str, tuple[list[float], list[float]]], ratios: dict[str, R
 
 def main(argv: Sequence[str]) -> int:
     """Compare; returns 0 when the upper end of every interval is at most 1.05."""
-    parser = arguments("compare", __doc__)
-    parser.add_argument("--against", type=Path, required=True, help="root of the other checkout")
-    parser.add_argument("--pairs", type=int, help=f"default 20, with --quick {_QUICK_PAIRS}")
-    parser.add_argument("--quick", action="store_true", help="few pairs of short turns")
-    given = parser.parse_args(argv)
-    other = given.against.resolve()
-    if not (other / "bandexa_core").is_dir():
-        parser.error(f"{other} is no checkout: it has no bandexa_core")
-    pairs = given.pairs or (_QUICK_PAIRS if given.quick else 20)
-    if pairs < 2:
-        parser.error("--pairs must be at least 2")
+    given, other, pairs = compared(
+        arguments("compare", __doc__), argv, "pairs", _PAIRS, _QUICK_PAIRS
+    )
     print(machine())
     share, starts = (_QUICK_SHARE, 2) if given.quick else (1.0, min(_STARTS, pairs))
     costs = measure(other, pairs, share, starts)

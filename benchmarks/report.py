@@ -52,6 +52,38 @@ def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def compared(
+    parser: argparse.ArgumentParser, argv: Sequence[str], turns: str, default: int, quick: int
+) -> tuple[argparse.Namespace, Path, int]:
+    """Parse the options of a comparison with another checkout.
+
+    Args:
+        parser: The command's parser.
+        argv: The arguments.
+        turns: What is repeated, which is also the name of the option.
+        default: How often, without --quick.
+        quick: How often with it.
+
+    Returns:
+        What was given, the root of the other checkout, and how often to repeat; a bad value ends
+        the process with status 2.
+    """
+    parser.add_argument("--against", type=Path, required=True, help="root of the other checkout")
+    parser.add_argument(
+        f"--{turns}", dest="turns", type=int, help=f"default {default}, with --quick {quick}"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"few {turns}")
+    given = parser.parse_args(argv)
+    other: Path = given.against.resolve()
+    for package in ("bandexa_core", "service"):
+        if not (other / package).is_dir():
+            parser.error(f"{other} is no checkout: it has no {package}")
+    times = (quick if given.quick else default) if given.turns is None else given.turns
+    if times < 2:
+        parser.error(f"--{turns} must be at least 2")
+    return given, other, times
+
+
 def machine() -> str:
     """Return the processor, the number of cores, and the versions and threads of the libraries."""
     model = platform.processor() or platform.machine()

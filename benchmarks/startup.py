@@ -19,12 +19,12 @@ import numpy as np
 from bandexa_client import BanditClient
 from benchmarks.intervals import ratio_of_pairs
 from benchmarks.processes import children, cpu_s, resident_bytes
-from benchmarks.report import Target, arguments, report
+from benchmarks.report import Target, arguments, compared, report
 from benchmarks.server import ROOT, Server
 from benchmarks.workload import create, learn, linear_spec
 
 _ROWS = 300
-_QUICK_STARTS = 3
+_STARTS, _QUICK_STARTS = 12, 3
 MIB = 1 << 20
 TARGETS = {
     "cpu_s": Target(0.8, unit="s of CPU until it listens"),
@@ -89,15 +89,7 @@ def measure(other: Path, starts: int) -> dict[str, float]:
 
 def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = arguments("startup", __doc__)
-    parser.add_argument("--against", type=Path, required=True, help="root of the other checkout")
-    parser.add_argument("--starts", type=int, help=f"default 12, with --quick {_QUICK_STARTS}")
-    parser.add_argument("--quick", action="store_true", help="few starts")
-    given = parser.parse_args(argv)
-    other = given.against.resolve()
-    if not (other / "service").is_dir():
-        parser.error(f"{other} is no checkout: it has no service")
-    starts = given.starts or (_QUICK_STARTS if given.quick else 12)
-    if starts < 2:
-        parser.error("--starts must be at least 2")
+    given, other, starts = compared(
+        arguments("startup", __doc__), argv, "starts", _STARTS, _QUICK_STARTS
+    )
     return report("startup", measure(other, starts), given.json, targets=TARGETS)
