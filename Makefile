@@ -53,7 +53,7 @@ docs: $(VENV)/.run  ## the reference pages, from the code
 	$(BIN)/python -m docs.reference
 
 pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs chromium
-	PICTURES=docs/images $(BIN)/python -m pytest -q tests/observe/dashboard/test_pictures.py
+	PICTURES=docs/images $(BIN)/python -m pytest -q -m slow tests/observe/dashboard/test_pictures.py
 
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
 	$(BIN)/python -m benchmarks all --out bench-out

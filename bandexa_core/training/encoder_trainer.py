@@ -22,6 +22,7 @@ from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.replay import Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.training.optimizer import AdamW
 from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
 
 GRADIENT_CLIP = 5.0
@@ -80,7 +81,7 @@ class EncoderTrainer:
             *((f"encoder/{n}", p) for n, p in self.module.named_parameters() if p.requires_grad),
             *((f"head/{n}", p) for n, p in self.head.named_parameters()),
         ]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             [p for _, p in self._named], lr=plan.lr, weight_decay=plan.weight_decay
         )
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.observe.dashboard.fed import Fed, simulate
 
-pytestmark = pytest.mark.needs("chromium")
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.slow]
 WANTED = os.environ.get("PICTURES")  # a folder
 
 
