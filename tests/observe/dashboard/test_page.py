@@ -187,7 +187,7 @@ def test_it_follows_new_traffic_without_growing(server: Any, visit: Any, feed: A
     page.reload()
     expect(page.locator(".u-over").first).to_be_visible()
     settled = page.evaluate(count)
-    for _ in range(15):  # half a minute, as fast as the server answers
+    for _ in range(10):  # twenty seconds, as fast as the server answers
         with page.expect_response(re.compile("range=1h")):
             page.clock.run_for(2100)
     assert page.evaluate(count) <= max(before, settled) + 20
@@ -201,10 +201,15 @@ def test_a_hidden_tab_asks_nothing(server: Any, visit: Any) -> None:
     expect(page.locator("article").first).to_be_visible()
     hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
     notify = " document.dispatchEvent(new Event('visibilitychange'))"
+    page.clock.install()
+    page.reload()
+    with page.expect_response(re.compile("overview")):  # visible, it asks in its turns
+        page.clock.run_for(2100)
     page.evaluate(hide % "true" + notify)
     page.wait_for_timeout(300)  # what was under way ends
     asked = len(opened.requests)
-    page.wait_for_timeout(4500)  # two of its turns
+    page.clock.run_for(60_000)
+    page.wait_for_timeout(300)  # what it asked would have arrived
     assert len(opened.requests) == asked
     with page.expect_response(re.compile("overview")):
         page.evaluate(hide % "false" + notify)
