@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from bandexa_core.ids import BanditUid, DecisionId
+from bandexa_core.log.contract import ActivationStatus, RewardStatus
 from bandexa_core.log.rows import LearnRow
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
@@ -21,8 +22,8 @@ from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.select.batcher import DecisionBatcher
 from service.store.errors import StoreError, Unavailable
-from service.store.protocol import Activation, ActivationStatus, Closed, EventStore, RewardOutcome
-from service.store.records import RewardReport, RewardStatus
+from service.store.protocol import Activation, Closed, EventStore, RewardOutcome
+from service.store.records import RewardReport
 
 log = logging.getLogger(__name__)
 WINDOWS_CHECKED_S = 1.0

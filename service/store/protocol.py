@@ -13,6 +13,7 @@ from typing import Literal, Protocol, Self, TypeVar
 
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.contract import ActivationStatus, RewardStatus
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.replay import Evicted
@@ -23,7 +24,6 @@ from service.store.records import (
     DecisionRecord,
     DecisionSummary,
     RewardReport,
-    RewardStatus,
     RoundRecord,
     StoredAnswer,
     StoredDecision,
@@ -32,7 +32,6 @@ from service.store.records import (
 
 T = TypeVar("T")
 Durability = Literal["commit", "os"]
-ActivationStatus = Literal["applied", "duplicate", "late"]
 Done = Callable[[T | None, Exception | None], None]
 
 

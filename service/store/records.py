@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
 from bandexa_core.ids import SnapshotVersion as Version
 from bandexa_core.spec import BanditSpec
-
-RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
 
 
 @dataclass(frozen=True, slots=True)

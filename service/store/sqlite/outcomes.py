@@ -1,28 +1,41 @@
-"""From reported rewards to learned values: aggregation, activation, and windows that close.
+"""Reads the state of a decision, steps it by the contract of rewards, and stores the change.
 
-Runs on the writer thread, inside its transaction. A value is the fold of the rewards that count
-(status applied or aggregated). Each time it changes, a learn row is appended in the same
-transaction. Nothing here reads a clock: times come with the reports.
+Runs on the writer thread, inside its transaction, so that nothing moves between the two. Each time
+a value changes, a learn row is appended in the same transaction. Nothing here reads a clock: times
+come with the reports.
 """
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from bandexa_core.ids import DecisionId, LogPosition
+from bandexa_core.log import contract
+from bandexa_core.log.contract import DecisionState, ItemState
 from bandexa_core.log.rows import LearnRow
-from bandexa_core.spec import MAX_REWARD
 from service.store.errors import InvalidRequest, UnknownDecision
 from service.store.protocol import Activation, Closed, Learned, RewardOutcome
-from service.store.records import BanditRecord, ChosenAction, RewardReport, RewardStatus
+from service.store.records import BanditRecord, ChosenAction, RewardReport
 from service.store.sqlite.codec import unpack_chosen
 from service.store.sqlite.log_writer import LogWriter
 
-COUNTED = "status IN ('applied', 'aggregated')"
+COUNTED = ("applied", "aggregated")
+_REWARDS = "SELECT reward FROM rewards WHERE decision_id = ? AND item = ?"
+
+
+class _Decision(NamedTuple):
+    """A decision that is reported on."""
+
+    id: DecisionId
+    bandit: BanditRecord
+    context: bytes
+    chosen: tuple[ChosenAction, ...]
+    active: bool
 
 
 class Outcomes:
@@ -52,113 +65,37 @@ class Outcomes:
         Raises:
             UnknownDecision, InvalidRequest: Nothing was stored.
         """
-        key, bandit, context, chosen, active = self._decision(report.decision_id)
-        rewards = bandit.spec.rewards
-        item = _item(chosen, report.action)
-        if report.reward_id is None and rewards.aggregate in ("sum", "mean"):
-            raise InvalidRequest(
-                "reward_id", f"needed: the bandit learns the {rewards.aggregate} of its rewards"
-            )
+        found = self._decision(report.decision_id)
+        item = _item(found.chosen, report.action)
+        state = self._state(found)
+        repeats = self._repeats(report, item) if report.reward_id or state.closed else ()
+        reported = contract.Reported(item, report.reward, report.reward_id, repeats)
+        try:
+            status, change = contract.report(state, reported, found.bandit.spec.rewards)
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "reward") from error
+        if change is None:
+            return RewardOutcome(found.bandit.uid, status, None)
+        if change.reward is not None:
+            self._db.execute(
+                "INSERT INTO rewards VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    report.decision_id, item, report.reward_id, report.reward, change.reward,
+                    report.time,
+                ),
+            )  # fmt: skip
+        rows = self._learn(found, change, report.time)
+        return RewardOutcome(found.bandit.uid, status, rows[0] if rows else None)
+
+    def _repeats(self, report: RewardReport, item: int) -> list[float]:
+        """Return what is stored under the id of a reward; without one, equal late rewards."""
+        key = report.decision_id, item
         if report.reward_id is not None:
-            again = self._repeated(report, item)
-            if again is not None:
-                return RewardOutcome(bandit.uid, again, None)
-        if rewards.reward_window_s is not None and self._is_closed(report.decision_id):
-            if report.reward_id is None and self._is_stored(report, item, "late"):
-                return RewardOutcome(bandit.uid, "duplicate", None)
-            return self._stored(bandit, report, item, "late")
-        known = self._known(report.decision_id, item, active=active)
-        if rewards.aggregate in ("first", "last") and known is not None:
-            if known[1] == report.reward:
-                return RewardOutcome(bandit.uid, "duplicate", None)
-            if rewards.aggregate == "first":
-                return self._stored(bandit, report, item, "ignored")
-        counts = rewards.aggregate in ("sum", "mean") and known is not None
-        value = report.reward
-        if counts:
-            value = self._value(bandit, report.decision_id, item, report.reward)
-            if abs(value) > MAX_REWARD:
-                raise InvalidRequest("reward", f"the sum would be larger than {MAX_REWARD:g}")
-        status: RewardStatus = "aggregated" if counts or not active else "applied"
-        outcome = self._stored(bandit, report, item, status)
-        if not active:
-            return outcome
-        if known is not None and value == known[1]:
-            return outcome  # the value is the same: there is nothing to learn
-        row = self._learn(
-            key, bandit, report.decision_id, item, report.time, value, context, chosen
-        )
-        return RewardOutcome(bandit.uid, status, row)
-
-    def _repeated(self, report: RewardReport, item: int) -> RewardStatus | None:
-        """Return the status of a reward whose own id was reported before, else None."""
-        found = self._db.execute(
-            "SELECT reward FROM rewards WHERE decision_id = ? AND item = ? AND reward_id = ?",
-            (report.decision_id, item, report.reward_id),
-        ).fetchall()
-        if not found:
-            return None
-        if any(value == report.reward for (value,) in found):
-            return "duplicate"
-        self._insert(report, item, "ignored")
-        return "ignored"
-
-    def _known(
-        self, decision_id: DecisionId, item: int, *, active: bool
-    ) -> tuple[LogPosition | None, float] | None:
-        """Return (position of the first learn row, value so far); None without a reward."""
-        if active:
-            found = self._db.execute(
-                "SELECT origin, value FROM outcomes WHERE decision_id = ? AND item = ?",
-                (decision_id, item),
-            ).fetchone()
-        else:  # stored, not learned
-            found = self._db.execute(
-                f"SELECT NULL, reward FROM rewards WHERE decision_id = ? AND item = ? AND {COUNTED}"
-                " ORDER BY rowid DESC LIMIT 1",
-                (decision_id, item),
-            ).fetchone()
-        return None if found is None else (found[0], found[1])
-
-    def _value(
-        self, bandit: BanditRecord, decision_id: DecisionId, item: int, *more: float
-    ) -> float:
-        """Return the fold of the rewards that count; sums are exact, whatever the order."""
-        values = [
-            value
-            for (value,) in self._db.execute(
-                f"SELECT reward FROM rewards WHERE decision_id = ? AND item = ? AND {COUNTED}"
-                " ORDER BY rowid",
-                (decision_id, item),
-            )
-        ] + list(more)
-        aggregate = bandit.spec.rewards.aggregate
-        if aggregate == "first":
-            return float(values[0])
-        if aggregate == "last":
-            return float(values[-1])
-        total = math.fsum(values)
-        return total if aggregate == "sum" else total / len(values)
-
-    def _stored(
-        self, bandit: BanditRecord, report: RewardReport, item: int, status: RewardStatus
-    ) -> RewardOutcome:
-        self._insert(report, item, status)
-        return RewardOutcome(bandit.uid, status, None)
-
-    def _insert(self, report: RewardReport, item: int, status: RewardStatus) -> None:
-        self._db.execute(
-            "INSERT INTO rewards VALUES (?, ?, ?, ?, ?, ?)",
-            (report.decision_id, item, report.reward_id, report.reward, status, report.time),
-        )
-
-    def _is_stored(self, report: RewardReport, item: int, status: RewardStatus) -> bool:
-        found = self._db.execute(
-            "SELECT 1 FROM rewards WHERE decision_id = ? AND item = ? AND status = ?"
-            " AND reward = ?",
-            (report.decision_id, item, status, report.reward),
-        ).fetchone()
-        return found is not None
+            found = self._db.execute(f"{_REWARDS} AND reward_id = ?", (*key, report.reward_id))
+        else:
+            late = "AND reward_id IS NULL AND status = 'late' AND reward = ?"
+            found = self._db.execute(f"{_REWARDS} {late}", (*key, report.reward))
+        return [reward for (reward,) in found]
 
     # -- activations --------------------------------------------------------------------------
 
@@ -168,21 +105,13 @@ class Outcomes:
         Raises:
             UnknownDecision: Nothing was stored.
         """
-        key, bandit, context, chosen, active = self._decision(decision_id)
-        if active:
-            return Activation(bandit.uid, "duplicate", len(chosen), ())
-        if bandit.spec.rewards.reward_window_s is not None and self._is_closed(decision_id):
-            return Activation(bandit.uid, "late", len(chosen), ())
-        self._db.execute("INSERT INTO activations VALUES (?, ?)", (decision_id, now))
-        items = self._db.execute(
-            f"SELECT DISTINCT item FROM rewards WHERE decision_id = ? AND {COUNTED} ORDER BY item",
-            (decision_id,),
-        ).fetchall()
-        rows = []
-        for (item,) in items:
-            value = self._value(bandit, decision_id, item)
-            rows.append(self._learn(key, bandit, decision_id, item, now, value, context, chosen))
-        return Activation(bandit.uid, "applied", len(chosen), tuple(rows))
+        found = self._decision(decision_id)
+        status, change = contract.activate(self._state(found), found.bandit.spec.rewards)
+        rows: list[LearnRow] = []
+        if change is not None:
+            self._db.execute("INSERT INTO activations VALUES (?, ?)", (decision_id, now))
+            rows = self._learn(found, change, now)
+        return Activation(found.bandit.uid, status, len(found.chosen), tuple(rows))
 
     # -- windows ------------------------------------------------------------------------------
 
@@ -232,19 +161,13 @@ class Outcomes:
         return Closed(tuple(learned), len(due) == most)
 
     def _defaults(self, decision_id: DecisionId, now: float) -> list[Learned]:
-        key, bandit, context, chosen, active = self._decision(decision_id)
-        default = bandit.spec.rewards.default_reward
-        assert default is not None
-        if not active:
+        found = self._decision(decision_id)
+        # The window is marked as closed already: so that one without a default costs nothing more.
+        state = replace(self._state(found), closed=False)
+        change = contract.close(state, found.bandit.spec.rewards)
+        if change is None:
             return []
-        return [
-            Learned(
-                bandit.uid,
-                self._learn(key, bandit, decision_id, item, now, default, context, chosen),
-            )
-            for item in range(len(chosen))
-            if self._known(decision_id, item, active=True) is None
-        ]
+        return [Learned(found.bandit.uid, row) for row in self._learn(found, change, now)]
 
     def _is_closed(self, decision_id: DecisionId) -> bool:
         found = self._db.execute(
@@ -254,10 +177,7 @@ class Outcomes:
 
     # -- both ---------------------------------------------------------------------------------
 
-    def _decision(
-        self, decision_id: DecisionId
-    ) -> tuple[int, BanditRecord, bytes, tuple[ChosenAction, ...], bool]:
-        """Return a decision: key and record of its bandit, context, chosen actions, active?"""
+    def _decision(self, decision_id: DecisionId) -> _Decision:
         found = self._db.execute(
             "SELECT bandit, context, chosen, activated FROM decisions WHERE decision_id = ?",
             (decision_id,),
@@ -265,9 +185,10 @@ class Outcomes:
         bandit = None if found is None else self._bandit(found[0])
         if found is None or bandit is None:  # unknown, or deleted and not purged yet
             raise UnknownDecision(decision_id)
-        key, context, blob, activated = found
+        _, context, blob, activated = found
+        chosen = unpack_chosen(decision_id, blob, context)
         active = bool(activated) or self._was_activated(decision_id)
-        return key, bandit, context, unpack_chosen(decision_id, blob, context), active
+        return _Decision(decision_id, bandit, context, chosen, active)
 
     def _was_activated(self, decision_id: DecisionId) -> bool:
         found = self._db.execute(
@@ -275,33 +196,55 @@ class Outcomes:
         ).fetchone()
         return found is not None
 
-    def _learn(
-        self, key: int, bandit: BanditRecord, decision_id: DecisionId, item: int, now: float,
-        value: float, context: bytes, chosen: tuple[ChosenAction, ...],
-    ) -> LearnRow:  # fmt: skip
-        """Log that the value of a chosen action became `value`."""
-        value += 0.0  # SQLite stores no negative zero, and the hash covers what it stores
-        known = self._known(decision_id, item, active=True)
-        origin = self._log.next(key) if known is None else known[0]
-        before = None if known is None else known[1]
-        assert origin is not None
-        position = self._log.learned(key, now, decision_id, item, origin, before, value)
-        self._db.execute(
-            "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
-            (decision_id, item, origin, value, position),
-        )
-        if before is not None:  # it may be in the sample of rows that left the log
-            self._db.execute(
-                "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
-                (value, key, origin),
-            )
+    def _state(self, found: _Decision) -> DecisionState:
+        rules = found.bandit.spec.rewards
+        items = [ItemState() for _ in found.chosen]
+        for item, value in self._db.execute(
+            "SELECT item, value FROM outcomes WHERE decision_id = ?", (found.id,)
+        ):
+            items[item] = ItemState(value=value)
+        rewards = self._db.execute(
+            "SELECT item, reward, status FROM rewards WHERE decision_id = ? ORDER BY rowid",
+            (found.id,),
+        ).fetchall()
+        for item, reward, status in rewards:
+            if status in COUNTED:
+                items[item] = contract.counted(items[item], reward, rules)
+        closed = rules.reward_window_s is not None and self._is_closed(found.id)
+        return DecisionState(0, len(rewards), found.active, closed, tuple(items))
+
+    def _learn(self, found: _Decision, change: contract.Change, now: float) -> list[LearnRow]:
+        """Log the values of a change."""
+        bandit, decision_id = found.bandit, found.id
         spec = bandit.spec.context
-        array = np.frombuffer(context, spec.dtype).reshape(spec.shape)
-        return LearnRow(
-            position, now, decision_id, origin, before, value, array, chosen[item].features,
-            chosen[item].slot,
-        )  # fmt: skip
+        rows = []
+        for item, before, value in change.learned:
+            origin = self._log.next(bandit.key)
+            if before is not None:
+                (origin,) = self._db.execute(
+                    "SELECT origin FROM outcomes WHERE decision_id = ? AND item = ?",
+                    (decision_id, item),
+                ).fetchone()
+            position = self._log.learned(bandit.key, now, decision_id, item, origin, before, value)
+            self._db.execute(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
+                (decision_id, item, origin, value, position),
+            )
+            if before is not None:  # it may be in the sample of rows that left the log
+                self._db.execute(
+                    "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
+                    (value, bandit.key, origin),
+                )
+            context = np.frombuffer(found.context, spec.dtype).reshape(spec.shape)
+            picked = found.chosen[item]
+            rows.append(
+                LearnRow(
+                    position, now, decision_id, LogPosition(origin), before, value, context,
+                    picked.features, picked.slot,
+                )
+            )  # fmt: skip
+        return rows
 
 
 def _item(chosen: tuple[ChosenAction, ...], action: str | None) -> int:

@@ -1,0 +1,224 @@
+"""The contract of rewards: what a report does to a decision, as a pure function.
+
+`report`, `activate` and `close` step a decision's state: each returns the status of the step, and
+the change that has to be stored, or None where there is nothing to store. Whoever takes reports
+reads the state, steps, and appends the change on the condition that the state's version is still
+the one that was read; if it moved, they read and step again. So one implementation serves every
+store and any number of writers.
+
+The value of a chosen action is the fold of the rewards that count (status applied or aggregated):
+the first, the last, their sum or their mean. A sum is exact and does not depend on the order. It is
+held as partial sums (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one
+more reward costs the same however many came before.
+
+Nothing here reads a clock: times come with the reports. A negative zero becomes zero, because not
+every store can hold one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from bandexa_core.spec import MAX_REWARD, RewardSpec
+
+RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+ActivationStatus = Literal["applied", "duplicate", "late"]
+MAX_REWARDS = 10_000  # per decision; the default of the server's setting
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState:
+    """The rewards and the value of one chosen action.
+
+    Attributes:
+        count: How many rewards count.
+        partials: Floats that do not overlap and whose exact sum is that of the rewards that count;
+            for "first" and "last", the one reward that counts.
+        value: The learned value; None before one is learned.
+    """
+
+    count: int = 0
+    partials: tuple[float, ...] = ()
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionState:
+    """What the reports of one decision have led to so far.
+
+    Attributes:
+        version: How often it was changed; 0: never.
+        num_rewards: How many rewards are stored, whatever their status.
+        activated: Whether its rewards are learned.
+        closed: Whether its reward window is over.
+        items: One per chosen action.
+    """
+
+    version: int
+    num_rewards: int
+    activated: bool
+    closed: bool
+    items: tuple[ItemState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A reward was reported.
+
+    Attributes:
+        item: The index of the chosen action it is for.
+        reward: A finite number.
+        reward_id: The caller's id of this reward; None without one.
+        repeats: What is stored already under the same `reward_id` for this item, without one the
+            late rewards of this item that equal `reward`.
+    """
+
+    item: int
+    reward: float
+    reward_id: str | None
+    repeats: Sequence[float] = ()
+
+
+class Learned(NamedTuple):
+    """The value of a chosen action became `after`; `before` is None where none was learned."""
+
+    item: int
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What has to be stored, all of it or nothing.
+
+    Attributes:
+        state: The state from here on.
+        reward: The status under which the reported reward is stored; None: no reward is stored.
+        learned: The values to log, in the order of their items.
+    """
+
+    state: DecisionState
+    reward: RewardStatus | None = None
+    learned: tuple[Learned, ...] = ()
+
+
+def report(
+    state: DecisionState, reported: Reported, rules: RewardSpec, most: int = MAX_REWARDS
+) -> tuple[RewardStatus, Change | None]:
+    """Return what a reported reward does.
+
+    Args:
+        state: The decision's state.
+        reported: The reward.
+        rules: How the bandit takes rewards.
+        most: The largest number of stored rewards of a decision.
+
+    Raises:
+        ValueError: The reward cannot be taken; the message begins with the field.
+    """
+    if reported.reward_id is None and rules.aggregate in ("sum", "mean"):
+        raise ValueError(
+            f"reward_id: needed: the bandit learns the {rules.aggregate} of its rewards"
+        )
+    if reported.reward in reported.repeats:
+        return "duplicate", None
+    if reported.repeats and reported.reward_id is not None:
+        return _stored(state, "ignored", most)
+    if state.closed:
+        return _stored(state, "late", most)
+    item = state.items[reported.item]
+    if rules.aggregate in ("first", "last") and item.count:
+        if item.partials[0] == reported.reward:
+            return "duplicate", None
+        if rules.aggregate == "first":
+            return _stored(state, "ignored", most)
+    after = counted(item, reported.reward, rules)
+    if abs(value := value_of(after, rules)) > MAX_REWARD:
+        raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
+    joins = rules.aggregate in ("sum", "mean") and item.count > 0
+    status: RewardStatus = "applied" if state.activated and not joins else "aggregated"
+    _, change = _stored(state, status, most)
+    learned: tuple[Learned, ...] = ()
+    if state.activated and value != item.value:
+        learned = (Learned(reported.item, item.value, value),)
+        after = replace(after, value=value)
+    return status, Change(_with(change.state, {reported.item: after}), status, learned)
+
+
+def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus, Change | None]:
+    """Return what an activation does: rewards that came before are learned now."""
+    if state.activated:
+        return "duplicate", None
+    if state.closed:
+        return "late", None
+    values = {index: value_of(item, rules) for index, item in enumerate(state.items) if item.count}
+    return "applied", _learn(replace(_next(state), activated=True), values)
+
+
+def close(state: DecisionState, rules: RewardSpec) -> Change | None:
+    """Return what the end of the reward window does: without a reward the default is learned."""
+    if state.closed:
+        return None
+    values = {}
+    if rules.default_reward is not None and state.activated:
+        values = {
+            index: rules.default_reward
+            for index, item in enumerate(state.items)
+            if item.value is None
+        }
+    return _learn(replace(_next(state), closed=True), values)
+
+
+def counted(item: ItemState, reward: float, rules: RewardSpec) -> ItemState:
+    """Return the state of an item after one more reward that counts; its value is unchanged."""
+    summed = rules.aggregate in ("sum", "mean")
+    partials = grown(item.partials, reward) if summed else (reward,)
+    return replace(item, count=item.count + 1, partials=partials)
+
+
+def value_of(item: ItemState, rules: RewardSpec) -> float:
+    """Return the fold of the rewards that count; there is at least one."""
+    total = math.fsum(item.partials)
+    return (total / item.count if rules.aggregate == "mean" else total) + 0.0
+
+
+def grown(partials: tuple[float, ...], value: float) -> tuple[float, ...]:
+    """Return partial sums whose exact sum is that of `partials` and `value`."""
+    out = []
+    for partial in partials:
+        if abs(value) < abs(partial):
+            value, partial = partial, value
+        high = value + partial
+        low = partial - (high - value)
+        if low:
+            out.append(low)
+        value = high
+    return (*out, value)
+
+
+def _stored(state: DecisionState, status: RewardStatus, most: int) -> tuple[RewardStatus, Change]:
+    if state.num_rewards >= most:
+        raise ValueError(f"reward: the decision has {most} rewards, the most that are stored")
+    return status, Change(replace(_next(state), num_rewards=state.num_rewards + 1), status)
+
+
+def _next(state: DecisionState) -> DecisionState:
+    return replace(state, version=state.version + 1)
+
+
+def _learn(state: DecisionState, values: dict[int, float]) -> Change:
+    """Return the change that learns the first values of items."""
+    learned = tuple(
+        Learned(index, state.items[index].value, value + 0.0) for index, value in values.items()
+    )
+    taken = {each.item: replace(state.items[each.item], value=each.after) for each in learned}
+    return Change(_with(state, taken), learned=learned)
+
+
+def _with(state: DecisionState, items: dict[int, ItemState]) -> DecisionState:
+    return replace(
+        state, items=tuple(items.get(index, item) for index, item in enumerate(state.items))
+    )
