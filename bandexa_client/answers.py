@@ -53,8 +53,9 @@ class RewardStatus:
     """What became of a reward.
 
     Attributes:
-        status: applied, duplicate, ignored, aggregated or late; or fallback, when the decision was
-            the caller's own, which the service does not know.
+        status: applied, duplicate, ignored, aggregated or late; stored, when the bandit has failed
+            and learns it once it is recovered; or fallback, when the decision was the caller's own,
+            which the service does not know.
         train_due: Whether a training round is due.
     """
 
@@ -253,7 +254,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotState:
-    """What a bandit serves after an import or a rollback."""
+    """What a bandit serves after an import, a rollback or a recovery."""
 
     snapshot: int
     position: int

@@ -285,6 +285,17 @@ class Calls(ABC):
         )  # fmt: skip
         return await self._do(call)
 
+    @shared
+    async def recover(self, bandit: str) -> SnapshotState:
+        """Recover a failed bandit now; one that has not failed is unchanged.
+
+        Raises:
+            ServiceUnavailable: It cannot be recovered; it is tried again later.
+        """
+        return await self._do(
+            Call("POST", path(bandit, "recover"), reads(SnapshotState), repeatable=False, slow=True)
+        )
+
     # -- the server -----------------------------------------------------------------------------
 
     @shared

@@ -6,6 +6,7 @@ BandexaError
 |   +-- SnapshotRefused  the snapshot must not be published
 +-- ReplayError          a replay cannot be read or written: delete it and rebuild it from the log
 +-- ReplayLocked         another object has the replay's directory open: do not delete it
++-- RowNotApplied        a log row cannot be applied to a model
 +-- ClosedError          an object was used after its close()
 
 A mistake of the caller, such as a wrong shape, dtype or name, is a plain ValueError.
@@ -39,6 +40,20 @@ class ReplayLocked(BandexaError):
 
     It is not a ReplayError, because callers answer a ReplayError by deleting the directory.
     """
+
+
+class RowNotApplied(BandexaError):
+    """A log row cannot be applied to a model: its encoder failed, or the row does not fit it.
+
+    Attributes:
+        position: The row's position in the log.
+        reason: What went wrong.
+    """
+
+    def __init__(self, position: int, reason: Exception) -> None:
+        super().__init__(f"log row {position} cannot be applied: {type(reason).__name__}: {reason}")
+        self.position = position
+        self.reason = reason
 
 
 class ClosedError(BandexaError):

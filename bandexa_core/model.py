@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
+from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -199,9 +200,27 @@ class ServingModel:
             z_1D: The features of a learn row, if `features` computed them beforehand.
             row: The row at `position + 1`.
             load: Loads an imported snapshot; called for import rows alone.
+
+        Raises:
+            RowNotApplied: Its features could not be computed, or it does not fit. The model is at
+                the same position; where its features failed, it is unchanged.
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
         assert row.position == self.position + 1, f"row {row.position} after {self.position}"
+        try:
+            self._apply(row, load, z_1D)
+        except Exception as error:
+            raise RowNotApplied(row.position, error) from error
+        self.position = row.position
+
+    def _apply(
+        self,
+        row: LogRow,
+        load: Callable[[SnapshotVersion], Snapshot],
+        z_1D: NDArray[np.float64] | None,
+    ) -> None:
+        if z_1D is None and isinstance(row, LearnRow) and isinstance(self.policy, LinearHead):
+            z_1D = self.policy.features(row.context[None], row.action[None])
         share = self.share_before(row)
         self.forget_before(row, self.policy.forgotten(share) if share < 1.0 else None)
         if isinstance(row, LearnRow):
@@ -222,7 +241,6 @@ class ServingModel:
             self.policy.configure(self.spec.selection)
         else:
             self._take_import(row, load(row.version))
-        self.position = row.position
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.

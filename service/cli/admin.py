@@ -1,4 +1,4 @@
-"""`bandexa bandits`, `actions` and `train`: administration of a running server."""
+"""`bandexa bandits`, `actions`, `train` and `recover`: administration of a running server."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ File = Annotated[Path, typer.Option("--file", help="JSON or TOML (.toml); - is s
 
 
 def register(app: typer.Typer) -> None:
-    """Add `train` to `app`."""
+    """Add `train` and `recover` to `app`."""
     app.command()(train)
+    app.command()(recover)
 
 
 # -- bandits ----------------------------------------------------------------------------------
@@ -270,3 +271,21 @@ def train(
         metrics = "".join(f", {name} {value:.4g}" for name, value in answer.metrics.items())
         what = f"serves snapshot {answer.snapshot}" if wait else "a round is queued"
         typer.echo(f"{bandit}: {what}{metrics}")
+
+
+def recover(
+    bandit: BanditName,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Recover a failed bandit now. Without this command it is tried again by itself."""
+    with connected(url, api_key) as client:
+        answer = client.recover(bandit)
+    if as_json:
+        echo_json(dataclasses.asdict(answer))
+    elif not quiet:
+        typer.echo(
+            f"{bandit}: serves snapshot {answer.snapshot} with the log up to {answer.position}"
+        )

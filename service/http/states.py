@@ -6,9 +6,10 @@ import dataclasses
 
 from service.http.schemas.bandits import BanditAnswer
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
-from service.observe.health import Finding, bandit_findings
+from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
+from service.serving.recovery import SetAside
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
@@ -45,6 +46,13 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
         findings=answered(bandit_findings(engine, bandit)),
         join_rate=bandit.vitals.join_rate(),
         reward_mean=bandit.vitals.reward_mean,
+    )
+
+
+def not_served(bandit: SetAside) -> Learning:
+    """Return what is wrong with a bandit that was set aside."""
+    return Learning(
+        findings=answered([failed_finding(bandit.failure)]), join_rate=None, reward_mean=None
     )
 
 

@@ -245,6 +245,7 @@ class Metrics:
         problems: Requests, and items of batches, answered by a problem, by type without its prefix.
         swaps, swap_seconds, swap_stall_seconds: Models swapped in, their times, and how much of
             that on the event loop.
+        recoveries: Failed bandits that were recovered.
         rounds, rounds_failed, round_seconds: Training rounds.
         trainer_restarts: Restarts of the trainer process.
         store_bytes: Bytes of the database that hold data, as of retention's last check.
@@ -259,6 +260,7 @@ class Metrics:
         self.swaps = Count()
         self.swap_seconds = Tally(ROUND_SECONDS)
         self.swap_stall_seconds = Tally()
+        self.recoveries = Count()
         self.rounds = Count()
         self.rounds_failed = Count()
         self.round_seconds = Tally(ROUND_SECONDS)

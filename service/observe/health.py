@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.observe.counters import Minute
+from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 
@@ -77,6 +78,7 @@ class BanditState:
         num_values: Learned values since the server's start.
         outside: The share of about the last 1,000 values outside of `reward_range`.
         learns: Whether its policy learns at all.
+        failure: Why its log is not applied; None while it is.
     """
 
     due_s: float
@@ -92,6 +94,7 @@ class BanditState:
     outside: float
     reward_range: tuple[float, float]
     learns: bool
+    failure: Failure | None = None
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -128,6 +131,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         outside=vitals.outside,
         reward_range=spec.reward_range,
         learns=spec.policy != "uniform",
+        failure=bandit.applier.failure,
     )
     return list(check_bandit(state))
 
@@ -158,6 +162,8 @@ def check_server(state: ServerState) -> Iterator[Finding]:
 
 def check_bandit(state: BanditState) -> Iterator[Finding]:
     """Yield what is wrong, or may be, with a bandit: alarms first."""
+    if state.failure is not None:
+        yield failed_finding(state.failure)
     yield from _check_training(state)
     drop = join_rate_drop(state.minutes)
     if drop is not None:
@@ -170,6 +176,18 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
         )  # fmt: skip
     if state.learns:
         yield from _check_traffic(state)
+
+
+def failed_finding(failure: Failure) -> Finding:
+    """Return the finding of a bandit whose log cannot be applied."""
+    where = f"log row {failure.position}" if failure.position else "its model"
+    return Finding(
+        "failed", ALARM,
+        f"{where} cannot be applied, and nothing is learned: {failure.reason}"
+        f" ({failure.tries} recoveries failed)",
+        "rewards are stored and learned once the cause is gone; it is tried again each minute, and"
+        " `bandexa recover` tries at once",
+    )  # fmt: skip
 
 
 def _check_training(state: BanditState) -> Iterator[Finding]:
@@ -185,12 +203,11 @@ def _check_training(state: BanditState) -> Iterator[Finding]:
             "rounds-failing", ALARM, f"{failed} training rounds in a row failed: {reason}",
             "the trainer's lines in the log have the traceback",
         )  # fmt: skip
-    if state.rows_wait_s > ROWS_WAIT_S:
+    if state.rows_wait_s > ROWS_WAIT_S and state.failure is None:
         yield Finding(
             "rows-waiting", ALARM,
             f"learned rows have waited for {state.rows_wait_s:.0f} s to be applied",
-            "an encoder too slow for the traffic, or an error that is in the log; a restart"
-            " applies them all",
+            "is the encoder too slow for the traffic?",
         )  # fmt: skip
 
 

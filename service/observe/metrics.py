@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from bandexa_core import __version__
 from service.observe.counters import Count, Tally
-from service.observe.health import ALARM, bandit_findings, server_findings
+from service.observe.health import ALARM, bandit_findings, failed_finding, server_findings
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.training.supervisor import PHASES
@@ -209,6 +209,15 @@ class _EngineCollector(Collector):
 
     def _models(self) -> Iterator[Metric]:
         bandits = self._engine.bandits()
+        yield _gauge(
+            "bandexa_bandits_set_aside",
+            "Bandits that could not be recovered at the start and are not served.",
+            len(self._engine.live.aside()),
+        )
+        yield _counter(
+            "bandexa_recoveries", "Failed bandits that were recovered.",
+            self._engine.metrics.recoveries,
+        )  # fmt: skip
         for name, text, value in _OF_A_BANDIT:
             samples = [((bandit.record.name,), value(bandit)) for bandit in bandits]
             yield _labelled(name, text, ["bandit"], samples)
@@ -218,6 +227,7 @@ class _EngineCollector(Collector):
         found = [("", finding) for finding in server_findings(engine)]
         for bandit in engine.bandits():
             found += [(bandit.record.name, f) for f in bandit_findings(engine, bandit)]
+        found += [(a.record.name, failed_finding(a.failure)) for a in engine.live.aside()]
         alarmed = any(finding.severity == ALARM for _, finding in found)
         yield _gauge("bandexa_learning", "Whether /learnz answers 200.", not alarmed)
         yield _labelled(
@@ -247,6 +257,10 @@ _OF_A_BANDIT: tuple[tuple[str, str, Callable[[Bandit], float]], ...] = (
     (
         "bandexa_rows_waiting", "Committed rows that wait to be applied.",
         lambda b: b.applier.rows_waiting,
+    ),
+    (
+        "bandexa_failed", "Whether a log row cannot be applied; 1 until it is recovered.",
+        lambda b: b.applier.failure is not None,
     ),
     (
         "bandexa_learned_values", "Values learned since the bandit was created.",

@@ -1,22 +1,31 @@
-"""The applier of one bandit: it applies committed log rows to the served model, in log order.
+"""The applier of one bandit: it follows the log and applies its rows to the served model.
 
 A reward becomes such a row, and so does whatever else changes the model. Nothing else moves a
-served model. `apply` receives each committed row from the writer's callback on the event loop. A
-row that needs long work (a factorisation when forgetting, a slow encoder's features) waits until a
-thread has done that work, and later rows wait behind it; selects do not. During a swap the applier
-also records the rows that the coming model still lacks.
+served model. The writer calls `follow` when rows are committed; the applier reads them from the
+store, in order, and applies them. So a row that could not be applied is still there to be applied
+later, and any process that reads the log can follow it.
+
+Rows that need long work (a factorisation when forgetting, a slow encoder's features) wait until a
+thread has done that work, and later rows wait behind them; selects do not.
+
+A row that cannot be applied makes the bandit *failed*: it goes on answering selects from its last
+good position, its rewards are stored, and `recovery` builds its model again from snapshot and log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import LearnRow, LogRow
 from bandexa_core.model import ServingModel
@@ -24,19 +33,42 @@ from bandexa_core.snapshots.store import Snapshot
 
 log = logging.getLogger(__name__)
 ENCODED_AT_ONCE = 16
+ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
+ReadRows = Callable[[LogPosition, LogPosition], Iterator[list[LogRow]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a bandit has stopped learning.
+
+    Attributes:
+        position: The log row that cannot be read or applied.
+        reason: The error.
+        since: When it failed first, seconds since the epoch.
+        tries: How often recovery was tried since then.
+    """
+
+    position: LogPosition
+    reason: str
+    since: float
+    tries: int = 0
 
 
 class Applier:
-    """Applies log rows to a model.
+    """Follows a bandit's log.
 
     Args:
-        name: The bandit's name, for the log.
+        name: The bandit's name, for the server's log.
         model: The served model.
         load_import: Loads an imported snapshot by its version.
+        read: Returns the rows in (after, up_to], in lists; called on the event loop.
+        on_failure: Called when a row could not be applied.
 
     Attributes:
         model: The model that is served now.
         load_import: As given.
+        head: The newest committed row, as far as is known here.
+        failure: Why rows are not applied; None while they are.
     """
 
     def __init__(
@@ -44,145 +76,203 @@ class Applier:
         name: str,
         model: ServingModel,
         load_import: Callable[[SnapshotVersion], Snapshot],
+        read: ReadRows,
+        on_failure: Callable[[], None],
     ) -> None:
         self._name = name
         self.model = model
         self.load_import = load_import
+        self.read = read
+        self._on_failure = on_failure
+        self.head = model.position
+        self.failure: Failure | None = None
         self._due_since: float | None = None
         self._waiting_since = 0.0
-        self._tail: list[LogRow] | None = None
-        self._waiting: dict[LogPosition, tuple[LogRow, asyncio.Future[None]]] = {}  # in log order
+        self._waiting: list[tuple[LogPosition, int, asyncio.Future[bool]]] = []  # a heap
+        self._count = itertools.count()
+        self._is_scheduled = False
         self._catching_up: asyncio.Task[None] | None = None
         self._running = asyncio.Event()
         self._running.set()
+        self._is_closed = False
 
     # -- applying rows ------------------------------------------------------------------------
 
-    def apply(self, row: LogRow) -> None:
-        """Apply the next committed row, at once or behind long work (see `applied`)."""
-        if self._waiting or not self._running.is_set() or self._is_long(row):
-            if not self._waiting:
-                self._waiting_since = time.monotonic()
-            self._waiting[row.position] = row, asyncio.get_running_loop().create_future()
-            if self._catching_up is None:
-                self._catching_up = asyncio.create_task(self._catch_up())
-        else:
-            self._apply(row)
+    def follow(self, head: LogPosition) -> None:
+        """Note that rows up to `head` are committed; they are applied in the loop's next turn.
 
-    async def applied(self, position: LogPosition) -> None:
-        """Return once the row at `position`, which `apply` received, is applied."""
-        waiting = self._waiting.get(position)
-        if waiting is not None:
-            await waiting[1]
+        Rows that are committed together are thus read together.
+        """
+        if head <= self.head:
+            return
+        if self.head == self.model.position:
+            self._waiting_since = time.monotonic()
+        self.head = head
+        if not self._is_scheduled and self._catching_up is None:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    async def applied(self, position: LogPosition) -> bool:
+        """Return True once the row at `position` is applied; False when the bandit has failed."""
+        if self.model.position >= position:
+            return True
+        if self.failure is not None or self._is_closed:
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (position, next(self._count), done))
+        return await done
+
+    def _go_on(self) -> None:
+        """Apply the committed rows: at once, or by a task where that takes long."""
+        self._is_scheduled = False
+        if not self._may_apply() or self._catching_up is not None:
+            return
+        try:
+            is_done = self._apply_quick_rows()
+        except Exception as error:  # whatever a row does, it is recorded and tried again
+            self._fail(error)
+            return
+        if not is_done:
+            self._catching_up = asyncio.create_task(self._catch_up())
+
+    def _may_apply(self) -> bool:
+        return self.failure is None and self._running.is_set() and not self._is_closed
+
+    def _apply_quick_rows(self) -> bool:
+        """Apply rows until one takes long; returns whether all are applied."""
+        model = self.model
+        if self.head - model.position > ROWS_AT_ONCE:
+            return False
+        for rows in self.read(model.position, self.head):
+            for row in rows:
+                if model.share_before(row) < 1.0 or _is_slow(model, row):
+                    return False
+                self._apply(row)
+        return True
 
     async def _catch_up(self) -> None:
-        """Apply the waiting rows; long work runs on a thread, while selects go on.
+        """Apply the committed rows; long work runs on a thread, while selects go on.
 
-        No other row is applied meanwhile, so the thread reads a posterior that does not move. A row
-        that fails is tried again when the next one arrives; it is committed, so its caller is
-        answered.
+        No other row is applied meanwhile, so the thread reads a posterior that does not move.
         """
-        loop = asyncio.get_running_loop()
-        encoded: dict[LogPosition, NDArray[np.float64]] = {}
-        encoded_by: ServingModel | None = None
         try:
-            while self._waiting:
+            while self.model.position < self.head and self.failure is None:
                 await self._running.wait()
-                row, done = next(iter(self._waiting.values()))
+                if self._is_closed:
+                    return
                 model = self.model
-                if encoded_by is not model:
-                    encoded, encoded_by = {}, model
-                if self._is_slow(row) and row.position not in encoded:
-                    rows = self._next_learn_rows()
-                    features = await loop.run_in_executor(None, model.features, rows)
+                chunk = LogPosition(min(self.head, model.position + ROWS_AT_ONCE))
+                for rows in self.read(model.position, chunk):
+                    await self._apply_slow_rows(model, rows)
                     if not self._still_served(model):
-                        continue
-                    encoded = {
-                        each.position: features[index : index + 1]
-                        for index, each in enumerate(rows)
-                    }
-                share = model.share_before(row)
-                if share < 1.0:  # last, so that forgetting and the row are applied in one step
-                    posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
-                    if not self._still_served(model):  # swapped: its successor forgets as well
-                        continue
-                    model.forget_before(row, posterior)
-                self._apply(row, encoded.pop(row.position, None))
-                del self._waiting[row.position]
-                self._waiting_since = time.monotonic()
-                _release(done)
-                await asyncio.sleep(0)  # however many rows wait, selects run in between
-        except Exception:  # the top of this task: the waiting callers did nothing wrong
-            log.exception("bandit %s: %d rows wait", self._name, len(self._waiting))
+                        break  # its successor reads them again
+        except Exception as error:  # as above
+            self._fail(error)
         finally:
             self._catching_up = None
-            for _, done in self._waiting.values():
-                _release(done)
+
+    async def _apply_slow_rows(self, model: ServingModel, rows: list[LogRow]) -> None:
+        """Apply rows until `model` is replaced."""
+        loop = asyncio.get_running_loop()
+        encoded: dict[LogPosition, NDArray[np.float64]] = {}
+        for index, row in enumerate(rows):
+            if _is_slow(model, row) and row.position not in encoded:
+                together = _learn_rows(rows[index : index + ENCODED_AT_ONCE])
+                features = await loop.run_in_executor(None, model.features, together)
+                if not self._still_served(model):
+                    return
+                encoded = {each.position: features[n : n + 1] for n, each in enumerate(together)}
+            share = model.share_before(row)
+            if share < 1.0:  # last, so that forgetting and the row are applied in one step
+                posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
+                if not self._still_served(model):  # swapped: its successor forgets as well
+                    return
+                model.forget_before(row, posterior)
+            self._apply(row, encoded.pop(row.position, None))
+            await asyncio.sleep(0)  # however many rows wait, selects run in between
+            if not self._still_served(model):
+                return
 
     def _still_served(self, model: ServingModel) -> bool:
         """Whether rows still go to `model`, after a wait."""
-        return model is self.model and self._running.is_set()
-
-    def _is_long(self, row: LogRow) -> bool:
-        return self.model.share_before(row) < 1.0 or self._is_slow(row)
-
-    def _is_slow(self, row: LogRow) -> bool:
-        return isinstance(row, LearnRow) and self.model.slow_encoder is not None
-
-    def _next_learn_rows(self) -> list[LearnRow]:
-        """Return the learn rows that wait before any other row; only others change features."""
-        rows: list[LearnRow] = []
-        for row, _ in self._waiting.values():
-            if not isinstance(row, LearnRow) or len(rows) == ENCODED_AT_ONCE:
-                break
-            rows.append(row)
-        return rows
+        return model is self.model and self._may_apply()
 
     def _apply(self, row: LogRow, z_1D: NDArray[np.float64] | None = None) -> None:
         self.model.apply(row, self.load_import, z_1D)
-        if self._tail is not None:  # for the model that is being loaded
-            self._tail.append(row)
+        self._waiting_since = time.monotonic()
+        self._release()
+
+    def _release(self) -> None:
+        """Answer the callers whose rows are applied."""
+        while self._waiting and self._waiting[0][0] <= self.model.position:
+            _answer(heapq.heappop(self._waiting)[2], applied=True)
 
     @property
     def rows_waiting(self) -> int:
         """Number of committed rows that wait to be applied."""
-        return len(self._waiting)
+        return self.head - self.model.position
 
     def rows_wait_s(self, now: float) -> float:
         """Return for how many seconds no waiting row was applied; 0 when none waits."""
-        return now - self._waiting_since if self._waiting else 0.0
+        return now - self._waiting_since if self.rows_waiting else 0.0
+
+    # -- failing ------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> None:
+        position = LogPosition(self.model.position + 1)
+        if isinstance(error, RowNotApplied):
+            position, error = LogPosition(error.position), error.reason
+        reason = f"{type(error).__name__}: {error}"
+        log.error(
+            "bandit %s has failed at log row %d: it serves on and stores its rewards, but does not"
+            " learn until it is recovered", self._name, position, exc_info=error,
+        )  # fmt: skip
+        self.failure = Failure(position, reason, time.time())
+        self._give_up_waiting()
+        self._on_failure()
+
+    def _give_up_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for _, _, done in waiting:
+            _answer(done, applied=False)
+
+    def close(self) -> None:
+        """Apply no more rows: the bandit is being deleted, and its rows with it."""
+        self._is_closed = True
+        self._give_up_waiting()
+
+    def reopen(self) -> None:
+        """Undo `close`."""
+        self._is_closed = False
+        self._go_on()
 
     # -- swapping -----------------------------------------------------------------------------
 
-    def start_tail(self) -> None:
-        """Record the rows applied from now on; all rows before them are in the store."""
-        assert self._tail is None, "one model at a time is being loaded"
-        self._tail = []
-
-    def tail_after(self, model: ServingModel) -> list[LogRow]:
-        """Return the recorded rows that `model` has not applied yet."""
-        assert self._tail is not None
-        return [row for row in self._tail if row.position > model.position]
-
     def hold(self) -> None:
-        """Make rows wait until `swap`, so that the tail ends here; selects go on."""
+        """Make rows wait until `swap`, so that a coming model catches up; selects go on."""
         self._running.clear()
 
     def swap(self, model: ServingModel | None) -> None:
-        """Serve `model` from now on (None: retain the served one), and stop recording the tail."""
-        self._tail = None
-        self._running.set()
+        """Serve `model` from now on (None: go on with the served one), and apply waiting rows.
+
+        A model at the position of a failed one continues where that one failed.
+        """
         if model is not None:
-            assert model.position == self.model.position
+            assert model.position >= self.model.position
             self.model.frozen = True
             self.model = model
+            self.failure = None
             self._due_since = None
+            self.head = LogPosition(max(self.head, model.position))
+            self._release()
+        self._running.set()
+        self._go_on()
 
     # -- training -----------------------------------------------------------------------------
 
     def round_due(self) -> bool:
         """Whether a training round is due; each call also notes since when."""
-        due = self.model.round_due()
+        due = self.failure is None and self.model.round_due()
         if not due:
             self._due_since = None
         elif self._due_since is None:
@@ -196,6 +286,19 @@ class Applier:
         return now - self._due_since
 
 
-def _release(done: asyncio.Future[None]) -> None:
+def _answer(done: asyncio.Future[bool], *, applied: bool) -> None:
     if not done.done():  # the caller may have gone away
-        done.set_result(None)
+        done.set_result(applied)
+
+
+def _is_slow(model: ServingModel, row: LogRow) -> bool:
+    return isinstance(row, LearnRow) and model.slow_encoder is not None
+
+
+def _learn_rows(rows: list[LogRow]) -> list[LearnRow]:
+    """Return the learn rows before any other row; only others change features."""
+    return [
+        row
+        for row in itertools.takewhile(lambda row: isinstance(row, LearnRow), rows)
+        if isinstance(row, LearnRow)
+    ]

@@ -5,12 +5,15 @@ It runs on the event loop. Only the applier moves the served model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import SnapshotVersion
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.rows import LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.observe.counters import Vitals
@@ -21,9 +24,15 @@ from service.serving.select.commands import CandidateInput, InlineCandidates, Of
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
+ReadLog = Callable[[BanditRecord, LogPosition, LogPosition], Iterator[list[LogRow]]]
+
 
 class Bandit:
     """A live bandit.
+
+    Args:
+        read: Returns its log rows in (after, up_to], in lists; called on the event loop.
+        on_failure: Receives it when a log row could not be applied.
 
     Attributes:
         record: Its identity and configuration as it was created.
@@ -33,17 +42,30 @@ class Bandit:
         imported: Snapshots that are being imported, by version.
     """
 
-    def __init__(self, record: BanditRecord, model: ServingModel, snapshots: SnapshotStore) -> None:
+    def __init__(
+        self,
+        record: BanditRecord,
+        model: ServingModel,
+        snapshots: SnapshotStore,
+        read: ReadLog,
+        on_failure: Callable[[Bandit], None],
+    ) -> None:
         self.record = record
         self.snapshots = snapshots
         self.vitals = Vitals()
         self.imported: dict[SnapshotVersion, Snapshot] = {}
-        self.applier = Applier(record.name, model, self._load_import)
+        self.applier = Applier(
+            record.name, model, self._load_import, partial(read, record), partial(on_failure, self)
+        )
 
     @property
     def model(self) -> ServingModel:
         """The served model; a swap replaces it."""
         return self.applier.model
+
+    def logged(self, row: LogRow) -> None:
+        """Note that a row of its log is committed."""
+        self.applier.follow(row.position)
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:
         """Return an imported snapshot: from memory while it is being imported, else from disk."""

@@ -10,18 +10,19 @@ import asyncio
 from dataclasses import dataclass
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.ids import BanditUid
+from bandexa_core.ids import BanditUid, LogPosition
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.collection import ImportedModules
 from service.serving.commits import Committer
-from service.serving.errors import UnknownBandit
+from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.explain import Explainer
+from service.serving.recovery import Recovery, SetAside
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting
 from service.settings import Settings
-from service.store.protocol import EventStore
+from service.store.protocol import EventStore, LogReader
 
 
 class Bandits:
@@ -30,36 +31,77 @@ class Bandits:
     def __init__(self) -> None:
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
+        self._aside: dict[str, SetAside] = {}
         self._modules = ImportedModules()
         self.changing = asyncio.Lock()  # two creations of one name must not race
 
     def add(self, bandit: Bandit) -> None:
         """Serve a bandit from now on."""
+        self._aside.pop(bandit.record.name, None)
         self._by_name[bandit.record.name] = bandit
         self._by_uid[bandit.record.uid] = bandit
         self._modules.freeze()
 
+    def set_aside(self, bandit: SetAside) -> None:
+        """Note a bandit that exists and cannot be served."""
+        self._aside[bandit.record.name] = bandit
+
     def get(self, name: str) -> Bandit | None:
-        """Return a live bandit, or None."""
-        return self._by_name.get(name)
+        """Return a live bandit, or None.
+
+        Raises:
+            BanditFailed: It exists and cannot be served.
+        """
+        bandit = self._by_name.get(name)
+        if bandit is None and name in self._aside:
+            raise BanditFailed(name, self._aside[name].failure.reason)
+        return bandit
 
     def named(self, name: str) -> Bandit:
-        """Return a live bandit; UnknownBandit where there is none."""
-        bandit = self._by_name.get(name)
+        """Return a live bandit.
+
+        Raises:
+            UnknownBandit: There is none.
+            BanditFailed: It exists and cannot be served.
+        """
+        bandit = self.get(name)
         if bandit is None:
             raise UnknownBandit(name)
         return bandit
+
+    def served_or_not(self, name: str) -> Bandit | SetAside:
+        """Return a bandit, even one that was set aside; UnknownBandit where there is none."""
+        return self._aside.get(name) or self.named(name)
 
     def find(self, uid: BanditUid) -> Bandit | None:
         """Return the live bandit of a uid, or None."""
         return self._by_uid.get(uid)
 
-    def remove(self, name: str) -> Bandit:
+    def remove(self, name: str) -> Bandit | SetAside:
         """Stop serving a bandit and return it; UnknownBandit where there is none."""
-        bandit = self.named(name)
-        del self._by_name[name]
-        self._by_uid.pop(bandit.record.uid)
+        bandit = self.served_or_not(name)
+        self._aside.pop(name, None)
+        self._by_name.pop(name, None)
+        self._by_uid.pop(bandit.record.uid, None)
+        if isinstance(bandit, Bandit):
+            bandit.applier.close()
         return bandit
+
+    def put_back(self, bandit: Bandit | SetAside) -> None:
+        """Undo `remove`."""
+        if isinstance(bandit, SetAside):
+            self.set_aside(bandit)
+        else:
+            self.add(bandit)
+            bandit.applier.reopen()
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a bandit of this name, served or not."""
+        return name in self._by_name or name in self._aside
+
+    def aside(self) -> list[SetAside]:
+        """Return the bandits that are not served, sorted by name."""
+        return [self._aside[name] for name in sorted(self._aside)]
 
     def all(self) -> list[Bandit]:
         """Return all bandits, sorted by name."""
@@ -76,12 +118,14 @@ class Engine:
         loop: The event loop it runs on.
         registry: Encoders by name.
         store: The event store.
+        reader: Reads the store on the event loop: little, and what was just written.
         live: The live bandits.
         commit: Appends to the store and waits for the commit.
         selecting: Answers selects.
         rewards: Takes rewards.
         rounds: Orders training rounds and swaps their models in.
         explainer: Explains decisions.
+        recovery: Recovers failed bandits.
     """
 
     settings: Settings
@@ -89,12 +133,23 @@ class Engine:
     loop: asyncio.AbstractEventLoop
     registry: EncoderRegistry
     store: EventStore
+    reader: LogReader
     live: Bandits
     commit: Committer
     selecting: Selecting
     rewards: Rewards
     rounds: Rounds
     explainer: Explainer
+    recovery: Recovery
+
+    async def settled(self, bandit: Bandit, position: LogPosition) -> None:
+        """Wait until a change of a bandit is served; a failed bandit is recovered for it.
+
+        Raises:
+            BanditFailed: It cannot be; the change is stored, and is served once it is recovered.
+        """
+        if not await bandit.applier.applied(position):
+            await self.recovery.recover(bandit)
 
     def bandit(self, name: str) -> Bandit:
         """Return a live bandit; UnknownBandit where there is none."""

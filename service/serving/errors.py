@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.store.errors import ServiceError
+from service.store.errors import ServiceError, Unavailable
 
 
 class UnknownBandit(ServiceError):
@@ -10,6 +10,13 @@ class UnknownBandit(ServiceError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no bandit {name!r}")
+
+
+class BanditFailed(Unavailable):
+    """The bandit's model cannot be built from its snapshots and its log, or not right now."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"bandit {name!r} has failed: {reason}")
 
 
 class UnknownAction(ServiceError):

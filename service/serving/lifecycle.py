@@ -15,17 +15,22 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.filesystem import LocalFileSystem, make_dirs
+from bandexa_core.model import ServingModel
+from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
+from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.engine import Bandits, Engine
 from service.serving.explain import Explainer
 from service.serving.recover import recover, refuse_lost_database
+from service.serving.recovery import Recovery, SetAside
 from service.serving.retention import Retention
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting, finished
 from service.serving.select.batcher import DecisionBatcher
 from service.settings import Settings
+from service.store.records import BanditRecord
 from service.store.sqlite.store import SqliteStore
 
 
@@ -62,10 +67,27 @@ async def running(
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.reader()))
         live = Bandits()
-        for bandit in await loop.run_in_executor(
+        recovery = Recovery(
+            registry,
+            metrics,
+            store,
+            loader,
+            lambda aside, model: serve(aside.record, aside.snapshots, model),
+        )
+        await stack.enter_async_context(recovery.running())
+
+        def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> None:
+            live.add(Bandit(record, model, snapshots, reader.follow, recovery.failed))
+
+        for record, snapshots, found in await loop.run_in_executor(
             loader, lambda: list(recover(settings, registry, reader))
         ):
-            live.add(bandit)
+            if isinstance(found, ServingModel):
+                serve(record, snapshots, found)
+            else:
+                aside = SetAside(record, snapshots, found)
+                live.set_aside(aside)
+                recovery.failed(aside)
         commit = Committer(loop)
         batcher = DecisionBatcher(loop, store.append_decision, settings.max_inline_bytes)
         selecting = Selecting(
@@ -81,8 +103,8 @@ async def running(
         retention = Retention(settings, metrics, store, live.all, commit, rounds.order)
         await stack.enter_async_context(retention.running())
         yield Engine(
-            settings, metrics, loop, registry, store, live, commit, selecting, rewards, rounds,
-            explainer,
+            settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
+            rounds, explainer, recovery,
         )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
     record: BanditRecord = await engine.commit(engine.store.create_bandit, name, spec, publish)
-    bandit = Bandit(record, made[0], SnapshotStore(engine.settings.snapshots / record.uid))
+    snapshots = SnapshotStore(engine.settings.snapshots / record.uid)
+    bandit = Bandit(record, made[0], snapshots, engine.reader.follow, engine.recovery.failed)
     engine.live.add(bandit)
     return bandit
 
@@ -84,10 +85,8 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
             raise Conflict(f"{key}: cannot change in the life of a bandit")
     if wanted != current:
         store = engine.store
-        row = await engine.commit(
-            store.append_config, bandit.record, wanted, then=bandit.applier.apply
-        )
-        await bandit.applier.applied(row.position)
+        row = await engine.commit(store.append_config, bandit.record, wanted, then=bandit.logged)
+        await engine.settled(bandit, row.position)
     return bandit
 
 
@@ -97,9 +96,10 @@ async def delete_bandit(engine: Engine, name: str) -> None:
     try:
         await engine.commit(engine.store.delete_bandit, bandit.record)
     except ServiceError:
-        if engine.live.get(name) is None:  # the store refused, and changed nothing
-            engine.live.add(bandit)
+        if not engine.live.exists(name):  # the store refused, and changed nothing
+            engine.live.put_back(bandit)
         raise
+    engine.recovery.forget(bandit.record.uid)
     await engine.rounds.forget(bandit.record.uid)
 
 
@@ -119,8 +119,8 @@ async def put_actions(
     if missing and rows is None and bandit.record.spec.action_dim:
         raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
     store = engine.store
-    row = await engine.commit(store.append_change, bandit.record, change, then=bandit.applier.apply)
-    await bandit.applier.applied(row.position)
+    row = await engine.commit(store.append_change, bandit.record, change, then=bandit.logged)
+    await engine.settled(bandit, row.position)
     return bandit
 
 

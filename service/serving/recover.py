@@ -1,5 +1,7 @@
 """Bring every bandit back at the start: newest good snapshot, then the tail of the log.
 
+A bandit that cannot be brought back is set aside, and the others are served (see `recovery`).
+
 A snapshot later than a bandit's first is published only once the log before it is synced. So a
 snapshot of a bandit that the database does not know means that the database was deleted, emptied
 or replaced by an older one; serving on would answer as if nothing had ever been learned.
@@ -13,23 +15,26 @@ from pathlib import Path
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
+from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
-from service.serving.bandit import Bandit
+from service.serving.applier import Failure
 from service.serving.files import remove_files
+from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
 from service.store.errors import StoreError
-from service.store.loading import load_at, newest_snapshot
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
 
 
-def recover(settings: Settings, registry: EncoderRegistry, reader: LogReader) -> Iterator[Bandit]:
-    """Yield every bandit of the store, its model at the head of its log.
+def recover(
+    settings: Settings, registry: EncoderRegistry, reader: LogReader
+) -> Iterator[tuple[BanditRecord, SnapshotStore, ServingModel | Failure]]:
+    """Yield every bandit of the store: its model at the head of its log, or why it has none.
 
     Raises:
-        StoreError, SnapshotError: What is on disk cannot be served.
+        StoreError: The database was lost or cannot be read.
     """
     records = reader.bandits()
     known = {*(record.uid for record in records), *reader.deleted()}
@@ -37,19 +42,18 @@ def recover(settings: Settings, registry: EncoderRegistry, reader: LogReader) ->
     for uid in reader.deleted():  # no trainer was there to remove their files
         remove_files(settings, uid)
     for record in records:
-        yield _recovered(settings, registry, reader, record)
-
-
-def _recovered(
-    settings: Settings, registry: EncoderRegistry, reader: LogReader, record: BanditRecord
-) -> Bandit:
-    snapshots = SnapshotStore(settings.snapshots / record.uid)
-    snapshots.clean()
-    head = reader.head(record.key)
-    snapshot = newest_snapshot(reader, record, snapshots, head)
-    model = load_at(reader, record, registry, snapshots, snapshot, head)
-    log.info("bandit %s: snapshot %d, position %d", record.name, model.version, head)
-    return Bandit(record, model, snapshots)
+        snapshots = SnapshotStore(settings.snapshots / record.uid)
+        try:
+            snapshots.clean()
+            model = build_model(reader, registry, record, snapshots)
+        except Exception as error:  # the others are served; own encoders raise anything
+            log.error("bandit %s is set aside: %s", record.name, error)
+            yield record, snapshots, failure_of(error)
+        else:
+            log.info(
+                "bandit %s: snapshot %d, position %d", record.name, model.version, model.position
+            )
+            yield record, snapshots, model
 
 
 def refuse_lost_database(

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 from bandexa_core.ids import BanditUid, DecisionId
 from bandexa_core.log.contract import ActivationStatus, RewardStatus
@@ -27,6 +28,7 @@ from service.store.records import RewardReport
 
 log = logging.getLogger(__name__)
 WINDOWS_CHECKED_S = 1.0
+AnsweredStatus = RewardStatus | Literal["stored"]
 
 
 class Rewards:
@@ -57,8 +59,11 @@ class Rewards:
         self._batcher = batcher
         self._order_round = order_round
 
-    async def reward(self, report: RewardReport) -> tuple[RewardStatus, bool]:
+    async def reward(self, report: RewardReport) -> tuple[AnsweredStatus, bool]:
         """Store a reward and learn from it; returns its status and whether a round is due.
+
+        The status is "stored" where the bandit has failed: it learns the reward once it is
+        recovered.
 
         Raises:
             UnknownDecision, InvalidRequest: Nothing was stored.
@@ -68,17 +73,20 @@ class Rewards:
         self._batcher.flush(report.decision_id)
         outcome = await self._commit(self._store.append_reward, report, then=self._learn)
         bandit = self._find(outcome.uid)
-        if bandit is not None and outcome.row is not None:
-            await bandit.applier.applied(outcome.row.position)
-            self._train_if_due(bandit)
+        status: AnsweredStatus = outcome.status
+        if outcome.row is not None:
+            if bandit is None or not await bandit.applier.applied(outcome.row.position):
+                status = "stored"
+            else:
+                self._train_if_due(bandit)
         self._metrics.reward_seconds.observe(time.perf_counter() - started)
         if bandit is None:
-            return outcome.status, False
-        bandit.vitals.rewarded(outcome.status)
+            return status, False
+        bandit.vitals.rewarded(status)
         if DECISIONS.isEnabledFor(logging.DEBUG):
-            fields = {"reward": report.reward, "status": outcome.status}
+            fields = {"reward": report.reward, "status": status}
             DECISIONS.debug("reward", extra={"bandit": bandit.record.name, **fields})
-        return outcome.status, bandit.model.round_due()
+        return status, bandit.model.round_due()
 
     def _learn(self, outcome: RewardOutcome) -> None:
         if outcome.row is not None:
@@ -87,7 +95,7 @@ class Rewards:
     def _apply(self, uid: BanditUid, row: LearnRow, *, reported: bool) -> None:
         bandit = self._find(uid)
         if bandit is not None:
-            bandit.applier.apply(row)
+            bandit.logged(row)
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.reward_range)
             if reported and row.before is None:
                 bandit.vitals.joined(row.time)

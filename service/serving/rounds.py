@@ -93,6 +93,9 @@ class Rounds:
         bandit = self._find(uid)
         if bandit is None:
             return None
+        failure = bandit.applier.failure
+        if failure is not None:
+            raise RoundFailed(f"the bandit has failed at log row {failure.position}")
         position = bandit.model.position
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

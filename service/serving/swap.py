@@ -1,9 +1,9 @@
 """Swap a published snapshot in while its bandit serves.
 
-Record the rows applied from now on, load the snapshot and the tail that is in the store off the
-event loop, catch up off the loop until few rows remain, apply those on the loop and assign one
-reference. No select waits for more than those few rows. Rewards wait for the tail where rows
-arrive as fast as they are applied, which would never end otherwise.
+Load the snapshot and the rows up to the served model's position off the event loop, catch up with
+it off the loop until few rows remain, apply those on the loop and assign one reference. No select
+waits for more than those few rows. Rewards wait for the tail where rows arrive as fast as they are
+applied, which would never end otherwise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import LogRow
 from bandexa_core.model import MODEL_FILE, ServingModel
 from service.observe.counters import Metrics
+from service.serving.applier import Applier
 from service.serving.bandit import Bandit
 from service.store.loading import load_at
 from service.store.protocol import EventStore
@@ -66,23 +67,24 @@ class Swapper:
             RoundFailed: The snapshot cannot be served.
         """
         applier = bandit.applier
-        applier.start_tail()
         begun = time.perf_counter()
         loop = asyncio.get_running_loop()
         model: ServingModel | None = None
         try:
-            head = applier.model.position
-            loaded = await loop.run_in_executor(self._loader, self._load, bandit, version, head)
+            at = applier.model.position
+            loaded = await loop.run_in_executor(self._loader, self._load, bandit, version, at)
             before: int | None = None
-            while _is_long(tail := applier.tail_after(loaded), loaded):
-                if before is not None and len(tail) > before // 2:
+            while (tail := _short_tail(applier, loaded)) is None:
+                behind = applier.model.position - loaded.position
+                if before is not None and behind > before // 2:
                     applier.hold()  # rows arrive about as fast as they are applied
-                before = len(tail)
-                await loop.run_in_executor(self._loader, _catch_up, bandit, loaded, tail)
+                before, at = behind, applier.model.position
+                await loop.run_in_executor(self._loader, self._catch_up, bandit, loaded, at)
             if not still_served():  # deleted meanwhile, and its rows with it
                 return None
             started = time.perf_counter()
-            _catch_up(bandit, loaded, tail)
+            for row in tail:
+                loaded.apply(row, applier.load_import)
             model = loaded
         except BandexaError as error:
             raise RoundFailed(f"snapshot {version} cannot be served: {error}") from error
@@ -100,13 +102,18 @@ class Swapper:
             self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head
         )
 
+    def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
+        for rows in self._reader.follow(bandit.record, model.position, up_to):
+            for row in rows:
+                model.apply(row, bandit.applier.load_import)
 
-def _is_long(tail: list[LogRow], model: ServingModel) -> bool:
-    """Whether applying the rows takes too long for the event loop."""
-    slow = bool(tail) and model.slow_encoder is not None
-    return slow or len(tail) > ROWS_ON_LOOP or any(model.share_before(row) < 1.0 for row in tail)
 
-
-def _catch_up(bandit: Bandit, model: ServingModel, rows: list[LogRow]) -> None:
-    for row in rows:
-        model.apply(row, bandit.applier.load_import)
+def _short_tail(applier: Applier, model: ServingModel) -> list[LogRow] | None:
+    """Return the rows that `model` lacks; None where they take too long for the event loop."""
+    num = applier.model.position - model.position
+    if num == 0:
+        return []
+    if num > ROWS_ON_LOOP or model.slow_encoder is not None:
+        return None
+    rows = [row for part in applier.read(model.position, applier.model.position) for row in part]
+    return None if any(model.share_before(row) < 1.0 for row in rows) else rows

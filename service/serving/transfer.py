@@ -117,10 +117,8 @@ async def _adopt(
         return version
 
     store = engine.store
-    row = await engine.commit(
-        store.append_import, bandit.record, publish, then=bandit.applier.apply
-    )
-    await bandit.applier.applied(row.position)
+    row = await engine.commit(store.append_import, bandit.record, publish, then=bandit.logged)
+    await engine.settled(bandit, row.position)
     bandit.imported.clear()
     return bandit
 

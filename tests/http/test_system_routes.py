@@ -23,6 +23,7 @@ ROUTES = {
     ("put", "/bandits/{name}/snapshot"),
     ("get", "/bandits/{name}/snapshots"),
     ("post", "/bandits/{name}/rollback"),
+    ("post", "/bandits/{name}/recover"),
     ("get", "/bandits/{name}/actions"),
     ("get", "/healthz"),
     ("get", "/readyz"),

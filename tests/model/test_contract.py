@@ -43,7 +43,7 @@ class Machine(RuleBasedStateMachine):
         activated=st.booleans(),
     )
     def begin(self, aggregate: str, default: float | None, activated: bool) -> None:
-        self.rules = rules_of(aggregate, default)
+        self.spec = rules_of(aggregate, default)
         self.state = replace(NEW, activated=activated)
         self.items = [Item(), Item()]
         self.activated, self.closed, self.changes = activated, False, 0
@@ -61,28 +61,28 @@ class Machine(RuleBasedStateMachine):
         assert self.state.version == self.changes
 
     def fold(self, values: list[float]) -> float:
-        kind = self.rules.aggregate
+        kind = self.spec.aggregate
         if kind in ("first", "last"):
             return values[0 if kind == "first" else -1]
         return math.fsum(values) / (1 if kind == "sum" else len(values))
 
     @rule(index=st.integers(0, 1), reward=VALUES, reward_id=IDS)
     def report(self, index: int, reward: float, reward_id: str | None) -> None:
-        item, kind = self.items[index], self.rules.aggregate
+        item, kind = self.items[index], self.spec.aggregate
         same = [each for each in item.stored if each[0] == reward_id]
         if reward_id is None:
             same = [each for each in same if each[1:] == (reward, "late")]
         reported = Reported(index, reward, reward_id, [value for _, value, _ in same])
         if reward_id is None and kind in ("sum", "mean"):
             with pytest.raises(ValueError, match=r"^reward_id: needed"):
-                contract.report(self.state, reported, self.rules)
+                contract.report(self.state, reported, self.spec)
             return
         expected, counts = self.expected(item, reward, reward_id, [value for _, value, _ in same])
         if counts and abs(self.fold([*item.counted, reward])) > MAX_REWARD:
             with pytest.raises(ValueError, match=r"^reward: the sum"):
-                contract.report(self.state, reported, self.rules)
+                contract.report(self.state, reported, self.spec)
             return
-        status, change = contract.report(self.state, reported, self.rules)
+        status, change = contract.report(self.state, reported, self.spec)
         assert status == expected
         assert (change is None) == (status == "duplicate")
         if change is not None:
@@ -105,17 +105,17 @@ class Machine(RuleBasedStateMachine):
             return "ignored", False
         if self.closed:
             return "late", False
-        if self.rules.aggregate in ("first", "last") and item.counted:
+        if self.spec.aggregate in ("first", "last") and item.counted:
             if self.fold(item.counted) == reward:
                 return "duplicate", False
-            if self.rules.aggregate == "first":
+            if self.spec.aggregate == "first":
                 return "ignored", False
-        joins = self.rules.aggregate in ("sum", "mean") and item.counted
+        joins = self.spec.aggregate in ("sum", "mean") and item.counted
         return "applied" if self.activated and not joins else "aggregated", True
 
     @rule()
     def activate(self) -> None:
-        status, change = contract.activate(self.state, self.rules)
+        status, change = contract.activate(self.state, self.spec)
         if self.activated or self.closed:
             assert (status, change) == ("duplicate" if self.activated else "late", None)
             return
@@ -127,12 +127,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def close(self) -> None:
-        change = contract.close(self.state, self.rules)
+        change = contract.close(self.state, self.spec)
         assert (change is None) == self.closed
         self.closed = True
         before = [item.value for item in self.items]
         self.take(change)
-        default = self.rules.default_reward if self.activated else None
+        default = self.spec.default_reward if self.activated else None
         assert [item.value for item in self.items] == [
             default if value is None else value for value in before
         ]

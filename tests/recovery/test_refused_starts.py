@@ -41,12 +41,6 @@ def test_a_database_that_is_none_is_refused_in_one_line(tmp_path):
     assert "file is not a database" in refusal(data)
 
 
-def test_a_bandit_without_a_snapshot_is_refused_in_one_line(tmp_path):
-    shutil.copytree(SAVED, tmp_path / "data")
-    shutil.rmtree(tmp_path / "data" / "snapshots")
-    assert "no usable snapshot" in refusal(tmp_path / "data")
-
-
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
 def test_a_database_lost_beneath_its_snapshots_is_refused_and_nothing_is_touched(tmp_path, how):
     data = tmp_path / "data"

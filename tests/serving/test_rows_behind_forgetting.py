@@ -68,6 +68,10 @@ def assert_same(found: ServingModel, expected: ServingModel) -> None:
         assert np.array_equal(ours[name], tensor), name
 
 
+def read_log(record: BanditRecord, after: int, up_to: int) -> Iterator[list[LogRow]]:
+    yield log_rows(64)[after:up_to]
+
+
 class Gate:
     """Holds a policy's factorisations until it is opened; they run on other threads."""
 
@@ -95,7 +99,9 @@ class Gate:
 @pytest.fixture
 def bandit(tmp_path: Path) -> Bandit:
     record = BanditRecord(1, UID, "waits", SPEC, 0.0)
-    return Bandit(record, model_of(log_rows(3)), SnapshotStore(tmp_path / "snapshots"))
+    failed: list[Bandit] = []
+    snapshots = SnapshotStore(tmp_path / "snapshots")
+    return Bandit(record, model_of(log_rows(3)), snapshots, read_log, failed.append)
 
 
 @contextmanager
@@ -116,8 +122,7 @@ def test_rows_wait_in_order_while_the_old_model_selects(bandit):
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            for row in rows[3:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             await gate.until_reached()
             assert bandit.model.position == 3
             picks = [
@@ -143,11 +148,10 @@ def test_a_row_is_answered_once_it_is_applied_though_others_still_wait(bandit):
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
             gate.opened.set()
-            for row in rows[3:6]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(6))
             await bandit.applier.applied(LogPosition(4))
             gate.opened.clear()
-            bandit.applier.apply(rows[6])
+            bandit.applier.follow(LogPosition(7))
             await bandit.applier.applied(LogPosition(5))  # the row at 6 waits for the gate
             assert bandit.model.position == 5
             gate.opened.set()
@@ -163,13 +167,11 @@ def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.applier.start_tail()
             successor = model_of(rows[:2])
             old = bandit.model
-            for row in rows[3:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             await gate.until_reached()
-            assert bandit.applier.tail_after(successor) == [], "waiting rows are not applied yet"
+            assert bandit.model.position == 3, "waiting rows are not applied yet"
             successor.apply(rows[2], no_import)
             bandit.applier.swap(successor)
             gate.opened.set()
@@ -182,45 +184,56 @@ def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
     play(scene)
 
 
-def test_rows_that_waited_are_in_the_tail_of_a_model_being_loaded(bandit):
-    rows = log_rows(8)
-
-    async def scene() -> None:
-        bandit.applier.start_tail()
-        successor = model_of(rows[:3])
-        for row in rows[3:]:
-            bandit.applier.apply(row)
-        await bandit.applier.applied(LogPosition(8))
-        tail = bandit.applier.tail_after(successor)
-        assert [row.position for row in tail] == [4, 5, 6, 7, 8]
-        for row in tail:
-            successor.apply(row, no_import)
-        expected = bandit.model
-        bandit.applier.swap(successor)
-        assert_same(successor, expected)
-
-    play(scene)
-
-
-def test_a_factorisation_that_fails_is_tried_again_with_the_next_row(bandit, caplog):
+def test_a_factorisation_that_fails_makes_the_bandit_failed_until_another_model_takes_over(
+    bandit, caplog
+):
     """The rows are committed: their callers are answered, and none of them is lost."""
     rows = log_rows(9)
 
     async def scene() -> None:
+        applier = bandit.applier
         with opened_at_exit(Gate(bandit.model, MemoryError("for once"))) as gate:
             gate.opened.set()
-            for row in rows[3:6]:
-                bandit.applier.apply(row)
-            await asyncio.gather(*(bandit.applier.applied(LogPosition(at)) for at in (4, 5, 6)))
-            assert bandit.model.position == 3
-            for row in rows[6:]:
-                bandit.applier.apply(row)
-            await bandit.applier.applied(LogPosition(9))
+            applier.follow(LogPosition(6))
+            found = await asyncio.gather(*(applier.applied(LogPosition(at)) for at in (4, 5, 6)))
+            assert found == [False] * 3
+            assert (applier.failure.position, bandit.model.position) == (4, 3)
+            assert applier.failure.reason == "MemoryError: for once"
+            applier.follow(LogPosition(9))
+            assert not await applier.applied(LogPosition(9))
+            assert (bandit.model.position, applier.rows_waiting) == (3, 6)
+            assert_same(bandit.model, model_of(rows[:3]))
+            applier.swap(model_of(rows[:6]))
+            assert await applier.applied(LogPosition(9))
+            assert applier.failure is None
         assert_same(bandit.model, model_of(rows))
 
     with caplog.at_level(logging.ERROR):
         play(scene)
-    assert [record.getMessage() for record in caplog.records] == ["bandit waits: 3 rows wait"]
+    (record,) = caplog.records
+    assert "has failed at log row 4" in record.getMessage()
+
+
+def test_callers_of_a_closed_bandit_are_answered_and_its_rows_are_left_alone(bandit):
+    rows = log_rows(6)
+
+    async def scene() -> None:
+        applier = bandit.applier
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            applier.follow(LogPosition(6))
+            await gate.until_reached()
+            waiting = asyncio.create_task(applier.applied(LogPosition(6)))
+            await asyncio.sleep(0)
+            applier.close()
+            assert not await waiting
+            gate.opened.set()
+            assert not await applier.applied(LogPosition(4))
+            assert bandit.model.position == 3
+            applier.reopen()
+            assert await applier.applied(LogPosition(6))
+        assert_same(bandit.model, model_of(rows))
+
+    play(scene)
 
 
 def test_a_caller_that_goes_away_leaves_its_row_to_be_applied(bandit):
@@ -228,8 +241,7 @@ def test_a_caller_that_goes_away_leaves_its_row_to_be_applied(bandit):
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            for row in rows[3:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             await gate.until_reached()
             gone = asyncio.create_task(bandit.applier.applied(LogPosition(4)))
             await asyncio.sleep(0)
@@ -255,8 +267,7 @@ def test_a_loop_that_ends_meanwhile_leaves_the_model_where_it_was(bandit, caplog
 
     async def scene() -> None:
         background.append(asyncio.create_task(open_when_cancelled()))
-        for row in rows[3:]:
-            bandit.applier.apply(row)
+        bandit.applier.follow(LogPosition(len(rows)))
         await gate.until_reached()
 
     play(scene)

@@ -94,7 +94,7 @@ def bandit_of(model_of: Models, tmp_path: Path) -> Callable[..., Bandit]:
     def build(half_life: float | None = None) -> Bandit:
         record = BanditRecord(1, UID, "slow", spec_of(half_life), 0.0)
         model = model_of(log_rows(3), half_life)
-        return Bandit(record, model, SnapshotStore(tmp_path / "snapshots"))
+        return Bandit(record, model, SnapshotStore(tmp_path / "snapshots"), read_log, ignore)
 
     return build
 
@@ -129,6 +129,14 @@ class Gate:
         assert await asyncio.to_thread(self.reached.wait, 30)
 
 
+def read_log(record: BanditRecord, after: int, up_to: int) -> Iterator[list[LogRow]]:
+    yield log_rows(64)[after:up_to]
+
+
+def ignore(bandit: Bandit) -> None:
+    pass
+
+
 @contextmanager
 def opened_at_exit(gate: Gate) -> Iterator[Gate]:
     """Let the thread go whatever happens: the loop waits for it when it closes."""
@@ -147,10 +155,9 @@ def test_rows_are_encoded_together_and_learned_once_in_order(bandit_of, model_of
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.applier.apply(rows[3])
+            bandit.applier.follow(LogPosition(4))
             await gate.until_reached()
-            for row in rows[4:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             picks = [
                 model.select(DecisionId("d"), np.ones(3), model.enabled_candidates())
                 for model in (bandit.model, model_of(rows[:3]))
@@ -175,8 +182,7 @@ def test_rows_that_also_forget_leave_the_model_whole_while_they_are_encoded(band
         with opened_at_exit(Gate(bandit.model)) as gate:
             gate.opened.set()
             seen = {bandit.model.position: bandit.model.tensors()}
-            for row in rows[3:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             while bandit.model.position < 30:
                 await asyncio.sleep(0)
                 position, tensors = bandit.model.position, bandit.model.tensors()
@@ -195,12 +201,10 @@ def test_a_swap_while_rows_are_encoded_has_the_successor_encode_them(bandit_of, 
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.applier.start_tail()
             old, successor = bandit.model, model_of(rows[:3])
             with opened_at_exit(Gate(successor)) as other:
                 other.opened.set()
-                for row in rows[3:]:
-                    bandit.applier.apply(row)
+                bandit.applier.follow(LogPosition(len(rows)))
                 await gate.until_reached()
                 bandit.applier.swap(successor)
                 gate.opened.set()
@@ -220,9 +224,7 @@ def test_a_swap_between_rows_encoded_together_has_the_successor_encode_the_rest(
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
             gate.opened.set()
-            bandit.applier.start_tail()
-            for row in rows[3:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             await bandit.applier.applied(LogPosition(6))
             at = bandit.model.position
             assert at < 12
@@ -244,14 +246,11 @@ def test_rows_wait_while_a_coming_model_finishes_its_tail(bandit_of, model_of, r
 
     async def scene() -> None:
         with opened_at_exit(Gate(bandit.model)) as gate:
-            bandit.applier.start_tail()
-            for row in rows[3:6]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(6))
             await gate.until_reached()
             bandit.applier.hold()
             gate.opened.set()
-            for row in rows[6:]:
-                bandit.applier.apply(row)
+            bandit.applier.follow(LogPosition(len(rows)))
             waiting = [
                 asyncio.create_task(bandit.applier.applied(LogPosition(at))) for at in (5, 24)
             ]
@@ -260,7 +259,6 @@ def test_rows_wait_while_a_coming_model_finishes_its_tail(bandit_of, model_of, r
             assert bandit.model.position == 3
             assert not any(task.done() for task in waiting)
             successor = model_of(rows[:3])
-            assert bandit.applier.tail_after(successor) == []
             bandit.applier.swap(None if refused else successor)
             await asyncio.gather(*waiting)
             await bandit.applier.applied(LogPosition(26))
@@ -274,13 +272,11 @@ def test_a_row_that_comes_while_rows_are_held_waits_though_it_is_quick(bandit_of
     rows, bandit = log_rows(24), bandit_of()
 
     async def scene() -> None:
-        for row in rows[3:23]:
-            bandit.applier.apply(row)
+        bandit.applier.follow(LogPosition(23))
         await bandit.applier.applied(LogPosition(23))
-        bandit.applier.start_tail()
         successor = model_of(rows[:23])
         bandit.applier.hold()
-        bandit.applier.apply(rows[23])
+        bandit.applier.follow(LogPosition(24))
         await asyncio.sleep(0)
         assert bandit.model.position == 23
         bandit.applier.swap(successor)

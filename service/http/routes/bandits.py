@@ -22,6 +22,7 @@ from service.http.schemas.bandits import (
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
+    RecoverAnswer,
     TrainAnswer,
 )
 from service.http.schemas.common import Id
@@ -145,6 +146,17 @@ async def train(
         position=event.position,
         metrics=event.metrics,
     )
+
+
+@router.post("/{name}/recover", openapi_extra=needs("admin"), responses=problems(404, 422, 503))
+async def recover(name: Name, engine: EngineDep) -> RecoverAnswer:
+    """Recover a failed bandit now: build its model again from snapshot and log.
+
+    It is also tried again and again without this call. A bandit that has not failed is unchanged.
+    """
+    await engine.recovery.recover(engine.live.served_or_not(name))
+    model = engine.bandit(name).model
+    return RecoverAnswer(snapshot=model.version, position=model.position)
 
 
 def _stacked(actions: list[ActionBody]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from service.http.auth import GuardedRoute, needs
 from service.http.routes.common import EngineDep
 from service.http.schemas.health import Health, LearnAnswer
-from service.http.states import answered, learning_state, trainer_state
+from service.http.states import answered, learning_state, not_served, trainer_state
 from service.observe.health import ALARM, server_findings
 
 router = APIRouter(route_class=GuardedRoute)
@@ -56,6 +56,7 @@ async def learnz(engine: EngineDep) -> Response:
     """
     findings = answered(server_findings(engine))
     bandits = {bandit.record.name: learning_state(engine, bandit) for bandit in engine.bandits()}
+    bandits |= {aside.record.name: not_served(aside) for aside in engine.live.aside()}
     everything = [*findings, *(found for one in bandits.values() for found in one.findings)]
     alarmed = any(finding.severity == ALARM for finding in everything)
     answer = LearnAnswer(

@@ -92,6 +92,13 @@ class BanditList(BaseModel):
     bandits: list[BanditAnswer]
 
 
+class RecoverAnswer(BaseModel):
+    """A bandit that serves a model with every row of its log."""
+
+    snapshot: int
+    position: int
+
+
 class TrainAnswer(BaseModel):
     """A completed round whose model is served; or, without `wait`, a queued one."""
 

@@ -55,6 +55,7 @@ class StoreReader:
 
     def __init__(self, path: Path) -> None:
         self._connection = connect_reader(path)
+        self._reached: dict[int, tuple[LogPosition, bytes]] = {}  # where `follow` ended, by bandit
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -111,7 +112,11 @@ class StoreReader:
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
     ) -> Iterator[list[LogRow]]:
         """See `LogReader.follow`."""
-        previous = self.hash_at(record.key, after)
+        reached = self._reached.get(record.key)
+        if reached is not None and reached[0] == after:
+            previous: bytes | None = reached[1]
+        else:
+            previous = self.hash_at(record.key, after)
         while after < up_to:
             rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
             whole = bool(rows) and rows[-1][0] - after == len(rows)
@@ -131,6 +136,7 @@ class StoreReader:
                     )
                 decoded.append(decode_row(record, row))
                 after, previous = LogPosition(position), bytes(found)
+                self._reached[record.key] = after, previous
             yield decoded
 
     def forgetting_at(
