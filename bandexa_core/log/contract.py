@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from bandexa_core.spec import MAX_REWARD, RewardSpec
@@ -29,24 +28,22 @@ ActivationStatus = Literal["applied", "duplicate", "late"]
 MAX_REWARDS = 10_000  # per decision; the default of the server's setting
 
 
-@dataclass(frozen=True, slots=True)
-class ItemState:
+class ItemState(NamedTuple):
     """The rewards and the value of one chosen action.
 
     Attributes:
-        count: How many rewards count.
+        num: How many rewards count.
         partials: Floats that do not overlap and whose exact sum is that of the rewards that count;
             for "first" and "last", the one reward that counts.
         value: The learned value; None before one is learned.
     """
 
-    count: int = 0
+    num: int = 0
     partials: tuple[float, ...] = ()
     value: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionState:
+class DecisionState(NamedTuple):
     """What the reports of one decision have led to so far.
 
     Attributes:
@@ -64,8 +61,7 @@ class DecisionState:
     items: tuple[ItemState, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(NamedTuple):
     """A reward was reported.
 
     Attributes:
@@ -90,8 +86,7 @@ class Learned(NamedTuple):
     after: float
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What has to be stored, all of it or nothing.
 
     Attributes:
@@ -130,7 +125,7 @@ def report(
     if state.closed:
         return _stored(state, "late", most)
     item = state.items[reported.item]
-    if rules.aggregate in ("first", "last") and item.count:
+    if rules.aggregate in ("first", "last") and item.num:
         if item.partials[0] == reported.reward:
             return "duplicate", None
         if rules.aggregate == "first":
@@ -138,14 +133,15 @@ def report(
     after = counted(item, reported.reward, rules)
     if abs(value := value_of(after, rules)) > MAX_REWARD:
         raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
-    joins = rules.aggregate in ("sum", "mean") and item.count > 0
+    joins = rules.aggregate in ("sum", "mean") and item.num > 0
     status: RewardStatus = "applied" if state.activated and not joins else "aggregated"
-    _, change = _stored(state, status, most)
+    _check_room(state, most)
     learned: tuple[Learned, ...] = ()
     if state.activated and value != item.value:
         learned = (Learned(reported.item, item.value, value),)
-        after = replace(after, value=value)
-    return status, Change(_with(change.state, {reported.item: after}), status, learned)
+        after = ItemState(after.num, after.partials, value)
+    items = (*state.items[: reported.item], after, *state.items[reported.item + 1 :])
+    return status, Change(_after(state, state.num_rewards + 1, items), status, learned)
 
 
 def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus, Change | None]:
@@ -154,8 +150,8 @@ def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus,
         return "duplicate", None
     if state.closed:
         return "late", None
-    values = {index: value_of(item, rules) for index, item in enumerate(state.items) if item.count}
-    return "applied", _learn(replace(_next(state), activated=True), values)
+    values = {index: value_of(item, rules) for index, item in enumerate(state.items) if item.num}
+    return "applied", _learn(state._replace(activated=True), values)
 
 
 def close(state: DecisionState, rules: RewardSpec) -> Change | None:
@@ -169,20 +165,20 @@ def close(state: DecisionState, rules: RewardSpec) -> Change | None:
             for index, item in enumerate(state.items)
             if item.value is None
         }
-    return _learn(replace(_next(state), closed=True), values)
+    return _learn(state._replace(closed=True), values)
 
 
 def counted(item: ItemState, reward: float, rules: RewardSpec) -> ItemState:
     """Return the state of an item after one more reward that counts; its value is unchanged."""
     summed = rules.aggregate in ("sum", "mean")
     partials = grown(item.partials, reward) if summed else (reward,)
-    return replace(item, count=item.count + 1, partials=partials)
+    return ItemState(item.num + 1, partials, item.value)
 
 
 def value_of(item: ItemState, rules: RewardSpec) -> float:
     """Return the fold of the rewards that count; there is at least one."""
     total = math.fsum(item.partials)
-    return (total / item.count if rules.aggregate == "mean" else total) + 0.0
+    return (total / item.num if rules.aggregate == "mean" else total) + 0.0
 
 
 def grown(partials: tuple[float, ...], value: float) -> tuple[float, ...]:
@@ -200,25 +196,24 @@ def grown(partials: tuple[float, ...], value: float) -> tuple[float, ...]:
 
 
 def _stored(state: DecisionState, status: RewardStatus, most: int) -> tuple[RewardStatus, Change]:
+    """Return the change that stores a reward which does not count."""
+    _check_room(state, most)
+    return status, Change(_after(state, state.num_rewards + 1, state.items), status)
+
+
+def _check_room(state: DecisionState, most: int) -> None:
     if state.num_rewards >= most:
         raise ValueError(f"reward: the decision has {most} rewards, the most that are stored")
-    return status, Change(replace(_next(state), num_rewards=state.num_rewards + 1), status)
-
-
-def _next(state: DecisionState) -> DecisionState:
-    return replace(state, version=state.version + 1)
 
 
 def _learn(state: DecisionState, values: dict[int, float]) -> Change:
     """Return the change that learns the first values of items."""
-    learned = tuple(
-        Learned(index, state.items[index].value, value + 0.0) for index, value in values.items()
-    )
-    taken = {each.item: replace(state.items[each.item], value=each.after) for each in learned}
-    return Change(_with(state, taken), learned=learned)
+    learned = tuple(Learned(index, None, value + 0.0) for index, value in values.items())
+    items = list(state.items)
+    for index, _, value in learned:
+        items[index] = items[index]._replace(value=value)
+    return Change(_after(state, state.num_rewards, tuple(items)), None, learned)
 
 
-def _with(state: DecisionState, items: dict[int, ItemState]) -> DecisionState:
-    return replace(
-        state, items=tuple(items.get(index, item) for index, item in enumerate(state.items))
-    )
+def _after(state: DecisionState, num_rewards: int, items: tuple[ItemState, ...]) -> DecisionState:
+    return DecisionState(state.version + 1, num_rewards, state.activated, state.closed, items)

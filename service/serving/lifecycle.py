@@ -65,7 +65,7 @@ async def running(
             gather=loop.call_soon,
         )
         stack.push_async_callback(_close_store, store)
-        reader = stack.enter_context(closing(store.reader()))
+        reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
         recovery = Recovery(
             registry,

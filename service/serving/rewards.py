@@ -16,14 +16,13 @@ from typing import Literal
 
 from bandexa_core.ids import BanditUid, DecisionId
 from bandexa_core.log.contract import ActivationStatus, RewardStatus
-from bandexa_core.log.rows import LearnRow
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.select.batcher import DecisionBatcher
 from service.store.errors import StoreError, Unavailable
-from service.store.protocol import Activation, Closed, EventStore, RewardOutcome
+from service.store.protocol import Activation, Closed, EventStore, Logged, RewardOutcome
 from service.store.records import RewardReport
 
 log = logging.getLogger(__name__)
@@ -92,10 +91,10 @@ class Rewards:
         if outcome.row is not None:
             self._apply(outcome.uid, outcome.row, reported=True)
 
-    def _apply(self, uid: BanditUid, row: LearnRow, *, reported: bool) -> None:
+    def _apply(self, uid: BanditUid, row: Logged, *, reported: bool) -> None:
         bandit = self._find(uid)
         if bandit is not None:
-            bandit.logged(row)
+            bandit.applier.follow(row.position)
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.reward_range)
             if reported and row.before is None:
                 bandit.vitals.joined(row.time)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.contract import ActivationStatus, RewardStatus
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LogRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -35,13 +35,23 @@ Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
 
 
+class Logged(NamedTuple):
+    """A learn row that was appended to a bandit's log."""
+
+    position: LogPosition
+    time: float
+    decision_id: DecisionId
+    before: float | None
+    after: float
+
+
 @dataclass(frozen=True, slots=True)
 class RewardOutcome:
     """The effect of a reward. `row`: its learn row; None where nothing was learned."""
 
     uid: BanditUid
     status: RewardStatus
-    row: LearnRow | None
+    row: Logged | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ class Learned:
     """A learn row that follows from a closed window, not from a reward."""
 
     uid: BanditUid
-    row: LearnRow
+    row: Logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ class Activation:
     uid: BanditUid
     status: ActivationStatus
     num_actions: int
-    rows: tuple[LearnRow, ...]
+    rows: tuple[Logged, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +328,9 @@ class EventStore(Protocol):
 
     def reader(self) -> LogReader:
         """Return a new reader; the caller closes it."""
+
+    def follower(self) -> LogReader:
+        """Return a new reader that finds the newest log rows in memory; the caller closes it."""
 
     def history(self) -> DecisionHistory:
         """Return a new reader of decisions; the caller closes it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ class Machine(RuleBasedStateMachine):
     )
     def begin(self, aggregate: str, default: float | None, activated: bool) -> None:
         self.spec = rules_of(aggregate, default)
-        self.state = replace(NEW, activated=activated)
+        self.state = NEW._replace(activated=activated)
         self.items = [Item(), Item()]
         self.activated, self.closed, self.changes = activated, False, 0
 
@@ -181,7 +181,7 @@ def test_a_mean_may_hold_a_sum_beyond_the_largest_reward() -> None:
     assert state.items[0].value == MAX_REWARD
     with pytest.raises(ValueError, match="the sum would be larger"):
         contract.report(
-            replace(state, items=(replace(state.items[0], count=0), ItemState())),
+            state._replace(items=(state.items[0]._replace(num=0), ItemState())),
             Reported(0, MAX_REWARD, "r9"), rules_of("sum"),
         )  # fmt: skip
 

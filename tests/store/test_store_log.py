@@ -19,7 +19,10 @@ from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
 from bandexa_core.spec import SelectionSpec, TrainingSpec
+from service.store.errors import StoreDamaged
+from service.store.protocol import Logged
 from service.store.sqlite.codec import GENESIS_HASH, chain_hash
+from service.store.sqlite.tail import LogTail
 
 DECISIONS = itertools.count()
 LEARN, CATALOGUE, CONFIG = 1, 2, 3
@@ -89,6 +92,15 @@ def followed(reader, bandit, after=0, up_to=FAR, chunk=512) -> list[LogRow]:
     return [row for rows in lists for row in rows]
 
 
+def answer_of(row: LogRow | Logged) -> Any:
+    """Return a row as the store answers the operation that appended it."""
+    if isinstance(row, Logged):
+        return row
+    if isinstance(row, LearnRow):
+        return Logged(row.position, row.time, row.decision_id, row.before, row.after)
+    return plain(row)
+
+
 def plain(row: LogRow) -> dict[str, Any]:
     """Return a row as values that can be compared; arrays as dtype, shape and bytes."""
 
@@ -124,7 +136,7 @@ def test_a_reader_returns_the_rows_that_were_answered(client, store, make):
         assert reader.imports(bandit.key) == [4]
         imports = [reader.last_import(bandit.key, LogPosition(n)) for n in (5, 6, 9)]
         assert imports == [0, 6, 6]
-    assert [plain(row) for row in read] == [plain(row) for row in answered]
+    assert [answer_of(row) for row in read] == [answer_of(row) for row in answered]
     kinds = [CatalogueRow, *[LearnRow] * 3, ConfigRow, ImportRow, *[LearnRow] * 2, CatalogueRow]
     assert [type(row) for row in read] == kinds
 
@@ -132,12 +144,43 @@ def test_a_reader_returns_the_rows_that_were_answered(client, store, make):
 @pytest.mark.parametrize("chunk", [1, 2, 4, 9, 512])
 def test_following_in_chunks_equals_following_whole(client, store, make, chunk):
     bandit = make.bandit(client, store)
-    whole = [plain(row) for row in fill(client, store, make, bandit)]
+    fill(client, store, make, bandit)
     with store.reader() as reader:
+        whole = [plain(row) for row in followed(reader, bandit)]
         assert [plain(row) for row in followed(reader, bandit, chunk=chunk)] == whole
         for after, up_to in ((0, 0), (0, 4), (3, 7), (8, 9), (9, 40)):
             rows = followed(reader, bandit, after, up_to, chunk)
             assert [plain(row) for row in rows] == whole[after:up_to]
+
+
+def test_a_follower_finds_the_newest_rows_in_memory_and_they_are_those_on_disk(
+    client, store, make, monkeypatch
+):
+    monkeypatch.setattr("service.store.sqlite.tail.MAX_ROWS", 6)
+    bandit = make.bandit(client, store)
+    fill(client, store, make, bandit)
+    with store.reader() as reader, store.follower() as follower:
+        disk = [plain(row) for row in followed(reader, bandit)]
+        with closing(sqlite3.connect(client.path)) as database:
+            database.execute("UPDATE log SET hash = x'00'")
+            database.commit()
+        for after in (3, 5, 8):  # six rows are in memory
+            rows = followed(follower, bandit, after, 9)
+            assert [plain(row) for row in rows] == disk[after:]
+        with pytest.raises(StoreDamaged):
+            followed(follower, bandit, 2, 9)
+
+
+def test_a_row_that_was_rolled_back_is_not_in_memory() -> None:
+    tail = LogTail()
+    lost, found = (CatalogueRow(LogPosition(1), time, change("a")) for time in (1.0, 2.0))
+    tail.add(7, lost)
+    assert tail.read(7, LogPosition(0), LogPosition(1)) is None, "it is not committed"
+    tail.roll_back()
+    tail.add(7, found)
+    tail.commit()
+    assert tail.read(7, LogPosition(0), LogPosition(1)) == [found]
+    assert tail.read(8, LogPosition(0), LogPosition(1)) is None
 
 
 def test_the_hash_chain_can_be_computed_from_the_rows(client, store, make):
@@ -228,7 +271,8 @@ def test_the_log_continues_after_the_store_is_opened_again(client, store, make):
     assert record == bandit
     answered += learn(client, store, make, record, 2)
     with store.reader() as reader:
-        assert [plain(row) for row in followed(reader, bandit)] == [plain(row) for row in answered]
+        read = followed(reader, bandit)
+    assert [answer_of(row) for row in read] == [answer_of(row) for row in answered]
     assert [row[0] for row in stored_log(client, bandit)] == list(range(1, 12))
     assert_chained(client, bandit)
 

@@ -62,6 +62,7 @@ class GroupWriter:
         wal: Its write-ahead log.
         durability: "commit" or "os".
         forget: Drops what the operations cache, after a rollback.
+        committed: Called after each commit, before its answers are delivered.
 
     Attributes:
         failure: Why the store takes no writes, None while it takes them.
@@ -75,12 +76,14 @@ class GroupWriter:
         wal: Path,
         durability: Durability,
         forget: Callable[[], None],
+        committed: Callable[[], None],
     ) -> None:
         self._db = db
         self._wal = wal
         self._syncs_all = durability == "commit"
         self._syncs_next = self._syncs_all
         self._forget = forget
+        self._committed = committed
         self._since = 0.0
         self.times = WriterTimes()
         self.failure: str | None = None
@@ -113,6 +116,7 @@ class GroupWriter:
             committing = True
             written = time.perf_counter()
             self._db.execute("COMMIT")
+            self._committed()
         except Exception as error:  # the top of the writer's loop
             if self._failed(error, group, committing=committing) is Fault.OPERATION:
                 return self._one_by_one(group)

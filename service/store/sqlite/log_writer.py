@@ -12,6 +12,7 @@ from typing import Any
 
 from bandexa_core.ids import DecisionId, LogPosition
 from service.store.sqlite.codec import GENESIS_HASH, KIND_LEARN, chain_hash
+from service.store.sqlite.tail import LogTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,22 @@ class LogHead:
 
 
 class LogWriter:
-    """Writes log rows."""
+    """Writes log rows.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Attributes:
+        tail: Gets each row that is appended.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, tail: LogTail) -> None:
         self._db = connection
+        self.tail = tail
         self._heads: dict[int, LogHead] = {}
 
     def forget(self, bandit: int | None = None) -> None:
         """Drop the cached newest row of one log or of all."""
         if bandit is None:
             self._heads.clear()
+            self.tail.roll_back()
         else:
             self._heads.pop(bandit, None)
 

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
@@ -40,9 +40,11 @@ from service.store.sqlite.codec import (
 from service.store.sqlite.log_writer import LogWriter
 from service.store.sqlite.outcomes import Outcomes
 from service.store.sqlite.reader import stored_answer
+from service.store.sqlite.tail import LogTail
 from service.store.sqlite.trimming import Trimming
 from service.store.sqlite.windows import Tick, WindowClock
 
+Row = TypeVar("Row", CatalogueRow, ConfigRow, ImportRow)
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
@@ -60,13 +62,16 @@ class Operations:
     Args:
         connection: The writing connection.
         clock: Returns seconds since the epoch.
+        tail: Gets the log rows of each transaction.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, clock: Callable[[], float], tail: LogTail
+    ) -> None:
         self._db = connection
         self._clock = clock
         self._bandits: dict[int, BanditRecord] = {}
-        self._log = LogWriter(connection)
+        self._log = LogWriter(connection, tail)
         self._outcomes = Outcomes(connection, self._log, self._bandits.get)
         self._windows = WindowClock(connection, self._outcomes)
         self._trimming = Trimming(connection)
@@ -159,7 +164,7 @@ class Operations:
         """Log a change of the catalogue."""
         now = self._clock()
         position = self._payload(bandit, KIND_CATALOGUE, now, pack_change(change))
-        return CatalogueRow(position, now, change)
+        return self._tailed(bandit, CatalogueRow(position, now, change))
 
     def config(self, bandit: BanditRecord, spec: BanditSpec) -> ConfigRow:
         """Log a change of the changeable configuration."""
@@ -167,7 +172,7 @@ class Operations:
         whole = dataclasses.asdict(spec)
         part = {key: whole[key] for key in sorted(BanditSpec.CHANGEABLE)}
         position = self._payload(bandit, KIND_CONFIG, now, pack_json(part))
-        return ConfigRow(position, now, part)
+        return self._tailed(bandit, ConfigRow(position, now, part))
 
     def import_snapshot(
         self, bandit: BanditRecord, publish: Callable[[LogPosition, bytes], int]
@@ -183,7 +188,11 @@ class Operations:
         version = SnapshotVersion(publish(position, row_hash))
         payload = pack_json({"version": version})
         self._log.named(bandit.key, KIND_IMPORT, now, payload, row_hash)
-        return ImportRow(position, now, version)
+        return self._tailed(bandit, ImportRow(position, now, version))
+
+    def _tailed(self, bandit: BanditRecord, row: Row) -> Row:
+        self._log.tail.add(bandit.key, row)
+        return row
 
     def _payload(self, bandit: BanditRecord, kind: int, now: float, payload: bytes) -> LogPosition:
         self._must_live(bandit.key)

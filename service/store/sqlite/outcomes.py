@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +17,22 @@ from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.log import contract
 from bandexa_core.log.contract import DecisionState, ItemState
 from bandexa_core.log.rows import LearnRow
+from bandexa_core.spec import RewardSpec
 from service.store.errors import InvalidRequest, UnknownDecision
-from service.store.protocol import Activation, Closed, Learned, RewardOutcome
+from service.store.protocol import Activation, Closed, Learned, Logged, RewardOutcome
 from service.store.records import BanditRecord, ChosenAction, RewardReport
 from service.store.sqlite.codec import unpack_chosen
 from service.store.sqlite.log_writer import LogWriter
 
 COUNTED = ("applied", "aggregated")
+_DECISION = """
+SELECT bandit, context, chosen,
+  activated OR EXISTS (SELECT 1 FROM activations AS a WHERE a.decision_id = d.decision_id),
+  EXISTS (SELECT 1 FROM windows AS w WHERE w.decision_id = d.decision_id AND w.closed IS NOT NULL),
+  (SELECT count(*) FROM rewards AS r WHERE r.decision_id = d.decision_id)
+FROM decisions AS d WHERE decision_id = ?
+"""
+_NEW = ItemState()
 _REWARDS = "SELECT reward FROM rewards WHERE decision_id = ? AND item = ?"
 
 
@@ -35,7 +43,7 @@ class _Decision(NamedTuple):
     bandit: BanditRecord
     context: bytes
     chosen: tuple[ChosenAction, ...]
-    active: bool
+    state: DecisionState
 
 
 class Outcomes:
@@ -67,7 +75,7 @@ class Outcomes:
         """
         found = self._decision(report.decision_id)
         item = _item(found.chosen, report.action)
-        state = self._state(found)
+        state = found.state
         repeats = self._repeats(report, item) if report.reward_id or state.closed else ()
         reported = contract.Reported(item, report.reward, report.reward_id, repeats)
         try:
@@ -106,8 +114,8 @@ class Outcomes:
             UnknownDecision: Nothing was stored.
         """
         found = self._decision(decision_id)
-        status, change = contract.activate(self._state(found), found.bandit.spec.rewards)
-        rows: list[LearnRow] = []
+        status, change = contract.activate(found.state, found.bandit.spec.rewards)
+        rows: list[Logged] = []
         if change is not None:
             self._db.execute("INSERT INTO activations VALUES (?, ?)", (decision_id, now))
             rows = self._learn(found, change, now)
@@ -163,69 +171,55 @@ class Outcomes:
     def _defaults(self, decision_id: DecisionId, now: float) -> list[Learned]:
         found = self._decision(decision_id)
         # The window is marked as closed already: so that one without a default costs nothing more.
-        state = replace(self._state(found), closed=False)
+        state = found.state._replace(closed=False)
         change = contract.close(state, found.bandit.spec.rewards)
         if change is None:
             return []
         return [Learned(found.bandit.uid, row) for row in self._learn(found, change, now)]
 
-    def _is_closed(self, decision_id: DecisionId) -> bool:
-        found = self._db.execute(
-            "SELECT closed FROM windows WHERE decision_id = ?", (decision_id,)
-        ).fetchone()
-        return found is not None and found[0] is not None
-
     # -- both ---------------------------------------------------------------------------------
 
     def _decision(self, decision_id: DecisionId) -> _Decision:
-        found = self._db.execute(
-            "SELECT bandit, context, chosen, activated FROM decisions WHERE decision_id = ?",
-            (decision_id,),
-        ).fetchone()
+        found = self._db.execute(_DECISION, (decision_id,)).fetchone()
         bandit = None if found is None else self._bandit(found[0])
         if found is None or bandit is None:  # unknown, or deleted and not purged yet
             raise UnknownDecision(decision_id)
-        _, context, blob, activated = found
+        _, context, blob, active, closed, num_rewards = found
         chosen = unpack_chosen(decision_id, blob, context)
-        active = bool(activated) or self._was_activated(decision_id)
-        return _Decision(decision_id, bandit, context, chosen, active)
+        items = (_NEW,) * len(chosen)
+        if num_rewards:  # without one, only a closed window has learned anything
+            items = self._items(decision_id, items, bandit.spec.rewards)
+        state = DecisionState(0, num_rewards, bool(active), bool(closed), items)
+        return _Decision(decision_id, bandit, context, chosen, state)
 
-    def _was_activated(self, decision_id: DecisionId) -> bool:
-        found = self._db.execute(
-            "SELECT 1 FROM activations WHERE decision_id = ?", (decision_id,)
-        ).fetchone()
-        return found is not None
-
-    def _state(self, found: _Decision) -> DecisionState:
-        rules = found.bandit.spec.rewards
-        items = [ItemState() for _ in found.chosen]
+    def _items(
+        self, decision_id: DecisionId, new: tuple[ItemState, ...], rules: RewardSpec
+    ) -> tuple[ItemState, ...]:
+        items = list(new)
         for item, value in self._db.execute(
-            "SELECT item, value FROM outcomes WHERE decision_id = ?", (found.id,)
+            "SELECT item, value FROM outcomes WHERE decision_id = ?", (decision_id,)
         ):
             items[item] = ItemState(value=value)
-        rewards = self._db.execute(
+        for item, reward, status in self._db.execute(
             "SELECT item, reward, status FROM rewards WHERE decision_id = ? ORDER BY rowid",
-            (found.id,),
-        ).fetchall()
-        for item, reward, status in rewards:
+            (decision_id,),
+        ):
             if status in COUNTED:
                 items[item] = contract.counted(items[item], reward, rules)
-        closed = rules.reward_window_s is not None and self._is_closed(found.id)
-        return DecisionState(0, len(rewards), found.active, closed, tuple(items))
+        return tuple(items)
 
-    def _learn(self, found: _Decision, change: contract.Change, now: float) -> list[LearnRow]:
+    def _learn(self, found: _Decision, change: contract.Change, now: float) -> list[Logged]:
         """Log the values of a change."""
-        bandit, decision_id = found.bandit, found.id
-        spec = bandit.spec.context
+        key, decision_id, spec = found.bandit.key, found.id, found.bandit.spec.context
         rows = []
         for item, before, value in change.learned:
-            origin = self._log.next(bandit.key)
+            origin = self._log.next(key)
             if before is not None:
                 (origin,) = self._db.execute(
                     "SELECT origin FROM outcomes WHERE decision_id = ? AND item = ?",
                     (decision_id, item),
                 ).fetchone()
-            position = self._log.learned(bandit.key, now, decision_id, item, origin, before, value)
+            position = self._log.learned(key, now, decision_id, item, origin, before, value)
             self._db.execute(
                 "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET value = excluded.value, latest = excluded.latest",
@@ -234,16 +228,18 @@ class Outcomes:
             if before is not None:  # it may be in the sample of rows that left the log
                 self._db.execute(
                     "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
-                    (value, bandit.key, origin),
+                    (value, key, origin),
                 )
-            context = np.frombuffer(found.context, spec.dtype).reshape(spec.shape)
             picked = found.chosen[item]
-            rows.append(
+            self._log.tail.add(
+                key,
                 LearnRow(
-                    position, now, decision_id, LogPosition(origin), before, value, context,
+                    position, now, decision_id, LogPosition(origin), before, value,
+                    np.frombuffer(found.context, spec.dtype).reshape(spec.shape),
                     picked.features, picked.slot,
-                )
+                ),
             )  # fmt: skip
+            rows.append(Logged(position, now, decision_id, before, value))
         return rows
 
 

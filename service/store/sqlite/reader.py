@@ -36,6 +36,7 @@ from service.store.sqlite.codec import (
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import evicted_rows, trim_of
 from service.store.sqlite.schema import current_epoch
+from service.store.sqlite.tail import LogTail
 
 LOG_ROWS = """
 SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
@@ -51,9 +52,15 @@ WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position <= ? ORDER BY l
 
 
 class StoreReader:
-    """See `LogReader`."""
+    """See `LogReader`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The database.
+        tail: The newest rows in memory, in the process that writes them.
+    """
+
+    def __init__(self, path: Path, tail: LogTail | None = None) -> None:
+        self._tail = tail
         self._connection = connect_reader(path)
         self._reached: dict[int, tuple[LogPosition, bytes]] = {}  # where `follow` ended, by bandit
 
@@ -112,6 +119,10 @@ class StoreReader:
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
     ) -> Iterator[list[LogRow]]:
         """See `LogReader.follow`."""
+        newest = None if self._tail is None else self._tail.read(record.key, after, up_to)
+        if newest is not None:
+            yield newest
+            return
         reached = self._reached.get(record.key)
         if reached is not None and reached[0] == after:
             previous: bytes | None = reached[1]

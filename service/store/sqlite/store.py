@@ -43,6 +43,7 @@ from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
 from service.store.sqlite.operations import Operations, wall_clock
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import next_epoch, open_writer
+from service.store.sqlite.tail import LogTail
 from service.store.sqlite.windows import Tick
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,12 @@ class SqliteStore:
         except BaseException:
             os.close(self._lock)
             raise
-        self._operations = Operations(self._db, clock)
+        self._tail = LogTail()
+        self._operations = Operations(self._db, clock, self._tail)
         self._wal = path.with_name(path.name + "-wal")
         with as_store_errors(), self.reader() as reader:
             self._writer = GroupWriter(
-                self._db, self._wal, durability, self._operations.forget_heads
+                self._db, self._wal, durability, self._operations.forget_heads, self._tail.commit
             )
             for record in reader.bandits():
                 self._operations.remember(record)
@@ -139,6 +141,10 @@ class SqliteStore:
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""
         return StoreReader(self._path)
+
+    def follower(self) -> StoreReader:
+        """See `EventStore.follower`."""
+        return StoreReader(self._path, self._tail)
 
     def history(self) -> History:
         """See `EventStore.history`."""
