@@ -28,6 +28,7 @@ TIMINGS = {
     "regret": "the regret table: every problem, every policy, means over seeds",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
+    "storage": "bytes of decisions and rewards in the database, by table, and in its log",
     "dashboard": "the dashboard over a million decisions, and selects beside open pages",
 }
 PROOFS = {

@@ -110,6 +110,11 @@ class Settings(BaseModel):
         description="Features of inline candidates are stored with a decision up to this size;"
         " without them it cannot be explained.",
     )
+    max_rewards_per_decision: int = Field(
+        10_000,
+        ge=1,
+        description="Rewards that a decision takes, whatever their status; further ones get 422.",
+    )
     encode_batch: int = Field(
         16, ge=1, description="Most contexts that a slow encoder (a ResNet) encodes together."
     )

@@ -25,7 +25,6 @@ from bandexa_core.spec import MAX_REWARD, RewardSpec
 
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
 ActivationStatus = Literal["applied", "duplicate", "late"]
-MAX_REWARDS = 10_000  # per decision; the default of the server's setting
 
 
 class ItemState(NamedTuple):
@@ -101,7 +100,7 @@ class Change(NamedTuple):
 
 
 def report(
-    state: DecisionState, reported: Reported, rules: RewardSpec, most: int = MAX_REWARDS
+    state: DecisionState, reported: Reported, rules: RewardSpec, most: int
 ) -> tuple[RewardStatus, Change | None]:
     """Return what a reported reward does.
 

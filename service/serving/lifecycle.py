@@ -63,6 +63,7 @@ async def running(
             settings.durability,
             loop.call_soon_threadsafe,
             gather=loop.call_soon,
+            max_rewards=settings.max_rewards_per_decision,
         )
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.follower()))

@@ -54,7 +54,7 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
         "host": "0.0.0.0", "port": 9, "data_dir": "/d", "replay_dir": "/r", "durability": "os",
         "device": "cuda", "service_threads": 2, "trainer_threads": 3, "trainer_niceness": 4,
         "max_body_bytes": 2048, "max_snapshot_bytes": 4096, "max_inline_bytes": 5,
-        "keep_snapshots": 6, "log_level": "warning",
+        "keep_snapshots": 6, "log_level": "warning", "max_rewards_per_decision": 3,
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(f"BANDEXA_{name.upper()}", str(value))

@@ -129,6 +129,23 @@ def test_a_thousand_rewards_at_once_are_all_in_the_sum(api) -> None:
     assert_alike(scores(api, name), scores(api, other))
 
 
+def test_more_rewards_than_a_decision_takes_are_refused_and_change_nothing(
+    start_server, api_of, problem
+) -> None:
+    server = start_server(env={"BANDEXA_MAX_REWARDS_PER_DECISION": "3"})
+    with server.client() as client:
+        api = api_of(client)
+        name = api.two_actions(rewards={"aggregate": "sum"})
+        decision = decide(api, name, 0)
+        for number in range(3):
+            api.reward(decision, 0.25, reward_id=f"r{number}")
+        before = scores(api, name)
+        body = {"decision_id": decision, "reward": 0.25, "reward_id": "r3"}
+        problem(client.post("/reward", json=body), 422, "invalid-request", "reward")
+        assert api.reward(decision, 0.25, reward_id="r0")["status"] == "duplicate"
+        assert (scores(api, name) == before).all()
+
+
 def test_what_is_not_activated_is_not_learned(api) -> None:
     name, other = api.two_actions(), api.two_actions()
     decision = decide(api, name, 0, activate=False)

@@ -17,6 +17,7 @@ from bandexa_core.spec import MAX_REWARD, RewardSpec
 
 FLOATS = st.floats(-1e15, 1e15)
 VALUES = st.one_of(st.sampled_from([0.0, -0.0, 0.1, 0.2, 1.0, -3.5, 1e15, -1e15, 1e20]), FLOATS)
+MANY = 10_000
 IDS = st.sampled_from([None, "r0", "r1", "r2"])
 NEW = DecisionState(0, 0, True, False, (ItemState(), ItemState()))
 
@@ -75,14 +76,14 @@ class Machine(RuleBasedStateMachine):
         reported = Reported(index, reward, reward_id, [value for _, value, _ in same])
         if reward_id is None and kind in ("sum", "mean"):
             with pytest.raises(ValueError, match=r"^reward_id: needed"):
-                contract.report(self.state, reported, self.spec)
+                contract.report(self.state, reported, self.spec, MANY)
             return
         expected, counts = self.expected(item, reward, reward_id, [value for _, value, _ in same])
         if counts and abs(self.fold([*item.counted, reward])) > MAX_REWARD:
             with pytest.raises(ValueError, match=r"^reward: the sum"):
-                contract.report(self.state, reported, self.spec)
+                contract.report(self.state, reported, self.spec, MANY)
             return
-        status, change = contract.report(self.state, reported, self.spec)
+        status, change = contract.report(self.state, reported, self.spec, MANY)
         assert status == expected
         assert (change is None) == (status == "duplicate")
         if change is not None:
@@ -175,14 +176,14 @@ def test_more_rewards_than_the_limit_are_refused_and_change_nothing() -> None:
 def test_a_mean_may_hold_a_sum_beyond_the_largest_reward() -> None:
     state, rules = NEW, rules_of("mean")
     for number in range(4):
-        _, change = contract.report(state, Reported(0, MAX_REWARD, f"r{number}"), rules)
+        _, change = contract.report(state, Reported(0, MAX_REWARD, f"r{number}"), rules, MANY)
         assert change is not None
         state = change.state
     assert state.items[0].value == MAX_REWARD
     with pytest.raises(ValueError, match="the sum would be larger"):
         contract.report(
             state._replace(items=(state.items[0]._replace(num=0), ItemState())),
-            Reported(0, MAX_REWARD, "r9"), rules_of("sum"),
+            Reported(0, MAX_REWARD, "r9"), rules_of("sum"), MANY,
         )  # fmt: skip
 
 

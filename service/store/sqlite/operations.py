@@ -63,16 +63,21 @@ class Operations:
         connection: The writing connection.
         clock: Returns seconds since the epoch.
         tail: Gets the log rows of each transaction.
+        max_rewards: The largest number of rewards of a decision.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, clock: Callable[[], float], tail: LogTail
+        self,
+        connection: sqlite3.Connection,
+        clock: Callable[[], float],
+        tail: LogTail,
+        max_rewards: int,
     ) -> None:
         self._db = connection
         self._clock = clock
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection, tail)
-        self._outcomes = Outcomes(connection, self._log, self._bandits.get)
+        self._outcomes = Outcomes(connection, self._log, self._bandits.get, max_rewards)
         self._windows = WindowClock(connection, self._outcomes)
         self._trimming = Trimming(connection)
 

@@ -53,6 +53,7 @@ class Outcomes:
         connection: The writing connection.
         log: Appends the learn rows.
         bandit: Returns the live bandit of a key, None for a deleted one.
+        max_rewards: The largest number of rewards of a decision.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Outcomes:
         connection: sqlite3.Connection,
         log: LogWriter,
         bandit: Callable[[int], BanditRecord | None],
+        max_rewards: int,
     ) -> None:
         self._db = connection
         self._log = log
         self._bandit = bandit
+        self._max_rewards = max_rewards
 
     # -- rewards ------------------------------------------------------------------------------
 
@@ -79,7 +82,9 @@ class Outcomes:
         repeats = self._repeats(report, item) if report.reward_id or state.closed else ()
         reported = contract.Reported(item, report.reward, report.reward_id, repeats)
         try:
-            status, change = contract.report(state, reported, found.bandit.spec.rewards)
+            status, change = contract.report(
+                state, reported, found.bandit.spec.rewards, self._max_rewards
+            )
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "reward") from error
         if change is None:

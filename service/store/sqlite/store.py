@@ -66,6 +66,7 @@ class SqliteStore:
         gather: Runs a function in the next turn of the event loop (`call_soon`). Appends of one
             turn are then handed to the writer together, and must come from the event loop. None:
             each append is handed over by itself.
+        max_rewards: The largest number of rewards of a decision.
 
     Raises:
         StoreError: The store is open in another process, of another version, damaged, or no
@@ -79,6 +80,7 @@ class SqliteStore:
         deliver: Deliver,
         clock: Callable[[], float] = wall_clock,
         gather: Deliver | None = None,
+        max_rewards: int = 10_000,
     ) -> None:
         self._path = path
         self._deliver = deliver
@@ -92,7 +94,7 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._tail = LogTail()
-        self._operations = Operations(self._db, clock, self._tail)
+        self._operations = Operations(self._db, clock, self._tail, max_rewards)
         self._wal = path.with_name(path.name + "-wal")
         with as_store_errors(), self.reader() as reader:
             self._writer = GroupWriter(
