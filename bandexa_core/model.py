@@ -55,6 +55,7 @@ from bandexa_core.training.plan import TrainingRound
 MODEL_FILE = "model"
 TRAINING_FILE = "training"
 FORGETTING = "forgetting/"
+CATALOGUE = "catalogue/"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -282,7 +283,8 @@ class ServingModel:
 
     def _load(self, snapshot: Snapshot) -> None:
         tensors = snapshot.tensors[MODEL_FILE]
-        own = {name: t for name, t in tensors.items() if not name.startswith(FORGETTING)}
+        beside = (FORGETTING, CATALOGUE)  # whoever loads it knows the actions at its position
+        own = {name: t for name, t in tensors.items() if not name.startswith(beside)}
         self.policy.load_tensors(own)
         self.forgetting = Forgetting.from_tensors(take_prefix(tensors, FORGETTING))
         manifest = snapshot.manifest
@@ -292,7 +294,7 @@ class ServingModel:
         self.rebased(SnapshotVersion(manifest.version))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the whole state as named arrays: the contents of `MODEL_FILE` in a snapshot."""
+        """Return the learned state as named arrays; `MODEL_FILE` has the actions beside it."""
         steps = {f"{FORGETTING}{name}": t for name, t in self.forgetting.tensors().items()}
         return self.policy.tensors() | steps
 

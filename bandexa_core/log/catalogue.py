@@ -1,7 +1,8 @@
 """The catalogue: the actions of a bandit as an immutable value.
 
 A catalogue is a pure function of the log, the fold of its catalogue rows in order, so every process
-that reads the log up to a position has the same catalogue there. A change returns a new catalogue;
+that reads the log up to a position has the same catalogue there. A snapshot contains the catalogue,
+so that only the rows after it are folded. A change returns a new catalogue;
 selects in flight go on with the old one. Actions are numbered by slot: the order of their first
 upsert, never reused, so that posteriors and learn rows can refer to an action by its slot.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +99,31 @@ class Catalogue:
             features[touched] = change.features
         enabled[touched] = change.enabled
         return Catalogue(ids, slots, features, enabled), touched
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the catalogue as named arrays, for a snapshot."""
+        ids = np.frombuffer("\n".join(self.ids).encode(), np.uint8)
+        return {"ids": ids, "features": self.features, "enabled": self.enabled}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]], action_dim: int) -> Catalogue:
+        """Return the catalogue that `tensors` returned.
+
+        Raises:
+            ValueError: The arrays do not describe a catalogue of such actions.
+        """
+        if tensors.keys() != {"ids", "features", "enabled"}:
+            raise ValueError("catalogue: tensors are missing")
+        features, enabled = tensors["features"], tensors["enabled"]
+        text = tensors["ids"].tobytes().decode()
+        ids = tuple(ActionId(name) for name in text.split("\n")) if text else ()
+        slots = {name: ActionSlot(slot) for slot, name in enumerate(ids)}
+        fits = features.shape == (len(ids), action_dim) and enabled.shape == (len(ids),)
+        if not fits or features.dtype != np.float32 or enabled.dtype != np.bool_:
+            raise ValueError("catalogue: tensors of a wrong dtype or shape")
+        if len(slots) != len(ids):
+            raise ValueError("catalogue: an id occurs twice")
+        return cls(ids, slots, features, enabled)
 
     def find(self, ids: Sequence[ActionId]) -> NDArray[np.int64]:
         """Return the slots of `ids`, (K,).

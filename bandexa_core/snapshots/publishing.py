@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.model import CATALOGUE, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 
@@ -33,6 +33,7 @@ def publish_model(
     training: Mapping[str, NDArray[Any]],
     metrics: Mapping[str, float],
     before_rename: Callable[[], None] | None = None,
+    catalogue_position: LogPosition | None = None,
 ) -> Manifest:
     """Publish the state of a model as a snapshot.
 
@@ -48,11 +49,14 @@ def publish_model(
         training: Head and optimizer state of the encoder's training; empty without training.
         metrics: Measurements of the round.
         before_rename: The last check before the snapshot becomes visible; it raises to refuse.
+        catalogue_position: The log position of the model's catalogue, where it is an earlier one;
+            the snapshot is loaded with the changes in between.
 
     Raises:
         SnapshotError: The snapshot could not be written, or is refused.
     """
-    files = {MODEL_FILE: model.tensors(), TRAINING_FILE: dict(training)}
+    actions = {f"{CATALOGUE}{name}": t for name, t in model.catalogue.tensors().items()}
+    files = {MODEL_FILE: model.tensors() | actions, TRAINING_FILE: dict(training)}
     draft = Manifest(
         version=version or SnapshotVersion(0),
         parent=parent,
@@ -64,7 +68,11 @@ def publish_model(
         epoch=epoch,
         encoder=model.spec.encoder.name,
         metrics={name: float(value) for name, value in metrics.items()},
-        meta={"progress": dataclasses.asdict(progress), "machine": platform.machine()},
+        meta={
+            "progress": dataclasses.asdict(progress),
+            "machine": platform.machine(),
+            "catalogue_position": position if catalogue_position is None else catalogue_position,
+        },
     )
     if version is None:
         return _publish_next(snapshots, draft, files, before_rename)

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import FORGETTING, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.model import (
+    CATALOGUE,
+    FORGETTING,
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+)
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.packing import pack, unpack
@@ -21,6 +28,7 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
 from service.store.errors import Conflict, InvalidRequest
+from service.store.loading import catalogue_of
 
 
 async def export_model(bandit: Bandit) -> bytes:
@@ -78,10 +86,11 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
         snapshot = bandit.snapshots.load(version)
         with engine.store.reader() as reader:
             position = LogPosition(snapshot.manifest.position)
-            actions = reader.catalogue_at(bandit.record, position).ids
+            actions = catalogue_of(reader, bandit.record, snapshot, position).ids
         tensors = snapshot.tensors
         # Forgetting starts again, as with every import: its steps so far lie in another history.
-        model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(FORGETTING)}
+        beside = (FORGETTING, CATALOGUE)  # the bandit retains its own actions
+        model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(beside)}
         meta = snapshot.manifest.meta | {"actions": list(actions)}
         manifest = dataclasses.replace(snapshot.manifest, meta=meta)
         return manifest, {MODEL_FILE: model, TRAINING_FILE: tensors[TRAINING_FILE]}
@@ -98,6 +107,7 @@ async def _adopt(
 ) -> Bandit:
     """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
     model = _check(engine, bandit, manifest, parts[MODEL_FILE])
+    catalogue_position = bandit.model.position
     training = parts[TRAINING_FILE]
     try:
         model.policy.check_training(training, len(manifest.meta["actions"]))
@@ -110,7 +120,7 @@ async def _adopt(
         published = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=engine.store.epoch,
             parent=None, progress=progress, training=training,
-            metrics={},
+            metrics={}, catalogue_position=catalogue_position,
         )  # fmt: skip
         version = SnapshotVersion(published.version)
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))

@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import MODEL_FILE, ServingModel, load_model
+from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.model import CATALOGUE, MODEL_FILE, ServingModel, load_model
+from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.protocol import LogReader
@@ -62,6 +65,32 @@ def newest_snapshot(
     return snapshot
 
 
+def catalogue_of(
+    reader: LogReader, record: BanditRecord, snapshot: Snapshot, position: LogPosition
+) -> Catalogue:
+    """Return the actions at `position`: those of the snapshot, and the changes since.
+
+    Args:
+        reader: Reads the log.
+        record: The bandit.
+        snapshot: One at or before `position`, with its `MODEL_FILE` tensors loaded.
+        position: A position of the log.
+
+    Raises:
+        SnapshotCorrupt: The snapshot's catalogue makes no sense.
+        StoreDamaged: A row is not what was written.
+    """
+    at = snapshot.manifest.meta.get("catalogue_position")
+    if at is None:  # releases before 0.3.0 wrote none, and removed no catalogue row
+        return reader.catalogue_at(record, position)
+    tensors = take_prefix(snapshot.tensors[MODEL_FILE], CATALOGUE)
+    try:
+        start = Catalogue.from_tensors(tensors, record.spec.action_dim)
+    except ValueError as error:
+        raise SnapshotCorrupt(f"snapshot {snapshot.manifest.version}: {error}") from error
+    return reader.catalogue_at(record, position, start, LogPosition(at))
+
+
 def load_at(
     reader: LogReader,
     record: BanditRecord,
@@ -82,7 +111,7 @@ def load_at(
 
     base = LogPosition(snapshot.manifest.position)
     spec = reader.spec_at(record, base)
-    catalogue = reader.catalogue_at(record, base)
+    catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
     for rows in reader.follow(record, base, up_to):
         for row in rows:

@@ -31,6 +31,7 @@ from service.store.records import (
 )
 
 T = TypeVar("T")
+BEGINNING = LogPosition(0)
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
 
@@ -157,8 +158,14 @@ class LogReader(Reader, Protocol):
     def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
         """Return the configuration as of `position`."""
 
-    def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
-        """Return the actions as of `position`: the fold of the catalogue rows up to it."""
+    def catalogue_at(
+        self,
+        record: BanditRecord,
+        position: LogPosition,
+        start: Catalogue | None = None,
+        after: LogPosition = BEGINNING,
+    ) -> Catalogue:
+        """Return the actions at `position`: `start`, those at `after`, and the changes since."""
 
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,3 +103,36 @@ def test_an_unknown_action_is_named():
     with pytest.raises(KeyError, match="nobody"):
         catalogue.find([ActionId("a"), ActionId("nobody")])
     assert catalogue.find([]).tolist() == []
+
+
+@pytest.mark.parametrize("action_dim", [0, 2])
+@pytest.mark.parametrize("num", [0, 1, 5])
+def test_a_snapshot_holds_a_catalogue_as_it_is(num: int, action_dim: int) -> None:
+    ids = tuple(ActionId(f"a{n}") for n in range(num))
+    features = np.random.default_rng(0).random((num, action_dim)).astype(np.float32)
+    enabled = np.arange(num) % 2 == 0
+    catalogue, _ = Catalogue.empty(action_dim).changed(CatalogueChange(ids, features, enabled))
+    found = Catalogue.from_tensors(catalogue.tensors(), action_dim)
+    assert (found.ids, found.slots) == (ids, catalogue.slots)
+    assert found.features.tobytes() == features.tobytes()
+    assert found.enabled.tolist() == enabled.tolist()
+    assert found.enabled_slots.tolist() == catalogue.enabled_slots.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ids", np.frombuffer(b"a\na", np.uint8)),
+        ("ids", np.frombuffer(b"a", np.uint8)),
+        ("features", np.zeros((2, 3), np.float32)),
+        ("features", np.zeros((2, 2))),
+        ("enabled", np.zeros(2)),
+    ],
+)
+def test_tensors_that_are_no_catalogue_are_refused(name: str, value: Any) -> None:
+    change = CatalogueChange(
+        (ActionId("a"), ActionId("b")), np.zeros((2, 2), np.float32), np.ones(2, np.bool_)
+    )
+    tensors = Catalogue.empty(2).changed(change)[0].tensors() | {name: value}
+    with pytest.raises(ValueError, match="catalogue"):
+        Catalogue.from_tensors(tensors, 2)

@@ -13,9 +13,18 @@ import pytest
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.rows import ImportRow
-from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
+from bandexa_core.model import (
+    CATALOGUE,
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+    load_model,
+)
 from bandexa_core.policies import Candidates, LinearHead, NeuralLinearTS
+from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.posterior import GaussianPosterior
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.snapshots.publishing import publish_model
@@ -219,7 +228,11 @@ def test_publishing_says_what_the_snapshot_is(
     assert manifest.metrics == {"loss_after": 0.25}
     assert np.array_equal(snapshot.tensors[TRAINING_FILE]["head/weight"], training["head/weight"])
     tensors = model.policy.tensors()
-    assert snapshot.tensors[MODEL_FILE].keys() == tensors.keys()
+    found = Catalogue.from_tensors(take_prefix(snapshot.tensors[MODEL_FILE], CATALOGUE), 4)
+    assert (found.ids, manifest.meta["catalogue_position"]) == (model.catalogue.ids, 20)
+    assert found.features.tobytes() == model.catalogue.features.tobytes()
+    own = {name for name in snapshot.tensors[MODEL_FILE] if not name.startswith(CATALOGUE)}
+    assert own == tensors.keys()
     assert all(np.array_equal(snapshot.tensors[MODEL_FILE][key], tensors[key]) for key in tensors)
 
 

@@ -22,6 +22,7 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed, StoreDamaged
+from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord, StoredAnswer, Trim
 from service.store.sqlite.codec import (
     GENESIS_HASH,
@@ -47,7 +48,8 @@ WHERE l.bandit = ? AND l.position > ? AND l.position <= ? ORDER BY l.position LI
 CHANGES = """
 SELECT l.position, l.kind, l.time, l.payload, l.hash, before.hash FROM log AS l
 LEFT JOIN log AS before ON before.bandit = l.bandit AND before.position = l.position - 1
-WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position <= ? ORDER BY l.position
+WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position > ? AND l.position <= ?
+ORDER BY l.position
 """
 
 
@@ -232,17 +234,23 @@ class StoreReader:
         finally:
             self._connection.execute("COMMIT")
 
-    def catalogue_at(self, record: BanditRecord, position: LogPosition) -> Catalogue:
+    def catalogue_at(
+        self,
+        record: BanditRecord,
+        position: LogPosition,
+        start: Catalogue | None = None,
+        after: LogPosition = BEGINNING,
+    ) -> Catalogue:
         """See `LogReader.catalogue_at`."""
-        catalogue = Catalogue.empty(record.spec.action_dim)
-        for payload in self._payloads(record.key, KIND_CATALOGUE, position):
+        catalogue = Catalogue.empty(record.spec.action_dim) if start is None else start
+        for payload in self._payloads(record.key, KIND_CATALOGUE, after, position):
             catalogue, _ = catalogue.changed(unpack_change(payload, record.spec.action_dim))
         return catalogue
 
     def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
         """See `LogReader.spec_at`."""
         spec = record.spec
-        for payload in self._payloads(record.key, KIND_CONFIG, position):
+        for payload in self._payloads(record.key, KIND_CONFIG, BEGINNING, position):
             spec = changed_spec(spec, json.loads(payload))
         return spec
 
@@ -267,9 +275,11 @@ class StoreReader:
         ).fetchone()
         return LogPosition(found[0] or 0)
 
-    def _payloads(self, bandit: int, kind: int, position: LogPosition) -> list[bytes]:
+    def _payloads(
+        self, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
+    ) -> list[bytes]:
         payloads = []
-        for row in self._connection.execute(CHANGES, (bandit, kind, position)):
+        for row in self._connection.execute(CHANGES, (bandit, kind, after, up_to)):
             at, kind, time, payload, found, previous = row
             if at == 1:
                 previous = GENESIS_HASH

@@ -21,6 +21,7 @@ from bandexa_core.policies import LinearTS, NeuralLinearTS
 from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from service.store.loading import catalogue_of
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import (
@@ -126,7 +127,7 @@ class ModelAudit:
         record, reader = self._record, self._reader
         return load_model(
             reader.spec_at(record, position), record.uid, self._registry, snapshot,
-            reader.catalogue_at(record, position),
+            catalogue_of(reader, record, snapshot, position),
         )  # fmt: skip
 
     def apply(self, model: ServingModel, up_to: LogPosition) -> None:

@@ -25,7 +25,7 @@ from bandexa_core.model import (
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
-from service.store.loading import load_at, newest_snapshot
+from service.store.loading import catalogue_of, load_at, newest_snapshot
 from service.store.records import BanditRecord
 from service.store.sqlite.reader import StoreReader
 from service.training.errors import BanditGone
@@ -129,9 +129,8 @@ class Trainer:
         under the actions, configuration and forgetting of `position`; its posterior will be
         rebuilt.
         """
-        model = load_model(
-            spec, record.uid, self._registry, parent, self._reader.catalogue_at(record, position)
-        )
+        catalogue = catalogue_of(self._reader, record, parent, position)
+        model = load_model(spec, record.uid, self._registry, parent, catalogue)
         if model.learns_features and model.progress.may_train(total):
             model.forgetting = self._reader.forgetting_at(
                 record, model.forgetting, LogPosition(parent.manifest.position), position
