@@ -182,7 +182,7 @@ def failed_finding(failure: Failure) -> Finding:
     """Return the finding of a bandit whose log cannot be applied."""
     where = f"log row {failure.position}" if failure.position else "its model"
     return Finding(
-        "failed", ALARM,
+        "bandit-failed", ALARM,
         f"{where} cannot be applied, and nothing is learned: {failure.reason}"
         f" ({failure.tries} recoveries failed)",
         "rewards are stored and learned once the cause is gone; it is tried again each minute, and"

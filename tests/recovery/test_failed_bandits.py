@@ -88,7 +88,7 @@ def test_one_that_fails_once_is_recovered_by_itself(
     faulty.fault("once")
     assert [faulty.reward(decision) for decision in decisions] == ["stored"] * 3
     assert faulty.reward(decisions[0]) == "duplicate", "it is stored"
-    assert faulty.findings(503) == {"faulty": ["failed"], "healthy": []}
+    assert faulty.findings(503) == {"faulty": ["bandit-failed"], "healthy": []}
     assert faulty.reward(faulty.select("healthy")) == "applied"
     poll(lambda: faulty.learned() == 4, "the stored rewards are learned")
     assert faulty.findings(200) == {"faulty": [], "healthy": []}
@@ -167,7 +167,7 @@ def test_one_that_cannot_be_built_at_the_start_is_set_aside_and_the_others_serve
     problem = faulty.call("POST", "/select", body, expect=503)
     assert "bandit 'faulty' has failed" in problem["detail"]
     assert faulty.reward(decisions[1]) == "stored"
-    assert faulty.findings(503)["faulty"] == ["failed"]
+    assert faulty.findings(503)["faulty"] == ["bandit-failed"]
     assert "bandexa_bandits_set_aside 1.0" in faulty.server.http.get("/metrics").text
     for method, path in (("GET", "/bandits/faulty"), ("PUT", "/bandits/faulty")):
         sent = spec(policy="linear_ts") if method == "PUT" else None
