@@ -46,7 +46,7 @@ async def running(
         registry: Encoders by name.
 
     Raises:
-        StoreError, SnapshotError: What is on disk cannot be served.
+        StoreError: The database cannot be served. A single bandit that cannot is set aside.
     """
     loop = asyncio.get_running_loop()
     for directory in (settings.data_dir, settings.snapshots, settings.replays):
@@ -68,18 +68,16 @@ async def running(
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
-        recovery = Recovery(
-            registry,
-            metrics,
-            store,
-            loader,
-            lambda aside, model: serve(aside.record, aside.snapshots, model),
-        )
-        await stack.enter_async_context(recovery.running())
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> None:
             live.add(Bandit(record, model, snapshots, reader.follow, recovery.failed))
 
+        def serve_again(aside: SetAside, model: ServingModel) -> None:
+            if aside in live.aside():  # else it was deleted meanwhile
+                serve(aside.record, aside.snapshots, model)
+
+        recovery = Recovery(registry, metrics, store, loader, serve_again)
+        await stack.enter_async_context(recovery.running())
         for record, snapshots, found in await loop.run_in_executor(
             loader, lambda: list(recover(settings, registry, reader))
         ):
