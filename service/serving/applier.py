@@ -182,13 +182,16 @@ class Applier:
                 if not self._still_served(model):
                     return
                 encoded = {each.position: features[n : n + 1] for n, each in enumerate(together)}
+            z_1D = encoded.pop(row.position, None)
             share = model.share_before(row)
             if share < 1.0:  # last, so that forgetting and the row are applied in one step
                 posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
                 if not self._still_served(model):  # swapped: its successor forgets as well
                     return
+                if z_1D is None and isinstance(row, LearnRow):  # they may fail: before forgetting
+                    z_1D = model.features([row])
                 model.forget_before(row, posterior)
-            self._apply(row, encoded.pop(row.position, None))
+            self._apply(row, z_1D)
             await asyncio.sleep(0)  # however many rows wait, selects run in between
             if not self._still_served(model):
                 return

@@ -10,6 +10,7 @@ are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -19,7 +20,7 @@ from contextlib import asynccontextmanager
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import RowNotApplied
-from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.ids import LogPosition
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
@@ -43,11 +44,13 @@ class SetAside:
         record: Its identity and configuration.
         snapshots: Its snapshots on disk.
         failure: Why it cannot be served.
+        is_served: Whether it was recovered since, and lives on as a `Bandit`.
     """
 
     record: BanditRecord
     snapshots: SnapshotStore
     failure: Failure
+    is_served: bool = False
 
 
 def build_model(
@@ -95,7 +98,7 @@ class Recovery:
         self._reader = store.reader()
         self._loader = loader
         self._serve = serve
-        self._tasks: dict[BanditUid, asyncio.Task[None]] = {}
+        self._tasks: dict[Bandit | SetAside, asyncio.Task[None]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -112,13 +115,13 @@ class Recovery:
 
     def failed(self, bandit: Bandit | SetAside) -> None:
         """Try to recover a bandit from now on, until it works."""
-        uid = bandit.record.uid
-        if uid not in self._tasks:
-            self._tasks[uid] = asyncio.create_task(self._retry(bandit), name=f"recover-{uid}")
+        if bandit not in self._tasks:
+            name = f"recover-{bandit.record.uid}"
+            self._tasks[bandit] = asyncio.create_task(self._retry(bandit), name=name)
 
-    def forget(self, uid: BanditUid) -> None:
+    def forget(self, bandit: Bandit | SetAside) -> None:
         """Stop recovering a bandit that was deleted."""
-        task = self._tasks.pop(uid, None)
+        task = self._tasks.pop(bandit, None)
         if task is not None:
             task.cancel()
 
@@ -142,9 +145,12 @@ class Recovery:
                 bandit.applier.failure = dataclasses.replace(again, position=failure.position)
             log.warning("bandit %s cannot be recovered: %s", bandit.record.name, again.reason)
             raise BanditFailed(bandit.record.name, again.reason) from error
+        if _failure(bandit) is None:  # a swap or another attempt was faster
+            return
         if isinstance(bandit, SetAside):
+            bandit.is_served = True
             self._serve(bandit, model)
-        elif bandit.applier.failure is not None:  # else a swap was faster
+        else:
             bandit.applier.swap(model)
         self._metrics.recoveries.inc()
         log.warning("bandit %s is recovered at position %d", bandit.record.name, model.position)
@@ -158,14 +164,13 @@ class Recovery:
             while _failure(bandit) is not None:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-                try:
-                    await self.recover(bandit)
-                except BanditFailed:
-                    continue
-                return
+                with contextlib.suppress(BanditFailed):  # logged, and tried again
+                    await self.recover(bandit)  # it may fail again at once, at a later row
         finally:
-            self._tasks.pop(bandit.record.uid, None)
+            self._tasks.pop(bandit, None)
 
 
 def _failure(bandit: Bandit | SetAside) -> Failure | None:
-    return bandit.failure if isinstance(bandit, SetAside) else bandit.applier.failure
+    if isinstance(bandit, SetAside):
+        return None if bandit.is_served else bandit.failure
+    return bandit.applier.failure

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from bandexa_core.log.rows import CatalogueRow, LearnRow, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec, ContextSpec, ForgettingSpec
+from service.observe.counters import Metrics
+from service.serving import recovery
 from service.serving.bandit import Bandit
 from service.store.records import BanditRecord
 
@@ -212,6 +216,50 @@ def test_a_factorisation_that_fails_makes_the_bandit_failed_until_another_model_
         play(scene)
     (record,) = caplog.records
     assert "has failed at log row 4" in record.getMessage()
+
+
+def test_one_that_fails_again_in_its_recovery_is_recovered_again(bandit, monkeypatch) -> None:
+    """The model is built, and a later row fails as soon as that model is served."""
+    monkeypatch.setattr(recovery, "FIRST_BACKOFF_S", 0.01)
+    rows = log_rows(9)
+
+    quick = next(n for n in (4, 5) if model_of(rows[:n]).share_before(rows[n]) == 1.0)
+
+    class Store:
+        def reader(self) -> io.BytesIO:
+            return io.BytesIO()  # it is closed, and nothing else
+
+    class Rebuilding(recovery.Recovery):
+        built = 0
+
+        def _build(self, bandit: Any) -> ServingModel:
+            self.built += 1
+            model = model_of(rows[:quick])
+            if self.built == 1:
+
+                def fail(*arguments: Any) -> Any:
+                    raise MemoryError("again")
+
+                monkeypatch.setattr(model.policy, "features", fail)
+            return model
+
+    async def scene() -> None:
+        applier = bandit.applier
+        with opened_at_exit(Gate(bandit.model, MemoryError("for once"))) as gate:
+            gate.opened.set()
+            with ThreadPoolExecutor(1) as loader:
+                store: Any = Store()
+                recovering = Rebuilding(EncoderRegistry(), Metrics(), store, loader, print)
+                async with recovering.running():
+                    applier._on_failure = lambda: recovering.failed(bandit)
+                    applier.follow(LogPosition(9))
+                    assert not await applier.applied(LogPosition(9))
+                    while bandit.model.position < 9:  # `play` has a deadline
+                        await asyncio.sleep(0.01)
+        assert recovering.built == 2
+        assert_same(bandit.model, model_of(rows))
+
+    play(scene)
 
 
 def test_callers_of_a_closed_bandit_are_answered_and_its_rows_are_left_alone(bandit):

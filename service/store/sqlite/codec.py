@@ -41,13 +41,13 @@ def unpack_chosen(
     )
 
 
-def chosen_ids(decision_id: str, blob: bytes, context: bytes | None = None) -> tuple[ActionId, ...]:
-    """Decode only the ids of `pack_chosen`; checks the context as well, where it is given.
+def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
+    """Decode only the ids of `pack_chosen`.
 
     Raises:
         StoreDamaged: A checksum differs.
     """
-    return tuple([ActionId(item[0]) for item in _items(decision_id, blob, context)])
+    return tuple(ActionId(item[0]) for item in _items(decision_id, blob, None))
 
 
 def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
