@@ -115,6 +115,7 @@ class Calls(ABC):
         *,
         reward_id: str | None = None,
         action: str | None = None,
+        bandit: str | None = None,
     ) -> RewardStatus:
         """Report an outcome of a decision.
 
@@ -123,10 +124,11 @@ class Calls(ABC):
             reward: A finite number.
             reward_id: Distinguishes several outcomes of a decision; the same id counts once.
             action: The action that the reward is for, needed when k > 1.
+            bandit: The decision's bandit, if it should be checked.
         """
         if is_fallback(decision_id):
             return RewardStatus("fallback", False)
-        report = RewardReport(decision_id, reward, reward_id, action)
+        report = RewardReport(decision_id, reward, reward_id, action, bandit)
         return await self._do(Call("POST", "/reward", reads(RewardStatus), report.body()))
 
     @shared

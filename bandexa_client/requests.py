@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,11 +52,12 @@ class RewardReport:
     reward: float
     reward_id: str | None = None
     action: str | None = None
+    bandit: str | None = None
 
     def body(self) -> dict[str, object]:
         """Return the JSON body, without fields at their default."""
         body: dict[str, object] = {"decision_id": self.decision_id, "reward": self.reward}
-        optional = {"reward_id": self.reward_id, "action": self.action}
+        optional = {"reward_id": self.reward_id, "action": self.action, "bandit": self.bandit}
         body.update({key: value for key, value in optional.items() if value is not None})
         return body
 
@@ -90,8 +92,12 @@ def catalogue_body(
 
 
 def new_id() -> str:
-    """Return a unique id."""
-    return uuid.uuid4().hex
+    """Return a unique id: 48 bits of milliseconds and 80 random bits, in hex.
+
+    The time comes first, as in UUID version 7 (RFC 9562, section 6.1), so that consecutive ids are
+    neighbours in the service's index. Storing decisions then writes few pages of it.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 def fallback_selection(action: str) -> Selection:

@@ -7,6 +7,7 @@ give equal models, bit for bit on one kind of CPU.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,9 +26,17 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import (
+    CatalogueRow,
+    ConfigRow,
+    Group,
+    ImportRow,
+    LearnRow,
+    LogRow,
+    learn_rows,
+)
 from bandexa_core.policies import (
     Candidates,
     Choice,
@@ -40,7 +49,6 @@ from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
-from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.randomness import keyed_rng, keyed_seed
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import (
@@ -102,16 +110,44 @@ class ServingModel:
         self._set_catalogue(catalogue)
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+        self._catalogue = catalogue
+        self._changes: list[CatalogueChange] = []  # applied, and folded once they are needed
         self._parts = self.policy.action_parts(catalogue.features)
         self._enabled: Candidates | None = None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The actions at this position."""
+        if self._changes:
+            self._fold_changes()
+        return self._catalogue
+
+    def _fold_changes(self) -> None:
+        """Fold the waiting changes: a replay of many copies a large catalogue once.
+
+        The encoder gets the actions of one change at a time, so that their parts do not depend on
+        how many changes waited.
+        """
+        fold = Fold(self._catalogue, self._changes)
+        parts = None
+        if self._parts is not None:
+            parts = np.zeros((len(fold.features), self._parts.shape[1]))
+            parts[: len(self._catalogue)] = self._parts
+        for touched in fold:
+            if parts is not None:
+                parts[touched] = self.policy.action_parts(fold.features[touched])
+        self._parts = parts
+        self._catalogue = fold.catalogue()
+        self._changes = []
+        self._enabled = None
 
     # -- selecting ----------------------------------------------------------------------------
 
     def enabled_candidates(self) -> Candidates:
         """Return every enabled action of the catalogue, in slot order."""
+        catalogue = self.catalogue
         if self._enabled is None:
-            self._enabled = self._at_slots(self.catalogue.enabled_slots)
+            self._enabled = self._at_slots(catalogue.enabled_slots)
         return self._enabled
 
     def candidates(self, ids: Sequence[ActionId]) -> Candidates:
@@ -119,7 +155,7 @@ class ServingModel:
         return self._at_slots(self.catalogue.find(ids))
 
     def _at_slots(self, slots: NDArray[np.int64]) -> Candidates:
-        whole = len(slots) == len(self.catalogue)
+        whole = len(slots) == len(self.catalogue)  # folds the changes that wait, and their parts
         if whole and np.array_equal(slots, np.arange(len(slots))):
             return Candidates(slots, self.catalogue.features, self._parts)
         parts = None if self._parts is None else self._parts[slots]
@@ -191,28 +227,82 @@ class ServingModel:
 
     def apply(
         self,
-        row: LogRow,
+        group: Group,
         load: Callable[[SnapshotVersion], Snapshot],
-        z_1D: NDArray[np.float64] | None = None,
+        z_ND: NDArray[np.float64] | None = None,
     ) -> None:
-        """Apply the next log row.
+        """Apply the next group of log rows, by the rule that the log has for it.
 
         Args:
-            z_1D: The features of a learn row, if `features` computed them beforehand.
-            row: The row at `position + 1`.
+            group: The rows from `position + 1` on.
             load: Loads an imported snapshot; called for import rows alone.
+            z_ND: The features of the learn rows, if `features` computed them beforehand.
 
         Raises:
-            RowNotApplied: Its features could not be computed, or it does not fit. The model is at
-                the same position; where its features failed, it is unchanged.
+            RowNotApplied: Features could not be computed, or a row does not fit. Where features
+                failed, the model is unchanged; otherwise it is at the row before.
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
-        assert row.position == self.position + 1, f"row {row.position} after {self.position}"
+        first = group.rows[0]
+        assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:
-            self._apply(row, load, z_1D)
+            if z_ND is None:
+                z_ND = self.features(group)
+            if group.as_block and z_ND is not None:
+                self._learn_block(learn_rows(group), z_ND)
+            else:
+                for index, row in enumerate(group.rows):
+                    z_1D = None if z_ND is None else z_ND[index : index + 1]
+                    self._apply(row, load, z_1D)
+                    self.position = row.position
         except Exception as error:
-            raise RowNotApplied(row.position, error) from error
-        self.position = row.position
+            raise RowNotApplied(LogPosition(self.position + 1), error) from error
+
+    def successor(
+        self,
+        group: Group,
+        load: Callable[[SnapshotVersion], Snapshot],
+        z_ND: NDArray[np.float64] | None = None,
+    ) -> ServingModel:
+        """Return a model with the next group applied; this one is unchanged.
+
+        It may run on another thread, while nothing is applied here: so that a group which forgets,
+        and with that factorises, does not stop the event loop.
+
+        Raises:
+            RowNotApplied: See `apply`.
+        """
+        other = copy.copy(self)
+        imports = isinstance(group.rows[0], ImportRow)  # then everything is loaded, the encoder too
+        other.policy = (
+            make_policy(self.spec, self.uid, self.registry) if imports else self.policy.copy()
+        )
+        other._changes = list(self._changes)
+        other.apply(group, load, z_ND)
+        return other
+
+    def _learn_block(self, rows: Sequence[LearnRow], z_ND: NDArray[np.float64]) -> None:
+        """Learn a group: consecutive first values together, corrections and steps in between."""
+        start = 0
+        for index, row in enumerate(rows):
+            share = self.share_before(row)
+            if share < 1.0 or row.before is not None:
+                self._learn_first(rows[start:index], z_ND[start:index])
+                start = index
+            self._forget_before(row, share)
+            if row.before is not None:
+                self._learn(row, z_ND[index : index + 1])
+                self.position = row.position
+                start = index + 1
+        self._learn_first(rows[start:], z_ND[start:])
+
+    def _learn_first(self, rows: Sequence[LearnRow], z_ND: NDArray[np.float64]) -> None:
+        """Learn first values."""
+        if not rows:
+            return
+        self.policy.learn_many(z_ND, [row.slot for row in rows], [row.after for row in rows])
+        self._count_learned(len(rows))
+        self.position = rows[-1].position
 
     def _apply(
         self,
@@ -220,20 +310,13 @@ class ServingModel:
         load: Callable[[SnapshotVersion], Snapshot],
         z_1D: NDArray[np.float64] | None,
     ) -> None:
-        if z_1D is None and isinstance(row, LearnRow) and isinstance(self.policy, LinearHead):
-            z_1D = self.policy.features(row.context[None], row.action[None])
-        share = self.share_before(row)
-        self.forget_before(row, self.policy.forgotten(share) if share < 1.0 else None)
+        self._forget_before(row, self.share_before(row))
         if isinstance(row, LearnRow):
-            weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
-            self.policy.learn(
-                row.context, row.action, row.slot, row.before, row.after, weight, z_1D
-            )
+            self._learn(row, z_1D)
             if row.before is None:
-                learned = self.progress.num_learned + 1
-                self.progress = dataclasses.replace(self.progress, num_learned=learned)
+                self._count_learned(1)
         elif isinstance(row, CatalogueRow):
-            self._change_catalogue(row)
+            self._changes.append(row.change)
         elif isinstance(row, ConfigRow):
             forgetting = self.spec.forgetting
             self.spec = changed_spec(self.spec, row.spec)
@@ -243,21 +326,32 @@ class ServingModel:
         else:
             self._take_import(row, load(row.version))
 
+    def _learn(self, row: LearnRow, z_1D: NDArray[np.float64] | None) -> None:
+        weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
+        self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight, z_1D)
+
+    def _count_learned(self, num: int) -> None:
+        was = self.progress
+        self.progress = Progress(was.num_learned + num, was.trained_rows, was.inherited_rows)
+
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.
 
-        If it is below 1, applying the row begins with a factorisation. `forget_before` accepts one
-        that was computed elsewhere.
+        If it is below 1, applying the row begins with a factorisation.
         """
         due: float = 2.0 ** -self.forgetting.due(self.spec.forgetting, row.position, row.time)
         return due
 
-    def forget_before(
-        self, row: LogRow, posterior: GaussianPosterior | DisjointPosterior | None
-    ) -> None:
-        """Take the forgetting step due before `row`: `policy.forgotten(share_before(row))`."""
-        if posterior is not None:
-            self.policy.adopt(posterior)
+    def forgets_before(self, group: Group) -> bool:
+        """Whether applying a group factorises: a forgetting step is due before one of its rows."""
+        spec, state, first = self.spec.forgetting, self.forgetting, group.rows[0]
+        if state.cell is None:  # the first row ever forgets nothing, but the next ones may
+            state = state.after(spec, first.position, first.time)
+        return any(state.due(spec, row.position, row.time) > 0.0 for row in group.rows)
+
+    def _forget_before(self, row: LogRow, share: float) -> None:
+        if share < 1.0:
+            self.policy.adopt(self.policy.forgotten(share))
         self.forgetting = self.forgetting.after(self.spec.forgetting, row.position, row.time)
 
     @property
@@ -265,30 +359,17 @@ class ServingModel:
         """Weights of learned rows after forgetting, by position; None: all rows weigh 1."""
         return self.forgetting.weights if len(self.forgetting.positions) else None
 
-    def _change_catalogue(self, row: CatalogueRow) -> None:
-        catalogue, touched = self.catalogue.changed(row.change)
-        if self._parts is not None:
-            grown = np.zeros((len(catalogue) - len(self.catalogue), self._parts.shape[1]))
-            parts = np.concatenate([self._parts, grown])
-            new_parts = self.policy.action_parts(catalogue.features[touched])
-            assert new_parts is not None
-            parts[touched] = new_parts
-            self._parts = parts
-        self.catalogue = catalogue
-        self._enabled = None
-
     def _take_import(self, row: ImportRow, snapshot: Snapshot) -> None:
-        self._load(snapshot)
-        assert self.base_position == row.position, "an imported snapshot is built at its own row"
+        self._load(snapshot, row.position)
 
-    def _load(self, snapshot: Snapshot) -> None:
+    def _load(self, snapshot: Snapshot, position: LogPosition) -> None:
         tensors = snapshot.tensors[MODEL_FILE]
         beside = (FORGETTING, CATALOGUE)  # whoever loads it knows the actions at its position
         own = {name: t for name, t in tensors.items() if not name.startswith(beside)}
         self.policy.load_tensors(own)
         self.forgetting = Forgetting.from_tensors(take_prefix(tensors, FORGETTING))
         manifest = snapshot.manifest
-        self.position = LogPosition(manifest.position)
+        self.position = position
         self.progress = Progress(**manifest.meta["progress"])
         self.created_at = manifest.created_at
         self.rebased(SnapshotVersion(manifest.version))
@@ -315,10 +396,20 @@ class ServingModel:
         """Return a context as the encoder takes it."""
         return self.policy.scaled(context)
 
-    def features(self, rows: Sequence[LearnRow]) -> NDArray[np.float64]:
-        """Return z of learn rows under the encoder, (N, D); it may run on another thread."""
-        contexts = np.stack([row.context for row in rows])
-        return self.policy.features(contexts, np.stack([row.action for row in rows]))
+    def features(self, group: Group) -> NDArray[np.float64] | None:
+        """Return z of a group's learn rows under the encoder, (N, D), by the rule of the group.
+
+        None for rows of another kind, and where the policy has no features. It may run on another
+        thread.
+        """
+        rows = learn_rows(group)
+        if not rows or not isinstance(self.policy, LinearHead):
+            return None
+        if group.as_block:
+            contexts = np.stack([row.context for row in rows])
+            return self.policy.features(contexts, np.stack([row.action for row in rows]))
+        each = [self.policy.features(row.context[None], row.action[None]) for row in rows]
+        return each[0] if len(each) == 1 else np.concatenate(each)
 
     @property
     def learns_features(self) -> bool:
@@ -363,7 +454,7 @@ def load_model(
         ValueError: The snapshot's tensors do not fit the configuration.
     """
     model = ServingModel(spec, uid, registry, catalogue)
-    model._load(snapshot)
+    model._load(snapshot, LogPosition(snapshot.manifest.position))
     return model
 
 

@@ -16,9 +16,10 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 TIMINGS = {
     "all": "every measurement with a target, and one table of the targets",
     "http": "selects, rewards and batches per second over two ceilings of HTTP",
-    "core": "select + update of the posterior over the textbook method",
+    "core": "select + update over the textbook method, log rows in groups over one by one",
     "rebuild": "rebuild of a posterior over one matrix product and one read of its rows",
     "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
+    "changes": "start, explanation and swap after an hour of catalogue changes over none",
     "memory": "resident memory of an idle bandit",
     "swap": "longest stall of the event loop while a model is swapped",
     "interference": "tail latency of selects while another bandit trains",

@@ -4,12 +4,17 @@ The textbook method holds the precision matrix, adds z z^T for each row, factori
 (torch, float32). The service's method is the square root form in float64 with learned noise.
 
 The MNIST step compares ten posteriors of 785 weights, one for each label, with one textbook
-posterior of all 7,850 weights (three quarters of a gigabyte, some seconds). All of it uses one
-thread. Shapes: K candidates, D features.
+posterior of all 7,850 weights (three quarters of a gigabyte, some seconds).
+
+Rewards that arrive together are applied as one group: the same 64 log rows are applied to a bandit
+with an `mlp` of 64 features one by one, and to another one as a block.
+
+All of it uses one thread. Shapes: K candidates, D features.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +22,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.rows import Group, LearnRow, row_by_row
+from bandexa_core.model import ServingModel
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
+from bandexa_core.randomness import bandit_uid
+from bandexa_core.snapshots.store import Snapshot
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 from benchmarks.report import Target, arguments, report
 
 _DIMS = (32, 64, 256, 785)
@@ -27,10 +40,14 @@ _MNIST_SLOTS, _MNIST_DIM, _PANEL = 10, 785, 64
 _MNIST_INK = 0.2  # share of the pixels of a digit that are not 0
 _DENSE_STEPS = 3
 _BLOCK_S = 0.02
+_GROUP, _NUM_GROUPS, _INPUTS = 64, 20, 16
 TARGETS = {
     f"select_update_ratio_d{dim}": Target(5.0, 10.0, at_most=False, unit="times the textbook")
     for dim in _DIMS
-} | {"mnist_linear_ratio": Target(1000.0, at_most=False, unit="times the textbook")}
+} | {
+    "mnist_linear_ratio": Target(1000.0, at_most=False, unit="times the textbook"),
+    "group_ratio_mlp": Target(3.0, at_most=False, unit="times faster than row by row"),
+}
 
 
 class _Textbook:
@@ -133,6 +150,47 @@ def _measure_disjoint() -> tuple[float, float]:
     return select_us, update_us
 
 
+class _Follower:
+    """A model that applies the same log again and again: its position is set back at the end."""
+
+    def __init__(self, batches: Sequence[Sequence[Group]]) -> None:
+        spec = BanditSpec(
+            policy="neural_linear_ts", context=ContextSpec(shape=(_INPUTS,)), action_dim=_INPUTS,
+            encoder=EncoderSpec(name="mlp"), seed=0,
+        )  # fmt: skip
+        catalogue = Catalogue.empty(_INPUTS)
+        self.model = ServingModel(spec, bandit_uid("bench", 0), EncoderRegistry(), catalogue)
+        self._batches = itertools.cycle(batches)
+
+    def step(self) -> None:
+        groups = next(self._batches)
+        self.model.position = LogPosition(groups[0].rows[0].position - 1)
+        for group in groups:
+            self.model.apply(group, _no_import)
+
+
+def _no_import(version: SnapshotVersion) -> Snapshot:
+    raise AssertionError(f"snapshot {version} was never imported here")
+
+
+def _learn_row(number: int, rng: np.random.Generator) -> LearnRow:
+    position = LogPosition(number)
+    x, a = rng.standard_normal((2, _INPUTS), dtype=np.float32)
+    value, slot = float(rng.uniform(-1.0, 1.0)), ActionSlot(0)
+    return LearnRow(position, 0.0, DecisionId(f"d{number}"), position, None, value, x, a, slot)
+
+
+def _measure_groups() -> tuple[float, float]:
+    """Return microseconds per learn row: one by one, and in groups."""
+    rng = np.random.default_rng(0)
+    rows = [_learn_row(number, rng) for number in range(1, _NUM_GROUPS * _GROUP + 1)]
+    pieces = [rows[first : first + _GROUP] for first in range(0, len(rows), _GROUP)]
+    one_by_one = _Follower([[row_by_row(row) for row in piece] for piece in pieces])
+    grouped = _Follower([[Group(tuple(piece), as_block=True)] for piece in pieces])
+    alone_us, group_us = _medians_us([one_by_one.step, grouped.step])
+    return alone_us / _GROUP, group_us / _GROUP
+
+
 def measure() -> dict[str, float]:
     """Return the figures."""
     results: dict[str, float] = {}
@@ -146,6 +204,9 @@ def measure() -> dict[str, float]:
     results["disjoint_select_us_10x785"] = select_us
     results["disjoint_update_us_10x785"] = update_us
     results["mnist_linear_ratio"] = _dense_us() / (select_us + update_us)
+    row_us, grouped_us = _measure_groups()
+    results["group_ratio_mlp"] = row_us / grouped_us
+    results["row_us_mlp"], results["row_in_group_us_mlp"] = row_us, grouped_us
     return results
 
 

@@ -28,6 +28,7 @@ from bandexa_core.ids import DecisionId
 from benchmarks.open_loop import Load, drive
 from benchmarks.report import Target, arguments, report
 from benchmarks.server import Server
+from service.store.records import DecisionRecord
 from service.store.sqlite.history import History
 from service.store.sqlite.store import SqliteStore
 
@@ -93,10 +94,11 @@ def fill(database: Path, num: int, learned: int) -> None:
         begin, step = time.time() - DAYS * 86400, DAYS * 86400 / num
         for first in range(0, num, _GROUP):
             for number in range(first, min(num, first + _GROUP)):
-                record = found.record._replace(
-                    decision_id=DecisionId(f"old-{number}"), time=begin + number * step
+                store.put(
+                    found.record._replace(
+                        decision_id=DecisionId(f"old-{number}"), time=begin + number * step
+                    )
                 )
-                store.put(record)
             store.wait()
 
 
@@ -114,9 +116,10 @@ class _Filled:
     def __exit__(self, *exc: object) -> None:
         self._store.close()
 
-    def put(self, record: Any) -> None:
-        """Queue a decision."""
-        self._store.append_decision(record, _stored)
+    def put(self, record: DecisionRecord) -> None:
+        """Queue a decision, with a new key."""
+        key = self._store.ids.new_key(record.bandit)
+        self._store.append_decision(record._replace(key=key), _stored)
 
     def wait(self) -> None:
         """Return once everything queued is committed."""

@@ -16,7 +16,7 @@ from bandexa_client import Action, RewardReport, RewardStatus, Selection, Traini
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, LearnRow
+from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import Progress, ServingModel, plan_round
 from bandexa_core.policies import NeuralLinearTS
 from bandexa_core.randomness import bandit_uid
@@ -51,7 +51,7 @@ class InProcessClient:
         change = CatalogueChange(
             tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
         )
-        self.model.apply(CatalogueRow(LogPosition(1), 0.0, change), _no_import)
+        self.model.apply(row_by_row(CatalogueRow(LogPosition(1), 0.0, change)), _no_import)
         layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
         self._replay = MemoryReplay(layout)
         self._training: dict[str, Any] = {}
@@ -94,7 +94,7 @@ class InProcessClient:
         row = LearnRow(
             position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot
         )
-        model.apply(row, _no_import)
+        model.apply(row_by_row(row), _no_import)
         if model.learns_features:
             self._replay.append(
                 Rows(

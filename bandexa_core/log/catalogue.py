@@ -9,7 +9,7 @@ upsert, never reused, so that posteriors and learn rows can refer to an action b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,24 +81,13 @@ class Catalogue:
         Raises:
             ValueError: A new action has no features, although the bandit's actions have some.
         """
-        slots = self.slots
-        new = [action_id for action_id in change.ids if action_id not in slots]
-        if new and change.features is None and self.action_dim:
-            raise ValueError(f"actions: {new[0]!r} is new and needs {self.action_dim} features")
-        ids = self.ids
-        features = np.concatenate(
-            [self.features, np.zeros((len(new), self.action_dim), np.float32)]
-        )
-        enabled = np.concatenate([self.enabled, np.zeros(len(new), np.bool_)])
-        if new:
-            first = len(ids)
-            ids = (*ids, *new)
-            slots = {**slots, **{a: ActionSlot(first + i) for i, a in enumerate(new)}}
-        touched = np.fromiter((slots[a] for a in change.ids), np.int64, len(change.ids))
-        if change.features is not None and self.action_dim:
-            features[touched] = change.features
-        enabled[touched] = change.enabled
-        return Catalogue(ids, slots, features, enabled), touched
+        fold = Fold(self, [change])
+        (touched,) = fold
+        return fold.catalogue(), touched
+
+    def as_change(self) -> CatalogueChange:
+        """Return the change that makes an empty catalogue this one."""
+        return CatalogueChange(self.ids, self.features, self.enabled)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the catalogue as named arrays, for a snapshot."""
@@ -132,3 +121,62 @@ class Catalogue:
             KeyError: An id is not in the catalogue; its argument is the first such id.
         """
         return np.fromiter(map(self.slots.__getitem__, ids), np.int64, len(ids))
+
+
+class Fold:
+    """Changes that are applied to a catalogue one after the other, with one copy of its arrays.
+
+    Iterating applies the next change and yields the slots of its actions, (N,).
+
+    Args:
+        start: The catalogue to start from; it does not change.
+        changes: The changes, in order.
+
+    Attributes:
+        features: float32 (K, A), after the changes so far.
+    """
+
+    def __init__(self, start: Catalogue, changes: Sequence[CatalogueChange]) -> None:
+        self._changes = changes
+        self._ids = list(start.ids)
+        self._slots = dict(start.slots)
+        new = {a for change in changes for a in change.ids if a not in start.slots}
+        size, dim = len(start) + len(new), start.action_dim
+        self.features: NDArray[np.float32] = np.zeros((size, dim), np.float32)
+        self.features[: len(start)] = start.features
+        self._enabled = np.zeros(size, np.bool_)
+        self._enabled[: len(start)] = start.enabled
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Apply the changes.
+
+        Raises:
+            ValueError: A new action has no features, although the bandit's actions have some.
+        """
+        slots, dim = self._slots, self.features.shape[1]
+        for change in self._changes:
+            new = [action_id for action_id in change.ids if action_id not in slots]
+            if new and change.features is None and dim:
+                raise ValueError(f"actions: {new[0]!r} is new and needs {dim} features")
+            for action_id in new:
+                slots[action_id] = ActionSlot(len(self._ids))
+                self._ids.append(action_id)
+            touched = np.fromiter((slots[a] for a in change.ids), np.int64, len(change.ids))
+            if change.features is not None and dim:
+                self.features[touched] = change.features
+            self._enabled[touched] = change.enabled
+            yield touched
+
+    def catalogue(self) -> Catalogue:
+        """Return the catalogue after all changes; the fold cannot be used afterwards."""
+        return Catalogue(tuple(self._ids), self._slots, self.features, self._enabled)
+
+
+def folded(start: Catalogue, changes: Sequence[CatalogueChange]) -> Catalogue:
+    """Return a catalogue after changes."""
+    if not changes:
+        return start
+    fold = Fold(start, changes)
+    for _ in fold:
+        pass
+    return fold.catalogue()

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from bandexa_core.spec import MAX_REWARD, RewardSpec
 
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+COUNTED: tuple[RewardStatus, ...] = ("applied", "aggregated")  # the rewards that make a value
 ActivationStatus = Literal["applied", "duplicate", "late"]
 
 
@@ -58,6 +59,11 @@ class DecisionState(NamedTuple):
     activated: bool
     closed: bool
     items: tuple[ItemState, ...]
+
+    @classmethod
+    def of(cls, num_chosen: int, *, activated: bool) -> DecisionState:
+        """Return the state of a decision before any report."""
+        return cls(0, 0, activated, closed=False, items=(ItemState(),) * num_chosen)
 
 
 class Reported(NamedTuple):

@@ -6,13 +6,13 @@ neither a clock nor the store. A served model is the fold of these rows over a s
 
 The store writes a row in the transaction of its cause and never changes it; retention may delete
 the oldest rows. Positions of a bandit start at 1, have no gaps and are never reused. Rows are
-applied in the order of their positions.
+applied in the order of their positions, and those of one group together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class LearnRow:
         context: The raw context, in the bandit's shape and dtype.
         action: Raw features of the chosen action at the time of the decision, float32 (A,).
         slot: Catalogue slot of the action; -1 for an inline candidate outside the catalogue.
+        low, high: The bounds that values are clipped to before they are learned; None: unbounded.
     """
 
     position: LogPosition
@@ -47,6 +48,8 @@ class LearnRow:
     context: NDArray[Any]
     action: NDArray[np.float32]
     slot: ActionSlot
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +80,32 @@ class ImportRow:
 
 
 LogRow = LearnRow | CatalogueRow | ConfigRow | ImportRow
+
+
+class Group(NamedTuple):
+    """Rows that were appended together and are applied together: decisions are drawn at its end.
+
+    Attributes:
+        rows: Learn rows, or a single row of another kind; in order.
+        as_block: The rule that the log prescribes for applying them. True: all features are
+            computed at once, and consecutive first values are learned as a block. False: row by
+            row. The two differ by rounding, so that every replay follows the rule in the log.
+    """
+
+    rows: tuple[LogRow, ...]
+    as_block: bool = False
+
+    @property
+    def position(self) -> LogPosition:
+        """The position of the last row."""
+        return self.rows[-1].position
+
+
+def row_by_row(row: LogRow) -> Group:
+    """Return the group of one row."""
+    return Group((row,))
+
+
+def learn_rows(group: Group) -> list[LearnRow]:
+    """Return the learn rows of a group: all of them, or none."""
+    return [row for row in group.rows if isinstance(row, LearnRow)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ from bandexa_core.replay import TrainingRows
 from bandexa_core.training.plan import ReportProgress
 
 Array64 = NDArray[np.float64]
+BLOCK_ROWS = 8  # a block of fewer rows takes as long as the rows one by one
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
 
 NO_EXPLORATION = Exploration(panel=1)
@@ -316,6 +318,30 @@ class LinearHead(EncodedInputs):
             posterior.update(z_D, after)
         else:
             posterior.correct(z_D, before, after, weight)
+
+    def learn_many(
+        self, z_ND: Array64, slots: Sequence[ActionSlot], values: Sequence[float]
+    ) -> None:
+        """See `Policy.learn_many`; from 8 rows on a joint posterior learns them as a block."""
+        good_N = learnable(z_ND)
+        posterior = self.posterior
+        if isinstance(posterior, GaussianPosterior) and len(z_ND) >= BLOCK_ROWS:
+            if good_N.any():
+                posterior.update_batch(z_ND[good_N], np.array(values)[good_N])
+            return
+        for z_D, slot, value, good in zip(z_ND, slots, values, good_N, strict=True):
+            if not good:
+                continue  # as above
+            if isinstance(posterior, DisjointPosterior):
+                posterior.update(slot, z_D, value)
+            else:
+                posterior.update(z_D, value)
+
+    def copy(self) -> Self:
+        """See `Policy.copy`."""
+        other = copy.copy(self)
+        other.posterior = self.posterior.copy()
+        return other
 
     def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior:
         """See `Policy.forgotten`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,6 +217,17 @@ class Policy(Protocol):
         """Learn a value, or correct one that was `before` and now has the weight `weight`.
 
         `z_1D`: its features, (1, D), if they were computed beforehand.
+        """
+
+    def learn_many(
+        self, z_ND: NDArray[np.float64], slots: Sequence[ActionSlot], values: Sequence[float]
+    ) -> None:
+        """Learn N first values from their features (N, D): as N calls of `learn`, to rounding."""
+
+    def copy(self) -> Self:
+        """Return a policy that continues bit for bit and learns on its own.
+
+        It shares what learning does not change, such as the encoder.
         """
 
     def forgotten(self, factor: float) -> GaussianPosterior | DisjointPosterior | None:

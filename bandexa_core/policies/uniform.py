@@ -103,6 +103,15 @@ class Uniform:
     ) -> None:
         """See `Policy.learn`: nothing is learned."""
 
+    def learn_many(
+        self, z_ND: NDArray[np.float64], slots: Sequence[ActionSlot], values: Sequence[float]
+    ) -> None:
+        """See `Policy.learn_many`: nothing is learned."""
+
+    def copy(self) -> Uniform:
+        """See `Policy.copy`: it never changes."""
+        return self
+
     def forgotten(self, factor: float) -> None:
         """See `Policy.forgotten`."""
 

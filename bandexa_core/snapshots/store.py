@@ -38,7 +38,7 @@ from bandexa_core.filesystem import (
     remove_tree,
     write_synced,
 )
-from bandexa_core.ids import SnapshotVersion
+from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.manifest import Manifest, parse_manifest
 from bandexa_core.snapshots.tensors import Tensors, check_size, decode_file, encode_file
 
@@ -117,6 +117,36 @@ class SnapshotStore:
                 remove_tree(self._fs, temporary)
             raise
         return manifest
+
+    def place(self, version: SnapshotVersion, position: LogPosition, log_hash: bytes) -> None:
+        """Give an imported snapshot the position of its log row, and the hash of the log there.
+
+        The manifest is replaced as a whole. Doing it again changes nothing.
+
+        Raises:
+            SnapshotCorrupt: The manifest is missing or damaged.
+            SnapshotError: The disk failed.
+        """
+        placed = replace(self.manifest(version), position=position, log_hash=log_hash.hex())
+        directory = self._path(version)
+        new = directory / f"{_MANIFEST_FILE}.new"
+        with self._disk("write", directory):
+            write_synced(self._fs, new, placed.to_bytes())
+            self._fs.rename(new, directory / _MANIFEST_FILE)
+            self._fs.sync_dir(directory)
+
+    def remove(self, version: SnapshotVersion) -> None:
+        """Delete a version: of an import that was not committed.
+
+        Raises:
+            SnapshotError: The disk failed.
+        """
+        path = self._path(version)
+        trash = path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}")
+        with self._disk("remove", path):
+            self._fs.rename(path, trash)
+            self._fs.sync_dir(self._root)
+            remove_tree(self._fs, trash)
 
     def versions(self) -> list[SnapshotVersion]:
         """Return the existing versions, damaged ones included, in ascending order."""

@@ -5,9 +5,10 @@ on a copy: cut to several lengths, one bit changed at several places, deleted. A
 on every copy. Either it refuses, in one line of its log; or it serves what the whole directory
 would: the same scores if it has the same snapshot, else those that `bandexa verify --live`
 computes from the snapshot it fell back to; repeated decisions get the same answers; no answer is a
-5xx but the documented 503. A cut write-ahead log is an earlier state, as a disk leaves it that did
-not sync: it must be one whole state. Then rounds are trained, also from a damaged replay, and
-everything is compared again.
+5xx but the documented 503. A bandit that is left without a snapshot answers 503, and the others
+are served. A cut write-ahead log is an earlier state, as a disk leaves it that did not sync: it
+must be one whole state. Then rounds are trained, also from a damaged replay, and everything is
+compared again.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ _SPECS: dict[str, dict[str, Any]] = {
     },
     "sum": {"policy": "linear_ts", "training": _LOCKSTEP, "rewards": {"aggregate": "sum"}},
 }  # fmt: skip
+_UNAVAILABLE = "urn:bandexa:unavailable"
 _PROBES, _ENDS_WITHIN_S = 5, 30.0
-_COLUMNS = ("refused", "as_before", "fell_back", "earlier", "verify_finds", "wrong")
+_COLUMNS = (
+    "refused", "set_aside", "as_before", "fell_back", "earlier", "verify_finds", "wrong",
+)  # fmt: skip
 
 
 # -- answers of a server -----------------------------------------------------------------------
@@ -148,7 +152,9 @@ def check(case: Case, origin: Origin, folder: Path) -> Verdict:
             return verdict
         try:
             with _client(server) as http:
-                _compare(case, origin, _said(http), verdict)
+                said = _said(http)
+                _set_aside(http, origin, said, verdict)
+                _compare(case, origin, said, verdict)
                 _goes_on(http, verdict)
                 _verified(server, data, case, verdict)
         except httpx.HTTPError as error:
@@ -174,11 +180,24 @@ def _refused(server: Server, verdict: Verdict) -> None:
         verdict.wrong.append(f"not refused in one line: {server.log.read_text()[-1500:]}")
 
 
+def _set_aside(http: httpx.Client, origin: Origin, said: dict[str, Any], verdict: Verdict) -> None:
+    """Find the bandits that are not served, and check that they answer 503."""
+    for name in origin.said:
+        if name not in said:
+            answer = http.post("/select", json=_select(name, 0))
+            if answer.status_code != 404:  # else its creation is lost
+                verdict.seen.add("set_aside")
+                if answer.status_code != 503 or answer.json()["type"] != _UNAVAILABLE:
+                    verdict.wrong.append(f"{name}: not listed, but it answers {answer.text}")
+                said[name] = None
+
+
 def _compare(case: Case, origin: Origin, said: dict[str, Any], verdict: Verdict) -> None:
     for name, before in origin.said.items():
-        now = said.get(name)
-        if now is None:
+        if name not in said:
             verdict.seen.add("earlier")
+            continue
+        if (now := said[name]) is None:
             continue
         if now["position"] < before["position"]:
             verdict.seen.add("earlier")
@@ -204,7 +223,7 @@ def _answer(
     """Compare an answer; the documented 503 is not wrong."""
     if answer.status_code == 503:
         verdict.seen.add("refused")
-        if answer.json()["type"] not in ("urn:bandexa:store-failed", "urn:bandexa:unavailable"):
+        if answer.json()["type"] not in ("urn:bandexa:store-failed", _UNAVAILABLE):
             verdict.wrong.append(f"{what}: {answer.text}")
     elif answer.status_code >= 500 or "Traceback" in answer.text:
         verdict.wrong.append(f"{what}: {answer.status_code} {answer.text}")

@@ -18,6 +18,7 @@ import numpy as np
 
 DIM, NUM_ACTIONS = 4, 6
 WINDOW_S, DEFAULT = 4.0, 0.5
+_OWN_IDS = 0.7  # the share of decisions whose ids clients make; the server makes the others
 _PAUSE_S, _PATIENCE_S = 0.05, 180.0
 
 _COMMON: dict[str, Any] = {
@@ -107,7 +108,7 @@ class FaultClient:
         self._stop = stop
         self._rng = np.random.default_rng([11, number])
         self._http = httpx.Client(timeout=10.0, trust_env=False)
-        self._old: list[tuple[str, str | None, float]] = []
+        self._old: list[tuple[str, str, str | None, float]] = []
 
     def run(self) -> None:
         """Work until `stop` is set; a decision that was begun is finished."""
@@ -119,14 +120,19 @@ class FaultClient:
                 self._decide(name, f"{name}.{self._number}.{count}")
                 count += 1
 
-    def _decide(self, name: str, decision_id: str) -> None:
+    def _decide(self, name: str, own_id: str) -> None:
         context = self._rng.standard_normal(DIM).round(3)
-        body = {"bandit": name, "context": context.tolist(), "decision_id": decision_id}
+        body = {"bandit": name, "context": context.tolist()}
+        if own := self._rng.random() < _OWN_IDS:
+            body["decision_id"] = own_id
         answer = self._call("/select", body)
+        decision_id = answer["decision_id"]
+        if decision_id in self.ledger.selects or own != (decision_id == own_id):
+            self._wrong(f"{own_id}: the id {decision_id} was given")
         chosen = (answer["action"]["id"], answer["snapshot"], answer["position"])
         self.ledger.selects[decision_id] = chosen
         self.ledger.moments[decision_id] = time.monotonic_ns()
-        if self._rng.random() < 0.2:
+        if own and self._rng.random() < 0.2:
             again = self._call("/select", body)
             self.ledger.repeats += 1
             if (again["action"]["id"], again["snapshot"], again["position"]) != chosen:
@@ -139,37 +145,39 @@ class FaultClient:
             self._repeat_an_old_one()
 
     def _reward_first(self, decision_id: str, value: float) -> None:
-        self._reward(decision_id, None, value, {"applied", "duplicate"})
+        self._reward("first", decision_id, None, value, {"applied", "duplicate"})
         if self._rng.random() < 0.2:
-            self._reward(decision_id, None, value + 1.0, {"ignored"})
+            self._reward("first", decision_id, None, value + 1.0, {"ignored"})
         self._final(decision_id, [value])
 
     def _reward_last(self, decision_id: str, value: float) -> None:
         for part in range(int(self._rng.integers(1, 4))):
             value += 0.125 * part
-            self._reward(decision_id, f"r{part}", value, {"applied", "duplicate"})
+            self._reward("last", decision_id, f"r{part}", value, {"applied", "duplicate"})
         self._final(decision_id, [value])
 
     def _reward_sum(self, decision_id: str, value: float) -> None:
         parts = [round(value / n, 3) for n in range(1, int(self._rng.integers(2, 5)))]
         for part, each in enumerate(parts):
-            self._reward(decision_id, f"r{part}", each, {"applied", "aggregated", "duplicate"})
+            self._reward(
+                "sum", decision_id, f"r{part}", each, {"applied", "aggregated", "duplicate"}
+            )
         self._final(decision_id, parts)
 
     def _reward_windowed(self, decision_id: str, value: float) -> None:
         some = {"applied", "aggregated", "duplicate", "late"}
-        self._reward(decision_id, "r0", value, some)
+        self._reward("windowed", decision_id, "r0", value, some)
 
     def _repeat_an_old_one(self) -> None:
         """Repeat a reward that was acknowledged long ago; it is late if its window is closed."""
-        decision_id, reward_id, value = self._old[int(self._rng.integers(len(self._old)))]
-        self._reward(decision_id, reward_id, value, {"duplicate"})
-        if decision_id.startswith("windowed"):
+        name, decision_id, reward_id, value = self._old[int(self._rng.integers(len(self._old)))]
+        self._reward(name, decision_id, reward_id, value, {"duplicate"})
+        if name == "windowed":
             new = f"late{len(self.ledger.rewards)}"
-            self._reward(decision_id, new, value, {"aggregated", "late", "duplicate"})
+            self._reward(name, decision_id, new, value, {"aggregated", "late", "duplicate"})
 
     def _reward(
-        self, decision_id: str, reward_id: str | None, value: float, right: set[str]
+        self, name: str, decision_id: str, reward_id: str | None, value: float, right: set[str]
     ) -> None:
         body: dict[str, Any] = {"decision_id": decision_id, "reward": value}
         if reward_id is not None:
@@ -179,8 +187,8 @@ class FaultClient:
         self.ledger.rewards.append((decision_id, reward_id, value, status))
         if status not in right:
             self._wrong(f"{decision_id}: reward {reward_id} {value} was {status}")
-        if status in ("applied", "aggregated") and not decision_id.startswith("last"):
-            self._old.append((decision_id, reward_id, value))
+        if status in ("applied", "aggregated") and name != "last":
+            self._old.append((name, decision_id, reward_id, value))
 
     def _final(self, decision_id: str, values: list[float]) -> None:
         self.ledger.final[decision_id] = values

@@ -67,7 +67,7 @@ _KEPT: dict[str, dict[str, Any]] = {
 _RAW_SHARE = 0.25
 _GRACE_S = 0.05  # for the answer to what need not be answered
 _RSS_RISE = 0.05
-_COUNTED = ("bandits", "decisions", "outcomes", "rewards", "windows", "activations", "log")
+_COUNTED = ("bandits", "decisions", "ledger", "rewards", "windows", "log")
 
 
 class Fingerprint:
@@ -79,16 +79,16 @@ class Fingerprint:
         self._found: tuple[Any, ...] = ()
 
     def take(self) -> tuple[Any, ...]:
-        """Return the counts of all tables and the positions of the logs."""
+        """Return the counts of all tables, the positions of the logs, and the whole ledger."""
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:  # else nothing was committed since
             self._version = version
             counts = [f"(SELECT count(*) FROM {table})" for table in _COUNTED]
             parts = self._db.execute(
                 f"SELECT {', '.join(counts)}, (SELECT total(position) FROM log),"
-                " (SELECT total(value) FROM outcomes), (SELECT count(deleted) FROM bandits)"
+                " (SELECT count(deleted) FROM bandits)"
             )
-            self._found = tuple(parts.fetchone())
+            self._found = (*parts.fetchone(), self._db.execute("SELECT * FROM ledger").fetchall())
         return self._found
 
     def close(self) -> None:

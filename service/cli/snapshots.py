@@ -79,13 +79,13 @@ def _when(seconds: float) -> str:
 def _on_disk(data_dir: Path) -> list[list[Any]]:
     from bandexa_core.errors import SnapshotError
     from bandexa_core.snapshots.store import SnapshotStore
-    from service.store.sqlite.reader import StoreReader
+    from service.store.opening import open_reader
 
     database = data_dir / "bandexa.db"
     if not database.exists():
         fail(f"{data_dir} holds no bandexa.db", "name a server's data directory", USAGE)
     rows: list[list[Any]] = []
-    with StoreReader(database) as reader:
+    with open_reader(database) as reader:
         for record in reader.bandits():
             store = SnapshotStore(data_dir / "snapshots" / record.uid)
             for version in store.versions():

@@ -152,6 +152,7 @@ async def reward(
         reward_id=body.reward_id,
         action=None if body.action is None else ActionId(body.action),
         time=time.time(),
+        bandit=body.bandit,
     )
     status, train_due = await engine.rewards.reward(report)
     return RewardAnswer(status, train_due)

@@ -5,8 +5,10 @@ served model. The writer calls `follow` when rows are committed; the applier rea
 store, in order, and applies them. So a row that could not be applied is still there to be applied
 later, and any process that reads the log can follow it.
 
-Rows that need long work (a factorisation when forgetting, a slow encoder's features) wait until a
-thread has done that work, and later rows wait behind them; selects do not.
+Rows that were appended together are a group: they are encoded together and learned together, by a
+rule in the log, so that whoever replays the log does the same arithmetic. No select sees a part of
+a group. Groups that need long work (a factorisation when forgetting, a slow encoder's features)
+wait until a thread has done that work, and later ones wait behind them; selects do not.
 
 A row that cannot be applied makes the bandit *failed*: it goes on answering selects from its last
 good position, its rewards are stored, and `recovery` builds its model again from snapshot and log.
@@ -27,14 +29,13 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.rows import LearnRow, LogRow
+from bandexa_core.log.rows import Group, learn_rows
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot
 
 log = logging.getLogger(__name__)
-ENCODED_AT_ONCE = 16
 ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
-ReadRows = Callable[[LogPosition, LogPosition], Iterator[list[LogRow]]]
+ReadRows = Callable[[LogPosition, LogPosition], Iterator[Group]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ class Applier:
         name: The bandit's name, for the server's log.
         model: The served model.
         load_import: Loads an imported snapshot by its version.
-        read: Returns the rows in (after, up_to], in lists; called on the event loop.
+        read: Returns the groups in (after, up_to]; called on the event loop.
         on_failure: Called when a row could not be applied.
+        after: Runs a function after the answers of a commit; None: in the loop's next turn.
 
     Attributes:
         model: The model that is served now.
@@ -78,7 +80,9 @@ class Applier:
         load_import: Callable[[SnapshotVersion], Snapshot],
         read: ReadRows,
         on_failure: Callable[[], None],
+        after: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
+        self._after = after
         self._name = name
         self.model = model
         self.load_import = load_import
@@ -99,7 +103,7 @@ class Applier:
     # -- applying rows ------------------------------------------------------------------------
 
     def follow(self, head: LogPosition) -> None:
-        """Note that rows up to `head` are committed; they are applied in the loop's next turn.
+        """Note that rows up to `head` are committed; they are applied after the commit's answers.
 
         Rows that are committed together are thus read together.
         """
@@ -110,7 +114,10 @@ class Applier:
         self.head = head
         if not self._is_scheduled and self._catching_up is None:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._go_on)
+            if self._after is None:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            else:
+                self._after(self._go_on)
 
     async def applied(self, position: LogPosition) -> bool:
         """Return True once the row at `position` is applied; False when the bandit has failed."""
@@ -139,15 +146,14 @@ class Applier:
         return self.failure is None and self._running.is_set() and not self._is_closed
 
     def _apply_quick_rows(self) -> bool:
-        """Apply rows until one takes long; returns whether all are applied."""
+        """Apply groups until one takes long; returns whether all are applied."""
         model = self.model
         if self.head - model.position > ROWS_AT_ONCE:
             return False
-        for rows in self.read(model.position, self.head):
-            for row in rows:
-                if model.share_before(row) < 1.0 or _is_slow(model, row):
-                    return False
-                self._apply(row)
+        for group in self.read(model.position, self.head):
+            if _is_slow(model, group) or model.forgets_before(group):
+                return False
+            self._apply(group)
         return True
 
     async def _catch_up(self) -> None:
@@ -160,48 +166,50 @@ class Applier:
                 await self._running.wait()
                 if self._is_closed:
                     return
-                model = self.model
-                chunk = LogPosition(min(self.head, model.position + ROWS_AT_ONCE))
-                for rows in self.read(model.position, chunk):
-                    await self._apply_slow_rows(model, rows)
-                    if not self._still_served(model):
-                        break  # its successor reads them again
+                for group in self.read(self.model.position, self.head):
+                    if not await self._apply_slow_group(group):
+                        break  # another model is served: it reads them again
+                    await asyncio.sleep(0)  # however many rows wait, selects run in between
+                    if not self._may_apply():
+                        break
         except Exception as error:  # as above
             self._fail(error)
         finally:
             self._catching_up = None
 
-    async def _apply_slow_rows(self, model: ServingModel, rows: list[LogRow]) -> None:
-        """Apply rows until `model` is replaced."""
-        loop = asyncio.get_running_loop()
-        encoded: dict[LogPosition, NDArray[np.float64]] = {}
-        for index, row in enumerate(rows):
-            if _is_slow(model, row) and row.position not in encoded:
-                together = _learn_rows(rows[index : index + ENCODED_AT_ONCE])
-                features = await loop.run_in_executor(None, model.features, together)
-                if not self._still_served(model):
-                    return
-                encoded = {each.position: features[n : n + 1] for n, each in enumerate(together)}
-            z_1D = encoded.pop(row.position, None)
-            share = model.share_before(row)
-            if share < 1.0:  # last, so that forgetting and the row are applied in one step
-                posterior = await loop.run_in_executor(None, model.policy.forgotten, share)
-                if not self._still_served(model):  # swapped: its successor forgets as well
-                    return
-                if z_1D is None and isinstance(row, LearnRow):  # they may fail: before forgetting
-                    z_1D = model.features([row])
-                model.forget_before(row, posterior)
-            self._apply(row, z_1D)
-            await asyncio.sleep(0)  # however many rows wait, selects run in between
+    async def _apply_slow_group(self, group: Group) -> bool:
+        """Apply a group; False where the model was replaced meanwhile."""
+        loop, model = asyncio.get_running_loop(), self.model
+        if group.rows[0].position != model.position + 1:
+            return False
+        z_ND: NDArray[np.float64] | None = None
+        if _is_slow(model, group):
+            z_ND = await loop.run_in_executor(None, _features, model, group)
             if not self._still_served(model):
-                return
+                return False
+        if not model.forgets_before(group):
+            self._apply(group, z_ND)
+            return True
+        load = self.load_import
+        successor = await loop.run_in_executor(None, model.successor, group, load, z_ND)
+        if not self._still_served(model):
+            return False
+        model.frozen = True
+        self.model = successor
+        self._moved()
+        return True
 
     def _still_served(self, model: ServingModel) -> bool:
         """Whether rows still go to `model`, after a wait."""
         return model is self.model and self._may_apply()
 
-    def _apply(self, row: LogRow, z_1D: NDArray[np.float64] | None = None) -> None:
-        self.model.apply(row, self.load_import, z_1D)
+    def _apply(self, group: Group, z_ND: NDArray[np.float64] | None = None) -> None:
+        try:
+            self.model.apply(group, self.load_import, z_ND)
+        finally:
+            self._moved()
+
+    def _moved(self) -> None:
         self._waiting_since = time.monotonic()
         self._release()
 
@@ -294,14 +302,17 @@ def _answer(done: asyncio.Future[bool], *, applied: bool) -> None:
         done.set_result(applied)
 
 
-def _is_slow(model: ServingModel, row: LogRow) -> bool:
-    return isinstance(row, LearnRow) and model.slow_encoder is not None
+def _is_slow(model: ServingModel, group: Group) -> bool:
+    return model.slow_encoder is not None and bool(learn_rows(group))
 
 
-def _learn_rows(rows: list[LogRow]) -> list[LearnRow]:
-    """Return the learn rows before any other row; only others change features."""
-    return [
-        row
-        for row in itertools.takewhile(lambda row: isinstance(row, LearnRow), rows)
-        if isinstance(row, LearnRow)
-    ]
+def _features(model: ServingModel, group: Group) -> NDArray[np.float64] | None:
+    """Return the features of a group, for a thread.
+
+    Raises:
+        RowNotApplied: They could not be computed.
+    """
+    try:
+        return model.features(group)
+    except Exception as error:  # own encoders raise anything
+        raise RowNotApplied(group.rows[0].position, error) from error

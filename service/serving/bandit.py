@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.rows import LogRow
+from bandexa_core.log.rows import Group, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.observe.counters import Vitals
@@ -24,7 +24,7 @@ from service.serving.select.commands import CandidateInput, InlineCandidates, Of
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
-ReadLog = Callable[[BanditRecord, LogPosition, LogPosition], Iterator[list[LogRow]]]
+ReadLog = Callable[[BanditRecord, LogPosition, LogPosition], Iterator[Group]]
 
 
 class Bandit:
@@ -33,6 +33,7 @@ class Bandit:
     Args:
         read: Returns its log rows in (after, up_to], in lists; called on the event loop.
         on_failure: Receives it when a log row could not be applied.
+        after: See `Applier`.
 
     Attributes:
         record: Its identity and configuration as it was created.
@@ -49,14 +50,16 @@ class Bandit:
         snapshots: SnapshotStore,
         read: ReadLog,
         on_failure: Callable[[Bandit], None],
+        after: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self.record = record
         self.snapshots = snapshots
         self.vitals = Vitals()
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
-            record.name, model, self._load_import, partial(read, record), partial(on_failure, self)
-        )
+            record.name, model, self._load_import, partial(read, record),
+            partial(on_failure, self), after,
+        )  # fmt: skip
 
     @property
     def model(self) -> ServingModel:

@@ -7,10 +7,13 @@ The engine only finds them: `lifecycle` builds and closes it, `select.answer` an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.model import ServingModel
+from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.collection import ImportedModules
@@ -23,6 +26,7 @@ from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting
 from service.settings import Settings
 from service.store.protocol import EventStore, LogReader
+from service.store.records import BanditRecord
 
 
 class Bandits:
@@ -126,6 +130,7 @@ class Engine:
         rounds: Orders training rounds and swaps their models in.
         explainer: Explains decisions.
         recovery: Recovers failed bandits.
+        serve: Serves a bandit from now on, given its record, its snapshots and its model.
     """
 
     settings: Settings
@@ -141,6 +146,7 @@ class Engine:
     rounds: Rounds
     explainer: Explainer
     recovery: Recovery
+    serve: Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
 
     async def settled(self, bandit: Bandit, position: LogPosition) -> None:
         """Wait until a change of a bandit is served; a failed bandit is recovered for it.

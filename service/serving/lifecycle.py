@@ -19,9 +19,10 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
-from service.serving.commits import Committer
+from service.serving.commits import Committer, Delivery
 from service.serving.engine import Bandits, Engine
 from service.serving.explain import Explainer
+from service.serving.recent import RecentDecisions
 from service.serving.recover import recover, refuse_lost_database
 from service.serving.recovery import Recovery, SetAside
 from service.serving.retention import Retention
@@ -30,8 +31,9 @@ from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting, finished
 from service.serving.select.batcher import DecisionBatcher
 from service.settings import Settings
+from service.store.opening import open_store
+from service.store.protocol import EventStore
 from service.store.records import BanditRecord
-from service.store.sqlite.store import SqliteStore
 
 
 @asynccontextmanager
@@ -58,19 +60,23 @@ async def running(
             stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
             for name in ("loader", "panels", "encoders")
         )
-        store = SqliteStore(
+        delivery = Delivery(loop)
+        store = open_store(
             settings.database,
             settings.durability,
-            loop.call_soon_threadsafe,
+            delivery,
             gather=loop.call_soon,
-            max_rewards=settings.max_rewards_per_decision,
         )
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
 
-        def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> None:
-            live.add(Bandit(record, model, snapshots, reader.follow, recovery.failed))
+        def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
+            bandit = Bandit(
+                record, model, snapshots, reader.follow, recovery.failed, delivery.after
+            )
+            live.add(bandit)
+            return bandit
 
         def serve_again(aside: SetAside, model: ServingModel) -> None:
             if aside in live.aside():  # else it was deleted meanwhile
@@ -88,14 +94,18 @@ async def running(
                 live.set_aside(aside)
                 recovery.failed(aside)
         commit = Committer(loop)
-        batcher = DecisionBatcher(loop, store.append_decision, settings.max_inline_bytes)
+        batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
+        recent = RecentDecisions()
         selecting = Selecting(
-            settings, metrics, live.named, store, reader, batcher, panels, encoders
+            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders
         )
         await stack.enter_async_context(finished(selecting))
         rounds = Rounds(settings, registry, metrics, store, live.find, loader)
         await stack.enter_async_context(rounds.running())
-        rewards = Rewards(metrics, live.find, store, commit, batcher, rounds.order)
+        rewards = Rewards(
+            metrics, live.find, store, commit, recent, settings.max_rewards_per_decision, batcher,
+            rounds.order,
+        )  # fmt: skip
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())
@@ -103,11 +113,11 @@ async def running(
         await stack.enter_async_context(retention.running())
         yield Engine(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
-            rounds, explainer, recovery,
+            rounds, explainer, recovery, serve,
         )  # fmt: skip
 
 
-async def _close_store(store: SqliteStore) -> None:
+async def _close_store(store: EventStore) -> None:
     # The writer's last answers are scheduled on this loop before the join returns.
     await asyncio.get_running_loop().run_in_executor(None, store.close)
     await asyncio.sleep(0)

@@ -44,20 +44,6 @@ async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandi
 async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     seed = secrets.randbits(32) if spec.seed is None else spec.seed
     spec = dataclasses.replace(spec, seed=seed)
-    made: list[ServingModel] = []
-
-    def publish(uid: BanditUid) -> None:
-        root = engine.settings.snapshots / uid
-        shutil.rmtree(root, ignore_errors=True)  # left by a creation that was never committed
-        model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
-        manifest = publish_model(
-            SnapshotStore(root), model, position=LogPosition(0),
-            log_hash=b"", epoch=engine.store.epoch, version=SnapshotVersion(0), parent=None,
-            progress=Progress(), training={}, metrics={},
-        )  # fmt: skip
-        model.created_at = manifest.created_at
-        made.append(model)
-
     catalogue = Catalogue.empty(spec.action_dim)
     try:  # before the writer's transaction: a bad configuration changes nothing
         # Off the event loop: an encoder's weights may be read, or even downloaded.
@@ -66,11 +52,26 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    record: BanditRecord = await engine.commit(engine.store.create_bandit, name, spec, publish)
-    snapshots = SnapshotStore(engine.settings.snapshots / record.uid)
-    bandit = Bandit(record, made[0], snapshots, engine.reader.follow, engine.recovery.failed)
-    engine.live.add(bandit)
-    return bandit
+    uid = engine.reader.next_uid(name)
+    snapshots = SnapshotStore(engine.settings.snapshots / uid)
+    loop = asyncio.get_running_loop()
+    model = await loop.run_in_executor(None, _publish_first, engine, snapshots, spec, uid)
+    record: BanditRecord = await engine.commit(engine.store.create_bandit, uid, name, spec)
+    return engine.serve(record, snapshots, model)
+
+
+def _publish_first(
+    engine: Engine, snapshots: SnapshotStore, spec: BanditSpec, uid: BanditUid
+) -> ServingModel:
+    """Publish snapshot 0 of a new bandit, before the bandit itself is stored."""
+    shutil.rmtree(engine.settings.snapshots / uid, ignore_errors=True)  # of one never stored
+    model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
+    manifest = publish_model(
+        snapshots, model, position=LogPosition(0), log_hash=b"", epoch=engine.store.epoch,
+        version=SnapshotVersion(0), parent=None, progress=Progress(), training={}, metrics={},
+    )  # fmt: skip
+    model.created_at = manifest.created_at
+    return model
 
 
 async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:

@@ -22,6 +22,7 @@ from service.serving.files import remove_files
 from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
 from service.store.errors import StoreError
+from service.store.loading import place_imports
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 
@@ -41,10 +42,14 @@ def recover(
     refuse_lost_database(settings.database, settings.snapshots, known)
     for uid in reader.deleted():  # no trainer was there to remove their files
         remove_files(settings, uid)
+    for path in settings.snapshots.iterdir():
+        if path.is_dir() and path.name not in known:  # of a bandit that was never stored
+            remove_files(settings, BanditUid(path.name))
     for record in records:
         snapshots = SnapshotStore(settings.snapshots / record.uid)
         try:
             snapshots.clean()
+            place_imports(reader, record, snapshots)
             model = build_model(reader, registry, record, snapshots)
         except Exception as error:  # the others are served; own encoders raise anything
             log.error("bandit %s is set aside: %s", record.name, error)

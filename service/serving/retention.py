@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import LogPosition
+from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay import RowLayout
 from bandexa_core.replay.evicted import sample_size
 from bandexa_core.snapshots.store import SnapshotStore
@@ -33,6 +33,7 @@ T = TypeVar("T")
 CHECKED_EVERY_S = 30.0
 DAY_S = 86_400.0
 STEP = 2000  # decisions removed at once to make room
+LEAST_CHANGES = 64 << 10  # bytes of a catalogue's changes that are worth removing
 LEAST_ROUND = 1000  # rows that a round must cover to be ordered for retention alone
 
 
@@ -129,12 +130,16 @@ class Retention:
 
     async def _remove(self, cutoff: float) -> int:
         """Remove what is older than `cutoff` and can go; returns how many decisions it removed."""
+        num = 0
         for bandit in list(self._bandits()):
             await self._trim(bandit, cutoff)
-        num, row, more = 0, 0, True
-        while more:
-            dropped = await self._commit(self._store.drop_decisions, cutoff, row)
-            num, row, more = num + dropped.num, dropped.last_row, dropped.more
+            last, more = DecisionKey(0), True
+            while more:
+                dropped = await self._commit(
+                    self._store.drop_decisions, bandit.record, cutoff, last
+                )
+                num, last, more = num + dropped.num, dropped.last, dropped.more
+            await self._trim_catalogue(bandit)
         if num:
             self._metrics.decisions_removed.inc(num)
             log.info("%d old decisions were removed", num)
@@ -155,6 +160,14 @@ class Retention:
             more = await self._commit(
                 self._store.trim_log, bandit.record, min(wanted, oldest), size
             )
+
+    async def _trim_catalogue(self, bandit: Bandit) -> None:
+        """Replace changes of the catalogue that nothing needs, once they are larger than it."""
+        catalogue = bandit.model.catalogue
+        up_to, num_bytes = await self._on_thread(self._reader.removable_changes, bandit.record.key)
+        if num_bytes > catalogue.features.nbytes + LEAST_CHANGES:
+            found = await self._on_thread(self._reader.catalogue_at, bandit.record, up_to)
+            await self._commit(self._store.trim_catalogue, bandit.record, found, up_to)
 
     def _move_on(self, bandit: Bandit, wanted: LogPosition) -> None:
         """Order new snapshots where an old one prevents the removal of rows."""

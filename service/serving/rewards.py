@@ -20,9 +20,11 @@ from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
+from service.serving.recent import RecentDecisions, Rows
 from service.serving.select.batcher import DecisionBatcher
+from service.serving.steps import Steps
 from service.store.errors import StoreError, Unavailable
-from service.store.protocol import Activation, Closed, EventStore, Logged, RewardOutcome
+from service.store.protocol import EventStore, Step
 from service.store.records import RewardReport
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class Rewards:
         find: Returns the live bandit of a uid, or None.
         store: Stores reports.
         commit: Waits for commits.
+        recent: The decisions in memory.
+        max_rewards: The largest number of rewards of a decision.
         batcher: Draws the decisions that are reported on.
         order_round: Receives each bandit whose next training round is due.
     """
@@ -48,13 +52,14 @@ class Rewards:
         find: Callable[[BanditUid], Bandit | None],
         store: EventStore,
         commit: Committer,
+        recent: RecentDecisions,
+        max_rewards: int,
         batcher: DecisionBatcher,
         order_round: Callable[[Bandit], None],
     ) -> None:
         self._metrics = metrics
         self._find = find
-        self._store = store
-        self._commit = commit
+        self._steps = Steps(store, commit, recent, max_rewards, self._learn)
         self._batcher = batcher
         self._order_round = order_round
 
@@ -70,11 +75,14 @@ class Rewards:
         started = time.perf_counter()
         about(report.decision_id)
         self._batcher.flush(report.decision_id)
-        outcome = await self._commit(self._store.append_reward, report, then=self._learn)
-        bandit = self._find(outcome.uid)
-        status: AnsweredStatus = outcome.status
-        if outcome.row is not None:
-            if bandit is None or not await bandit.applier.applied(outcome.row.position):
+        decision, reported, rows = await self._steps.reward(report)
+        bandit = self._find(decision.bandit.uid)
+        status: AnsweredStatus = reported
+        if rows:
+            last = rows[-1].position
+            if bandit is None or not (
+                bandit.model.position >= last or await bandit.applier.applied(last)
+            ):
                 status = "stored"
             else:
                 self._train_if_due(bandit)
@@ -87,18 +95,16 @@ class Rewards:
             DECISIONS.debug("reward", extra={"bandit": bandit.record.name, **fields})
         return status, bandit.model.round_due()
 
-    def _learn(self, outcome: RewardOutcome) -> None:
-        if outcome.row is not None:
-            self._apply(outcome.uid, outcome.row, reported=True)
-
-    def _apply(self, uid: BanditUid, row: Logged, *, reported: bool) -> None:
-        bandit = self._find(uid)
-        if bandit is not None:
-            bandit.applier.follow(row.position)
+    def _learn(self, step: Step, rows: Rows) -> None:
+        bandit = self._find(step.decision.bandit.uid)
+        if bandit is None:
+            return
+        bandit.applier.follow(rows[-1].position)
+        for row in rows:
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.reward_range)
-            if reported and row.before is None:
+            if row.before is None and step.closes is None:
                 bandit.vitals.joined(row.time)
-            self._train_if_due(bandit)  # here as well: the caller may have gone away
+        self._train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:
         """Count a decision that was made with `activate` false, and learn from its rewards.
@@ -107,33 +113,19 @@ class Rewards:
             UnknownDecision: Nothing was stored.
         """
         now = time.time()
-
-        def learn(found: Activation) -> None:
-            bandit = self._find(found.uid)
-            if bandit is not None and found.status == "applied":
-                bandit.vitals.activated(now, found.num_actions)
-            for row in found.rows:
-                self._apply(found.uid, row, reported=True)
-
         self._batcher.flush(decision_id)
-        found: Activation = await self._commit(
-            self._store.append_activation, decision_id, now, then=learn
-        )
-        bandit = self._find(found.uid)
-        if bandit is not None and found.rows:
-            await bandit.applier.applied(found.rows[-1].position)
-        return found.status
+        decision, status, rows = await self._steps.activate(decision_id, now)
+        bandit = self._find(decision.bandit.uid)
+        if bandit is not None and status == "applied":
+            bandit.vitals.activated(now, len(decision.chosen))
+        if bandit is not None and rows:
+            await bandit.applier.applied(rows[-1].position)
+        return status
 
     async def close_windows(self) -> None:
         """Close the reward windows that are over, and learn from their default rewards."""
-
-        def learn(closed: Closed) -> None:
-            for learned in closed.learned:
-                self._apply(learned.uid, learned.row, reported=False)
-
-        more = True
-        while more:
-            more = (await self._commit(self._store.close_windows, then=learn)).more
+        while await self._steps.close_windows(time.time):
+            pass
 
     @asynccontextmanager
     async def closing_windows(self) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.rows import LogRow
+from bandexa_core.log.rows import Group
 from bandexa_core.model import MODEL_FILE, ServingModel
 from service.observe.counters import Metrics
 from service.serving.applier import Applier
@@ -83,8 +83,8 @@ class Swapper:
             if not still_served():  # deleted meanwhile, and its rows with it
                 return None
             started = time.perf_counter()
-            for row in tail:
-                loaded.apply(row, applier.load_import)
+            for group in tail:
+                loaded.apply(group, applier.load_import)
             model = loaded
         except BandexaError as error:
             raise RoundFailed(f"snapshot {version} cannot be served: {error}") from error
@@ -103,17 +103,16 @@ class Swapper:
         )
 
     def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
-        for rows in self._reader.follow(bandit.record, model.position, up_to):
-            for row in rows:
-                model.apply(row, bandit.applier.load_import)
+        for group in self._reader.follow(bandit.record, model.position, up_to):
+            model.apply(group, bandit.applier.load_import)
 
 
-def _short_tail(applier: Applier, model: ServingModel) -> list[LogRow] | None:
-    """Return the rows that `model` lacks; None where they take too long for the event loop."""
+def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
+    """Return the groups that `model` lacks; None where they take too long for the event loop."""
     num = applier.model.position - model.position
     if num == 0:
         return []
     if num > ROWS_ON_LOOP or model.slow_encoder is not None:
         return None
-    rows = [row for part in applier.read(model.position, applier.model.position) for row in part]
-    return None if any(model.share_before(row) < 1.0 for row in rows) else rows
+    groups = list(applier.read(model.position, applier.model.position))
+    return None if any(model.forgets_before(group) for group in groups) else groups

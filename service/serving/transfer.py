@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
 from bandexa_core.model import (
     CATALOGUE,
     FORGETTING,
@@ -28,7 +28,7 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
 from service.store.errors import Conflict, InvalidRequest
-from service.store.loading import catalogue_of
+from service.store.loading import catalogue_of, place_import
 
 
 async def export_model(bandit: Bandit) -> bytes:
@@ -116,9 +116,9 @@ async def _adopt(
     progress = Progress(manifest.num_rows, manifest.num_rows, manifest.num_rows)
     snapshots = bandit.snapshots
 
-    def publish(position: LogPosition, log_hash: bytes) -> int:
+    def publish() -> SnapshotVersion:
         published = publish_model(
-            snapshots, model, position=position, log_hash=log_hash, epoch=engine.store.epoch,
+            snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,
             parent=None, progress=progress, training=training,
             metrics={}, catalogue_position=catalogue_position,
         )  # fmt: skip
@@ -126,8 +126,16 @@ async def _adopt(
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))
         return version
 
-    store = engine.store
-    row = await engine.commit(store.append_import, bandit.record, publish, then=bandit.logged)
+    def place(version: SnapshotVersion, position: LogPosition) -> None:
+        with engine.store.reader() as reader:
+            place_import(reader, bandit.record, snapshots, version, position)
+
+    loop = asyncio.get_running_loop()
+    # One whose row is not committed stays: only the next start knows for certain (`place_imports`).
+    version = await loop.run_in_executor(None, publish)
+    append = engine.store.append_import
+    row = await engine.commit(append, bandit.record, version, then=bandit.logged)
+    await loop.run_in_executor(None, place, version, row.position)
     await engine.settled(bandit, row.position)
     bandit.imported.clear()
     return bandit

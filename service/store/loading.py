@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
-from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.model import CATALOGUE, MODEL_FILE, ServingModel, load_model
 from bandexa_core.policies.linear_head import take_prefix
@@ -91,6 +91,44 @@ def catalogue_of(
     return reader.catalogue_at(record, position, start, LogPosition(at))
 
 
+def place_import(
+    reader: LogReader,
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    version: SnapshotVersion,
+    position: LogPosition,
+) -> None:
+    """Give an imported snapshot its place: the log row that names it.
+
+    Until then it is published without one, and no model starts from it.
+
+    Raises:
+        SnapshotError: It cannot be read or written.
+    """
+    log_hash = reader.hash_at(record.key, position)
+    assert log_hash is not None, "an import row ends its group"
+    snapshots.place(version, position, log_hash)
+
+
+def place_imports(reader: LogReader, record: BanditRecord, snapshots: SnapshotStore) -> None:
+    """Finish the imports that a crash interrupted: place those that are logged, remove the others.
+
+    Raises:
+        SnapshotError: The disk failed.
+    """
+    imports = reader.imports(record.key)
+    for version in snapshots.versions():
+        try:
+            if snapshots.manifest(version).position != UNPLACED:
+                continue
+        except SnapshotCorrupt:  # never served; `bandexa verify` reports it
+            continue
+        if version in imports:
+            place_import(reader, record, snapshots, version, imports[version])
+        else:
+            snapshots.remove(version)
+
+
 def load_at(
     reader: LogReader,
     record: BanditRecord,
@@ -113,7 +151,6 @@ def load_at(
     spec = reader.spec_at(record, base)
     catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
-    for rows in reader.follow(record, base, up_to):
-        for row in rows:
-            model.apply(row, load)
+    for group in reader.follow(record, base, up_to):
+        model.apply(group, load)
     return model

@@ -7,23 +7,28 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from numpy.typing import NDArray
+
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.contract import ActivationStatus, RewardStatus
+from bandexa_core.log.contract import Change, DecisionState, Reported
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LogRow
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
+from service.store.identity import DecisionIds
 from service.store.records import (
     BanditRecord,
+    ChosenAction,
+    CountedRow,
+    CountedValue,
     DecisionRecord,
     DecisionSummary,
-    RewardReport,
     RoundRecord,
     StoredAnswer,
     StoredDecision,
@@ -34,6 +39,7 @@ T = TypeVar("T")
 BEGINNING = LogPosition(0)
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
+Deliver = Callable[[Callable[[], None]], object]
 
 
 class Logged(NamedTuple):
@@ -46,21 +52,62 @@ class Logged(NamedTuple):
     after: float
 
 
-@dataclass(frozen=True, slots=True)
-class RewardOutcome:
-    """The effect of a reward. `row`: its learn row; None where nothing was learned."""
+class Reportable(NamedTuple):
+    """A decision, as far as a report about it needs it.
 
-    uid: BanditUid
-    status: RewardStatus
-    row: Logged | None
+    Attributes:
+        key: Its key in the store.
+        id: Its id.
+        bandit: Its bandit.
+        context: The raw context, in the bandit's shape and dtype.
+        chosen: The chosen actions, best first.
+        state: What reports about it have led to so far.
+    """
+
+    key: DecisionKey
+    id: DecisionId
+    bandit: BanditRecord
+    context: NDArray[Any]
+    chosen: tuple[ChosenAction, ...]
+    state: DecisionState
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A learn row that follows from a closed window, not from a reward."""
+class FoundDecision(NamedTuple):
+    """A decision that was looked up.
 
-    uid: BanditUid
-    row: Logged
+    Attributes:
+        decision: The decision.
+        rewards: Its rewards by (item, reward id); those without an id under "", the late ones
+            alone. None where there are too many to list: `find_repeats` looks one up.
+    """
+
+    decision: Reportable
+    rewards: dict[tuple[int, str], list[float]] | None
+
+
+class Step(NamedTuple):
+    """One step of a decision, by the contract of rewards.
+
+    Attributes:
+        decision: The decision, with the state that the step starts from.
+        change: What the step changes.
+        time: When it was reported, seconds since the epoch.
+        reported: The reward; None where the step is another one.
+        closes: The window that ends with this step, as `due_windows` returned it.
+    """
+
+    decision: Reportable
+    change: Change
+    time: float
+    reported: Reported | None = None
+    closes: float | None = None
+
+
+class Due(NamedTuple):
+    """Windows that are over: the decisions, and when each closes. `more`: there are others."""
+
+    windows: tuple[tuple[float, Reportable], ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +116,12 @@ class Dropped:
 
     Attributes:
         num: How many decisions were removed.
-        last_row: Where the search ended: the next call's `after_row`.
+        last: Where the search ended: the next call's `after`.
         more: Whether there should be a next call.
     """
 
     num: int
-    last_row: int
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """The effect of an activation. `rows`: what was learned from rewards that came before it."""
-
-    uid: BanditUid
-    status: ActivationStatus
-    num_actions: int
-    rows: tuple[Logged, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """What was learned by closing windows. `more`: other windows are due already."""
-
-    learned: tuple[Learned, ...]
+    last: DecisionKey
     more: bool
 
 
@@ -128,6 +157,9 @@ class LogReader(Reader, Protocol):
     def bandits(self) -> list[BanditRecord]:
         """Return the bandits that are not deleted, by name; specs as they were created."""
 
+    def next_uid(self, name: str) -> BanditUid:
+        """Return the uid of the next bandit of this name; it was never used before."""
+
     def deleted(self) -> list[BanditUid]:
         """Return the uids of the deleted bandits."""
 
@@ -147,8 +179,10 @@ class LogReader(Reader, Protocol):
 
     def follow(
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
-    ) -> Iterator[list[LogRow]]:
-        """Yield the rows in (after, up_to] in order, in lists of at most `chunk`.
+    ) -> Iterator[Group]:
+        """Yield the groups in (after, up_to] in order, reading about `chunk` rows at once.
+
+        Both positions are those of group ends.
 
         Raises:
             LogTrimmed: Retention removed rows after `after`, perhaps while they were read.
@@ -166,6 +200,12 @@ class LogReader(Reader, Protocol):
         after: LogPosition = BEGINNING,
     ) -> Catalogue:
         """Return the actions at `position`: `start`, those at `after`, and the changes since."""
+
+    def removable_changes(self, bandit: int) -> tuple[LogPosition, int]:
+        """Return up to which row no stored decision or sample needs the catalogue's changes.
+
+        The second value is the size of these changes in bytes.
+        """
 
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
@@ -190,8 +230,11 @@ class LogReader(Reader, Protocol):
             StoreDamaged: A row's checksum differs.
         """
 
-    def imports(self, bandit: int) -> list[SnapshotVersion]:
-        """Return the snapshot versions that import rows name: recovery may need them."""
+    def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
+        """Return the snapshot versions that import rows name, and the rows' positions.
+
+        Recovery may need them.
+        """
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 without one."""
@@ -225,14 +268,42 @@ class DecisionHistory(Reader, Protocol):
         """Return the newest rounds since a time, oldest first."""
 
 
+class CountingReader(Reader, Protocol):
+    """Reads decisions and learned values in small pieces, to be counted for the dashboard."""
+
+    def bandits(self) -> dict[int, BanditUid]:
+        """Return the uids of the bandits that are not deleted, by key."""
+
+    def heads(self, bandits: Iterable[int]) -> dict[int, int]:
+        """Return the position of the newest row of each bandit's log, 0 for an empty one."""
+
+    def decisions(self, bandit: int, after: int, most: int, most_bytes: int) -> list[CountedRow]:
+        """Return a bandit's decisions after key `after`, in order.
+
+        Args:
+            bandit: The bandit.
+            after: The key that the last call ended with; 0 at first.
+            most: How many decisions at most.
+            most_bytes: What one call reads exceeds this by at most one decision.
+
+        Raises:
+            StoreDamaged: They cannot be decoded.
+        """
+
+    def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
+        """Return at most so many learn rows in (after, up_to], in order."""
+
+
 class EventStore(Protocol):
     """Stores the decisions, the rewards and the log of every bandit: all else is derived.
 
     Attributes:
         epoch: How many times the store was opened, this opening included.
+        ids: Makes the ids of decisions; used on the thread that appends.
     """
 
     epoch: int
+    ids: DecisionIds
 
     @property
     def failure(self) -> str | None:
@@ -256,30 +327,40 @@ class EventStore(Protocol):
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Store a decision; the result is an answer, not None, where its id was stored before."""
 
-    def append_propensity(
-        self, decision_id: DecisionId, propensity: float, done: Done[None]
-    ) -> None:
+    def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """Fill in the propensity of a decision that was answered without one."""
 
-    def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
-        """Join a reward to its decision.
+    def find_decision(self, decision_id: DecisionId, done: Done[FoundDecision]) -> None:
+        """Look a decision up, behind everything that was appended before.
 
         Raises (through the callback):
             UnknownDecision: There is no such decision.
-            InvalidRequest: The reward id or the action is missing or wrong.
         """
 
-    def append_activation(
-        self, decision_id: DecisionId, time: float, done: Done[Activation]
+    def find_repeats(
+        self,
+        key: DecisionKey,
+        item: int,
+        reward_id: str | None,
+        reward: float,
+        done: Done[list[float]],
     ) -> None:
-        """Make the rewards of a decision count that was made with `activate` false.
+        """Look up the rewards under an id, behind everything that was appended before.
 
-        Raises (through the callback):
-            UnknownDecision: There is no such decision.
+        Without an id: the late rewards without one that equal `reward`.
         """
 
-    def close_windows(self, done: Done[Closed]) -> None:
-        """Close the reward windows that are over; called about once a second.
+    def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
+        """Store a step of a decision; the result has the log rows that it learned.
+
+        None: the decision has moved on since its state was read, and nothing was stored.
+
+        Raises (through the callback):
+            UnknownDecision: There is no such decision any more.
+        """
+
+    def due_windows(self, done: Done[Due]) -> None:
+        """Find the reward windows that are over; called about once a second.
 
         Time in which it was not called, or failed, does not count towards a window.
         """
@@ -293,15 +374,11 @@ class EventStore(Protocol):
         """Log a change of the changeable configuration."""
 
     def append_import(
-        self,
-        bandit: BanditRecord,
-        publish: Callable[[LogPosition, bytes], int],
-        done: Done[ImportRow],
+        self, bandit: BanditRecord, version: SnapshotVersion, done: Done[ImportRow]
     ) -> None:
         """Log that an imported snapshot is the model from the new row on.
 
-        `publish(position, log hash)` writes the snapshot and returns its version. It runs before
-        the commit, so that no row ever names a missing snapshot.
+        The snapshot is published before, so that no row ever names a missing one.
         """
 
     def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
@@ -315,17 +392,24 @@ class EventStore(Protocol):
         Snapshots older than `up_to` cannot be served afterwards.
         """
 
-    def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
+    def trim_catalogue(
+        self, bandit: BanditRecord, catalogue: Catalogue, position: LogPosition, done: Done[None]
+    ) -> None:
+        """Store the actions at a position, and remove the catalogue's changes up to it."""
+
+    def drop_decisions(
+        self, bandit: BanditRecord, before: float, after: DecisionKey, done: Done[Dropped]
+    ) -> None:
         """Remove some decisions older than `before` that no remaining log row refers to."""
 
     def create_bandit(
-        self,
-        name: str,
-        spec: BanditSpec,
-        publish: Callable[[BanditUid], None],
-        done: Done[BanditRecord],
+        self, uid: BanditUid, name: str, spec: BanditSpec, done: Done[BanditRecord]
     ) -> None:
-        """Create a bandit; `publish` writes its snapshot 0 before the commit."""
+        """Create a bandit whose snapshot 0 is published already.
+
+        Raises (through the callback):
+            Conflict: There is one with this name, or `uid` is not what `LogReader.next_uid` gives.
+        """
 
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
         """Delete a bandit, its decisions and its log."""
@@ -341,6 +425,9 @@ class EventStore(Protocol):
 
     def history(self) -> DecisionHistory:
         """Return a new reader of decisions; the caller closes it."""
+
+    def counting(self) -> CountingReader:
+        """Return a new reader of what the dashboard counts; the caller closes it."""
 
     def close(self) -> None:
         """Commit what is queued and stop; calling it again does nothing."""

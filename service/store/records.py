@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
+from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, DecisionKey, LogPosition
 from bandexa_core.ids import SnapshotVersion as Version
 from bandexa_core.spec import BanditSpec
 
@@ -46,6 +46,8 @@ class DecisionRecord(NamedTuple):
     """One answered select.
 
     Attributes:
+        decision_id: Its id: made by the store, or the caller's own.
+        key: Its key in the store.
         bandit: The key of its bandit.
         time: Seconds since the epoch.
         body_hash: Digest of the decoded request; None when the server made the id.
@@ -58,6 +60,7 @@ class DecisionRecord(NamedTuple):
     """
 
     decision_id: DecisionId
+    key: DecisionKey
     bandit: int
     time: float
     body_hash: bytes | None
@@ -124,13 +127,23 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RewardReport:
-    """A reward as it arrived. `action` names one of several chosen actions."""
+    """A reward as it arrived.
+
+    Attributes:
+        decision_id: The decision it is for.
+        reward: A finite number.
+        reward_id: The caller's id of this reward; None without one.
+        action: The id of the chosen action that it is for; None where one was chosen.
+        time: When it arrived, seconds since the epoch.
+        bandit: The name of the bandit, where the caller gave it; it must be the decision's.
+    """
 
     decision_id: DecisionId
     reward: float
     reward_id: str | None
     action: ActionId | None
     time: float
+    bandit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +188,7 @@ class StoredDecision:
 
 @dataclass(frozen=True, slots=True)
 class DecisionSummary:
-    """A decision in a list. The next page of the list begins before `row`."""
+    """A decision in a list. The next page of the list begins before place `row`."""
 
     row: int
     decision_id: str
@@ -186,3 +199,42 @@ class DecisionSummary:
     snapshot: int
     position: int
     value: float | None
+
+
+class CountedRow(NamedTuple):
+    """A decision to be counted.
+
+    Attributes:
+        key: Its key.
+        time: Seconds since the epoch.
+        actions: The chosen actions, best first.
+        num_bytes: How much it was to read.
+        propensity, explored, std: See `DecisionRecord`.
+    """
+
+    key: int
+    time: float
+    actions: tuple[ActionId, ...]
+    num_bytes: int
+    propensity: float | None
+    explored: bool | None
+    std: float | None
+
+
+class CountedValue(NamedTuple):
+    """A learn row to be counted.
+
+    Attributes:
+        position: Its position.
+        time: Seconds since the epoch.
+        before, after: See `LearnRow`.
+        decided: When its decision was made; None where that was removed.
+        first_learned: When its value was learned first; None where that row was removed.
+    """
+
+    position: int
+    time: float
+    before: float | None
+    after: float
+    decided: float | None
+    first_learned: float | None

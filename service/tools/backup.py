@@ -22,12 +22,10 @@ from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, writ
 from bandexa_core.ids import BanditUid, SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreError
-from service.store.loading import acceptable, newest_snapshot
+from service.store.loading import acceptable, newest_snapshot, place_imports
+from service.store.opening import copy_store, open_reader, require_readable
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.copying import copy_database
-from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import require_current
 
 DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"
 ATTEMPTS = 5
@@ -58,17 +56,17 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise BackupError(f"{dest} is not empty")
     try:
-        require_current(database)
+        require_readable(database)
     except StoreError as error:
         raise BackupError(str(error)) from error
     try:
         make_dirs(fs, dest.resolve())
-        with StoreReader(database) as reader:
+        with open_reader(database) as reader:
             for attempt in range(1, ATTEMPTS + 1):
                 for record in reader.bandits():
                     _copy_snapshots(fs, source, dest, record.uid, say)
                 partial = dest / f"{DATABASE}.partial"
-                _copy_database(database, partial, say)
+                _copy_store(database, partial, say)
                 missing = _clear(fs, dest, partial)
                 if not missing:
                     return _finish(fs, source, dest, partial)
@@ -126,7 +124,7 @@ def _copy_snapshot(
 # -- the database -----------------------------------------------------------------------------
 
 
-def _copy_database(database: Path, partial: Path, say: Callable[[str], None]) -> None:
+def _copy_store(database: Path, partial: Path, say: Callable[[str], None]) -> None:
     reported_at = time.monotonic()
 
     def report(copied: int, total: int) -> None:
@@ -135,15 +133,17 @@ def _copy_database(database: Path, partial: Path, say: Callable[[str], None]) ->
             reported_at = time.monotonic()
             say(f"database: {copied} of {total} pages")
 
-    copy_database(database, partial, report)
+    copy_store(database, partial, report)
 
 
 def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
     """Remove snapshots of other bandits or logs; return the bandits without a usable snapshot."""
     missing = []
-    with StoreReader(partial) as reader:
+    with open_reader(partial) as reader:
         records = reader.bandits()
         for record in records:
+            # An import may have been logged between its snapshot's copy and the database's.
+            place_imports(reader, record, SnapshotStore(dest / SNAPSHOTS / record.uid))
             if not _can_be_served(reader, record, dest):
                 missing.append(record.name)
         if missing:
@@ -181,7 +181,7 @@ def _drop_unknown(reader: LogReader, record: BanditRecord, root: Path) -> None:
 
 def _finish(fs: LocalFileSystem, source: Path, dest: Path, partial: Path) -> dict[str, Any]:
     """Give the database its name, and write the marker of a complete copy."""
-    with StoreReader(partial) as reader:
+    with open_reader(partial) as reader:
         content = {
             "format": 1,
             "source": str(source.resolve()),

@@ -214,22 +214,23 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
 def _database(settings: Settings) -> Iterator[Check]:
     from bandexa_core.errors import SnapshotError
     from bandexa_core.snapshots.store import SnapshotStore
-    from service.store.sqlite.reader import StoreReader
-    from service.store.sqlite.schema import SCHEMA_VERSION, schema_version
+    from service.store.opening import NEWEST_SCHEMA, format_of, migrates, open_reader
 
     try:
-        version = schema_version(settings.database)
-        if version > SCHEMA_VERSION:
-            found = (
-                f"written by a newer release (format {version}, this one reads {SCHEMA_VERSION})"
-            )
+        version = format_of(settings.database)
+        if version > NEWEST_SCHEMA:
+            found = f"written by a newer release (format {version}, this one reads {NEWEST_SCHEMA})"
             yield Check("database", "wrong", found, "upgrade bandexa, or restore an older backup")
             return
-        if version < SCHEMA_VERSION:
-            found = f"written by an older build (format {version}, this one reads {SCHEMA_VERSION})"
+        if version < NEWEST_SCHEMA and migrates(version):
+            found = f"of an older release (format {version}, this one writes {NEWEST_SCHEMA})"
+            yield Check("database", "note", found, "back it up; the next start migrates it")
+            return
+        if version < NEWEST_SCHEMA:
+            found = f"written by an older build (format {version}, this one reads {NEWEST_SCHEMA})"
             yield Check("database", "wrong", found, "use that build, or another data_dir")
             return
-        with StoreReader(settings.database) as reader:
+        with open_reader(settings.database) as reader:
             records = reader.bandits()
     except StoreUnreadable as error:
         remedy = "`bandexa verify`, then restore a backup"

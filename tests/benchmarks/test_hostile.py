@@ -6,8 +6,10 @@ import json
 import sqlite3
 from contextlib import closing
 
+from bandexa_core.log.contract import ItemState
 from benchmarks.proofs.hostile import Fingerprint, main
-from service.store.sqlite.schema import TABLES
+from service.store.sqlite.codec import NEW_ITEM, pack_items
+from service.store.sqlite.tables import create_tables
 
 
 def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path):
@@ -24,17 +26,21 @@ def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path
 def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):
     path = tmp_path / "bandexa.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.executescript(TABLES)
-        database.execute("INSERT INTO outcomes VALUES ('d', 0, 1, 0.5, 1)")
+        create_tables(database)
+        item = pack_items([NEW_ITEM._replace(state=ItemState(1, (0.5,), 0.5))])
+        database.execute("INSERT INTO ledger VALUES (7, 1, 1, NULL, NULL, ?, NULL)", (item,))
         fingerprint = Fingerprint(path)
         seen = [fingerprint.take()]
         assert fingerprint.take() == seen[0]
-        for statement in (
-            "UPDATE outcomes SET value = 0.25",
-            "INSERT INTO activations VALUES ('d', 1)",
-            "INSERT INTO log VALUES (1, 1, 1, 1, 'd', 0, 1, NULL, 1, NULL, x'00')",
+        other = pack_items([NEW_ITEM._replace(state=ItemState(1, (0.25,), 0.25))])
+        for statement, values in (
+            ("UPDATE ledger SET items = ?", [other]),
+            ("UPDATE ledger SET activated = 1", []),
+            ("INSERT INTO rewards VALUES (7, 0, '', 0.5, 1, 'applied', 1, NULL)", []),
+            ("INSERT INTO windows VALUES (9, 7)", []),
+            (f"INSERT INTO log VALUES (1, 1, 1, 1, 7, 0, 1{', NULL' * 5}, 1, x'00')", []),
         ):
-            database.execute(statement)
+            database.execute(statement, values)
             assert fingerprint.take() != seen[-1]
             seen.append(fingerprint.take())
         fingerprint.close()

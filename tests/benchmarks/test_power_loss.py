@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.proofs.disk_trace import Disk, build_shim, read_trace, recording, same_tree
-from benchmarks.proofs.power_loss import FOREVER, examine, main, record_load
+from benchmarks.proofs.power_loss import FOREVER, examine, main, record_load, served
 
 pytestmark = pytest.mark.needs("gcc")
 WRITER = """
@@ -86,6 +86,21 @@ def test_what_was_acknowledged_survives_power_loss(tmp_path):
     results = json.loads(report.read_text())["results"]
     assert results["wrong"] == 0
     assert results["acknowledged_before_a_cut"] > 20
+
+
+def test_an_import_that_power_loss_interrupts_is_whole_and_is_finished(library, tmp_path):
+    """Its snapshot is published first, then logged, then gets the place of its log row."""
+    made = record_load(tmp_path / "load", library, clients=1, rewards=20)
+    assert made.wrong == []
+    disk, left = Disk(made.root), [tmp_path]
+    for place, record in enumerate(made.records):
+        if record.path.endswith("manifest.json.new"):
+            left.append(tmp_path / f"left{place}")
+            disk.lose_power(left[-1], "everything", np.random.default_rng(0))
+            assert examine(left[-1], made, record.time_ns) == []
+        disk.apply(record)
+    assert len(left) > 3, "it is created, written, synced and renamed"
+    assert served(left[-1], made, made.spare[0]) == []
 
 
 def test_a_server_that_does_not_sync_is_found_to_lose_what_it_acknowledged(library, tmp_path):

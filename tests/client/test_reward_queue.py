@@ -11,6 +11,8 @@ from functools import partial
 import pytest
 
 from bandexa_client import BanditClient, QueueClosed, QueueFull, Retry, RewardQueue, Undelivered
+from service.store.sqlite.codec import unpack_items
+from service.store.sqlite.tables import decision_ids
 from tests.fixtures.waiting import poll
 
 QUICK = Retry(attempts=2, first_wait_s=0.001, max_wait_s=0.002)
@@ -180,8 +182,18 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
         assert queue.num_fallback == 2 * len(fallbacks)
     assert server.stop() == 0
     with closing(sqlite3.connect(server.data_dir / "bandexa.db")) as store:
-        stored = store.execute("SELECT decision_id, reward FROM rewards").fetchall()
-        values = dict(store.execute("SELECT decision_id, value FROM outcomes"))
+        ids = decision_ids(store)
+        names = {
+            key: ids.name(key, own_id)
+            for key, own_id in store.execute("SELECT key, own_id FROM decisions")
+        }
+        stored = [
+            (names[key], reward) for key, reward in store.execute("SELECT key, reward FROM rewards")
+        ]
+        values = {
+            names[key]: unpack_items(items)[0].state.value
+            for key, items in store.execute("SELECT key, items FROM ledger")
+        }
     assert sorted(stored) == sorted(accepted)
     assert values == dict.fromkeys({decision for decision, _ in accepted}, 0.75)
 

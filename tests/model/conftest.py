@@ -23,7 +23,7 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, LearnRow, LogRow
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, LearnRow, LogRow, row_by_row
 from bandexa_core.model import Progress, ServingModel
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
@@ -194,7 +194,7 @@ def _new_model(spec: BanditSpec, uid: BanditUid = UID) -> ServingModel:
 
 def _apply_all(model: ServingModel, rows: Sequence[LogRow]) -> ServingModel:
     for row in rows:
-        model.apply(row, _no_import)
+        model.apply(row_by_row(row), _no_import)
     return model
 
 

@@ -11,7 +11,7 @@ import pytest
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.forgetting import MAX_HALF_LIVES, Forgetting
-from bandexa_core.log.rows import ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import ConfigRow, ImportRow, LearnRow, LogRow, row_by_row
 from bandexa_core.model import ServingModel, load_model
 from bandexa_core.policies import LinearHead
 from bandexa_core.posterior import GaussianPosterior, Statistics
@@ -315,19 +315,26 @@ def test_a_snapshot_and_the_tail_equal_never_stopping(
 def test_a_step_that_was_taken_elsewhere_equals_one_in_apply(
     kind, specs, log_writer, new_model, apply_all, assert_same_state
 ):
+    """A successor takes it; the model itself stays as it was, to the bit."""
     spec = _forgetful(specs[kind], BY_COUNT)
     log = _long_log(log_writer, spec, 40)
-    plain, outside = apply_all(new_model(spec), log.rows), new_model(spec)
+    plain, served = apply_all(new_model(spec), log.rows), new_model(spec)
     steps = 0
     for row in log.rows:
-        share = outside.share_before(row)
-        if share < 1.0:
-            steps += 1
-            outside.forget_before(row, outside.policy.forgotten(share))
-            assert outside.share_before(row) == 1.0
-        apply_all(outside, [row])
+        group = row_by_row(row)
+        forgets = served.forgets_before(group)
+        assert forgets == (served.share_before(row) < 1.0)
+        if not forgets:
+            apply_all(served, [row])
+            continue
+        steps += 1
+        before = {name: tensor.copy() for name, tensor in served.tensors().items()}
+        successor = served.successor(group, None)
+        assert served.position == row.position - 1
+        assert all(np.array_equal(t, before[name]) for name, t in served.tensors().items())
+        served = successor
     assert steps == len(plain.forgetting.positions) == 20
-    assert_same_state(outside, plain)
+    assert_same_state(served, plain)
 
 
 def test_forgetting_is_switched_on_changed_and_off_in_the_log(
@@ -386,10 +393,11 @@ def test_an_import_restarts_forgetting(specs, log_writer, new_model, apply_all, 
     source.position = position
     snapshot = publish(snapshots, source, 5)
     assert model.share_before(ImportRow(position, 0.0, SnapshotVersion(5))) < 1.0
-    model.apply(ImportRow(position, 0.0, SnapshotVersion(5)), lambda version: snapshot)
+    model.apply(row_by_row(ImportRow(position, 0.0, SnapshotVersion(5))), lambda version: snapshot)
     assert _same(model.forgetting, Forgetting())
     assert model.row_weights is None
     assert np.array_equal(_posterior(model).mean, _posterior(source).mean)
     row = log.learn()
-    model.apply(dataclasses.replace(row, position=LogPosition(position + 1)), snapshots.load)
+    row = dataclasses.replace(row, position=LogPosition(position + 1))
+    model.apply(row_by_row(row), snapshots.load)
     assert model.forgetting.cell == (position + 1) // 2

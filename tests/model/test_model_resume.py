@@ -14,7 +14,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.rows import ImportRow
+from bandexa_core.log.rows import ImportRow, row_by_row
 from bandexa_core.model import (
     CATALOGUE,
     MODEL_FILE,
@@ -178,7 +178,7 @@ def test_an_import_replaces_the_model_and_retains_the_actions(
         asked.append(version)
         return imported
 
-    model.apply(row, load)
+    model.apply(row_by_row(row), load)
     assert asked == [7]
     assert (model.version, model.base_position, model.position) == (7, 12, 12)
     assert model.progress == Progress(learned, learned, learned)
@@ -193,7 +193,7 @@ def test_an_import_replaces_the_model_and_retains_the_actions(
     )
     apply_all(model, log.add(15))
     replayed = apply_all(new_model(spec), log.rows[: row.position - 1])
-    replayed.apply(row, load)
+    replayed.apply(row_by_row(row), load)
     apply_all(replayed, log.rows[row.position :])
     assert_same_state(replayed, model)
 

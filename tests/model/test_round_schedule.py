@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.rows import row_by_row
 from bandexa_core.model import Progress, plan_round
 from bandexa_core.policies.schedule import (
     FIRST_ROUND,
@@ -78,14 +79,14 @@ def test_else_the_steps_grow_with_the_data_up_to_a_bound():
 
 def test_a_round_is_due_with_the_row_that_completes_it(specs, log_writer, new_model):
     log, model = log_writer(specs["mlp"]), new_model(specs["mlp"])
-    model.apply(log.actions(["a", "b"]), None)
+    model.apply(row_by_row(log.actions(["a", "b"])), None)
     for _ in range(31):
-        model.apply(log.learn(), None)
+        model.apply(row_by_row(log.learn()), None)
         assert not model.round_due()
     for _ in range(5):
-        model.apply(log.correct(), None)
+        model.apply(row_by_row(log.correct()), None)
     assert not model.round_due()
-    model.apply(log.learn(), None)
+    model.apply(row_by_row(log.learn()), None)
     assert model.round_due()
     model.progress = Progress(num_learned=32, trained_rows=32)
     assert not model.round_due()
@@ -134,7 +135,7 @@ def test_on_a_fixed_map_a_round_is_due_whenever_the_data_has_doubled(
 ):
     """For the inputs' new scaling; rewards that correct others do not count."""
     log, model = log_writer(specs[name]), new_model(specs[name])
-    model.apply(log.actions(["a", "b"]), None)
+    model.apply(row_by_row(log.actions(["a", "b"])), None)
     due = []
     while (learned := model.progress.num_learned) < 140:
         if model.round_due():
@@ -142,8 +143,8 @@ def test_on_a_fixed_map_a_round_is_due_whenever_the_data_has_doubled(
             model.refresh(learned)
             model.rebased(SnapshotVersion(len(due)))
             assert not model.round_due()
-        model.apply(log.learn(), None)
-        model.apply(log.correct(), None)
+        model.apply(row_by_row(log.learn()), None)
+        model.apply(row_by_row(log.correct()), None)
     assert due == [32, 64, 128]
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from bandexa_core.ids import ActionId, DecisionId
+from bandexa_core.log.rows import row_by_row
 from bandexa_core.model import Progress, changed_spec
 from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.randomness import keyed_rng
@@ -58,7 +59,7 @@ def test_a_learn_row_teaches_the_policy_and_counts_a_decision_once(specs, grown)
     by_hand = model.policy.posterior.copy()
     row, correction = log.learn(), log.correct()
     for each in (row, correction):
-        model.apply(each, None)
+        model.apply(row_by_row(each), None)
         z = np.concatenate([each.context, each.action, [1.0]]).astype(np.float64)
         if each.before is None:
             by_hand.update(z, each.after)
@@ -75,9 +76,9 @@ def test_rows_are_applied_in_the_order_of_their_positions(specs, grown):
     first, second = log.learn(), log.learn()
     for wrong in (second, dataclasses.replace(first, position=model.position)):
         with pytest.raises(AssertionError, match="after 13"):
-            model.apply(wrong, None)
-    model.apply(first, None)
-    model.apply(second, None)
+            model.apply(row_by_row(wrong), None)
+    model.apply(row_by_row(first), None)
+    model.apply(row_by_row(second), None)
     assert model.position == 15
 
 
@@ -87,7 +88,7 @@ def test_a_replaced_model_takes_no_row_and_still_answers(specs, grown):
     before = model.select(DecisionId("d"), x, model.enabled_candidates())
     model.frozen = True
     with pytest.raises(AssertionError, match="successor"):
-        model.apply(log.learn(), None)
+        model.apply(row_by_row(log.learn()), None)
     after = model.select(DecisionId("d"), x, model.enabled_candidates())
     assert np.array_equal(after.scores, before.scores)
 
@@ -97,9 +98,9 @@ def test_a_select_in_flight_retains_its_candidates(specs, grown):
     model, log = grown(specs["two_tower"])
     offered = model.enabled_candidates()
     kept = [array.copy() for array in (offered.slots, offered.features, offered.parts)]
-    model.apply(log.actions(["b"]), None)
-    model.apply(log.actions(["c", "f"]), None)
-    model.apply(log.actions(["a"], enabled=False, features=False), None)
+    model.apply(row_by_row(log.actions(["b"])), None)
+    model.apply(row_by_row(log.actions(["c", "f"])), None)
+    model.apply(row_by_row(log.actions(["a"], enabled=False, features=False)), None)
     for array, copy in zip((offered.slots, offered.features, offered.parts), kept, strict=True):
         assert np.array_equal(array, copy)
     assert model.enabled_candidates().slots.tolist() == [1, 2, 3, 4, 5]
@@ -122,7 +123,7 @@ def test_cached_action_parts_follow_every_change_of_the_catalogue(
         lambda: log.actions(["a"], features=False),
     ]
     for step in steps:
-        model.apply(step(), None)
+        model.apply(row_by_row(step()), None)
         _assert_parts_are_current(model, log.context())
     assert [str(i) for i in model.catalogue.ids] == ["a", "b", "c", "d", "e", "f"]
 
@@ -136,11 +137,11 @@ def test_posteriors_per_action_cache_no_parts(specs, grown):
 def test_a_retired_action_is_not_offered_until_it_is_enabled_again(specs, grown):
     model, log = grown(specs["mlp"])
     x = log.context()
-    model.apply(log.actions(["b", "d"], enabled=False, features=False), None)
+    model.apply(row_by_row(log.actions(["b", "d"], enabled=False, features=False)), None)
     assert model.enabled_candidates().slots.tolist() == [0, 2, 4]
     ranking = model.select(DecisionId("d"), x, model.enabled_candidates(), num=3)
     assert sorted(_ids(model, ranking)) == ["a", "c", "e"]
-    model.apply(log.actions(["d"], features=False), None)
+    model.apply(row_by_row(log.actions(["d"], features=False)), None)
     assert model.enabled_candidates().slots.tolist() == [0, 2, 3, 4]
     known = model.candidates([ActionId("d")]).features
     assert np.array_equal(known, log.catalogue.features[3:4])
@@ -150,8 +151,8 @@ def test_what_was_learned_of_a_retired_action_stays(specs, grown):
     model, log = grown(specs["per_action"], 40)
     x = log.context()
     before = model.policy.score(x, model.candidates([ActionId("b")]))
-    model.apply(log.actions(["b"], enabled=False, features=False), None)
-    model.apply(log.actions(["b"]), None)
+    model.apply(row_by_row(log.actions(["b"], enabled=False, features=False)), None)
+    model.apply(row_by_row(log.actions(["b"])), None)
     assert np.array_equal(model.policy.score(x, model.candidates([ActionId("b")])), before)
 
 
@@ -210,7 +211,7 @@ def test_the_first_decisions_are_uniform_until_the_warm_up_is_learned(specs, log
         selection=dataclasses.replace(specs["greedy"].selection, warmup_random=3),
     )
     log, model = log_writer(spec), new_model(spec)
-    model.apply(log.actions(["a", "b", "c", "d", "e"]), None)
+    model.apply(row_by_row(log.actions(["a", "b", "c", "d", "e"])), None)
     x = log.context()
     for row in (log.learn(), log.learn(), log.correct()):
         decisions = [DecisionId(f"d-{number}") for number in range(400)]
@@ -218,9 +219,9 @@ def test_the_first_decisions_are_uniform_until_the_warm_up_is_learned(specs, log
         assert {choice.propensity for choice in choices} == {0.2}
         counts = np.bincount([choice.chosen[0] for choice in choices], minlength=5)
         assert stats.chisquare(counts).pvalue > 1e-3
-        model.apply(row, None)
+        model.apply(row_by_row(row), None)
     assert model.progress.num_learned == 2
-    model.apply(log.learn(), None)
+    model.apply(row_by_row(log.learn()), None)
     picks = {
         int(model.select(DecisionId(f"d-{n}"), x, model.enabled_candidates()).chosen[0])
         for n in range(50)
@@ -237,7 +238,7 @@ def test_a_configuration_row_changes_what_may_change(specs, grown):
         replay={"capacity": 99},
         selection={"action_chunk": 2, "warmup_random": 4},
     )
-    model.apply(row, None)
+    model.apply(row_by_row(row), None)
     assert (model.spec.training.train_every, model.spec.training.lr) == (7, 0.5)
     assert model.spec.replay.capacity == 99
     assert (model.spec.selection.action_chunk, model.spec.selection.warmup_random) == (2, 4)
@@ -251,7 +252,10 @@ def test_a_changed_warm_up_and_schedule_take_effect_at_once(specs, grown):
     offered, x = model.enabled_candidates(), log.context()
     assert model.select(DecisionId("d"), x, offered).propensity != 0.2
     assert not model.round_due()
-    model.apply(log.configure(selection={"warmup_random": 13}, training={"train_every": 12}), None)
+    model.apply(
+        row_by_row(log.configure(selection={"warmup_random": 13}, training={"train_every": 12})),
+        None,
+    )
     assert model.select(DecisionId("d"), x, offered).propensity == 0.2
     expected = Uniform().select(x, offered, keyed_rng(model.uid, 3, "decision", "d"))
     assert model.select(DecisionId("d"), x, offered).chosen == expected.chosen

@@ -16,7 +16,7 @@ import numpy as np
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, LearnRow
+from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import Progress, ServingModel, load_model
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import SnapshotStore
@@ -32,7 +32,7 @@ uid, registry = BanditUid("u"), EncoderRegistry()
 model = ServingModel(spec, uid, registry, Catalogue.empty(dim))
 features = np.eye(2, dtype=np.float32)[:, :dim]
 change = CatalogueChange((ActionId("a"), ActionId("b")), features, np.ones(2, np.bool_))
-model.apply(CatalogueRow(LogPosition(1), 0.0, change), lambda version: None)
+model.apply(row_by_row(CatalogueRow(LogPosition(1), 0.0, change)), lambda version: None)
 rng = np.random.default_rng(0)
 for number in range(2, 40):
     context = rng.standard_normal(size).astype(np.float32)
@@ -41,7 +41,7 @@ for number in range(2, 40):
     row = LearnRow(
         at, 0.0, DecisionId(f"d{number}"), at, None, 0.5, context, features[0], ActionSlot(0)
     )
-    model.apply(row, lambda version: None)
+    model.apply(row_by_row(row), lambda version: None)
 model.refresh(38)
 model.policy.score(np.ones(size, np.float32), model.enabled_candidates())
 with tempfile.TemporaryDirectory() as folder:

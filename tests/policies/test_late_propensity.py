@@ -8,7 +8,7 @@ import pytest
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, LearnRow
+from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Candidates, draws, panel
 from bandexa_core.policies.panel import Exploration, folded_winners
@@ -97,9 +97,9 @@ def test_a_late_propensity_is_that_of_the_moment_it_was_drawn(
     """Whatever was learned and added since: it is the one a direct computation gives."""
     spec = make_spec(encoder, selection={"epsilon": 0.2, "panel": 32})
     model = ServingModel(spec, BanditUid("b"), EncoderRegistry(), Catalogue.empty(4))
-    model.apply(_catalogue_row(1, 0, 40), _no_snapshot)
+    model.apply(row_by_row(_catalogue_row(1, 0, 40)), _no_snapshot)
     for position in range(2, 12):
-        model.apply(_learn_row(position), _no_snapshot)
+        model.apply(row_by_row(_learn_row(position)), _no_snapshot)
 
     def choices():
         context = np.linspace(-1, 1, 4).astype(np.float32)
@@ -120,9 +120,11 @@ def test_a_late_propensity_is_that_of_the_moment_it_was_drawn(
     monkeypatch.setattr(draws, "LATER_PRODUCTS", 40 * width * 32 - 1)
     late = choices()
     assert all(choice.propensity is None for choice in late)
-    model.apply(_catalogue_row(12, 20, 60), _no_snapshot)  # overwrites 20 of the 40, adds 40
+    model.apply(
+        row_by_row(_catalogue_row(12, 20, 60)), _no_snapshot
+    )  # overwrites 20 of the 40, adds 40
     for position in range(13, 33):
-        model.apply(_learn_row(position), _no_snapshot)
+        model.apply(row_by_row(_learn_row(position)), _no_snapshot)
     model.refresh(31)
     for then, later in zip(direct, late, strict=True):
         assert np.array_equal(then.chosen, later.chosen)

@@ -9,15 +9,22 @@ that are stored in the directory, and to the next ones.
 
 The directory has a linear bandit with every kind of log row (learned values, corrections, a late
 activation, changes of catalogue and configuration, an import), a forgetting one without features of
-actions, and a small mlp with two training rounds.
+actions, a small mlp with two training rounds, and one whose log lost its oldest rows. Three others
+have every kind of report: means, first rewards, and sums with windows that are closed and open.
+The directories of 0.1.0 and 0.2.0 have the first three bandits. That of 0.2.0-reports has all: the
+code of 0.2.0 made it with this script.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +34,18 @@ import numpy as np
 CONTEXT_DIM, ACTION_DIM = 3, 2
 ACTIONS = ("red", "green", "blue")
 COMMON = {"context": {"shape": [CONTEXT_DIM]}, "seed": 5}
+PER_ACTION = COMMON | {
+    "policy": "linear_ts", "action_dim": 0, "encoder": {"name": "per_action"},
+    "training": {"mode": "lockstep"},
+}  # fmt: skip
+WINDOW_S = 3.0
 SPECS: dict[str, dict[str, Any]] = {
     "linear": COMMON | {
         "policy": "linear_ts", "action_dim": ACTION_DIM, "encoder": {"name": "concat"},
         "training": {"mode": "lockstep"}, "rewards": {"aggregate": "last"},
     },
-    "forgetting": COMMON | {
-        "policy": "linear_ts", "action_dim": 0, "encoder": {"name": "per_action"},
-        "training": {"mode": "lockstep"}, "forgetting": {"half_life": 32},
+    "forgetting": PER_ACTION | {
+        "forgetting": {"half_life": 32},
         "rewards": {"aggregate": "sum", "reward_window_s": 86400.0},
     },
     "mlp": COMMON | {
@@ -42,18 +53,25 @@ SPECS: dict[str, dict[str, Any]] = {
         "encoder": {"name": "mlp", "params": {"feature_dim": 4, "hidden": [6]}},
         "training": {"mode": "lockstep", "optimizer_steps": 20},
     },
+    "trimmed": PER_ACTION,
+    "means": PER_ACTION | {"rewards": {"aggregate": "mean"}},
+    "firsts": PER_ACTION,
+    "closing": PER_ACTION | {
+        "rewards": {"aggregate": "sum", "reward_window_s": WINDOW_S, "default_reward": 0.25},
+    },
 }  # fmt: skip
+LASTING = [name for name in SPECS if name != "closing"]  # none of their windows closes on its own
 
 
 class Recorded:
     """A client of the server, and the answers it received."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
         self.selects: list[dict[str, Any]] = []
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        response = self._http.request(method, path, json=body)
+        response = self.http.request(method, path, json=body)
         assert response.is_success, response.text
         return response.json() if response.content else None
 
@@ -78,12 +96,25 @@ class Recorded:
         self.selects.append({"body": body, "answer": self.call("POST", "/select", body)})
         return decision_id
 
+    def unnamed(self, name: str) -> str:
+        """Select without an id; returns the one that the server made."""
+        body = {"bandit": name, "context": [0.25] * CONTEXT_DIM}
+        return str(self.call("POST", "/select", body)["decision_id"])
+
+    def both(self, name: str, number: int) -> tuple[str, list[str]]:
+        """Select two actions; returns the decision's id and theirs."""
+        decision_id = self.select(name, number, k=2)
+        return decision_id, [action["id"] for action in self.selects[-1]["answer"]["actions"]]
+
     def reward(self, decision_id: str, reward: float, status: str = "applied", **more: Any) -> None:
         report = {"decision_id": decision_id, "reward": reward} | more
         assert self.call("POST", "/reward", report)["status"] == status
 
+    def activate(self, decision_id: str, status: str = "applied") -> None:
+        assert self.call("POST", "/activate", {"decision_id": decision_id})["status"] == status
+
     def learn(self, name: str, first: int, num: int) -> None:
-        named = SPECS[name].get("rewards", {}).get("aggregate") == "sum"
+        named = SPECS[name].get("rewards", {}).get("aggregate") in ("sum", "mean")
         for number in range(first, first + num):
             decision_id = self.select(name, number)
             more = {"reward_id": "first"} if named else {}
@@ -98,8 +129,8 @@ class Recorded:
 
 
 def fill(server: Recorded) -> None:
-    """Send everything."""
-    for name in SPECS:
+    """Send what changes the models of three bandits."""
+    for name in ("linear", "forgetting", "mlp"):
         server.create(name)
         server.learn(name, 0, 12)
     server.call("POST", "/bandits/mlp/train?wait=true")
@@ -115,8 +146,8 @@ def fill(server: Recorded) -> None:
     decision_id = server.select("linear", 12, activate=False)
     server.reward(decision_id, 0.25, "aggregated")
     server.call("POST", "/activate", {"decision_id": decision_id})
-    exported = server._http.get("/bandits/linear/snapshot").content
-    assert server._http.put("/bandits/linear/snapshot", content=exported).is_success
+    exported = server.http.get("/bandits/linear/snapshot").content
+    assert server.http.put("/bandits/linear/snapshot", content=exported).is_success
     server.call("PUT", "/bandits/linear", SPECS["linear"] | {"selection": {"epsilon": 0.01}})
     server.catalogue("linear", "green", "white")
     server.call("DELETE", "/bandits/linear/actions/red")
@@ -127,28 +158,135 @@ def fill(server: Recorded) -> None:
     server.learn("forgetting", 12, 60)
 
 
+def report(server: Recorded) -> None:
+    """Send every kind of report; the last windows are still open at the end."""
+    for name in ("means", "firsts", "closing"):
+        server.create(name)
+        server.learn(name, 100, 8)
+    close(server)
+
+    decision_id = server.select("means", 0)
+    server.reward(decision_id, 0.1, reward_id="a")
+    server.reward(decision_id, 0.2, "aggregated", reward_id="b")
+    server.reward(decision_id, 0.4, "aggregated", reward_id="c")
+    server.reward(decision_id, 0.4, "duplicate", reward_id="c")
+    server.reward(decision_id, 0.8, "ignored", reward_id="c")
+    for number in (1, 2):  # one is activated here, one later
+        decision_id = server.select("means", number, activate=False)
+        server.reward(decision_id, 0.3, "aggregated", reward_id="a")
+        server.reward(decision_id, 0.6, "aggregated", reward_id="b")
+    decision_id = server.select("means", 4, activate=False)
+    for reward_id, reward in (("a", 1000.0), ("b", 1e-13), ("c", -1000.0)):
+        server.reward(decision_id, reward, "aggregated", reward_id=reward_id)
+    server.activate("means.1")
+    decision_id, actions = server.both("means", 3)
+    server.reward(decision_id, 0.7, action=actions[1], reward_id="a")
+    server.reward(server.unnamed("means"), 0.35, reward_id="a")
+
+    decision_id = server.select("firsts", 0)
+    server.reward(decision_id, 0.5)
+    server.reward(decision_id, 0.5, "duplicate")
+    server.reward(decision_id, 0.75, "ignored")
+    decision_id = server.select("firsts", 1)
+    server.reward(decision_id, 0.5, reward_id="x")
+    server.reward(decision_id, 0.25, "ignored", reward_id="x")
+    server.reward(server.select("firsts", 2, activate=False), 0.125, "aggregated")
+    server.reward(server.unnamed("firsts"), 0.625)
+    server.unnamed("firsts")
+    decision_id, actions = server.both("firsts", 3)
+    for number, action in enumerate(actions):
+        server.reward(decision_id, 0.1 * number, action=action)
+
+    open_windows(server)
+
+
+def close(server: Recorded) -> None:
+    """Wait for the end of some windows, and report again after it."""
+    decision_id = server.select("closing", 0)
+    server.reward(decision_id, 0.1, reward_id="a")
+    server.reward(decision_id, 0.2, "aggregated", reward_id="b")
+    server.reward(decision_id, 0.3, "aggregated", reward_id="c")
+    server.select("closing", 1)
+    server.reward(server.select("closing", 2, activate=False), 0.5, "aggregated", reward_id="a")
+    decision_id, actions = server.both("closing", 3)
+    server.reward(decision_id, 0.5, action=actions[1], reward_id="a")
+    last = "/bandits/closing/decisions/closing.3"
+    wait(lambda: server.call("GET", last)["window_closed"] is not None)
+    server.reward("closing.0", 0.7, "late", reward_id="d")
+    server.reward("closing.0", 0.7, "duplicate", reward_id="d")
+    server.reward("closing.0", 0.1, "duplicate", reward_id="a")
+    server.reward("closing.0", 0.9, "ignored", reward_id="a")
+    server.reward("closing.1", 0.7, "late", reward_id="a")
+    server.activate("closing.2", "late")
+
+
+def open_windows(server: Recorded) -> None:
+    """Leave windows open, of decisions with and without rewards."""
+    decision_id = server.select("closing", 10)
+    server.reward(decision_id, 1000.0, reward_id="a")
+    server.reward(decision_id, 1e-13, "aggregated", reward_id="b")
+    server.reward(decision_id, -1000.0, "aggregated", reward_id="c")
+    server.select("closing", 11)
+    server.reward(server.select("closing", 12, activate=False), 0.5, "aggregated", reward_id="a")
+    decision_id, actions = server.both("closing", 13)
+    server.reward(decision_id, 0.5, action=actions[0], reward_id="a")
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@contextmanager
+def serving(root: Path, **env: str) -> Iterator[Recorded]:
+    """Run a server on a directory."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(root)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **env},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield Recorded(json.loads(process.stdout.readline())["url"])
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def trim(root: Path) -> None:
+    """Have a bandit whose log lost its oldest rows."""
+    with serving(root) as server:
+        server.create("trimmed")
+        for first in range(0, 120, 20):
+            server.learn("trimmed", first, 20)
+            server.call("POST", "/bandits/trimmed/train?wait=true")
+        server.learn("trimmed", 120, 10)
+    with serving(root, BANDEXA_MAX_AGE_DAYS="1e-9") as server:
+        counted = "bandexa_decisions_removed_total "
+        removed = lambda: (  # noqa: E731
+            line.split()[-1]
+            for line in server.http.get("/metrics").text.splitlines()
+            if line.startswith(counted)
+        )
+        wait(lambda: any(float(number) for number in removed()))
+
+
 def main(dest: Path) -> None:
     """Make the directory `dest`, and `dest`.json beside it."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data-dir", str(root)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            server = Recorded(json.loads(process.stdout.readline())["url"])
+        trim(root)
+        with serving(root) as server:
             fill(server)
+            report(server)
             backup = [sys.executable, "-m", "service.cli", "backup", str(root), str(dest)]
             subprocess.run(backup, check=True)
             stored = len(server.selects)
-            for name in SPECS:
+            for name in LASTING:
                 for number in range(1000, 1005):
                     server.select(name, number)
-            states = {name: server.state(name) for name in SPECS}
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0
+            states = {name: server.state(name) for name in LASTING}
     (dest / "backup.json").unlink()  # it names this machine's folders
     parts = {"stored": server.selects[:stored], "next": server.selects[stored:]}
     lines = [f'"bandits": {json.dumps(states)}']

@@ -99,9 +99,12 @@ def is_ready(node: Any) -> bool:
 
 def rewarded(node: Any, rig: Any) -> list[str]:
     """Return the decisions rewarded according to the database of a server that is down."""
-    rewards = [row[0] for row in rig.query(node, "SELECT decision_id FROM rewards")]
-    learned = [row[0] for row in rig.query(node, "SELECT decision_id FROM log WHERE kind = 1")]
-    assert sorted(rewards) == sorted(learned)
+    named = "SELECT d.own_id FROM {} AS t LEFT JOIN decisions AS d ON d.key = t.key"
+    rewards, ledger, learned = (
+        [row[0] for row in rig.query(node, named.format(table))]
+        for table in ("rewards", "ledger", "(SELECT key FROM log WHERE kind = 1)")
+    )
+    assert sorted(rewards) == sorted(ledger) == sorted(learned)
     assert rig.query(node, "PRAGMA integrity_check") == [("ok",)]
     return rewards
 
@@ -225,5 +228,5 @@ def test_a_failed_sync_of_a_checkpoint_ends_the_server_too(
     disk.heal()
     node.start()
     assert node.stop() == 0
-    found = {row[0] for row in rig.query(node, "SELECT decision_id FROM decisions")}
+    found = {row[0] for row in rig.query(node, "SELECT own_id FROM decisions")}
     assert acknowledged <= found

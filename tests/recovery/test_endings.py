@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.store.errors import StoreError
+from service.store.identity import first_key
 from service.store.sqlite.store import SqliteStore
 
 NUM_CLIENTS = 8
@@ -92,17 +93,19 @@ def test_what_was_acknowledged_is_stored_once(node, rig, number, status):
 
 def assert_stored_once(node, rig, load: Load) -> tuple[int, int]:
     """Compare the store with the answers to clients; returns its head and number of learn rows."""
-    of_bandit = "bandit = (SELECT bandit FROM bandits WHERE name = ?)"
+    ((bandit,),) = rig.query(node, "SELECT bandit FROM bandits WHERE name = ?", load.bandit)
     stored = dict(
         rig.query(
-            node, f"SELECT decision_id, position FROM decisions WHERE {of_bandit}", load.bandit
+            node, "SELECT own_id, position FROM decisions WHERE key >= ? AND key < ?",
+            first_key(bandit), first_key(bandit + 1),
         )
-    )
+    )  # fmt: skip
     assert load.decisions.items() <= stored.items()
     log = rig.query(
         node,
-        f"SELECT position, kind, decision_id, after FROM log WHERE {of_bandit} ORDER BY position",
-        load.bandit,
+        "SELECT l.position, kind, own_id, after FROM log AS l"
+        " LEFT JOIN decisions AS d ON d.key = l.key WHERE bandit = ? ORDER BY l.position",
+        bandit,
     )
     assert [position for position, *_ in log] == list(range(1, len(log) + 1))
     learned = [(decision_id, after) for _, kind, decision_id, after in log if kind == 1]
@@ -153,7 +156,7 @@ def test_a_full_disk_makes_it_not_ready_and_loses_nothing_acknowledged(node, rig
     node.score("full")
     position = node.state("full")["position"]
     assert node.stop() == 0
-    stored = rig.query(node, "SELECT decision_id FROM decisions WHERE decision_id LIKE 'full.%'")
+    stored = rig.query(node, "SELECT own_id FROM decisions WHERE own_id LIKE 'full.%'")
     assert sorted(name for (name,) in stored) == sorted(acknowledged)
     node.start()
     assert node.state("full")["position"] == position == 6

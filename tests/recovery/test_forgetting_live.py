@@ -145,8 +145,8 @@ def assert_scores(model: ServingModel, seen: Any, rig, rtol: float = 1e-8) -> No
 
 
 def learn_rows(reader, record, up_to: int) -> list[LearnRow]:
-    chunks = reader.follow(record, LogPosition(0), LogPosition(up_to))
-    return [row for rows in chunks for row in rows if isinstance(row, LearnRow)]
+    groups = reader.follow(record, LogPosition(0), LogPosition(up_to))
+    return [row for group in groups for row in group.rows if isinstance(row, LearnRow)]
 
 
 def cells(positions: Any) -> Any:

@@ -115,12 +115,15 @@ def test_no_request_fails_over_a_dozen_swaps(run):
 
 
 def test_every_reward_has_exactly_one_learn_row(run, rig):
-    rows = rig.query(run.node, "SELECT decision_id, after FROM log WHERE kind = 1")
+    named = "SELECT d.own_id, {} FROM {} AS t LEFT JOIN decisions AS d ON d.key = t.key"
+    rows = rig.query(run.node, named.format("after", "log") + " WHERE kind = 1")
     assert Counter(name for name, _ in rows) == Counter(run.rewards.keys())
     assert dict(rows) == run.rewards
     assert run.state["num_learned"] == len(rows)
-    stored = rig.query(run.node, "SELECT decision_id, status FROM rewards")
+    stored = rig.query(run.node, named.format("status", "rewards"))
     assert Counter(stored) == Counter((name, "applied") for name in run.rewards)
+    counted = rig.query(run.node, named.format("version, rewards", "ledger"))
+    assert Counter(counted) == Counter((name, 1, 1) for name in run.rewards)
 
 
 def test_positions_have_no_gap(run, rig):
@@ -129,7 +132,7 @@ def test_positions_have_no_gap(run, rig):
 
 
 def test_a_decision_records_the_snapshot_and_position_it_was_drawn_at(run, rig):
-    stored = rig.query(run.node, "SELECT decision_id, snapshot, position FROM decisions")
+    stored = rig.query(run.node, "SELECT own_id, snapshot, position FROM decisions")
     assert {name: (version, position) for name, version, position in stored} == run.decisions
 
     def check(reader, record, snapshots):

@@ -76,4 +76,4 @@ def test_a_store_of_a_build_before_the_first_release_is_refused_in_one_line(tmp_
     assert "version 3, written by an older build" in refusal(tmp_path / "data")
     settings = Settings(data_dir=tmp_path / "data")
     assert verify(settings, live=None, api_key=None, json_file=None, quiet=True) == 2
-    assert "has schema 3, this release reads 4" in capsys.readouterr().err
+    assert "has schema 3, this release reads 5" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from service.store.identity import first_key
 from tests.fixtures.commands import bandexa
 
 NAMES = ("linear", "disjoint", "neural")
@@ -48,7 +49,7 @@ def history(request, launch, rig):
     setting = {"age": ("MAX_AGE_DAYS", "1e-9"), "bytes": ("MAX_STORE_BYTES", str(1 << 20))}
     assert node.stop() == 0
     # Without free pages, and too large for the limit.
-    rig.query(node, "UPDATE decisions SET candidates = zeroblob(2000) WHERE bandit <> 3")
+    rig.query(node, "UPDATE decisions SET candidates = zeroblob(2000) WHERE key < ?", first_key(3))
     before = left(node, rig)
     key, value = setting[request.param]
     node.env[f"BANDEXA_{key}"] = value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from service.store.sqlite.codec import unpack_items
+
 DEFAULT = {"aggregate": "sum", "reward_window_s": 4.0, "default_reward": 0.5}
 
 
@@ -34,8 +36,14 @@ def test_what_was_open_is_closed_after_a_kill_and_not_before_its_time(launch, ri
     assert node.call("POST", "/reward", more)["status"] == "aggregated"
     rig.poll(lambda: node.state("summed")["num_learned"] == 3, "the default rewards")
     assert watched + time.monotonic() - restarted > 3.0
-    learned = rig.query(node, "SELECT decision_id, value FROM outcomes ORDER BY decision_id")
-    assert learned == [("w0", 1.0), ("w1", 0.5), ("w2", 0.5)]
+    ledger = rig.query(
+        node, "SELECT own_id, l.closed, items FROM ledger AS l"
+        " LEFT JOIN decisions AS d ON d.key = l.key ORDER BY own_id",
+    )  # fmt: skip
+    values = {name: unpack_items(items)[0].state.value for name, _, items in ledger}
+    assert values == {"w0": 1.0, "w1": 0.5, "w2": 0.5, "w3": None}
+    assert None not in {closed for _, closed, _ in ledger}
+    assert rig.query(node, "SELECT * FROM windows") == []
     assert node.call("POST", "/activate", {"decision_id": "w3"}) == {"status": "late"}
     before = node.score("summed")
     node.kill()

@@ -365,7 +365,9 @@ def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
         part = EncodedContext(encoder.context_parts(context[None])[0])
         command = SelectCommand("b", context, None, None, None, 1, True, None)
         stored: list[DecisionRecord] = []
-        batcher = DecisionBatcher(s.engine.loop, lambda record, _: stored.append(record), 0)
+        batcher = DecisionBatcher(
+            s.engine.loop, lambda record, _: stored.append(record), s.engine.store.ids, 0
+        )
         deciding = asyncio.create_task(batcher.decide(Pending(bandit, command, context, part)))
         await asyncio.sleep(0)
         assert len(stored) == 1

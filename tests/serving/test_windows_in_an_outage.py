@@ -45,13 +45,13 @@ async def two_outages(settings: Settings, caplog: pytest.LogCaptureFixture) -> N
 def counted(engine: Engine) -> list[None]:
     """Have every check of the windows counted."""
     checks: list[None] = []
-    check = engine.store.close_windows
+    check = engine.store.due_windows
 
     def counting(*arguments: Any) -> None:
         checks.append(None)
         check(*arguments)
 
-    engine.store.close_windows = counting  # type: ignore[method-assign,assignment]
+    engine.store.due_windows = counting  # type: ignore[method-assign,assignment]
     return checks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,13 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import (
+    ActionId,
+    ActionSlot,
+    DecisionId,
+    DecisionKey,
+    LogPosition,
+    SnapshotVersion,
+)
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
+from service.store.identity import first_key
 from service.store.protocol import Durability
 from service.store.records import BanditRecord, ChosenAction, DecisionRecord, RewardReport
 from service.store.sqlite.store import SqliteStore
 
 ANSWER_WITHIN_S = 20.0
+_PLACES = itertools.count(1)  # each decision gets another key
 
 
 class StoreClient:
@@ -101,8 +111,10 @@ def make_decision(
         )
         for index, action in enumerate(actions)
     )  # fmt: skip
+    key = DecisionKey(first_key(bandit.key) + next(_PLACES))
     return DecisionRecord(
-        decision_id=DecisionId(decision_id), bandit=bandit.key, time=5.0, body_hash=body_hash,
+        decision_id=DecisionId(decision_id), key=key, bandit=bandit.key, time=5.0,
+        body_hash=body_hash,
         context=context, chosen=chosen, candidates=None, features=None,
         snapshot=SnapshotVersion(0), position=LogPosition(0), propensity=None, activated=True,
     )  # fmt: skip
@@ -112,6 +124,40 @@ def make_report(decision_id: str, reward: float = 1.0, action: str | None = None
     """Return a reward."""
     named = None if action is None else ActionId(action)
     return RewardReport(DecisionId(decision_id), reward, None, named, 6.0)
+
+
+def creating(store: SqliteStore) -> Callable[..., None]:
+    """Return an append that creates a bandit, given name and configuration; without a snapshot."""
+
+    def create(name: str, spec: BanditSpec, done: Callable[..., None]) -> None:
+        with store.reader() as reader:
+            uid = reader.next_uid(name)
+        store.create_bandit(uid, name, spec, done)
+
+    return create
+
+
+class Blocker:
+    """Blocks the writer between two commits until `release`: what is asked meanwhile is a group."""
+
+    def __init__(self, client: StoreClient, store: SqliteStore) -> None:
+        entered, self._released = threading.Event(), threading.Event()
+
+        def block(_: None, error: Exception | None) -> None:
+            entered.set()
+            assert self._released.wait(20)
+
+        store.append_propensity(DecisionKey(0), 0.5, block)
+        assert entered.wait(20)
+
+    def release(self) -> None:
+        self._released.set()
+
+    def __enter__(self) -> Blocker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
 
 
 class Make:
@@ -134,7 +180,7 @@ class Make:
         client: StoreClient, store: SqliteStore, name: str = "b", **changes: Any
     ) -> BanditRecord:
         """Create a bandit without a snapshot."""
-        record = client.call(store.create_bandit, name, make_spec(**changes), lambda uid: None)
+        record = client.call(creating(store), name, make_spec(**changes))
         assert isinstance(record, BanditRecord)
         return record
 

@@ -27,8 +27,8 @@ def main() -> None:
         while after < stop and time.monotonic() < deadline:
             head = reader.head(record.key)
             heads.append(head)
-            for rows in reader.follow(record, after, head, 64):
-                for row in rows:
+            for group in reader.follow(record, after, head, 64):
+                for row in group.rows:
                     assert isinstance(row, LearnRow)
                     read.append((row.position, row.decision_id, row.after))
             after = head

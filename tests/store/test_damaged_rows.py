@@ -14,6 +14,7 @@ from bandexa_core.ids import ActionId, DecisionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from service.store.errors import StoreDamaged
 from service.store.sqlite.codec import chosen_ids, unpack_chosen
+from tests.store.reporting import rewards
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def bandit(client, store, make):
     for number in range(3):
         client.call(store.append_decision, make.decision(bandit, f"d{number}"))
         if number < 2:
-            client.call(store.append_reward, make.report(f"d{number}", 0.5))
+            client.call(rewards(store), make.report(f"d{number}", 0.5))
     return bandit
 
 
@@ -37,7 +38,7 @@ def change(path: Path, sql: str) -> None:
 def follow(store, bandit) -> list[int]:
     with store.reader() as reader:
         rows = reader.follow(bandit, LogPosition(0), reader.head(bandit.key))
-        return [row.position for chunk in rows for row in chunk]
+        return [row.position for group in rows for row in group.rows]
 
 
 FLIPPED = "CAST(substr({0}, 1, length({0}) - 3) || x'55' || substr({0}, -2) AS BLOB)"
@@ -51,11 +52,11 @@ FLIPPED = "CAST(substr({0}, 1, length({0}) - 3) || x'55' || substr({0}, -2) AS B
         ("UPDATE log SET hash = x'00' WHERE position = 2", "log row 2"),
         ("DELETE FROM log WHERE position = 2", "log row 2"),
         ("UPDATE log SET payload = zeroblob(4) WHERE position = 1", "log row 1"),
-        (f"UPDATE decisions SET context = {FLIPPED.format('context')} WHERE decision_id = 'd1'",
+        (f"UPDATE decisions SET context = {FLIPPED.format('context')} WHERE own_id = 'd1'",
          "decision d1"),
-        (f"UPDATE decisions SET chosen = {FLIPPED.format('chosen')} WHERE decision_id = 'd1'",
+        (f"UPDATE decisions SET chosen = {FLIPPED.format('chosen')} WHERE own_id = 'd1'",
          "decision d1"),
-        ("DELETE FROM decisions WHERE decision_id = 'd1'", "decision d1 is missing"),
+        ("DELETE FROM decisions WHERE own_id = 'd1'", "decision of log row 3 is missing"),
     ],
 )  # fmt: skip
 def test_no_model_is_built_from_a_damaged_row(client, store, bandit, sql, what):
@@ -76,16 +77,16 @@ def test_actions_are_not_read_from_a_damaged_row(client, store, bandit):
 @pytest.mark.parametrize("column", ["context", "chosen"])
 def test_a_damaged_decision_is_not_learned_from(client, store, make, bandit, column):
     flipped = FLIPPED.format(column)
-    change(client.path, f"UPDATE decisions SET {column} = {flipped} WHERE decision_id = 'd2'")
+    change(client.path, f"UPDATE decisions SET {column} = {flipped} WHERE own_id = 'd2'")
     with pytest.raises(StoreDamaged, match="decision d2"):
-        client.call(store.append_reward, make.report("d2", 0.5))
+        client.call(rewards(store), make.report("d2", 0.5))
     assert follow(store, bandit) == [1, 2, 3]
-    assert client.call(store.append_reward, make.report("d1", 0.5)).status == "duplicate"
+    assert client.call(rewards(store), make.report("d1", 0.5)).status == "duplicate"
 
 
 def test_damaged_picks_are_not_answered(client, store, bandit):
     flipped = FLIPPED.format("chosen")
-    change(client.path, f"UPDATE decisions SET chosen = {flipped} WHERE decision_id = 'd2'")
+    change(client.path, f"UPDATE decisions SET chosen = {flipped} WHERE own_id = 'd2'")
     with store.reader() as reader, pytest.raises(StoreDamaged, match="decision d2"):
         reader.answer(DecisionId("d2"))
 

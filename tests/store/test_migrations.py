@@ -1,6 +1,6 @@
 """Databases of other versions: newer ones are refused, older ones migrate as a whole or not at all.
 
-The migrations here are stand-ins: no release has needed one yet.
+The migrations here are stand-ins; those of saved data directories are tested in tests/recovery.
 """
 
 from __future__ import annotations
@@ -16,23 +16,40 @@ from pathlib import Path
 import pytest
 
 from service.store.errors import StoreError
-from service.store.sqlite.migrations import migrate
+from service.store.sqlite.migrations import Migration, migrate
 
 ROOT = Path(__file__).parents[2]
+
+
+def statements(*texts: str) -> Migration:
+    """Return a migration that runs statements."""
+
+    def run(connection: sqlite3.Connection) -> None:
+        for text in texts:
+            connection.execute(text)
+
+    return run
+
+
 STEPS = {
-    1: "ALTER TABLE t ADD COLUMN b INTEGER NOT NULL DEFAULT 7; CREATE TABLE u (x);",
-    2: "INSERT INTO u SELECT a * 10 FROM t; DROP TABLE t;",
+    1: statements("ALTER TABLE t ADD COLUMN b INTEGER NOT NULL DEFAULT 7", "CREATE TABLE u (x)"),
+    2: statements("INSERT INTO u SELECT a * 10 FROM t", "DROP TABLE t"),
 }
-BROKEN = {1: STEPS[1], 2: "INSERT INTO u SELECT a FROM t; INSERT INTO nowhere VALUES (1);"}
+BROKEN = {
+    1: STEPS[1],
+    2: statements("INSERT INTO u SELECT a FROM t", "INSERT INTO nowhere VALUES (1)"),
+}
 KILLED = """
 import os, signal, sqlite3, sys
 from pathlib import Path
 from service.store.sqlite.migrations import migrate
 path = Path(sys.argv[1])
 connection = sqlite3.connect(path, isolation_level=None)
-connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
-big = "INSERT INTO t SELECT randomblob(1000000) FROM t, t AS more;"
-migrate(connection, path, 2, {1: "PRAGMA cache_size = 10;" + big + "SELECT die();"})
+def step(connection):
+    connection.execute("PRAGMA cache_size = 10")
+    connection.execute("INSERT INTO t SELECT randomblob(1000000) FROM t, t AS more")
+    os.kill(os.getpid(), signal.SIGKILL)
+migrate(connection, path, 2, {1: step})
 """
 
 
@@ -75,7 +92,7 @@ def test_an_older_database_goes_through_every_step(connection, path):
 
 
 def test_a_current_database_is_unchanged(connection, path):
-    migrate(connection, path, 1, {1: "DROP TABLE t;"})
+    migrate(connection, path, 1, {1: statements("DROP TABLE t")})
     assert columns(connection) == ["a"]
 
 

@@ -21,12 +21,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bandexa_core.ids import DecisionId, LogPosition
+from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import RewardSpec
 from service.store.errors import InvalidRequest, StoreError, UnknownDecision
 from service.store.sqlite.store import SqliteStore
-from tests.store.conftest import StoreClient, make_decision, make_report, make_spec
+from tests.store.conftest import StoreClient, creating, make_decision, make_report, make_spec
+from tests.store.reporting import activations, close_windows, rewards
 
 VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])
 REWARD_IDS = st.sampled_from([None, "r0", "r1", "r2", "r3", "r4"])
@@ -73,7 +74,7 @@ class Contract(RuleBasedStateMachine):
             default_reward=self.default,
         )
         spec = make_spec(rewards=rewards)
-        self.bandit = self.call(self.store.create_bandit, "b", spec, lambda uid: None)
+        self.bandit = self.call(creating(self.store), "b", spec)
         self.known: dict[str, Known] = {}
         self.learned: list[tuple[str, float | None, float]] = []
         self.tick()
@@ -86,10 +87,9 @@ class Contract(RuleBasedStateMachine):
 
     def tick(self) -> None:
         """Close the due windows in the store, and check what the model expects."""
-        closed = self.call(self.store.close_windows)
-        found = [(learned.row.decision_id, learned.row.after) for learned in closed.learned]
+        found = close_windows(self.call, self.store, self.now)
         expected = []
-        for name, known in sorted(self.known.items(), key=lambda pair: (pair[1].made, pair[0])):
+        for name, known in sorted(self.known.items(), key=lambda pair: pair[1].made):
             if self.window is None or known.closed or self.now < known.made + self.window:
                 continue
             known.closed = True
@@ -117,10 +117,10 @@ class Contract(RuleBasedStateMachine):
         report = replace(make_report(name, value), reward_id=reward_id, time=self.now)
         if reward_id is None and self.aggregate in ("sum", "mean"):
             with pytest.raises(InvalidRequest, match="reward_id"):
-                self.call(self.store.append_reward, report)
+                self.call(rewards(self.store), report)
             return
         expected = self.expected(name, known, value, reward_id)
-        outcome = self.call(self.store.append_reward, report)
+        outcome = self.call(rewards(self.store), report)
         assert outcome.status == expected
         assert (outcome.row is None) == (known.value == self.before)
         if outcome.row is not None:
@@ -137,7 +137,7 @@ class Contract(RuleBasedStateMachine):
                 known.stored.append((reward_id, value, "ignored"))
                 return "ignored"
         if known.closed:
-            if reward_id is None and any(k[1:] == (value, "late") for k in known.stored):
+            if (reward_id, value, "late") in known.stored:  # without an id: of those without one
                 return "duplicate"
             known.stored.append((reward_id, value, "late"))
             return "late"
@@ -163,7 +163,7 @@ class Contract(RuleBasedStateMachine):
     def activate(self, pick: int) -> None:
         name = f"d{pick % len(self.known)}"
         known = self.known[name]
-        found = self.call(self.store.append_activation, DecisionId(name), self.now)
+        found = self.call(activations(self.store), DecisionId(name), self.now)
         rows = [(row.before, row.after) for row in found.rows]
         if known.active or known.closed:
             assert (found.status, rows) == ("duplicate" if known.active else "late", [])
@@ -185,20 +185,19 @@ class Contract(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 40.0, 5000.0]))
     def the_service_is_away(self, seconds: float) -> None:
         self.tick()
-        self.call(self.store.append_propensity, DecisionId("nobody"), 0.5)
+        self.call(self.store.append_propensity, DecisionKey(1), 0.5)
         self.store.close()
         self.now += seconds
         self.store = self.opened()
         for known in self.known.values():
             if not known.closed:  # the time without a server does not count
                 known.made += seconds
-        closed = self.call(self.store.close_windows)
-        assert closed.learned == ()
+        assert close_windows(self.call, self.store, self.now) == []
 
     @rule()
     def nobody_is_unknown(self) -> None:
         with pytest.raises(UnknownDecision):
-            self.call(self.store.append_activation, DecisionId("nobody"), self.now)
+            self.call(activations(self.store), DecisionId("nobody"), self.now)
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
@@ -207,7 +206,7 @@ class Contract(RuleBasedStateMachine):
             with self.store.reader() as reader:
                 head = reader.head(self.bandit.key)
                 chunks = reader.follow(self.bandit, LogPosition(0), head)
-                rows = [row for chunk in chunks for row in chunk if isinstance(row, LearnRow)]
+                rows = [row for chunk in chunks for row in chunk.rows if isinstance(row, LearnRow)]
             assert len(rows) == head, "nothing else was logged"
             found = [(row.decision_id, row.before, row.after) for row in rows]
             assert found == self.learned
@@ -233,19 +232,19 @@ def test_a_window_closes_later_by_the_time_that_the_service_was_closed(tmp_path)
         return SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
 
     store = opened()
-    rewards = RewardSpec(reward_window_s=10.0, default_reward=0.5)
-    bandit = client.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
-    client.call(store.close_windows)
+    rules = RewardSpec(reward_window_s=10.0, default_reward=0.5)
+    bandit = client.call(creating(store), "b", make_spec(rewards=rules))
+    close_windows(client.call, store, now[0])
     client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
     for second in range(1, 4):  # 7 seconds are left
         now[0] = START + second
-        assert client.call(store.close_windows).learned == ()
+        assert close_windows(client.call, store, now[0]) == []
     store.close()
     now[0] += 1000.0
     store = opened()
     closed = []
     for _ in range(9):
-        if client.call(store.close_windows).learned:
+        if close_windows(client.call, store, now[0]):
             closed.append(now[0] - START - 1003.0)
         now[0] += 1.0
     store.close()
@@ -255,32 +254,30 @@ def test_a_window_closes_later_by_the_time_that_the_service_was_closed(tmp_path)
 @pytest.mark.parametrize("order", list(itertools.permutations([1e16, 0.1, -1e16])))
 def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, order):
     spec = make_spec(rewards=RewardSpec(aggregate="sum"))
-    bandit = client.call(store.create_bandit, "b", spec, lambda uid: None)
+    bandit = client.call(creating(store), "b", spec)
     client.call(store.append_decision, make_decision(bandit, "d0"))
     for number, value in enumerate(order):
         report = replace(make_report("d0", value), reward_id=f"r{number}")
-        row = client.call(store.append_reward, report).row
+        row = client.call(rewards(store), report).row
     assert row.after == 0.1
 
 
 def test_an_outage_postpones_a_window_once_although_ticks_fail(tmp_path):
     client, now = StoreClient(tmp_path / "bandexa.db"), [START]
     store = SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
-    rewards = RewardSpec(reward_window_s=100.0)
-    bandit = client.call(store.create_bandit, "b", make_spec(rewards=rewards), lambda uid: None)
-    client.call(store.close_windows)
+    rules = RewardSpec(reward_window_s=100.0)
+    bandit = client.call(creating(store), "b", make_spec(rewards=rules))
+    close_windows(client.call, store, now[0])
     client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
     now[0] += 50.0  # without a tick
-    client.call(store.close_windows)
-
-    def fail(uid: str) -> None:
-        raise ArithmeticError("unforeseen")
-
-    with pytest.raises(StoreError):
-        client.call(store.create_bandit, "c", make_spec(), fail)
+    close_windows(client.call, store, now[0])
+    with pytest.raises(StoreError):  # larger than a column can hold
+        client.call(store.append_propensity, DecisionKey(1 << 70), 0.5)
     now[0] += 1.0
-    client.call(store.close_windows)
+    close_windows(client.call, store, now[0])
     store.close()
     with closing(sqlite3.connect(client.path)) as connection:
-        [(closes,)] = connection.execute("SELECT closes FROM windows").fetchall()
-    assert closes == START + 100.0 + 50.0
+        [(closes, offset)] = connection.execute(
+            "SELECT closes, value FROM windows JOIN meta ON meta.key = 'service_time_offset'"
+        ).fetchall()
+    assert (closes, offset) == (START + 100.0, 50.0)

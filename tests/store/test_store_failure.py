@@ -17,7 +17,9 @@ import pytest
 from bandexa_core.ids import LogPosition
 from bandexa_core.spec import ContextSpec
 from service.store.errors import StoreError, Unavailable
+from service.store.identity import TIME_BITS
 from service.store.sqlite.store import SqliteStore
+from tests.store.reporting import rewards
 
 FOLLOW = Path(__file__).with_name("follow_until.py")
 MEGABYTE = 1 << 20
@@ -45,7 +47,7 @@ def test_another_process_reads_the_log_while_it_is_written(client, store, make):
         assert process.stdout.readline() == "ready\n"
         for number in range(num):
             client.ask(store.append_decision, make.decision(bandit, f"d{number}"))
-            rewarded = client.ask(store.append_reward, make.report(f"d{number}", number / 8))
+            rewarded = client.ask(rewards(store), make.report(f"d{number}", number / 8))
             if number % 10 == 0:  # let groups be committed, so that the reader sees growth
                 rewarded.result(20)
         followed = json.loads(process.stdout.read())
@@ -73,7 +75,7 @@ def test_a_store_whose_write_fails_has_all_acknowledged_writes_and_takes_no_more
     assert isinstance(error, Unavailable)
     assert 4 <= num_acknowledged < 64
     assert store.failure is not None
-    late = client.ask(store.append_reward, make.report("d0")).exception(20)
+    late = client.ask(rewards(store), make.report("d0")).exception(20)
     assert isinstance(late, Unavailable)
     assert "the disk refuses" in str(late), "it says why"
     store.close()
@@ -81,9 +83,9 @@ def test_a_store_whose_write_fails_has_all_acknowledged_writes_and_takes_no_more
     reopened = client.open()
     names = [f"d{number}" for number in range(num_acknowledged + 1)]
     with closing(sqlite3.connect(client.path)) as connection:
-        found = connection.execute("SELECT decision_id FROM decisions ORDER BY rowid").fetchall()
+        found = connection.execute("SELECT own_id FROM decisions ORDER BY key").fetchall()
     assert [name for (name,) in found] == names[:-1]
-    assert client.call(reopened.append_reward, make.report("d0")).row.position == 1
+    assert client.call(rewards(reopened), make.report("d0")).row.position == 1
 
 
 def test_a_failed_group_is_refused_as_a_whole(client, store, make, caplog):
@@ -111,7 +113,7 @@ def test_a_failing_callback_prevents_no_other_answer(client, store, make, caplog
     with caplog.at_level(logging.CRITICAL):
         store.append_decision(make.decision(bandit, "d0"), refuses)
         assert client.call(store.append_decision, make.decision(bandit, "d1")) is None
-    assert client.call(store.append_reward, make.report("d0")).status == "applied"
+    assert client.call(rewards(store), make.report("d0")).status == "applied"
 
 
 def test_a_store_that_is_open_is_not_opened_again(client, store):
@@ -127,16 +129,16 @@ def test_an_interrupted_purge_is_finished_at_the_next_opening(client, store, mak
     doomed, other = make.bandit(client, store, "doomed"), make.bandit(client, store, "other")
     for bandit, name in ((doomed, "d0"), (doomed, "d1"), (other, "o0")):
         client.call(store.append_decision, make.decision(bandit, name))
-        client.call(store.append_reward, make.report(name))
+        client.call(rewards(store), make.report(name))
     store.close()
     with closing(sqlite3.connect(client.path)) as connection, connection:
         connection.execute("UPDATE bandits SET deleted = 9 WHERE name = 'doomed'")
     store = client.open()
     client.call(store.sync)
     with closing(sqlite3.connect(client.path)) as connection:
-        for table in ("decisions", "rewards", "outcomes"):
-            rows = connection.execute(f"SELECT decision_id FROM {table}").fetchall()
-            assert rows == [("o0",)], table
+        for table in ("decisions", "rewards", "ledger"):
+            rows = connection.execute(f"SELECT key >> {TIME_BITS} FROM {table}").fetchall()
+            assert rows == [(other.key,)], table
     with store.reader() as reader:
         assert (reader.head(doomed.key), reader.head(other.key)) == (0, 1)
         assert reader.deleted() == [doomed.uid]
@@ -151,7 +153,7 @@ def test_a_database_of_a_newer_release_is_refused_and_unchanged(client, store, m
         client.open()
     with closing(sqlite3.connect(client.path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
-        assert connection.execute("SELECT value FROM meta").fetchall() == [(1,)]
+        assert connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchall() == [(1,)]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):

@@ -14,18 +14,26 @@ import msgpack
 import numpy as np
 import pytest
 
-from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import ActionId, LogPosition
+from bandexa_core.ids import ActionId, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import (
+    CatalogueRow,
+    ConfigRow,
+    Group,
+    ImportRow,
+    LearnRow,
+    LogRow,
+    row_by_row,
+)
 from bandexa_core.spec import SelectionSpec, TrainingSpec
 from service.store.errors import StoreDamaged
 from service.store.protocol import Logged
-from service.store.sqlite.codec import GENESIS_HASH, chain_hash
 from service.store.sqlite.tail import LogTail
+from tests.store.conftest import Blocker
+from tests.store.reporting import first_step, rewards
 
 DECISIONS = itertools.count()
-LEARN, CATALOGUE, CONFIG = 1, 2, 3
+LEARN = 1
 FAR = LogPosition(1 << 40)
 
 
@@ -47,7 +55,7 @@ def fill(client, store, make, bandit) -> list[LogRow]:
         client.call(store.append_change, bandit, change("a0", "a1")),
         *learn(client, store, make, bandit, 3),
         client.call(store.append_config, bandit, spec),
-        client.call(store.append_import, bandit, lambda position, log_hash: 4),
+        client.call(store.append_import, bandit, SnapshotVersion(4)),
         *learn(client, store, make, bandit, 2),
         client.call(store.append_change, bandit, retired("a0")),
     ]
@@ -60,36 +68,38 @@ def learn(client, store, make, bandit, num: int) -> list[LearnRow]:
     for number in range(num):
         name = f"d{next(DECISIONS)}"
         client.call(store.append_decision, make.decision(bandit, name))
-        rows.append(client.call(store.append_reward, make.report(name, number / 7)).row)
+        rows.append(client.call(rewards(store), make.report(name, number / 7)).row)
     return rows
 
 
 def stored_log(client, bandit) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(client.path)) as connection:
         return connection.execute(
-            "SELECT position, kind, time, decision_id, item, origin, before, after, payload, hash"
-            " FROM log WHERE bandit = ? ORDER BY position",
+            "SELECT position, kind, time, key, item, origin, before, after, low, high, payload,"
+            " ends, hash FROM log WHERE bandit = ? ORDER BY position",
             (bandit.key,),
         ).fetchall()
 
 
 def assert_chained(client, bandit) -> None:
-    """Check that each hash covers the one before and its row (of an import, not the version)."""
-    previous = b""
-    for position, kind, time, *values, payload, found in stored_log(client, bandit):
+    """Check that a group's hash covers the one before and its rows."""
+    previous, leaves = b"", []
+    for position, kind, time, *values, payload, ends, found in stored_log(client, bandit):
         row: tuple[Any, ...] = (position, kind, time)
-        if kind == LEARN:
-            row += tuple(values)
-        elif kind in (CATALOGUE, CONFIG):
-            row += (payload,)
-        previous = blake2b(previous + msgpack.packb(row), digest_size=16).digest()
+        row += tuple(values) if kind == LEARN else (payload,)
+        leaves.append(blake2b(msgpack.packb(row), digest_size=16).digest())
+        if not ends:
+            assert found == leaves[-1], f"position {position}"
+            continue
+        whole = previous + bytes([ends]) + b"".join(leaves)
+        previous, leaves = blake2b(whole, digest_size=16).digest(), []
         assert found == previous, f"position {position}"
+    assert not leaves, "the last group has an end"
 
 
 def followed(reader, bandit, after=0, up_to=FAR, chunk=512) -> list[LogRow]:
-    lists = list(reader.follow(bandit, LogPosition(after), LogPosition(up_to), chunk))
-    assert all(0 < len(rows) <= chunk for rows in lists)
-    return [row for rows in lists for row in rows]
+    groups = list(reader.follow(bandit, LogPosition(after), LogPosition(up_to), chunk))
+    return [row for group in groups for row in group.rows]
 
 
 def answer_of(row: LogRow | Logged) -> Any:
@@ -133,7 +143,7 @@ def test_a_reader_returns_the_rows_that_were_answered(client, store, make):
         assert reader.head(bandit.key) == len(answered) == 9
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == 5
         assert reader.count_learned(bandit.key, LogPosition(2), LogPosition(7)) == 3
-        assert reader.imports(bandit.key) == [4]
+        assert reader.imports(bandit.key) == {4: 6}
         imports = [reader.last_import(bandit.key, LogPosition(n)) for n in (5, 6, 9)]
         assert imports == [0, 6, 6]
     assert [answer_of(row) for row in read] == [answer_of(row) for row in answered]
@@ -156,7 +166,7 @@ def test_following_in_chunks_equals_following_whole(client, store, make, chunk):
 def test_a_follower_finds_the_newest_rows_in_memory_and_they_are_those_on_disk(
     client, store, make, monkeypatch
 ):
-    monkeypatch.setattr("service.store.sqlite.tail.MAX_ROWS", 6)
+    monkeypatch.setattr("service.store.sqlite.tail.MAX_GROUPS", 6)
     bandit = make.bandit(client, store)
     fill(client, store, make, bandit)
     with store.reader() as reader, store.follower() as follower:
@@ -173,11 +183,12 @@ def test_a_follower_finds_the_newest_rows_in_memory_and_they_are_those_on_disk(
 
 def test_a_row_that_was_rolled_back_is_not_in_memory() -> None:
     tail = LogTail()
-    lost, found = (CatalogueRow(LogPosition(1), time, change("a")) for time in (1.0, 2.0))
-    tail.add(7, lost)
+    rows = [CatalogueRow(LogPosition(1), time, change("a")) for time in (1.0, 2.0)]
+    lost, found = map(row_by_row, rows)
+    tail.add(7, lost, 0)
     assert tail.read(7, LogPosition(0), LogPosition(1)) is None, "it is not committed"
     tail.roll_back()
-    tail.add(7, found)
+    tail.add(7, found, 0)
     tail.commit()
     assert tail.read(7, LogPosition(0), LogPosition(1)) == [found]
     assert tail.read(8, LogPosition(0), LogPosition(1)) is None
@@ -194,7 +205,7 @@ def test_logs_that_differ_anywhere_differ_in_their_hash(client, store, make):
     for name, value in (("one", 0.5), ("two", 0.25)):
         bandit = make.bandit(client, store, name)
         client.call(store.append_decision, make.decision(bandit, f"{name}-d"))
-        client.call(store.append_reward, make.report(f"{name}-d", value))
+        client.call(rewards(store), make.report(f"{name}-d", value))
         client.call(store.append_change, bandit, change("a0"))
         with store.reader() as reader:
             assert reader.hash_at(bandit.key, LogPosition(0)) == b""
@@ -233,34 +244,6 @@ def test_the_configuration_is_the_fold_of_its_rows_at_any_position(client, store
     assert record == bandit
 
 
-def test_an_import_is_published_at_its_row_before_the_commit(client, store, make):
-    bandit = make.bandit(client, store)
-    learn(client, store, make, bandit, 2)
-    published = []
-
-    def publish(position: LogPosition, log_hash: bytes) -> int:
-        with store.reader() as reader:
-            published.append((position, log_hash, reader.head(bandit.key)))
-        return 12
-
-    row = client.call(store.append_import, bandit, publish)
-    assert (row.position, row.version) == (3, 12)
-    with store.reader() as reader:
-        assert published == [(3, reader.hash_at(bandit.key, LogPosition(3)), 2)]
-
-
-def test_an_import_whose_snapshot_cannot_be_written_is_not_logged(client, store, make):
-    bandit = make.bandit(client, store)
-    learn(client, store, make, bandit, 1)
-
-    def publish(position: LogPosition, log_hash: bytes) -> int:
-        raise SnapshotError("no room")
-
-    with pytest.raises(SnapshotError, match="no room"):
-        client.call(store.append_import, bandit, publish)
-    assert [row.position for row in learn(client, store, make, bandit, 1)] == [2]
-
-
 def test_the_log_continues_after_the_store_is_opened_again(client, store, make):
     bandit = make.bandit(client, store)
     answered = fill(client, store, make, bandit)
@@ -291,10 +274,45 @@ def test_every_opening_is_counted(client):
 def test_a_reward_of_minus_zero_is_hashed_as_it_is_stored(client, store, make):
     bandit = make.bandit(client, store)
     client.call(store.append_decision, make.decision(bandit, "d0"))
-    row = client.call(store.append_reward, make.report("d0", -0.0)).row
+    row = client.call(rewards(store), make.report("d0", -0.0)).row
     assert math.copysign(1.0, row.after) == 1.0
-    with closing(sqlite3.connect(client.path)) as connection:
-        [(*values, found)] = connection.execute(
-            "SELECT position, kind, time, decision_id, item, origin, before, after, hash FROM log"
-        )
-    assert chain_hash(GENESIS_HASH, values) == found
+    assert_chained(client, bandit)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 512])
+def test_learn_rows_of_one_transaction_are_groups_that_are_read_whole(client, store, make, chunk):
+    """Up to 64 rows of a bandit, in order, whatever is appended to other logs in between."""
+    one, other = make.bandit(client, store, "one"), make.bandit(client, store, "other")
+    made = [make.decision((one, other)[n % 5 == 4], f"d{n}") for n in range(250)]
+    for record in made:
+        client.call(store.append_decision, record)
+    with Blocker(client, store):
+        for number, record in enumerate(made):
+            bandit = (one, other)[number % 5 == 4]
+            client.ask(store.append_step, first_step(bandit, record, number / 7))
+        client.ask(store.append_change, one, change("a0"))
+        last = make.decision(one, "last")
+        client.ask(store.append_decision, last)
+        ended = client.ask(store.append_step, first_step(one, last))
+    ended.result(20)
+    with store.reader() as reader, store.follower() as follower:
+        for bandit, sizes in ((one, [64, 64, 64, 8, 1, 1]), (other, [50])):
+            groups = list(reader.follow(bandit, LogPosition(0), FAR, chunk))
+            assert [len(group.rows) for group in groups] == sizes
+            assert [group.as_block for group in groups] == [size > 1 for size in sizes]
+            positions = [row.position for group in groups for row in group.rows]
+            assert positions == list(range(1, sum(sizes) + 1))
+            ends = list(itertools.accumulate(sizes))
+            for position in range(1, len(positions) + 1):
+                found = reader.hash_at(bandit.key, LogPosition(position))
+                assert (found is not None) == (position in ends), "only a group's end has a hash"
+            newest = list(follower.follow(bandit, LogPosition(0), reader.head(bandit.key)))
+            assert [plain_group(group) for group in newest] == list(map(plain_group, groups))
+            part = list(reader.follow(bandit, LogPosition(ends[0]), LogPosition(ends[-1]), chunk))
+            assert list(map(plain_group, part)) == list(map(plain_group, groups[1:]))
+    assert_chained(client, one)
+    assert_chained(client, other)
+
+
+def plain_group(group: Group) -> Any:
+    return group.as_block, [plain(row) for row in group.rows]

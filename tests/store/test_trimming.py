@@ -8,11 +8,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from bandexa_core.ids import ActionId, LogPosition
+from bandexa_core.ids import ActionId, DecisionKey, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import LearnRow
 from bandexa_core.replay.evicted import ranks
-from service.store.errors import LogTrimmed, UnknownDecision
+from service.store.errors import LogTrimmed, StoreDamaged, UnknownDecision
+from tests.store.reporting import rewards
 
 FAR = LogPosition(1 << 40)
 
@@ -26,7 +27,7 @@ def decide(client, store, make, bandit, first: int, num: int, time: float = 5.0)
 def learn(client, store, make, bandit, first: int, num: int) -> None:
     decide(client, store, make, bandit, first, num)
     for number in range(first, first + num):
-        client.call(store.append_reward, make.report(f"d{number}", number / 8))
+        client.call(rewards(store), make.report(f"d{number}", number / 8))
 
 
 def trim(client, store, bandit, up_to: int, size: int = 100) -> None:
@@ -35,8 +36,8 @@ def trim(client, store, bandit, up_to: int, size: int = 100) -> None:
 
 
 def rows_after(reader, bandit, after: int) -> list[LearnRow]:
-    chunks = reader.follow(bandit, LogPosition(after), FAR)
-    return [row for chunk in chunks for row in chunk if isinstance(row, LearnRow)]
+    groups = reader.follow(bandit, LogPosition(after), FAR)
+    return [row for group in groups for row in group.rows if isinstance(row, LearnRow)]
 
 
 @pytest.fixture
@@ -83,23 +84,23 @@ def test_the_newest_row_stays(client, store, make, bandit):
 def test_decisions_are_removed_once_no_row_refers_to_them(client, store, make, bandit):
     learn(client, store, make, bandit, 0, 10)
     decide(client, store, make, bandit, 10, 3)  # never rewarded
-    client.call(store.append_reward, make.report("d1", 9.0))  # row 11 corrects row 2
+    client.call(rewards(store), make.report("d1", 9.0))  # row 11 corrects row 2
     trim(client, store, bandit, 6)
-    dropped = client.call(store.drop_decisions, 5.0 + 11, 0)
+    dropped = client.call(store.drop_decisions, bandit, 5.0 + 11, DecisionKey(0))
     assert (dropped.num, dropped.more) == (6, False)  # d0, d2 to d5; and d10, which has no reward
     with store.reader() as reader:
         left = [name for name in (f"d{n}" for n in range(13)) if reader.answer(name) is not None]
         assert left == ["d1", *(f"d{n}" for n in range(6, 10)), "d11", "d12"]
         assert [row.after for row in rows_after(reader, bandit, 6)][-1] == 9.0
     with pytest.raises(UnknownDecision):
-        client.call(store.append_reward, make.report("d0"))
-    assert client.call(store.append_reward, make.report("d1", 2.0)).row.before == 9.0
+        client.call(rewards(store), make.report("d0"))
+    assert client.call(rewards(store), make.report("d1", 2.0)).row.before == 9.0
 
 
 def test_a_decision_whose_window_is_open_stays(client, store, make):
     windowed = make.bandit(client, store, name="w", rewards=make.window(1000.0))
     decide(client, store, make, windowed, 0, 3)
-    assert client.call(store.drop_decisions, 1e9, 0).num == 0
+    assert client.call(store.drop_decisions, windowed, 1e9, DecisionKey(0)).num == 0
 
 
 @pytest.mark.parametrize("steps", [[40], [3, 17, 18, 40]])
@@ -154,9 +155,9 @@ def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, ban
 def test_values_are_those_of_the_requested_position(client, store, make, bandit):
     learn(client, store, make, bandit, 0, 10)
     trim(client, store, bandit, 5)
-    client.call(store.append_reward, make.report("d1", 7.0))  # row 11, of a row that left the log
-    client.call(store.append_reward, make.report("d8", 8.0))  # row 12, of one that is in it
-    client.call(store.append_reward, make.report("d1", 6.0))  # row 13
+    client.call(rewards(store), make.report("d1", 7.0))  # row 11, of a row that left the log
+    client.call(rewards(store), make.report("d8", 8.0))  # row 12, of one that is in it
+    client.call(rewards(store), make.report("d1", 6.0))  # row 13
     with store.reader() as reader:
 
         def values(position: int) -> tuple[float, float]:
@@ -176,6 +177,63 @@ def test_without_a_sample_no_removed_row_stays(client, store, make, bandit):
     with store.reader() as reader:
         assert reader.evicted(bandit, LogPosition(15), FAR, 10) is None
         assert reader.trim(bandit.key).learned == 15
+
+
+def catalogue_change(*ids: str, value: float) -> CatalogueChange:
+    names = tuple(ActionId(name) for name in ids)
+    features = np.full((len(ids), 2), value, np.float32)
+    return CatalogueChange(names, features, np.array([value < 3] * len(ids), np.bool_))
+
+
+def test_changes_of_the_catalogue_go_once_no_decision_is_older(client, store, make, bandit):
+    """Rows 1, 2, 4 and 6 change it; d0 was made at row 2, d1 at row 4."""
+    client.call(store.append_change, bandit, catalogue_change("a", "b", value=1.0))
+    client.call(store.append_change, bandit, catalogue_change("c", value=2.0))
+    for number, at in enumerate((2, 4)):
+        decision = make.decision(bandit, f"d{number}")._replace(position=LogPosition(at), time=at)
+        client.call(store.append_decision, decision)
+        client.call(rewards(store), make.report(f"d{number}"))
+        client.call(store.append_change, bandit, catalogue_change("b", value=number + 3.0))
+    learn(client, store, make, bandit, 10, 1)  # row 7
+    with store.reader() as reader:
+        before = {n: reader.catalogue_at(bandit, LogPosition(n)) for n in range(1, 8)}
+        assert reader.removable_changes(bandit.key) == (0, 0), "the log still begins at row 1"
+        trim(client, store, bandit, 5)
+        up_to, num_bytes = reader.removable_changes(bandit.key)
+        assert up_to == 2, "d0 was made there"
+        assert num_bytes > 0
+        client.call(store.drop_decisions, bandit, 3.0, DecisionKey(0))
+        assert reader.removable_changes(bandit.key)[0] == 2, "its row, 3, is sampled"
+        trim(client, store, bandit, 6, size=0)
+        up_to, _ = reader.removable_changes(bandit.key)
+        assert up_to == 4, "d1 was made there"
+        client.call(store.trim_catalogue, bandit, before[7], LogPosition(7))
+        assert reader.removable_changes(bandit.key)[1] > 0, "the log does not begin there"
+
+
+def test_the_catalogue_is_the_same_after_its_changes_went(client, store, make, bandit):
+    client.call(store.append_change, bandit, catalogue_change("a", "b", value=1.0))
+    client.call(store.append_change, bandit, catalogue_change("c", "a", value=4.0))
+    learn(client, store, make, bandit, 0, 3)
+    client.call(store.append_change, bandit, catalogue_change("d", value=2.0))  # row 6
+    learn(client, store, make, bandit, 3, 1)
+    trim(client, store, bandit, 6, size=0)
+    with store.reader() as reader:
+        expected = {n: reader.catalogue_at(bandit, LogPosition(n)) for n in range(2, 8)}
+        client.call(store.trim_catalogue, bandit, expected[2], LogPosition(2))
+        for position, catalogue in expected.items():
+            found = reader.catalogue_at(bandit, LogPosition(position))
+            assert (found.ids, found.slots) == (catalogue.ids, catalogue.slots)
+            assert found.features.tobytes() == catalogue.features.tobytes()
+            assert found.enabled.tolist() == catalogue.enabled.tolist()
+        with pytest.raises(LogTrimmed, match="before row 2"):
+            reader.catalogue_at(bandit, LogPosition(1))
+        with closing(sqlite3.connect(client.path)) as connection, connection:
+            left = connection.execute("SELECT position FROM log WHERE kind = 2").fetchall()
+            assert left == [(6,)]
+            connection.execute("UPDATE catalogues SET change = zeroblob(30)")
+        with pytest.raises(StoreDamaged, match="at row 2 is damaged"):
+            reader.catalogue_at(bandit, LogPosition(7))
 
 
 def test_a_deleted_bandit_leaves_no_sample(client, store, make, bandit):

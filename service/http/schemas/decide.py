@@ -93,6 +93,9 @@ class RewardRequest(Body, frozen=True, kw_only=True):
     """How a decision went."""
 
     decision_id: Id
+    bandit: Annotated[str, Meta(description="The decision's bandit, where it is known.")] | None = (
+        None
+    )
     reward: Annotated[float, Meta(ge=-MAX_SIZE, le=MAX_SIZE)]
     reward_id: Id | None = None
     action: (

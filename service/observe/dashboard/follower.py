@@ -21,8 +21,16 @@ from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
 from service.settings import Settings
 from service.store.errors import StoreError
-from service.store.sqlite.aggregates import DECISIONS, AggregateReader, AggregateWriter, Cursor
-from service.store.sqlite.counting import CountingReader
+from service.store.identity import first_key
+from service.store.opening import open_counting
+from service.store.protocol import CountingReader
+from service.store.records import CountedRow
+from service.store.sqlite.aggregates import (
+    DECISIONS,
+    AggregateReader,
+    AggregateWriter,
+    decisions_of,
+)
 
 log = logging.getLogger(__name__)
 CHUNK = 250
@@ -37,7 +45,7 @@ BYTES = 64 << 10  # of packed actions in one chunk; a single decision may have m
 @asynccontextmanager
 async def following(settings: Settings, metrics: Metrics) -> AsyncIterator[Follower]:
     """Run a follower until the exit; what it has not counted by then, the next one counts."""
-    follower = Follower(settings.database, settings.aggregates, metrics.stages.total)
+    follower = Follower(open_counting(settings.database), settings.aggregates, metrics.stages.total)
     follower.start()
     try:
         yield follower
@@ -49,7 +57,7 @@ class Follower:
     """Brings the aggregates up to date with the store.
 
     Args:
-        database: The store's file.
+        store: Reads what is counted; closed with the follower.
         path: The aggregates' file; rebuilt where it is not usable.
         times: Durations of selects since the server's start.
 
@@ -57,16 +65,17 @@ class Follower:
         behind: Whether there are rows that are not counted yet.
     """
 
-    def __init__(self, database: Path, path: Path, times: Tally) -> None:
+    def __init__(self, store: CountingReader, path: Path, times: Tally) -> None:
         self.path = path
         self.behind = True
         self._times = times
         self._recorded = [0] * len(times.counts)
         self._recorded_at = time.time()
         self._pruned_at = -math.inf
+        self._counted_last = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
-        self._store = CountingReader(database)
+        self._store = store
         self._aggregates = AggregateWriter(path)
 
     def start(self) -> None:
@@ -106,7 +115,7 @@ class Follower:
         heads = self._store.heads(live)
         self._rebuild_if_ahead(live, heads)
         counts = Counts()
-        cursors: dict[str, Cursor] = {}
+        cursors: dict[str, int] = {}
         more = self._decisions(live, counts, cursors)
         for key, uid in live.items():
             more |= self._values(key, uid, heads[key], counts, cursors)
@@ -124,7 +133,7 @@ class Follower:
     def _rebuild_if_ahead(self, live: dict[int, BanditUid], heads: dict[int, int]) -> None:
         """Drop the counts of a store that was replaced by an older one (a backup)."""
         for key, uid in live.items():
-            if self._aggregates.cursor(uid).at > heads[key]:
+            if self._aggregates.cursor(uid) > heads[key]:
                 log.warning("%s is ahead of the log: it is rebuilt", self.path.name)
                 self._aggregates.close()
                 AggregateWriter.remove(self.path)
@@ -132,48 +141,61 @@ class Follower:
                 return
 
     def _decisions(
-        self, live: dict[int, BanditUid], counts: Counts, cursors: dict[str, Cursor]
+        self, live: dict[int, BanditUid], counts: Counts, cursors: dict[str, int]
     ) -> bool:
-        cursor = self._resumed(self._aggregates.cursor(DECISIONS))
-        rows = self._store.decisions(cursor.at, CHUNK, BYTES)
-        before, now = cursor, time.time()
-        for row in rows:
-            if row.propensity is None and abs(now - row.time) < PROPENSITY_WAIT_S:
-                rows = []
-                break
-            cursor = Cursor(row.row, row.decision_id, max(row.time, cursor.time))
-            if row.bandit in live:
-                decision = CountedDecision(
-                    row.time, row.actions(), row.propensity, row.explored, row.std
-                )
-                counts.add_decision(live[row.bandit], decision)
-        if cursor is not before:
-            cursors[DECISIONS] = cursor
-        return len(rows) == CHUNK or sum(len(row.packed) for row in rows) >= BYTES
+        """Count one chunk of decisions, of as many bandits as it takes; returns if there is more.
 
-    def _resumed(self, cursor: Cursor) -> Cursor:
-        """Return where to continue: the row that was counted last may be deleted."""
-        if cursor.mark is None:
-            return cursor
-        at = self._store.resume_after(cursor.at, cursor.mark, cursor.time)
-        return cursor if at == cursor.at else Cursor(at, None, cursor.time)
+        Each chunk begins with the bandit after the one that ended the last chunk.
+        """
+        keys = sorted(live, key=lambda key: (key <= self._counted_last, key))
+        left, left_bytes = CHUNK, BYTES
+        for key in keys:
+            rows = self._store.decisions(key, self._counted(key, live[key]), left, left_bytes)
+            num = self._count(live[key], rows, counts, cursors)
+            left -= num
+            left_bytes -= sum(row.num_bytes for row in rows[:num])
+            if left <= 0 or left_bytes <= 0:
+                self._counted_last = key
+                return True
+        return False
+
+    def _counted(self, key: int, uid: BanditUid) -> int:
+        """Return the key of the last counted decision of a bandit."""
+        at = self._aggregates.cursor(decisions_of(uid))
+        # Version 1 counted rows of all bandits; a migrated store has them at these keys.
+        return at or first_key(key) + self._aggregates.cursor(DECISIONS)
+
+    def _count(
+        self, uid: BanditUid, rows: list[CountedRow], counts: Counts, cursors: dict[str, int]
+    ) -> int:
+        """Count rows up to the first one that waits for its propensity; returns how many."""
+        now = time.time()
+        for num, row in enumerate(rows):
+            if row.propensity is None and abs(now - row.time) < PROPENSITY_WAIT_S:
+                return num
+            cursors[decisions_of(uid)] = row.key
+            counts.add_decision(
+                uid,
+                CountedDecision(row.time, row.actions, row.propensity, row.explored, row.std),
+            )
+        return len(rows)
 
     def _values(
-        self, key: int, uid: str, head: int, counts: Counts, cursors: dict[str, Cursor]
+        self, key: int, uid: str, head: int, counts: Counts, cursors: dict[str, int]
     ) -> bool:
         cursor = self._aggregates.cursor(uid)
-        if cursor.at >= head:
+        if cursor >= head:
             return False
-        rows = self._store.learned(key, cursor.at, head, CHUNK)
+        rows = self._store.learned(key, cursor, head, CHUNK)
         for row in rows:
             if row.before is None:
                 delay = None if row.decided is None else max(0.0, row.time - row.decided)
                 counts.add_value(uid, row.time, row.after, delay)
             elif row.first_learned is not None:  # otherwise the corrected value has left the log
                 counts.correct_value(uid, row.first_learned, row.before, row.after)
-            cursors[uid] = cursor = Cursor(row.position, None, row.time)
+            cursors[uid] = row.position
         if len(rows) < CHUNK:  # skip the other rows: changes of a catalogue are megabytes to read
-            cursors[uid] = Cursor(head, None, cursor.time)
+            cursors[uid] = head
         return len(rows) == CHUNK
 
     def _record_times(self, now: float) -> None:

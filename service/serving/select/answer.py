@@ -23,14 +23,16 @@ from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownAction
+from service.serving.recent import RecentDecisions
 from service.serving.select.batcher import DecisionBatcher
 from service.serving.select.commands import CandidateInput, Decision, Scores, SelectCommand
 from service.serving.select.decide import Pending
 from service.serving.select.encoder_queue import EncoderQueue
 from service.settings import Settings
 from service.store.errors import Conflict, InvalidRequest, Unavailable
+from service.store.identity import is_server_form
 from service.store.protocol import EventStore, LogReader
-from service.store.records import StoredAnswer
+from service.store.records import DecisionRecord, StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Selecting:
         store: Stores decisions.
         reader: Finds stored decisions.
         batcher: Draws decisions.
+        recent: Receives the new decisions.
         panels: One thread that computes late propensities; ends after the store.
         encoders: One thread that runs slow encoders; likewise.
     """
@@ -57,6 +60,7 @@ class Selecting:
         store: EventStore,
         reader: LogReader,
         batcher: DecisionBatcher,
+        recent: RecentDecisions,
         panels: Executor,
         encoders: Executor,
     ) -> None:
@@ -65,6 +69,7 @@ class Selecting:
         self._store = store
         self._reader = reader
         self._batcher = batcher
+        self._recent = recent
         self._panels = panels
         self._encoder_queue = EncoderQueue(
             encoders,
@@ -95,6 +100,8 @@ class Selecting:
         started = time.perf_counter()
         if command.decision_id is not None:
             about(command.decision_id)
+            if is_server_form(command.decision_id):
+                raise InvalidRequest("decision_id", "has the form of the ids that servers make")
         bandit = self._bandit(command.bandit)
         try:
             context = bandit.context(command.context)
@@ -113,12 +120,13 @@ class Selecting:
         about(record.decision_id)
         if earlier is None:
             answer = Decision.of(record)
+            self._recent.made(record, bandit.record)
             bandit.vitals.decided(
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
                 choice=drawn.several, activated=record.activated,
             )  # fmt: skip
             if drawn.late_propensity is not None:
-                self._fill_in(record.decision_id, drawn.late_propensity)
+                self._fill_in(record, drawn.late_propensity)
             if DECISIONS.isEnabledFor(logging.DEBUG):
                 DECISIONS.debug("decision", extra=_log_fields(command.bandit, answer))
         else:
@@ -132,18 +140,18 @@ class Selecting:
         )
         return answer
 
-    def _fill_in(self, decision_id: DecisionId, compute: Callable[[], float]) -> None:
+    def _fill_in(self, record: DecisionRecord, compute: Callable[[], float]) -> None:
         """Compute a propensity on a thread after the answer, and add it to the decision."""
 
         def stored(_: None, error: Exception | None) -> None:
             if error is not None:
-                fields = {"decision_id": decision_id}
+                fields = {"decision_id": record.decision_id}
                 log.warning("a propensity could not be stored: %s", error, extra=fields)
 
         def computed(future: asyncio.Future[float]) -> None:
             self._late.discard(future)
             if not future.cancelled():
-                self._store.append_propensity(decision_id, future.result(), stored)
+                self._store.append_propensity(record.key, future.result(), stored)
 
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._panels, compute)

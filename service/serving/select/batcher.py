@@ -16,6 +16,7 @@ from bandexa_core.ids import DecisionId
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
 from service.serving.select.decide import Drawn, Pending, draw, draw_together
+from service.store.identity import DecisionIds
 from service.store.protocol import Done
 from service.store.records import DecisionRecord, StoredAnswer
 
@@ -30,6 +31,7 @@ class DecisionBatcher:
     Args:
         loop: The event loop.
         store: Appends a decision to the store.
+        ids: Makes the ids of decisions.
         max_inline_bytes: See the settings.
     """
 
@@ -37,10 +39,12 @@ class DecisionBatcher:
         self,
         loop: asyncio.AbstractEventLoop,
         store: Callable[[DecisionRecord, Done[StoredAnswer | None]], None],
+        ids: DecisionIds,
         max_inline_bytes: int,
     ) -> None:
         self._loop = loop
         self._store = store
+        self._ids = ids
         self._max_inline_bytes = max_inline_bytes
         self._queue: deque[tuple[Pending, asyncio.Future[Stored]]] = deque()
         self._queued_ids: Counter[DecisionId] = Counter()  # ids of callers, in the queue
@@ -85,7 +89,8 @@ class DecisionBatcher:
         """Draw the oldest selects; each is answered, whatever happens to the others."""
         for group in self._next_groups():
             try:
-                drawn = draw_together([each for each, _ in group]) if len(group) > 1 else None
+                several = [each for each, _ in group] if len(group) > 1 else None
+                drawn = None if several is None else draw_together(several, self._ids)
             except Exception:  # one of them failed: each is drawn and answered on its own
                 drawn = None
             if drawn is None:
@@ -97,7 +102,7 @@ class DecisionBatcher:
     def _draw_each(self, group: _Group) -> None:
         for pending, future in group:
             try:
-                drawn = draw(pending, self._max_inline_bytes)
+                drawn = draw(pending, self._ids, self._max_inline_bytes)
             except Exception as error:  # the caller receives it
                 future.set_exception(error)
             else:

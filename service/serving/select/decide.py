@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import ActionId, ActionSlot, DecisionId, new_decision_id
+from bandexa_core.ids import ActionId, ActionSlot, DecisionId, DecisionKey
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
 from service.serving.bandit import Bandit
 from service.serving.select.commands import InlineCandidates, Offer, SelectCommand
 from service.store.errors import InvalidRequest
+from service.store.identity import DecisionIds
 from service.store.records import ChosenAction, DecisionRecord
 
 
@@ -57,7 +58,7 @@ class Drawn(NamedTuple):
     draw_s: float
 
 
-def draw(pending: Pending, max_inline_bytes: int) -> Drawn:
+def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
     """Draw one decision.
 
     Raises:
@@ -71,17 +72,17 @@ def draw(pending: Pending, max_inline_bytes: int) -> Drawn:
         raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
     if command.retrieve is not None and command.retrieve < num:
         raise InvalidRequest("retrieve", f"must be at least k = {num}")
-    decision_id = _id_for(command)
+    key, decision_id = _identity(pending, ids)
     try:
         choice = bandit.model.select(
             decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
-    return _drawn(pending, decision_id, offer, choice, started, max_inline_bytes)
+    return _drawn(pending, key, decision_id, offer, choice, started, max_inline_bytes)
 
 
-def draw_together(pending: Sequence[Pending]) -> list[Drawn]:
+def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
     """Draw several plain selects of one bandit: exactly what `draw` returns for each.
 
     Raises:
@@ -90,24 +91,27 @@ def draw_together(pending: Sequence[Pending]) -> list[Drawn]:
     started = time.perf_counter()
     bandit = pending[0].bandit
     offer = bandit.offer(None)
-    ids = [_id_for(each.command) for each in pending]
+    made = [_identity(each, ids) for each in pending]
+    contexts = [each.ready for each in pending]
     try:
-        choices = bandit.model.select_many(ids, [each.ready for each in pending], offer.candidates)
+        choices = bandit.model.select_many([name for _, name in made], contexts, offer.candidates)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
     started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share each
     return [
-        _drawn(each, decision_id, offer, choice, started, 0)
-        for each, decision_id, choice in zip(pending, ids, choices, strict=True)
+        _drawn(each, key, decision_id, offer, choice, started, 0)
+        for each, (key, decision_id), choice in zip(pending, made, choices, strict=True)
     ]
 
 
-def _id_for(command: SelectCommand) -> DecisionId:
-    return command.decision_id or new_decision_id()
+def _identity(pending: Pending, ids: DecisionIds) -> tuple[DecisionKey, DecisionId]:
+    key = ids.new_key(pending.bandit.record.key)
+    return key, pending.command.decision_id or ids.text(key)
 
 
 def _drawn(
     pending: Pending,
+    key: DecisionKey,
     decision_id: DecisionId,
     offer: Offer,
     choice: Choice,
@@ -117,6 +121,7 @@ def _drawn(
     model, command = pending.bandit.model, pending.command
     record = DecisionRecord(
         decision_id=decision_id,
+        key=key,
         bandit=pending.bandit.record.key,
         time=time.time(),
         body_hash=command.body_hash,

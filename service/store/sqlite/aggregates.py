@@ -20,16 +20,15 @@ from typing import Any
 from service.store.sqlite.connection import as_store_errors, connect_reader
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 MOMENT, MINUTE, HOUR = 10, 60, 3600
 SPANS = (MOMENT, MINUTE, HOUR)
 RETENTION_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
 MAX_ACTIONS = 64  # per bucket; actions beyond them are counted together, under `REST`
 REST = ""
-DECISIONS = "decisions"  # the cursor over decisions; those over logs have the bandit's uid
+DECISIONS = "decisions"  # the cursor of version 1, over the rows of all decisions
 TABLES = f"""
-CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL, mark TEXT, time REAL)
-  WITHOUT ROWID;
+CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE buckets (
   bandit TEXT, span INTEGER, start INTEGER, selects INTEGER, chosen INTEGER, propensities INTEGER,
   propensity REAL, surprise REAL, looked INTEGER, explored INTEGER, stds INTEGER, std REAL,
@@ -53,6 +52,8 @@ _UPSERT = (
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in SUMS)
 )
 
+_FROM_1 = "ALTER TABLE cursors DROP COLUMN mark; ALTER TABLE cursors DROP COLUMN time;"
+
 Counted = defaultdict[tuple[str, int], Any]  # a Counter for each key; sums may be floats
 
 
@@ -71,13 +72,9 @@ class Additions:
     delays: Counted = field(default_factory=lambda: defaultdict(Counter))
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a table is counted: the last counted row, its decision id (`mark`) and its time."""
-
-    at: int = 0
-    mark: str | None = None
-    time: float = 0.0
+def decisions_of(uid: str) -> str:
+    """Return the name of the cursor over a bandit's decisions; that over its log is the uid."""
+    return f"{DECISIONS} {uid}"
 
 
 class AggregateWriter:
@@ -109,7 +106,9 @@ class AggregateWriter:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
             found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, VERSION):
+            if found == 1:
+                db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version = {VERSION}; COMMIT;")
+            elif found not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
             if not found:
                 db.executescript(f"BEGIN; {TABLES} COMMIT;")
@@ -132,15 +131,13 @@ class AggregateWriter:
         self.close()
 
     @as_store_errors()
-    def cursor(self, name: str) -> Cursor:
-        """Return how far a table is counted."""
-        found = self._db.execute(
-            "SELECT at, mark, time FROM cursors WHERE name = ?", (name,)
-        ).fetchone()
-        return Cursor() if found is None else Cursor(*found)
+    def cursor(self, name: str) -> int:
+        """Return the last counted row of a table, 0 at first."""
+        found = self._db.execute("SELECT at FROM cursors WHERE name = ?", (name,)).fetchone()
+        return 0 if found is None else int(found[0])
 
     @as_store_errors()
-    def add(self, part: Additions, cursors: dict[str, Cursor]) -> None:
+    def add(self, part: Additions, cursors: dict[str, int]) -> None:
         """Add counts and store how far they reach, in one transaction."""
         db = self._db
         db.execute("BEGIN IMMEDIATE")
@@ -158,10 +155,7 @@ class AggregateWriter:
                     for place, num in counts.items()
                 ],
             )
-            db.executemany(
-                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)",
-                [(name, c.at, c.mark, c.time) for name, c in cursors.items()],
-            )
+            db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?)", list(cursors.items()))
         except BaseException:
             db.execute("ROLLBACK")
             raise
@@ -202,7 +196,8 @@ class AggregateWriter:
     def prune(self, now: float, live: Iterable[str]) -> None:
         """Remove buckets older than the retention of their span, and deleted bandits."""
         names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
-        gone = names.union(self._bandits()) - {DECISIONS, *live}
+        counted = {name.removeprefix(f"{DECISIONS} ") for name in names}
+        gone = counted.union(self._bandits()) - {DECISIONS, *live}
         for table in ("buckets", "shares", "delays"):
             for span, retention_s in RETENTION_S.items():
                 self._db.execute(
@@ -210,7 +205,8 @@ class AggregateWriter:
                 )
             for uid in gone:
                 self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
-        self._db.executemany("DELETE FROM cursors WHERE name = ?", [(uid,) for uid in gone])
+        for uid in gone:
+            self._db.execute("DELETE FROM cursors WHERE name IN (?, ?)", (uid, decisions_of(uid)))
         for span, retention_s in RETENTION_S.items():
             self._db.execute(
                 "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - retention_s)

@@ -9,110 +9,100 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import DecisionKey
+from service.store.identity import DecisionIds, bandit_of, first_key
 from service.store.records import Trim
 from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import describe
 from service.store.sqlite.evicted import trim_of
 from service.store.sqlite.integrity import problems
+from service.store.sqlite.reader import LOG_ROWS, StoredRow
+from service.store.sqlite.tables import decision_ids
 
-_LOG_ROWS = """
-SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
-       l.hash, d.bandit, o.origin, d.chosen, d.context
-FROM log AS l
-LEFT JOIN decisions AS d ON l.kind = 1 AND d.decision_id = l.decision_id
-LEFT JOIN outcomes AS o ON l.kind = 1 AND o.decision_id = l.decision_id AND o.item = l.item
-WHERE l.bandit = ? AND l.position > ? ORDER BY l.position LIMIT ?
-"""
-_OUTCOMES = """
-SELECT o.decision_id, o.item, o.origin, o.value, d.bandit, d.chosen, d.position,
-       d.activated OR EXISTS (SELECT 1 FROM activations AS a WHERE a.decision_id = o.decision_id),
-       w.closed, l.decision_id, l.item, l.before, l.after
-FROM outcomes AS o
-LEFT JOIN decisions AS d ON d.decision_id = o.decision_id
-LEFT JOIN windows AS w ON w.decision_id = o.decision_id
-LEFT JOIN log AS l ON l.bandit = d.bandit AND l.position = o.origin
-WHERE (o.decision_id, o.item) > (?, ?) ORDER BY o.decision_id, o.item LIMIT ?
-"""
-_COUNTED_REWARDS = """
-SELECT decision_id, item, reward FROM rewards
-WHERE decision_id BETWEEN ? AND ? AND status IN ('applied', 'aggregated')
-ORDER BY decision_id, rowid
+_LEDGER = """
+SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
+  d.activated
+FROM ledger AS l LEFT JOIN decisions AS d ON d.key = l.key
+WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
 _REWARDS = """
-SELECT r.rowid, r.decision_id, r.item, r.status, d.bandit, o.origin,
-       CASE WHEN o.origin IS NULL THEN d.activated
-         OR EXISTS (SELECT 1 FROM activations AS a WHERE a.decision_id = r.decision_id) END
-FROM rewards AS r
-LEFT JOIN decisions AS d ON d.decision_id = r.decision_id
-LEFT JOIN outcomes AS o ON o.decision_id = r.decision_id AND o.item = r.item
-WHERE r.rowid > ? ORDER BY r.rowid LIMIT ?
+SELECT key, item, reward, seq, status FROM rewards WHERE key > ? AND key <= ? ORDER BY key, seq
 """
+_WINDOWS = """
+SELECT w.closes, w.key, d.key IS NOT NULL, l.closed FROM windows AS w
+LEFT JOIN decisions AS d ON d.key = w.key LEFT JOIN ledger AS l ON l.key = w.key
+WHERE (w.closes, w.key) > (?, ?) ORDER BY w.closes, w.key LIMIT ?
+"""
+_NOT_CLOSED = """
+SELECT d.key FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+WHERE d.key > ? AND d.key < ? AND l.closed IS NULL ORDER BY d.key LIMIT ?
+"""
+_LAST_KEY = (1 << 63) - 1
 
 
-class LogRowFound(NamedTuple):
-    """A row of a log, with the matching rows of other tables (None where they are missing).
-
-    Attributes:
-        hash: The stored hash of the log up to this row.
-        decision_bandit: The key of the bandit of its decision.
-        outcome_origin: The position of the first learn row according to `outcomes`.
-        chosen, context: Those of its decision, as they are stored.
-    """
-
-    position: int
-    kind: int
-    time: float
-    decision_id: str
-    item: int
-    origin: int
-    before: float | None
-    after: float
-    payload: bytes | None
-    hash: bytes
-    decision_bandit: int | None
-    outcome_origin: int | None
-    chosen: bytes | None
-    context: bytes | None
-
-
-class OutcomeFound(NamedTuple):
-    """A learned value, with its decision and its first learn row (None where they are missing).
+class LedgerFound(NamedTuple):
+    """A ledger row, with its decision.
 
     Attributes:
-        origin, value: The position of the first learn row and the newest value in `outcomes`.
-        bandit, chosen, decided_at, active: Those of the decision; `decided_at` is its position.
-        closed: When its reward window closed, None while it is open or without one.
-        first_decision, first_item, first_before, first_value: Those of the log row at `origin`.
+        version: How many steps it counts.
+        num_rewards: How many rewards it counts.
+        activated, closed: Times, None where that did not happen.
+        items: As they are stored.
+        decision_id: None where there is no such decision.
+        chosen, decided_at: Those of the decision; `decided_at` is its position.
+        active: Whether rewards count from the start.
     """
 
-    decision_id: str
-    item: int
-    origin: int
-    value: float
-    bandit: int | None
-    chosen: bytes
-    decided_at: int
-    active: bool
+    key: DecisionKey
+    version: int
+    num_rewards: int
+    activated: float | None
     closed: float | None
-    first_decision: str | None
-    first_item: int | None
-    first_before: float | None
-    first_value: float | None
+    items: bytes
+    decision_id: str | None
+    chosen: bytes | None
+    decided_at: int | None
+    active: bool
+
+    @property
+    def bandit(self) -> int:
+        """The key of its bandit."""
+        return bandit_of(self.key)
 
 
 class RewardFound(NamedTuple):
-    """A reported reward. `origin`: the position of its first learn row, None without one."""
+    """A reported reward; `seq` is its number among those of the decision, from 1."""
 
-    row: int
-    decision_id: str
+    key: DecisionKey
     item: int
+    reward: float
+    seq: int
     status: str
-    bandit: int | None
-    origin: int | None
-    active: bool | None
+
+
+class WindowFound(NamedTuple):
+    """An open window: whether its decision is stored, and when the ledger says it was closed."""
+
+    closes: float
+    key: DecisionKey
+    has_decision: bool
+    closed: float | None
+
+
+class FirstRow(NamedTuple):
+    """The log row that an item of the ledger names as the first to learn its value."""
+
+    key: int | None
+    item: int | None
+    before: float | None
+    after: float | None
 
 
 def integrity_problems(path: Path, most: int) -> list[str]:
@@ -143,6 +133,10 @@ class AuditReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @cached_property
+    def _ids(self) -> DecisionIds:
+        return decision_ids(self._db)
+
     @contextmanager
     def moment(self) -> Iterator[None]:
         """Read one state of the database until the exit."""
@@ -154,44 +148,76 @@ class AuditReader:
 
     # -- the log ------------------------------------------------------------------------------
 
-    def log_rows(self, bandit: int, after: int, most: int) -> list[LogRowFound]:
+    def log_rows(self, bandit: int, after: int, most: int) -> list[StoredRow]:
         """Return the next rows of a log after a position."""
-        rows = self._db.execute(_LOG_ROWS, (bandit, after, most)).fetchall()
-        return [LogRowFound(*row) for row in rows]
+        rows = self._db.execute(LOG_ROWS, (bandit, after, _LAST_KEY, most)).fetchall()
+        return [StoredRow._make(row) for row in rows]
 
     def trim(self, bandit: int) -> Trim:
         """Return where the log of a bandit begins."""
         return trim_of(self._db, bandit)
 
-    def first_value(self, bandit: int, origin: int, decision_id: str, item: int) -> float | None:
-        """Return the value that the log row at `origin` learned first; None without that row."""
+    def name(self, row: StoredRow) -> str:
+        """Return the decision id of a learn row; its key where there is no such decision."""
+        if row.chosen is None:
+            return f"at key {row.key}"
+        return self._ids.name(DecisionKey(row.key), row.own_id)
+
+    def ledger_items(self, key: int) -> bytes | None:
+        """Return the items of a decision's ledger row as they are stored, None without one."""
+        found = self._db.execute("SELECT items FROM ledger WHERE key = ?", (key,)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def first_row(self, bandit: int, position: int) -> FirstRow:
+        """Return the learn row at a position; all None where there is none."""
         found = self._db.execute(
-            "SELECT after FROM log WHERE bandit = ? AND position = ? AND decision_id = ?"
-            " AND item = ? AND before IS NULL",
-            (bandit, origin, decision_id, item),
+            "SELECT key, item, before, after FROM log WHERE bandit = ? AND position = ?"
+            " AND kind = 1",
+            (bandit, position),
         ).fetchone()
-        return None if found is None else found[0]
+        return FirstRow(None, None, None, None) if found is None else FirstRow._make(found)
 
-    # -- values and rewards -------------------------------------------------------------------
+    # -- the ledger and rewards ---------------------------------------------------------------
 
-    def outcomes(self, after: tuple[str, int], most: int) -> list[OutcomeFound]:
-        """Return the next learned values after a (decision id, item)."""
-        rows = self._db.execute(_OUTCOMES, (*after, most)).fetchall()
-        return [OutcomeFound(*row) for row in rows]
+    def ledger(self, after: int, most: int) -> list[LedgerFound]:
+        """Return the next ledger rows after a key."""
+        found = []
+        for row in self._db.execute(_LEDGER, (after, most)).fetchall():
+            own_id, chosen, decided_at, active = row[6:]
+            name = None if chosen is None else self._ids.name(DecisionKey(row[0]), own_id)
+            ending = (name, chosen, decided_at, bool(active))
+            found.append(LedgerFound._make((*row[:6], *ending)))
+        return found
 
-    def counted_rewards(self, first: str, last: str) -> list[tuple[str, int, float]]:
-        """Return (decision id, item, reward) of the rewards that count, by decision id and time."""
-        return self._db.execute(_COUNTED_REWARDS, (first, last)).fetchall()
+    def rewards(self, after: int, up_to: int | None) -> list[RewardFound]:
+        """Return the rewards of the decisions with keys in (after, up_to]; None: all later ones."""
+        rows = self._db.execute(_REWARDS, (after, _LAST_KEY if up_to is None else up_to))
+        return [RewardFound._make(row) for row in rows.fetchall()]
 
-    def rewards(self, after: int, most: int) -> list[RewardFound]:
-        """Return the next reported rewards after a row."""
-        rows = self._db.execute(_REWARDS, (after, most)).fetchall()
-        return [RewardFound(*row) for row in rows]
+    def windows(self, after: tuple[float, int], most: int) -> list[WindowFound]:
+        """Return the next open windows after (closes, key)."""
+        rows = self._db.execute(_WINDOWS, (*after, most)).fetchall()
+        return [
+            WindowFound(closes, DecisionKey(key), bool(known), closed)
+            for closes, key, known, closed in rows
+        ]
+
+    def open_windows(self, bandit: int) -> NDArray[np.int64]:
+        """Return the keys of a bandit's decisions with an open window."""
+        bounds = first_key(bandit), first_key(bandit + 1)
+        rows = self._db.execute("SELECT key FROM windows WHERE key >= ? AND key < ?", bounds)
+        return np.fromiter((key for (key,) in rows), np.int64)
+
+    def not_closed(self, bandit: int, after: int, most: int) -> NDArray[np.int64]:
+        """Return the next keys of a bandit's decisions whose window was not closed, in order."""
+        after = max(after, first_key(bandit) - 1)
+        rows = self._db.execute(_NOT_CLOSED, (after, first_key(bandit + 1), most))
+        return np.fromiter((key for (key,) in rows), np.int64)
 
     def newest_contexts(self, bandit: int, most: int) -> list[bytes]:
         """Return the contexts of the newest decisions of a bandit, as they are stored."""
         rows = self._db.execute(
-            "SELECT context FROM decisions WHERE bandit = ? ORDER BY rowid DESC LIMIT ?",
-            (bandit, most),
+            "SELECT context FROM decisions WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?",
+            (first_key(bandit), first_key(bandit + 1), most),
         )
         return [bytes(blob) for (blob,) in rows]

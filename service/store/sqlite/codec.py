@@ -1,23 +1,30 @@
-"""The formats of the database's blobs (msgpack, arrays as raw bytes) and the hash of log rows."""
+"""The formats of the database's blobs (msgpack, arrays as raw bytes) and the hashes of the log.
+
+A group of log rows ends with a row that has its rule and the hash of the log up to it. The other
+rows of the group have their own hash: a leaf. Verification thus names the row that was changed.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgpack
 import numpy as np
 
-from bandexa_core.ids import ActionId, ActionSlot
+from bandexa_core.ids import ActionId, ActionSlot, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
 from service.store.records import ChosenAction, DecisionRecord
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
+INSIDE, ROW_BY_ROW, AS_BLOCK, LEGACY = 0, 1, 2, 3  # column `ends`: inside a group, or its rule
 GENESIS_HASH = b""  # of a log without rows
+HASH_BYTES = 16
 
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
@@ -88,21 +95,68 @@ def pack_json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
-def chain_hash(previous: bytes, row: Sequence[Any]) -> bytes:
-    """Return the hash of the log up to and including `row`."""
-    return blake2b(previous + msgpack.packb(row), digest_size=16).digest()
+def leaf_hash(row: Sequence[Any]) -> bytes:
+    """Return the hash of one log row, given its position, kind, time and content."""
+    return blake2b(msgpack.packb(row), digest_size=HASH_BYTES).digest()
 
 
-def hash_of_row(
-    previous: bytes, position: int, kind: int, time: float, learned: Sequence[Any],
-    payload: bytes | None,
-) -> bytes:  # fmt: skip
-    """Return the hash that a log row must have after the hash `previous`.
+def group_hash(previous: bytes, rule: int, leaves: Sequence[bytes]) -> bytes:
+    """Return the hash of the log up to and including a group with these leaves."""
+    whole = b"".join((previous, bytes((rule,)), *leaves))
+    return blake2b(whole, digest_size=HASH_BYTES).digest()
 
-    `learned` holds the fields of a learn row. The hash of an import row does not cover its payload:
-    the snapshot's version was not known yet when the hash was computed.
+
+def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tuple[Any, ...]:
+    """Return the part of a row's content that its hash covers.
+
+    `learned` has the fields of a learn row.
     """
-    rest: tuple[Any, ...] = (payload,)
-    if kind in (KIND_LEARN, KIND_IMPORT):
-        rest = tuple(learned) if kind == KIND_LEARN else ()
-    return chain_hash(previous, (position, kind, time, *rest))
+    return tuple(learned) if kind == KIND_LEARN else (payload,)
+
+
+def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:
+    """Return the hash up to and including a row that schema 4 wrote: each row had the chain's."""
+    return blake2b(previous + msgpack.packb(row), digest_size=HASH_BYTES).digest()
+
+
+class StoredItem(NamedTuple):
+    """One chosen action in the ledger.
+
+    Attributes:
+        state: Its rewards and its value.
+        origin, latest: The positions of the first and the latest row that learned its value; 0
+            where none did.
+    """
+
+    state: ItemState = ItemState()
+    origin: LogPosition = LogPosition(0)
+    latest: LogPosition = LogPosition(0)
+
+
+NEW_ITEM = StoredItem()
+
+
+def pack_items(items: Sequence[StoredItem]) -> bytes:
+    """Encode the items of a ledger row; partial sums are left out where they are the value."""
+    packed = []
+    for (num, partials, value), origin, latest in items:
+        rest = () if num and partials == (value,) else partials
+        packed.append((num, value, origin, latest, *rest))
+    return bytes(msgpack.packb(packed))
+
+
+def unpack_items(blob: bytes) -> tuple[StoredItem, ...]:
+    """Decode `pack_items`.
+
+    Raises:
+        StoreDamaged: It cannot be decoded.
+    """
+    try:
+        return tuple(
+            StoredItem(
+                ItemState(num, tuple(rest) or ((value,) if num else ()), value), origin, latest
+            )
+            for num, value, origin, latest, *rest in msgpack.unpackb(blob)
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise StoreDamaged("a ledger row is not what was written") from error

@@ -16,14 +16,16 @@ from service.store.errors import StoreUnreadable
 from service.store.sqlite.disk_faults import describe
 
 BUSY_TIMEOUT_MS = 10_000
+CACHED_STATEMENTS = 512  # the writer has one for each number of rows, 1 to 32, of six tables
 LIBRARY_VERSION = sqlite3.sqlite_version
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a connection that may be used from any one thread at a time."""
     connection = sqlite3.connect(
-        _uri(path, read_only), uri=True, isolation_level=None, check_same_thread=False
-    )
+        _uri(path, read_only), uri=True, isolation_level=None, check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
+    )  # fmt: skip
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     return connection
 

@@ -17,13 +17,12 @@ from bandexa_core.ids import LogPosition
 from bandexa_core.replay import Evicted, RowLayout, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.errors import StoreDamaged
-from service.store.records import BanditRecord, Trim
-from service.store.sqlite.codec import unpack_chosen
+from service.store.records import BanditRecord, ChosenAction, Trim
+from service.store.sqlite.codec import unpack_chosen, unpack_items
 
-FIRST_ROW = """
-SELECT l.decision_id, l.item, o.value, d.chosen, d.context FROM log AS l
-JOIN decisions AS d ON d.decision_id = l.decision_id
-JOIN outcomes AS o ON o.decision_id = l.decision_id AND o.item = l.item
+_FIRST_ROW = """
+SELECT l.key, l.item, r.items, d.chosen, d.context FROM log AS l
+JOIN decisions AS d ON d.key = l.key JOIN ledger AS r ON r.key = l.key
 WHERE l.bandit = ? AND l.position = ?
 """
 # SQLite takes the other columns from the row of the minimum.
@@ -124,6 +123,12 @@ def _row(
         if checksum_of(origin, slot, action, context) != checksum:
             raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
         return slot, value, np.frombuffer(action, np.float32), context
-    name, item, value, blob, context = db.execute(FIRST_ROW, (record.key, origin)).fetchone()
-    picked = unpack_chosen(name, blob, context)[item]
+    picked, value, context = first_row(db, record.key, origin)
     return picked.slot, value, picked.features, context
+
+
+def first_row(db: sqlite3.Connection, bandit: int, position: int) -> tuple[ChosenAction, Any, Any]:
+    """Return the action, the newest value and the context of the learn row at `position`."""
+    key, item, items, packed, context = db.execute(_FIRST_ROW, (bandit, position)).fetchone()
+    value = unpack_items(items)[item].state.value
+    return unpack_chosen(f"at key {key}", packed, context)[item], value, context

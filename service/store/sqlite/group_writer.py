@@ -37,7 +37,6 @@ class Queued(NamedTuple):
     Attributes:
         run: Runs it inside the transaction.
         done: Receives its result or its error.
-        publishes: Whether it writes files besides the database, so that it never runs twice.
         durable: Whether its commit is synced, and all before it, at any durability setting.
         undo: Undoes its changes in memory, when its transaction is rolled back.
         many: Runs several consecutive operations of this kind at once, given their `item`s; returns
@@ -47,7 +46,6 @@ class Queued(NamedTuple):
 
     run: Callable[[], Any]
     done: Done[Any]
-    publishes: bool = False
     durable: bool = False
     undo: Callable[[], None] | None = None
     many: Callable[[list[Any]], list[Any]] | None = None
@@ -61,6 +59,7 @@ class GroupWriter:
         db: The connection, in autocommit mode.
         wal: Its write-ahead log.
         durability: "commit" or "os".
+        finish: Writes what waits for the end of the transaction.
         forget: Drops what the operations cache, after a rollback.
         committed: Called after each commit, before its answers are delivered.
 
@@ -75,6 +74,7 @@ class GroupWriter:
         db: sqlite3.Connection,
         wal: Path,
         durability: Durability,
+        finish: Callable[[], None],
         forget: Callable[[], None],
         committed: Callable[[], None],
     ) -> None:
@@ -82,6 +82,7 @@ class GroupWriter:
         self._wal = wal
         self._syncs_all = durability == "commit"
         self._syncs_next = self._syncs_all
+        self._finish = finish
         self._forget = forget
         self._committed = committed
         self._since = 0.0
@@ -113,6 +114,7 @@ class GroupWriter:
             self._sync_next(any(queued.durable for queued in group))
             self._db.execute("BEGIN IMMEDIATE")
             answers = _run_all(group)
+            self._finish()
             committing = True
             written = time.perf_counter()
             self._db.execute("COMMIT")
@@ -212,11 +214,7 @@ class GroupWriter:
             return [(group[0].done, None, StoreError("an unforeseen error; it is in the log"))]
         answers: list[Answer] = []
         for queued in group:
-            if queued.publishes:  # its files are written already; the caller may retry
-                refused = Unavailable("another write of the same commit failed; nothing was kept")
-                answers.append((queued.done, None, refused))
-            else:
-                answers += self.commit([queued])
+            answers += self.commit([queued])
         return answers
 
     def _refused(self, group: list[Queued]) -> list[Answer]:

@@ -5,14 +5,16 @@ Any number of readers, each used by one thread at a time. Every call is a short 
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from service.store.errors import StoreDamaged
+from service.store.identity import DecisionIds, bandit_of, first_key, place_of
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
@@ -22,20 +24,19 @@ from service.store.records import (
     RoundRecord,
     StoredDecision,
 )
-from service.store.sqlite.codec import chosen_ids, unpack_chosen
+from service.store.sqlite.codec import chosen_ids, unpack_chosen, unpack_items
 from service.store.sqlite.connection import connect_reader
+from service.store.sqlite.tables import decision_ids
 
 _DECISION = """
-SELECT d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, w.closes, w.closed, a.time
-FROM decisions AS d LEFT JOIN windows AS w ON w.decision_id = d.decision_id
-LEFT JOIN activations AS a ON a.decision_id = d.decision_id
-WHERE d.decision_id = ? AND d.bandit = ?
+SELECT d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
+  d.propensity, d.activated, d.explored, d.std, l.activated, l.closed, l.items
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _NEWEST = """
-SELECT d.rowid, d.decision_id, d.time, d.chosen, d.propensity, d.explored, d.snapshot, d.position,
-  (SELECT o.value FROM outcomes AS o WHERE o.decision_id = d.decision_id AND o.item = 0)
-FROM decisions AS d WHERE d.bandit = ? AND d.rowid < ? ORDER BY d.rowid DESC LIMIT ?
+SELECT d.key, d.own_id, d.time, d.chosen, d.propensity, d.explored, d.snapshot, d.position, l.items
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+WHERE d.key >= ? AND d.key < ? ORDER BY d.key DESC LIMIT ?
 """
 
 
@@ -55,51 +56,82 @@ class History:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @cached_property
+    def _ids(self) -> DecisionIds:
+        return decision_ids(self._db)
+
     def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
         """See `DecisionHistory.decision`."""
-        row = self._db.execute(_DECISION, (decision_id, bandit.key)).fetchone()
-        if row is None:
+        column, value = self._ids.place(decision_id)
+        row = self._db.execute(f"{_DECISION} d.{column} = ?", (value,)).fetchone()
+        if row is None or bandit_of(DecisionKey(row[0])) != bandit.key:
             return None
-        *columns, closes, closed, activated_at = row
+        *columns, activated_at, closed, items = row
+        key = DecisionKey(row[0])
         rewards = self._db.execute(
-            "SELECT item, time, reward, reward_id, status FROM rewards WHERE decision_id = ?"
-            " ORDER BY rowid LIMIT 1000",
-            (decision_id,),
+            "SELECT item, time, reward, reward_id, status FROM rewards WHERE key = ?"
+            " ORDER BY seq LIMIT 1000",
+            (key,),
         )
         return StoredDecision(
             _record(bandit, decision_id, columns),
-            closes,
+            None if closed is not None else self._closes(bandit, key),
             closed,
             activated_at,
-            tuple(ReportedReward(*reward) for reward in rewards),
-            self._learned(bandit, decision_id),
+            tuple(
+                ReportedReward(item, time, reward, reward_id or None, status)
+                for item, time, reward, reward_id, status in rewards
+            ),
+            self._learned(bandit, items),
         )
 
-    def _learned(self, bandit: BanditRecord, decision_id: str) -> tuple[LearnedValue, ...]:
+    def _closes(self, bandit: BanditRecord, key: DecisionKey) -> float | None:
+        """Return when an open window closes, None without one.
+
+        It closes no earlier than its length after the decision, and later by the time that the
+        service is away.
+        """
+        if bandit.spec.rewards.reward_window_s is None:
+            return None
+        found = self._db.execute(
+            "SELECT closes + coalesce("
+            " (SELECT value FROM meta WHERE key = 'service_time_offset'), 0)"
+            " FROM windows WHERE key = ?",
+            (key,),
+        ).fetchone()
+        return None if found is None else float(found[0])
+
+    def _learned(self, bandit: BanditRecord, packed: bytes | None) -> tuple[LearnedValue, ...]:
         """Return the first and the latest learn row of each chosen action."""
         found = []
-        for item, first, latest in self._db.execute(
-            "SELECT item, origin, latest FROM outcomes WHERE decision_id = ? ORDER BY item",
-            (decision_id,),
-        ).fetchall():
+        for item, stored in enumerate(() if packed is None else unpack_items(packed)):
             rows = self._db.execute(
                 "SELECT position, time, before, after FROM log WHERE bandit = ?"
                 " AND (position = ? OR position = ?) AND kind = 1 ORDER BY position",
-                (bandit.key, first, latest),
+                (bandit.key, stored.origin, stored.latest),
             )
             found += [LearnedValue(item, *row) for row in rows]
         return tuple(found)
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
         """See `DecisionHistory.newest`."""
-        rows = self._db.execute(_NEWEST, (bandit.key, before or (1 << 62), limit))
-        return [
-            DecisionSummary(
-                row, name, time, chosen_ids(name, chosen),
-                propensity, None if explored is None else bool(explored), snapshot, position, value,
-            )
-            for row, name, time, chosen, propensity, explored, snapshot, position, value in rows
-        ]  # fmt: skip
+        start, end = first_key(bandit.key), first_key(bandit.key + 1)
+        if before is not None:
+            end = DecisionKey(min(end, start + before))
+        rows = self._db.execute(_NEWEST, (start, end, limit))
+        return [self._summary(*row) for row in rows]
+
+    def _summary(
+        self, key: int, own_id: str | bytes | None, time: float, chosen: bytes,
+        propensity: float | None, explored: int | None, snapshot: int, position: int,
+        items: bytes | None,
+    ) -> DecisionSummary:  # fmt: skip
+        name = self._ids.name(DecisionKey(key), own_id)
+        value = None if items is None else unpack_items(items)[0].state.value
+        return DecisionSummary(
+            place_of(DecisionKey(key)), name, time, chosen_ids(name, chosen), propensity,
+            None if explored is None else bool(explored), snapshot, position, value,
+        )  # fmt: skip
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """See `DecisionHistory.rounds`."""
@@ -112,8 +144,8 @@ class History:
 
 
 def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> DecisionRecord:
-    time, body_hash, context, chosen, candidates, version, position = row[:7]
-    propensity, activated, explored, std = row[7:]
+    key, time, body_hash, context, chosen, candidates, version, position = row[:8]
+    propensity, activated, explored, std = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
     ids, features = None, None
     try:
@@ -127,7 +159,7 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
     return DecisionRecord(
-        decision_id, bandit.key, time, body_hash, array, picks, ids, features,
+        decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
         SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
         None if explored is None else bool(explored), std,
     )  # fmt: skip

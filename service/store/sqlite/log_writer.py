@@ -1,50 +1,85 @@
-"""Appends to the logs of all bandits: no gaps in positions, each hash covers the row before.
+"""Appends to the logs of all bandits: no gaps in positions, each hash covers what is before it.
 
-Runs on the writer thread, inside its transaction. The newest row of each log is cached, and read
-again after a rollback (`forget`).
+Runs on the writer thread, inside its transaction. Learn rows that a transaction appends to a log
+one after the other form a group, up to `MAX_GROUP` of them; any other row is a group of its own.
+Rows wait in memory until their group is complete, because its last row has the hash of all. The
+ends of the logs are cached, and read again after a rollback (`forget`).
 """
 
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from bandexa_core.ids import DecisionId, LogPosition
-from service.store.sqlite.codec import GENESIS_HASH, KIND_LEARN, chain_hash
+from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.log.rows import Group, LearnRow, LogRow
+from service.store.sqlite.codec import (
+    AS_BLOCK,
+    GENESIS_HASH,
+    INSIDE,
+    KIND_LEARN,
+    ROW_BY_ROW,
+    group_hash,
+    leaf_hash,
+)
 from service.store.sqlite.tail import LogTail
 
+MAX_GROUP = 64  # a group is applied at once, and no select is drawn meanwhile
+_COLUMNS = 14
+_ROW = f"({', '.join('?' * _COLUMNS)})"
+_AT_ONCE = 32  # rows in one statement
+_INSERT = {n: f"INSERT INTO log VALUES {', '.join([_ROW] * n)}" for n in range(1, _AT_ONCE + 1)}
 
-@dataclass(frozen=True, slots=True)
-class LogHead:
-    """The newest row of a bandit's log."""
+
+class LogHead(NamedTuple):
+    """The end of the newest group of a log: its position, 0 for an empty log, and the hash."""
 
     position: LogPosition
     hash: bytes
+
+
+class _OpenGroup:
+    """Learn rows that wait for the end of their group."""
+
+    def __init__(self) -> None:
+        self.rows: list[LearnRow] = []
+        self.columns: list[tuple[Any, ...]] = []  # without `ends` and `hash`
+        self.leaves: list[bytes] = []
+        self.num_bytes = 0  # of contexts and features
 
 
 class LogWriter:
     """Writes log rows.
 
     Attributes:
-        tail: Gets each row that is appended.
+        tail: Gets each group that is appended.
     """
 
     def __init__(self, connection: sqlite3.Connection, tail: LogTail) -> None:
         self._db = connection
         self.tail = tail
         self._heads: dict[int, LogHead] = {}
+        self._open: dict[int, _OpenGroup] = {}
+        self._complete: list[tuple[Any, ...]] = []
 
     def forget(self, bandit: int | None = None) -> None:
-        """Drop the cached newest row of one log or of all."""
+        """Drop what is cached of one log or of all."""
         if bandit is None:
             self._heads.clear()
+            self._open.clear()
+            self._complete.clear()
             self.tail.roll_back()
         else:
+            self.flush()
             self._heads.pop(bandit, None)
 
-    def head(self, bandit: int) -> LogHead:
-        """Return the newest row; position 0 for an empty log."""
+    def next(self, bandit: int) -> LogPosition:
+        """Return the position of the next row."""
+        waiting = self._open.get(bandit)
+        num = 0 if waiting is None else len(waiting.rows)
+        return LogPosition(self._head(bandit).position + num + 1)
+
+    def _head(self, bandit: int) -> LogHead:
         head = self._heads.get(bandit)
         if head is None:
             found = self._db.execute(
@@ -55,43 +90,56 @@ class LogWriter:
             head = self._heads[bandit] = LogHead(LogPosition(position), bytes(row_hash))
         return head
 
-    def next(self, bandit: int) -> LogPosition:
-        """Return the position of the next row."""
-        return LogPosition(self.head(bandit).position + 1)
+    # -- learn rows ---------------------------------------------------------------------------
 
-    def learned(
-        self, bandit: int, now: float, decision_id: DecisionId, item: int, origin: LogPosition,
-        before: float | None, after: float,
-    ) -> LogPosition:  # fmt: skip
-        """Append a learn row: a decision's value became `after`."""
-        position = self.next(bandit)
-        values = (decision_id, item, origin, before, after)
-        row_hash = chain_hash(self.head(bandit).hash, (position, KIND_LEARN, now, *values))
-        self._insert(bandit, KIND_LEARN, now, values, None, row_hash)
-        return position
+    def learned(self, bandit: int, key: DecisionKey, item: int, row: LearnRow) -> None:
+        """Append a learn row; its position is `next(bandit)`."""
+        group = self._open.get(bandit)
+        if group is None:
+            group = self._open[bandit] = _OpenGroup()
+        values = (key, item, row.origin, row.before, row.after, row.low, row.high)
+        group.rows.append(row)
+        group.num_bytes += row.context.nbytes + row.action.nbytes
+        group.columns.append((bandit, row.position, KIND_LEARN, row.time, *values, None))
+        group.leaves.append(leaf_hash((row.position, KIND_LEARN, row.time, *values)))
+        if len(group.rows) == MAX_GROUP:
+            self._end(bandit)
 
-    def changed(self, bandit: int, kind: int, now: float, payload: bytes) -> LogPosition:
-        """Append a change of the catalogue or the configuration."""
-        position = self.next(bandit)
-        row_hash = chain_hash(self.head(bandit).hash, (position, kind, now, payload))
-        self._insert(bandit, kind, now, (None,) * 5, payload, row_hash)
-        return position
+    def flush(self) -> None:
+        """End the groups and insert their rows: at the end of a transaction, or to read them."""
+        for bandit in list(self._open):
+            self._end(bandit)
+        complete = self._complete
+        if len(complete) == 1:
+            self._db.execute(_INSERT[1], complete[0])
+        else:
+            for first in range(0, len(complete), _AT_ONCE):
+                rows = complete[first : first + _AT_ONCE]
+                self._db.execute(_INSERT[len(rows)], [value for row in rows for value in row])
+        complete.clear()
 
-    def hash_without_payload(self, bandit: int, kind: int, now: float) -> bytes:
-        """Return the hash of the next row while its payload is not known yet."""
-        return chain_hash(self.head(bandit).hash, (self.next(bandit), kind, now))
+    def _end(self, bandit: int) -> None:
+        """End the open group of a log, if there is one."""
+        group = self._open.pop(bandit, None)
+        if group is None:
+            return
+        rule = AS_BLOCK if len(group.rows) > 1 else ROW_BY_ROW
+        end_hash = group_hash(self._head(bandit).hash, rule, group.leaves)
+        inside = zip(group.columns[:-1], group.leaves[:-1], strict=True)
+        self._complete += [(*columns, INSIDE, leaf) for columns, leaf in inside]
+        self._complete.append((*group.columns[-1], rule, end_hash))
+        self._heads[bandit] = LogHead(group.rows[-1].position, end_hash)
+        self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK), group.num_bytes)
 
-    def named(self, bandit: int, kind: int, now: float, payload: bytes, row_hash: bytes) -> None:
-        """Append a row whose hash `hash_without_payload` returned."""
-        self._insert(bandit, kind, now, (None,) * 5, payload, row_hash)
+    # -- other rows ---------------------------------------------------------------------------
 
-    def _insert(
-        self, bandit: int, kind: int, now: float, values: tuple[Any, ...], payload: bytes | None,
-        row_hash: bytes,
-    ) -> None:  # fmt: skip
-        position = self.next(bandit)
-        self._db.execute(
-            "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (bandit, position, kind, now, *values, payload, row_hash),
+    def changed(self, bandit: int, kind: int, row: LogRow, payload: bytes) -> None:
+        """Append a row of another kind; its position is `next(bandit)`."""
+        self._end(bandit)
+        leaf = leaf_hash((row.position, kind, row.time, payload))
+        end = group_hash(self._head(bandit).hash, ROW_BY_ROW, [leaf])
+        self._complete.append(
+            (bandit, row.position, kind, row.time, *(None,) * 7, payload, ROW_BY_ROW, end)
         )
-        self._heads[bandit] = LogHead(position, row_hash)
+        self._heads[bandit] = LogHead(row.position, end)
+        self.tail.add(bandit, Group((row,)), 0)

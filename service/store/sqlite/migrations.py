@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.store.errors import StoreError
+from service.store.sqlite import from_schema_4
 
 log = logging.getLogger(__name__)
 
-# SQL without BEGIN and COMMIT, by the version it starts from; each leads to the next version. There
-# are none: every release so far wrote the current version.
-MIGRATIONS: dict[int, str] = {}
+# By the version it starts from; each leads to the next version, inside the caller's transaction.
+Migration = Callable[[sqlite3.Connection], None]
+MIGRATIONS: dict[int, Migration] = {4: from_schema_4.migrate}
 
 
 def migrate(
     connection: sqlite3.Connection,
     path: Path,
     target: int,
-    migrations: Mapping[int, str] = MIGRATIONS,
+    migrations: Mapping[int, Migration] = MIGRATIONS,
 ) -> None:
     """Migrate a database to version `target`; does nothing for a current one.
 
@@ -50,11 +51,12 @@ def migrate(
     log.info("%s: schema version %d becomes %d", path, found, target)
     # The write-ahead log holds commits of the old version; afterwards only the migration.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    script = "\n".join(migrations[version] for version in steps)
     try:
-        connection.executescript(
-            f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {target};\nCOMMIT;"
-        )
+        connection.execute("BEGIN IMMEDIATE")
+        for version in steps:
+            migrations[version](connection)
+        connection.execute(f"PRAGMA user_version = {target}")
+        connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

@@ -11,20 +11,19 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from bandexa_core.errors import BandexaError
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
-from bandexa_core.randomness import bandit_uid
 from bandexa_core.spec import BanditSpec
 from service.store.errors import Conflict
-from service.store.protocol import Activation, Closed, Dropped, RewardOutcome
+from service.store.identity import MAX_BANDITS, DecisionIds, first_key, is_server_form, pack_own_id
+from service.store.protocol import Dropped, Due
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
-    RewardReport,
     RoundRecord,
     StoredAnswer,
 )
@@ -37,23 +36,26 @@ from service.store.sqlite.codec import (
     pack_chosen,
     pack_json,
 )
+from service.store.sqlite.ledger import Ledger
 from service.store.sqlite.log_writer import LogWriter
-from service.store.sqlite.outcomes import Outcomes
-from service.store.sqlite.reader import stored_answer
+from service.store.sqlite.reader import next_uid, stored_answer
 from service.store.sqlite.tail import LogTail
 from service.store.sqlite.trimming import Trimming
-from service.store.sqlite.windows import Tick, WindowClock
+from service.store.sqlite.windows import Tick, Windows
 
-Row = TypeVar("Row", CatalogueRow, ConfigRow, ImportRow)
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
+_COLUMNS = (
+    "key, own_id, time, body_hash, context, chosen, candidates, snapshot, position, propensity,"
+    " activated, explored, std"
+)
 _ROW = f"({', '.join('?' * 13)})"
 AT_ONCE = 32  # decisions in one statement
 _INSERT = {
-    num: f"INSERT INTO decisions VALUES {', '.join([_ROW] * num)}" for num in range(1, AT_ONCE + 1)
+    num: f"INSERT INTO decisions ({_COLUMNS}) VALUES {', '.join([_ROW] * num)}"
+    for num in range(1, AT_ONCE + 1)
 }
-_INSERT_IF_NEW = f"{_INSERT[1]} ON CONFLICT DO NOTHING"
 
 
 class Operations:
@@ -63,7 +65,10 @@ class Operations:
         connection: The writing connection.
         clock: Returns seconds since the epoch.
         tail: Gets the log rows of each transaction.
-        max_rewards: The largest number of rewards of a decision.
+        ids: The ids of decisions.
+
+    Attributes:
+        ledger: Decisions and the steps of their reports.
     """
 
     def __init__(
@@ -71,19 +76,24 @@ class Operations:
         connection: sqlite3.Connection,
         clock: Callable[[], float],
         tail: LogTail,
-        max_rewards: int,
+        ids: DecisionIds,
     ) -> None:
         self._db = connection
         self._clock = clock
+        self._ids = ids
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection, tail)
-        self._outcomes = Outcomes(connection, self._log, self._bandits.get, max_rewards)
-        self._windows = WindowClock(connection, self._outcomes)
+        self.ledger = Ledger(connection, self._log, ids, self._bandits.get)
+        self._windows = Windows(connection)
         self._trimming = Trimming(connection)
 
     def forget_heads(self) -> None:
-        """Drop the cached newest rows of all logs: a transaction was rolled back."""
+        """Drop what is cached of all logs: a transaction was rolled back."""
         self._log.forget()
+
+    def finish(self) -> None:
+        """Write what waits for the end of the transaction: the rows of open groups."""
+        self._log.flush()
 
     def remember(self, record: BanditRecord) -> None:
         """Hold a live bandit in memory."""
@@ -91,19 +101,11 @@ class Operations:
 
     # -- decisions and rewards ----------------------------------------------------------------
 
-    def decision(self, d: DecisionRecord) -> StoredAnswer | None:
-        """Insert a decision, or return the answer that is stored under its id."""
-        bandit = self._must_live(d.bandit)
-        if self._db.execute(_INSERT_IF_NEW, _decision_row(d)).rowcount == 1:
-            self._outcomes.open_window(d.decision_id, bandit, d.time)
-            return None
-        return stored_answer(self._db, d.decision_id)
-
     def decisions(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
-        """Insert decisions in few statements; returns what `decision` would for each.
+        """Insert decisions; returns for each the answer that is stored under its id, if any.
 
-        Each statement gives up the interpreter lock and has to wait for it again, which costs more
-        than inserting a row.
+        Several go into one statement: each statement gives up the interpreter lock and has to wait
+        for it again, which costs more than inserting a row.
         """
         found: list[StoredAnswer | BandexaError | None] = []
         for first in range(0, len(records), AT_ONCE):
@@ -111,43 +113,59 @@ class Operations:
         return found
 
     def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
-        if len(records) > 1 and all(d.bandit in self._bandits for d in records):
-            row = [column for d in records for column in _decision_row(d)]
-            try:
-                self._db.execute(_INSERT[len(records)], row)
-            except sqlite3.IntegrityError:  # an id is stored already: none of these was inserted
-                return [self._one(d) for d in records]
-            for d in records:
-                self._outcomes.open_window(d.decision_id, self._bandits[d.bandit], d.time)
-            return [None] * len(records)
-        return [self._one(d) for d in records]
-
-    def _one(self, record: DecisionRecord) -> StoredAnswer | BandexaError | None:
+        windows = []
+        for d in records:
+            bandit = self._bandits.get(d.bandit)
+            if bandit is None:
+                if len(records) > 1:
+                    return [answer for d in records for answer in self._insert([d])]
+                return [Conflict("the bandit was deleted while the request was on its way")]
+            window = bandit.spec.rewards.reward_window_s
+            if window is not None:
+                windows.append((d.key, d.time + window))
+        row = [column for d in records for column in self._decision_row(d)]
         try:
-            return self.decision(record)
-        except BandexaError as error:
-            return error
+            self._db.execute(_INSERT[len(records)], row)
+        except sqlite3.IntegrityError:  # an id is stored already: none of these was inserted
+            if len(records) > 1:
+                return [answer for d in records for answer in self._insert([d])]
+            stored = stored_answer(self._db, self._ids, records[0].decision_id)
+            if stored is None:
+                raise
+            return [stored]
+        self._windows.open(windows)
+        return [None] * len(records)
 
-    def propensity(self, decision_id: DecisionId, propensity: float) -> None:
+    def _decision_row(self, d: DecisionRecord) -> tuple[Any, ...]:
+        context = d.context.tobytes()
+        own_id = None if is_server_form(d.decision_id) else pack_own_id(d.decision_id)
+        return (
+            d.key, own_id, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
+            pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
+            d.std,
+        )  # fmt: skip
+
+    def propensity(self, key: DecisionKey, propensity: float) -> None:
         """Fill in a propensity that was computed after the answer."""
         self._db.execute(
-            "UPDATE decisions SET propensity = ? WHERE decision_id = ? AND propensity IS NULL",
-            (propensity, decision_id),
+            "UPDATE decisions SET propensity = ? WHERE key = ? AND propensity IS NULL",
+            (propensity, key),
         )
 
-    def reward(self, report: RewardReport) -> RewardOutcome:
-        """See `Outcomes.reward`."""
-        return self._outcomes.reward(report)
-
-    def activate(self, decision_id: DecisionId, now: float) -> Activation:
-        """See `Outcomes.activate`."""
-        return self._outcomes.activate(decision_id, now)
-
-    def close_windows(self, tick: Tick) -> Closed:
-        """Close the windows that are over, after postponing them by unwatched time."""
+    def due_windows(self, tick: Tick) -> Due:
+        """Find the windows that are over; those of decisions that are gone are removed."""
         now = self._clock()
         self._windows.tick(now, tick)
-        return self._outcomes.close_due(now, CLOSE_CHUNK)
+        due = self._windows.due(now, CLOSE_CHUNK)
+        found = {each.key: each for each in self.ledger.at([key for _, key in due])}
+        windows = []
+        for closes, key in due:
+            decision = found.get(DecisionKey(key))
+            if decision is None:
+                self._windows.close((closes, key))
+            else:
+                windows.append((closes, decision))
+        return Due(tuple(windows), len(due) == CLOSE_CHUNK)
 
     def _must_live(self, key: int) -> BanditRecord:
         bandit = self._bandits.get(key)
@@ -156,7 +174,7 @@ class Operations:
         return bandit
 
     def undo_tick(self, tick: Tick) -> None:
-        """Undo what `close_windows` holds in memory: its transaction was rolled back."""
+        """Undo what `due_windows` holds in memory: its transaction was rolled back."""
         self._windows.undo(tick)
 
     def end(self) -> None:
@@ -167,41 +185,28 @@ class Operations:
 
     def change(self, bandit: BanditRecord, change: CatalogueChange) -> CatalogueRow:
         """Log a change of the catalogue."""
-        now = self._clock()
-        position = self._payload(bandit, KIND_CATALOGUE, now, pack_change(change))
-        return self._tailed(bandit, CatalogueRow(position, now, change))
+        now, payload = self._clock(), pack_change(change)
+        self._must_live(bandit.key)
+        row = CatalogueRow(self._log.next(bandit.key), now, change)
+        self._log.changed(bandit.key, KIND_CATALOGUE, row, payload)
+        return row
 
     def config(self, bandit: BanditRecord, spec: BanditSpec) -> ConfigRow:
         """Log a change of the changeable configuration."""
         now = self._clock()
+        self._must_live(bandit.key)
         whole = dataclasses.asdict(spec)
         part = {key: whole[key] for key in sorted(BanditSpec.CHANGEABLE)}
-        position = self._payload(bandit, KIND_CONFIG, now, pack_json(part))
-        return self._tailed(bandit, ConfigRow(position, now, part))
-
-    def import_snapshot(
-        self, bandit: BanditRecord, publish: Callable[[LogPosition, bytes], int]
-    ) -> ImportRow:
-        """Log an import; the snapshot is published at the row's position before the commit.
-
-        The row's hash does not cover the version, which is known only after publishing.
-        """
-        self._must_live(bandit.key)
-        now = self._clock()
-        position = self._log.next(bandit.key)
-        row_hash = self._log.hash_without_payload(bandit.key, KIND_IMPORT, now)
-        version = SnapshotVersion(publish(position, row_hash))
-        payload = pack_json({"version": version})
-        self._log.named(bandit.key, KIND_IMPORT, now, payload, row_hash)
-        return self._tailed(bandit, ImportRow(position, now, version))
-
-    def _tailed(self, bandit: BanditRecord, row: Row) -> Row:
-        self._log.tail.add(bandit.key, row)
+        row = ConfigRow(self._log.next(bandit.key), now, part)
+        self._log.changed(bandit.key, KIND_CONFIG, row, pack_json(part))
         return row
 
-    def _payload(self, bandit: BanditRecord, kind: int, now: float, payload: bytes) -> LogPosition:
+    def import_snapshot(self, bandit: BanditRecord, version: SnapshotVersion) -> ImportRow:
+        """Log an import."""
         self._must_live(bandit.key)
-        return self._log.changed(bandit.key, kind, now, payload)
+        row = ImportRow(self._log.next(bandit.key), self._clock(), version)
+        self._log.changed(bandit.key, KIND_IMPORT, row, pack_json({"version": version}))
+        return row
 
     def round(self, bandit: BanditRecord, r: RoundRecord) -> None:
         """Store a training round; the oldest ones are removed."""
@@ -224,23 +229,34 @@ class Operations:
 
     def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
         """See `Trimming.trim_log`."""
+        self._log.flush()
         return bandit.key in self._bandits and self._trimming.trim_log(bandit, up_to, sample_size)
 
-    def drop_decisions(self, before: float, after_row: int) -> Dropped:
+    def trim_catalogue(self, bandit: BanditRecord, change: bytes, position: LogPosition) -> None:
+        """See `Trimming.trim_catalogue`."""
+        self._log.flush()
+        if bandit.key in self._bandits:
+            self._trimming.trim_catalogue(bandit, change, position)
+
+    def drop_decisions(self, bandit: BanditRecord, before: float, after: DecisionKey) -> Dropped:
         """See `Trimming.drop_decisions`."""
-        return self._trimming.drop_decisions(before, after_row)
+        if bandit.key not in self._bandits:
+            return Dropped(0, after, more=False)
+        self._log.flush()
+        return self._trimming.drop_decisions(bandit, before, after)
 
     # -- bandits ------------------------------------------------------------------------------
 
-    def create(
-        self, name: str, spec: BanditSpec, publish: Callable[[BanditUid], None]
-    ) -> BanditRecord:
-        """Create a bandit; its uid follows from the name and how often that was created here."""
-        rows = self._db.execute("SELECT deleted FROM bandits WHERE name = ?", (name,)).fetchall()
-        if any(deleted is None for (deleted,) in rows):
+    def create(self, uid: BanditUid, name: str, spec: BanditSpec) -> BanditRecord:
+        """Create a bandit."""
+        live = "SELECT 1 FROM bandits WHERE name = ? AND deleted IS NULL"
+        if self._db.execute(live, (name,)).fetchone() is not None:
             raise Conflict(f"there is a bandit {name!r} already")
-        uid = bandit_uid(name, len(rows))
-        publish(uid)
+        if uid != next_uid(self._db, name):
+            raise Conflict(f"a bandit {name!r} was created and deleted meanwhile")
+        (newest,) = self._db.execute("SELECT coalesce(max(bandit), 0) FROM bandits").fetchone()
+        if newest + 1 >= MAX_BANDITS:
+            raise Conflict(f"this store has had {newest} bandits, the most it can have")
         now = self._clock()
         text = json.dumps(dataclasses.asdict(spec), sort_keys=True)
         cursor = self._db.execute(
@@ -262,44 +278,35 @@ class Operations:
 
     def unpurged(self) -> list[int]:
         """Return the keys of deleted bandits that still have rows."""
-        rows = self._db.execute(
-            "SELECT bandit FROM bandits AS b WHERE deleted IS NOT NULL AND"
-            " (EXISTS (SELECT 1 FROM decisions AS d WHERE d.bandit = b.bandit)"
-            " OR EXISTS (SELECT 1 FROM log AS l WHERE l.bandit = b.bandit))"
-        )
-        return [key for (key,) in rows]
+        deleted = self._db.execute("SELECT bandit FROM bandits WHERE deleted IS NOT NULL")
+        return [
+            key
+            for (key,) in deleted.fetchall()
+            if self._db.execute(
+                "SELECT EXISTS (SELECT 1 FROM decisions WHERE key >= ? AND key < ?)"
+                " OR EXISTS (SELECT 1 FROM log WHERE bandit = ?)",
+                (first_key(key), first_key(key + 1), key),
+            ).fetchone()[0]
+        ]
 
     def purge(self, key: int) -> bool:
         """Remove some rows of a deleted bandit; returns False when none are left."""
-        ids = [
-            row[0]
-            for row in self._db.execute(
-                "SELECT decision_id FROM decisions WHERE bandit = ? LIMIT ?",
-                (key, PURGE_CHUNK),
-            )
-        ]
-        keys = [(decision_id,) for decision_id in ids]
-        for table in ("rewards", "outcomes", "windows", "activations", "decisions"):
-            self._db.executemany(f"DELETE FROM {table} WHERE decision_id = ?", keys)
-        removed = self._db.execute(
+        removed = self._trimming.remove_decisions(
+            self._db.execute(
+                "SELECT key FROM decisions WHERE key >= ? AND key < ? ORDER BY key LIMIT ?",
+                (first_key(key), first_key(key + 1), PURGE_CHUNK),
+            ).fetchall()
+        )
+        removed += self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND position IN"
             " (SELECT position FROM log WHERE bandit = ? LIMIT ?)",
             (key, key, PURGE_CHUNK),
         ).rowcount
-        for table in ("trims", "evicted", "rounds"):
+        for table in ("trims", "catalogues", "evicted", "rounds"):
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
-        return bool(ids) or removed > 0
+        return removed > 0
 
 
 def wall_clock() -> float:
     """Return seconds since the epoch."""
     return time.time()
-
-
-def _decision_row(d: DecisionRecord) -> tuple[Any, ...]:
-    context = d.context.tobytes()
-    return (
-        d.decision_id, d.bandit, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
-        pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
-        d.std,
-    )  # fmt: skip

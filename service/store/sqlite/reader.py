@@ -5,52 +5,67 @@ Every call is its own short transaction: a long one would block WAL checkpoints.
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
-from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow, LearnRow, LogRow
 from bandexa_core.model import changed_spec
+from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed, StoreDamaged
+from service.store.identity import DecisionIds, first_key, unpack_own_id
 from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord, StoredAnswer, Trim
 from service.store.sqlite.codec import (
+    AS_BLOCK,
     GENESIS_HASH,
+    INSIDE,
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
-    hash_of_row,
+    LEGACY,
+    group_hash,
+    leaf_hash,
+    legacy_hash,
+    row_content,
     unpack_change,
     unpack_chosen,
 )
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import evicted_rows, trim_of
+from service.store.sqlite.log_writer import MAX_GROUP
 from service.store.sqlite.schema import current_epoch
+from service.store.sqlite.tables import decision_ids
 from service.store.sqlite.tail import LogTail
 
 LOG_ROWS = """
-SELECT l.position, l.kind, l.time, l.decision_id, l.item, l.origin, l.before, l.after, l.payload,
-       d.context, d.chosen, l.hash
-FROM log AS l LEFT JOIN decisions AS d ON d.decision_id = l.decision_id
+SELECT l.position, l.kind, l.time, l.key, l.item, l.origin, l.before, l.after, l.low, l.high,
+       l.payload, l.ends, l.hash, d.own_id, d.context, d.chosen
+FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = ? AND l.position > ? AND l.position <= ? ORDER BY l.position LIMIT ?
 """
 CHANGES = """
-SELECT l.position, l.kind, l.time, l.payload, l.hash, before.hash FROM log AS l
+SELECT l.position, l.kind, l.time, l.payload, l.ends, l.hash, before.hash FROM log AS l
 LEFT JOIN log AS before ON before.bandit = l.bandit AND before.position = l.position - 1
 WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position > ? AND l.position <= ?
 ORDER BY l.position
 """
+GROUP_ENDS = "ends <> 0"
 
 
 class StoreReader:
@@ -87,9 +102,13 @@ class StoreReader:
             " ORDER BY name"
         )
         return [
-            BanditRecord(key, BanditUid(uid), name, BanditSpec.from_json(json.loads(spec)), created)
+            BanditRecord(key, BanditUid(uid), name, _spec(name, spec), created)
             for key, uid, name, spec, created in rows
         ]
+
+    def next_uid(self, name: str) -> BanditUid:
+        """See `LogReader.next_uid`."""
+        return next_uid(self._connection, name)
 
     def deleted(self) -> list[BanditUid]:
         """See `LogReader.deleted`."""
@@ -105,7 +124,20 @@ class StoreReader:
 
     def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
         """See `LogReader.answer`."""
-        return stored_answer(self._connection, decision_id)
+        return stored_answer(self._connection, self.ids, decision_id)
+
+    @cached_property
+    def ids(self) -> DecisionIds:
+        """The ids of the store's decisions."""
+        return decision_ids(self._connection)
+
+    def newest_key(self, bandit: int) -> DecisionKey:
+        """Return the key of a bandit's newest decision; without one, the one before its first."""
+        found = self._connection.execute(
+            "SELECT max(key) FROM decisions WHERE key >= ? AND key < ?",
+            (first_key(bandit), first_key(bandit + 1)),
+        ).fetchone()
+        return DecisionKey(found[0] or first_key(bandit))
 
     def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
         """See `LogReader.hash_at`."""
@@ -113,44 +145,49 @@ class StoreReader:
         if position <= trim.position:
             return trim.hash if position == trim.position else None
         found = self._connection.execute(
-            "SELECT hash FROM log WHERE bandit = ? AND position = ?", (bandit, position)
+            f"SELECT hash FROM log WHERE bandit = ? AND position = ? AND {GROUP_ENDS}",
+            (bandit, position),
         ).fetchone()
         return None if found is None else bytes(found[0])
 
     def follow(
         self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
-    ) -> Iterator[list[LogRow]]:
+    ) -> Iterator[Group]:
         """See `LogReader.follow`."""
         newest = None if self._tail is None else self._tail.read(record.key, after, up_to)
         if newest is not None:
-            yield newest
+            yield from newest
             return
         reached = self._reached.get(record.key)
         if reached is not None and reached[0] == after:
             previous: bytes | None = reached[1]
         else:
             previous = self.hash_at(record.key, after)
-        while after < up_to:
-            rows = self._connection.execute(LOG_ROWS, (record.key, after, up_to, chunk)).fetchall()
-            whole = bool(rows) and rows[-1][0] - after == len(rows)
+        waiting: list[StoredRow] = []
+        read_to = after
+        while read_to < up_to:
+            rows = self._connection.execute(
+                LOG_ROWS, (record.key, read_to, up_to, chunk)
+            ).fetchall()
+            whole = bool(rows) and rows[-1][0] - read_to == len(rows)
             if not whole and self.trim(record.key).position > after:
                 raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
             if not rows:
                 return
-            decoded = []
-            for row in rows:
-                position, kind, time, *learned, payload, _, _, found = row
-                expected = found
-                if previous is not None:  # otherwise the hash before this row is not known
-                    expected = hash_of_row(previous, position, kind, time, learned, payload)
-                if position != after + 1 or expected != found:
-                    raise StoreDamaged(
-                        f"{record.name}: log row {after + 1} is not what was written"
-                    )
-                decoded.append(decode_row(record, row))
-                after, previous = LogPosition(position), bytes(found)
+            for row in map(StoredRow._make, rows):
+                if row.position != read_to + 1:
+                    raise _damaged(record, read_to + 1)
+                waiting.append(row)
+                read_to = LogPosition(row.position)
+                if row.ends == INSIDE:
+                    continue
+                if previous is not None and (at := wrong_row(previous, waiting)) is not None:
+                    raise _damaged(record, at)
+                after, previous = read_to, row.hash
                 self._reached[record.key] = after, previous
-            yield decoded
+                decoded = tuple(self._decode(record, each) for each in waiting)
+                yield Group(decoded, as_block=row.ends == AS_BLOCK)
+                waiting = []
 
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
@@ -209,14 +246,27 @@ class StoreReader:
             "SELECT position FROM log WHERE bandit = ? AND time >= ? ORDER BY position LIMIT 1",
             (bandit, time),
         ).fetchone()
-        return LogPosition(self.head(bandit) if found is None else found[0] - 1)
+        if found is None:
+            return self.head(bandit)
+        (end,) = self._connection.execute(
+            "SELECT max(position) FROM log WHERE bandit = ? AND position < ?"
+            f" AND position > ? AND {GROUP_ENDS}",
+            (bandit, found[0], found[0] - 2 * MAX_GROUP),
+        ).fetchone()
+        return LogPosition(end or 0)
 
     def decision_time(self, number: int) -> float | None:
         """See `LogReader.decision_time`."""
-        found = self._connection.execute(
-            "SELECT time FROM decisions ORDER BY rowid LIMIT 1 OFFSET ?", (number,)
-        ).fetchone()
-        return None if found is None else float(found[0])
+        bandits = self._connection.execute("SELECT bandit FROM bandits WHERE deleted IS NULL")
+        times = heapq.merge(*(self._times(key) for (key,) in bandits.fetchall()))
+        return next(itertools.islice(times, number, None), None)
+
+    def _times(self, bandit: int) -> Iterator[float]:
+        for (time,) in self._connection.execute(
+            "SELECT time FROM decisions WHERE key >= ? AND key < ? ORDER BY key",
+            (first_key(bandit), first_key(bandit + 1)),
+        ):
+            yield time
 
     def used_bytes(self) -> int:
         """See `LogReader.used_bytes`."""
@@ -242,10 +292,49 @@ class StoreReader:
         after: LogPosition = BEGINNING,
     ) -> Catalogue:
         """See `LogReader.catalogue_at`."""
-        catalogue = Catalogue.empty(record.spec.action_dim) if start is None else start
-        for payload in self._payloads(record.key, KIND_CATALOGUE, after, position):
-            catalogue, _ = catalogue.changed(unpack_change(payload, record.spec.action_dim))
-        return catalogue
+        dim = record.spec.action_dim
+        with self._moment():
+            if start is None:
+                start, after = self._oldest_catalogue(record)
+                if position < after:
+                    raise LogTrimmed(f"{record.name}: the catalogue before row {after} was removed")
+            payloads = self._payloads(record.key, KIND_CATALOGUE, after, position)
+        return folded(start, [unpack_change(payload, dim) for payload in payloads])
+
+    def _oldest_catalogue(self, record: BanditRecord) -> tuple[Catalogue, LogPosition]:
+        """Return the oldest known actions, and their position."""
+        empty = Catalogue.empty(record.spec.action_dim)
+        found = self._connection.execute(
+            "SELECT position, change, checksum FROM catalogues WHERE bandit = ?", (record.key,)
+        ).fetchone()
+        if found is None:
+            return empty, BEGINNING
+        position, change, checksum = found
+        if crc32(change) != checksum:
+            raise StoreDamaged(f"{record.name}: the catalogue at row {position} is damaged")
+        return folded(empty, [unpack_change(change, empty.action_dim)]), LogPosition(position)
+
+    def removable_changes(self, bandit: int) -> tuple[LogPosition, int]:
+        """See `LogReader.removable_changes`."""
+        with self._moment():
+            needed = [int(self.trim(bandit).position)]
+            decided = self._connection.execute(
+                "SELECT position FROM decisions WHERE key >= ? AND key < ? ORDER BY key LIMIT 1",
+                (first_key(bandit), first_key(bandit + 1)),
+            ).fetchone()
+            sampled = self._connection.execute(
+                "SELECT min(origin) - 1 FROM evicted WHERE bandit = ?", (bandit,)
+            ).fetchone()
+            needed += [
+                row[0] for row in (decided, sampled) if row is not None and row[0] is not None
+            ]
+            up_to = LogPosition(min(needed))
+            (num_bytes,) = self._connection.execute(
+                "SELECT coalesce(sum(length(payload)), 0) FROM log"
+                " WHERE bandit = ? AND kind = ? AND kind <> 1 AND position <= ?",
+                (bandit, KIND_CATALOGUE, up_to),
+            ).fetchone()
+        return up_to, int(num_bytes)
 
     def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
         """See `LogReader.spec_at`."""
@@ -254,17 +343,21 @@ class StoreReader:
             spec = changed_spec(spec, json.loads(payload))
         return spec
 
-    def imports(self, bandit: int) -> list[SnapshotVersion]:
+    def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
         """See `LogReader.imports`: rows up to the log's beginning do not count.
 
         No stored snapshot is older than that.
         """
         rows = self._connection.execute(
-            "SELECT payload FROM log WHERE bandit = ? AND kind = ? AND kind <> 1 AND position > ?"
+            "SELECT payload, position FROM log"
+            " WHERE bandit = ? AND kind = ? AND kind <> 1 AND position > ?"
             " ORDER BY position",
             (bandit, KIND_IMPORT, self.trim(bandit).position),
         )
-        return [SnapshotVersion(json.loads(payload)["version"]) for (payload,) in rows]
+        return {
+            SnapshotVersion(json.loads(payload)["version"]): LogPosition(position)
+            for payload, position in rows
+        }
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.last_import`."""
@@ -280,21 +373,130 @@ class StoreReader:
     ) -> list[bytes]:
         payloads = []
         for row in self._connection.execute(CHANGES, (bandit, kind, after, up_to)):
-            at, kind, time, payload, found, previous = row
+            at, kind, time, payload, ends, found, previous = row
             if at == 1:
                 previous = GENESIS_HASH
-            if previous is not None and hash_of_row(previous, at, kind, time, (), payload) != found:
-                raise StoreDamaged(f"log row {at} is not what was written")
+            if previous is not None:
+                content = (at, kind, time, payload)
+                if ends == LEGACY:
+                    expected = legacy_hash(previous, content)
+                else:
+                    expected = group_hash(previous, ends, [leaf_hash(content)])
+                if expected != found:
+                    raise StoreDamaged(f"log row {at} is not what was written")
             payloads.append(bytes(payload))
         return payloads
 
+    def _decode(self, record: BanditRecord, row: StoredRow) -> LogRow:
+        """Decode a log row.
 
-def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnswer | None:
+        Raises:
+            StoreDamaged: Its decision is missing, or a checksum differs.
+        """
+        spec, position, time = record.spec, LogPosition(row.position), row.time
+        if row.kind == KIND_LEARN:
+            key = DecisionKey(row.key)
+            decision_id = self.ids.name(key, row.own_id)
+            if row.context is None or row.chosen is None:
+                raise StoreDamaged(f"{record.name}: the decision of log row {position} is missing")
+            picked = unpack_chosen(decision_id, row.chosen, row.context)[row.item]
+            array = np.frombuffer(row.context, spec.context.dtype).reshape(spec.context.shape)
+            return LearnRow(
+                position, time, decision_id, LogPosition(row.origin), row.before, row.after, array,
+                picked.features, picked.slot, row.low, row.high,
+            )  # fmt: skip
+        payload = row.payload or b""
+        if row.kind == KIND_CATALOGUE:
+            return CatalogueRow(position, time, unpack_change(payload, spec.action_dim))
+        if row.kind == KIND_CONFIG:
+            return ConfigRow(position, time, json.loads(payload))
+        assert row.kind == KIND_IMPORT, f"log row of unknown kind {row.kind}"
+        return ImportRow(position, time, SnapshotVersion(json.loads(payload)["version"]))
+
+
+def next_uid(db: sqlite3.Connection, name: str) -> BanditUid:
+    """Return the uid of the next bandit of a name: it follows from how often there was one."""
+    (num,) = db.execute("SELECT count(*) FROM bandits WHERE name = ?", (name,)).fetchone()
+    return bandit_uid(name, num)
+
+
+class StoredRow(NamedTuple):
+    """A row of `LOG_ROWS`: of the log, with its decision where it is a learn row."""
+
+    position: int
+    kind: int
+    time: float
+    key: int
+    item: int
+    origin: int
+    before: float | None
+    after: float
+    low: float | None
+    high: float | None
+    payload: bytes | None
+    ends: int
+    hash: bytes
+    own_id: str | bytes | None
+    context: bytes | None
+    chosen: bytes | None
+
+    def content(self) -> tuple[Any, ...]:
+        """Return what its hash covers."""
+        learned = self[3:10]
+        return (
+            self.position, self.kind, self.time, *row_content(self.kind, learned, self.payload),
+        )  # fmt: skip
+
+    def legacy_content(self) -> tuple[Any, ...]:
+        """Return what its hash covers if schema 4 wrote it."""
+        if self.kind == KIND_IMPORT:  # its payload was not known yet
+            return self.position, self.kind, self.time
+        name = None if self.own_id is None else unpack_own_id(self.own_id)
+        bounds = (bound for bound in (self.low, self.high) if bound is not None)
+        learned = (name, *self[4:8], *bounds)  # schema 4 wrote no bounds
+        return (
+            self.position, self.kind, self.time, *row_content(self.kind, learned, self.payload),
+        )  # fmt: skip
+
+
+def wrong_row(previous: bytes, group: Sequence[StoredRow]) -> int | None:
+    """Return the position of the first row of a group whose hash differs; None where all agree.
+
+    The last one stands for the group as well. `previous`: the hash of the log before the group.
+    """
+    last = group[-1]
+    if last.ends == LEGACY:
+        expected = legacy_hash(previous, last.legacy_content())
+    else:
+        leaves = [leaf_hash(row.content()) for row in group]
+        for row, leaf in zip(group[:-1], leaves, strict=False):
+            if row.hash != leaf:
+                return row.position
+        expected = group_hash(previous, last.ends, leaves)
+    return None if expected == last.hash else last.position
+
+
+def _spec(name: str, text: str) -> BanditSpec:
+    """Decode the configuration of a bandit."""
+    try:
+        return BanditSpec.from_json(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreDamaged(f"{name}: its configuration is not what was written") from error
+
+
+def _damaged(record: BanditRecord, position: int) -> StoreDamaged:
+    return StoreDamaged(f"{record.name}: log row {position} is not what was written")
+
+
+def stored_answer(
+    db: sqlite3.Connection, ids: DecisionIds, decision_id: DecisionId
+) -> StoredAnswer | None:
     """Return what answered a decision's select, None without such a decision."""
+    column, value = ids.place(decision_id)
     found = db.execute(
         "SELECT body_hash, chosen, snapshot, position, propensity FROM decisions"
-        " WHERE decision_id = ?",
-        (decision_id,),
+        f" WHERE {column} = ?",
+        (value,),
     ).fetchone()
     if found is None:
         return None
@@ -306,30 +508,3 @@ def stored_answer(db: sqlite3.Connection, decision_id: DecisionId) -> StoredAnsw
         LogPosition(position),
         propensity,
     )
-
-
-def decode_row(record: BanditRecord, row: tuple[Any, ...]) -> LogRow:
-    """Decode a row of `LOG_ROWS`.
-
-    Raises:
-        StoreDamaged: Its decision is missing, or a checksum differs.
-    """
-    spec = record.spec
-    position, kind, time, decision_id, item, origin, before, after, payload = row[:9]
-    if kind == KIND_LEARN:
-        context, chosen = row[9:11]
-        if context is None:
-            raise StoreDamaged(f"{record.name}: decision {decision_id} is missing")
-        picked = unpack_chosen(decision_id, chosen, context)[item]
-        array = np.frombuffer(context, spec.context.dtype).reshape(spec.context.shape)
-        return LearnRow(
-            LogPosition(position), time, DecisionId(decision_id), LogPosition(origin),
-            before, after, array, picked.features, picked.slot,
-        )  # fmt: skip
-    if kind == KIND_CATALOGUE:
-        return CatalogueRow(LogPosition(position), time, unpack_change(payload, spec.action_dim))
-    if kind == KIND_CONFIG:
-        return ConfigRow(LogPosition(position), time, json.loads(payload))
-    assert kind == KIND_IMPORT, f"log row of unknown kind {kind}"
-    version = SnapshotVersion(json.loads(payload)["version"])
-    return ImportRow(LogPosition(position), time, version)

@@ -1,4 +1,4 @@
-"""The tables of the database, its version, and the checks when it is opened."""
+"""The version of the database, and the checks when it is opened."""
 
 from __future__ import annotations
 
@@ -12,63 +12,11 @@ from service.store.protocol import Durability
 from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.integrity import refuse_damaged
-from service.store.sqlite.migrations import migrate
+from service.store.sqlite.migrations import MIGRATIONS, migrate
+from service.store.sqlite.tables import create_tables
 
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 4
-
-# decisions: one row per answered select. It may hold a large context, so the value learned from it
-#   is in `outcomes`; only a propensity that is computed after the answer is filled in later.
-# outcomes: the learned value, and the positions of the first and the latest row that learned it.
-# rewards: every reported reward, with its status.
-# windows: when the rewards of a decision stop counting, and when the store closed the window.
-# log: the rows that change a bandit's model; each carries the hash of the log up to it.
-# trims: up to where learn rows were removed from a log, the hash there, and how many values they
-#   had learned.
-# evicted: a sample of the removed rows.
-# rounds: training rounds, for people only.
-TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE bandits (
-  bandit INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL, spec TEXT NOT NULL,
-  created REAL NOT NULL, deleted REAL);
-CREATE UNIQUE INDEX bandits_live ON bandits (name) WHERE deleted IS NULL;
-CREATE TABLE decisions (
-  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, time REAL NOT NULL, body_hash BLOB,
-  context BLOB NOT NULL, chosen BLOB NOT NULL, candidates BLOB, snapshot INTEGER NOT NULL,
-  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL, explored INTEGER,
-  std REAL);
-CREATE INDEX decisions_bandit ON decisions (bandit);
-CREATE TABLE outcomes (
-  decision_id TEXT NOT NULL, item INTEGER NOT NULL, origin INTEGER NOT NULL, value REAL NOT NULL,
-  latest INTEGER NOT NULL, PRIMARY KEY (decision_id, item)) WITHOUT ROWID;
-CREATE TABLE rewards (
-  decision_id TEXT NOT NULL, item INTEGER NOT NULL, reward_id TEXT, reward REAL NOT NULL,
-  status TEXT NOT NULL, time REAL NOT NULL);
-CREATE INDEX rewards_decision ON rewards (decision_id);
-CREATE TABLE windows (
-  decision_id TEXT PRIMARY KEY, bandit INTEGER NOT NULL, closes REAL NOT NULL, closed REAL)
-  WITHOUT ROWID;
-CREATE INDEX windows_open ON windows (closes) WHERE closed IS NULL;
-CREATE TABLE activations (decision_id TEXT PRIMARY KEY, time REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE log (
-  bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
-  decision_id TEXT, item INTEGER, origin INTEGER, before REAL, after REAL, payload BLOB,
-  hash BLOB NOT NULL, PRIMARY KEY (bandit, position)) WITHOUT ROWID;
-CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
-CREATE TABLE trims (
-  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
-  learned INTEGER NOT NULL);
-CREATE TABLE evicted (
-  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
-  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
-  PRIMARY KEY (bandit, origin));
-CREATE INDEX evicted_ranks ON evicted (bandit, rank);
-CREATE TABLE rounds (
-  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
-  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
-CREATE INDEX rounds_bandit ON rounds (bandit, time);
-"""
+SCHEMA_VERSION = 5
 
 
 def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.Connection:
@@ -89,9 +37,10 @@ def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.C
         connection.execute(f"PRAGMA synchronous = {level}")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found == 0:
-            connection.executescript(
-                f"BEGIN;{TABLES}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
-            )
+            connection.execute("BEGIN IMMEDIATE")
+            create_tables(connection)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
         else:
             if check or found < SCHEMA_VERSION:
                 log.info("%s is checked", path)
@@ -129,7 +78,10 @@ def require_current(path: Path) -> None:
     except StoreUnreadable as error:
         raise StoreError(f"{path}: {error}") from error
     if found != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema {found}, this release reads {SCHEMA_VERSION}")
+        hint = (
+            ": a server of this release migrates it when it starts" if found in MIGRATIONS else ""
+        )
+        raise StoreError(f"{path} has schema {found}, this release reads {SCHEMA_VERSION}{hint}")
 
 
 def next_epoch(connection: sqlite3.Connection) -> int:

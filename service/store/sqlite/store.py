@@ -20,22 +20,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bandexa_core.errors import BandexaError
 from bandexa_core.filesystem import lock_file, note_holder
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition
-from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError
-from service.store.protocol import Activation, Closed, Done, Dropped, Durability, RewardOutcome
+from service.store.protocol import (
+    Deliver,
+    Done,
+    Dropped,
+    Due,
+    Durability,
+    FoundDecision,
+    Logged,
+    Step,
+)
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
-    RewardReport,
     RoundRecord,
     StoredAnswer,
 )
+from service.store.sqlite.codec import pack_change
 from service.store.sqlite.connection import as_store_errors, connect
+from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.sqlite.history import History
@@ -43,13 +54,13 @@ from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
 from service.store.sqlite.operations import Operations, wall_clock
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import next_epoch, open_writer
+from service.store.sqlite.tables import decision_ids
 from service.store.sqlite.tail import LogTail
 from service.store.sqlite.windows import Tick
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_GROUP = 1024
-Deliver = Callable[[Callable[[], None]], object]
 
 # Connections after a failed sync: closing one would write, and drop the write-ahead log.
 _ABANDONED: list[sqlite3.Connection] = []
@@ -66,7 +77,6 @@ class SqliteStore:
         gather: Runs a function in the next turn of the event loop (`call_soon`). Appends of one
             turn are then handed to the writer together, and must come from the event loop. None:
             each append is handed over by itself.
-        max_rewards: The largest number of rewards of a decision.
 
     Raises:
         StoreError: The store is open in another process, of another version, damaged, or no
@@ -80,7 +90,6 @@ class SqliteStore:
         deliver: Deliver,
         clock: Callable[[], float] = wall_clock,
         gather: Deliver | None = None,
-        max_rewards: int = 10_000,
     ) -> None:
         self._path = path
         self._deliver = deliver
@@ -94,14 +103,19 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._tail = LogTail()
-        self._operations = Operations(self._db, clock, self._tail, max_rewards)
+        with as_store_errors():
+            self.ids = decision_ids(self._db)
+            self._operations = Operations(self._db, clock, self._tail, decision_ids(self._db))
         self._wal = path.with_name(path.name + "-wal")
         with as_store_errors(), self.reader() as reader:
+            operations = self._operations
             self._writer = GroupWriter(
-                self._db, self._wal, durability, self._operations.forget_heads, self._tail.commit
-            )
+                self._db, self._wal, durability, operations.finish, operations.forget_heads,
+                self._tail.commit,
+            )  # fmt: skip
             for record in reader.bandits():
-                self._operations.remember(record)
+                operations.remember(record)
+                self.ids.seen(reader.newest_key(record.key))
             unpurged = self._operations.unpurged()
         self._queue: queue.SimpleQueue[list[Queued] | None] = queue.SimpleQueue()
         self._closed = False
@@ -152,6 +166,10 @@ class SqliteStore:
         """See `EventStore.history`."""
         return History(self._path)
 
+    def counting(self) -> SqliteCountingReader:
+        """See `EventStore.counting`."""
+        return SqliteCountingReader(self._path)
+
     def close(self) -> None:
         """See `EventStore.close`."""
         if self._closed:
@@ -173,30 +191,40 @@ class SqliteStore:
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
-        operations = self._operations
-        self._put(lambda: operations.decision(record), done, many=operations.decisions, item=record)
+        self._put_many(self._operations.decisions, record, done)
 
-    def append_propensity(
-        self, decision_id: DecisionId, propensity: float, done: Done[None]
-    ) -> None:
+    def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """See `EventStore.append_propensity`."""
-        self._put(lambda: self._operations.propensity(decision_id, propensity), done)
+        self._put(lambda: self._operations.propensity(key, propensity), done)
 
-    def append_reward(self, report: RewardReport, done: Done[RewardOutcome]) -> None:
-        """See `EventStore.append_reward`."""
-        self._put(lambda: self._operations.reward(report), done)
+    def find_decision(self, decision_id: DecisionId, done: Done[FoundDecision]) -> None:
+        """See `EventStore.find_decision`.
 
-    def append_activation(
-        self, decision_id: DecisionId, time: float, done: Done[Activation]
+        The writer looks it up: it is then behind all earlier appends, and its page cache is warm.
+        """
+        self._put(lambda: self._operations.ledger.find(decision_id), done)
+
+    def find_repeats(
+        self,
+        key: DecisionKey,
+        item: int,
+        reward_id: str | None,
+        reward: float,
+        done: Done[list[float]],
     ) -> None:
-        """See `EventStore.append_activation`."""
-        self._put(lambda: self._operations.activate(decision_id, time), done)
+        """See `EventStore.find_repeats`."""
+        ledger = self._operations.ledger
+        self._put(lambda: ledger.repeats(key, item, reward_id, reward), done)
 
-    def close_windows(self, done: Done[Closed]) -> None:
-        """See `EventStore.close_windows`."""
+    def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
+        """See `EventStore.append_step`."""
+        self._put_many(self._operations.ledger.append, step, done)
+
+    def due_windows(self, done: Done[Due]) -> None:
+        """See `EventStore.due_windows`."""
         tick = Tick()
         self._put(
-            lambda: self._operations.close_windows(tick),
+            lambda: self._operations.due_windows(tick),
             done,
             undo=lambda: self._operations.undo_tick(tick),
         )
@@ -212,13 +240,10 @@ class SqliteStore:
         self._put(lambda: self._operations.config(bandit, spec), done)
 
     def append_import(
-        self,
-        bandit: BanditRecord,
-        publish: Callable[[LogPosition, bytes], int],
-        done: Done[ImportRow],
+        self, bandit: BanditRecord, version: SnapshotVersion, done: Done[ImportRow]
     ) -> None:
         """See `EventStore.append_import`."""
-        self._put(lambda: self._operations.import_snapshot(bandit, publish), done, publishes=True)
+        self._put(lambda: self._operations.import_snapshot(bandit, version), done)
 
     def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
         """See `EventStore.append_round`."""
@@ -230,19 +255,24 @@ class SqliteStore:
         """See `EventStore.trim_log`."""
         self._put(lambda: self._operations.trim_log(bandit, up_to, sample_size), done)
 
-    def drop_decisions(self, before: float, after_row: int, done: Done[Dropped]) -> None:
+    def trim_catalogue(
+        self, bandit: BanditRecord, catalogue: Catalogue, position: LogPosition, done: Done[None]
+    ) -> None:
+        """See `EventStore.trim_catalogue`."""
+        change = pack_change(catalogue.as_change())
+        self._put(lambda: self._operations.trim_catalogue(bandit, change, position), done)
+
+    def drop_decisions(
+        self, bandit: BanditRecord, before: float, after: DecisionKey, done: Done[Dropped]
+    ) -> None:
         """See `EventStore.drop_decisions`."""
-        self._put(lambda: self._operations.drop_decisions(before, after_row), done)
+        self._put(lambda: self._operations.drop_decisions(bandit, before, after), done)
 
     def create_bandit(
-        self,
-        name: str,
-        spec: BanditSpec,
-        publish: Callable[[BanditUid], None],
-        done: Done[BanditRecord],
+        self, uid: BanditUid, name: str, spec: BanditSpec, done: Done[BanditRecord]
     ) -> None:
         """See `EventStore.create_bandit`."""
-        self._put(lambda: self._operations.create(name, spec, publish), done, publishes=True)
+        self._put(lambda: self._operations.create(uid, name, spec), done)
 
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
         """See `EventStore.delete_bandit`: marked first, then purged a part per transaction."""
@@ -299,6 +329,17 @@ class SqliteStore:
             self._gathered.append(Queued(run, done, **kind))
             if len(self._gathered) == 1:
                 self._gather(self._hand_over)
+
+    def _put_many(self, many: Callable[[list[Any]], list[Any]], item: Any, done: Done[Any]) -> None:
+        """Queue an operation that takes several items at once."""
+
+        def one() -> Any:
+            (result,) = many([item])
+            if isinstance(result, BandexaError):
+                raise result
+            return result
+
+        self._put(one, done, many=many, item=item)
 
     def _hand_over(self) -> None:
         """Wake the writer, once for all gathered appends."""

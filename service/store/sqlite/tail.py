@@ -1,16 +1,16 @@
-"""The newest rows of all logs, in memory: their followers in this process do not read them back.
+"""The newest groups of all logs, in memory: followers in this process do not read them back.
 
-The writer collects the rows of its transaction and adds them once that is committed. Readers in the
-same process look here first. Reading one row back from the database costs more than applying it,
+The writer collects the groups of its transaction and adds them once that is committed. Readers in
+the same process look here first. Reading a row back from the database costs more than applying it,
 because each commit empties the page cache of every other connection.
 """
 
 from __future__ import annotations
 
 from bandexa_core.ids import LogPosition
-from bandexa_core.log.rows import LearnRow, LogRow
+from bandexa_core.log.rows import Group
 
-MAX_ROWS = 1024
+MAX_GROUPS = 1024
 MAX_BYTES = 4 << 20  # of contexts and features
 
 
@@ -18,40 +18,37 @@ class LogTail:
     """Written by the writer thread, read by any thread."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[int, int], LogRow] = {}  # in the order of their commits
+        # By bandit and first position, in the order of their commits; with their sizes.
+        self._groups: dict[tuple[int, int], tuple[Group, int]] = {}
         self._bytes = 0
-        self._uncommitted: list[tuple[int, LogRow]] = []
+        self._uncommitted: list[tuple[int, Group, int]] = []
 
-    def add(self, bandit: int, row: LogRow) -> None:
-        """Note a row of the running transaction."""
-        self._uncommitted.append((bandit, row))
+    def add(self, bandit: int, group: Group, num_bytes: int) -> None:
+        """Note a group of the running transaction; `num_bytes`: of its contexts and features."""
+        self._uncommitted.append((bandit, group, num_bytes))
 
     def commit(self) -> None:
-        """Show the rows of the transaction to readers; the oldest rows go where it gets full."""
-        rows = self._rows
-        for bandit, row in self._uncommitted:
-            rows[bandit, row.position] = row
-            self._bytes += _size(row)
-            while len(rows) > MAX_ROWS or self._bytes > MAX_BYTES:
-                self._bytes -= _size(rows.pop(next(iter(rows))))
+        """Show the groups of the transaction; the oldest go where it gets full."""
+        groups = self._groups
+        for bandit, group, num_bytes in self._uncommitted:
+            groups[bandit, group.rows[0].position] = group, num_bytes
+            self._bytes += num_bytes
+            while len(groups) > MAX_GROUPS or self._bytes > MAX_BYTES:
+                self._bytes -= groups.pop(next(iter(groups)))[1]
         self._uncommitted.clear()
 
     def roll_back(self) -> None:
-        """Forget the rows of the transaction."""
+        """Forget the groups of the transaction."""
         self._uncommitted.clear()
 
-    def read(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[LogRow] | None:
-        """Return the rows in (after, up_to]; None where one of them is not here."""
-        if up_to - after > MAX_ROWS:
-            return None
+    def read(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[Group] | None:
+        """Return the groups in (after, up_to]; None where one of them is not here."""
         found = []
-        for position in range(after + 1, up_to + 1):
-            row = self._rows.get((bandit, position))
-            if row is None:
+        while after < up_to:
+            held = self._groups.get((bandit, after + 1))
+            if held is None or held[0].position > up_to:
                 return None
-            found.append(row)
+            group = held[0]
+            found.append(group)
+            after = group.position
         return found
-
-
-def _size(row: LogRow) -> int:
-    return row.context.nbytes + row.action.nbytes if isinstance(row, LearnRow) else 0

@@ -1,22 +1,26 @@
 """Removes old decisions and log rows from the store, a few at a time.
 
 Runs on the writer thread, inside its transaction. The log of a bandit loses its oldest learn rows.
-Changes of the catalogue and the configuration stay: they are few, and every start folds them again.
+Changes of the catalogue stay as long as a stored decision was made before them; then the actions at
+that position take their place. Changes of the configuration stay: they are few.
 The trim point moves in the transaction that removes the rows.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from zlib import crc32
 
 import numpy as np
 
-from bandexa_core.ids import LogPosition
+from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
+from service.store.identity import first_key
 from service.store.protocol import Dropped
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import unpack_chosen
-from service.store.sqlite.evicted import FIRST_ROW, checksum_of, trim_of
+from service.store.sqlite.codec import unpack_items
+from service.store.sqlite.evicted import checksum_of, first_row, trim_of
+from service.store.sqlite.log_writer import MAX_GROUP
 
 TRIM_CHUNK = 500
 DROP_CHUNK = 500
@@ -26,12 +30,8 @@ SELECT position, before IS NULL FROM log
 WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 _OLD_DECISIONS = """
-SELECT d.rowid, d.decision_id, d.time,
-  EXISTS (SELECT 1 FROM windows AS w WHERE w.decision_id = d.decision_id AND w.closed IS NULL)
-  OR EXISTS (SELECT 1 FROM outcomes AS o WHERE o.decision_id = d.decision_id
-             AND o.latest > coalesce(t.position, 0))
-FROM decisions AS d LEFT JOIN trims AS t ON t.bandit = d.bandit
-WHERE d.rowid > ? ORDER BY d.rowid LIMIT ?
+SELECT d.key, d.time, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
 
 
@@ -60,8 +60,10 @@ class Trimming:
             return False
         rows = self._db.execute(_LEARN_ROWS, (key, trim.position, up_to, TRIM_CHUNK)).fetchall()
         more = len(rows) == TRIM_CHUNK
-        end = rows[-1][0] if more else up_to
-        first = [position for position, is_first in rows if is_first]
+        end = self._group_end(key, trim.position, rows[-1][0] if more else up_to)
+        if end is None:
+            return False
+        first = [position for position, is_first in rows if is_first and position <= end]
         self._sample(bandit, first, sample_size)
         (end_hash,) = self._db.execute(
             "SELECT hash FROM log WHERE bandit = ? AND position = ?", (key, end)
@@ -76,6 +78,15 @@ class Trimming:
         )
         return more
 
+    def _group_end(self, bandit: int, after: int, up_to: int) -> int | None:
+        """Return the last position in (after, up_to] at which a group ends, and has a hash."""
+        (end,) = self._db.execute(
+            "SELECT max(position) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
+            " AND ends <> 0",
+            (bandit, max(after, up_to - 2 * MAX_GROUP), up_to),
+        ).fetchone()
+        return None if end is None else int(end)
+
     def _sample(self, bandit: BanditRecord, positions: list[int], size: int) -> None:
         """Extend the sample to rows that leave the log now."""
         for position, rank in zip(
@@ -87,10 +98,7 @@ class Trimming:
             ).fetchone()
             if size == 0 or (found is not None and rank > found[0]):
                 continue
-            name, item, value, chosen, context = self._db.execute(
-                FIRST_ROW, (bandit.key, position)
-            ).fetchone()
-            picked = unpack_chosen(name, chosen, context)[item]
+            picked, value, context = first_row(self._db, bandit.key, position)
             action = picked.features.tobytes()
             self._db.execute(
                 "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -105,17 +113,58 @@ class Trimming:
             (bandit.key, bandit.key, size),
         )
 
-    def drop_decisions(self, before: float, after_row: int) -> Dropped:
+    def trim_catalogue(self, bandit: BanditRecord, change: bytes, position: LogPosition) -> None:
+        """Store the packed actions at a position, and remove the changes up to it.
+
+        A position before the one that is stored, or after the beginning of the log, does nothing.
+        """
+        known = self._db.execute(
+            "SELECT position FROM catalogues WHERE bandit = ?", (bandit.key,)
+        ).fetchone()
+        if (known is not None and position <= known[0]) or (
+            position > trim_of(self._db, bandit.key).position
+        ):
+            return
+        self._db.execute(
+            "INSERT OR REPLACE INTO catalogues VALUES (?, ?, ?, ?)",
+            (bandit.key, position, change, crc32(change)),
+        )
+        self._db.execute(
+            "DELETE FROM log WHERE bandit = ? AND kind = 2 AND kind <> 1 AND position <= ?",
+            (bandit.key, position),
+        )
+
+    def drop_decisions(self, bandit: BanditRecord, before: float, after: DecisionKey) -> Dropped:
         """Remove some decisions made before a time that no remaining log row refers to.
 
         Args:
+            bandit: The bandit.
             before: Seconds since the epoch.
-            after_row: Where the last call ended; 0 for the first call.
+            after: Where the last call ended; 0 for the first call.
         """
-        found = self._db.execute(_OLD_DECISIONS, (after_row, DROP_CHUNK)).fetchall()
-        old = [row for row in found if row[2] < before]
-        keys = [(row[1],) for row in old if not row[3]]
-        for table in ("rewards", "outcomes", "windows", "activations", "decisions"):
-            self._db.executemany(f"DELETE FROM {table} WHERE decision_id = ?", keys)
+        trim = trim_of(self._db, bandit.key).position
+        has_windows = bandit.spec.rewards.reward_window_s is not None
+        found = self._db.execute(
+            _OLD_DECISIONS,
+            (max(after, first_key(bandit.key) - 1), first_key(bandit.key + 1), DROP_CHUNK),
+        ).fetchall()
+        old = [row for row in found if row[1] < before]
+        removable = [
+            (key,)
+            for key, _, closed, items in old
+            if not (has_windows and closed is None) and not _is_logged(items, trim)
+        ]
+        self.remove_decisions(removable)
         more = len(found) == DROP_CHUNK and bool(old)
-        return Dropped(len(keys), found[-1][0] if found else after_row, more)
+        return Dropped(len(removable), DecisionKey(found[-1][0]) if found else after, more)
+
+    def remove_decisions(self, keys: list[tuple[int]]) -> int:
+        """Remove decisions with all that was reported about them; returns how many."""
+        for table in ("rewards", "ledger", "decisions"):
+            self._db.executemany(f"DELETE FROM {table} WHERE key = ?", keys)
+        return len(keys)
+
+
+def _is_logged(items: bytes | None, trim: LogPosition) -> bool:
+    """Whether a log row after `trim` learned a value of a decision."""
+    return items is not None and any(item.latest > trim for item in unpack_items(items))

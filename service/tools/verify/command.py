@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
-from bandexa_core.ids import LogPosition
+from bandexa_core.ids import UNPLACED, LogPosition
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
@@ -31,6 +32,7 @@ from service.tools.verify.findings import Check, Progress, Report, Say
 from service.tools.verify.ledger import Ledger
 from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
 from service.tools.verify.models import ModelAudit
+from service.tools.verify.windows import WindowAudit
 
 log = logging.getLogger(__name__)
 LIVE_TIMEOUT_S = 60.0
@@ -64,6 +66,7 @@ def verify(
             try:
                 records = reader.bandits()
                 Ledger(tables, records, report, say).audit()
+                WindowAudit(tables, records, report, say).audit()
                 for record in records:
                     _models(settings, reader, record, registry, report, say)
                 if live is not None:
@@ -119,6 +122,11 @@ def check_snapshots(
             if version in snapshots.versions():  # otherwise it was pruned meanwhile
                 check.problem(f"snapshot {version}: {error}")
             continue
+        if manifest.position == UNPLACED:
+            imports = reader.imports(record.key)  # an import may have been logged meanwhile
+            if version in imports:
+                manifest = _placed(reader, record, manifest, imports[version])
+                check.notes.append(f"snapshot {version}: the next start completes its import")
         found = reader.hash_at(record.key, LogPosition(manifest.position))
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
             check.problem(f"snapshot {version}: it belongs to another bandit or configuration")
@@ -127,7 +135,9 @@ def check_snapshots(
         elif manifest.parent is None and version > 0 and version not in reader.imports(record.key):
             check.notes.append(f"snapshot {version} is of an import that was never committed")
         elif found is None:
-            check.problem(f"snapshot {version}: built at {manifest.position}, beyond the log")
+            beyond = manifest.position > reader.head(record.key)
+            where = "beyond the log" if beyond else "where no group of rows ends"
+            check.problem(f"snapshot {version}: built at {manifest.position}, {where}")
         else:
             check.problem(f"snapshot {version}: its hash of the log at {manifest.position} differs")
     for missing in sorted(set(imports) - set(versions)):
@@ -135,6 +145,14 @@ def check_snapshots(
     check.compared = f"{len(versions)} snapshots: files, log hashes"
     imported = reader.last_import(record.key, reader.head(record.key))
     return [manifest for manifest in good if manifest.position >= imported]
+
+
+def _placed(
+    reader: LogReader, record: BanditRecord, manifest: Manifest, position: LogPosition
+) -> Manifest:
+    """Return the manifest of an import that is logged, as it will be (see `place_import`)."""
+    log_hash = reader.hash_at(record.key, position)
+    return replace(manifest, position=position, log_hash=(log_hash or b"").hex())
 
 
 def _live(

@@ -1,4 +1,4 @@
-"""Checks every reward and every learned value: learned once, and equal to what was reported.
+"""Checks every decision's ledger row: learned once, and equal to what was reported.
 
 Each chunk is a short transaction. It first reads the logs to their ends, so that values and log
 rows belong to one moment although a server writes meanwhile.
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from bandexa_core.spec import BanditSpec
+from bandexa_core.ids import DecisionKey
+from bandexa_core.log.contract import COUNTED, ItemState
+from bandexa_core.spec import RewardSpec
 from service.store.errors import StoreDamaged
+from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader, OutcomeFound, RewardFound
-from service.store.sqlite.codec import unpack_chosen
+from service.store.sqlite.audit import AuditReader, LedgerFound, RewardFound
+from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items
 from service.tools.verify.findings import Check, Report, Say
 from service.tools.verify.log_audit import LogAudit
 
 CHUNK = 500
-_COUNTED = ("applied", "aggregated")
-_STATUSES = (*_COUNTED, "ignored", "late")
+_STATUSES = (*COUNTED, "ignored", "late")
 
 
 class Ledger:
@@ -46,8 +49,7 @@ class Ledger:
         for log in self._logs.values():
             while log.advance():
                 self._say(f"{log.record.name}: log row {log.position}")
-        self._check_outcomes()
-        self._check_rewards()
+        self._check_rows()
         for key, check in self._values.items():
             values, rewards = self._num_values[key], self._num_rewards[key]
             check.compared = f"{values} values learned once, from {rewards} rewards"
@@ -61,96 +63,153 @@ class Ledger:
                 log.catch_up()
             yield
 
-    # -- values -------------------------------------------------------------------------------
-
-    def _check_outcomes(self) -> None:
-        last, done = ("", -1), 0
-        while True:
+    def _check_rows(self) -> None:
+        last, done, more = 0, 0, True
+        while more:
             with self._moment():
-                rows = self._reader.outcomes(last, CHUNK)
-                counted: dict[tuple[str, int], list[float]] = defaultdict(list)
-                if rows:
-                    first, final = rows[0].decision_id, rows[-1].decision_id
-                    for decision_id, item, reward in self._reader.counted_rewards(first, final):
-                        counted[decision_id, item].append(reward)
+                rows = self._reader.ledger(last, CHUNK)
+                more = len(rows) == CHUNK
+                end = rows[-1].key if more else None
+                rewards: dict[int, list[RewardFound]] = defaultdict(list)
+                for reward in self._reader.rewards(last, end):
+                    rewards[reward.key].append(reward)
                 for row in rows:
-                    self._outcome(row, counted.get((row.decision_id, row.item), []))
-            if len(rows) < CHUNK:
-                return
-            last, done = (rows[-1].decision_id, rows[-1].item), done + len(rows)
-            self._say(f"{done} values")
+                    self._row(row, rewards.pop(row.key, []))
+                for key, reported in rewards.items():
+                    self._unknown(key, len(reported))
+            if more:
+                last, done = rows[-1].key, done + len(rows)
+                self._say(f"{done} decisions")
 
-    def _outcome(self, row: OutcomeFound, counted: list[float]) -> None:
-        origin, value = row.origin, row.value
-        what = f"decision {row.decision_id}, pick {row.item}"
-        check = self._check(row.bandit, what)
-        if check is None or row.bandit is None:
+    def _unknown(self, key: int, num: int) -> None:
+        if bandit_of(DecisionKey(key)) in self._values:
+            self._everything.problem(f"{num} rewards at key {key} have no ledger row")
+
+    # -- one decision -------------------------------------------------------------------------
+
+    def _row(self, row: LedgerFound, rewards: Sequence[RewardFound]) -> None:
+        check = self._values.get(row.bandit)
+        if check is None:  # the bandit is deleted, or was created meanwhile
+            return
+        if row.decision_id is None:
+            self._everything.problem(f"the ledger row at key {row.key} has no decision")
+            return
+        self._num_rewards[row.bandit] += len(rewards)
+        what = f"decision {row.decision_id}"
+        self._counts(check, what, row, rewards)
+        try:
+            items = unpack_items(row.items)
+            num_chosen = len(unpack_chosen(row.decision_id, row.chosen or b""))
+        except StoreDamaged as error:
+            check.problem(f"ledger: {what}: {error}")
+            return
+        if len(items) != num_chosen:
+            check.problem(f"ledger: {what}: {len(items)} items for {num_chosen} chosen actions")
+        counted: dict[int, list[float]] = defaultdict(list)
+        for reward in rewards:
+            if reward.status not in _STATUSES:
+                check.problem(f"rewards: {what}: unknown status {reward.status!r}")
+            elif not 0 <= reward.item < len(items):
+                check.problem(f"rewards: {what}: of pick {reward.item}, which it has not")
+            elif reward.status in COUNTED:
+                counted[reward.item].append(reward.reward)
+        for index, item in enumerate(items):
+            if _is_sound(item):
+                self._item(check, row, index, item, counted[index])
+            else:
+                check.problem(f"ledger: {what}, pick {index}: it is not what was written")
+
+    def _counts(
+        self, check: Check, what: str, row: LedgerFound, rewards: Sequence[RewardFound]
+    ) -> None:
+        """Check what the row counts, and what happened to the decision as a whole."""
+        if len(rewards) != row.num_rewards:
+            check.problem(
+                f"rewards: {what}: {len(rewards)} are stored, the ledger counts {row.num_rewards}"
+            )
+        elif [reward.seq for reward in rewards] != list(range(1, len(rewards) + 1)):
+            check.problem(f"rewards: {what}: their numbers are not 1 to {len(rewards)}")
+        steps = row.num_rewards + (row.activated is not None) + (row.closed is not None)
+        if row.version != steps:
+            check.problem(f"ledger: {what}: version {row.version} after {steps} steps")
+        if row.active and row.activated is not None:
+            check.problem(f"ledger: {what}: activated, although it was active from the start")
+        rules = self._logs[row.bandit].record.spec.rewards
+        if row.closed is not None and rules.reward_window_s is None:
+            check.problem(f"ledger: {what}: its window was closed, and its bandit has none")
+
+    def _item(
+        self, check: Check, row: LedgerFound, index: int, item: StoredItem, counted: list[float]
+    ) -> None:
+        what = f"decision {row.decision_id}, pick {index}"
+        rules = self._logs[row.bandit].record.spec.rewards
+        self._compare(check, what, item.state, counted, rules, closed=row.closed is not None)
+        active = row.active or row.activated is not None
+        if item.state.value is None:
+            if counted and active:
+                check.problem(f"rewards: {what}: they count, but nothing was learned from them")
+            if item.origin or item.latest:
+                check.problem(f"ledger: {what}: learned in row {item.origin}, without a value")
             return
         self._num_values[row.bandit] += 1
-        log = self._logs[row.bandit]
-        logged = log.value(origin, row.first_value)
-        if origin > log.begins and (
-            (row.first_decision, row.first_item) != (row.decision_id, row.item)
-            or row.first_before is not None
-        ):
-            check.problem(f"outcomes: {what}: log row {origin} is not the first to learn it")
+        if not active:
+            check.problem(f"ledger: {what}: learned although it was never activated")
+        self._learned(check, what, row, index, item)
+
+    def _learned(
+        self, check: Check, what: str, row: LedgerFound, index: int, item: StoredItem
+    ) -> None:
+        """Compare a value with the log."""
+        log, origin, value = self._logs[row.bandit], item.origin, item.state.value
+        first = self._reader.first_row(row.bandit, origin)
+        logged = log.value(origin, first.after)
+        if origin > log.begins and first[:3] != (row.key, index, None):
+            check.problem(f"ledger: {what}: log row {origin} is not the first to learn it")
         elif logged is not None and logged != value:
-            check.problem(f"outcomes: {what}: value {value}, the log says {logged}")
-        if not _has_pick(row.decision_id, row.chosen, row.item):
-            check.problem(f"outcomes: {what}: the decision has no such pick")
-        if row.decided_at >= origin:
-            check.problem(f"outcomes: {what}: learned in row {origin}, before it was decided")
-        if not row.active:
-            check.problem(f"outcomes: {what}: learned although it was never activated")
-        closed = row.closed is not None
-        self._compare(check, what, value, counted, log.record.spec, closed=closed)
+            check.problem(f"ledger: {what}: value {value}, the log says {logged}")
+        elif not log.is_latest(origin, item.latest):
+            check.problem(f"ledger: {what}: log row {item.latest} is not the latest to learn it")
+        if (row.decided_at or 0) >= origin:
+            check.problem(f"ledger: {what}: learned in row {origin}, before it was decided")
 
     def _compare(
-        self, check: Check, what: str, value: float, counted: list[float], spec: BanditSpec, *,
-        closed: bool,
+        self, check: Check, what: str, state: ItemState, counted: list[float], rules: RewardSpec,
+        *, closed: bool,
     ) -> None:  # fmt: skip
-        rewards = spec.rewards
-        if not counted:
-            if not closed or rewards.default_reward != value:
-                check.problem(f"rewards: {what}: {value} was learned, but no reward reported it")
-            return
-        if rewards.aggregate == "first" and len(counted) > 1:
+        """Compare an item with the rewards that count."""
+        value = state.value
+        if rules.aggregate == "first" and len(counted) > 1:
             check.problem(f"rewards: {what}: {len(counted)} rewards count, of which one may")
-        expected = _fold(counted, rewards.aggregate)
-        if expected != value:
-            check.problem(f"rewards: {what}: they make {expected}, the value learned is {value}")
+        if counted:
+            made = _fold(counted, rules.aggregate)
+            if value is not None and made != value:
+                check.problem(f"rewards: {what}: they make {made}, the value learned is {value}")
+        elif value is not None and (not closed or rules.default_reward != value):
+            check.problem(f"rewards: {what}: {value} was learned, but no reward reported it")
+        if state.num != len(counted):
+            check.problem(
+                f"ledger: {what}: {len(counted)} rewards count, the ledger counts {state.num}"
+            )
+        if not _sums_agree(state.partials, counted, rules.aggregate):
+            check.problem(f"ledger: {what}: its partial sums are not those of its rewards")
 
-    # -- rewards ------------------------------------------------------------------------------
 
-    def _check_rewards(self) -> None:
-        last = 0
-        while True:
-            rows = self._reader.rewards(last, CHUNK)
-            for row in rows:
-                self._reward(row)
-            if len(rows) < CHUNK:
-                return
-            last = rows[-1].row
-            self._say(f"{last} rewards")
+def _is_sound(item: StoredItem) -> bool:
+    """Whether an item has the types of one; its bytes may be anything that can be decoded."""
+    state: Sequence[Any] = item.state
+    num, partials, value = state
+    return (
+        all(isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest))
+        and all(isinstance(partial, float) and math.isfinite(partial) for partial in partials)
+        and (value is None or (isinstance(value, float) and math.isfinite(value)))
+    )
 
-    def _reward(self, row: RewardFound) -> None:
-        _, decision_id, item, status, key, origin, active = row
-        what = f"decision {decision_id}, pick {item}"
-        check = self._check(key, what)
-        if check is None or key is None:
-            return
-        self._num_rewards[key] += 1
-        if status not in _STATUSES:
-            check.problem(f"rewards: {what}: unknown status {status!r}")
-        elif status in _COUNTED and origin is None and (active or status == "applied"):
-            check.problem(f"rewards: {what}: {status}, but nothing was learned from it")
 
-    def _check(self, key: int | None, what: str) -> Check | None:
-        """Return the check for a row of a bandit; None where the bandit is not checked."""
-        if key is None:
-            self._everything.problem(f"{what}: there is no such decision")
-            return None
-        return self._values.get(key)  # None: the bandit is deleted, or was created meanwhile
+def _sums_agree(partials: Sequence[float], counted: Sequence[float], aggregate: str) -> bool:
+    if aggregate in ("sum", "mean"):
+        return bool(partials) == bool(counted) and math.fsum(partials) == math.fsum(counted)
+    wanted = counted[:1] if aggregate == "first" else counted[-1:]
+    return list(partials) == list(wanted)
 
 
 def _fold(rewards: list[float], aggregate: str) -> float:
@@ -160,10 +219,3 @@ def _fold(rewards: list[float], aggregate: str) -> float:
         return rewards[-1]
     total = math.fsum(rewards)
     return total if aggregate == "sum" else total / len(rewards)
-
-
-def _has_pick(decision_id: str, chosen: bytes, item: int) -> bool:
-    try:
-        return 0 <= item < len(unpack_chosen(decision_id, chosen))
-    except StoreDamaged:
-        return False

@@ -7,25 +7,31 @@ that what was read stays valid while a server writes.
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from bandexa_core.ids import LogPosition
+from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.errors import StoreDamaged
+from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader, LogRowFound
+from service.store.sqlite.audit import AuditReader
 from service.store.sqlite.codec import (
+    AS_BLOCK,
     GENESIS_HASH,
+    INSIDE,
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
-    chain_hash,
+    LEGACY,
+    ROW_BY_ROW,
     unpack_chosen,
+    unpack_items,
 )
+from service.store.sqlite.reader import StoredRow, wrong_row
 from service.tools.verify.findings import Check
 
 CHUNK = 1000
 _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)
+_RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
 
 class LogAudit:
@@ -43,17 +49,24 @@ class LogAudit:
         self._reader = reader
         self._check = check
         self._hash = GENESIS_HASH
-        self._corrected: dict[int, float] = {}
+        self._group: list[StoredRow] = []  # read so far
+        self._is_whole = True  # no row of it is missing
+        self._corrected: dict[int, tuple[LogPosition, float]] = {}  # by origin
 
     def advance(self) -> bool:
         """Check the next rows; returns False at the end of the log."""
         rows = self._reader.log_rows(self.record.key, self.position, CHUNK)
         trim = self._reader.trim(self.record.key)
-        if trim.position > self.position:  # earlier rows were removed, perhaps only now
-            self.position, self._hash, self.begins = trim.position, trim.hash, trim.position
+        self.begins = trim.position  # it may move at any time
+        if trim.position > self.position:
+            self.position, self._hash = trim.position, trim.hash
+            self._group, self._is_whole = [], True
             return True
         for row in rows:
             self._row(row)
+        if len(rows) < CHUNK and self._group:  # groups are written as a whole
+            self._problem(f"{_span(self._group[0].position, self.position)} in a group without end")
+            self._group, self._is_whole = [], False
         self._check.compared = f"{self.position} rows: positions, hash chain, decisions"
         return len(rows) == CHUNK
 
@@ -67,23 +80,28 @@ class LogAudit:
 
         None where all rows with its value have left the log.
         """
-        return self._corrected.get(origin, first)
+        corrected = self._corrected.get(origin)
+        return first if corrected is None else corrected[1]
 
-    def _row(self, row: LogRowFound) -> None:
+    def is_latest(self, origin: int, position: int) -> bool:
+        """Whether a row is the latest that learned a value; it may have left the log."""
+        corrected = self._corrected.get(origin)
+        if corrected is not None:
+            return corrected[0] == position
+        return position == origin if origin > self.begins else position <= self.begins
+
+    def _row(self, row: StoredRow) -> None:
         position, kind = row.position, row.kind
-        learned = (row.decision_id, row.item, row.origin, row.before, row.after)
-        fields: tuple[Any, ...] = {
-            KIND_LEARN: (position, kind, row.time, *learned),
-            KIND_IMPORT: (position, kind, row.time),
-        }.get(kind, (position, kind, row.time, row.payload))
-        whole = position == self.position + 1
-        if not whole:
+        if position != self.position + 1:
             self._problem(f"{_span(self.position + 1, position - 1)} missing")
-        elif chain_hash(self._hash, fields) != row.hash:
-            self._problem(f"row {position}: its hash is not that of the log up to it")
+            self._group, self._is_whole = [], False
+        self._group.append(row)
         self.position = LogPosition(position)
-        self._hash = bytes(row.hash)
-        if kind == KIND_LEARN:
+        if row.ends != INSIDE:
+            self._end_group(row)
+        if kind == KIND_LEARN and None in (row.item, row.origin, row.after):
+            self._problem(f"row {position}: its value is missing")
+        elif kind == KIND_LEARN:
             self._learn_row(row)
             self._decision(f"row {position}", row)
         elif kind not in _KINDS:
@@ -91,41 +109,61 @@ class LogAudit:
         elif row.payload is None or (kind == KIND_IMPORT and not _names_version(row.payload)):
             self._problem(f"row {position}: its payload is missing")
 
-    def _learn_row(self, row: LogRowFound) -> None:
-        position, origin, outcome = row.position, row.origin, row.outcome_origin
-        what = f"row {position} (decision {row.decision_id}, pick {row.item})"
-        if row.decision_bandit is None:
+    def _end_group(self, last: StoredRow) -> None:
+        """Check the hashes of the rows read so far."""
+        if last.ends not in _RULES:
+            self._problem(f"row {last.position}: its group has the unknown rule {last.ends}")
+        elif self._is_whole and (wrong := wrong_row(self._hash, self._group)) is not None:
+            self._problem(f"row {wrong}: its hash is not that of the log up to it")
+        self._hash = bytes(last.hash)
+        self._group, self._is_whole = [], True
+
+    def _learn_row(self, row: StoredRow) -> None:
+        position, origin = row.position, row.origin
+        what = f"row {position} (decision {self._reader.name(row)}, pick {row.item})"
+        if row.chosen is None:
             self._problem(f"{what}: its decision is missing")
-        elif row.decision_bandit != self.record.key:
+        elif bandit_of(DecisionKey(row.key)) != self.record.key:
             self._problem(f"{what}: its decision is another bandit's")
+        known_origin = self._ledger_origin(row)
         if row.before is None:
             if origin != position:
                 self._problem(f"{what}: a first value with origin {origin}")
-            elif outcome is None:
-                self._problem(f"{what}: no outcome is stored")
-            elif outcome != position:
-                self._problem(f"{what}: learned a second time, first in row {outcome}")
+            elif known_origin is None:
+                self._problem(f"{what}: the ledger does not have it")
+            elif known_origin != position:
+                self._problem(f"{what}: learned a second time, first in row {known_origin}")
             return
-        if outcome != origin or not origin < position:
-            self._problem(f"{what}: origin {origin}, the first row is {outcome}")
-        known = self._before(origin, row.decision_id, row.item)
+        if known_origin != origin or not origin < position:
+            self._problem(f"{what}: origin {origin}, the first row is {known_origin}")
+        known = self._before(row)
         if known != row.before and (known is not None or origin > self.begins):
             self._problem(f"{what}: was {row.before}, the rows before it say {known}")
-        self._corrected[origin] = row.after
+        self._corrected[origin] = self.position, row.after
 
-    def _decision(self, what: str, row: LogRowFound) -> None:
+    def _ledger_origin(self, row: StoredRow) -> int | None:
+        """Return the position of the first row with this value, according to the ledger."""
+        packed = self._reader.ledger_items(row.key)
+        try:
+            items = () if packed is None else unpack_items(packed)
+        except StoreDamaged:
+            return None
+        return items[row.item].origin if 0 <= row.item < len(items) else None
+
+    def _decision(self, what: str, row: StoredRow) -> None:
         """Check the decision that a value was learned from by its checksums."""
         try:
             if row.chosen is not None:
-                unpack_chosen(row.decision_id, row.chosen, row.context)
+                unpack_chosen(self._reader.name(row), row.chosen, row.context)
         except StoreDamaged as error:
             self._problem(f"{what}: {error}")
 
-    def _before(self, origin: int, decision_id: str, item: int) -> float | None:
-        known = self._corrected.get(origin)
+    def _before(self, row: StoredRow) -> float | None:
+        known = self._corrected.get(row.origin)
         if known is not None:
-            return known
-        return self._reader.first_value(self.record.key, origin, decision_id, item)
+            return known[1]
+        first = self._reader.first_row(self.record.key, row.origin)
+        return first.after if first[:3] == (row.key, row.item, None) else None
 
     def _problem(self, text: str) -> None:
         self._check.problem(f"log: {text}")

@@ -50,8 +50,8 @@ class LoggedRows:
         values = self._corrections()
         waiting: list[LearnRow] = []
         passed_over = 0
-        for rows in self._reader.follow(self._record, self._begins, self._up_to):
-            for row in rows:
+        for group in self._reader.follow(self._record, self._begins, self._up_to):
+            for row in group.rows:
                 if not isinstance(row, LearnRow) or row.before is not None:
                     continue
                 if passed_over < self._passed_over:
@@ -66,8 +66,8 @@ class LoggedRows:
 
     def _corrections(self) -> dict[int, float]:
         values: dict[int, float] = {}
-        for rows in self._reader.follow(self._record, self._begins, self._up_to):
-            for row in rows:
+        for group in self._reader.follow(self._record, self._begins, self._up_to):
+            for row in group.rows:
                 if isinstance(row, LearnRow) and row.before is not None:
                     values[row.origin] = row.after
         return values

@@ -6,16 +6,15 @@ Where an encoder was trained, the posterior must equal a rebuild over the rows i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.rows import ImportRow, LearnRow
 from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import LinearTS, NeuralLinearTS
 from bandexa_core.replay import ExtendedReplay, Replay
@@ -34,7 +33,7 @@ from service.tools.verify.comparison import (
 from service.tools.verify.findings import Check, Say
 from service.tools.verify.logged_rows import LoggedRows
 
-CHUNK = 64
+GROUPS_PER_LINE = 64
 
 
 class ModelAudit:
@@ -55,6 +54,7 @@ class ModelAudit:
         self._snapshots = snapshots
         self._check = check
         self._say = say
+        self._manifests: dict[SnapshotVersion, Manifest] = {}
         self._carried: ServingModel | None = None
         self._since = SnapshotVersion(0)
         self._applied: list[str] = []
@@ -63,6 +63,7 @@ class ModelAudit:
     def audit(self, manifests: list[Manifest]) -> None:
         """Compare the snapshots of `manifests`, oldest first, and apply the tail to the newest."""
         before: Manifest | None = None
+        self._manifests = {each.version: each for each in manifests}
         for manifest in manifests:
             found = self._load(manifest.version)
             if found is None:
@@ -123,6 +124,7 @@ class ModelAudit:
             if version in self._snapshots.versions():
                 raise
             return None
+        snapshot = replace(snapshot, manifest=self._manifests.get(version, snapshot.manifest))
         position = LogPosition(snapshot.manifest.position)
         record, reader = self._record, self._reader
         return load_model(
@@ -132,16 +134,10 @@ class ModelAudit:
 
     def apply(self, model: ServingModel, up_to: LogPosition) -> None:
         """Apply the rows up to a position to a model."""
-        for rows in self._reader.follow(self._record, model.position, up_to, CHUNK):
-            learned = [row for row in rows if isinstance(row, LearnRow)]
-            features: dict[int, NDArray[np.float64]] = {}
-            replaced = any(isinstance(row, ImportRow) for row in rows)  # and with it the encoder
-            if learned and model.learns_features and not replaced:
-                z_ND = model.features(learned)
-                features = {row.position: z_ND[i : i + 1] for i, row in enumerate(learned)}
-            for row in rows:
-                model.apply(row, self._imported, features.get(row.position))
-            self._say(f"{self._record.name}: row {model.position} applied")
+        for number, group in enumerate(self._reader.follow(self._record, model.position, up_to)):
+            model.apply(group, self._imported)
+            if number % GROUPS_PER_LINE == 0:
+                self._say(f"{self._record.name}: row {model.position} applied")
 
     def _imported(self, version: SnapshotVersion) -> Snapshot:
         return self._snapshots.load(version, (MODEL_FILE,))

@@ -15,7 +15,7 @@ import numpy as np
 
 from bandexa_core.errors import ReplayError
 from bandexa_core.ids import BanditUid, LogPosition
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.log.rows import LearnRow, LogRow
 from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_replay
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
@@ -23,6 +23,7 @@ from service.store.errors import LogTrimmed
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 
+ROWS_AT_ONCE = 512
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ class FollowedReplays:
     def _follow(
         self, replay: Replay, record: BanditRecord, start: LogPosition, position: LogPosition
     ) -> None:
-        for rows in self._reader.follow(record, start, position):
+        for rows in self._chunks(record, start, position):
             learned = [row for row in rows if isinstance(row, LearnRow)]
             for batch in _runs(learned):
                 if batch[0].before is None:
@@ -71,6 +72,19 @@ class FollowedReplays:
                     values = np.array([row.after for row in batch])
                     replay.correct(origins, values)
             replay.mark_followed(rows[-1].position)
+
+    def _chunks(
+        self, record: BanditRecord, start: LogPosition, position: LogPosition
+    ) -> Iterator[list[LogRow]]:
+        """Yield the rows in (start, position], several groups together."""
+        rows: list[LogRow] = []
+        for group in self._reader.follow(record, start, position):
+            rows += group.rows
+            if len(rows) >= ROWS_AT_ONCE:
+                yield rows
+                rows = []
+        if rows:
+            yield rows
 
     def activations(self, record: BanditRecord, spec: BanditSpec) -> ActivationCache | None:
         """Return the bandit's cache of frozen activations, None where it has no such cache."""

@@ -26,8 +26,8 @@ from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.store.loading import catalogue_of, load_at, newest_snapshot
+from service.store.opening import open_reader
 from service.store.records import BanditRecord
-from service.store.sqlite.reader import StoreReader
 from service.training.errors import BanditGone
 from service.training.messages import Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
@@ -47,7 +47,7 @@ class Trainer:
     def __init__(self, configuration: Configuration, beats: Heartbeats) -> None:
         self._configuration = configuration
         self._beats = beats
-        self._reader = StoreReader(Path(configuration.database))
+        self._reader = open_reader(Path(configuration.database))
         self._snapshots = Path(configuration.snapshots)
         self._replays = FollowedReplays(self._reader, Path(configuration.replays))
         self._registry = EncoderRegistry(

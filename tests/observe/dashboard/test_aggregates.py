@@ -15,8 +15,8 @@ from service.observe.counters import SECONDS, Tally
 from service.observe.dashboard.aggregates import DELAYS_S, CountedDecision, Counts
 from service.observe.dashboard.follower import Follower
 from service.observe.dashboard.views import series
+from service.store.opening import open_counting, open_reader
 from service.store.sqlite.aggregates import AggregateReader, AggregateWriter
-from service.store.sqlite.reader import StoreReader
 
 TABLES = ("buckets", "shares", "delays")
 
@@ -30,7 +30,7 @@ def rows(path: Path, live: set[str]) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def rebuilt(database: Path, path: Path) -> Path:
-    follower = Follower(database, path, Tally())
+    follower = Follower(open_counting(database), path, Tally())
     try:
         while follower.step():
             pass
@@ -66,7 +66,7 @@ def test_aggregates_rebuilt_from_the_log_equal_the_live_ones(
     fed.counted("gone", 20)
     fed.counted("shop", 60)
     fed.call("DELETE", "/bandits/gone")
-    fed.shop("gone")  # another bandit of that name; its rows get the numbers of the deleted ones
+    fed.shop("gone")  # another bandit of that name
     fed.visit("gone", 100, 15)
     server.kill()
     again = start_server(server.data_dir)
@@ -79,7 +79,7 @@ def test_aggregates_rebuilt_from_the_log_equal_the_live_ones(
     assert lines["shop"]["rewards"] == 45
     assert again.stop() == 0
     database = again.data_dir / "bandexa.db"
-    with StoreReader(database) as reader:
+    with open_reader(database) as reader:
         live = {str(record.uid) for record in reader.bandits()}
     rebuild = rebuilt(database, tmp_path / "again.db")
     same(rows(again.data_dir / "dashboard.db", live), rows(rebuild, live))

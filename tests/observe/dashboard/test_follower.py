@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +15,13 @@ from bandexa_core.ids import ActionId, ActionSlot
 from service.observe.counters import Tally
 from service.observe.dashboard.follower import BYTES, CHUNK, Follower
 from service.store.errors import StoreDamaged
+from service.store.identity import first_key
+from service.store.opening import open_counting
 from service.store.records import ChosenAction
 from service.store.sqlite import counting
+from service.store.sqlite.aggregates import AggregateWriter, decisions_of
 from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
-from service.store.sqlite.schema import TABLES
+from service.store.sqlite.tables import create_tables
 
 NOW = 1764254590.1234567
 LEARNED, CHANGED = 1, 0
@@ -28,7 +31,7 @@ LEARNED, CHANGED = 1, 0
 def _database(tmp_path: Path) -> Path:
     path = tmp_path / "bandexa.db"
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(TABLES)
+        create_tables(db)
         db.execute("INSERT INTO bandits VALUES (1, 'uid', 'shop', '{}', 0.0, NULL)")
         db.commit()
     return path
@@ -36,7 +39,7 @@ def _database(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="follower")
 def _follower(database: Path, tmp_path: Path) -> Iterator[Follower]:
-    follower = Follower(database, tmp_path / "aggregates.db", Tally())
+    follower = Follower(open_counting(database), tmp_path / "aggregates.db", Tally())
     yield follower
     follower.close()
 
@@ -46,13 +49,29 @@ def picks(*ids: str, features: int = 2) -> tuple[ChosenAction, ...]:
     return tuple(ChosenAction(ActionId(one), 0, ActionSlot(0), row, 0.5) for one in ids)
 
 
-def decide(database: Path, num: int, chosen: bytes, std: float | None = 0.25) -> None:
+def decide(
+    database: Path,
+    num: int,
+    chosen: bytes,
+    bandit: int = 1,
+    *,
+    propensity: float | None = 0.5,
+    time: float = NOW,
+) -> None:
+    """Store decisions of a bandit, at the places after those it has."""
     with closing(sqlite3.connect(database)) as db:
-        (first,) = db.execute("SELECT count(*) FROM decisions").fetchone()
-        row = (1, NOW, None, b"", chosen, None, 0, 1, 0.5, 1, 0, std)
-        for number in range(first, first + num):
-            values = (f"d{number}", *row)
-            db.execute(f"INSERT INTO decisions VALUES ({', '.join('?' * 13)})", values)
+        (stored,) = db.execute(
+            "SELECT count(*) FROM decisions WHERE key > ? AND key < ?",
+            (first_key(bandit), first_key(bandit + 1)),
+        ).fetchone()
+        db.executemany(
+            "INSERT INTO decisions (key, time, context, chosen, snapshot, position, propensity,"
+            " activated, explored, std) VALUES (?, ?, x'', ?, 0, 1, ?, 1, 0, 0.25)",
+            [
+                (first_key(bandit) + stored + number, time, chosen, propensity)
+                for number in range(1, num + 1)
+            ],
+        )
         db.commit()
 
 
@@ -60,9 +79,12 @@ def log(database: Path, *kinds: int) -> None:
     with closing(sqlite3.connect(database)) as db:
         (last,) = db.execute("SELECT coalesce(max(position), 0) FROM log").fetchone()
         for position, kind in enumerate(kinds, last + 1):
-            row: tuple[Any, ...] = (1, position, kind, NOW, None, None, None, None, 1.0)
-            row += (None if kind == LEARNED else bytes(100_000), b"")
-            db.execute(f"INSERT INTO log VALUES ({', '.join('?' * 11)})", row)
+            payload = None if kind == LEARNED else bytes(100_000)
+            db.execute(
+                "INSERT INTO log (bandit, position, kind, time, after, payload, ends, hash)"
+                " VALUES (1, ?, ?, ?, 1.0, ?, 1, x'')",
+                (position, kind, NOW, payload),
+            )
         db.commit()
 
 
@@ -72,10 +94,18 @@ def counted(tmp_path: Path, what: str) -> float:
         return float(found.fetchone()[0])
 
 
-def cursor(tmp_path: Path, name: str) -> tuple[int, float | None]:
+def selects(tmp_path: Path) -> dict[str, int]:
+    """Return how many decisions of each bandit were counted."""
     with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
-        found = db.execute("SELECT at, time FROM cursors WHERE name = ?", (name,)).fetchone()
-        return found[0], found[1]
+        return dict(
+            db.execute("SELECT bandit, sum(selects) FROM buckets WHERE span = 3600 GROUP BY bandit")
+        )
+
+
+def cursor(tmp_path: Path, name: str) -> int:
+    with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
+        found = db.execute("SELECT at FROM cursors WHERE name = ?", (name,)).fetchone()
+        return int(found[0])
 
 
 def test_decisions_are_counted_once_in_chunks_of_rows(database, follower, tmp_path) -> None:
@@ -85,7 +115,65 @@ def test_decisions_are_counted_once_in_chunks_of_rows(database, follower, tmp_pa
     assert not follower.step()
     assert not follower.step()
     assert counted(tmp_path, "selects") == counted(tmp_path, "chosen") == CHUNK + 1
-    assert cursor(tmp_path, "decisions") == (CHUNK + 1, NOW)
+    assert cursor(tmp_path, decisions_of("uid")) == first_key(1) + CHUNK + 1
+
+
+def test_the_bandits_are_counted_in_turn(database, follower, tmp_path) -> None:
+    """A bandit that decides faster than it is counted does not keep others waiting."""
+    with closing(sqlite3.connect(database)) as db:
+        for bandit in (2, 3):
+            db.execute("INSERT INTO bandits VALUES (?, ?, ?, '{}', 0.0, NULL)", (bandit,) * 3)
+        db.commit()
+    red = pack_chosen(picks("red"), b"")
+    decide(database, 3 * CHUNK, red)
+    decide(database, CHUNK, red, 2)
+    decide(database, 3, red, 3)
+    assert follower.step()
+    assert selects(tmp_path) == {"uid": CHUNK}
+    assert follower.step()
+    assert selects(tmp_path) == {"uid": CHUNK, "2": CHUNK}
+    assert follower.step()
+    assert selects(tmp_path) == {"uid": 2 * CHUNK - 3, "2": CHUNK, "3": 3}
+    while follower.step():
+        pass
+    assert selects(tmp_path) == {"uid": 3 * CHUNK, "2": CHUNK, "3": 3}
+
+
+def test_a_decision_waits_for_the_propensity_that_is_computed_after_the_answer(
+    database, follower, tmp_path
+) -> None:
+    red = pack_chosen(picks("red"), b"")
+    decide(database, 2, red)
+    decide(database, CHUNK, red, propensity=None, time=time.time())
+    assert not follower.step(), "there is nothing to count before it is stored"
+    assert counted(tmp_path, "selects") == 2
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("UPDATE decisions SET propensity = 0.5")
+        db.commit()
+    while follower.step():
+        pass
+    assert counted(tmp_path, "selects") == counted(tmp_path, "propensities") == CHUNK + 2
+
+
+def test_counting_goes_on_where_the_file_of_the_release_before_ends(database, tmp_path) -> None:
+    """It counted rows of all bandits; a migrated store has row n of each bandit at place n."""
+    path = tmp_path / "aggregates.db"
+    AggregateWriter(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(
+            "DROP TABLE cursors; PRAGMA user_version = 1;"
+            "CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL, mark TEXT,"
+            " time REAL) WITHOUT ROWID;"
+            f"INSERT INTO cursors VALUES ('decisions', 5, 'd5', {NOW}), ('uid', 2, NULL, {NOW});"
+        )
+    decide(database, 7, pack_chosen(picks("red"), b""))
+    log(database, LEARNED, LEARNED, LEARNED)
+    follower = Follower(open_counting(database), path, Tally())
+    assert not follower.step()
+    follower.close()
+    assert counted(tmp_path, "selects") == 2
+    assert counted(tmp_path, "num_values") == 1
+    assert cursor(tmp_path, decisions_of("uid")) == first_key(1) + 7
 
 
 def test_chunks_of_large_picks_have_few_rows(database, follower, tmp_path) -> None:
@@ -113,14 +201,14 @@ def test_rows_without_a_value_are_passed_over_once(
     log(database, CHANGED, LEARNED, CHANGED, CHANGED)
     assert not follower.step()
     assert counted(tmp_path, "num_values") == 1
-    assert cursor(tmp_path, "uid")[0] == 4
+    assert cursor(tmp_path, "uid") == 4
     with monkeypatch.context() as changed:
         changed.setattr(counting, "_LEARNED", "no statement")  # it would fail
         assert not follower.step()
     log(database, LEARNED, CHANGED, LEARNED)
     assert not follower.step()
     assert counted(tmp_path, "num_values") == 3
-    assert cursor(tmp_path, "uid") == (7, NOW)
+    assert cursor(tmp_path, "uid") == 7
 
 
 def test_a_deleted_bandit_leaves_no_cursor(database, follower, tmp_path) -> None:
@@ -135,18 +223,19 @@ def test_a_deleted_bandit_leaves_no_cursor(database, follower, tmp_path) -> None
     assert cursors() == []
     decide(database, 1, pack_chosen(picks("red"), b""))
     follower.step()
+    assert cursors() == [(decisions_of("uid"),), ("uid",)]
     follower._aggregates.prune(NOW, [])
-    assert cursors() == [("decisions",)]
+    assert cursors() == []
 
 
 def test_damaged_decisions_are_reported(database, follower) -> None:
     decide(database, 1, b"\x80")
-    with pytest.raises(StoreDamaged, match="d0"):
+    with pytest.raises(StoreDamaged, match=f"decision at key {first_key(1) + 1} "):
         follower.step()
     with closing(sqlite3.connect(database)) as db:
         db.execute("UPDATE decisions SET std = 9e999")
         db.commit()
-    with pytest.raises(StoreDamaged, match="after row 0"):
+    with pytest.raises(StoreDamaged, match=f"decisions after key {first_key(1)} "):
         follower.step()
 
 

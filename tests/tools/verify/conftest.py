@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from service.settings import Settings
+from service.store.sqlite.codec import pack_items, unpack_items
 from service.tools.backup import backup
 from service.tools.verify import Report, verify
+from tests.fixtures.waiting import poll
 
 CONTEXT_DIM, ACTION_DIM, NUM_ACTIONS = 5, 3, 4
 LINEAR: dict[str, Any] = {
@@ -38,10 +42,15 @@ SPECS: dict[str, dict[str, Any]] = {
     "neural": LINEAR | MLP,
     "drifting": LINEAR | MLP | FORGETTING | {"replay": {"capacity": 50}},
     "summing": LINEAR | {"rewards": {"aggregate": "sum"}},
+    "last": LINEAR | {"rewards": {"aggregate": "last"}},
+    "waiting": LINEAR | {"rewards": {"reward_window_s": 86400.0}},
+    "closing": LINEAR | {
+        "rewards": {"aggregate": "sum", "reward_window_s": 1.0, "default_reward": 0.25},
+    },
     "images": LINEAR | MLP | IMAGES | {"encoder": CONV},
     "photos": LINEAR | MLP | IMAGES | {"encoder": RESNET},
     "uniform": LINEAR | {"policy": "uniform"},
-}
+}  # fmt: skip
 
 
 class Feeder:
@@ -67,23 +76,33 @@ class Feeder:
     def feed(self, name: str, first: int, num: int) -> None:
         """Select and reward `num` times from number `first` on; photos a tenth as often."""
         num = max(1, num // 10) if name == "photos" else num
+        contexts = self.select(name, first, num)
+        rewards: list[dict[str, Any]] = [
+            {"decision_id": f"{name}.{first + n}", "reward": reward}
+            for n, reward in enumerate(np.tanh(contexts[:, 0]).tolist())
+        ]
+        if SPECS[name].get("rewards", {}).get("aggregate") == "sum":
+            rewards = [reward | {"reward_id": i} for i in ("x", "y") for reward in rewards]
+        self._batch("/reward/batch", rewards)
+
+    def select(self, name: str, first: int, num: int, **more: Any) -> NDArray[np.float64]:
+        """Select `num` times from number `first` on; returns the contexts."""
         contexts = np.random.default_rng([first, *name.encode()]).standard_normal((num, 5))
         shape = SPECS[name]["context"]["shape"]
         sent = contexts
         if len(shape) == 2:  # an image whose brightness is the context
             sent = np.full((num, *shape), (contexts[:, :1, None] * 40 + 128).clip(0, 255).round())
         selects = [
-            {"bandit": name, "context": context, "decision_id": f"{name}.{first + n}"}
+            {"bandit": name, "context": context, "decision_id": f"{name}.{first + n}", **more}
             for n, context in enumerate(sent.tolist())
         ]
         self._batch("/select/batch", selects)
-        rewards: list[dict[str, Any]] = [
-            {"decision_id": select["decision_id"], "reward": reward}
-            for select, reward in zip(selects, np.tanh(contexts[:, 0]).tolist(), strict=True)
-        ]
-        if name == "summing":
-            rewards = [reward | {"reward_id": i} for i in ("x", "y") for reward in rewards]
-        self._batch("/reward/batch", rewards)
+        return contexts
+
+    def reward(self, decision_id: str, reward: float, **more: Any) -> str:
+        """Send one reward; returns its status."""
+        body = {"decision_id": decision_id, "reward": reward} | more
+        return str(self.call("POST", "/reward", body)["status"])
 
     def _batch(self, path: str, items: list[dict[str, Any]]) -> None:
         answers = self.call("POST", path, {"items": items})["items"]
@@ -96,6 +115,24 @@ class Feeder:
             self.feed(name, first, 15 if first >= 70 else 40 if first == 0 else 30)
             self.call("POST", f"/bandits/{name}/train?wait=true")
         self.feed(name, 100, 5)
+
+    def report(self) -> None:
+        """Leave decisions in every state: without a report, inactive, corrected, closed."""
+        for name in ("linear", "waiting", "closing"):
+            self.select(name, 900, 2)
+            self.select(name, 910, 2, activate=False)
+        assert self.reward("linear.910", 0.5) == "aggregated"
+        assert self.reward("waiting.910", 0.5) == "aggregated"
+        for name in ("linear.911", "waiting.911"):
+            self.call("POST", "/activate", {"decision_id": name})
+        assert self.reward("last.7", 0.125) == "applied"
+        assert self.reward("last.7", 0.25) == "applied"
+
+        def are_closed() -> bool:
+            path = "/bandits/closing/decisions/closing.911"
+            return self.call("GET", path)["window_closed"] is not None
+
+        poll(are_closed, "the windows' end")
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +156,7 @@ def learned(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> 
         for name in SPECS:
             if name != "photos":
                 Feeder(http).grow(name)
+        Feeder(http).report()
     copy = Path(tmp_path_factory.mktemp("learned") / "data")
     backup(server.data_dir, copy, say=lambda text: None)
     server.stop()
@@ -138,8 +176,44 @@ class Copy:
             assert rows or cursor.rowcount > 0, "the damage must hit something"
             return rows
 
-    def key(self, name: str) -> int:
+    def bandit(self, name: str) -> int:
         return int(self.execute("SELECT bandit FROM bandits WHERE name = ?", name)[0][0])
+
+    def key(self, decision_id: str) -> int:
+        return int(self.execute("SELECT key FROM decisions WHERE own_id = ?", decision_id)[0][0])
+
+    def group(self, name: str, at_least: int = 4) -> list[int]:
+        """Return the positions of the rows of a bandit's first group of some size."""
+        rows = self.execute(
+            "SELECT position, ends FROM log WHERE bandit = ? ORDER BY position", self.bandit(name)
+        )
+        group: list[int] = []
+        for position, ends in rows:
+            group.append(position)
+            if ends and len(group) >= at_least:
+                return group
+            group = group if not ends else []
+        raise AssertionError(f"{name} has no group of {at_least} rows")
+
+    def change(self, decision_id: str, item: dict[str, Any] | None = None, **state: Any) -> None:
+        """Change fields of the first item of a ledger row, and of its state."""
+        key = self.key(decision_id)
+        (packed,) = self.execute("SELECT items FROM ledger WHERE key = ?", key)[0]
+        first, *others = unpack_items(packed)
+        changed = first._replace(state=first.state._replace(**state))._replace(**(item or {}))
+        self.execute(
+            "UPDATE ledger SET items = ? WHERE key = ?", pack_items([changed, *others]), key
+        )
+
+    def names(self) -> set[str]:
+        return {name for (name,) in self.execute("SELECT name FROM bandits")}
+
+    def sum_of(self, decision_id: str) -> float:
+        """Return the exact sum of a decision's rewards."""
+        key = self.key(decision_id)
+        return math.fsum(
+            reward for (reward,) in self.execute("SELECT reward FROM rewards WHERE key = ?", key)
+        )
 
     def snapshots(self, name: str) -> Path:
         found = self.execute("SELECT uid FROM bandits WHERE name = ?", name)

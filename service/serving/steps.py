@@ -1,0 +1,227 @@
+"""Steps of decisions: read the state, step it by the contract of rewards, append the step.
+
+The contract is a pure function, and runs here, not in the store. A step names the version of the
+state that it starts from. The store refuses it where the decision has moved on meanwhile; then the
+state is read and stepped again. Steps of one decision that arrive together are chained: each starts
+from the state that the one before will lead to, and the store gets them in that order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from bandexa_core.ids import DecisionId
+from bandexa_core.log import contract
+from bandexa_core.log.contract import ActivationStatus, Reported, RewardStatus
+from service.serving.commits import Committer
+from service.serving.recent import RecentDecision, RecentDecisions, Rows
+from service.store.errors import InvalidRequest, Unavailable
+from service.store.protocol import EventStore, FoundDecision, Reportable, Step
+from service.store.records import ChosenAction, RewardReport
+
+MAX_TRIES = 100
+Commit = asyncio.Future[Rows | None]  # None: the decision has moved on
+
+
+class Steps:
+    """Takes reports about decisions.
+
+    Args:
+        store: Has the decisions.
+        commit: Waits for commits.
+        recent: The decisions in memory.
+        max_rewards: The largest number of rewards of a decision.
+        learn: Receives each committed step with its rows, in commit order.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        commit: Committer,
+        recent: RecentDecisions,
+        max_rewards: int,
+        learn: Callable[[Step, Rows], None],
+    ) -> None:
+        self._store = store
+        self._commit = commit
+        self._recent = recent
+        self._max_rewards = max_rewards
+        self._learn = learn
+
+    async def reward(self, report: RewardReport) -> tuple[Reportable, RewardStatus, Rows]:
+        """Store a reward; returns its decision, its status and the rows that were learned.
+
+        Raises:
+            UnknownDecision, InvalidRequest: Nothing was stored.
+            Unavailable, StoreError: The store takes no writes.
+        """
+        for _ in range(MAX_TRIES):
+            entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
+            item = _item_of(entry.decision, report)
+            if entry.rewards is None and _may_repeat(entry, report):
+                entry.lock = entry.lock or asyncio.Lock()
+                async with entry.lock:
+                    repeats = await self._commit(
+                        self._store.find_repeats, entry.decision.key, item, report.reward_id,
+                        report.reward,
+                    )  # fmt: skip
+                    status, commit = self._report(entry, report, item, repeats)
+            else:
+                known = entry.rewards or {}
+                repeats = known.get((item, report.reward_id or ""), ())
+                status, commit = self._report(entry, report, item, repeats)
+            if commit is None:
+                return entry.decision, status, ()
+            rows = await commit
+            if rows is not None:
+                return entry.decision, status, rows
+        raise _too_busy(report.decision_id)
+
+    async def activate(
+        self, decision_id: DecisionId, now: float
+    ) -> tuple[Reportable, ActivationStatus, Rows]:
+        """Make a decision's rewards count.
+
+        Raises:
+            UnknownDecision: Nothing was stored.
+            Unavailable, StoreError: The store takes no writes.
+        """
+        for _ in range(MAX_TRIES):
+            entry = self._recent.get(decision_id) or await self._find(decision_id)
+            decision = entry.decision
+            status, change = contract.activate(decision.state, decision.bandit.spec.rewards)
+            if change is None:
+                commit = self._committed(entry)
+            else:
+                commit = self._append(Step(decision, change, now), entry)
+            if commit is None:
+                return decision, status, ()
+            rows = await commit
+            if rows is not None:
+                return decision, status, rows if change is not None else ()
+        raise _too_busy(decision_id)
+
+    async def close_windows(self, now: Callable[[], float]) -> bool:
+        """Close some reward windows that are over; returns whether others are over already.
+
+        Raises:
+            Unavailable, StoreError: The store takes no writes.
+        """
+        due = await self._commit(self._store.due_windows)
+        commits = []
+        for closes, found in due.windows:
+            entry = self._recent.get(found.id)
+            decision = found if entry is None else entry.decision
+            change = contract.close(decision.state, decision.bandit.spec.rewards)
+            if change is not None:
+                step = Step(decision, change, now(), closes=closes)
+                commits.append(self._append(step, entry))
+        for found in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(found, BaseException):
+                raise found
+        return bool(due.more)
+
+    async def _find(self, decision_id: DecisionId) -> RecentDecision:
+        """Return a decision that is not in memory.
+
+        Raises:
+            UnknownDecision: There is none.
+        """
+        found: FoundDecision = await self._commit(self._store.find_decision, decision_id)
+        # Another report may have found it, and stepped it, meanwhile.
+        return self._recent.get(decision_id) or self._recent.found(found)
+
+    def _report(
+        self, entry: RecentDecision, report: RewardReport, item: int, repeats: Sequence[float]
+    ) -> tuple[RewardStatus, Commit | None]:
+        """Step a decision by a reward; returns the commit to wait for.
+
+        Raises:
+            InvalidRequest: The reward cannot be taken.
+        """
+        decision = entry.decision
+        reported = Reported(item, report.reward, report.reward_id, repeats)
+        try:
+            status, change = contract.report(
+                decision.state, reported, decision.bandit.spec.rewards, self._max_rewards
+            )
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "reward") from error
+        if change is None:  # what it repeats has to be committed before this is answered
+            return status, self._committed(entry)
+        if report.reward_id is not None or change.reward == "late":
+            self._recent.note_reward(entry, item, report.reward_id or "", report.reward)
+        return status, self._append(Step(decision, change, report.time, reported), entry)
+
+    def _committed(self, entry: RecentDecision) -> Commit | None:
+        """Return a future of the newest step of a decision; None where all are committed."""
+        if entry.newest is None:
+            return None
+        future: Commit = self._commit.future()
+        entry.waiting.append(future)
+        return future
+
+    def _append(self, step: Step, entry: RecentDecision | None) -> Commit:
+        """Append a step; in memory the decision is already in its new state."""
+        decision = step.decision
+        future: Commit = self._commit.future()
+        if entry is not None:
+            entry.decision = Reportable(
+                decision.key, decision.id, decision.bandit, decision.context, decision.chosen,
+                step.change.state,
+            )  # fmt: skip
+            entry.newest = step
+
+        def done(rows: Rows | None, error: Exception | None) -> None:
+            if error is not None or rows is None:
+                self._recent.drop(decision.id, entry)  # later steps must not start from it
+            try:
+                if rows:
+                    self._learn(step, rows)
+            finally:  # a committed row is applied even if its caller went away
+                _resolve(future, rows, error)
+                if entry is not None and entry.newest is step:
+                    entry.newest = None
+                    waiting, entry.waiting = entry.waiting, []
+                    for other in waiting:
+                        _resolve(other, rows, error)
+
+        self._store.append_step(step, done)
+        return future
+
+
+def _resolve(future: Commit, rows: Rows | None, error: Exception | None) -> None:
+    if future.done():  # its caller went away
+        return
+    if error is None:
+        future.set_result(rows)
+    else:
+        future.set_exception(error)
+
+
+def _may_repeat(entry: RecentDecision, report: RewardReport) -> bool:
+    return report.reward_id is not None or entry.decision.state.closed
+
+
+def _item_of(decision: Reportable, report: RewardReport) -> int:
+    """Return the index of the chosen action that a reward is for.
+
+    Raises:
+        InvalidRequest: The report names another bandit, or no chosen action.
+    """
+    if report.bandit is not None and report.bandit != decision.bandit.name:
+        raise InvalidRequest("bandit", f"the decision is not one of {report.bandit!r}")
+    chosen: tuple[ChosenAction, ...] = decision.chosen
+    if report.action is None:
+        if len(chosen) > 1:
+            raise InvalidRequest("action", "needed: the decision chose several actions")
+        return 0
+    for item, picked in enumerate(chosen):
+        if picked.id == report.action:
+            return item
+    raise InvalidRequest("action", f"the decision did not choose {report.action!r}")
+
+
+def _too_busy(decision_id: DecisionId) -> Unavailable:
+    return Unavailable(f"decision {decision_id} changes faster than reports about it are stored")

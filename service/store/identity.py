@@ -1,0 +1,103 @@
+"""The ids of decisions: a key for the store, and the text that callers see.
+
+A key is a 63-bit integer: the bandit, then the time. So the decisions of a bandit lie together in a
+store, oldest first, without an index, and a new one is written behind the one before.
+
+The text of an id that the server made is the key and a keyed hash of it (BLAKE2b as a MAC,
+RFC 7693), so that it cannot be guessed, behind the name of the *cell*: the group of servers that
+holds the decision, for whoever routes requests. A caller's own id is stored as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from hashlib import blake2b
+
+from bandexa_core.ids import DecisionId, DecisionKey
+
+TIME_BITS = 45
+TICKS_PER_S = 8192  # ids made faster than that run ahead of the clock; 45 bits last until 2106
+MAX_BANDITS = 1 << (63 - TIME_BITS)
+_KEY_BYTES, _MAC_BYTES = 8, 6
+_HEX = re.compile(r"[0-9a-f]{32}")
+_FORM = re.compile(r"[a-z0-9]{1,8}\.[0-9a-f]{28}")
+
+
+def first_key(bandit: int) -> DecisionKey:
+    """Return the smallest key of a bandit; the keys of the bandit before are all smaller."""
+    return DecisionKey(bandit << TIME_BITS)
+
+
+def bandit_of(key: DecisionKey) -> int:
+    """Return the bandit of a decision."""
+    return key >> TIME_BITS
+
+
+def place_of(key: DecisionKey) -> int:
+    """Return the place of a decision among those of its bandit; it fits a float64 exactly."""
+    return key & ((1 << TIME_BITS) - 1)
+
+
+def is_server_form(text: str) -> bool:
+    """Whether a decision id has the form of those that servers make."""
+    return _FORM.fullmatch(text) is not None
+
+
+def pack_own_id(text: DecisionId) -> str | bytes:
+    """Return a caller's id as it is stored: 32 hex digits, as of a UUID, take 16 bytes."""
+    return bytes.fromhex(text) if _HEX.fullmatch(text) else text
+
+
+def unpack_own_id(stored: str | bytes) -> DecisionId:
+    """Return the id that `pack_own_id` packed."""
+    return DecisionId(stored if isinstance(stored, str) else stored.hex())
+
+
+class DecisionIds:
+    """Makes the ids of one store; used on one thread.
+
+    Args:
+        cell: The store's cell, 1 to 8 of the characters a-z and 0-9.
+        secret: The key of the hash, 16 random bytes.
+    """
+
+    def __init__(self, cell: str, secret: bytes) -> None:
+        self._prefix = f"{cell}."
+        self._mac = blake2b(key=secret, digest_size=_MAC_BYTES)
+        self._last: dict[int, int] = {}
+
+    def seen(self, key: DecisionKey) -> None:
+        """Note a key that is stored, so that later ones are larger."""
+        bandit = bandit_of(key)
+        self._last[bandit] = max(self._last.get(bandit, 0), key)
+
+    def new_key(self, bandit: int) -> DecisionKey:
+        """Return a key that this store has never returned."""
+        ticks = first_key(bandit) | time.time_ns() * TICKS_PER_S // 1_000_000_000
+        key = self._last[bandit] = max(ticks, self._last.get(bandit, 0) + 1)
+        return DecisionKey(key)
+
+    def text(self, key: DecisionKey) -> DecisionId:
+        """Return the id that callers see."""
+        packed = key.to_bytes(_KEY_BYTES)
+        mac = self._mac.copy()
+        mac.update(packed)
+        return DecisionId(f"{self._prefix}{packed.hex()}{mac.hexdigest()}")
+
+    def name(self, key: DecisionKey, own_id: str | bytes | None) -> DecisionId:
+        """Return the id of a stored decision: the caller's own, where there is one."""
+        return self.text(key) if own_id is None else unpack_own_id(own_id)
+
+    def place(self, text: DecisionId) -> tuple[str, int | str | bytes]:
+        """Return the column that finds a decision by its id, and the value there."""
+        key = self.key(text)
+        return ("own_id", pack_own_id(text)) if key is None else ("key", key)
+
+    def key(self, text: DecisionId) -> DecisionKey | None:
+        """Return the key of an id that this store made, None for any other text."""
+        if not is_server_form(text):
+            return None
+        start = len(self._prefix)
+        key = DecisionKey(int(text[-2 * (_KEY_BYTES + _MAC_BYTES) :][: 2 * _KEY_BYTES], 16))
+        return key if text[:start] == self._prefix and self.text(key) == text else None

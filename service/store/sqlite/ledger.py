@@ -1,0 +1,272 @@
+"""Reads what reports about a decision need, and stores the steps that they lead to.
+
+Runs on the writer thread, inside its transaction. It does not know the contract of rewards: whoever
+takes reports reads a decision, steps its state, and appends the step here. A step is stored only
+if the state's version is still the one that was read. Each learned value becomes a log row in the
+same transaction. Nothing here reads a clock: times come with the steps.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bandexa_core.errors import BandexaError
+from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.contract import DecisionState
+from bandexa_core.log.rows import LearnRow
+from service.store.errors import UnknownDecision
+from service.store.identity import DecisionIds, bandit_of
+from service.store.protocol import FoundDecision, Logged, Reportable, Step
+from service.store.records import BanditRecord
+from service.store.sqlite.codec import (
+    NEW_ITEM,
+    StoredItem,
+    pack_items,
+    unpack_chosen,
+    unpack_items,
+)
+from service.store.sqlite.log_writer import LogWriter
+
+MAX_LISTED = 256  # more rewards of a decision are looked up one by one
+_DECISION = """
+SELECT d.key, d.own_id, d.context, d.chosen, d.activated, l.version, l.rewards, l.activated,
+  l.closed, l.items
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
+"""
+_STATES = """
+SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key IN
+"""
+_AT_ONCE = 32
+_ROWS = {"rewards": f"({', '.join('?' * 8)})", "ledger": f"({', '.join('?' * 7)})"}
+_INSERTS = {
+    table: [
+        f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * num)}"
+        for num in range(1, _AT_ONCE + 1)
+    ]
+    for table, row in _ROWS.items()
+}
+
+
+class _Stored(NamedTuple):
+    """A ledger row; `version` 0: there is none."""
+
+    version: int
+    activated: float | None
+    closed: float | None
+    items: tuple[StoredItem, ...]
+    matures: float | None
+
+
+class Ledger:
+    """Decisions and the steps of their reports.
+
+    Args:
+        connection: The writing connection.
+        log: Appends the learn rows.
+        ids: The ids of decisions.
+        bandit: Returns the live bandit of a key, None for a deleted one.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        log: LogWriter,
+        ids: DecisionIds,
+        bandit: Callable[[int], BanditRecord | None],
+    ) -> None:
+        self._db = connection
+        self._log = log
+        self._ids = ids
+        self._bandit = bandit
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def find(self, decision_id: DecisionId) -> FoundDecision:
+        """Return a decision with its rewards.
+
+        Raises:
+            UnknownDecision: There is none.
+            StoreDamaged: It is not what was written.
+        """
+        column, value = self._ids.place(decision_id)
+        row = self._db.execute(f"{_DECISION} d.{column} = ?", (value,)).fetchone()
+        decision = None if row is None else self._reportable(row)
+        if decision is None:
+            raise UnknownDecision(decision_id)
+        return FoundDecision(decision, self._rewards(decision))
+
+    def at(self, keys: Sequence[int]) -> list[Reportable]:
+        """Return the decisions with these keys, in that order, without those of deleted bandits."""
+        marks = ", ".join("?" * len(keys))
+        rows = self._db.execute(f"{_DECISION} d.key IN ({marks})", keys).fetchall()
+        found = {row[0]: self._reportable(row) for row in rows}
+        return [decision for key in keys if (decision := found.get(key)) is not None]
+
+    def _reportable(self, row: tuple[Any, ...]) -> Reportable | None:
+        """Return the decision in a row of `_DECISION`; None where its bandit was deleted."""
+        key, own_id, context, packed, active, version, num, activated, closed, items = row
+        bandit = self._bandit(bandit_of(key))
+        if bandit is None:
+            return None
+        decision_id = self._ids.name(key, own_id)
+        chosen = unpack_chosen(decision_id, packed, context)
+        stored = (NEW_ITEM,) * len(chosen) if items is None else unpack_items(items)
+        state = DecisionState(
+            version or 0, num or 0, bool(active) or activated is not None, closed is not None,
+            tuple(item.state for item in stored),
+        )  # fmt: skip
+        spec = bandit.spec.context
+        array = np.frombuffer(context, spec.dtype).reshape(spec.shape)
+        return Reportable(DecisionKey(key), decision_id, bandit, array, chosen, state)
+
+    def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[float]] | None:
+        if decision.state.num_rewards > MAX_LISTED:
+            return None
+        found: dict[tuple[int, str], list[float]] = defaultdict(list)
+        if decision.state.num_rewards:
+            for item, reward_id, reward in self._db.execute(
+                "SELECT item, reward_id, reward FROM rewards WHERE key = ?"
+                " AND (reward_id <> '' OR status = 'late')",
+                (decision.key,),
+            ):
+                found[item, reward_id].append(reward)
+        return found
+
+    def repeats(
+        self, key: DecisionKey, item: int, reward_id: str | None, reward: float
+    ) -> list[float]:
+        """Return the rewards stored under an id; without one, the late ones equal to `reward`."""
+        if reward_id is not None:
+            found = self._db.execute(
+                "SELECT reward FROM rewards WHERE key = ? AND item = ? AND reward_id = ?",
+                (key, item, reward_id),
+            )
+        else:
+            found = self._db.execute(
+                "SELECT reward FROM rewards WHERE key = ? AND item = ? AND reward_id = ''"
+                " AND reward = ? AND status = 'late'",
+                (key, item, reward),
+            )
+        return [each for (each,) in found]
+
+    # -- appending ----------------------------------------------------------------------------
+
+    def append(self, steps: Sequence[Step]) -> list[tuple[Logged, ...] | BandexaError | None]:
+        """Store steps in order; returns the rows that each learned.
+
+        None stands for a step whose decision has moved on, an error for one whose decision or
+        bandit is gone: nothing of these is stored.
+        """
+        stored = self._stored({step.decision.key for step in steps})
+        changed: dict[DecisionKey, DecisionState] = {}
+        rewards: list[tuple[Any, ...]] = []
+        closed: list[tuple[float, int]] = []
+        answers: list[tuple[Logged, ...] | BandexaError | None] = []
+        for step in steps:
+            decision = step.decision
+            found = stored.get(decision.key)
+            if found is None or self._bandit(decision.bandit.key) is None:
+                answers.append(UnknownDecision(decision.id))
+                continue
+            if found.version != decision.state.version:
+                answers.append(None)
+                continue
+            if step.change.reward is not None:
+                rewards.append(_reward_row(step))
+            if step.closes is not None:
+                closed.append((step.closes, decision.key))
+            rows, items = self._learn(step, found)
+            stored[decision.key] = _after(step, found, items)
+            changed[decision.key] = step.change.state
+            answers.append(rows)
+        self._insert("rewards", rewards)
+        self._insert("ledger", [_ledger_row(key, stored[key], changed[key]) for key in changed])
+        if closed:
+            self._db.executemany("DELETE FROM windows WHERE closes = ? AND key = ?", closed)
+        return answers
+
+    def _stored(self, keys: Iterable[DecisionKey]) -> dict[DecisionKey, _Stored]:
+        """Return the ledger rows of the decisions that exist."""
+        found = {}
+        wanted = list(keys)
+        for first in range(0, len(wanted), _AT_ONCE):
+            part = wanted[first : first + _AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            for key, version, activated, closed, items, matures in self._db.execute(
+                f"{_STATES} ({marks})", part
+            ).fetchall():
+                unpacked = () if items is None else unpack_items(items)
+                found[DecisionKey(key)] = _Stored(
+                    version or 0, activated, closed, unpacked, matures
+                )
+        return found
+
+    def _learn(
+        self, step: Step, found: _Stored
+    ) -> tuple[tuple[Logged, ...], tuple[StoredItem, ...]]:
+        """Log the values of a step; returns their rows and the items from here on."""
+        decision, states = step.decision, step.change.state.items
+        before = found.items or (NEW_ITEM,) * len(states)
+        items = [
+            StoredItem(state, old.origin, old.latest)
+            for state, old in zip(states, before, strict=True)
+        ]
+        key = decision.bandit.key
+        rows = []
+        for index, value_before, after in step.change.learned:
+            position = self._log.next(key)
+            origin = position if value_before is None else items[index].origin
+            items[index] = StoredItem(states[index], origin, position)
+            picked = decision.chosen[index]
+            row = LearnRow(
+                position, step.time, decision.id, origin, value_before, after, decision.context,
+                picked.features, picked.slot,
+            )  # fmt: skip
+            self._log.learned(key, decision.key, index, row)
+            if value_before is not None:  # it may be in the sample of rows that left the log
+                self._db.execute(
+                    "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
+                    (after, key, origin),
+                )
+            rows.append(Logged(position, step.time, decision.id, value_before, after))
+        return tuple(rows), tuple(items)
+
+    def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows, several in a statement: each gives up the interpreter lock."""
+        if len(rows) == 1:
+            self._db.execute(_INSERTS[table][0], rows[0])
+            return
+        for first in range(0, len(rows), _AT_ONCE):
+            part = rows[first : first + _AT_ONCE]
+            values = [value for row in part for value in row]
+            self._db.execute(_INSERTS[table][len(part) - 1], values)
+
+
+def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored:
+    """Return the ledger row after a step."""
+    before, state = step.decision.state, step.change.state
+    activated = step.time if state.activated and not before.activated else found.activated
+    closed = step.time if state.closed and not before.closed else found.closed
+    return _Stored(state.version, activated, closed, items, found.matures)
+
+
+def _ledger_row(key: DecisionKey, row: _Stored, state: DecisionState) -> tuple[Any, ...]:
+    return (
+        key, row.version, state.num_rewards, row.activated, row.closed, pack_items(row.items),
+        row.matures,
+    )  # fmt: skip
+
+
+def _reward_row(step: Step) -> tuple[Any, ...]:
+    reported = step.reported
+    assert reported is not None, "a step that stores a reward has one"
+    return (
+        step.decision.key, reported.item, reported.reward_id or "", reported.reward,
+        step.change.state.num_rewards, step.change.reward, step.time, None,
+    )  # fmt: skip

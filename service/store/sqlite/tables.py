@@ -1,0 +1,95 @@
+"""The tables of the database, of schema 5, and the values that each store has from its start."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+
+from service.store.identity import DecisionIds
+
+# Columns that are NULL have room for what later releases store.
+#
+# meta: single values, such as the secret of decision ids.
+# decisions: one row per answered select, at its key (see `identity`). It may hold a large context,
+#   so what is learned from it is in `ledger`; only a propensity that is computed after the answer
+#   is filled in later. own_id: the caller's id (see `pack_own_id`). schema, objects: the schema of
+#   the raw context and actions, and these. unit: the user or session. arm: of an experiment.
+#   propensities: of all candidates. imported: the decision was made elsewhere.
+# ledger: what the reports about a decision led to; a decision without a row had none. activated
+#   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
+# rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
+#   where none was given. metrics: other measurements that came with it.
+# windows: when the open reward windows close, in service time (see `windows`).
+# log: the rows that change a bandit's model, in groups (see `codec`). low, high: the bounds of
+#   learned values.
+# catalogues: the actions at a position, in place of the log's changes up to it.
+# trims: up to where learn rows were removed from a log, the hash there, and how many values they
+#   had learned.
+# evicted: a sample of the removed rows.
+# rounds: training rounds, for people only.
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE bandits (
+  bandit INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL, spec TEXT NOT NULL,
+  created REAL NOT NULL, deleted REAL);
+CREATE UNIQUE INDEX bandits_live ON bandits (name) WHERE deleted IS NULL;
+CREATE TABLE decisions (
+  key INTEGER PRIMARY KEY, own_id, time REAL NOT NULL, body_hash BLOB,
+  context BLOB NOT NULL, chosen BLOB NOT NULL, candidates BLOB, snapshot INTEGER NOT NULL,
+  position INTEGER NOT NULL, propensity REAL, activated INTEGER NOT NULL, explored INTEGER,
+  std REAL, schema INTEGER, objects BLOB, unit TEXT, arm TEXT, propensities BLOB,
+  imported INTEGER);
+CREATE UNIQUE INDEX decisions_own ON decisions (own_id) WHERE own_id IS NOT NULL;
+CREATE TABLE ledger (
+  key INTEGER PRIMARY KEY, version INTEGER NOT NULL, rewards INTEGER NOT NULL, activated REAL,
+  closed REAL, items BLOB NOT NULL, matures REAL);
+CREATE TABLE rewards (
+  key INTEGER NOT NULL, item INTEGER NOT NULL, reward_id TEXT NOT NULL, reward REAL NOT NULL,
+  seq INTEGER NOT NULL, status TEXT NOT NULL, time REAL NOT NULL, metrics BLOB,
+  PRIMARY KEY (key, item, reward_id, reward, seq)) WITHOUT ROWID;
+CREATE TABLE windows (
+  closes REAL NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (closes, key)) WITHOUT ROWID;
+CREATE TABLE log (
+  bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
+  key INTEGER, item INTEGER, origin INTEGER, before REAL, after REAL, low REAL, high REAL,
+  payload BLOB, ends INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (bandit, position))
+  WITHOUT ROWID;
+CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
+CREATE TABLE catalogues (
+  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, change BLOB NOT NULL,
+  checksum INTEGER NOT NULL);
+CREATE TABLE trims (
+  bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, hash BLOB NOT NULL,
+  learned INTEGER NOT NULL);
+CREATE TABLE evicted (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
+  PRIMARY KEY (bandit, origin));
+CREATE INDEX evicted_ranks ON evicted (bandit, rank);
+CREATE TABLE rounds (
+  bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
+  seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
+CREATE INDEX rounds_bandit ON rounds (bandit, time);
+"""
+CELL = "0"  # of every store so far; ids name it so that requests can be routed by it later
+_CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables that are not there yet, in the caller's transaction."""
+    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    for found in _CREATE.finditer(TABLES):
+        if found[1] not in present:
+            connection.execute(found[0])
+    connection.executemany(
+        "INSERT INTO meta VALUES (?, ?)", [("cell", CELL), ("secret", os.urandom(16))]
+    )
+
+
+def decision_ids(connection: sqlite3.Connection) -> DecisionIds:
+    """Return the ids of the decisions of a store."""
+    found = dict(
+        connection.execute("SELECT key, value FROM meta WHERE key IN ('cell', 'secret')").fetchall()
+    )
+    return DecisionIds(str(found["cell"]), bytes(found["secret"]))

@@ -1,0 +1,82 @@
+"""Checks the reward windows: each decision of a bandit with windows has an open or a closed one.
+
+A server opens and closes windows meanwhile. What looks wrong is therefore read again, all of it in
+one transaction.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bandexa_core.ids import DecisionKey
+from service.store.identity import bandit_of
+from service.store.records import BanditRecord
+from service.store.sqlite.audit import AuditReader
+from service.tools.verify.findings import Check, Report, Say
+
+CHUNK = 5000
+
+
+class WindowAudit:
+    """Checks the windows of all bandits."""
+
+    def __init__(
+        self, reader: AuditReader, records: list[BanditRecord], report: Report, say: Say
+    ) -> None:
+        self._reader = reader
+        self._say = say
+        self._checks: dict[int, Check | None] = {record.key: None for record in records}
+        self._everything = report.check(None, "windows")
+        for record in records:
+            if record.spec.rewards.reward_window_s is not None:
+                self._checks[record.key] = report.check(record.name, "windows")
+
+    def audit(self) -> None:
+        """Check everything."""
+        self._everything.compared = f"{self._check_open()} open windows have their decision"
+        for key, check in self._checks.items():
+            if check is not None:
+                check.compared = f"{self._check_decisions(key, check)} decisions wait for their end"
+
+    def _check_open(self) -> int:
+        """Check each open window; returns how many there are."""
+        last, num, more = (-math.inf, 0), 0, True
+        while more:
+            rows = self._reader.windows(last, CHUNK)
+            for row in rows:
+                bandit = bandit_of(row.key)
+                if bandit not in self._checks:
+                    continue  # it is deleted, or was created meanwhile
+                check = self._checks[bandit]
+                if check is None:
+                    self._everything.problem(f"the window at key {row.key}: its bandit has none")
+                elif not row.has_decision:
+                    check.problem(f"windows: the one at key {row.key} has no decision")
+                elif row.closed is not None:
+                    check.problem(f"windows: the one at key {row.key} is open, and was closed")
+            num, more = num + len(rows), len(rows) == CHUNK
+            if more:
+                last = rows[-1].closes, rows[-1].key
+                self._say(f"{num} windows")
+        return num
+
+    def _check_decisions(self, bandit: int, check: Check) -> int:
+        """Check each decision that was not closed; returns how many there are."""
+        last, num, more = DecisionKey(0), 0, True
+        known = self._reader.open_windows(bandit)
+        while more:
+            keys = self._reader.not_closed(bandit, last, CHUNK)
+            if not np.isin(keys, known).all():
+                with self._reader.moment():
+                    keys = self._reader.not_closed(bandit, last, CHUNK)
+                    known = self._reader.open_windows(bandit)
+                for key in keys[~np.isin(keys, known)].tolist():
+                    check.problem(
+                        f"windows: that of the decision at key {key} is neither open nor closed"
+                    )
+            num, more = num + len(keys), len(keys) == CHUNK
+            if more:
+                last = DecisionKey(int(keys[-1]))
+        return num
