@@ -376,6 +376,11 @@ class BanditSpec:
         whole = dataclasses.asdict(self)
         return {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
 
+    def changeable_part(self) -> dict[str, Any]:
+        """Return the sections that may change after creation, as JSON-able values."""
+        whole = dataclasses.asdict(self)
+        return {key: whole[key] for key in sorted(self.CHANGEABLE)}
+
     def model_hash(self) -> str:
         """Return a hex digest of the fields that shape the model.
 

@@ -32,6 +32,7 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group, learn_rows
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot
+from service.store.errors import StoreDamaged
 
 log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
@@ -154,7 +155,7 @@ class Applier:
             if _is_slow(model, group) or model.forgets_before(group):
                 return False
             self._apply(group)
-        return True
+        return model.position >= self.head
 
     async def _catch_up(self) -> None:
         """Apply the committed rows; long work runs on a thread, while selects go on.
@@ -166,12 +167,18 @@ class Applier:
                 await self._running.wait()
                 if self._is_closed:
                     return
+                if self.model.position >= self.head:
+                    break  # a model that was swapped in has the rows already
+                missing = LogPosition(self.model.position + 1)
                 for group in self.read(self.model.position, self.head):
+                    missing = LogPosition(0)
                     if not await self._apply_slow_group(group):
                         break  # another model is served: it reads them again
                     await asyncio.sleep(0)  # however many rows wait, selects run in between
                     if not self._may_apply():
                         break
+                if missing:
+                    raise RowNotApplied(missing, StoreDamaged("it is not in the log"))
         except Exception as error:  # as above
             self._fail(error)
         finally:

@@ -14,7 +14,7 @@ from bandexa_core.log.contract import DecisionState
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord, ChosenAction, DecisionRecord
 
-MAX_DECISIONS = 4096
+MAX_DECISIONS = 256  # more would leave the second-level cache, and slow every select down
 MAX_ARRAY_BYTES = 4096  # decisions with a larger context or larger features are read when needed
 MAX_BYTES = 16 << 20  # of the reward ids
 _ID_BYTES = 128

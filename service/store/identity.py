@@ -16,6 +16,7 @@ from hashlib import blake2b
 
 from bandexa_core.ids import DecisionId, DecisionKey
 
+CELL = "0"  # of every store so far; ids name it so that requests can be routed by it later
 TIME_BITS = 45
 TICKS_PER_S = 8192  # ids made faster than that run ahead of the clock; 45 bits last until 2106
 MAX_BANDITS = 1 << (63 - TIME_BITS)

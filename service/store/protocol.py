@@ -37,6 +37,7 @@ from service.store.records import (
 
 T = TypeVar("T")
 BEGINNING = LogPosition(0)
+UNWATCHED_S = 3.0  # a longer gap between looks at the windows: the service was not ready
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
 Deliver = Callable[[Callable[[], None]], object]
@@ -362,7 +363,8 @@ class EventStore(Protocol):
     def due_windows(self, done: Done[Due]) -> None:
         """Find the reward windows that are over; called about once a second.
 
-        Time in which it was not called, or failed, does not count towards a window.
+        Time in which it was not called, or failed, does not count towards a window: all of a gap
+        that is longer than `UNWATCHED_S`, or before the first call of this opening.
         """
 
     def append_change(

@@ -173,7 +173,7 @@ class StoredDecision:
     """A decision with its rewards and learned values.
 
     Attributes:
-        closes: When its reward window closes; None without one.
+        closes: When its reward window closes, or closed; None without one.
         closed: When the store closed the window; None while it is open.
         activated_at: When it was activated after the select; None where it was not.
     """

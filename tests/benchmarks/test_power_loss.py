@@ -88,6 +88,7 @@ def test_what_was_acknowledged_survives_power_loss(tmp_path):
     assert results["acknowledged_before_a_cut"] > 20
 
 
+@pytest.mark.slow
 def test_an_import_that_power_loss_interrupts_is_whole_and_is_finished(library, tmp_path):
     """Its snapshot is published first, then logged, then gets the place of its log row."""
     made = record_load(tmp_path / "load", library, clients=1, rewards=20)

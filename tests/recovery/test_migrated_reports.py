@@ -293,7 +293,7 @@ def test_new_decisions_come_after_the_old_ones(served):
         assert re.fullmatch(r"0\.[0-9a-f]{28}", made)
         while True:
             path = f"/dashboard/bandits/{bandit.name}/decisions"
-            query = {} if before is None else {"before": before}
+            query: dict[str, Any] = {} if before is None else {"before": before}
             page = served.node.call("GET", path, limit=40, **query)
             listed += [line["decision_id"] for line in page["decisions"]]
             before = page["next"]

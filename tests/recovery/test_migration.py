@@ -237,6 +237,35 @@ def test_open_windows_stay_open_and_close_when_they_did(migrated):
     assert after, "each directory has some"
 
 
+def test_windows_that_an_outage_postponed_close_when_they_would_have(tmp_path):
+    """Schema 4 postponed each window; schema 5 has one offset, and finds a window by its length."""
+    root = tmp_path / "data"
+    shutil.copytree(RICHEST, root)
+    with closing(sqlite3.connect(root / "bandexa.db")) as db, db:
+        db.execute("UPDATE windows SET closes = closes + 7200 WHERE closed IS NULL")
+        db.execute("UPDATE windows SET closes = closes - 3600 WHERE decision_id = 'forgetting.3'")
+        db.execute("UPDATE windows SET closes = closes - 7200 WHERE decision_id = 'forgetting.4'")
+    before = read(root / "bandexa.db")
+    migrate(root / "bandexa.db")
+    migrated = Migrated(root, before)
+    (offset,) = migrated.query("SELECT value FROM meta WHERE key = 'service_time_offset'")[0]
+    still_open = {
+        name: old.closes
+        for name, old in before.decisions.items()
+        if old.closes is not None and old.closed is None
+    }
+    after = {row["decision_id"]: row["closes"] + offset for row in migrated.table("windows")}
+    assert after == pytest.approx(still_open, rel=0, abs=1e-3)
+    with StoreReader(migrated.path) as reader, History(migrated.path) as history:
+        records = {record.key: record for record in reader.bandits()}
+        for name, closes in still_open.items():
+            record = records[before.decisions[name].bandit]
+            found = history.decision(record, DecisionId(name))
+            assert found is not None
+            assert found.closes == pytest.approx(closes, rel=0, abs=1e-3), name
+    assert verify(Settings(data_dir=root)).num_problems == 0
+
+
 # -- what is read -----------------------------------------------------------------------------
 
 
@@ -259,7 +288,7 @@ def test_readers_find_each_decision_with_all_that_was_stored(migrated):
                 ]
                 assert found.activated_at == old.activated_at
                 assert found.closed == old.closed
-                assert found.closes == (old.closes if old.closed is None else None)
+                assert found.closes == (old.closes if old.closed is None else old.closed)
                 rewards = [
                     (each.item, each.reward_id, each.reward, each.status, each.time)
                     for each in found.rewards

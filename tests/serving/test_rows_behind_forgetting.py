@@ -96,7 +96,7 @@ class Gate:
                 gate.wait()
             return gate._original(policy, factor)
 
-        self._class.forgotten = forgotten  # type: ignore[method-assign]
+        self._class.forgotten = forgotten  # type: ignore[method-assign,assignment]
         return self
 
     def __exit__(self, *exc: object) -> None:

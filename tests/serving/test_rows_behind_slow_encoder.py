@@ -115,6 +115,7 @@ class Gate:
     def __init__(self, model: ServingModel) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         self.batches: list[list[int]] = []
+        self.returned = 0
         self._original = model.features
         model.features = self._features  # type: ignore[method-assign]
 
@@ -124,7 +125,9 @@ class Gate:
             self.batches.append([row.position for row in group.rows])
             self.reached.set()
             assert self.opened.wait(30)
-        return self._original(group)
+        features = self._original(group)
+        self.returned += bool(learn_rows(group))
+        return features
 
     async def until_reached(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 30)
@@ -158,6 +161,12 @@ def opened_at_exit(gate: Gate) -> Iterator[Gate]:
         yield gate
     finally:
         gate.opened.set()
+
+
+async def turns(num: int) -> None:
+    """Let the loop run."""
+    for _ in range(num):
+        await asyncio.sleep(0)
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -296,5 +305,44 @@ def test_a_row_that_comes_while_rows_are_held_waits_though_it_is_quick(bandit_of
         bandit.applier.swap(successor)
         await bandit.applier.applied(LogPosition(24))
         assert_same(successor, model_of(rows))
+
+    play(scene)
+
+
+def test_a_coming_model_that_has_all_rows_leaves_none_to_apply(bandit_of, model_of):
+    """It was loaded with the rows that waited: they are not looked for a second time."""
+    rows, bandit = log_rows(26), bandit_of()
+
+    async def scene() -> None:
+        applier = bandit.applier
+        with opened_at_exit(Gate(bandit.model)) as gate:
+            applier.follow(LogPosition(6))
+            await gate.until_reached()
+            applier.hold()
+            gate.opened.set()
+            applier.follow(LogPosition(26))
+            while not gate.returned:  # `play` has a deadline
+                await asyncio.sleep(0)
+            await turns(50)  # what was encoded is given up, and waits
+            successor = model_of(rows)
+            applier.swap(successor)
+            assert await applier.applied(LogPosition(26))
+            await turns(50)
+            assert applier.failure is None
+            assert bandit.model is successor
+        assert_same(bandit.model, model_of(rows))
+
+    play(scene)
+
+
+def test_a_committed_row_that_is_not_in_the_log_makes_the_bandit_failed(bandit_of, model_of):
+    bandit = bandit_of()
+
+    async def scene() -> None:
+        bandit.applier.read = lambda after, up_to: iter(())
+        bandit.applier.follow(LogPosition(4))
+        assert not await bandit.applier.applied(LogPosition(4))
+        assert bandit.applier.failure.position == 4
+        assert "not in the log" in bandit.applier.failure.reason
 
     play(scene)

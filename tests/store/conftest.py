@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from bandexa_core.ids import (
 )
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from service.store.identity import first_key
-from service.store.protocol import Durability
+from service.store.protocol import Durability, EventStore
 from service.store.records import BanditRecord, ChosenAction, DecisionRecord, RewardReport
 from service.store.sqlite.store import SqliteStore
 
@@ -126,7 +126,7 @@ def make_report(decision_id: str, reward: float = 1.0, action: str | None = None
     return RewardReport(DecisionId(decision_id), reward, None, named, 6.0)
 
 
-def creating(store: SqliteStore) -> Callable[..., None]:
+def creating(store: EventStore) -> Callable[..., None]:
     """Return an append that creates a bandit, given name and configuration; without a snapshot."""
 
     def create(name: str, spec: BanditSpec, done: Callable[..., None]) -> None:
@@ -160,6 +160,12 @@ class Blocker:
         self.release()
 
 
+class Caller(Protocol):
+    """Calls an append and waits for its answer."""
+
+    def call(self, append: Callable[..., None], *args: Any) -> Any: ...
+
+
 class Make:
     """Builders of records, as one fixture."""
 
@@ -176,9 +182,7 @@ class Make:
         return RewardSpec(reward_window_s=seconds)
 
     @staticmethod
-    def bandit(
-        client: StoreClient, store: SqliteStore, name: str = "b", **changes: Any
-    ) -> BanditRecord:
+    def bandit(client: Caller, store: EventStore, name: str = "b", **changes: Any) -> BanditRecord:
         """Create a bandit without a snapshot."""
         record = client.call(creating(store), name, make_spec(**changes))
         assert isinstance(record, BanditRecord)

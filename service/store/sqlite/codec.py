@@ -1,12 +1,12 @@
-"""The formats of the database's blobs (msgpack, arrays as raw bytes) and the hashes of the log.
+"""The formats of the database's blobs: msgpack, arrays as raw bytes; and of its log.
 
 A group of log rows ends with a row that has its rule and the hash of the log up to it. The other
 rows of the group have their own hash: a leaf. Verification thus names the row that was changed.
+See `hashing` for these hashes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -16,15 +16,13 @@ import msgpack
 import numpy as np
 
 from bandexa_core.ids import ActionId, ActionSlot, LogPosition
-from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
+from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
 from service.store.records import ChosenAction, DecisionRecord
 
-KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
-INSIDE, ROW_BY_ROW, AS_BLOCK, LEGACY = 0, 1, 2, 3  # column `ends`: inside a group, or its rule
-GENESIS_HASH = b""  # of a log without rows
-HASH_BYTES = 16
+INSIDE, LEGACY = 0, 3  # column `ends`: inside a group, or its rule (see `hashing`; of schema 4)
+RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
@@ -73,45 +71,6 @@ def pack_candidates(record: DecisionRecord) -> bytes | None:
         return None
     features = None if record.features is None else record.features.tobytes()
     return bytes(msgpack.packb((record.candidates, features)))
-
-
-def pack_change(change: CatalogueChange) -> bytes:
-    """Encode a catalogue change."""
-    features = None if change.features is None else change.features.astype("<f4").tobytes()
-    return bytes(msgpack.packb((change.ids, features, change.enabled.tobytes())))
-
-
-def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
-    """Decode `pack_change`."""
-    ids, features, enabled = msgpack.unpackb(blob)
-    rows = None
-    if features is not None:
-        rows = np.frombuffer(features, "<f4").reshape(len(ids), action_dim)
-    return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, np.bool_))
-
-
-def pack_json(value: dict[str, Any]) -> bytes:
-    """Encode a configuration, or a reference to a snapshot."""
-    return json.dumps(value, sort_keys=True).encode()
-
-
-def leaf_hash(row: Sequence[Any]) -> bytes:
-    """Return the hash of one log row, given its position, kind, time and content."""
-    return blake2b(msgpack.packb(row), digest_size=HASH_BYTES).digest()
-
-
-def group_hash(previous: bytes, rule: int, leaves: Sequence[bytes]) -> bytes:
-    """Return the hash of the log up to and including a group with these leaves."""
-    whole = b"".join((previous, bytes((rule,)), *leaves))
-    return blake2b(whole, digest_size=HASH_BYTES).digest()
-
-
-def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tuple[Any, ...]:
-    """Return the part of a row's content that its hash covers.
-
-    `learned` has the fields of a learn row.
-    """
-    return tuple(learned) if kind == KIND_LEARN else (payload,)
 
 
 def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:

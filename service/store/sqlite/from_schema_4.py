@@ -35,17 +35,20 @@ _COPIES = (
     FROM old_rewards AS r JOIN old_decisions AS d ON d.decision_id = r.decision_id
     """,
     f"""
-    INSERT INTO windows SELECT w.closes, {_KEY}
-    FROM old_windows AS w JOIN old_decisions AS d ON d.decision_id = w.decision_id
-    WHERE w.closed IS NULL
-    """,
-    f"""
     INSERT INTO log SELECT l.bandit, l.position, l.kind, l.time, {_KEY}, l.item, l.origin, l.before,
       l.after, NULL, NULL, l.payload, {LEGACY}, l.hash
     FROM old_log AS l LEFT JOIN old_decisions AS d ON d.decision_id = l.decision_id
     ORDER BY l.bandit, l.position
     """,
 )
+_OPEN = """
+old_windows AS w JOIN old_decisions AS d ON d.decision_id = w.decision_id WHERE w.closed IS NULL
+"""
+_POSTPONED = f"""
+SELECT max(w.closes - (d.time + (
+  SELECT json_extract(spec, '$.rewards.reward_window_s') FROM bandits AS b
+  WHERE b.bandit = d.bandit))) FROM {_OPEN}
+"""
 _REPORTED = f"""
 SELECT {_KEY}, d.decision_id, d.bandit, d.chosen, a.time, w.closed FROM old_decisions AS d
 LEFT JOIN old_activations AS a ON a.decision_id = d.decision_id
@@ -66,9 +69,23 @@ def migrate(db: sqlite3.Connection) -> None:
     create_tables(db)
     for statement in _COPIES:
         db.execute(statement)
+    _copy_windows(db)
     db.executemany("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, NULL)", _ledger(db))
     for table in _OLD:
         db.execute(f"DROP TABLE old_{table}")
+
+
+def _copy_windows(db: sqlite3.Connection) -> None:
+    """Copy the open windows, in service time (see `windows`).
+
+    Schema 4 postponed each by the time that nobody watched. In service time a window closes no
+    later than its length after the decision: the offset is at least what any was postponed by.
+    """
+    (postponed,) = db.execute(_POSTPONED).fetchone()
+    offset = postponed + 1.0 if postponed is not None and postponed > 0.0 else 0.0
+    db.execute(f"INSERT INTO windows SELECT w.closes - ?, {_KEY} FROM {_OPEN}", (offset,))
+    if offset:
+        db.execute("INSERT INTO meta VALUES ('service_time_offset', ?)", (offset,))
 
 
 def _ledger(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:

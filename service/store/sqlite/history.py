@@ -75,7 +75,7 @@ class History:
         )
         return StoredDecision(
             _record(bandit, decision_id, columns),
-            None if closed is not None else self._closes(bandit, key),
+            self._closes(bandit, key, row[1]) if closed is None else closed,
             closed,
             activated_at,
             tuple(
@@ -85,21 +85,24 @@ class History:
             self._learned(bandit, items),
         )
 
-    def _closes(self, bandit: BanditRecord, key: DecisionKey) -> float | None:
+    def _closes(self, bandit: BanditRecord, key: DecisionKey, time: float) -> float | None:
         """Return when an open window closes, None without one.
 
         It closes no earlier than its length after the decision, and later by the time that the
         service is away.
         """
-        if bandit.spec.rewards.reward_window_s is None:
+        window = bandit.spec.rewards.reward_window_s
+        if window is None:
             return None
-        found = self._db.execute(
-            "SELECT closes + coalesce("
-            " (SELECT value FROM meta WHERE key = 'service_time_offset'), 0)"
-            " FROM windows WHERE key = ?",
-            (key,),
+        (offset,) = self._db.execute(
+            "SELECT coalesce((SELECT value FROM meta WHERE key = 'service_time_offset'), 0)"
         ).fetchone()
-        return None if found is None else float(found[0])
+        # In service time it closes no later than without an offset, which only grows.
+        found = self._db.execute(
+            "SELECT closes FROM windows WHERE closes BETWEEN ? AND ? AND key = ?",
+            (time + window - offset, time + window, key),
+        ).fetchone()
+        return None if found is None else float(found[0]) + offset
 
     def _learned(self, bandit: BanditRecord, packed: bytes | None) -> tuple[LearnedValue, ...]:
         """Return the first and the latest learn row of each chosen action."""

@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.rows import Group, LearnRow, LogRow
-from service.store.sqlite.codec import (
+from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
-    INSIDE,
     KIND_LEARN,
+    MAX_GROUP,
     ROW_BY_ROW,
     group_hash,
     leaf_hash,
+    learned_content,
+    rule_of,
 )
+from service.store.sqlite.codec import INSIDE
 from service.store.sqlite.tail import LogTail
 
-MAX_GROUP = 64  # a group is applied at once, and no select is drawn meanwhile
 _COLUMNS = 14
 _ROW = f"({', '.join('?' * _COLUMNS)})"
 _AT_ONCE = 32  # rows in one statement
@@ -97,7 +99,7 @@ class LogWriter:
         group = self._open.get(bandit)
         if group is None:
             group = self._open[bandit] = _OpenGroup()
-        values = (key, item, row.origin, row.before, row.after, row.low, row.high)
+        values = learned_content(key, item, row)
         group.rows.append(row)
         group.num_bytes += row.context.nbytes + row.action.nbytes
         group.columns.append((bandit, row.position, KIND_LEARN, row.time, *values, None))
@@ -123,7 +125,7 @@ class LogWriter:
         group = self._open.pop(bandit, None)
         if group is None:
             return
-        rule = AS_BLOCK if len(group.rows) > 1 else ROW_BY_ROW
+        rule = rule_of(len(group.rows))
         end_hash = group_hash(self._head(bandit).hash, rule, group.leaves)
         inside = zip(group.columns[:-1], group.leaves[:-1], strict=True)
         self._complete += [(*columns, INSIDE, leaf) for columns, leaf in inside]

@@ -19,6 +19,13 @@ from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.store.errors import Conflict
+from service.store.hashing import (
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
+    pack_change,
+    pack_json,
+)
 from service.store.identity import MAX_BANDITS, DecisionIds, first_key, is_server_form, pack_own_id
 from service.store.protocol import Dropped, Due
 from service.store.records import (
@@ -27,15 +34,7 @@ from service.store.records import (
     RoundRecord,
     StoredAnswer,
 )
-from service.store.sqlite.codec import (
-    KIND_CATALOGUE,
-    KIND_CONFIG,
-    KIND_IMPORT,
-    pack_candidates,
-    pack_change,
-    pack_chosen,
-    pack_json,
-)
+from service.store.sqlite.codec import pack_candidates, pack_chosen
 from service.store.sqlite.ledger import Ledger
 from service.store.sqlite.log_writer import LogWriter
 from service.store.sqlite.reader import next_uid, stored_answer
@@ -195,8 +194,7 @@ class Operations:
         """Log a change of the changeable configuration."""
         now = self._clock()
         self._must_live(bandit.key)
-        whole = dataclasses.asdict(spec)
-        part = {key: whole[key] for key in sorted(BanditSpec.CHANGEABLE)}
+        part = spec.changeable_part()
         row = ConfigRow(self._log.next(bandit.key), now, part)
         self._log.changed(bandit.key, KIND_CONFIG, row, pack_json(part))
         return row

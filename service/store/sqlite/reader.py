@@ -27,28 +27,25 @@ from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed, StoreDamaged
-from service.store.identity import DecisionIds, first_key, unpack_own_id
-from service.store.protocol import BEGINNING
-from service.store.records import BanditRecord, StoredAnswer, Trim
-from service.store.sqlite.codec import (
+from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
-    INSIDE,
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
-    LEGACY,
+    MAX_GROUP,
     group_hash,
     leaf_hash,
-    legacy_hash,
     row_content,
     unpack_change,
-    unpack_chosen,
 )
+from service.store.identity import DecisionIds, first_key, unpack_own_id
+from service.store.protocol import BEGINNING
+from service.store.records import BanditRecord, StoredAnswer, Trim
+from service.store.sqlite.codec import INSIDE, LEGACY, RULES, legacy_hash, unpack_chosen
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import evicted_rows, trim_of
-from service.store.sqlite.log_writer import MAX_GROUP
 from service.store.sqlite.schema import current_epoch
 from service.store.sqlite.tables import decision_ids
 from service.store.sqlite.tail import LogTail
@@ -181,8 +178,8 @@ class StoreReader:
                 read_to = LogPosition(row.position)
                 if row.ends == INSIDE:
                     continue
-                if previous is not None and (at := wrong_row(previous, waiting)) is not None:
-                    raise _damaged(record, at)
+                if wrong := wrong_rows(previous, waiting):
+                    raise _damaged(record, wrong[0])
                 after, previous = read_to, row.hash
                 self._reached[record.key] = after, previous
                 decoded = tuple(self._decode(record, each) for each in waiting)
@@ -459,21 +456,32 @@ class StoredRow(NamedTuple):
         )  # fmt: skip
 
 
-def wrong_row(previous: bytes, group: Sequence[StoredRow]) -> int | None:
-    """Return the position of the first row of a group whose hash differs; None where all agree.
+def wrong_rows(previous: bytes | None, group: Sequence[StoredRow]) -> list[int]:
+    """Return the positions of the rows of a group whose hash differs.
 
-    The last one stands for the group as well. `previous`: the hash of the log before the group.
+    Args:
+        previous: The hash of the log before the group; None: unknown, and the last row, which has
+            the hash of the group, is not checked.
+        group: The rows, the last one with the rule of the group.
     """
     last = group[-1]
-    if last.ends == LEGACY:
-        expected = legacy_hash(previous, last.legacy_content())
-    else:
-        leaves = [leaf_hash(row.content()) for row in group]
-        for row, leaf in zip(group[:-1], leaves, strict=False):
-            if row.hash != leaf:
-                return row.position
-        expected = group_hash(previous, last.ends, leaves)
-    return None if expected == last.hash else last.position
+    wrong = wrong_leaves(group[:-1])
+    if last.ends not in RULES:
+        wrong.append(last.position)
+    elif previous is not None:
+        if last.ends == LEGACY:
+            expected = legacy_hash(previous, last.legacy_content())
+        else:
+            leaves = [bytes(row.hash) for row in group[:-1]]
+            expected = group_hash(previous, last.ends, [*leaves, leaf_hash(last.content())])
+        if expected != last.hash:
+            wrong.append(last.position)
+    return wrong
+
+
+def wrong_leaves(rows: Sequence[StoredRow]) -> list[int]:
+    """Return the positions of the rows inside a group whose hash differs."""
+    return [row.position for row in rows if leaf_hash(row.content()) != row.hash]
 
 
 def _spec(name: str, text: str) -> BanditSpec:

@@ -28,6 +28,7 @@ from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError
+from service.store.hashing import pack_change
 from service.store.protocol import (
     Deliver,
     Done,
@@ -44,7 +45,6 @@ from service.store.records import (
     RoundRecord,
     StoredAnswer,
 )
-from service.store.sqlite.codec import pack_change
 from service.store.sqlite.connection import as_store_errors, connect
 from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.disk_faults import Damaged, describe

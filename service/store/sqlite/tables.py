@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 
-from service.store.identity import DecisionIds
+from service.store.identity import CELL, DecisionIds
 
 # Columns that are NULL have room for what later releases store.
 #
@@ -72,7 +72,6 @@ CREATE TABLE rounds (
   seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
 CREATE INDEX rounds_bandit ON rounds (bandit, time);
 """
-CELL = "0"  # of every store so far; ids name it so that requests can be routed by it later
 _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
 
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
+from service.store.hashing import MAX_GROUP
 from service.store.identity import first_key
 from service.store.protocol import Dropped
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import unpack_items
 from service.store.sqlite.evicted import checksum_of, first_row, trim_of
-from service.store.sqlite.log_writer import MAX_GROUP
 
 TRIM_CHUNK = 500
 DROP_CHUNK = 500

@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-UNWATCHED_S = 3.0  # a longer gap between two ticks means that the service was not ready
+from service.store.protocol import UNWATCHED_S
+
 STORED_EVERY_S = 5.0  # after a killed process, windows may close this much later than they should
 _LAST, _OFFSET = "windows_looked", "service_time_offset"  # in the table `meta`
 _AT_ONCE = 32

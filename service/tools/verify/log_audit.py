@@ -10,28 +10,22 @@ import json
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.errors import StoreDamaged
-from service.store.identity import bandit_of
-from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader
-from service.store.sqlite.codec import (
-    AS_BLOCK,
+from service.store.hashing import (
     GENESIS_HASH,
-    INSIDE,
     KIND_CATALOGUE,
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
-    LEGACY,
-    ROW_BY_ROW,
-    unpack_chosen,
-    unpack_items,
 )
-from service.store.sqlite.reader import StoredRow, wrong_row
+from service.store.identity import bandit_of
+from service.store.records import BanditRecord
+from service.store.sqlite.audit import AuditReader
+from service.store.sqlite.codec import INSIDE, RULES, unpack_chosen, unpack_items
+from service.store.sqlite.reader import StoredRow, wrong_leaves, wrong_rows
 from service.tools.verify.findings import Check
 
 CHUNK = 1000
 _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)
-_RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
 
 class LogAudit:
@@ -65,6 +59,7 @@ class LogAudit:
         for row in rows:
             self._row(row)
         if len(rows) < CHUNK and self._group:  # groups are written as a whole
+            self._wrong(wrong_leaves(self._group))
             self._problem(f"{_span(self._group[0].position, self.position)} in a group without end")
             self._group, self._is_whole = [], False
         self._check.compared = f"{self.position} rows: positions, hash chain, decisions"
@@ -93,6 +88,7 @@ class LogAudit:
     def _row(self, row: StoredRow) -> None:
         position, kind = row.position, row.kind
         if position != self.position + 1:
+            self._wrong(wrong_leaves(self._group))
             self._problem(f"{_span(self.position + 1, position - 1)} missing")
             self._group, self._is_whole = [], False
         self._group.append(row)
@@ -111,10 +107,10 @@ class LogAudit:
 
     def _end_group(self, last: StoredRow) -> None:
         """Check the hashes of the rows read so far."""
-        if last.ends not in _RULES:
+        if last.ends not in RULES:
             self._problem(f"row {last.position}: its group has the unknown rule {last.ends}")
-        elif self._is_whole and (wrong := wrong_row(self._hash, self._group)) is not None:
-            self._problem(f"row {wrong}: its hash is not that of the log up to it")
+        else:
+            self._wrong(wrong_rows(self._hash if self._is_whole else None, self._group))
         self._hash = bytes(last.hash)
         self._group, self._is_whole = [], True
 
@@ -164,6 +160,10 @@ class LogAudit:
             return known[1]
         first = self._reader.first_row(self.record.key, row.origin)
         return first.after if first[:3] == (row.key, row.item, None) else None
+
+    def _wrong(self, positions: list[int]) -> None:
+        for position in positions:
+            self._problem(f"row {position}: its hash is not that of the log up to it")
 
     def _problem(self, text: str) -> None:
         self._check.problem(f"log: {text}")

@@ -15,8 +15,9 @@ from service.store.errors import StoreError
 from service.tools.verify import verify
 from tests.fixtures.commands import bandexa
 
-NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing")
+NAMES = ("linear", "disjoint", "neural", "forgetting", "drifting", "summing", "closing")
 ALL = (*NAMES, "images", "photos")
+BANDITS = ("linear",)  # of the directory that is copied
 
 
 def wrong(report):
@@ -64,6 +65,9 @@ def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server,
     assert all(check.difference is not None for check in live)
 
 
+LOADED = ("linear", "neural", "closing")
+
+
 def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
     enough, failures = threading.Event(), []
 
@@ -80,7 +84,7 @@ def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
             failures.append(error)
             raise
 
-    threads = [threading.Thread(target=load, args=(name,)) for name in ("linear", "neural")]
+    threads = [threading.Thread(target=load, args=(name,)) for name in LOADED]
     for thread in threads:
         thread.start()
     try:

@@ -1,0 +1,78 @@
+"""The hash of a log: equal logs have equal hashes, whatever store holds them.
+
+The rows of a log form groups. Each row has a hash of its own, a leaf. The hash of the log up to the
+end of a group covers the hash before the group, the group's rule and its leaves. Only the end of a
+group has one, so that snapshots stand there.
+
+What a leaf covers of a row is fixed here too: for a learn row its numbers, for any other row its
+payload, the bytes that `pack_change` and `pack_json` make.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from bandexa_core.ids import DecisionKey
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import LearnRow
+
+KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
+ROW_BY_ROW, AS_BLOCK = 1, 2  # the rules by which a group is applied
+MAX_GROUP = 64  # rows; a group is applied at once, and no select is drawn meanwhile
+GENESIS_HASH = b""  # of a log without rows
+HASH_BYTES = 16
+
+
+def rule_of(num_rows: int) -> int:
+    """Return the rule of a group of so many learn rows."""
+    return AS_BLOCK if num_rows > 1 else ROW_BY_ROW
+
+
+def group_hash(previous: bytes, rule: int, leaves: Sequence[bytes]) -> bytes:
+    """Return the hash of the log up to and including a group with these leaves."""
+    whole = b"".join((previous, bytes((rule,)), *leaves))
+    return blake2b(whole, digest_size=HASH_BYTES).digest()
+
+
+def leaf_hash(row: Sequence[Any]) -> bytes:
+    """Return the hash of one log row, given its position, kind, time and content."""
+    return blake2b(msgpack.packb(row), digest_size=HASH_BYTES).digest()
+
+
+def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tuple[Any, ...]:
+    """Return the part of a row's content that its hash covers.
+
+    `learned` has the fields of a learn row, see `learned_content`.
+    """
+    return tuple(learned) if kind == KIND_LEARN else (payload,)
+
+
+def learned_content(key: DecisionKey, item: int, row: LearnRow) -> tuple[Any, ...]:
+    """Return what the hash of a learn row covers: of chosen action `item` of decision `key`."""
+    return (key, item, row.origin, row.before, row.after, row.low, row.high)
+
+
+def pack_change(change: CatalogueChange) -> bytes:
+    """Encode a catalogue change."""
+    features = None if change.features is None else change.features.astype("<f4").tobytes()
+    return bytes(msgpack.packb((change.ids, features, change.enabled.tobytes())))
+
+
+def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
+    """Decode `pack_change`."""
+    ids, features, enabled = msgpack.unpackb(blob)
+    rows = None
+    if features is not None:
+        rows = np.frombuffer(features, "<f4").reshape(len(ids), action_dim)
+    return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, np.bool_))
+
+
+def pack_json(value: dict[str, Any]) -> bytes:
+    """Encode a configuration, or a reference to a snapshot."""
+    return json.dumps(value, sort_keys=True).encode()
