@@ -30,7 +30,7 @@ from service.serving.engine import Engine
 from service.settings import SCOPES
 
 router = APIRouter(prefix="/dashboard", route_class=WireRoute)
-MAX_ROW = 2**45 - 1  # the largest place of a decision within its bandit
+MAX_ROW = 2**63 - 1  # the largest integer of a store; places are smaller
 MAX_ROUNDS = 200
 Range = Literal["15m", "1h", "6h", "1d", "7d", "30d", "all"]
 
