@@ -1,16 +1,13 @@
 """Opens event stores: the one place that knows which implementation a path stands for.
 
-A server opens the store itself; the trainer and the commands open readers beside it. A store in
-memory has no path, and nothing opens one by default.
+A server opens the store itself; the trainer and the commands open readers beside it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.store.memory.store import MemoryStore
 from service.store.protocol import (
     CountingReader,
     DecisionHistory,
@@ -39,13 +36,6 @@ def open_store(
         StoreError: It is open in another process, of another version, damaged, or no store.
     """
     return SqliteStore(path, durability, deliver, gather=gather)
-
-
-def open_memory_store(
-    deliver: Deliver, gather: Deliver | None = None, clock: Callable[[], float] = time.time
-) -> EventStore:
-    """Open a new, empty store that ends with its process; see `MemoryStore` for the arguments."""
-    return MemoryStore(deliver, gather, clock)
 
 
 def open_reader(path: Path) -> LogReader:

@@ -1,1 +1,0 @@
-"""The event store in memory: see `store`."""
