@@ -345,6 +345,8 @@ class ServingModel:
     def forgets_before(self, group: Group) -> bool:
         """Whether applying a group factorises: a forgetting step is due before one of its rows."""
         spec, state, first = self.spec.forgetting, self.forgetting, group.rows[0]
+        if spec.half_life is None:
+            return False
         if state.cell is None:  # the first row ever forgets nothing, but the next ones may
             state = state.after(spec, first.position, first.time)
         return any(state.due(spec, row.position, row.time) > 0.0 for row in group.rows)

@@ -35,6 +35,7 @@ class Bandits:
     def __init__(self) -> None:
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
+        self._records: dict[int, BanditRecord] = {}
         self._aside: dict[str, SetAside] = {}
         self._modules = ImportedModules()
         self.changing = asyncio.Lock()  # two creations of one name must not race
@@ -44,6 +45,7 @@ class Bandits:
         self._aside.pop(bandit.record.name, None)
         self._by_name[bandit.record.name] = bandit
         self._by_uid[bandit.record.uid] = bandit
+        self._records[bandit.record.key] = bandit.record
         self._modules.freeze()
 
     def set_aside(self, bandit: SetAside) -> None:
@@ -81,12 +83,17 @@ class Bandits:
         """Return the live bandit of a uid, or None."""
         return self._by_uid.get(uid)
 
+    def record(self, key: int) -> BanditRecord | None:
+        """Return the record of the live bandit with a key in the store, or None."""
+        return self._records.get(key)
+
     def remove(self, name: str) -> Bandit | SetAside:
         """Stop serving a bandit and return it; UnknownBandit where there is none."""
         bandit = self.served_or_not(name)
         self._aside.pop(name, None)
         self._by_name.pop(name, None)
         self._by_uid.pop(bandit.record.uid, None)
+        self._records.pop(bandit.record.key, None)
         if isinstance(bandit, Bandit):
             bandit.applier.close()
         return bandit

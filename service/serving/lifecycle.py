@@ -103,8 +103,8 @@ async def running(
         rounds = Rounds(settings, registry, metrics, store, live.find, loader)
         await stack.enter_async_context(rounds.running())
         rewards = Rewards(
-            metrics, live.find, store, commit, recent, settings.max_rewards_per_decision, batcher,
-            rounds.order,
+            metrics, live.find, live.record, store, commit, recent,
+            settings.max_rewards_per_decision, batcher, rounds.order,
         )  # fmt: skip
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))

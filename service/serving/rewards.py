@@ -25,7 +25,7 @@ from service.serving.select.batcher import DecisionBatcher
 from service.serving.steps import Steps
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore, Step
-from service.store.records import RewardReport
+from service.store.records import BanditRecord, RewardReport
 
 log = logging.getLogger(__name__)
 WINDOWS_CHECKED_S = 1.0
@@ -38,6 +38,7 @@ class Rewards:
     Args:
         metrics: Counts.
         find: Returns the live bandit of a uid, or None.
+        record: Returns the record of the live bandit with a key in the store, or None.
         store: Stores reports.
         commit: Waits for commits.
         recent: The decisions in memory.
@@ -50,6 +51,7 @@ class Rewards:
         self,
         metrics: Metrics,
         find: Callable[[BanditUid], Bandit | None],
+        record: Callable[[int], BanditRecord | None],
         store: EventStore,
         commit: Committer,
         recent: RecentDecisions,
@@ -59,7 +61,7 @@ class Rewards:
     ) -> None:
         self._metrics = metrics
         self._find = find
-        self._steps = Steps(store, commit, recent, max_rewards, self._learn)
+        self._steps = Steps(store, commit, recent, record, max_rewards, self._learn)
         self._batcher = batcher
         self._order_round = order_round
 
@@ -117,7 +119,7 @@ class Rewards:
         decision, status, rows = await self._steps.activate(decision_id, now)
         bandit = self._find(decision.bandit.uid)
         if bandit is not None and status == "applied":
-            bandit.vitals.activated(now, len(decision.chosen))
+            bandit.vitals.activated(now, len(decision.actions))
         if bandit is not None and rows:
             await bandit.applier.applied(rows[-1].position)
         return status

@@ -1,9 +1,13 @@
 """Steps of decisions: read the state, step it by the contract of rewards, append the step.
 
-The contract is a pure function, and runs here, not in the store. A step names the version of the
-state that it starts from. The store refuses it where the decision has moved on meanwhile; then the
-state is read and stepped again. Steps of one decision that arrive together are chained: each starts
-from the state that the one before will lead to, and the store gets them in that order.
+The contract is a pure function, and runs here, not in the store. A step names the state that it
+starts from. The store refuses it where the decision is in another one; then the state is read and
+stepped again. Steps of one decision that arrive together are chained: each starts from the state
+that the one before will lead to, and the store gets them in that order.
+
+Most rewards are the first ones of decisions with one action. An id that a server made names its
+bandit and its place in the store, so the first attempt at such a reward reads nothing: it starts
+from the state of a new decision, and the store says whether that was right.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ from collections.abc import Callable, Sequence
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log import contract
-from bandexa_core.log.contract import ActivationStatus, Reported, RewardStatus
+from bandexa_core.log.contract import ActivationStatus, DecisionState, Reported, RewardStatus
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.store.errors import InvalidRequest, Unavailable
+from service.store.identity import bandit_of
 from service.store.protocol import EventStore, FoundDecision, Reportable, Step
-from service.store.records import ChosenAction, RewardReport
+from service.store.records import BanditRecord, RewardReport
 
 MAX_TRIES = 100
+NEW = DecisionState.of(1, activated=True)
 Commit = asyncio.Future[Rows | None]  # None: the decision has moved on
 
 
@@ -31,6 +37,7 @@ class Steps:
         store: Has the decisions.
         commit: Waits for commits.
         recent: The decisions in memory.
+        record: Returns the record of the live bandit with a key in the store, or None.
         max_rewards: The largest number of rewards of a decision.
         learn: Receives each committed step with its rows, in commit order.
     """
@@ -40,10 +47,12 @@ class Steps:
         store: EventStore,
         commit: Committer,
         recent: RecentDecisions,
+        record: Callable[[int], BanditRecord | None],
         max_rewards: int,
         learn: Callable[[Step, Rows], None],
     ) -> None:
         self._store = store
+        self._record = record
         self._commit = commit
         self._recent = recent
         self._max_rewards = max_rewards
@@ -56,8 +65,15 @@ class Steps:
             UnknownDecision, InvalidRequest: Nothing was stored.
             Unavailable, StoreError: The store takes no writes.
         """
-        for _ in range(MAX_TRIES):
-            entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
+        guess = self._guess(report)
+        for attempt in range(MAX_TRIES):
+            entry = self._recent.get(report.decision_id)
+            if entry is not None and entry.is_guess and report.action is not None:
+                self._recent.drop(report.decision_id, entry)  # its actions are not known
+                entry = None
+            if entry is None and guess is not None and not attempt:
+                entry = self._recent.found(guess, is_guess=True)
+            entry = entry or await self._find(report.decision_id)
             item = _item_of(entry.decision, report)
             if entry.rewards is None and _may_repeat(entry, report):
                 entry.lock = entry.lock or asyncio.Lock()
@@ -132,6 +148,21 @@ class Steps:
         # Another report may have found it, and stepped it, meanwhile.
         return self._recent.get(decision_id) or self._recent.found(found)
 
+    def _guess(self, report: RewardReport) -> FoundDecision | None:
+        """Return the decision of a reward as it is if this is its first one, without reading it.
+
+        None where the id does not say which decision it is, or more rewards than one are usual.
+        """
+        key = self._store.ids.key(report.decision_id)
+        if key is None or report.action is not None:
+            return None
+        bandit = self._record(bandit_of(key))
+        if bandit is None or bandit.spec.rewards.aggregate in ("sum", "mean"):
+            return None
+        if report.bandit is not None and report.bandit != bandit.name:
+            return None
+        return FoundDecision(Reportable(key, report.decision_id, bandit, (), NEW), {})
+
     def _report(
         self, entry: RecentDecision, report: RewardReport, item: int, repeats: Sequence[float]
     ) -> tuple[RewardStatus, Commit | None]:
@@ -168,9 +199,8 @@ class Steps:
         future: Commit = self._commit.future()
         if entry is not None:
             entry.decision = Reportable(
-                decision.key, decision.id, decision.bandit, decision.context, decision.chosen,
-                step.change.state,
-            )  # fmt: skip
+                decision.key, decision.id, decision.bandit, decision.actions, step.change.state
+            )
             entry.newest = step
 
         def done(rows: Rows | None, error: Exception | None) -> None:
@@ -212,14 +242,12 @@ def _item_of(decision: Reportable, report: RewardReport) -> int:
     """
     if report.bandit is not None and report.bandit != decision.bandit.name:
         raise InvalidRequest("bandit", f"the decision is not one of {report.bandit!r}")
-    chosen: tuple[ChosenAction, ...] = decision.chosen
     if report.action is None:
-        if len(chosen) > 1:
+        if len(decision.actions) > 1:
             raise InvalidRequest("action", "needed: the decision chose several actions")
         return 0
-    for item, picked in enumerate(chosen):
-        if picked.id == report.action:
-            return item
+    if report.action in decision.actions:
+        return decision.actions.index(report.action)
     raise InvalidRequest("action", f"the decision did not choose {report.action!r}")
 
 

@@ -18,7 +18,8 @@ from bandexa_core.ids import DecisionId, DecisionKey
 
 CELL = "0"  # of every store so far; ids name it so that requests can be routed by it later
 TIME_BITS = 45
-TICKS_PER_S = 8192  # ids made faster than that run ahead of the clock; 45 bits last until 2106
+_TICK_BITS = 13
+TICKS_PER_S = 1 << _TICK_BITS  # ids made faster than that run ahead of the clock; until 2106
 MAX_BANDITS = 1 << (63 - TIME_BITS)
 _KEY_BYTES, _MAC_BYTES = 8, 6
 _HEX = re.compile(r"[0-9a-f]{32}")
@@ -75,8 +76,11 @@ class DecisionIds:
 
     def new_key(self, bandit: int) -> DecisionKey:
         """Return a key that this store has never returned."""
-        ticks = first_key(bandit) | time.time_ns() * TICKS_PER_S // 1_000_000_000
-        key = self._last[bandit] = max(ticks, self._last.get(bandit, 0) + 1)
+        key = (bandit << TIME_BITS) | (time.time_ns() << _TICK_BITS) // 1_000_000_000
+        last = self._last.get(bandit, 0)
+        if key <= last:
+            key = last + 1
+        self._last[bandit] = key
         return DecisionKey(key)
 
     def text(self, key: DecisionKey) -> DecisionId:

@@ -1,14 +1,18 @@
 """Opens event stores: the one place that knows which implementation a path stands for.
 
-A server opens the store itself; the trainer and the commands open readers beside it.
+A server opens the store itself; the trainer and the commands open readers beside it. A store in
+memory has no path, and nothing opens one by default.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from service.store.memory.store import MemoryStore
 from service.store.protocol import (
+    Audit,
     CountingReader,
     DecisionHistory,
     Deliver,
@@ -16,6 +20,7 @@ from service.store.protocol import (
     EventStore,
     LogReader,
 )
+from service.store.sqlite.connection import LIBRARY_VERSION
 from service.store.sqlite.copying import copy_database
 from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.history import History
@@ -23,7 +28,9 @@ from service.store.sqlite.migrations import MIGRATIONS
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import SCHEMA_VERSION, require_current, schema_version
 from service.store.sqlite.store import SqliteStore
+from service.store.sqlite.verification.audit import SqliteAudit
 
+ENGINE = f"SQLite {LIBRARY_VERSION}"
 NEWEST_SCHEMA = SCHEMA_VERSION
 
 
@@ -36,6 +43,13 @@ def open_store(
         StoreError: It is open in another process, of another version, damaged, or no store.
     """
     return SqliteStore(path, durability, deliver, gather=gather)
+
+
+def open_memory_store(
+    deliver: Deliver, gather: Deliver | None = None, clock: Callable[[], float] = time.time
+) -> EventStore:
+    """Open a new, empty store that ends with its process; see `MemoryStore` for the arguments."""
+    return MemoryStore(deliver, gather, clock)
 
 
 def open_reader(path: Path) -> LogReader:
@@ -63,6 +77,15 @@ def open_counting(path: Path) -> CountingReader:
         StoreUnreadable: There is no such store.
     """
     return SqliteCountingReader(path)
+
+
+def open_audit(path: Path) -> Audit:
+    """Open what checks a store against itself; the caller closes it.
+
+    Raises:
+        StoreUnreadable: There is no such store.
+    """
+    return SqliteAudit(path)
 
 
 def copy_store(source: Path, dest: Path, progress: Callable[[int, int], None]) -> None:

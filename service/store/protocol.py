@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
-from numpy.typing import NDArray
-
-from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.ids import (
+    ActionId,
+    BanditUid,
+    DecisionId,
+    DecisionKey,
+    LogPosition,
+    SnapshotVersion,
+)
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.contract import Change, DecisionState, Reported
 from bandexa_core.log.forgetting import Forgetting
@@ -21,10 +26,10 @@ from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
+from service.store.findings import Report, Say
 from service.store.identity import DecisionIds
 from service.store.records import (
     BanditRecord,
-    ChosenAction,
     CountedRow,
     CountedValue,
     DecisionRecord,
@@ -60,16 +65,14 @@ class Reportable(NamedTuple):
         key: Its key in the store.
         id: Its id.
         bandit: Its bandit.
-        context: The raw context, in the bandit's shape and dtype.
-        chosen: The chosen actions, best first.
+        actions: The chosen actions, best first.
         state: What reports about it have led to so far.
     """
 
     key: DecisionKey
     id: DecisionId
     bandit: BanditRecord
-    context: NDArray[Any]
-    chosen: tuple[ChosenAction, ...]
+    actions: tuple[ActionId, ...]
     state: DecisionState
 
 
@@ -295,6 +298,20 @@ class CountingReader(Reader, Protocol):
         """Return at most so many learn rows in (after, up_to], in order."""
 
 
+class Audit(Reader, Protocol):
+    """Checks a store against itself, for `bandexa verify`, beside a server or without one."""
+
+    def check_file(self, report: Report, say: Say) -> bool:
+        """Check the format itself, and add a check to the report; False: rows cannot be trusted."""
+
+    def check_rows(self, records: list[BanditRecord], report: Report, say: Say) -> None:
+        """Check the logs, the decisions, their rewards and windows of some bandits.
+
+        Every value is learned once and is what its rewards make, every hash is that of its rows,
+        and every row that names a decision, an earlier row or a window finds it.
+        """
+
+
 class EventStore(Protocol):
     """Stores the decisions, the rewards and the log of every bandit: all else is derived.
 
@@ -354,10 +371,13 @@ class EventStore(Protocol):
     def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
         """Store a step of a decision; the result has the log rows that it learned.
 
-        None: the decision has moved on since its state was read, and nothing was stored.
+        None: the decision is in another state than the one that the step starts from, and nothing
+        was stored. States are compared by their version; that of a new decision, which a caller may
+        have guessed, also by what the decision says.
 
         Raises (through the callback):
             UnknownDecision: There is no such decision any more.
+            StoreDamaged: Its context or its actions are not what was written.
         """
 
     def due_windows(self, done: Done[Due]) -> None:

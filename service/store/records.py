@@ -191,7 +191,7 @@ class DecisionSummary:
     """A decision in a list. The next page of the list begins before place `row`."""
 
     row: int
-    decision_id: str
+    decision_id: DecisionId
     time: float
     actions: tuple[str, ...]
     propensity: float | None

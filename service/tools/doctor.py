@@ -23,7 +23,6 @@ import httpx
 
 from service.settings import Settings
 from service.store.errors import StoreUnreadable
-from service.store.sqlite.connection import LIBRARY_VERSION
 
 State = Literal["ok", "note", "wrong"]
 PACKAGES = ("bandexa", "torch", "torchvision", "numpy", "safetensors", "fastapi", "uvicorn")
@@ -73,13 +72,17 @@ def examine(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Iter
 
 
 def _versions(_: Settings) -> Iterator[Check]:
-    found = [f"Python {platform.python_version()}", f"SQLite {LIBRARY_VERSION}"]
+    found = [f"Python {platform.python_version()}"]
     missing = []
     for name in PACKAGES:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
+    if not missing:
+        from service.store.opening import ENGINE  # it needs the packages
+
+        found.insert(1, ENGINE)
     yield Check("versions", "ok", ", ".join(found))
     if missing:
         names = ", ".join(missing)

@@ -415,6 +415,18 @@ def test_a_damaged_database_is_refused_and_stays_as_it_is(tmp_path):
         ] == []
 
 
+@pytest.mark.parametrize("spec", ["{", "[]", '{"policy": "none"}'])
+def test_a_damaged_configuration_is_refused_and_named(tmp_path, spec):
+    path = tmp_path / "bandexa.db"
+    shutil.copy(RICHEST / "bandexa.db", path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE bandits SET spec = ? WHERE name = 'linear'", (spec,))
+    with pytest.raises(StoreError, match=r"linear|malformed"):
+        migrate(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (4,)
+
+
 DAMAGE = {
     "a decision": (
         "UPDATE decisions SET chosen = x'00' WHERE decision_id = 'linear.7'",

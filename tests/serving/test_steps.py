@@ -46,15 +46,19 @@ class Scene:
         self.commit = Committer(asyncio.get_running_loop())
         self.recent = RecentDecisions()
         self.learned: list[float] = []
-        self.steps = Steps(store, self.commit, self.recent, MOST, self._learn)
+        self.records: dict[int, BanditRecord] = {}
+        self.steps = Steps(store, self.commit, self.recent, self.records.get, MOST, self._learn)
 
     def _learn(self, step: Step, rows: Any) -> None:
         self.learned += [row.after for row in rows]
 
-    async def decide(self, aggregate: str, *, in_memory: bool = True) -> None:
+    async def decide(
+        self, aggregate: str, *, in_memory: bool = True, actions: tuple[str, ...] = ("a0",)
+    ) -> None:
         spec = make_spec(rewards=RewardSpec(aggregate=aggregate))  # type: ignore[arg-type]
         bandit: BanditRecord = await self.commit(creating(self.store), "b", spec)
-        record: DecisionRecord = make_decision(bandit, NAME)
+        self.records[bandit.key] = bandit
+        record: DecisionRecord = make_decision(bandit, NAME, actions=actions)
         assert await self.commit(self.store.append_decision, record) is None
         if in_memory:
             self.recent.made(record, bandit)
@@ -145,7 +149,7 @@ def test_a_duplicate_is_answered_only_once_what_it_repeats_is_committed(tmp_path
 def test_a_decision_that_left_memory_with_many_rewards_finds_its_repeats_in_the_store(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(recent, "MAX_ARRAY_BYTES", 0)  # nothing stays in memory
+    monkeypatch.setattr(recent, "MAX_CHOSEN", 0)  # nothing stays in memory
     num = MAX_LISTED + 20
 
     async def scene(s: Scene) -> None:
@@ -264,5 +268,128 @@ def test_rewards_without_an_id_that_repeat_a_late_one_are_duplicates(tmp_path):
         assert found == ["late", "late", "duplicate", "duplicate"]
         s.recent.drop(NAME)
         assert [await s.reward(0.5), await s.reward(0.25)] == ["duplicate", "late"]
+
+    play(tmp_path, scene)
+
+
+# -- ids that servers made ------------------------------------------------------------------------
+
+
+async def served(
+    s: Scene, actions: tuple[str, ...] = ("a0",), *, active: bool = True
+) -> DecisionId:
+    """Store a decision under an id of the store, and nothing in memory; returns the id."""
+    await s.decide("last", in_memory=False)
+    (bandit,) = s.records.values()
+    key = s.store.ids.new_key(bandit.key)
+    record = make_decision(bandit, s.store.ids.text(key), actions=actions)
+    record = record._replace(key=key, activated=active)
+    assert await s.commit(s.store.append_decision, record) is None
+    return record.decision_id
+
+
+def counting_look_ups(s: Scene, monkeypatch: pytest.MonkeyPatch) -> list[DecisionId]:
+    """Return a list that gets each decision that is looked up in the store."""
+    looked_up: list[DecisionId] = []
+    find = s.store.find_decision
+
+    def counted(decision_id: DecisionId, done: Any) -> None:
+        looked_up.append(decision_id)
+        find(decision_id, done)
+
+    monkeypatch.setattr(s.store, "find_decision", counted)
+    return looked_up
+
+
+def test_the_first_reward_of_a_served_decision_reads_nothing(tmp_path, monkeypatch):
+    async def scene(s: Scene) -> None:
+        name = await served(s)
+        looked_up = counting_look_ups(s, monkeypatch)
+        decision, status, rows = await s.steps.reward(make_report(name, 0.5))
+        assert (decision.id, status, [row.after for row in rows]) == (name, "applied", [0.5])
+        assert (await s.steps.reward(make_report(name, 0.5)))[1] == "duplicate"
+        assert (await s.steps.reward(make_report(name, 0.7)))[1] == "applied"
+        assert looked_up == []
+        assert s.learned == [0.5, 0.7]
+
+    play(tmp_path, scene)
+
+
+def test_a_served_decision_that_is_not_new_is_read(tmp_path, monkeypatch):
+    async def scene(s: Scene) -> None:
+        name = await served(s)
+        assert (await s.steps.reward(make_report(name, 0.5)))[1] == "applied"
+        s.recent.drop(name)
+        looked_up = counting_look_ups(s, monkeypatch)
+        assert (await s.steps.reward(make_report(name, 0.5)))[1] == "duplicate"
+        assert (await s.steps.reward(make_report(name, 0.7)))[1] == "applied"
+        assert looked_up == [name]
+        assert s.learned == [0.5, 0.7]
+
+    play(tmp_path, scene)
+
+
+def test_a_served_decision_that_is_not_active_waits_for_its_activation(tmp_path):
+    async def scene(s: Scene) -> None:
+        name = await served(s, active=False)
+        assert (await s.steps.reward(make_report(name, 0.5)))[1:] == ("aggregated", ())
+        assert s.learned == []
+        _, status, rows = await s.steps.activate(name, 7.0)
+        assert (status, [row.after for row in rows]) == ("applied", [0.5])
+
+    play(tmp_path, scene)
+
+
+def test_an_activation_behind_a_wrong_guess_is_still_one(tmp_path):
+    async def scene(s: Scene) -> None:
+        name = await served(s, active=False)
+        with s.writer_blocked():
+            reward = asyncio.ensure_future(s.steps.reward(make_report(name, 0.5)))
+            await asyncio.sleep(0)
+            activation = asyncio.ensure_future(s.steps.activate(name, 7.0))
+            await asyncio.sleep(0)
+        assert (await activation)[1] == "applied"
+        assert (await reward)[1] in ("aggregated", "applied")
+        assert s.learned == [0.5]
+
+    play(tmp_path, scene)
+
+
+def test_a_reward_of_a_served_decision_with_several_actions_must_name_one(tmp_path):
+    async def scene(s: Scene) -> None:
+        name = await served(s, ("a0", "a1"))
+        with pytest.raises(InvalidRequest, match="action"):
+            await s.steps.reward(make_report(name, 0.5))
+        assert (await s.steps.reward(make_report(name, 0.5, "a1")))[1] == "applied"
+        assert s.learned == [0.5]
+
+    play(tmp_path, scene)
+
+
+def test_a_named_action_is_compared_after_a_reward_without_one(tmp_path):
+    async def scene(s: Scene) -> None:
+        name = await served(s)
+        with s.writer_blocked():
+            first = asyncio.ensure_future(s.steps.reward(make_report(name, 0.5)))
+            await asyncio.sleep(0)
+            same = asyncio.ensure_future(s.steps.reward(make_report(name, 0.5, "a0")))
+            wrong = asyncio.ensure_future(s.steps.reward(make_report(name, 0.5, "a9")))
+            await asyncio.sleep(0)
+        assert (await first)[1] == "applied"
+        assert (await same)[1] == "duplicate"
+        with pytest.raises(InvalidRequest, match="a9"):
+            await wrong
+
+    play(tmp_path, scene)
+
+
+def test_a_served_decision_that_was_removed_is_unknown(tmp_path):
+    async def scene(s: Scene) -> None:
+        name = await served(s)
+        (bandit,) = s.records.values()
+        await s.commit(s.store.drop_decisions, bandit, 1e12, 0)
+        for _ in range(2):
+            with pytest.raises(UnknownDecision):
+                await s.steps.reward(make_report(name, 0.5))
 
     play(tmp_path, scene)

@@ -130,22 +130,25 @@ def close_windows(
 def first_step(bandit: BanditRecord, record: DecisionRecord, reward: float = 1.0) -> Step:
     """Return the step that a first reward makes, for a decision that was just made."""
     new = DecisionState.of(len(record.chosen), activated=record.activated)
-    decision = Reportable(
-        record.key, record.decision_id, bandit, record.context, record.chosen, new
-    )
+    decision = reportable(bandit, record, new)
     reported = Reported(0, reward, None)
     _, change = contract.report(new, reported, bandit.spec.rewards, 10_000)
     assert change is not None
     return Step(decision, change, 6.0, reported)
 
 
+def reportable(bandit: BanditRecord, record: DecisionRecord, state: DecisionState) -> Reportable:
+    """Return a decision in a state, as a store would."""
+    actions = tuple(picked.id for picked in record.chosen)
+    return Reportable(record.key, record.decision_id, bandit, actions, state)
+
+
 def item_of(decision: Reportable, report: RewardReport) -> int:
     """Return the index of the chosen action that a report names."""
     if report.action is None:
-        if len(decision.chosen) > 1:
+        if len(decision.actions) > 1:
             raise InvalidRequest("action", "needed: the decision chose several actions")
         return 0
-    ids = [picked.id for picked in decision.chosen]
-    if report.action not in ids:
+    if report.action not in decision.actions:
         raise InvalidRequest("action", f"the decision did not choose {report.action!r}")
-    return ids.index(report.action)
+    return decision.actions.index(report.action)

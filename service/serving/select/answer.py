@@ -47,7 +47,7 @@ class Selecting:
         store: Stores decisions.
         reader: Finds stored decisions.
         batcher: Draws decisions.
-        recent: Receives the new decisions.
+        recent: Receives the new decisions under callers' ids.
         panels: One thread that computes late propensities; ends after the store.
         encoders: One thread that runs slow encoders; likewise.
     """
@@ -120,7 +120,8 @@ class Selecting:
         about(record.decision_id)
         if earlier is None:
             answer = Decision.of(record)
-            self._recent.made(record, bandit.record)
+            if command.decision_id is not None:
+                self._recent.made(record, bandit.record)
             bandit.vitals.decided(
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
                 choice=drawn.several, activated=record.activated,

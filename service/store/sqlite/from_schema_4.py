@@ -89,10 +89,7 @@ def _copy_windows(db: sqlite3.Connection) -> None:
 
 
 def _ledger(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    rules = {
-        bandit: BanditSpec.from_json(json.loads(spec)).rewards
-        for bandit, spec in db.execute("SELECT bandit, spec FROM bandits").fetchall()
-    }
+    rules = _rules(db)
     for key, name, bandit, chosen, activated, closed in db.execute(_REPORTED):
         rewards = db.execute(
             "SELECT item, reward, status FROM old_rewards WHERE decision_id = ? ORDER BY rowid",
@@ -111,6 +108,23 @@ def _ledger(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
                 items[item] = StoredItem(state, LogPosition(origin), LogPosition(latest))
         version = len(rewards) + (activated is not None) + (closed is not None)
         yield key, version, len(rewards), activated, closed, pack_items(items)
+
+
+def _rules(db: sqlite3.Connection) -> dict[int, RewardSpec]:
+    """Return how each bandit takes rewards.
+
+    Raises:
+        StoreDamaged: A configuration is not what was written.
+    """
+    rules = {}
+    for bandit, name, spec in db.execute("SELECT bandit, name, spec FROM bandits").fetchall():
+        try:
+            rules[bandit] = BanditSpec.from_json(json.loads(spec)).rewards
+        except (ValueError, TypeError, LookupError) as error:
+            raise StoreDamaged(
+                f"bandit {name}: its configuration is not what was written"
+            ) from error
+    return rules
 
 
 def _num_items(name: str, chosen: bytes, reported: Iterable[int]) -> int:

@@ -35,16 +35,16 @@ class Queued(NamedTuple):
     """An operation that waits for the writer.
 
     Attributes:
-        run: Runs it inside the transaction.
+        run: Runs it inside the transaction; None where `many` does.
         done: Receives its result or its error.
         durable: Whether its commit is synced, and all before it, at any durability setting.
         undo: Undoes its changes in memory, when its transaction is rolled back.
-        many: Runs several consecutive operations of this kind at once, given their `item`s; returns
-            a result or an error for each.
+        many: Runs consecutive operations of this kind at once, given their `item`s; returns a
+            result or an error for each.
         item: The argument for `many`.
     """
 
-    run: Callable[[], Any]
+    run: Callable[[], Any] | None
     done: Done[Any]
     durable: bool = False
     undo: Callable[[], None] | None = None
@@ -226,12 +226,11 @@ def _run_all(group: list[Queued]) -> list[Answer]:
     first = 0
     while first < len(group):
         many, last = group[first].many, first + 1
-        if many is not None:
-            while last < len(group) and group[last].many == many:
-                last += 1
-        if many is None or last - first == 1:
+        if many is None:
             answers.append(_run(group[first]))
         else:
+            while last < len(group) and group[last].many == many:
+                last += 1
             answers += _run_many(many, group[first:last])
         first = last
     return answers
@@ -248,6 +247,7 @@ def _run_many(many: Callable[[list[Any]], list[Any]], group: list[Queued]) -> li
 
 
 def _run(queued: Queued) -> Answer:
+    assert queued.run is not None
     try:
         return queued.done, queued.run(), None
     except BandexaError as error:

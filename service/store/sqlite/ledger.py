@@ -1,9 +1,9 @@
 """Reads what reports about a decision need, and stores the steps that they lead to.
 
 Runs on the writer thread, inside its transaction. It does not know the contract of rewards: whoever
-takes reports reads a decision, steps its state, and appends the step here. A step is stored only
-if the state's version is still the one that was read. Each learned value becomes a log row in the
-same transaction. Nothing here reads a clock: times come with the steps.
+takes reports steps a decision's state, and appends the step here. A step is stored only if the
+decision is in the state that the step starts from. Each learned value becomes a log row in the same
+transaction. Nothing here reads a clock: times come with the steps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
-from service.store.errors import UnknownDecision
+from service.store.errors import StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
-from service.store.records import BanditRecord
+from service.store.records import BanditRecord, ChosenAction
 from service.store.sqlite.codec import (
     NEW_ITEM,
     StoredItem,
+    chosen_ids,
     pack_items,
     unpack_chosen,
     unpack_items,
@@ -34,12 +35,13 @@ from service.store.sqlite.log_writer import LogWriter
 
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
-SELECT d.key, d.own_id, d.context, d.chosen, d.activated, l.version, l.rewards, l.activated,
+SELECT d.key, d.own_id, d.chosen, d.activated, l.version, l.rewards, l.activated,
   l.closed, l.items
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _STATES = """
-SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures
+SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures, d.activated,
+  d.context, d.chosen
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key IN
 """
 _AT_ONCE = 32
@@ -54,13 +56,16 @@ _INSERTS = {
 
 
 class _Stored(NamedTuple):
-    """A ledger row; `version` 0: there is none."""
+    """A ledger row; `version` 0: there is none. And what its decision learns from."""
 
     version: int
     activated: float | None
     closed: float | None
     items: tuple[StoredItem, ...]
     matures: float | None
+    active: int
+    context: bytes
+    chosen: bytes
 
 
 class Ledger:
@@ -110,20 +115,18 @@ class Ledger:
 
     def _reportable(self, row: tuple[Any, ...]) -> Reportable | None:
         """Return the decision in a row of `_DECISION`; None where its bandit was deleted."""
-        key, own_id, context, packed, active, version, num, activated, closed, items = row
+        key, own_id, packed, active, version, num, activated, closed, items = row
         bandit = self._bandit(bandit_of(key))
         if bandit is None:
             return None
         decision_id = self._ids.name(key, own_id)
-        chosen = unpack_chosen(decision_id, packed, context)
-        stored = (NEW_ITEM,) * len(chosen) if items is None else unpack_items(items)
+        actions = chosen_ids(decision_id, packed)
+        stored = (NEW_ITEM,) * len(actions) if items is None else unpack_items(items)
         state = DecisionState(
             version or 0, num or 0, bool(active) or activated is not None, closed is not None,
             tuple(item.state for item in stored),
         )  # fmt: skip
-        spec = bandit.spec.context
-        array = np.frombuffer(context, spec.dtype).reshape(spec.shape)
-        return Reportable(DecisionKey(key), decision_id, bandit, array, chosen, state)
+        return Reportable(DecisionKey(key), decision_id, bandit, actions, state)
 
     def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[float]] | None:
         if decision.state.num_rewards > MAX_LISTED:
@@ -160,8 +163,8 @@ class Ledger:
     def append(self, steps: Sequence[Step]) -> list[tuple[Logged, ...] | BandexaError | None]:
         """Store steps in order; returns the rows that each learned.
 
-        None stands for a step whose decision has moved on, an error for one whose decision or
-        bandit is gone: nothing of these is stored.
+        None stands for a step whose decision is in another state, an error for one whose decision
+        is damaged, or gone with or without its bandit: nothing of these is stored.
         """
         stored = self._stored({step.decision.key for step in steps})
         changed: dict[DecisionKey, DecisionState] = {}
@@ -174,14 +177,19 @@ class Ledger:
             if found is None or self._bandit(decision.bandit.key) is None:
                 answers.append(UnknownDecision(decision.id))
                 continue
-            if found.version != decision.state.version:
+            try:
+                chosen = unpack_chosen(decision.id, found.chosen, found.context)
+            except StoreDamaged as error:
+                answers.append(error)
+                continue
+            if not _is_in(decision.state, found, len(chosen)):
                 answers.append(None)
                 continue
+            rows, items = self._learn(step, found, chosen)
             if step.change.reward is not None:
                 rewards.append(_reward_row(step))
             if step.closes is not None:
                 closed.append((step.closes, decision.key))
-            rows, items = self._learn(step, found)
             stored[decision.key] = _after(step, found, items)
             changed[decision.key] = step.change.state
             answers.append(rows)
@@ -198,17 +206,15 @@ class Ledger:
         for first in range(0, len(wanted), _AT_ONCE):
             part = wanted[first : first + _AT_ONCE]
             marks = ", ".join("?" * len(part))
-            for key, version, activated, closed, items, matures in self._db.execute(
+            for key, version, activated, closed, items, *rest in self._db.execute(
                 f"{_STATES} ({marks})", part
             ).fetchall():
                 unpacked = () if items is None else unpack_items(items)
-                found[DecisionKey(key)] = _Stored(
-                    version or 0, activated, closed, unpacked, matures
-                )
+                found[DecisionKey(key)] = _Stored(version or 0, activated, closed, unpacked, *rest)
         return found
 
     def _learn(
-        self, step: Step, found: _Stored
+        self, step: Step, found: _Stored, chosen: tuple[ChosenAction, ...]
     ) -> tuple[tuple[Logged, ...], tuple[StoredItem, ...]]:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
@@ -217,15 +223,18 @@ class Ledger:
             StoredItem(state, old.origin, old.latest)
             for state, old in zip(states, before, strict=True)
         ]
-        key = decision.bandit.key
+        if not step.change.learned:
+            return (), tuple(items)
+        key, shape = decision.bandit.key, decision.bandit.spec.context
+        context = np.frombuffer(found.context, shape.dtype).reshape(shape.shape)
         rows = []
         for index, value_before, after in step.change.learned:
             position = self._log.next(key)
             origin = position if value_before is None else items[index].origin
             items[index] = StoredItem(states[index], origin, position)
-            picked = decision.chosen[index]
+            picked = chosen[index]
             row = LearnRow(
-                position, step.time, decision.id, origin, value_before, after, decision.context,
+                position, step.time, decision.id, origin, value_before, after, context,
                 picked.features, picked.slot,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
@@ -248,12 +257,19 @@ class Ledger:
             self._db.execute(_INSERTS[table][len(part) - 1], values)
 
 
+def _is_in(state: DecisionState, found: _Stored, num_chosen: int) -> bool:
+    """Whether a decision is in a state that a step starts from."""
+    if found.version or state.version:
+        return found.version == state.version
+    return state == DecisionState.of(num_chosen, activated=bool(found.active))
+
+
 def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored:
     """Return the ledger row after a step."""
     before, state = step.decision.state, step.change.state
     activated = step.time if state.activated and not before.activated else found.activated
     closed = step.time if state.closed and not before.closed else found.closed
-    return _Stored(state.version, activated, closed, items, found.matures)
+    return found._replace(version=state.version, activated=activated, closed=closed, items=items)
 
 
 def _ledger_row(key: DecisionKey, row: _Stored, state: DecisionState) -> tuple[Any, ...]:

@@ -18,9 +18,8 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from bandexa_core.errors import BandexaError
 from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
@@ -191,7 +190,7 @@ class SqliteStore:
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
-        self._put_many(self._operations.decisions, record, done)
+        self._enqueue(Queued(None, done, many=self._operations.decisions, item=record))
 
     def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """See `EventStore.append_propensity`."""
@@ -218,16 +217,13 @@ class SqliteStore:
 
     def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
         """See `EventStore.append_step`."""
-        self._put_many(self._operations.ledger.append, step, done)
+        self._enqueue(Queued(None, done, many=self._operations.ledger.append, item=step))
 
     def due_windows(self, done: Done[Due]) -> None:
         """See `EventStore.due_windows`."""
         tick = Tick()
-        self._put(
-            lambda: self._operations.due_windows(tick),
-            done,
-            undo=lambda: self._operations.undo_tick(tick),
-        )
+        run = lambda: self._operations.due_windows(tick)  # noqa: E731
+        self._enqueue(Queued(run, done, undo=lambda: self._operations.undo_tick(tick)))
 
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
@@ -287,11 +283,8 @@ class SqliteStore:
             else:
                 self._purge(bandit.key, purged)
 
-        self._put(
-            lambda: self._operations.delete(bandit),
-            marked,
-            undo=lambda: self._operations.remember(bandit),
-        )
+        run = lambda: self._operations.delete(bandit)  # noqa: E731
+        self._enqueue(Queued(run, marked, undo=lambda: self._operations.remember(bandit)))
 
     def _purge_all(self, keys: list[int] | None, _: Exception | None) -> None:
         for key in keys or ():
@@ -309,7 +302,7 @@ class SqliteStore:
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`."""
         # SQLite does it: closing another descriptor of the file would drop SQLite's locks on it.
-        self._put(self._writer.touch, done, durable=True)
+        self._enqueue(Queued(self._writer.touch, done, durable=True))
 
     # -- the writer thread --------------------------------------------------------------------
 
@@ -318,28 +311,20 @@ class SqliteStore:
         self._writer.damaged = damaged
         self._queue.put([Queued(self._writer.touch, _woken)])
 
-    def _put(self, run: Callable[[], T], done: Done[T], **kind: Any) -> None:
+    def _put(self, run: Callable[[], T], done: Done[T]) -> None:
+        self._enqueue(Queued(run, done))
+
+    def _enqueue(self, queued: Queued) -> None:
         if self._closed:
-            done(None, StoreError("the store takes no writes: closed"))
+            queued.done(None, StoreError("the store takes no writes: closed"))
         elif (refusal := self._writer.refusal()) is not None:
-            done(None, refusal)
+            queued.done(None, refusal)
         elif self._gather is None:
-            self._queue.put([Queued(run, done, **kind)])
+            self._queue.put([queued])
         else:
-            self._gathered.append(Queued(run, done, **kind))
+            self._gathered.append(queued)
             if len(self._gathered) == 1:
                 self._gather(self._hand_over)
-
-    def _put_many(self, many: Callable[[list[Any]], list[Any]], item: Any, done: Done[Any]) -> None:
-        """Queue an operation that takes several items at once."""
-
-        def one() -> Any:
-            (result,) = many([item])
-            if isinstance(result, BandexaError):
-                raise result
-            return result
-
-        self._put(one, done, many=many, item=item)
 
     def _hand_over(self) -> None:
         """Wake the writer, once for all gathered appends."""

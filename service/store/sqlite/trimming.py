@@ -64,7 +64,7 @@ class Trimming:
         if end is None:
             return False
         first = [position for position, is_first in rows if is_first and position <= end]
-        self._sample(bandit, first, sample_size)
+        self._sample(bandit, first, sample_size, trim.learned)
         (end_hash,) = self._db.execute(
             "SELECT hash FROM log WHERE bandit = ? AND position = ?", (key, end)
         ).fetchone()
@@ -87,11 +87,23 @@ class Trimming:
         ).fetchone()
         return None if end is None else int(end)
 
-    def _sample(self, bandit: BanditRecord, positions: list[int], size: int) -> None:
-        """Extend the sample to rows that leave the log now."""
+    def _sample(
+        self, bandit: BanditRecord, positions: list[int], size: int, num_before: int
+    ) -> None:
+        """Extend the sample to rows that leave the log now; `num_before` rows left it before.
+
+        It stays uniform where it was smaller before: nothing is known of the earlier rows beyond
+        its highest rank, and so no later row beyond it takes part either.
+        """
+        num, reach = self._db.execute(
+            "SELECT count(*), max(rank) FROM evicted WHERE bandit = ?", (bandit.key,)
+        ).fetchone()
+        is_limited = 0 < num < num_before
         for position, rank in zip(
             positions, ranks(bandit.uid, np.array(positions, np.int64)).tolist(), strict=True
         ):
+            if is_limited and rank > reach:
+                continue
             found = self._db.execute(
                 "SELECT rank FROM evicted WHERE bandit = ? ORDER BY rank LIMIT 1 OFFSET ?",
                 (bandit.key, max(0, size - 1)),

@@ -4,7 +4,7 @@ Runs in the process of the command, in one thread, on read-only connections. Not
 `verify` returns a `Report`; `main` is the command.
 """
 
+from service.store.findings import Report
 from service.tools.verify.command import main, verify
-from service.tools.verify.findings import Report
 
 __all__ = ["Report", "main", "verify"]

@@ -11,8 +11,10 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -22,17 +24,14 @@ from bandexa_core.ids import UNPLACED, LogPosition
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
-from service.store.errors import LogTrimmed, StoreError, StoreUnreadable
-from service.store.protocol import LogReader
+from service.store.errors import LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
+from service.store.findings import Check, Report, Say
+from service.store.opening import open_audit, open_history, open_reader, require_readable
+from service.store.protocol import DecisionHistory, LogReader
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader, integrity_problems
-from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import require_current
-from service.tools.verify.findings import Check, Progress, Report, Say
-from service.tools.verify.ledger import Ledger
 from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
 from service.tools.verify.models import ModelAudit
-from service.tools.verify.windows import WindowAudit
+from service.tools.verify.progress import Progress
 
 log = logging.getLogger(__name__)
 LIVE_TIMEOUT_S = 60.0
@@ -58,33 +57,26 @@ def verify(
     database = settings.database
     if not database.is_file():
         raise StoreError(f"{database.parent} holds no {database.name}")
-    require_current(database)
-    with AuditReader(database) as tables, StoreReader(database) as reader:
+    require_readable(database)
+    with (
+        open_audit(database) as audit, open_reader(database) as reader,
+        open_history(database) as history,
+    ):  # fmt: skip
         report = Report()
-        if _integrity_check(database, report, say):
+        if audit.check_file(report, say):
             records: list[BanditRecord] = []
             try:
                 records = reader.bandits()
-                Ledger(tables, records, report, say).audit()
-                WindowAudit(tables, records, report, say).audit()
+                audit.check_rows(records, report, say)
                 for record in records:
                     _models(settings, reader, record, registry, report, say)
                 if live is not None:
-                    _live(live, api_key, settings, tables, reader, registry, report, say)
+                    _live(live, api_key, settings, history, reader, registry, report, say)
             except StoreUnreadable as error:
                 report.check(None, "database").problem(f"reading it failed: {error}")
             _drop_deleted(reader, records, report)
     report.checks.sort(key=lambda check: check.bandit or "")
     return report
-
-
-def _integrity_check(database: Path, report: Report, say: Say) -> bool:
-    check = report.check(None, "database")
-    check.compared = "PRAGMA integrity_check"
-    say("PRAGMA integrity_check")
-    for text in integrity_problems(database, 20):
-        check.problem(f"database: {text}")
-    return not check.num_problems
 
 
 def _models(
@@ -156,8 +148,8 @@ def _placed(
 
 
 def _live(
-    url: str, api_key: str | None, settings: Settings, tables: AuditReader, reader: LogReader,
-    registry: EncoderRegistry, report: Report, say: Say,
+    url: str, api_key: str | None, settings: Settings, history: DecisionHistory,
+    reader: LogReader, registry: EncoderRegistry, report: Report, say: Say,
 ) -> None:  # fmt: skip
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
@@ -170,10 +162,24 @@ def _live(
         audit = LiveAudit(client, reader, registry)
         for record in reader.bandits():
             say(f"{record.name}: the served model")
-            contexts = tables.newest_contexts(record.key, NUM_CONTEXTS)
-            snapshots = SnapshotStore(settings.snapshots / record.uid)
             check = report.check(record.name, "live")
+            contexts = _newest_contexts(history, record, check)
+            snapshots = SnapshotStore(settings.snapshots / record.uid)
             audit.audit(record, snapshots, contexts, check)
+
+
+def _newest_contexts(
+    history: DecisionHistory, record: BanditRecord, check: Check
+) -> list[NDArray[Any]]:
+    found = []
+    try:
+        for summary in history.newest(record, None, NUM_CONTEXTS):
+            stored = history.decision(record, summary.decision_id)
+            if stored is not None:  # otherwise retention removed it meanwhile
+                found.append(stored.record.context)
+    except StoreDamaged as error:
+        check.problem(f"live: a decision to compare on: {error}")
+    return found
 
 
 def _drop_deleted(reader: LogReader, records: list[BanditRecord], report: Report) -> None:

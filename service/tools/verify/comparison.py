@@ -12,7 +12,7 @@ from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import NeuralLinearTS, Uniform
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from service.tools.verify.findings import Check
+from service.store.findings import Check
 
 EXACT, SINGLE = 1e-8, 1e-5
 _TINY = float(np.finfo(np.float64).tiny)

@@ -19,11 +19,11 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
+from service.store.findings import Check
 from service.store.loading import load_at
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import tolerance_of
-from service.tools.verify.findings import Check
 
 NUM_CONTEXTS = 5
 ATTEMPTS = 5
@@ -48,8 +48,9 @@ class LiveAudit:
         self._registry = registry
 
     def audit(
-        self, record: BanditRecord, snapshots: SnapshotStore, contexts: list[bytes], check: Check
-    ) -> None:
+        self, record: BanditRecord, snapshots: SnapshotStore, contexts: list[NDArray[Any]],
+        check: Check,
+    ) -> None:  # fmt: skip
         """Compare one bandit on some contexts.
 
         Raises:
@@ -60,9 +61,7 @@ class LiveAudit:
             check.problem("live: the server serves another bandit of this name, or none")
             return
         spec = record.spec.context
-        blobs = contexts or [np.zeros(spec.shape, spec.dtype).tobytes()]
-        for blob in blobs:
-            context = np.frombuffer(blob, spec.dtype).reshape(spec.shape)
+        for context in contexts or [np.zeros(spec.shape, spec.dtype)]:
             if not self._context(record, snapshots, context, check):
                 return
 

@@ -20,6 +20,7 @@ from bandexa_core.policies import LinearTS, NeuralLinearTS
 from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from service.store.findings import Check, Say
 from service.store.loading import catalogue_of
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
@@ -30,7 +31,6 @@ from service.tools.verify.comparison import (
     compare_with_sums,
     relative_difference,
 )
-from service.tools.verify.findings import Check, Say
 from service.tools.verify.logged_rows import LoggedRows
 
 GROUPS_PER_LINE = 64

@@ -11,10 +11,10 @@ import math
 import numpy as np
 
 from bandexa_core.ids import DecisionKey
+from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader
-from service.tools.verify.findings import Check, Report, Say
+from service.store.sqlite.verification.tables import Tables
 
 CHUNK = 5000
 
@@ -23,9 +23,9 @@ class WindowAudit:
     """Checks the windows of all bandits."""
 
     def __init__(
-        self, reader: AuditReader, records: list[BanditRecord], report: Report, say: Say
+        self, tables: Tables, records: list[BanditRecord], report: Report, say: Say
     ) -> None:
-        self._reader = reader
+        self._tables = tables
         self._say = say
         self._checks: dict[int, Check | None] = {record.key: None for record in records}
         self._everything = report.check(None, "windows")
@@ -44,7 +44,7 @@ class WindowAudit:
         """Check each open window; returns how many there are."""
         last, num, more = (-math.inf, 0), 0, True
         while more:
-            rows = self._reader.windows(last, CHUNK)
+            rows = self._tables.windows(last, CHUNK)
             for row in rows:
                 bandit = bandit_of(row.key)
                 if bandit not in self._checks:
@@ -65,13 +65,13 @@ class WindowAudit:
     def _check_decisions(self, bandit: int, check: Check) -> int:
         """Check each decision that was not closed; returns how many there are."""
         last, num, more = DecisionKey(0), 0, True
-        known = self._reader.open_windows(bandit)
+        known = self._tables.open_windows(bandit)
         while more:
-            keys = self._reader.not_closed(bandit, last, CHUNK)
+            keys = self._tables.not_closed(bandit, last, CHUNK)
             if not np.isin(keys, known).all():
-                with self._reader.moment():
-                    keys = self._reader.not_closed(bandit, last, CHUNK)
-                    known = self._reader.open_windows(bandit)
+                with self._tables.moment():
+                    keys = self._tables.not_closed(bandit, last, CHUNK)
+                    known = self._tables.open_windows(bandit)
                 for key in keys[~np.isin(keys, known)].tolist():
                     check.problem(
                         f"windows: that of the decision at key {key} is neither open nor closed"

@@ -1,37 +1,34 @@
 """The reward contract, compared with a model of it that uses plain lists.
 
-A state machine decides, rewards, repeats, activates and lets time pass on a real store; whatever
+A state machine decides, rewards, repeats, activates and lets time pass; whatever
 order hypothesis finds, statuses, values and learn rows are those of the model.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import sqlite3
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import RewardSpec
-from service.store.errors import InvalidRequest, StoreError, UnknownDecision
-from service.store.sqlite.store import SqliteStore
-from tests.store.conftest import StoreClient, creating, make_decision, make_report, make_spec
+from service.store.errors import InvalidRequest, UnknownDecision
+from tests.store.conftest import creating, make_decision, make_report, make_spec
+from tests.store.contract.turns import MEMORY, SQLITE, Turns
+from tests.store.logs import learn_rows
 from tests.store.reporting import activations, close_windows, rewards
 
 VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])
 REWARD_IDS = st.sampled_from([None, "r0", "r1", "r2", "r3", "r4"])
-WINDOW_S, START = 100.0, 1000.0
+WINDOW_S = 100.0
 
 
 @dataclass
@@ -57,6 +54,8 @@ def folded(aggregate: str, values: list[float]) -> float:
 class Contract(RuleBasedStateMachine):
     """Rewards, activations and closing windows of one bandit."""
 
+    kind: ClassVar[str]
+
     @initialize(
         aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
         window=st.sampled_from([None, WINDOW_S]),
@@ -64,10 +63,10 @@ class Contract(RuleBasedStateMachine):
     )
     def begin(self, aggregate: str, window: float | None, default: float | None) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.now, self.aggregate, self.window = START, aggregate, window
+        self.aggregate, self.window = aggregate, window
         self.default = default if window is not None else None
-        self.client = StoreClient(Path(self.folder.name) / "bandexa.db")
-        self.store = self.opened()
+        self.client = Turns(self.kind, Path(self.folder.name))
+        self.store = self.client.open()
         rewards = RewardSpec(
             aggregate=aggregate,  # type: ignore[arg-type]
             reward_window_s=window,
@@ -79,8 +78,9 @@ class Contract(RuleBasedStateMachine):
         self.learned: list[tuple[str, float | None, float]] = []
         self.tick()
 
-    def opened(self) -> SqliteStore:
-        return SqliteStore(self.client.path, "os", lambda answer: answer(), lambda: self.now)
+    @property
+    def now(self) -> float:
+        return self.client.clock.now
 
     def call(self, append: Callable[..., None], *args: Any) -> Any:
         return self.client.call(append, *args)
@@ -179,16 +179,17 @@ class Contract(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 2.0, 2.5]), times=st.integers(1, 60))
     def time_passes(self, seconds: float, times: int) -> None:
         for _ in range(times):
-            self.now += seconds
+            self.client.clock.now += seconds
             self.tick()
 
+    @precondition(lambda self: self.kind != MEMORY)  # that one ends with its process
     @rule(seconds=st.sampled_from([0.5, 40.0, 5000.0]))
     def the_service_is_away(self, seconds: float) -> None:
         self.tick()
         self.call(self.store.append_propensity, DecisionKey(1), 0.5)
         self.store.close()
-        self.now += seconds
-        self.store = self.opened()
+        self.client.clock.now += seconds
+        self.store = self.client.open()
         for known in self.known.values():
             if not known.closed:  # the time without a server does not count
                 known.made += seconds
@@ -205,8 +206,7 @@ class Contract(RuleBasedStateMachine):
         try:
             with self.store.reader() as reader:
                 head = reader.head(self.bandit.key)
-                chunks = reader.follow(self.bandit, LogPosition(0), head)
-                rows = [row for chunk in chunks for row in chunk.rows if isinstance(row, LearnRow)]
+                rows = learn_rows(reader, self.bandit)
             assert len(rows) == head, "nothing else was logged"
             found = [(row.decision_id, row.before, row.after) for row in rows]
             assert found == self.learned
@@ -218,66 +218,17 @@ class Contract(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-TestContract = Contract.TestCase
-TestContract.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None,
+class ContractOverSqlite(Contract):
+    kind = SQLITE
+
+
+class ContractOverMemory(Contract):
+    kind = MEMORY
+
+
+TestContractOverSqlite = ContractOverSqlite.TestCase
+TestContractOverMemory = ContractOverMemory.TestCase
+TestContractOverSqlite.settings = TestContractOverMemory.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
-
-
-def test_a_window_closes_later_by_the_time_that_the_service_was_closed(tmp_path):
-    client, now = StoreClient(tmp_path / "bandexa.db"), [START]
-
-    def opened() -> SqliteStore:
-        return SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
-
-    store = opened()
-    rules = RewardSpec(reward_window_s=10.0, default_reward=0.5)
-    bandit = client.call(creating(store), "b", make_spec(rewards=rules))
-    close_windows(client.call, store, now[0])
-    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
-    for second in range(1, 4):  # 7 seconds are left
-        now[0] = START + second
-        assert close_windows(client.call, store, now[0]) == []
-    store.close()
-    now[0] += 1000.0
-    store = opened()
-    closed = []
-    for _ in range(9):
-        if close_windows(client.call, store, now[0]):
-            closed.append(now[0] - START - 1003.0)
-        now[0] += 1.0
-    store.close()
-    assert closed == [7.0]
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations([1e16, 0.1, -1e16])))
-def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, order):
-    spec = make_spec(rewards=RewardSpec(aggregate="sum"))
-    bandit = client.call(creating(store), "b", spec)
-    client.call(store.append_decision, make_decision(bandit, "d0"))
-    for number, value in enumerate(order):
-        report = replace(make_report("d0", value), reward_id=f"r{number}")
-        row = client.call(rewards(store), report).row
-    assert row.after == 0.1
-
-
-def test_an_outage_postpones_a_window_once_although_ticks_fail(tmp_path):
-    client, now = StoreClient(tmp_path / "bandexa.db"), [START]
-    store = SqliteStore(client.path, "os", lambda answer: answer(), lambda: now[0])
-    rules = RewardSpec(reward_window_s=100.0)
-    bandit = client.call(creating(store), "b", make_spec(rewards=rules))
-    close_windows(client.call, store, now[0])
-    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
-    now[0] += 50.0  # without a tick
-    close_windows(client.call, store, now[0])
-    with pytest.raises(StoreError):  # larger than a column can hold
-        client.call(store.append_propensity, DecisionKey(1 << 70), 0.5)
-    now[0] += 1.0
-    close_windows(client.call, store, now[0])
-    store.close()
-    with closing(sqlite3.connect(client.path)) as connection:
-        [(closes, offset)] = connection.execute(
-            "SELECT closes, value FROM windows JOIN meta ON meta.key = 'service_time_offset'"
-        ).fetchall()
-    assert (closes, offset) == (START + 100.0, 50.0)

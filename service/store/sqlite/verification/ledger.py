@@ -16,24 +16,24 @@ from bandexa_core.ids import DecisionKey
 from bandexa_core.log.contract import COUNTED, ItemState
 from bandexa_core.spec import RewardSpec
 from service.store.errors import StoreDamaged
+from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader, LedgerFound, RewardFound
 from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items
-from service.tools.verify.findings import Check, Report, Say
-from service.tools.verify.log_audit import LogAudit
+from service.store.sqlite.verification.log import LogAudit
+from service.store.sqlite.verification.tables import LedgerFound, RewardFound, Tables
 
 CHUNK = 500
 _STATUSES = (*COUNTED, "ignored", "late")
 
 
-class Ledger:
+class LedgerAudit:
     """Checks the rows of all bandits."""
 
     def __init__(
-        self, reader: AuditReader, records: list[BanditRecord], report: Report, say: Say
+        self, tables: Tables, records: list[BanditRecord], report: Report, say: Say
     ) -> None:
-        self._reader = reader
+        self._tables = tables
         self._say = say
         self._everything = report.check(None, "rows")
         self._logs: dict[int, LogAudit] = {}
@@ -41,7 +41,7 @@ class Ledger:
         self._num_values: Counter[int] = Counter()
         self._num_rewards: Counter[int] = Counter()
         for record in records:
-            self._logs[record.key] = LogAudit(reader, record, report.check(record.name, "log"))
+            self._logs[record.key] = LogAudit(tables, record, report.check(record.name, "log"))
             self._values[record.key] = report.check(record.name, "values")
 
     def audit(self) -> None:
@@ -58,7 +58,7 @@ class Ledger:
     @contextmanager
     def _moment(self) -> Iterator[None]:
         """Read one state of the database, with all logs checked to their ends first."""
-        with self._reader.moment():
+        with self._tables.moment():
             for log in self._logs.values():
                 log.catch_up()
             yield
@@ -67,11 +67,11 @@ class Ledger:
         last, done, more = 0, 0, True
         while more:
             with self._moment():
-                rows = self._reader.ledger(last, CHUNK)
+                rows = self._tables.ledger(last, CHUNK)
                 more = len(rows) == CHUNK
                 end = rows[-1].key if more else None
                 rewards: dict[int, list[RewardFound]] = defaultdict(list)
-                for reward in self._reader.rewards(last, end):
+                for reward in self._tables.rewards(last, end):
                     rewards[reward.key].append(reward)
                 for row in rows:
                     self._row(row, rewards.pop(row.key, []))
@@ -161,7 +161,7 @@ class Ledger:
     ) -> None:
         """Compare a value with the log."""
         log, origin, value = self._logs[row.bandit], item.origin, item.state.value
-        first = self._reader.first_row(row.bandit, origin)
+        first = self._tables.first_row(row.bandit, origin)
         logged = log.value(origin, first.after)
         if origin > log.begins and first[:3] != (row.key, index, None):
             check.problem(f"ledger: {what}: log row {origin} is not the first to learn it")

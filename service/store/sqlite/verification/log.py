@@ -10,6 +10,7 @@ import json
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.errors import StoreDamaged
+from service.store.findings import Check
 from service.store.hashing import (
     GENESIS_HASH,
     KIND_CATALOGUE,
@@ -19,10 +20,9 @@ from service.store.hashing import (
 )
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.audit import AuditReader
 from service.store.sqlite.codec import INSIDE, RULES, unpack_chosen, unpack_items
 from service.store.sqlite.reader import StoredRow, wrong_leaves, wrong_rows
-from service.tools.verify.findings import Check
+from service.store.sqlite.verification.tables import Tables
 
 CHUNK = 1000
 _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)
@@ -36,11 +36,11 @@ class LogAudit:
         begins: Retention removed the learn rows up to this position.
     """
 
-    def __init__(self, reader: AuditReader, record: BanditRecord, check: Check) -> None:
+    def __init__(self, tables: Tables, record: BanditRecord, check: Check) -> None:
         self.record = record
         self.position = LogPosition(0)
         self.begins = LogPosition(0)
-        self._reader = reader
+        self._tables = tables
         self._check = check
         self._hash = GENESIS_HASH
         self._group: list[StoredRow] = []  # read so far
@@ -49,8 +49,8 @@ class LogAudit:
 
     def advance(self) -> bool:
         """Check the next rows; returns False at the end of the log."""
-        rows = self._reader.log_rows(self.record.key, self.position, CHUNK)
-        trim = self._reader.trim(self.record.key)
+        rows = self._tables.log_rows(self.record.key, self.position, CHUNK)
+        trim = self._tables.trim(self.record.key)
         self.begins = trim.position  # it may move at any time
         if trim.position > self.position:
             self.position, self._hash = trim.position, trim.hash
@@ -116,7 +116,7 @@ class LogAudit:
 
     def _learn_row(self, row: StoredRow) -> None:
         position, origin = row.position, row.origin
-        what = f"row {position} (decision {self._reader.name(row)}, pick {row.item})"
+        what = f"row {position} (decision {self._tables.name(row)}, pick {row.item})"
         if row.chosen is None:
             self._problem(f"{what}: its decision is missing")
         elif bandit_of(DecisionKey(row.key)) != self.record.key:
@@ -139,7 +139,7 @@ class LogAudit:
 
     def _ledger_origin(self, row: StoredRow) -> int | None:
         """Return the position of the first row with this value, according to the ledger."""
-        packed = self._reader.ledger_items(row.key)
+        packed = self._tables.ledger_items(row.key)
         try:
             items = () if packed is None else unpack_items(packed)
         except StoreDamaged:
@@ -150,7 +150,7 @@ class LogAudit:
         """Check the decision that a value was learned from by its checksums."""
         try:
             if row.chosen is not None:
-                unpack_chosen(self._reader.name(row), row.chosen, row.context)
+                unpack_chosen(self._tables.name(row), row.chosen, row.context)
         except StoreDamaged as error:
             self._problem(f"{what}: {error}")
 
@@ -158,7 +158,7 @@ class LogAudit:
         known = self._corrected.get(row.origin)
         if known is not None:
             return known[1]
-        first = self._reader.first_row(self.record.key, row.origin)
+        first = self._tables.first_row(self.record.key, row.origin)
         return first.after if first[:3] == (row.key, row.item, None) else None
 
     def _wrong(self, positions: list[int]) -> None:

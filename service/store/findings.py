@@ -1,16 +1,13 @@
-"""The results of a verification: a `Report` with one `Check` per bandit and question."""
+"""What a verification finds: a `Report` with one `Check` per bandit and question."""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 MAX_PROBLEMS = 20  # per check are listed; others are only counted
-_REPORT_EVERY_S = 2.0
 
 Say = Callable[[str], None]
 
@@ -89,18 +86,3 @@ class Report:
             "num_problems": self.num_problems,
             "checks": [check.to_json() for check in self.checks],
         }
-
-
-class Progress:
-    """Reports progress on standard error every few seconds."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._next = time.monotonic() + _REPORT_EVERY_S
-
-    def __call__(self, text: str) -> None:
-        """Print a report, unless one was printed a moment ago."""
-        now = time.monotonic()
-        if not self._quiet and now >= self._next:
-            self._next = now + _REPORT_EVERY_S
-            print(f"bandexa verify: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Reads the tables row by row for `bandexa verify`, as they are, without trusting them.
+"""Reads the tables row by row, as they are, without trusting them.
 
 Used by one thread. Each call is a short transaction, or part of the one that `moment` holds open,
 so that rows of several tables belong together although a server writes meanwhile.
@@ -6,9 +6,8 @@ so that rows of several tables belong together although a server writes meanwhil
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +18,8 @@ from numpy.typing import NDArray
 from bandexa_core.ids import DecisionKey
 from service.store.identity import DecisionIds, bandit_of, first_key
 from service.store.records import Trim
-from service.store.sqlite.connection import connect, connect_reader
-from service.store.sqlite.disk_faults import describe
+from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import trim_of
-from service.store.sqlite.integrity import problems
 from service.store.sqlite.reader import LOG_ROWS, StoredRow
 from service.store.sqlite.tables import decision_ids
 
@@ -105,19 +102,7 @@ class FirstRow(NamedTuple):
     after: float | None
 
 
-def integrity_problems(path: Path, most: int) -> list[str]:
-    """Return what `PRAGMA integrity_check` reports, about `most` lines; none for a sound database.
-
-    A file that cannot be read is reported as a problem.
-    """
-    try:
-        with closing(connect(path, read_only=True)) as db:
-            return problems(db, most)
-    except sqlite3.Error as error:
-        return [describe(error)]
-
-
-class AuditReader:
+class Tables:
     """A read-only view of the tables."""
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +112,7 @@ class AuditReader:
         """Close the connection; calling it again does nothing."""
         self._db.close()
 
-    def __enter__(self) -> AuditReader:
+    def __enter__(self) -> Tables:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -213,11 +198,3 @@ class AuditReader:
         after = max(after, first_key(bandit) - 1)
         rows = self._db.execute(_NOT_CLOSED, (after, first_key(bandit + 1), most))
         return np.fromiter((key for (key,) in rows), np.int64)
-
-    def newest_contexts(self, bandit: int, most: int) -> list[bytes]:
-        """Return the contexts of the newest decisions of a bandit, as they are stored."""
-        rows = self._db.execute(
-            "SELECT context FROM decisions WHERE key >= ? AND key < ? ORDER BY key DESC LIMIT ?",
-            (first_key(bandit), first_key(bandit + 1), most),
-        )
-        return [bytes(blob) for (blob,) in rows]

@@ -1,0 +1,58 @@
+"""Reads decisions and learned values in small pieces, to be counted for the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bandexa_core.ids import BanditUid
+from service.store.memory.contents import HeldDecision
+from service.store.memory.view import View
+from service.store.records import CountedRow, CountedValue
+
+
+class MemoryCountingReader(View):
+    """See `CountingReader`."""
+
+    def bandits(self) -> dict[int, BanditUid]:
+        """See `CountingReader.bandits`."""
+        with self._reading() as contents:
+            return {key: record.uid for key, record in contents.live.items()}
+
+    def heads(self, bandits: Iterable[int]) -> dict[int, int]:
+        """See `CountingReader.heads`."""
+        with self._reading() as contents:
+            return {key: contents.of(key).log.head for key in bandits}
+
+    def decisions(self, bandit: int, after: int, most: int, most_bytes: int) -> list[CountedRow]:
+        """See `CountingReader.decisions`."""
+        with self._reading() as contents:
+            found: list[CountedRow] = []
+            read = 0
+            for held in contents.of(bandit).in_order(after)[:most]:
+                if read >= most_bytes:
+                    break
+                found.append(_counted(held))
+                read += found[-1].num_bytes
+            return found
+
+    def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
+        """See `CountingReader.learned`."""
+        with self._reading() as contents:
+            found = []
+            for row, key, _ in list(contents.of(bandit).log.learn_rows(after, up_to))[:most]:
+                held, first = contents.decision(key), contents.of(bandit).log.at(row.origin)
+                found.append(
+                    CountedValue(
+                        row.position, row.time, row.before, row.after,
+                        None if held is None else held.record.time,
+                        None if first is None else first.row.time,
+                    )
+                )  # fmt: skip
+            return found
+
+
+def _counted(held: HeldDecision) -> CountedRow:
+    r = held.record
+    actions = tuple(picked.id for picked in r.chosen)
+    num_bytes = sum(picked.features.nbytes + len(picked.id) for picked in r.chosen)
+    return CountedRow(r.key, r.time, actions, num_bytes, r.propensity, r.explored, r.std)

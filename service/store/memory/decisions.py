@@ -1,0 +1,163 @@
+"""Stores decisions, and the steps that reports about them lead to.
+
+It does not know the contract of rewards. Every operation checks before it changes anything, so that
+one that raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.contract import DecisionState
+from bandexa_core.log.rows import LearnRow
+from service.store.errors import Conflict, StoreError, UnknownDecision
+from service.store.identity import is_server_form, pack_own_id
+from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
+from service.store.memory.log import LearnedRow
+from service.store.protocol import FoundDecision, Logged, Reportable, Step
+from service.store.records import DecisionRecord, ReportedReward, StoredAnswer
+
+S = TypeVar("S", bound=np.generic)
+
+
+class Decisions:
+    """The operations on decisions."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._contents = contents
+
+    def add(self, record: DecisionRecord) -> StoredAnswer | None:
+        """Store a decision; returns the answer that is stored under its id, if any."""
+        contents = self._contents
+        bandit = contents.live.get(record.bandit)
+        if bandit is None:
+            raise Conflict("the bandit was deleted while the request was on its way")
+        found = contents.find(record.decision_id)
+        if found is not None:
+            return found.answer()
+        if contents.decision(record.key) is not None:
+            raise StoreError(f"key {record.key} has another decision")
+        given = record.decision_id
+        own_id = None if is_server_form(given) else pack_own_id(given)
+        state = DecisionState.of(len(record.chosen), activated=record.activated)
+        learned = [Learned()] * len(record.chosen)
+        contents.add_decision(HeldDecision(_owned(record), own_id, state, learned))
+        window = bandit.spec.rewards.reward_window_s
+        if window is not None:
+            contents.windows.open(record.key, record.time + window)
+        return None
+
+    def fill_propensity(self, key: DecisionKey, propensity: float) -> None:
+        """Store a propensity where there is none yet."""
+        held = self._contents.decision(key)
+        if held is not None and held.record.propensity is None:
+            held.record = held.record._replace(propensity=propensity)
+
+    # -- looking up ---------------------------------------------------------------------------
+
+    def find(self, decision_id: DecisionId) -> FoundDecision:
+        """Return a decision with those of its rewards that can be repeated."""
+        held = self._contents.find(decision_id)
+        if held is None:
+            raise UnknownDecision(decision_id)
+        rewards: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for reported in held.rewards:
+            if reported.reward_id is not None or reported.status == "late":
+                rewards[reported.item, reported.reward_id or ""].append(reported.reward)
+        return FoundDecision(self.reportable(held), rewards)
+
+    def reportable(self, held: HeldDecision) -> Reportable:
+        """Return a decision as reports need it."""
+        record = held.record
+        bandit = self._contents.live[record.bandit]
+        name = self._contents.name(held)
+        actions = tuple(picked.id for picked in record.chosen)
+        return Reportable(record.key, name, bandit, actions, held.state)
+
+    def repeats(
+        self, key: DecisionKey, item: int, reward_id: str | None, reward: float
+    ) -> list[float]:
+        """Return the rewards under an id; without one, the late ones equal to `reward`."""
+        held = self._contents.decision(key)
+        same = (each for each in (held.rewards if held is not None else ()) if each.item == item)
+        if reward_id is not None:
+            return [each.reward for each in same if each.reward_id == reward_id]
+        return [
+            each.reward
+            for each in same
+            if each.reward_id is None and each.reward == reward and each.status == "late"
+        ]
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def step(self, step: Step) -> tuple[Logged, ...] | None:
+        """Store a step; None where the decision is in another state."""
+        decision, change = step.decision, step.change
+        held = self._contents.decision(decision.key)
+        if held is None:
+            raise UnknownDecision(decision.id)
+        is_new = not held.state.version and held.state == decision.state
+        if not is_new and not 0 < held.state.version == decision.state.version:
+            return None
+        if change.reward is not None:
+            assert step.reported is not None, "a step that stores a reward has one"
+            item, reward, reward_id, _ = step.reported
+            held.rewards.append(
+                ReportedReward(item, step.time, reward + 0.0, reward_id, change.reward)
+            )
+        if step.closes is not None:
+            self._contents.windows.close(decision.key, step.closes)
+        if change.state.activated and not held.state.activated:
+            held.activated_at = step.time
+        if change.state.closed and not held.state.closed:
+            held.closed_at = step.time
+        held.state = change.state
+        bandit = self._contents.of(held.record.bandit)
+        return tuple(
+            self._learn(bandit, held, step.time, item, before, after)
+            for item, before, after in change.learned
+        )
+
+    def _learn(
+        self,
+        bandit: HeldBandit,
+        held: HeldDecision,
+        time: float,
+        item: int,
+        before: float | None,
+        after: float,
+    ) -> Logged:
+        """Log the value of a chosen action."""
+        record, position = held.record, bandit.log.next()
+        origin = position if before is None else held.learned[item].origin
+        held.learned[item] = Learned(origin, position)
+        picked, name = record.chosen[item], self._contents.name(held)
+        row = LearnRow(
+            position, time, name, origin, before, after, record.context, picked.features,
+            picked.slot,
+        )  # fmt: skip
+        bandit.log.learned(LearnedRow(row, record.key, item))
+        if origin in bandit.sample:
+            bandit.sample[origin] = bandit.sample[origin]._replace(value=after)
+        return Logged(position, time, name, before, after)
+
+
+def _owned(record: DecisionRecord) -> DecisionRecord:
+    """Return a decision with arrays of its own: the caller may write to the ones it gave."""
+    chosen = tuple(replace(picked, features=_copy(picked.features)) for picked in record.chosen)
+    features = None
+    if record.candidates is not None and record.features is not None:
+        features = _copy(record.features)
+    return record._replace(context=_copy(record.context), chosen=chosen, features=features)
+
+
+def _copy(array: NDArray[S]) -> NDArray[S]:
+    copy = array.copy()
+    copy.setflags(write=False)
+    return copy

@@ -1,0 +1,71 @@
+"""A sample of the rows that left a replay or the log: those with the lowest ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bandexa_core.ids import LogPosition
+from bandexa_core.replay import Evicted, RowLayout, Rows
+from bandexa_core.replay.evicted import ranks, sample_size
+from service.store.memory.contents import HeldBandit, Sampled
+from service.store.memory.log import LearnedRow
+from service.store.records import BanditRecord
+
+Sample = dict[LogPosition, Sampled]
+
+
+def sampled(record: BanditRecord, bandit: HeldBandit, rows: list[LearnedRow]) -> Sample:
+    """Return first values that were learned, as rows of a sample, by their position."""
+    positions = np.array([held.row.position for held in rows], np.int64)
+    found = {}
+    for (row, key, item), rank in zip(rows, ranks(record.uid, positions).tolist(), strict=True):
+        value = bandit.decisions[key].state.items[item].value
+        assert value is not None, "a learn row has a value"
+        found[row.position] = Sampled(rank, row.slot, value, row.action, row.context)
+    return found
+
+
+def joined(bandit: HeldBandit, rows: Sample, size: int | None = None) -> Sample:
+    """Return the sample of the rows that left the log and of `rows`, which come after them.
+
+    It stays uniform where the stored sample was limited: then nothing is known of the rows beyond
+    its highest rank, and so no other row beyond it takes part either.
+    """
+    stored = bandit.sample
+    if stored and len(stored) < bandit.trim.learned:
+        reach = max(row.rank for row in stored.values())
+        rows = {origin: row for origin, row in rows.items() if row.rank <= reach}
+    both = sorted((stored | rows).items(), key=lambda pair: pair[1].rank)
+    return dict(both[:size])
+
+
+def evicted_rows(
+    record: BanditRecord,
+    bandit: HeldBandit,
+    through: LogPosition,
+    position: LogPosition,
+    most: int,
+) -> Evicted | None:
+    """Return a sample of the rows up to `through`, with their values at `position`."""
+    log, trim, spec = bandit.log, bandit.trim, record.spec
+    first = [held for held in log.learn_rows(trim.position, through) if held.row.before is None]
+    layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
+    rows = sampled(record, bandit, first)
+    if trim.learned and not bandit.sample:  # what left the log is not represented
+        rows = {}
+    both = joined(bandit, rows, sample_size(layout, most))
+    if not both:
+        return None
+    values = {origin: row.value for origin, row in both.items()}
+    for row, _, _ in reversed(list(log.learn_rows(position))):
+        if row.before is not None and row.origin in values:
+            values[row.origin] = row.before
+    origins = sorted(both)
+    sample = Rows(
+        positions=np.array(origins, np.int64),
+        slots=np.array([both[origin].slot for origin in origins], np.int64),
+        rewards=np.array([values[origin] for origin in origins], np.float64),
+        actions=np.stack([both[origin].action for origin in origins]),
+        contexts=np.stack([both[origin].context for origin in origins]),
+    )
+    return Evicted(sample, trim.learned + len(first))

@@ -1,0 +1,76 @@
+"""Reads stored decisions with their rewards, and training rounds: for people."""
+
+from __future__ import annotations
+
+from bandexa_core.ids import DecisionId
+from service.store.identity import place_of
+from service.store.memory.contents import HeldBandit, HeldDecision
+from service.store.memory.log import LearnedRow
+from service.store.memory.view import View
+from service.store.records import (
+    BanditRecord,
+    DecisionSummary,
+    LearnedValue,
+    RoundRecord,
+    StoredDecision,
+)
+
+MAX_REWARDS = 1000  # of one decision
+
+
+class MemoryHistory(View):
+    """See `DecisionHistory`."""
+
+    def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
+        """See `DecisionHistory.decision`."""
+        with self._reading() as contents:
+            held = contents.find(decision_id)
+            if held is None or held.record.bandit != bandit.key:
+                return None
+            closes, windows = held.closed_at, contents.windows
+            if closes is None and held.record.key in windows.closes:
+                closes = windows.closes[held.record.key] + windows.offset
+            return StoredDecision(
+                held.record._replace(decision_id=decision_id), closes, held.closed_at,
+                held.activated_at, tuple(held.rewards[:MAX_REWARDS]),
+                _learned(contents.of(bandit.key), held),
+            )  # fmt: skip
+
+    def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
+        """See `DecisionHistory.newest`."""
+        with self._reading() as contents:
+            newest_first = reversed(contents.of(bandit.key).in_order())
+            found = [
+                _summary(contents.name(held), held)
+                for held in newest_first
+                if before is None or place_of(held.record.key) < before
+            ]
+            return found[:limit]
+
+    def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
+        """See `DecisionHistory.rounds`."""
+        with self._reading() as contents:
+            rounds = sorted(contents.of(bandit.key).rounds, key=lambda record: record.time)
+        recent = [record for record in rounds if record.time >= since]
+        return recent[max(0, len(recent) - limit) :]
+
+
+def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]:
+    """Return the first and the latest learn row of each chosen action, where the log has them."""
+    found = []
+    for item, learned in enumerate(held.learned):
+        for position in sorted({learned.origin, learned.latest}):
+            logged = bandit.log.at(position)
+            if isinstance(logged, LearnedRow):
+                row = logged.row
+                found.append(LearnedValue(item, row.position, row.time, row.before, row.after))
+    return tuple(found)
+
+
+def _summary(name: DecisionId, held: HeldDecision) -> DecisionSummary:
+    record = held.record
+    return DecisionSummary(
+        place_of(record.key), name, record.time, tuple(picked.id for picked in record.chosen),
+        record.propensity, record.explored, record.snapshot, record.position,
+        held.state.items[0].value,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""The operations of the store that change its contents; each is done as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
+from bandexa_core.spec import BanditSpec
+from service.store.errors import Conflict
+from service.store.hashing import (
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
+    pack_change,
+    pack_json,
+    unpack_change,
+)
+from service.store.identity import MAX_BANDITS
+from service.store.memory.contents import Contents
+from service.store.memory.decisions import Decisions
+from service.store.memory.log import ChangeRow, HeldLog
+from service.store.memory.trimming import Trimming
+from service.store.protocol import Due
+from service.store.records import BanditRecord, RoundRecord
+
+MAX_DUE = 500  # windows in one answer
+
+
+class Operations:
+    """The operations.
+
+    Args:
+        contents: What they change; its lock is held meanwhile.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        decisions: Those on decisions.
+        trimming: Those of retention.
+    """
+
+    def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
+        self._contents = contents
+        self._clock = clock
+        self.decisions = Decisions(contents)
+        self.trimming = Trimming(contents)
+
+    def due_windows(self) -> Due:
+        """Find the windows that are over."""
+        now, contents = self._clock(), self._contents
+        made = [contents.decision(key) for key in contents.windows.closes]
+        times = [held.record.time for held in made if held is not None]
+        contents.windows.watch(now, max(times, default=None))
+        due = contents.windows.due(now)
+        found = []
+        for closes, key in due[:MAX_DUE]:
+            held = contents.decision(key)
+            assert held is not None, "a decision goes with its window"
+            found.append((closes, self.decisions.reportable(held)))
+        return Due(tuple(found), len(due) > MAX_DUE)
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def change(self, bandit: BanditRecord, change: CatalogueChange) -> CatalogueRow:
+        """Log a change of the catalogue."""
+        log, payload = self._log(bandit), pack_change(change)
+        owned = unpack_change(payload, bandit.spec.action_dim)  # not the caller's arrays
+        row = CatalogueRow(log.next(), self._clock(), owned)
+        log.changed(KIND_CATALOGUE, ChangeRow(row, payload))
+        return row
+
+    def config(self, bandit: BanditRecord, spec: BanditSpec) -> ConfigRow:
+        """Log a change of the changeable configuration."""
+        log, part = self._log(bandit), spec.changeable_part()
+        row = ConfigRow(log.next(), self._clock(), part)
+        log.changed(KIND_CONFIG, ChangeRow(row, pack_json(part)))
+        return row
+
+    def import_snapshot(self, bandit: BanditRecord, version: SnapshotVersion) -> ImportRow:
+        """Log an import."""
+        log = self._log(bandit)
+        row = ImportRow(log.next(), self._clock(), version)
+        log.changed(KIND_IMPORT, ChangeRow(row, pack_json({"version": version})))
+        return row
+
+    def _log(self, bandit: BanditRecord) -> HeldLog:
+        if bandit.key not in self._contents.live:
+            raise Conflict("the bandit was deleted while the request was on its way")
+        return self._contents.of(bandit.key).log
+
+    def round(self, bandit: BanditRecord, record: RoundRecord) -> None:
+        """Store a training round; the oldest ones go."""
+        self._contents.of(bandit.key).rounds.append(record)
+
+    # -- bandits ------------------------------------------------------------------------------
+
+    def create(self, uid: BanditUid, name: str, spec: BanditSpec) -> BanditRecord:
+        """Create a bandit."""
+        contents = self._contents
+        if any(record.name == name for record in contents.live.values()):
+            raise Conflict(f"there is a bandit {name!r} already")
+        if uid != contents.next_uid(name):
+            raise Conflict(f"a bandit {name!r} was created and deleted meanwhile")
+        if len(contents.created) + 1 >= MAX_BANDITS:
+            raise Conflict(f"this store has had {len(contents.created)} bandits, the most")
+        record = BanditRecord(len(contents.created) + 1, uid, name, spec, self._clock())
+        contents.add_bandit(record)
+        return record
+
+    def delete(self, bandit: BanditRecord) -> None:
+        """Delete a bandit with all that is stored of it."""
+        self._contents.end_groups()
+        self._contents.remove_bandit(bandit.key)

@@ -1,0 +1,211 @@
+"""Reads bandits and logs."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+
+from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, folded
+from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
+from bandexa_core.model import changed_spec
+from bandexa_core.replay import Evicted
+from bandexa_core.spec import BanditSpec
+from service.store.errors import LogTrimmed
+from service.store.memory.evicted import evicted_rows
+from service.store.memory.log import HeldLog
+from service.store.memory.view import EPOCH, View
+from service.store.protocol import BEGINNING
+from service.store.records import BanditRecord, StoredAnswer, Trim
+
+
+class MemoryReader(View):
+    """See `LogReader`."""
+
+    def epoch(self) -> int:
+        """See `LogReader.epoch`."""
+        return EPOCH
+
+    def used_bytes(self) -> int:
+        """See `LogReader.used_bytes`: about what the contents take."""
+        with self._reading() as contents:
+            bandits = [contents.of(key) for key in contents.live]
+            decided = [held.num_bytes() for each in bandits for held in each.decisions.values()]
+            changed = [len(row.payload) for each in bandits for row in each.log.changes()]
+            return sum(decided) + sum(changed)
+
+    def bandits(self) -> list[BanditRecord]:
+        """See `LogReader.bandits`."""
+        with self._reading() as contents:
+            return sorted(contents.live.values(), key=lambda record: record.name)
+
+    def next_uid(self, name: str) -> BanditUid:
+        """See `LogReader.next_uid`."""
+        with self._reading() as contents:
+            return contents.next_uid(name)
+
+    def deleted(self) -> list[BanditUid]:
+        """See `LogReader.deleted`."""
+        with self._reading() as contents:
+            return [record.uid for record in contents.created if record.key not in contents.live]
+
+    def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
+        """See `LogReader.answer`."""
+        with self._reading() as contents:
+            held = contents.find(decision_id)
+            return None if held is None else held.answer()
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def head(self, bandit: int) -> LogPosition:
+        """See `LogReader.head`."""
+        with self._reading() as contents:
+            return contents.of(bandit).log.head
+
+    def trim(self, bandit: int) -> Trim:
+        """See `LogReader.trim`."""
+        with self._reading() as contents:
+            return contents.of(bandit).trim
+
+    def hash_at(self, bandit: int, position: LogPosition) -> bytes | None:
+        """See `LogReader.hash_at`."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            if position <= held.trim.position:
+                return held.trim.hash if position == held.trim.position else None
+            return held.log.hash_at(position)
+
+    def follow(
+        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+    ) -> Iterator[Group]:
+        """See `LogReader.follow`: all groups are taken at once, whatever `chunk` is."""
+        with self._reading() as contents:
+            held = contents.of(record.key)
+            groups = held.log.between(after, up_to)
+            num_rows = sum(len(group.rows) for group in groups)
+            is_whole = num_rows >= min(up_to, held.log.head) - after
+            if not is_whole and held.trim.position > after:
+                raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
+        yield from (group.group() for group in groups)
+
+    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
+        """See `LogReader.spec_at`."""
+        with self._reading() as contents:
+            return _spec_at(contents.of(record.key).log, record, position)
+
+    def catalogue_at(
+        self,
+        record: BanditRecord,
+        position: LogPosition,
+        start: Catalogue | None = None,
+        after: LogPosition = BEGINNING,
+    ) -> Catalogue:
+        """See `LogReader.catalogue_at`."""
+        with self._reading() as contents:
+            held = contents.of(record.key)
+            if start is None:
+                after, start = held.catalogue or (BEGINNING, _no_actions(record))
+                if position < after:
+                    raise LogTrimmed(f"{record.name}: the catalogue before row {after} was removed")
+            rows = [each.row for each in held.log.changes(after, position)]
+            return folded(start, [row.change for row in rows if isinstance(row, CatalogueRow)])
+
+    def removable_changes(self, bandit: int) -> tuple[LogPosition, int]:
+        """See `LogReader.removable_changes`."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            needed = [held.trim.position, *(origin - 1 for origin in held.sample)]
+            needed += [decision.record.position for decision in held.in_order()[:1]]
+            up_to = LogPosition(min(needed))
+            changes = held.log.changes(0, up_to)
+            sizes = [len(each.payload) for each in changes if isinstance(each.row, CatalogueRow)]
+            return up_to, sum(sizes)
+
+    def forgetting_at(
+        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+    ) -> Forgetting:
+        """See `LogReader.forgetting_at`."""
+        with self._reading() as contents:
+            log = contents.of(record.key).log
+            spec, state = _spec_at(log, record, after), start
+            for row in (held.row for held in log.rows(after, up_to)):
+                state = state.after(spec.forgetting, row.position, row.time)
+                if isinstance(row, ConfigRow):
+                    changed = changed_spec(spec, row.spec)
+                    if changed.forgetting != spec.forgetting:
+                        state = state.restarted()
+                    spec = changed
+            return state
+
+    def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """See `LogReader.count_learned`."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            gone = held.trim.learned if after == 0 else 0
+            return gone + sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
+
+    def evicted(
+        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+    ) -> Evicted | None:
+        """See `LogReader.evicted`."""
+        with self._reading() as contents:
+            held = contents.of(record.key)
+            if held.trim.position > through:
+                raise LogTrimmed(f"{record.name}: the log begins after row {through}")
+            return evicted_rows(record, held, through, position, most)
+
+    def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
+        """See `LogReader.imports`: no stored snapshot is older than the log's beginning."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            rows = [each.row for each in held.log.changes(held.trim.position)]
+            return {row.version: row.position for row in rows if isinstance(row, ImportRow)}
+
+    def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
+        """See `LogReader.last_import`."""
+        with self._reading() as contents:
+            rows = [each.row for each in contents.of(bandit).log.changes(0, up_to)]
+            positions = [row.position for row in rows if isinstance(row, ImportRow)]
+            return positions[-1] if positions else BEGINNING
+
+    # -- for retention and verification -------------------------------------------------------
+
+    def first_learned(self, bandit: int, number: int) -> LogPosition:
+        """See `LogReader.first_learned`."""
+        with self._reading() as contents:
+            rows = (row for row, _, _ in contents.of(bandit).log.learn_rows())
+            first = [row.position for row in rows if row.before is None]
+            return first[number - 1]
+
+    def last_before(self, bandit: int, time: float) -> LogPosition:
+        """See `LogReader.last_before`."""
+        with self._reading() as contents:
+            log = contents.of(bandit).log
+            newer = next((each for each in log.rows() if each.row.time >= time), None)
+            if newer is None:
+                return log.head
+            ended = log.between(0, newer.row.position - 1)
+            return ended[-1].position if ended else BEGINNING
+
+    def decision_time(self, number: int) -> float | None:
+        """See `LogReader.decision_time`."""
+        with self._reading() as contents:
+            times = heapq.merge(
+                *([held.record.time for held in contents.of(key).in_order()]
+                  for key in contents.live)
+            )  # fmt: skip
+            return next(itertools.islice(times, number, None), None)
+
+
+def _spec_at(log: HeldLog, record: BanditRecord, position: LogPosition) -> BanditSpec:
+    spec = record.spec
+    for row in (held.row for held in log.changes(0, position)):
+        if isinstance(row, ConfigRow):
+            spec = changed_spec(spec, row.spec)
+    return spec
+
+
+def _no_actions(record: BanditRecord) -> Catalogue:
+    return Catalogue.empty(record.spec.action_dim)

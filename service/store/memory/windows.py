@@ -1,0 +1,57 @@
+"""The open reward windows, in service time: wall time less the time that nobody watched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bandexa_core.ids import DecisionKey
+from service.store.protocol import UNWATCHED_S
+
+
+class Windows:
+    """Opens, finds and closes windows.
+
+    Attributes:
+        offset: How much service time is behind wall time, in seconds.
+        closes: When each open window closes, in service time.
+    """
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+        self.closes: dict[DecisionKey, float] = {}
+        self._watched: float | None = None  # when `watch` was called last
+
+    def open(self, key: DecisionKey, closes: float) -> None:
+        """Open a window; `closes`: the wall time at which it would close."""
+        self.closes[key] = closes - self.offset
+
+    def watch(self, now: float, newest: float | None) -> None:
+        """Note that somebody looks at the windows now.
+
+        Args:
+            now: Wall time.
+            newest: When the newest decision with an open window was made; None without one. Before
+                the first call, the time until then does not count as unwatched.
+        """
+        if self._watched is None:
+            unwatched, most = (0.0 if newest is None else now - newest), 0.0
+        else:
+            unwatched, most = now - self._watched, UNWATCHED_S
+        if unwatched > most:
+            self.offset += unwatched
+        self._watched = now
+
+    def due(self, now: float) -> list[tuple[float, DecisionKey]]:
+        """Return (closes, key) of the windows that are over, in the order in which they close."""
+        until = now - self.offset
+        return sorted((closes, key) for key, closes in self.closes.items() if closes <= until)
+
+    def close(self, key: DecisionKey, closes: float) -> None:
+        """Remove a window as `due` returned it."""
+        if self.closes.get(key) == closes:
+            del self.closes[key]
+
+    def forget(self, keys: Iterable[DecisionKey]) -> None:
+        """Remove the windows of decisions that are gone."""
+        for key in keys:
+            self.closes.pop(key, None)

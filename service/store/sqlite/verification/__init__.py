@@ -1,0 +1,1 @@
+"""Checks the tables of a store against each other, for `bandexa verify`: see `audit`."""

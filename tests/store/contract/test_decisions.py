@@ -1,0 +1,170 @@
+"""Decisions: unique by id, stored as they were given, filled in once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.spec import ContextSpec
+from service.store.errors import Conflict, UnknownDecision
+from service.store.records import StoredAnswer
+from tests.store.contract.readable import plain
+
+
+def stored(store, bandit) -> list[str]:
+    """Return the ids of a bandit's decisions, newest first."""
+    with store.history() as history:
+        return [summary.decision_id for summary in history.newest(bandit, None, 1 << 20)]
+
+
+def test_a_stored_id_is_answered_with_its_stored_answer(client, store, make):
+    bandit = make.bandit(client, store)
+    first = make.decision(bandit, "d0", actions=("a0", "a1"), body_hash=b"first")
+    assert client.call(store.append_decision, first) is None
+    again = make.decision(bandit, "d0", actions=("a2",), body_hash=b"second", salt=1)
+    answer = client.call(store.append_decision, again)
+    expected = StoredAnswer(b"first", first.chosen, first.snapshot, first.position, None)
+    assert plain(answer) == plain(expected)
+    with store.reader() as reader:
+        assert plain(reader.answer(DecisionId("d0"))) == plain(expected)
+        assert reader.answer(DecisionId("d1")) is None
+    assert stored(store, bandit) == ["d0"]
+
+
+def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
+    bandit = make.bandit(client, store)
+    for salt in range(3):
+        client.ask(
+            store.append_decision, make.decision(bandit, "d0", salt=salt, body_hash=bytes([salt]))
+        )
+    first, *repeated = [future.result(0) for future in client.commit()]
+    assert first is None
+    assert [answer.body_hash for answer in repeated] == [bytes([0])] * 2
+
+
+def test_of_many_decisions_each_id_is_stored_once(client, store, make):
+    """Runs of 2 to 70, with stored ids, ids that come twice, and a deleted bandit."""
+    bandit, gone = make.bandit(client, store), make.bandit(client, store, "gone")
+    client.call(store.delete_bandit, gone)
+    first = [make.decision(bandit, f"old-{n}") for n in range(3)]
+    for record in first:
+        assert client.call(store.append_decision, record) is None
+    expected = 3
+    for size in (2, 3, 5, 33, 70):
+        fresh = [make.decision(bandit, f"{size}-{n}") for n in range(size)]
+        for record in [*fresh, first[1], make.decision(gone, f"gone-{size}"), fresh[0]]:
+            client.ask(store.append_decision, record)
+        asked = client.commit()
+        assert [future.result(0) for future in asked[:size]] == [None] * size
+        again, lost, twice = asked[size:]
+        assert again.result(0).position == first[1].position
+        assert isinstance(lost.exception(0), Conflict)
+        assert isinstance(twice.result(0), StoredAnswer)
+        expected += size
+        assert len(stored(store, bandit)) == expected
+
+
+def test_a_stored_id_undoes_nothing_else_of_its_commit(client, store, make):
+    bandit = make.bandit(client, store)
+    old = make.decision(bandit, "old")
+    assert client.call(store.append_decision, old) is None
+    with store.reader() as reader:
+        made = client.ask(store.create_bandit, reader.next_uid("new"), "new", make.spec())
+    fresh = [client.ask(store.append_decision, make.decision(bandit, f"d{n}")) for n in range(3)]
+    again = client.ask(store.append_decision, old)
+    client.commit()
+    assert made.result(0).name == "new"
+    assert [future.result(0) for future in fresh] == [None] * 3
+    assert isinstance(again.result(0), StoredAnswer)
+    assert stored(store, bandit) == ["d2", "d1", "d0", "old"]
+
+
+def test_an_id_is_unique_over_all_bandits(client, store, make):
+    one, two = make.bandit(client, store, "one"), make.bandit(client, store, "two")
+    assert client.call(store.append_decision, make.decision(one, "d0")) is None
+    assert isinstance(client.call(store.append_decision, make.decision(two, "d0")), StoredAnswer)
+    assert (stored(store, one), stored(store, two)) == (["d0"], [])
+
+
+def test_an_id_that_the_store_made_is_found_and_unique(client, store, make):
+    bandit = make.bandit(client, store)
+    key = store.ids.new_key(bandit.key)
+    name = store.ids.text(key)
+    record = make.decision(bandit, name)._replace(key=key)
+    assert client.call(store.append_decision, record) is None
+    assert isinstance(client.call(store.append_decision, record), StoredAnswer)
+    assert client.call(store.find_decision, name).decision.key == key
+    assert stored(store, bandit) == [name]
+    unknown = store.ids.text(DecisionKey(key + 1))
+    with pytest.raises(UnknownDecision):
+        client.call(store.find_decision, unknown)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_a_decision_is_read_back_bit_for_bit(client, store, make, dtype):
+    context = ContextSpec(shape=(2, 3), dtype=dtype)
+    bandit = make.bandit(client, store, context=context)
+    record = make.decision(bandit, "d0", actions=("a1", "a0"), body_hash=b"hash")._replace(
+        candidates=("a0", "a1", "a2"), features=np.arange(6, dtype=np.float32).reshape(3, 2),
+        propensity=0.25, explored=True, std=0.125, activated=False,
+    )  # fmt: skip
+    client.call(store.append_decision, record)
+    with store.history() as history:
+        found = history.decision(bandit, record.decision_id)
+        assert plain(found.record) == plain(record)
+    (decision, rewards) = client.call(store.find_decision, record.decision_id)
+    assert decision.actions == ("a1", "a0")
+    assert (decision.id, decision.key, decision.bandit) == ("d0", record.key, bandit)
+    assert (decision.state.version, decision.state.activated) == (0, False)
+    assert rewards == {}
+
+
+def test_what_is_stored_does_not_change_with_the_callers_arrays(client, store, make):
+    bandit = make.bandit(client, store)
+    record = make.decision(bandit, "d0")
+    record = record._replace(candidates=("a0",), features=np.ones((1, 2), np.float32))
+    before = plain(record)
+    client.call(store.append_decision, record)
+    for array in (record.context, record.features, record.chosen[0].features):
+        array[:] = 9
+    with store.history() as history:
+        assert plain(history.decision(bandit, record.decision_id).record) == before
+
+
+@pytest.mark.parametrize("given", [None, 0.5])
+def test_a_propensity_is_filled_in_only_where_there_is_none(client, store, make, given):
+    bandit = make.bandit(client, store)
+    record = make.decision(bandit, "d0")._replace(propensity=given)
+    client.ask(store.append_decision, record)
+    for value in (0.25, 0.75):
+        client.ask(store.append_propensity, record.key, value)
+    client.ask(store.append_propensity, DecisionKey(record.key + 1), 0.9)
+    assert [future.result(0) for future in client.commit()] == [None] * 4
+    with store.reader() as reader:
+        assert reader.answer(record.decision_id).propensity == (0.25 if given is None else given)
+
+
+def test_times_of_decisions_are_those_of_all_bandits_oldest_first(client, store, make):
+    one, two = make.bandit(client, store, "one"), make.bandit(client, store, "two")
+    gone = make.bandit(client, store, "gone")
+    for number, bandit in enumerate((one, gone, two, one, two, one)):
+        record = make.decision(bandit, f"d{number}")._replace(time=float(number))
+        client.call(store.append_decision, record)
+    client.call(store.delete_bandit, gone)
+    with store.reader() as reader:
+        found = [reader.decision_time(number) for number in range(7)]
+    assert found == [0.0, 2.0, 3.0, 4.0, 5.0, None, None]
+
+
+def test_the_store_grows_with_decisions_and_shrinks_without_them(client, store, make):
+    context = ContextSpec(shape=(64, 1024))
+    bandit = make.bandit(client, store, context=context)
+    with store.reader() as reader:
+        empty = reader.used_bytes()
+        for number in range(4):
+            client.call(store.append_decision, make.decision(bandit, f"d{number}"))
+        full = reader.used_bytes()
+        assert full - empty >= 4 * 64 * 1024 * 4
+        client.call(store.delete_bandit, bandit)
+        assert reader.used_bytes() < full / 4

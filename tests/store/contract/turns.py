@@ -1,0 +1,97 @@
+"""Calls a store as a server does: in turns of an event loop, here those of the test."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from service.store.identity import DecisionIds
+from service.store.memory.store import MemoryStore
+from service.store.protocol import EventStore
+from service.store.sqlite.store import SqliteStore
+from tests.store.conftest import ANSWER_WITHIN_S
+
+SQLITE, MEMORY = "sqlite", "memory"
+KINDS = (SQLITE, MEMORY)
+START = 1000.0
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Turns:
+    """Opens a store and calls it; answers arrive on this thread.
+
+    Attributes:
+        clock: The store's.
+        answered: The futures that `ask` returned, in the order of the answers.
+    """
+
+    def __init__(self, kind: str, folder: Path, clock: Clock | None = None) -> None:
+        self.kind = kind
+        self.path = folder / "bandexa.db"
+        self.clock = clock or Clock()
+        self.answered: list[Future[Any]] = []
+        self._asked: list[Future[Any]] = []
+        self._gathered: list[Callable[[], None]] = []
+        self._delivered: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._open: list[EventStore] = []
+
+    def open(self, ids: DecisionIds | None = None) -> EventStore:
+        """Open the store; `ids`: those that one in memory makes, in place of new ones."""
+        deliver, gather = self._delivered.put, self._gathered.append
+        store: EventStore
+        if self.kind == SQLITE:
+            store = SqliteStore(self.path, "os", deliver, self.clock, gather)
+        else:
+            store = MemoryStore(deliver, gather, self.clock, ids)
+        self._open.append(store)
+        return store
+
+    def close(self) -> None:
+        for store in self._open:
+            store.close()
+
+    def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
+        """Call an append and return a future of its answer; it is not committed yet."""
+        future: Future[Any] = Future()
+
+        def done(result: Any, error: Exception | None) -> None:
+            assert error is None or result is None, "a callback gets a result or an error"
+            self.answered.append(future)
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        append(*args, done)
+        self._asked.append(future)
+        return future
+
+    def commit(self) -> list[Future[Any]]:
+        """Commit together what was asked, and wait for the answers; returns those, as futures."""
+        asked, self._asked = self._asked, []
+        while not all(future.done() for future in asked):
+            gathered = self._gathered[:]
+            self._gathered.clear()
+            for hand_over in gathered:
+                hand_over()
+            if not gathered:
+                self._delivered.get(timeout=ANSWER_WITHIN_S)()
+        return asked
+
+    def call(self, append: Callable[..., None], *args: Any) -> Any:
+        """Call an append, commit, and return its answer."""
+        future = self.ask(append, *args)
+        self.commit()
+        return future.result(0)
