@@ -63,6 +63,8 @@ class RecentDecisions:
         chosen = record.chosen
         if len(chosen) > MAX_CHOSEN:
             return
+        if record.decision_id in self._reported:  # of a bandit that was deleted meanwhile
+            self.drop(record.decision_id)
         self._bandits[bandit.key] = bandit
         actions = (chosen[0].id,) if len(chosen) == 1 else tuple([each.id for each in chosen])
         self._new[record.decision_id] = record.key, bandit.key, record.activated, actions
