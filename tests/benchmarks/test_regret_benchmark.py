@@ -13,7 +13,7 @@ DEVELOPMENT_SEED = 3
 @pytest.mark.parametrize(
     ("problem", "policy", "steps"),
     [
-        ("synthetic", "neural_linear_ts", 80),
+        ("synthetic", "neural_linear_ts", 40),
         ("delay-10", "linear_ts_strong", 55),
         ("wheel-0.5", "linear_ts", 80),
     ],
@@ -35,6 +35,7 @@ def test_a_run_repeats_exactly_and_another_seed_does_not():
     assert first.chosen != other.chosen
 
 
+@pytest.mark.slow
 def test_neural_beats_linear_and_both_beat_uniform_on_a_small_synthetic_problem():
     regret = {
         policy: sum(run_one(PROBLEMS["synthetic"], policy, seed, 400).regret for seed in (1, 2))

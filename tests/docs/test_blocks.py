@@ -25,6 +25,7 @@ from service.settings import load_settings
 from tests.docs.pages import ALL, CONTAINERS, FENCE, HOURS, LANGUAGES, PAGES, ROOT, TIERS, Block
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
+LONG = ("docs/tutorial.md",)  # its commands take half a minute
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
 
 
@@ -33,7 +34,10 @@ def run_pages() -> list[Any]:
     found = []
     for page in sorted({b.page for b in QUICK if b.language in ("bash", "python")}):
         curls = any(re.search(r"\bcurl\b", b.text) for b in QUICK if b.page == page)
-        found.append(pytest.param(page, marks=[pytest.mark.needs("curl")] if curls else []))
+        marks = [pytest.mark.needs("curl")] if curls else []
+        if page in LONG:
+            marks.append(pytest.mark.slow)
+        found.append(pytest.param(page, marks=marks))
     return found
 
 

@@ -22,6 +22,7 @@ from tests.fixtures.waiting import WITHIN_S, poll
 
 KEYS: dict[str, str] = {scope: f"bx_key-for-{scope}-{'x' * 20}" for scope in SCOPES}
 KEYS["all"] = "bx_key-for-everything-xxxxxxxxxx"
+LOCAL = httpx.Client(trust_env=False, verify=False)  # reads no certificates
 SECURITY_PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 ROUTES = {
     (method, path): scope
@@ -44,6 +45,12 @@ def served(folder: Path, toml: str) -> Iterator[Server]:
     config.write_text(toml)
     with servers(folder) as start:
         yield start(None, "--config", config)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    LOCAL.close()
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +79,11 @@ def call(served: Server, route: tuple[str, str], authorization: str | None) -> h
     headers = {"content-type": "application/json"}
     if authorization is not None:
         headers["authorization"] = authorization
-    return httpx.request(
-        method, served.url + path, headers=headers, content=b"not JSON", trust_env=False
-    )
+    return LOCAL.request(method, served.url + path, headers=headers, content=b"not JSON")
 
 
 def test_the_table_names_every_route_and_its_scope(locked: Server) -> None:
-    paths = httpx.get(f"{locked.url}/openapi.json", trust_env=False).json()["paths"]
+    paths = LOCAL.get(f"{locked.url}/openapi.json").json()["paths"]
     declared = {
         (method.upper(), path): operation["x-required-scope"]
         for path, methods in paths.items()
@@ -248,7 +253,7 @@ def test_a_clients_key_in_the_environment_is_no_setting(monkeypatch: pytest.Monk
 def test_too_many_requests_are_shed_until_there_is_room_again(limited: Server) -> None:
     host, port = limited.url.removeprefix("http://").split(":")
     with (
-        httpx.Client(base_url=limited.url, trust_env=False) as http,
+        limited.client() as http,
         socket.create_connection((host, int(port)), timeout=WITHIN_S) as slow,
     ):
         head = "POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -269,9 +274,7 @@ def test_too_many_requests_are_shed_until_there_is_room_again(limited: Server) -
 def test_a_body_of_too_many_elements_is_refused_while_it_is_decoded(limited: Server) -> None:
     def send(content: bytes, kind: str) -> httpx.Response:
         headers = {"content-type": f"application/{kind}"}
-        return httpx.post(
-            f"{limited.url}/select", content=content, headers=headers, trust_env=False
-        )
+        return LOCAL.post(f"{limited.url}/select", content=content, headers=headers)
 
     shapes: tuple[list[Any], ...] = ([0] * 3000, [[]] * 3000, [[[]] * 100] * 30, [{}] * 3000)
     for many in shapes:

@@ -33,7 +33,7 @@ class Load:
 
     def _run(self, client: int) -> None:
         rig = self._rig
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=30) as http:
+        with httpx.Client(base_url=self._url, trust_env=False, verify=False, timeout=30) as http:
             number = 0
             while True:
                 name = f"{self.bandit}.{client}.{number}"

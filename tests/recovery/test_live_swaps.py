@@ -40,7 +40,9 @@ class Run:
 
 
 def client(run: Run, rig, number: int, stop: threading.Event) -> None:
-    with httpx.Client(base_url=run.node.http.base_url, trust_env=False, timeout=30) as http:
+    with httpx.Client(
+        base_url=run.node.http.base_url, trust_env=False, verify=False, timeout=30
+    ) as http:
         for count in range(100_000):
             if stop.is_set():
                 return

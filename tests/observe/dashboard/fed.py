@@ -15,7 +15,9 @@ class Fed:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False, headers=headers)
+        self.http = httpx.Client(
+            base_url=url, timeout=60, trust_env=False, verify=False, headers=headers
+        )
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""

@@ -390,7 +390,7 @@ class BothStores(RuleBasedStateMachine):
 
 TestBothStores = BothStores.TestCase
 TestBothStores.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None,
+    max_examples=15, stateful_step_count=40, deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink a failure takes more than a test's time
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip

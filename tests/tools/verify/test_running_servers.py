@@ -41,10 +41,15 @@ def served(start_session_server, feeder):
     return server
 
 
-def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server, feeder):
+@pytest.mark.parametrize(
+    "names",
+    [("linear", "neural", "closing"), pytest.param(ALL, marks=pytest.mark.slow)],
+    ids=["three kinds", "all kinds"],
+)
+def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server, feeder, names):
     server = start_server()
     with server.client() as client:
-        for name in ALL:
+        for name in names:
             feeder(client).grow(name)
     server.kill()
     before = contents(server.data_dir)
@@ -53,7 +58,7 @@ def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server,
     assert contents(server.data_dir) == before, "nothing is written"
     again = start_server(server.data_dir)
     with again.client() as client:
-        for name in ALL:
+        for name in names:
             feeder(client).feed(name, 500, 20)
             if name != "photos":  # a round of a ResNet takes seconds
                 client.post(f"/bandits/{name}/train?wait=true")
@@ -61,7 +66,7 @@ def test_a_killed_server_leaves_what_verifies_and_so_does_the_next(start_server,
     report = verify(Settings(data_dir=again.data_dir), live=again.url)
     assert wrong(report) == []
     live = [check for check in report.checks if check.name == "live"]
-    assert len(live) == len(ALL)
+    assert len(live) == len(names)
     assert all(check.difference is not None for check in live)
 
 
