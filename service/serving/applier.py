@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,16 +192,20 @@ class Applier:
             return False
         z_ND: NDArray[np.float64] | None = None
         if _is_slow(model, group):
-            z_ND = await loop.run_in_executor(None, _features, model, group)
+            computing = loop.run_in_executor(None, _features, model, group)
+            await asyncio.wait([computing])
             if not self._still_served(model):
-                return False
+                return _abandoned(computing)
+            z_ND = computing.result()
         if not model.forgets_before(group):
             self._apply(group, z_ND)
             return True
         load = self.load_import
-        successor = await loop.run_in_executor(None, model.successor, group, load, z_ND)
+        making = loop.run_in_executor(None, model.successor, group, load, z_ND)
+        await asyncio.wait([making])
         if not self._still_served(model):
-            return False
+            return _abandoned(making)
+        successor = making.result()
         model.frozen = True
         self.model = successor
         self._moved()
@@ -307,6 +312,13 @@ class Applier:
 def _answer(done: asyncio.Future[bool], *, applied: bool) -> None:
     if not done.done():  # the caller may have gone away
         done.set_result(applied)
+
+
+def _abandoned(work: asyncio.Future[Any]) -> bool:
+    """Return False; an error of work on a model that was replaced meanwhile is none."""
+    if not work.cancelled():
+        work.exception()  # else asyncio logs that nobody asked for it
+    return False
 
 
 def _is_slow(model: ServingModel, group: Group) -> bool:

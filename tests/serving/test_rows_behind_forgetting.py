@@ -172,12 +172,16 @@ def test_a_row_is_answered_once_it_is_applied_though_others_still_wait(bandit):
     play(scene)
 
 
-def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
-    """The swapped-in model was loaded at the same position; the factorisation is repeated."""
+@pytest.mark.parametrize("failure", [None, AssertionError("the model was replaced")], ids=repr)
+def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit, failure):
+    """The swapped-in model was loaded at the same position; the factorisation is repeated.
+
+    What the work on the replaced model ends with, such as an error, is of no interest.
+    """
     rows = log_rows(8)
 
     async def scene() -> None:
-        with Gate(bandit.model) as gate:
+        with Gate(bandit.model, failure) as gate:
             successor = model_of(rows[:2])
             old = bandit.model
             bandit.applier.follow(LogPosition(len(rows)))
@@ -187,7 +191,8 @@ def test_a_swap_while_a_row_waits_has_the_successor_forget(bandit):
             bandit.applier.swap(successor)
             assert gate.calls == 1
             gate.opened.set()
-            await bandit.applier.applied(LogPosition(8))
+            assert await bandit.applier.applied(LogPosition(8))
+            assert bandit.applier.failure is None
             assert (old.position, old.frozen) == (3, True)
         assert_same(bandit.model, model_of(rows))
 
