@@ -25,6 +25,7 @@ from bandexa_client.client import AsyncBanditClient, BanditClient
 from bandexa_client.errors import (
     BanditError,
     Conflict,
+    ContractBroken,
     Invalid,
     NotFound,
     Rejected,
@@ -57,6 +58,7 @@ __all__ = [
     "BanditState",
     "Catalogue",
     "Conflict",
+    "ContractBroken",
     "ExplainedAction",
     "ExplainedCandidate",
     "Explanation",

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 
 from bandexa_client.decoding import Mismatch, as_object, decode
-from bandexa_client.errors import Rejected, ServiceFailed, failure, origin, rejection
+from bandexa_client.errors import ContractBroken, Rejected, failure, origin, rejection
 
 T = TypeVar("T")
 Read = Callable[[httpx.Response], T]
@@ -71,7 +71,7 @@ class Call(Generic[T]):
             if probed:  # a 503 of something else, such as a proxy
                 raise failure(response) from None
             text = f"{origin(response)}: the answer does not follow the contract: {error}"
-            raise ServiceFailed(text) from error
+            raise ContractBroken(text) from error
 
 
 def path(bandit: str, *parts: str) -> str:

@@ -27,7 +27,8 @@ from bandexa_client.answers import (
     Training,
 )
 from bandexa_client.arrays import Array, sendable
-from bandexa_client.call import Call, Fields, path, reads, reads_items
+from bandexa_client.call import Call, Fields, Read, path, reads, reads_items
+from bandexa_client.decoding import Mismatch
 from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
 from bandexa_client.explanation import Explanation
 from bandexa_client.requests import (
@@ -97,7 +98,7 @@ class Calls(ABC):
             decision_id = new_id()
         request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
         call = Call(
-            "POST", "/select", reads(Selection, _all_actions), request.body(),
+            "POST", "/select", _reads_decision(decision_id), request.body(),
             repeatable=decision_id is not None,
         )  # fmt: skip
         try:
@@ -143,7 +144,7 @@ class Calls(ABC):
     async def select_batch(self, requests: Sequence[SelectRequest]) -> list[Selection | Rejected]:
         """Answer up to 1000 selects in one call; each succeeds or is rejected on its own."""
         call = Call(
-            "POST", "/select/batch", reads_items(Selection, len(requests), _all_actions),
+            "POST", "/select/batch", _reads_decisions(requests),
             {"items": [request.body() for request in requests]},
             repeatable=all(request.decision_id for request in requests),
         )  # fmt: skip
@@ -325,6 +326,35 @@ class _Bandits:
 class _ActionPage:
     total: int
     actions: tuple[ActionState, ...]
+
+
+def _reads_decision(decision_id: str | None) -> Read[Selection]:
+    """Return a function that reads the answer to a select, and refuses that to another one."""
+    read = reads(Selection, _all_actions)
+
+    def checked(response: httpx.Response) -> Selection:
+        return _that_was_asked_for(read(response), decision_id)
+
+    return checked
+
+
+def _reads_decisions(requests: Sequence[SelectRequest]) -> Read[list[Selection | Rejected]]:
+    """Return a function that reads the answer to a batch, and refuses that to another one."""
+    read = reads_items(Selection, len(requests), _all_actions)
+
+    def checked(response: httpx.Response) -> list[Selection | Rejected]:
+        return [
+            found if isinstance(found, Rejected) else _that_was_asked_for(found, asked.decision_id)
+            for found, asked in zip(read(response), requests, strict=True)
+        ]
+
+    return checked
+
+
+def _that_was_asked_for(found: Selection, decision_id: str | None) -> Selection:
+    if decision_id is not None and found.decision_id != decision_id:
+        raise Mismatch(f"decision {found.decision_id!r} was not asked for, {decision_id!r} was")
+    return found
 
 
 def _nothing(response: httpx.Response) -> None:

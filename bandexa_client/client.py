@@ -4,12 +4,17 @@
 approximate). `AsyncBanditClient` serves one event loop. A call that may be repeated is repeated
 when the service does not answer or asks to retry later: ids make that safe. Every failure is one
 of `errors`.
+
+A connection belongs to one process: a client that was made before a fork connects anew in the
+child. An answer that does not follow the contract, such as one to another request, leaves its
+connection in doubt, and all connections are made anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from abc import abstractmethod
 from types import TracebackType
@@ -19,7 +24,8 @@ import httpx
 
 from bandexa_client.call import Call
 from bandexa_client.calls import Calls
-from bandexa_client.errors import ServiceUnavailable, unanswered
+from bandexa_client.deadlines import limited, obey_limits
+from bandexa_client.errors import ContractBroken, ServiceUnavailable, unanswered
 from bandexa_client.retrying import Retry
 from bandexa_client.sharing import Awaiting, Blocking
 
@@ -33,6 +39,8 @@ _RETRY = Retry()
 
 class _Client(Calls):
     """Connection and attempts, written once for both clients."""
+
+    _http: Any
 
     def __init__(
         self,
@@ -49,24 +57,37 @@ class _Client(Calls):
         self._timeout_s = timeout_s
         self._train_timeout_s = train_timeout_s
         self._retry = retry
-        self._connect(
-            base_url=_address(url),
-            timeout=timeout_s,
-            trust_env=trust_env,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            limits=httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
-        )
+        self._options = {
+            "base_url": _address(url),
+            "timeout": timeout_s,
+            "trust_env": trust_env,
+            "headers": {} if api_key is None else {"Authorization": f"Bearer {_key(api_key)}"},
+            "limits": httpx.Limits(keepalive_expiry=_KEEPALIVE_S),
+        }
+        self._connect_anew()
+
+    def _connect_anew(self) -> None:
+        """Make a pool of connections; one that there was is forgotten, not closed."""
+        self._pid = os.getpid()
+        self._connect(**self._options)
 
     async def _do(self, call: Call[T], within_s: float | None = None) -> T:
         deadline = math.inf if within_s is None else time.monotonic() + within_s
         limit_s = self._train_timeout_s if call.slow else self._timeout_s
         content = call.content()
+        if os.getpid() != self._pid:
+            self._connect_anew()
         attempt = 0
         while True:
             attempt += 1
             timeout_s = min(limit_s, max(deadline - time.monotonic(), 0.001))
             try:
                 return call.outcome(await self._response(call, content, timeout_s))
+            except ContractBroken:
+                doubtful = self._http
+                self._connect_anew()
+                await self._disconnect(doubtful)
+                raise
             except ServiceUnavailable as error:
                 wait_s = self._retry.wait_s(attempt, error, deadline - time.monotonic())
                 if wait_s is None or not call.repeatable:
@@ -79,7 +100,7 @@ class _Client(Calls):
         self.num_requests += 1
         try:
             return await self._exchange(
-                call.method, call.path, content=content, headers=call.headers(), timeout=timeout_s
+                call.method, call.path, timeout_s, content=content, headers=call.headers()
             )
         except httpx.RequestError as error:
             raise unanswered(self.url, call.method, call.path, timeout_s, error) from error
@@ -89,8 +110,18 @@ class _Client(Calls):
         """Make httpx's client."""
 
     @abstractmethod
-    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send one request and return its response."""
+    async def _exchange(
+        self, method: str, path: str, timeout_s: float, **request: Any
+    ) -> httpx.Response:
+        """Send one request and return its response; `timeout_s` is the limit of both together.
+
+        Raises:
+            httpx.RequestError: There is no answer, or not all of it in time.
+        """
+
+    @abstractmethod
+    async def _disconnect(self, http: Any) -> None:
+        """Close httpx's client."""
 
     @abstractmethod
     async def _pause(self, seconds: float) -> None:
@@ -109,7 +140,7 @@ class BanditClient(Blocking, _Client):
         api_key: Sent with every request, to a server that has keys.
 
     Raises:
-        ValueError: `url` is not an http or https address.
+        ValueError: `url` is not an http or https address, or `api_key` cannot be sent.
     """
 
     _http: httpx.Client
@@ -131,9 +162,16 @@ class BanditClient(Blocking, _Client):
 
     def _connect(self, **options: Any) -> None:
         self._http = httpx.Client(**options)
+        obey_limits(self._http)
 
-    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
-        return self._http.request(method, path, **request)
+    async def _disconnect(self, http: httpx.Client) -> None:
+        http.close()
+
+    async def _exchange(
+        self, method: str, path: str, timeout_s: float, **request: Any
+    ) -> httpx.Response:
+        with limited(timeout_s):
+            return self._http.request(method, path, timeout=timeout_s, **request)
 
     async def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -166,11 +204,27 @@ class AsyncBanditClient(Awaiting, _Client):
     def _connect(self, **options: Any) -> None:
         self._http = httpx.AsyncClient(**options)
 
-    async def _exchange(self, method: str, path: str, **request: Any) -> httpx.Response:
-        return await self._http.request(method, path, **request)
+    async def _disconnect(self, http: httpx.AsyncClient) -> None:
+        await http.aclose()
+
+    async def _exchange(
+        self, method: str, path: str, timeout_s: float, **request: Any
+    ) -> httpx.Response:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._http.request(method, path, timeout=timeout_s, **request)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("the answer took too long") from error
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def _key(text: str) -> str:
+    """Return an API key that can be sent in a header; an error does not contain it."""
+    if not text or not all("!" <= character <= "~" for character in text):
+        raise ValueError("api_key: must be visible ASCII characters, without spaces or line ends")
+    return text
 
 
 def _address(url: str) -> httpx.URL:

@@ -2,7 +2,8 @@
 
 BanditError
 +-- ServiceUnavailable   no answer (refused, timed out, cut off), or overload (429, 503)
-+-- ServiceFailed        another 5xx, or an answer that does not follow the contract
++-- ServiceFailed        another 5xx
+|   +-- ContractBroken   an answer that does not follow the contract, such as one to another request
 +-- Rejected             a 4xx with the service's problem document
     +-- NotFound         404, no such bandit, action, decision or snapshot
     +-- Conflict         409
@@ -61,7 +62,11 @@ class ServiceUnavailable(BanditError):
 
 
 class ServiceFailed(BanditError):
-    """The service failed, or its answer does not follow the contract (`status` is then None)."""
+    """The service failed."""
+
+
+class ContractBroken(ServiceFailed):
+    """The answer does not follow the contract, or belongs to another request; `status` is None."""
 
 
 class Rejected(BanditError):

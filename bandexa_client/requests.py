@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ Actions = Sequence[str | Mapping[str, object]]
 """Actions in a request: ids of the catalogue, or an object with `id` and `features` each."""
 
 _FALLBACK_PREFIX = "fallback:"
+_FALLBACK = re.compile(_FALLBACK_PREFIX + "[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +111,5 @@ def fallback_selection(action: str) -> Selection:
 
 
 def is_fallback(decision_id: str) -> bool:
-    """Return whether a decision was the caller's own."""
-    return decision_id.startswith(_FALLBACK_PREFIX)
+    """Return whether a decision is one that `fallback_selection` made."""
+    return _FALLBACK.fullmatch(decision_id) is not None

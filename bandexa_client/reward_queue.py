@@ -2,16 +2,23 @@
 
 A thread of the caller's process sends the waiting rewards, oldest first, in batches. While the
 service does not answer or refuses the key, the thread retries with growing pauses and drops
-nothing. Each reward carries an id, so that one sent twice counts once. Nothing is on disk: rewards
-that wait are lost with the process.
+nothing. Each reward carries an id, so that one sent twice counts once. Only the service itself
+refuses a reward for good: a page of a proxy, whatever its status, is no answer.
+
+Nothing is on disk: rewards that wait are lost with the process. An ordinary exit delivers them
+first, for a few seconds, and logs how many are left. In a child that was forked the queue begins
+empty, with a thread of its own: what waited is the parent's.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _LATER = (401, 403, 429, 503)  # the key is wrong, or the service is busy: not the reward's fault
+_AT_EXIT_S = 5.0
 _PAUSES = Retry(first_wait_s=0.2, max_wait_s=10.0)
 
 
@@ -90,13 +98,25 @@ class RewardQueue:
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._on_rejected = on_rejected
+        self._closing = False
+        self._begin()
+        atexit.register(_close_at_exit, weakref.ref(self))
+
+    def _begin(self) -> None:
+        """Start the thread, with nothing waiting."""
+        self._pid = os.getpid()
         self._waiting: deque[RewardReport] = deque()
         self._changed = threading.Condition()
-        self._closing = False
         self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
-        self._thread = threading.Thread(target=self._deliver, name="reward-queue", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
         self._thread.start()
+
+    def _begin_in_child(self) -> None:
+        """Begin anew where the process was forked: threads and locks were the parent's."""
+        if os.getpid() != self._pid and not self._closing:
+            self.num_delivered = self.num_rejected = self.num_fallback = 0
+            self._begin()
 
     def put(
         self,
@@ -119,9 +139,15 @@ class RewardQueue:
 
         Raises:
             ValueError: `reward` is not a finite number.
+            TypeError: An id or the action is no string, or `reward` no number.
             QueueFull: There was no room.
             QueueClosed: The queue is closed.
         """
+        named = {"decision_id": decision_id, "reward_id": reward_id, "action": action}
+        for name, text in named.items():
+            if not isinstance(text, str) and (text is not None or name == "decision_id"):
+                raise TypeError(f"{name}: must be a string, not {type(text).__name__}")
+        self._begin_in_child()
         if is_fallback(decision_id):
             self.num_fallback += 1
             return
@@ -146,6 +172,7 @@ class RewardQueue:
 
     def flush(self, within_s: float) -> bool:
         """Wait until every accepted reward is settled; return False when that takes longer."""
+        self._begin_in_child()
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, within_s)
 
@@ -155,6 +182,7 @@ class RewardQueue:
         Raises:
             Undelivered: Rewards were left after `within_s` seconds.
         """
+        self._begin_in_child()
         with self._changed:
             if self._closing:
                 return
@@ -179,6 +207,16 @@ class RewardQueue:
 
     # -- the thread -----------------------------------------------------------------------------
 
+    def _run(self) -> None:
+        """Deliver until the queue is closed, whatever happens."""
+        while True:
+            try:
+                self._deliver()
+                return
+            except Exception:  # the top of the thread: rewards that wait need it
+                log.exception("the reward queue begins again")
+                self._pause(1, BanditError())
+
     def _deliver(self) -> None:
         failures, size = 0, self._max_batch
         while True:
@@ -190,7 +228,7 @@ class RewardQueue:
             try:
                 settled = self._send(batch)
             except BanditError as error:
-                if isinstance(error, Rejected) and error.status not in _LATER:
+                if isinstance(error, Rejected) and error.status not in _LATER and len(batch) > 1:
                     size = len(batch) // 2  # too large, or one reward makes the call invalid
                     continue
                 failures += 1
@@ -209,23 +247,41 @@ class RewardQueue:
         try:
             results: list[RewardStatus | Rejected] = self._client.reward_batch(batch)
         except Rejected as error:
-            if error.status in _LATER or len(batch) > 1:
+            if error.status in _LATER or len(batch) > 1 or not _is_verdict(error):
                 raise
             results = [error]
-        settled = 0
+        answered = 0
+        failed: list[RewardReport] = []
         for report, result in zip(batch, results, strict=True):
             if isinstance(result, Rejected):
-                if result.status in _LATER or result.status >= 500:
+                if result.status in _LATER:
                     break  # the others wait behind it, in order; a repeated one counts once
-                self.num_rejected += 1
-                self._refused(report, result)
+                if result.status >= 500:
+                    log.warning("a reward of decision %s waits: %s", report.decision_id, result)
+                    failed.append(report)
+                else:
+                    self.num_rejected += 1
+                    self._refused(report, result)
             else:
                 self.num_delivered += 1
-            settled += 1
-            with self._changed:
-                self._waiting.popleft()
-                self._changed.notify_all()
-        return settled
+            answered += 1
+        self._settle(answered, failed)
+        return answered - len(failed)
+
+    def _settle(self, num: int, failed: list[RewardReport]) -> None:
+        """Remove the first rewards; those that the service failed on wait behind all others.
+
+        So they block none. Later ones of the same decisions wait behind them: the order of a
+        decision's rewards counts.
+        """
+        decisions = {report.decision_id for report in failed}
+        with self._changed:
+            left = list(islice(self._waiting, num, None))
+            self._waiting.clear()
+            self._waiting.extend(report for report in left if report.decision_id not in decisions)
+            self._waiting.extend(failed)
+            self._waiting.extend(report for report in left if report.decision_id in decisions)
+            self._changed.notify_all()
 
     def _refused(self, report: RewardReport, result: Rejected) -> None:
         if self._on_rejected is None:
@@ -242,3 +298,18 @@ class RewardQueue:
             time.sleep(min(pause, 0.2))
         else:
             self._hurry.wait(pause)
+
+
+def _is_verdict(error: Rejected) -> bool:
+    """Whether the service itself refused, and not something on the way to it."""
+    return str(error.problem.get("type", "")).startswith("urn:bandexa:")
+
+
+def _close_at_exit(reference: weakref.ref[RewardQueue]) -> None:
+    queue = reference()
+    if queue is None or os.getpid() != queue._pid:
+        return
+    try:
+        queue.close(_AT_EXIT_S)
+    except Undelivered as error:
+        log.error("at the exit of the process %s", error)

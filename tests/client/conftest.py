@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from bandexa_client import NO_RETRY, AsyncBanditClient, BanditClient
-from tests.client.scripted import Connect, Driven, Script, scripted
+from tests.client.scripted import ECHO, Connect, Driven, Script, scripted
 
 
 @pytest.fixture
@@ -55,6 +55,6 @@ def client(script: Script, connect: Connect) -> BanditClient:
 @pytest.fixture
 def selected() -> dict[str, Any]:
     return {
-        "decision_id": "d", "action": {"id": "a", "index": 0}, "score": 0.5, "propensity": 0.25,
+        "decision_id": ECHO, "action": {"id": "a", "index": 0}, "score": 0.5, "propensity": 0.25,
         "snapshot": 1, "position": 2,
     }  # fmt: skip

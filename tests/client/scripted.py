@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from bandexa_client import AsyncBanditClient, BanditClient
 
 Connect = Callable[..., BanditClient]
+ECHO = "<as it was sent>"  # as decision id of an answer
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Script:
         return self.requests[-1].method, self.requests[-1].path
 
 
+def _id(content: bytes) -> bytes:
+    """Return the decision id of a select, or of the first one of a batch."""
+    body = json.loads(content)
+    return str(body.get("items", [body])[0].get("decision_id", "made-by-the-server")).encode()
+
+
 @contextmanager
 def scripted() -> Iterator[Script]:
     """Run a server that answers as its script says."""
@@ -98,6 +105,10 @@ def scripted() -> Iterator[Script]:
             if answer is None:
                 self.close_connection = True
                 return
+            if ECHO.encode() in answer.content:
+                answer = replace(
+                    answer, content=answer.content.replace(ECHO.encode(), _id(content))
+                )
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -117,6 +128,39 @@ def scripted() -> Iterator[Script]:
         script.url = f"http://127.0.0.1:{server.server_port}"
         yield script
         script.go_on.set()
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def dripping(part: str) -> Iterator[str]:
+    """Run a server that sends its headers, or its body, a byte at a time; yields its URL."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nX: "
+            quick, slow = (
+                (head, b"x" * 5000) if part == "headers" else (head + b"x\r\n\r\n", b" " * 5000)
+            )
+            self.wfile.write(quick)
+            for byte in slow:
+                if over.wait(0.05):
+                    return
+                try:
+                    self.wfile.write(bytes([byte]))
+                except OSError:
+                    return
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        over.set()
         server.shutdown()
         thread.join()
 

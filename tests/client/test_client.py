@@ -153,7 +153,7 @@ def test_an_activation_reports_its_status(script: Script, client: BanditClient) 
     script.always({"status": "late"})
     assert client.activate("d1") == ActivationStatus("late")
     assert script.sent() == {"decision_id": "d1"}
-    assert client.activate("fallback:1") == ActivationStatus("fallback")
+    assert client.activate("fallback:" + "0a" * 16) == ActivationStatus("fallback")
     assert len(script.requests) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from bandexa_client import (
     NO_RETRY,
+    ContractBroken,
     Invalid,
     NotFound,
     Rejected,
@@ -19,7 +20,7 @@ from bandexa_client import (
     ServiceFailed,
     ServiceUnavailable,
 )
-from tests.client.scripted import Connect
+from tests.client.scripted import Connect, dripping
 
 QUICK = Retry(attempts=3, first_wait_s=0.001, max_wait_s=0.002)
 APPLIED = {"status": "applied", "train_due": False}
@@ -120,6 +121,35 @@ def test_a_select_ends_within_its_limit(script, call):
         )  # fmt: skip
     assert time.monotonic() - started < 30.0
     assert len(script.requests) == 1, "a pause that would use up the limit is not begun"
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_dripping_answer_does_not_exceed_the_limit(call, part):
+    """Each byte arrives in time, all of them would take minutes."""
+    with dripping(part) as url:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnavailable) as error:
+            call(url, "select", "b", [1.0], within_s=0.5, retry=NO_RETRY)
+        assert error.value.timed_out
+        assert time.monotonic() - started < 20.0
+
+
+def test_an_answer_to_another_select_is_an_error(script, call, selected):
+    script.then(200, selected | {"decision_id": "another"})
+    with pytest.raises(ContractBroken, match="another"):
+        call(script.url, "select", "b", [1.0], decision_id="d")
+    assert len(script.requests) == 1
+
+
+def test_an_answer_to_another_batch_is_an_error(script, call, selected):
+    script.then(200, {"items": [{"code": 200, "answer": selected | {"decision_id": "another"}}]})
+    with pytest.raises(ContractBroken, match="another"):
+        call(script.url, "select_batch", [SelectRequest("b", [1.0], decision_id="d")])
+
+
+def test_the_fallback_is_used_after_an_answer_to_another_select(script, call, selected):
+    script.then(200, selected | {"decision_id": "another"})
+    assert call(script.url, "select", "b", [1.0], fallback="safe").fallback
 
 
 def test_the_fallback_is_used_when_the_service_is_away(nobody, call):

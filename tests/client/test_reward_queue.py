@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import subprocess
+import sys
 import threading
+import uuid
 from collections.abc import Sized
 from contextlib import closing
 from functools import partial
@@ -23,7 +27,7 @@ def items(*codes: int) -> dict[str, list[dict[str, object]]]:
     return {
         "items": [
             {"code": 200, "answer": APPLIED} if code == 200
-            else {"code": code, "error": {"detail": f"problem {code}"}}
+            else {"code": code, "error": {"type": "urn:bandexa:x", "detail": f"problem {code}"}}
             for code in codes
         ]
     }  # fmt: skip
@@ -114,11 +118,135 @@ def test_a_full_queue_refuses_rewards(script, client):
 def test_fallback_decisions_and_wrong_numbers_are_not_queued(script, client):
     script.then(200, items(200))
     with RewardQueue(client) as queue:
-        queue.put("fallback:1", 1.0)
+        queue.put("fallback:" + "0a" * 16, 1.0)
         with pytest.raises(ValueError, match="finite"):
             queue.put("d", float("nan"))
     assert queue.num_fallback == 1
     assert script.requests == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"reward_id": uuid.uuid4()}, "reward_id"),
+        ({"action": 3}, "action"),
+        ({"decision_id": None}, "decision_id"),
+        ({"reward": "much"}, "number"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_at_once(script, client, wrong, field):
+    script.then(200, items(200))
+    with RewardQueue(client) as queue:
+        with pytest.raises(TypeError, match=field):
+            queue.put(**({"decision_id": "d", "reward": 1.0} | wrong))
+        queue.put("d", 1.0)
+        assert queue.flush(20.0)
+    assert queue.num_delivered == 1
+
+
+@pytest.mark.parametrize("status", [404, 408, 413, 421, 425])
+def test_a_page_of_a_proxy_refuses_nothing_for_good(script, client, status):
+    script.then(status, b"<html>").then(status, {"detail": "no route"}).then(200, items(200))
+    with RewardQueue(client) as queue:
+        queue.put("d", 1.0)
+        assert queue.flush(20.0)
+    assert (queue.num_delivered, queue.num_rejected) == (1, 0)
+
+
+def test_a_verdict_of_the_service_on_a_single_reward_is_final(script, client):
+    script.then(422, {"type": "urn:bandexa:invalid-request", "detail": "reward: wrong"})
+    with RewardQueue(client) as queue:
+        queue.put("d", 1.0)
+        assert queue.flush(20.0)
+    assert (queue.num_delivered, queue.num_rejected) == (0, 1)
+
+
+def test_a_decision_that_the_service_fails_on_blocks_no_other(script, client):
+    """The rewards of "a" stay in their order, behind all others."""
+    script.then(503, {}).then(503, {})
+    script.then(200, items(500, 200, 200)).then(200, items(200, 200))
+    with RewardQueue(client, max_batch=3) as queue:
+        for decision_id, reward in (("a", 1.0), ("b", 2.0), ("c", 3.0), ("a", 4.0)):
+            queue.put(decision_id, reward)
+        assert queue.flush(20.0)
+    assert sent(script)[-2:] == [[1.0, 2.0, 3.0], [1.0, 4.0]]
+    assert queue.num_delivered == 4
+
+
+def test_an_error_that_nobody_foresaw_ends_nothing(script, client, monkeypatch, caplog):
+    script.then(200, items(200))
+    send = client.reward_batch
+    failures = [RuntimeError("out of memory")]
+
+    def reward_batch(batch):
+        if failures:
+            raise failures.pop()
+        return send(batch)
+
+    monkeypatch.setattr(client, "reward_batch", reward_batch)
+    with caplog.at_level(logging.CRITICAL), RewardQueue(client) as queue:
+        queue.put("d", 1.0)
+        assert queue.flush(20.0)
+    assert queue.num_delivered == 1
+
+
+LEAVES = """
+import sys
+from bandexa_client import BanditClient, RewardQueue
+queue = RewardQueue(BanditClient(sys.argv[1], trust_env=False), max_batch=1)
+for number in range(20):
+    queue.put(f"d{number}", float(number))
+"""
+
+
+def test_an_ordinary_exit_delivers_what_waits(script):
+    script.then(200, items(200))
+    ended = subprocess.run([sys.executable, "-c", LEAVES, script.url], check=False, timeout=60)
+    assert ended.returncode == 0
+    assert sent(script) == [[float(number)] for number in range(20)]
+
+
+def test_an_exit_says_what_it_leaves_behind(nobody):
+    code = "import bandexa_client.reward_queue as q; q._AT_EXIT_S = 0.2" + LEAVES
+    ended = subprocess.run(
+        [sys.executable, "-c", code, nobody],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "20 rewards were not delivered" in ended.stderr
+
+
+FORKS = """
+import os, sys
+from bandexa_client import BanditClient, RewardQueue
+client = BanditClient(sys.argv[1], trust_env=False)
+queue = RewardQueue(client, max_batch=1)
+queue.put("parent", -1.0)
+assert queue.flush(20.0)
+children = []
+for child in range(2):
+    pid = os.fork()
+    if pid == 0:
+        for number in range(10):
+            queue.put(f"child-{child}", float(child))
+        assert queue.flush(20.0)
+        assert queue.num_delivered == 10
+        os._exit(0)
+    children.append(pid)
+assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+queue.put("parent", -2.0)
+assert queue.flush(20.0)
+"""
+
+
+def test_a_queue_made_before_a_fork_delivers_in_every_child(script):
+    script.then(200, items(200))
+    ended = subprocess.run([sys.executable, "-c", FORKS, script.url], check=False, timeout=60)
+    assert ended.returncode == 0
+    found = [reward for batch in sent(script) for reward in batch]
+    assert sorted(found) == [-2.0, -1.0, *[0.0] * 10, *[1.0] * 10]
 
 
 @pytest.mark.parametrize("wrong", [{"max_waiting": 0}, {"max_batch": 0}, {"max_batch": 1001}])
