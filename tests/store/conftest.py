@@ -30,18 +30,43 @@ ANSWER_WITHIN_S = 20.0
 _PLACES = itertools.count(1)  # each decision gets another key
 
 
-class StoreClient:
-    """Opens stores on one file, calls them and waits for their answers.
+class Asking:
+    """Calls appends.
 
     Attributes:
         answered: The futures that `ask` returned, in the order of the answers.
+    """
+
+    def __init__(self) -> None:
+        self.answered: list[Future[Any]] = []
+
+    def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
+        """Call an append and return a future of its callback's result."""
+        future: Future[Any] = Future()
+
+        def done(result: Any, error: Exception | None) -> None:
+            assert error is None or result is None, "a callback gets a result or an error"
+            self.answered.append(future)
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        append(*args, done)
+        return future
+
+
+class StoreClient(Asking):
+    """Opens stores on one file, calls them and waits for their answers.
+
+    Attributes:
         groups: The number of answers of each committed group; complete once the store is closed.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.groups: list[int] = []
-        self.answered: list[Future[Any]] = []
         self._clock = itertools.count(1)
         self._open: list[SqliteStore] = []
 
@@ -65,21 +90,6 @@ class StoreClient:
         before = len(self.answered)
         answer()
         self.groups.append(len(self.answered) - before)
-
-    def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
-        """Call an append and return a future of its callback's result."""
-        future: Future[Any] = Future()
-
-        def done(result: Any, error: Exception | None) -> None:
-            assert error is None or result is None, "a callback gets a result or an error"
-            self.answered.append(future)
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        append(*args, done)
-        return future
 
     def call(self, append: Callable[..., None], *args: Any) -> Any:
         """Call an append and wait for its answer."""

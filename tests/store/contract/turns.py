@@ -12,7 +12,7 @@ from service.store.identity import DecisionIds
 from service.store.memory.store import MemoryStore
 from service.store.protocol import EventStore
 from service.store.sqlite.store import SqliteStore
-from tests.store.conftest import ANSWER_WITHIN_S
+from tests.store.conftest import ANSWER_WITHIN_S, Asking
 
 SQLITE, MEMORY = "sqlite", "memory"
 KINDS = (SQLITE, MEMORY)
@@ -29,19 +29,18 @@ class Clock:
         return self.now
 
 
-class Turns:
+class Turns(Asking):
     """Opens a store and calls it; answers arrive on this thread.
 
     Attributes:
         clock: The store's.
-        answered: The futures that `ask` returned, in the order of the answers.
     """
 
     def __init__(self, kind: str, folder: Path, clock: Clock | None = None) -> None:
+        super().__init__()
         self.kind = kind
         self.path = folder / "bandexa.db"
         self.clock = clock or Clock()
-        self.answered: list[Future[Any]] = []
         self._asked: list[Future[Any]] = []
         self._gathered: list[Callable[[], None]] = []
         self._delivered: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -64,17 +63,7 @@ class Turns:
 
     def ask(self, append: Callable[..., None], *args: Any) -> Future[Any]:
         """Call an append and return a future of its answer; it is not committed yet."""
-        future: Future[Any] = Future()
-
-        def done(result: Any, error: Exception | None) -> None:
-            assert error is None or result is None, "a callback gets a result or an error"
-            self.answered.append(future)
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        append(*args, done)
+        future = super().ask(append, *args)
         self._asked.append(future)
         return future
 
