@@ -69,7 +69,11 @@ class _Client(Calls):
     def _connect_anew(self) -> None:
         """Make a pool of connections; one that there was is forgotten, not closed."""
         self._pid = os.getpid()
-        self._connect(**self._options)
+        try:
+            self._connect(**self._options)
+        except (ImportError, ValueError) as error:  # such as a proxy with the scheme socks5
+            text = f"the proxies of the environment cannot be used ({error})"
+            raise ValueError(f"{text}; trust_env=False ignores them") from error
 
     async def _do(self, call: Call[T], within_s: float | None = None) -> T:
         deadline = math.inf if within_s is None else time.monotonic() + within_s
@@ -140,7 +144,8 @@ class BanditClient(Blocking, _Client):
         api_key: Sent with every request, to a server that has keys.
 
     Raises:
-        ValueError: `url` is not an http or https address, or `api_key` cannot be sent.
+        ValueError: `url` is not an http or https address, `api_key` cannot be sent, or the
+            proxies of the environment cannot be used.
     """
 
     _http: httpx.Client

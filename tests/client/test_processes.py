@@ -91,3 +91,13 @@ def test_an_id_of_the_callers_own_is_no_fallback(script, name):
     with BanditClient(script.url, trust_env=False) as client:
         assert client.reward(name, 1.0).status == "applied"
     assert script.sent()["decision_id"] == name
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_named_with_the_way_around_it(script, monkeypatch, proxy):
+    script.then(200, {"status": "applied", "train_due": False})
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ValueError, match=r"proxies of the environment.*trust_env=False"):
+        BanditClient(script.url)
+    with BanditClient(script.url, trust_env=False) as client:
+        assert client.reward("d", 1.0).status == "applied"
