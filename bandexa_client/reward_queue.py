@@ -91,32 +91,22 @@ class RewardQueue:
             raise ValueError(f"max_waiting must be at least 1, not {max_waiting}")
         if not 1 <= max_batch <= 1000:
             raise ValueError(f"max_batch must be 1 to 1000, not {max_batch}")
-        self.num_delivered = 0
-        self.num_rejected = 0
-        self.num_fallback = 0
         self._client = client
         self._max_waiting = max_waiting
         self._max_batch = max_batch
         self._on_rejected = on_rejected
         self._closing = False
         self._begin()
-        atexit.register(_close_at_exit, weakref.ref(self))
+        _queues.add(self)
 
     def _begin(self) -> None:
-        """Start the thread, with nothing waiting."""
-        self._pid = os.getpid()
+        """Begin with nothing waiting, and without a thread: the first `put` starts it."""
+        self.num_delivered = self.num_rejected = self.num_fallback = 0
         self._waiting: deque[RewardReport] = deque()
         self._changed = threading.Condition()
         self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
-        self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
-        self._thread.start()
-
-    def _begin_in_child(self) -> None:
-        """Begin anew where the process was forked: threads and locks were the parent's."""
-        if os.getpid() != self._pid and not self._closing:
-            self.num_delivered = self.num_rejected = self.num_fallback = 0
-            self._begin()
+        self._thread: threading.Thread | None = None
 
     def put(
         self,
@@ -147,7 +137,6 @@ class RewardQueue:
         for name, text in named.items():
             if not isinstance(text, str) and (text is not None or name == "decision_id"):
                 raise TypeError(f"{name}: must be a string, not {type(text).__name__}")
-        self._begin_in_child()
         if is_fallback(decision_id):
             self.num_fallback += 1
             return
@@ -164,6 +153,9 @@ class RewardQueue:
                 raise QueueFull(f"{self._max_waiting} rewards are waiting")
             self._waiting.append(report)
             self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
+                self._thread.start()
 
     @property
     def num_waiting(self) -> int:
@@ -172,7 +164,6 @@ class RewardQueue:
 
     def flush(self, within_s: float) -> bool:
         """Wait until every accepted reward is settled; return False when that takes longer."""
-        self._begin_in_child()
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, within_s)
 
@@ -182,7 +173,6 @@ class RewardQueue:
         Raises:
             Undelivered: Rewards were left after `within_s` seconds.
         """
-        self._begin_in_child()
         with self._changed:
             if self._closing:
                 return
@@ -190,7 +180,8 @@ class RewardQueue:
             self._deadline = time.monotonic() + within_s
             self._changed.notify_all()
         self._hurry.set()
-        self._thread.join(within_s)
+        if self._thread is not None:
+            self._thread.join(within_s)
         if self._waiting:
             raise Undelivered(self._waiting)
 
@@ -305,11 +296,22 @@ def _is_verdict(error: Rejected) -> bool:
     return str(error.problem.get("type", "")).startswith("urn:bandexa:")
 
 
-def _close_at_exit(reference: weakref.ref[RewardQueue]) -> None:
-    queue = reference()
-    if queue is None or os.getpid() != queue._pid:
-        return
-    try:
-        queue.close(_AT_EXIT_S)
-    except Undelivered as error:
-        log.error("at the exit of the process %s", error)
+_queues: weakref.WeakSet[RewardQueue] = weakref.WeakSet()
+
+
+def _close_at_exit() -> None:
+    for queue in list(_queues):
+        try:
+            queue.close(_AT_EXIT_S)
+        except Undelivered as error:
+            log.error("at the exit of the process %s", error)
+
+
+def _begin_in_child() -> None:
+    for queue in list(_queues):
+        queue._begin()
+
+
+atexit.register(_close_at_exit)
+if hasattr(os, "register_at_fork"):  # threads and locks stay with the parent
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -65,13 +65,12 @@ class Steps:
             UnknownDecision, InvalidRequest: Nothing was stored.
             Unavailable, StoreError: The store takes no writes.
         """
-        guess = self._guess(report)
         for attempt in range(MAX_TRIES):
             entry = self._recent.get(report.decision_id)
             if entry is not None and entry.is_guess and report.action is not None:
                 self._recent.drop(report.decision_id, entry)  # its actions are not known
                 entry = None
-            if entry is None and guess is not None and not attempt:
+            if entry is None and not attempt and (guess := self._guess(report)) is not None:
                 entry = self._recent.found(guess, is_guess=True)
             entry = entry or await self._find(report.decision_id)
             item = _item_of(entry.decision, report)

@@ -229,6 +229,7 @@ children = []
 for child in range(2):
     pid = os.fork()
     if pid == 0:
+        assert queue.num_waiting == queue.num_delivered == 0
         for number in range(10):
             queue.put(f"child-{child}", float(child))
         assert queue.flush(20.0)

@@ -102,8 +102,9 @@ class Decisions:
         held = self._contents.decision(decision.key)
         if held is None:
             raise UnknownDecision(decision.id)
-        is_new = not held.state.version and held.state == decision.state
-        if not is_new and not 0 < held.state.version == decision.state.version:
+        if held.state.version != decision.state.version:
+            return None
+        if not held.state.version and held.state != decision.state:
             return None
         if change.reward is not None:
             assert step.reported is not None, "a step that stores a reward has one"
