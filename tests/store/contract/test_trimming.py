@@ -124,6 +124,20 @@ def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, ban
         assert found.rows.positions.tolist() == expected.tolist()
 
 
+def test_a_sample_that_grows_again_takes_no_row_beyond_what_it_reached(client, store, make, bandit):
+    learn(client, store, make, bandit, 0, 50)
+    trim(client, store, bandit, 25, size=4)
+    trim(client, store, bandit, 40, size=30)
+    with store.reader() as reader:
+        found = reader.evicted(bandit, LogPosition(40), FAR, 30)
+        assert found is not None
+        all_ranks = ranks(bandit.uid, np.arange(1, 41))
+        reach = np.sort(all_ranks[:25])[3]
+        expected = np.flatnonzero(all_ranks <= reach) + 1
+        assert len(expected) > 4, "later rows take part as well"
+        assert found.rows.positions.tolist() == expected.tolist()
+
+
 def test_values_are_those_of_the_requested_position(client, store, make, bandit):
     learn(client, store, make, bandit, 0, 10)
     trim(client, store, bandit, 5)
