@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +66,7 @@ FORGETTING = "forgetting/"
 CATALOGUE = "catalogue/"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """Row counts that the schedule depends on; a snapshot's manifest contains them.
 
     Attributes:
@@ -310,7 +309,8 @@ class ServingModel:
         load: Callable[[SnapshotVersion], Snapshot],
         z_1D: NDArray[np.float64] | None,
     ) -> None:
-        self._forget_before(row, self.share_before(row))
+        if self.spec.forgetting.half_life is not None:
+            self._forget_before(row, self.share_before(row))
         if isinstance(row, LearnRow):
             self._learn(row, z_1D)
             if row.before is None:
@@ -410,8 +410,10 @@ class ServingModel:
         if group.as_block:
             contexts = np.stack([row.context for row in rows])
             return self.policy.features(contexts, np.stack([row.action for row in rows]))
-        each = [self.policy.features(row.context[None], row.action[None]) for row in rows]
-        return each[0] if len(each) == 1 else np.concatenate(each)
+        of = self.policy.features
+        if len(rows) == 1:
+            return of(rows[0].context[None], rows[0].action[None])
+        return np.concatenate([of(row.context[None], row.action[None]) for row in rows])
 
     @property
     def learns_features(self) -> bool:

@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from bandexa_core.spec import MAX_REWARD, RewardSpec
 
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+SUMMED = ("sum", "mean")
 COUNTED: tuple[RewardStatus, ...] = ("applied", "aggregated")  # the rewards that make a value
 ActivationStatus = Literal["applied", "duplicate", "late"]
 
@@ -119,33 +120,36 @@ def report(
     Raises:
         ValueError: The reward cannot be taken; the message begins with the field.
     """
-    if reported.reward_id is None and rules.aggregate in ("sum", "mean"):
-        raise ValueError(
-            f"reward_id: needed: the bandit learns the {rules.aggregate} of its rewards"
-        )
-    if reported.reward in reported.repeats:
-        return "duplicate", None
-    if reported.repeats and reported.reward_id is not None:
-        return _stored(state, "ignored", most)
+    aggregate = rules.aggregate
+    sums = aggregate in SUMMED
+    index, reward, reward_id, repeats = reported
+    if sums and reward_id is None:
+        raise ValueError(f"reward_id: needed: the bandit learns the {aggregate} of its rewards")
+    if repeats:
+        if reward in repeats:
+            return "duplicate", None
+        if reward_id is not None:
+            return _stored(state, "ignored", most)
     if state.closed:
         return _stored(state, "late", most)
-    item = state.items[reported.item]
-    if rules.aggregate in ("first", "last") and item.num:
-        if item.partials[0] == reported.reward:
+    item = state.items[index]
+    if item.num and not sums:
+        if item.partials[0] == reward:
             return "duplicate", None
-        if rules.aggregate == "first":
+        if aggregate == "first":
             return _stored(state, "ignored", most)
-    after = counted(item, reported.reward, rules)
+    after = counted(item, reward, rules)
     if abs(value := value_of(after, rules)) > MAX_REWARD:
         raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
-    joins = rules.aggregate in ("sum", "mean") and item.num > 0
-    status: RewardStatus = "applied" if state.activated and not joins else "aggregated"
+    status: RewardStatus = "applied"
+    if not state.activated or (sums and item.num):
+        status = "aggregated"
     _check_room(state, most)
     learned: tuple[Learned, ...] = ()
     if state.activated and value != item.value:
-        learned = (Learned(reported.item, item.value, value),)
+        learned = (Learned(index, item.value, value),)
         after = ItemState(after.num, after.partials, value)
-    items = (*state.items[: reported.item], after, *state.items[reported.item + 1 :])
+    items = (*state.items[:index], after, *state.items[index + 1 :])
     return status, Change(_after(state, state.num_rewards + 1, items), status, learned)
 
 
@@ -175,8 +179,7 @@ def close(state: DecisionState, rules: RewardSpec) -> Change | None:
 
 def counted(item: ItemState, reward: float, rules: RewardSpec) -> ItemState:
     """Return the state of an item after one more reward that counts; its value is unchanged."""
-    summed = rules.aggregate in ("sum", "mean")
-    partials = grown(item.partials, reward) if summed else (reward,)
+    partials = grown(item.partials, reward) if rules.aggregate in SUMMED else (reward,)
     return ItemState(item.num + 1, partials, item.value)
 
 

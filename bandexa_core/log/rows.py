@@ -11,8 +11,8 @@ applied in the order of their positions, and those of one group together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from bandexa_core.ids import ActionSlot, DecisionId, LogPosition, SnapshotVersio
 from bandexa_core.log.catalogue import CatalogueChange
 
 
-@dataclass(frozen=True, slots=True)
-class LearnRow:
+class LearnRow(NamedTuple):
     """The value of one chosen action changed, or became known.
 
     Attributes:
@@ -52,8 +51,7 @@ class LearnRow:
     high: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueRow:
+class CatalogueRow(NamedTuple):
     """Actions were added, changed, enabled or retired."""
 
     position: LogPosition
@@ -61,8 +59,7 @@ class CatalogueRow:
     change: CatalogueChange
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigRow:
+class ConfigRow(NamedTuple):
     """The changeable part of the configuration became `spec`, a JSON object."""
 
     position: LogPosition
@@ -70,8 +67,7 @@ class ConfigRow:
     spec: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ImportRow:
+class ImportRow(NamedTuple):
     """The imported snapshot `version`, built at this row's position, replaced the model."""
 
     position: LogPosition
@@ -106,6 +102,7 @@ def row_by_row(row: LogRow) -> Group:
     return Group((row,))
 
 
-def learn_rows(group: Group) -> list[LearnRow]:
+def learn_rows(group: Group) -> Sequence[LearnRow]:
     """Return the learn rows of a group: all of them, or none."""
-    return [row for row in group.rows if isinstance(row, LearnRow)]
+    rows = group.rows
+    return cast(Sequence[LearnRow], rows) if isinstance(rows[0], LearnRow) else ()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,8 +53,7 @@ class Draw(NamedTuple):
     std: Callable[[int], float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JointDraw:
+class JointDraw(NamedTuple):
     """Draws of several decisions over the same candidates.
 
     Attributes:

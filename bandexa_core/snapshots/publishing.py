@@ -69,7 +69,7 @@ def publish_model(
         encoder=model.spec.encoder.name,
         metrics={name: float(value) for name, value in metrics.items()},
         meta={
-            "progress": dataclasses.asdict(progress),
+            "progress": progress._asdict(),
             "machine": platform.machine(),
             "catalogue_position": position if catalogue_position is None else catalogue_position,
         },

@@ -108,7 +108,7 @@ def _identity(body: SelectRequest, context: Any) -> bytes:
 
 
 def _answer(decision: Decision) -> SelectAnswer:
-    actions = [ActionRef(chosen.id, chosen.index) for chosen in decision.chosen]
+    actions = [ActionRef(chosen.id, chosen.place) for chosen in decision.chosen]
     return SelectAnswer(
         decision_id=decision.decision_id,
         action=actions[0],

@@ -33,15 +33,13 @@ class RecentDecision:
         newest: The newest step; None once it is committed.
         waiting: Resolved when the newest step is: its rows, or None where the decision moved on.
         id_bytes: The size of the reward ids.
-        is_guess: Its actions are not known; there is one.
         lock: Held while its rewards are looked up in the store; None before the first time.
     """
 
-    __slots__ = ("decision", "id_bytes", "is_guess", "lock", "newest", "rewards", "waiting")
+    __slots__ = ("decision", "id_bytes", "lock", "newest", "rewards", "waiting")
 
-    def __init__(self, found: FoundDecision, *, is_guess: bool = False) -> None:
+    def __init__(self, found: FoundDecision) -> None:
         self.decision, self.rewards = found
-        self.is_guess = is_guess
         self.id_bytes = len(self.rewards or ()) * _ID_BYTES
         self.newest: Step | None = None
         self.waiting: list[asyncio.Future[Rows | None]] = []
@@ -71,9 +69,9 @@ class RecentDecisions:
         if len(self._new) > MAX_NEW:
             self._new.popitem(last=False)
 
-    def found(self, found: FoundDecision, *, is_guess: bool = False) -> RecentDecision:
+    def found(self, found: FoundDecision) -> RecentDecision:
         """Add a decision that was looked up."""
-        entry = RecentDecision(found, is_guess=is_guess)
+        entry = RecentDecision(found)
         decision = found.decision
         self.drop(decision.id)
         if len(decision.actions) <= MAX_CHOSEN:

@@ -17,7 +17,14 @@ from collections.abc import Callable, Sequence
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log import contract
-from bandexa_core.log.contract import ActivationStatus, DecisionState, Reported, RewardStatus
+from bandexa_core.log.contract import (
+    SUMMED,
+    ActivationStatus,
+    Change,
+    DecisionState,
+    Reported,
+    RewardStatus,
+)
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.store.errors import InvalidRequest, Unavailable
@@ -65,14 +72,16 @@ class Steps:
             UnknownDecision, InvalidRequest: Nothing was stored.
             Unavailable, StoreError: The store takes no writes.
         """
-        for attempt in range(MAX_TRIES):
-            entry = self._recent.get(report.decision_id)
-            if entry is not None and entry.is_guess and report.action is not None:
-                self._recent.drop(report.decision_id, entry)  # its actions are not known
-                entry = None
-            if entry is None and not attempt and (guess := self._guess(report)) is not None:
-                entry = self._recent.found(guess, is_guess=True)
-            entry = entry or await self._find(report.decision_id)
+        entry = self._recent.get(report.decision_id)
+        if entry is None and (decision := self._if_new(report)) is not None:
+            reported = Reported(0, report.reward, report.reward_id)
+            status, change = self._change(decision, reported)
+            assert change is not None, "a new decision takes any reward"
+            rows = await self._append(Step(decision, change, report.time, reported), None)
+            if rows is not None:
+                return decision, status, rows
+        for _ in range(MAX_TRIES):
+            entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
             item = _item_of(entry.decision, report)
             if entry.rewards is None and _may_repeat(entry, report):
                 entry.lock = entry.lock or asyncio.Lock()
@@ -147,20 +156,20 @@ class Steps:
         # Another report may have found it, and stepped it, meanwhile.
         return self._recent.get(decision_id) or self._recent.found(found)
 
-    def _guess(self, report: RewardReport) -> FoundDecision | None:
-        """Return the decision of a reward as it is if this is its first one, without reading it.
+    def _if_new(self, report: RewardReport) -> Reportable | None:
+        """Return the decision of a reward as it is if nothing was reported about it so far.
 
         None where the id does not say which decision it is, or more rewards than one are usual.
         """
-        key = self._store.ids.key(report.decision_id)
-        if key is None or report.action is not None:
+        if report.action is not None:
             return None
-        bandit = self._record(bandit_of(key))
-        if bandit is None or bandit.spec.rewards.aggregate in ("sum", "mean"):
+        key = self._store.ids.key(report.decision_id)
+        bandit = None if key is None else self._record(bandit_of(key))
+        if key is None or bandit is None or bandit.spec.rewards.aggregate in SUMMED:
             return None
         if report.bandit is not None and report.bandit != bandit.name:
             return None
-        return FoundDecision(Reportable(key, report.decision_id, bandit, (), NEW), {})
+        return Reportable(key, report.decision_id, bandit, (), NEW)
 
     def _report(
         self, entry: RecentDecision, report: RewardReport, item: int, repeats: Sequence[float]
@@ -172,17 +181,27 @@ class Steps:
         """
         decision = entry.decision
         reported = Reported(item, report.reward, report.reward_id, repeats)
-        try:
-            status, change = contract.report(
-                decision.state, reported, decision.bandit.spec.rewards, self._max_rewards
-            )
-        except ValueError as error:
-            raise InvalidRequest.from_value_error(error, "reward") from error
+        status, change = self._change(decision, reported)
         if change is None:  # what it repeats has to be committed before this is answered
             return status, self._committed(entry)
         if report.reward_id is not None or change.reward == "late":
             self._recent.note_reward(entry, item, report.reward_id or "", report.reward)
         return status, self._append(Step(decision, change, report.time, reported), entry)
+
+    def _change(
+        self, decision: Reportable, reported: Reported
+    ) -> tuple[RewardStatus, Change | None]:
+        """Return what a reward does to a decision.
+
+        Raises:
+            InvalidRequest: The reward cannot be taken.
+        """
+        try:
+            return contract.report(
+                decision.state, reported, decision.bandit.spec.rewards, self._max_rewards
+            )
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "reward") from error
 
     def _committed(self, entry: RecentDecision) -> Commit | None:
         """Return a future of the newest step of a decision; None where all are committed."""
@@ -203,7 +222,7 @@ class Steps:
             entry.newest = step
 
         def done(rows: Rows | None, error: Exception | None) -> None:
-            if error is not None or rows is None:
+            if entry is not None and (error is not None or rows is None):
                 self._recent.drop(decision.id, entry)  # later steps must not start from it
             try:
                 if rows:

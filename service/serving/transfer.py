@@ -44,7 +44,7 @@ async def export_model(bandit: Bandit) -> bytes:
         manifest = dataclasses.replace(
             base.manifest, position=position, log_hash="", num_rows=progress.num_learned,
             created_at=time.time(),
-            meta=base.manifest.meta | known | {"progress": dataclasses.asdict(progress)},
+            meta=base.manifest.meta | known | {"progress": progress._asdict()},
         )  # fmt: skip
         return pack(manifest, tensors | {f"{TRAINING_FILE}/{n}": t for n, t in training.items()})
 

@@ -22,6 +22,7 @@ _TICK_BITS = 13
 TICKS_PER_S = 1 << _TICK_BITS  # ids made faster than that run ahead of the clock; until 2106
 MAX_BANDITS = 1 << (63 - TIME_BITS)
 _KEY_BYTES, _MAC_BYTES = 8, 6
+_MAC_DIGITS = 2 * _MAC_BYTES
 _HEX = re.compile(r"[0-9a-f]{32}")
 _FORM = re.compile(r"[a-z0-9]{1,8}\.[0-9a-f]{28}")
 
@@ -101,8 +102,9 @@ class DecisionIds:
 
     def key(self, text: DecisionId) -> DecisionKey | None:
         """Return the key of an id that this store made, None for any other text."""
-        if not is_server_form(text):
-            return None
         start = len(self._prefix)
-        key = DecisionKey(int(text[-2 * (_KEY_BYTES + _MAC_BYTES) :][: 2 * _KEY_BYTES], 16))
-        return key if text[:start] == self._prefix and self.text(key) == text else None
+        if text[:start] != self._prefix or not is_server_form(text):
+            return None
+        packed, mac = text[start:-_MAC_DIGITS], self._mac.copy()
+        mac.update(bytes.fromhex(packed))
+        return DecisionKey(int(packed, 16)) if mac.hexdigest() == text[-_MAC_DIGITS:] else None

@@ -8,7 +8,8 @@ in one thread at a time, with its own reader.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
@@ -30,14 +31,17 @@ def acceptable(
     """Return a predicate: does a snapshot belong to this bandit's log, at or before `up_to`?
 
     A snapshot built before the last import belongs to a model that was replaced. It may have a
-    higher version, when its round was under way while the import arrived.
+    higher version, when its round was under way while the import arrived. An import belongs from
+    its commit on, even if its snapshot has not got its place yet.
     """
     imported = reader.last_import(record.key, up_to)
+    imports = reader.imports(record.key)  # read after the last one: it is among them
     begins = reader.trim(record.key).position
 
     def accept(manifest: Manifest) -> bool:
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
             return False
+        manifest = placed(reader, record, manifest, imports)
         position = LogPosition(manifest.position)
         if not max(imported, begins) <= position <= up_to:
             return False
@@ -62,7 +66,8 @@ def newest_snapshot(
     snapshot, skipped = snapshots.newest(acceptable(reader, record, up_to), names)
     for version, reason in skipped:
         log.warning("bandit %s: snapshot %d is not used: %s", record.name, version, reason)
-    return snapshot
+    manifest = placed(reader, record, snapshot.manifest, reader.imports(record.key))
+    return Snapshot(manifest, snapshot.tensors)
 
 
 def catalogue_of(
@@ -91,6 +96,23 @@ def catalogue_of(
     return reader.catalogue_at(record, position, start, LogPosition(at))
 
 
+def placed(
+    reader: LogReader,
+    record: BanditRecord,
+    manifest: Manifest,
+    imports: Mapping[SnapshotVersion, LogPosition],
+) -> Manifest:
+    """Return the manifest of an import that is logged as it will be once it has its place.
+
+    Any other manifest is returned as it is. `imports` are those of the log.
+    """
+    position = imports.get(SnapshotVersion(manifest.version))
+    if manifest.position != UNPLACED or position is None:
+        return manifest
+    log_hash = reader.hash_at(record.key, position)
+    return replace(manifest, position=position, log_hash=(log_hash or b"").hex())
+
+
 def place_import(
     reader: LogReader,
     record: BanditRecord,
@@ -100,7 +122,7 @@ def place_import(
 ) -> None:
     """Give an imported snapshot its place: the log row that names it.
 
-    Until then it is published without one, and no model starts from it.
+    Until its row is committed it has none, and no model starts from it.
 
     Raises:
         SnapshotError: It cannot be read or written.

@@ -24,19 +24,18 @@ class BanditRecord:
     created: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenAction:
+class ChosenAction(NamedTuple):
     """One chosen action of a decision, with what a reward for it is learned from.
 
     Attributes:
-        index: Its place among the candidates of the request; its slot without candidates.
+        place: Its index among the candidates of the request; its slot without candidates.
         slot: Its slot in the catalogue.
         features: Raw features, float32 (A,).
         score: Its sampled value.
     """
 
     id: ActionId
-    index: int
+    place: int
     slot: ActionSlot
     features: NDArray[np.float32]
     score: float
@@ -125,8 +124,7 @@ class StoredAnswer:
     propensity: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RewardReport:
+class RewardReport(NamedTuple):
     """A reward as it arrived.
 
     Attributes:

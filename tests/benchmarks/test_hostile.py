@@ -14,13 +14,13 @@ from service.store.sqlite.tables import create_tables
 
 def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path):
     report = tmp_path / "hostile.json"
-    assert main(["--cases", "150", "--json", str(report)]) == 0
+    assert main(["--cases", "70", "--json", str(report)]) == 0
     results = json.loads(report.read_text())["results"]
-    assert results["requests"] >= 150
-    assert results["sent: JSON"] > 55
-    assert results["sent: msgpack"] > 20
-    assert results["answered 200"] > 20
-    assert results["answered 422"] > 35
+    assert results["requests"] >= 70
+    assert results["sent: JSON"] > 25
+    assert results["sent: msgpack"] > 8
+    assert results["answered 200"] > 8
+    assert results["answered 422"] > 15
 
 
 def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):

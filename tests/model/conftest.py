@@ -134,9 +134,7 @@ class LogWriter:
     def correct(self) -> LearnRow:
         index = int(self.rng.integers(len(self.learned)))
         was = self.learned[index]
-        row = dataclasses.replace(
-            was, position=self._next(), before=was.after, after=float(self.rng.normal())
-        )
+        row = was._replace(position=self._next(), before=was.after, after=float(self.rng.normal()))
         self.rows.append(row)
         self.learned[index] = row
         return row

@@ -214,8 +214,7 @@ def _long_log(log_writer, spec: BanditSpec, num: int = 90):
     times = np.cumsum(np.random.default_rng(1).uniform(0, 20, num + 1))
     times[num // 2 :] -= 50.0
     log.rows[:] = [
-        dataclasses.replace(row, time=float(time))
-        for row, time in zip(log.rows, times, strict=True)
+        row._replace(time=float(time)) for row, time in zip(log.rows, times, strict=True)
     ]
     return log
 
@@ -233,7 +232,7 @@ def _moved(rows: list[LogRow], by: int) -> list[LogRow]:
         changes: dict[str, Any] = {"position": LogPosition(row.position + by)}
         if isinstance(row, LearnRow):
             changes["origin"] = LogPosition(row.origin + by)
-        out.append(dataclasses.replace(row, **changes))
+        out.append(row._replace(**changes))
     return out
 
 
@@ -398,6 +397,6 @@ def test_an_import_restarts_forgetting(specs, log_writer, new_model, apply_all, 
     assert model.row_weights is None
     assert np.array_equal(_posterior(model).mean, _posterior(source).mean)
     row = log.learn()
-    row = dataclasses.replace(row, position=LogPosition(position + 1))
+    row = row._replace(position=LogPosition(position + 1))
     model.apply(row_by_row(row), snapshots.load)
     assert model.forgetting.cell == (position + 1) // 2

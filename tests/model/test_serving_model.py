@@ -74,7 +74,7 @@ def test_a_learn_row_teaches_the_policy_and_counts_a_decision_once(specs, grown)
 def test_rows_are_applied_in_the_order_of_their_positions(specs, grown):
     model, log = grown(specs["concat"])
     first, second = log.learn(), log.learn()
-    for wrong in (second, dataclasses.replace(first, position=model.position)):
+    for wrong in (second, first._replace(position=model.position)):
         with pytest.raises(AssertionError, match="after 13"):
             model.apply(row_by_row(wrong), None)
     model.apply(row_by_row(first), None)

@@ -50,6 +50,20 @@ def test_an_import_that_was_logged_gets_its_place_at_the_next_start(taught, api_
     assert (found.position, found.log_hash) == (placed.position, placed.log_hash)
 
 
+def test_a_round_starts_from_an_import_that_has_not_got_its_place_yet(taught, api_of) -> None:
+    server, name, _, scores = taught
+    snapshots = snapshots_of(server)
+    server.start()
+    with server.client() as client:
+        snapshots.place(SnapshotVersion(1), UNPLACED, b"")  # as just after its row's commit
+        api = api_of(client)
+        assert api.train(name)["snapshot"] == 2
+        means = [row["mean"] for row in scores["scores"]]
+        assert api.means(name, [1.0, 0.5]) == pytest.approx(means, rel=1e-9)
+    assert server.stop() == 0
+    assert snapshots.manifest(2).parent == 1
+
+
 def test_an_import_that_was_not_logged_leaves_nothing(taught, api_of) -> None:
     server, name, export, scores = taught
     snapshots = snapshots_of(server)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import math
 import threading
@@ -64,7 +63,7 @@ class Scene:
             self.recent.made(record, bandit)
 
     async def reward(self, value: float, reward_id: str | None = None) -> str:
-        report: RewardReport = dataclasses.replace(make_report(NAME, value), reward_id=reward_id)
+        report: RewardReport = make_report(NAME, value)._replace(reward_id=reward_id)
         _, status, _ = await self.steps.reward(report)
         return status
 
@@ -247,8 +246,8 @@ def test_a_reward_that_names_another_bandit_is_refused(tmp_path):
     async def scene(s: Scene) -> None:
         await s.decide("first")
         with pytest.raises(InvalidRequest, match="bandit"):
-            await s.steps.reward(dataclasses.replace(make_report(NAME, 1.0), bandit="other"))
-        report = dataclasses.replace(make_report(NAME, 1.0), bandit="b")
+            await s.steps.reward(make_report(NAME, 1.0)._replace(bandit="other"))
+        report = make_report(NAME, 1.0)._replace(bandit="b")
         assert (await s.steps.reward(report))[1] == "applied"
 
     play(tmp_path, scene)
@@ -307,19 +306,15 @@ def test_the_first_reward_of_a_served_decision_reads_nothing(tmp_path, monkeypat
         looked_up = counting_look_ups(s, monkeypatch)
         decision, status, rows = await s.steps.reward(make_report(name, 0.5))
         assert (decision.id, status, [row.after for row in rows]) == (name, "applied", [0.5])
-        assert (await s.steps.reward(make_report(name, 0.5)))[1] == "duplicate"
-        assert (await s.steps.reward(make_report(name, 0.7)))[1] == "applied"
         assert looked_up == []
-        assert s.learned == [0.5, 0.7]
 
     play(tmp_path, scene)
 
 
-def test_a_served_decision_that_is_not_new_is_read(tmp_path, monkeypatch):
+def test_a_served_decision_that_is_not_new_is_read_once(tmp_path, monkeypatch):
     async def scene(s: Scene) -> None:
         name = await served(s)
         assert (await s.steps.reward(make_report(name, 0.5)))[1] == "applied"
-        s.recent.drop(name)
         looked_up = counting_look_ups(s, monkeypatch)
         assert (await s.steps.reward(make_report(name, 0.5)))[1] == "duplicate"
         assert (await s.steps.reward(make_report(name, 0.7)))[1] == "applied"

@@ -84,7 +84,7 @@ def _chosen(decision: StoredDecision) -> list[ChosenLine]:
         lines.append(
             ChosenLine(
                 id=picked.id,
-                index=picked.index,
+                index=picked.place,
                 score=picked.score,
                 value=learned[-1].after if learned else None,
                 rewards=[

@@ -7,7 +7,6 @@ one that raises has changed nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -151,7 +150,7 @@ class Decisions:
 
 def _owned(record: DecisionRecord) -> DecisionRecord:
     """Return a decision with arrays of its own: the caller may write to the ones it gave."""
-    chosen = tuple(replace(picked, features=_copy(picked.features)) for picked in record.chosen)
+    chosen = tuple(picked._replace(features=_copy(picked.features)) for picked in record.chosen)
     features = None
     if record.candidates is not None and record.features is not None:
         features = _copy(record.features)

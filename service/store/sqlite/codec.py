@@ -27,9 +27,19 @@ RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
     """Encode the chosen actions of a decision, with checksums of its context and of them."""
-    items = [(c.id, c.index, c.slot, c.features.tobytes(), c.score) for c in chosen]
+    items = [(c.id, c.place, c.slot, c.features.tobytes(), c.score) for c in chosen]
     packed = msgpack.packb(items)
     return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
+
+
+class ChosenItem(NamedTuple):
+    """A chosen action as it is stored; see `ChosenAction`. `features` are the bytes of float32."""
+
+    id: ActionId
+    place: int
+    slot: ActionSlot
+    features: bytes
+    score: float
 
 
 def unpack_chosen(
@@ -41,8 +51,8 @@ def unpack_chosen(
         StoreDamaged: A checksum differs.
     """
     return tuple(
-        ChosenAction(ActionId(i), index, ActionSlot(slot), np.frombuffer(f, np.float32), score)
-        for i, index, slot, f, score in _items(decision_id, blob, context)
+        ChosenAction(c.id, c.place, c.slot, np.frombuffer(c.features, np.float32), c.score)
+        for c in chosen_items(decision_id, blob, context)
     )
 
 
@@ -52,15 +62,22 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
     Raises:
         StoreDamaged: A checksum differs.
     """
-    return tuple(ActionId(item[0]) for item in _items(decision_id, blob, None))
+    return tuple(item.id for item in chosen_items(decision_id, blob))
 
 
-def _items(decision_id: str, blob: bytes, context: bytes | None) -> list[Any]:
+def chosen_items(
+    decision_id: str, blob: bytes, context: bytes | None = None
+) -> Sequence[ChosenItem]:
+    """Decode `pack_chosen`, without making arrays; checks the context as well, where it is given.
+
+    Raises:
+        StoreDamaged: A checksum differs.
+    """
     try:
         context_sum, packed_sum, packed = msgpack.unpackb(blob)
         if crc32(packed) != packed_sum or (context is not None and crc32(context) != context_sum):
             raise ValueError("its checksum differs")
-        return list(msgpack.unpackb(packed))
+        return [ChosenItem(*item) for item in msgpack.unpackb(packed)]
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 

@@ -22,13 +22,14 @@ from bandexa_core.log.rows import LearnRow
 from service.store.errors import StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
-from service.store.records import BanditRecord, ChosenAction
+from service.store.records import BanditRecord
 from service.store.sqlite.codec import (
     NEW_ITEM,
+    ChosenItem,
     StoredItem,
     chosen_ids,
+    chosen_items,
     pack_items,
-    unpack_chosen,
     unpack_items,
 )
 from service.store.sqlite.log_writer import LogWriter
@@ -178,7 +179,7 @@ class Ledger:
                 answers.append(UnknownDecision(decision.id))
                 continue
             try:
-                chosen = unpack_chosen(decision.id, found.chosen, found.context)
+                chosen = chosen_items(decision.id, found.chosen, found.context)
             except StoreDamaged as error:
                 answers.append(error)
                 continue
@@ -201,7 +202,7 @@ class Ledger:
 
     def _stored(self, keys: Iterable[DecisionKey]) -> dict[DecisionKey, _Stored]:
         """Return the ledger rows of the decisions that exist."""
-        found = {}
+        found: dict[DecisionKey, _Stored] = {}
         wanted = list(keys)
         for first in range(0, len(wanted), _AT_ONCE):
             part = wanted[first : first + _AT_ONCE]
@@ -210,11 +211,11 @@ class Ledger:
                 f"{_STATES} ({marks})", part
             ).fetchall():
                 unpacked = () if items is None else unpack_items(items)
-                found[DecisionKey(key)] = _Stored(version or 0, activated, closed, unpacked, *rest)
+                found[key] = _Stored(version or 0, activated, closed, unpacked, *rest)
         return found
 
     def _learn(
-        self, step: Step, found: _Stored, chosen: tuple[ChosenAction, ...]
+        self, step: Step, found: _Stored, chosen: Sequence[ChosenItem]
     ) -> tuple[tuple[Logged, ...], tuple[StoredItem, ...]]:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
@@ -232,10 +233,10 @@ class Ledger:
             position = self._log.next(key)
             origin = position if value_before is None else items[index].origin
             items[index] = StoredItem(states[index], origin, position)
-            picked = chosen[index]
+            action = np.frombuffer(chosen[index].features, np.float32)
             row = LearnRow(
-                position, step.time, decision.id, origin, value_before, after, context,
-                picked.features, picked.slot,
+                position, step.time, decision.id, origin, value_before, after, context, action,
+                chosen[index].slot,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
             if value_before is not None:  # it may be in the sample of rows that left the log
@@ -269,7 +270,10 @@ def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored
     before, state = step.decision.state, step.change.state
     activated = step.time if state.activated and not before.activated else found.activated
     closed = step.time if state.closed and not before.closed else found.closed
-    return found._replace(version=state.version, activated=activated, closed=closed, items=items)
+    return _Stored(
+        state.version, activated, closed, items, found.matures, found.active, found.context,
+        found.chosen,
+    )  # fmt: skip
 
 
 def _ledger_row(key: DecisionKey, row: _Stored, state: DecisionState) -> tuple[Any, ...]:

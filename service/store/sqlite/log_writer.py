@@ -99,11 +99,11 @@ class LogWriter:
         group = self._open.get(bandit)
         if group is None:
             group = self._open[bandit] = _OpenGroup()
-        values = learned_content(key, item, row)
+        hashed = (row.position, KIND_LEARN, row.time, *learned_content(key, item, row))
         group.rows.append(row)
         group.num_bytes += row.context.nbytes + row.action.nbytes
-        group.columns.append((bandit, row.position, KIND_LEARN, row.time, *values, None))
-        group.leaves.append(leaf_hash((row.position, KIND_LEARN, row.time, *values)))
+        group.columns.append((bandit, *hashed, None))
+        group.leaves.append(leaf_hash(hashed))
         if len(group.rows) == MAX_GROUP:
             self._end(bandit)
 
@@ -127,9 +127,10 @@ class LogWriter:
             return
         rule = rule_of(len(group.rows))
         end_hash = group_hash(self._head(bandit).hash, rule, group.leaves)
-        inside = zip(group.columns[:-1], group.leaves[:-1], strict=True)
-        self._complete += [(*columns, INSIDE, leaf) for columns, leaf in inside]
-        self._complete.append((*group.columns[-1], rule, end_hash))
+        *inside, last = group.columns
+        for columns, leaf in zip(inside, group.leaves, strict=False):
+            self._complete.append((*columns, INSIDE, leaf))
+        self._complete.append((*last, rule, end_hash))
         self._heads[bandit] = LogHead(group.rows[-1].position, end_hash)
         self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK), group.num_bytes)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
 from service.store.errors import LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
 from service.store.findings import Check, Report, Say
+from service.store.loading import placed
 from service.store.opening import open_audit, open_history, open_reader, require_readable
 from service.store.protocol import DecisionHistory, LogReader
 from service.store.records import BanditRecord
@@ -117,7 +117,7 @@ def check_snapshots(
         if manifest.position == UNPLACED:
             imports = reader.imports(record.key)  # an import may have been logged meanwhile
             if version in imports:
-                manifest = _placed(reader, record, manifest, imports[version])
+                manifest = placed(reader, record, manifest, imports)
                 check.notes.append(f"snapshot {version}: the next start completes its import")
         found = reader.hash_at(record.key, LogPosition(manifest.position))
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
@@ -137,14 +137,6 @@ def check_snapshots(
     check.compared = f"{len(versions)} snapshots: files, log hashes"
     imported = reader.last_import(record.key, reader.head(record.key))
     return [manifest for manifest in good if manifest.position >= imported]
-
-
-def _placed(
-    reader: LogReader, record: BanditRecord, manifest: Manifest, position: LogPosition
-) -> Manifest:
-    """Return the manifest of an import that is logged, as it will be (see `place_import`)."""
-    log_hash = reader.hash_at(record.key, position)
-    return replace(manifest, position=position, log_hash=(log_hash or b"").hex())
 
 
 def _live(

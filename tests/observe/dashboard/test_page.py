@@ -187,7 +187,7 @@ def test_it_follows_new_traffic_without_growing(server: Any, visit: Any, feed: A
     page.reload()
     expect(page.locator(".u-over").first).to_be_visible()
     settled = page.evaluate(count)
-    for _ in range(10):  # twenty seconds, as fast as the server answers
+    for _ in range(5):  # ten seconds, as fast as the server answers
         with page.expect_response(re.compile("range=1h")):
             page.clock.run_for(2100)
     assert page.evaluate(count) <= max(before, settled) + 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,7 +114,7 @@ class Contract(RuleBasedStateMachine):
     def reward(self, pick: int, value: float, reward_id: str | None) -> None:
         name = f"d{pick % len(self.known)}"
         known = self.known[name]
-        report = replace(make_report(name, value), reward_id=reward_id, time=self.now)
+        report = make_report(name, value)._replace(reward_id=reward_id, time=self.now)
         if reward_id is None and self.aggregate in ("sum", "mean"):
             with pytest.raises(InvalidRequest, match="reward_id"):
                 self.call(rewards(self.store), report)

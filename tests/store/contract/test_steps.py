@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -68,7 +67,7 @@ def test_rewards_that_can_be_repeated_are_found(client, store, make):
 
     def send(value: float, reward_id: str | None, action: str = "a0") -> str:
         report = make.report("d0", value, action)
-        report = dataclasses.replace(report, reward_id=reward_id)
+        report = report._replace(reward_id=reward_id)
         return str(client.call(rewards(store), report).status)
 
     sent = [send(0.5, "r0"), send(0.25, "r0"), send(0.75, None), send(1.0, "r0", "a1")]
@@ -246,7 +245,7 @@ def test_rewards_that_arrive_together_are_stepped_again_until_all_are_stored(cli
     bandit = make.bandit(client, store, rewards=RewardSpec(aggregate="sum"))
     client.call(store.append_decision, make.decision(bandit, "d0"))
     for number in range(10):
-        report = dataclasses.replace(make.report("d0", 1.0), reward_id=f"r{number}")
+        report = make.report("d0", 1.0)._replace(reward_id=f"r{number}")
         client.ask(rewards(store), report)
     statuses = [future.result(0).status for future in client.commit()]
     assert sorted(statuses) == ["aggregated"] * 9 + ["applied"]
@@ -302,6 +301,6 @@ def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, make, 
     bandit = make.bandit(client, store, rewards=RewardSpec(aggregate="sum"))
     client.call(store.append_decision, make.decision(bandit, "d0"))
     for number, value in enumerate(order):
-        report = dataclasses.replace(make.report("d0", value), reward_id=f"r{number}")
+        report = make.report("d0", value)._replace(reward_id=f"r{number}")
         row = client.call(rewards(store), report).row
     assert row.after == 0.1
