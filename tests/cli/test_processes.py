@@ -1,7 +1,7 @@
 """The process of a `bandexa` command: what it announces, its signals, exit statuses and imports.
 
-Each case runs in a new interpreter, and in a process forked as other tests' servers are: so the
-forked ones behave as the real ones do.
+Each case runs in a process that is forked as other tests' servers are; as a slow test also in a new
+interpreter, so that the forked ones are known to behave as the real ones do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINEAR: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=[True, False], ids=["forked", "new"])
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["forked", "new"])
 def forked(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 

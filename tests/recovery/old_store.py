@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.recovery.saved import quick_or_slow
+
 DATA = Path(__file__).parent / "data"
 TABLES = (
     "meta", "bandits", "decisions", "outcomes", "rewards", "windows", "activations", "log", "trims",
@@ -122,3 +124,4 @@ def read(path: Path) -> OldStore:
 
 
 OLD = sorted(path.parent.name for path in DATA.glob("*/bandexa.db") if is_old(path))
+OLD_PARAMS = [quick_or_slow(release) for release in OLD]

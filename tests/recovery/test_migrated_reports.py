@@ -26,7 +26,15 @@ from service.store.sqlite.codec import unpack_chosen
 from service.store.sqlite.history import History
 from service.store.sqlite.reader import StoreReader
 from tests.fixtures.commands import bandexa
-from tests.recovery.old_store import COUNTED, DATA, OLD, OldDecision, OldReward, OldStore, read
+from tests.recovery.old_store import (
+    COUNTED,
+    DATA,
+    OLD_PARAMS,
+    OldDecision,
+    OldReward,
+    OldStore,
+    read,
+)
 
 RICHEST = "0.2.0-reports"
 MORE = 0.4375  # a reward that no decision has
@@ -122,7 +130,7 @@ def verified(node: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module", params=OLD)
+@pytest.fixture(scope="module", params=OLD_PARAMS)
 def served(request, launch) -> Served:
     before = read(DATA / request.param / "bandexa.db")
     return Served(launch("migrated", content=DATA / request.param), before)
@@ -257,7 +265,7 @@ def test_open_windows_close_after_their_time_and_learn_the_default(served, rig):
         assert served.values(bandit, old) == expected
 
 
-@pytest.mark.parametrize("release", OLD)
+@pytest.mark.parametrize("release", OLD_PARAMS)
 def test_time_away_is_not_counted_and_a_window_that_was_over_closes(altered, rig, release):
     before = read(DATA / release / "bandexa.db")
     looked = dict(before.tables["meta"])["windows_looked"]

@@ -31,7 +31,7 @@ from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import SCHEMA_VERSION, open_writer
 from service.store.sqlite.tables import decision_ids
 from service.tools.verify import verify
-from tests.recovery.old_store import DATA, OLD, OldStore, opened, read
+from tests.recovery.old_store import DATA, OLD, OLD_PARAMS, OldStore, opened, read
 
 ROOT = Path(__file__).parents[2]
 RICHEST = DATA / "0.2.0-reports"
@@ -95,7 +95,7 @@ def migrate(path: Path) -> None:
     open_writer(path, "commit", check=True).close()
 
 
-@pytest.fixture(scope="module", params=OLD)
+@pytest.fixture(scope="module", params=OLD_PARAMS)
 def migrated(request, tmp_path_factory) -> Migrated:
     root = tmp_path_factory.mktemp("migrated") / "data"
     shutil.copytree(DATA / request.param, root)

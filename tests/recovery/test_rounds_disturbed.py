@@ -80,6 +80,7 @@ def test_it_is_killed_in_a_round(node, rig):
     assert node.train("middle")["metrics"]["rows"] == 80
 
 
+@pytest.mark.slow
 def test_it_is_killed_while_clients_and_rounds_go_on(node, rig):
     """Background rounds are due all the time; the kill costs no request and no learning."""
     training = {"train_every": 20, "optimizer_steps": 10}

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from tests.fixtures.commands import bandexa
+from tests.recovery.saved import quick_or_slow
 
 DATA = Path(__file__).parent / "data"
 RELEASES = sorted(path.stem for path in DATA.glob("*.json"))
 
 
-@pytest.fixture(scope="module", params=RELEASES)
+@pytest.fixture(scope="module", params=[quick_or_slow(release) for release in RELEASES])
 def upgraded(request, launch) -> tuple[Any, dict[str, Any]]:
     """A server of this tree on a release's directory, and what that release answered."""
     answers = json.loads((DATA / f"{request.param}.json").read_text())
