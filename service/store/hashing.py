@@ -27,6 +27,7 @@ ROW_BY_ROW, AS_BLOCK = 1, 2  # the rules by which a group is applied
 MAX_GROUP = 64  # rows; a group is applied at once, and no select is drawn meanwhile
 GENESIS_HASH = b""  # of a log without rows
 HASH_BYTES = 16
+_FLOAT32, _BOOL = np.dtype("<f4"), np.dtype(np.bool_)
 
 
 def rule_of(num_rows: int) -> int:
@@ -69,8 +70,8 @@ def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
     ids, features, enabled = msgpack.unpackb(blob)
     rows = None
     if features is not None:
-        rows = np.frombuffer(features, "<f4").reshape(len(ids), action_dim)
-    return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, np.bool_))
+        rows = np.frombuffer(features, _FLOAT32).reshape(len(ids), action_dim)
+    return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, _BOOL))
 
 
 def pack_json(value: dict[str, Any]) -> bytes:

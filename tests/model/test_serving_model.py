@@ -134,6 +134,27 @@ def test_posteriors_per_action_cache_no_parts(specs, grown):
         assert model.enabled_candidates().parts is None
 
 
+@pytest.mark.parametrize("ids", [["b"], ["b", "d"], ["b", "new"]])
+def test_a_change_leaves_candidates_and_models_alone_that_exist_already(specs, grown, ids):
+    model, log = grown(specs["mlp"])
+    model.apply(row_by_row(log.actions(["a"])), None)  # folded into parts that nobody else has
+    x, group = log.context(), row_by_row(log.actions(ids))
+    other = model.successor(group, None)
+    seen = other.enabled_candidates()
+    for changed in (other, model):
+        served = model.enabled_candidates()
+        before = [served.features.copy(), served.parts.copy(), *model.policy.score(x, served)]
+        if changed is model:
+            model.apply(group, None)
+        _assert_parts_are_current(changed, x)
+        after = [served.features, served.parts, *model.policy.score(x, served)]
+        for one, same in zip(before, after, strict=True):
+            assert np.array_equal(one, same)
+    again = other.enabled_candidates()
+    assert np.array_equal(seen.parts, again.parts)
+    assert np.array_equal(seen.parts, model.enabled_candidates().parts)
+
+
 def test_a_retired_action_is_not_offered_until_it_is_enabled_again(specs, grown):
     model, log = grown(specs["mlp"])
     x = log.context()

@@ -175,16 +175,16 @@ class StoreReader:
                 if row.position != read_to + 1:
                     raise _damaged(record, read_to + 1)
                 waiting.append(row)
-                read_to = LogPosition(row.position)
+                read_to = row.position
                 if row.ends == INSIDE:
                     continue
                 if wrong := wrong_rows(previous, waiting):
                     raise _damaged(record, wrong[0])
                 after, previous = read_to, row.hash
                 self._reached[record.key] = after, previous
-                decoded = tuple(self._decode(record, each) for each in waiting)
-                yield Group(decoded, as_block=row.ends == AS_BLOCK)
-                waiting = []
+                decoded = [self._decode(record, each) for each in waiting]
+                waiting.clear()
+                yield Group(tuple(decoded), row.ends == AS_BLOCK)
 
     def forgetting_at(
         self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
@@ -390,7 +390,7 @@ class StoreReader:
         Raises:
             StoreDamaged: Its decision is missing, or a checksum differs.
         """
-        spec, position, time = record.spec, LogPosition(row.position), row.time
+        spec, position, time = record.spec, row.position, row.time
         if row.kind == KIND_LEARN:
             key = DecisionKey(row.key)
             decision_id = self.ids.name(key, row.own_id)
@@ -420,7 +420,7 @@ def next_uid(db: sqlite3.Connection, name: str) -> BanditUid:
 class StoredRow(NamedTuple):
     """A row of `LOG_ROWS`: of the log, with its decision where it is a learn row."""
 
-    position: int
+    position: LogPosition
     kind: int
     time: float
     key: int
@@ -439,10 +439,7 @@ class StoredRow(NamedTuple):
 
     def content(self) -> tuple[Any, ...]:
         """Return what its hash covers."""
-        learned = self[3:10]
-        return (
-            self.position, self.kind, self.time, *row_content(self.kind, learned, self.payload),
-        )  # fmt: skip
+        return (*self[:3], *row_content(self.kind, self[3:10], self.payload))
 
     def legacy_content(self) -> tuple[Any, ...]:
         """Return what its hash covers if schema 4 wrote it."""
@@ -465,7 +462,7 @@ def wrong_rows(previous: bytes | None, group: Sequence[StoredRow]) -> list[int]:
         group: The rows, the last one with the rule of the group.
     """
     last = group[-1]
-    wrong = wrong_leaves(group[:-1])
+    wrong = wrong_leaves(group[:-1]) if len(group) > 1 else []
     if last.ends not in RULES:
         wrong.append(last.position)
     elif previous is not None:
