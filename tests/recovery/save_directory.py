@@ -12,7 +12,7 @@ activation, changes of catalogue and configuration, an import), a forgetting one
 actions, a small mlp with two training rounds, and one whose log lost its oldest rows. Three others
 have every kind of report: means, first rewards, and sums with windows that are closed and open.
 The directories of 0.1.0 and 0.2.0 have the first three bandits. That of 0.2.0-reports has all: the
-code of 0.2.0 made it with this script.
+code of 0.2.0 made it with this script. Later releases have all.
 """
 
 from __future__ import annotations
