@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -241,7 +241,7 @@ class Attack:
     def _send_packed(self, case: schemathesis.Case[Any], status: int, what: str) -> None:
         """Send the body of a case again as msgpack; both encodings must be refused alike."""
         try:
-            content = msgpack.packb(case.body)
+            content = msgpack.packb(_with_bytes(case.body))
         except (OverflowError, ValueError, TypeError, UnicodeEncodeError):
             return  # msgpack has no integers beyond 64 bits and no lone surrogates
         headers = {"content-type": "application/msgpack", "accept": "application/msgpack"}
@@ -329,6 +329,19 @@ def _received(peer: socket.socket, within_s: float) -> bytes:
         return b""
     finally:
         peer.settimeout(timeout)
+
+
+def _with_bytes(body: Any) -> Any:
+    """Return a JSON body as it is in msgpack: arrays have bytes where JSON has base64 text."""
+    if isinstance(body, list):
+        return [_with_bytes(each) for each in body]
+    if not isinstance(body, dict):
+        return body
+    body = {name: _with_bytes(each) for name, each in body.items()}
+    if {"dtype", "shape", "data"} <= body.keys() and isinstance(body["data"], str):
+        with suppress(ValueError):  # no base64: refused in both
+            body["data"] = base64.b64decode(body["data"], validate=True)
+    return body
 
 
 def _show(found: Findings, target: int) -> None:
