@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -281,6 +282,27 @@ class DisjointPosterior:
                 raise ValueError(f"slot {slot_index} has dimension {loaded.dim}")
             posterior._slots[slot_index] = loaded
         return posterior
+
+    @staticmethod
+    def renumbered(
+        tensors: Mapping[str, npt.NDArray[Any]], slots: Mapping[int, int]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return what `to_tensors` returned, with other numbers for its slots.
+
+        Args:
+            tensors: The tensors.
+            slots: The new number of each slot that has learned something.
+
+        Raises:
+            KeyError: One of these has no new number; its argument is the slot.
+        """
+        out = {}
+        for key, tensor in tensors.items():
+            slot, _, name = key.partition("/")
+            if name and slot.isdecimal():
+                key = f"{slots[int(slot)]}/{name}"
+            out[key] = tensor
+        return out
 
     def _moments(
         self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]

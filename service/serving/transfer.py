@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
@@ -20,14 +17,14 @@ from bandexa_core.model import (
     Progress,
     ServingModel,
 )
-from bandexa_core.policies.linear_head import LinearHead, take_prefix
-from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.packing import pack, unpack
 from bandexa_core.snapshots.publishing import publish_model
+from service.serving.adopting import Adopted, fit
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
-from service.store.errors import Conflict, InvalidRequest
+from service.store.errors import InvalidRequest
 from service.store.loading import catalogue_of, place_import
 
 
@@ -58,16 +55,21 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     import brought: until then a rebuild over its own rows would lose what was imported.
 
     Raises:
-        InvalidRequest: The bytes are no export, or their tensors do not fit.
-        Conflict: It was exported from a bandit of another shape or other actions.
+        InvalidRequest: The bytes are no export, their tensors do not fit, or the posterior is not
+            what its own sums give.
+        Conflict: It was exported from a bandit of another shape, or knows actions that this bandit
+            does not have.
     """
-    bandit = engine.bandit(name)
-    try:
-        manifest, tensors = unpack(data)
-    except SnapshotError as error:
-        raise InvalidRequest("body", str(error)) from error
-    parts = {part: take_prefix(tensors, f"{part}/") for part in (MODEL_FILE, TRAINING_FILE)}
-    return await _adopt(engine, bandit, manifest, parts)
+
+    def load() -> Adopted:
+        try:
+            manifest, tensors = unpack(data)
+        except SnapshotError as error:
+            raise InvalidRequest("body", str(error)) from error
+        model, training = (take_prefix(tensors, f"{part}/") for part in (MODEL_FILE, TRAINING_FILE))
+        return Adopted(manifest, model, training)
+
+    return await _adopt(engine, engine.bandit(name), load)
 
 
 async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Bandit:
@@ -80,7 +82,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
     """
     bandit = engine.bandit(name)
 
-    def load() -> tuple[Manifest, dict[str, dict[str, NDArray[Any]]]]:
+    def load() -> Adopted:
         if version not in bandit.snapshots.versions():
             raise UnknownSnapshot(version)
         snapshot = bandit.snapshots.load(version)
@@ -93,33 +95,27 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
         model = {n: t for n, t in tensors[MODEL_FILE].items() if not n.startswith(beside)}
         meta = snapshot.manifest.meta | {"actions": list(actions)}
         manifest = dataclasses.replace(snapshot.manifest, meta=meta)
-        return manifest, {MODEL_FILE: model, TRAINING_FILE: tensors[TRAINING_FILE]}
+        return Adopted(manifest, model, tensors[TRAINING_FILE])
 
-    manifest, parts = await asyncio.get_running_loop().run_in_executor(None, load)
-    return await _adopt(engine, bandit, manifest, parts)
+    return await _adopt(engine, bandit, load)
 
 
-async def _adopt(
-    engine: Engine,
-    bandit: Bandit,
-    manifest: Manifest,
-    parts: dict[str, dict[str, NDArray[Any]]],
-) -> Bandit:
-    """Publish a model as the bandit's newest snapshot and log that it is served from here on."""
-    model = _check(engine, bandit, manifest, parts[MODEL_FILE])
-    catalogue_position = bandit.model.position
-    training = parts[TRAINING_FILE]
-    try:
-        model.policy.check_training(training, len(manifest.meta["actions"]))
-    except ValueError as error:
-        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
-    progress = Progress(manifest.num_rows, manifest.num_rows, manifest.num_rows)
+async def _adopt(engine: Engine, bandit: Bandit, load: Callable[[], Adopted]) -> Bandit:
+    """Publish a model as the bandit's newest snapshot and log that it is served from here on.
+
+    Nothing of it but the row in the log happens on the event loop: a snapshot may be large.
+    """
+    served = bandit.model
+    catalogue_position, catalogue = served.position, served.catalogue
     snapshots = bandit.snapshots
 
     def publish() -> SnapshotVersion:
+        model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
+        adopted = fit(load(), model)
+        rows = adopted.manifest.num_rows
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,
-            parent=None, progress=progress, training=training,
+            parent=None, progress=Progress(rows, rows, rows), training=adopted.training,
             metrics={}, catalogue_position=catalogue_position,
         )  # fmt: skip
         version = SnapshotVersion(published.version)
@@ -139,28 +135,3 @@ async def _adopt(
     await engine.settled(bandit, row.position)
     bandit.imported.clear()
     return bandit
-
-
-def _check(
-    engine: Engine, bandit: Bandit, manifest: Manifest, tensors: dict[str, NDArray[Any]]
-) -> ServingModel:
-    """Return a model with the imported tensors; refuse what would not serve this bandit."""
-    current = bandit.model
-    actions = manifest.meta.get("actions")
-    if not 0 <= manifest.num_rows < 2**53 or not isinstance(actions, list):
-        raise InvalidRequest("body", "the export's num_rows or actions make no sense")
-    if manifest.spec_hash != current.spec.model_hash():
-        raise Conflict("the snapshot comes from a bandit of another shape (policy, encoder, ...)")
-    policy = current.policy
-    if isinstance(policy, LinearHead) and not policy.encoder.uses_action:
-        ids = current.catalogue.ids
-        if tuple(actions[: len(ids)]) != ids[: len(actions)]:
-            raise Conflict("the snapshot's posteriors belong to other actions than this bandit's")
-    if not all(np.isfinite(t).all() for t in tensors.values() if t.dtype.kind == "f"):
-        raise InvalidRequest("body", "the snapshot holds numbers that are not finite")
-    model = ServingModel(current.spec, current.uid, engine.registry, current.catalogue)
-    try:
-        model.policy.load_tensors(tensors)
-    except (ValueError, KeyError) as error:
-        raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
-    return model

@@ -13,7 +13,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ import httpx
 
 from service.settings import Settings
 from service.store.errors import StoreUnreadable
+from service.store.records import BanditRecord
 
 State = Literal["ok", "note", "wrong"]
 PACKAGES = ("bandexa", "torch", "torchvision", "numpy", "safetensors", "fastapi", "uvicorn")
@@ -250,6 +251,31 @@ def _database(settings: Settings) -> Iterator[Check]:
             yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
     size = _bytes(settings.database.stat().st_size)
     yield Check("database", "ok", f"{len(records)} bandits, {size}")
+    yield from _models(settings, records)
+
+
+def _models(settings: Settings, records: Sequence[BanditRecord]) -> Iterator[Check]:
+    """Build the model of each bandit, as a start does: one that cannot be built is set aside."""
+    from bandexa_core.encoders import EncoderRegistry
+    from bandexa_core.snapshots.store import SnapshotStore
+    from service.serving.recovery import build_model, failure_of
+    from service.store.opening import open_reader
+
+    try:
+        registry = EncoderRegistry(settings.encoders, settings.weights)
+    except ValueError:
+        return  # reported above
+    with open_reader(settings.database) as reader:
+        for record in records:
+            snapshots = SnapshotStore(settings.snapshots / record.uid)
+            try:
+                build_model(reader, registry, record, snapshots)
+            except Exception as error:  # own encoders raise anything
+                failure = failure_of(error)
+                row = f" at log row {failure.position}" if failure.position else ""
+                found = f"{record.name} cannot be served{row}: {failure.reason}"
+                remedy = "the others are served; `bandexa verify` reports more, a backup has it"
+                yield Check("models", "wrong", found, remedy)
 
 
 def _is_locked(lock: Path) -> bool:

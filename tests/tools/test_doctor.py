@@ -10,10 +10,15 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from bandexa_core.ids import SnapshotVersion
+from bandexa_core.snapshots.store import SnapshotStore
 from service.cli import app
+from service.store.opening import open_reader
+from tests.fixtures.commands import bandexa
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +129,35 @@ def test_a_lost_snapshot_is_reported(start_server, api_of, tmp_path: Path) -> No
     assert checks(*arguments, BANDEXA_PORT="0")["database"]["told"].startswith("1 bandits")
     shutil.rmtree(server.data_dir / "snapshots" / uid)
     assert "has none" in checks(*arguments, expect=1, BANDEXA_PORT="0")["snapshots"]["told"]
+
+
+def test_a_bandit_that_cannot_be_served_is_reported_and_why(start_server, api_of) -> None:
+    server = start_server()
+    with server.client() as client:
+        api = api_of(client)
+        name = api.two_actions(name="shop", forgetting={"half_life": 32})
+        api.two_actions(name="healthy")
+        for _ in range(3):
+            api.teach(name, [1.0, 0.0], "x", 1.0)
+    assert server.stop() == 0
+    with open_reader(server.data_dir / "bandexa.db") as reader:
+        uid = next(record.uid for record in reader.bandits() if record.name == name)
+    store = SnapshotStore(server.data_dir / "snapshots" / uid)
+    snapshot = store.load(SnapshotVersion(0))
+    snapshot.tensors["model"]["posterior/zz"] = -1e6 * np.eye(5)
+    shutil.rmtree(server.data_dir / "snapshots" / uid)
+    store.publish(snapshot.manifest, snapshot.tensors)
+    found = checks("--data-dir", str(server.data_dir), expect=1, BANDEXA_PORT="0")
+    assert found["models"]["state"] == "wrong"
+    assert "shop cannot be served at log row 2: NotPositiveDefiniteError" in found["models"]["told"]
+    verified = bandexa("verify", server.data_dir)
+    assert verified.returncode == 1
+    assert "shop: snapshot 0 against its own sums" in verified.stdout
+    server.start()
+    with server.client() as client:
+        api = api_of(client)
+        assert client.post("/select", json={"bandit": name, "context": [1, 1]}).status_code == 503
+        api.teach("healthy", [1.0, 0.0], "x", 1.0)
 
 
 def test_settings_that_cannot_be_read_end_it_with_status_2(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import LinearTS, NeuralLinearTS
+from bandexa_core.posterior.agreement import relative_difference
 from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
@@ -29,7 +30,6 @@ from service.tools.verify.comparison import (
     compare_forgetting,
     compare_models,
     compare_with_sums,
-    relative_difference,
 )
 from service.tools.verify.logged_rows import LoggedRows
 

@@ -70,6 +70,11 @@ def test_every_part_of_a_posterior_is_compared(copy, tensor):
     assert [text for text in copy.problems() if "relative difference" in text]
 
 
+def test_sums_of_no_rows_are_found(copy):
+    replace(copy.snapshots("linear"), 3, zz=lambda values: -1e6 * np.eye(len(values)))
+    assert [t for t in copy.problems() if t.startswith("linear: snapshot 3 against its own sums: ")]
+
+
 def test_other_memories_of_what_was_forgotten_are_found(copy):
     half_lives = {"half_lives": lambda sizes: sizes * (1 + 1e-6)}
     for name in ("forgetting", "drifting"):

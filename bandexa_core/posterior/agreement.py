@@ -1,0 +1,79 @@
+"""How far two posteriors differ, and a posterior from what its own sums give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.posterior.disjoint import DisjointPosterior
+from bandexa_core.posterior.gaussian import GaussianPosterior
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+def own_differences(
+    posterior: GaussianPosterior | DisjointPosterior,
+) -> dict[int, dict[str, float]]:
+    """Return by slot how mean, root and noise differ from those that follow from the sums.
+
+    A joint posterior is slot 0. See `posterior_differences`.
+
+    Raises:
+        NotPositiveDefiniteError: Some sums are of no rows.
+    """
+    slots: dict[int, GaussianPosterior | None] = {}
+    if isinstance(posterior, DisjointPosterior):
+        slots = {slot: posterior.slot(slot) for slot in posterior.slots}
+    else:
+        slots = {0: posterior}
+    found = {}
+    for slot, each in slots.items():
+        assert each is not None, "only slots that learned are listed"
+        fresh = each.copy()
+        fresh.refresh()
+        found[slot] = posterior_differences(fresh, each)
+    return found
+
+
+def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -> dict[str, float]:
+    """Return the relative differences of two posteriors by the name of the compared quantity.
+
+    Covariances and sums of products are relative to the deviations of their two features, the mean
+    to its largest entry (or to the smallest deviation, where that is larger).
+    """
+    sigma_DD, other_DD = first.root @ first.root.T, second.root @ second.root.T
+    deviation_D = np.sqrt(np.maximum(np.diagonal(sigma_DD), _TINY))
+    least = math.sqrt(first.noise_mean) * float(deviation_D.min())
+    sums, others = first.statistics(), second.statistics()
+    size_D = np.sqrt(np.maximum(np.diagonal(sums.zz), 0.0))
+    size_D = np.where(size_D > 0.0, size_D, 1.0)
+    products = float(size_D.max()) * math.sqrt(sums.rr)
+    return {
+        "mean": relative_difference(first.mean, second.mean, least),
+        "covariance": _scaled(sigma_DD, other_DD, deviation_D),
+        "noise a": relative_difference(first.a, second.a, 0.0),
+        "noise b": relative_difference(first.b, second.b, 0.0),
+        "sum z z^T": _scaled(sums.zz, others.zz, size_D),
+        "sum r z": relative_difference(sums.zr, others.zr, products),
+        "sum r^2": relative_difference(sums.rr, others.rr, 0.0),
+        "weight of rows": relative_difference(sums.n, others.n, 0.0),
+    }  # fmt: skip
+
+
+def _scaled(
+    first_DD: NDArray[np.float64], second_DD: NDArray[np.float64], size_D: NDArray[np.float64]
+) -> float:
+    return float((np.abs(second_DD - first_DD) / np.outer(size_D, size_D)).max())
+
+
+def relative_difference(first: Any, second: Any, least: float) -> float:
+    """Return the largest difference over the largest value (or `least`, where that is larger)."""
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.shape != other.shape:
+        return math.inf
+    if not one.size:
+        return 0.0
+    return float(np.abs(other - one).max()) / max(float(np.abs(one).max()), least, _TINY)
