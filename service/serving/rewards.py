@@ -76,7 +76,7 @@ class Rewards:
         """
         started = time.perf_counter()
         about(report.decision_id)
-        self._batcher.flush(report.decision_id)
+        await self._batcher.arrived(report.decision_id)
         decision, reported, rows = await self._steps.reward(report)
         bandit = self._find(decision.bandit.uid)
         status: AnsweredStatus = reported
@@ -115,7 +115,7 @@ class Rewards:
             UnknownDecision: Nothing was stored.
         """
         now = time.time()
-        self._batcher.flush(decision_id)
+        await self._batcher.arrived(decision_id)
         decision, status, rows = await self._steps.activate(decision_id, now)
         bandit = self._find(decision.bandit.uid)
         if bandit is not None and status == "applied":

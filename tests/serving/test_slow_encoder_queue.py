@@ -159,6 +159,46 @@ def test_a_decision_that_was_answered_is_repeated_though_the_queue_is_full(play)
     play(scene, encode_queue=1, encode_batch=1)
 
 
+@pytest.mark.parametrize("num", [1, 3])
+def test_reports_wait_for_a_select_that_is_being_encoded(play, num):
+    async def scene(s: Scene) -> None:
+        def report(path: str, **body: Any) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(s.client.post(path, json={"decision_id": "d", **body}))
+
+        with s.held():
+            selects = [s.select([1, 2], "d", activate=False) for _ in range(num)]
+            await s.until_encoding()
+            reports = [report("/reward", reward=0.5), report("/activate")]
+            await several_steps()
+            assert not any(each.done() for each in reports)
+            assert not await s.is_stored("another")
+        answers = [each.json() for each in await asyncio.gather(*selects)]
+        assert all(answer == answers[0] for answer in answers)
+        rewarded, activated = await asyncio.gather(*reports)
+        assert (rewarded.status_code, rewarded.json()["status"]) == (200, "aggregated")
+        assert (activated.status_code, activated.json()["status"]) == (200, "applied")
+        assert (await s.client.get("/bandits/b")).json()["num_learned"] == 1
+
+    play(scene)
+
+
+def test_a_reward_of_a_select_that_fails_or_is_given_up_is_of_an_unknown_decision(play):
+    async def scene(s: Scene) -> None:
+        with s.held():
+            failing, leaving = s.select([MALFORMED, 0], "fails"), s.select([1, 2], "leaves")
+            await s.until_encoding()
+            rewards = [
+                asyncio.create_task(s.is_stored("fails")),
+                asyncio.create_task(s.is_stored("leaves")),
+            ]
+            await several_steps()
+            leaving.cancel()
+        assert (await failing).status_code == 422
+        assert await asyncio.gather(*rewards) == [False, False]
+
+    play(scene)
+
+
 def test_what_would_be_refused_anyway_takes_no_place(play):
     async def scene(s: Scene) -> None:
         with s.held():

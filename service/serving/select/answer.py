@@ -105,7 +105,10 @@ class Selecting:
         bandit = self._bandit(command.bandit)
         try:
             context = bandit.context(command.context)
-            ready = await self._ready(bandit, context, command.candidates, patient=patient)
+            ready: NDArray[Any] | EncodedContext = context
+            if bandit.model.slow_encoder is not None:
+                with self._batcher.announced(command.decision_id):
+                    ready = await self._ready(bandit, context, command.candidates, patient=patient)
             encoded = time.perf_counter()
             pending = Pending(bandit, command, context, ready)
             drawn, earlier = await self._batcher.decide(pending)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.policies import EncodedContext
@@ -49,6 +50,37 @@ class DecisionBatcher:
         self._queue: deque[tuple[Pending, asyncio.Future[Stored]]] = deque()
         self._queued_ids: Counter[DecisionId] = Counter()  # ids of callers, in the queue
         self._scheduled = False
+        self._encoding: dict[DecisionId, set[asyncio.Future[None]]] = {}  # see `announced`
+
+    @contextmanager
+    def announced(self, own_id: DecisionId | None) -> Iterator[None]:
+        """Say that a select with this id follows, after the exit and before anything else runs.
+
+        Its context is being encoded. Reports about the decision wait meanwhile: see `arrived`.
+        """
+        if own_id is None:  # nobody knows the id yet
+            yield
+            return
+        end = self._loop.create_future()
+        waiting = self._encoding.setdefault(own_id, set())
+        waiting.add(end)
+        try:
+            yield
+        finally:
+            end.set_result(None)
+            waiting.remove(end)
+            if not waiting:
+                del self._encoding[own_id]
+
+    async def arrived(self, decision_id: DecisionId) -> None:
+        """Return once the selects with this id that came before are drawn.
+
+        So that a report about the decision is ordered behind them.
+        """
+        while decision_id in self._encoding:
+            await asyncio.wait(self._encoding[decision_id])
+        while decision_id in self._queued_ids:
+            self._draw_some()
 
     async def decide(self, pending: Pending) -> Stored:
         """Return the decision once it is stored, and the earlier answer under its id, if any.
@@ -67,11 +99,6 @@ class DecisionBatcher:
             self._queued_ids[pending.command.decision_id] += 1
         self._schedule()
         return await future
-
-    def flush(self, decision_id: DecisionId) -> None:
-        """Draw the queued selects with this id now, so that a reward is ordered behind them."""
-        while decision_id in self._queued_ids:
-            self._draw_some()
 
     def _schedule(self) -> None:
         if self._queue and not self._scheduled:
