@@ -222,7 +222,8 @@ def _configuration() -> Iterator[str]:
     yield "A setting comes from an argument of `bandexa serve`, from an environment variable, or"
     yield "from the TOML file of `--config`. The first of these wins. The variable is `BANDEXA_`"
     yield "and the name of the setting in capitals; a key `b` of a table `a` is `BANDEXA_A__B`."
-    yield "An unknown setting is refused.\n"
+    yield "An unknown setting is refused. What Kubernetes sets for a Service of that name, such as"
+    yield "`BANDEXA_SERVICE_HOST` or `BANDEXA_PORT=tcp://10.0.0.1:8080`, is passed over.\n"
     properties = Settings.model_json_schema()["properties"]
     for name, field in Settings.model_fields.items():
         kind = {key: value for key, value in properties[name].items() if key != "title"}

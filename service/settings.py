@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,12 @@ PREFIX = "BANDEXA_"
 NESTING = "__"
 CLIENT_KEY = "BANDEXA_API_KEY"  # no setting: commands that call a server send it
 CLIENT_URL = "BANDEXA_URL"  # no setting either: the address of that server
+# What Kubernetes sets in every container for a Service that is named bandexa, or bandexa-anything.
+_KUBERNETES = re.compile(
+    r"BANDEXA_(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 _TABLES = ("keys", "encoders", "weights", "bandits")  # a variable of this name is JSON
 _DEEP = ("bandits",)  # a variable of one of its keys may be JSON, too
 
@@ -96,6 +103,13 @@ class Settings(BaseModel):
         gt=0.0,
         le=3600.0,
         description="Time that a body may take to arrive; ten times as much for a snapshot.",
+    )
+    keep_alive_s: float = Field(
+        75.0,
+        ge=1.0,
+        le=3600.0,
+        description="Time after which a connection without requests is closed. It should be longer"
+        " than that of a proxy in front, which would send a request into the closing connection.",
     )
     keys: tuple[KeySetting, ...] | None = Field(
         None, min_length=1, description="API keys: tables of name, sha256 and scopes."
@@ -208,6 +222,10 @@ def _environment() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in sorted(os.environ.items()):  # a table comes before its keys
         if not name.upper().startswith(PREFIX) or name.upper() in (CLIENT_KEY, CLIENT_URL):
+            continue
+        if _KUBERNETES.fullmatch(name):
+            continue
+        if name.endswith("_PORT") and _KUBERNETES_PORT.fullmatch(text):
             continue
         field, *keys = name[len(PREFIX) :].lower().split(NESTING)
         if field not in Settings.model_fields:

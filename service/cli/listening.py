@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -21,9 +22,12 @@ class Server(uvicorn.Server):
     Args:
         app: What it serves.
         has_to_end: Checked ten times a second; the server ends in order once it returns true.
+        keep_alive_s: After this time without a request a connection is closed.
     """
 
-    def __init__(self, app: ASGIApp, has_to_end: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, has_to_end: Callable[[], bool], *, keep_alive_s: float
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -31,6 +35,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=math.ceil(keep_alive_s),
         )
         super().__init__(config)
         self._has_to_end = has_to_end

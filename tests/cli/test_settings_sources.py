@@ -68,6 +68,41 @@ def test_every_setting_can_come_from_the_environment(monkeypatch: pytest.MonkeyP
     assert set(Settings.model_fields) >= {*values, "encoders", "weights"}
 
 
+KUBERNETES = {
+    "PORT": "tcp://10.0.0.1:8080", "SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "8080",
+    "SERVICE_PORT_HTTP": "8080", "PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "PORT_8080_TCP_PROTO": "tcp", "PORT_8080_TCP_PORT": "8080", "PORT_8080_TCP_ADDR": "10.0.0.1",
+    "PORT_53_UDP": "udp://10.0.0.1:53", "PORT_53_UDP_PROTO": "udp",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("service", ["BANDEXA", "BANDEXA_API"])
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    for name, value in KUBERNETES.items():
+        monkeypatch.setenv(f"{service}_{name}", value)
+    assert load_settings(None) == Settings()
+    assert load_settings(None, port=9).port == 9
+    monkeypatch.setenv("BANDEXA_KEEP_SNAPSHOTS", "9")
+    assert load_settings(None).keep_snapshots == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BANDEXA_PORT", "8080:tcp"), ("BANDEXA_SERVICE_HOSTS", "a"), ("BANDEXA_PORT_TCP", "1"),
+        ("BANDEXA_SERVICE_THREAD", "1"), ("BANDEXA_API_PORT", "8080"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_it_and_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError):
+        load_settings(None)
+
+
 def test_encoders_of_file_and_environment_come_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
