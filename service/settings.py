@@ -24,7 +24,14 @@ _KUBERNETES = re.compile(
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
 _KUBERNETES_PORT = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
-_TABLES = ("keys", "encoders", "weights", "bandits")  # a variable of this name is JSON
+_TABLES = (
+    "keys",
+    "encoders",
+    "weights",
+    "bandits",
+    "allowed_hosts",
+    "allowed_origins",
+)  # a variable of this name is JSON
 _DEEP = ("bandits",)  # a variable of one of its keys may be JSON, too
 
 
@@ -117,6 +124,16 @@ class Settings(BaseModel):
     keys_file: Path | None = Field(None, description="TOML file with more `keys`.")
     allow_anonymous: bool = Field(
         False, description="Listen on any address without keys: every caller may do everything."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names that a server on loopback answers to beside localhost: those under which"
+        " a proxy in front passes requests on. A JSON list in the environment.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description="Origins, such as https://shop.example, whose web pages may call this server"
+        " beside its own: where a proxy in front changes the Host. A JSON list in the environment.",
     )
     max_inline_bytes: int = Field(
         1 << 16,

@@ -25,16 +25,19 @@ _TEXTS = (
     b"\\u0000", b"\\x41", b"\\", b"\n", b"\x7f", b"\xe2\x80\xae", b"a" * 200, b"",
 )  # fmt: skip
 _BROKEN = (
-    b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", b"GET /\r\n\r\n", b"\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"\x16\x03\x01", b"TRACE / HTTP/1.1\r\nHost: x\r\n\r\n", b"get / http/1.1\r\n",
-    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /healthz HTTP/1.1\nHost: x\n\n",
-    b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n", b"G\x00T / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n",
-    b"GET  /healthz  HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-    b"GET http://[::1/healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"GET /\r\n\r\n", b"\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT x:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"\x16\x03\x01", b"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"get / http/1.1\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    b"GET /healthz HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    b"G\x00T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n folded: y\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n",
+    b"GET  /healthz  HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n\r\n",
+    b"GET http://[::1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /healthz HTTP/1.1\r\n" + b"A: b\r\n" * 2000,
     b"GET /healthz HTTP/1.1\r\nA: " + b"b" * 200_000 + b"\r\n\r\n",
     b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
@@ -217,7 +220,7 @@ def _encoded(body: Any, kind: str) -> bytes:
 
 
 def _head(method: str, path: str, kind: str, length: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}"]
     lines += ["Connection: close", length]
     return "\r\n".join([*lines, "", ""]).encode()
 

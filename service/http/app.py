@@ -1,8 +1,8 @@
 """The composition root: settings in, ASGI app out.
 
-The order of a request: `InFlightLimit`, then `HotCalls`; whatever is not a hot call goes on to
-`BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop with the
-ASGI lifespan.
+The order of a request: `OriginCheck`, `InFlightLimit`, then `HotCalls`; whatever is not a hot call
+goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop
+with the ASGI lifespan.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from bandexa_core import __version__
 from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
 from service.http.hot import CALLS, HotCalls
-from service.http.keys import Keys, load_keys
+from service.http.keys import Keys, is_loopback, load_keys
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
+from service.http.origins import OriginCheck
 from service.http.routes import bandits, dashboard, explained, page, score, snapshots, system
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
@@ -64,7 +65,11 @@ def create_app(settings: Settings) -> App:
                 app.state.refused = True
                 raise
             inner = HotCalls(app.behind, engine, settings, keys)
-            app.front = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
+            limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
+            app.front = OriginCheck(
+                limited, metrics=metrics, on_loopback=is_loopback(settings.host),
+                hosts=settings.allowed_hosts, origins=settings.allowed_origins,
+            )  # fmt: skip
             yield
 
     app = App(settings, metrics, keys, lifespan)

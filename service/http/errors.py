@@ -29,3 +29,7 @@ class Unauthorized(ServiceError):
 
 class Forbidden(ServiceError):
     """The API key lacks the scope of the call."""
+
+
+class ForeignRequest(ServiceError):
+    """The request comes from a web page of another site."""

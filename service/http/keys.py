@@ -105,14 +105,15 @@ def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
     """
     if keys and allow_anonymous:
         raise ValueError("allow_anonymous: contradicts keys; drop one of the two")
-    if not keys and not allow_anonymous and not _is_loopback(host):
+    if not keys and not allow_anonymous and not is_loopback(host):
         raise ValueError(
             f"host: {host} can be reached from other machines and there are no API keys; make some"
             " with `bandexa keygen`, or set allow_anonymous = true"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,14 +12,12 @@ from service.http.schemas.decide import REFERENCE, components
 
 _SCHEME = "apiKey"
 _PROBLEM = {"$ref": REFERENCE.format(name="Problem")}
+_CONTENT: dict[str, Any] = {"content": {"application/problem+json": {"schema": _PROBLEM}}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of a route's errors."""
-    return {
-        status: {"content": {"application/problem+json": {"schema": _PROBLEM}}}
-        for status in (*statuses, 503)
-    }
+    return {status: dict(_CONTENT) for status in (*statuses, 503)}
 
 
 def typed(request: type[msgspec.Struct], answer: type[msgspec.Struct]) -> dict[str, Any]:
@@ -60,6 +58,10 @@ def complete(document: dict[str, Any], calls: dict[str, Any], *, keys_needed: bo
             }
         }
     document["paths"] = hot | document["paths"]
+    foreign = {"403": _CONTENT | {"description": "Sent by a web page of another site"}}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            operation["responses"] |= foreign
     if keys_needed:
         _add_keys(document)
 
@@ -79,7 +81,8 @@ def _add_keys(document: dict[str, Any]) -> None:
             if scope == "public":
                 continue
             operation["security"] = [{_SCHEME: []}]
-            refused = {"401": {"description": "No API key, or an unknown one"}}
+            refused = {"401": _CONTENT | {"description": "No API key, or an unknown one"}}
             if scope != "any":
-                refused["403"] = {"description": f"The key lacks the scope {scope}"}
+                described = f"The key lacks the scope {scope}, or a page of another site sent it"
+                refused["403"] = _CONTENT | {"description": described}
             operation["responses"] |= refused

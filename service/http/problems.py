@@ -23,7 +23,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from bandexa_core.errors import BandexaError, SnapshotError
-from service.http.errors import Forbidden, InvalidBody, Unauthorized, UnsupportedBody
+from service.http.errors import (
+    Forbidden,
+    ForeignRequest,
+    InvalidBody,
+    Unauthorized,
+    UnsupportedBody,
+)
 from service.http.schemas.decide import FieldProblem, Problem
 from service.observe.counters import Metrics
 from service.serving.errors import UnknownAction, UnknownBandit, UnknownSnapshot
@@ -49,6 +55,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnsupportedBody: (415, "unsupported-body", "The body's encoding is not supported"),
     Unauthorized: (401, "unauthorized", "An API key is needed"),
     Forbidden: (403, "forbidden", "The API key is not good for this"),
+    ForeignRequest: (403, "foreign-request", "Not from a web page of another site"),
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
     UnknownDecision: (404, "unknown-decision", "No such decision"),
     UnknownAction: (404, "unknown-action", "No such action"),

@@ -129,7 +129,7 @@ def test_a_route_lets_in_those_whose_key_has_its_scope(
 def test_a_refusal_does_not_wait_for_the_body(locked: Server) -> None:
     host, port = locked.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=WITHIN_S) as connection:
-        head = "POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
 
@@ -256,7 +256,7 @@ def test_too_many_requests_are_shed_until_there_is_room_again(limited: Server) -
         limited.client() as http,
         socket.create_connection((host, int(port)), timeout=WITHIN_S) as slow,
     ):
-        head = "POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         slow.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         poll(lambda: http.get("/bandits").status_code == 503, "no room for a second request")
         shed = http.get("/bandits")

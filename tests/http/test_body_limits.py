@@ -75,7 +75,7 @@ def test_an_absurd_announcement_is_refused_before_a_byte_of_it_is_sent(configure
     assert url.hostname is not None
     with socket.create_connection((url.hostname, url.port or 80), timeout=20) as connection:
         connection.sendall(
-            b"POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 99999999999999999999\r\n\r\n"
         )
         assert connection.recv(4096).startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
@@ -88,7 +88,7 @@ def test_a_client_that_disconnects_within_its_body_disturbs_no_other(configured)
     for _ in range(5):
         with socket.create_connection((url.hostname, url.port or 80), timeout=20) as connection:
             connection.sendall(
-                b"POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: 500\r\n\r\n{"
             )
     assert configured.call("GET", "/readyz")["status"] == "ready"

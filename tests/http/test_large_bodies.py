@@ -33,7 +33,10 @@ def answer_to_all(url: str, announced: bool) -> bytes:
     address = urlsplit(url)
     assert address.hostname is not None
     length = f"Content-Length: {SIZE}" if announced else "Transfer-Encoding: chunked"
-    head = f"POST /select HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+    head = (
+        "POST /select HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"{length}\r\n\r\n"
+    )
     chunk = PIECE if announced else b"%x\r\n%s\r\n" % (len(PIECE), PIECE)
     answer = b""
     with socket.create_connection((address.hostname, address.port or 80), timeout=20) as peer:

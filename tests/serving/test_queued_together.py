@@ -34,7 +34,7 @@ def in_process(
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             await client.put("/bandits/b", json=SPEC)
             actions = {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]}

@@ -104,7 +104,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
                 )
             )  # fmt: skip
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 async with app.router.lifespan_context(app):
                     found = Scene(client, control, app.state.engine)
                     await found.bandit("b")
