@@ -47,6 +47,34 @@ def media_type(content_type: str) -> str:
     return kind
 
 
+def answer_type(accept: str) -> str:
+    """Return the media type of an answer by an Accept header: msgpack where it is wanted, or JSON.
+
+    Of two that are named, the one with the larger weight (RFC 9110, 12.5.1); msgpack where equal.
+    """
+    if accept in (JSON, MSGPACK):
+        return accept
+    if MSGPACK not in accept.lower():
+        return JSON
+    weights = dict.fromkeys((JSON, MSGPACK), 0.0)
+    for part in accept.split(","):
+        kind, *parameters = (text.strip().lower() for text in part.split(";"))
+        if kind in weights:
+            weights[kind] = _weight(parameters)
+    return MSGPACK if 0.0 < weights[MSGPACK] >= weights[JSON] else JSON
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
 def bounds_of(settings: Settings) -> BodyBounds:
     """Return the bounds that hold for every body of a server."""
     return BodyBounds(settings.max_elements, settings.max_nesting)
@@ -261,7 +289,8 @@ class WireRoute(GuardedRoute):
                 value = decode(raw, kind, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
-            if MSGPACK in request.headers.get("accept", "") and response.body:
+            wanted = answer_type(request.headers.get("accept", ""))
+            if wanted == MSGPACK and response.body:
                 return _as_msgpack(response)
             return response
 
@@ -277,7 +306,7 @@ async def typed_body(request: Request, kind: Typed[T]) -> T:
 
 def typed_answer(request: Request, answer: msgspec.Struct) -> Response:
     """Return the response that carries a struct in the encoding that the client accepts."""
-    encoding = MSGPACK if MSGPACK in request.headers.get("accept", "") else JSON
+    encoding = answer_type(request.headers.get("accept", ""))
     return Response(encode(answer, encoding), media_type=encoding)
 
 

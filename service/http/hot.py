@@ -23,9 +23,18 @@ from bandexa_core.ids import ActionId, DecisionId
 from service.http import candidates
 from service.http.arrays import decode_array
 from service.http.auth import authorize
-from service.http.codec import JSON, MSGPACK, Typed, body_hash, bounds_of, encode, media_type
+from service.http.codec import (
+    JSON,
+    MSGPACK,
+    Typed,
+    answer_type,
+    body_hash,
+    bounds_of,
+    encode,
+    media_type,
+)
 from service.http.keys import Keys
-from service.http.limits import BodyReader, refuse_announced
+from service.http.limits import BodyReader, refuse_announced, refuse_compressed
 from service.http.problems import problem_of, refusal_of, send_refusal
 from service.http.schemas.decide import (
     ActionRef,
@@ -50,7 +59,6 @@ from service.store.records import RewardReport
 
 T = TypeVar("T", bound=msgspec.Struct)
 Parsed = Callable[[Engine, Any, str, float], Awaitable[msgspec.Struct]]
-_MSGPACK = MSGPACK.encode()
 
 
 # -- select -------------------------------------------------------------------------------------
@@ -253,8 +261,10 @@ class HotCalls:
                 refuse_announced(value, self._settings.max_body_bytes)
             elif name == b"content-type":
                 kind = value.decode("latin-1")
-            elif name == b"accept" and _MSGPACK in value:
-                accepted = MSGPACK
+            elif name == b"content-encoding":
+                refuse_compressed(value)
+            elif name == b"accept":
+                accepted = answer_type(value.decode("latin-1"))
         settings, loop = self._settings, self._engine.loop
         reader = BodyReader(receive, settings.max_body_bytes, settings.body_timeout_s, loop)
         raw = await reader.whole()

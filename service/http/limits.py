@@ -17,12 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.errors import UnsupportedBody
 from service.http.problems import refusal_of, send_refusal
 from service.observe.counters import Metrics
 from service.settings import Settings
 from service.store.errors import InvalidRequest, Unavailable
 
 _SNAPSHOT_TIMES = 10  # an import may take this many times as long as another body
+_IMPORT = re.compile(r"/bandits/[^/]+/snapshot/?")
 _ALWAYS = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
 
 
@@ -154,6 +156,17 @@ def refuse_announced(length: bytes, max_bytes: int) -> None:
         raise too_large(max_bytes)
 
 
+def refuse_compressed(encoding: bytes) -> None:
+    """Refuse a body by the value of its Content-Encoding header.
+
+    Raises:
+        UnsupportedBody: It says that the body is compressed.
+    """
+    if encoding.strip().lower() not in (b"", b"identity"):
+        name = encoding.decode("latin-1")
+        raise UnsupportedBody(f"send the body as it is, without Content-Encoding {name!r}")
+
+
 class BodyLimit:
     """Limits the bodies of FastAPI's routes; snapshot imports have a limit of their own.
 
@@ -174,11 +187,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
-        if scope["method"] == "PUT" and scope["path"].endswith("/snapshot"):
+        if scope["method"] == "PUT" and _IMPORT.fullmatch(scope["path"]):
             limit, timeout_s = self._settings.max_snapshot_bytes, _SNAPSHOT_TIMES * timeout_s
+        headers = dict(scope["headers"])
         try:
-            refuse_announced(dict(scope["headers"]).get(b"content-length", b""), limit)
-        except HTTPException as error:
+            refuse_announced(headers.get(b"content-length", b""), limit)
+            refuse_compressed(headers.get(b"content-encoding", b""))
+        except (HTTPException, UnsupportedBody) as error:
             await send_refusal(refusal_of(error, self._metrics), send)
             return
         loop = asyncio.get_running_loop()

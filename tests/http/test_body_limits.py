@@ -17,6 +17,7 @@ PATHS = [
     ("POST", "/select/batch"),
     ("POST", "/reward/batch"),
     ("PUT", "/bandits/any"),
+    ("PUT", "/bandits/snapshot"),
     ("PUT", "/bandits/any/actions"),
     ("POST", "/bandits/any/score"),
 ]

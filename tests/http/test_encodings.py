@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -154,3 +156,43 @@ def test_a_large_catalogue_goes_in_and_out_as_msgpack(api, envelope, packed) -> 
     rows = msgpack.unpackb(response.content)["scores"]
     assert [row["id"] for row in rows] == ids[::-1]
     assert len(api.scores(name, [1, 2])["scores"]) == 5000
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", JSON_TYPE), ("*/*", JSON_TYPE), ("text/html", JSON_TYPE), (JSON_TYPE, JSON_TYPE),
+        (MSGPACK_TYPE, MSGPACK_TYPE), ("Application/MsgPack", MSGPACK_TYPE),
+        (f"{MSGPACK_TYPE};q=0", JSON_TYPE), (f"{MSGPACK_TYPE}; q=0.0, */*", JSON_TYPE),
+        (f"{JSON_TYPE}, {MSGPACK_TYPE};q=0.5", JSON_TYPE),
+        (f"{JSON_TYPE};q=0.4, {MSGPACK_TYPE};q=0.5", MSGPACK_TYPE),
+        (f"{JSON_TYPE}, {MSGPACK_TYPE}", MSGPACK_TYPE), (f"{MSGPACK_TYPE};v=1", MSGPACK_TYPE),
+        (f"{MSGPACK_TYPE};q=x", JSON_TYPE), (f"{MSGPACK_TYPE}x", JSON_TYPE),
+    ],
+)  # fmt: skip
+def test_the_answer_is_in_the_encoding_that_is_wanted_most(api, accept, expected) -> None:
+    name = api.two_actions()
+    body = {"bandit": name, "context": [1.0, 2.0]}
+    for path, sent in (("/select", body), (f"/bandits/{name}/score", {"context": [1.0, 2.0]})):
+        answer = api.http.post(path, json=sent, headers={"accept": accept})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == expected
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate, gzip", "x"])
+def test_a_compressed_body_is_refused_by_name(api, problem, encoding: str) -> None:
+    name = api.two_actions()
+    body = gzip.compress(json.dumps({"bandit": name, "context": [1.0, 2.0]}).encode())
+    headers = {"content-type": JSON_TYPE, "content-encoding": encoding}
+    for method, path in (
+        ("POST", "/select"), ("POST", "/reward"), ("PUT", f"/bandits/{name}/actions"),
+        ("PUT", f"/bandits/{name}/snapshot"),
+    ):  # fmt: skip
+        answer = api.http.request(method, path, content=body, headers=headers)
+        assert encoding in problem(answer, 415, "unsupported-body")["detail"]
+
+
+def test_a_body_that_says_it_is_not_compressed_is_read(api) -> None:
+    body = {"bandit": api.two_actions(), "context": [1.0, 2.0]}
+    answer = api.http.post("/select", json=body, headers={"content-encoding": "identity"})
+    assert answer.status_code == 200

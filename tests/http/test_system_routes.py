@@ -41,6 +41,14 @@ def test_alive_and_ready(api) -> None:
     assert set(ready["trainer"]) == {"state", "phase", "pid", "rounds"}
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/learnz"])
+def test_health_answers_head_as_it_answers_get_without_a_body(start_server, path: str) -> None:
+    with start_server().client() as http:
+        got, head = http.get(path), http.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
 def test_metrics_count_what_was_done(api) -> None:
     name = api.two_actions()
     decision_id = api.select(name, [1, 2])["decision_id"]

@@ -20,12 +20,14 @@ STATIC = files("service.http") / "static" / "swagger-ui"
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
+@router.head("/healthz", openapi_extra=needs("public"), include_in_schema=False)
 @router.get("/healthz", openapi_extra=needs("public"))
 async def healthz() -> Health:
     """Answer 200 while the process lives."""
     return Health(status="alive")
 
 
+@router.head("/readyz", openapi_extra=needs("public"), include_in_schema=False)
 @router.get(
     "/readyz",
     openapi_extra=needs("public"),
@@ -43,6 +45,7 @@ async def readyz(engine: EngineDep) -> Response:
     return JSONResponse(health.model_dump(), 200 if failure is None else 503)
 
 
+@router.head("/learnz", openapi_extra=needs("read"), include_in_schema=False)
 @router.get(
     "/learnz",
     openapi_extra=needs("read"),
