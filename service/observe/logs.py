@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from service.observe.log_output import handler_for
+
 LogFormat = Literal["json", "text"]
 DECISIONS = logging.getLogger("bandexa.decisions")  # a line per decision and reward, at debug
 AUDIT = "bandexa.audit"
@@ -38,7 +40,7 @@ def configure(log_format: LogFormat, level: str, process: str | None = None) -> 
         level: The least severe level that is written; audit lines are always written.
         process: Named in every line; None for the server, which is not named.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = handler_for(sys.stderr)
     handler.setFormatter(_Json(process) if log_format == "json" else _Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)

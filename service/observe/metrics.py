@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from bandexa_core import __version__
+from service.observe import log_output
 from service.observe.counters import Count, Tally
 from service.observe.health import ALARM, bandit_findings, failed_finding, server_findings
 from service.serving.bandit import Bandit
@@ -48,6 +49,10 @@ class _EngineCollector(Collector):
         yield _labelled(
             "bandexa_build_info", "The running version; always 1.", ["version"],
             [((__version__,), 1.0)],
+        )  # fmt: skip
+        yield CounterMetricFamily(
+            "bandexa_log_lines_dropped", "Log lines that nobody read in time.",
+            value=log_output.dropped,
         )  # fmt: skip
         yield from self._requests()
         yield from self._store()

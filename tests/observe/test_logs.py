@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
+import httpx
 import pytest
 
 from bandexa_core.ids import ActionId
+from service.observe import log_output
 from service.observe.logs import LogFormat, configure
+from tests.fixtures.waiting import poll
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -113,3 +121,51 @@ def test_a_traceback_is_part_of_the_line(logged) -> None:
     first, *_, last = as_text.splitlines()
     assert first.endswith("[error   ] failed [some.place] bandit=shop process=trainer")
     assert last == "ValueError: what happened"
+
+
+def test_a_server_whose_log_nobody_reads_answers_and_ends(tmp_path) -> None:
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--data-dir", tmp_path / "data"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        assert server.stderr is not None
+        try:
+            url = json.loads(server.stdout.readline())["url"]
+            with httpx.Client(base_url=url, trust_env=False, verify=False) as http:
+                for _ in range(600):  # an audit line each; a pipe has room for fewer
+                    assert http.delete("/bandits/none").status_code == 404
+                assert http.get("/readyz").json()["status"] == "ready"
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+            found = lines(server.stderr.read().rpartition("\n")[0])
+            audits = [line for line in found if line["logger"] == "bandexa.audit"]
+            assert 100 < len(audits) < 600, "what nobody read before the end is lost"
+        finally:
+            server.kill()
+
+
+def test_lines_that_find_no_room_are_dropped_counted_and_reported(monkeypatch) -> None:
+    monkeypatch.setattr(log_output, "dropped", 0)
+    reader, writer = os.pipe()
+    handler = log_output.UnreadHandler(writer, max_lines=5)
+    wide = "x" * 70_000  # more than a pipe has room for
+    with closing(os.fdopen(reader, encoding="utf-8")) as read:
+        handler.emit(record(wide))
+        poll(lambda: handler._lines.empty(), "the thread to begin with the line")
+        for number in range(9):
+            handler.emit(record(f"line {number}"))
+        assert log_output.dropped == 4
+        found = [read.readline() for _ in range(7)]
+        assert found[0] == f"{wide}\n"
+        assert found[1] == "4 log lines were dropped: nobody read standard error\n"
+        assert found[2:] == [f"line {number}\n" for number in range(5)]
+        handler.emit(record("later"))
+        handler.flush()
+        assert read.readline() == "later\n"
+    os.close(writer)
+
+
+def record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("test", logging.INFO, "", 0, text, (), None)
