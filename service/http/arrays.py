@@ -141,11 +141,14 @@ def stacked(rows: list[Any]) -> NDArray[Any]:
 
 
 def _refusal(error: Exception, depth: int) -> ValueError:
-    if depth:
-        return ValueError("must be evenly nested lists of numbers")
-    text = "must be a list of numbers, or an envelope with dtype, shape and data"
-    message, _, place = str(error).partition(" - at `$")
-    return ValueError(f"{text} ({place[1:-1]}: {message})" if place else text)
+    message, _, place = str(error).replace("`None`", "`null`").partition(" - at `$")
+    place = place.removesuffix("`").removeprefix(".")
+    text = (
+        "must be evenly nested lists of numbers"
+        if depth
+        else "must be a list of numbers, or an envelope with dtype, shape and data"
+    )
+    return ValueError(f"{text} ({place}: {message})" if place else text)
 
 
 def _depth(value: Any) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import secrets
 import shutil
 from typing import Any
@@ -74,6 +75,16 @@ def _publish_first(
     return model
 
 
+def _difference(key: str, ours: Any, theirs: Any) -> str:
+    """Return a sentence with the first difference between two values that differ."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(ours.keys() | theirs.keys()):
+            if (one := ours.get(name)) != (other := theirs.get(name)):
+                return _difference(f"{key}.{name}", one, other)
+    old, new = (json.dumps(value, default=str) for value in (ours, theirs))
+    return f"{key}: is {old} and cannot become {new} in the life of a bandit"
+
+
 async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
     current = bandit.model.spec
     seed = current.seed if spec.seed is None else spec.seed
@@ -83,7 +94,7 @@ async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
         raise InvalidRequest("encoder.name", f"must be one of {', '.join(engine.registry.names())}")
     for key in sorted(ours):
         if ours[key] != theirs[key]:
-            raise Conflict(f"{key}: cannot change in the life of a bandit")
+            raise Conflict(_difference(key, ours[key], theirs[key]))
     if wanted != current:
         store = engine.store
         row = await engine.commit(store.append_config, bandit.record, wanted, then=bandit.logged)

@@ -44,24 +44,32 @@ def test_the_same_put_again_changes_nothing_and_retains_the_generated_seed(api) 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "difference"),
     [
-        ("policy", "greedy"),
-        ("context", {"shape": [3]}),
-        ("context", {"shape": [2], "dtype": "float64"}),
-        ("action_dim", 2),
-        ("encoder", {"name": "per_action"}),
-        ("posterior", {"prior_var": 3.0}),
-        ("reward_range", [-1.0, 1.0]),
-        ("seed", 2),
+        ("policy", "greedy", 'policy: is "linear_ts" and cannot become "greedy"'),
+        ("context", {"shape": [3]}, "context.shape: is [2] and cannot become [3]"),
+        (
+            "context", {"shape": [2], "dtype": "float64"},
+            'context.dtype: is "float32" and cannot become "float64"',
+        ),
+        ("action_dim", 2, "action_dim: is 0 and cannot become 2"),
+        (
+            "encoder", {"name": "per_action"},
+            'encoder.name: is "concat" and cannot become "per_action"',
+        ),
+        ("posterior", {"prior_var": 3.0}, "posterior.prior_var: is null and cannot become 3.0"),
+        ("reward_range", [-1.0, 1.0], "reward_range: is [0.0, 1.0] and cannot become [-1.0, 1.0]"),
+        ("seed", 2, "seed: is 1 and cannot become 2"),
     ],
-)
-def test_a_key_that_cannot_change_is_refused_by_name(api, problem, key: str, value: Any) -> None:
+)  # fmt: skip
+def test_a_key_that_cannot_change_is_refused_with_its_old_and_new_value(
+    api, problem, key: str, value: Any, difference: str
+) -> None:
     name = api.fresh()
     api.call("PUT", f"/bandits/{name}", MINIMAL | {"seed": 1}, 201)
     before = api.state(name)
     response = api.http.put(f"/bandits/{name}", json=MINIMAL | {"seed": 1, key: value})
-    assert key in problem(response, 409, "conflict")["detail"]
+    assert problem(response, 409, "conflict")["detail"].startswith(difference)
     assert api.state(name) == before
 
 

@@ -48,6 +48,26 @@ CASES = (
 
 
 @pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("context", "place"),
+    [
+        ("[1, null]", "([1]: Expected `float`, got `null`)"),
+        ('["a", 1]', "([0]: Expected `float`, got `str`)"),
+        ("[[1, 2], [3, true]]", "([1][1]: Expected `float`, got `bool`)"),
+        ("[[1, 2], 3]", "([1]: Expected `array`, got `int`)"),
+    ],
+)
+def test_what_is_no_number_is_named_with_its_place(api, problem, names, context, place) -> None:
+    packed = msgpack.packb(json.loads(f'{{"bandit": "{names["float32"]}", "context": {context}}}'))
+    text = f'{{"bandit": "{names["float32"]}", "context": {context}}}'
+    for content, kind in ((text.encode(), "json"), (packed, "msgpack")):
+        headers = {"content-type": f"application/{kind}"}
+        response = api.http.post("/select", content=content, headers=headers)
+        message = problem(response, 422, "invalid-request", "context")["errors"][0]["message"]
+        assert message == f"must be evenly nested lists of numbers {place}"
+
+
+@pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("dtype", "context"), CASES, ids=[f"{d}-{c[:24]}" for d, c in CASES])
 def test_a_context_that_does_not_fit_is_refused_wherever_it_is_sent(
     api, problem, names, dtype: str, context: str
