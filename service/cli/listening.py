@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -22,11 +22,17 @@ class Server(uvicorn.Server):
     Args:
         app: What it serves.
         has_to_end: Checked ten times a second; the server ends in order once it returns true.
+        ending: Called first when it ends, before it waits for the requests under way.
         keep_alive_s: After this time without a request a connection is closed.
     """
 
     def __init__(
-        self, app: ASGIApp, has_to_end: Callable[[], bool], *, keep_alive_s: float
+        self,
+        app: ASGIApp,
+        has_to_end: Callable[[], bool],
+        ending: Callable[[], Awaitable[None]],
+        *,
+        keep_alive_s: float,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -39,6 +45,12 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._has_to_end = has_to_end
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End: answer what is under way, then close everything."""
+        await self._ending()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether the server has to end."""

@@ -64,7 +64,9 @@ def serve(
         asgi = create_app(settings)
     except ValueError as error:
         _refuse("serve", error)
-    server = Server(asgi, lambda: asgi.failed_for_good, keep_alive_s=settings.keep_alive_s)
+    server = Server(
+        asgi, lambda: asgi.failed_for_good, asgi.ending, keep_alive_s=settings.keep_alive_s
+    )
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         server.run(sockets=[listener])
     if asgi.failed_for_good:

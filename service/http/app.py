@@ -118,6 +118,11 @@ class App(FastAPI):
         """Serve what is not a hot call."""
         await super().__call__(scope, receive, send)
 
+    async def ending(self) -> None:
+        """End the training: requests that wait for a round are answered that it does not come."""
+        if self.state.engine is not None:
+            await self.state.engine.rounds.end()
+
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document of every call."""
         if self.openapi_schema is None:

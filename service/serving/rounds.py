@@ -68,6 +68,10 @@ class Rounds:
             await self.supervisor.close()
             await self._swapper.close()
 
+    async def end(self) -> None:
+        """Begin no more rounds, and fail those that are waited for; the server is ending."""
+        await self.supervisor.close()
+
     def order(self, bandit: Bandit) -> None:
         """Queue a round in the background, unless one is queued or under way."""
         if not self.supervisor.is_queued(bandit.record.uid):

@@ -91,6 +91,7 @@ class TrainerSupervisor:
         self._phase = ""
         self._beat_at: float | None = None
         self._down_since: float | None = None
+        self._closed = False
         self.busy_with: BanditUid | None = None
         self.rounds = 0
         self.resident_bytes = 0
@@ -149,6 +150,7 @@ class TrainerSupervisor:
 
     async def close(self) -> None:
         """End the child and fail everything queued; calling it again does nothing."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -160,6 +162,9 @@ class TrainerSupervisor:
         """Queue a round; requests for a bandit that is queued already share its round."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
+        if self._closed:
+            future.set_exception(RoundFailed("the server is shutting down"))
+            return future
         waiting = self._waiting.get(uid)
         if waiting is None:
             waiting = self._waiting[uid] = []

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,27 @@ def test_the_installed_command_is_this_one() -> None:
     shown = subprocess.run([command, "bandits", "list", "--help"], capture_output=True, text=True)
     assert shown.returncode == 0
     assert "Usage: bandexa bandits list" in " ".join(shown.stdout.split())
+
+
+def test_a_request_that_waits_for_a_round_is_answered_when_the_server_ends(
+    start_server, api_of
+) -> None:
+    server: Server = start_server()
+    with server.client() as client, ThreadPoolExecutor(1) as pool:
+        api = api_of(client)
+        name = api.two_actions(
+            policy="neural_linear_ts", encoder={"name": "mlp"},
+            training={"mode": "lockstep", "optimizer_steps": 100_000},
+        )  # fmt: skip
+        for number in range(8):
+            api.teach(name, [number, 1.0], "x", number / 8)
+        waiting = pool.submit(client.post, f"/bandits/{name}/train?wait=true")
+        poll(
+            lambda: client.get(f"/bandits/{name}").json()["trainer"]["phase"] == "optimizer",
+            "the round",
+        )
+        assert server.stop() == 0
+        answer = waiting.result(60)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:bandexa:unavailable")
+    assert "shutting down" in answer.json()["detail"]
+    assert '"level":"error"' not in server.log_text()
