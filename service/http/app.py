@@ -23,6 +23,7 @@ from service.http.keys import Keys, is_loopback, load_keys
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
+from service.http.reloading import keys_read_anew
 from service.http.routes import bandits, dashboard, explained, page, score, snapshots, system
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> App:
         async with (
             running(settings, metrics, registry) as engine,
             following(settings, metrics) as follower,
+            keys_read_anew(keys, settings),
         ):
             app.state.engine, app.state.follower = engine, follower
             try:

@@ -1,7 +1,7 @@
 """API keys as they are configured: names, hashes and scopes; never the keys themselves.
 
 A key is 256 random bits. It cannot be guessed, so one round of SHA-256 protects it from readers of
-the settings. The keys are read once at the start; nothing is written.
+the settings. Nothing is written. `reloading` reads them anew when their file changes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ class Keys:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The holders' names."""
+        return tuple(key.name for key in self._keys)
+
+    def replace(self, other: Keys) -> None:
+        """Take the keys of `other` from now on."""
+        self._keys = other._keys
 
     def holder(self, key: str) -> KeySetting | None:
         """Return the settings of a key, None for an unknown one; always in the same time."""
