@@ -56,7 +56,7 @@ class Rounds:
         self._find = find
         self._swapper = Swapper(registry, metrics, store, loader)
         configuration = Configuration.of(settings, store.epoch)
-        self.supervisor = TrainerSupervisor(configuration, self, metrics)
+        self.supervisor = TrainerSupervisor(configuration, self, metrics, settings.trainer_hung_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

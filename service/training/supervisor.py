@@ -4,7 +4,7 @@ It runs on the event loop. It starts the child at the first round, so that a ser
 never train has none. Orders go to the child's standard input and events come from its standard
 output, a JSON object per line (`messages`). The child exits when its input closes, so it never
 outlives the server. The supervisor restarts a child that dies, with backoff, and orders the round
-it was in again.
+it was in again; a child that hangs in a round is ended first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import logging
 import os
 import sys
 import time
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
@@ -69,6 +70,8 @@ class TrainerSupervisor:
         configuration: The child's configuration.
         rounds: Orders rounds and swaps their models in.
         metrics: Counts restarts and failed rounds.
+        hung_s: A child that reports nothing for so long in a round is ended; the round is ordered
+            again from a new one.
 
     Attributes:
         busy_with: The bandit of the round under way, None between rounds.
@@ -78,8 +81,11 @@ class TrainerSupervisor:
         failures: (rounds that failed in a row, the last error) of each bandit.
     """
 
-    def __init__(self, configuration: Configuration, rounds: RoundSource, metrics: Metrics) -> None:
+    def __init__(
+        self, configuration: Configuration, rounds: RoundSource, metrics: Metrics, hung_s: float
+    ) -> None:
         self._configuration = configuration
+        self._hung_s = hung_s
         self._source = rounds
         self._metrics = metrics
         self._queue: asyncio.Queue[BanditUid] = asyncio.Queue()
@@ -263,15 +269,28 @@ class TrainerSupervisor:
         self._phase, self._beat_at = "", time.monotonic()
         started = self._beat_at
         try:
-            event = await self._ask(order)
+            event = await self._alive(self._ask(order))
             while isinstance(event, Heartbeat):
                 self._take_beat(uid, event)
-                event = await self._read()
+                event = await self._alive(self._read())
         finally:
             self._beat_at = None
         if isinstance(event, Published):
             self._metrics.round_seconds.observe(time.monotonic() - started)
         return event
+
+    async def _alive(self, event: Coroutine[Any, Any, Event | None]) -> Event | None:
+        """Wait for the child's next event in a round; None: it died, or hung and was ended."""
+        try:
+            return await asyncio.wait_for(event, self._hung_s)
+        except TimeoutError:
+            process = self._process
+            assert process is not None
+            log.error("the trainer process %d reported nothing for %.0f s in a round: it is ended",
+                      process.pid, self._hung_s)  # fmt: skip
+            process.kill()
+            await process.wait()
+            return None
 
     def _take_beat(self, uid: BanditUid, beat: Heartbeat) -> None:
         self._phase, self._beat_at = beat.phase, time.monotonic()

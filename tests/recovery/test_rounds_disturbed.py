@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def test_it_is_killed_while_idle(node, rig):
     node.create("idle", rig.neural(training=rig.training()))
     rig.feed(node, "idle", 0, 30)
     assert node.train("idle")["snapshot"] == 1
+    memory = Path(f"/proc/{node.trainer_pid()}/oom_score_adj").read_text()
+    assert int(memory) == 1000, "without memory the kernel ends the trainer, not the server"
     old = kill_trainer(node, rig)
     seen = rig.steps(node, "idle", 30, 30)
     assert {step.status for step in seen} == {"applied"}

@@ -20,6 +20,7 @@ from service.training import supervisor as supervisor_module
 from service.training.errors import RoundFailed
 from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
+from tests.fixtures.waiting import is_running
 
 STAND_IN = Path(__file__).with_name("stand_in_trainer.py")
 A, B = BanditUid("a"), BanditUid("b")
@@ -70,12 +71,12 @@ class Swaps:
 class Scene:
     """A supervisor at work in a test's own directory."""
 
-    def __init__(self, root: Path, *, stubborn: bool = False) -> None:
+    def __init__(self, root: Path, *, stubborn: bool = False, hung_s: float = 60.0) -> None:
         self.root = root
         self.metrics = Metrics()
         self.swaps = Swaps()
         self.supervisor = TrainerSupervisor(
-            configuration(root / "script", stubborn=stubborn), self.swaps, self.metrics
+            configuration(root / "script", stubborn=stubborn), self.swaps, self.metrics, hung_s
         )
 
     def script(self, *behaviours: str) -> None:
@@ -111,11 +112,9 @@ def play(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(supervisor_module, "FIRST_BACKOFF_S", 0.01)
 
-    def run(
-        story: Callable[[Scene], Awaitable[None]], *script: str, stubborn: bool = False
-    ) -> Scene:
+    def run(story: Callable[[Scene], Awaitable[None]], *script: str, **options: Any) -> Scene:
         async def whole() -> Scene:
-            scene = Scene(tmp_path, stubborn=stubborn)
+            scene = Scene(tmp_path, **options)
             scene.script(*script)
             scene.supervisor.start()
             try:
@@ -186,6 +185,20 @@ def test_a_child_that_dies_in_a_round_is_replaced_and_the_round_ordered_again(pl
         assert scene.count("rounds_failed") == 0
 
     play(story, "die", "die")
+
+
+def test_a_child_that_hangs_in_a_round_is_ended_and_replaced(play, caplog):
+    async def story(scene: Scene) -> None:
+        event = await scene.trained(A)
+        assert event.version == 2
+        first, second = (scene.root / "starts").read_text().split()
+        assert not is_running(int(first))
+        assert scene.supervisor.pid == int(second)
+        assert scene.count("trainer_restarts") == 1
+        assert (await scene.trained(B)).version == 3
+
+    play(story, "linger", hung_s=0.5)
+    assert "reported nothing for 0 s in a round" in caplog.text
 
 
 def test_a_round_that_kills_every_child_is_given_up_and_others_go_on(play):

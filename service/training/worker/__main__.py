@@ -60,6 +60,7 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
     configuration = configuration_in(lines.get())
     logs.configure(configuration.log_format, configuration.log_level, "trainer")
     os.nice(configuration.niceness)  # requests go first
+    _end_first_without_memory()
     trainer = Trainer(configuration, Heartbeats(report))
     report(Ready(os.getpid()))
     while True:
@@ -77,6 +78,15 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
                 continue
             log.exception("round failed")
             report(Failed(f"{type(error).__name__}: {error}"))
+
+
+def _end_first_without_memory() -> None:
+    """Make the kernel end this process, not the server, where memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:  # a larger one needs no privilege
+            file.write("1000")
+    except OSError as error:
+        log.debug("the trainer is not the first to end without memory: %s", error)
 
 
 if __name__ == "__main__":
