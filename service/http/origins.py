@@ -20,7 +20,7 @@ from service.http.problems import refusal_of, send_refusal
 from service.observe.counters import Metrics
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_REMEMBERED = 64  # hosts that were checked
+_REMEMBERED = 64  # pairs of Host and Origin that were checked
 
 
 class OriginCheck:
@@ -48,7 +48,7 @@ class OriginCheck:
         self._on_loopback = on_loopback
         self._hosts = frozenset(name.lower() for name in hosts)
         self._origins = frozenset(origin.lower().encode() for origin in origins)
-        self._good_hosts: set[bytes] = set()
+        self._good: set[tuple[bytes | None, bytes | None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -59,20 +59,20 @@ class OriginCheck:
                     host = value
                 elif name == b"origin":
                     origin = value
-            if error := self._refused(host, origin):
-                await send_refusal(refusal_of(error, self._metrics), send)
-                return
+            if (host, origin) not in self._good:
+                if error := self._refused(host, origin):
+                    await send_refusal(refusal_of(error, self._metrics), send)
+                    return
+                if len(self._good) < _REMEMBERED:
+                    self._good.add((host, origin))
         await self._app(scope, receive, send)
 
     def _refused(self, host: bytes | None, origin: bytes | None) -> ForeignRequest | None:
-        if self._on_loopback and host is not None and host not in self._good_hosts:
-            if not self._is_here(_name_of(host)):
-                return ForeignRequest(
-                    f"Host: {host.decode('latin-1')!r} is no name of this machine; see the setting"
-                    " `allowed_hosts`"
-                )
-            if len(self._good_hosts) < _REMEMBERED:
-                self._good_hosts.add(host)
+        if self._on_loopback and host is not None and not self._is_here(_name_of(host)):
+            return ForeignRequest(
+                f"Host: {host.decode('latin-1')!r} is no name of this machine; see the setting"
+                " `allowed_hosts`"
+            )
         if origin is None or (host is not None and _is_own(origin, host)):
             return None
         if origin.lower() in self._origins:

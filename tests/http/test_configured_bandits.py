@@ -68,7 +68,9 @@ def test_they_are_made_once_and_changed_as_a_put_would(start_server, api_of, tmp
 
     refused = serve(tmp_path, TOML.replace("shape = [4]", "shape = [5]"))
     assert refused.returncode == 2
-    assert "cannot start: bandits.shop: context.shape: is [4] and cannot become [5]" in refused.stderr
+    assert (
+        "cannot start: bandits.shop: context.shape: is [4] and cannot become [5]" in refused.stderr
+    )
     assert refused.stdout == ""
 
 
