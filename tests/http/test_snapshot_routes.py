@@ -196,7 +196,7 @@ POISON: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("tensor", POISON)
-@pytest.mark.parametrize("shape", ["linear", "per_action", "mlp", "forgetting"])
+@pytest.mark.parametrize("shape", ["per_action", "forgetting"])
 def test_a_posterior_that_is_not_what_its_sums_give_is_refused(
     api, problem, export, shape: str, tensor: str
 ) -> None:
