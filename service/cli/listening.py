@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+log = logging.getLogger(__name__)
 GRACE_S = 10  # for requests in flight when the server is asked to end
 
 
@@ -49,7 +51,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: answer what is under way, then close everything."""
-        await self._ending()
+        try:
+            await self._ending()
+        except Exception:  # the rest must end in order all the same
+            log.exception("the end of the training failed")
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:

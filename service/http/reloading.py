@@ -43,7 +43,8 @@ async def keys_read_anew(keys: Keys, settings: Settings) -> AsyncIterator[None]:
 
 
 async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Event) -> None:
-    seen = await asyncio.to_thread(_version, path)
+    asked.set()  # the file may have changed since the start read it
+    seen = None
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asked.wait(), CHECKED_S)
@@ -61,10 +62,10 @@ async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Eve
         log.info("the API keys were read anew; their holders: %s", ", ".join(keys.names))
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, int, int, int] | None:
     """Return what differs when a file has changed; None where it cannot be read."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

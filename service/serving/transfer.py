@@ -69,7 +69,7 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
         model, training = (take_prefix(tensors, f"{part}/") for part in (MODEL_FILE, TRAINING_FILE))
         return Adopted(manifest, model, training)
 
-    return await _adopt(engine, engine.bandit(name), load)
+    return await _adopt(engine, engine.bandit(name), load, is_own=False)
 
 
 async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Bandit:
@@ -97,10 +97,12 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
         manifest = dataclasses.replace(snapshot.manifest, meta=meta)
         return Adopted(manifest, model, tensors[TRAINING_FILE])
 
-    return await _adopt(engine, bandit, load)
+    return await _adopt(engine, bandit, load, is_own=True)
 
 
-async def _adopt(engine: Engine, bandit: Bandit, load: Callable[[], Adopted]) -> Bandit:
+async def _adopt(
+    engine: Engine, bandit: Bandit, load: Callable[[], Adopted], *, is_own: bool
+) -> Bandit:
     """Publish a model as the bandit's newest snapshot and log that it is served from here on.
 
     Nothing of it but the row in the log happens on the event loop: a snapshot may be large.
@@ -111,7 +113,7 @@ async def _adopt(engine: Engine, bandit: Bandit, load: Callable[[], Adopted]) ->
 
     def publish() -> SnapshotVersion:
         model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
-        adopted = fit(load(), model)
+        adopted = fit(load(), model, is_own=is_own)
         rows = adopted.manifest.num_rows
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,

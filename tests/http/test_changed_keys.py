@@ -75,9 +75,10 @@ def test_sighup_reads_the_keys_and_ends_nothing(server: Server) -> None:
     def times_read() -> int:
         return server.log_text().count("read anew; their holders: first")
 
+    poll(lambda: times_read() == 1, "the keys are read after the start")
     server.signal(signal.SIGHUP)
-    poll(lambda: times_read() == 1, "the keys are read")
+    poll(lambda: times_read() == 2, "the keys are read")
     assert status(server, FIRST) == 200
     server.signal(signal.SIGHUP)
-    poll(lambda: times_read() == 2, "the keys are read once more")
+    poll(lambda: times_read() == 3, "the keys are read once more")
     assert status(server, FIRST) == 200
