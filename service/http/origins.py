@@ -3,8 +3,9 @@
 A browser on the machine, or in the network, of a server reaches it, and runs pages of anybody. Such
 a request names the page's site in `Origin`; and where the site's own name leads to this server (DNS
 rebinding), in `Host`. So a server on loopback answers to names of this machine alone, and any
-server refuses an `Origin` that is not its own `Host`. Requests without an `Origin`, as of curl and
-of backends, are none of a page's. It stands in front of everything; on the event loop.
+server refuses an `Origin` that is not its own `Host`. Requests without an `Origin` pass: those of
+curl and of backends. A page can send some as well, but only such that change nothing here, and it
+cannot read their answers. It stands in front of everything; on the event loop.
 """
 
 from __future__ import annotations

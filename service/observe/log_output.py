@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import select
 import stat
 import threading
 from typing import TextIO
@@ -45,12 +46,10 @@ class UnreadHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a line over; it does not wait."""
-        global dropped
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:
-            self._dropped += 1
-            dropped += 1
+            self._drop()
         except Exception:  # a message that cannot be formatted must not fail its caller
             self.handleError(record)
 
@@ -67,15 +66,23 @@ class UnreadHandler(logging.Handler):
                 if num := self._dropped:
                     self._dropped -= num
                     self._write(self.format(_report(num)))
-            except OSError:  # the reader is gone for good: there is nobody to report it to
-                pass
+            except OSError:  # the reader is gone
+                self._drop()
             finally:
                 self._lines.task_done()
 
     def _write(self, line: str) -> None:
         left = f"{line}\n".encode("utf-8", "backslashreplace")
         while left:
-            left = left[os.write(self._descriptor, left) :]
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # whoever made the pipe set it so
+                select.select([], [self._descriptor], [])
+
+    def _drop(self) -> None:
+        global dropped
+        self._dropped += 1
+        dropped += 1
 
 
 def _report(num: int) -> logging.LogRecord:

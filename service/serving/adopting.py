@@ -43,7 +43,11 @@ class Adopted(NamedTuple):
 def fit(adopted: Adopted, model: ServingModel, *, is_own: bool) -> Adopted:
     """Load a snapshot into a new model of a bandit; returns it in the form for this bandit.
 
-    One of the bandit's own snapshots (`is_own`) is not compared with its sums: its files have hashes.
+    Args:
+        adopted: The snapshot.
+        model: A new model of the bandit, with its actions.
+        is_own: Whether it is one of the bandit's own snapshots, whose files have hashes. It is not
+            compared with its sums, which extreme rewards round by more than the tolerance.
 
     Raises:
         InvalidRequest: It makes no sense, or does not fit.

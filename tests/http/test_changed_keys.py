@@ -71,14 +71,21 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_reported(
     poll(lambda: status(server, SECOND) == 200, "the new key")
 
 
-def test_sighup_reads_the_keys_and_ends_nothing(server: Server) -> None:
-    def times_read() -> int:
-        return server.log_text().count("read anew; their holders: first")
+def has_read(server: Server, times: int) -> None:
+    """Wait until the keys of `first` were read so often since the start."""
+    line = "read anew; their holders: first"
+    poll(lambda: server.log_text().count(line) == times, f"reading the keys {times} times")
 
-    poll(lambda: times_read() == 1, "the keys are read after the start")
-    server.signal(signal.SIGHUP)
-    poll(lambda: times_read() == 2, "the keys are read")
-    assert status(server, FIRST) == 200
-    server.signal(signal.SIGHUP)
-    poll(lambda: times_read() == 3, "the keys are read once more")
-    assert status(server, FIRST) == 200
+
+def test_a_file_that_others_may_read_now_is_read_anew(server: Server, path: Path) -> None:
+    has_read(server, 1)  # after the start, which may have seen an older file
+    path.chmod(0o640)
+    has_read(server, 2)
+
+
+def test_sighup_reads_the_keys_and_ends_nothing(server: Server) -> None:
+    for times in (1, 2):
+        has_read(server, times)
+        server.signal(signal.SIGHUP)
+        has_read(server, times + 1)
+        assert status(server, FIRST) == 200

@@ -167,5 +167,21 @@ def test_lines_that_find_no_room_are_dropped_counted_and_reported(monkeypatch) -
     os.close(writer)
 
 
+@pytest.mark.parametrize("blocks", [True, False])
+def test_every_line_arrives_whole_once_somebody_reads(monkeypatch, blocks: bool) -> None:
+    monkeypatch.setattr(log_output, "dropped", 0)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, blocks)
+    handler = log_output.UnreadHandler(writer)
+    for number in range(2000):  # more than the pipe has room for
+        handler.emit(record(f"{number:0100}"))
+    with closing(os.fdopen(reader, encoding="utf-8")) as read:
+        assert [int(read.readline()) for _ in range(2000)] == list(range(2000))
+    handler.emit(record("nobody reads any more"))
+    handler.flush()
+    assert log_output.dropped == 1
+    os.close(writer)
+
+
 def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("test", logging.INFO, "", 0, text, (), None)

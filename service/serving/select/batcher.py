@@ -73,9 +73,9 @@ class DecisionBatcher:
                 del self._encoding[own_id]
 
     async def arrived(self, decision_id: DecisionId) -> None:
-        """Return once the selects with this id that came before are drawn.
+        """Return once no select with this id waits to be drawn.
 
-        So that a report about the decision is ordered behind them.
+        So that a report about the decision is ordered behind those that came before it.
         """
         while decision_id in self._encoding:
             await asyncio.wait(self._encoding[decision_id])

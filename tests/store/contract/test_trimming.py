@@ -111,6 +111,13 @@ def test_rows_still_in_the_log_are_sampled_beside_those_that_left_it(client, sto
             reader.evicted(bandit, LogPosition(24), FAR, 12)
 
 
+def within_reach(bandit) -> list[int]:
+    """Return the positions up to 40 whose rank a sample of 4 of the first 25 rows reached."""
+    all_ranks = ranks(bandit.uid, np.arange(1, 41))
+    reach = np.sort(all_ranks[:25])[3]
+    return (np.flatnonzero(all_ranks <= reach) + 1).tolist()
+
+
 def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, bandit):
     """A larger sample later has no row of a higher rank than the smaller one reached."""
     learn(client, store, make, bandit, 0, 50)
@@ -118,10 +125,7 @@ def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, ban
     with store.reader() as reader:
         found = reader.evicted(bandit, LogPosition(40), FAR, 30)
         assert found is not None
-        all_ranks = ranks(bandit.uid, np.arange(1, 41))
-        reach = np.sort(all_ranks[:25])[3]
-        expected = np.flatnonzero(all_ranks <= reach) + 1
-        assert found.rows.positions.tolist() == expected.tolist()
+        assert found.rows.positions.tolist() == within_reach(bandit)
 
 
 def test_a_sample_that_grows_again_takes_no_row_beyond_what_it_reached(client, store, make, bandit):
@@ -131,11 +135,8 @@ def test_a_sample_that_grows_again_takes_no_row_beyond_what_it_reached(client, s
     with store.reader() as reader:
         found = reader.evicted(bandit, LogPosition(40), FAR, 30)
         assert found is not None
-        all_ranks = ranks(bandit.uid, np.arange(1, 41))
-        reach = np.sort(all_ranks[:25])[3]
-        expected = np.flatnonzero(all_ranks <= reach) + 1
-        assert len(expected) > 4, "later rows take part as well"
-        assert found.rows.positions.tolist() == expected.tolist()
+        assert len(within_reach(bandit)) > 4, "later rows take part as well"
+        assert found.rows.positions.tolist() == within_reach(bandit)
 
 
 def test_values_are_those_of_the_requested_position(client, store, make, bandit):

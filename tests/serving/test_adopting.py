@@ -1,0 +1,58 @@
+"""A bandit takes its own snapshots back, whatever it has learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionSlot, BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.model import ServingModel
+from bandexa_core.posterior.agreement import own_differences
+from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
+from service.serving.adopting import TOLERANCE, Adopted, fit
+from service.store.errors import InvalidRequest
+
+SPEC = BanditSpec(
+    policy="linear_ts", context=ContextSpec(shape=(2,)), action_dim=2, seed=1,
+    encoder=EncoderSpec(name="concat"),
+)  # fmt: skip
+
+
+def model() -> ServingModel:
+    return ServingModel(SPEC, BanditUid("uid"), EncoderRegistry(), Catalogue.empty(2))
+
+
+def extreme() -> ServingModel:
+    """Return a model that has learned a reward of 1e8 and its correction."""
+    found, rng = model(), np.random.default_rng(0)
+    policy: Any = found.policy
+    for number in range(60):
+        context, action = rng.normal(size=2).astype(np.float32), np.ones(2, np.float32)
+        policy.learn(context, action, ActionSlot(0), None, 1e8 if number == 30 else 0.1)
+        if number == 30:
+            policy.learn(context, action, ActionSlot(0), 1e8, 0.1)
+    return found
+
+
+def test_an_own_snapshot_is_taken_though_an_extreme_reward_has_rounded_its_sums() -> None:
+    learned = extreme()
+    policy: Any = learned.policy
+    worst = max(own_differences(policy.posterior)[0].values())
+    assert worst > TOLERANCE, "or this tests nothing"
+    manifest = Manifest(
+        version=SnapshotVersion(1), parent=None, bandit_uid=BanditUid("uid"),
+        position=LogPosition(1), log_hash="", spec_hash=SPEC.model_hash(), num_rows=60, epoch=1,
+        encoder="concat", metrics={}, meta={"actions": []},
+    )  # fmt: skip
+    adopted = Adopted(manifest, learned.tensors(), {})
+    taken = model()
+    fit(adopted, taken, is_own=True)
+    for name, tensor in learned.tensors().items():
+        assert np.array_equal(taken.tensors()[name], tensor)
+    with pytest.raises(InvalidRequest, match="its own sums"):
+        fit(adopted, model(), is_own=False)
