@@ -170,10 +170,10 @@ class Settings(BaseModel):
         description="Time without progress in training after which /learnz raises an alarm.",
     )
     trainer_hung_s: float = Field(
-        3600.0,
+        600.0,
         ge=1.0,
-        description="Time without a sign of work in a round after which the trainer process is"
-        " ended and started anew.",
+        description="Time without a sign of work, in a round or as it starts, after which the"
+        " trainer process is ended and started anew.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."

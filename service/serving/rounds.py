@@ -23,7 +23,7 @@ from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.protocol import EventStore
 from service.store.records import RoundRecord
-from service.training.errors import RoundFailed
+from service.training.errors import BanditGone, RoundFailed
 from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
@@ -119,16 +119,15 @@ class Rounds:
         """See `RoundSource.published`.
 
         Raises:
+            BanditGone: The bandit was deleted.
             RoundFailed: The snapshot cannot be served.
         """
         bandit = self._find(uid)
         if bandit is None:
-            return
+            raise BanditGone("the bandit was deleted")
         swapped = await self._swapper.swap(
             bandit, event.version, still_served=lambda: self._find(uid) is bandit
         )
-        if swapped is None:
-            return
         self._record(
             bandit,
             RoundRecord(

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any, TypeVar
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import BandexaError
@@ -21,11 +22,13 @@ from bandexa_core.model import MODEL_FILE, ServingModel
 from service.observe.counters import Metrics
 from service.serving.applier import Applier
 from service.serving.bandit import Bandit
+from service.store.errors import StoreDamaged
 from service.store.loading import load_at
 from service.store.protocol import EventStore
-from service.training.errors import RoundFailed
+from service.training.errors import BanditGone, RoundFailed
 
 ROWS_ON_LOOP = 8
+T = TypeVar("T")
 
 
 class Swapper:
@@ -52,7 +55,7 @@ class Swapper:
 
     async def swap(
         self, bandit: Bandit, version: SnapshotVersion, *, still_served: Callable[[], bool]
-    ) -> float | None:
+    ) -> float:
         """Serve a snapshot from here on; returns the seconds it took.
 
         Args:
@@ -60,33 +63,38 @@ class Swapper:
             version: The snapshot.
             still_served: Whether the bandit is still live, after a wait.
 
-        Returns:
-            None where the bandit was deleted meanwhile.
-
         Raises:
+            BanditGone: The bandit was deleted meanwhile.
             RoundFailed: The snapshot cannot be served.
         """
         applier = bandit.applier
         begun = time.perf_counter()
         loop = asyncio.get_running_loop()
+
+        async def off_loop(work: Callable[..., T], *arguments: Any) -> T:
+            result = await loop.run_in_executor(self._loader, work, *arguments)
+            if not still_served():  # its rows are gone: there is nothing to catch up with
+                raise BanditGone("the bandit was deleted")
+            return result
+
         model: ServingModel | None = None
         try:
             at = applier.model.position
-            loaded = await loop.run_in_executor(self._loader, self._load, bandit, version, at)
+            loaded = await off_loop(self._load, bandit, version, at)
             before: int | None = None
             while (tail := _short_tail(applier, loaded)) is None:
                 behind = applier.model.position - loaded.position
                 if before is not None and behind > before // 2:
                     applier.hold()  # rows arrive about as fast as they are applied
                 before, at = behind, applier.model.position
-                await loop.run_in_executor(self._loader, self._catch_up, bandit, loaded, at)
-            if not still_served():  # deleted meanwhile, and its rows with it
-                return None
+                await off_loop(self._catch_up, bandit, loaded, at)
             started = time.perf_counter()
             for group in tail:
                 loaded.apply(group, applier.load_import)
             model = loaded
         except BandexaError as error:
+            if not still_served():
+                raise BanditGone("the bandit was deleted") from error
             raise RoundFailed(f"snapshot {version} cannot be served: {error}") from error
         finally:
             applier.swap(model)
@@ -105,6 +113,8 @@ class Swapper:
     def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
         for group in self._reader.follow(bandit.record, model.position, up_to):
             model.apply(group, bandit.applier.load_import)
+        if model.position < up_to:
+            raise StoreDamaged(f"row {model.position + 1} is not in the log")
 
 
 def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:

@@ -4,7 +4,7 @@ It runs on the event loop. It starts the child at the first round, so that a ser
 never train has none. Orders go to the child's standard input and events come from its standard
 output, a JSON object per line (`messages`). The child exits when its input closes, so it never
 outlives the server. The supervisor restarts a child that dies, with backoff, and orders the round
-it was in again; a child that hangs in a round is ended first.
+it was in again; a child that hangs, in a round or as it starts, is ended first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Protocol
 
 import msgspec
 
@@ -70,8 +70,8 @@ class TrainerSupervisor:
         configuration: The child's configuration.
         rounds: Orders rounds and swaps their models in.
         metrics: Counts restarts and failed rounds.
-        hung_s: A child that reports nothing for so long in a round is ended; the round is ordered
-            again from a new one.
+        hung_s: A child that reports nothing for so long, in a round or as it starts, is ended; the
+            round is ordered again from a new one.
 
     Attributes:
         busy_with: The bandit of the round under way, None between rounds.
@@ -188,7 +188,12 @@ class TrainerSupervisor:
 
     async def _run(self) -> None:
         while True:
-            uid = await self._next()
+            try:
+                uid = await self._next()
+            except Exception:  # the top of the loop: without it no round would ever come again
+                log.exception("the trainer process cannot be supervised; it is tried again")
+                await asyncio.sleep(self._backoff_s)
+                continue
             waiting = self._waiting.pop(uid)
             self.busy_with = uid
             started = time.monotonic()
@@ -279,17 +284,17 @@ class TrainerSupervisor:
             self._metrics.round_seconds.observe(time.monotonic() - started)
         return event
 
-    async def _alive(self, event: Coroutine[Any, Any, Event | None]) -> Event | None:
-        """Wait for the child's next event in a round; None: it died, or hung and was ended."""
+    async def _alive(self, event: Awaitable[Event | None]) -> Event | None:
+        """Wait for the child's next event; None: it died, or hung and was ended."""
         try:
-            return await asyncio.wait_for(event, self._hung_s)
+            async with asyncio.timeout(self._hung_s):
+                return await event
         except TimeoutError:
             process = self._process
             assert process is not None
-            log.error("the trainer process %d reported nothing for %.0f s in a round: it is ended",
+            log.error("the trainer process %d reported nothing for %.0f s: it is ended",
                       process.pid, self._hung_s)  # fmt: skip
-            process.kill()
-            await process.wait()
+            await _kill(process)
             return None
 
     def _take_beat(self, uid: BanditUid, beat: Heartbeat) -> None:
@@ -353,7 +358,7 @@ class TrainerSupervisor:
             except OSError as error:
                 log.error("the trainer process cannot be started: %s", error)
                 continue
-            if await self._ask(self._configuration) is not None:
+            if await self._alive(self._ask(self._configuration)) is not None:
                 self._down_since = None
                 return
         failure = RoundFailed("the trainer process does not start; see the log")
@@ -369,8 +374,7 @@ class TrainerSupervisor:
         try:
             await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            await _kill(process)
 
     def _fail_all(self, error: RoundFailed) -> None:
         while not self._queue.empty():
@@ -378,6 +382,12 @@ class TrainerSupervisor:
         for waiting in self._waiting.values():
             _reject(waiting, error)
         self._waiting.clear()
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended just now
+        process.kill()
+    await process.wait()
 
 
 def _environment(configuration: Configuration) -> dict[str, str]:

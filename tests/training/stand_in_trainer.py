@@ -3,7 +3,8 @@
 Configuration: {"script": path}; the file there holds one behaviour per line, and each order takes
 the first line off: "publish", "fail", "die", "linger" (publish once a file "go" is beside the
 script). An empty file means publish. Orders are appended to "orders" beside it. "no-start" in the
-configuration ends it at once, with "stubborn" it stays alive when its input closes.
+configuration ends it at once, with "stubborn" it stays alive when its input closes. The first one
+that finds a file "hang" beside the script removes it and never takes an order.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def main() -> None:
         starts.write(f"{os.getpid()}\n")
     if script.with_name("no-start").exists():
         sys.exit(3)
+    if script.with_name("hang").exists():
+        script.with_name("hang").unlink()
+        threading.Event().wait(60)
     report({"event": "ready", "pid": os.getpid()})
     if configuration.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

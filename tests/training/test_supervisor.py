@@ -197,8 +197,19 @@ def test_a_child_that_hangs_in_a_round_is_ended_and_replaced(play, caplog):
         assert scene.count("trainer_restarts") == 1
         assert (await scene.trained(B)).version == 3
 
-    play(story, "linger", hung_s=0.5)
-    assert "reported nothing for 0 s in a round" in caplog.text
+    play(story, "linger", hung_s=2.0)
+    assert "reported nothing for 2 s" in caplog.text
+
+
+def test_a_child_that_hangs_as_it_starts_is_ended_and_replaced(play):
+    async def story(scene: Scene) -> None:
+        (scene.root / "hang").touch()
+        assert (await scene.trained(A)).version == 1
+        first, second = (scene.root / "starts").read_text().split()
+        assert not is_running(int(first))
+        assert scene.supervisor.pid == int(second)
+
+    play(story, hung_s=2.0)
 
 
 def test_a_round_that_kills_every_child_is_given_up_and_others_go_on(play):
