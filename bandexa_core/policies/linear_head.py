@@ -121,7 +121,8 @@ class LinearHead(EncodedInputs):
         if num > 1:
             best = ranking.best(num, retrieved)
         # argmax selects a NaN if there is one.
-        if not math.isfinite(ranking.of_candidates(best[[0, -1]]).sum() + draw.offset):
+        ends = ranking.score(ranking.first) + (ranking.score(int(best[-1])) if num > 1 else 0.0)
+        if not math.isfinite(ends + draw.offset):
             raise ValueError(NOT_FINITE)
         chosen = best
         if explores:  # among all candidates, so that each has at least this probability

@@ -52,18 +52,23 @@ class Ranking(NamedTuple):
             whole: Whether an order of all candidates is needed, or the first alone.
         """
         best = int(scores_G.argmax())
-        tied_G = scores_G == scores_G[best]
         if groups is None:
-            num, num_first, has_ties = len(scores_G), int(np.count_nonzero(tied_G)), False
+            num_first = int(np.count_nonzero(scores_G == scores_G[best]))
+            if num_first <= 1:
+                return cls(scores_G, None, len(scores_G), best, num_first, None)
+            num = len(scores_G)
         else:
-            num, num_first, has_ties = len(groups.of), int(groups.sizes[tied_G].sum()), whole
-        if num_first <= 1 and not has_ties:
-            first = best if groups is None else int(groups.first[best])
-            return cls(scores_G, groups, num, first, num_first, None)
+            num, num_first = len(groups.of), int(groups.sizes[scores_G == scores_G[best]].sum())
+            if num_first <= 1 and not whole:
+                return cls(scores_G, groups, num, int(groups.first[best]), num_first, None)
         order = rng.permutation(num)
         scores_K = scores_G if groups is None else scores_G[groups.of]
         first = int(order[scores_K[order].argmax()])
         return cls(scores_G, groups, num, first, num_first, order)
+
+    def score(self, candidate: int) -> float:
+        """Return the sampled value of a candidate."""
+        return float(self.scores[self.group(candidate)])
 
     def of_candidates(self, which: NDArray[np.int64] | slice) -> Array64:
         """Return the sampled values of some candidates."""
@@ -95,7 +100,7 @@ class Ranking(NamedTuple):
 
     def tie(self, group: int, candidate: int) -> bool:
         """Whether a group has the value of a candidate."""
-        own = self.group(candidate)
+        own = candidate if self.groups is None else int(self.groups.of[candidate])
         return group == own or bool(self.scores[group] == self.scores[own])
 
     def votes(self, winners_M: NDArray[np.int64], candidate: int) -> float:
