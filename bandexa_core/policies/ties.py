@@ -118,10 +118,7 @@ class Ranking(NamedTuple):
     def shares(self, winners_M: NDArray[np.int64]) -> Array64:
         """Return each candidate's share of the votes, (K,)."""
         votes_G = np.bincount(winners_M, minlength=len(self.scores)) / len(winners_M)
-        if self.groups is not None:
-            shared_G = votes_G / self.groups.sizes
-        else:
-            shared_G = votes_G
+        shared_G = votes_G / self.groups.sizes if self.groups is not None else votes_G
         if self.num_first > 1:
             tied_G = self.scores == self.scores[self.group(self.first)]
             shared_G = np.where(tied_G, votes_G[tied_G].sum() / self.num_first, shared_G)

@@ -24,17 +24,17 @@ def own_differences(
     Raises:
         NotPositiveDefiniteError: Some sums are of no rows.
     """
-    slots: dict[int, GaussianPosterior | None] = {}
-    if isinstance(posterior, DisjointPosterior):
-        slots = {slot: posterior.slot(slot) for slot in posterior.slots}
-    else:
-        slots = {0: posterior}
+    own = posterior.from_own_sums()
+    if isinstance(own, GaussianPosterior):
+        assert isinstance(posterior, GaussianPosterior), "of the same kind"
+        return {0: posterior_differences(own, posterior)}
+    assert isinstance(posterior, DisjointPosterior), "of the same kind"
     found = {}
-    for slot, each in slots.items():
-        assert each is not None, "only slots that learned are listed"
-        fresh = each.copy()
-        fresh.refresh()
-        found[slot] = posterior_differences(fresh, each)
+    for slot in posterior.slots:
+        first, second = own.slot(slot), posterior.slot(slot)
+        assert second is not None, "only slots that learned are listed"
+        prior = GaussianPosterior.prior(second.dim, second.config)  # of sums that were forgotten
+        found[slot] = posterior_differences(prior if first is None else first, second)
     return found
 
 

@@ -127,6 +127,14 @@ class GaussianPosterior:
         posterior.refresh()
         return posterior
 
+    def from_own_sums(self) -> Self:
+        """Return the posterior that the sums of this one give under the configured prior.
+
+        Raises:
+            NotPositiveDefiniteError: The sums come from no finite rows.
+        """
+        return self.from_statistics(self.statistics(), self.config)
+
     @property
     def dim(self) -> int:
         """Number of weights D."""
