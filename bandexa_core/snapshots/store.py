@@ -187,7 +187,11 @@ class SnapshotStore:
         Raises:
             SnapshotCorrupt: A file is missing, or differs from what was published.
         """
-        manifest = self.manifest(version)
+        return self._load(self.manifest(version), names)
+
+    def _load(self, manifest: Manifest, names: Collection[str] | None) -> Snapshot:
+        """Read and check the files of a manifest; see `load`."""
+        version = manifest.version
         for name in names or ():
             if name not in manifest.files:
                 raise SnapshotCorrupt(f"{self._path(version)}: its manifest has no file {name!r}")
@@ -222,8 +226,9 @@ class SnapshotStore:
         skipped: list[tuple[SnapshotVersion, str]] = []
         for version in reversed(self.versions()):
             try:
-                if accept(self.manifest(version)):
-                    return self.load(version, names), skipped
+                manifest = self.manifest(version)
+                if accept(manifest):
+                    return self._load(manifest, names), skipped
                 skipped.append((version, "not accepted"))
             except SnapshotCorrupt as error:
                 skipped.append((version, str(error)))

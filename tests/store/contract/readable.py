@@ -77,7 +77,6 @@ class Readers:
             now: The time.
         """
         log, counting = self.log, self.counting
-        keys = [bandit.key for bandit in bandits]
         found = {
             "epoch": log.epoch(),
             "bandits": plain(log.bandits()),
@@ -85,7 +84,7 @@ class Readers:
             "next uids": [log.next_uid(bandit.name) for bandit in bandits],
             "answers": [plain(log.answer(each)) for each in ids],
             "times of decisions": [log.decision_time(n) for n in (0, 1, 2, 9, 99, MOST)],
-            "counted": (counting.bandits(), counting.heads(keys)),
+            "counted": counting.newest(),
         }
         for bandit in bandits:
             whole = self.of_log(bandit, now) | self.of_decisions(bandit, ids, now)
