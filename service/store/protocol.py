@@ -252,6 +252,19 @@ class LogReader(Reader, Protocol):
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """Return the position up to which all rows are older than `time`."""
 
+    def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
+        """Return the bandits that retention has to look at, of all that are not deleted.
+
+        Their oldest decision or learn row is older than `before`, or the changes of their
+        catalogue take more than `change_bytes`.
+        """
+
+    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
+        """Whether `EventStore.trim_log` up to a position would remove something."""
+
+    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
+        """Whether `EventStore.drop_decisions` would remove something."""
+
     def decision_time(self, number: int) -> float | None:
         """Return the time of the n-th decision (from 0) in order of insertion, None beyond it."""
 
