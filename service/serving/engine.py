@@ -7,6 +7,7 @@ The engine only finds them: `lifecycle` builds and closes it, `select.answer` an
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -106,6 +107,10 @@ class Bandits:
             self.add(bandit)
             bandit.applier.reopen()
 
+    def __len__(self) -> int:
+        """Return the number of bandits that are served."""
+        return len(self._by_name)
+
     def exists(self, name: str) -> bool:
         """Return whether there is a bandit of this name, served or not."""
         return name in self._by_name or name in self._aside
@@ -113,6 +118,14 @@ class Bandits:
     def aside(self) -> list[SetAside]:
         """Return the bandits that are not served, sorted by name."""
         return [self._aside[name] for name in sorted(self._aside)]
+
+    def page(self, after: str | None, limit: int) -> tuple[list[Bandit], str | None]:
+        """Return bandits by name, those behind `after`, and the last name where there are more."""
+        names = sorted(self._by_name)
+        first = 0 if after is None else bisect_right(names, after)
+        found = names[first : first + limit]
+        more = first + limit < len(names)
+        return [self._by_name[name] for name in found], found[-1] if more else None
 
     def all(self) -> list[Bandit]:
         """Return all bandits, sorted by name."""

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
 from service.settings import Settings
@@ -172,7 +173,7 @@ class Follower:
         return True
 
     def _decisions(self, keys: list[int], counts: Counts, cursors: dict[str, int]) -> bool:
-        """Count one chunk of decisions, of as many bandits as it takes; returns if there is more."""
+        """Count one chunk of decisions, of as many bandits as it takes; returns whether it ended."""
         left, left_bytes = CHUNK, BYTES
         for key in keys:
             uid = self._newest[key].uid

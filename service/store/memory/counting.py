@@ -15,7 +15,9 @@ class MemoryCountingReader(View):
         with self._reading() as contents:
             return {
                 key: Newest(
-                    record.uid, contents.of(key).log.head, max(contents.of(key).decisions, default=0)
+                    record.uid,
+                    contents.of(key).log.head,
+                    max(contents.of(key).decisions, default=0),
                 )
                 for key, record in contents.live.items()
             }

@@ -194,7 +194,9 @@ class MemoryReader(View):
         """See `LogReader.with_old_rows`."""
         with self._reading() as contents:
             return {
-                key for key in contents.live if _has_old_rows(contents.of(key), before, change_bytes)
+                key
+                for key in contents.live
+                if _has_old_rows(contents.of(key), before, change_bytes)
             }
 
     def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:

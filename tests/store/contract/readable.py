@@ -85,7 +85,9 @@ class Readers:
             "answers": [plain(log.answer(each)) for each in ids],
             "times of decisions": [log.decision_time(n) for n in (0, 1, 2, 9, 99, MOST)],
             "with old rows": [
-                log.with_old_rows(now - ago, size) for ago in (-1.0, 2.0, MOST) for size in (0, MOST)
+                log.with_old_rows(now - ago, size)
+                for ago in (-1.0, 2.0, MOST)
+                for size in (0, MOST)
             ],
             "counted": counting.newest(),
         }
