@@ -16,6 +16,7 @@ uses the version before.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import time
@@ -151,7 +152,7 @@ class SnapshotStore:
     def versions(self) -> list[SnapshotVersion]:
         """Return the existing versions, damaged ones included, in ascending order."""
         with self._disk("list", self._root):
-            names = [entry.name for entry in self._root.iterdir()] if self._root.exists() else []
+            names = self._names()
         found = (_VERSION_NAME.fullmatch(name) for name in names)
         return sorted(SnapshotVersion(int(match[1])) for match in found if match)
 
@@ -266,11 +267,17 @@ class SnapshotStore:
         It must not run beside `publish` or `prune`, whose unfinished directories look the same.
         """
         with self._disk("clean", self._root):
-            entries = sorted(self._root.iterdir()) if self._root.exists() else []
-            leftovers = [path for path in entries if _LEFTOVER_NAME.fullmatch(path.name)]
+            names = [name for name in self._names() if _LEFTOVER_NAME.fullmatch(name)]
+            leftovers = [self._root / name for name in sorted(names)]
             for path in leftovers:
                 remove_tree(self._fs, path)
         return [path.name for path in leftovers]
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._root)
+        except FileNotFoundError:
+            return []
 
     def _path(self, version: int) -> Path:
         if version < 0:

@@ -173,7 +173,7 @@ class Follower:
         return True
 
     def _decisions(self, keys: list[int], counts: Counts, cursors: dict[str, int]) -> bool:
-        """Count one chunk of decisions, of as many bandits as it takes; returns whether it ended."""
+        """Count one chunk of decisions, of as many bandits as needed; returns if cut."""
         left, left_bytes = CHUNK, BYTES
         for key in keys:
             uid = self._newest[key].uid
