@@ -40,7 +40,7 @@ _PATHS = ("/metrics", "/metrics?histograms=false", "/learnz", "/bandits", "/band
 _PLAIN, _GZIP = {"accept-encoding": "identity"}, {"accept-encoding": "gzip"}
 _LARGE: dict[str, Any] = {  # its posterior and sums are about 45 MB
     "policy": "neural_linear_ts", "context": {"shape": [1024]}, "action_dim": 4, "seed": 1,
-    "encoder": {"name": "mlp", "params": {"hidden": [1024, 1024], "feature_dim": 1024}},
+    "encoder": {"name": "mlp", "params": {"hidden": [1024, 1024], "feature_dim": 1400}},
     "training": {"mode": "lockstep"},
 }  # fmt: skip
 _RESNET: dict[str, Any] = {

@@ -48,8 +48,9 @@ def create_app(settings: Settings) -> App:
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
     registry = EncoderRegistry(
-        settings.encoders, settings.weights, torch_threads=settings.service_threads
-    )
+        settings.encoders, settings.weights, torch_threads=settings.service_threads,
+        downloads=False,
+    )  # fmt: skip
     metrics = Metrics()
 
     @asynccontextmanager

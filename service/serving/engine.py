@@ -10,6 +10,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid, LogPosition
@@ -39,7 +40,7 @@ class Bandits:
         self._records: dict[int, BanditRecord] = {}
         self._aside: dict[str, SetAside] = {}
         self._modules = ImportedModules()
-        self.changing = asyncio.Lock()  # two creations of one name must not race
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def add(self, bandit: Bandit) -> None:
         """Serve a bandit from now on."""
@@ -118,6 +119,13 @@ class Bandits:
     def aside(self) -> list[SetAside]:
         """Return the bandits that are not served, sorted by name."""
         return [self._aside[name] for name in sorted(self._aside)]
+
+    def changing(self, name: str) -> asyncio.Lock:
+        """Return the lock under which a bandit is created or changed; others have their own.
+
+        A creation may take minutes: it reads or downloads an encoder's weights.
+        """
+        return self._changing.setdefault(name, asyncio.Lock())
 
     def page(self, after: str | None, limit: int) -> tuple[list[Bandit], str | None]:
         """Return bandits by name, those behind `after`, and the last name where there are more."""
