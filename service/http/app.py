@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bandexa_core import __version__
 from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
+from service.http.alarms import Alarms
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys
 from service.http.limits import BodyLimit, InFlightLimit
@@ -47,8 +48,9 @@ def create_app(settings: Settings) -> App:
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
     registry = EncoderRegistry(
-        settings.encoders, settings.weights, torch_threads=settings.service_threads
-    )
+        settings.encoders, settings.weights, torch_threads=settings.service_threads,
+        downloads=False,
+    )  # fmt: skip
     metrics = Metrics()
 
     @asynccontextmanager
@@ -108,6 +110,7 @@ class App(FastAPI):
         self.state.keys = keys
         self.state.refused = False  # whether a start failed because of the settings
         self.state.engine = None
+        self.state.alarms = Alarms()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""

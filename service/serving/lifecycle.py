@@ -35,6 +35,8 @@ from service.store.opening import open_store
 from service.store.protocol import EventStore
 from service.store.records import BanditRecord
 
+ADDED_AT_ONCE = 100  # recovered bandits; then the event loop goes on
+
 
 @asynccontextmanager
 async def running(
@@ -93,6 +95,8 @@ async def running(
                 aside = SetAside(record, snapshots, found)
                 live.set_aside(aside)
                 recovery.failed(aside)
+            if len(live) % ADDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         commit = Committer(loop)
         batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()

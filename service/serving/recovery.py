@@ -27,6 +27,7 @@ from service.observe.counters import Metrics
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.errors import BanditFailed
+from service.serving.threads import in_own_thread
 from service.store.loading import load_at, newest_snapshot
 from service.store.protocol import EventStore, LogReader
 from service.store.records import BanditRecord
@@ -136,6 +137,7 @@ class Recovery:
             return
         loop = asyncio.get_running_loop()
         try:
+            await in_own_thread(self._registry.fetch, bandit.record.spec)
             model = await loop.run_in_executor(self._loader, self._build, bandit)
         except Exception as error:  # own encoders raise anything
             again = failure_of(error, failure.since, failure.tries + 1)

@@ -140,6 +140,8 @@ def place_imports(reader: LogReader, record: BanditRecord, snapshots: SnapshotSt
     """
     imports = reader.imports(record.key)
     for version in snapshots.versions():
+        if version == 0:  # written with the bandit: no import, and most bandits have no other
+            continue
         try:
             if snapshots.manifest(version).position != UNPLACED:
                 continue
