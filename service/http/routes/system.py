@@ -16,6 +16,7 @@ from service.http.states import answered, learning_state, not_served, trainer_st
 from service.observe.health import ALARM, server_findings
 
 router = APIRouter(route_class=GuardedRoute)
+ENDING = "the server was asked to end"
 STATIC = files("service.http") / "static" / "swagger-ui"
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -34,9 +35,9 @@ async def healthz() -> Health:
     response_model=Health,
     responses={503: {"model": Health}},
 )
-async def readyz(engine: EngineDep) -> Response:
+async def readyz(engine: EngineDep, request: Request) -> Response:
     """Answer 200 when the store takes writes and every model is loaded, else 503."""
-    failure = engine.failure()
+    failure = ENDING if request.app.state.draining else engine.failure()
     health = Health(
         status="ready" if failure is None else "not ready",
         detail=failure,
