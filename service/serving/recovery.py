@@ -55,16 +55,22 @@ class SetAside:
 
 
 def build_model(
-    reader: LogReader, registry: EncoderRegistry, record: BanditRecord, snapshots: SnapshotStore
+    reader: LogReader,
+    registry: EncoderRegistry,
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    applied: Callable[[int], None] | None = None,
 ) -> ServingModel:
     """Return the model of the newest good snapshot with the whole log applied.
+
+    `applied` is called with the number of rows of each group.
 
     Raises:
         SnapshotError, RowNotApplied, StoreError, LogTrimmed: It cannot be built.
     """
     head = reader.head(record.key)
     snapshot = newest_snapshot(reader, record, snapshots, head)
-    return load_at(reader, record, registry, snapshots, snapshot, head)
+    return load_at(reader, record, registry, snapshots, snapshot, head, applied)
 
 
 def failure_of(error: Exception, since: float | None = None, tries: int = 0) -> Failure:

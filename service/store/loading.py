@@ -160,8 +160,11 @@ def load_at(
     snapshots: SnapshotStore,
     snapshot: Snapshot,
     up_to: LogPosition,
+    applied: Callable[[int], None] | None = None,
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
+
+    `applied` is called with the number of rows of each group; what it raises ends the loading.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -177,4 +180,6 @@ def load_at(
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
     for group in reader.follow(record, base, up_to):
         model.apply(group, load)
+        if applied is not None:
+            applied(len(group.rows))
     return model

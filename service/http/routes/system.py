@@ -23,6 +23,7 @@ from service.serving.bandit import Bandit
 from service.serving.recovery import SetAside
 
 router = APIRouter(route_class=GuardedRoute)
+ENDING = "the server was asked to end"
 STATIC = files("service.http") / "static" / "swagger-ui"
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -41,9 +42,9 @@ async def healthz() -> Health:
     response_model=Health,
     responses={503: {"model": Health}},
 )
-async def readyz(engine: EngineDep) -> Response:
+async def readyz(engine: EngineDep, request: Request) -> Response:
     """Answer 200 when the store takes writes and every model is loaded, else 503."""
-    failure = engine.failure()
+    failure = ENDING if request.app.state.draining else engine.failure()
     health = Health(
         status="ready" if failure is None else "not ready",
         detail=failure,
