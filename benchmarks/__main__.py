@@ -37,6 +37,7 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
+    "slow_peers": "slow and endless clients lock nobody out, and every descriptor comes back",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like
