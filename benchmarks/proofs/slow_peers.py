@@ -212,13 +212,15 @@ def _level_again(pid: int) -> int:
     return found
 
 
-def _run(folder: Path, num: int, hold_s: float, kinds: Sequence[str]) -> tuple[Any, list[str]]:
+def _run(
+    folder: Path, num: int, files: int, hold_s: float, kinds: Sequence[str]
+) -> tuple[Any, list[str]]:
     server = Server(folder / "data")
     wrong: list[str] = []
     opened: dict[str, int] = {}
     results: dict[str, Any] = {}
     try:
-        with _file_limit(FILES):
+        with _file_limit(files):
             server.spawn()
         server.wait_ready()
         with httpx.Client(base_url=server.address, trust_env=False) as http:
@@ -269,11 +271,12 @@ def main(argv: Sequence[str]) -> int:
     """Run the proof; returns 0 when every claim holds."""
     parser = arguments("slow_peers", __doc__)
     parser.add_argument("--peers", type=int, default=NUM_PEERS, help="connections of a wave")
+    parser.add_argument("--files", type=int, default=FILES, help="open files of the server")
     parser.add_argument("--hold-s", type=float, default=HOLD_S, help="duration of a wave")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="bandexa-slow-peers-") as name:
-        results, wrong = _run(Path(name), given.peers, given.hold_s, given.kinds)
+        results, wrong = _run(Path(name), given.peers, given.files, given.hold_s, given.kinds)
     claim = "a good client is served all the time, and every connection is given back"
     return report("slow_peers", results, given.json, wrong=wrong, claim=claim)
 

@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """Serve bandits over HTTP until SIGTERM.
 
-    Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it is ready.
+    Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it serves.
 
     Exit status 4: the store failed for good (docs/operations.md); start again to recover.
     """
