@@ -39,6 +39,7 @@ PROOFS = {
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "imports": "no changed export stops a bandit, a start or another bandit",
     "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",
+    "slow_peers": "slow and endless clients lock nobody out, and every descriptor comes back",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like

@@ -129,7 +129,8 @@ class Settings(BaseModel):
         None,
         ge=1,
         description="Most connections; beyond them those that wait for their client are closed."
-        " When not given, what the limit of open files leaves: all but 128, but at least half.",
+        " When not given, what the limit of open files leaves (all but 128, but at least half), and"
+        " at most max_in_flight.",
     )
     drain_s: float = Field(
         0.0,

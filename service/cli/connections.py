@@ -45,12 +45,16 @@ class Waits(enum.Enum):
 _ORDER = {waits: number for number, waits in enumerate(Waits)}
 
 
-def default_limit() -> int:
-    """Return how many connections the limit of open files leaves."""
+def default_limit(max_in_flight: int) -> int:
+    """Return how many connections the limit of open files leaves.
+
+    A request whose body arrives slowly is under way: with as many of them as there may be, all
+    others would get 503. So there are never more connections than that; the slowest give way.
+    """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         files = 1 << 20
-    return max(files - OWN_FILES, files // 2)
+    return min(max(files - OWN_FILES, files // 2), max_in_flight)
 
 
 class Connection(HttpToolsProtocol):

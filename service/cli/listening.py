@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import uvicorn
@@ -76,10 +76,23 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._doors = Doors(
             self.server_state.connections,
-            most=default_limit() if most is None else most,
+            most=default_limit(settings.max_in_flight) if most is None else most,
             crowded=crowded,
             head_timeout_s=settings.head_timeout_s,
         )
+
+    async def serve_and_exit(self, sockets: list[socket.socket], status: Callable[[], int]) -> None:
+        """Serve, and end the process with a status once everything is closed.
+
+        At once: what would follow is the end of the event loop and of the interpreter. That starts
+        a thread and waits for others, and without memory it hangs.
+
+        Raises:
+            SystemExit: The start failed.
+        """
+        await self.serve(sockets)
+        logging.shutdown()
+        os._exit(status())
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, start the app, and announce the address."""

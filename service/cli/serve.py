@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """Serve bandits over HTTP until SIGTERM.
 
-    Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it is ready.
+    Prints one JSON line {"event": "listening", "url", "pid"} on standard output once it serves.
 
     Exit status 4: the store failed for good (docs/operations.md); start again to recover.
     """
@@ -65,14 +65,17 @@ def serve(
         asgi = create_app(settings)
     except ValueError as error:
         _refuse("serve", error)
+
+    def status() -> int:
+        return STORE_FAILED_STATUS if asgi.failed_for_good else 0
+
     server = Server(asgi, settings, Crowded(asgi, asgi.metrics))
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
-        server.run(sockets=[listener])
-    if asgi.failed_for_good:
-        logging.shutdown()
-        os._exit(STORE_FAILED_STATUS)  # at once: closing the database would write
-    if not server.started:
-        raise typer.Exit(USAGE if asgi.state.refused else 1)
+        loops = server.config.get_loop_factory()
+        with asyncio.Runner(loop_factory=loops) as runner:
+            # It ends the process: after a failed store, closing the database would write.
+            runner.run(server.serve_and_exit([listener], status))
+    raise typer.Exit(USAGE if asgi.state.refused else 1)
 
 
 def _log_access(settings: Settings, keys: Keys) -> None:

@@ -7,6 +7,7 @@ The engine only finds them: `lifecycle` builds and closes it, `select.answer` an
 from __future__ import annotations
 
 import asyncio
+import os
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -196,7 +197,12 @@ class Engine:
     def failure(self) -> str | None:
         """Return why the server is not ready, None when it is."""
         failure = self.store.failure
-        return None if failure is None else f"the store takes no writes: {failure}"
+        if failure is not None:
+            return f"the store takes no writes: {failure}"
+        folder = self.settings.snapshots
+        if os.access(folder, os.W_OK | os.X_OK):
+            return None
+        return f"{folder} cannot be written: no bandit can be created or trained"
 
     @property
     def failed_for_good(self) -> bool:

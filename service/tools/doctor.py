@@ -202,6 +202,10 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
     if not os.access(database, os.W_OK):
         remedy = f"chown {root} to uid {os.getuid()}, or run as its owner"
         yield Check("data", "wrong", f"{database} cannot be written", remedy)
+    for folder in (settings.snapshots, settings.replays):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            remedy = f"chown it to uid {os.getuid()}, or mount it writable"
+            yield Check("folders", "wrong", f"{folder} cannot be written: no training", remedy)
     lock = database.with_name(f"{database.name}.lock")
     if _is_locked(lock):
         yield Check("data", "ok", f"{root} is in use: {lock.read_text().strip() or 'starting'}")

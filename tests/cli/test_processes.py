@@ -7,6 +7,7 @@ interpreter, so that the forked ones are known to behave as the real ones do.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -123,3 +124,16 @@ def test_a_request_that_waits_for_a_round_is_answered_when_the_server_ends(
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:bandexa:unavailable")
     assert "shutting down" in answer.json()["detail"]
     assert '"level":"error"' not in server.log_text()
+
+
+def test_a_server_without_memory_exits_once_it_has_ended(start_server, forked: bool) -> None:
+    """Its last steps need no thread: where memory is short, one that starts may never run."""
+    server: Server = start_server(forked=forked)
+    assert server.http.put("/bandits/b", json=LINEAR).status_code == 201
+    pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[0])
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_AS)
+    resource.prlimit(server.pid, resource.RLIMIT_AS, (pages * resource.getpagesize(), hard))
+    server.process.terminate()
+    assert server.process.wait(20) == 0
+    assert server.wait() == 0
+    assert "Finished server process" in server.log_text()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from service.http.auth import GuardedRoute, needs
@@ -25,6 +27,7 @@ from service.serving.recovery import SetAside
 router = APIRouter(route_class=GuardedRoute)
 ENDING = "the server was asked to end"
 STATIC = files("service.http") / "static" / "swagger-ui"
+PIECE_BYTES = 64 << 10
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
@@ -115,4 +118,17 @@ async def docs_asset(asset: str) -> Response:
     """A file of Swagger UI."""
     if asset not in ASSETS:
         raise HTTPException(404, f"there is no {asset!r} here")
-    return Response((STATIC / asset).read_bytes(), media_type=ASSETS[asset])
+    content = _content(asset)
+    headers = {"content-length": str(len(content))}
+    return StreamingResponse(_pieces(content), media_type=ASSETS[asset], headers=headers)
+
+
+@cache
+def _content(asset: str) -> bytes:
+    return (STATIC / asset).read_bytes()
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    """Yield it a piece at a time, so that a slow reader's connection holds one piece."""
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
