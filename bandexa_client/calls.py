@@ -45,6 +45,7 @@ from bandexa_client.sharing import shared
 
 T = TypeVar("T")
 _PAGE = 10_000  # the most actions that the service lists at once
+_BANDITS = 1000  # in one page
 
 
 class Calls(ABC):
@@ -199,8 +200,15 @@ class Calls(ABC):
 
     @shared
     async def list_bandits(self) -> list[BanditState]:
-        """Return configuration and progress of every bandit."""
-        return list((await self._do(Call("GET", "/bandits", reads(_Bandits)))).bandits)
+        """Return configuration and progress of every bandit, sorted by name."""
+        first = f"/bandits?limit={_BANDITS}"
+        page = await self._do(Call("GET", first, reads(_Bandits)))
+        found = list(page.bandits)
+        while page.next is not None:
+            following = Call("GET", f"{first}&after={page.next}", reads(_Bandits))
+            page = await self._do(following)
+            found += page.bandits
+        return found
 
     @shared
     async def put_actions(
@@ -320,6 +328,7 @@ class Calls(ABC):
 @dataclass(frozen=True, slots=True)
 class _Bandits:
     bandits: tuple[BanditState, ...]
+    next: str | None  # a server without pages sends none
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ with the ASGI lifespan; until they have started, `Starting` answers.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> App:
             keys_read_anew(keys, settings),
         ):
             app.state.engine, app.state.follower = engine, follower
+            await _build_routes(app)
             try:
                 await configured.ensure(engine, wanted)
             except SettingsError:
@@ -102,6 +104,14 @@ def create_app(settings: Settings) -> App:
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app
+
+
+async def _build_routes(app: FastAPI) -> None:
+    """Have FastAPI build its routes; the first request would wait for that, and all others."""
+    scope = {"type": "http", "method": "GET", "path": "/-", "root_path": "", "headers": []}
+    for route in app.router.routes:
+        route.matches(scope)
+        await asyncio.sleep(0)
 
 
 class App(FastAPI):

@@ -7,8 +7,8 @@ later, and any process that reads the log can follow it.
 
 Rows that were appended together are a group: they are encoded together and learned together, by a
 rule in the log, so that whoever replays the log does the same arithmetic. No select sees a part of
-a group. Groups that need long work (a factorisation when forgetting, a slow encoder's features)
-wait until a thread has done that work, and later ones wait behind them; selects do not.
+a group. Groups that need long work (a factorisation when forgetting, a slow encoder's features, an
+import) wait until a thread has done that work, and later ones wait behind them; selects do not.
 
 A row that cannot be applied makes the bandit *failed*: it goes on answering selects from its last
 good position, its rewards are stored, and `recovery` builds its model again from snapshot and log.
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.rows import Group, learn_rows
+from bandexa_core.log.rows import Group, ImportRow, learn_rows
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot
 from service.store.errors import StoreDamaged
@@ -153,7 +153,7 @@ class Applier:
         if self.head - model.position > ROWS_AT_ONCE:
             return False
         for group in self.read(model.position, self.head):
-            if _is_slow(model, group) or model.forgets_before(group):
+            if _is_slow(model, group) or _is_replaced_by(model, group):
                 return False
             self._apply(group)
         return model.position >= self.head
@@ -197,7 +197,7 @@ class Applier:
             if not self._still_served(model):
                 return _abandoned(computing)
             z_ND = computing.result()
-        if not model.forgets_before(group):
+        if not _is_replaced_by(model, group):
             self._apply(group, z_ND)
             return True
         load = self.load_import
@@ -323,6 +323,11 @@ def _abandoned(work: asyncio.Future[Any]) -> bool:
 
 def _is_slow(model: ServingModel, group: Group) -> bool:
     return model.slow_encoder is not None and bool(learn_rows(group))
+
+
+def _is_replaced_by(model: ServingModel, group: Group) -> bool:
+    """Whether a group takes long to apply: it factorises, or loads a whole snapshot."""
+    return isinstance(group.rows[0], ImportRow) or model.forgets_before(group)
 
 
 def _features(model: ServingModel, group: Group) -> NDArray[np.float64] | None:

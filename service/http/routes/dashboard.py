@@ -106,13 +106,19 @@ def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:
     )
 
 
-@router.get("/bandits/{name}", openapi_extra=needs("read"), responses=problems(404, 422))
+@router.get(
+    "/bandits/{name}",
+    openapi_extra=needs("read"),
+    response_model=dict[str, Any],
+    responses=problems(404, 422),
+)
 async def bandit_over_time(
     name: Name,
     engine: EngineDep,
     follower: FollowerDep,
+    request: Request,
     over: Annotated[Range, Query(alias="range", description="How far back.")] = "1h",
-) -> dict[str, Any]:
+) -> Response:
     """Return a bandit over time: lists aligned to `time`, null where there is no data."""
     bandit = engine.bandit(name)
     now = time.time()
@@ -125,7 +131,7 @@ async def bandit_over_time(
 
     drawn = await asyncio.get_running_loop().run_in_executor(None, found)
     model, state = bandit.model, learning_state(engine, bandit)
-    return {
+    answer = {
         "name": name,
         "now": now,
         "policy": model.spec.policy,
@@ -140,24 +146,34 @@ async def bandit_over_time(
         "behind": follower.behind,
         **drawn,
     }
+    encoding = answer_type(request.headers.get("accept", ""))
+    return await large(request, [encode(answer, encoding)], encoding)
 
 
-@router.get("/bandits/{name}/decisions", openapi_extra=needs("read"), responses=problems(404, 422))
+@router.get(
+    "/bandits/{name}/decisions",
+    openapi_extra=needs("read"),
+    response_model=DecisionList,
+    responses=problems(404, 422),
+)
 async def newest_decisions(
     name: Name,
     engine: EngineDep,
+    request: Request,
     before: Annotated[
         int | None, Query(ge=1, le=MAX_ROW, description="`next` of an earlier answer.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="How many at most.")] = 50,
-) -> DecisionList:
+) -> Response:
     """Return the newest decisions of a bandit."""
     record = engine.bandit(name).record
 
-    def found() -> DecisionList:
+    encoding = answer_type(request.headers.get("accept", ""))
+
+    def found() -> bytes:
         with engine.store.history() as history:
             lines = history.newest(record, before, limit)
-        return DecisionList(
+        answer = DecisionList(
             decisions=[
                 DecisionLine(
                     decision_id=line.decision_id,
@@ -174,5 +190,7 @@ async def newest_decisions(
             ],
             next=lines[-1].row if len(lines) == limit else None,
         )
+        return bytes(as_part(answer, encoding))
 
-    return await asyncio.get_running_loop().run_in_executor(None, found)
+    encoded = await asyncio.get_running_loop().run_in_executor(None, found)
+    return await large(request, [encoded], encoding)

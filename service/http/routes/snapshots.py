@@ -10,6 +10,7 @@ from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import SnapshotVersion
 from service.http.auth import needs
 from service.http.codec import WireRoute
+from service.http.large import in_parts
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.snapshots import (
     RollbackRequest,
@@ -41,7 +42,7 @@ async def list_snapshots(name: Name, engine: EngineDep) -> SnapshotList:
 async def export_snapshot(name: Name, engine: EngineDep) -> Response:
     """Export the served model as safetensors."""
     data = await export_model(engine.bandit(name))
-    return Response(data, media_type="application/octet-stream")
+    return in_parts([data], "application/octet-stream")
 
 
 @router.put(
