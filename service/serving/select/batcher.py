@@ -73,12 +73,13 @@ class DecisionBatcher:
                 del self._encoding[own_id]
 
     async def arrived(self, decision_id: DecisionId) -> None:
-        """Return once no select with this id waits to be drawn.
+        """Return once the selects with this id that came before are drawn.
 
-        So that a report about the decision is ordered behind those that came before it.
+        So that a report about the decision is ordered behind them. It does not wait for those that
+        are announced from now on: repeated selects would hold it back without end.
         """
-        while decision_id in self._encoding:
-            await asyncio.wait(self._encoding[decision_id])
+        if earlier := self._encoding.get(decision_id):
+            await asyncio.wait(earlier)  # of a copy: later ones do not join it
         while decision_id in self._queued_ids:
             self._draw_some()
 
