@@ -105,6 +105,13 @@ class Settings(BaseModel):
     max_in_flight: int = Field(
         1024, ge=1, description="Most requests under way at once; others get 503."
     )
+    max_bytes_in_flight: int = Field(
+        256 << 20,
+        ge=1024,
+        description="Most bytes of all bodies under way at once; further ones get 503. Bodies up to"
+        " 64 KiB, of which `max_in_flight` bounds the number, and imported snapshots do not count:"
+        " those share `max_snapshot_bytes`. One body of `max_body_bytes` always fits.",
+    )
     body_timeout_s: float = Field(
         60.0,
         gt=0.0,

@@ -18,6 +18,8 @@ from service.store.errors import InvalidRequest
 from service.store.identity import DecisionIds
 from service.store.records import ChosenAction, DecisionRecord
 
+CHOSEN_WORK = 20  # candidates, which take as long as a chosen action
+
 
 class Pending(NamedTuple):
     """A select that is ready to be drawn.
@@ -37,6 +39,16 @@ class Pending(NamedTuple):
         """Whether it chooses one of all enabled actions: such selects are drawn together."""
         command = self.command
         return command.candidates is None and command.num == 1 and command.retrieve is None
+
+    @property
+    def work(self) -> int:
+        """How many candidates take as long as this select, about."""
+        command, given = self.command, self.command.candidates
+        if given is None:
+            num = len(self.bandit.model.catalogue)
+        else:
+            num = len(given.ids if isinstance(given, InlineCandidates) else given)
+        return num + CHOSEN_WORK * command.num
 
 
 class Drawn(NamedTuple):
