@@ -5,6 +5,7 @@ An unknown key of any source is refused, so that a typing error never passes in 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -56,6 +57,49 @@ class KeySetting(BaseModel):
         if len(set(scopes)) < len(scopes):
             raise ValueError("a scope is named twice")
         return scopes
+
+
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\[\]/?#@:\s]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def host_name(text: str) -> str:
+    """Return a name or address as a `Host` header has it, in lower case, without brackets.
+
+    Raises:
+        ValueError: It is none: it has a scheme, a port, a path or a space.
+    """
+    name = text.lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(
+                f"{text!r} is no host name: write it without scheme, port or path, such as"
+                " bandexa.example (a name with other letters in its xn-- form)"
+            ) from None
+    return name
+
+
+def web_origin(text: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the default port.
+
+    Raises:
+        ValueError: It is none: it has no scheme, or a path.
+    """
+    found = _ORIGIN.fullmatch(text.lower())
+    try:
+        if found is None:
+            raise ValueError
+        scheme, host, port = found.groups()
+        shown = f"[{host_name(host)}]" if host.startswith("[") else host_name(host)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no origin: write scheme, name and port alone, such as"
+            " https://shop.example or http://10.0.0.5:3000, without a path or a slash at the end"
+        ) from None
+    return f"{scheme}://{shown}" + (f":{port}" if port and port != _DEFAULT_PORTS[scheme] else "")
 
 
 class SettingsError(ValueError):
@@ -134,8 +178,9 @@ class Settings(BaseModel):
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Names that a server on loopback answers to beside localhost: those under which"
-        " a proxy in front passes requests on. A JSON list in the environment.",
+        description="Names that the server answers to beside localhost, such as bandexa.example:"
+        " those under which a proxy in front passes requests on. Where it is empty, a server with"
+        " keys on a network address answers to any name. A JSON list in the environment.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),
@@ -202,6 +247,16 @@ class Settings(BaseModel):
         description="Bandits that the start creates if they are missing: tables as `bandexa"
         " schema` describes them.",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(host_name, names))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _web_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(web_origin, origins))
 
     @property
     def aggregates(self) -> Path:

@@ -73,7 +73,8 @@ def create_app(settings: Settings) -> App:
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             app.front = OriginCheck(
                 limited, metrics=metrics, on_loopback=is_loopback(settings.host),
-                hosts=settings.allowed_hosts, origins=settings.allowed_origins,
+                has_keys=bool(keys), hosts=settings.allowed_hosts,
+                origins=settings.allowed_origins,
             )  # fmt: skip
             yield
 

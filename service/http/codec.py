@@ -65,6 +65,11 @@ def answer_type(accept: str) -> str:
     return MSGPACK if 0.0 < weights[MSGPACK] >= weights[JSON] else JSON
 
 
+def wanted_by(request: Request) -> str:
+    """Return the media type in which a request wants its answer."""
+    return answer_type(",".join(request.headers.getlist("accept")))
+
+
 def _weight(parameters: list[str]) -> float:
     for parameter in parameters:
         name, _, value = parameter.partition("=")
@@ -310,7 +315,7 @@ class WireRoute(GuardedRoute):
                 value = decode(raw, kind, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
-            wanted = answer_type(request.headers.get("accept", ""))
+            wanted = wanted_by(request)
             if wanted == MSGPACK and response.body:
                 return _as_msgpack(response)
             return response
@@ -342,7 +347,7 @@ async def prepared(request: Request, kind: Typed[T], prepare: Callable[[T, str],
 
 def typed_answer(request: Request, answer: msgspec.Struct) -> Response:
     """Return the response that carries a struct in the encoding that the client accepts."""
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
     return Response(encode(answer, encoding), media_type=encoding)
 
 

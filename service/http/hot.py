@@ -25,7 +25,6 @@ from service.http.arrays import decode_array
 from service.http.auth import authorize
 from service.http.budget import BytesInFlight
 from service.http.codec import (
-    JSON,
     MSGPACK,
     Typed,
     answer_type,
@@ -349,16 +348,17 @@ class HotCalls:
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
         if self._keys:
             authorize(Request(scope), self._keys, call.scope)
-        kind, accepted, length = "", JSON, b""
+        kind = length = accept = b""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 length = value
             elif name == b"content-type":
-                kind = value.decode("latin-1")
+                kind = value
             elif name == b"content-encoding":
                 refuse_compressed(value)
             elif name == b"accept":
-                accepted = answer_type(value.decode("latin-1"))
+                accept = accept + b"," + value if accept else value
+        accepted = answer_type(accept.decode("latin-1"))
         settings, engine = self._settings, self._engine
         reader = BodyReader(
             receive, settings.max_body_bytes, settings.body_timeout_s, engine.loop, self._budget,
@@ -367,7 +367,7 @@ class HotCalls:
         try:
             raw = await reader.whole()
             arrived = time.perf_counter()
-            encoding = media_type(kind)
+            encoding = media_type(kind.decode("latin-1"))
             if len(raw) <= call.large_bytes:
                 body = call.request.decode(raw, encoding, self._bounds)
                 prepared = call.prepare(engine, body, encoding, arrived)
