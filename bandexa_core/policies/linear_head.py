@@ -24,7 +24,7 @@ from bandexa_core.policies.draws import (
     draw_together,
 )
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
-from bandexa_core.policies.panel import Exploration, products
+from bandexa_core.policies.panel import MAX_RANKED, Exploration, products
 from bandexa_core.policies.protocol import (
     Ballot,
     Candidates,
@@ -139,6 +139,10 @@ class LinearHead(EncodedInputs):
                 return exploration.probability(int(served == first), len(candidates))
             return exploration.propensity(draw.winners(), served, len(candidates))
 
+        propensities = None
+        if num > 1 and len(candidates) * exploration.panel <= MAX_RANKED:
+            scores_MK = scores_K[None] if draw.members is None else draw.members()
+            propensities = exploration.place_propensities(scores_MK, chosen)
         return Choice(
             chosen,
             scores,
@@ -148,6 +152,7 @@ class LinearHead(EncodedInputs):
             encode_s=draw.encode_s,
             explored=None if draw.best is None else draw.best() != served,
             std=None if draw.std is None else draw.std(served),
+            propensities=propensities,
         )
 
     def select_many(

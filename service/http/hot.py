@@ -137,9 +137,15 @@ def _answer(decision: Decision) -> SelectAnswer:
         actions=actions if len(actions) > 1 else None,
         score=decision.chosen[0].score,
         propensity=decision.propensity,
+        propensities=_of_places(decision) if len(actions) > 1 else None,
         snapshot=decision.snapshot,
         position=decision.position,
     )
+
+
+def _of_places(decision: Decision) -> list[float] | None:
+    found = [each.propensity for each in decision.chosen if each.propensity is not None]
+    return found if len(found) == len(decision.chosen) else None
 
 
 def select_commands(

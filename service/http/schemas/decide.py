@@ -84,6 +84,14 @@ class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
     actions: Annotated[list[ActionRef] | None, Meta(description="All chosen actions, when k > 1.")]
     score: Annotated[float, Meta(description="The sampled value of the first action.")]
     propensity: float | None
+    propensities: Annotated[
+        list[float] | None,
+        Meta(
+            description="When k > 1: for each of `actions`, the probability that it stands at this"
+            " place, whatever the other places hold; null for more candidates than can be ranked"
+            " in time."
+        ),
+    ]
     snapshot: int
     position: int
 

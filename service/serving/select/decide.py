@@ -168,14 +168,16 @@ def _chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[
     """Return the chosen actions with everything that learning from them needs."""
     candidates = offer.candidates
     out = []
-    for index, score in zip(choice.chosen.tolist(), choice.scores.tolist(), strict=True):
+    chosen, scores = choice.chosen.tolist(), choice.scores.tolist()
+    propensities = choice.propensities or (None,) * len(chosen)
+    for index, score, propensity in zip(chosen, scores, propensities, strict=True):
         slot = int(candidates.slots[index])
         if offer.ids is None:
             action_id, shown = model.catalogue.ids[slot], slot
         else:
             action_id, shown = offer.ids[index], index
         features = candidates.action(index)
-        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score))
+        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score, propensity))
     return tuple(out)
 
 
