@@ -33,6 +33,8 @@ class Selection:
         score: The sampled value of the first action.
         propensity: The probability that the first action was chosen; None while the service has
             not computed it.
+        propensities: With k above 1, for each action the probability that it stands at its place,
+            whatever stands at the others; None for k = 1, and for very many candidates.
         snapshot: The version of the snapshot behind the served model.
         position: The log position of the served model.
         fallback: Whether the action is the caller's own.
@@ -46,6 +48,7 @@ class Selection:
     snapshot: int
     position: int
     fallback: bool = False
+    propensities: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class ExplainedAction:
         id: Its id.
         index: Its place among the candidates that were sent, else its slot in the catalogue.
         score: Its sampled value.
+        propensity: With k above 1, the probability that it stands at its place; else None.
         value: The value learned from its rewards; None before the first.
         rewards: All rewards that were reported.
         learned: All rows of the log that changed the model.
@@ -75,6 +76,7 @@ class ExplainedAction:
     value: float | None
     rewards: tuple[ReportedReward, ...]
     learned: tuple[LearnRow, ...]
+    propensity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,7 +178,7 @@ class ServingModel:
     ) -> Candidates:
         """Return candidates that bring their own features (K, A)."""
         known = self.catalogue.slots
-        slots = np.array([known.get(action_id, INLINE_SLOT) for action_id in ids], np.int64)
+        slots = np.fromiter(map(known.get, ids, repeat(INLINE_SLOT)), np.int64, len(ids))
         return Candidates(slots, features)
 
     def select(

@@ -5,6 +5,7 @@ An unknown key of any source is refused, so that a typing error never passes in 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -58,6 +59,49 @@ class KeySetting(BaseModel):
         return scopes
 
 
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^\[\]/?#@:\s]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def host_name(text: str) -> str:
+    """Return a name or address as a `Host` header has it, in lower case, without brackets.
+
+    Raises:
+        ValueError: It is none: it has a scheme, a port, a path or a space.
+    """
+    name = text.lower().removesuffix(".")
+    try:
+        return str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if not _HOST_NAME.fullmatch(name):
+            raise ValueError(
+                f"{text!r} is no host name: write it without scheme, port or path, such as"
+                " bandexa.example (a name with other letters in its xn-- form)"
+            ) from None
+    return name
+
+
+def web_origin(text: str) -> str:
+    """Return an origin as browsers send it: in lower case, without the default port.
+
+    Raises:
+        ValueError: It is none: it has no scheme, or a path.
+    """
+    found = _ORIGIN.fullmatch(text.lower())
+    try:
+        if found is None:
+            raise ValueError
+        scheme, host, port = found.groups()
+        shown = f"[{host_name(host)}]" if host.startswith("[") else host_name(host)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no origin: write scheme, name and port alone, such as"
+            " https://shop.example or http://10.0.0.5:3000, without a path or a slash at the end"
+        ) from None
+    return f"{scheme}://{shown}" + (f":{port}" if port and port != _DEFAULT_PORTS[scheme] else "")
+
+
 class SettingsError(ValueError):
     """A setting is unknown or out of range; the message names it."""
 
@@ -104,6 +148,13 @@ class Settings(BaseModel):
     )
     max_in_flight: int = Field(
         1024, ge=1, description="Most requests under way at once; others get 503."
+    )
+    max_bytes_in_flight: int = Field(
+        256 << 20,
+        ge=1024,
+        description="Most bytes of all bodies under way at once; further ones get 503. Bodies up to"
+        " 64 KiB, of which `max_in_flight` bounds the number, and imported snapshots do not count:"
+        " those share `max_snapshot_bytes`. One body of `max_body_bytes` always fits.",
     )
     body_timeout_s: float = Field(
         60.0,
@@ -154,8 +205,9 @@ class Settings(BaseModel):
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Names that a server on loopback answers to beside localhost: those under which"
-        " a proxy in front passes requests on. A JSON list in the environment.",
+        description="Names that the server answers to beside localhost, such as bandexa.example:"
+        " those under which a proxy in front passes requests on. Where it is empty, a server with"
+        " keys on a network address answers to any name. A JSON list in the environment.",
     )
     allowed_origins: tuple[str, ...] = Field(
         (),
@@ -222,6 +274,16 @@ class Settings(BaseModel):
         description="Bandits that the start creates if they are missing: tables as `bandexa"
         " schema` describes them.",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(host_name, names))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _web_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(web_origin, origins))
 
     @property
     def aggregates(self) -> Path:

@@ -47,6 +47,7 @@ class Draw(NamedTuple):
         encode_s: Seconds spent on encoding.
         best: Computes the candidate with the best posterior mean; None: it takes too long.
         std: Computes the posterior standard deviation of a candidate's value.
+        members: Computes every member's sampled scores, (M, K); None as for `winners`.
     """
 
     scores: Array64
@@ -56,6 +57,7 @@ class Draw(NamedTuple):
     encode_s: float = 0.0
     best: Callable[[], int] | None = None
     std: Callable[[int], float] | None = None
+    members: Callable[[], Array64] | None = None
 
 
 class JointDraw(NamedTuple):
@@ -63,6 +65,7 @@ class JointDraw(NamedTuple):
 
     Attributes:
         scores: The served members' sampled values, (B, K).
+        members: All members' sampled values, (B, M, K).
         winners: Every member's best candidate, (B, M); the first one's is served.
         means: Posterior means, (B, K).
         z: Features, in columns, (B, D, K).
@@ -70,6 +73,7 @@ class JointDraw(NamedTuple):
     """
 
     scores: Array64
+    members: Array64
     winners: NDArray[np.int64]
     means: Array64
     z: Array64
@@ -84,12 +88,14 @@ class JointDraw(NamedTuple):
     def only(self, posterior: GaussianPosterior) -> Draw:
         """Return the draw of the only decision."""
         winners_M, means_K, z_DK = self.winners[0], self.means[0], self.z[0]
+        scores_MK = self.members[0]
         return Draw(
             self.scores[0],
             lambda: winners_M,
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
             std=lambda index: float(posterior.stds_of(z_DK[None, :, index])[0]),
+            members=lambda: scores_MK,
         )
 
 
@@ -109,6 +115,7 @@ def draw_disjoint(
         encode_s=encode_s,
         best=lambda: int(means_K.argmax()),
         std=lambda index: float(stds_K[index]),
+        members=lambda: scores_MK,
     )
 
 
@@ -142,6 +149,7 @@ def draw_encoded(
         encode_s=encode_s,
         best=lambda: int(means_K.argmax()),
         std=std,
+        members=lambda: scores_KM.T,
     )
 
 
@@ -182,6 +190,7 @@ def draw_folded(
         encode_s=encode_s,
         best=best if parts_KV.size <= MAX_MEANS else None,
         std=std,
+        members=None if panel == 1 else lambda: queries_MV @ parts_KV.T,
     )
 
 
@@ -201,7 +210,7 @@ def draw_together(
     scores_BMK = np.matmul(weights_BMD, z_BDK)
     winners_BM = scores_BMK.argmax(axis=2)
     means_BK = np.matmul(posterior.mean, z_BDK)
-    return JointDraw(scores_BMK[:, 0], winners_BM, means_BK, z_BDK, took)
+    return JointDraw(scores_BMK[:, 0], scores_BMK, winners_BM, means_BK, z_BDK, took)
 
 
 def choose(

@@ -25,7 +25,7 @@ from bandexa_core.policies.draws import (
     draw_together,
 )
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
-from bandexa_core.policies.panel import Exploration, products
+from bandexa_core.policies.panel import MAX_RANKED, Exploration, products
 from bandexa_core.policies.protocol import (
     Ballot,
     Candidates,
@@ -136,6 +136,10 @@ class LinearHead(EncodedInputs):
             winners_M = np.array([draw.scores.argmax()]) if winners is None else winners()
             return exploration.propensity(ranking, winners_M, served)
 
+        propensities = None
+        if num > 1 and len(candidates) * exploration.panel <= MAX_RANKED:
+            scores_MG = draw.scores[None] if draw.members is None else draw.members()
+            propensities = exploration.place_propensities(ranking, scores_MG, chosen)
         return Choice(
             chosen,
             scores,
@@ -145,6 +149,7 @@ class LinearHead(EncodedInputs):
             encode_s=draw.encode_s,
             explored=None if draw.best is None else not ranking.tie(draw.best(), served),
             std=None if draw.std is None else draw.std(ranking.group(served)),
+            propensities=propensities,
         )
 
     def select_many(

@@ -27,6 +27,7 @@ from bandexa_core.policies.ties import Ranking
 Array64 = NDArray[np.float64]
 CHUNK = 8192
 STREAMED_BYTES = 16 << 20
+MAX_RANKED = 1 << 17  # scores of a panel that are ranked for an answer, in about 2 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,21 @@ class Exploration:
     def probability(self, votes: float, num: int) -> float:
         """Return that of one of `num` candidates with so many votes of the panel."""
         return (1.0 - self.epsilon) * (votes / self.panel) + self.epsilon / num
+
+    def place_propensities(
+        self, ranking: Ranking, scores_MG: Array64, chosen: NDArray[np.int64]
+    ) -> tuple[float, ...]:
+        """Return for each place the probability that the chosen candidate stands there.
+
+        The law of the first place is that of `propensity`.
+
+        Args:
+            ranking: The candidates.
+            scores_MG: Every member's scores of their groups.
+            chosen: The candidates that were chosen, best first, (k,).
+        """
+        votes = ranking.place_votes(scores_MG, chosen)
+        return tuple(self.probability(each, ranking.num) for each in votes)
 
 
 def products(parts_KV: Array64, query_V: Array64) -> Array64:

@@ -132,6 +132,8 @@ class Choice(NamedTuple):
         explored: Whether the first pick differs from the best one by the posterior mean; None if
             that was not checked (there is no posterior, or there are too many candidates).
         std: Posterior standard deviation of the first pick's expected reward, or None.
+        propensities: With k above 1, for each place the probability that the policy puts its pick
+            there, whatever stands at the others; None where that takes too long.
     """
 
     chosen: NDArray[np.int64]
@@ -142,6 +144,7 @@ class Choice(NamedTuple):
     encode_s: float = 0.0
     explored: bool | None = None
     std: float | None = None
+    propensities: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,3 +123,36 @@ class Ranking(NamedTuple):
             tied_G = self.scores == self.scores[self.group(self.first)]
             shared_G = np.where(tied_G, votes_G[tied_G].sum() / self.num_first, shared_G)
         return shared_G if self.groups is None else shared_G[self.groups.of]
+
+    def place_votes(self, scores_MG: Array64, chosen: NDArray[np.int64]) -> list[float]:
+        """Return for each place the votes that the chosen candidate stands there.
+
+        A member ranks the candidates by its scores; those that tie share their places.
+
+        Args:
+            scores_MG: Every member's scores of the groups.
+            chosen: The candidates that were chosen, best first, (k,).
+        """
+        if self.groups is None and self.num_first <= 1:
+            tops_Mk = ranked(scores_MG, len(chosen))
+            return [float(num) for num in np.count_nonzero(tops_Mk == chosen, axis=0)]
+        sizes_G = np.ones(len(self.scores)) if self.groups is None else self.groups.sizes
+        votes = []
+        for place, candidate in enumerate(chosen.tolist()):
+            own_M1 = scores_MG[:, self.group(candidate), None]
+            better_M, tied_M = (scores_MG > own_M1) @ sizes_G, (scores_MG == own_M1) @ sizes_G
+            there_M = (better_M <= place) & (place < better_M + tied_M)
+            votes.append(float((there_M / tied_M).sum()))
+        return votes
+
+
+def ranked(scores_MK: Array64, num: int) -> NDArray[np.int64]:
+    """Return each row's `num` best candidates, best first, (M, num); of equal ones the first."""
+    least_M1 = np.partition(scores_MK, -num, axis=1)[:, -num, None]
+    above_MK, equal_MK = scores_MK > least_M1, scores_MK == least_M1
+    room_M1 = num - np.count_nonzero(above_MK, axis=1, keepdims=True)
+    above_MK |= equal_MK & (np.cumsum(equal_MK, axis=1, dtype=np.int32) <= room_M1)
+    places_Mk = np.nonzero(above_MK)[1].reshape(len(scores_MK), num)
+    order_Mk = np.argsort(-np.take_along_axis(scores_MK, places_Mk, 1), axis=1, kind="stable")
+    found: NDArray[np.int64] = np.take_along_axis(places_Mk, order_Mk, 1)
+    return found

@@ -59,7 +59,11 @@ class Uniform:
         retrieved = None
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(order[:retrieve])
-        return Choice(order[:num], scores_K[order[:num]], retrieved, 1.0 / len(candidates))
+        share = 1.0 / len(candidates)
+        propensities = (share,) * num if num > 1 else None
+        return Choice(
+            order[:num], scores_K[order[:num]], retrieved, share, propensities=propensities
+        )
 
     def select_many(
         self,

@@ -21,8 +21,10 @@ from bandexa_core import __version__
 from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
 from service.http.alarms import Alarms
+from service.http.budget import BytesInFlight
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys
+from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
@@ -61,7 +63,7 @@ def create_app(settings: Settings) -> App:
     def guarded(app: ASGIApp) -> ASGIApp:
         return OriginCheck(
             app, metrics=metrics, on_loopback=is_loopback(settings.host),
-            hosts=settings.allowed_hosts, origins=settings.allowed_origins,
+            has_keys=bool(keys), hosts=settings.allowed_hosts, origins=settings.allowed_origins,
         )  # fmt: skip
 
     @asynccontextmanager
@@ -70,15 +72,16 @@ def create_app(settings: Settings) -> App:
             running(settings, metrics, registry, app.progress) as engine,
             following(settings, metrics) as follower,
             keys_read_anew(keys, settings),
+            LargeBodies() as large,
         ):
-            app.state.engine, app.state.follower = engine, follower
+            app.state.engine, app.state.follower, app.state.large = engine, follower, large
             await _build_routes(app)
             try:
                 await configured.ensure(engine, wanted)
             except SettingsError:
                 app.state.refused = True
                 raise
-            inner = HotCalls(app.behind, engine, settings, keys)
+            inner = HotCalls(app.behind, engine, settings, keys, large, app.budget)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             app.front = guarded(limited)
             yield
@@ -119,11 +122,13 @@ class App(FastAPI):
 
     Attributes:
         front: Serves every request.
+        budget: What the bodies of all requests may take together.
         metrics: Counts of the whole server.
         progress: How far the start has come.
     """
 
     front: ASGIApp
+    budget: BytesInFlight
 
     def __init__(self, settings: Settings, metrics: Metrics, keys: Keys, lifespan: Any) -> None:
         super().__init__(
@@ -134,7 +139,9 @@ class App(FastAPI):
             docs_url=None,
             redoc_url=None,
         )
-        self.add_middleware(BodyLimit, settings=settings, metrics=metrics)
+        most = max(settings.max_bytes_in_flight, settings.max_body_bytes)
+        self.budget = BytesInFlight(most, "max_bytes_in_flight")
+        self.add_middleware(BodyLimit, settings=settings, metrics=metrics, budget=self.budget)
         self.state.settings = settings
         self.state.keys = keys
         self.state.refused = False  # whether a start failed because of the settings

@@ -9,6 +9,7 @@ Nothing here knows a bandit: `serving.inputs.conform` checks shape, dtype and si
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,6 +18,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 MAX_DIMENSIONS = 4  # of a context; a matrix of action features has two
+LONG_BYTES = 1 << 14  # of lists that are counted before they are decoded
+MSGPACK_BYTES = 9 + 5 * (MAX_DIMENSIONS - 1)  # most for a number: its own, and lists of one
+_OPENING = re.compile(rb"[\[ \t\r\n]*")
 DTYPES: dict[str, np.dtype[Any]] = {
     "uint8": np.dtype("u1"),
     "int64": np.dtype("<i8"),
@@ -75,12 +79,20 @@ _JSON = [msgspec.json.Decoder(kind) for kind in _TYPES]
 _MSGPACK = [msgspec.msgpack.Decoder(kind) for kind in _TYPES]
 
 
-def decode_array(raw: msgspec.Raw, *, packed: bool) -> NDArray[Any]:
-    """Return the array that a part of a body holds; `packed`: the body is msgpack.
+def decode_array(raw: msgspec.Raw, *, packed: bool, most: int) -> NDArray[Any]:
+    """Return the array that a part of a body holds.
+
+    Args:
+        raw: The part.
+        packed: Whether the body is msgpack.
+        most: The most numbers that it may have. Where it is much longer than they would be, it is
+            refused before it is decoded: a number on the wire is smaller than one in memory.
 
     Raises:
         ValueError: It is neither evenly nested lists of numbers nor a consistent envelope.
     """
+    if len(memoryview(raw)) > LONG_BYTES and _has_more(raw, most, packed=packed):
+        raise ValueError(f"has more than the {most} numbers it needs")
     decoders = _MSGPACK if packed else _JSON
     try:
         value = decoders[0].decode(raw)
@@ -93,6 +105,14 @@ def decode_array(raw: msgspec.Raw, *, packed: bool) -> NDArray[Any]:
         except msgspec.DecodeError as second:
             raise _refusal(second, depth) from second
     return array_of(value)
+
+
+def _has_more(raw: msgspec.Raw, most: int, *, packed: bool) -> bool:
+    """Whether lists hold more than `most` numbers, as far as their bytes show it."""
+    view = memoryview(raw)
+    if packed:
+        return _msgpack_depth(raw) > 0 and len(view) > MSGPACK_BYTES * most
+    return _json_depth(raw) > 0 and bytes(view).count(b",") >= most
 
 
 def convert_array(value: Any) -> NDArray[Any]:
@@ -163,15 +183,8 @@ def _depth(value: Any) -> int:
 
 def _json_depth(raw: msgspec.Raw) -> int:
     """Return how many lists open before the first number."""
-    depth = 0
-    for code in memoryview(raw):
-        if code == 0x5B:  # [
-            depth += 1
-            if depth > MAX_DIMENSIONS:
-                break
-        elif code not in b" \t\r\n":
-            break
-    return depth
+    opening = _OPENING.match(memoryview(raw))
+    return 0 if opening is None else opening.group().count(b"[")
 
 
 def _msgpack_depth(raw: msgspec.Raw) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 from bandexa_core.ids import ActionId
@@ -13,13 +15,15 @@ from service.serving.select.commands import CandidateInput, InlineCandidates
 from service.store.errors import InvalidRequest
 
 _ID = re.compile(ID_PATTERN.strip("^$"))
+MANY = 4096  # ids, whose check takes about a millisecond
 
 
 def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
     """Return the candidates of a request.
 
     Plain ids are not checked against the pattern of ids here: the catalogue's ids match it, and
-    `check_ids` names the malformed ones when a look-up fails.
+    `check_ids` names the malformed ones when a look-up fails. Of many, they are checked at once: a
+    long list was decoded off the event loop, and is not to be searched on it.
 
     Raises:
         InvalidBody: Ids and inline actions are mixed, or an id or an array is malformed.
@@ -31,6 +35,8 @@ def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
         ids = cast(list[ActionId], given)
         if len(set(ids)) != len(ids):
             raise InvalidRequest("candidates", "an action is offered twice")
+        if len(ids) > MANY:
+            _check(ids)
         return ids
     actions = _inline(given)
     names = tuple(ActionId(action.id) for action in actions)
@@ -67,19 +73,26 @@ def _array_error(actions: list[InlineAction], error: ValueError) -> Exception:
 
 
 def check_ids(given: CandidateInput) -> None:
-    """Refuse malformed ids, whether or not a catalogue has them.
+    """Refuse malformed ids, whether or not a catalogue has them; `resolved` did so with many.
 
     Raises:
         InvalidBody: Names each of them.
     """
-    if isinstance(given, list):
-        errors = [
-            (f"candidates.{index}", f"must match {ID_PATTERN}")
-            for index, action_id in enumerate(given)
-            if not _ID.fullmatch(action_id)
-        ]
-        if errors:
-            raise InvalidBody(errors[:20])
+    if isinstance(given, list) and len(given) <= MANY:
+        _check(given)
+
+
+def _check(ids: Sequence[str]) -> None:
+    if errors := malformed_ids(ids, "candidates.{}"):
+        raise InvalidBody(errors)
+
+
+def malformed_ids(ids: Sequence[str], field: str) -> list[tuple[str, str]]:
+    """Return (field, message) of the first malformed ids; `field` has a place for the number."""
+    if all(map(_ID.fullmatch, ids)):
+        return []
+    wrong = (number for number, name in enumerate(ids) if not _ID.fullmatch(name))
+    return [(field.format(number), f"must match {ID_PATTERN}") for number in islice(wrong, 20)]
 
 
 def hashed(given: list[str | InlineAction] | None) -> Any:

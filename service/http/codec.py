@@ -1,14 +1,14 @@
 """JSON and msgpack: the same bodies in two encodings, chosen by Content-Type and Accept.
 
 `Typed` decodes a body straight into its struct. Only when that fails is the body decoded a second
-time without types, to name every field that is wrong. Runs on the event loop.
+time without types, to name every field that is wrong. Runs on the event loop, and in the thread for
+large bodies.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -24,16 +24,17 @@ from starlette.types import Receive, Scope
 
 from service.http.auth import GuardedRoute, Handler
 from service.http.errors import InvalidBody, UnsupportedBody
-from service.http.limits import BodyBounds
+from service.http.large_bodies import LARGE_BYTES, LargeBodies
+from service.http.limits import BodyBounds, too_large
 from service.http.problems import nearest_key
 from service.settings import Settings
 from service.store.errors import InvalidRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
-ARRIVED = "bandexa.arrived"  # in a request's scope: when its body was complete, by perf_counter
 MAX_NAMED = 20  # fields that one refusal names
 T = TypeVar("T", bound=msgspec.Struct)
+R = TypeVar("R")
 
 
 def media_type(content_type: str) -> str:
@@ -63,6 +64,11 @@ def answer_type(accept: str) -> str:
         if kind in weights:
             weights[kind] = _weight(parameters)
     return MSGPACK if 0.0 < weights[MSGPACK] >= weights[JSON] else JSON
+
+
+def wanted_by(request: Request) -> str:
+    """Return the media type in which a request wants its answer."""
+    return answer_type(",".join(request.headers.getlist("accept")))
 
 
 def _weight(parameters: list[str]) -> float:
@@ -111,6 +117,8 @@ class Typed(Generic[T]):
     def _refusal(
         self, raw: bytes, encoding: str, bounds: BodyBounds | None, error: Exception
     ) -> Exception:
+        if len(raw) > LARGE_BYTES:
+            return _first_error(raw, encoding, bounds, error)
         try:
             value = decode(raw, encoding, bounds)
         except InvalidRequest as second:
@@ -119,6 +127,23 @@ class Typed(Generic[T]):
         if errors:
             return InvalidBody(errors)
         return InvalidRequest("body", f"is not {encoding}: {error}")
+
+
+def _first_error(
+    raw: bytes, encoding: str, bounds: BodyBounds | None, error: Exception
+) -> Exception:
+    """Return the refusal of a large body by what its decoder met first.
+
+    Decoded without types, to name all that is wrong, it would take many times its size.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        if bounds is not None and encoding == MSGPACK:
+            bounds.check_msgpack(raw)
+        path, message = _located(str(error))
+        return InvalidBody([(".".join(path) or "body", message)])
+    if isinstance(error, RecursionError):
+        return InvalidRequest("body", "is nested too deeply")
+    return InvalidRequest("body", f"is not {encoding}: {error}")
 
 
 def decode(raw: bytes, encoding: str, bounds: BodyBounds | None) -> Any:
@@ -293,11 +318,12 @@ class WireRoute(GuardedRoute):
             if takes_json:
                 kind = media_type(request.headers.get("content-type", ""))
                 raw = await request.body()
-                request.scope[ARRIVED] = time.perf_counter()
+                if len(raw) > LARGE_BYTES:
+                    raise too_large(LARGE_BYTES)
                 value = decode(raw, kind, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
-            wanted = answer_type(request.headers.get("accept", ""))
+            wanted = wanted_by(request)
             if wanted == MSGPACK and response.media_type != MSGPACK and response.body:
                 return _as_msgpack(response)
             return response
@@ -305,16 +331,31 @@ class WireRoute(GuardedRoute):
         return decoded
 
 
-async def typed_body(request: Request, kind: Typed[T]) -> T:
-    """Read and decode the body of a FastAPI request that is described by a struct."""
+async def prepared(request: Request, kind: Typed[T], prepare: Callable[[T, str], R]) -> R:
+    """Read and decode the body of a FastAPI request that is described by a struct.
+
+    Args:
+        request: The request.
+        kind: What its body is.
+        prepare: Receives the decoded body and its encoding. Runs in the thread for large bodies,
+            where it is one.
+    """
     encoding = media_type(request.headers.get("content-type", ""))
     raw = await request.body()
-    return kind.decode(raw, encoding, bounds_of(request.app.state.settings))
+    bounds = bounds_of(request.app.state.settings)
+
+    def work() -> R:
+        return prepare(kind.decode(raw, encoding, bounds), encoding)
+
+    if len(raw) <= LARGE_BYTES:
+        return work()
+    large: LargeBodies = request.app.state.large
+    return await large.run(work)
 
 
 def typed_answer(request: Request, answer: msgspec.Struct) -> Response:
     """Return the response that carries a struct in the encoding that the client accepts."""
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
     return Response(encode(answer, encoding), media_type=encoding)
 
 
@@ -341,10 +382,15 @@ def body_hash(parts: Mapping[str, Any]) -> bytes:
     return digest.digest()
 
 
+_FED = 1 << 17  # numbers at a time
+
+
 def _feed(update: Callable[[bytes], None], value: Any) -> None:
     if isinstance(value, np.ndarray):
-        array = value.astype(np.float64)
-        update(str(array.shape).encode() + array.tobytes())
+        update(str(value.shape).encode())
+        flat = value.ravel()
+        for first in range(0, max(1, flat.size), _FED):  # in parts: they may be eight times larger
+            update(flat[first : first + _FED].astype(np.float64).tobytes())
     elif isinstance(value, list | tuple):
         update(b"[" + str(len(value)).encode())
         for item in value:

@@ -18,8 +18,7 @@ from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service.http.arrays import stacked
 from service.http.problems import invalid_problem
-from service.http.schemas.bandits import ActionBody
-from service.http.schemas.common import Id
+from service.http.schemas.common import Array, Body, Id
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -28,6 +27,16 @@ from service.store.errors import InvalidRequest, ServiceError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class ActionBody(Body):
+    """An action of the catalogue."""
+
+    id: Id
+    features: Array | None = None
+    enabled: bool = True
+
+
 _NAME: TypeAdapter[str] = TypeAdapter(Id)
 _SPEC = TypeAdapter(BanditSpec)
 _ACTIONS: TypeAdapter[list[ActionBody | str]] = TypeAdapter(list[ActionBody | Id])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ from bandexa_core.ids import ActionId, DecisionId
 from service.http import candidates
 from service.http.arrays import decode_array
 from service.http.auth import authorize
+from service.http.budget import BytesInFlight
 from service.http.codec import (
-    JSON,
     MSGPACK,
     Typed,
     answer_type,
@@ -34,10 +34,12 @@ from service.http.codec import (
     media_type,
 )
 from service.http.keys import Keys
-from service.http.limits import BodyReader, refuse_announced, refuse_compressed
+from service.http.large_bodies import LARGE_BYTES, LargeBodies
+from service.http.limits import BodyReader, refuse_compressed
 from service.http.problems import problem_of, refusal_of, send_refusal
 from service.http.schemas.decide import (
     ActionRef,
+    Problem,
     RewardAnswer,
     RewardBatch,
     RewardBatchAnswer,
@@ -57,33 +59,35 @@ from service.settings import Settings
 from service.store.errors import InvalidRequest, ServiceError
 from service.store.records import RewardReport
 
-T = TypeVar("T", bound=msgspec.Struct)
-Parsed = Callable[[Engine, Any, str, float], Awaitable[msgspec.Struct]]
+Body = TypeVar("Body", bound=msgspec.Struct)
+Value = TypeVar("Value")
+Answer = TypeVar("Answer")
+AT_ONCE = 50  # items of a batch that begin before other requests go on
 
 
 # -- select -------------------------------------------------------------------------------------
 
 
-async def select(
-    engine: Engine, body: SelectRequest, encoding: str, arrived: float, *, patient: bool = False
-) -> SelectAnswer:
-    """Choose an action for a context. Retrying with the same `decision_id` and body is safe.
+def select_command(
+    engine: Engine, body: SelectRequest, encoding: str, arrived: float
+) -> SelectCommand:
+    """Return what a select asks for; in the thread for large bodies where it is one.
 
     Args:
-        engine: Decides.
+        engine: Knows the bandits.
         body: The request.
         encoding: The media type it came in.
         arrived: When its body was complete, by perf_counter.
-        patient: Whether it waits for room in the queue of a slow encoder.
     """
-    engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong with the context
+    bandit = engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong in the context
     try:
-        context = decode_array(body.context, packed=encoding == MSGPACK)
+        packed = encoding == MSGPACK
+        context = decode_array(body.context, packed=packed, most=bandit.num_numbers)
     except ValueError as error:
         raise InvalidRequest("context", str(error)) from error
     offered = candidates.resolved(body.candidates)
     own_id = None if body.decision_id is None else DecisionId(body.decision_id)
-    command = SelectCommand(
+    return SelectCommand(
         bandit=body.bandit,
         context=context,
         candidates=offered,
@@ -94,10 +98,20 @@ async def select(
         body_hash=None if own_id is None else _identity(body, context),
         decode_s=time.perf_counter() - arrived,
     )
+
+
+async def select(engine: Engine, command: SelectCommand, *, patient: bool = False) -> SelectAnswer:
+    """Choose an action for a context. Retrying with the same `decision_id` and body is safe.
+
+    Args:
+        engine: Decides.
+        command: What was asked for.
+        patient: Whether it waits for room in the queue of a slow encoder.
+    """
     try:
         return _answer(await engine.selecting.select(command, patient=patient))
     except UnknownAction:
-        candidates.check_ids(offered)
+        candidates.check_ids(command.candidates)
         raise
 
 
@@ -123,38 +137,56 @@ def _answer(decision: Decision) -> SelectAnswer:
         actions=actions if len(actions) > 1 else None,
         score=decision.chosen[0].score,
         propensity=decision.propensity,
+        propensities=_of_places(decision) if len(actions) > 1 else None,
         snapshot=decision.snapshot,
         position=decision.position,
     )
 
 
-async def select_batch(
+def _of_places(decision: Decision) -> list[float] | None:
+    found = [each.propensity for each in decision.chosen if each.propensity is not None]
+    return found if len(found) == len(decision.chosen) else None
+
+
+def select_commands(
     engine: Engine, body: SelectBatch, encoding: str, arrived: float
-) -> SelectBatchAnswer:
-    """Answer up to 1000 selects; each succeeds or fails on its own."""
+) -> list[SelectCommand | Problem]:
+    """Return what each item asks for, or what is wrong with it; see `select_command`."""
     share = (time.perf_counter() - arrived) / len(body.items)  # of the time that decoding took
 
-    async def one(raw: msgspec.Raw) -> SelectItem:
+    def command_of(raw: msgspec.Raw) -> SelectCommand:
+        arrived = time.perf_counter() - share
+        return select_command(engine, SELECT.decode(raw, encoding, None), encoding, arrived)
+
+    return [_or_problem(command_of, raw) for raw in body.items]
+
+
+async def select_batch(
+    engine: Engine, commands: list[SelectCommand | Problem]
+) -> SelectBatchAnswer:
+    """Answer up to 1000 selects; each succeeds or fails on its own."""
+
+    async def one(command: SelectCommand | Problem) -> SelectItem:
         try:
-            item = SELECT.decode(raw, encoding, None)
-            arrived = time.perf_counter() - share
-            return SelectItem(200, await select(engine, item, encoding, arrived, patient=True))
+            if not isinstance(command, Problem):
+                return SelectItem(200, await select(engine, command, patient=True))
+            problem = command
         except ServiceError as error:
             problem = problem_of(error)
-            engine.metrics.problem(problem.type)
-            return SelectItem(problem.status, error=problem)
+        engine.metrics.problem(problem.type)
+        return SelectItem(problem.status, error=problem)
 
-    return SelectBatchAnswer(await asyncio.gather(*map(one, body.items)))
+    return SelectBatchAnswer(await _each(one, commands))
 
 
 # -- reward -------------------------------------------------------------------------------------
 
 
-async def reward(
+def reward_report(
     engine: Engine, body: RewardRequest, encoding: str, arrived: float
-) -> RewardAnswer:
-    """Report how a decision went. Reporting the same value again changes nothing."""
-    report = RewardReport(
+) -> RewardReport:
+    """Return what a reward reports; see `select_command`."""
+    return RewardReport(
         decision_id=DecisionId(body.decision_id),
         reward=body.reward,
         reward_id=body.reward_id,
@@ -162,25 +194,61 @@ async def reward(
         time=time.time(),
         bandit=body.bandit,
     )
+
+
+async def reward(engine: Engine, report: RewardReport) -> RewardAnswer:
+    """Report how a decision went. Reporting the same value again changes nothing."""
     status, train_due = await engine.rewards.reward(report)
     return RewardAnswer(status, train_due)
 
 
-async def reward_batch(
+def reward_reports(
     engine: Engine, body: RewardBatch, encoding: str, arrived: float
-) -> RewardBatchAnswer:
+) -> list[RewardReport | Problem]:
+    """Return what each item reports, or what is wrong with it; see `select_command`."""
+
+    def report_of(raw: msgspec.Raw) -> RewardReport:
+        return reward_report(engine, REWARD.decode(raw, encoding, None), encoding, arrived)
+
+    return [_or_problem(report_of, raw) for raw in body.items]
+
+
+async def reward_batch(engine: Engine, reports: list[RewardReport | Problem]) -> RewardBatchAnswer:
     """Take up to 1000 rewards; each succeeds or fails on its own."""
 
-    async def one(raw: msgspec.Raw) -> RewardItem:
+    async def one(report: RewardReport | Problem) -> RewardItem:
         try:
-            item = REWARD.decode(raw, encoding, None)
-            return RewardItem(200, await reward(engine, item, encoding, arrived))
+            if not isinstance(report, Problem):
+                return RewardItem(200, await reward(engine, report))
+            problem = report
         except ServiceError as error:
             problem = problem_of(error)
-            engine.metrics.problem(problem.type)
-            return RewardItem(problem.status, error=problem)
+        engine.metrics.problem(problem.type)
+        return RewardItem(problem.status, error=problem)
 
-    return RewardBatchAnswer(await asyncio.gather(*map(one, body.items)))
+    return RewardBatchAnswer(await _each(one, reports))
+
+
+# -- batches ------------------------------------------------------------------------------------
+
+
+def _or_problem(work: Callable[[msgspec.Raw], Value], raw: msgspec.Raw) -> Value | Problem:
+    try:
+        return work(raw)
+    except ServiceError as error:
+        return problem_of(error)
+
+
+async def _each(
+    one: Callable[[Value], Coroutine[Any, Any, Answer]], items: Sequence[Value]
+) -> list[Answer]:
+    """Answer items side by side; other requests go on after every few that have begun."""
+    tasks: list[asyncio.Task[Answer]] = []
+    for number, item in enumerate(items, 1):
+        tasks.append(asyncio.create_task(one(item)))
+        if number % AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return await asyncio.gather(*tasks)
 
 
 # -- from bytes to bytes ------------------------------------------------------------------------
@@ -190,25 +258,44 @@ SELECT, REWARD = Typed(SelectRequest), Typed(RewardRequest)
 
 @dataclass(frozen=True, slots=True)
 class HotCall:
-    """One call: what a key needs, how its body is decoded, what answers it."""
+    """One call.
+
+    Attributes:
+        scope: What a key needs.
+        request: Decodes its body.
+        prepare: Makes of the body what `answer` takes; decides and changes nothing.
+        answer: Answers.
+        answer_kind: What the answer is.
+        problems: Statuses of its refusals.
+        large_bytes: Longer bodies are decoded and prepared in the thread for large bodies.
+    """
 
     scope: KeyScope
     request: Typed[Any]
-    answer: Parsed
+    prepare: Callable[[Engine, Any, str, float], Any]
+    answer: Callable[[Engine, Any], Awaitable[msgspec.Struct]]
     answer_kind: type[msgspec.Struct]
     problems: tuple[int, ...]
+    large_bytes: int = LARGE_BYTES
 
 
+LARGE_BATCH_BYTES = 1 << 12  # a batch that names what is wrong with each item takes about 5 ms
 CALLS = {
-    "/select": HotCall("select", SELECT, select, SelectAnswer, (404, 409, 413, 415, 422)),
-    "/reward": HotCall("reward", REWARD, reward, RewardAnswer, (404, 413, 415, 422)),
+    "/select": HotCall(
+        "select", SELECT, select_command, select, SelectAnswer, (404, 409, 413, 415, 422)
+    ),
+    "/reward": HotCall(
+        "reward", REWARD, reward_report, reward, RewardAnswer, (404, 413, 415, 422)
+    ),
     "/select/batch": HotCall(
-        "select", Typed(SelectBatch), select_batch, SelectBatchAnswer, (413, 415, 422)
+        "select", Typed(SelectBatch), select_commands, select_batch, SelectBatchAnswer,
+        (413, 415, 422), LARGE_BATCH_BYTES,
     ),
     "/reward/batch": HotCall(
-        "reward", Typed(RewardBatch), reward_batch, RewardBatchAnswer, (413, 415, 422)
+        "reward", Typed(RewardBatch), reward_reports, reward_batch, RewardBatchAnswer,
+        (413, 415, 422), LARGE_BATCH_BYTES,
     ),
-}
+}  # fmt: skip
 
 
 class HotCalls:
@@ -219,13 +306,25 @@ class HotCalls:
         engine: Decides and learns.
         settings: Limits.
         keys: API keys; without any, every caller may call.
+        large: The thread for large bodies.
+        budget: What all bodies may take together.
     """
 
-    def __init__(self, app: ASGIApp, engine: Engine, settings: Settings, keys: Keys) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        settings: Settings,
+        keys: Keys,
+        large: LargeBodies,
+        budget: BytesInFlight,
+    ) -> None:
         self._app = app
         self._engine = engine
         self._settings = settings
         self._keys = keys
+        self._large = large
+        self._budget = budget
         self._bounds = bounds_of(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,21 +354,36 @@ class HotCalls:
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
         if self._keys:
             authorize(Request(scope), self._keys, call.scope)
-        kind, accepted = "", JSON
+        kind = length = accept = b""
         for name, value in scope["headers"]:
             if name == b"content-length":
-                refuse_announced(value, self._settings.max_body_bytes)
+                length = value
             elif name == b"content-type":
-                kind = value.decode("latin-1")
+                kind = value
             elif name == b"content-encoding":
                 refuse_compressed(value)
             elif name == b"accept":
-                accepted = answer_type(value.decode("latin-1"))
-        settings, loop = self._settings, self._engine.loop
-        reader = BodyReader(receive, settings.max_body_bytes, settings.body_timeout_s, loop)
-        raw = await reader.whole()
-        arrived = time.perf_counter()
-        encoding = media_type(kind)
-        body = call.request.decode(raw, encoding, self._bounds)
-        answer = await call.answer(self._engine, body, encoding, arrived)
-        return encode(answer, accepted), accepted.encode()
+                accept = accept + b"," + value if accept else value
+        accepted = answer_type(accept.decode("latin-1"))
+        settings, engine = self._settings, self._engine
+        reader = BodyReader(
+            receive, settings.max_body_bytes, settings.body_timeout_s, engine.loop, self._budget,
+            length,
+        )  # fmt: skip
+        try:
+            raw = await reader.whole()
+            arrived = time.perf_counter()
+            encoding = media_type(kind.decode("latin-1"))
+            if len(raw) <= call.large_bytes:
+                body = call.request.decode(raw, encoding, self._bounds)
+                prepared = call.prepare(engine, body, encoding, arrived)
+            else:
+                prepared = await self._large.run(
+                    lambda: call.prepare(
+                        engine, call.request.decode(raw, encoding, self._bounds), encoding, arrived
+                    )
+                )
+            answer = await call.answer(engine, prepared)
+            return encode(answer, accepted), accepted.encode()
+        finally:
+            reader.release()

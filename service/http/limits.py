@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.budget import FREE_BYTES, BytesInFlight
 from service.http.errors import UnsupportedBody
 from service.http.problems import refusal_of, send_refusal
 from service.observe.counters import Metrics
@@ -67,10 +68,17 @@ class BodyReader:
         max_bytes: Largest body.
         timeout_s: Time the whole body may take from now on.
         loop: The running event loop; asking asyncio for it costs a system call.
+        budget: What all bodies may take together.
+        announced: The value of Content-Length; reserved at once. Without it, or for more than it
+            says, the body reserves as it grows.
+
+    Raises:
+        HTTPException: 413: more than `max_bytes` are announced.
+        Unavailable: The budget has no room for what is announced.
     """
 
-    __slots__ = ("_complete", "_due", "_expired", "_loop", "_max_bytes", "_num_bytes", "_receive",
-                 "_timeout_s")  # fmt: skip
+    __slots__ = ("_budget", "_complete", "_due", "_expired", "_held", "_loop", "_max_bytes",
+                 "_num_bytes", "_receive", "_timeout_s")  # fmt: skip
 
     def __init__(
         self,
@@ -78,7 +86,18 @@ class BodyReader:
         max_bytes: int,
         timeout_s: float,
         loop: asyncio.AbstractEventLoop,
+        budget: BytesInFlight,
+        announced: bytes,
     ) -> None:
+        self._held = FREE_BYTES
+        self._budget = budget
+        length = int(announced) if announced.isdigit() else 0
+        if length > FREE_BYTES:
+            if length > max_bytes:
+                raise too_large(max_bytes)
+            self._reserve(length)
+        elif length > max_bytes:
+            raise too_large(max_bytes)
         self._receive = receive
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -110,6 +129,8 @@ class BodyReader:
         self._complete = not message.get("more_body", False)
         if self._num_bytes > self._max_bytes:
             raise too_large(self._max_bytes)
+        if self._num_bytes > self._held:
+            self._reserve(self._num_bytes)
         return message
 
     async def whole(self) -> bytes:
@@ -131,6 +152,18 @@ class BodyReader:
             if self._complete:
                 return b"".join(parts)
 
+    def release(self) -> None:
+        """Give the body's bytes back to the budget; call it when nothing of it is needed."""
+        if self._held > FREE_BYTES:
+            self._budget.release(self._held)
+            self._held = FREE_BYTES
+
+    def _reserve(self, num_bytes: int) -> None:
+        """Hold that many bytes: all of them, once there are more than small bodies have."""
+        held = self._held if self._held > FREE_BYTES else 0
+        self._budget.reserve(num_bytes - held)
+        self._held = num_bytes
+
     def _expire(self, task: asyncio.Task[Any] | None) -> None:
         self._expired = True
         if task is not None:
@@ -144,16 +177,6 @@ class BodyReader:
 def too_large(max_bytes: int) -> HTTPException:
     """Return the error of a body above a size."""
     return HTTPException(413, f"the body is larger than {max_bytes} bytes")
-
-
-def refuse_announced(length: bytes, max_bytes: int) -> None:
-    """Refuse a body by the value of its Content-Length header.
-
-    Raises:
-        HTTPException: 413: it announces more than `max_bytes`.
-    """
-    if length.isdigit() and int(length) > max_bytes:
-        raise too_large(max_bytes)
 
 
 def refuse_compressed(encoding: bytes) -> None:
@@ -174,12 +197,17 @@ class BodyLimit:
         app: The app behind it.
         settings: `max_body_bytes`, `max_snapshot_bytes`, `body_timeout_s`.
         metrics: Counts refusals.
+        budget: What all bodies may take together; imports have a budget of their own.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, budget: BytesInFlight
+    ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._budget = budget
+        self._imports = BytesInFlight(settings.max_snapshot_bytes, "max_snapshot_bytes")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -187,27 +215,43 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit, timeout_s = self._settings.max_body_bytes, self._settings.body_timeout_s
+        budget = self._budget
         if scope["method"] == "PUT" and _IMPORT.fullmatch(scope["path"]):
             limit, timeout_s = self._settings.max_snapshot_bytes, _SNAPSHOT_TIMES * timeout_s
+            budget = self._imports
         headers = dict(scope["headers"])
         try:
-            refuse_announced(headers.get(b"content-length", b""), limit)
             refuse_compressed(headers.get(b"content-encoding", b""))
-        except (HTTPException, UnsupportedBody) as error:
+            announced = headers.get(b"content-length", b"")
+            loop = asyncio.get_running_loop()
+            reader = BodyReader(receive, limit, timeout_s, loop, budget, announced)
+        except (HTTPException, UnsupportedBody, Unavailable) as error:
             await send_refusal(refusal_of(error, self._metrics), send)
             return
-        loop = asyncio.get_running_loop()
-        await self._app(scope, BodyReader(receive, limit, timeout_s, loop), send)
+        try:
+            await self._app(scope, reader, send)
+        finally:
+            reader.release()
 
 
-# Without an ending quote a text reaches to the end, so that no body is searched twice.
-_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
-_OPENS, _CLOSES = b"[{", b"]}"
+_QUOTE = 0x22
 _STEP = np.zeros(256, np.int8)
-_STEP[list(_OPENS)], _STEP[list(_CLOSES)] = 1, -1
+_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 # Bytes with which a list or map of msgpack can begin; the others cannot nest anything.
 _NO_CONTAINER = bytes(c for c in range(256) if not (0x80 <= c <= 0x9F or 0xDC <= c <= 0xDF))
+
+
+def _json_nesting(raw: bytes) -> int:
+    """Return how deep the brackets of a JSON text are nested; those inside texts do not count."""
+    if b"\\" in raw:  # pairs first: what is left of them escapes what follows
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    codes = np.frombuffer(raw, np.uint8)
+    quotes = np.equal(codes, _QUOTE).view(np.uint8)
+    in_text = np.add.accumulate(quotes, dtype=np.uint8) & 1  # wraps at an even number
+    steps = _STEP[codes]
+    steps *= 1 - in_text.view(np.int8)
+    steps = steps[steps != 0]
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
 class BodyBounds:
@@ -232,9 +276,8 @@ class BodyBounds:
         if len(raw) > self._max_elements:  # an element takes a byte or more
             self._refuse_many(sum(raw.count(mark) for mark in (b",", b"[", b"{")))
         if raw.count(b"[") + raw.count(b"{") > self._max_nesting:
-            brackets = _TEXT.sub(b"", raw).translate(None, _NO_BRACKET)
-            steps = _STEP[np.frombuffer(brackets, np.uint8)]
-            if steps.size and int(np.cumsum(steps, dtype=np.int64).max()) > self._max_nesting:
+            depth = _json_nesting(raw)
+            if depth > self._max_nesting:
                 raise self._too_deep()
 
     def check_msgpack(self, raw: bytes) -> None:
@@ -251,7 +294,7 @@ class BodyBounds:
         try:
             unpacker = msgpack.Unpacker(
                 max_buffer_size=len(raw), strict_map_key=False, list_hook=depths.list_hook,
-                object_pairs_hook=depths.map_hook,
+                object_pairs_hook=depths.map_hook, ext_hook=_no_value,
             )  # fmt: skip
             unpacker.feed(raw)
             value = unpacker.unpack()
@@ -280,6 +323,13 @@ class _Depth:
         self.depth = depth
 
 
+_FLAT = _Depth(1)  # one for all lists and maps without others inside
+
+
+def _no_value(code: int, data: bytes) -> None:
+    """Stand for a value of an extension type: only elements are counted."""
+
+
 class _Depths:
     """Replaces lists and maps by their depths while msgpack is decoded, and counts elements."""
 
@@ -289,7 +339,8 @@ class _Depths:
     def list_hook(self, items: list[Any]) -> _Depth:
         """Return what stands for a list."""
         self.num_elements += len(items)
-        return _Depth(1 + max((i.depth for i in items if type(i) is _Depth), default=0))
+        inner = [item.depth for item in items if type(item) is _Depth]
+        return _Depth(1 + max(inner)) if inner else _FLAT
 
     def map_hook(self, pairs: list[tuple[Any, Any]]) -> _Depth:
         """Return what stands for a map."""

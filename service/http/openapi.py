@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from service.http.auth import DECLARED
-from service.http.schemas.decide import REFERENCE, components
+from service.http.schemas.components import REFERENCE, components
 
 _SCHEME = "apiKey"
 _PROBLEM = {"$ref": REFERENCE.format(name="Problem")}
@@ -22,10 +22,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def typed(request: type[msgspec.Struct], answer: type[msgspec.Struct]) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads and answers structs."""
-    return {
-        "requestBody": {"required": True, "content": _content(request)},
+    return reads(request) | {
         "responses": {"200": {"description": "Successful Response", "content": _content(answer)}},
     }
+
+
+def reads(request: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads a struct."""
+    return {"requestBody": {"required": True, "content": _content(request)}}
 
 
 def _content(kind: type[msgspec.Struct]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It runs on the event loop. Only the applier moves the served model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -82,6 +83,11 @@ class Bandit:
         """
         spec = self.record.spec.context
         return conform(value, spec.shape, spec.dtype, "context")
+
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers a context of this bandit has."""
+        return math.prod(self.record.spec.context.shape)
 
     def features(self, value: Any, num: int, field: str) -> NDArray[np.float32]:
         """Return a request's action features, (num, A).

@@ -32,6 +32,8 @@ class ChosenAction(NamedTuple):
         slot: Its slot in the catalogue.
         features: Raw features, float32 (A,).
         score: Its sampled value.
+        propensity: Of several chosen actions, the probability that it stands where it stands among
+            them; None for a single one, and where it was not computed.
     """
 
     id: ActionId
@@ -39,6 +41,7 @@ class ChosenAction(NamedTuple):
     slot: ActionSlot
     features: NDArray[np.float32]
     score: float
+    propensity: float | None = None
 
 
 class DecisionRecord(NamedTuple):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from service.settings import SettingsError, load_settings
 from tests.fixtures.servers import Server
 
 LINEAR = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2}
@@ -89,11 +92,100 @@ def test_default_ports_and_listed_origins_are_good(http, host: str, origin: str)
     assert http.get("/bandits").status_code == 200
 
 
-def test_elsewhere_any_host_is_answered_and_a_foreign_origin_is_not(start_server) -> None:
+def test_elsewhere_without_keys_a_name_that_anybody_can_register_is_refused(start_server) -> None:
     server = start_server(None, "--host", "0.0.0.0", env={"BANDEXA_ALLOW_ANONYMOUS": "true"})
-    url = server.url.replace("0.0.0.0", "127.0.0.1")
-    with httpx.Client(base_url=url, trust_env=False) as http:
-        assert http.get("/bandits", headers={"Host": "bandits.example"}).status_code == 200
-        own = {"Host": "bandits.example", "Origin": "https://bandits.example"}
+    with elsewhere(server) as http:
+        for good in ("192.0.2.7:80", "[2001:db8::1]", "bandexa:8080", "a.b.svc.cluster.local"):
+            assert http.get("/bandits", headers={"Host": good}).status_code == 200
+        own = {"Host": "bandexa:8080", "Origin": "https://bandexa:8080"}
         assert http.get("/bandits", headers=own).status_code == 200
-        refused(http.get("/bandits", headers=own | {"Origin": "https://evil.example"}), "Origin:")
+        refused(http.get("/bandits", headers=own | {"Origin": "https://evil.com"}), "Origin:")
+        rebound = {"Host": "evil.com", "Origin": "http://evil.com"}
+        refused(http.get("/bandits", headers=rebound), "Host:")
+        refused(http.get("/bandits", headers={"Host": "evil.com"}), "Host:")
+
+
+def test_elsewhere_allowed_hosts_are_all_the_names_there_are(start_server) -> None:
+    key = "0123456789abcdef" * 4
+    keys = [{"name": "k", "sha256": hashlib.sha256(key.encode()).hexdigest(), "scopes": ["read"]}]
+    env = {"BANDEXA_KEYS": json.dumps(keys)}
+    hosts = {"BANDEXA_ALLOWED_HOSTS": '["Bandits.Shop.com"]'}
+    for more, answered in (({}, 200), (hosts, 403)):
+        server = start_server(None, "--host", "0.0.0.0", env=env | more)
+        with elsewhere(server, headers={"Authorization": f"Bearer {key}"}) as http:
+            for good in ("bandits.shop.com", "bandits.shop.com.:443", "192.0.2.7", "localhost"):
+                assert http.get("/bandits", headers={"Host": good}).status_code == 200
+            for other in ("evil.com", "bandexa"):
+                assert http.get("/bandits", headers={"Host": other}).status_code == answered
+        server.stop()
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CALLS)
+def test_what_a_browser_sends_for_a_page_of_another_site_without_an_origin_is_refused(
+    http, method: str, path: str, body: Any
+) -> None:
+    asked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    refused(http.request(method, path, json=body, headers=asked), "Sec-Fetch-Site:")
+    frame = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+    refused(http.request(method, path, json=body, headers=asked | frame), "Sec-Fetch-Site:")
+
+
+def test_own_pages_followed_links_and_allowed_origins_pass(http) -> None:
+    link = {
+        "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document",
+    }  # fmt: skip
+    assert http.get("/", headers=link).status_code == 200
+    asked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    refused(http.get("/bandits", headers=asked), "Sec-Fetch-Site:")  # also after that link
+    for site in ("same-origin", "same-site", "none"):
+        assert http.get("/bandits", headers={"Sec-Fetch-Site": site}).status_code == 200
+    allowed = asked | {"Origin": "https://admin.shop.example"}
+    assert http.get("/bandits", headers=allowed).status_code == 200
+
+
+def elsewhere(server: Server, **options: Any) -> httpx.Client:
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    return httpx.Client(base_url=url, trust_env=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        *(("allowed_hosts", text) for text in (
+            "http://a.example", "a.example/x", "a.example:80", "a b", "", "*.a.example", "\u00e9",
+        )),
+        *(("allowed_origins", text) for text in (
+            "a.example", "https://a.example/", "https://a.example/x", "https://a b", "null", "*",
+            "ftp://a.example", "https://", "https://u@a.example", "https://a.example:x",
+        )),
+    ],
+)  # fmt: skip
+def test_an_entry_that_no_browser_could_send_is_refused_with_its_form(setting, wrong) -> None:
+    with pytest.raises(SettingsError, match=rf"{setting}(.|\n)*such as"):
+        load_settings(None, **{setting: [wrong]})
+
+
+def test_entries_are_brought_into_the_form_that_browsers_send() -> None:
+    settings = load_settings(
+        None,
+        allowed_hosts=["Shop.Example", "shop.example.", "[::1]", "10.0.0.5"],
+        allowed_origins=["HTTPS://Shop.Example:443", "http://[::1]:3000", "http://a:80"],
+    )
+    assert settings.allowed_hosts == ("shop.example", "shop.example", "::1", "10.0.0.5")
+    assert settings.allowed_origins == ("https://shop.example", "http://[::1]:3000", "http://a")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"), [("POST", "/select", CALLS[5][2]), ("GET", "/bandits", None)]
+)
+def test_several_accept_lines_are_one_list(http, method: str, path: str, body: Any) -> None:
+    for first, second, answered in (
+        ("application/json;q=0.5", "application/msgpack", "application/msgpack"),
+        ("application/msgpack", "text/html", "application/msgpack"),
+        ("text/html", "application/msgpack", "application/msgpack"),
+        ("application/msgpack;q=0.5", "application/json", "application/json"),
+    ):
+        content = None if body is None else json.dumps(body).encode()
+        headers = [("accept", first), ("content-type", "application/json"), ("accept", second)]
+        request = httpx.Request(method, f"{http.base_url}{path}", headers=headers, content=content)
+        assert http.send(request).headers["content-type"] == answered

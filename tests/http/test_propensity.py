@@ -94,6 +94,31 @@ def test_of_several_actions_the_propensity_is_the_firsts(api) -> None:
     assert firsts == {"x", "y"}
 
 
+def test_each_place_has_its_propensity_in_the_answer_its_repeat_and_the_explanation(api) -> None:
+    name = api.two_actions(selection={"epsilon": 0.5})
+    for _ in range(60):
+        api.teach(name, [0, 0], "x", 0.0)
+        api.teach(name, [0, 0], "y", 1.0)
+    assert api.select(name, [0, 0])["propensities"] is None
+    orders = set()
+    for _ in range(40):
+        own = {"decision_id": api.fresh("places"), "k": 2}
+        answer = api.select(name, [0, 0], **own)
+        order = tuple(action["id"] for action in answer["actions"])
+        expected = [0.75, 0.75] if order == ("y", "x") else [0.25, 0.25]
+        assert answer["propensities"] == pytest.approx(expected, abs=1e-12)
+        assert answer["propensities"][0] == answer["propensity"]
+        assert api.select(name, [0, 0], **own) == answer
+        why = api.call("GET", f"/bandits/{name}/decisions/{own['decision_id']}")
+        assert [line["propensity"] for line in why["chosen"]] == answer["propensities"]
+        orders.add(order)
+    assert len(orders) == 2
+
+
+def test_too_many_candidates_to_rank_have_no_propensities_of_places(api, large) -> None:
+    assert api.select(large, [1, 1], k=2)["propensities"] is None
+
+
 def test_a_large_catalogue_answers_first_and_knows_its_propensity_soon_after(
     api, large, stored
 ) -> None:

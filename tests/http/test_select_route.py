@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-ANSWER_KEYS = {"decision_id", "action", "actions", "score", "propensity", "snapshot", "position"}
+ANSWER_KEYS = {
+    "decision_id",
+    "action",
+    "actions",
+    "score",
+    "propensity",
+    "propensities",
+    "snapshot",
+    "position",
+}
 IDS = ["a", "b", "c", "d"]
 EYE = [[float(row == column) for column in range(4)] for row in range(4)]
 

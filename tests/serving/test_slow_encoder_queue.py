@@ -184,6 +184,24 @@ def test_reports_wait_for_a_select_that_is_being_encoded(play, num):
     play(scene)
 
 
+def test_a_report_does_not_wait_for_selects_that_come_after_it(play):
+    async def scene(s: Scene) -> None:
+        with s.held():
+            before = s.select([1, 2], "d")
+            await s.until_encoding()
+            reward = asyncio.create_task(s.is_stored("d"))
+            await several_steps()
+            after = s.select([1, 2], "d")
+            await several_steps()
+            assert not reward.done()
+            before.cancel()
+            assert await asyncio.wait_for(reward, 30) is False  # while `after` is being encoded
+            assert not after.done()
+        assert (await after).status_code == 200
+
+    play(scene)
+
+
 def test_a_reward_of_a_select_that_fails_or_is_given_up_is_of_an_unknown_decision(play):
     async def scene(s: Scene) -> None:
         with s.held():

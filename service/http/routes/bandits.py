@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Query, Request, Response
-from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
-from service.http.arrays import stacked
+from service.http.actions import ActionColumns, action_columns
 from service.http.auth import needs
-from service.http.codec import WireRoute, answer_type, as_part, encode
+from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
 from service.http.large import large
+from service.http.openapi import reads
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.bandits import (
-    ActionBody,
     ActionList,
-    ActionsRequest,
     ActionState,
     BanditAnswer,
     BanditList,
@@ -26,17 +23,18 @@ from service.http.schemas.bandits import (
     RecoverAnswer,
     TrainAnswer,
 )
+from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
 from service.http.states import state_of
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
-from service.store.errors import InvalidRequest
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
 MAX_BANDITS = 10_000
+_ACTIONS = Typed(ActionsRequest)
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 
 
@@ -65,7 +63,7 @@ async def list_bandits(
 
     Where there are more than `limit`, `next` is the `after` of the following ones.
     """
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
     page, following = engine.live.page(after, limit)
     bandits = [as_part(state_of(engine, one), encoding) async for one in in_slices(page)]
     answer = encode({"bandits": bandits, "next": following}, encoding)
@@ -106,22 +104,22 @@ async def list_actions(
     return ActionList(total=len(catalogue), actions=actions)
 
 
-@router.put("/{name}/actions", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
-async def put_actions(name: Name, body: ActionsRequest, engine: EngineDep) -> CatalogueAnswer:
+@router.put(
+    "/{name}/actions",
+    openapi_extra=needs("admin") | reads(ActionsRequest),
+    responses=problems(404, 413, 415, 422),
+)
+async def put_actions(name: Name, request: Request, engine: EngineDep) -> CatalogueAnswer:
     """Add the listed actions or overwrite them; other actions do not change."""
-    if body.ids is not None:
-        ids, features = body.ids, body.features
-        enabled = np.ones(len(ids), np.bool_)
-    else:
-        actions = body.actions or []
-        ids = [action.id for action in actions]
-        enabled = np.array([action.enabled for action in actions], np.bool_)
-        given = [action.features is not None for action in actions]
-        if any(given) and not all(given):
-            raise InvalidRequest("actions", "give features for every action listed, or for none")
-        features = _stacked(actions) if all(given) else None
-    names = tuple(ActionId(action_id) for action_id in ids)
-    return _catalogue(await manage.put_actions(engine, name, names, features, enabled))
+
+    def columns(body: ActionsRequest, encoding: str) -> ActionColumns:
+        def action_dim() -> int:
+            return engine.bandit(name).record.spec.action_dim
+
+        return action_columns(body, action_dim, packed=encoding == MSGPACK)
+
+    ids, features, enabled = await prepared(request, _ACTIONS, columns)
+    return _catalogue(await manage.put_actions(engine, name, ids, features, enabled))
 
 
 @router.delete(
@@ -172,13 +170,6 @@ async def recover(name: Name, engine: EngineDep) -> RecoverAnswer:
     await engine.recovery.recover(engine.live.served_or_not(name))
     model = engine.bandit(name).model
     return RecoverAnswer(snapshot=model.version, position=model.position)
-
-
-def _stacked(actions: list[ActionBody]) -> NDArray[Any]:
-    try:
-        return stacked([action.features for action in actions])
-    except ValueError as error:
-        raise InvalidRequest("actions", str(error)) from error
 
 
 def _catalogue(bandit: Bandit) -> CatalogueAnswer:

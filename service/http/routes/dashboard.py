@@ -13,7 +13,7 @@ from msgspec import Raw
 from bandexa_core import __version__
 from service.http.alarms import Alarms
 from service.http.auth import identify, needs
-from service.http.codec import WireRoute, answer_type, as_part, encode
+from service.http.codec import WireRoute, as_part, encode, wanted_by
 from service.http.keys import Keys
 from service.http.large import large
 from service.http.routes.common import EngineDep, FollowerDep, Name, problems
@@ -78,7 +78,7 @@ async def overview(
         findings=answered(server_findings(engine)),
         behind=follower.behind,
     )
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
     lines: list[Raw] = []
     async for bandit, one in in_slices(zip(page, found, strict=True)):
         lines.append(as_part(_line(engine, bandit, one), encoding))
@@ -146,7 +146,7 @@ async def bandit_over_time(
         "behind": follower.behind,
         **drawn,
     }
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
     return await large(request, [encode(answer, encoding)], encoding)
 
 
@@ -168,7 +168,7 @@ async def newest_decisions(
     """Return the newest decisions of a bandit."""
     record = engine.bandit(name).record
 
-    encoding = answer_type(request.headers.get("accept", ""))
+    encoding = wanted_by(request)
 
     def found() -> bytes:
         with engine.store.history() as history:

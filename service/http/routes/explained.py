@@ -86,6 +86,7 @@ def _chosen(decision: StoredDecision) -> list[ChosenLine]:
                 id=picked.id,
                 index=picked.place,
                 score=picked.score,
+                propensity=picked.propensity,
                 value=learned[-1].after if learned else None,
                 rewards=[
                     RewardLine(time=r.time, reward=r.reward, reward_id=r.reward_id, status=r.status)

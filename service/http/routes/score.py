@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionId
 from service.http import candidates
 from service.http.arrays import decode_array
 from service.http.auth import GuardedRoute, needs
-from service.http.codec import MSGPACK, Typed, media_type, typed_answer, typed_body
+from service.http.codec import MSGPACK, Typed, prepared, typed_answer
+from service.http.large_bodies import LargeBodies
 from service.http.openapi import typed
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.decide import (
@@ -19,9 +23,11 @@ from service.http.schemas.decide import (
     ScoreRequest,
 )
 from service.serving.errors import UnknownAction
+from service.serving.select.commands import CandidateInput, Scores
 from service.store.errors import InvalidRequest
 
 router = APIRouter(route_class=GuardedRoute)
+MANY = 1000  # scores, which are answered in about a millisecond
 _ACTIVATE, _SCORE = Typed(ActivateRequest), Typed(ScoreRequest)
 
 
@@ -33,8 +39,8 @@ _ACTIVATE, _SCORE = Typed(ActivateRequest), Typed(ScoreRequest)
 )
 async def activate(request: Request, engine: EngineDep) -> Response:
     """Count a decision that was made with `activate` false: an offer that was shown after all."""
-    body = await typed_body(request, _ACTIVATE)
-    status = await engine.rewards.activate(DecisionId(body.decision_id))
+    own_id = await prepared(request, _ACTIVATE, lambda body, _: DecisionId(body.decision_id))
+    status = await engine.rewards.activate(own_id)
     return typed_answer(request, ActivateAnswer(status))
 
 
@@ -46,20 +52,30 @@ async def activate(request: Request, engine: EngineDep) -> Response:
 )
 async def score(name: Name, request: Request, engine: EngineDep) -> Response:
     """Return mean and standard deviation of each candidate's expected reward; decides nothing."""
-    body = await typed_body(request, _SCORE)
-    packed = media_type(request.headers["content-type"]) == MSGPACK
-    try:
-        context = decode_array(body.context, packed=packed)
-    except ValueError as error:
-        raise InvalidRequest("context", str(error)) from error
-    offered = candidates.resolved(body.candidates)
+
+    def asked(body: ScoreRequest, encoding: str) -> tuple[NDArray[Any], CandidateInput]:
+        most = engine.bandit(name).num_numbers
+        try:
+            context = decode_array(body.context, packed=encoding == MSGPACK, most=most)
+        except ValueError as error:
+            raise InvalidRequest("context", str(error)) from error
+        return context, candidates.resolved(body.candidates)
+
+    context, offered = await prepared(request, _SCORE, asked)
     try:
         found = await engine.selecting.score(name, context, offered)
     except UnknownAction:
         candidates.check_ids(offered)
         raise
+    if len(found.ids) <= MANY:
+        return typed_answer(request, _score_answer(found))
+    large: LargeBodies = request.app.state.large
+    return await large.run(lambda: typed_answer(request, _score_answer(found)))
+
+
+def _score_answer(found: Scores) -> ScoreAnswer:
     columns = zip(
         found.ids, found.indexes.tolist(), found.means.tolist(), found.stds.tolist(), strict=True
     )
     scores = [Score(i, n, mean, std) for i, n, mean, std in columns]
-    return typed_answer(request, ScoreAnswer(scores, found.snapshot, found.position))
+    return ScoreAnswer(scores, found.snapshot, found.position)

@@ -1,51 +1,13 @@
-"""Bodies of bandits, their catalogues and their training."""
+"""Answers about bandits, their catalogues and their training."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, Field
 
 from bandexa_core.spec import BanditSpec
-from service.http.schemas.common import Array, Body, Id
-from service.http.schemas.decide import MAX_CANDIDATES
 from service.http.schemas.health import Learning, TrainerState
-
-
-class ActionBody(Body):
-    """An action of the catalogue."""
-
-    id: Id
-    features: Array | None = None
-    enabled: bool = True
-
-
-class ActionsRequest(Body):
-    """Actions to add or overwrite: a list, or in columns for many at once."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"example": {"actions": [{"id": "ten-percent"}, {"id": "nothing"}]}}
-    )
-
-    actions: list[ActionBody] | None = Field(None, min_length=1, max_length=MAX_CANDIDATES)
-    ids: list[Id] | None = Field(None, min_length=1, max_length=MAX_CANDIDATES)
-    features: Array | None = None
-
-    @model_validator(mode="after")
-    def _one_form(self) -> ActionsRequest:
-        if (self.actions is None) == (self.ids is None):
-            raise ValueError("give either actions, or ids with features")
-        if self.actions is not None and self.features is not None:
-            raise ValueError("features belongs to ids; actions bring their own")
-        ids = self.ids if self.ids is not None else [action.id for action in self.actions or []]
-        if len(set(ids)) != len(ids):
-            raise ValueError("an action is given twice")
-        return self
 
 
 class ActionState(BaseModel):

@@ -7,8 +7,7 @@ context as an array, an item of a batch on its own.
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Raw
@@ -20,8 +19,8 @@ MAX_CANDIDATES = 1_000_000
 MAX_BATCH = 1000
 ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 # Python's `$` alone would accept a newline at the end.
-_WHOLE = ID_PATTERN.removesuffix("$") + r"(?![\s\S])"
-Id = Annotated[str, Meta(pattern=_WHOLE)]
+WHOLE_ID = ID_PATTERN.removesuffix("$") + r"(?![\s\S])"
+Id = Annotated[str, Meta(pattern=WHOLE_ID)]
 # `candidates.resolved` checks listed ids: a pattern here would cost 0.3 us for each of them.
 ListedId = Annotated[str, Meta(extra_json_schema={"pattern": ID_PATTERN})]
 Array = Annotated[Raw, Meta(extra_json_schema=ARRAY_SCHEMA)]
@@ -85,6 +84,14 @@ class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
     actions: Annotated[list[ActionRef] | None, Meta(description="All chosen actions, when k > 1.")]
     score: Annotated[float, Meta(description="The sampled value of the first action.")]
     propensity: float | None
+    propensities: Annotated[
+        list[float] | None,
+        Meta(
+            description="When k > 1: for each of `actions`, the probability that it stands at this"
+            " place, whatever the other places hold; null for more candidates than can be ranked"
+            " in time."
+        ),
+    ]
     snapshot: int
     position: int
 
@@ -204,29 +211,3 @@ class RewardBatchAnswer(msgspec.Struct, frozen=True):
     """The answers, in the order of the items."""
 
     items: list[RewardItem]
-
-
-REFERENCE = "#/components/schemas/{name}"
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "SelectRequest": {"bandit": "shop", "context": [0.3, 1.0, 0.0, 0.7]},
-    "RewardRequest": {"decision_id": "visit-4711", "reward": 1.0},
-    "ScoreRequest": {"context": [0.3, 1.0, 0.0, 0.7]},
-}
-
-
-def components() -> dict[str, Any]:
-    """Return the JSON schemas of all bodies of this module, by name."""
-    kinds = (
-        SelectRequest, SelectAnswer, RewardRequest, RewardAnswer, ActivateRequest, ActivateAnswer,
-        SelectBatch, SelectBatchAnswer, RewardBatch, RewardBatchAnswer, ScoreRequest, ScoreAnswer,
-        Problem,
-    )  # fmt: skip
-    _, found = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
-    for name, example in EXAMPLES.items():
-        found[name]["example"] = example
-    for batch, item in (("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest")):
-        found[batch]["properties"]["items"]["items"] = {"$ref": REFERENCE.format(name=item)}
-    readable: dict[str, Any] = json.loads(
-        json.dumps(found).replace(json.dumps(_WHOLE), json.dumps(ID_PATTERN))
-    )
-    return readable

@@ -45,6 +45,9 @@ class ChosenLine(BaseModel):
     id: str
     index: int
     score: float
+    propensity: float | None = Field(
+        description="When k > 1: the probability that it stands at this place."
+    )
     value: float | None = Field(description="The learned value as it is now.")
     rewards: list[RewardLine]
     learned: list[LearnLine]

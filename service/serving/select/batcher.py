@@ -22,6 +22,7 @@ from service.store.protocol import Done
 from service.store.records import DecisionRecord, StoredAnswer
 
 AT_ONCE = 16
+WORK_AT_ONCE = 20_000  # candidates, which take some ten milliseconds; one select may have more
 Stored = tuple[Drawn, StoredAnswer | None]
 _Group = list[tuple[Pending, "asyncio.Future[Stored]"]]
 
@@ -73,12 +74,13 @@ class DecisionBatcher:
                 del self._encoding[own_id]
 
     async def arrived(self, decision_id: DecisionId) -> None:
-        """Return once no select with this id waits to be drawn.
+        """Return once the selects with this id that came before are drawn.
 
-        So that a report about the decision is ordered behind those that came before it.
+        So that a report about the decision is ordered behind them. It does not wait for those that
+        are announced from now on: repeated selects would hold it back without end.
         """
-        while decision_id in self._encoding:
-            await asyncio.wait(self._encoding[decision_id])
+        if earlier := self._encoding.get(decision_id):
+            await asyncio.wait(earlier)  # of a copy: later ones do not join it
         while decision_id in self._queued_ids:
             self._draw_some()
 
@@ -136,11 +138,18 @@ class DecisionBatcher:
                 self._store(drawn.record, _resolves(drawn, future))
 
     def _next_groups(self) -> list[_Group]:
-        """Take up to `AT_ONCE` selects, plain ones grouped by bandit, without cancelled ones."""
+        """Take up to `AT_ONCE` selects, plain ones grouped by bandit, without cancelled ones.
+
+        Fewer where they have many candidates: other requests run in between.
+        """
         groups: list[_Group] = []
         plain: dict[Bandit, _Group] = {}
+        work = 0
         for _ in range(min(AT_ONCE, len(self._queue))):
+            if work > WORK_AT_ONCE:
+                break
             pending, future = self._queue.popleft()
+            work += pending.work
             own_id = pending.command.decision_id
             if own_id is not None:
                 self._queued_ids[own_id] -= 1

@@ -18,6 +18,8 @@ from service.store.errors import InvalidRequest
 from service.store.identity import DecisionIds
 from service.store.records import ChosenAction, DecisionRecord
 
+CHOSEN_WORK = 20  # candidates, which take as long as a chosen action
+
 
 class Pending(NamedTuple):
     """A select that is ready to be drawn.
@@ -37,6 +39,16 @@ class Pending(NamedTuple):
         """Whether it chooses one of all enabled actions: such selects are drawn together."""
         command = self.command
         return command.candidates is None and command.num == 1 and command.retrieve is None
+
+    @property
+    def work(self) -> int:
+        """How many candidates take as long as this select, about."""
+        command, given = self.command, self.command.candidates
+        if given is None:
+            num = len(self.bandit.model.catalogue)
+        else:
+            num = len(given.ids if isinstance(given, InlineCandidates) else given)
+        return num + CHOSEN_WORK * command.num
 
 
 class Drawn(NamedTuple):
@@ -156,14 +168,16 @@ def _chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[
     """Return the chosen actions with everything that learning from them needs."""
     candidates = offer.candidates
     out = []
-    for index, score in zip(choice.chosen.tolist(), choice.scores.tolist(), strict=True):
+    chosen, scores = choice.chosen.tolist(), choice.scores.tolist()
+    propensities = choice.propensities or (None,) * len(chosen)
+    for index, score, propensity in zip(chosen, scores, propensities, strict=True):
         slot = int(candidates.slots[index])
         if offer.ids is None:
             action_id, shown = model.catalogue.ids[slot], slot
         else:
             action_id, shown = offer.ids[index], index
         features = candidates.action(index)
-        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score))
+        out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score, propensity))
     return tuple(out)
 
 

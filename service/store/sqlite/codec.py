@@ -27,7 +27,11 @@ RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
     """Encode the chosen actions of a decision, with checksums of its context and of them."""
-    items = [(c.id, c.place, c.slot, c.features.tobytes(), c.score) for c in chosen]
+    items = [
+        (c.id, c.place, c.slot, c.features.tobytes(), c.score)
+        + (() if c.propensity is None else (c.propensity,))
+        for c in chosen
+    ]
     packed = msgpack.packb(items)
     return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
 
@@ -40,6 +44,7 @@ class ChosenItem(NamedTuple):
     slot: ActionSlot
     features: bytes
     score: float
+    propensity: float | None = None  # decisions of version 0.3 have none
 
 
 def unpack_chosen(
@@ -51,7 +56,9 @@ def unpack_chosen(
         StoreDamaged: A checksum differs.
     """
     return tuple(
-        ChosenAction(c.id, c.place, c.slot, np.frombuffer(c.features, np.float32), c.score)
+        ChosenAction(
+            c.id, c.place, c.slot, np.frombuffer(c.features, np.float32), c.score, c.propensity
+        )
         for c in chosen_items(decision_id, blob, context)
     )
 

@@ -1,0 +1,88 @@
+"""A change of a catalogue, from its form on the wire to the form that serving takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.ids import ActionId
+from service.http.arrays import array_of, decode_array, stacked
+from service.http.candidates import malformed_ids
+from service.http.errors import InvalidBody
+from service.http.schemas.catalogue import ActionBody, ActionsRequest
+from service.store.errors import InvalidRequest
+
+
+class ActionColumns(NamedTuple):
+    """N actions: their ids, features (not yet checked against the bandit), and switches."""
+
+    ids: tuple[ActionId, ...]
+    features: NDArray[Any] | None
+    enabled: NDArray[np.bool_]
+
+
+def action_columns(
+    body: ActionsRequest, action_dim: Callable[[], int], *, packed: bool
+) -> ActionColumns:
+    """Return the actions of a request in columns; in the thread for large bodies.
+
+    Args:
+        body: The request.
+        action_dim: Returns how many features an action of the bandit has.
+        packed: Whether it is msgpack.
+
+    Raises:
+        InvalidBody: An id is malformed, or both forms or none are given.
+        InvalidRequest: An action is given twice, or the features are no matrix.
+    """
+    has_features = bytes(body.features) not in (b"", b"null", b"\xc0")
+    if (body.actions is None) == (body.ids is None):
+        raise InvalidBody([("body", "give either actions, or ids with features")])
+    if body.actions is not None:
+        if has_features:
+            raise InvalidBody([("body", "features belongs to ids; actions bring their own")])
+        names = [action.id for action in body.actions]
+        _check(names, "actions.{}.id")
+        enabled = np.array([action.enabled for action in body.actions], np.bool_)
+        return ActionColumns(_ids(names), _features(body.actions), enabled)
+    assert body.ids is not None
+    _check(body.ids, "ids.{}")
+    features = None
+    if has_features:
+        try:
+            most = len(body.ids) * action_dim()
+            features = decode_array(body.features, packed=packed, most=most)
+        except ValueError as error:
+            raise InvalidRequest("features", str(error)) from error
+    return ActionColumns(_ids(body.ids), features, np.ones(len(body.ids), np.bool_))
+
+
+def _check(names: list[str], field: str) -> None:
+    if errors := malformed_ids(names, field):
+        raise InvalidBody(errors)
+    if len(set(names)) != len(names):
+        raise InvalidBody([("body", "an action is given twice")])
+
+
+def _ids(names: list[str]) -> tuple[ActionId, ...]:
+    return tuple(ActionId(name) for name in names)
+
+
+def _features(actions: list[ActionBody]) -> NDArray[Any] | None:
+    rows = [action.features for action in actions if action.features is not None]
+    if not rows:
+        return None
+    if len(rows) < len(actions):
+        raise InvalidRequest("actions", "give features for every action listed, or for none")
+    try:
+        return stacked(rows)
+    except ValueError as error:
+        for number, row in enumerate(rows):
+            try:
+                array_of(row)
+            except ValueError as own:
+                raise InvalidBody([(f"actions.{number}.features", str(own))]) from own
+        raise InvalidRequest("actions", str(error)) from error

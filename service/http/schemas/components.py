@@ -1,0 +1,53 @@
+"""The JSON schemas of all bodies that are decoded by type, for the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from service.http.schemas.catalogue import ActionsRequest
+from service.http.schemas.decide import (
+    ID_PATTERN,
+    WHOLE_ID,
+    ActivateAnswer,
+    ActivateRequest,
+    Problem,
+    RewardAnswer,
+    RewardBatch,
+    RewardBatchAnswer,
+    RewardRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    SelectAnswer,
+    SelectBatch,
+    SelectBatchAnswer,
+    SelectRequest,
+)
+
+REFERENCE = "#/components/schemas/{name}"
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "ActionsRequest": {"actions": [{"id": "ten-percent"}, {"id": "nothing"}]},
+    "SelectRequest": {"bandit": "shop", "context": [0.3, 1.0, 0.0, 0.7]},
+    "RewardRequest": {"decision_id": "visit-4711", "reward": 1.0},
+    "ScoreRequest": {"context": [0.3, 1.0, 0.0, 0.7]},
+}
+
+
+def components() -> dict[str, Any]:
+    """Return the JSON schemas by name."""
+    kinds = (
+        SelectRequest, SelectAnswer, RewardRequest, RewardAnswer, ActivateRequest, ActivateAnswer,
+        SelectBatch, SelectBatchAnswer, RewardBatch, RewardBatchAnswer, ScoreRequest, ScoreAnswer,
+        ActionsRequest, Problem,
+    )  # fmt: skip
+    _, found = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
+    for name, example in EXAMPLES.items():
+        found[name]["example"] = example
+    for batch, item in (("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest")):
+        found[batch]["properties"]["items"]["items"] = {"$ref": REFERENCE.format(name=item)}
+    readable: dict[str, Any] = json.loads(
+        json.dumps(found).replace(json.dumps(WHOLE_ID), json.dumps(ID_PATTERN))
+    )
+    return readable
