@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-SELECT_KEYS = {"decision_id", "action", "actions", "score", "propensity", "snapshot", "position"}
+SELECT_KEYS = {
+    "decision_id", "action", "actions", "score", "propensity", "propensities", "snapshot",
+    "position",
+}  # fmt: skip
 
 
 def checked(items: list[dict[str, Any]], codes: list[int]) -> list[dict[str, Any]]:

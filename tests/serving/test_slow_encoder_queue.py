@@ -286,6 +286,7 @@ def test_batches_wait_within_bounds_and_leave_room_for_single_selects(play):
                 s.client.post("/select/batch", json={"items": [item] * 1000})
             )
             await s.until_encoding()
+            await several_steps()  # its items begin a few at a time
             more = await s.client.post("/select/batch", json={"items": [item, item]})
             assert [found["code"] for found in more.json()["items"]] == [503, 503]
             single = s.select([1, 1])
