@@ -181,7 +181,7 @@ class Settings(BaseModel):
         ge=1,
         description="Most connections; beyond them those that wait for their client are closed."
         " When not given, what the limit of open files leaves (all but 128, but at least half), and"
-        " at most max_in_flight.",
+        " at most max_in_flight or 256, whichever is more.",
     )
     drain_s: float = Field(
         0.0,

@@ -30,6 +30,7 @@ UNREAD_S = 30.0  # for a client that reads nothing of its answer
 OWN_FILES = 128  # descriptors that are left for the database, snapshots and the trainer
 SPARE = 32  # connections beyond the limit: for health checks, when all others are under way
 REPORT_S = 10.0
+FEW_CLIENTS = 256
 
 
 class Waits(enum.Enum):
@@ -49,12 +50,13 @@ def default_limit(max_in_flight: int) -> int:
     """Return how many connections the limit of open files leaves.
 
     A request whose body arrives slowly is under way: with as many of them as there may be, all
-    others would get 503. So there are never more connections than that; the slowest give way.
+    others would get 503. So there are not more connections than that; the slowest give way. A small
+    `max_in_flight` is for slow encoders, not for few clients: then there is room for some more.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         files = 1 << 20
-    return min(max(files - OWN_FILES, files // 2), max_in_flight)
+    return min(max(files - OWN_FILES, files // 2), max(max_in_flight, FEW_CLIENTS))
 
 
 class Connection(HttpToolsProtocol):
