@@ -277,8 +277,11 @@ def _content(settings: Settings, database: Path, models: Models) -> Iterator[Che
 
     with open_reader(database) as reader:
         records = reader.bandits()
+    num_snapshots = num_bytes = 0
     for record in records:
         snapshots = SnapshotStore(settings.snapshots / record.uid)
+        sizes = [snapshots.num_bytes(version) for version in snapshots.versions()]
+        num_snapshots, num_bytes = num_snapshots + len(sizes), num_bytes + sum(sizes)
         try:
             newest = snapshots.versions()[-1]
             snapshots.load(newest, ())
@@ -288,6 +291,8 @@ def _content(settings: Settings, database: Path, models: Models) -> Iterator[Che
             yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
     size = _bytes(settings.database.stat().st_size)
     yield Check("database", "ok", f"{len(records)} bandits, {size}")
+    found = f"{num_snapshots} stored, {_bytes(num_bytes)}"
+    yield Check("stored snapshots", "ok", found)
     yield from _models(settings, database, records, models)
 
 
