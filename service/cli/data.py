@@ -51,8 +51,7 @@ def verify(
 ) -> None:
     """Recompute what a data directory holds, and compare.
 
-    Exit status 0: no difference; what had nothing to compare with is "not checked". 1: there is a
-    difference. 2: it cannot be read.
+    Exit status 0: no difference, or "not checked". 1: there is a difference. 2: it cannot be read.
     """
     from service.settings import SettingsError, load_settings
     from service.tools.verify import main as check

@@ -20,7 +20,7 @@ def trained(launch, rig):
     return node
 
 
-def explained(node, number: int) -> dict:
+def explained(node, number: int):
     return node.call("GET", f"/bandits/linear/decisions/linear.{number}")
 
 
