@@ -114,6 +114,7 @@ class RewardQueue:
         """Begin with nothing waiting, and without a thread: the first `put` starts it."""
         self.num_delivered = self.num_rejected = self.num_fallback = self.num_damaged = 0
         self._waiting: deque[RewardReport] = deque()
+        self._failing: set[str | None] = set()  # reward ids that the service failed on
         self._changed = threading.Condition()
         self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
@@ -280,7 +281,8 @@ class RewardQueue:
                 if result.status in _LATER:
                     break  # the others wait behind it, in order; a repeated one counts once
                 if result.status >= 500:
-                    log.warning("a reward of decision %s waits: %s", report.decision_id, result)
+                    if report.reward_id not in self._failing:  # once, however often it is tried
+                        log.warning("a reward of decision %s waits: %s", report.decision_id, result)
                     failed.append(report)
                 else:
                     self.num_rejected += 1
@@ -288,6 +290,8 @@ class RewardQueue:
             else:
                 self.num_delivered += 1
             answered += 1
+        tried = {report.reward_id for report in batch[:answered]}
+        self._failing = (self._failing - tried) | {report.reward_id for report in failed}
         self._settle(answered, failed)
         return answered - len(failed)
 
