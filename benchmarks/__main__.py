@@ -37,6 +37,7 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
+    "client": "rewards that a client accepted count once, however its processes fork and end",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like
