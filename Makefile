@@ -67,6 +67,7 @@ proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks many_bandits --json bench-out/many_bandits.json
 	$(BIN)/python -m benchmarks slow_peers --json bench-out/slow_peers.json
 	$(BIN)/python -m benchmarks bodies --json bench-out/bodies.json
+	$(BIN)/python -m benchmarks client --json bench-out/client.json
 	$(BIN)/python -m benchmarks soak --json bench-out/soak.json
 	$(BIN)/python -m benchmarks dashboard --json bench-out/dashboard.json
 

@@ -136,12 +136,13 @@ def _problem(response: httpx.Response) -> Mapping[str, object]:
 
 
 def _problem_text(status: int, problem: Mapping[str, object]) -> str:
-    """Put status, detail and named fields of a problem document in one line."""
+    """Put status, detail and named fields of a problem document in one line, each once."""
     text = f"{status} {problem.get('detail') or problem.get('title') or 'without a reason'}"
     errors = problem.get("errors")
     if isinstance(errors, list):
         named = [f"{e.get('field')}: {e.get('message')}" for e in errors if isinstance(e, dict)]
-        text += f" ({'; '.join(named)})" if named else ""
+        more = [one for one in named if one not in text]  # the detail usually has them all
+        text += f" ({'; '.join(more)})" if more else ""
     return text
 
 

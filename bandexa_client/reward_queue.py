@@ -5,9 +5,10 @@ service does not answer or refuses the key, the thread retries with growing paus
 nothing. Each reward carries an id, so that one sent twice counts once. Only the service itself
 refuses a reward for good: a page of a proxy, whatever its status, is no answer.
 
-Nothing is on disk: rewards that wait are lost with the process. An ordinary exit delivers them
-first, for a few seconds, and logs how many are left. In a child that was forked the queue begins
-empty, with a thread of its own: what waited is the parent's.
+Without a spool nothing is on disk: rewards that wait are lost with the process. An ordinary exit
+delivers them first, for a few seconds, and logs how many are left. In a child that was forked the
+queue begins empty, with a thread of its own: what waited is the parent's. With a spool
+(`spool.Spool`) the next queue on the same folder delivers what is left.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +31,7 @@ from bandexa_client.answers import RewardStatus
 from bandexa_client.errors import BanditError, Rejected
 from bandexa_client.requests import RewardReport, is_fallback, new_id
 from bandexa_client.retrying import Retry
+from bandexa_client.spool import Spool
 
 if TYPE_CHECKING:
     from bandexa_client.client import BanditClient
@@ -69,14 +72,19 @@ class RewardQueue:
         max_batch: The most rewards sent in one call, up to 1000.
         on_rejected: Called on the queue's thread for each reward that the service refused for good,
             such as one of an unknown decision. None: such rewards are logged.
+        spool: A folder for the rewards that wait, which queues of other processes may share. What
+            this process leaves there, also when it is killed, the next queue on the folder
+            delivers. None: they are in memory only.
 
     Attributes:
         num_delivered: Rewards that the service has accepted.
         num_rejected: Rewards that the service has refused for good.
         num_fallback: Rewards of fallback decisions, which are not sent.
+        num_damaged: Lines that earlier processes left in the spool and that are no rewards.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or the system cannot have a spool.
+        OSError: The folder of the spool cannot be used.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class RewardQueue:
         max_waiting: int = 100_000,
         max_batch: int = 100,
         on_rejected: Callable[[RewardReport, Rejected], None] | None = None,
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         if max_waiting < 1:
             raise ValueError(f"max_waiting must be at least 1, not {max_waiting}")
@@ -96,17 +105,30 @@ class RewardQueue:
         self._max_batch = max_batch
         self._on_rejected = on_rejected
         self._closing = False
+        self._folder = None if spool is None else Path(spool).absolute()
+        self._spool: Spool | None = None
         self._begin()
         _queues.add(self)
 
     def _begin(self) -> None:
         """Begin with nothing waiting, and without a thread: the first `put` starts it."""
-        self.num_delivered = self.num_rejected = self.num_fallback = 0
+        self.num_delivered = self.num_rejected = self.num_fallback = self.num_damaged = 0
         self._waiting: deque[RewardReport] = deque()
+        self._failing: set[str | None] = set()  # reward ids that the service failed on
         self._changed = threading.Condition()
         self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
+        if self._folder is not None and not self._closing:
+            self._spool = Spool(self._folder)
+            self._waiting.extend(self._spool.adopt())
+            self.num_damaged = self._spool.num_damaged
+            if self._waiting:
+                self._start()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
+        self._thread.start()
 
     def put(
         self,
@@ -132,6 +154,7 @@ class RewardQueue:
             TypeError: An id or the action is no string, or `reward` no number.
             QueueFull: There was no room.
             QueueClosed: The queue is closed.
+            OSError: The spool cannot be written; the reward was not accepted.
         """
         named = {"decision_id": decision_id, "reward_id": reward_id, "action": action}
         for name, text in named.items():
@@ -151,11 +174,12 @@ class RewardQueue:
                 raise QueueClosed("the reward queue is closed")
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFull(f"{self._max_waiting} rewards are waiting")
+            if self._spool is not None:
+                self._spool.add(report)
             self._waiting.append(report)
             self._changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
-                self._thread.start()
+                self._start()
 
     @property
     def num_waiting(self) -> int:
@@ -170,8 +194,10 @@ class RewardQueue:
     def close(self, within_s: float = 30.0) -> None:
         """Deliver the waiting rewards and end the thread; a second call does nothing.
 
+        With a spool, what is left after `within_s` seconds waits there for the next queue.
+
         Raises:
-            Undelivered: Rewards were left after `within_s` seconds.
+            Undelivered: Rewards were left, and there is no spool.
         """
         with self._changed:
             if self._closing:
@@ -182,8 +208,15 @@ class RewardQueue:
         self._hurry.set()
         if self._thread is not None:
             self._thread.join(within_s)
-        if self._waiting:
-            raise Undelivered(self._waiting)
+        with self._changed:
+            spool, self._spool = self._spool, None
+            left = list(self._waiting)
+        if spool is not None:
+            spool.close()
+            if left:
+                log.warning("%d rewards wait in %s for the next queue", len(left), self._folder)
+        elif left:
+            raise Undelivered(left)
 
     def __enter__(self) -> Self:
         return self
@@ -248,7 +281,8 @@ class RewardQueue:
                 if result.status in _LATER:
                     break  # the others wait behind it, in order; a repeated one counts once
                 if result.status >= 500:
-                    log.warning("a reward of decision %s waits: %s", report.decision_id, result)
+                    if report.reward_id not in self._failing:  # once, however often it is tried
+                        log.warning("a reward of decision %s waits: %s", report.decision_id, result)
                     failed.append(report)
                 else:
                     self.num_rejected += 1
@@ -256,6 +290,8 @@ class RewardQueue:
             else:
                 self.num_delivered += 1
             answered += 1
+        tried = {report.reward_id for report in batch[:answered]}
+        self._failing = (self._failing - tried) | {report.reward_id for report in failed}
         self._settle(answered, failed)
         return answered - len(failed)
 
@@ -273,6 +309,8 @@ class RewardQueue:
             self._waiting.extend(failed)
             self._waiting.extend(report for report in left if report.decision_id in decisions)
             self._changed.notify_all()
+            if self._spool is not None:
+                self._spool.settled(self._waiting)
 
     def _refused(self, report: RewardReport, result: Rejected) -> None:
         if self._on_rejected is None:
@@ -309,6 +347,9 @@ def _close_at_exit() -> None:
 
 def _begin_in_child() -> None:
     for queue in list(_queues):
+        spool, queue._spool = queue._spool, None
+        if spool is not None:
+            spool.abandon()
         queue._begin()
 
 

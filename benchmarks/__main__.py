@@ -41,6 +41,7 @@ PROOFS = {
     "imports": "no changed export stops a bandit, a start or another bandit",
     "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",
     "slow_peers": "slow and endless clients lock nobody out, and every descriptor comes back",
+    "client": "rewards that a client accepted count once, however its processes fork and end",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like

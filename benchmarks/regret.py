@@ -151,7 +151,7 @@ def compare_with_http(seed: int, horizon: int) -> list[dict[str, Any]]:
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]:
     """Return the options and the problems to play."""
     parser = arguments("regret", __doc__)
-    parser.add_argument("--problems", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="*", choices=list(PROBLEMS), help="default: all")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, help="instead of each problem's own number")
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps, two seeds")
@@ -159,14 +159,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]
     parser.add_argument("--data-dir", type=Path, help="folder of the Fashion-MNIST files")
     parser.add_argument("--over-http", action="store_true", help="compare with a real server too")
     given = parser.parse_args(argv)
-    problems = {name: PROBLEMS[name] for name in given.problems}
+    problems = {name: PROBLEMS[name] for name in given.problems or PROBLEMS}
     if "fashion" in problems:
         folder = given.data_dir or FASHION_FOLDER
         problems["fashion"] = replace(problems["fashion"], make=partial(fashion, folder=folder))
         try:
             problems["fashion"].environment(given.first_seed, 1)
         except ImagesUnavailableError as error:
-            parser.error(f"{error} (or leave fashion out with --problems)")
+            if given.problems or given.data_dir:
+                parser.error(str(error))
+            print(f"fashion is left out: {error}", file=sys.stderr)
+            del problems["fashion"]
     return given, problems
 
 

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Create the bandit, open the clients, and deliver the waiting rewards at the end."""
     async with AsyncBanditClient(URL) as bandits:
-        await bandits.put_bandit("shop", BANDIT)
-        await bandits.put_actions("shop", OFFERS)
+        await bandits.put_bandit("webshop", BANDIT)
+        await bandits.put_actions("webshop", OFFERS)
         app.state.bandits = bandits
         with BanditClient(URL) as sender, RewardQueue(sender) as rewards:
             app.state.rewards = rewards
@@ -58,7 +58,7 @@ async def offer(request: Request, visits: int, basket: float, mobile: bool) -> d
     """Choose an offer for a visitor; a sale is reported with the returned `decision_id`."""
     bandits: AsyncBanditClient = request.app.state.bandits
     context = [visits / 10, basket / 100, float(mobile)]
-    chosen = await bandits.select("shop", context, fallback=FALLBACK, within_s=0.3)
+    chosen = await bandits.select("webshop", context, fallback=FALLBACK, within_s=0.3)
     return {"offer": chosen.action.id, "decision_id": chosen.decision_id}
 
 

@@ -234,7 +234,21 @@ class Settings(BaseModel):
     encode_queue: int = Field(
         256, ge=1, description="Most contexts that wait for slow encoders; others get 503."
     )
-    keep_snapshots: int = Field(3, ge=2, description="Snapshots stored per bandit.")
+    keep_snapshots: int = Field(
+        3, ge=2, description="Newest snapshots stored per bandit, however old or large they are."
+    )
+    keep_snapshots_h: float = Field(
+        24.0,
+        ge=0.0,
+        description="Snapshots that decisions of the last so many hours refer to are stored as"
+        " well, so that these decisions can be explained.",
+    )
+    keep_snapshots_bytes: int = Field(
+        512 << 20,
+        ge=0,
+        description="While the snapshots of a bandit have more bytes than this, only the newest"
+        " `keep_snapshots` and the imported ones are safe: the oldest of the others are removed.",
+    )
     max_store_bytes: int | None = Field(
         None,
         ge=1 << 20,

@@ -16,6 +16,7 @@ uses the version before.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import secrets
@@ -236,10 +237,30 @@ class SnapshotStore:
         reasons = "; ".join(f"{version}: {reason}" for version, reason in skipped)
         raise SnapshotError(f"no usable snapshot in {self._root} ({reasons or 'it holds none'})")
 
-    def prune(self, keep: int, pinned: Collection[int] = ()) -> list[SnapshotVersion]:
-        """Delete all versions but the newest `keep` and the pinned ones; return those deleted.
+    def num_bytes(self, version: int) -> int:
+        """Return the size of one version's files; 0 where it was deleted meanwhile."""
+        try:
+            return sum(file.stat().st_size for file in self._path(version).iterdir())
+        except FileNotFoundError:
+            return 0
+
+    def prune(
+        self,
+        keep: int,
+        pinned: Collection[int] = (),
+        *,
+        keep_s: float = 0.0,
+        most_bytes: int = 0,
+    ) -> list[SnapshotVersion]:
+        """Delete old versions; return those deleted.
+
+        The newest `keep` and the pinned ones stay. Of the others, those that decisions of the last
+        `keep_s` seconds may refer to stay as well, the newest first, while all versions together
+        have at most `most_bytes`. A version is served until the next one is swapped in, and that
+        is before the one after that was written: a round begins after the swap of the one before.
 
         Each directory is renamed before it is deleted, so that no reader finds a part of one.
+        Another process may prune at the same time.
 
         Raises:
             ValueError: `keep` is below 1.
@@ -247,19 +268,44 @@ class SnapshotStore:
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
-        removed = [version for version in self.versions()[:-keep] if version not in pinned]
+        removed = self._unneeded(keep, pinned, keep_s, most_bytes)
         with self._disk("prune", self._root):
             trash = []
             for version in removed:
                 path = self._path(version)
-                trash.append(path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}"))
-                self._fs.rename(path, trash[-1])
+                renamed = path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}")
+                with suppress(FileNotFoundError):  # another process prunes it
+                    self._fs.rename(path, renamed)
+                    trash.append(renamed)
             if trash:
                 # Without this sync, a power loss could restore a name whose files are deleted.
                 self._fs.sync_dir(self._root)
             for path in trash:
                 remove_tree(self._fs, path)
         return removed
+
+    def _unneeded(
+        self, keep: int, pinned: Collection[int], keep_s: float, most_bytes: int
+    ) -> list[SnapshotVersion]:
+        versions = self.versions()
+        old = [version for version in versions[:-keep] if version not in pinned]
+        if not old or keep_s <= 0.0:
+            return old
+        sizes = {version: self.num_bytes(version) for version in versions}
+        total, since, removed = sum(sizes.values()), self._clock() - keep_s, []
+        for version in old:
+            if total <= most_bytes and self._served_until(version, versions) > since:
+                break  # so are all later ones
+            removed.append(version)
+            total -= sizes[version]
+        return removed
+
+    def _served_until(self, version: SnapshotVersion, versions: list[SnapshotVersion]) -> float:
+        """Return a time at which a version was not served any more; infinity: it may still be."""
+        for later in versions[versions.index(version) + 2 :]:
+            with suppress(SnapshotCorrupt):
+                return self.manifest(later).created_at
+        return math.inf
 
     def clean(self) -> list[str]:
         """Remove what crashes left of `publish` and `prune`; return the names of the directories.

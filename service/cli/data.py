@@ -51,7 +51,7 @@ def verify(
 ) -> None:
     """Recompute what a data directory holds, and compare.
 
-    Exit status 0: everything is equal. 1: there is a difference. 2: it cannot be read.
+    Exit status 0: no difference, or "not checked". 1: there is a difference. 2: it cannot be read.
     """
     from service.settings import SettingsError, load_settings
     from service.tools.verify import main as check
@@ -104,6 +104,7 @@ def doctor(
     except SettingsError as error:
         fail(str(error), "docs/configuration.md lists the settings", USAGE)
     from service.http.keys import keys_of
+    from service.http.trial import try_bandits
 
     found: list[Check] = []
 
@@ -115,7 +116,7 @@ def doctor(
         if check.remedy:
             typer.echo(f"       {check.remedy}")
 
-    for check in examine(settings, lambda settings: bool(keys_of(settings))):
+    for check in examine(settings, lambda settings: bool(keys_of(settings)), try_bandits):
         report(check)
     if server:
         for check in _server(url, api_key):

@@ -33,6 +33,6 @@ class UnknownSnapshot(ServiceError):
 
     def __init__(self, version: int) -> None:
         super().__init__(
-            f"there is no snapshot {version}, or not any more: of each bandit the newest"
-            " `keep_snapshots` of the server's settings remain"
+            f"there is no snapshot {version}, or not any more: docs/snapshots.md says how long each"
+            " one lasts"
         )

@@ -136,7 +136,9 @@ class Explainer:
         if record.snapshot not in snapshots.versions():
             raise NotExplainable(
                 f"snapshot {record.snapshot}, which made this decision, was removed: of each bandit"
-                " the newest `keep_snapshots` of the server's settings remain"
+                " the newest `keep_snapshots` of the server's settings remain, and those that"
+                " decisions of the last `keep_snapshots_h` hours refer to, within"
+                " `keep_snapshots_bytes`"
             )
         if reader.trim(bandit.key).position > record.position:
             raise NotExplainable("the log up to this decision was removed by retention")

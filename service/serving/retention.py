@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.ids import DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.replay import RowLayout
 from bandexa_core.replay.evicted import sample_size
 from bandexa_core.snapshots.store import SnapshotStore
@@ -165,7 +165,7 @@ class Retention:
     async def _trim(self, bandit: Bandit, cutoff: float) -> None:
         key, spec = bandit.record.key, bandit.model.spec
         wanted = await self._on_thread(self._reader.last_before, key, cutoff)
-        oldest = await self._on_thread(_oldest_position, bandit.snapshots)
+        oldest = await self._on_thread(self._oldest_position, bandit, wanted)
         if oldest < wanted:
             self._move_on(bandit, wanted)
         size = 0
@@ -192,13 +192,28 @@ class Retention:
         if background and min(wanted, model.position) - model.base_position >= LEAST_ROUND:
             self._order_round(bandit)
 
+    def _oldest_position(self, bandit: Bandit, wanted: LogPosition) -> LogPosition:
+        """Return the log position of a bandit's oldest snapshot; 0 where none can be read.
 
-def _oldest_position(snapshots: SnapshotStore) -> LogPosition:
-    """Return the log position of the oldest snapshot; 0 where none can be read."""
-    positions = []
+        Snapshots that were stored for explanations alone, and whose rows go up to `wanted`, go
+        first: what they explain is removed, and the limits of the store come before them.
+        """
+        positions = _positions(bandit.snapshots)
+        if any(position < wanted for position in positions.values()):
+            with self._store.reader() as reader:
+                pinned = {bandit.model.version, *reader.imports(bandit.record.key)}
+            pinned |= {version for version, position in positions.items() if position >= wanted}
+            for version in bandit.snapshots.prune(self._settings.keep_snapshots, pinned):
+                positions.pop(version, None)
+        return LogPosition(min(positions.values(), default=0))
+
+
+def _positions(snapshots: SnapshotStore) -> dict[SnapshotVersion, LogPosition]:
+    """Return the log position of each snapshot that can be read."""
+    positions = {}
     for version in snapshots.versions():
         try:
-            positions.append(snapshots.manifest(version).position)
+            positions[version] = LogPosition(snapshots.manifest(version).position)
         except SnapshotError:  # pruned meanwhile, or damaged: never served again
             continue
-    return LogPosition(min(positions, default=0))
+    return positions

@@ -25,6 +25,7 @@ class Check:
         problems: The first `MAX_PROBLEMS` problems.
         num_problems: The number of all problems.
         notes: What could not be compared, and why.
+        checked: Whether there was anything to compare with.
     """
 
     bandit: str | None
@@ -35,6 +36,14 @@ class Check:
     problems: list[str] = field(default_factory=list)
     num_problems: int = 0
     notes: list[str] = field(default_factory=list)
+    checked: bool = True
+
+    @property
+    def result(self) -> str:
+        """The result, for people: nothing that was not compared is called ok."""
+        if self.num_problems:
+            return f"{self.num_problems} WRONG"
+        return "ok" if self.checked else "not checked"
 
     def problem(self, text: str) -> None:
         """Add a problem."""
@@ -58,7 +67,8 @@ class Check:
             difference = str(self.difference)
         return {
             "bandit": self.bandit, "check": self.name, "ok": not self.num_problems,
-            "compared": self.compared, "difference": difference, "tolerance": self.tolerance,
+            "checked": self.checked, "compared": self.compared,
+            "difference": difference, "tolerance": self.tolerance,
             "problems": self.problems, "num_problems": self.num_problems, "notes": self.notes,
         }  # fmt: skip
 
@@ -79,10 +89,16 @@ class Report:
         """The number of all problems."""
         return sum(check.num_problems for check in self.checks)
 
+    @property
+    def num_unchecked(self) -> int:
+        """The number of checks without problems that had nothing to compare with."""
+        return sum(not check.checked and not check.num_problems for check in self.checks)
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
             "ok": not self.num_problems,
             "num_problems": self.num_problems,
+            "num_unchecked": self.num_unchecked,
             "checks": [check.to_json() for check in self.checks],
         }

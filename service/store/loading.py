@@ -25,28 +25,46 @@ from service.store.records import BanditRecord
 log = logging.getLogger(__name__)
 
 
-def acceptable(
+def belonging(
     reader: LogReader, record: BanditRecord, up_to: LogPosition
 ) -> Callable[[Manifest], bool]:
-    """Return a predicate: does a snapshot belong to this bandit's log, at or before `up_to`?
+    """Return a predicate: was a snapshot built from this bandit's log, at or before `up_to`?
 
-    A snapshot built before the last import belongs to a model that was replaced. It may have a
-    higher version, when its round was under way while the import arrived. An import belongs from
-    its commit on, even if its snapshot has not got its place yet.
+    Those built before the last import are among them: decisions refer to them, and a bandit can go
+    back to them. An import belongs from its commit on, even if its snapshot has not got its place
+    yet.
     """
-    imported = reader.last_import(record.key, up_to)
-    imports = reader.imports(record.key)  # read after the last one: it is among them
-    begins = reader.trim(record.key).position
+    imports = reader.imports(record.key)
 
-    def accept(manifest: Manifest) -> bool:
+    def belongs(manifest: Manifest) -> bool:
         if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
             return False
         manifest = placed(reader, record, manifest, imports)
         position = LogPosition(manifest.position)
-        if not max(imported, begins) <= position <= up_to:
+        if position > up_to:
             return False
         found = reader.hash_at(record.key, position)
         return found is not None and found.hex() == manifest.log_hash
+
+    return belongs
+
+
+def acceptable(
+    reader: LogReader, record: BanditRecord, up_to: LogPosition
+) -> Callable[[Manifest], bool]:
+    """Return a predicate: can a snapshot be served, of this bandit's log at or before `up_to`?
+
+    A snapshot built before the last import belongs to a model that was replaced. It may have a
+    higher version, when its round was under way while the import arrived.
+    """
+    imported = reader.last_import(record.key, up_to)
+    belongs = belonging(reader, record, up_to)
+    imports = reader.imports(record.key)  # read after the last one: it is among them
+    begins = reader.trim(record.key).position
+
+    def accept(manifest: Manifest) -> bool:
+        position = placed(reader, record, manifest, imports).position
+        return max(imported, begins) <= position and belongs(manifest)
 
     return accept
 

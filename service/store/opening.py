@@ -6,10 +6,14 @@ memory has no path, and nothing opens one by default.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from service.store.errors import StoreError, StoreUnreadable
 from service.store.memory.store import MemoryStore
 from service.store.protocol import (
     Audit,
@@ -26,12 +30,18 @@ from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.history import History
 from service.store.sqlite.migrations import MIGRATIONS
 from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import SCHEMA_VERSION, require_current, schema_version
+from service.store.sqlite.schema import (
+    SCHEMA_VERSION,
+    open_writer,
+    require_current,
+    schema_version,
+)
 from service.store.sqlite.store import SqliteStore
 from service.store.sqlite.verification.audit import SqliteAudit
 
 ENGINE = f"SQLite {LIBRARY_VERSION}"
 NEWEST_SCHEMA = SCHEMA_VERSION
+COPIES_OF_A_MIGRATION = 4  # the copy, the tables beside the old ones, and its write-ahead log
 
 
 def open_store(
@@ -97,13 +107,50 @@ def copy_store(source: Path, dest: Path, progress: Callable[[int, int], None]) -
     copy_database(source, dest, progress)
 
 
-def require_readable(path: Path) -> None:
-    """Check that this release reads the format of a store as it is.
+@contextmanager
+def as_current(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a store of this release's format: `path`, or else a migrated copy of it.
+
+    A server may have the store open, of the older release too; it is not changed. The copy is
+    deleted at the exit.
+
+    Args:
+        path: The database.
+        folder: Where a copy is made; the system's folder for temporary files by default.
 
     Raises:
-        StoreError: It has another format, or is no store.
+        StoreError: No server of this release can open it, or there is no room for a copy.
     """
-    require_current(path)
+    if not _is_older(path):
+        require_current(path)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix="migrated-") as temporary:
+        wal = path.with_name(f"{path.name}-wal")
+        size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+        if shutil.disk_usage(temporary).free < COPIES_OF_A_MIGRATION * size:
+            raise StoreError(f"{temporary} has no room for a migrated copy of {path}")
+        copy = Path(temporary) / path.name
+        copy_database(path, copy, lambda copied, total: None)
+        open_writer(copy, "os", check=True).close()
+        yield copy
+
+
+def require_openable(path: Path) -> None:
+    """Check that a server of this release opens a store, after a migration where that is due.
+
+    Raises:
+        StoreError: It does not, or it is no store.
+    """
+    if not _is_older(path):
+        require_current(path)
+
+
+def _is_older(path: Path) -> bool:
+    try:
+        return migrates(format_of(path))
+    except StoreUnreadable:
+        return False
 
 
 def format_of(path: Path) -> int:
@@ -117,4 +164,5 @@ def format_of(path: Path) -> int:
 
 def migrates(version: int) -> bool:
     """Whether a server of this release migrates a store of a format version when it starts."""
-    return all(step in MIGRATIONS for step in range(version, SCHEMA_VERSION))
+    steps = range(version, SCHEMA_VERSION)
+    return bool(steps) and all(step in MIGRATIONS for step in steps)

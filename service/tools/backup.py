@@ -3,7 +3,8 @@
 Runs in the process of the command, on read-only connections. Snapshots are copied first, then the
 database, so that no snapshot is ahead of the copied log. The database gets its name when everything
 else is written and synced, and `backup.json` is written last: a copy without it is incomplete and
-has to be deleted. Replays are derived and left out.
+has to be deleted. Replays are derived and left out. A database of an older release keeps its
+format; what is checked is a migrated copy of it, which is deleted again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, write_synced
-from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.ids import SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreError
-from service.store.loading import acceptable, newest_snapshot, place_imports
-from service.store.opening import copy_store, open_reader, require_readable
+from service.store.loading import belonging, newest_snapshot, place_imports
+from service.store.opening import as_current, copy_store, open_reader, require_openable
 from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 
@@ -56,23 +57,24 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise BackupError(f"{dest} is not empty")
     try:
-        require_readable(database)
+        require_openable(database)
     except StoreError as error:
         raise BackupError(str(error)) from error
     try:
         make_dirs(fs, dest.resolve())
-        with open_reader(database) as reader:
-            for attempt in range(1, ATTEMPTS + 1):
-                for record in reader.bandits():
-                    _copy_snapshots(fs, source, dest, record.uid, say)
-                partial = dest / f"{DATABASE}.partial"
-                _copy_store(database, partial, say)
-                missing = _clear(fs, dest, partial)
-                if not missing:
-                    return _finish(fs, source, dest, partial)
-                # They were created, or imported, after their snapshots were copied.
-                say(f"attempt {attempt}: again, for {', '.join(missing)}")
-                partial.unlink()
+        for attempt in range(1, ATTEMPTS + 1):
+            for root in sorted((source / SNAPSHOTS).glob("*")):
+                _copy_snapshots(fs, root, dest / SNAPSHOTS / root.name, say)
+            partial = dest / f"{DATABASE}.partial"
+            _copy_store(database, partial, say)
+            with as_current(partial, dest) as checked, open_reader(checked) as reader:
+                missing = _clear(fs, dest, reader)
+                content = _content(source, dest, reader)
+            if not missing:
+                return _finish(fs, dest, partial, content)
+            # They were created, or imported, after their snapshots were copied.
+            say(f"attempt {attempt}: again, for {', '.join(missing)}")
+            partial.unlink()
     except (OSError, StoreError, SnapshotError) as error:
         raise BackupError(f"{source}: {error}") from error
     raise BackupError(f"{source}: {', '.join(missing)} have no snapshot that can be served")
@@ -81,21 +83,21 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
 # -- snapshots --------------------------------------------------------------------------------
 
 
-def _copy_snapshots(
-    fs: FileSystem, source: Path, dest: Path, uid: BanditUid, say: Callable[[str], None]
-) -> None:
-    """Copy the undamaged snapshots that are not copied yet; skip one that is deleted meanwhile."""
-    origin = SnapshotStore(source / SNAPSHOTS / uid)
-    root = dest / SNAPSHOTS / uid
+def _copy_snapshots(fs: FileSystem, source: Path, root: Path, say: Callable[[str], None]) -> None:
+    """Copy a bandit's undamaged snapshots that are not copied yet.
+
+    One that is deleted meanwhile is skipped.
+    """
+    origin = SnapshotStore(source)
     make_dirs(fs, root.resolve())
     copied = set(SnapshotStore(root).versions())
     for version in origin.versions():
         if version not in copied:
             try:
-                _copy_snapshot(fs, origin, source / SNAPSHOTS / uid, root, version)
+                _copy_snapshot(fs, origin, source, root, version)
             except (SnapshotCorrupt, FileNotFoundError) as error:
                 if version in origin.versions():
-                    say(f"snapshot {version} of {uid} is left out: {error}")
+                    say(f"snapshot {version} of {source.name} is left out: {error}")
     fs.sync_dir(root)
 
 
@@ -136,25 +138,24 @@ def _copy_store(database: Path, partial: Path, say: Callable[[str], None]) -> No
     copy_store(database, partial, report)
 
 
-def _clear(fs: FileSystem, dest: Path, partial: Path) -> list[str]:
+def _clear(fs: FileSystem, dest: Path, reader: LogReader) -> list[str]:
     """Remove snapshots of other bandits or logs; return the bandits without a usable snapshot."""
     missing = []
-    with open_reader(partial) as reader:
-        records = reader.bandits()
-        for record in records:
-            # An import may have been logged between its snapshot's copy and the database's.
-            place_imports(reader, record, SnapshotStore(dest / SNAPSHOTS / record.uid))
-            if not _can_be_served(reader, record, dest):
-                missing.append(record.name)
-        if missing:
-            return missing
-        known = {record.uid for record in records}
-        for root in sorted((dest / SNAPSHOTS).glob("*")):
-            if root.name not in known:
-                shutil.rmtree(root)
-        for record in records:
-            _drop_unknown(reader, record, dest / SNAPSHOTS / record.uid)
-            fs.sync_dir(dest / SNAPSHOTS / record.uid)
+    records = reader.bandits()
+    for record in records:
+        # An import may have been logged between its snapshot's copy and the database's.
+        place_imports(reader, record, SnapshotStore(dest / SNAPSHOTS / record.uid))
+        if not _can_be_served(reader, record, dest):
+            missing.append(record.name)
+    if missing:
+        return missing
+    known = {record.uid for record in records}
+    for root in sorted((dest / SNAPSHOTS).glob("*")):
+        if root.name not in known:
+            shutil.rmtree(root)
+    for record in records:
+        _drop_unknown(reader, record, dest / SNAPSHOTS / record.uid)
+        fs.sync_dir(dest / SNAPSHOTS / record.uid)
     return []
 
 
@@ -170,32 +171,40 @@ def _can_be_served(reader: LogReader, record: BanditRecord, dest: Path) -> bool:
 
 
 def _drop_unknown(reader: LogReader, record: BanditRecord, root: Path) -> None:
-    """Remove snapshots of imports that were not committed before the copy."""
+    """Remove snapshots that the copied log does not know.
+
+    Those of before a rollback or an import stay: decisions refer to them, and the bandit can go
+    back to them, as at the server that was copied.
+    """
     snapshots = SnapshotStore(root)
-    accept = acceptable(reader, record, reader.head(record.key))
-    pinned = set(reader.imports(record.key))
+    belongs = belonging(reader, record, reader.head(record.key))
     for version in snapshots.versions():
-        if version not in pinned and not accept(snapshots.manifest(version)):
+        if not belongs(snapshots.manifest(version)):
             shutil.rmtree(root / f"v{version:08d}")
 
 
-def _finish(fs: LocalFileSystem, source: Path, dest: Path, partial: Path) -> dict[str, Any]:
+def _content(source: Path, dest: Path, reader: LogReader) -> dict[str, Any]:
+    """Return the content of the marker."""
+    return {
+        "format": 1,
+        "source": str(source.resolve()),
+        "created_at": time.time(),
+        "epoch": reader.epoch(),
+        "bandits": {
+            record.name: {
+                "uid": record.uid,
+                "position": reader.head(record.key),
+                "snapshots": SnapshotStore(dest / SNAPSHOTS / record.uid).versions(),
+            }
+            for record in reader.bandits()
+        },
+    }
+
+
+def _finish(
+    fs: LocalFileSystem, dest: Path, partial: Path, content: dict[str, Any]
+) -> dict[str, Any]:
     """Give the database its name, and write the marker of a complete copy."""
-    with open_reader(partial) as reader:
-        content = {
-            "format": 1,
-            "source": str(source.resolve()),
-            "created_at": time.time(),
-            "epoch": reader.epoch(),
-            "bandits": {
-                record.name: {
-                    "uid": record.uid,
-                    "position": reader.head(record.key),
-                    "snapshots": SnapshotStore(dest / SNAPSHOTS / record.uid).versions(),
-                }
-                for record in reader.bandits()
-            },
-        }
     descriptor = fs.open_file(partial, create=False)
     try:
         fs.sync_file(descriptor)

@@ -1,7 +1,7 @@
 """`bandexa doctor`: what is wrong with the machine, settings and data directory, and what helps.
 
 Runs beside a server or before its first start. It changes nothing: it writes one small file to
-measure the disk, and removes it.
+measure the disk, and removes it. A database of an older release is migrated in a temporary copy.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import httpx
 
 from service.settings import Settings
-from service.store.errors import StoreUnreadable
+from service.store.errors import StoreError
 from service.store.records import BanditRecord
 
+if TYPE_CHECKING:
+    from bandexa_core.model import ServingModel
+
 State = Literal["ok", "note", "wrong"]
+Models: TypeAlias = "dict[str, ServingModel]"  # by the bandit's name
 PACKAGES = ("bandexa", "torch", "torchvision", "numpy", "safetensors", "fastapi", "uvicorn")
 MEMORY = frozenset({"tmpfs", "ramfs"})
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs"})
@@ -53,20 +57,33 @@ class Check:
     remedy: str = ""
 
 
-def examine(settings: Settings, keys_needed: Callable[[Settings], bool]) -> Iterator[Check]:
+def examine(
+    settings: Settings,
+    keys_needed: Callable[[Settings], bool],
+    try_bandits: Callable[[Settings, Iterable[tuple[str, ServingModel]]], int],
+) -> Iterator[Check]:
     """Check everything; the slowest (the disk) last.
 
     Args:
         settings: The server's settings.
         keys_needed: Returns whether callers need an API key; ValueError where a server would
             refuse these settings.
+        try_bandits: Tries the bandits of the settings beside those stored, and returns how many
+            they are; ValueError where a server would refuse them.
     """
+    models: Models = {}
 
     def access(settings: Settings) -> Iterator[Check]:
         yield _access(settings, keys_needed)
 
+    def data(settings: Settings) -> Iterator[Check]:
+        yield from _data_directory(settings, models)
+
+    def bandits(settings: Settings) -> Iterator[Check]:
+        yield from _bandits(settings, models, try_bandits)
+
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _versions, _processors, _device, _encoders, access, _port, _data_directory, _disk,
+        _versions, _processors, _device, _encoders, access, _port, data, bandits, _disk,
     )  # fmt: skip
     for check in checks:
         yield from check(settings)
@@ -189,7 +206,21 @@ def _taken(settings: Settings, where: str, error: OSError) -> Check:
     return Check("port", "wrong", f"{where} is not available: {error.strerror}", remedy)
 
 
-def _data_directory(settings: Settings) -> Iterator[Check]:
+def _bandits(
+    settings: Settings,
+    models: Models,
+    try_bandits: Callable[[Settings, Iterable[tuple[str, ServingModel]]], int],
+) -> Iterator[Check]:
+    try:
+        num = try_bandits(settings, models.items())
+    except ValueError as error:
+        yield Check("bandits", "wrong", str(error), "correct [bandits]: a server refuses to start")
+        return
+    if num:
+        yield Check("bandits", "ok", f"configured: {', '.join(settings.bandits)}")
+
+
+def _data_directory(settings: Settings, models: Models) -> Iterator[Check]:
     root, database = settings.data_dir, settings.database
     if not database.exists():
         parent = _existing(root)
@@ -211,7 +242,7 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
         yield Check("data", "ok", f"{root} is in use: {lock.read_text().strip() or 'starting'}")
     else:
         yield Check("data", "ok", f"{root} is not in use")
-    yield from _database(settings)
+    yield from _database(settings, models)
     wal = database.with_name(f"{database.name}-wal")
     if wal.exists() and wal.stat().st_size > LARGE_WAL_BYTES:
         found = f"{wal} has {_bytes(wal.stat().st_size)}"
@@ -219,10 +250,8 @@ def _data_directory(settings: Settings) -> Iterator[Check]:
         yield Check("write-ahead log", "note", found, remedy)
 
 
-def _database(settings: Settings) -> Iterator[Check]:
-    from bandexa_core.errors import SnapshotError
-    from bandexa_core.snapshots.store import SnapshotStore
-    from service.store.opening import NEWEST_SCHEMA, format_of, migrates, open_reader
+def _database(settings: Settings, models: Models) -> Iterator[Check]:
+    from service.store.opening import NEWEST_SCHEMA, as_current, format_of, migrates
 
     try:
         version = format_of(settings.database)
@@ -232,20 +261,31 @@ def _database(settings: Settings) -> Iterator[Check]:
             return
         if version < NEWEST_SCHEMA and migrates(version):
             found = f"of an older release (format {version}, this one writes {NEWEST_SCHEMA})"
-            yield Check("database", "note", found, "back it up; the next start migrates it")
-            return
-        if version < NEWEST_SCHEMA:
+            yield Check("format", "note", found, "back it up; the next start migrates it")
+        elif version < NEWEST_SCHEMA:
             found = f"written by an older build (format {version}, this one reads {NEWEST_SCHEMA})"
             yield Check("database", "wrong", found, "use that build, or another data_dir")
             return
-        with open_reader(settings.database) as reader:
-            records = reader.bandits()
-    except StoreUnreadable as error:
+        with as_current(settings.database) as database:
+            yield from _content(settings, database, models)
+    except StoreError as error:
         remedy = "`bandexa verify`, then restore a backup"
         yield Check("database", "wrong", f"cannot be read: {error}", remedy)
-        return
+
+
+def _content(settings: Settings, database: Path, models: Models) -> Iterator[Check]:
+    """Check what a database of this release's format holds."""
+    from bandexa_core.errors import SnapshotError
+    from bandexa_core.snapshots.store import SnapshotStore
+    from service.store.opening import open_reader
+
+    with open_reader(database) as reader:
+        records = reader.bandits()
+    num_snapshots = num_bytes = 0
     for record in records:
         snapshots = SnapshotStore(settings.snapshots / record.uid)
+        sizes = [snapshots.num_bytes(version) for version in snapshots.versions()]
+        num_snapshots, num_bytes = num_snapshots + len(sizes), num_bytes + sum(sizes)
         try:
             newest = snapshots.versions()[-1]
             snapshots.load(newest, ())
@@ -255,10 +295,14 @@ def _database(settings: Settings) -> Iterator[Check]:
             yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
     size = _bytes(settings.database.stat().st_size)
     yield Check("database", "ok", f"{len(records)} bandits, {size}")
-    yield from _models(settings, records)
+    found = f"{num_snapshots} stored, {_bytes(num_bytes)}"
+    yield Check("stored snapshots", "ok", found)
+    yield from _models(settings, database, records, models)
 
 
-def _models(settings: Settings, records: Sequence[BanditRecord]) -> Iterator[Check]:
+def _models(
+    settings: Settings, database: Path, records: Sequence[BanditRecord], models: Models
+) -> Iterator[Check]:
     """Build the model of each bandit, as a start does: one that cannot be built is set aside."""
     from bandexa_core.encoders import EncoderRegistry
     from bandexa_core.snapshots.store import SnapshotStore
@@ -269,11 +313,11 @@ def _models(settings: Settings, records: Sequence[BanditRecord]) -> Iterator[Che
         registry = EncoderRegistry(settings.encoders, settings.weights)
     except ValueError:
         return  # reported above
-    with open_reader(settings.database) as reader:
+    with open_reader(database) as reader:
         for record in records:
             snapshots = SnapshotStore(settings.snapshots / record.uid)
             try:
-                build_model(reader, registry, record, snapshots)
+                models[record.name] = build_model(reader, registry, record, snapshots)
             except Exception as error:  # own encoders raise anything
                 failure = failure_of(error)
                 row = f" at log row {failure.position}" if failure.position else ""

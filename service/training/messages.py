@@ -26,6 +26,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     niceness: int
     keep_snapshots: int
+    keep_snapshots_h: float
+    keep_snapshots_bytes: int
     epoch: int
     log_format: Literal["json", "text"]
     log_level: str
@@ -43,6 +45,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             threads=settings.trainer_threads,
             niceness=settings.trainer_niceness,
             keep_snapshots=settings.keep_snapshots,
+            keep_snapshots_h=settings.keep_snapshots_h,
+            keep_snapshots_bytes=settings.keep_snapshots_bytes,
             epoch=epoch,
             log_format=settings.log_format,
             log_level=settings.log_level,

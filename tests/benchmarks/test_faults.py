@@ -13,6 +13,7 @@ import pytest
 
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs.audit import audit, under_load
+from benchmarks.proofs.client import main as client
 from benchmarks.proofs.fault_clients import Ledger
 from benchmarks.proofs.faults import main
 from benchmarks.proofs.soak import main as soak
@@ -39,6 +40,15 @@ def test_a_short_soak_answers_everything_and_measures_every_process(tmp_path):
     assert results["not_answered"] == results["rewards_lost"] == 0
     assert results["server_rss_mb"] > 50
     assert results["trainer_rss_mb"] > 50
+
+
+@pytest.mark.slow
+def test_no_accepted_reward_is_lost_over_forks_and_exits(tmp_path):
+    report = tmp_path / "client.json"
+    assert client(["--processes", "8", "--json", str(report)]) == 0
+    results = json.loads(report.read_text())["results"]
+    assert results["accepted"] == 480
+    assert results["delivered by the last queue"] > 0
 
 
 # -- what the audit notices -----------------------------------------------------------------------

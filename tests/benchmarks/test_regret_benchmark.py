@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import regret
 from benchmarks.regret import over_http, run_one
 from benchmarks.regret_problems import PROBLEMS
 
@@ -25,6 +26,15 @@ def test_in_process_and_over_http_every_decision_is_the_same(problem, policy, st
     assert here.rewards == there.rewards
     assert here.num_train_rounds == there.num_train_rounds
     assert here.steps == steps
+
+
+def test_without_the_images_of_fashion_all_other_problems_are_played(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(regret, "FASHION_FOLDER", tmp_path)
+    _, problems = regret._parse(["--quick"])
+    assert list(problems) == [name for name in PROBLEMS if name != "fashion"]
+    assert "fashion is left out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        regret._parse(["--problems", "fashion"])
 
 
 def test_a_run_repeats_exactly_and_another_seed_does_not():

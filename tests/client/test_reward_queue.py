@@ -329,3 +329,17 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
 
 def more(found: Sized, num: int) -> bool:
     return len(found) > num
+
+
+def test_what_the_service_says_is_logged_once_however_often_it_is_tried(script, client, caplog):
+    refused = {"type": "urn:bandexa:invalid-request", "detail": "reward: too large",
+               "errors": [{"field": "reward", "message": "too large"}]}  # fmt: skip
+    script.then(200, items(500)).then(200, items(500))
+    script.then(200, {"items": [{"code": 422, "error": refused}]})
+    with RewardQueue(client) as queue:
+        queue.put("d", 1.0)
+        assert queue.flush(20.0)
+    waits = [record.getMessage() for record in caplog.records if "waits" in record.getMessage()]
+    assert len(waits) == 1
+    (said,) = (text for text in map(str, caplog.messages) if "was refused" in text)
+    assert said.count("reward: too large") == 1

@@ -20,7 +20,9 @@ SLOW = re.compile(
 TIERS = re.compile(r"^(make (test|check|proof|bench|dist|docker-check|pictures)\b|\.ci/run)")
 HOURS = re.compile(r"^(\.venv/bin/)?python -m benchmarks\b(?!.*--quick)")
 # Blocks with such a line start a server, which serves until a signal ends it.
-SERVES = re.compile(r"^(make serve|(\.venv/bin/)?bandexa serve)", re.MULTILINE)
+SERVES = re.compile(r"^(make serve|(\w+=\S+ )*(\.venv/bin/)?bandexa serve)", re.MULTILINE)
+# Commands in the middle of a sentence: they name what exists, and blocks run what they do.
+INLINE = re.compile(r"(?<!`)`((?:\w+=\S+ )*(?:bandexa|make|python -m benchmarks) [^`]+)`(?!`)")
 # Blocks with such a line need a container engine: `make docker-check` runs what is in them.
 CONTAINERS = re.compile(r"^(\w+=\S+ )*(docker|podman|buildah)\b", re.MULTILINE)
 

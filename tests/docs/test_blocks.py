@@ -19,10 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from service.cli import app
 from service.http.configured import parse
 from service.settings import load_settings
-from tests.docs.pages import ALL, CONTAINERS, FENCE, HOURS, LANGUAGES, PAGES, ROOT, TIERS, Block
+from tests.docs.pages import (
+    ALL,
+    CONTAINERS,
+    FENCE,
+    HOURS,
+    INLINE,
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    SERVES,
+    TIERS,
+    Block,
+)
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 LONG = ("docs/tutorial.md",)  # its commands take half a minute
@@ -114,6 +128,36 @@ def test_settings_are_settings_and_json_is_json(block: Block, tmp_path: Path) ->
     parse(load_settings(config).bandits)
 
 
+def inline_commands() -> list[str]:
+    """Return the commands of README and docs that are in the middle of a sentence."""
+    texts = [FENCE.sub("", page.read_text()) for page in PAGES if "decisions" not in page.parts]
+    return sorted({" ".join(found.split()) for text in texts for found in INLINE.findall(text)})
+
+
+@pytest.mark.parametrize("text", inline_commands())
+def test_a_command_in_a_sentence_names_what_exists(text: str) -> None:
+    words = [word for word in text.split() if "=" not in word or word.startswith("-")]
+    if words[0] == "make":
+        assert recipe(words[1])
+        return
+    if words[0] == "python":
+        assert words[3] == "NAME" or (ROOT / "benchmarks" / f"{words[3]}.py").is_file()
+        return
+    command: Any = typer.main.get_command(app)
+    words = words[1:]
+    while words and hasattr(command, "get_command"):
+        found = command.get_command(None, words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
+    whole = [command, *getattr(command, "commands", {}).values()]  # or an option of all its parts
+    options = {name for each in whole for parameter in each.params for name in parameter.opts}
+    options |= {"--help", "--version"}
+    assert {word for word in words if word.startswith("-")} <= options
+    if hasattr(command, "get_command") and words:
+        assert words[0].startswith("-") or words[0].isupper(), f"no such command: {words[0]}"
+
+
 def recipe(target: str) -> str:
     """Return what a target of the Makefile runs, without its virtual environment."""
     text = (ROOT / "Makefile").read_text()
@@ -141,13 +185,15 @@ def test_what_serves_listens_and_ends_when_told(
         target = re.match(r"make (\w+)", line)
         command = recipe(target.group(1)) if target else line
         command = command.replace(".venv/bin/", "").partition("#")[0].strip()
-        if not command.startswith("bandexa serve"):
+        if not SERVES.match(command):
             shell(line, tmp_path, tools, "http://127.0.0.1:1")
             continue
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+            ["bash", "-c", f"exec env {command}"], text=True, stdout=subprocess.PIPE,
+            cwd=ROOT if "examples/" in command else tmp_path,  # the root of a checkout
             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=environment(tools, "") | {"BANDEXA_PORT": "0"},
+            env=environment(tools, "")
+            | {"BANDEXA_PORT": "0", "BANDEXA_DATA_DIR": str(tmp_path / "bandexa-data")},
         )  # fmt: skip
         ended(process)
         assert process.stdout is not None

@@ -59,6 +59,8 @@ def test_the_example_encoder_is_trained_and_served(start_server):
 
 def test_the_shop_answers_with_the_service_and_without_it(start_server, tmp_path):
     server = start_server()
+    spec = {"policy": "linear_ts", "context": {"shape": [4]}, "encoder": {"name": "per_action"}}
+    server.http.put("/bandits/shop", json=spec).raise_for_status()  # README's, on the same server
     log = tmp_path / "shop.log"
     with log.open("w") as stderr:
         shop = subprocess.Popen(
@@ -82,7 +84,7 @@ def test_the_shop_answers_with_the_service_and_without_it(start_server, tmp_path
                 assert http.post(path, params={"amount": 25.0}).status_code == 202
             assert {offer["offer"] for offer in offers} > {"nothing"}
             poll(
-                lambda: server.http.get("/bandits/shop").json()["num_learned"] >= 20,
+                lambda: server.http.get("/bandits/webshop").json()["num_learned"] >= 20,
                 "the rewards are delivered",
             )
             server.stop()  # it answers what it has received: the shop's queue is empty then

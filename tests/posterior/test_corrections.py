@@ -112,3 +112,34 @@ def test_corrections_count_towards_the_next_refresh():
     assert posterior.updates_since_refresh == 0
     # One row z = 1, r = 3 under a unit ridge.
     assert posterior.mean[0] == pytest.approx(1.5, rel=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    largest=st.sampled_from([1.0, 1e2, 1e4, 1e6, 1e8]),
+    num_wrong=st.integers(1, 20),
+    factor=st.sampled_from([1.0, 0.99, 0.9]),
+)
+def test_what_an_extreme_value_leaves_behind_is_its_rounding(seed, largest, num_wrong, factor):
+    """The bounds that docs/rewards.md states, against a posterior of the final values alone."""
+    rng = np.random.default_rng(seed)
+    z, final = rng.normal(size=(100, 6)), rng.normal(size=100)
+    wrong = rng.choice(100, num_wrong, replace=False)
+    first = final.copy()
+    first[wrong] = largest * rng.uniform(-1.0, 1.0, num_wrong)
+    corrected, fresh = GaussianPosterior.prior(6, NIG), GaussianPosterior.prior(6, NIG)
+    for index in range(100):
+        for posterior, values in ((corrected, first), (fresh, final)):
+            posterior.update(z[index], values[index])
+            posterior.forget(factor)
+    for index in wrong:
+        weight = factor ** (100 - int(index))
+        corrected.correct(z[index], first[index], final[index], weight)
+    top = max(largest, float(np.abs(final).max()))
+    for _ in range(2):  # as it is served, and as a snapshot's sums give it
+        assert np.abs(corrected.mean - fresh.mean).max() <= 1e-13 * top
+        assert abs(corrected.b - fresh.b) <= 1e-12 * top**2
+        corrected.refresh()
+        fresh.refresh()
+    assert np.allclose(corrected.root @ corrected.root.T, fresh.root @ fresh.root.T, rtol=1e-10)

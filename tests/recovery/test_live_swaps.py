@@ -178,6 +178,7 @@ def test_a_trainer_of_an_earlier_opening_may_not_publish(run, tmp_path):
             "database": str(run.node.data_dir / "bandexa.db"),
             "snapshots": str(run.node.data_dir / "snapshots"),
             "replays": str(tmp_path / "replay"), "epoch": reader.epoch() - 1, "keep_snapshots": 3,
+            "keep_snapshots_h": 0, "keep_snapshots_bytes": 0,
             "encoders": {}, "weights": {}, "device": "cpu", "threads": 1, "niceness": 0,
             "log_format": "json", "log_level": "info",
         }  # fmt: skip

@@ -210,6 +210,44 @@ def test_pruning_spares_the_newest_and_the_pinned(store, publish, root):
     assert store.prune(1) == [1, 5]
 
 
+def _at(root, publish, times):
+    """Publish a version at each time; return the store at the last of them."""
+    now = [0.0]
+    store = SnapshotStore(root, clock=lambda: now[0])
+    for version, time in enumerate(times):
+        now[0] = time
+        publish(store, version)
+    return store
+
+
+def test_what_decisions_of_the_last_hours_refer_to_is_spared(root, publish):
+    """By hand, at 100 with 30 s: what was served after 70. Version 4 was served until 5 was swapped
+    in: after 65, when 5 was written, and before 75, when 6 was. Version 3 was replaced before 65.
+    """
+    store = _at(root, publish, [0, 20, 40, 50, 60, 65, 75, 85, 95, 100])
+    assert store.prune(2, keep_s=30.0, most_bytes=1 << 30) == [0, 1, 2, 3]
+    assert store.versions() == [4, 5, 6, 7, 8, 9]
+    assert store.prune(2, keep_s=30.0, most_bytes=1 << 30) == []
+    assert store.prune(2, keep_s=0.0, most_bytes=1 << 30) == [4, 5, 6, 7]
+
+
+def test_snapshots_of_the_last_hours_have_a_bound_in_bytes(root, publish):
+    store = _at(root, publish, range(6))
+    size = store.num_bytes(0)
+    assert size == sum(path.stat().st_size for path in (root / "v00000000").iterdir()) > 0
+    sizes = [store.num_bytes(version) for version in range(6)]
+    assert store.prune(2, [1], keep_s=1e6, most_bytes=sum(sizes[2:]) + sizes[1]) == [0]
+    assert store.prune(2, [1], keep_s=1e6, most_bytes=sum(sizes) - sizes[0]) == []
+    assert store.prune(2, [1], keep_s=1e6, most_bytes=0) == [2, 3]
+    assert store.versions() == [1, 4, 5], "the newest and the pinned stay, whatever they take"
+
+
+def test_a_damaged_manifest_removes_nothing_that_may_be_needed(root, publish):
+    store = _at(root, publish, [0, 1, 2, 3, 1000])
+    (root / "v00000003" / "manifest.json").write_text("{")
+    assert store.prune(2, keep_s=500.0, most_bytes=1 << 30) == [0]
+
+
 def test_pruning_everything_is_refused(store, publish):
     publish(store, 0)
     with pytest.raises(ValueError, match="keep"):

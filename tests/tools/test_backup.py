@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +157,49 @@ def test_what_is_no_data_directory_is_refused(tmp_path):
     assert done.returncode == 2
     assert "holds no bandexa.db" in done.stderr
     assert not (tmp_path / "copy").exists()
+
+
+def test_after_a_rollback_the_copy_has_every_snapshot_of_the_server(launch, rig, tmp_path):
+    """The bandit can go back again, and older decisions are explained, from the copy too."""
+    node = launch("rolled")
+    node.create("linear", rig.linear())
+    for first in (0, 10):
+        rig.feed(node, "linear", first, 10)
+        node.train("linear")
+    node.call("POST", "/bandits/linear/rollback", {"version": 1})
+    rig.feed(node, "linear", 20, 5)
+    assert bandexa("backup", node.data_dir, tmp_path / "copy").returncode == 0
+    copy = launch("copied", content=tmp_path / "copy")
+    assert copy.state("linear") == node.state("linear")
+    listed = [each.call("GET", "/bandits/linear/snapshots")["snapshots"] for each in (node, copy)]
+    assert listed[1] == listed[0]
+    assert len(listed[0]) == 4
+    for number in (5, 15, 22):
+        explained = copy.call("GET", f"/bandits/linear/decisions/linear.{number}")
+        assert explained["explained"] == "yes", number
+        assert explained["reproduced"]["action"]
+    copy.call("POST", "/bandits/linear/rollback", {"version": 2})
+    done = bandexa("verify", copy.data_dir, "--live", str(copy.http.base_url), "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_directory_of_an_older_release_is_copied_as_it_is(launch, tmp_path):
+    """The copy opens in the older release, and in this one."""
+    saved = Path(__file__).parents[1] / "recovery" / "data" / "0.2.0-reports"
+    answers = json.loads(saved.with_name("0.2.0-reports.json").read_text())
+    shutil.copytree(saved, tmp_path / "old")
+    copy = tmp_path / "copy"
+    done = bandexa("backup", tmp_path / "old", copy)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "backup.json", "bandexa.db", "snapshots",
+    ]  # fmt: skip
+    for folder in (tmp_path / "old", copy):
+        with closing(sqlite3.connect(folder / "bandexa.db")) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (4,)
+    done = bandexa("verify", copy, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a migrated copy was verified" in done.stdout
+    node = launch("older", content=copy)
+    for name, before in answers["bandits"].items():
+        assert node.call("GET", f"/bandits/{name}")["position"] == before["position"]

@@ -160,6 +160,77 @@ def test_a_bandit_that_cannot_be_served_is_reported_and_why(start_server, api_of
         api.teach("healthy", [1.0, 0.0], "x", 1.0)
 
 
+REFUSED_BANDITS = {
+    "unknown key": ('policy = "linear_ts"\ncontext = { shape = [2] }\nplicy = 1\n', "plicy"),
+    "no such encoder": (
+        'policy = "linear_ts"\ncontext = { shape = [2] }\nencoder = { name = "mine" }\n',
+        "encoder",
+    ),
+    "params": (
+        'policy = "neural_linear_ts"\ncontext = { shape = [2] }\n'
+        'encoder = { name = "mlp", params = { feature_dim = -1 } }\n',
+        "feature_dim",
+    ),
+    "features": (
+        'policy = "linear_ts"\ncontext = { shape = [2] }\naction_dim = 2\n'
+        'actions = [{ id = "a", features = [1.0] }]\n',
+        "actions",
+    ),
+    "no features": (
+        'policy = "linear_ts"\ncontext = { shape = [2] }\naction_dim = 2\nactions = ["a"]\n',
+        "features",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_BANDITS)
+def test_bandits_that_a_start_refuses_are_wrong_with_the_same_words(
+    tmp_path: Path, case: str
+) -> None:
+    table, field = REFUSED_BANDITS[case]
+    arguments = configured(tmp_path, f"port = 0\n[bandits.shop]\n{table}")
+    check = checks(*arguments, expect=1)["bandits"]
+    assert check["state"] == "wrong"
+    assert field in check["told"]
+    assert not (tmp_path / "data").exists()
+    started = bandexa("serve", *arguments)
+    assert started.returncode == 2
+    assert check["told"] in started.stderr
+
+
+def test_bandits_are_compared_with_those_that_are_stored(start_server, api_of, tmp_path) -> None:
+    server = start_server()
+    with server.client() as client:
+        api_of(client).two_actions(name="shop")
+    assert server.stop() == 0
+    config = tmp_path / "b.toml"
+    shop = (
+        'port = 0\n[bandits.shop]\npolicy = "linear_ts"\naction_dim = 2\nactions = ["x", "y"]\n'
+        "context = { shape = [%d] }\n"
+    )
+    arguments = ("--config", str(config), "--data-dir", str(server.data_dir))
+    config.write_text(shop % 2)
+    before = (server.data_dir / "bandexa.db").read_bytes()
+    assert checks(*arguments)["bandits"]["told"] == "configured: shop"
+    config.write_text(shop % 3)
+    assert (
+        "context.shape: is [2] and cannot become [3]"
+        in (checks(*arguments, expect=1)["bandits"]["told"])
+    )
+    assert (server.data_dir / "bandexa.db").read_bytes() == before
+
+
+def test_a_directory_of_an_older_release_is_examined_and_left_as_it_is(tmp_path: Path) -> None:
+    saved = Path(__file__).parents[1] / "recovery" / "data" / "0.2.0-reports"
+    shutil.copytree(saved, tmp_path / "data")
+    before = (tmp_path / "data" / "bandexa.db").read_bytes()
+    found = checks(*configured(tmp_path, "port = 0\n"))
+    assert "an older release (format 4" in found["format"]["told"]
+    assert "back it up" in found["format"]["remedy"]
+    assert found["database"]["told"].startswith("7 bandits")
+    assert (tmp_path / "data" / "bandexa.db").read_bytes() == before
+
+
 def test_settings_that_cannot_be_read_end_it_with_status_2(tmp_path: Path) -> None:
     assert "prot" in run(*configured(tmp_path, "prot = 1"), expect=2).stderr
     run("--server", "--url", "http://127.0.0.1:1", *configured(tmp_path, "port = 0\n"), expect=3)

@@ -37,7 +37,8 @@ class StandInConfiguration(Configuration, frozen=True, kw_only=True):
 def configuration(script: Path, *, stubborn: bool = False) -> StandInConfiguration:
     return StandInConfiguration(
         database="", snapshots="", replays="", encoders={}, weights={}, device="cpu", threads=1,
-        niceness=0, keep_snapshots=2, epoch=1, log_format="json", log_level="info",
+        niceness=0, keep_snapshots=2, keep_snapshots_h=0.0,
+        keep_snapshots_bytes=0, epoch=1, log_format="json", log_level="info",
         script=str(script), stubborn=stubborn,
     )  # fmt: skip
 

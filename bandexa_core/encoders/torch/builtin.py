@@ -91,7 +91,9 @@ def import_class(name: str, path: str) -> type[EncoderModule]:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"encoders.{name}: cannot import {path!r}: {error}") from error
+        is_missing = isinstance(error, ModuleNotFoundError)
+        hint = "; is the folder that it lies in on PYTHONPATH?" if is_missing else ""
+        raise ValueError(f"encoders.{name}: cannot import {path!r}: {error}{hint}") from error
     if not (inspect.isclass(found) and issubclass(found, EncoderModule)):
         raise ValueError(f"encoders.{name}: {path!r} is not a subclass of EncoderModule")
     if found.slow and not issubclass(found, SplitModule):

@@ -73,6 +73,7 @@ class LiveAudit:
             answer = self._call("POST", f"/bandits/{record.name}/score", body)
             if answer is None:
                 check.notes.append("the server has no actions to score")
+                check.checked = False
                 return False
             try:
                 model = self._model(record, snapshots, answer)

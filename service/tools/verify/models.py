@@ -81,6 +81,7 @@ class ModelAudit:
         if self._rebuilt:
             done.append(f"rebuilt from the log: {', '.join(self._rebuilt)}")
         self._check.compared = "; ".join(done) or "nothing to compare with"
+        self._check.checked = bool(done)
 
     def _one(self, manifest: Manifest, found: ServingModel, before: Manifest | None) -> None:
         version = manifest.version

@@ -34,6 +34,7 @@ from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
 log = logging.getLogger(__name__)
+HOUR_S = 3600.0
 
 
 class Trainer:
@@ -111,7 +112,11 @@ class Trainer:
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
         pinned = {served, manifest.version, *self._reader.imports(record.key)}
-        snapshots.prune(self._configuration.keep_snapshots, pinned)
+        knobs = self._configuration
+        snapshots.prune(
+            knobs.keep_snapshots, pinned,
+            keep_s=HOUR_S * knobs.keep_snapshots_h, most_bytes=knobs.keep_snapshots_bytes,
+        )  # fmt: skip
         return Published(uid, SnapshotVersion(manifest.version), position, metrics)
 
     def _model(

@@ -14,7 +14,7 @@ from tests.observe.dashboard.fed import Fed
 
 @pytest.fixture(scope="module")
 def server(start_session_server: Any) -> Any:
-    return start_session_server()
+    return start_session_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
 def test_what_cannot_be_explained_any_more_says_why(fed: Fed) -> None:
     fed.shop("trained", policy="neural_linear_ts", encoder={"name": "mlp"})
     fed.visit("trained", 0, 20)
-    for first in range(100, 600, 100):  # more snapshots than are stored
+    for first in range(100, 600, 100):  # more snapshots than this server stores
         fed.visit("trained", first, 5)
         fed.call("POST", "/bandits/trained/train?wait=true")
     stored = fed.call("GET", "/bandits/trained/decisions/trained-0")

@@ -158,7 +158,7 @@ def learned(
     verifies often has fewer bandits, and names them in `BANDITS`.
     """
     names = getattr(request.module, "BANDITS", [name for name in SPECS if name != "photos"])
-    server = start_session_server()
+    server = start_session_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
     with server.client() as http:
         for name in names:
             Feeder(http).grow(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import shutil
 import threading
 from hashlib import sha256
@@ -179,3 +180,22 @@ def test_a_key_is_sent_to_the_server(served, how):
 def test_an_absent_server_cannot_be_compared_with(copy):
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         verify(Settings(data_dir=copy.root), live="http://127.0.0.1:9")
+
+
+def test_what_had_nothing_to_compare_with_is_not_called_ok(launch, rig):
+    """Retention may leave one snapshot alone, as here the loss of the first does."""
+    node = launch("alone")
+    node.create("linear", rig.linear())
+    rig.feed(node, "linear", 0, 10)
+    node.train("linear")
+    node.stop()
+    uid = rig.query(node, "SELECT uid FROM bandits")[0][0]
+    shutil.rmtree(node.data_dir / "snapshots" / uid / "v00000000")
+    file = node.data_dir.parent / "report.json"
+    done = bandexa("verify", node.data_dir, "--quiet", "--json", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict: ok, 1 not checked" in done.stdout
+    report = json.loads(file.read_text())
+    assert report["num_unchecked"] == 1
+    (check,) = (c for c in report["checks"] if not c["checked"])
+    assert (check["check"], check["compared"]) == ("model", "nothing to compare with")

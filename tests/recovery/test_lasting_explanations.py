@@ -1,0 +1,65 @@
+"""Decisions of the last hours are explained, however many rounds came since."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fixtures.commands import bandexa
+
+ROUNDS = 6
+
+
+@pytest.fixture(scope="module")
+def trained(launch, rig):
+    """A server with default settings, whose bandit had a round after every four rewards."""
+    node = launch("lasting", environment={"BANDEXA_KEEP_SNAPSHOTS_H": "24"})
+    node.create("linear", rig.linear())
+    for number in range(ROUNDS):
+        rig.feed(node, "linear", 4 * number, 4)
+        node.train("linear")
+    return node
+
+
+def explained(node, number: int):
+    return node.call("GET", f"/bandits/linear/decisions/linear.{number}")
+
+
+def test_every_decision_of_the_last_day_is_drawn_again(trained):
+    for number in range(4 * ROUNDS):
+        found = explained(trained, number)
+        assert found["explained"] == "yes", number
+        assert found["snapshot"] == number // 4
+        assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
+    listed = trained.call("GET", "/bandits/linear/snapshots")["snapshots"]
+    assert len(listed) == ROUNDS + 1
+
+
+def test_a_bound_in_bytes_comes_first(trained, launch, rig):
+    node = launch("bounded", environment={
+        "BANDEXA_KEEP_SNAPSHOTS_H": "24", "BANDEXA_KEEP_SNAPSHOTS_BYTES": "1",
+    })  # fmt: skip
+    node.create("linear", rig.linear())
+    for number in range(4):
+        rig.feed(node, "linear", 4 * number, 4)
+        node.train("linear")
+    found = explained(node, 0)
+    assert found["explained"] == "no"
+    assert "`keep_snapshots_bytes`" in found["reason"]
+
+
+def test_limits_of_the_store_come_before_explanations(trained, rig):
+    """Snapshots that only explained what is removed do not hold the log back."""
+    assert trained.stop() == 0
+    trained.env["BANDEXA_MAX_AGE_DAYS"] = "1e-9"
+    trained.start()
+
+    def trimmed() -> bool:
+        return len(trained.call("GET", "/bandits/linear/snapshots")["snapshots"]) == 3
+
+    rig.poll(trimmed, "the removal of old snapshots")
+    rig.feed(trained, "linear", 100, 4)
+    trained.train("linear")
+    assert explained(trained, 100)["reproduced"]["action"]
+    assert trained.stop() == 0
+    done = bandexa("verify", trained.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
