@@ -93,6 +93,7 @@ async def select(
         activate=body.activate,
         body_hash=None if own_id is None else _identity(body, context),
         decode_s=time.perf_counter() - arrived,
+        unit=body.unit,
     )
     try:
         return _answer(await engine.selecting.select(command, patient=patient))
@@ -103,16 +104,17 @@ async def select(
 
 def _identity(body: SelectRequest, context: Any) -> bytes:
     """Return the digest by which a repeated select is recognised."""
-    return body_hash(
-        {
-            "bandit": body.bandit,
-            "context": context,
-            "candidates": candidates.hashed(body.candidates),
-            "retrieve": body.retrieve,
-            "k": body.k,
-            "activate": body.activate,
-        }
-    )
+    parts = {
+        "bandit": body.bandit,
+        "context": context,
+        "candidates": candidates.hashed(body.candidates),
+        "retrieve": body.retrieve,
+        "k": body.k,
+        "activate": body.activate,
+    }
+    if body.unit is not None:  # without one, the digest is that of earlier releases
+        parts["unit"] = body.unit
+    return body_hash(parts)
 
 
 def _answer(decision: Decision) -> SelectAnswer:
@@ -201,7 +203,7 @@ class HotCall:
 
 CALLS = {
     "/select": HotCall("select", SELECT, select, SelectAnswer, (404, 409, 413, 415, 422)),
-    "/reward": HotCall("reward", REWARD, reward, RewardAnswer, (404, 413, 415, 422)),
+    "/reward": HotCall("reward", REWARD, reward, RewardAnswer, (404, 410, 413, 415, 422)),
     "/select/batch": HotCall(
         "select", Typed(SelectBatch), select_batch, SelectBatchAnswer, (413, 415, 422)
     ),

@@ -27,6 +27,7 @@ from service.store.sqlite.history import History
 from service.store.sqlite.migrations import MIGRATIONS
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import SCHEMA_VERSION, require_current, schema_version
+from service.store.sqlite.shrinking import vacuum
 from service.store.sqlite.store import SqliteStore
 from service.store.sqlite.verification.audit import SqliteAudit
 
@@ -95,6 +96,15 @@ def copy_store(source: Path, dest: Path, progress: Callable[[int, int], None]) -
         StoreUnreadable: The source cannot be read, or the copy not written.
     """
     copy_database(source, dest, progress)
+
+
+def rebuild_store(path: Path) -> None:
+    """Rebuild the file of a store that no server has open, without its free space.
+
+    Raises:
+        StoreError: A server has it open, or it cannot be read or written.
+    """
+    vacuum(path)
 
 
 def require_readable(path: Path) -> None:

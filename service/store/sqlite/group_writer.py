@@ -22,6 +22,7 @@ from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import Done, Durability
+from service.store.sqlite.connection import BUSY_TIMEOUT_MS
 from service.store.sqlite.disk_faults import Damaged, Fault, describe, fault_of
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Queued(NamedTuple):
         many: Runs consecutive operations of this kind at once, given their `item`s; returns a
             result or an error for each.
         item: The argument for `many`.
+        empties: Whether the write-ahead log is emptied after its commit; its result says if that
+            was possible.
     """
 
     run: Callable[[], Any] | None
@@ -50,6 +53,7 @@ class Queued(NamedTuple):
     undo: Callable[[], None] | None = None
     many: Callable[[list[Any]], list[Any]] | None = None
     item: Any = None
+    empties: bool = False
 
 
 class GroupWriter:
@@ -139,6 +143,19 @@ class GroupWriter:
                     self.times.checkpoint.observe(time.perf_counter() - started)
             except Exception as error:  # the top of the writer's loop
                 self._failed(error, [], committing=True)
+
+    def empty_wal(self) -> bool:
+        """Write the log back into the database and truncate it; False: a reader prevents it now."""
+        if self.failure is not None:
+            return False
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")  # appends do not wait for a reader
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        except Exception as error:  # the top of the writer's loop
+            self._failed(error, [], committing=True)
+            return False
+        return not busy
 
     def probe(self) -> bool:
         """Write something during an outage; takes writes again if that succeeds."""

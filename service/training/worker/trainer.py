@@ -25,8 +25,9 @@ from bandexa_core.model import (
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
-from service.store.loading import catalogue_of, load_at, newest_snapshot
+from service.store.loading import catalogue_of, clean_snapshot, load_at, newest_snapshot
 from service.store.opening import open_reader
+from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
 from service.training.messages import Configuration, Published, RoundOrder
@@ -63,13 +64,14 @@ class Trainer:
             BanditGone: The bandit was deleted.
         """
         try:
-            return self._round(order.uid, order.position, order.served)
+            return self._round(order)
         except ReplayError as error:
             log.warning("the replay of %s is rebuilt from the log: %s", order.uid, error)
             self._replays.forget(order.uid)
-            return self._round(order.uid, order.position, order.served)
+            return self._round(order)
 
-    def _round(self, uid: BanditUid, position: LogPosition, served: SnapshotVersion) -> Published:
+    def _round(self, order: RoundOrder) -> Published:
+        uid, position = order.uid, order.position
         started = time.perf_counter()
         self._beats.begin()
         self._beats("replay")
@@ -78,13 +80,16 @@ class Trainer:
             raise BanditGone("the bandit was deleted")
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
-        parent = newest_snapshot(self._reader, record, snapshots, position, names)
+        if order.erased_from is None:
+            parent = newest_snapshot(self._reader, record, snapshots, position, names)
+        else:
+            self._replays.forget(uid)  # it has the erased rows
+            parent = clean_snapshot(
+                self._reader, record, self._registry, snapshots, order.erased_from, position, names
+            )
         spec = self._reader.spec_at(record, position)
-        learned = self._reader.count_learned(
-            record.key, LogPosition(parent.manifest.position), position
-        )
         progress = Progress(**parent.manifest.meta["progress"])
-        total = progress.num_learned + learned
+        total = self._num_learned(record, parent, progress, position)
         model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
         metrics: dict[str, float] = {}
@@ -110,9 +115,20 @@ class Trainer:
             parent=SnapshotVersion(parent.manifest.version), progress=progress,
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
-        pinned = {served, manifest.version, *self._reader.imports(record.key)}
+        pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
         snapshots.prune(self._configuration.keep_snapshots, pinned)
         return Published(uid, SnapshotVersion(manifest.version), position, metrics)
+
+    def _num_learned(
+        self, record: BanditRecord, parent: Snapshot, progress: Progress, position: LogPosition
+    ) -> int:
+        """Return how many values are learned at `position`, without those that were erased."""
+        count = self._reader.count_learned
+        if not self._reader.last_import(record.key, position):
+            return count(record.key, BEGINNING, position)
+        return progress.num_learned + count(
+            record.key, LogPosition(parent.manifest.position), position
+        )
 
     def _model(
         self,
