@@ -1,0 +1,165 @@
+"""One person is erased from a server: nothing of her is left in any file, and models forget her.
+
+Alice's decisions lie among those of others. A second server never sees her, so that what the first
+one has learned without her is known.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from tests.fixtures.commands import bandexa
+from tests.fixtures.waiting import poll
+
+NAMES = ("linear", "disjoint", "neural")
+NUM, EVERY = 120, 6  # every sixth decision is hers
+ALICE = "alice-4711"
+
+
+def is_hers(number: int) -> bool:
+    return number % EVERY == 2
+
+
+def own_id(name: str, number: int) -> str:
+    return f"{ALICE}.{name}.{number}" if is_hers(number) else f"{name}.{number}"
+
+
+def play(node, rig, name: str, *, with_her: bool) -> None:
+    """Select with one candidate each, so that both servers learn of the same actions."""
+    numbers = [number for number in range(NUM) if with_her or not is_hers(number)]
+    selects = [
+        {
+            "bandit": name, "context": rig.context_of(name, number),
+            "decision_id": own_id(name, number), "unit": ALICE if is_hers(number) else "bob",
+            "candidates": [rig.action_ids[number % len(rig.action_ids)]],
+        }
+        for number in numbers
+    ]  # fmt: skip
+    for first in range(0, len(numbers), 10):  # several groups of rows
+        node.call("POST", "/select/batch", {"items": selects[first : first + 10]})
+        rewards = [
+            {
+                "decision_id": own_id(name, number), "reward_id": f"{own_id(name, number)}.paid",
+                "reward": rig.reward_of(rig.context_of(name, number), number % 5),
+            }
+            for number in numbers[first : first + 10]
+        ]  # fmt: skip
+        answers = node.call("POST", "/reward/batch", {"items": rewards})["items"]
+        assert [item["answer"]["status"] for item in answers] == ["applied"] * len(rewards)
+
+
+def create(node, rig) -> None:
+    node.create("linear", rig.linear())
+    node.create("disjoint", rig.disjoint())
+    node.create(
+        "neural", rig.neural(training=rig.training(optimizer_steps=60), replay={"backend": "disk"})
+    )
+
+
+def traces(node, rig) -> dict[str, list[str]]:
+    """Return which of Alice's ids and contexts are in which files of the data directory."""
+    wanted = {"unit and ids": ALICE.encode()}
+    for name in NAMES:
+        for number in filter(is_hers, range(NUM)):
+            context = np.array(rig.context_of(name, number))
+            wanted[f"{name}.{number}, float32"] = context.astype(np.float32).tobytes()
+            wanted[f"{name}.{number}, float64"] = context.tobytes()
+    found: dict[str, list[str]] = {}
+    for path in sorted(path for path in node.data_dir.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        here = [what for what, data in wanted.items() if data in content]
+        if here:
+            found[str(path.relative_to(node.data_dir))] = here
+    return found
+
+
+@pytest.fixture(scope="module")
+def without_her(launch, rig):
+    """Return the scores of a server that never saw Alice."""
+    node = launch("without-her")
+    create(node, rig)
+    for name in NAMES:
+        play(node, rig, name, with_her=False)
+        node.train(name)
+    scores = {name: node.score(name) for name in NAMES}
+    node.stop()
+    return scores
+
+
+@pytest.fixture(scope="module")
+def erased(launch, rig):
+    """Return a server that has erased Alice, with its answer, and what there was before."""
+    node = launch("with-her", keep_snapshots=2)
+    create(node, rig)
+    for name in NAMES:
+        play(node, rig, name, with_her=True)
+        node.train(name)
+    server_made = node.call(
+        "POST", "/select", {"bandit": "linear", "context": [0.5] * 6, "unit": ALICE}
+    )["decision_id"]
+    before = traces(node, rig)
+    answer = node.call("POST", "/erase", {"unit": ALICE})
+    return node, answer, before, server_made
+
+
+def test_nothing_of_her_is_left_in_any_file(erased, rig):
+    node, answer, before, _ = erased
+    in_files = " ".join(before)
+    assert all(part in in_files for part in ("bandexa.db", "replay/"))
+    assert answer["decisions"] == len(NAMES) * len(list(filter(is_hers, range(NUM)))) + 1
+    assert sorted(answer["rebuilt"]) == sorted(NAMES)
+    assert answer["waiting"] == []
+    assert answer["wal_emptied"]
+    assert traces(node, rig) == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_what_it_would_be_without_her(erased, without_her, name):
+    node, *_ = erased
+    for found, expected in zip(node.score(name), without_her[name], strict=True):
+        assert np.abs(found - expected).max() < 1e-9
+
+
+def test_a_later_reward_is_answered_gone_and_changes_nothing(erased, rig):
+    node, _, _, server_made = erased
+    response = node.http.post("/reward", json={"decision_id": server_made, "reward": 1.0})
+    assert response.status_code == 410
+    assert response.json()["type"] == "urn:bandexa:erased"
+    own = {"decision_id": own_id("linear", 2), "reward": 1.0}  # her id is not known any more
+    assert node.http.post("/reward", json=own).status_code == 404
+    assert node.http.post("/activate", json={"decision_id": server_made}).status_code == 410
+
+
+def test_explanations_say_erased_and_those_of_others_work(erased):
+    node, _, _, server_made = erased
+    gone = node.http.get(f"/bandits/linear/decisions/{server_made}")
+    assert gone.status_code == 410
+    assert "erased" in gone.json()["detail"]
+    chosen = node.call("POST", "/select", {"bandit": "linear", "context": [0.1] * 6})
+    explained = node.call("GET", f"/bandits/linear/decisions/{chosen['decision_id']}")
+    assert explained["explained"] == "yes"
+    assert explained["reproduced"]["action"]
+
+
+def test_erasing_again_does_nothing(erased):
+    node, *_ = erased
+    again = node.call("POST", "/erase", {"unit": ALICE})
+    assert (again["decisions"], again["rebuilt"]) == (0, [])
+
+
+def test_verify_passes_and_names_what_was_erased(erased, rig):
+    node, *_ = erased
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20 erased" in done.stdout
+    scores = {name: node.score(name) for name in NAMES}
+    assert node.stop() == 0
+    node.start()
+    for name in NAMES:
+        for found, expected in zip(node.score(name), scores[name], strict=True):
+            assert np.abs(found - expected).max() < 1e-9
+    assert traces(node, rig) == {}
