@@ -352,6 +352,9 @@ class EventStore(Protocol):
     def wal_bytes(self) -> int:
         """Return the size of the write-ahead log."""
 
+    def wal_pinned_s(self) -> float:
+        """Return for how many seconds a reader has prevented that the log is emptied; 0: none."""
+
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Store a decision; the result is an answer, not None, where its id was stored before."""
 

@@ -89,6 +89,10 @@ class MemoryStore:
         """See `EventStore.wal_bytes`."""
         return 0
 
+    def wal_pinned_s(self) -> float:
+        """See `EventStore.wal_pinned_s`."""
+        return 0.0
+
     def reader(self) -> MemoryReader:
         """See `EventStore.reader`."""
         return MemoryReader(self._contents)

@@ -16,6 +16,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -155,6 +156,11 @@ class SqliteStore:
             return self._wal.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def wal_pinned_s(self) -> float:
+        """See `EventStore.wal_pinned_s`."""
+        since = self._writer.pinned_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""
