@@ -6,12 +6,19 @@ one has learned without her is known.
 
 from __future__ import annotations
 
+import os
+import queue
+import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
+from service.store.opening import open_store
 from tests.fixtures.commands import bandexa
 from tests.fixtures.waiting import poll
 
@@ -163,3 +170,79 @@ def test_verify_passes_and_names_what_was_erased(erased, rig):
         for found, expected in zip(node.score(name), scores[name], strict=True):
             assert np.abs(found - expected).max() < 1e-9
     assert traces(node, rig) == {}
+
+
+def query(node, sql: str):
+    """Ask the database, beside its server or without one."""
+    with closing(sqlite3.connect(f"file:{node.data_dir}/bandexa.db?mode=ro", uri=True)) as db:
+        return db.execute(sql).fetchall()
+
+
+def is_finished(node) -> bool:
+    tables = ("erasures", "relearning")
+    return not any(query(node, f"SELECT 1 FROM {table}") for table in tables)
+
+
+def test_a_kill_before_the_model_is_rebuilt_is_finished_by_the_next_start(launch, rig, without_her):
+    node = launch("killed")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True)
+    node.train("linear")
+    trainer = node.trainer_pid()
+    os.kill(trainer, signal.SIGSTOP)  # the erasure gets no further than to its round
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(node.http.post, "/erase", json={"unit": ALICE})
+        poll(lambda: query(node, "SELECT 1 FROM relearning"), "blanked decisions")
+        node.signal(signal.SIGKILL)
+        assert isinstance(answer.exception(), httpx.HTTPError)
+    node.wait()
+    os.kill(trainer, signal.SIGKILL)
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "has not rebuilt the model yet" in done.stdout
+    node.start()
+    poll(lambda: is_finished(node), "the erasure is finished")
+    for found, expected in zip(node.score("linear"), without_her["linear"], strict=True):
+        assert np.abs(found - expected).max() < 1e-9
+    poll(lambda: traces(node, rig) == {}, "no traces in any file")
+
+
+def test_a_kill_before_anything_is_erased_is_finished_by_the_next_start(launch, rig):
+    node = launch("killed-early")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True)
+    node.kill()
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    store = open_store(node.data_dir / "bandexa.db", "os", answers.put)
+    store.begin_erasure(None, ALICE, (), lambda _, error: None)
+    answers.get(timeout=20)()
+    store.close()
+    node.start()
+    poll(lambda: is_finished(node), "the erasure is finished")
+    poll(lambda: traces(node, rig) == {}, "no traces in any file")
+    assert query(node, "SELECT count(*) FROM erased") == [(NUM // EVERY,)]
+
+
+def test_the_file_shrinks_while_it_is_served(erased):
+    node, *_ = erased
+    big = {"bandit": "linear", "context": [0.25] * 6, "unit": "carol"}
+    features = [{"id": f"x{n}", "features": [0.125] * 4} for n in range(400)]
+    for _ in range(40):
+        node.call("POST", "/select", big | {"candidates": features})
+    done = bandexa("erase", "--url", node.url, "--unit", "carol")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "40 decisions erased" in done.stdout
+    answer = node.call("POST", "/compact")
+    assert answer["is_done"]
+    assert answer["bytes_after"] < answer["bytes_before"] - 40 * 4096
+    assert (node.data_dir / "bandexa.db").stat().st_size == answer["bytes_after"]
+    assert query(node, "PRAGMA freelist_count") == [(0,)]
+
+
+def test_a_bad_request_names_the_field(erased):
+    node, *_ = erased
+    for body in ({}, {"unit": "a", "decision_ids": ["b"]}):
+        response = node.http.post("/erase", json=body)
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["field"] == "unit"
+    assert node.http.post("/erase", json={"unit": "a", "bandit": "none"}).status_code == 404
