@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.serving.engine import Engine
 
-PAGES_AT_ONCE = 32  # each may be moved: rewards wait no longer than for that
+PAGES_AT_ONCE = 16  # each may be moved: rewards wait no longer than for that
 WAL_TRIES_S = 10.0
 WAL_PAUSE_S = 0.05
 

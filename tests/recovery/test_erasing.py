@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -246,3 +248,32 @@ def test_a_bad_request_names_the_field(erased):
         assert response.status_code == 422
         assert response.json()["errors"][0]["field"] == "unit"
     assert node.http.post("/erase", json={"unit": "a", "bandit": "none"}).status_code == 404
+
+
+def test_a_directory_of_an_earlier_release_is_erased_from_and_shrinks(launch, tmp_path):
+    saved = Path(__file__).parent / "data" / "0.3.0"
+    shutil.copytree(saved, tmp_path / "data")
+    done = bandexa("verify", tmp_path / "data", "--quiet")  # no server has opened it yet
+    assert done.returncode == 0, done.stdout + done.stderr
+    node = launch("saved", content=saved)
+    [(key, own_id)] = query(
+        node, "SELECT d.key, d.own_id FROM decisions AS d JOIN ledger AS l ON l.key = d.key"
+        " WHERE typeof(d.own_id) = 'text' ORDER BY d.key LIMIT 1",
+    )  # fmt: skip
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id]})
+    assert answer["decisions"] == 1
+    assert len(answer["rebuilt"]) == 1
+    assert query(node, f"SELECT length(context), own_id FROM decisions WHERE key = {key}") == [
+        (0, None)
+    ]
+    refused = node.http.post("/compact")
+    assert refused.status_code == 409
+    assert "bandexa compact --data-dir" in refused.json()["detail"]
+    assert bandexa("compact", "--data-dir", node.data_dir).returncode == 2  # a server has it open
+    assert node.stop() == 0
+    done = bandexa("compact", "--data-dir", node.data_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    node.start()
+    assert node.call("POST", "/compact")["is_done"]
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -25,7 +25,7 @@ from service.store.sqlite.codec import blank_chosen, unpack_items
 from service.store.sqlite.evicted import trim_of
 
 AT_ONCE = 50  # decisions
-BYTES_AT_ONCE = 256 << 10  # and one decision more
+BYTES_AT_ONCE = 64 << 10  # and one decision more
 REWARDS_AT_ONCE = 500
 
 _FOUND = """

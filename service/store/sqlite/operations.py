@@ -280,8 +280,10 @@ class Operations:
                 "an earlier release made this database, and its file cannot shrink while it is"
                 " served: stop the server and run `bandexa compact --data-dir DIR` once"
             )
-        self._db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-        return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
+        (left,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(min(pages, left)):  # the driver takes one step of it: one page
+            self._db.execute("PRAGMA incremental_vacuum(1)")
+        return max(0, int(left) - pages)
 
     # -- bandits ------------------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.erasing import open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
 from service.store.sqlite.schema import current_epoch
-from service.store.sqlite.tables import decision_ids
+from service.store.sqlite.tables import decision_ids, stand_in
 from service.store.sqlite.tail import LogTail
 
 LOG_ROWS = """
@@ -86,6 +86,7 @@ class StoreReader:
     def __init__(self, path: Path, tail: LogTail | None = None) -> None:
         self._tail = tail
         self._connection = connect_reader(path)
+        stand_in(self._connection)
         self._reached: dict[int, tuple[LogPosition, bytes]] = {}  # where `follow` ended, by bandit
 
     def close(self) -> None:

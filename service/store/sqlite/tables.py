@@ -106,6 +106,15 @@ def add_tables(connection: sqlite3.Connection) -> None:
             connection.execute(found[0])
 
 
+def stand_in(connection: sqlite3.Connection) -> None:
+    """Give a reader empty tables in place of those that release 0.3.0 did not have yet."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'erased'").fetchone()
+    if found is None:
+        for table in _CREATE.finditer(TABLES):
+            if table[1] in ("erasures", "erased", "relearning"):
+                connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
+
+
 def decision_ids(connection: sqlite3.Connection) -> DecisionIds:
     """Return the ids of the decisions of a store."""
     found = dict(

@@ -1,4 +1,4 @@
-"""Erased decisions: nothing of them can be read, numbers and hashes stay, and others are as before."""
+"""Erased decisions: nothing of them can be read; numbers, hashes and all others are as before."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_callers_id_is_not_known_any_more(client, store, make, bandit):
 def test_only_the_named_bandits_decisions_are_erased(client, store, make, bandit):
     other = make.bandit(client, store, "other", rewards=make.last_counts())
     fill(client, store, make, bandit)
-    [part] = [part for part in erase(client, store, unit="her", bandit=other.key)]
+    [part] = erase(client, store, unit="her", bandit=other.key)
     assert part.decisions == {}
     parts = erase(client, store, unit="her", bandit=bandit.key)
     assert sum(len(ids) for part in parts for ids in part.decisions.values()) == len(HERS)
