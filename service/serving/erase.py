@@ -25,7 +25,7 @@ from service.serving.recent import RecentDecisions
 from service.serving.rounds import Rounds
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
-from service.store.records import BanditRecord, ErasedPart, Erasure
+from service.store.records import BanditRecord, ErasedPart, Erasure, Relearning
 from service.training.errors import BanditGone, RoundFailed
 
 log = logging.getLogger(__name__)
@@ -83,11 +83,8 @@ class Eraser:
     async def running(self) -> AsyncIterator[None]:
         """Finish what is open; at the exit, stop: the next start goes on."""
         with self._store.reader() as reader:
-            open_erasures, relearning = reader.erasures(), reader.relearning()
-        for mark in relearning:
-            bandit = self._find(mark.bandit)
-            if bandit is not None:
-                self._rounds.relearn(bandit, mark)
+            open_erasures = reader.erasures()
+        self._note(self._marks())
         for erasure in open_erasures:
             log.info("erasure %d is finished, which an earlier process began", erasure.number)
             self._start(self._finish(erasure))
@@ -142,11 +139,7 @@ class Eraser:
                 num[key] += len(names)
                 for name in names:
                     self._recent.drop(name)
-            for mark in part.relearning:
-                bandit = self._find(mark.bandit)
-                if bandit is not None:
-                    self._rounds.relearn(bandit, mark)
-                    learned.add(mark.bandit)
+            learned.update(bandit.record.key for bandit in self._note(part.relearning))
         bandits = [bandit for key in sorted(learned) if (bandit := self._find(key)) is not None]
         done = await asyncio.gather(*map(self._rebuild, bandits))
         emptied = await self._empty_wal()
@@ -175,11 +168,28 @@ class Eraser:
         return True
 
     async def _rebuild_all(self) -> None:
-        """Rebuild again and again what could not be rebuilt so far."""
+        """Rebuild again and again what could not be rebuilt so far.
+
+        That may be a bandit that was not served when its rows were erased.
+        """
         while True:
-            for bandit in self._rounds.to_relearn():
+            for bandit in self._note(await asyncio.to_thread(self._marks)):
                 await self._rebuild(bandit)
             await asyncio.sleep(AGAIN_S)
+
+    def _marks(self) -> list[Relearning]:
+        with self._store.reader() as reader:
+            return reader.relearning()
+
+    def _note(self, marks: Sequence[Relearning]) -> list[Bandit]:
+        """Have the models of live bandits rebuilt by their next round; returns these bandits."""
+        bandits = []
+        for mark in marks:
+            bandit = self._find(mark.bandit)
+            if bandit is not None:
+                self._rounds.relearn(bandit, mark)
+                bandits.append(bandit)
+        return bandits
 
     async def _empty_wal(self) -> bool:
         """Empty the write-ahead log, as soon as no reader prevents it."""

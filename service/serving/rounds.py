@@ -93,16 +93,13 @@ class Rounds:
 
     def relearn(self, bandit: Bandit, mark: Relearning) -> None:
         """Make every later round start from before what was erased, until one has succeeded."""
-        self._relearning[bandit.record.uid] = mark
+        known = self._relearning.get(bandit.record.uid)
+        if known is None or known.changes < mark.changes:
+            self._relearning[bandit.record.uid] = mark
 
     def must_relearn(self, bandit: Bandit) -> bool:
         """Whether the served model was learned from rows that were erased."""
         return bandit.record.uid in self._relearning
-
-    def to_relearn(self) -> list[Bandit]:
-        """Return the bandits whose served models were learned from rows that were erased."""
-        found = [self._find(uid) for uid in self._relearning]
-        return [bandit for bandit in found if bandit is not None]
 
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
