@@ -43,6 +43,8 @@ class Erased:
         samples: How many rows of samples it removed whose decision had left the store.
         rebuilt: The bandits whose models were rebuilt without them.
         waiting: The bandits whose models could not be rebuilt yet; that is tried again.
+        in_sums: Those of `rebuilt` whose sums still contain the rows: retention removed the rows
+            that a rebuild needs.
         wal_emptied: Whether the write-ahead log was emptied; False: a reader prevented it.
     """
 
@@ -50,6 +52,7 @@ class Erased:
     samples: int
     rebuilt: tuple[str, ...]
     waiting: tuple[str, ...]
+    in_sums: tuple[str, ...]
     wal_emptied: bool
 
 
@@ -77,15 +80,14 @@ class Eraser:
         self._recent = recent
         self._rounds = rounds
         self._find = find
+        self._reader = store.reader()  # of a few rows
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Finish what is open; at the exit, stop: the next start goes on."""
-        with self._store.reader() as reader:
-            open_erasures = reader.erasures()
-        self._note(self._marks())
-        for erasure in open_erasures:
+        self._note(self._reader.relearning())
+        for erasure in self._reader.erasures():
             log.info("erasure %d is finished, which an earlier process began", erasure.number)
             self._start(self._finish(erasure))
         self._start(self._rebuild_all())
@@ -96,6 +98,7 @@ class Eraser:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(self._tasks)
+            self._reader.close()
 
     async def erase(
         self, bandit: BanditRecord | None, unit: str | None, ids: Sequence[DecisionId]
@@ -145,12 +148,14 @@ class Eraser:
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
         waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
+        kept = {b.record.name for b in bandits if b.record.uid in self._rounds.in_sums}
+        in_sums = tuple(name for name in rebuilt if name in kept)
         log.info(
-            "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s",
-            erasure.number, num.total(), samples, ", ".join(rebuilt) or "none",
-            ", ".join(waiting) or "none",
+            "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
+            " still in sums: %s", erasure.number, num.total(), samples,
+            *(", ".join(names) or "none" for names in (rebuilt, waiting, in_sums)),
         )  # fmt: skip
-        return Erased(num.total(), samples, rebuilt, waiting, emptied)
+        return Erased(num.total(), samples, rebuilt, waiting, in_sums, emptied)
 
     async def _rebuild(self, bandit: Bandit) -> bool:
         """Rebuild a model without what was erased; False: it failed, and is tried again."""
@@ -173,13 +178,9 @@ class Eraser:
         That may be a bandit that was not served when its rows were erased.
         """
         while True:
-            for bandit in self._note(await asyncio.to_thread(self._marks)):
+            for bandit in self._note(self._reader.relearning()):
                 await self._rebuild(bandit)
             await asyncio.sleep(AGAIN_S)
-
-    def _marks(self) -> list[Relearning]:
-        with self._store.reader() as reader:
-            return reader.relearning()
 
     def _note(self, marks: Sequence[Relearning]) -> list[Bandit]:
         """Have the models of live bandits rebuilt by their next round; returns these bandits."""

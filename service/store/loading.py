@@ -85,20 +85,20 @@ def clean_snapshot(
     erased_from: LogPosition,
     position: LogPosition,
     names: tuple[str, ...],
-) -> Snapshot:
+) -> tuple[Snapshot, bool]:
     """Return what the model at `position` is rebuilt from after rows from `erased_from` on went.
 
     That is the newest snapshot before these rows, or the state before the first row. A later import
     replaced all that was learned before it, so then it is the import. Where retention removed the
     rows after that state, and the policy has only sums of them, it is the newest snapshot: the sums
-    cannot be taken apart again.
+    cannot be taken apart again. The second value is False then.
 
     Raises:
         SnapshotError: There is no snapshot that can be read.
     """
     up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
     try:
-        return newest_snapshot(reader, record, snapshots, up_to, names)
+        return newest_snapshot(reader, record, snapshots, up_to, names), True
     except SnapshotError:
         model = ServingModel(
             record.spec, record.uid, registry, Catalogue.empty(record.spec.action_dim)
@@ -109,13 +109,13 @@ def clean_snapshot(
                 "bandit %s: what it learned from erased rows stays in its sums: retention removed"
                 " the rows that a rebuild needs", record.name,
             )  # fmt: skip
-            return newest_snapshot(reader, record, snapshots, position, names)
+            return newest_snapshot(reader, record, snapshots, position, names), False
         manifest = Manifest(
             version=SnapshotVersion(0), parent=None, bandit_uid=record.uid, position=BEGINNING,
             log_hash="", spec_hash=record.spec.model_hash(), num_rows=0, epoch=reader.epoch(),
             encoder=record.spec.encoder.name, metrics={}, meta={"progress": Progress()._asdict()},
         )  # fmt: skip
-        return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}})
+        return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}}), True
 
 
 def catalogue_of(

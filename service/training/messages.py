@@ -49,6 +49,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+IN_SUMS = "erased_in_sums"  # a metric of a round: what was erased stays in a policy's sums
+
+
 class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):
     """Build and publish a bandit's snapshot at `position`; `served` is not pruned.
 

@@ -37,9 +37,9 @@ def own_id(name: str, number: int) -> str:
     return f"{ALICE}.{name}.{number}" if is_hers(number) else f"{name}.{number}"
 
 
-def play(node, rig, name: str, *, with_her: bool) -> None:
+def play(node, rig, name: str, *, with_her: bool, among: range = range(NUM)) -> None:
     """Select with one candidate each, so that both servers learn of the same actions."""
-    numbers = [number for number in range(NUM) if with_her or not is_hers(number)]
+    numbers = [number for number in among if with_her or not is_hers(number)]
     selects = [
         {
             "bandit": name, "context": rig.context_of(name, number),
@@ -275,5 +275,35 @@ def test_a_directory_of_an_earlier_release_is_erased_from_and_shrinks(launch, tm
     assert done.returncode == 0, done.stdout + done.stderr
     node.start()
     assert node.call("POST", "/compact")["is_done"]
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_after_retention_samples_are_erased_and_sums_are_named(launch, rig):
+    node = launch("trimmed", keep_snapshots=2)
+    node.create("linear", rig.linear())
+    node.create("neural", rig.neural(training=rig.training(optimizer_steps=20)))
+    for name in ("linear", "neural"):
+        play(node, rig, name, with_her=True, among=range(NUM // 2))
+        node.train(name)
+        node.train(name)
+    node.stop()
+    node.env["BANDEXA_MAX_AGE_DAYS"] = "1e-9"
+    node.start()
+    left = "SELECT count(*) FROM decisions"
+    poll(lambda: query(node, left) == [(20,)], "logs of one group of ten rows each")
+    node.stop()
+    del node.env["BANDEXA_MAX_AGE_DAYS"]
+    node.start()
+    for name in ("linear", "neural"):  # no snapshot is older than these rows
+        play(node, rig, name, with_her=True, among=range(NUM // 2, NUM))
+        node.train(name)
+        node.train(name)
+    answer = node.call("POST", "/erase", {"unit": ALICE})
+    assert answer["decisions"] == 2 * (10 + 2)  # of the second half, and of those groups
+    assert answer["samples"] == 8  # a linear policy has none
+    assert sorted(answer["rebuilt"]) == ["linear", "neural"]
+    assert answer["in_sums"] == ["linear"]
+    assert traces(node, rig) == {}
     done = bandexa("verify", node.data_dir, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -37,6 +37,10 @@ class EraseAnswer(BaseModel):
     waiting: list[str] = Field(
         description="Bandits whose models cannot be rebuilt now: it is tried again and again."
     )
+    in_sums: list[str] = Field(
+        description="Of `rebuilt`, linear bandits whose sums still contain the rows: retention had"
+        " removed the log that a rebuild needs."
+    )
     wal_emptied: bool = Field(
         description="Whether the write-ahead log was emptied. A reader may prevent it: call again."
     )

@@ -68,7 +68,7 @@ class Trimming:
             held.record.key
             for held in decisions
             if held.record.time < before
-            and not (has_windows and held.closed_at is None)
+            and not (has_windows and held.closed_at is None and not held.is_erased)
             and not any(learned.latest > bandit.trim.position for learned in held.learned)
         ]
         self._contents.remove_decisions(record.key, gone)

@@ -30,7 +30,8 @@ SELECT position, before IS NULL FROM log
 WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 _OLD_DECISIONS = """
-SELECT d.key, d.time, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+SELECT d.key, d.time, l.closed, l.items, length(d.context)
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
 
@@ -184,8 +185,8 @@ class Trimming:
         old = [row for row in found if row[1] < before]
         removable = [
             (key,)
-            for key, _, closed, items in old
-            if not (has_windows and closed is None) and not _is_logged(items, trim)
+            for key, _, closed, items, is_whole in old  # an erased one is never closed
+            if not (has_windows and closed is None and is_whole) and not _is_logged(items, trim)
         ]
         self.remove_decisions(removable)
         more = len(found) == DROP_CHUNK and bool(old)

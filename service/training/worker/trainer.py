@@ -30,7 +30,7 @@ from service.store.opening import open_reader
 from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import Configuration, Published, RoundOrder
+from service.training.messages import IN_SUMS, Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -80,28 +80,31 @@ class Trainer:
             raise BanditGone("the bandit was deleted")
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
+        metrics: dict[str, float] = {}
         if order.erased_from is None:
             parent = newest_snapshot(self._reader, record, snapshots, position, names)
         else:
             self._replays.forget(uid)  # it has the erased rows
-            parent = clean_snapshot(
+            parent, is_clean = clean_snapshot(
                 self._reader, record, self._registry, snapshots, order.erased_from, position, names
             )
+            if not is_clean:
+                metrics[IN_SUMS] = 1.0
         spec = self._reader.spec_at(record, position)
         progress = Progress(**parent.manifest.meta["progress"])
         total = self._num_learned(record, parent, progress, position)
         model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
-        metrics: dict[str, float] = {}
         if model.learns_features and progress.may_train(total):
             rows = self._replays.at(record, spec, position)
             if len(rows):
                 from service.training.worker.encoders import train  # imports torch
 
-                training, metrics = train(
+                training, trained = train(
                     model, rows, training, total, self._configuration.device,
                     cache=lambda: self._replays.activations(record, spec), beats=self._beats,
                 )  # fmt: skip
+                metrics |= trained
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
