@@ -57,8 +57,8 @@ class Erased:
         samples: How many rows of training samples, whose decisions had been removed before.
         rebuilt: The bandits whose models were rebuilt without them.
         waiting: The bandits whose models could not be rebuilt yet; the service tries again.
-        in_sums: Of `rebuilt`, linear bandits whose sums still contain the rows, because retention
-            removed the log that a rebuild needs.
+        remaining: Of `rebuilt`, bandits whose models still contain the rows: retention had removed
+            the log that a linear policy's rebuild needs, or a rollback had copied them.
         wal_emptied: Whether the write-ahead log was emptied; if not, erase again later.
     """
 
@@ -66,7 +66,7 @@ class Erased:
     samples: int
     rebuilt: tuple[str, ...]
     waiting: tuple[str, ...]
-    in_sums: tuple[str, ...]
+    remaining: tuple[str, ...]
     wal_emptied: bool
 
 

@@ -55,8 +55,8 @@ def erase(
         typer.echo(f"{done.decisions} decisions erased; rebuilt: {rebuilt}")
     for name in done.waiting:
         typer.echo(f"{name}: its model is not rebuilt yet; the server tries again", err=True)
-    for name in done.in_sums:
-        typer.echo(f"{name}: retention removed its log; its sums still contain them", err=True)
+    for name in done.remaining:
+        typer.echo(f"{name}: its model still contains them, see docs/erasing.md", err=True)
     if not done.wal_emptied:
         typer.echo("a reader holds the write-ahead log: erase again later", err=True)
 

@@ -43,8 +43,8 @@ class Erased:
         samples: How many rows of samples it removed whose decision had left the store.
         rebuilt: The bandits whose models were rebuilt without them.
         waiting: The bandits whose models could not be rebuilt yet; that is tried again.
-        in_sums: Those of `rebuilt` whose sums still contain the rows: retention removed the rows
-            that a rebuild needs.
+        remaining: Those of `rebuilt` whose models still contain the rows: retention removed the
+            rows that a rebuild needs, or the model is a rollback's.
         wal_emptied: Whether the write-ahead log was emptied; False: a reader prevented it.
     """
 
@@ -52,7 +52,7 @@ class Erased:
     samples: int
     rebuilt: tuple[str, ...]
     waiting: tuple[str, ...]
-    in_sums: tuple[str, ...]
+    remaining: tuple[str, ...]
     wal_emptied: bool
 
 
@@ -148,14 +148,14 @@ class Eraser:
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
         waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
-        kept = {b.record.name for b in bandits if b.record.uid in self._rounds.in_sums}
-        in_sums = tuple(name for name in rebuilt if name in kept)
+        kept = {b.record.name for b in bandits if b.record.uid in self._rounds.remaining}
+        remaining = tuple(name for name in rebuilt if name in kept)
         log.info(
             "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
-            " still in sums: %s", erasure.number, num.total(), samples,
-            *(", ".join(names) or "none" for names in (rebuilt, waiting, in_sums)),
+            " still in models: %s", erasure.number, num.total(), samples,
+            *(", ".join(names) or "none" for names in (rebuilt, waiting, remaining)),
         )  # fmt: skip
-        return Erased(num.total(), samples, rebuilt, waiting, in_sums, emptied)
+        return Erased(num.total(), samples, rebuilt, waiting, remaining, emptied)
 
     async def _rebuild(self, bandit: Bandit) -> bool:
         """Rebuild a model without what was erased; False: it failed, and is tried again."""

@@ -27,7 +27,7 @@ from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
 from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundFailed
-from service.training.messages import IN_SUMS, Configuration, Published, RoundOrder
+from service.training.messages import REMAINS, Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Rounds:
         loader: One thread, off the event loop, that loads models.
 
     Attributes:
-        in_sums: The bandits whose last rebuild could not take erased rows out of its sums.
+        remaining: The bandits whose last rebuild could not take erased rows out of their models.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Rounds:
         self._find = find
         self._relearning: dict[BanditUid, Relearning] = {}
         self._ordered: dict[BanditUid, Relearning] = {}
-        self.in_sums: set[BanditUid] = set()
+        self.remaining: set[BanditUid] = set()
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
         configuration = Configuration.of(settings, store.epoch)
@@ -156,9 +156,9 @@ class Rounds:
             bandit, event.version, still_served=lambda: self._find(uid) is bandit
         )
         if (mark := self._ordered.pop(uid, None)) is not None:
-            self.in_sums.discard(uid)
-            if IN_SUMS in event.metrics:
-                self.in_sums.add(uid)
+            self.remaining.discard(uid)
+            if REMAINS in event.metrics:
+                self.remaining.add(uid)
             await self._relearned(bandit, mark, event.version)
         self._record(
             bandit,

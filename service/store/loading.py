@@ -25,6 +25,7 @@ from bandexa_core.model import (
 )
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.publishing import COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.protocol import BEGINNING, LogReader
 from service.store.records import BanditRecord
@@ -91,14 +92,16 @@ def clean_snapshot(
     That is the newest snapshot before these rows, or the state before the first row. A later import
     replaced all that was learned before it, so then it is the import. Where retention removed the
     rows after that state, and the policy has only sums of them, it is the newest snapshot: the sums
-    cannot be taken apart again. The second value is False then.
+    cannot be taken apart again. The second value is False then, and where the import is a rollback
+    to a snapshot that had learned from these rows.
 
     Raises:
         SnapshotError: There is no snapshot that can be read.
     """
     up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
     try:
-        return newest_snapshot(reader, record, snapshots, up_to, names), True
+        found = newest_snapshot(reader, record, snapshots, up_to, names)
+        return found, found.manifest.meta.get(COPIED, -1) < erased_from
     except SnapshotError:
         model = ServingModel(
             record.spec, record.uid, registry, Catalogue.empty(record.spec.action_dim)

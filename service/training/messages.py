@@ -49,7 +49,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-IN_SUMS = "erased_in_sums"  # a metric of a round: what was erased stays in a policy's sums
+REMAINS = "erased_remaining"  # a metric of a round: what was erased is still in its model
 
 
 class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):

@@ -303,7 +303,25 @@ def test_after_retention_samples_are_erased_and_sums_are_named(launch, rig):
     assert answer["decisions"] == 2 * (10 + 2)  # of the second half, and of those groups
     assert answer["samples"] == 8  # a linear policy has none
     assert sorted(answer["rebuilt"]) == ["linear", "neural"]
-    assert answer["in_sums"] == ["linear"]
+    assert answer["remaining"] == ["linear"]
     assert traces(node, rig) == {}
     done = bandexa("verify", node.data_dir, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
+    node = launch("rolled-back")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True)
+    snapshot = node.train("linear")["snapshot"]
+    node.call("POST", "/bandits/linear/rollback", {"version": 0})
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", 2)]})
+    assert (answer["rebuilt"], answer["remaining"]) == (["linear"], [])
+    assert snapshot not in [
+        each["version"] for each in node.call("GET", "/bandits/linear/snapshots")["snapshots"]
+    ]
+    play(node, rig, "linear", with_her=True, among=range(NUM, NUM + 10))
+    newest = node.train("linear")["snapshot"]
+    node.call("POST", "/bandits/linear/rollback", {"version": newest})
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", NUM + 2)]})
+    assert (answer["rebuilt"], answer["remaining"]) == (["linear"], ["linear"])

@@ -27,7 +27,7 @@ async def erase(body: EraseRequest, engine: EngineDep) -> EraseAnswer:
     done = await engine.eraser.erase(record, body.unit, ids)
     return EraseAnswer(
         decisions=done.decisions, samples=done.samples, rebuilt=list(done.rebuilt),
-        waiting=list(done.waiting), in_sums=list(done.in_sums),
+        waiting=list(done.waiting), remaining=list(done.remaining),
         wal_emptied=done.wal_emptied,
     )  # fmt: skip
 

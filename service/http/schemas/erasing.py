@@ -37,9 +37,9 @@ class EraseAnswer(BaseModel):
     waiting: list[str] = Field(
         description="Bandits whose models cannot be rebuilt now: it is tried again and again."
     )
-    in_sums: list[str] = Field(
-        description="Of `rebuilt`, linear bandits whose sums still contain the rows: retention had"
-        " removed the log that a rebuild needs."
+    remaining: list[str] = Field(
+        description="Of `rebuilt`, bandits whose models still contain the rows: retention had"
+        " removed the log that a linear policy's rebuild needs, or a rollback had copied them."
     )
     wal_emptied: bool = Field(
         description="Whether the write-ahead log was emptied. A reader may prevent it: call again."

@@ -30,7 +30,7 @@ from service.store.opening import open_reader
 from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import IN_SUMS, Configuration, Published, RoundOrder
+from service.training.messages import REMAINS, Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -89,7 +89,7 @@ class Trainer:
                 self._reader, record, self._registry, snapshots, order.erased_from, position, names
             )
             if not is_clean:
-                metrics[IN_SUMS] = 1.0
+                metrics[REMAINS] = 1.0
         spec = self._reader.spec_at(record, position)
         progress = Progress(**parent.manifest.meta["progress"])
         total = self._num_learned(record, parent, progress, position)
