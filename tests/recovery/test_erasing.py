@@ -231,9 +231,13 @@ def test_the_file_shrinks_while_it_is_served(erased):
     features = [{"id": f"x{n}", "features": [0.125] * 4} for n in range(400)]
     for _ in range(40):
         node.call("POST", "/select", big | {"candidates": features})
+    sent = np.full(4, 0.125, np.float32).tobytes()
+    files = [node.data_dir / "bandexa.db", node.data_dir / "bandexa.db-wal"]
+    assert any(sent in file.read_bytes() for file in files)  # on pages of their own: 6 KB each
     done = bandexa("erase", "--url", node.url, "--unit", "carol")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 decisions erased" in done.stdout
+    assert not any(sent in file.read_bytes() for file in files)
     answer = node.call("POST", "/compact")
     assert answer["is_done"]
     assert answer["bytes_after"] < answer["bytes_before"] - 40 * 4096
