@@ -132,14 +132,15 @@ class Erasure(NamedTuple):
     Attributes:
         number: Its number in the store.
         bandit: The key of the only bandit concerned; None: all of them.
-        unit: All decisions that were made for this user or session up to `until`; or None.
+        unit: All decisions that were made for this user or session up to `until`; or None. As the
+            store has it.
         ids: These decisions, where `unit` is None.
         until: Seconds since the epoch.
     """
 
     number: int
     bandit: int | None
-    unit: str | None
+    unit: str | bytes | None
     ids: tuple[DecisionId, ...]
     until: float
 

@@ -75,7 +75,7 @@ class Erasing:
         self._is_live = is_live
 
     def begin(
-        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], until: float
+        self, bandit: int | None, unit: bytes | None, ids: tuple[DecisionId, ...], until: float
     ) -> Erasure:
         """Store what is to be erased, before anything is."""
         cursor = self._db.execute(

@@ -136,7 +136,7 @@ class FirstRow(NamedTuple):
     context: bytes
     key: int
     own_id: str | bytes | None
-    unit: str | None
+    unit: bytes | None
 
 
 def first_row(db: sqlite3.Connection, bandit: int, position: int) -> FirstRow:

@@ -148,7 +148,7 @@ class Operations:
         return (
             d.key, own_id, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
             pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
-            d.std, d.unit,
+            d.std, None if d.unit is None else self._ids.unit(d.unit),
         )  # fmt: skip
 
     def propensity(self, key: DecisionKey, propensity: float) -> None:
@@ -256,7 +256,8 @@ class Operations:
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
     ) -> Erasure:
         """See `Erasing.begin`; it concerns what was decided before."""
-        return self._erasing.begin(bandit, unit, ids, self._clock())
+        stored = None if unit is None else self._ids.unit(unit)
+        return self._erasing.begin(bandit, stored, ids, self._clock())
 
     def erase(self, erasure: Erasure, start: int) -> ErasedPart:
         """See `Erasing.part`."""

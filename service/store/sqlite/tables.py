@@ -14,8 +14,9 @@ from service.store.identity import CELL, DecisionIds
 # decisions: one row per answered select, at its key (see `identity`). It may hold a large context,
 #   so what is learned from it is in `ledger`; only a propensity that is computed after the answer
 #   is filled in later. own_id: the caller's id (see `pack_own_id`). schema, objects: the schema of
-#   the raw context and actions, and these. unit: the user or session. arm: of an experiment.
-#   propensities: of all candidates. imported: the decision was made elsewhere.
+#   the raw context and actions, and these. unit: the user or session, as a keyed hash (see
+#   `DecisionIds.unit`), because pages of an index may retain copies of cells that moved. arm: of an
+#   experiment. propensities: of all candidates. imported: the decision was made elsewhere.
 # ledger: what the reports about a decision led to; a decision without a row had none. activated
 #   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
