@@ -63,6 +63,8 @@ proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks power_loss --json bench-out/power_loss.json
 	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
 	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
+	$(BIN)/python -m benchmarks imports --json bench-out/imports.json
+	$(BIN)/python -m benchmarks many_bandits --json bench-out/many_bandits.json
 	$(BIN)/python -m benchmarks soak --json bench-out/soak.json
 	$(BIN)/python -m benchmarks dashboard --json bench-out/dashboard.json
 

@@ -165,12 +165,13 @@ class ServingModel:
         return self._at_slots(self.catalogue.find(ids))
 
     def _at_slots(self, slots: NDArray[np.int64]) -> Candidates:
-        whole = len(slots) == len(self.catalogue)  # folds the changes that wait, and their parts
-        if whole and np.array_equal(slots, np.arange(len(slots))):
+        catalogue = self.catalogue  # folds the changes that wait, and their parts
+        features, equal = catalogue.features, catalogue.equal_actions
+        if len(slots) == len(catalogue) and np.array_equal(slots, np.arange(len(slots))):
             self._parts_are_shared = True
-            return Candidates(slots, self.catalogue.features, self._parts)
+            return Candidates(slots, features, self._parts, equal=equal)
         parts = None if self._parts is None else self._parts[slots]
-        return Candidates(slots, self.catalogue.features, parts, by_slot=True)
+        return Candidates(slots, features, parts, by_slot=True, equal=equal)
 
     def inline_candidates(
         self, ids: Sequence[ActionId], features: NDArray[np.float32]

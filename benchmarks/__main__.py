@@ -38,6 +38,8 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
+    "imports": "no changed export stops a bandit, a start or another bandit",
+    "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like

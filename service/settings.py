@@ -118,6 +118,32 @@ class Settings(BaseModel):
         description="Time after which a connection without requests is closed. It should be longer"
         " than that of a proxy in front, which would send a request into the closing connection.",
     )
+    head_timeout_s: float = Field(
+        20.0,
+        ge=1.0,
+        le=3600.0,
+        description="Time that the line and headers of a request may take to arrive, from the"
+        " connection or, on one that was used before, from their first byte.",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Most connections; beyond them those that wait for their client are closed."
+        " When not given, what the limit of open files leaves: all but 128, but at least half.",
+    )
+    drain_s: float = Field(
+        0.0,
+        ge=0.0,
+        le=3600.0,
+        description="Time after SIGTERM in which /readyz answers 503 while requests are served as"
+        " before, so that load balancers notice.",
+    )
+    grace_s: float = Field(
+        10.0,
+        ge=0.0,
+        le=3600.0,
+        description="Time that requests under way have to end, after SIGTERM and drain_s.",
+    )
     keys: tuple[KeySetting, ...] | None = Field(
         None, min_length=1, description="API keys: tables of name, sha256 and scopes."
     )

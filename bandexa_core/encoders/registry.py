@@ -41,6 +41,8 @@ class EncoderRegistry:
         extra: The operator's own classes, "package.module:Class" by name.
         weights: The operator's weight files by name (see `EncoderModule.load_base`).
         torch_threads: Threads that torch uses in this process, None for torch's own choice.
+        downloads: Whether `module` downloads weights that are not here. False: only `fetch` does,
+            and no other bandit waits for a download.
 
     Raises:
         ValueError: A class cannot be imported or a file cannot be read; the message names it.
@@ -52,7 +54,9 @@ class EncoderRegistry:
         weights: Mapping[str, str | Path] | None = None,
         *,
         torch_threads: int | None = None,
+        downloads: bool = True,
     ) -> None:
+        self._downloads = downloads
         self._torch_threads = torch_threads
         self._weights = {name: Path(path) for name, path in (weights or {}).items()}
         if self._weights:
@@ -88,6 +92,22 @@ class EncoderRegistry:
             raise ValueError(f"encoder.params: the {spec.encoder.name} map takes none")
         return cls(spec.context.shape, spec.action_dim)
 
+    def fetch(self, spec: BanditSpec) -> None:
+        """Download the weights that a bandit's encoder needs, if they are not here yet.
+
+        Raises:
+            ValueError: They could not be downloaded in time.
+        """
+        if self._needs_imagenet(spec):
+            from bandexa_core.encoders.torch.weights import imagenet_file
+
+            imagenet_file(spec.encoder.name)
+
+    def _needs_imagenet(self, spec: BanditSpec) -> bool:
+        name = spec.encoder.name
+        is_resnet = name.startswith("resnet") and name in LEARNED_NAMES
+        return is_resnet and spec.encoder.params.get("weights") == "imagenet"
+
     def module(self, spec: BanditSpec, seed: int) -> EncoderModule:
         """Build a learned encoder with its initial parameters drawn from `seed`.
 
@@ -103,6 +123,12 @@ class EncoderRegistry:
 
         if self._torch_threads is not None and torch.get_num_threads() != self._torch_threads:
             torch.set_num_threads(self._torch_threads)
+        if not self._downloads and self._needs_imagenet(spec):
+            from bandexa_core.encoders.torch.weights import imagenet_place
+
+            path = imagenet_place(name)[1]
+            if not path.exists():
+                raise ValueError(f"encoder.params.weights: {path} is not here yet")
         module = build(self._own.get(name) or LEARNED[name], spec, seed)
         module.load_base(self._weights)
         return module

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.equal_rows import equal_rows
 from bandexa_core.ids import ActionId, ActionSlot
 
 
@@ -43,7 +44,7 @@ class Catalogue:
         enabled_slots: The slots of the enabled actions, int64, ascending.
     """
 
-    __slots__ = ("enabled", "enabled_slots", "features", "ids", "slots")
+    __slots__ = ("_equal", "enabled", "enabled_slots", "features", "ids", "slots")
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Catalogue:
         features: NDArray[np.float32],
         enabled: NDArray[np.bool_],
     ) -> None:
+        self._equal: NDArray[np.int64] | bool | None = False  # not known yet
         self.ids = ids
         self.slots = slots
         self.features = features
@@ -67,6 +69,12 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def equal_actions(self) -> NDArray[np.int64] | None:
+        """Return for each slot the first one with equal features, (K,); None: all differ."""
+        if isinstance(self._equal, bool):
+            self._equal = equal_rows(self.features)
+        return self._equal
 
     @property
     def action_dim(self) -> int:

@@ -10,6 +10,7 @@ Legend: B decisions, K candidates, M members, D features, V size of an action pa
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,14 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import FoldingEncoder, JointEncoder
+from bandexa_core.features.equal_rows import Groups
 from bandexa_core.policies.panel import Exploration, folded_winners, products
 from bandexa_core.policies.protocol import Choice
+from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 
+log = logging.getLogger(__name__)
 Array64 = NDArray[np.float64]
 # Multiply-adds of a panel above which its propensity is computed after the answer (about 1 ms).
 LATER_PRODUCTS = 1 << 23
 MAX_MEANS = 1 << 17  # features of candidates up to which the best posterior mean is computed
+ROUNDING = 1e-9  # of the largest value; two ways to compute a value differ by less
 ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
 
 
@@ -156,13 +161,22 @@ def draw_folded(
     def std(index: int) -> float:
         return posterior.std_of(encoder.combine(part_1V, parts_KV[index : index + 1])[0])
 
+    def winners() -> NDArray[np.int64]:
+        found_M = folded_winners(parts_KV, queries_MV)
+        voted, served = int(found_M[0]), int(served_K.argmax())
+        if voted != served:  # of nearly equal values; the two products round otherwise
+            if served_K[served] - served_K[voted] > ROUNDING * np.abs(served_K).max():
+                log.error("candidate %d is served, but the panel voted for %d", served, voted)
+            found_M[0] = served
+        return found_M
+
     def best() -> int:
         mean_V = encoder.fold(part_1V, posterior.mean[None])[0][0]
         return int((parts_KV @ mean_V).argmax())
 
     return Draw(
         served_K,
-        None if panel == 1 else lambda: folded_winners(parts_KV, queries_MV),
+        None if panel == 1 else winners,
         later=panel > 1 and parts_KV.size * panel > LATER_PRODUCTS,
         offset=float(offsets_M[0]),
         encode_s=encode_s,
@@ -192,24 +206,38 @@ def draw_together(
 
 def choose(
     drawn: JointDraw,
+    groups: Groups | None,
     posterior: GaussianPosterior,
     rngs: Sequence[np.random.Generator],
     explores: Sequence[bool],
     exploration: Exploration,
 ) -> list[Choice]:
     """Return the choice of one action for each decision; uniform ones where one `explores`."""
-    num = drawn.scores.shape[1]
-    served_B = drawn.winners[:, 0].copy()
+    best_B = drawn.winners[:, 0]
+    num = drawn.scores.shape[1] if groups is None else len(groups.of)
+    rows_B = np.arange(len(best_B))
+    tops_B1 = drawn.scores[rows_B, best_B][:, None]
+    has_ties = np.count_nonzero(drawn.scores == tops_B1, axis=1) > 1
+    served_B, rankings = best_B.copy(), dict[int, Ranking]()
     for row, rng in enumerate(rngs):
+        if groups is not None or has_ties[row]:
+            ranking = Ranking.of(drawn.scores[row], groups, rng, whole=False)
+            rankings[row], served_B[row] = ranking, ranking.first
         if explores[row]:
             served_B[row] = rng.permutation(num)[0]
-    rows_B = np.arange(len(served_B))
+    group_B = served_B if groups is None else groups.of[served_B]
+    votes_B = np.count_nonzero(drawn.winners == group_B[:, None], axis=1).astype(np.float64)
+    means_B = drawn.means.argmax(axis=1)
+    explored_B = means_B != group_B
+    for row, ranking in rankings.items():
+        votes_B[row] = ranking.votes(drawn.winners[row], int(served_B[row]))
+        explored_B[row] = not ranking.tie(int(means_B[row]), int(served_B[row]))
     columns = zip(
         served_B[:, None],
-        drawn.scores[rows_B, served_B][:, None],
-        np.count_nonzero(drawn.winners == served_B[:, None], axis=1).tolist(),
-        (drawn.means.argmax(axis=1) != served_B).tolist(),
-        posterior.stds_of(drawn.z[rows_B, :, served_B]).tolist(),
+        drawn.scores[rows_B, group_B][:, None],
+        votes_B.tolist(),
+        explored_B.tolist(),
+        posterior.stds_of(drawn.z[rows_B, :, group_B]).tolist(),
         strict=True,
     )
     return [

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
+from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.draws import (
@@ -33,6 +34,7 @@ from bandexa_core.policies.protocol import (
     RowWeights,
 )
 from bandexa_core.policies.schedule import next_scaling
+from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import (
     DisjointPosterior,
     GaussianPosterior,
@@ -100,44 +102,39 @@ class LinearHead(EncodedInputs):
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
         context = self.ready(context)
         explores = rng.random() < exploration.epsilon and not self.greedy
+        groups, offered = self._grouped(candidates)
         if self.greedy:
-            means_K = self._mean_scores(context, candidates)
+            means_G = self._mean_scores(context, offered)
             draw = Draw(
-                means_K,
+                means_G,
                 winners=None,
-                best=lambda: int(means_K.argmax()),
-                std=self._std_of(context, candidates),
+                best=lambda: int(means_G.argmax()),
+                std=self._std_of(context, offered),
             )
             exploration = NO_EXPLORATION
         else:
-            draw = self._draw(context, candidates, rng, exploration.panel)
-        scores_K = draw.scores
-        first = int(scores_K.argmax())  # the first of equal scores, as in the panel's votes
-        retrieved, best = None, np.array([first])
+            draw = self._draw(context, offered, rng, exploration.panel)
+        ranking = Ranking.of(draw.scores, groups, rng, whole=num > 1)
+        retrieved, best = None, np.array([ranking.first])
         if retrieve is not None and retrieve < len(candidates):
-            retrieved = np.argpartition(-scores_K, retrieve - 1)[:retrieve]
-            if first not in retrieved:
-                retrieved[scores_K[retrieved].argmax()] = first
-            retrieved.sort()
+            retrieved = ranking.retrieved(retrieve)
         if num > 1:
-            offered = scores_K if retrieved is None else scores_K[retrieved]
-            best = np.argsort(-offered, kind="stable")[:num].astype(np.int64)
-            best = best if retrieved is None else retrieved[best]
+            best = ranking.best(num, retrieved)
         # argmax selects a NaN if there is one.
-        last = first if num == 1 else best[-1]
-        if not math.isfinite(scores_K[first] + draw.offset + scores_K[last]):
+        ends = ranking.score(ranking.first) + (ranking.score(int(best[-1])) if num > 1 else 0.0)
+        if not math.isfinite(ends + draw.offset):
             raise ValueError(NOT_FINITE)
         chosen = best
         if explores:  # among all candidates, so that each has at least this probability
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
-        scores = scores_K[chosen] + draw.offset
+        scores = ranking.of_candidates(chosen) + draw.offset
         served = int(chosen[0])
 
         def propensity() -> float:
-            if draw.winners is None:
-                return exploration.probability(int(served == first), len(candidates))
-            return exploration.propensity(draw.winners(), served, len(candidates))
+            winners = draw.winners
+            winners_M = np.array([draw.scores.argmax()]) if winners is None else winners()
+            return exploration.propensity(ranking, winners_M, served)
 
         return Choice(
             chosen,
@@ -146,8 +143,8 @@ class LinearHead(EncodedInputs):
             propensity=None if draw.later else propensity(),
             late_propensity=propensity if draw.later else None,
             encode_s=draw.encode_s,
-            explored=None if draw.best is None else draw.best() != served,
-            std=None if draw.std is None else draw.std(served),
+            explored=None if draw.best is None else not ranking.tie(draw.best(), served),
+            std=None if draw.std is None else draw.std(ranking.group(served)),
         )
 
     def select_many(
@@ -158,24 +155,25 @@ class LinearHead(EncodedInputs):
         exploration: Exploration = NO_EXPLORATION,
     ) -> list[Choice]:
         """See `Policy.select_many`."""
-        joint = self._joint_for(len(candidates))
+        groups, offered = self._grouped(candidates)
+        joint = self._joint_for(len(offered))
         if joint is None or self.greedy or len(contexts) == 1:
             pairs = zip(contexts, rngs, strict=True)
             return [self.select(x, candidates, rng, exploration=exploration) for x, rng in pairs]
         encoder, posterior = joint
-        parts_KV = self.parts(encoder, candidates)
+        parts_GV = self.parts(encoder, offered)
         choices: list[Choice] = []
-        step = max(1, ROWS_AT_ONCE // len(candidates))
+        step = max(1, ROWS_AT_ONCE // len(offered))
         for first in range(0, len(contexts), step):
             own = rngs[first : first + step]
             explores = [rng.random() < exploration.epsilon for rng in own]
             x = [raw(context) for context in contexts[first : first + step]]
             drawn = draw_together(
-                encoder, posterior, self.scaled(np.stack(x)), parts_KV, own, exploration.panel
+                encoder, posterior, self.scaled(np.stack(x)), parts_GV, own, exploration.panel
             )
             if not drawn.finite:
                 raise ValueError(NOT_FINITE)
-            choices += choose(drawn, posterior, own, explores, exploration)
+            choices += choose(drawn, groups, posterior, own, explores, exploration)
         return choices
 
     def ballot(
@@ -188,15 +186,21 @@ class LinearHead(EncodedInputs):
         """See `Policy.ballot`."""
         context = self.ready(context)
         rng.random()  # `select` decides with this number whether it explores
+        groups, offered = self._grouped(candidates)
         if self.greedy:
-            means_K = self._mean_scores(context, candidates)
-            shares_K = np.zeros(len(candidates))
-            shares_K[means_K.argmax()] = 1.0
-            return Ballot(means_K, shares_K, 0.0)
-        draw = self._draw(context, candidates, rng, exploration.panel)
-        winners_M = [draw.scores.argmax()] if draw.winners is None else draw.winners()
-        votes_K = np.bincount(winners_M, minlength=len(candidates))
-        return Ballot(draw.scores + draw.offset, votes_K / exploration.panel, exploration.epsilon)
+            draw = Draw(self._mean_scores(context, offered), winners=None)
+            exploration = NO_EXPLORATION
+        else:
+            draw = self._draw(context, offered, rng, exploration.panel)
+        ranking = Ranking.of(draw.scores, groups, rng, whole=False)
+        winners_M = np.array([draw.scores.argmax()]) if draw.winners is None else draw.winners()
+        sampled_K = ranking.of_candidates(slice(None)) + draw.offset
+        return Ballot(sampled_K, ranking.shares(winners_M), exploration.epsilon)
+
+    def _grouped(self, candidates: Candidates) -> tuple[Groups | None, Candidates]:
+        """Return the groups of equal candidates, if any, and the candidates to be drawn."""
+        groups = candidates.groups if self.encoder.uses_action else None
+        return groups, candidates if groups is None else candidates.firsts
 
     def _joint_for(self, num: int) -> tuple[JointEncoder, GaussianPosterior] | None:
         """Return encoder and posterior if decisions over `num` candidates can be drawn together."""

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.policies.ties import Ranking
+
 Array64 = NDArray[np.float64]
 CHUNK = 8192
 STREAMED_BYTES = 16 << 20
@@ -39,14 +41,14 @@ class Exploration:
     panel: int = 64
     epsilon: float = 0.0
 
-    def propensity(self, winners_M: NDArray[np.int64], candidate: int, num: int) -> float:
-        """Return the probability of one of `num` candidates, given each member's best one.
+    def propensity(self, ranking: Ranking, winners_M: NDArray[np.int64], candidate: int) -> float:
+        """Return the probability of a candidate, given each member's best one.
 
         Over all candidates it sums to 1.
         """
-        return self.probability(int(np.count_nonzero(winners_M == candidate)), num)
+        return self.probability(ranking.votes(winners_M, candidate), ranking.num)
 
-    def probability(self, votes: int, num: int) -> float:
+    def probability(self, votes: float, num: int) -> float:
         """Return that of one of `num` candidates with so many votes of the panel."""
         return (1.0 - self.epsilon) * (votes / self.panel) + self.epsilon / num
 

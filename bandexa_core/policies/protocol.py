@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import SlowEncoder
+from bandexa_core.features.equal_rows import Groups, equal_rows
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
@@ -42,13 +43,15 @@ class Candidates:
             whose rows are copied at the first use; an encoder with cached parts never uses them.
         parts: See below.
         by_slot: See `features`.
+        equal: Returns for each slot of the catalogue the first one with equal features, or None
+            where all differ; None: the candidates are compared when it matters.
 
     Attributes:
         slots: Catalogue slots, int64 (K,); -1 for inline candidates outside the catalogue.
         parts: The encoder's cached action parts for them, (K, V), or None.
     """
 
-    __slots__ = ("_features", "_taken", "parts", "slots")
+    __slots__ = ("_equal", "_features", "_firsts", "_groups", "_taken", "parts", "slots")
 
     def __init__(
         self,
@@ -57,7 +60,11 @@ class Candidates:
         parts: NDArray[np.float64] | None = None,
         *,
         by_slot: bool = False,
+        equal: Callable[[], NDArray[np.int64] | None] | None = None,
     ) -> None:
+        self._equal = equal
+        self._groups: Groups | bool | None = False  # not known yet
+        self._firsts: Candidates | None = None
         self.slots = slots
         self.parts = parts
         self._features = features
@@ -73,6 +80,27 @@ class Candidates:
         if taken is None:
             self._taken = taken = self._features[self.slots]
         return taken
+
+    @property
+    def groups(self) -> Groups | None:
+        """The groups of candidates with equal features; None where all differ."""
+        groups = self._groups
+        if isinstance(groups, bool):
+            if self._equal is None:
+                keys_K = equal_rows(self.features)
+            else:
+                of_slot = self._equal()
+                keys_K = None if of_slot is None else of_slot[self.slots]
+            self._groups = groups = None if keys_K is None else Groups.by(keys_K)
+        return groups
+
+    @property
+    def firsts(self) -> Candidates:
+        """The first candidate of each group."""
+        if self._firsts is None:
+            groups = self.groups
+            self._firsts = self if groups is None else self.take(groups.first)
+        return self._firsts
 
     def action(self, index: int) -> NDArray[np.float32]:
         """Return the raw features of one candidate, (A,)."""

@@ -24,17 +24,17 @@ def own_differences(
     Raises:
         NotPositiveDefiniteError: Some sums are of no rows.
     """
-    slots: dict[int, GaussianPosterior | None] = {}
-    if isinstance(posterior, DisjointPosterior):
-        slots = {slot: posterior.slot(slot) for slot in posterior.slots}
-    else:
-        slots = {0: posterior}
+    own = posterior.from_own_sums()
+    if isinstance(own, GaussianPosterior):
+        assert isinstance(posterior, GaussianPosterior), "of the same kind"
+        return {0: posterior_differences(own, posterior)}
+    assert isinstance(posterior, DisjointPosterior), "of the same kind"
     found = {}
-    for slot, each in slots.items():
-        assert each is not None, "only slots that learned are listed"
-        fresh = each.copy()
-        fresh.refresh()
-        found[slot] = posterior_differences(fresh, each)
+    for slot in posterior.slots:
+        first, second = own.slot(slot), posterior.slot(slot)
+        assert second is not None, "only slots that learned are listed"
+        prior = GaussianPosterior.prior(second.dim, second.config)  # of sums that were forgotten
+        found[slot] = posterior_differences(prior if first is None else first, second)
     return found
 
 
@@ -42,7 +42,8 @@ def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -
     """Return the relative differences of two posteriors by the name of the compared quantity.
 
     Covariances and sums of products are relative to the deviations of their two features, the mean
-    to its largest entry (or to the smallest deviation, where that is larger).
+    to its largest entry (or to the smallest deviation, where that is larger), and the rate b of the
+    noise to the sum of squares that it is a difference from.
     """
     sigma_DD, other_DD = first.root @ first.root.T, second.root @ second.root.T
     deviation_D = np.sqrt(np.maximum(np.diagonal(sigma_DD), _TINY))
@@ -55,7 +56,7 @@ def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -
         "mean": relative_difference(first.mean, second.mean, least),
         "covariance": _scaled(sigma_DD, other_DD, deviation_D),
         "noise a": relative_difference(first.a, second.a, 0.0),
-        "noise b": relative_difference(first.b, second.b, 0.0),
+        "noise b": relative_difference(first.b, second.b, 0.5 * abs(sums.rr)),
         "sum z z^T": _scaled(sums.zz, others.zz, size_D),
         "sum r z": relative_difference(sums.zr, others.zr, products),
         "sum r^2": relative_difference(sums.rr, others.rr, 0.0),

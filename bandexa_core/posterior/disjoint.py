@@ -304,6 +304,11 @@ class DisjointPosterior:
             out[key] = tensor
         return out
 
+    def from_own_sums(self) -> DisjointPosterior:
+        """See `GaussianPosterior.from_own_sums`."""
+        sums = {slot: posterior.statistics() for slot, posterior in self._slots.items()}
+        return self.from_statistics(sums, self.config, dim=self.dim)
+
     def _moments(
         self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

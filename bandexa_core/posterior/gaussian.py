@@ -127,6 +127,22 @@ class GaussianPosterior:
         posterior.refresh()
         return posterior
 
+    def from_own_sums(self) -> Self:
+        """Return the posterior that the sums of this one give under the configured prior.
+
+        Its sum of squares is at least what the other sums allow; extreme rewards that were
+        corrected leave a smaller one behind, by rounding.
+
+        Raises:
+            NotPositiveDefiniteError: The sums come from no finite rows.
+        """
+        sums = self.statistics()
+        own = self.from_statistics(sums, self.config)
+        lacking = -own._squares()
+        if lacking > 0.0:
+            own._rows.sums.rr += lacking
+        return own
+
     @property
     def dim(self) -> int:
         """Number of weights D."""
@@ -263,11 +279,14 @@ class GaussianPosterior:
         mean = start + shift
         self._state = self._new_state(root, mean)
         if self.config.noise == "nig":
-            # The sum of squares at its minimum: errors of the mean enter it squared only.
-            squares = sums.squares(mean) + ridge * float(shift @ shift)
             self.a = self.config.noise_shape + 0.5 * sums.n
-            self.b = self.config.prior_rate + 0.5 * max(squares, 0.0)
+            self.b = self.config.prior_rate + 0.5 * max(self._squares(), 0.0)
         self.updates_since_refresh = 0
+
+    def _squares(self) -> float:
+        """Return the sum of squares at its minimum: errors of the mean enter it squared only."""
+        shift = self.mean - self._prior_mean
+        return self._rows.sums.squares(self.mean) + self.config.ridge * float(shift @ shift)
 
     def mean_std(self, z_KD: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return mean and standard deviation of the expected reward z.w of each candidate.

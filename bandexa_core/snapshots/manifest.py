@@ -82,14 +82,18 @@ class Manifest:
             ValueError: A metric or `meta` is not JSON, such as NaN, infinity and half a surrogate
                 pair.
         """
-        try:
-            body = asdict(self)
-            json.dumps(body, ensure_ascii=False).encode()  # refuses half a surrogate pair
-            compact = json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
-            document = {"manifest": body, "sha256": sha256(compact.encode()).hexdigest()}
-            return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"metrics and meta must be JSON values: {error}") from error
+        return _written(asdict(self))
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    """Return the text of a manifest's members; ValueError where they are not JSON."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()  # refuses half a surrogate pair
+        compact = json.dumps(body, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        document = {"manifest": body, "sha256": sha256(compact.encode()).hexdigest()}
+        return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metrics and meta must be JSON values: {error}") from error
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -129,7 +133,7 @@ def parse_manifest(data: bytes) -> Manifest:
         _check_values(values["files"], dict)
         values["files"] = {name: _file_entry(entry) for name, entry in values["files"].items()}
         manifest = Manifest(**values)
-        written = manifest.to_bytes()
+        written = _written(body)  # its members are those of the manifest, by now
     except (ValueError, RecursionError) as error:
         raise SnapshotCorrupt(f"not a valid manifest: {error}") from error
     if written != data:

@@ -16,6 +16,7 @@ uses the version before.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import time
@@ -151,7 +152,7 @@ class SnapshotStore:
     def versions(self) -> list[SnapshotVersion]:
         """Return the existing versions, damaged ones included, in ascending order."""
         with self._disk("list", self._root):
-            names = [entry.name for entry in self._root.iterdir()] if self._root.exists() else []
+            names = self._names()
         found = (_VERSION_NAME.fullmatch(name) for name in names)
         return sorted(SnapshotVersion(int(match[1])) for match in found if match)
 
@@ -187,7 +188,11 @@ class SnapshotStore:
         Raises:
             SnapshotCorrupt: A file is missing, or differs from what was published.
         """
-        manifest = self.manifest(version)
+        return self._load(self.manifest(version), names)
+
+    def _load(self, manifest: Manifest, names: Collection[str] | None) -> Snapshot:
+        """Read and check the files of a manifest; see `load`."""
+        version = manifest.version
         for name in names or ():
             if name not in manifest.files:
                 raise SnapshotCorrupt(f"{self._path(version)}: its manifest has no file {name!r}")
@@ -222,8 +227,9 @@ class SnapshotStore:
         skipped: list[tuple[SnapshotVersion, str]] = []
         for version in reversed(self.versions()):
             try:
-                if accept(self.manifest(version)):
-                    return self.load(version, names), skipped
+                manifest = self.manifest(version)
+                if accept(manifest):
+                    return self._load(manifest, names), skipped
                 skipped.append((version, "not accepted"))
             except SnapshotCorrupt as error:
                 skipped.append((version, str(error)))
@@ -261,11 +267,17 @@ class SnapshotStore:
         It must not run beside `publish` or `prune`, whose unfinished directories look the same.
         """
         with self._disk("clean", self._root):
-            entries = sorted(self._root.iterdir()) if self._root.exists() else []
-            leftovers = [path for path in entries if _LEFTOVER_NAME.fullmatch(path.name)]
+            names = [name for name in self._names() if _LEFTOVER_NAME.fullmatch(name)]
+            leftovers = [self._root / name for name in sorted(names)]
             for path in leftovers:
                 remove_tree(self._fs, path)
         return [path.name for path in leftovers]
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._root)
+        except FileNotFoundError:
+            return []
 
     def _path(self, version: int) -> Path:
         if version < 0:

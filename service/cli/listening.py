@@ -1,21 +1,54 @@
-"""Runs the app on uvicorn: the listening socket, the announcement, the signals and the end."""
+"""Runs the app on uvicorn: the listening socket, the announcement, the signals and the end.
+
+It listens before the app has started, so that health checks are answered during a long recovery.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import json
 import logging
 import math
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+import sys
+from collections.abc import Iterator
+from typing import Protocol
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import STARTUP_FAILURE
+
+from service.cli.connections import Connection, Doors, default_limit, sweeping
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
-GRACE_S = 10  # for requests in flight when the server is asked to end
+TICK_S = 0.1
+GIVE_UP_S = 1.0  # for a start to end in order after a signal; then the process ends as it is
+LATER_S = 1  # after the grace time, requests are cancelled that do not notice a lost connection
+
+
+class Served(Protocol):
+    """An app that can be started and ended in steps."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+
+    @property
+    def failed_for_good(self) -> bool:
+        """Whether the process has to end."""
+
+    def give_up(self) -> None:
+        """End a start that is under way at its next step."""
+
+    def drain(self) -> None:
+        """Report from now on that the server is not ready."""
+
+    async def ending(self) -> None:
+        """Called before the server waits for the requests under way."""
 
 
 class Server(uvicorn.Server):
@@ -23,52 +56,104 @@ class Server(uvicorn.Server):
 
     Args:
         app: What it serves.
-        has_to_end: Checked ten times a second; the server ends in order once it returns true.
-        ending: Called first when it ends, before it waits for the requests under way.
-        keep_alive_s: After this time without a request a connection is closed.
+        settings: The times and limits of connections, and those of the end.
+        crowded: The app of connections beyond the limit.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        has_to_end: Callable[[], bool],
-        ending: Callable[[], Awaitable[None]],
-        *,
-        keep_alive_s: float,
-    ) -> None:
+    def __init__(self, app: Served, settings: Settings, crowded: ASGIApp) -> None:
+        self._served = app
+        self._drain_s, self._grace_s = settings.drain_s, settings.grace_s
+        most = settings.max_connections
         config = uvicorn.Config(
             app,
             loop="uvloop",
             http="httptools",
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=GRACE_S,
-            timeout_keep_alive=math.ceil(keep_alive_s),
+            timeout_graceful_shutdown=math.ceil(settings.grace_s) + LATER_S,
+            timeout_keep_alive=math.ceil(settings.keep_alive_s),
         )
         super().__init__(config)
-        self._has_to_end = has_to_end
-        self._ending = ending
+        self._doors = Doors(
+            self.server_state.connections,
+            most=default_limit() if most is None else most,
+            crowded=crowded,
+            head_timeout_s=settings.head_timeout_s,
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, start the app, and announce the address."""
+        assert sockets
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.create_task(sweeping(self._doors, loop.time), name="connections")
+        protocol = functools.partial(
+            Connection, self._doors, config=self.config, server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )  # fmt: skip
+        self.servers = [
+            await loop.create_server(protocol, sock=one, backlog=self.config.backlog)
+            for one in sockets
+        ]
+        url = _url(sockets[0])
+        log.info("health checks are answered on %s while the server starts", url)
+        await self._start()
+        if self.lifespan.should_exit:
+            for server in self.servers:
+                server.close()
+            sys.exit(STARTUP_FAILURE)
+        self.started = True
+        if not self.should_exit:
+            print(json.dumps({"event": "listening", "url": url, "pid": os.getpid()}), flush=True)
+
+    async def _start(self) -> None:
+        """Start the app; after a signal the start ends early, in order or not."""
+        starting = asyncio.create_task(self.lifespan.startup())
+        given_up = None
+        for counter in range(sys.maxsize):
+            ends = await super().on_tick(counter)  # dates answers, too
+            if ends and given_up is None:
+                given_up = asyncio.get_running_loop().time()
+                self._served.give_up()
+            await asyncio.wait({starting}, timeout=TICK_S)
+            if starting.done():
+                break
+            if given_up is not None and asyncio.get_running_loop().time() > given_up + GIVE_UP_S:
+                log.warning("the start does not end in order; nothing was accepted yet")
+                logging.shutdown()
+                os._exit(0)
+        await starting
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End: answer what is under way, then close everything."""
+        """End: drain, answer what is under way, then close everything."""
+        loop = asyncio.get_running_loop()
+        self._served.drain()
+        await self._drain(loop.time() + self._drain_s)
         try:
-            await self._ending()
+            await self._served.ending()
         except Exception:  # the rest must end in order all the same
             log.exception("the end of the training failed")
-        await super().shutdown(sockets)
+        grace = loop.call_later(self._grace_s, self._doors.cut_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            grace.cancel()
+            self._sweeping.cancel()
+
+    async def _drain(self, until: float) -> None:
+        """Serve for some more time; a second signal, or a failed store, ends that."""
+        loop = asyncio.get_running_loop()
+        signals = len(self._captured_signals)
+        counter = 0
+        while loop.time() < until and len(self._captured_signals) == signals:
+            if self._served.failed_for_good:
+                return
+            await super().on_tick(counter)
+            counter += 1
+            await asyncio.sleep(min(TICK_S, max(until - loop.time(), 0)))
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether the server has to end."""
-        return await super().on_tick(counter) or self._has_to_end()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and announce the address."""
-        await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
-            line = {"event": "listening", "url": f"http://{shown}:{port}", "pid": os.getpid()}
-            print(json.dumps(line), flush=True)
+        return await super().on_tick(counter) or self._served.failed_for_good
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,6 +166,11 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

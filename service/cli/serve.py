@@ -59,14 +59,13 @@ def serve(
     except (ValueError, OSError) as error:
         _refuse("serve", error)
     from service.http.app import create_app  # after what refuses a start in a moment
+    from service.http.crowded import Crowded
 
     try:
         asgi = create_app(settings)
     except ValueError as error:
         _refuse("serve", error)
-    server = Server(
-        asgi, lambda: asgi.failed_for_good, asgi.ending, keep_alive_s=settings.keep_alive_s
-    )
+    server = Server(asgi, settings, Crowded(asgi, asgi.metrics))
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         server.run(sockets=[listener])
     if asgi.failed_for_good:

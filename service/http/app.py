@@ -2,14 +2,15 @@
 
 The order of a request: `OriginCheck`, `InFlightLimit`, then `HotCalls`; whatever is not a hot call
 goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop
-with the ASGI lifespan.
+with the ASGI lifespan; until they have started, `Starting` answers.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bandexa_core import __version__
 from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
+from service.http.alarms import Alarms
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys
 from service.http.limits import BodyLimit, InFlightLimit
@@ -34,12 +36,15 @@ from service.http.routes import (
     snapshots,
     system,
 )
+from service.http.starting import Starting
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
 from service.serving.lifecycle import running
+from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
 
+log = logging.getLogger(__name__)
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
 Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers follow `Accept`.
@@ -56,16 +61,21 @@ def create_app(settings: Settings) -> App:
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
     registry = EncoderRegistry(
-        settings.encoders, settings.weights, torch_threads=settings.service_threads
-    )
+        settings.encoders, settings.weights, torch_threads=settings.service_threads,
+        downloads=False,
+    )  # fmt: skip
     metrics = Metrics()
 
+    def guarded(app: ASGIApp) -> ASGIApp:
+        return OriginCheck(
+            app, metrics=metrics, on_loopback=is_loopback(settings.host),
+            hosts=settings.allowed_hosts, origins=settings.allowed_origins,
+        )  # fmt: skip
+
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        assert isinstance(app, App)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+    async def serving(app: App) -> AsyncIterator[None]:
         async with (
-            running(settings, metrics, registry) as engine,
+            running(settings, metrics, registry, app.progress) as engine,
             following(settings, metrics) as follower,
             keys_read_anew(keys, settings),
         ):
@@ -77,13 +87,22 @@ def create_app(settings: Settings) -> App:
                 raise
             inner = HotCalls(app.behind, engine, settings, keys)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
-            app.front = OriginCheck(
-                limited, metrics=metrics, on_loopback=is_loopback(settings.host),
-                hosts=settings.allowed_hosts, origins=settings.allowed_origins,
-            )  # fmt: skip
+            app.front = guarded(limited)
+            yield
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        assert isinstance(app, App)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(serving(app))
+            except StartGivenUp:
+                log.info("the start was given up; nothing was accepted yet")
             yield
 
     app = App(settings, metrics, keys, lifespan)
+    app.front = guarded(Starting(app.progress, metrics))
     app.state.registry = registry
     problems.install(app, metrics)
     routers = (
@@ -98,7 +117,9 @@ class App(FastAPI):
     """FastAPI's app with the hot calls in front of it.
 
     Attributes:
-        front: Serves every request once the lifespan has started.
+        front: Serves every request.
+        metrics: Counts of the whole server.
+        progress: How far the start has come.
     """
 
     front: ASGIApp
@@ -117,6 +138,10 @@ class App(FastAPI):
         self.state.keys = keys
         self.state.refused = False  # whether a start failed because of the settings
         self.state.engine = None
+        self.state.alarms = Alarms()
+        self.state.draining = False  # whether it ends soon, and says so to load balancers
+        self.metrics = metrics
+        self.progress = StartProgress()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
@@ -128,6 +153,14 @@ class App(FastAPI):
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is not a hot call."""
         await super().__call__(scope, receive, send)
+
+    def give_up(self) -> None:
+        """End a start that is under way at its next step."""
+        self.progress.give_up()
+
+    def drain(self) -> None:
+        """Report from now on that the server is not ready; requests are served as before."""
+        self.state.draining = True
 
     async def ending(self) -> None:
         """End the training: requests that wait for a round are answered that it does not come."""

@@ -19,6 +19,7 @@ import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from msgspec import Raw
+from pydantic import BaseModel
 from starlette.types import Receive, Scope
 
 from service.http.auth import GuardedRoute, Handler
@@ -150,6 +151,13 @@ def decode(raw: bytes, encoding: str, bounds: BodyBounds | None) -> Any:
 def encode(answer: Any, encoding: str) -> bytes:
     """Return an answer in one of the two encodings."""
     return msgspec.msgpack.encode(answer) if encoding == MSGPACK else msgspec.json.encode(answer)
+
+
+def as_part(part: BaseModel, encoding: str) -> Raw:
+    """Return a part of an answer, encoded: of a long list, one by one, in slices of time."""
+    if encoding == JSON:
+        return Raw(part.model_dump_json().encode())
+    return Raw(msgspec.msgpack.encode(part.model_dump(mode="json")))
 
 
 # -- what is wrong with a body ------------------------------------------------------------------
@@ -290,7 +298,7 @@ class WireRoute(GuardedRoute):
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)
             wanted = answer_type(request.headers.get("accept", ""))
-            if wanted == MSGPACK and response.body:
+            if wanted == MSGPACK and response.media_type != MSGPACK and response.body:
                 return _as_msgpack(response)
             return response
 

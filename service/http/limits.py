@@ -25,7 +25,7 @@ from service.store.errors import InvalidRequest, Unavailable
 
 _SNAPSHOT_TIMES = 10  # an import may take this many times as long as another body
 _IMPORT = re.compile(r"/bandits/[^/]+/snapshot/?")
-_ALWAYS = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
+ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
 
 
 class InFlightLimit:
@@ -44,7 +44,7 @@ class InFlightLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or scope["path"] in ALWAYS_SERVED:
             await self._app(scope, receive, send)
             return
         metrics = self._metrics

@@ -8,10 +8,12 @@ observation in one number and not yet in another.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
@@ -79,16 +81,65 @@ class WriterTimes:
 
 PROPENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 MINUTES = 1440  # of traffic are stored in memory
+_SPARE_MINUTES = 240  # are removed together
 RECENT_ACTIONS = 1000  # the join rate covers the newest minutes with this many chosen actions
 RECENT_VALUES = 1000  # the mean covers about this many values
 
 
-class Minute(NamedTuple):
-    """One minute of traffic: chosen actions that may be rewarded, and first values from rewards."""
+class Traffic:
+    """Actions per minute: the chosen ones that may be rewarded, first values from rewards.
 
-    minute: int
-    chosen: int
-    joined: int
+    It covers the newest `MINUTES` with traffic, as sums since the start: so the sum of the newest
+    minutes is one subtraction, and ten thousand bandits are read in a moment.
+    """
+
+    __slots__ = ("_chosen", "_joined", "_minute")
+
+    def __init__(self) -> None:
+        self._minute = -1
+        self._chosen = array("q", [0])  # up to the end of each minute; the first is no minute
+        self._joined = array("q", [0])
+
+    def add(self, now: float, chosen: int, joined: int) -> None:
+        """Count actions at a time, in seconds since the epoch."""
+        minute = int(now // 60.0)
+        if minute <= self._minute:  # also when the clock was set back
+            self._chosen[-1] += chosen
+            self._joined[-1] += joined
+            return
+        self._minute = minute
+        self._chosen.append(self._chosen[-1] + chosen)
+        self._joined.append(self._joined[-1] + joined)
+        if len(self._chosen) > MINUTES + 1 + _SPARE_MINUTES:
+            del self._chosen[:_SPARE_MINUTES], self._joined[:_SPARE_MINUTES]
+
+    def __len__(self) -> int:
+        """Return the number of minutes."""
+        return min(len(self._chosen) - 1, MINUTES)
+
+    def total(self) -> tuple[int, int]:
+        """Return how many actions were chosen and joined in all minutes."""
+        return self._since(-len(self) - 1)
+
+    def recent(self, least: int) -> tuple[int, int]:
+        """Return the same of the newest minutes that have at least so many chosen actions."""
+        before = bisect_right(self._chosen, self._chosen[-1] - least) - 1
+        return self._since(max(before, len(self._chosen) - 1 - len(self)))
+
+    def _since(self, place: int) -> tuple[int, int]:
+        return self._chosen[-1] - self._chosen[place], self._joined[-1] - self._joined[place]
+
+    def newest(self, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return chosen and joined actions of the newest `first`, `first` + 1, ... minutes.
+
+        Both have shape (max(0, minutes - first + 1),); the last elements are the totals.
+        """
+        end, stop = len(self._chosen) - first, len(self._chosen) - 1 - len(self)
+        chosen, joined = (
+            sums[-1] - np.frombuffer(sums, np.int64)[stop : max(stop, end)][::-1]
+            for sums in (self._chosen, self._joined)
+        )
+        return chosen, joined
 
 
 class Streak:
@@ -121,6 +172,7 @@ class Vitals:
         reward_mean: Mean of about the last `RECENT_VALUES` values; None before the first.
         outside: The share of those values outside of the reward range.
         num_values: How many values were learned for the first time.
+        traffic: Chosen and rewarded actions per minute.
     """
 
     def __init__(self) -> None:
@@ -132,7 +184,7 @@ class Vitals:
         self.reward_mean: float | None = None
         self.outside = 0.0
         self.num_values = 0
-        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+        self.traffic = Traffic()
 
     # -- counting -----------------------------------------------------------------------------
 
@@ -159,11 +211,11 @@ class Vitals:
         if choice:
             self.actions.observe(actions[0])
         if activated:
-            self._flow(now, len(actions), 0)
+            self.traffic.add(now, len(actions), 0)
 
     def activated(self, now: float, num_actions: int) -> None:
         """Count an activation: from now on, the chosen actions may be rewarded."""
-        self._flow(now, num_actions, 0)
+        self.traffic.add(now, num_actions, 0)
 
     def rewarded(self, status: str) -> None:
         """Count a reward by its status."""
@@ -171,7 +223,7 @@ class Vitals:
 
     def joined(self, now: float) -> None:
         """Count a chosen action whose first value came from a reported reward."""
-        self._flow(now, 0, 1)
+        self.traffic.add(now, 0, 1)
 
     def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:
         """Count a learned or corrected value, from a reward or a closed window.
@@ -191,28 +243,11 @@ class Vitals:
         was = self.outside if before is None else float(not low <= before <= high)
         self.outside += share * (float(not low <= after <= high) - was)
 
-    def _flow(self, now: float, chosen: int, joined: int) -> None:
-        minute, minutes = int(now // 60.0), self._minutes
-        if minutes and minutes[-1].minute >= minute:  # also when the clock was set back
-            last = minutes[-1]
-            minutes[-1] = Minute(last.minute, last.chosen + chosen, last.joined + joined)
-        else:
-            minutes.append(Minute(minute, chosen, joined))
-
     # -- reading ------------------------------------------------------------------------------
-
-    def minutes(self) -> list[Minute]:
-        """Return the minutes with traffic, oldest first."""
-        return list(self._minutes)
 
     def join_rate(self) -> float | None:
         """Return rewarded per chosen actions in the newest minutes; None without chosen ones."""
-        chosen = joined = 0
-        for minute in reversed(self._minutes):
-            chosen += minute.chosen
-            joined += minute.joined
-            if chosen >= RECENT_ACTIONS:
-                break
+        chosen, joined = self.traffic.recent(RECENT_ACTIONS)
         return joined / chosen if chosen else None
 
 

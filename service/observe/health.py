@@ -11,11 +11,13 @@ what they read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from service.observe.counters import Minute
+import numpy as np
+
+from service.observe.counters import Traffic
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -77,7 +79,7 @@ class BanditState:
         stale_s: How long that may be.
         failures: How many rounds failed in a row, and the last one's error.
         rows_wait_s: Seconds that committed rows have waited to be applied.
-        minutes: The traffic since the server's start, oldest first.
+        traffic: The traffic since the server's start.
         same_actions: How many decisions in a row chose `last_action` among several candidates.
         same_values: How many learned values in a row were `last_value`.
         num_values: Learned values since the server's start.
@@ -90,7 +92,7 @@ class BanditState:
     stale_s: float
     failures: tuple[int, str]
     rows_wait_s: float
-    minutes: Sequence[Minute]
+    traffic: Traffic
     same_actions: int
     last_action: object
     same_values: int
@@ -129,7 +131,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         stale_s=engine.settings.learn_stale_s,
         failures=supervisor.failures.get(uid, (0, "")),
         rows_wait_s=bandit.applier.rows_wait_s(now),
-        minutes=vitals.minutes(),
+        traffic=vitals.traffic,
         same_actions=vitals.actions.length,
         last_action=vitals.actions.last,
         same_values=vitals.values.length,
@@ -181,7 +183,7 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
     if state.failure is not None:
         yield failed_finding(state.failure)
     yield from _check_training(state)
-    drop = join_rate_drop(state.minutes)
+    drop = join_rate_drop(state.traffic)
     if drop is not None:
         past, recent = drop
         yield Finding(
@@ -228,8 +230,8 @@ def _check_training(state: BanditState) -> Iterator[Finding]:
 
 
 def _check_traffic(state: BanditState) -> Iterator[Finding]:
-    chosen = sum(minute.chosen for minute in state.minutes)
-    if chosen >= UNREWARDED and not any(minute.joined for minute in state.minutes):
+    chosen, joined = state.traffic.total()
+    if chosen >= UNREWARDED and not joined:
         yield Finding(
             "no-rewards", NOTICE, f"no reward has arrived for {chosen} decisions",
             "report how decisions went with POST /reward",
@@ -258,7 +260,7 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def join_rate_drop(minutes: Sequence[Minute]) -> tuple[float, float] | None:
+def join_rate_drop(traffic: Traffic) -> tuple[float, float] | None:
     """Return (rewards per chosen action before, now) where the rate collapsed, else None.
 
     Rewards are counted when they arrive, whichever decision they are for. With steady traffic that
@@ -267,18 +269,17 @@ def join_rate_drop(minutes: Sequence[Minute]) -> tuple[float, float] | None:
     `EXPECTED_JOINS` rewards by the rate before them. Fewer than a quarter of the prediction is a
     collapse.
     """
-    total_chosen = sum(minute.chosen for minute in minutes)
-    total_joined = sum(minute.joined for minute in minutes)
-    chosen = joined = 0
-    for number, minute in enumerate(reversed(minutes), 1):
-        chosen += minute.chosen
-        joined += minute.joined
-        past_chosen, past_joined = total_chosen - chosen, total_joined - joined
-        if past_joined < PAST_JOINS or past_chosen < 1:
-            return None
-        expected = chosen * past_joined / past_chosen
-        if number >= RECENT_MINUTES and expected >= EXPECTED_JOINS:
-            if joined >= COLLAPSED * expected:
-                return None
-            return past_joined / past_chosen, joined / chosen
-    return None
+    chosen_N, joined_N = traffic.newest(RECENT_MINUTES)  # N: as "now", ever more minutes
+    if not len(chosen_N):
+        return None
+    past_chosen_N, past_joined_N = chosen_N[-1] - chosen_N, joined_N[-1] - joined_N
+    expected_N = chosen_N * past_joined_N / np.maximum(past_chosen_N, 1)
+    enough = np.flatnonzero(expected_N >= EXPECTED_JOINS)
+    if not len(enough):
+        return None
+    now = int(enough[0])
+    chosen, past_chosen = int(chosen_N[now]), int(past_chosen_N[now])
+    joined, past_joined = int(joined_N[now]), int(past_joined_N[now])
+    if past_joined < PAST_JOINS or past_chosen < 1 or joined >= COLLAPSED * expected_N[now]:
+        return None
+    return past_joined / past_chosen, joined / chosen

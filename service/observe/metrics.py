@@ -1,15 +1,15 @@
-"""All metrics of a server, in Prometheus' text format.
+"""The metrics of a server, in Prometheus' text format.
 
-They are read from the engine when they are requested, on the event loop, in one synchronous step:
-so they belong together, and a deleted bandit leaves no metrics. Importing prometheus_client takes
-33 ms, which is why the route of `/metrics` imports this module, not the server's start.
+They are read from the engine when they are requested, on the event loop: those of the server in one
+step, those of bandits in `bandit_metrics`. A deleted bandit leaves no metrics. Importing
+prometheus_client takes 33 ms, which is why the route of `/metrics` imports this module, not the
+server's start.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -22,9 +22,8 @@ from prometheus_client.registry import Collector
 
 from bandexa_core import __version__
 from service.observe import log_output
+from service.observe.bandit_metrics import bandit_metrics
 from service.observe.counters import Count, Tally
-from service.observe.health import ALARM, bandit_findings, failed_finding, server_findings
-from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.training.supervisor import PHASES
 
@@ -32,19 +31,27 @@ Labelled = Iterable[tuple[Sequence[str], float]]
 __all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 
 
-def exposition(engine: Engine) -> bytes:
-    """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE_LATEST`."""
-    return generate_latest(_EngineCollector(engine))
+async def exposition(engine: Engine, *, histograms: bool) -> list[bytes]:
+    """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE_LATEST`, in parts.
+
+    Args:
+        engine: The engine.
+        histograms: Whether those of single bandits are among them.
+    """
+    return [
+        generate_latest(_EngineCollector(engine)),
+        *await bandit_metrics(engine, histograms=histograms),
+    ]
 
 
 class _EngineCollector(Collector):
-    """Collects the metrics of an engine, its bandits and this process."""
+    """Collects the metrics of an engine and this process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; those of bandits have no samples while there is no bandit."""
+        """Yield every metric."""
         yield from ProcessCollector(registry=None).collect()
         yield _labelled(
             "bandexa_build_info", "The running version; always 1.", ["version"],
@@ -58,9 +65,7 @@ class _EngineCollector(Collector):
         yield from self._store()
         yield from self._rounds()
         yield from self._trainer()
-        yield from self._traffic()
         yield from self._models()
-        yield from self._learning()
 
     def _requests(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._engine.metrics
@@ -164,60 +169,8 @@ class _EngineCollector(Collector):
             "Memory of the trainer process, as of its last heartbeat.",
             supervisor.resident_bytes,
         )
-        replays = [
-            (bandit.record.name, replay)
-            for uid, replay in supervisor.replays.items()
-            if (bandit := engine.live.find(uid)) is not None
-        ]
-        yield _labelled(
-            "bandexa_replay_rows", "Rows that the bandit's last round used.", ["bandit"],
-            [((name,), rows) for name, (rows, _) in replays],
-        )  # fmt: skip
-        yield _labelled(
-            "bandexa_replay_bytes", "Bytes of those rows.", ["bandit"],
-            [((name,), num_bytes) for name, (_, num_bytes) in replays],
-        )  # fmt: skip
-
-    def _traffic(self) -> Iterator[Metric]:
-        bandits = [(bandit.record, bandit.vitals) for bandit in self._engine.bandits()]
-        yield _counters(
-            "bandexa_selects", "Answered selects, repeated ones included.", ["bandit"],
-            [((record.name,), vitals.selects) for record, vitals in bandits],
-        )  # fmt: skip
-        yield _counters(
-            "bandexa_rewards", "Rewards by status.", ["bandit", "status"],
-            [
-                ((record.name, status), count)
-                for record, vitals in bandits
-                for status, count in vitals.rewards.items()
-            ],
-        )  # fmt: skip
-        yield _histograms(
-            "bandexa_propensity",
-            "Propensity of the chosen action, for decisions answered with one.", ["bandit"],
-            [((record.name,), vitals.propensities) for record, vitals in bandits],
-        )  # fmt: skip
-        yield _labelled(
-            "bandexa_reward_mean", "Mean of about the last 1,000 learned values.",
-            ["bandit", "policy"],
-            [
-                ((record.name, record.spec.policy), vitals.reward_mean)
-                for record, vitals in bandits
-                if vitals.reward_mean is not None
-            ],
-        )  # fmt: skip
-        yield _labelled(
-            "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000.",
-            ["bandit"],
-            [
-                ((record.name,), rate)
-                for record, vitals in bandits
-                if (rate := vitals.join_rate()) is not None
-            ],
-        )  # fmt: skip
 
     def _models(self) -> Iterator[Metric]:
-        bandits = self._engine.bandits()
         yield _gauge(
             "bandexa_bandits_set_aside",
             "Bandits that could not be recovered at the start and are not served.",
@@ -227,60 +180,6 @@ class _EngineCollector(Collector):
             "bandexa_recoveries", "Failed bandits that were recovered.",
             self._engine.metrics.recoveries,
         )  # fmt: skip
-        for name, text, value in _OF_A_BANDIT:
-            samples = [((bandit.record.name,), value(bandit)) for bandit in bandits]
-            yield _labelled(name, text, ["bandit"], samples)
-
-    def _learning(self) -> Iterator[Metric]:
-        engine = self._engine
-        found = [("", finding) for finding in server_findings(engine)]
-        for bandit in engine.bandits():
-            found += [(bandit.record.name, f) for f in bandit_findings(engine, bandit)]
-        found += [(a.record.name, failed_finding(a.failure)) for a in engine.live.aside()]
-        alarmed = any(finding.severity == ALARM for _, finding in found)
-        yield _gauge("bandexa_learning", "Whether /learnz answers 200.", not alarmed)
-        yield _labelled(
-            "bandexa_finding",
-            "A finding of /learnz; 1 while it holds. Without a bandit: of the whole server.",
-            ["bandit", "finding", "severity"],
-            [((name, finding.name, finding.severity), 1.0) for name, finding in found],
-        )
-
-
-def _untrained(bandit: Bandit) -> float:
-    progress = bandit.model.progress
-    return progress.num_learned - progress.trained_rows if bandit.model.learns_features else 0
-
-
-_OF_A_BANDIT: tuple[tuple[str, str, Callable[[Bandit], float]], ...] = (
-    ("bandexa_snapshot", "Version of the served snapshot.", lambda b: b.model.version),
-    (
-        "bandexa_snapshot_age_seconds", "Age of the served snapshot.",
-        lambda b: max(0.0, time.time() - b.model.created_at),
-    ),
-    ("bandexa_position", "Log position of the served model.", lambda b: b.model.position),
-    (
-        "bandexa_position_lag", "Log rows applied since the served snapshot.",
-        lambda b: b.model.position - b.model.base_position,
-    ),
-    (
-        "bandexa_rows_waiting", "Committed rows that wait to be applied.",
-        lambda b: b.applier.rows_waiting,
-    ),
-    (
-        "bandexa_failed", "Whether a log row cannot be applied; 1 until it is recovered.",
-        lambda b: b.applier.failure is not None,
-    ),
-    (
-        "bandexa_learned_values", "Values learned since the bandit was created.",
-        lambda b: b.model.progress.num_learned,
-    ),
-    ("bandexa_untrained_values", "Values learned since the last round.", _untrained),
-    (
-        "bandexa_actions", "Actions that are offered.",
-        lambda b: len(b.model.catalogue.enabled_slots),
-    ),
-)  # fmt: skip
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -1,9 +1,10 @@
 """Whether a snapshot from elsewhere may be served by a bandit, and its form for that bandit.
 
-Whoever serves a model trusts it with all further rows, and so does the next start. A model that
-cannot be what it claims to be is refused here, before anything names it: its posterior must be what
-its own sums give, which also holds after any later step of forgetting. Values of actions go to the
-actions with the same ids, whatever their slots are here.
+Whoever serves a model trusts it with all further rows, and so does the next start. So an import is
+factorised again and compared with its own sums. Where it differs by more than rounding, what its
+sums give is served instead; sums that are not those of rows are refused here, before anything names
+them. A posterior of sums stays one after any later row and any later step of forgetting. Values of
+actions go to the actions with the same ids, whatever their slots are here.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
-from bandexa_core.posterior import DisjointPosterior
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.posterior.agreement import own_differences
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.training.heads import renumbered_heads
 from service.store.errors import Conflict, InvalidRequest
 
-TOLERANCE = 1e-4  # of a posterior against its own sums; extreme rewards round by more
+ROUNDING = 1e-6  # of a posterior against its own sums
+LARGEST = 1e100  # of a posterior's numbers: its products with features stay finite
 _POSTERIOR = "posterior/"
+_OPTIONS = ("prior_mean", "refresh_every")
 
 
 class Adopted(NamedTuple):
@@ -46,8 +49,8 @@ def fit(adopted: Adopted, model: ServingModel, *, is_own: bool) -> Adopted:
     Args:
         adopted: The snapshot.
         model: A new model of the bandit, with its actions.
-        is_own: Whether it is one of the bandit's own snapshots, whose files have hashes. It is not
-            compared with its sums, which extreme rewards round by more than the tolerance.
+        is_own: Whether it is one of the bandit's own snapshots, whose files have hashes. Its
+            posterior is served as it is.
 
     Raises:
         InvalidRequest: It makes no sense, or does not fit.
@@ -70,7 +73,7 @@ def fit(adopted: Adopted, model: ServingModel, *, is_own: bool) -> Adopted:
     except (ValueError, KeyError) as error:
         raise InvalidRequest("body", f"the snapshot does not fit: {error}") from error
     if isinstance(policy, LinearHead) and not is_own:
-        _check_sums(policy)
+        _refactorise(policy)
     return adopted
 
 
@@ -109,22 +112,28 @@ def _renumbered(adopted: Adopted, catalogue: Catalogue) -> Adopted:
     return Adopted(manifest, model, training)
 
 
-def _check_sums(policy: LinearHead) -> None:
-    """Refuse a posterior that its own sums do not give.
+def _refactorise(policy: LinearHead) -> None:
+    """Replace the posterior by the one that its sums give, unless it is that one to rounding.
 
     Raises:
-        InvalidRequest: They do not.
+        InvalidRequest: They are no sums of rows.
     """
+    loaded = policy.posterior
     try:
         with np.errstate(all="ignore"):
-            slots = own_differences(policy.posterior)
+            own = loaded.from_own_sums()
+            slots = own_differences(loaded)
     except ValueError as error:
         raise InvalidRequest("body", f"the snapshot's posterior is none: {error}") from error
-    for slot, differences in slots.items():
-        for name, difference in differences.items():
-            if not difference <= TOLERANCE:
-                raise InvalidRequest(
-                    "body",
-                    f"the snapshot's posterior (slot {slot}) is not what its own sums give: {name}"
-                    f" differs by {difference:.2g}",
-                )
+    for name, tensor in own.to_tensors().items():
+        if tensor.size and not np.abs(tensor).max() <= LARGEST:
+            raise InvalidRequest("body", f"the snapshot's posterior is none: {name} overflows")
+    differences = [number for found in slots.values() for number in found.values()]
+    if not all(number <= ROUNDING for number in differences) or _options(own) != _options(loaded):
+        policy.posterior = own
+
+
+def _options(posterior: GaussianPosterior | DisjointPosterior) -> dict[str, list[float]]:
+    """Return the tensors that are no result of the sums."""
+    tensors = posterior.to_tensors()
+    return {n: t.ravel().tolist() for n, t in tensors.items() if n.split("/")[-1] in _OPTIONS}

@@ -7,8 +7,10 @@ The engine only finds them: `lifecycle` builds and closes it, `select.answer` an
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid, LogPosition
@@ -39,7 +41,7 @@ class Bandits:
         self._records: dict[int, BanditRecord] = {}
         self._aside: dict[str, SetAside] = {}
         self._modules = ImportedModules()
-        self.changing = asyncio.Lock()  # two creations of one name must not race
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def add(self, bandit: Bandit) -> None:
         """Serve a bandit from now on."""
@@ -112,6 +114,10 @@ class Bandits:
             self.add(bandit)
             bandit.applier.reopen()
 
+    def __len__(self) -> int:
+        """Return the number of bandits that are served."""
+        return len(self._by_name)
+
     def exists(self, name: str) -> bool:
         """Return whether there is a bandit of this name, served or not."""
         return name in self._by_name or name in self._aside
@@ -119,6 +125,21 @@ class Bandits:
     def aside(self) -> list[SetAside]:
         """Return the bandits that are not served, sorted by name."""
         return [self._aside[name] for name in sorted(self._aside)]
+
+    def changing(self, name: str) -> asyncio.Lock:
+        """Return the lock under which a bandit is created or changed; others have their own.
+
+        A creation may take minutes: it reads or downloads an encoder's weights.
+        """
+        return self._changing.setdefault(name, asyncio.Lock())
+
+    def page(self, after: str | None, limit: int) -> tuple[list[Bandit], str | None]:
+        """Return bandits by name, those behind `after`, and the last name where there are more."""
+        names = sorted(self._by_name)
+        first = 0 if after is None else bisect_right(names, after)
+        found = names[first : first + limit]
+        more = first + limit < len(names)
+        return [self._by_name[name] for name in found], found[-1] if more else None
 
     def all(self) -> list[Bandit]:
         """Return all bandits, sorted by name."""

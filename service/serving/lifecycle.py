@@ -23,6 +23,7 @@ from service.serving.commits import Committer, Delivery
 from service.serving.engine import Bandits, Engine
 from service.serving.erase import Eraser
 from service.serving.explain import Explainer
+from service.serving.progress import StartProgress
 from service.serving.recent import RecentDecisions
 from service.serving.recover import recover, refuse_lost_database
 from service.serving.recovery import Recovery, SetAside
@@ -36,21 +37,31 @@ from service.store.opening import open_store
 from service.store.protocol import EventStore
 from service.store.records import BanditRecord
 
+ADDED_AT_ONCE = 100  # recovered bandits; then the event loop goes on
+
 
 @asynccontextmanager
 async def running(
-    settings: Settings, metrics: Metrics, registry: EncoderRegistry
+    settings: Settings,
+    metrics: Metrics,
+    registry: EncoderRegistry,
+    progress: StartProgress | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine; at the exit everything accepted is committed and the store is closed.
+
+    The event loop is free while the database is opened and the bandits are recovered.
 
     Args:
         settings: The server's settings.
         metrics: Counts.
         registry: Encoders by name.
+        progress: Counts the recovery, and may give it up.
 
     Raises:
         StoreError: The database cannot be served. A single bandit that cannot is set aside.
+        StartGivenUp: `progress` was told so before all bandits were recovered.
     """
+    progress = progress or StartProgress()
     loop = asyncio.get_running_loop()
     for directory in (settings.data_dir, settings.snapshots, settings.replays):
         make_dirs(LocalFileSystem(), directory)  # syncs their names as well
@@ -62,11 +73,8 @@ async def running(
             for name in ("loader", "panels", "encoders")
         )
         delivery = Delivery(loop)
-        store = open_store(
-            settings.database,
-            settings.durability,
-            delivery,
-            gather=loop.call_soon,
+        store = await loop.run_in_executor(
+            loader, open_store, settings.database, settings.durability, delivery, loop.call_soon
         )
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.follower()))
@@ -86,7 +94,7 @@ async def running(
         recovery = Recovery(registry, metrics, store, loader, serve_again)
         await stack.enter_async_context(recovery.running())
         for record, snapshots, found in await loop.run_in_executor(
-            loader, lambda: list(recover(settings, registry, reader))
+            loader, lambda: list(recover(settings, registry, reader, progress))
         ):
             if isinstance(found, ServingModel):
                 serve(record, snapshots, found)
@@ -94,6 +102,8 @@ async def running(
                 aside = SetAside(record, snapshots, found)
                 live.set_aside(aside)
                 recovery.failed(aside)
+            if len(live) % ADDED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         commit = Committer(loop)
         batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()

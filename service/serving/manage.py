@@ -5,7 +5,6 @@ Runs on the event loop. Every change is a committed log row before it is served.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import secrets
@@ -24,6 +23,7 @@ from bandexa_core.spec import BanditSpec
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
+from service.serving.threads import in_own_thread
 from service.store.errors import Conflict, InvalidRequest, ServiceError
 from service.store.records import BanditRecord
 
@@ -35,7 +35,7 @@ async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandi
         InvalidRequest: The configuration names what does not exist.
         Conflict: A key that cannot change differs.
     """
-    async with engine.live.changing:  # two creations of one name must not race
+    async with engine.live.changing(name):  # two creations of one name must not race
         known = engine.live.get(name)
         if known is not None:
             return await _change(engine, known, spec), False
@@ -48,15 +48,13 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     catalogue = Catalogue.empty(spec.action_dim)
     try:  # before the writer's transaction: a bad configuration changes nothing
         # Off the event loop: an encoder's weights may be read, or even downloaded.
-        await asyncio.get_running_loop().run_in_executor(
-            None, ServingModel, spec, BanditUid("check"), engine.registry, catalogue
-        )
+        await in_own_thread(engine.registry.fetch, spec)
+        await in_own_thread(ServingModel, spec, BanditUid("check"), engine.registry, catalogue)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
     uid = engine.reader.next_uid(name)
     snapshots = SnapshotStore(engine.settings.snapshots / uid)
-    loop = asyncio.get_running_loop()
-    model = await loop.run_in_executor(None, _publish_first, engine, snapshots, spec, uid)
+    model = await in_own_thread(_publish_first, engine, snapshots, spec, uid)
     record: BanditRecord = await engine.commit(engine.store.create_bandit, uid, name, spec)
     return engine.serve(record, snapshots, model)
 

@@ -14,11 +14,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import BanditUid
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.applier import Failure
 from service.serving.files import remove_files
+from service.serving.progress import StartGivenUp, StartProgress
 from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
 from service.store.errors import StoreError
@@ -30,12 +32,13 @@ log = logging.getLogger(__name__)
 
 
 def recover(
-    settings: Settings, registry: EncoderRegistry, reader: LogReader
+    settings: Settings, registry: EncoderRegistry, reader: LogReader, progress: StartProgress
 ) -> Iterator[tuple[BanditRecord, SnapshotStore, ServingModel | Failure]]:
     """Yield every bandit of the store: its model at the head of its log, or why it has none.
 
     Raises:
         StoreError: The database was lost or cannot be read.
+        StartGivenUp: `progress` says so.
     """
     records = reader.bandits()
     known = {*(record.uid for record in records), *reader.deleted()}
@@ -45,12 +48,20 @@ def recover(
     for path in settings.snapshots.iterdir():
         if path.is_dir() and path.name not in known:  # of a bandit that was never stored
             remove_files(settings, BanditUid(path.name))
-    for record in records:
-        snapshots = SnapshotStore(settings.snapshots / record.uid)
+    stores = [SnapshotStore(settings.snapshots / record.uid) for record in records]
+    tails = [_tail(reader, *pair, progress) for pair in zip(records, stores, strict=True)]
+    progress.expect(sum(tails))
+    done = 0
+    for record, snapshots, tail in zip(records, stores, tails, strict=True):
+        progress.skip_to(done)
+        done += tail
         try:
+            progress.heed()
             snapshots.clean()
             place_imports(reader, record, snapshots)
-            model = build_model(reader, registry, record, snapshots)
+            model = build_model(reader, registry, record, snapshots, progress.applied)
+        except StartGivenUp:
+            raise
         except Exception as error:  # the others are served; own encoders raise anything
             log.error("bandit %s is set aside: %s", record.name, error)
             yield record, snapshots, failure_of(error)
@@ -59,6 +70,22 @@ def recover(
                 "bandit %s: snapshot %d, position %d", record.name, model.version, model.position
             )
             yield record, snapshots, model
+    progress.skip_to(done)
+
+
+def _tail(
+    reader: LogReader, record: BanditRecord, snapshots: SnapshotStore, progress: StartProgress
+) -> int:
+    """Return about how many rows there are behind the newest snapshot."""
+    progress.heed()
+    head = 0
+    try:
+        head = reader.head(record.key)
+        newest = max(snapshots.versions(), default=None)
+        begins = 0 if newest is None else max(snapshots.manifest(newest).position, 0)
+    except (SnapshotError, StoreError):  # recovery reports it, or uses an older snapshot
+        return head
+    return max(head - begins, 0)
 
 
 def refuse_lost_database(

@@ -27,6 +27,7 @@ from service.observe.counters import Metrics
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.errors import BanditFailed
+from service.serving.threads import in_own_thread
 from service.store.loading import load_at, newest_snapshot
 from service.store.protocol import EventStore, LogReader
 from service.store.records import BanditRecord
@@ -54,16 +55,22 @@ class SetAside:
 
 
 def build_model(
-    reader: LogReader, registry: EncoderRegistry, record: BanditRecord, snapshots: SnapshotStore
+    reader: LogReader,
+    registry: EncoderRegistry,
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    applied: Callable[[int], None] | None = None,
 ) -> ServingModel:
     """Return the model of the newest good snapshot with the whole log applied.
+
+    `applied` is called with the number of rows of each group.
 
     Raises:
         SnapshotError, RowNotApplied, StoreError, LogTrimmed: It cannot be built.
     """
     head = reader.head(record.key)
     snapshot = newest_snapshot(reader, record, snapshots, head)
-    return load_at(reader, record, registry, snapshots, snapshot, head)
+    return load_at(reader, record, registry, snapshots, snapshot, head, applied)
 
 
 def failure_of(error: Exception, since: float | None = None, tries: int = 0) -> Failure:
@@ -136,6 +143,7 @@ class Recovery:
             return
         loop = asyncio.get_running_loop()
         try:
+            await in_own_thread(self._registry.fetch, bandit.record.spec)
             model = await loop.run_in_executor(self._loader, self._build, bandit)
         except Exception as error:  # own encoders raise anything
             again = failure_of(error, failure.since, failure.tries + 1)

@@ -131,9 +131,11 @@ class Retention:
     async def _remove(self, cutoff: float) -> int:
         """Remove what is older than `cutoff` and can go; returns how many decisions it removed."""
         num = 0
-        for bandit in list(self._bandits()):
+        for bandit in await self._on_thread(self._with_work, self._bandits(), cutoff):
             await self._trim(bandit, cutoff)
-            last, more = DecisionKey(0), True
+            last = DecisionKey(0)
+            has_removable = self._reader.has_removable_decisions
+            more = await self._on_thread(has_removable, bandit.record, cutoff)
             while more:
                 dropped = await self._commit(
                     self._store.drop_decisions, bandit.record, cutoff, last
@@ -145,6 +147,21 @@ class Retention:
             log.info("%d old decisions were removed", num)
         return num
 
+    def _with_work(self, bandits: Collection[Bandit], cutoff: float) -> list[Bandit]:
+        """Return the bandits with something that may go: usually few of many, and no commit."""
+        reader = self._reader
+        old = reader.with_old_rows(cutoff, LEAST_CHANGES)
+        return [
+            bandit
+            for bandit in bandits
+            if (key := bandit.record.key) in old
+            and (
+                reader.has_removable_rows(key, reader.last_before(key, cutoff))
+                or reader.has_removable_decisions(bandit.record, cutoff)
+                or reader.removable_changes(key)[1] > LEAST_CHANGES
+            )
+        ]
+
     async def _trim(self, bandit: Bandit, cutoff: float) -> None:
         key, spec = bandit.record.key, bandit.model.spec
         wanted = await self._on_thread(self._reader.last_before, key, cutoff)
@@ -155,11 +172,10 @@ class Retention:
         if bandit.model.learns_features:
             layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
             size = sample_size(layout, spec.replay.evicted_sample)
-        more = True
+        up_to = min(wanted, oldest)
+        more = await self._on_thread(self._reader.has_removable_rows, key, up_to)
         while more:
-            more = await self._commit(
-                self._store.trim_log, bandit.record, min(wanted, oldest), size
-            )
+            more = await self._commit(self._store.trim_log, bandit.record, up_to, size)
 
     async def _trim_catalogue(self, bandit: Bandit) -> None:
         """Replace changes of the catalogue that nothing needs, once they are larger than it."""

@@ -6,6 +6,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
@@ -30,10 +33,17 @@ from service.store.loading import catalogue_of, place_import
 
 async def export_model(bandit: Bandit) -> bytes:
     """Return the served model, its tail applied, as one safetensors byte string."""
-    model = bandit.model
-    position, progress = model.position, model.progress
-    known = {"bandit": bandit.record.name, "actions": list(model.catalogue.ids)}
-    tensors = {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
+    loop = asyncio.get_running_loop()
+    position, model = LogPosition(-1), bandit.model
+    while model.position != position:  # else a swap let rows go on while they were copied
+        model = bandit.model
+        position, progress = model.position, model.progress
+        known = {"bandit": bandit.record.name, "actions": list(model.catalogue.ids)}
+        bandit.applier.hold()
+        try:
+            tensors = await loop.run_in_executor(None, _copied, model)
+        finally:
+            bandit.applier.swap(None)
 
     def finish() -> bytes:
         base = bandit.snapshots.load(model.version, (TRAINING_FILE,))
@@ -45,7 +55,12 @@ async def export_model(bandit: Bandit) -> bytes:
         )  # fmt: skip
         return pack(manifest, tensors | {f"{TRAINING_FILE}/{n}": t for n, t in training.items()})
 
-    return await asyncio.get_running_loop().run_in_executor(None, finish)
+    return await loop.run_in_executor(None, finish)
+
+
+def _copied(model: ServingModel) -> dict[str, NDArray[Any]]:
+    """Return copies of the tensors of a model that does not move; large ones take a while."""
+    return {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
 
 
 async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:

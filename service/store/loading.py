@@ -191,6 +191,8 @@ def place_imports(reader: LogReader, record: BanditRecord, snapshots: SnapshotSt
     """
     imports = reader.imports(record.key)
     for version in snapshots.versions():
+        if version == 0:  # written with the bandit: no import, and most bandits have no other
+            continue
         try:
             if snapshots.manifest(version).position != UNPLACED:
                 continue
@@ -209,8 +211,11 @@ def load_at(
     snapshots: SnapshotStore,
     snapshot: Snapshot,
     up_to: LogPosition,
+    applied: Callable[[int], None] | None = None,
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
+
+    `applied` is called with the number of rows of each group; what it raises ends the loading.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -226,4 +231,6 @@ def load_at(
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
     for group in reader.follow(record, base, up_to):
         model.apply(group, load)
+        if applied is not None:
+            applied(len(group.rows))
     return model

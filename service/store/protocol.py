@@ -7,7 +7,7 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -36,6 +36,7 @@ from service.store.records import (
     DecisionSummary,
     ErasedPart,
     Erasure,
+    Newest,
     Relearning,
     RoundRecord,
     StoredAnswer,
@@ -260,6 +261,19 @@ class LogReader(Reader, Protocol):
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """Return the position up to which all rows are older than `time`."""
 
+    def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
+        """Return the bandits that retention has to look at, of all that are not deleted.
+
+        Their oldest decision or learn row is older than `before`, or the changes of their
+        catalogue take more than `change_bytes`.
+        """
+
+    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
+        """Whether `EventStore.trim_log` up to a position would remove something."""
+
+    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
+        """Whether `EventStore.drop_decisions` would remove something."""
+
     def decision_time(self, number: int) -> float | None:
         """Return the time of the n-th decision (from 0) in order of insertion, None beyond it."""
 
@@ -285,11 +299,11 @@ class DecisionHistory(Reader, Protocol):
 class CountingReader(Reader, Protocol):
     """Reads decisions and learned values in small pieces, to be counted for the dashboard."""
 
-    def bandits(self) -> dict[int, BanditUid]:
-        """Return the uids of the bandits that are not deleted, by key."""
+    def newest(self) -> dict[int, Newest]:
+        """Return the newest rows of every bandit that is not deleted, by its key.
 
-    def heads(self, bandits: Iterable[int]) -> dict[int, int]:
-        """Return the position of the newest row of each bandit's log, 0 for an empty one."""
+        While nothing is committed it is the same dictionary; do not change it.
+        """
 
     def decisions(self, bandit: int, after: int, most: int, most_bytes: int) -> list[CountedRow]:
         """Return a bandit's decisions after key `after`, in order.

@@ -272,6 +272,20 @@ class CountedRow(NamedTuple):
     std: float | None
 
 
+class Newest(NamedTuple):
+    """The newest rows of a bandit.
+
+    Attributes:
+        uid: The bandit.
+        head: The position of the newest row of its log; 0 without one.
+        decision: The key of its newest decision; 0 without one.
+    """
+
+    uid: BanditUid
+    head: int
+    decision: int
+
+
 class CountedValue(NamedTuple):
     """A learn row to be counted.
 

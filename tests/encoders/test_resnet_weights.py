@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ from safetensors.torch import save_file
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
+from bandexa_core.encoders.torch.weights import download
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 CACHED = "resnet18-f37072fd.pth"
 
@@ -169,3 +176,62 @@ def test_random_weights_are_the_same_for_every_bandit(make_resnet):
     first, other = make_resnet(seed=1), make_resnet(seed=2)
     assert torch.equal(first.backbone.conv1.weight, other.backbone.conv1.weight)
     assert not np.array_equal(first.fuse[0].weight.detach(), other.fuse[0].weight.detach())
+
+
+# -- downloads ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_peer() -> Iterator[str]:
+    """The address of a server that sends a byte of a large file at a time, for ever."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    connections: list[socket.socket] = []
+    ending = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connections.append(connection)
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not ending.wait(0.01):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/weights.pth"
+    ending.set()
+    thread.join()
+    for each in (listener, *connections):
+        each.close()
+
+
+def test_a_download_that_trickles_is_given_up(slow_peer, tmp_path):
+    path = tmp_path / "weights.pth"
+    with pytest.raises(TimeoutError, match=r"longer than 0\.2 s"):
+        download(slow_peer, path, "", within_s=0.2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_downloaded_whole_or_not_at_all(tmp_path):
+    (tmp_path / "source").write_bytes(b"weights")
+    url, path = (tmp_path / "source").as_uri(), tmp_path / "found" / "weights.pth"
+    path.parent.mkdir()
+    with pytest.raises(OSError, match="SHA-256"):
+        download(url, path, "00000000")
+    assert list(path.parent.iterdir()) == []
+    download(url, path, hashlib.sha256(b"weights").hexdigest()[:8])
+    assert [each.name for each in path.parent.iterdir()] == ["weights.pth"]
+    assert path.read_bytes() == b"weights"
+
+
+def test_a_server_builds_no_encoder_whose_weights_are_not_here(cache):
+    spec = BanditSpec(
+        policy="neural_linear_ts", context=ContextSpec(shape=(28, 28), dtype="uint8"),
+        encoder=EncoderSpec(name="resnet18", params={"weights": "imagenet"}),
+    )  # fmt: skip
+    registry = EncoderRegistry(downloads=False)
+    with pytest.raises(ValueError, match=r"weights: .* is not here yet"):
+        registry.module(spec, 0)
+    with pytest.raises(ValueError, match="could not be downloaded"):
+        registry.fetch(spec)

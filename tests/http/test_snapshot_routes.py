@@ -184,32 +184,60 @@ def test_learned_values_of_actions_that_are_missing_are_a_conflict(
     assert api.state(copy) == before
 
 
-POISON: dict[str, Callable[[Any], Any]] = {
+REFUSED: dict[str, Callable[[Any], Any]] = {
     "zz": lambda zz: -1e6 * np.eye(len(zz)),
-    "zr": lambda zr: zr + 1.0,
-    "rr": lambda rr: rr * 2,
-    "n": lambda n: n + 5,
+    "zr": lambda zr: zr + 1e300,
+    "rr": lambda rr: -rr,
+    "n": lambda n: n - 1e6,
+}
+DERIVED: dict[str, Callable[[Any], Any]] = {
     "root": lambda root: root * 1.01,
     "mean": lambda mean: mean + 0.1,
     "b": lambda b: b * 1.01,
+    "prior_mean": lambda mean: mean + 5.0,
+    "refresh_every": lambda rows: rows * 1e9,
 }
 
 
-@pytest.mark.parametrize("tensor", POISON)
+def with_other(data: bytes, tensor: str, change: Callable[[Any], Any]) -> bytes:
+    """Return an export in which one tensor of the posterior is another."""
+    manifest, tensors = unpack(data)
+    name = next(name for name in tensors if re.fullmatch(rf"model/posterior/(\d+/)?{tensor}", name))
+    return pack(manifest, tensors | {name: np.asarray(change(tensors[name]), np.float64)})
+
+
+@pytest.mark.parametrize("tensor", REFUSED)
 @pytest.mark.parametrize("shape", ["per_action", "forgetting"])
-def test_a_posterior_that_is_not_what_its_sums_give_is_refused(
+def test_sums_that_are_not_those_of_rows_are_refused(
     api, problem, export, shape: str, tensor: str
 ) -> None:
-    manifest, tensors = unpack(export(shape))
-    name = next(name for name in tensors if re.fullmatch(rf"model/posterior/(\d+/)?{tensor}", name))
-    poisoned = tensors | {name: np.asarray(POISON[tensor](tensors[name]), np.float64)}
+    poisoned = with_other(export(shape), tensor, REFUSED[tensor])
     copy = api.two_actions(**SHAPES[shape])
     before = api.state(copy)
-    answer = problem(put(api, copy, pack(manifest, poisoned)), 422, "invalid-request", "body")
-    assert "posterior" in answer["errors"][0]["message"]
+    answer = problem(put(api, copy, poisoned), 422, "invalid-request", "body")
+    assert tensor in answer["detail"] or "posterior" in answer["errors"][0]["message"]
     assert api.state(copy) == before
     api.teach(copy, [1, 1], "x", 0.5)
     assert put(api, copy, export(shape)).status_code == 200
+
+
+@pytest.mark.parametrize("tensor", DERIVED)
+@pytest.mark.parametrize("shape", ["per_action", "forgetting"])
+def test_of_a_posterior_that_is_not_what_its_sums_give_the_sums_are_served(
+    api, export, shape: str, tensor: str
+) -> None:
+    right, copy = (api.two_actions(**SHAPES[shape]) for _ in range(2))
+    for name, data in (
+        (right, export(shape)), (copy, with_other(export(shape), tensor, DERIVED[tensor]))
+    ):  # fmt: skip
+        assert put(api, name, data).status_code == 200
+        api.teach(name, [2, 1], "x", 1.0)
+    for probe in PROBES:
+        assert api.means(copy, probe) == pytest.approx(api.means(right, probe), rel=1e-9)
+    (_, found), (_, wanted) = (unpack(exported(api, name)) for name in (copy, right))
+    for name in wanted:
+        if name.endswith(("prior_mean", "refresh_every")):
+            assert np.array_equal(found[name], wanted[name])
 
 
 def tampered(data: bytes, **changes: Any) -> bytes:

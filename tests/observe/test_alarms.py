@@ -7,9 +7,10 @@ import os
 import signal
 from typing import Any
 
+import numpy as np
 import pytest
 
-from service.observe.counters import Minute, Vitals
+from service.observe.counters import MINUTES, RECENT_ACTIONS, Traffic, Vitals
 from service.observe.health import (
     BanditState,
     Finding,
@@ -21,7 +22,7 @@ from service.observe.health import (
 from tests.fixtures.waiting import poll
 
 WELL = BanditState(
-    due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, minutes=(), same_actions=0,
+    due_s=0.0, stale_s=900.0, failures=(0, ""), rows_wait_s=0.0, traffic=Traffic(), same_actions=0,
     last_action=None, same_values=0, last_value=None, num_values=0, outside=0.0,
     reward_range=(0.0, 1.0), learns=True,
 )  # fmt: skip
@@ -30,12 +31,14 @@ MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 WITHIN_S = 30.0
 
 
-def traffic(*parts: tuple[int, int, int]) -> list[Minute]:
-    """Return minutes: (how many, chosen in each, joined in each), one part after the other."""
-    minutes: list[Minute] = []
+def traffic(*parts: tuple[int, int, int]) -> Traffic:
+    """Return traffic: (minutes, chosen in each, joined in each), one part after the other."""
+    counted, minute = Traffic(), 0
     for number, chosen, joined in parts:
-        minutes += [Minute(len(minutes) + n, chosen, joined) for n in range(number)]
-    return minutes
+        for _ in range(number):
+            counted.add(60.0 * minute, chosen, joined)
+            minute += 1
+    return counted
 
 
 def found(**changes: Any) -> list[Finding]:
@@ -54,8 +57,8 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"due_s": 901.0}, ("round-overdue", "alarm")),
         ({"failures": (2, "no memory")}, ("rounds-failing", "alarm")),
         ({"rows_wait_s": 61.0}, ("rows-waiting", "alarm")),
-        ({"minutes": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
-        ({"minutes": traffic((10, 100, 0))}, ("no-rewards", "notice")),
+        ({"traffic": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
+        ({"traffic": traffic((10, 100, 0))}, ("no-rewards", "notice")),
         ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
         ({"num_values": 100, "outside": 0.05}, ("rewards-out-of-range", "notice")),
         ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
@@ -79,9 +82,9 @@ def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
         {"num_values": 5000, "outside": 0.04},
         {"num_values": 5000, "outside": 1.0, "learns": False},
         {"same_actions": 999},
-        {"minutes": traffic((9, 100, 0))},
+        {"traffic": traffic((9, 100, 0))},
         {"learns": False, "same_values": 5000, "same_actions": 5000},
-        {"learns": False, "minutes": traffic((20, 100, 0))},
+        {"learns": False, "traffic": traffic((20, 100, 0))},
     ],
 )
 def test_a_little_below_a_threshold_there_is_no_finding(changes) -> None:
@@ -111,7 +114,7 @@ def test_a_collapse_of_the_join_rate_is_reported_with_both_rates() -> None:
 
 
 @pytest.mark.parametrize(
-    "minutes",
+    "counted",
     [
         traffic((60, 100, 20), (10, 100, 6)),  # a third is left: more than a quarter
         traffic((60, 100, 20), (9, 100, 0), (1, 100, 50)),  # late, but they arrived
@@ -119,11 +122,11 @@ def test_a_collapse_of_the_join_rate_is_reported_with_both_rates() -> None:
         traffic((2, 100, 20), (20, 100, 0)),  # too little traffic before
         traffic((60, 100, 20), (60, 1, 0)),  # 12 rewards are predicted
         traffic((60, 100, 20), (10, 200, 20)),  # twice the traffic, as many rewards as before
-        [],
+        Traffic(),
     ],
 )
-def test_no_alarm_without_the_evidence(minutes: list[Minute]) -> None:
-    assert join_rate_drop(minutes) is None
+def test_no_alarm_without_the_evidence(counted: Traffic) -> None:
+    assert join_rate_drop(counted) is None
 
 
 def test_little_traffic_is_checked_over_a_longer_time() -> None:
@@ -131,6 +134,24 @@ def test_little_traffic_is_checked_over_a_longer_time() -> None:
     past = (600, 5, 1)
     assert join_rate_drop(traffic(past, (37, 5, 0))) is None
     assert join_rate_drop(traffic(past, (38, 5, 0))) is not None
+
+
+@pytest.mark.parametrize("num", [5, 700, MINUTES + 3, 3 * MINUTES])
+def test_traffic_sums_the_newest_minutes_as_adding_them_up_does(num: int) -> None:
+    rng = np.random.default_rng(num)
+    chosen, joined = rng.integers(0, 40, num), rng.integers(0, 9, num)
+    counted = Traffic()
+    for minute in range(num):
+        counted.add(60.0 * minute, int(chosen[minute]), 0)
+        counted.add(60.0 * minute + 9.0, 0, int(joined[minute]))
+    kept = min(num, MINUTES)
+    newest_chosen, newest_joined = chosen[::-1][:kept].cumsum(), joined[::-1][:kept].cumsum()
+    assert len(counted) == kept
+    assert counted.total() == (newest_chosen[-1], newest_joined[-1])
+    assert counted.newest(4)[0].tolist() == newest_chosen[3:].tolist()
+    assert counted.newest(4)[1].tolist() == newest_joined[3:].tolist()
+    number = min(kept - 1, int(np.searchsorted(newest_chosen, RECENT_ACTIONS)))
+    assert counted.recent(RECENT_ACTIONS) == (newest_chosen[number], newest_joined[number])
 
 
 def test_vitals_count_decisions_rewards_and_values() -> None:
@@ -145,7 +166,7 @@ def test_vitals_count_decisions_rewards_and_values() -> None:
     assert vitals.join_rate() == pytest.approx(2 / 8)
     vitals.activated(250.0, 2)
     assert vitals.join_rate() == pytest.approx(2 / 10)
-    assert [minute.chosen for minute in vitals.minutes()] == [2, 2, 2, 2, 2]
+    assert vitals.traffic.newest(1)[0].tolist() == [2, 4, 6, 8, 10]
     assert vitals.actions.length == 5
     for value in (1.0, 0.0, 2.0):
         vitals.learned(None, value, (0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Votes counted behind the answer, in chunks, and where scores tie: the same propensity always."""
+"""Votes counted behind the answer and in chunks: the same propensity always."""
 
 from __future__ import annotations
 
@@ -10,39 +10,8 @@ from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPos
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import ServingModel
-from bandexa_core.policies import Candidates, draws, panel
+from bandexa_core.policies import draws, panel
 from bandexa_core.policies.panel import Exploration, folded_winners
-
-# -- ties ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("policy_name", [None, "greedy"])
-@pytest.mark.parametrize("retrieve", [None, 1, 2, 8, 15])
-def test_among_equal_candidates_the_served_one_has_the_votes(
-    make, make_rows, learn_all, candidates_of, retrieve, policy_name
-):
-    for encoder in ("concat", "mlp", "two_tower"):
-        policy, rows = make(encoder, policy=policy_name), make_rows(20)
-        learn_all(policy, rows)
-        three = candidates_of(3).features
-        for seed in range(10):
-            rng = np.random.default_rng(seed)
-            equal_to = rng.integers(0, 3, 60)
-            candidates = Candidates(np.arange(60), three[equal_to])
-            choice = policy.select(
-                rows.contexts[seed],
-                candidates,
-                rng,
-                retrieve=retrieve,
-                exploration=Exploration(64, 0.0),
-            )
-            assert choice.propensity is not None
-            assert choice.propensity >= 1 / 64
-            assert choice.chosen[0] == np.flatnonzero(equal_to == equal_to[choice.chosen[0]])[0]
-            if retrieve is not None:
-                assert choice.retrieved is not None
-                assert len(set(choice.retrieved)) == retrieve
-                assert choice.chosen[0] in choice.retrieved
 
 
 def test_a_context_that_dwarfs_the_actions_does_not_hide_them(make, candidates_of):

@@ -18,6 +18,7 @@ from scipy import stats
 
 from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.policies.panel import Exploration
+from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
 from bandexa_core.spec import SelectionSpec
 
@@ -33,8 +34,9 @@ class Watched(Exploration):
 
     vectors: list[NDArray[np.float64]] = field(default_factory=list)
 
-    def propensity(self, winners_M, candidate, num):
-        vector = [super(Watched, self).propensity(winners_M, k, num) for k in range(num)]
+    def propensity(self, ranking, winners_M, candidate):
+        number = super().propensity
+        vector = [number(ranking, winners_M, k) for k in range(ranking.num)]
         self.vectors.append(np.array(vector))
         return vector[candidate]
 
@@ -212,7 +214,8 @@ def test_given_its_panel_an_action_is_served_as_often_as_logged(freeze, power):
 @pytest.mark.parametrize("epsilon", [0.0, 0.005, 0.3, 1.0])
 def test_propensities_are_votes_and_floor_and_sum_to_one(epsilon):
     winners_M = np.array([3, 0, 3, 3, 1, 3, 0, 3])
-    found = np.array([Exploration(8, epsilon).propensity(winners_M, k, 5) for k in range(5)])
+    ranking = Ranking.of(np.arange(5.0), None, np.random.default_rng(0), whole=False)
+    found = np.array([Exploration(8, epsilon).propensity(ranking, winners_M, k) for k in range(5)])
     by_hand = [(1 - epsilon) * votes / 8 + epsilon / 5 for votes in (2, 1, 0, 5, 0)]
     assert found.tolist() == pytest.approx(by_hand, rel=1e-15)
     assert found.sum() == pytest.approx(1.0, abs=1e-15)

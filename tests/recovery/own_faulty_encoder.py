@@ -1,7 +1,7 @@
 """An operator's own encoder that fails while a file of its `control` directory says so.
 
 once: the next features raise, and the file is removed; always: all raise; nan: they are not finite;
-slowly: they take a quarter of a second.
+slowly: they take a quarter of a second; stuck: they never come, for as long as a test lasts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bandexa_core.encoders import EncoderModule
 
 SLOW_S = 0.25
+STUCK_S = 600.0
 
 
 class Faulty(EncoderModule):
@@ -38,4 +39,6 @@ class Faulty(EncoderModule):
             raise RuntimeError("it fails always")
         if (self._control / "slowly").exists():
             time.sleep(SLOW_S)
+        if (self._control / "stuck").exists():
+            time.sleep(STUCK_S)
         return features * torch.nan if (self._control / "nan").exists() else features

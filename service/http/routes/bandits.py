@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service.http.arrays import stacked
 from service.http.auth import needs
-from service.http.codec import WireRoute
+from service.http.codec import WireRoute, answer_type, as_part, encode
+from service.http.large import large
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.bandits import (
     ActionBody,
@@ -27,6 +28,7 @@ from service.http.schemas.bandits import (
 )
 from service.http.schemas.common import Id
 from service.http.states import state_of
+from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
@@ -34,6 +36,7 @@ from service.store.errors import InvalidRequest
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
+MAX_BANDITS = 10_000
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 
 
@@ -51,10 +54,22 @@ async def put_bandit(
     return state_of(engine, bandit)
 
 
-@router.get("", openapi_extra=needs("read"))
-async def list_bandits(engine: EngineDep) -> BanditList:
-    """List every bandit with its configuration and state."""
-    return BanditList(bandits=[state_of(engine, bandit) for bandit in engine.bandits()])
+@router.get("", openapi_extra=needs("read"), response_model=BanditList, responses=problems(422))
+async def list_bandits(
+    engine: EngineDep,
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=MAX_BANDITS, description="How many at most.")] = 1000,
+    after: Annotated[str | None, Query(description="`next` of an earlier answer.")] = None,
+) -> Response:
+    """List the bandits with their configurations and states, sorted by name.
+
+    Where there are more than `limit`, `next` is the `after` of the following ones.
+    """
+    encoding = answer_type(request.headers.get("accept", ""))
+    page, following = engine.live.page(after, limit)
+    bandits = [as_part(state_of(engine, one), encoding) async for one in in_slices(page)]
+    answer = encode({"bandits": bandits, "next": following}, encoding)
+    return await large(request, [answer], encoding)
 
 
 @router.get("/{name}", openapi_extra=needs("read"), responses=problems(404, 422))

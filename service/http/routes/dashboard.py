@@ -7,12 +7,15 @@ import dataclasses
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from msgspec import Raw
 
 from bandexa_core import __version__
+from service.http.alarms import Alarms
 from service.http.auth import identify, needs
-from service.http.codec import WireRoute
+from service.http.codec import WireRoute, answer_type, as_part, encode
 from service.http.keys import Keys
+from service.http.large import large
 from service.http.routes.common import EngineDep, FollowerDep, Name, problems
 from service.http.schemas.dashboard import (
     BanditLine,
@@ -25,6 +28,7 @@ from service.http.schemas.dashboard import (
 from service.http.states import answered, learning_state, trainer_state
 from service.observe.dashboard import views
 from service.observe.health import server_findings
+from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.settings import SCOPES
@@ -45,30 +49,45 @@ async def session(request: Request) -> Session:
     return Session(name=holder.name, scopes=list(holder.scopes), keys_needed=True)
 
 
-@router.get("/overview", openapi_extra=needs("read"), responses=problems())
-async def overview(engine: EngineDep, follower: FollowerDep) -> Overview:
-    """Return the server and all its bandits, with the traffic of the last hour."""
+@router.get(
+    "/overview", openapi_extra=needs("read"), response_model=Overview, responses=problems(422)
+)
+async def overview(
+    engine: EngineDep,
+    follower: FollowerDep,
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many bandits at most.")] = 100,
+    after: Annotated[str | None, Query(description="`next` of an earlier answer.")] = None,
+) -> Response:
+    """Return the server and its bandits, with the traffic of the last hour."""
     now = time.time()
-    bandits = engine.bandits()
+    page, following = engine.live.page(after, limit)
+    uids = [bandit.record.uid for bandit in page]
 
     def summaries() -> list[dict[str, Any]]:
         with follower.aggregates() as aggregates:
-            return [views.summary(aggregates, bandit.record.uid, now) for bandit in bandits]
+            return views.summaries(aggregates, uids, now)
 
     found = await asyncio.get_running_loop().run_in_executor(None, summaries)
     failure = engine.failure()
-    return Overview(
-        now=now,
-        server=ServerState(
-            version=__version__,
-            ready=failure is None,
-            detail=failure,
-            trainer=trainer_state(engine),
-            findings=answered(server_findings(engine)),
-            behind=follower.behind,
-        ),
-        bandits=[_line(engine, bandit, one) for bandit, one in zip(bandits, found, strict=True)],
+    server = ServerState(
+        version=__version__,
+        ready=failure is None,
+        detail=failure,
+        trainer=trainer_state(engine),
+        findings=answered(server_findings(engine)),
+        behind=follower.behind,
     )
+    encoding = answer_type(request.headers.get("accept", ""))
+    lines: list[Raw] = []
+    async for bandit, one in in_slices(zip(page, found, strict=True)):
+        lines.append(as_part(_line(engine, bandit, one), encoding))
+    alarms: Alarms = request.app.state.alarms
+    answer = {
+        "now": now, "server": as_part(server, encoding), "bandits": lines, "next": following,
+        "total": len(engine.live), "alarmed": await alarms.names(engine),
+    }  # fmt: skip
+    return await large(request, [encode(answer, encoding)], encoding)
 
 
 def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from service.http.auth import GuardedRoute, needs
-from service.http.routes.common import EngineDep
+from service.http.codec import JSON, as_part, encode
+from service.http.large import large
+from service.http.routes.common import EngineDep, problems
 from service.http.schemas.health import Health, LearnAnswer
 from service.http.states import answered, learning_state, not_served, trainer_state
 from service.observe.health import ALARM, server_findings
+from service.observe.slices import in_slices
+from service.serving.bandit import Bandit
+from service.serving.recovery import SetAside
 
 router = APIRouter(route_class=GuardedRoute)
+ENDING = "the server was asked to end"
 STATIC = files("service.http") / "static" / "swagger-ui"
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -34,9 +42,9 @@ async def healthz() -> Health:
     response_model=Health,
     responses={503: {"model": Health}},
 )
-async def readyz(engine: EngineDep) -> Response:
+async def readyz(engine: EngineDep, request: Request) -> Response:
     """Answer 200 when the store takes writes and every model is loaded, else 503."""
-    failure = engine.failure()
+    failure = ENDING if request.app.state.draining else engine.failure()
     health = Health(
         status="ready" if failure is None else "not ready",
         detail=failure,
@@ -52,28 +60,42 @@ async def readyz(engine: EngineDep) -> Response:
     response_model=LearnAnswer,
     responses={503: {"model": LearnAnswer}},
 )
-async def learnz(engine: EngineDep) -> Response:
+async def learnz(engine: EngineDep, request: Request) -> Response:
     """Answer 200 while every bandit learns, 503 where an alarm says that one does not.
 
     For alerting, not for routing: a server that does not learn serves as well as before.
     """
     findings = answered(server_findings(engine))
-    bandits = {bandit.record.name: learning_state(engine, bandit) for bandit in engine.bandits()}
-    bandits |= {aside.record.name: not_served(aside) for aside in engine.live.aside()}
-    everything = [*findings, *(found for one in bandits.values() for found in one.findings)]
-    alarmed = any(finding.severity == ALARM for finding in everything)
-    answer = LearnAnswer(
-        status="alarm" if alarmed else "learning", findings=findings, bandits=bandits
-    )
-    return JSONResponse(answer.model_dump(), 503 if alarmed else 200)
+    alarmed = any(finding.severity == ALARM for finding in findings)
+    bandits: dict[str, msgspec.Raw] = {}
+    everyone: list[Bandit | SetAside] = [*engine.bandits(), *engine.live.aside()]
+    async for bandit in in_slices(everyone):
+        one = not_served(bandit) if isinstance(bandit, SetAside) else learning_state(engine, bandit)
+        alarmed |= any(finding.severity == ALARM for finding in one.findings)
+        bandits[bandit.record.name] = as_part(one, JSON)
+    answer = {
+        "status": "alarm" if alarmed else "learning",
+        "findings": [finding.model_dump() for finding in findings],
+        "bandits": bandits,
+    }
+    return await large(request, [encode(answer, JSON)], JSON, 503 if alarmed else 200)
 
 
-@router.get("/metrics", openapi_extra=needs("read"), response_class=Response)
-async def metrics(engine: EngineDep) -> Response:
+@router.get(
+    "/metrics", openapi_extra=needs("read"), response_class=Response, responses=problems(422)
+)
+async def metrics(
+    engine: EngineDep,
+    request: Request,
+    histograms: Annotated[
+        bool, Query(description="Whether histograms of single bandits are among them.")
+    ] = True,
+) -> Response:
     """Metrics in Prometheus' text format."""
     from service.observe.metrics import CONTENT_TYPE_LATEST, exposition  # 33 ms, at first use
 
-    return Response(exposition(engine), media_type=CONTENT_TYPE_LATEST)
+    parts = await exposition(engine, histograms=histograms)
+    return await large(request, parts, CONTENT_TYPE_LATEST)
 
 
 @router.get("/docs", openapi_extra=needs("public"), include_in_schema=False)

@@ -87,9 +87,10 @@ class BanditAnswer(BaseModel):
 
 
 class BanditList(BaseModel):
-    """All bandits."""
+    """Bandits, sorted by name; `next` is the `after` of those behind them, null at the end."""
 
     bandits: list[BanditAnswer]
+    next: str | None
 
 
 class RecoverAnswer(BaseModel):

@@ -70,11 +70,16 @@ class BanditLine(BaseModel):
 
 
 class Overview(BaseModel):
-    """The server and all its bandits."""
+    """The server and its bandits, sorted by name."""
 
     now: float
     server: ServerState
     bandits: list[BanditLine]
+    next: str | None = Field(description="The `after` of the following ones; null at the end.")
+    total: int = Field(description="How many bandits there are.")
+    alarmed: list[str] = Field(
+        description="Those with an alarm, of all bandits; as of the last seconds."
+    )
 
 
 class DecisionLine(BaseModel):

@@ -8,6 +8,7 @@ last committed addition ended: counts and cursors are one transaction.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import math
 import threading
@@ -24,7 +25,7 @@ from service.store.errors import StoreError
 from service.store.identity import first_key
 from service.store.opening import open_counting
 from service.store.protocol import CountingReader
-from service.store.records import CountedRow
+from service.store.records import CountedRow, Newest
 from service.store.sqlite.aggregates import (
     DECISIONS,
     AggregateReader,
@@ -34,6 +35,7 @@ from service.store.sqlite.aggregates import (
 
 log = logging.getLogger(__name__)
 CHUNK = 250
+BANDITS = 250  # of one chunk
 SHORT_PAUSE_S = 0.02  # between chunks while there is more
 PAUSE_S = 1.0
 TIMES_EVERY_S = 10.0
@@ -73,6 +75,9 @@ class Follower:
         self._recorded_at = time.time()
         self._pruned_at = -math.inf
         self._counted_last = 0
+        self._newest: dict[int, Newest] = {}
+        self._done: dict[int, Newest] = {}  # bandits without rows to count, as of these rows
+        self._waiting: set[int] = set()  # the others
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._store = store
@@ -111,51 +116,73 @@ class Follower:
 
     def step(self) -> bool:
         """Count one chunk; returns whether there is more."""
-        live = self._store.bandits()
-        heads = self._store.heads(live)
-        self._rebuild_if_ahead(live, heads)
+        newest = self._store.newest()
+        if newest is not self._newest:
+            self._newest = newest
+            changed = {key for key, found in newest.items() if found != self._done.get(key)}
+            self._waiting = changed
+        chunk = self._next_chunk()
+        more = len(chunk) < len(self._waiting)
+        if self._rebuild_if_ahead(chunk):
+            return True
         counts = Counts()
         cursors: dict[str, int] = {}
-        more = self._decisions(live, counts, cursors)
-        for key, uid in live.items():
-            more |= self._values(key, uid, heads[key], counts, cursors)
+        more |= self._decisions(chunk, counts, cursors)
+        for key in chunk:
+            more |= self._values(key, newest[key].uid, newest[key].head, counts, cursors)
         if cursors:
             self._aggregates.add(counts, cursors)
+        for key in chunk:
+            self._note_if_counted(key)
         self.behind = more
         now = time.time()
         if now - self._recorded_at >= TIMES_EVERY_S:
             self._record_times(now)
         if now - self._pruned_at >= PRUNE_EVERY_S:
-            self._aggregates.prune(now, live.values())
+            self._aggregates.prune(now, [found.uid for found in newest.values()])
             self._pruned_at = now
+            self._done = {key: found for key, found in self._done.items() if key in newest}
         return more
 
-    def _rebuild_if_ahead(self, live: dict[int, BanditUid], heads: dict[int, int]) -> None:
-        """Drop the counts of a store that was replaced by an older one (a backup)."""
-        for key, uid in live.items():
-            if self._aggregates.cursor(uid) > heads[key]:
-                log.warning("%s is ahead of the log: it is rebuilt", self.path.name)
-                self._aggregates.close()
-                AggregateWriter.remove(self.path)
-                self._aggregates = AggregateWriter(self.path)
-                return
-
-    def _decisions(
-        self, live: dict[int, BanditUid], counts: Counts, cursors: dict[str, int]
-    ) -> bool:
-        """Count one chunk of decisions, of as many bandits as it takes; returns if there is more.
+    def _next_chunk(self) -> list[int]:
+        """Return the next bandits that have rows to count.
 
         Each chunk begins with the bandit after the one that ended the last chunk.
         """
-        keys = sorted(live, key=lambda key: (key <= self._counted_last, key))
+        last = self._counted_last
+        return heapq.nsmallest(BANDITS, self._waiting, key=lambda key: (key <= last, key))
+
+    def _note_if_counted(self, key: int) -> None:
+        """Note a bandit all of whose rows are counted: it is skipped until it has new ones."""
+        found = self._newest[key]
+        is_counted = self._counted(key, found.uid) >= found.decision
+        if is_counted and self._aggregates.cursor(found.uid) >= found.head:
+            self._done[key] = found
+            self._waiting.discard(key)
+
+    def _rebuild_if_ahead(self, keys: list[int]) -> bool:
+        """Drop the counts of a store that was replaced by an older one (a backup)."""
+        if all(self._aggregates.cursor(self._newest[k].uid) <= self._newest[k].head for k in keys):
+            return False
+        log.warning("%s is ahead of the log: it is rebuilt", self.path.name)
+        self._aggregates.close()
+        AggregateWriter.remove(self.path)
+        self._aggregates = AggregateWriter(self.path)
+        self._done.clear()
+        self._waiting = set(self._newest)
+        return True
+
+    def _decisions(self, keys: list[int], counts: Counts, cursors: dict[str, int]) -> bool:
+        """Count one chunk of decisions, of as many bandits as needed; returns if cut."""
         left, left_bytes = CHUNK, BYTES
         for key in keys:
-            rows = self._store.decisions(key, self._counted(key, live[key]), left, left_bytes)
-            num = self._count(live[key], rows, counts, cursors)
+            uid = self._newest[key].uid
+            self._counted_last = key
+            rows = self._store.decisions(key, self._counted(key, uid), left, left_bytes)
+            num = self._count(uid, rows, counts, cursors)
             left -= num
             left_bytes -= sum(row.num_bytes for row in rows[:num])
             if left <= 0 or left_bytes <= 0:
-                self._counted_last = key
                 return True
         return False
 

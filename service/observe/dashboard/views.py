@@ -8,7 +8,7 @@ from typing import Any
 
 from service.observe.counters import SECONDS
 from service.observe.dashboard.aggregates import DELAYS_S
-from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader
+from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader, Sums
 
 RANGES: dict[str, tuple[int, int]] = {  # length and step in seconds; length 0: no beginning
     "15m": (900, 10), "1h": (3600, 60), "6h": (21600, 300), "1d": (86400, 900),
@@ -26,32 +26,38 @@ def ratio(top: float, bottom: float) -> float | None:
     return top / bottom if bottom else None
 
 
-def summary(aggregates: AggregateReader, uid: str, now: float) -> dict[str, Any]:
-    """Return a bandit's line in the overview.
+def summaries(aggregates: AggregateReader, uids: Sequence[str], now: float) -> list[dict[str, Any]]:
+    """Return the lines of bandits in the overview.
 
     The rates cover the last hour, or all time when the last hour had no traffic.
     """
     minute = int(now // MINUTE) * MINUTE
     start = minute - 59 * MINUTE
-    whole, hour = aggregates.totals(uid, 0, HOUR), aggregates.totals(uid, start, MINUTE)
-    points = aggregates.series(uid, start, minute + MINUTE, MINUTE)
+    totals, minutes = aggregates.sums(uids, 0, HOUR), aggregates.sums(uids, start, MINUTE)
     times = list(range(start, minute + MINUTE, MINUTE))
-    rows = [points.get(at) for at in times]
-    recent = hour if hour["chosen"] or hour["num_values"] else whole
+    nothing = (0, 0, 0, 0, 0.0)
+    return [_summary(totals.get(uid, [nothing])[0], minutes.get(uid, []), times) for uid in uids]
+
+
+def _summary(whole: Sums, minutes: list[Sums], times: list[int]) -> dict[str, Any]:
+    _, decisions, all_chosen, rewards, all_value = whole
+    rows = {at: (selects, num, value) for at, selects, _, num, value in minutes}
+    selects, chosen, num, value = (
+        sum(row[1] for row in minutes), sum(row[2] for row in minutes),
+        sum(row[3] for row in minutes), sum(row[4] for row in minutes),
+    )  # fmt: skip
+    is_recent = bool(chosen or num)
+    nothing = (0, 0, 0.0)
     return {
-        "join_rate": ratio(recent["num_values"], recent["chosen"]),
-        "reward_mean": ratio(recent["value"], recent["num_values"]),
-        "decisions": whole["selects"],
-        "rewards": whole["num_values"],
-        "last_hour": {
-            "selects": hour["selects"],
-            "rewards": hour["num_values"],
-            "reward_mean": ratio(hour["value"], hour["num_values"]),
-        },
+        "join_rate": ratio(num, chosen) if is_recent else ratio(rewards, all_chosen),
+        "reward_mean": ratio(value, num) if is_recent else ratio(all_value, rewards),
+        "decisions": decisions,
+        "rewards": rewards,
+        "last_hour": {"selects": selects, "rewards": num, "reward_mean": ratio(value, num)},
         "spark": {
             "time": times,
-            "selects": [row["selects"] if row else 0 for row in rows],
-            "reward": [ratio(row["value"], row["num_values"]) if row else None for row in rows],
+            "selects": [rows.get(at, nothing)[0] for at in times],
+            "reward": [ratio(rows.get(at, nothing)[2], rows.get(at, nothing)[1]) for at in times],
         },
     }
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from bandexa_core.ids import BanditUid
 from service.store.memory.contents import HeldDecision
 from service.store.memory.view import View
-from service.store.records import CountedRow, CountedValue
+from service.store.records import CountedRow, CountedValue, Newest
 
 
 class MemoryCountingReader(View):
     """See `CountingReader`."""
 
-    def bandits(self) -> dict[int, BanditUid]:
-        """See `CountingReader.bandits`."""
+    def newest(self) -> dict[int, Newest]:
+        """See `CountingReader.newest`; another dictionary each time."""
         with self._reading() as contents:
-            return {key: record.uid for key, record in contents.live.items()}
-
-    def heads(self, bandits: Iterable[int]) -> dict[int, int]:
-        """See `CountingReader.heads`."""
-        with self._reading() as contents:
-            return {key: contents.of(key).log.head for key in bandits}
+            return {
+                key: Newest(
+                    record.uid,
+                    contents.of(key).log.head,
+                    max(contents.of(key).decisions, default=0),
+                )
+                for key, record in contents.live.items()
+            }
 
     def decisions(self, bandit: int, after: int, most: int, most_bytes: int) -> list[CountedRow]:
         """See `CountingReader.decisions`."""

@@ -14,6 +14,7 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
+from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import HeldLog
 from service.store.memory.view import EPOCH, View
@@ -201,6 +202,26 @@ class MemoryReader(View):
             ended = log.between(0, newer.row.position - 1)
             return ended[-1].position if ended else BEGINNING
 
+    def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
+        """See `LogReader.with_old_rows`."""
+        with self._reading() as contents:
+            return {
+                key
+                for key in contents.live
+                if _has_old_rows(contents.of(key), before, change_bytes)
+            }
+
+    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
+        """See `LogReader.has_removable_rows`."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            return bool(held.log.between(held.trim.position, min(up_to, held.log.head - 1)))
+
+    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
+        """See `LogReader.has_removable_decisions`."""
+        with self._reading() as contents:
+            return bool(contents.removable_decisions(bandit, before))
+
     def decision_time(self, number: int) -> float | None:
         """See `LogReader.decision_time`."""
         with self._reading() as contents:
@@ -209,6 +230,15 @@ class MemoryReader(View):
                   for key in contents.live)
             )  # fmt: skip
             return next(itertools.islice(times, number, None), None)
+
+
+def _has_old_rows(held: HeldBandit, before: float, change_bytes: int) -> bool:
+    oldest = [decision.record.time for decision in held.in_order()[:1]]
+    oldest += [row.time for row, _, _ in itertools.islice(held.log.learn_rows(), 1)]
+    changes = [each for each in held.log.changes() if isinstance(each.row, CatalogueRow)]
+    return min(oldest, default=before) < before or (
+        sum(len(each.payload) for each in changes) > change_bytes
+    )
 
 
 def _spec_at(log: HeldLog, record: BanditRecord, position: LogPosition) -> BanditSpec:

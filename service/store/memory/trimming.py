@@ -61,16 +61,8 @@ class Trimming:
         if record.key not in self._contents.live:
             return Dropped(0, after, more=False)
         self._contents.end_groups()
-        bandit = self._contents.of(record.key)
-        has_windows = record.spec.rewards.reward_window_s is not None
-        decisions = bandit.in_order(after)
-        gone = [
-            held.record.key
-            for held in decisions
-            if held.record.time < before
-            and not (has_windows and held.closed_at is None and not held.is_erased)
-            and not any(learned.latest > bandit.trim.position for learned in held.learned)
-        ]
+        decisions = self._contents.of(record.key).in_order(after)
+        gone = self._contents.removable_decisions(record, before, after)
         self._contents.remove_decisions(record.key, gone)
         last = decisions[-1].record.key if decisions else after
         return Dropped(len(gone), last, more=False)

@@ -7,15 +7,14 @@ decisions comes as one row of JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from bandexa_core.ids import BanditUid
 from service.store.errors import StoreDamaged
-from service.store.identity import first_key
-from service.store.records import CountedRow, CountedValue
+from service.store.identity import TIME_BITS, first_key
+from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.codec import chosen_ids
 from service.store.sqlite.connection import connect_reader
 
@@ -28,6 +27,14 @@ FROM (
     SELECT key, time, chosen, propensity, explored, std FROM decisions
     WHERE key > ? AND key < ? ORDER BY key LIMIT ?))
 WHERE before < ?
+"""
+# A seek per bandit and table, in one statement: ten thousand bandits take some 30 ms.
+_NEWEST = """
+SELECT json_group_array(json_array(
+  bandit, uid, (SELECT coalesce(max(position), 0) FROM log AS l WHERE l.bandit = b.bandit),
+  (SELECT coalesce(max(key), 0) FROM decisions
+   WHERE key >= b.bandit << :bits AND key < (b.bandit + 1) << :bits)))
+FROM bandits AS b WHERE deleted IS NULL
 """
 _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
@@ -43,6 +50,8 @@ class SqliteCountingReader:
 
     def __init__(self, path: Path) -> None:
         self._db = connect_reader(path)
+        self._version: int | None = None  # of the database, when `_newest` was read
+        self._newest: dict[int, Newest] = {}
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -54,14 +63,15 @@ class SqliteCountingReader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def bandits(self) -> dict[int, BanditUid]:
-        """See `CountingReader.bandits`."""
-        return dict(self._db.execute("SELECT bandit, uid FROM bandits WHERE deleted IS NULL"))
-
-    def heads(self, bandits: Iterable[int]) -> dict[int, int]:
-        """See `CountingReader.heads`."""
-        newest = "SELECT coalesce(max(position), 0) FROM log WHERE bandit = ?"
-        return {key: self._db.execute(newest, (key,)).fetchone()[0] for key in bandits}
+    def newest(self) -> dict[int, Newest]:
+        """See `CountingReader.newest`."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:  # read first: what is committed meanwhile is seen next time
+            (found,) = self._db.execute(_NEWEST, {"bits": TIME_BITS}).fetchone()
+            rows = msgspec.json.decode(found, type=list[tuple[int, BanditUid, int, int]])
+            self._newest = {key: Newest(uid, head, last) for key, uid, head, last in rows}
+            self._version = version
+        return self._newest
 
     def decisions(self, bandit: int, after: int, most: int, most_bytes: int) -> list[CountedRow]:
         """See `CountingReader.decisions`."""

@@ -48,13 +48,14 @@ from service.store.hashing import (
     row_content,
     unpack_change,
 )
-from service.store.identity import DecisionIds, first_key, unpack_own_id
+from service.store.identity import TIME_BITS, DecisionIds, first_key, unpack_own_id
 from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 from service.store.sqlite.codec import INSIDE, LEGACY, RULES, legacy_hash, unpack_chosen
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.erasing import open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
+from service.store.sqlite.removable import has_removable_decisions, has_removable_rows
 from service.store.sqlite.schema import current_epoch
 from service.store.sqlite.tables import decision_ids, stand_in
 from service.store.sqlite.tail import LogTail
@@ -73,6 +74,16 @@ ORDER BY l.position
 """
 GROUP_ENDS = "ends <> 0"
 NOT_ERASED = "position NOT IN (SELECT origin FROM erased WHERE bandit = log.bandit)"
+# Some seeks per bandit, in one statement: ten thousand bandits take some 50 ms.
+WITH_OLD_ROWS = f"""
+SELECT json_group_array(bandit) FROM bandits AS b WHERE deleted IS NULL AND (
+  (SELECT time FROM decisions WHERE key >= b.bandit << :bits AND key < (b.bandit + 1) << :bits
+   ORDER BY key LIMIT 1) < :before
+  OR (SELECT time FROM log AS l WHERE l.bandit = b.bandit AND kind = {KIND_LEARN}
+      ORDER BY position LIMIT 1) < :before
+  OR (SELECT sum(length(payload)) FROM log AS l
+      WHERE l.bandit = b.bandit AND kind = {KIND_CATALOGUE} AND kind <> 1) > :bytes)
+"""
 
 
 class StoreReader:
@@ -263,6 +274,21 @@ class StoreReader:
             (bandit, found[0], found[0] - 2 * MAX_GROUP),
         ).fetchone()
         return LogPosition(end or 0)
+
+    def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
+        """See `LogReader.with_old_rows`."""
+        (found,) = self._connection.execute(
+            WITH_OLD_ROWS, {"bits": TIME_BITS, "before": before, "bytes": change_bytes}
+        ).fetchone()
+        return set(json.loads(found))
+
+    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
+        """See `LogReader.has_removable_rows`."""
+        return has_removable_rows(self._connection, bandit, up_to)
+
+    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
+        """See `LogReader.has_removable_decisions`."""
+        return has_removable_decisions(self._connection, bandit, before)
 
     def decision_time(self, number: int) -> float | None:
         """See `LogReader.decision_time`."""

@@ -96,7 +96,7 @@ class SqliteStore:
     ) -> None:
         self._path = path
         self._deliver = deliver
-        self._gather = gather
+        self._gather: Deliver | None = None  # until the end: this may be another thread
         self._gathered: list[Queued] = []
         self._lock = _lock(path)
         try:
@@ -129,6 +129,7 @@ class SqliteStore:
         self._check: BackgroundCheck | None = None
         if not checked:
             self._check = BackgroundCheck(connect(path, read_only=True), path, self._fail)
+        self._gather = gather
 
     @property
     def failure(self) -> str | None:

@@ -15,24 +15,16 @@ import numpy as np
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
-from service.store.hashing import MAX_GROUP
-from service.store.identity import first_key
 from service.store.protocol import Dropped
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import unpack_items
 from service.store.sqlite.evicted import checksum_of, first_row, trim_of
+from service.store.sqlite.removable import group_end, last_removable, removable_decisions
 
 TRIM_CHUNK = 500
-DROP_CHUNK = 500
 
 _LEARN_ROWS = """
 SELECT position, before IS NULL FROM log
 WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY position LIMIT ?
-"""
-_OLD_DECISIONS = """
-SELECT d.key, d.time, l.closed, l.items, length(d.context)
-FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
-WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
 
 
@@ -54,14 +46,13 @@ class Trimming:
             Whether there are more rows to remove.
         """
         key = bandit.key
-        head = self._db.execute("SELECT max(position) FROM log WHERE bandit = ?", (key,)).fetchone()
-        up_to = LogPosition(min(up_to, (head[0] or 0) - 1))
+        up_to = last_removable(self._db, key, up_to)
         trim = trim_of(self._db, key)
         if up_to <= trim.position:
             return False
         rows = self._db.execute(_LEARN_ROWS, (key, trim.position, up_to, TRIM_CHUNK)).fetchall()
         more = len(rows) == TRIM_CHUNK
-        end = self._group_end(key, trim.position, rows[-1][0] if more else up_to)
+        end = group_end(self._db, key, trim.position, rows[-1][0] if more else up_to)
         if end is None:
             return False
         gone = self._erased(key, end)
@@ -83,15 +74,6 @@ class Trimming:
             "DELETE FROM log WHERE bandit = ? AND kind = 1 AND position <= ?", (key, end)
         )
         return more
-
-    def _group_end(self, bandit: int, after: int, up_to: int) -> int | None:
-        """Return the last position in (after, up_to] at which a group ends, and has a hash."""
-        (end,) = self._db.execute(
-            "SELECT max(position) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
-            " AND ends <> 0",
-            (bandit, max(after, up_to - 2 * MAX_GROUP), up_to),
-        ).fetchone()
-        return None if end is None else int(end)
 
     def _sample(
         self, bandit: BanditRecord, positions: list[int], size: int, num_before: int
@@ -176,29 +158,12 @@ class Trimming:
             before: Seconds since the epoch.
             after: Where the last call ended; 0 for the first call.
         """
-        trim = trim_of(self._db, bandit.key).position
-        has_windows = bandit.spec.rewards.reward_window_s is not None
-        found = self._db.execute(
-            _OLD_DECISIONS,
-            (max(after, first_key(bandit.key) - 1), first_key(bandit.key + 1), DROP_CHUNK),
-        ).fetchall()
-        old = [row for row in found if row[1] < before]
-        removable = [
-            (key,)
-            for key, _, closed, items, is_whole in old  # an erased one is never closed
-            if not (has_windows and closed is None and is_whole) and not _is_logged(items, trim)
-        ]
-        self.remove_decisions(removable)
-        more = len(found) == DROP_CHUNK and bool(old)
-        return Dropped(len(removable), DecisionKey(found[-1][0]) if found else after, more)
+        keys, dropped = removable_decisions(self._db, bandit, before, after)
+        self.remove_decisions([(key,) for key in keys])
+        return dropped
 
     def remove_decisions(self, keys: list[tuple[int]]) -> int:
         """Remove decisions with all that was reported about them; returns how many."""
         for table in ("rewards", "ledger", "decisions"):
             self._db.executemany(f"DELETE FROM {table} WHERE key = ?", keys)
         return len(keys)
-
-
-def _is_logged(items: bytes | None, trim: LogPosition) -> bool:
-    """Whether a log row after `trim` learned a value of a decision."""
-    return items is not None and any(item.latest > trim for item in unpack_items(items))

@@ -77,7 +77,6 @@ class Readers:
             now: The time.
         """
         log, counting = self.log, self.counting
-        keys = [bandit.key for bandit in bandits]
         found = {
             "epoch": log.epoch(),
             "bandits": plain(log.bandits()),
@@ -85,7 +84,12 @@ class Readers:
             "next uids": [log.next_uid(bandit.name) for bandit in bandits],
             "answers": [plain(log.answer(each)) for each in ids],
             "times of decisions": [log.decision_time(n) for n in (0, 1, 2, 9, 99, MOST)],
-            "counted": (counting.bandits(), counting.heads(keys)),
+            "with old rows": [
+                log.with_old_rows(now - ago, size)
+                for ago in (-1.0, 2.0, MOST)
+                for size in (0, MOST)
+            ],
+            "counted": counting.newest(),
         }
         for bandit in bandits:
             whole = self.of_log(bandit, now) | self.of_decisions(bandit, ids, now)
@@ -119,6 +123,10 @@ class Readers:
             "first": [log.first_learned(key, n) for n in (1, 2, num_first) if 0 < n <= num_first],
             "before": [log.last_before(key, now - ago) for ago in (-1.0, 0.0, 2.0, 9.0, 99.0)],
             "removable": log.removable_changes(key),
+            "removable rows": [log.has_removable_rows(key, n) for n in some],
+            "removable decisions": [
+                log.has_removable_decisions(bandit, now - ago) for ago in (-1.0, 2.0, 9.0)
+            ],
             "evicted": [
                 attempt(log.evicted, bandit, n, at, most)
                 for n, at in ((0, head), (trim.position, trim.position), (head, head))

@@ -131,7 +131,7 @@ def test_a_closed_reader_reads_nothing_more(client, store, make):
     with pytest.raises(StoreUnreadable):
         history.newest(bandit, None, 1)
     with pytest.raises(StoreUnreadable):
-        counting.bandits()
+        counting.newest()
 
 
 def test_a_store_that_works_says_so(client, store, make):

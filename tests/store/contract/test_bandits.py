@@ -100,7 +100,7 @@ def test_deleting_removes_all_of_a_bandit_and_nothing_of_another(client, store, 
         history, counting = readers.history, readers.counting
         assert history.decision(doomed, DecisionId("doomed0")) is None
         assert (history.newest(doomed, None, 9), history.rounds(doomed, 0.0, 9)) == ([], [])
-        assert counting.bandits() == {other.key: other.uid}
+        assert list(counting.newest()) == [other.key]
         assert counting.decisions(key, 0, 9, 1 << 20) == []
         assert counting.learned(key, 0, 99, 9) == []
     client.clock.now += 1e6

@@ -69,6 +69,24 @@ def test_decisions_are_removed_once_no_row_refers_to_them(client, store, make, b
     assert client.call(rewards(store), make.report("d1", 2.0)).row.before == 9.0
 
 
+def test_readers_know_what_there_is_to_remove(client, store, make, bandit):
+    empty = make.bandit(client, store, name="empty")
+    learn(client, store, make, bandit, 0, 10)
+    with store.reader() as reader:
+        assert reader.with_old_rows(1e12, 1 << 20) == {bandit.key}
+        assert reader.with_old_rows(-1.0, 1 << 20) == set()
+        assert not reader.has_removable_rows(empty.key, FAR)
+        assert reader.has_removable_rows(bandit.key, FAR)
+        assert not reader.has_removable_decisions(bandit, 1e12), "the log refers to all of them"
+        trim(client, store, bandit, 6)
+        assert not reader.has_removable_rows(bandit.key, LogPosition(6))
+        assert reader.has_removable_decisions(bandit, 1e12)
+        trim(client, store, bandit, 99)
+        client.call(store.drop_decisions, bandit, 1e12, DecisionKey(0))
+        assert not reader.has_removable_rows(bandit.key, FAR), "the newest row stays"
+        assert not reader.has_removable_decisions(bandit, 1e12)
+
+
 def test_a_decision_whose_window_is_open_stays(client, store, make):
     windowed = make.bandit(client, store, name="w", rewards=make.window(1000.0))
     decide(client, store, make, windowed, 0, 3)

@@ -12,29 +12,51 @@ export class Overview {
     this.server = h("section", { class: "card", "aria-label": "Server" });
     this.list = h("div", { class: "grid", id: "bandits" });
     this.cards = new Map();
-    root.replaceChildren(this.server, this.list);
+    this.pages = [""]; // where each page begins, up to the one that is shown
+    this.more = h("nav", { class: "row", "aria-label": "Pages" });
+    root.replaceChildren(this.server, this.list, this.more);
+  }
+
+  turn(pages) {
+    this.pages = pages;
+    this.update().catch(() => {}); // the next turn says why
+  }
+
+  links({ next, total, bandits }) {
+    if (this.pages.length === 1 && next === null) return [];
+    return [
+      h("span", { class: "soft" }, `${count(bandits.length)} of ${count(total)} bandits`),
+      h("button", { type: "button", disabled: this.pages.length === 1, onclick: () => this.turn([""]) }, "First"),
+      h("button", { type: "button", disabled: this.pages.length === 1, onclick: () => this.turn(this.pages.slice(0, -1)) }, "Back"),
+      h("button", { type: "button", disabled: next === null, onclick: () => this.turn([...this.pages, next]) }, "Next")];
   }
 
   async update(signal) {
-    const found = await get("dashboard/overview", signal);
+    const after = this.pages.at(-1);
+    const found = await get(`dashboard/overview${after ? `?after=${encodeURIComponent(after)}` : ""}`, signal);
+    if (after !== this.pages.at(-1)) return; // the page was turned meanwhile
     const { server } = found;
-    const alarms = found.bandits.flatMap((one) => one.findings).concat(server.findings).filter((one) => one.severity === "alarm");
-    const badge = !server.ready ? ["bad", "not ready"] : alarms.length ? ["bad", `${alarms.length} alarm${alarms.length > 1 ? "s" : ""}`] : ["good", "healthy"];
+    const shown = found.bandits.flatMap((one) => one.findings).concat(server.findings).filter((one) => one.severity === "alarm");
+    const names = new Set(found.bandits.map((one) => one.name));
+    const elsewhere = found.alarmed.filter((name) => !names.has(name)); // on other pages
+    const alarms = shown.length + elsewhere.length;
+    const badge = !server.ready ? ["bad", "not ready"] : alarms ? ["bad", `${alarms} alarm${alarms > 1 ? "s" : ""}`] : ["good", "healthy"];
     fill(this.server,
       h("div", { class: "row between" }, h("h1", {}, "Is it learning?"), h("span", { class: `badge ${badge[0]}`, id: "verdict" }, badge[1])),
-      facts([["bandits", count(found.bandits.length)], ["selects, last hour", count(sum(found.bandits, "selects"))],
+      facts([["bandits", count(found.total)], ["selects, last hour", count(sum(found.bandits, "selects"))],
         ["rewards, last hour", count(sum(found.bandits, "rewards"))], ["trainer", server.trainer.phase],
         ["rounds since start", count(server.trainer.rounds)]]),
       server.detail ? h("div", { class: "finding alarm" }, server.detail) : null,
       server.behind ? h("p", { class: "soft small" }, "The past is still being counted; figures below grow.") : null,
-      ...findings(server.findings));
+      ...findings(server.findings),
+      ...elsewhere.slice(0, 20).map((name) => h("div", { class: "finding alarm" }, h("strong", {}, "Alarm: "), h("a", { href: `#/bandit/${encodeURIComponent(name)}` }, name))));
+    this.more.replaceChildren(...this.links(found));
     if (!found.bandits.length) {
       this.cards.clear();
       fill(this.list, h("div", { class: "card" }, h("h2", {}, "No bandit yet"),
         h("p", { class: "soft" }, "Create one and it shows up here:"), h("pre", {}, EXAMPLE)));
       return;
     }
-    const names = new Set(found.bandits.map((one) => one.name));
     for (const [name, card] of this.cards) if (!names.has(name)) { card.remove(); this.cards.delete(name); }
     if (!this.cards.size) { this.list.replaceChildren(); delete this.list.dataset.filled; }
     for (const one of found.bandits) {

@@ -1,0 +1,189 @@
+"""The metrics of single bandits, in Prometheus' text format.
+
+With ten thousand bandits they are hundreds of thousands of lines. So the lines are written here, a
+bandit at a time, and the event loop serves requests in between: the numbers of one bandit belong
+together, those of two are some milliseconds apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+from service.observe.counters import PROPENSITIES
+from service.observe.health import ALARM, Finding, bandit_findings, failed_finding, server_findings
+from service.observe.slices import in_slices
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+
+_LE = [
+    f'",le="{"+Inf" if math.isinf(bound) else bound!r}"}} ' for bound in (*PROPENSITIES, math.inf)
+]
+
+
+class _Family:
+    """A metric and its lines; labels are names that need no escapes."""
+
+    def __init__(self, name: str, text: str, kind: str = "gauge") -> None:
+        self.name = f"{name}_total" if kind == "counter" else name
+        self.lines = [f"# HELP {self.name} {text}\n# TYPE {self.name} {kind}\n"]
+
+    def add(self, labels: str, value: float) -> None:
+        """Add a sample."""
+        self.lines.append(f"{self.name}{{{labels}}} {float(value)!r}\n")
+
+
+async def bandit_metrics(engine: Engine, *, histograms: bool) -> list[bytes]:
+    """Return the metrics of all bandits, one part per metric.
+
+    Args:
+        engine: The engine.
+        histograms: Whether histograms are among them, which are most of the lines.
+    """
+    traffic, models, learning = _Traffic(), _Models(engine), _Learning(engine)
+    async for bandit in in_slices(engine.bandits()):
+        label = f'bandit="{bandit.record.name}"'
+        traffic.add(bandit, label, histograms=histograms)
+        models.add(bandit, label)
+        learning.add(bandit.record.name, bandit_findings(engine, bandit))
+    learning.finish(engine)
+    parts = []
+    for family in (*traffic.families(), *models.families(), *learning.families()):
+        parts.append("".join(family.lines).encode())
+        await asyncio.sleep(0)
+    return parts
+
+
+class _Traffic:
+    """What has happened to bandits."""
+
+    def __init__(self) -> None:
+        self._selects = _Family(
+            "bandexa_selects", "Answered selects, repeated ones included.", "counter"
+        )
+        self._rewards = _Family("bandexa_rewards", "Rewards by status.", "counter")
+        self._propensity = _Family(
+            "bandexa_propensity",
+            "Propensity of the chosen action, for decisions answered with one.", "histogram",
+        )  # fmt: skip
+        self._mean = _Family("bandexa_reward_mean", "Mean of about the last 1,000 learned values.")
+        self._join = _Family(
+            "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
+        )
+
+    def add(self, bandit: Bandit, label: str, *, histograms: bool) -> None:
+        """Add the lines of a bandit."""
+        vitals = bandit.vitals
+        self._selects.add(label, vitals.selects)
+        for status, count in vitals.rewards.items():
+            self._rewards.add(f'{label},status="{status}"', count)
+        if histograms:
+            self._add_propensity(bandit, label)
+        if vitals.reward_mean is not None:
+            self._mean.add(f'{label},policy="{bandit.record.spec.policy}"', vitals.reward_mean)
+        if (rate := vitals.join_rate()) is not None:
+            self._join.add(label, rate)
+
+    def _add_propensity(self, bandit: Bandit, label: str) -> None:
+        name, tally, seen = self._propensity.name, bandit.vitals.propensities, 0
+        start, lines = f"{name}_bucket{{{label[:-1]}", []
+        for le, count in zip(_LE, tally.counts, strict=True):
+            seen += count
+            lines.append(f"{start}{le}{seen}.0\n")
+        lines.append(f"{name}_count{{{label}}} {seen}.0\n{name}_sum{{{label}}} {tally.total}\n")
+        self._propensity.lines.append("".join(lines))
+
+    def families(self) -> list[_Family]:
+        """Return the metrics."""
+        return [self._selects, self._rewards, self._propensity, self._mean, self._join]
+
+
+class _Models:
+    """What bandits serve, and what their last rounds used."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._families = [(_Family(name, text), value) for name, text, value in _OF_A_MODEL]
+        self._replays = engine.rounds.supervisor.replays
+        self._rows = _Family("bandexa_replay_rows", "Rows that the bandit's last round used.")
+        self._bytes = _Family("bandexa_replay_bytes", "Bytes of those rows.")
+
+    def add(self, bandit: Bandit, label: str) -> None:
+        """Add the lines of a bandit."""
+        for family, value in self._families:
+            family.add(label, value(bandit))
+        if (replay := self._replays.get(bandit.record.uid)) is not None:
+            rows, num_bytes = replay
+            self._rows.add(label, rows)
+            self._bytes.add(label, num_bytes)
+
+    def families(self) -> list[_Family]:
+        """Return the metrics."""
+        return [*(family for family, _ in self._families), self._rows, self._bytes]
+
+
+class _Learning:
+    """The findings of `/learnz`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._alarmed = False
+        self._learning = _Family("bandexa_learning", "Whether /learnz answers 200.")
+        self._finding = _Family(
+            "bandexa_finding",
+            "A finding of /learnz; 1 while it holds. Without a bandit: of the whole server.",
+        )
+        self.add("", server_findings(engine))
+
+    def add(self, name: str, findings: list[Finding]) -> None:
+        """Add the findings of a bandit."""
+        for one in findings:
+            self._alarmed |= one.severity == ALARM
+            labels = f'bandit="{name}",finding="{one.name}",severity="{one.severity}"'
+            self._finding.add(labels, 1.0)
+
+    def finish(self, engine: Engine) -> None:
+        """Add the bandits that are not served."""
+        for aside in engine.live.aside():
+            self.add(aside.record.name, [failed_finding(aside.failure)])
+        self._learning.lines.append(f"{self._learning.name} {float(not self._alarmed)!r}\n")
+
+    def families(self) -> list[_Family]:
+        """Return the metrics."""
+        return [self._learning, self._finding]
+
+
+def _untrained(bandit: Bandit) -> float:
+    progress = bandit.model.progress
+    return progress.num_learned - progress.trained_rows if bandit.model.learns_features else 0
+
+
+_OF_A_MODEL: tuple[tuple[str, str, Callable[[Bandit], float]], ...] = (
+    ("bandexa_snapshot", "Version of the served snapshot.", lambda b: b.model.version),
+    (
+        "bandexa_snapshot_age_seconds", "Age of the served snapshot.",
+        lambda b: max(0.0, time.time() - b.model.created_at),
+    ),
+    ("bandexa_position", "Log position of the served model.", lambda b: b.model.position),
+    (
+        "bandexa_position_lag", "Log rows applied since the served snapshot.",
+        lambda b: b.model.position - b.model.base_position,
+    ),
+    (
+        "bandexa_rows_waiting", "Committed rows that wait to be applied.",
+        lambda b: b.applier.rows_waiting,
+    ),
+    (
+        "bandexa_failed", "Whether a log row cannot be applied; 1 until it is recovered.",
+        lambda b: b.applier.failure is not None,
+    ),
+    (
+        "bandexa_learned_values", "Values learned since the bandit was created.",
+        lambda b: b.model.progress.num_learned,
+    ),
+    ("bandexa_untrained_values", "Values learned since the last round.", _untrained),
+    (
+        "bandexa_actions", "Actions that are offered.",
+        lambda b: len(b.model.catalogue.enabled_slots),
+    ),
+)  # fmt: skip

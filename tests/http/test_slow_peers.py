@@ -1,0 +1,173 @@
+"""Clients that send or read slowly, or not at all, take no place from others for long."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.fixtures.servers import Server, StartServer
+from tests.fixtures.waiting import poll
+
+LIMIT = 20
+HEAD = b"POST /select HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"400\r\n" + b" " * 1024 + b"\r\n"
+
+
+class Peers:
+    """Connections to a server that are used byte by byte."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._stack = contextlib.ExitStack()
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a connection and send something."""
+        url = urlsplit(self.server.url)
+        peer = socket.create_connection((url.hostname or "", url.port or 0), timeout=20)
+        self._stack.enter_context(peer)
+        peer.sendall(sent)
+        return peer
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def num_files(self) -> int:
+        """Return how many descriptors the server has."""
+        return len(os.listdir(f"/proc/{self.server.pid}/fd"))
+
+
+@pytest.fixture(scope="module")
+def strict(start_session_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A server with little patience; only this module's tests use it."""
+    data: Path = tmp_path_factory.mktemp("strict") / "data"
+    limits = {"HEAD_TIMEOUT_S": "1", "MAX_CONNECTIONS": LIMIT, "MAX_BODY_BYTES": "4096"}
+    env = {f"BANDEXA_{name}": str(value) for name, value in limits.items()}
+    return start_session_server(data, env=env)
+
+
+@pytest.fixture
+def peers(strict: Server) -> Iterator[Peers]:
+    peers = Peers(strict)
+    yield peers
+    peers.close()
+
+
+def is_closed(peer: socket.socket) -> bool:
+    """Whether the other end closed it; what it sent before is dropped."""
+    peer.setblocking(False)
+    try:
+        while peer.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+def goes_on(peer: socket.socket) -> bool:
+    """Send one more chunk; whether the server still takes it."""
+    peer.setblocking(False)
+    try:
+        peer.send(CHUNK)
+    except BlockingIOError:
+        pass
+    except ConnectionError:
+        return False
+    return True
+
+
+def answered(peer: socket.socket) -> bytes:
+    """Return the beginning of an answer."""
+    received: bytes = peer.recv(65536)
+    return received
+
+
+def test_heads_that_do_not_end_in_time_are_closed(peers: Peers) -> None:
+    silent, half = peers.connect(), peers.connect(HEAD + b"X-Slow: ")
+    used = peers.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answered(used).startswith(b"HTTP/1.1 200 ")
+    used.sendall(HEAD)  # half of the next one
+    blank = peers.connect(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answered(blank).startswith(b"HTTP/1.1 200 ")
+    blank.sendall(b"\r\n")  # no request begins with it, and it is no idle connection either
+    slow = peers.connect(HEAD)
+
+    def drips() -> bool:
+        with contextlib.suppress(ConnectionError, BlockingIOError):
+            slow.send(b"X: y\r\n")
+        return is_closed(slow)
+
+    poll(drips, "the end of a head that goes on and on")
+    for peer in (silent, half, used, blank):
+        poll(lambda peer=peer: is_closed(peer), "the end of a half request")  # type: ignore[misc]
+
+
+def test_an_endless_body_is_cut_after_its_answer(peers: Peers) -> None:
+    large = peers.connect(CHUNKED)  # 413 after 4096 bytes
+    unread = peers.connect(b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert answered(unread).startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 403 "))
+    open_ones = {large, unread}
+
+    def cut() -> bool:
+        open_ones.difference_update([peer for peer in open_ones if not goes_on(peer)])
+        return not open_ones
+
+    poll(cut, "the end of both bodies")
+
+
+def test_a_crowd_of_half_requests_does_not_lock_others_out(peers: Peers, strict: Server) -> None:
+    before = peers.num_files()
+    crowd = []
+    for number in range(5 * LIMIT):
+        crowd.append(peers.connect((HEAD, CHUNKED, b"")[number % 3]))
+        if number % 10 == 0:
+            with strict.client() as client:
+                assert client.get("/readyz").status_code == 200
+    assert peers.num_files() < before + 2 * LIMIT
+    poll(lambda: sum(is_closed(peer) for peer in crowd) >= 4 * LIMIT, "room made for new ones")
+    peers.close()
+    poll(lambda: peers.num_files() <= before, "as many descriptors as before")
+    poll(lambda: "connections closed: " in strict.log_text(), "a line of the log")
+
+
+def test_when_all_connections_are_under_way_health_checks_pass(
+    start_server: StartServer, api_of
+) -> None:
+    server: Server = start_server(env={"BANDEXA_MAX_CONNECTIONS": "3"})
+    api = api_of(server.http)
+    name = api.two_actions(
+        policy="neural_linear_ts", encoder={"name": "mlp"},
+        training={"mode": "lockstep", "optimizer_steps": 100_000},
+    )  # fmt: skip
+    for number in range(8):
+        api.teach(name, [number, 1.0], "x", number / 8)
+    peers = Peers(server)
+    request = f"POST /bandits/{name}/train?wait=true HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with contextlib.closing(peers):
+        waiting = [peers.connect(request) for _ in range(3)]
+
+        def refused() -> bool:
+            with server.client() as client:
+                assert client.get("/healthz").status_code == 200
+                answer = client.get("/bandits")
+                assert answer.status_code in (200, 503)
+                return answer.status_code == 503 and check(answer)
+
+        poll(refused, "the limit")
+        assert not any(is_closed(peer) for peer in waiting)
+
+
+def check(answer: httpx.Response) -> bool:
+    assert answer.json()["detail"] == "too many connections are open"
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.headers["connection"] == "close"
+    return True
