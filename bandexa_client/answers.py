@@ -52,6 +52,37 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure has done.
+
+    Attributes:
+        decisions: How many decisions were erased.
+        samples: How many rows of training samples, whose decisions had been removed before.
+        rebuilt: The bandits whose models were rebuilt without them.
+        waiting: The bandits whose models could not be rebuilt yet; the service tries again.
+        remaining: Of `rebuilt`, bandits whose models still contain the rows: retention had removed
+            the log that a linear policy's rebuild needs, or a rollback had copied them.
+        wal_emptied: Whether the write-ahead log was emptied; if not, erase again later.
+    """
+
+    decisions: int
+    samples: int
+    rebuilt: tuple[str, ...]
+    waiting: tuple[str, ...]
+    remaining: tuple[str, ...]
+    wal_emptied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The bytes of the database file before and after; without `is_done` it is cut off later."""
+
+    bytes_before: int
+    bytes_after: int
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RewardStatus:
     """What became of a reward.
 

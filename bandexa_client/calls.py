@@ -17,6 +17,8 @@ from bandexa_client.answers import (
     ActivationStatus,
     BanditState,
     Catalogue,
+    Compacted,
+    Erased,
     LearnState,
     Readiness,
     RewardStatus,
@@ -74,6 +76,7 @@ class Calls(ABC):
         decision_id: str | None = None,
         k: int = 1,
         activate: bool = True,
+        unit: str | None = None,
         fallback: str | None = None,
         within_s: float | None = None,
     ) -> Selection:
@@ -88,6 +91,7 @@ class Calls(ABC):
                 repeated call gives the same decision; otherwise the service does.
             k: How many actions to choose.
             activate: False when the decision may never be shown.
+            unit: The user or session that it is for: `erase` finds the decision by it.
             fallback: The action to take when the service does not answer: see `Selection`.
             within_s: Limit of the whole call in seconds, retries included. None: the client's
                 limits.
@@ -97,7 +101,9 @@ class Calls(ABC):
         """
         if decision_id is None and self._retry.attempts > 1:
             decision_id = new_id()
-        request = SelectRequest(bandit, context, candidates, retrieve, decision_id, k, activate)
+        request = SelectRequest(
+            bandit, context, candidates, retrieve, decision_id, k, activate, unit
+        )
         call = Call(
             "POST", "/select", _reads_decision(decision_id), request.body(),
             repeatable=decision_id is not None,
@@ -308,6 +314,32 @@ class Calls(ABC):
         )
 
     # -- the server -----------------------------------------------------------------------------
+
+    @shared
+    async def erase(
+        self,
+        *,
+        unit: str | None = None,
+        decision_ids: Sequence[str] | None = None,
+        bandit: str | None = None,
+    ) -> Erased:
+        """Erase decisions and what was learned from them; it may be repeated.
+
+        Args:
+            unit: All decisions that were made for this user or session; or
+            decision_ids: these decisions, up to 1000.
+            bandit: Only this bandit's; None: all bandits'.
+        """
+        given = {"unit": unit, "bandit": bandit}
+        body: dict[str, object] = {key: name for key, name in given.items() if name is not None}
+        if decision_ids is not None:
+            body["decision_ids"] = list(decision_ids)
+        return await self._do(Call("POST", "/erase", reads(Erased), body, slow=True))
+
+    @shared
+    async def compact(self) -> Compacted:
+        """Return free space of the database to the disk of the server."""
+        return await self._do(Call("POST", "/compact", reads(Compacted), slow=True))
 
     @shared
     async def ready(self) -> Readiness:

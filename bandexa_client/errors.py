@@ -7,6 +7,7 @@ BanditError
 +-- Rejected             a 4xx with the service's problem document
     +-- NotFound         404, no such bandit, action, decision or snapshot
     +-- Conflict         409
+    +-- Gone             410, the decision was erased
     +-- Invalid          422, the problem names the fields
 """
 
@@ -87,11 +88,15 @@ class Conflict(Rejected):
     """The call contradicts what is stored."""
 
 
+class Gone(Rejected):
+    """The decision was erased."""
+
+
 class Invalid(Rejected):
     """The body is invalid; `problem["errors"]` names the fields."""
 
 
-_REJECTIONS: Mapping[int, type[Rejected]] = {404: NotFound, 409: Conflict, 422: Invalid}
+_REJECTIONS: Mapping[int, type[Rejected]] = {404: NotFound, 409: Conflict, 410: Gone, 422: Invalid}
 
 
 def rejection(status: int, problem: Mapping[str, object], *, where: str) -> Rejected:

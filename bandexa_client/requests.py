@@ -29,6 +29,7 @@ class SelectRequest:
     decision_id: str | None = None
     k: int = 1
     activate: bool = True
+    unit: str | None = None
 
     def body(self) -> dict[str, object]:
         """Return the JSON body, without fields at their default."""
@@ -37,6 +38,7 @@ class SelectRequest:
             "candidates": self.candidates,
             "retrieve": self.retrieve,
             "decision_id": self.decision_id,
+            "unit": self.unit,
         }
         body.update({key: value for key, value in optional.items() if value is not None})
         if self.k != 1:

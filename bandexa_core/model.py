@@ -32,6 +32,7 @@ from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import (
     CatalogueRow,
     ConfigRow,
+    ErasedRow,
     Group,
     ImportRow,
     LearnRow,
@@ -261,11 +262,13 @@ class ServingModel:
             if z_ND is None:
                 z_ND = self.features(group)
             if group.as_block and z_ND is not None:
-                self._learn_block(learn_rows(group), z_ND)
+                self._learn_block(group.rows, z_ND)
             else:
-                for index, row in enumerate(group.rows):
+                index = 0
+                for row in group.rows:
                     z_1D = None if z_ND is None else z_ND[index : index + 1]
                     self._apply(row, load, z_1D)
+                    index += isinstance(row, LearnRow)
                     self.position = row.position
         except Exception as error:
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
@@ -294,20 +297,30 @@ class ServingModel:
         other.apply(group, load, z_ND)
         return other
 
-    def _learn_block(self, rows: Sequence[LearnRow], z_ND: NDArray[np.float64]) -> None:
-        """Learn a group: consecutive first values together, corrections and steps in between."""
+    def _learn_block(self, rows: Sequence[LogRow], z_ND: NDArray[np.float64]) -> None:
+        """Learn a group: consecutive first values together, corrections and steps in between.
+
+        `z_ND` has no features of erased rows.
+        """
+        first: list[LearnRow] = []
         start = 0
-        for index, row in enumerate(rows):
+        for row in rows:
             share = self.share_before(row)
-            if share < 1.0 or row.before is not None:
-                self._learn_first(rows[start:index], z_ND[start:index])
-                start = index
+            corrects = isinstance(row, LearnRow) and row.before is not None
+            if share < 1.0 or corrects:
+                self._learn_first(first, z_ND[start : start + len(first)])
+                start, first = start + len(first), []
             self._forget_before(row, share)
-            if row.before is not None:
-                self._learn(row, z_ND[index : index + 1])
+            if not isinstance(row, LearnRow):
+                continue
+            if corrects:
+                self._learn(row, z_ND[start : start + 1])
                 self.position = row.position
-                start = index + 1
-        self._learn_first(rows[start:], z_ND[start:])
+                start += 1
+            else:
+                first.append(row)
+        self._learn_first(first, z_ND[start:])
+        self.position = rows[-1].position
 
     def _learn_first(self, rows: Sequence[LearnRow], z_ND: NDArray[np.float64]) -> None:
         """Learn first values."""
@@ -329,6 +342,8 @@ class ServingModel:
             self._learn(row, z_1D)
             if row.before is None:
                 self._count_learned(1)
+        elif isinstance(row, ErasedRow):
+            pass
         elif isinstance(row, CatalogueRow):
             self._changes.append(row.change)
         elif isinstance(row, ConfigRow):

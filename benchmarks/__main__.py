@@ -30,6 +30,7 @@ TIMINGS = {
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
+    "erasing": "longest wait of a write while a person is erased, and while the file shrinks",
     "dashboard": "the dashboard over a million decisions, and selects beside open pages",
 }
 PROOFS = {

@@ -1,8 +1,9 @@
 """The rows of a bandit's log: everything that changes its model, in one sequence of positions.
 
 Four kinds of rows exist: a value was learned, the catalogue changed, the configuration changed, a
-snapshot was imported. A row carries everything that is needed to apply it, so that applying reads
-neither a clock nor the store. A served model is the fold of these rows over a snapshot.
+snapshot was imported. A row whose decision was erased is read as a fifth kind: nothing is learned
+from it. A row carries everything that is needed to apply it, so that applying reads neither a clock
+nor the store. A served model is the fold of these rows over a snapshot.
 
 The store writes a row in the transaction of its cause and never changes it; retention may delete
 the oldest rows. Positions of a bandit start at 1, have no gaps and are never reused. Rows are
@@ -12,7 +13,7 @@ applied in the order of their positions, and those of one group together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +76,21 @@ class ImportRow(NamedTuple):
     version: SnapshotVersion
 
 
-LogRow = LearnRow | CatalogueRow | ConfigRow | ImportRow
+class ErasedRow(NamedTuple):
+    """A value was learned from a decision that was erased since; nothing is learned from it."""
+
+    position: LogPosition
+    time: float
+
+
+LogRow = LearnRow | ErasedRow | CatalogueRow | ConfigRow | ImportRow
 
 
 class Group(NamedTuple):
     """Rows that were appended together and are applied together: decisions are drawn at its end.
 
     Attributes:
-        rows: Learn rows, or a single row of another kind; in order.
+        rows: Learn rows, with erased ones among them, or a single row of another kind; in order.
         as_block: The rule that the log prescribes for applying them. True: all features are
             computed at once, and consecutive first values are learned as a block. False: row by
             row. The two differ by rounding, so that every replay follows the rule in the log.
@@ -103,6 +111,5 @@ def row_by_row(row: LogRow) -> Group:
 
 
 def learn_rows(group: Group) -> Sequence[LearnRow]:
-    """Return the learn rows of a group: all of them, or none."""
-    rows = group.rows
-    return cast(Sequence[LearnRow], rows) if isinstance(rows[0], LearnRow) else ()
+    """Return the learn rows of a group, without those that were erased."""
+    return [row for row in group.rows if isinstance(row, LearnRow)]

@@ -19,6 +19,8 @@ from bandexa_core.model import CATALOGUE, MODEL_FILE, TRAINING_FILE, Progress, S
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 
+COPIED = "copied_position"
+
 
 def publish_model(
     snapshots: SnapshotStore,
@@ -34,6 +36,7 @@ def publish_model(
     metrics: Mapping[str, float],
     before_rename: Callable[[], None] | None = None,
     catalogue_position: LogPosition | None = None,
+    copied_position: LogPosition | None = None,
 ) -> Manifest:
     """Publish the state of a model as a snapshot.
 
@@ -51,10 +54,12 @@ def publish_model(
         before_rename: The last check before the snapshot becomes visible; it raises to refuse.
         catalogue_position: The log position of the model's catalogue, where it is an earlier one;
             the snapshot is loaded with the changes in between.
+        copied_position: The log position of the own snapshot that a rollback copies; or None.
 
     Raises:
         SnapshotError: The snapshot could not be written, or is refused.
     """
+    copied = {} if copied_position is None else {COPIED: copied_position}
     actions = {f"{CATALOGUE}{name}": t for name, t in model.catalogue.tensors().items()}
     files = {MODEL_FILE: model.tensors() | actions, TRAINING_FILE: dict(training)}
     draft = Manifest(
@@ -72,6 +77,7 @@ def publish_model(
             "progress": progress._asdict(),
             "machine": platform.machine(),
             "catalogue_position": position if catalogue_position is None else catalogue_position,
+            **copied,
         },
     )
     if version is None:

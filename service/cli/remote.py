@@ -19,6 +19,7 @@ OTHER_SERVER = "is this the server's address?"
 REMEDIES = {
     "unauthorized": "give --api-key, or set BANDEXA_API_KEY",
     "forbidden": "use a key with that scope (`bandexa keygen` makes one)",
+    "erased": "nothing of it is left",
     "unknown-bandit": "`bandexa bandits list` shows the existing ones",
     "unknown-action": "`bandexa actions list BANDIT` shows the existing ones",
     "unknown-snapshot": "`bandexa snapshots list BANDIT` shows the existing ones",

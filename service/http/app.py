@@ -29,7 +29,16 @@ from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.reloading import keys_read_anew
-from service.http.routes import bandits, dashboard, explained, page, score, snapshots, system
+from service.http.routes import (
+    bandits,
+    dashboard,
+    erasing,
+    explained,
+    page,
+    score,
+    snapshots,
+    system,
+)
 from service.http.starting import Starting
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
@@ -102,8 +111,8 @@ def create_app(settings: Settings) -> App:
     app.state.registry = registry
     problems.install(app, metrics)
     routers = (
-        score.router, bandits.router, snapshots.router, explained.router, dashboard.router,
-        page.router, system.router,
+        score.router, bandits.router, snapshots.router, explained.router, erasing.router,
+        dashboard.router, page.router, system.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

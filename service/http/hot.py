@@ -97,6 +97,7 @@ def select_command(
         activate=body.activate,
         body_hash=None if own_id is None else _identity(body, context),
         decode_s=time.perf_counter() - arrived,
+        unit=body.unit,
     )
 
 
@@ -117,16 +118,17 @@ async def select(engine: Engine, command: SelectCommand, *, patient: bool = Fals
 
 def _identity(body: SelectRequest, context: Any) -> bytes:
     """Return the digest by which a repeated select is recognised."""
-    return body_hash(
-        {
-            "bandit": body.bandit,
-            "context": context,
-            "candidates": candidates.hashed(body.candidates),
-            "retrieve": body.retrieve,
-            "k": body.k,
-            "activate": body.activate,
-        }
-    )
+    parts = {
+        "bandit": body.bandit,
+        "context": context,
+        "candidates": candidates.hashed(body.candidates),
+        "retrieve": body.retrieve,
+        "k": body.k,
+        "activate": body.activate,
+    }
+    if body.unit is not None:  # without one, the digest is that of earlier releases
+        parts["unit"] = body.unit
+    return body_hash(parts)
 
 
 def _answer(decision: Decision) -> SelectAnswer:
@@ -285,7 +287,7 @@ CALLS = {
         "select", SELECT, select_command, select, SelectAnswer, (404, 409, 413, 415, 422)
     ),
     "/reward": HotCall(
-        "reward", REWARD, reward_report, reward, RewardAnswer, (404, 413, 415, 422)
+        "reward", REWARD, reward_report, reward, RewardAnswer, (404, 410, 413, 415, 422)
     ),
     "/select/batch": HotCall(
         "select", Typed(SelectBatch), select_commands, select_batch, SelectBatchAnswer,

@@ -35,6 +35,7 @@ from service.observe.counters import Metrics
 from service.serving.errors import UnknownAction, UnknownBandit, UnknownSnapshot
 from service.store.errors import (
     Conflict,
+    Erased,
     InvalidRequest,
     ServiceError,
     StoreError,
@@ -58,6 +59,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     ForeignRequest: (403, "foreign-request", "Not from a web page of another site"),
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
     UnknownDecision: (404, "unknown-decision", "No such decision"),
+    Erased: (410, "erased", "The decision was erased"),
     UnknownAction: (404, "unknown-action", "No such action"),
     UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
     Conflict: (409, "conflict", "The request contradicts what is there"),

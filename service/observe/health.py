@@ -28,6 +28,7 @@ NOTICE: Severity = "notice"
 
 FAILED_ROUNDS = 2  # in a row
 ROWS_WAIT_S = 60.0
+WAL_PINNED_S = 60.0
 ALIKE = 1000  # decisions or values in a row that are the same
 UNREWARDED = 1000  # chosen actions without a single reward
 RECENT_MINUTES = 10  # the least number of minutes in which a join rate may have collapsed
@@ -57,12 +58,16 @@ class ServerState:
         trainer_down_s: Seconds without a trainer process; 0 while there is one.
         trainer_silent_s: Seconds since the trainer's last heartbeat; 0 between rounds.
         stale_s: How long training may make no progress.
+        wal_pinned_s: Seconds for which a reader has prevented that the write-ahead log is emptied.
+        wal_bytes: The size of that log.
     """
 
     store_failure: str | None
     trainer_down_s: float
     trainer_silent_s: float
     stale_s: float
+    wal_pinned_s: float = 0.0
+    wal_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ def server_findings(engine: Engine) -> list[Finding]:
         trainer_down_s=supervisor.down_s,
         trainer_silent_s=supervisor.silent_s,
         stale_s=engine.settings.learn_stale_s,
+        wal_pinned_s=engine.store.wal_pinned_s(),
+        wal_bytes=engine.store.wal_bytes(),
     )
     return list(check_server(state))
 
@@ -147,6 +154,15 @@ def check_server(state: ServerState) -> Iterator[Finding]:
         yield Finding(
             "store-down", ALARM, f"the store takes no writes: {state.store_failure}",
             "see docs/operations.md, When the disk fails",
+        )  # fmt: skip
+    if state.wal_pinned_s > WAL_PINNED_S:
+        yield Finding(
+            "wal-pinned", ALARM,
+            f"the write-ahead log takes {state.wal_bytes / 2**20:.0f} MiB: for"
+            f" {state.wal_pinned_s:.0f} s it could not be emptied, because a program reads an old"
+            " state of the database",
+            "end that program: a shell of SQLite with an open transaction, or a backup or check"
+            " that hangs (`fuser -v bandexa.db` lists who has it open)",
         )  # fmt: skip
     if state.trainer_down_s > state.stale_s:
         yield Finding(

@@ -117,6 +117,10 @@ class _EngineCollector(Collector):
         )
         yield _gauge("bandexa_wal_bytes", "Size of the write-ahead log.", store.wal_bytes())
         yield _gauge(
+            "bandexa_wal_pinned_seconds", "For how long a reader has prevented that it is emptied.",
+            store.wal_pinned_s(),
+        )  # fmt: skip
+        yield _gauge(
             "bandexa_store_bytes", "Bytes of the database that hold data.", metrics.store_bytes
         )
         yield _counter(

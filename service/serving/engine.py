@@ -21,6 +21,7 @@ from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.collection import ImportedModules
 from service.serving.commits import Committer
+from service.serving.erase import Eraser
 from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.explain import Explainer
 from service.serving.recovery import Recovery, SetAside
@@ -89,6 +90,11 @@ class Bandits:
     def record(self, key: int) -> BanditRecord | None:
         """Return the record of the live bandit with a key in the store, or None."""
         return self._records.get(key)
+
+    def at(self, key: int) -> Bandit | None:
+        """Return the live bandit with a key in the store, or None."""
+        record = self._records.get(key)
+        return None if record is None else self._by_uid.get(record.uid)
 
     def remove(self, name: str) -> Bandit | SetAside:
         """Stop serving a bandit and return it; UnknownBandit where there is none."""
@@ -160,6 +166,7 @@ class Engine:
         explainer: Explains decisions.
         recovery: Recovers failed bandits.
         serve: Serves a bandit from now on, given its record, its snapshots and its model.
+        eraser: Erases decisions.
     """
 
     settings: Settings
@@ -176,6 +183,7 @@ class Engine:
     explainer: Explainer
     recovery: Recovery
     serve: Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
+    eraser: Eraser
 
     async def settled(self, bandit: Bandit, position: LogPosition) -> None:
         """Wait until a change of a bandit is served; a failed bandit is recovered for it.

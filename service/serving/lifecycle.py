@@ -21,6 +21,7 @@ from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer, Delivery
 from service.serving.engine import Bandits, Engine
+from service.serving.erase import Eraser
 from service.serving.explain import Explainer
 from service.serving.progress import StartProgress
 from service.serving.recent import RecentDecisions
@@ -119,11 +120,13 @@ async def running(
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())
+        eraser = Eraser(store, commit, recent, rounds, live.at)
+        await stack.enter_async_context(eraser.running())
         retention = Retention(settings, metrics, store, live.all, commit, rounds.order)
         await stack.enter_async_context(retention.running())
         yield Engine(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
-            rounds, explainer, recovery, serve,
+            rounds, explainer, recovery, serve, eraser,
         )  # fmt: skip
 
 

@@ -15,16 +15,19 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.ids import BanditUid
+from bandexa_core.ids import BanditUid, SnapshotVersion
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
+from service.serving.commits import Committer
 from service.serving.files import remove_files
+from service.serving.relearning import remove_learned
 from service.serving.swap import Swapper
 from service.settings import Settings
+from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
-from service.store.records import RoundRecord
+from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundFailed
-from service.training.messages import Configuration, Published, RoundOrder
+from service.training.messages import REMAINS, Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ class Rounds:
         store: The event store.
         find: Returns the live bandit of a uid, or None.
         loader: One thread, off the event loop, that loads models.
+
+    Attributes:
+        remaining: The bandits whose last rebuild could not take erased rows out of their models.
     """
 
     def __init__(
@@ -54,6 +60,10 @@ class Rounds:
         self._settings = settings
         self._store = store
         self._find = find
+        self._relearning: dict[BanditUid, Relearning] = {}
+        self._ordered: dict[BanditUid, Relearning] = {}
+        self.remaining: set[BanditUid] = set()
+        self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
         configuration = Configuration.of(settings, store.epoch)
         self.supervisor = TrainerSupervisor(configuration, self, metrics, settings.trainer_hung_s)
@@ -85,8 +95,19 @@ class Rounds:
         """
         return await self.supervisor.request(bandit.record.uid)
 
+    def relearn(self, bandit: Bandit, mark: Relearning) -> None:
+        """Make every later round start from before what was erased, until one has succeeded."""
+        known = self._relearning.get(bandit.record.uid)
+        if known is None or known.changes < mark.changes:
+            self._relearning[bandit.record.uid] = mark
+
+    def must_relearn(self, bandit: Bandit) -> bool:
+        """Whether the served model was learned from rows that were erased."""
+        return bandit.record.uid in self._relearning
+
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
+        self._relearning.pop(uid, None)
         if not await self.supervisor.forget(uid):
             await asyncio.to_thread(remove_files, self._settings, uid)
 
@@ -111,9 +132,15 @@ class Rounds:
             else:
                 synced.set_exception(RoundFailed(str(error)))
 
+        mark = self._relearning.get(uid)
+        if mark is None:
+            self._ordered.pop(uid, None)
+        else:
+            self._ordered[uid] = mark
         self._store.sync(done)
         await synced
-        return RoundOrder(uid, position, bandit.model.version)
+        erased_from = None if mark is None else mark.first
+        return RoundOrder(uid, position, bandit.model.version, erased_from)
 
     async def published(self, uid: BanditUid, event: Published) -> None:
         """See `RoundSource.published`.
@@ -128,6 +155,11 @@ class Rounds:
         swapped = await self._swapper.swap(
             bandit, event.version, still_served=lambda: self._find(uid) is bandit
         )
+        if (mark := self._ordered.pop(uid, None)) is not None:
+            self.remaining.discard(uid)
+            if REMAINS in event.metrics:
+                self.remaining.add(uid)
+            await self._relearned(bandit, mark, event.version)
         self._record(
             bandit,
             RoundRecord(
@@ -144,6 +176,25 @@ class Rounds:
         model = bandit.model
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)
+
+    async def _relearned(self, bandit: Bandit, mark: Relearning, version: SnapshotVersion) -> None:
+        """Remove the snapshots that were learned from erased rows: a clean one is served.
+
+        Raises:
+            RoundFailed: That cannot be noted; the next round does it again.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._loader, remove_learned, self._store, bandit.record, bandit.snapshots, mark.first,
+            version,
+        )  # fmt: skip
+        try:
+            await Committer(loop)(self._store.relearned, mark)
+        except (StoreError, Unavailable) as error:
+            raise RoundFailed(str(error)) from error
+        known = self._relearning.get(bandit.record.uid)
+        if known is not None and known.changes == mark.changes:
+            del self._relearning[bandit.record.uid]
 
     def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
         """See `RoundSource.failed`."""

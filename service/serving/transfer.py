@@ -129,11 +129,12 @@ async def _adopt(
     def publish() -> SnapshotVersion:
         model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
         adopted = fit(load(), model, is_own=is_own)
+        copied = LogPosition(adopted.manifest.position) if is_own else None
         rows = adopted.manifest.num_rows
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,
             parent=None, progress=Progress(rows, rows, rows), training=adopted.training,
-            metrics={}, catalogue_position=catalogue_position,
+            metrics={}, catalogue_position=catalogue_position, copied_position=copied,
         )  # fmt: skip
         version = SnapshotVersion(published.version)
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))

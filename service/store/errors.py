@@ -5,6 +5,7 @@ They know nothing of HTTP: `http.problems` gives each error its status.
 ServiceError
 |- InvalidRequest      a field of the request is wrong; names the field
 |- UnknownDecision     no decision has this id
+|- Erased              the decision was erased
 |- Conflict            the request contradicts the stored state
 |- Unavailable         cannot be done now, may be retried
 `- StoreError          the database cannot be used
@@ -44,6 +45,13 @@ class UnknownDecision(ServiceError):
 
     def __init__(self, decision_id: str) -> None:
         super().__init__(f"there is no decision {decision_id!r}")
+
+
+class Erased(ServiceError):
+    """The decision was erased: nothing can be reported about it, or explained of it, any more."""
+
+    def __init__(self, decision_id: str) -> None:
+        super().__init__(f"decision {decision_id!r} was erased")
 
 
 class Conflict(ServiceError):

@@ -67,6 +67,7 @@ class DecisionIds:
 
     def __init__(self, cell: str, secret: bytes) -> None:
         self._prefix = f"{cell}."
+        self._secret = secret
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES)
         self._last: dict[int, int] = {}
 
@@ -94,6 +95,10 @@ class DecisionIds:
     def name(self, key: DecisionKey, own_id: str | bytes | None) -> DecisionId:
         """Return the id of a stored decision: the caller's own, where there is one."""
         return self.text(key) if own_id is None else unpack_own_id(own_id)
+
+    def unit(self, name: str) -> bytes:
+        """Return a unit as it is stored: a keyed hash of its name, which is never read back."""
+        return blake2b(name.encode(), key=self._secret, person=b"unit", digest_size=16).digest()
 
     def place(self, text: DecisionId) -> tuple[str, int | str | bytes]:
         """Return the column that finds a decision by its id, and the value there."""

@@ -12,14 +12,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.model import CATALOGUE, MODEL_FILE, ServingModel, load_model
+from bandexa_core.model import (
+    CATALOGUE,
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+    load_model,
+)
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
+from bandexa_core.snapshots.publishing import COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
-from service.store.protocol import LogReader
+from service.store.protocol import BEGINNING, LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
@@ -86,6 +94,49 @@ def newest_snapshot(
         log.warning("bandit %s: snapshot %d is not used: %s", record.name, version, reason)
     manifest = placed(reader, record, snapshot.manifest, reader.imports(record.key))
     return Snapshot(manifest, snapshot.tensors)
+
+
+def clean_snapshot(
+    reader: LogReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    erased_from: LogPosition,
+    position: LogPosition,
+    names: tuple[str, ...],
+) -> tuple[Snapshot, bool]:
+    """Return what the model at `position` is rebuilt from after rows from `erased_from` on went.
+
+    That is the newest snapshot before these rows, or the state before the first row. A later import
+    replaced all that was learned before it, so then it is the import. Where retention removed the
+    rows after that state, and the policy has only sums of them, it is the newest snapshot: the sums
+    cannot be taken apart again. The second value is False then, and where the import is a rollback
+    to a snapshot that had learned from these rows.
+
+    Raises:
+        SnapshotError: There is no snapshot that can be read.
+    """
+    up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
+    try:
+        found = newest_snapshot(reader, record, snapshots, up_to, names)
+        return found, found.manifest.meta.get(COPIED, -1) < erased_from
+    except SnapshotError:
+        model = ServingModel(
+            record.spec, record.uid, registry, Catalogue.empty(record.spec.action_dim)
+        )
+        trimmed = reader.trim(record.key).position > BEGINNING
+        if trimmed and not model.learns_features:
+            log.warning(
+                "bandit %s: what it learned from erased rows stays in its sums: retention removed"
+                " the rows that a rebuild needs", record.name,
+            )  # fmt: skip
+            return newest_snapshot(reader, record, snapshots, position, names), False
+        manifest = Manifest(
+            version=SnapshotVersion(0), parent=None, bandit_uid=record.uid, position=BEGINNING,
+            log_hash="", spec_hash=record.spec.model_hash(), num_rows=0, epoch=reader.epoch(),
+            encoder=record.spec.encoder.name, metrics={}, meta={"progress": Progress()._asdict()},
+        )  # fmt: skip
+        return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}}), True
 
 
 def catalogue_of(

@@ -36,6 +36,7 @@ from service.store.sqlite.schema import (
     require_current,
     schema_version,
 )
+from service.store.sqlite.shrinking import vacuum
 from service.store.sqlite.store import SqliteStore
 from service.store.sqlite.verification.audit import SqliteAudit
 
@@ -105,6 +106,15 @@ def copy_store(source: Path, dest: Path, progress: Callable[[int, int], None]) -
         StoreUnreadable: The source cannot be read, or the copy not written.
     """
     copy_database(source, dest, progress)
+
+
+def rebuild_store(path: Path) -> None:
+    """Rebuild the file of a store that no server has open, without its free space.
+
+    Raises:
+        StoreError: A server has it open, or it cannot be read or written.
+    """
+    vacuum(path)
 
 
 @contextmanager

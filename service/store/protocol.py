@@ -34,7 +34,10 @@ from service.store.records import (
     CountedValue,
     DecisionRecord,
     DecisionSummary,
+    ErasedPart,
+    Erasure,
     Newest,
+    Relearning,
     RoundRecord,
     StoredAnswer,
     StoredDecision,
@@ -241,6 +244,12 @@ class LogReader(Reader, Protocol):
         Recovery may need them.
         """
 
+    def erasures(self) -> list[Erasure]:
+        """Return the erasures that are not done."""
+
+    def relearning(self) -> list[Relearning]:
+        """Return the bandits whose models have to be rebuilt, because rows were erased."""
+
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 without one."""
 
@@ -276,6 +285,7 @@ class DecisionHistory(Reader, Protocol):
         """Return a decision of a bandit; None without such a decision.
 
         Raises:
+            Erased: It was erased.
             StoreDamaged: Its checksum differs.
         """
 
@@ -356,6 +366,9 @@ class EventStore(Protocol):
     def wal_bytes(self) -> int:
         """Return the size of the write-ahead log."""
 
+    def wal_pinned_s(self) -> float:
+        """Return for how many seconds a reader has prevented that the log is emptied; 0: none."""
+
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Store a decision; the result is an answer, not None, where its id was stored before."""
 
@@ -367,6 +380,7 @@ class EventStore(Protocol):
 
         Raises (through the callback):
             UnknownDecision: There is no such decision.
+            Erased: It was erased.
         """
 
     def find_repeats(
@@ -391,6 +405,7 @@ class EventStore(Protocol):
 
         Raises (through the callback):
             UnknownDecision: There is no such decision any more.
+            Erased: It was erased.
             StoreDamaged: Its context or its actions are not what was written.
         """
 
@@ -438,6 +453,24 @@ class EventStore(Protocol):
     ) -> None:
         """Remove some decisions older than `before` that no remaining log row refers to."""
 
+    def begin_erasure(
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], done: Done[Erasure]
+    ) -> None:
+        """Store what is to be erased, of all bandits or of one; nothing is erased yet.
+
+        It is open until `erase` has no more: `LogReader.erasures` lists it in every later opening.
+        """
+
+    def erase(self, erasure: Erasure, start: int, done: Done[ErasedPart]) -> None:
+        """Erase some decisions, from `start` on (0 at first); call again while there are more.
+
+        What could identify somebody is overwritten. Numbers, times and actions of the catalogue
+        stay, and so do the hashes. Erasing what was erased before does nothing.
+        """
+
+    def relearned(self, mark: Relearning, done: Done[None]) -> None:
+        """Note that a model was rebuilt, unless more was erased since `mark`."""
+
     def create_bandit(
         self, uid: BanditUid, name: str, spec: BanditSpec, done: Done[BanditRecord]
     ) -> None:
@@ -449,6 +482,16 @@ class EventStore(Protocol):
 
     def delete_bandit(self, bandit: BanditRecord, done: Done[None]) -> None:
         """Delete a bandit, its decisions and its log."""
+
+    def empty_wal(self, done: Done[bool]) -> None:
+        """Leave nothing in the write-ahead log; False: a reader prevents that now, try again."""
+
+    def shrink(self, pages: int, done: Done[int]) -> None:
+        """Return at most so many free pages to the file system; the result: how many are left.
+
+        Raises (through the callback):
+            Conflict: The store's file cannot shrink while it is open.
+        """
 
     def sync(self, done: Done[None]) -> None:
         """Sync everything appended before to disk, at any durability setting."""

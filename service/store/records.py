@@ -59,6 +59,7 @@ class DecisionRecord(NamedTuple):
             they were too large to store (then the decision cannot be explained).
         activated: Whether rewards for it count from the start.
         explored, std: See `Choice`.
+        unit: The user or session that it was made for; None where the caller named none.
     """
 
     decision_id: DecisionId
@@ -76,6 +77,7 @@ class DecisionRecord(NamedTuple):
     activated: bool
     explored: bool | None = None
     std: float | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,57 @@ class StoredAnswer:
     snapshot: Version
     position: LogPosition
     propensity: float | None
+
+
+class Erasure(NamedTuple):
+    """What is to be erased.
+
+    Attributes:
+        number: Its number in the store.
+        bandit: The key of the only bandit concerned; None: all of them.
+        unit: All decisions that were made for this user or session up to `until`; or None. As the
+            store has it.
+        ids: These decisions, where `unit` is None.
+        until: Seconds since the epoch.
+    """
+
+    number: int
+    bandit: int | None
+    unit: str | bytes | None
+    ids: tuple[DecisionId, ...]
+    until: float
+
+
+class Relearning(NamedTuple):
+    """A bandit whose model has to be rebuilt.
+
+    Attributes:
+        bandit: Its key.
+        first: The position of the first log row that an erased decision taught.
+        changes: How many parts of erasures have led to it.
+    """
+
+    bandit: int
+    first: LogPosition
+    changes: int
+
+
+class ErasedPart(NamedTuple):
+    """The effect of one part of an erasure.
+
+    Attributes:
+        decisions: The erased decisions, by the key of their bandit.
+        samples: How many sampled rows were erased whose decision had left the store.
+        relearning: The bandits whose models have to be rebuilt.
+        next: Where the next part starts.
+        more: Whether there should be a next part.
+    """
+
+    decisions: dict[int, list[DecisionId]]
+    samples: int
+    relearning: tuple[Relearning, ...]
+    next: int
+    more: bool
 
 
 class RewardReport(NamedTuple):

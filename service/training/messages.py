@@ -53,12 +53,21 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+REMAINS = "erased_remaining"  # a metric of a round: what was erased is still in its model
+
+
 class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):
-    """Build and publish a bandit's snapshot at `position`; `served` is not pruned."""
+    """Build and publish a bandit's snapshot at `position`; `served` is not pruned.
+
+    Attributes:
+        erased_from: Decisions were erased, and snapshots at or after this position were learned
+            from them: the round starts from one before it; None: from any.
+    """
 
     uid: BanditUid
     position: LogPosition
     served: SnapshotVersion
+    erased_from: LogPosition | None = None
 
 
 class ForgetOrder(msgspec.Struct, frozen=True, tag_field="do", tag="forget"):

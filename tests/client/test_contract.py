@@ -16,6 +16,7 @@ from bandexa_client import (
     ActivationStatus,
     BanditClient,
     Conflict,
+    Gone,
     Invalid,
     NotFound,
     RewardReport,
@@ -36,6 +37,8 @@ MODELS = {
     "ActivationStatus": "ActivateAnswer",
     "BanditState": "BanditAnswer",
     "Catalogue": "CatalogueAnswer",
+    "Compacted": "CompactAnswer",
+    "Erased": "EraseAnswer",
     "ExplainedAction": "ChosenLine",
     "ExplainedCandidate": "CandidateLine",
     "Explanation": "DecisionAnswer",
@@ -196,3 +199,22 @@ def test_the_server_is_ready_and_learns(client: BanditClient, bandit: str) -> No
     assert (ready.status, ready.detail) == ("ready", None)
     assert ready.trainer is not None
     assert client.learnz().bandits[bandit].findings == ()
+
+
+def test_a_unit_is_erased(client: BanditClient, bandit: str) -> None:
+    name = f"unit-{bandit}"
+    requests = [SelectRequest(bandit, [1.0, 0.0], unit=name), SelectRequest(bandit, [0.0, 1.0])]
+    hers, other = client.select_batch(requests)
+    assert isinstance(hers, Selection)
+    assert isinstance(other, Selection)
+    later = client.select(bandit, [0.5, 0.5], unit=name)
+    client.reward(hers.decision_id, 1.0)
+    done = client.erase(unit=name, bandit=bandit)
+    assert (done.decisions, done.samples, done.rebuilt, done.waiting) == (2, 0, (bandit,), ())
+    with pytest.raises(Gone):
+        client.reward(later.decision_id, 1.0)
+    with pytest.raises(Gone):
+        client.explain(bandit, hers.decision_id)
+    assert client.reward(other.decision_id, 1.0).status == "applied"
+    assert client.erase(decision_ids=[other.decision_id]).decisions == 1
+    assert client.compact().is_done

@@ -97,6 +97,7 @@ def test_a_little_below_a_threshold_there_is_no_finding(changes) -> None:
         ({"store_failure": "disk full"}, "store-down"),
         ({"trainer_down_s": 901.0}, "trainer-down"),
         ({"trainer_silent_s": 901.0}, "trainer-stuck"),
+        ({"wal_pinned_s": 61.0, "wal_bytes": 17 << 20}, "wal-pinned"),
     ],
 )
 def test_each_fault_of_the_server_has_its_finding(changes, name: str) -> None:

@@ -31,7 +31,7 @@ MAX_VALUES = 1024
 @router.get(
     "/{name}/decisions/{decision_id}",
     openapi_extra=needs("read"),
-    responses=problems(404, 422),
+    responses=problems(404, 410, 422),
 )
 async def explain_decision(
     name: Name,

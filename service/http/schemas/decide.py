@@ -67,6 +67,9 @@ class SelectRequest(Body, frozen=True, kw_only=True):
     ) = None
     k: Annotated[int, Meta(ge=1, le=1000, description="How many different actions to choose.")] = 1
     activate: bool = True
+    unit: (
+        Annotated[Id, Meta(description="The user or session: what is erased together.")] | None
+    ) = None
 
 
 class ActionRef(msgspec.Struct, frozen=True, gc=False):

@@ -45,6 +45,7 @@ class SelectCommand(NamedTuple):
         context: An array, not yet checked against the bandit.
         num: How many actions to choose.
         body_hash: Digest of the body; None where the service makes the decision id.
+        unit: The user or session that it is for; None where the caller names none.
         decode_s: Seconds that decoding took.
     """
 
@@ -57,6 +58,7 @@ class SelectCommand(NamedTuple):
     activate: bool
     body_hash: bytes | None
     decode_s: float = 0.0
+    unit: str | None = None
 
 
 class Decision(NamedTuple):

@@ -147,6 +147,7 @@ def _drawn(
         activated=command.activate,
         explored=choice.explored,
         std=choice.std,
+        unit=command.unit,
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1

@@ -23,6 +23,8 @@ from service.store.memory.windows import Windows
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
+    Erasure,
+    Relearning,
     ReportedReward,
     RoundRecord,
     StoredAnswer,
@@ -61,6 +63,11 @@ class HeldDecision:
     activated_at: float | None = None
     closed_at: float | None = None
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether it was erased: no context is empty."""
+        return not self.record.context.size
+
     def answer(self) -> StoredAnswer:
         """Return what answered its select."""
         r = self.record
@@ -76,13 +83,21 @@ class HeldDecision:
 
 
 class Sampled(NamedTuple):
-    """A row that retention removed, in the sample of such rows. `value`: its newest one."""
+    """A row that retention removed, in the sample of such rows.
+
+    Attributes:
+        value: Its newest one.
+        key, own_id, unit: Those of its decision.
+    """
 
     rank: int
     slot: int
     value: float
     action: NDArray[Any]
     context: NDArray[Any]
+    key: DecisionKey
+    own_id: str | bytes | None
+    unit: str | None
 
 
 @dataclass(slots=True)
@@ -96,6 +111,7 @@ class HeldBandit:
         catalogue: The oldest known actions and their position; None: there were none at first.
         sample: A sample of the rows that left the log, by their position.
         rounds: Training rounds, oldest first.
+        erased: Where erased decisions taught values first, in the log.
     """
 
     decisions: dict[DecisionKey, HeldDecision] = field(default_factory=dict)
@@ -104,6 +120,7 @@ class HeldBandit:
     catalogue: tuple[LogPosition, Catalogue] | None = None
     sample: dict[LogPosition, Sampled] = field(default_factory=dict)
     rounds: deque[RoundRecord] = field(default_factory=lambda: deque(maxlen=MAX_ROUNDS))
+    erased: set[LogPosition] = field(default_factory=set)
 
     def in_order(self, after: int = -1) -> list[HeldDecision]:
         """Return the decisions with keys above `after`, oldest first."""
@@ -119,6 +136,9 @@ class Contents:
         created: Every bandit that ever was, in order; its key is its number, from 1.
         live: The bandits that are not deleted, by key.
         windows: The open reward windows.
+        erasures: Those that are not done, by number.
+        num_erasures: How many there were.
+        relearning: The bandits whose models have to be rebuilt, by key.
     """
 
     def __init__(self, ids: DecisionIds) -> None:
@@ -127,6 +147,9 @@ class Contents:
         self.created: list[BanditRecord] = []
         self.live: dict[int, BanditRecord] = {}
         self.windows = Windows()
+        self.erasures: dict[int, Erasure] = {}
+        self.num_erasures = 0
+        self.relearning: dict[int, Relearning] = {}
         self._bandits: dict[int, HeldBandit] = {}
         self._own_ids: dict[str | bytes, DecisionKey] = {}
 
@@ -140,6 +163,7 @@ class Contents:
         """Remove all of a bandit but the fact that there was one."""
         self.remove_decisions(bandit, list(self.of(bandit).decisions))
         self.live.pop(bandit, None)
+        self.relearning.pop(bandit, None)
         self._bandits.pop(bandit, None)
 
     def next_uid(self, name: str) -> BanditUid:
@@ -165,7 +189,7 @@ class Contents:
             held.record.key
             for held in bandit.in_order(after)
             if held.record.time < before
-            and not (has_windows and held.closed_at is None)
+            and not (has_windows and held.closed_at is None and not held.is_erased)
             and not any(learned.latest > bandit.trim.position for learned in held.learned)
         ]
 
@@ -184,6 +208,12 @@ class Contents:
             if held.own_id is not None:
                 del self._own_ids[held.own_id]
         self.windows.forget(keys)
+
+    def forget_own_id(self, held: HeldDecision) -> None:
+        """Forget the caller's id of a decision."""
+        if held.own_id is not None:
+            del self._own_ids[held.own_id]
+            held.own_id = None
 
     def decision(self, key: DecisionKey | None) -> HeldDecision | None:
         """Return a decision by its key."""

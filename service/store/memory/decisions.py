@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
-from service.store.errors import Conflict, StoreError, UnknownDecision
+from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
 from service.store.identity import is_server_form, pack_own_id
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
 from service.store.memory.log import LearnedRow
@@ -65,6 +65,8 @@ class Decisions:
         held = self._contents.find(decision_id)
         if held is None:
             raise UnknownDecision(decision_id)
+        if held.is_erased:
+            raise Erased(decision_id)
         rewards: dict[tuple[int, str], list[float]] = defaultdict(list)
         for reported in held.rewards:
             if reported.reward_id is not None or reported.status == "late":
@@ -101,6 +103,8 @@ class Decisions:
         held = self._contents.decision(decision.key)
         if held is None:
             raise UnknownDecision(decision.id)
+        if held.is_erased:
+            raise Erased(decision.id)
         if held.state.version != decision.state.version:
             return None
         if not held.state.version and held.state != decision.state:

@@ -19,9 +19,12 @@ def sampled(record: BanditRecord, bandit: HeldBandit, rows: list[LearnedRow]) ->
     positions = np.array([held.row.position for held in rows], np.int64)
     found = {}
     for (row, key, item), rank in zip(rows, ranks(record.uid, positions).tolist(), strict=True):
-        value = bandit.decisions[key].state.items[item].value
+        held = bandit.decisions[key]
+        value = held.state.items[item].value
         assert value is not None, "a learn row has a value"
-        found[row.position] = Sampled(rank, row.slot, value, row.action, row.context)
+        found[row.position] = Sampled(
+            rank, row.slot, value, row.action, row.context, key, held.own_id, held.record.unit
+        )
     return found
 
 
@@ -48,7 +51,11 @@ def evicted_rows(
 ) -> Evicted | None:
     """Return a sample of the rows up to `through`, with their values at `position`."""
     log, trim, spec = bandit.log, bandit.trim, record.spec
-    first = [held for held in log.learn_rows(trim.position, through) if held.row.before is None]
+    first = [
+        held
+        for held in log.learn_rows(trim.position, through)
+        if held.row.before is None and held.row.position not in bandit.erased
+    ]
     layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
     rows = sampled(record, bandit, first)
     if trim.learned and not bandit.sample:  # what left the log is not represented

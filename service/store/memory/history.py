@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bandexa_core.ids import DecisionId
+from service.store.errors import Erased
 from service.store.identity import place_of
 from service.store.memory.contents import HeldBandit, HeldDecision
 from service.store.memory.log import LearnedRow
@@ -27,6 +28,8 @@ class MemoryHistory(View):
             held = contents.find(decision_id)
             if held is None or held.record.bandit != bandit.key:
                 return None
+            if held.is_erased:
+                raise Erased(decision_id)
             closes, windows = held.closed_at, contents.windows
             if closes is None and held.record.key in windows.closes:
                 closes = windows.closes[held.record.key] + windows.offset

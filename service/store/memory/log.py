@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from bandexa_core.ids import DecisionKey, LogPosition
-from bandexa_core.log.rows import Group, LearnRow, LogRow
+from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
+from bandexa_core.log.rows import ErasedRow, Group, LearnRow, LogRow
 from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
@@ -58,7 +58,15 @@ class HeldGroup(NamedTuple):
 
     def group(self) -> Group:
         """Return the group as readers get it."""
-        return Group(tuple(held.row for held in self.rows), self.rule == AS_BLOCK)
+        return Group(tuple(map(_readable, self.rows)), self.rule == AS_BLOCK)
+
+
+def _readable(held: HeldRow) -> LogRow:
+    """Return a row as readers get it."""
+    row = held.row
+    if isinstance(row, LearnRow) and not row.context.size:
+        return ErasedRow(row.position, row.time)
+    return row
 
 
 class HeldLog:
@@ -113,6 +121,18 @@ class HeldLog:
     def remove(self, is_gone: Callable[[HeldRow], bool]) -> None:
         """Remove rows; of a group all or none are gone."""
         self.groups = [group for group in self.groups if not is_gone(group.rows[0])]
+
+    def erase(self, key: DecisionKey, name: DecisionId) -> None:
+        """Blank the contexts and features of a decision's rows; no group is open."""
+
+        def blank(held: HeldRow) -> HeldRow:
+            if isinstance(held, ChangeRow) or held.key != key:
+                return held
+            nothing = held.row.action[:0]
+            row = held.row._replace(decision_id=name, context=nothing, action=nothing)
+            return held._replace(row=row)
+
+        self.groups = [group._replace(rows=tuple(map(blank, group.rows))) for group in self.groups]
 
     # -- reading ------------------------------------------------------------------------------
 

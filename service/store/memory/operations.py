@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionId, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
@@ -20,10 +20,11 @@ from service.store.hashing import (
 from service.store.identity import MAX_BANDITS
 from service.store.memory.contents import Contents
 from service.store.memory.decisions import Decisions
+from service.store.memory.erasing import Erasing
 from service.store.memory.log import ChangeRow, HeldLog
 from service.store.memory.trimming import Trimming
 from service.store.protocol import Due
-from service.store.records import BanditRecord, RoundRecord
+from service.store.records import BanditRecord, Erasure, RoundRecord
 
 MAX_DUE = 500  # windows in one answer
 
@@ -38,6 +39,7 @@ class Operations:
     Attributes:
         decisions: Those on decisions.
         trimming: Those of retention.
+        erasing: Those of erasures.
     """
 
     def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
@@ -45,6 +47,7 @@ class Operations:
         self._clock = clock
         self.decisions = Decisions(contents)
         self.trimming = Trimming(contents)
+        self.erasing = Erasing(contents)
 
     def due_windows(self) -> Due:
         """Find the windows that are over."""
@@ -92,6 +95,12 @@ class Operations:
     def round(self, bandit: BanditRecord, record: RoundRecord) -> None:
         """Store a training round; the oldest ones go."""
         self._contents.of(bandit.key).rounds.append(record)
+
+    def begin_erasure(
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
+    ) -> Erasure:
+        """Store what is to be erased; it concerns what was decided before."""
+        return self.erasing.begin(bandit, unit, ids, self._clock())
 
     # -- bandits ------------------------------------------------------------------------------
 

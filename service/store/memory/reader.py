@@ -19,7 +19,7 @@ from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import HeldLog
 from service.store.memory.view import EPOCH, View
 from service.store.protocol import BEGINNING
-from service.store.records import BanditRecord, StoredAnswer, Trim
+from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 
 
 class MemoryReader(View):
@@ -145,7 +145,8 @@ class MemoryReader(View):
         with self._reading() as contents:
             held = contents.of(bandit)
             gone = held.trim.learned if after == 0 else 0
-            return gone + sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
+            num = sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
+            return gone + num - sum(after < each <= up_to for each in held.erased)
 
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
@@ -171,14 +172,25 @@ class MemoryReader(View):
             positions = [row.position for row in rows if isinstance(row, ImportRow)]
             return positions[-1] if positions else BEGINNING
 
+    def erasures(self) -> list[Erasure]:
+        """See `LogReader.erasures`."""
+        with self._reading() as contents:
+            return list(contents.erasures.values())
+
+    def relearning(self) -> list[Relearning]:
+        """See `LogReader.relearning`."""
+        with self._reading() as contents:
+            return [contents.relearning[key] for key in sorted(contents.relearning)]
+
     # -- for retention and verification -------------------------------------------------------
 
     def first_learned(self, bandit: int, number: int) -> LogPosition:
         """See `LogReader.first_learned`."""
         with self._reading() as contents:
-            rows = (row for row, _, _ in contents.of(bandit).log.learn_rows())
+            held = contents.of(bandit)
+            rows = (row for row, _, _ in held.log.learn_rows())
             first = [row.position for row in rows if row.before is None]
-            return first[number - 1]
+            return [each for each in first if each not in held.erased][number - 1]
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""

@@ -28,7 +28,15 @@ from service.store.memory.operations import Operations
 from service.store.memory.reader import MemoryReader
 from service.store.memory.view import EPOCH
 from service.store.protocol import Deliver, Done, Dropped, Due, FoundDecision, Logged, Step
-from service.store.records import BanditRecord, DecisionRecord, RoundRecord, StoredAnswer
+from service.store.records import (
+    BanditRecord,
+    DecisionRecord,
+    ErasedPart,
+    Erasure,
+    Relearning,
+    RoundRecord,
+    StoredAnswer,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,6 +88,10 @@ class MemoryStore:
     def wal_bytes(self) -> int:
         """See `EventStore.wal_bytes`."""
         return 0
+
+    def wal_pinned_s(self) -> float:
+        """See `EventStore.wal_pinned_s`."""
+        return 0.0
 
     def reader(self) -> MemoryReader:
         """See `EventStore.reader`."""
@@ -177,6 +189,20 @@ class MemoryStore:
         trimming = self._operations.trimming
         self._put(lambda: trimming.drop_decisions(bandit, before, after), done)
 
+    def begin_erasure(
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], done: Done[Erasure]
+    ) -> None:
+        """See `EventStore.begin_erasure`."""
+        self._put(lambda: self._operations.begin_erasure(bandit, unit, ids), done)
+
+    def erase(self, erasure: Erasure, start: int, done: Done[ErasedPart]) -> None:
+        """See `EventStore.erase`; one call erases all."""
+        self._put(lambda: self._operations.erasing.part(erasure), done)
+
+    def relearned(self, mark: Relearning, done: Done[None]) -> None:
+        """See `EventStore.relearned`."""
+        self._put(lambda: self._operations.erasing.relearned(mark), done)
+
     def create_bandit(
         self, uid: BanditUid, name: str, spec: BanditSpec, done: Done[BanditRecord]
     ) -> None:
@@ -190,6 +216,14 @@ class MemoryStore:
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`: there is no disk."""
         self._put(lambda: None, done)
+
+    def empty_wal(self, done: Done[bool]) -> None:
+        """See `EventStore.empty_wal`: there is none."""
+        self._put(lambda: True, done)
+
+    def shrink(self, pages: int, done: Done[int]) -> None:
+        """See `EventStore.shrink`: there is no file."""
+        self._put(lambda: 0, done)
 
     # -- commits ------------------------------------------------------------------------------
 

@@ -27,7 +27,12 @@ class Trimming:
         if ended:
             end = ended[-1]
             rows = log.learn_rows(trim.position, end.position)
-            first = [held for held in rows if held.row.before is None]
+            first = [
+                held
+                for held in rows
+                if held.row.before is None and held.row.position not in bandit.erased
+            ]
+            bandit.erased = {each for each in bandit.erased if each > end.position}
             bandit.sample = joined(bandit, sampled(record, bandit, first), sample_size)
             bandit.trim = Trim(end.position, end.hash, trim.learned + len(first))
             log.remove(

@@ -15,12 +15,13 @@ from zlib import crc32
 import msgpack
 import numpy as np
 
-from bandexa_core.ids import ActionId, ActionSlot, LogPosition
+from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
 from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
 from service.store.records import ChosenAction, DecisionRecord
 
+ERASED_ACTION = "erased"  # in place of an action that no catalogue has
 INSIDE, LEGACY = 0, 3  # column `ends`: inside a group, or its rule (see `hashing`; of schema 4)
 RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 
@@ -87,6 +88,23 @@ def chosen_items(
         return [ChosenItem(*item) for item in msgpack.unpackb(packed)]
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+
+
+def blank_chosen(decision_id: str, blob: bytes) -> bytes:
+    """Return `pack_chosen` of an erased decision: no features, and only ids of the catalogue.
+
+    What is damaged cannot be read, and is erased as a whole.
+    """
+    try:
+        items = chosen_items(decision_id, blob)
+    except StoreDamaged:
+        items = ()
+    blank = [
+        (ERASED_ACTION if c.slot == INLINE_SLOT else c.id, c.place, c.slot, b"", c.score)
+        for c in items
+    ]
+    packed = msgpack.packb(blank)
+    return bytes(msgpack.packb((crc32(b""), crc32(packed), packed)))
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:

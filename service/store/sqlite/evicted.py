@@ -7,7 +7,7 @@ that all is read at one moment.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -21,7 +21,7 @@ from service.store.records import BanditRecord, ChosenAction, Trim
 from service.store.sqlite.codec import unpack_chosen, unpack_items
 
 _FIRST_ROW = """
-SELECT l.key, l.item, r.items, d.chosen, d.context FROM log AS l
+SELECT l.key, l.item, r.items, d.chosen, d.context, d.own_id, d.unit FROM log AS l
 JOIN decisions AS d ON d.key = l.key JOIN ledger AS r ON r.key = l.key
 WHERE l.bandit = ? AND l.position = ?
 """
@@ -68,7 +68,8 @@ def evicted_rows(
     assert through >= trim.position, "a replay holds no row that left the log"
     logged = db.execute(
         "SELECT position FROM log WHERE bandit = ? AND kind = 1 AND before IS NULL"
-        " AND position > ? AND position <= ?",
+        " AND position > ? AND position <= ?"
+        " AND position NOT IN (SELECT origin FROM erased WHERE bandit = log.bandit)",
         (record.key, trim.position, through),
     ).fetchall()
     spec = record.spec
@@ -123,12 +124,26 @@ def _row(
         if checksum_of(origin, slot, action, context) != checksum:
             raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
         return slot, value, np.frombuffer(action, np.float32), context
-    picked, value, context = first_row(db, record.key, origin)
-    return picked.slot, value, picked.features, context
+    row = first_row(db, record.key, origin)
+    return row.picked.slot, row.value, row.picked.features, row.context
 
 
-def first_row(db: sqlite3.Connection, bandit: int, position: int) -> tuple[ChosenAction, Any, Any]:
-    """Return the action, the newest value and the context of the learn row at `position`."""
-    key, item, items, packed, context = db.execute(_FIRST_ROW, (bandit, position)).fetchone()
+class FirstRow(NamedTuple):
+    """A row that learned a value first: its action, the newest value, and its decision."""
+
+    picked: ChosenAction
+    value: Any
+    context: bytes
+    key: int
+    own_id: str | bytes | None
+    unit: bytes | None
+
+
+def first_row(db: sqlite3.Connection, bandit: int, position: int) -> FirstRow:
+    """Return the learn row at `position`."""
+    key, item, items, packed, context, own_id, unit = db.execute(
+        _FIRST_ROW, (bandit, position)
+    ).fetchone()
     value = unpack_items(items)[item].state.value
-    return unpack_chosen(f"at key {key}", packed, context)[item], value, context
+    picked = unpack_chosen(f"at key {key}", packed, context)[item]
+    return FirstRow(picked, value, context, key, own_id, unit)

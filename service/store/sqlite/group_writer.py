@@ -22,11 +22,13 @@ from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import Done, Durability
+from service.store.sqlite.connection import BUSY_TIMEOUT_MS
 from service.store.sqlite.disk_faults import Damaged, Fault, describe, fault_of
 
 log = logging.getLogger(__name__)
 Answer = tuple[Done[Any], Any, Exception | None]
 WAL_BYTES = 4 << 20  # beyond it the write-ahead log is written back into the database
+PINNED_BYTES = 4 * WAL_BYTES  # it grows that far only where a reader holds an old state
 PROBE_S = 1.0
 PROBE_BYTES = 64 << 10  # more than one row, or the store would fail and recover every second
 
@@ -42,6 +44,8 @@ class Queued(NamedTuple):
         many: Runs consecutive operations of this kind at once, given their `item`s; returns a
             result or an error for each.
         item: The argument for `many`.
+        empties: Whether the write-ahead log is emptied after its commit; its result says if that
+            was possible.
     """
 
     run: Callable[[], Any] | None
@@ -50,6 +54,7 @@ class Queued(NamedTuple):
     undo: Callable[[], None] | None = None
     many: Callable[[list[Any]], list[Any]] | None = None
     item: Any = None
+    empties: bool = False
 
 
 class GroupWriter:
@@ -67,6 +72,8 @@ class GroupWriter:
         failure: Why the store takes no writes, None while it takes them.
         final: Whether that is for good.
         damaged: The damage that a check found; set from any thread, it fails the next commit.
+        pinned_since: Since when readers prevent that the write-ahead log is used from its start
+            again, by time.monotonic; None while they do not.
     """
 
     def __init__(
@@ -90,6 +97,7 @@ class GroupWriter:
         self.failure: str | None = None
         self.final = False
         self.damaged: Damaged | None = None
+        self.pinned_since: float | None = None
         db.execute("PRAGMA wal_autocheckpoint = 0")
         # Truncates the write-ahead log when it restarts, so that its size is what it holds.
         db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
@@ -133,12 +141,31 @@ class GroupWriter:
         """Write the log back into the database when it has grown; readers may delay that."""
         if self.failure is None:
             try:
-                if self._wal.stat().st_size > WAL_BYTES:
+                size = self._wal.stat().st_size
+                if size > WAL_BYTES:
                     started = time.perf_counter()
                     self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                     self.times.checkpoint.observe(time.perf_counter() - started)
+                # The next commit begins the log again, unless a reader still needs its pages.
+                if size <= PINNED_BYTES:
+                    self.pinned_since = None
+                elif self.pinned_since is None:
+                    self.pinned_since = time.monotonic()
             except Exception as error:  # the top of the writer's loop
                 self._failed(error, [], committing=True)
+
+    def empty_wal(self) -> bool:
+        """Write the log back into the database and truncate it; False: a reader prevents it now."""
+        if self.failure is not None:
+            return False
+        try:
+            self._db.execute("PRAGMA busy_timeout = 0")  # appends do not wait for a reader
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        except Exception as error:  # the top of the writer's loop
+            self._failed(error, [], committing=True)
+            return False
+        return not busy
 
     def probe(self) -> bool:
         """Write something during an outage; takes writes again if that succeeds."""

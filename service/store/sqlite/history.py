@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
-from service.store.errors import StoreDamaged
+from service.store.errors import Erased, StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
 from service.store.records import (
     BanditRecord,
@@ -66,6 +66,8 @@ class History:
         row = self._db.execute(f"{_DECISION} d.{column} = ?", (value,)).fetchone()
         if row is None or bandit_of(DecisionKey(row[0])) != bandit.key:
             return None
+        if not row[3]:
+            raise Erased(decision_id)
         *columns, activated_at, closed, items = row
         key = DecisionKey(row[0])
         rewards = self._db.execute(

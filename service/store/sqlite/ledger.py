@@ -19,7 +19,7 @@ from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
-from service.store.errors import StoreDamaged, UnknownDecision
+from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
@@ -37,7 +37,7 @@ from service.store.sqlite.log_writer import LogWriter
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
 SELECT d.key, d.own_id, d.chosen, d.activated, l.version, l.rewards, l.activated,
-  l.closed, l.items
+  l.closed, l.items, length(d.context)
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _STATES = """
@@ -98,25 +98,31 @@ class Ledger:
 
         Raises:
             UnknownDecision: There is none.
+            Erased: It was erased.
             StoreDamaged: It is not what was written.
         """
         column, value = self._ids.place(decision_id)
         row = self._db.execute(f"{_DECISION} d.{column} = ?", (value,)).fetchone()
+        if row is not None and not row[-1]:
+            raise Erased(decision_id)
         decision = None if row is None else self._reportable(row)
         if decision is None:
             raise UnknownDecision(decision_id)
         return FoundDecision(decision, self._rewards(decision))
 
     def at(self, keys: Sequence[int]) -> list[Reportable]:
-        """Return the decisions with these keys, in that order, without those of deleted bandits."""
+        """Return the decisions with these keys, in that order.
+
+        Those of deleted bandits, and those that were erased, are left out.
+        """
         marks = ", ".join("?" * len(keys))
         rows = self._db.execute(f"{_DECISION} d.key IN ({marks})", keys).fetchall()
-        found = {row[0]: self._reportable(row) for row in rows}
+        found = {row[0]: self._reportable(row) for row in rows if row[-1]}
         return [decision for key in keys if (decision := found.get(key)) is not None]
 
     def _reportable(self, row: tuple[Any, ...]) -> Reportable | None:
         """Return the decision in a row of `_DECISION`; None where its bandit was deleted."""
-        key, own_id, packed, active, version, num, activated, closed, items = row
+        key, own_id, packed, active, version, num, activated, closed, items, _ = row
         bandit = self._bandit(bandit_of(key))
         if bandit is None:
             return None
@@ -165,7 +171,7 @@ class Ledger:
         """Store steps in order; returns the rows that each learned.
 
         None stands for a step whose decision is in another state, an error for one whose decision
-        is damaged, or gone with or without its bandit: nothing of these is stored.
+        is damaged, erased, or gone with or without its bandit: nothing of these is stored.
         """
         stored = self._stored({step.decision.key for step in steps})
         changed: dict[DecisionKey, DecisionState] = {}
@@ -177,6 +183,9 @@ class Ledger:
             found = stored.get(decision.key)
             if found is None or self._bandit(decision.bandit.key) is None:
                 answers.append(UnknownDecision(decision.id))
+                continue
+            if not found.context:
+                answers.append(Erased(decision.id))
                 continue
             try:
                 chosen = chosen_items(decision.id, found.chosen, found.context)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bandexa_core.errors import BandexaError
-from bandexa_core.ids import BanditUid, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
@@ -31,10 +31,14 @@ from service.store.protocol import Dropped, Due
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
+    ErasedPart,
+    Erasure,
+    Relearning,
     RoundRecord,
     StoredAnswer,
 )
 from service.store.sqlite.codec import pack_candidates, pack_chosen
+from service.store.sqlite.erasing import Erasing
 from service.store.sqlite.ledger import Ledger
 from service.store.sqlite.log_writer import LogWriter
 from service.store.sqlite.reader import next_uid, stored_answer
@@ -42,14 +46,15 @@ from service.store.sqlite.tail import LogTail
 from service.store.sqlite.trimming import Trimming
 from service.store.sqlite.windows import Tick, Windows
 
+INCREMENTAL = 2  # the value of PRAGMA auto_vacuum
 PURGE_CHUNK = 2000
 CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
 _COLUMNS = (
     "key, own_id, time, body_hash, context, chosen, candidates, snapshot, position, propensity,"
-    " activated, explored, std"
+    " activated, explored, std, unit"
 )
-_ROW = f"({', '.join('?' * 13)})"
+_ROW = f"({', '.join('?' * 14)})"
 AT_ONCE = 32  # decisions in one statement
 _INSERT = {
     num: f"INSERT INTO decisions ({_COLUMNS}) VALUES {', '.join([_ROW] * num)}"
@@ -85,6 +90,8 @@ class Operations:
         self.ledger = Ledger(connection, self._log, ids, self._bandits.get)
         self._windows = Windows(connection)
         self._trimming = Trimming(connection)
+        self._erasing = Erasing(connection, ids, self._bandits.__contains__)
+        self._tail = tail
 
     def forget_heads(self) -> None:
         """Drop what is cached of all logs: a transaction was rolled back."""
@@ -141,7 +148,7 @@ class Operations:
         return (
             d.key, own_id, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
             pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
-            d.std,
+            d.std, None if d.unit is None else self._ids.unit(d.unit),
         )  # fmt: skip
 
     def propensity(self, key: DecisionKey, propensity: float) -> None:
@@ -243,6 +250,42 @@ class Operations:
         self._log.flush()
         return self._trimming.drop_decisions(bandit, before, after)
 
+    # -- erasing ------------------------------------------------------------------------------
+
+    def begin_erasure(
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
+    ) -> Erasure:
+        """See `Erasing.begin`; it concerns what was decided before."""
+        stored = None if unit is None else self._ids.unit(unit)
+        return self._erasing.begin(bandit, stored, ids, self._clock())
+
+    def erase(self, erasure: Erasure, start: int) -> ErasedPart:
+        """See `Erasing.part`."""
+        self._log.flush()
+        part = self._erasing.part(erasure, start)
+        for bandit in part.decisions:
+            self._tail.drop(bandit)
+        return part
+
+    def relearned(self, mark: Relearning) -> None:
+        """See `Erasing.relearned`."""
+        self._erasing.relearned(mark)
+
+    # -- shrinking ----------------------------------------------------------------------------
+
+    def shrink(self, pages: int) -> int:
+        """Return some free pages at the end of the file to the disk; returns how many are left."""
+        (mode,) = self._db.execute("PRAGMA auto_vacuum").fetchone()
+        if mode != INCREMENTAL:
+            raise Conflict(
+                "an earlier release made this database, and its file cannot shrink while it is"
+                " served: stop the server and run `bandexa compact --data-dir DIR` once"
+            )
+        (left,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        for _ in range(min(pages, left)):  # the driver takes one step of it: one page
+            self._db.execute("PRAGMA incremental_vacuum(1)")
+        return max(0, int(left) - pages)
+
     # -- bandits ------------------------------------------------------------------------------
 
     def create(self, uid: BanditUid, name: str, spec: BanditSpec) -> BanditRecord:
@@ -300,7 +343,9 @@ class Operations:
             " (SELECT position FROM log WHERE bandit = ? LIMIT ?)",
             (key, key, PURGE_CHUNK),
         ).rowcount
-        for table in ("trims", "catalogues", "evicted", "rounds"):
+        for table in (
+            "trims", "catalogues", "evicted", "sampled", "erased", "relearning", "rounds",
+        ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0
 

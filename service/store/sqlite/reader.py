@@ -21,7 +21,15 @@ import numpy as np
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import (
+    CatalogueRow,
+    ConfigRow,
+    ErasedRow,
+    Group,
+    ImportRow,
+    LearnRow,
+    LogRow,
+)
 from bandexa_core.model import changed_spec
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
@@ -42,13 +50,14 @@ from service.store.hashing import (
 )
 from service.store.identity import TIME_BITS, DecisionIds, first_key, unpack_own_id
 from service.store.protocol import BEGINNING
-from service.store.records import BanditRecord, StoredAnswer, Trim
+from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 from service.store.sqlite.codec import INSIDE, LEGACY, RULES, legacy_hash, unpack_chosen
 from service.store.sqlite.connection import connect_reader
+from service.store.sqlite.erasing import open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
 from service.store.sqlite.removable import has_removable_decisions, has_removable_rows
 from service.store.sqlite.schema import current_epoch
-from service.store.sqlite.tables import decision_ids
+from service.store.sqlite.tables import decision_ids, stand_in
 from service.store.sqlite.tail import LogTail
 
 LOG_ROWS = """
@@ -64,6 +73,7 @@ WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position > ? AND l.posit
 ORDER BY l.position
 """
 GROUP_ENDS = "ends <> 0"
+NOT_ERASED = "position NOT IN (SELECT origin FROM erased WHERE bandit = log.bandit)"
 # Some seeks per bandit, in one statement: ten thousand bandits take some 50 ms.
 WITH_OLD_ROWS = f"""
 SELECT json_group_array(bandit) FROM bandits AS b WHERE deleted IS NULL AND (
@@ -87,6 +97,7 @@ class StoreReader:
     def __init__(self, path: Path, tail: LogTail | None = None) -> None:
         self._tail = tail
         self._connection = connect_reader(path)
+        stand_in(self._connection)
         self._reached: dict[int, tuple[LogPosition, bytes]] = {}  # where `follow` ended, by bandit
 
     def close(self) -> None:
@@ -220,8 +231,9 @@ class StoreReader:
         """See `LogReader.count_learned`."""
         gone = self.trim(bandit).learned if after == 0 else 0
         found = self._connection.execute(
-            "SELECT count(*) FROM log WHERE bandit = ? AND position > ? AND position <= ?"
-            " AND kind = ? AND before IS NULL",
+            "SELECT (SELECT count(*) FROM log WHERE bandit = ?1 AND position > ?2"
+            " AND position <= ?3 AND kind = ?4 AND before IS NULL)"
+            " - (SELECT count(*) FROM erased WHERE bandit = ?1 AND origin > ?2 AND origin <= ?3)",
             (bandit, after, up_to, KIND_LEARN),
         ).fetchone()
         return gone + int(found[0])
@@ -243,7 +255,7 @@ class StoreReader:
         """See `LogReader.first_learned`."""
         found = self._connection.execute(
             "SELECT position FROM log WHERE bandit = ? AND kind = ? AND before IS NULL"
-            " ORDER BY position LIMIT 1 OFFSET ?",
+            f" AND {NOT_ERASED} ORDER BY position LIMIT 1 OFFSET ?",
             (bandit, KIND_LEARN, number - 1),
         ).fetchone()
         return LogPosition(found[0])
@@ -382,6 +394,14 @@ class StoreReader:
             for payload, position in rows
         }
 
+    def erasures(self) -> list[Erasure]:
+        """See `LogReader.erasures`."""
+        return open_erasures(self._connection)
+
+    def relearning(self) -> list[Relearning]:
+        """See `LogReader.relearning`."""
+        return open_relearning(self._connection)
+
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.last_import`."""
         found = self._connection.execute(
@@ -417,6 +437,8 @@ class StoreReader:
             StoreDamaged: Its decision is missing, or a checksum differs.
         """
         spec, position, time = record.spec, row.position, row.time
+        if row.is_erased:
+            return ErasedRow(position, time)
         if row.kind == KIND_LEARN:
             key = DecisionKey(row.key)
             decision_id = self.ids.name(key, row.own_id)
@@ -463,6 +485,11 @@ class StoredRow(NamedTuple):
     context: bytes | None
     chosen: bytes | None
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether it is a learn row whose decision was erased."""
+        return self.context is not None and not self.context
+
     def content(self) -> tuple[Any, ...]:
         """Return what its hash covers."""
         return (*self[:3], *row_content(self.kind, self[3:10], self.payload))
@@ -492,7 +519,9 @@ def wrong_rows(previous: bytes | None, group: Sequence[StoredRow]) -> list[int]:
     if last.ends not in RULES:
         wrong.append(last.position)
     elif previous is not None:
-        if last.ends == LEGACY:
+        if last.ends == LEGACY and last.is_erased:
+            expected = last.hash  # it covers the caller's id, which was erased
+        elif last.ends == LEGACY:
             expected = legacy_hash(previous, last.legacy_content())
         else:
             leaves = [bytes(row.hash) for row in group[:-1]]

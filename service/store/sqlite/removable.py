@@ -14,7 +14,8 @@ from service.store.sqlite.evicted import trim_of
 
 DROP_CHUNK = 500
 _OLD_DECISIONS = """
-SELECT d.key, d.time, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+SELECT d.key, d.time, l.closed, l.items, length(d.context)
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
 
@@ -66,8 +67,8 @@ def removable_decisions(
     old = [row for row in found if row[1] < before]
     keys = [
         DecisionKey(key)
-        for key, _, closed, items in old
-        if not (has_windows and closed is None) and not _is_logged(items, trim)
+        for key, _, closed, items, is_whole in old  # an erased one is never closed
+        if not (has_windows and closed is None and is_whole) and not _is_logged(items, trim)
     ]
     more = len(found) == DROP_CHUNK and bool(old)
     last = DecisionKey(found[-1][0]) if found else after

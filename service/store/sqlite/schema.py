@@ -13,7 +13,7 @@ from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.integrity import refuse_damaged
 from service.store.sqlite.migrations import MIGRATIONS, migrate
-from service.store.sqlite.tables import create_tables
+from service.store.sqlite.tables import add_tables, create_tables
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 5
@@ -32,7 +32,9 @@ def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.C
     """
     connection = connect(path, read_only=False)
     try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file, see `shrinking`
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA secure_delete = ON")  # what is erased is overwritten
         level = "FULL" if durability == "commit" else "NORMAL"
         connection.execute(f"PRAGMA synchronous = {level}")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -46,6 +48,9 @@ def open_writer(path: Path, durability: Durability, *, check: bool) -> sqlite3.C
                 log.info("%s is checked", path)
                 refuse_damaged(connection, path)
             migrate(connection, path, SCHEMA_VERSION)
+            connection.execute("BEGIN IMMEDIATE")  # 0.3.0 wrote none of what these tables hold
+            add_tables(connection)
+            connection.execute("COMMIT")
     except StoreError:
         connection.close()
         raise

@@ -16,6 +16,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +42,9 @@ from service.store.protocol import (
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
+    ErasedPart,
+    Erasure,
+    Relearning,
     RoundRecord,
     StoredAnswer,
 )
@@ -154,6 +158,11 @@ class SqliteStore:
         except FileNotFoundError:
             return 0
 
+    def wal_pinned_s(self) -> float:
+        """See `EventStore.wal_pinned_s`."""
+        since = self._writer.pinned_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def reader(self) -> StoreReader:
         """See `EventStore.reader`."""
         return StoreReader(self._path)
@@ -265,6 +274,20 @@ class SqliteStore:
         """See `EventStore.drop_decisions`."""
         self._put(lambda: self._operations.drop_decisions(bandit, before, after), done)
 
+    def begin_erasure(
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], done: Done[Erasure]
+    ) -> None:
+        """See `EventStore.begin_erasure`."""
+        self._put(lambda: self._operations.begin_erasure(bandit, unit, ids), done)
+
+    def erase(self, erasure: Erasure, start: int, done: Done[ErasedPart]) -> None:
+        """See `EventStore.erase`."""
+        self._put(lambda: self._operations.erase(erasure, start), done)
+
+    def relearned(self, mark: Relearning, done: Done[None]) -> None:
+        """See `EventStore.relearned`."""
+        self._put(lambda: self._operations.relearned(mark), done)
+
     def create_bandit(
         self, uid: BanditUid, name: str, spec: BanditSpec, done: Done[BanditRecord]
     ) -> None:
@@ -305,6 +328,14 @@ class SqliteStore:
         # SQLite does it: closing another descriptor of the file would drop SQLite's locks on it.
         self._enqueue(Queued(self._writer.touch, done, durable=True))
 
+    def empty_wal(self, done: Done[bool]) -> None:
+        """See `EventStore.empty_wal`."""
+        self._enqueue(Queued(lambda: None, done, empties=True))
+
+    def shrink(self, pages: int, done: Done[int]) -> None:
+        """See `EventStore.shrink`."""
+        self._put(lambda: self._operations.shrink(pages), done)
+
     # -- the writer thread --------------------------------------------------------------------
 
     def _fail(self, damaged: Damaged) -> None:
@@ -339,10 +370,20 @@ class SqliteStore:
             group, running = self._take()
             if group:
                 answers = self._writer.commit(group)
+                if any(queued.empties for queued in group):
+                    answers = self._emptied(group, answers)
                 self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
                 self._writer.checkpoint_if_due()
             elif running and self._writer.probe():  # continue the purges that the outage ended
                 self._queue.put([Queued(self._operations.unpurged, self._purge_all)])
+
+    def _emptied(self, group: list[Queued], answers: list[Answer]) -> list[Answer]:
+        """Empty the write-ahead log; returns the answers with the result of it."""
+        emptied = self._writer.empty_wal()
+        return [
+            (done, emptied if queued.empties and error is None else result, error)
+            for queued, (done, result, error) in zip(group, answers, strict=True)
+        ]
 
     def _take(self) -> tuple[list[Queued], bool]:
         """Wait for an operation, then take all queued ones; False: the thread has to stop.

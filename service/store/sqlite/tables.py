@@ -14,8 +14,9 @@ from service.store.identity import CELL, DecisionIds
 # decisions: one row per answered select, at its key (see `identity`). It may hold a large context,
 #   so what is learned from it is in `ledger`; only a propensity that is computed after the answer
 #   is filled in later. own_id: the caller's id (see `pack_own_id`). schema, objects: the schema of
-#   the raw context and actions, and these. unit: the user or session. arm: of an experiment.
-#   propensities: of all candidates. imported: the decision was made elsewhere.
+#   the raw context and actions, and these. unit: the user or session, as a keyed hash (see
+#   `DecisionIds.unit`), because pages of an index may retain copies of cells that moved. arm: of an
+#   experiment. propensities: of all candidates. imported: the decision was made elsewhere.
 # ledger: what the reports about a decision led to; a decision without a row had none. activated
 #   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
@@ -28,6 +29,8 @@ from service.store.identity import CELL, DecisionIds
 #   had learned.
 # evicted: a sample of the removed rows.
 # rounds: training rounds, for people only.
+# erasures, erased, relearning: see `erasing`. A decision whose context is empty was erased.
+# sampled: whose rows are in `evicted`, so that they are found when their decision has left.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE bandits (
@@ -71,19 +74,46 @@ CREATE TABLE rounds (
   bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
   seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
 CREATE INDEX rounds_bandit ON rounds (bandit, time);
+CREATE INDEX decisions_unit ON decisions (unit) WHERE unit IS NOT NULL;
+CREATE TABLE erasures (
+  erasure INTEGER PRIMARY KEY, bandit INTEGER, unit TEXT, ids BLOB NOT NULL, until REAL NOT NULL);
+CREATE TABLE erased (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, PRIMARY KEY (bandit, origin)) WITHOUT ROWID;
+CREATE TABLE relearning (
+  bandit INTEGER PRIMARY KEY, first INTEGER NOT NULL, changes INTEGER NOT NULL);
+CREATE TABLE sampled (
+  bandit INTEGER NOT NULL, origin INTEGER NOT NULL, key INTEGER NOT NULL, own_id, unit TEXT,
+  PRIMARY KEY (bandit, origin)) WITHOUT ROWID;
+CREATE INDEX sampled_keys ON sampled (key);
+CREATE INDEX sampled_own ON sampled (own_id) WHERE own_id IS NOT NULL;
+CREATE INDEX sampled_units ON sampled (unit) WHERE unit IS NOT NULL;
 """
 _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables that are not there yet, in the caller's transaction."""
+    add_tables(connection)
+    connection.executemany(
+        "INSERT INTO meta VALUES (?, ?)", [("cell", CELL), ("secret", os.urandom(16))]
+    )
+
+
+def add_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables and indexes that are not there yet, in the caller's transaction."""
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     for found in _CREATE.finditer(TABLES):
         if found[1] not in present:
             connection.execute(found[0])
-    connection.executemany(
-        "INSERT INTO meta VALUES (?, ?)", [("cell", CELL), ("secret", os.urandom(16))]
-    )
+
+
+def stand_in(connection: sqlite3.Connection) -> None:
+    """Give a reader empty tables in place of those that release 0.3.0 did not have yet."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'erased'").fetchone()
+    if found is None:
+        for table in _CREATE.finditer(TABLES):
+            if table[1] in ("erasures", "erased", "relearning"):
+                connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
 
 
 def decision_ids(connection: sqlite3.Connection) -> DecisionIds:

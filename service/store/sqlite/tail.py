@@ -37,6 +37,12 @@ class LogTail:
                 self._bytes -= groups.pop(next(iter(groups)))[1]
         self._uncommitted.clear()
 
+    def drop(self, bandit: int) -> None:
+        """Forget the groups of a bandit, so that they are read from the database."""
+        self._uncommitted = [each for each in self._uncommitted if each[0] != bandit]
+        for place in [place for place in self._groups if place[0] == bandit]:
+            self._bytes -= self._groups.pop(place)[1]
+
     def roll_back(self) -> None:
         """Forget the groups of the transaction."""
         self._uncommitted.clear()

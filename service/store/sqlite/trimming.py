@@ -55,7 +55,12 @@ class Trimming:
         end = group_end(self._db, key, trim.position, rows[-1][0] if more else up_to)
         if end is None:
             return False
-        first = [position for position, is_first in rows if is_first and position <= end]
+        gone = self._erased(key, end)
+        first = [
+            position
+            for position, is_first in rows
+            if is_first and position <= end and position not in gone
+        ]
         self._sample(bandit, first, sample_size, trim.learned)
         (end_hash,) = self._db.execute(
             "SELECT hash FROM log WHERE bandit = ? AND position = ?", (key, end)
@@ -93,20 +98,36 @@ class Trimming:
             ).fetchone()
             if size == 0 or (found is not None and rank > found[0]):
                 continue
-            picked, value, context = first_row(self._db, bandit.key, position)
-            action = picked.features.tobytes()
+            row = first_row(self._db, bandit.key, position)
+            slot, action = row.picked.slot, row.picked.features.tobytes()
             self._db.execute(
                 "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    bandit.key, position, rank, picked.slot, value, action, context,
-                    checksum_of(position, picked.slot, action, context),
+                    bandit.key, position, rank, slot, row.value, action, row.context,
+                    checksum_of(position, slot, action, row.context),
                 ),
             )  # fmt: skip
+            self._db.execute(
+                "INSERT INTO sampled VALUES (?, ?, ?, ?, ?)",
+                (bandit.key, position, row.key, row.own_id, row.unit),
+            )
         self._db.execute(
             "DELETE FROM evicted WHERE bandit = ? AND origin IN (SELECT origin FROM evicted"
             " WHERE bandit = ? ORDER BY rank LIMIT -1 OFFSET ?)",
             (bandit.key, bandit.key, size),
         )
+        self._db.execute(
+            "DELETE FROM sampled WHERE bandit = ?1 AND origin NOT IN"
+            " (SELECT origin FROM evicted WHERE bandit = ?1)",
+            (bandit.key,),
+        )
+
+    def _erased(self, bandit: int, up_to: int) -> set[int]:
+        """Return the erased rows up to a position; they leave with the log's rows."""
+        gone = self._db.execute(
+            "DELETE FROM erased WHERE bandit = ? AND origin <= ? RETURNING origin", (bandit, up_to)
+        )
+        return {origin for (origin,) in gone.fetchall()}
 
     def trim_catalogue(self, bandit: BanditRecord, change: bytes, position: LogPosition) -> None:
         """Store the packed actions at a position, and remove the changes up to it.

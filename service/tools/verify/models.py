@@ -63,6 +63,7 @@ class ModelAudit:
     def audit(self, manifests: list[Manifest]) -> None:
         """Compare the snapshots of `manifests`, oldest first, and apply the tail to the newest."""
         before: Manifest | None = None
+        manifests = self._not_replaced(manifests)
         self._manifests = {each.version: each for each in manifests}
         for manifest in manifests:
             found = self._load(manifest.version)
@@ -82,6 +83,17 @@ class ModelAudit:
             done.append(f"rebuilt from the log: {', '.join(self._rebuilt)}")
         self._check.compared = "; ".join(done) or "nothing to compare with"
         self._check.checked = bool(done)
+
+    def _not_replaced(self, manifests: list[Manifest]) -> list[Manifest]:
+        """Leave out the snapshots that were learned from rows which were erased since."""
+        marks = self._reader.relearning()
+        first = next((mark.first for mark in marks if mark.bandit == self._record.key), None)
+        if first is None:
+            return manifests
+        self._check.notes.append(
+            f"rows from {first} on were erased, and the server has not rebuilt the model yet"
+        )
+        return [each for each in manifests if each.position < first]
 
     def _one(self, manifest: Manifest, found: ServingModel, before: Manifest | None) -> None:
         version = manifest.version

@@ -25,11 +25,12 @@ from bandexa_core.model import (
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
-from service.store.loading import catalogue_of, load_at, newest_snapshot
+from service.store.loading import catalogue_of, clean_snapshot, load_at, newest_snapshot
 from service.store.opening import open_reader
+from service.store.protocol import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import Configuration, Published, RoundOrder
+from service.training.messages import REMAINS, Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -64,13 +65,14 @@ class Trainer:
             BanditGone: The bandit was deleted.
         """
         try:
-            return self._round(order.uid, order.position, order.served)
+            return self._round(order)
         except ReplayError as error:
             log.warning("the replay of %s is rebuilt from the log: %s", order.uid, error)
             self._replays.forget(order.uid)
-            return self._round(order.uid, order.position, order.served)
+            return self._round(order)
 
-    def _round(self, uid: BanditUid, position: LogPosition, served: SnapshotVersion) -> Published:
+    def _round(self, order: RoundOrder) -> Published:
+        uid, position = order.uid, order.position
         started = time.perf_counter()
         self._beats.begin()
         self._beats("replay")
@@ -79,25 +81,31 @@ class Trainer:
             raise BanditGone("the bandit was deleted")
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
-        parent = newest_snapshot(self._reader, record, snapshots, position, names)
+        metrics: dict[str, float] = {}
+        if order.erased_from is None:
+            parent = newest_snapshot(self._reader, record, snapshots, position, names)
+        else:
+            self._replays.forget(uid)  # it has the erased rows
+            parent, is_clean = clean_snapshot(
+                self._reader, record, self._registry, snapshots, order.erased_from, position, names
+            )
+            if not is_clean:
+                metrics[REMAINS] = 1.0
         spec = self._reader.spec_at(record, position)
-        learned = self._reader.count_learned(
-            record.key, LogPosition(parent.manifest.position), position
-        )
         progress = Progress(**parent.manifest.meta["progress"])
-        total = progress.num_learned + learned
+        total = self._num_learned(record, parent, order, progress.num_learned)
         model = self._model(record, spec, snapshots, parent, position, total)
         training = parent.tensors[TRAINING_FILE]
-        metrics: dict[str, float] = {}
         if model.learns_features and progress.may_train(total):
             rows = self._replays.at(record, spec, position)
             if len(rows):
                 from service.training.worker.encoders import train  # imports torch
 
-                training, metrics = train(
+                training, trained = train(
                     model, rows, training, total, self._configuration.device,
                     cache=lambda: self._replays.activations(record, spec), beats=self._beats,
                 )  # fmt: skip
+                metrics |= trained
             progress = Progress(num_learned=total, trained_rows=total)
         else:
             model.refresh(total)
@@ -111,13 +119,29 @@ class Trainer:
             parent=SnapshotVersion(parent.manifest.version), progress=progress,
             training=training, metrics=metrics, before_rename=self._check_epoch,
         )  # fmt: skip
-        pinned = {served, manifest.version, *self._reader.imports(record.key)}
+        pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
         knobs = self._configuration
         snapshots.prune(
             knobs.keep_snapshots, pinned,
             keep_s=HOUR_S * knobs.keep_snapshots_h, most_bytes=knobs.keep_snapshots_bytes,
         )  # fmt: skip
         return Published(uid, SnapshotVersion(manifest.version), position, metrics)
+
+    def _num_learned(
+        self, record: BanditRecord, parent: Snapshot, order: RoundOrder, num_before: int
+    ) -> int:
+        """Return how many values are learned at the order's position, without erased ones.
+
+        Args:
+            record: The bandit.
+            parent: The snapshot that the round starts from.
+            order: What the round covers.
+            num_before: How many values `parent` has learned, erased ones included.
+        """
+        count, position = self._reader.count_learned, order.position
+        if order.erased_from is None or self._reader.last_import(record.key, position):
+            return num_before + count(record.key, LogPosition(parent.manifest.position), position)
+        return count(record.key, BEGINNING, position)
 
     def _model(
         self,

@@ -46,6 +46,7 @@ class LogAudit:
         self._group: list[StoredRow] = []  # read so far
         self._is_whole = True  # no row of it is missing
         self._corrected: dict[int, tuple[LogPosition, float]] = {}  # by origin
+        self._num_erased = 0
 
     def advance(self) -> bool:
         """Check the next rows; returns False at the end of the log."""
@@ -62,7 +63,8 @@ class LogAudit:
             self._wrong(wrong_leaves(self._group))
             self._problem(f"{_span(self._group[0].position, self.position)} in a group without end")
             self._group, self._is_whole = [], False
-        self._check.compared = f"{self.position} rows: positions, hash chain, decisions"
+        erased = f", {self._num_erased} erased" if self._num_erased else ""
+        self._check.compared = f"{self.position} rows{erased}: positions, hash chain, decisions"
         return len(rows) == CHUNK
 
     def catch_up(self) -> None:
@@ -98,6 +100,7 @@ class LogAudit:
         if kind == KIND_LEARN and None in (row.item, row.origin, row.after):
             self._problem(f"row {position}: its value is missing")
         elif kind == KIND_LEARN:
+            self._num_erased += row.is_erased
             self._learn_row(row)
             self._decision(f"row {position}", row)
         elif kind not in _KINDS:

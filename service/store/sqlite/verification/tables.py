@@ -39,7 +39,8 @@ WHERE (w.closes, w.key) > (?, ?) ORDER BY w.closes, w.key LIMIT ?
 """
 _NOT_CLOSED = """
 SELECT d.key FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
-WHERE d.key > ? AND d.key < ? AND l.closed IS NULL ORDER BY d.key LIMIT ?
+WHERE d.key > ? AND d.key < ? AND l.closed IS NULL AND length(d.context) > 0
+ORDER BY d.key LIMIT ?
 """
 _LAST_KEY = (1 << 63) - 1
 

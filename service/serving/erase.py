@@ -1,0 +1,207 @@
+"""Erase decisions, by their unit or their ids, and rebuild the models that learned from them.
+
+Runs on the event loop. The request is stored first, so that the next start finishes what a kill
+interrupted. Then the store blanks a few decisions per transaction, between those of requests. The
+next round of each bandit concerned starts from before the first erased row: its snapshot is
+published and served, and the snapshots that cover the row are removed. At last the write-ahead log
+is emptied, which holds pages from before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bandexa_core.ids import DecisionId
+from service.serving.bandit import Bandit
+from service.serving.commits import Committer
+from service.serving.recent import RecentDecisions
+from service.serving.rounds import Rounds
+from service.store.errors import StoreError, Unavailable
+from service.store.protocol import EventStore
+from service.store.records import BanditRecord, ErasedPart, Erasure, Relearning
+from service.training.errors import BanditGone, RoundFailed
+
+log = logging.getLogger(__name__)
+AGAIN_S = 30.0  # until a rebuild that failed is tried again
+WAL_TRIES_S = 10.0
+WAL_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure has done.
+
+    Attributes:
+        decisions: How many decisions it blanked.
+        samples: How many rows of samples it removed whose decision had left the store.
+        rebuilt: The bandits whose models were rebuilt without them.
+        waiting: The bandits whose models could not be rebuilt yet; that is tried again.
+        remaining: Those of `rebuilt` whose models still contain the rows: retention removed the
+            rows that a rebuild needs, or the model is a rollback's.
+        wal_emptied: Whether the write-ahead log was emptied; False: a reader prevented it.
+    """
+
+    decisions: int
+    samples: int
+    rebuilt: tuple[str, ...]
+    waiting: tuple[str, ...]
+    remaining: tuple[str, ...]
+    wal_emptied: bool
+
+
+class Eraser:
+    """Erases, and finishes what an earlier process began.
+
+    Args:
+        store: The event store.
+        commit: Appends to the store and waits for the commit.
+        recent: The decisions in memory.
+        rounds: Rebuilds models.
+        find: Returns the live bandit with a key in the store, or None.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        commit: Committer,
+        recent: RecentDecisions,
+        rounds: Rounds,
+        find: Callable[[int], Bandit | None],
+    ) -> None:
+        self._store = store
+        self._commit = commit
+        self._recent = recent
+        self._rounds = rounds
+        self._find = find
+        self._reader = store.reader()  # of a few rows
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Finish what is open; at the exit, stop: the next start goes on."""
+        self._note(self._reader.relearning())
+        for erasure in self._reader.erasures():
+            log.info("erasure %d is finished, which an earlier process began", erasure.number)
+            self._start(self._finish(erasure))
+        self._start(self._rebuild_all())
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            self._reader.close()
+
+    async def erase(
+        self, bandit: BanditRecord | None, unit: str | None, ids: Sequence[DecisionId]
+    ) -> Erased:
+        """Erase decisions; returns once nothing of them is left.
+
+        It goes on where the caller goes away. Erasing again does nothing more.
+
+        Args:
+            bandit: The only bandit concerned; None: all of them.
+            unit: All decisions that were made for this user or session; or None.
+            ids: These decisions, where `unit` is None.
+
+        Raises:
+            Unavailable, StoreError: The store takes no writes; what has begun is finished later.
+        """
+        key = None if bandit is None else bandit.key
+        erasure = await self._commit(self._store.begin_erasure, key, unit, tuple(ids))
+        return await asyncio.shield(self._start(self._finish(erasure)))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name="erasing")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an erasure is not finished; the next start goes on: %s", error)
+
+    async def _finish(self, erasure: Erasure) -> Erased:
+        num, samples = Counter[int](), 0
+        learned: set[int] = set()
+        start, more = 0, True
+        while more:
+            part: ErasedPart = await self._commit(self._store.erase, erasure, start)
+            start, more = part.next, part.more
+            samples += part.samples
+            for key, names in part.decisions.items():
+                num[key] += len(names)
+                for name in names:
+                    self._recent.drop(name)
+            learned.update(bandit.record.key for bandit in self._note(part.relearning))
+        bandits = [bandit for key in sorted(learned) if (bandit := self._find(key)) is not None]
+        done = await asyncio.gather(*map(self._rebuild, bandits))
+        emptied = await self._empty_wal()
+        rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
+        waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
+        kept = {b.record.name for b in bandits if b.record.uid in self._rounds.remaining}
+        remaining = tuple(name for name in rebuilt if name in kept)
+        log.info(
+            "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
+            " still in models: %s", erasure.number, num.total(), samples,
+            *(", ".join(names) or "none" for names in (rebuilt, waiting, remaining)),
+        )  # fmt: skip
+        return Erased(num.total(), samples, rebuilt, waiting, remaining, emptied)
+
+    async def _rebuild(self, bandit: Bandit) -> bool:
+        """Rebuild a model without what was erased; False: it failed, and is tried again."""
+        try:
+            while self._rounds.must_relearn(bandit):
+                await self._rounds.train(bandit)
+        except BanditGone:
+            return True
+        except RoundFailed as error:
+            log.error(
+                "bandit %s: its model could not be rebuilt without erased rows; it is tried again"
+                " every %.0f s: %s", bandit.record.name, AGAIN_S, error,
+            )  # fmt: skip
+            return False
+        return True
+
+    async def _rebuild_all(self) -> None:
+        """Rebuild again and again what could not be rebuilt so far.
+
+        That may be a bandit that was not served when its rows were erased.
+        """
+        while True:
+            for bandit in self._note(self._reader.relearning()):
+                await self._rebuild(bandit)
+            await asyncio.sleep(AGAIN_S)
+
+    def _note(self, marks: Sequence[Relearning]) -> list[Bandit]:
+        """Have the models of live bandits rebuilt by their next round; returns these bandits."""
+        bandits = []
+        for mark in marks:
+            bandit = self._find(mark.bandit)
+            if bandit is not None:
+                self._rounds.relearn(bandit, mark)
+                bandits.append(bandit)
+        return bandits
+
+    async def _empty_wal(self) -> bool:
+        """Empty the write-ahead log, as soon as no reader prevents it."""
+        deadline = time.monotonic() + WAL_TRIES_S
+        try:
+            while not await self._commit(self._store.empty_wal):
+                if time.monotonic() > deadline:
+                    log.warning("a reader prevents that the write-ahead log is emptied")
+                    return False
+                await asyncio.sleep(WAL_PAUSE_S)
+        except (StoreError, Unavailable) as error:
+            log.warning("the write-ahead log is not emptied: %s", error)
+            return False
+        return True

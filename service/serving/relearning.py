@@ -1,0 +1,41 @@
+"""Removes the snapshots that were learned from erased rows, once a clean one is served."""
+
+from __future__ import annotations
+
+import logging
+
+from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.snapshots.store import SnapshotStore
+from service.store.protocol import EventStore
+from service.store.records import BanditRecord
+
+log = logging.getLogger(__name__)
+
+
+def remove_learned(
+    store: EventStore,
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    first: LogPosition,
+    clean: SnapshotVersion,
+) -> None:
+    """Remove the snapshots before version `clean` that cover the log row `first`.
+
+    Imports stay: the log needs them. Damaged snapshots are never served, and go as well.
+
+    Raises:
+        SnapshotError: The disk failed.
+    """
+    with store.reader() as reader:
+        imports = reader.imports(record.key)
+    for version in snapshots.versions():
+        if version >= clean or version in imports:
+            continue
+        try:
+            learned = snapshots.manifest(version).position >= first
+        except SnapshotCorrupt:
+            learned = True
+        if learned:
+            snapshots.remove(version)
+            log.info("bandit %s: snapshot %d was learned from erased rows", record.name, version)

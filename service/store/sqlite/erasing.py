@@ -1,0 +1,236 @@
+"""Erases decisions: blanks what could identify somebody, a few decisions per transaction.
+
+Runs on the writer thread, inside its transaction. An erased decision retains its key, its time, the
+chosen actions of the catalogue and numbers, so that counts and the hash chain of the log stay true.
+Its context, features, candidates, unit and the caller's ids are overwritten (`secure_delete`).
+
+A row of `erasures` says what is asked for until all of it is done, so that the next start finishes
+what a kill interrupted. `relearning` names the bandits whose models were learned from erased rows
+and are not rebuilt yet; `erased` has the positions of those rows.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
+from service.store.identity import DecisionIds, bandit_of, first_key
+from service.store.records import ErasedPart, Erasure, Relearning
+from service.store.sqlite.codec import blank_chosen, unpack_items
+from service.store.sqlite.evicted import trim_of
+
+AT_ONCE = 50  # decisions
+BYTES_AT_ONCE = 64 << 10  # and one decision more
+REWARDS_AT_ONCE = 500
+
+_FOUND = """
+SELECT d.key, d.own_id, d.chosen, l.items, length(d.context),
+  length(d.context) + coalesce(length(d.candidates), 0) + coalesce(length(d.objects), 0)
+FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
+"""
+_OF_UNIT = f"{_FOUND} d.unit = ? AND d.time <= ? AND d.key >= ? AND d.key < ? LIMIT {AT_ONCE}"
+_BLANK = """
+UPDATE decisions SET own_id = NULL, body_hash = NULL, context = x'', chosen = ?, candidates = NULL,
+  schema = NULL, objects = NULL, unit = NULL, propensities = NULL WHERE key = ?
+"""
+_REWARDS = f"""
+SELECT key, item, reward_id, reward, seq FROM rewards
+WHERE key = ? AND (reward_id <> '' OR metrics IS NOT NULL) LIMIT {REWARDS_AT_ONCE}
+"""
+_BLANK_REWARD = """
+UPDATE rewards SET reward_id = '', metrics = NULL
+WHERE key = ? AND item = ? AND reward_id = ? AND reward = ? AND seq = ?
+"""
+_ALL_KEYS = (0, (1 << 63) - 1)
+
+
+class _Found(NamedTuple):
+    key: DecisionKey
+    own_id: str | bytes | None
+    chosen: bytes
+    items: bytes | None
+    context_bytes: int
+    num_bytes: int
+
+
+class Erasing:
+    """The operations of an erasure.
+
+    Args:
+        connection: The writing connection.
+        ids: The ids of decisions.
+        is_live: Whether the bandit of a key is not deleted.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, ids: DecisionIds, is_live: Callable[[int], bool]
+    ) -> None:
+        self._db = connection
+        self._ids = ids
+        self._is_live = is_live
+
+    def begin(
+        self, bandit: int | None, unit: bytes | None, ids: tuple[DecisionId, ...], until: float
+    ) -> Erasure:
+        """Store what is to be erased, before anything is."""
+        cursor = self._db.execute(
+            "INSERT INTO erasures (bandit, unit, ids, until) VALUES (?, ?, ?, ?)",
+            (bandit, unit, msgpack.packb(ids), until),
+        )
+        assert cursor.lastrowid is not None
+        return Erasure(cursor.lastrowid, bandit, unit, ids, until)
+
+    def part(self, erasure: Erasure, start: int) -> ErasedPart:
+        """Erase some decisions; with the last of them the request for it is removed, too."""
+        decisions = defaultdict[int, list[DecisionId]](list)
+        first: dict[int, int] = {}
+        listed = (
+            self._of_unit(erasure) if erasure.unit is not None else self._of_ids(erasure, start)
+        )
+        more = len(listed) == AT_ONCE
+        num_bytes = done = 0
+        for found in listed:
+            if num_bytes > BYTES_AT_ONCE:
+                more = True
+                break
+            if found is not None and not self._blank_rewards(found.key):
+                more = True
+                break
+            done += 1
+            if found is not None:
+                num_bytes += found.num_bytes
+                bandit = bandit_of(found.key)
+                decisions[bandit].append(self._ids.name(found.key, found.own_id))
+                self._blank(found)
+                for position in self._unlearn(bandit, found):
+                    first[bandit] = min(position, first.get(bandit, position))
+        samples, more_samples = self._erase_samples(erasure, start, done, first)
+        more = more or more_samples
+        if not more:
+            self._db.execute("DELETE FROM erasures WHERE erasure = ?", (erasure.number,))
+        marks = [
+            self._relearn(bandit, position)
+            for bandit, position in first.items()
+            if self._is_live(bandit)
+        ]
+        return ErasedPart(dict(decisions), samples, tuple(marks), start + done, more)
+
+    # -- what is to be erased -----------------------------------------------------------------
+
+    def _of_unit(self, erasure: Erasure) -> list[_Found | None]:
+        rows = self._db.execute(_OF_UNIT, (erasure.unit, erasure.until, *_range(erasure)))
+        return [_Found._make(row) for row in rows.fetchall()]
+
+    def _of_ids(self, erasure: Erasure, start: int) -> list[_Found | None]:
+        """Return the next decisions of the list; None for one that is not to be erased (again)."""
+        listed: list[_Found | None] = []
+        low, high = _range(erasure)
+        for decision_id in erasure.ids[start : start + AT_ONCE]:
+            column, value = self._ids.place(decision_id)
+            row = self._db.execute(f"{_FOUND} d.{column} = ?", (value,)).fetchone()
+            found = None if row is None else _Found._make(row)
+            if found is not None and (not found.context_bytes or not low <= found.key < high):
+                found = None
+            listed.append(found)
+        return listed
+
+    # -- blanking -----------------------------------------------------------------------------
+
+    def _blank(self, found: _Found) -> None:
+        name = self._ids.name(found.key, found.own_id)
+        self._db.execute(_BLANK, (blank_chosen(name, found.chosen), found.key))
+
+    def _blank_rewards(self, key: DecisionKey) -> bool:
+        """Blank the callers' ids of some rewards; False: there may be others."""
+        rows = self._db.execute(_REWARDS, (key,)).fetchall()
+        self._db.executemany(_BLANK_REWARD, rows)
+        return len(rows) < REWARDS_AT_ONCE
+
+    def _unlearn(self, bandit: int, found: _Found) -> list[int]:
+        """Note which rows taught the values of a decision; returns their positions."""
+        items = () if found.items is None else unpack_items(found.items)
+        positions = [int(item.origin) for item in items if item.origin]
+        for position in positions:
+            if position > trim_of(self._db, bandit).position:
+                self._db.execute("INSERT OR IGNORE INTO erased VALUES (?, ?)", (bandit, position))
+            else:
+                self._remove_evicted(bandit, position)
+        return positions
+
+    def _remove_evicted(self, bandit: int, position: int) -> None:
+        """Remove a row that left the log from its sample, and from the count of such rows."""
+        for table in ("evicted", "sampled"):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE bandit = ? AND origin = ?", (bandit, position)
+            )
+        self._db.execute(
+            "UPDATE trims SET learned = max(0, learned - 1) WHERE bandit = ?", (bandit,)
+        )
+
+    def _erase_samples(
+        self, erasure: Erasure, start: int, done: int, first: dict[int, int]
+    ) -> tuple[int, bool]:
+        """Remove sampled rows whose decision left the store; returns how many, and if more are."""
+        low, high = _range(erasure)
+        if erasure.unit is not None:
+            rows = self._db.execute(
+                "SELECT bandit, origin, key FROM sampled WHERE unit = ? LIMIT ?",
+                (erasure.unit, AT_ONCE),
+            ).fetchall()
+        else:
+            places = [self._ids.place(each) for each in erasure.ids[start : start + done]]
+            rows = [
+                row
+                for column, value in places
+                for row in self._db.execute(
+                    f"SELECT bandit, origin, key FROM sampled WHERE {column} = ?", (value,)
+                ).fetchall()
+            ]
+        chosen = [row for row in rows if low <= row[2] < high]
+        for bandit, position, _ in chosen:
+            self._remove_evicted(bandit, position)
+            first[bandit] = min(position, first.get(bandit, position))
+        return len(chosen), erasure.unit is not None and len(chosen) == AT_ONCE
+
+    # -- models -------------------------------------------------------------------------------
+
+    def _relearn(self, bandit: int, first: int) -> Relearning:
+        """Note that a bandit's model has to be rebuilt without the rows from `first` on."""
+        row = self._db.execute(
+            "INSERT INTO relearning VALUES (?, ?, 1) ON CONFLICT (bandit) DO UPDATE SET"
+            " first = min(first, excluded.first), changes = changes + 1 RETURNING first, changes",
+            (bandit, first),
+        ).fetchone()
+        return Relearning(bandit, LogPosition(row[0]), row[1])
+
+    def relearned(self, mark: Relearning) -> None:
+        """Note that the model was rebuilt; nothing where more was erased since it was begun."""
+        self._db.execute(
+            "DELETE FROM relearning WHERE bandit = ? AND changes = ?", (mark.bandit, mark.changes)
+        )
+
+
+def open_erasures(db: Any) -> list[Erasure]:
+    """Return the erasures that are not done."""
+    rows = db.execute("SELECT erasure, bandit, unit, ids, until FROM erasures ORDER BY erasure")
+    return [
+        Erasure(number, bandit, unit, tuple(map(DecisionId, msgpack.unpackb(ids))), until)
+        for number, bandit, unit, ids, until in rows.fetchall()
+    ]
+
+
+def open_relearning(db: Any) -> list[Relearning]:
+    """Return the bandits whose models have to be rebuilt."""
+    rows = db.execute("SELECT bandit, first, changes FROM relearning ORDER BY bandit")
+    return [Relearning(bandit, LogPosition(first), changes) for bandit, first, changes in rows]
+
+
+def _range(erasure: Erasure) -> tuple[int, int]:
+    if erasure.bandit is None:
+        return _ALL_KEYS
+    return first_key(erasure.bandit), first_key(erasure.bandit + 1)
