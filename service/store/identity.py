@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 
 from bandexa_core.ids import DecisionId, DecisionKey
@@ -30,6 +31,17 @@ _FORM = re.compile(r"[a-z0-9]{1,8}\.[0-9a-f]{28}")
 def first_key(bandit: int) -> DecisionKey:
     """Return the smallest key of a bandit; the keys of the bandit before are all smaller."""
     return DecisionKey(bandit << TIME_BITS)
+
+
+def key_at(bandit: int, time: float) -> DecisionKey:
+    """Return the smallest key of a bandit's decisions that were made at or after a service time."""
+    ticks = min(max(0, int(time * TICKS_PER_S)), (1 << TIME_BITS) - 1)
+    return DecisionKey(first_key(bandit) + ticks)
+
+
+def time_of(key: DecisionKey) -> float:
+    """Return the service time at which a decision was made, seconds since the epoch."""
+    return place_of(key) / TICKS_PER_S
 
 
 def bandit_of(key: DecisionKey) -> int:
@@ -63,9 +75,11 @@ class DecisionIds:
     Args:
         cell: The store's cell, 1 to 8 of the characters a-z and 0-9.
         secret: The key of the hash, 16 random bytes.
+        clock: Service time, seconds since the epoch; None: the machine's wall clock.
     """
 
-    def __init__(self, cell: str, secret: bytes) -> None:
+    def __init__(self, cell: str, secret: bytes, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._prefix = f"{cell}."
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES)
         self._last: dict[int, int] = {}
@@ -77,7 +91,11 @@ class DecisionIds:
 
     def new_key(self, bandit: int) -> DecisionKey:
         """Return a key that this store has never returned."""
-        key = (bandit << TIME_BITS) | (time.time_ns() << _TICK_BITS) // 1_000_000_000
+        key = (bandit << TIME_BITS) | (
+            (time.time_ns() << _TICK_BITS) // 1_000_000_000
+            if self._clock is None
+            else int(self._clock() * TICKS_PER_S)
+        )
         last = self._last.get(bandit, 0)
         if key <= last:
             key = last + 1

@@ -6,10 +6,10 @@ memory has no path, and nothing opens one by default.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from service.store.clock import ServiceClock
 from service.store.memory.store import MemoryStore
 from service.store.protocol import (
     Audit,
@@ -46,7 +46,9 @@ def open_store(
 
 
 def open_memory_store(
-    deliver: Deliver, gather: Deliver | None = None, clock: Callable[[], float] = time.time
+    deliver: Deliver,
+    gather: Deliver | None = None,
+    clock: ServiceClock | Callable[[], float] | None = None,
 ) -> EventStore:
     """Open a new, empty store that ends with its process; see `MemoryStore` for the arguments."""
     return MemoryStore(deliver, gather, clock)

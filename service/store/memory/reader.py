@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
@@ -14,10 +13,11 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
+from service.store.identity import time_of
 from service.store.memory.evicted import evicted_rows
-from service.store.memory.log import HeldLog
+from service.store.memory.log import HeldLog, LearnedRow
 from service.store.memory.view import EPOCH, View
-from service.store.protocol import BEGINNING
+from service.store.protocol import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, StoredAnswer, Trim
 
 
@@ -189,14 +189,41 @@ class MemoryReader(View):
             ended = log.between(0, newer.row.position - 1)
             return ended[-1].position if ended else BEGINNING
 
-    def decision_time(self, number: int) -> float | None:
+    def decision_time(
+        self,
+        number: int,
+        after: Mapping[int, DecisionKey] = NOTHING_EXAMINED,
+        behind: float = -math.inf,
+    ) -> float | None:
         """See `LogReader.decision_time`."""
         with self._reading() as contents:
-            times = heapq.merge(
-                *([held.record.time for held in contents.of(key).in_order()]
-                  for key in contents.live)
-            )  # fmt: skip
-            return next(itertools.islice(times, number, None), None)
+            times = sorted(
+                time_of(held.record.key)
+                for key in contents.live
+                for held in contents.of(key).in_order(after.get(key, -1))
+                if time_of(held.record.key) > behind
+            )
+            return times[number] if number < len(times) else None
+
+    def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
+        """See `LogReader.may_drop`."""
+        with self._reading() as contents:
+            found = contents.of(record.key).in_order(after)
+            has_windows = record.spec.rewards.reward_window_s is not None
+            is_open = bool(found) and has_windows and found[0].closed_at is None
+            return bool(found) and found[0].record.key < before and not is_open
+
+    def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
+        """See `LogReader.may_trim`."""
+        with self._reading() as contents:
+            held = contents.of(bandit)
+            return bool(held.log.between(held.trim.position, min(up_to, held.log.head - 1)))
+
+    def ends_learned(self, bandit: int, position: LogPosition) -> bool:
+        """See `LogReader.ends_learned`."""
+        with self._reading() as contents:
+            log = contents.of(bandit).log
+            return log.head == position and isinstance(log.at(position), LearnedRow)
 
 
 def _spec_at(log: HeldLog, record: BanditRecord, position: LogPosition) -> BanditSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 
 from service.store.identity import CELL, DecisionIds
 
@@ -86,9 +87,11 @@ def create_tables(connection: sqlite3.Connection) -> None:
     )
 
 
-def decision_ids(connection: sqlite3.Connection) -> DecisionIds:
-    """Return the ids of the decisions of a store."""
+def decision_ids(
+    connection: sqlite3.Connection, clock: Callable[[], float] | None = None
+) -> DecisionIds:
+    """Return the ids of the decisions of a store; `clock`: service time, to make new ones."""
     found = dict(
         connection.execute("SELECT key, value FROM meta WHERE key IN ('cell', 'secret')").fetchall()
     )
-    return DecisionIds(str(found["cell"]), bytes(found["secret"]))
+    return DecisionIds(str(found["cell"]), bytes(found["secret"]), clock)

@@ -8,6 +8,7 @@ The trim point moves in the transaction that removes the rows.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from zlib import crc32
 
@@ -17,7 +18,7 @@ from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
 from service.store.hashing import MAX_GROUP
 from service.store.identity import first_key
-from service.store.protocol import Dropped
+from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import unpack_items
 from service.store.sqlite.evicted import checksum_of, first_row, trim_of
@@ -30,8 +31,12 @@ SELECT position, before IS NULL FROM log
 WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 _OLD_DECISIONS = """
-SELECT d.key, d.time, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+SELECT d.key, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
+"""
+_HELD_BACK = """
+SELECT DISTINCT r.key, r.closed, r.items FROM log AS l JOIN ledger AS r ON r.key = l.key
+WHERE l.bandit = ? AND l.kind = 1 AND l.position <= ? AND l.key <= ?
 """
 
 
@@ -40,9 +45,13 @@ class Trimming:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._examined: dict[int, DecisionKey] = {}  # by `drop_decisions`, up to which key
 
-    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
+    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
         """Remove some of the learn rows up to a position, but never the newest row of the log.
+
+        Decisions that were examined before, and that only these rows held back, go with them: so
+        nobody has to examine all that are held back again and again.
 
         Args:
             bandit: The bandit whose log is trimmed.
@@ -50,19 +59,19 @@ class Trimming:
             sample_size: How many of all rows removed so far stay stored as a sample of them.
 
         Returns:
-            Whether there are more rows to remove.
+            How many decisions went, and whether there are more rows to remove.
         """
         key = bandit.key
         head = self._db.execute("SELECT max(position) FROM log WHERE bandit = ?", (key,)).fetchone()
         up_to = LogPosition(min(up_to, (head[0] or 0) - 1))
         trim = trim_of(self._db, key)
         if up_to <= trim.position:
-            return False
+            return Trimmed(0, more=False)
         rows = self._db.execute(_LEARN_ROWS, (key, trim.position, up_to, TRIM_CHUNK)).fetchall()
         more = len(rows) == TRIM_CHUNK
         end = self._group_end(key, trim.position, rows[-1][0] if more else up_to)
         if end is None:
-            return False
+            return Trimmed(0, more=False)
         first = [position for position, is_first in rows if is_first and position <= end]
         self._sample(bandit, first, sample_size, trim.learned)
         (end_hash,) = self._db.execute(
@@ -73,10 +82,14 @@ class Trimming:
             " position = excluded.position, hash = excluded.hash, learned = excluded.learned",
             (key, end, end_hash, trim.learned + len(first)),
         )
+        freed = self._db.execute(
+            _HELD_BACK, (key, end, self._examined.get(key, DecisionKey(0)))
+        ).fetchall()
         self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND kind = 1 AND position <= ?", (key, end)
         )
-        return more
+        num = self.remove_decisions(_removable(bandit, freed, LogPosition(end)))
+        return Trimmed(num, more)
 
     def _group_end(self, bandit: int, after: int, up_to: int) -> int | None:
         """Return the last position in (after, up_to] at which a group ends, and has a hash."""
@@ -146,35 +159,47 @@ class Trimming:
             (bandit.key, position),
         )
 
-    def drop_decisions(self, bandit: BanditRecord, before: float, after: DecisionKey) -> Dropped:
-        """Remove some decisions made before a time that no remaining log row refers to.
+    def drop_decisions(
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey
+    ) -> Dropped:
+        """Remove some decisions with smaller keys that no remaining log row refers to.
 
         Args:
             bandit: The bandit.
-            before: Seconds since the epoch.
+            before: The smallest key that stays.
             after: Where the last call ended; 0 for the first call.
         """
         trim = trim_of(self._db, bandit.key).position
-        has_windows = bandit.spec.rewards.reward_window_s is not None
-        found = self._db.execute(
-            _OLD_DECISIONS,
-            (max(after, first_key(bandit.key) - 1), first_key(bandit.key + 1), DROP_CHUNK),
-        ).fetchall()
-        old = [row for row in found if row[1] < before]
-        removable = [
-            (key,)
-            for key, _, closed, items in old
-            if not (has_windows and closed is None) and not _is_logged(items, trim)
-        ]
-        self.remove_decisions(removable)
-        more = len(found) == DROP_CHUNK and bool(old)
-        return Dropped(len(removable), DecisionKey(found[-1][0]) if found else after, more)
+        start = max(after, first_key(bandit.key) - 1)
+        end = min(before, first_key(bandit.key + 1))
+        old = self._db.execute(_OLD_DECISIONS, (start, end, DROP_CHUNK)).fetchall()
+        examined = list(itertools.takewhile(lambda row: not _is_open(bandit, row[1]), old))
+        num = self.remove_decisions(_removable(bandit, examined, trim))
+        last = DecisionKey(examined[-1][0]) if examined else after
+        self._examined[bandit.key] = max(last, self._examined.get(bandit.key, last))
+        return Dropped(num, last, more=len(examined) == DROP_CHUNK)
 
     def remove_decisions(self, keys: list[tuple[int]]) -> int:
         """Remove decisions with all that was reported about them; returns how many."""
         for table in ("rewards", "ledger", "decisions"):
             self._db.executemany(f"DELETE FROM {table} WHERE key = ?", keys)
         return len(keys)
+
+
+def _is_open(bandit: BanditRecord, closed: float | None) -> bool:
+    """Whether the reward window of a decision is open, if it has one."""
+    return closed is None and bandit.spec.rewards.reward_window_s is not None
+
+
+def _removable(
+    bandit: BanditRecord, rows: list[tuple[int, float | None, bytes | None]], trim: LogPosition
+) -> list[tuple[int]]:
+    """Return the keys among rows of (key, closed, items) that neither window nor log needs."""
+    return [
+        (key,)
+        for key, closed, items in rows
+        if not _is_open(bandit, closed) and not _is_logged(items, trim)
+    ]
 
 
 def _is_logged(items: bytes | None, trim: LogPosition) -> bool:
