@@ -36,6 +36,7 @@ PROOFS = {
     "faults": "acknowledged decisions and rewards survive SIGKILL at every stage",
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
+    "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "soak": "memory, descriptors and answers stay level under long load",
 }

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import bandexa_core
-from service.cli import admin, data, serve, snapshots
+from service.cli import admin, clock, data, serve, snapshots
 
 
 class _Root(TyperGroup):
@@ -43,6 +43,7 @@ app.add_typer(admin.actions_app, name="actions")
 admin.register(app)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
+app.add_typer(clock.app, name="clock")
 data.register(app)
 
 

@@ -24,7 +24,7 @@ from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.reloading import keys_read_anew
-from service.http.routes import bandits, dashboard, explained, page, score, snapshots, system
+from service.http.routes import bandits, clock, dashboard, explained, page, score, snapshots, system
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> App:
     problems.install(app, metrics)
     routers = (
         score.router, bandits.router, snapshots.router, explained.router, dashboard.router,
-        page.router, system.router,
+        page.router, system.router, clock.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class ClockState(NamedTuple):
 
     def wall_of(self, service: float) -> float:
         """Return the wall time that was shown at a service time."""
-        at = bisect_right(self.jumps, service, key=lambda jump: jump.since)
+        at = bisect_left(self.jumps, service, key=lambda jump: jump.since)
         return service + (self.jumps[at - 1].offset if at else 0.0)
 
     def packed(self) -> str:
@@ -119,9 +119,9 @@ class ServiceClock:
         self._base = service, elapsed
         self._jump(gap)
         log.warning(
-            "the wall clock jumped by %+.0f s: service time does not follow it, and is now %+.0f s"
-            " off; if that time has really passed, `bandexa clock accept` makes it count",
-            gap, -self.offset,
+            "the wall clock jumped by %+.0f s: service time does not follow it, and is now %.0f s"
+            " %s it; if that time has really passed, `bandexa clock accept` makes it count",
+            gap, *_distance(self.offset),
         )  # fmt: skip
         return True
 
@@ -145,9 +145,9 @@ class ServiceClock:
         self._jump(gap - passed)
         log.warning(
             "the wall clock moved by %+.0f s since the last server ended, and %.0f s of it are"
-            " trusted: service time is now %+.0f s off; if that time has really passed,"
+            " trusted: service time is now %.0f s %s it; if that time has really passed,"
             " `bandexa clock accept` makes it count",
-            gap, passed, -self.offset,
+            gap, passed, *_distance(self.offset),
         )  # fmt: skip
 
     def accept(self) -> float:
@@ -167,6 +167,10 @@ class ServiceClock:
     def _jump(self, by: float) -> None:
         jumps = [jump for jump in self._jumps if jump.since < self._base[0]]
         self._jumps = (*jumps, Jump(self._base[0], self.offset + by))[-MAX_JUMPS:]
+
+
+def _distance(offset: float) -> tuple[float, str]:
+    return abs(offset), "behind" if offset > 0.0 else "ahead of"
 
 
 def as_service_clock(clock: Callable[[], float] | ServiceClock | None) -> ServiceClock:

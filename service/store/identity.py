@@ -21,6 +21,7 @@ CELL = "0"  # of every store so far; ids name it so that requests can be routed 
 TIME_BITS = 45
 _TICK_BITS = 13
 TICKS_PER_S = 1 << _TICK_BITS  # ids made faster than that run ahead of the clock; until 2106
+FIRST_TIMED = 10**9 * TICKS_PER_S  # smaller places are row numbers of an older format
 MAX_BANDITS = 1 << (63 - TIME_BITS)
 _KEY_BYTES, _MAC_BYTES = 8, 6
 _MAC_DIGITS = 2 * _MAC_BYTES
@@ -42,6 +43,20 @@ def key_at(bandit: int, time: float) -> DecisionKey:
 def time_of(key: DecisionKey) -> float:
     """Return the service time at which a decision was made, seconds since the epoch."""
     return place_of(key) / TICKS_PER_S
+
+
+def made_at(key: DecisionKey, time: float) -> float:
+    """Return the service time at which a decision was made, given the time that it is stored with.
+
+    Only the keys of decisions that a migration brought along do not hold it.
+    """
+    return time_of(key) if place_of(key) >= FIRST_TIMED else time
+
+
+def is_older(key: DecisionKey, time: float, before: DecisionKey) -> bool:
+    """Whether a decision, stored with a time, is older than those with keys from `before` on."""
+    untimed = place_of(key) < FIRST_TIMED <= place_of(before)
+    return key < before and (not untimed or time < time_of(before))
 
 
 def bandit_of(key: DecisionKey) -> int:

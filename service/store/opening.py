@@ -7,9 +7,10 @@ memory has no path, and nothing opens one by default.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from service.store.clock import ServiceClock
+from service.store.clock import ClockState, ServiceClock
 from service.store.memory.store import MemoryStore
 from service.store.protocol import (
     Audit,
@@ -20,7 +21,8 @@ from service.store.protocol import (
     EventStore,
     LogReader,
 )
-from service.store.sqlite.connection import LIBRARY_VERSION
+from service.store.sqlite.clock import stored_clock
+from service.store.sqlite.connection import LIBRARY_VERSION, connect_reader
 from service.store.sqlite.copying import copy_database
 from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.history import History
@@ -52,6 +54,32 @@ def open_memory_store(
 ) -> EventStore:
     """Open a new, empty store that ends with its process; see `MemoryStore` for the arguments."""
     return MemoryStore(deliver, gather, clock)
+
+
+def noted_clock(path: Path) -> ClockState | None:
+    """Return the clock of a store as a server noted it last, None where none did.
+
+    Raises:
+        StoreUnreadable: There is no such store.
+    """
+    with closing(connect_reader(path)) as db:
+        return stored_clock(db)
+
+
+def accept_clock(path: Path) -> ClockState:
+    """Move the service time of a store that no server has open up to wall time.
+
+    Raises:
+        StoreError: It is open in another process, of another version, damaged, or no store.
+    """
+    store = SqliteStore(path, "commit", lambda answer: answer())
+    refused: list[Exception | None] = []
+    store.accept_clock(lambda _, error: refused.append(error))
+    store.close()
+    for error in refused:
+        if error is not None:
+            raise error
+    return store.clock.state()
 
 
 def open_reader(path: Path) -> LogReader:

@@ -36,6 +36,7 @@ MODELS = {
     "ActivationStatus": "ActivateAnswer",
     "BanditState": "BanditAnswer",
     "Catalogue": "CatalogueAnswer",
+    "ClockState": "ClockAnswer",
     "ExplainedAction": "ChosenLine",
     "ExplainedCandidate": "CandidateLine",
     "Explanation": "DecisionAnswer",
@@ -196,3 +197,10 @@ def test_the_server_is_ready_and_learns(client: BanditClient, bandit: str) -> No
     assert (ready.status, ready.detail) == ("ready", None)
     assert ready.trainer is not None
     assert client.learnz().bandits[bandit].findings == ()
+
+
+def test_the_clock_is_shown_and_accepted(client: BanditClient) -> None:
+    shown, accepted = client.clock(), client.accept_clock()
+    assert 0.0 <= accepted.service - shown.service < 60.0
+    assert abs(accepted.wall - accepted.service) < 1.0
+    assert abs(accepted.offset_s) < 1.0

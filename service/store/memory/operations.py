@@ -16,7 +16,7 @@ from service.store.hashing import (
     pack_json,
     unpack_change,
 )
-from service.store.identity import MAX_BANDITS, time_of
+from service.store.identity import MAX_BANDITS, made_at
 from service.store.memory.contents import Contents
 from service.store.memory.decisions import Decisions
 from service.store.memory.log import ChangeRow, HeldLog
@@ -49,7 +49,8 @@ class Operations:
         """Find the windows that are over."""
         self._clock.note()
         now, contents = self._clock(), self._contents
-        times = [time_of(key) for key in contents.windows.closes]
+        made = [contents.decision(key) for key in contents.windows.closes]
+        times = [made_at(held.record.key, held.record.time) for held in made if held is not None]
         contents.windows.watch(now, max(times, default=None))
         due = contents.windows.due(now)
         found = []

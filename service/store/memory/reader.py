@@ -13,7 +13,7 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
-from service.store.identity import time_of
+from service.store.identity import is_older, time_of
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import HeldLog, LearnedRow
 from service.store.memory.view import EPOCH, View
@@ -211,7 +211,8 @@ class MemoryReader(View):
             found = contents.of(record.key).in_order(after)
             has_windows = record.spec.rewards.reward_window_s is not None
             is_open = bool(found) and has_windows and found[0].closed_at is None
-            return bool(found) and found[0].record.key < before and not is_open
+            older = bool(found) and is_older(found[0].record.key, found[0].record.time, before)
+            return older and not is_open
 
     def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
         """See `LogReader.may_trim`."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.rows import CatalogueRow
+from service.store.identity import is_older
 from service.store.memory.contents import Contents, HeldDecision
 from service.store.memory.evicted import joined, sampled
 from service.store.memory.log import LearnedRow
@@ -68,7 +69,10 @@ class Trimming:
         self._contents.end_groups()
         examined = list(
             itertools.takewhile(
-                lambda held: held.record.key < before and not _is_open(record, held),
+                lambda held: (
+                    is_older(held.record.key, held.record.time, before)
+                    and not _is_open(record, held)
+                ),
                 self._contents.of(record.key).in_order(after),
             )
         )

@@ -41,7 +41,7 @@ from service.store.hashing import (
     row_content,
     unpack_change,
 )
-from service.store.identity import DecisionIds, first_key, key_at, time_of, unpack_own_id
+from service.store.identity import DecisionIds, first_key, is_older, key_at, time_of, unpack_own_id
 from service.store.protocol import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, StoredAnswer, Trim
 from service.store.sqlite.codec import INSIDE, LEGACY, RULES, legacy_hash, unpack_chosen
@@ -281,12 +281,15 @@ class StoreReader:
     def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
         """See `LogReader.may_drop`."""
         found = self._connection.execute(
-            "SELECT l.closed FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key"
-            " WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT 1",
+            "SELECT d.key, d.time, l.closed FROM decisions AS d"
+            " LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key > ? AND d.key < ?"
+            " ORDER BY d.key LIMIT 1",
             (max(after, first_key(record.key) - 1), min(before, first_key(record.key + 1))),
         ).fetchone()
         has_windows = record.spec.rewards.reward_window_s is not None
-        return found is not None and not (has_windows and found[0] is None)
+        if found is None or (has_windows and found[2] is None):
+            return False
+        return is_older(found[0], found[1], before)
 
     def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
         """See `LogReader.may_trim`."""

@@ -17,7 +17,7 @@ import numpy as np
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
 from service.store.hashing import MAX_GROUP
-from service.store.identity import first_key
+from service.store.identity import first_key, is_older
 from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import unpack_items
@@ -31,11 +31,11 @@ SELECT position, before IS NULL FROM log
 WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY position LIMIT ?
 """
 _OLD_DECISIONS = """
-SELECT d.key, l.closed, l.items FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+SELECT d.key, l.closed, l.items, d.time FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
 _HELD_BACK = """
-SELECT DISTINCT r.key, r.closed, r.items FROM log AS l JOIN ledger AS r ON r.key = l.key
+SELECT DISTINCT r.key, r.closed, r.items, 0.0 FROM log AS l JOIN ledger AS r ON r.key = l.key
 WHERE l.bandit = ? AND l.kind = 1 AND l.position <= ? AND l.key <= ?
 """
 
@@ -173,7 +173,11 @@ class Trimming:
         start = max(after, first_key(bandit.key) - 1)
         end = min(before, first_key(bandit.key + 1))
         old = self._db.execute(_OLD_DECISIONS, (start, end, DROP_CHUNK)).fetchall()
-        examined = list(itertools.takewhile(lambda row: not _is_open(bandit, row[1]), old))
+        examined = list(
+            itertools.takewhile(
+                lambda row: is_older(row[0], row[3], before) and not _is_open(bandit, row[1]), old
+            )
+        )
         num = self.remove_decisions(_removable(bandit, examined, trim))
         last = DecisionKey(examined[-1][0]) if examined else after
         self._examined[bandit.key] = max(last, self._examined.get(bandit.key, last))
@@ -192,12 +196,14 @@ def _is_open(bandit: BanditRecord, closed: float | None) -> bool:
 
 
 def _removable(
-    bandit: BanditRecord, rows: list[tuple[int, float | None, bytes | None]], trim: LogPosition
+    bandit: BanditRecord,
+    rows: list[tuple[int, float | None, bytes | None, float]],
+    trim: LogPosition,
 ) -> list[tuple[int]]:
-    """Return the keys among rows of (key, closed, items) that neither window nor log needs."""
+    """Return the keys of rows (key, closed, items, time) that neither window nor log needs."""
     return [
         (key,)
-        for key, closed, items in rows
+        for key, closed, items, _ in rows
         if not _is_open(bandit, closed) and not _is_logged(items, trim)
     ]
 

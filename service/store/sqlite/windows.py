@@ -12,12 +12,13 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.store.identity import TIME_BITS, time_of
+from service.store.identity import FIRST_TIMED, TICKS_PER_S, TIME_BITS
 from service.store.protocol import UNWATCHED_S
 
 STORED_EVERY_S = 5.0  # after a killed process, windows may close this much later than they should
 _LAST, _OFFSET = "windows_looked", "service_time_offset"  # in the table `meta`
 _AT_ONCE = 32
+_PLACE = f"(w.key & {(1 << TIME_BITS) - 1})"  # see `identity.made_at`
 
 
 @dataclass(slots=True)
@@ -96,12 +97,14 @@ class Windows:
         The stored time may be older than the newest decision: that opening ran at least until then.
         """
         (newest,) = self._db.execute(
-            f"SELECT max(key & {(1 << TIME_BITS) - 1}) FROM windows"
+            f"SELECT max(CASE WHEN {_PLACE} < {FIRST_TIMED} THEN d.time"
+            f" ELSE {_PLACE} / {TICKS_PER_S}.0 END)"
+            " FROM windows AS w JOIN decisions AS d ON d.key = w.key"
         ).fetchone()
         if newest is None:
             return None
         stored = self._meta(_LAST)
-        return max(time_of(newest), stored or 0.0)
+        return float(newest) if stored is None else max(newest, stored)
 
     def _meta(self, key: str) -> float | None:
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
