@@ -64,7 +64,8 @@ def accept(
 ) -> None:
     """Say that the wall clock is right: the time that it is ahead has really passed.
 
-    Service time moves up to it, and retention removes what is too old by then. It never goes back.
+    Service time moves up to it, and retention removes what is too old by then.
+
     With --data-dir: while no server uses the directory.
     """
     if data_dir is None:

@@ -182,8 +182,9 @@ class MemoryReader(View):
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""
         with self._reading() as contents:
-            log = contents.of(bandit).log
-            newer = next((each for each in log.rows() if each.row.time >= time), None)
+            log, trim = contents.of(bandit).log, contents.of(bandit).trim.position
+            behind = (each for each in log.rows() if each.row.position > trim)
+            newer = next((each for each in behind if each.row.time >= time), None)
             if newer is None:
                 return log.head
             ended = log.between(0, newer.row.position - 1)
