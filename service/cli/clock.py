@@ -79,14 +79,13 @@ def accept(
 
 def _noted(data_dir: Path) -> ClockState:
     from bandexa_client import ClockState
-    from service.settings import Settings
     from service.store.errors import StoreUnreadable
     from service.store.opening import noted_clock
 
     try:
-        found = noted_clock(Settings(data_dir=data_dir).database)
+        found = noted_clock(_database(data_dir))
     except StoreUnreadable as error:
-        fail(str(error), "name the data directory of a server", USAGE)
+        fail(f"{data_dir}: {error}", status=USAGE)
     if found is None:
         fail(f"{data_dir} has no clock yet: it is noted once a server has run", status=USAGE)
     return ClockState(found.wall, found.service, found.offset)
@@ -94,18 +93,24 @@ def _noted(data_dir: Path) -> ClockState:
 
 def _accepted(data_dir: Path) -> ClockState:
     from bandexa_client import ClockState
-    from service.settings import Settings
     from service.store.errors import StoreError
     from service.store.opening import accept_clock
+
+    try:
+        found = accept_clock(_database(data_dir))
+    except StoreError as error:
+        fail(str(error), "of a running server: without --data-dir", REFUSED)
+    return ClockState(found.wall, found.service, found.offset)
+
+
+def _database(data_dir: Path) -> Path:
+    """Return the database of a data directory; without one the command ends."""
+    from service.settings import Settings
 
     database = Settings(data_dir=data_dir).database
     if not database.is_file():
         fail(f"{data_dir} has no {database.name}", "name the data directory of a server", USAGE)
-    try:
-        found = accept_clock(database)
-    except StoreError as error:
-        fail(str(error), "of a running server: without --data-dir", REFUSED)
-    return ClockState(found.wall, found.service, found.offset)
+    return database
 
 
 def _print(state: ClockState, *, as_json: bool) -> None:
