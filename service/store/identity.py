@@ -1,7 +1,7 @@
 """The ids of decisions: a key for the store, and the text that callers see.
 
-A key is a 63-bit integer: the bandit, then the time. So the decisions of a bandit lie together in a
-store, oldest first, without an index, and a new one is written behind the one before.
+A key is a 63-bit integer: the bandit, then the service time. So the decisions of a bandit lie
+together in a store, oldest first, without an index, and a new one is written behind the one before.
 
 The text of an id that the server made is the key and a keyed hash of it (BLAKE2b as a MAC,
 RFC 7693), so that it cannot be guessed, behind the name of the *cell*: the group of servers that

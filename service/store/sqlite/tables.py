@@ -21,9 +21,9 @@ from service.store.identity import CELL, DecisionIds
 #   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
 #   where none was given. metrics: other measurements that came with it.
-# windows: when the open reward windows close, in service time (see `windows`).
-# log: the rows that change a bandit's model, in groups (see `codec`). low, high: the bounds of
-#   learned values.
+# windows: when the open reward windows close, in watched time (see `windows`).
+# log: the rows that change a bandit's model, in groups (see `codec`). time: service time.
+#   low, high: the bounds of learned values.
 # catalogues: the actions at a position, in place of the log's changes up to it.
 # trims: up to where learn rows were removed from a log, the hash there, and how many values they
 #   had learned.
