@@ -62,6 +62,7 @@ proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks faults --json bench-out/faults.json
 	$(BIN)/python -m benchmarks power_loss --json bench-out/power_loss.json
 	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
+	$(BIN)/python -m benchmarks clocks --json bench-out/clocks.json
 	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks imports --json bench-out/imports.json
 	$(BIN)/python -m benchmarks many_bandits --json bench-out/many_bandits.json

@@ -178,6 +178,21 @@ class Readiness:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockState:
+    """Service time, in which reward windows, forgetting and retention run.
+
+    Attributes:
+        wall: The server's wall time, seconds since the epoch.
+        service: Its service time: wall time without its jumps.
+        offset_s: The sum of the jumps that service time did not follow.
+    """
+
+    wall: float
+    service: float
+    offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LearnState:
     """Whether all bandits learn.
 

@@ -17,6 +17,7 @@ from bandexa_client.answers import (
     ActivationStatus,
     BanditState,
     Catalogue,
+    ClockState,
     Compacted,
     Erased,
     LearnState,
@@ -355,6 +356,16 @@ class Calls(ABC):
     async def learnz(self) -> LearnState:
         """Return whether every bandit learns, and what prevents it."""
         return await self._do(Call("GET", "/learnz", reads(LearnState), reports_503=True))
+
+    @shared
+    async def clock(self) -> ClockState:
+        """Return service time, and how much the server's wall clock is ahead of it."""
+        return await self._do(Call("GET", "/clock", reads(ClockState)))
+
+    @shared
+    async def accept_clock(self) -> ClockState:
+        """Say that the server's wall clock is right: its service time moves up to it."""
+        return await self._do(Call("POST", "/clock/accept", reads(ClockState)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "bodies": "no body holds the event loop, or takes many times its size in memory",
+    "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "imports": "no changed export stops a bandit, a start or another bandit",
     "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",

@@ -27,7 +27,7 @@ class LearnRow(NamedTuple):
 
     Attributes:
         position: Position in the log.
-        time: Unix time of the transaction, in seconds.
+        time: Service time of the transaction, seconds since the epoch: without the clock's jumps.
         decision_id: The decision that chose the action.
         origin: Position of the first learn row of this decision and action, which is the row itself
             unless it corrects an earlier value.

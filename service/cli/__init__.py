@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import bandexa_core
-from service.cli import admin, data, erasing, serve, snapshots
+from service.cli import admin, clock, data, erasing, serve, snapshots
 
 
 class _Root(TyperGroup):
@@ -44,6 +44,7 @@ admin.register(app)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 erasing.register(app)
+app.add_typer(clock.app, name="clock")
 data.register(app)
 
 

@@ -31,6 +31,7 @@ from service.http.origins import OriginCheck
 from service.http.reloading import keys_read_anew
 from service.http.routes import (
     bandits,
+    clock,
     dashboard,
     erasing,
     explained,
@@ -112,7 +113,7 @@ def create_app(settings: Settings) -> App:
     problems.install(app, metrics)
     routers = (
         score.router, bandits.router, snapshots.router, explained.router, erasing.router,
-        dashboard.router, page.router, system.router,
+        dashboard.router, page.router, system.router, clock.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

@@ -21,6 +21,7 @@ from service.observe.counters import Traffic
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
+from service.store.clock import JUMP_S
 
 Severity = Literal["alarm", "notice"]
 ALARM: Severity = "alarm"
@@ -60,6 +61,7 @@ class ServerState:
         stale_s: How long training may make no progress.
         wal_pinned_s: Seconds for which a reader has prevented that the write-ahead log is emptied.
         wal_bytes: The size of that log.
+        clock_offset_s: How much wall time is ahead of service time.
     """
 
     store_failure: str | None
@@ -68,6 +70,7 @@ class ServerState:
     stale_s: float
     wal_pinned_s: float = 0.0
     wal_bytes: int = 0
+    clock_offset_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ def server_findings(engine: Engine) -> list[Finding]:
         stale_s=engine.settings.learn_stale_s,
         wal_pinned_s=engine.store.wal_pinned_s(),
         wal_bytes=engine.store.wal_bytes(),
+        clock_offset_s=engine.store.clock.offset,
     )
     return list(check_server(state))
 
@@ -175,6 +179,25 @@ def check_server(state: ServerState) -> Iterator[Finding]:
             "trainer-stuck", ALARM,
             f"the trainer has sent no heartbeat for {state.trainer_silent_s:.0f} s in a round",
             "end the trainer process; the server restarts it, and nothing is lost",
+        )  # fmt: skip
+    yield from _check_clock(state.clock_offset_s)
+
+
+def _check_clock(offset_s: float) -> Iterator[Finding]:
+    """Yield what an operator has to know of a wall clock that jumped."""
+    if offset_s > JUMP_S:
+        yield Finding(
+            "clock-ahead", ALARM,
+            f"the wall clock is {offset_s:.0f} s ahead of service time: it jumped, and reward"
+            " windows, forgetting and retention do not follow it",
+            "set the clock right; if that time has really passed, `bandexa clock accept`",
+        )  # fmt: skip
+    elif offset_s < -JUMP_S:
+        yield Finding(
+            "clock-behind", NOTICE,
+            f"the wall clock is {-offset_s:.0f} s behind service time: it was set back, and reward"
+            " windows, forgetting and retention go on as before",
+            "check the clock; if it is right now, nothing has to be done",
         )  # fmt: skip
 
 

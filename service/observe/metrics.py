@@ -115,6 +115,11 @@ class _EngineCollector(Collector):
         yield _gauge(
             "bandexa_store_writable", "Whether the store takes writes.", store.failure is None
         )
+        yield _gauge(
+            "bandexa_clock_offset_seconds",
+            "How much wall time is ahead of service time: jumps of the wall clock.",
+            store.clock.offset,
+        )  # fmt: skip
         yield _gauge("bandexa_wal_bytes", "Size of the write-ahead log.", store.wal_bytes())
         yield _gauge(
             "bandexa_wal_pinned_seconds", "For how long a reader has prevented that it is emptied.",

@@ -4,6 +4,11 @@ Runs on the event loop; long reads run on a thread. What was learned from the ro
 statistics of the snapshots and, for encoders that are trained again, in a sample of the rows. Rows
 go in small transactions between those of requests, oldest first, never past the oldest snapshot, so
 that every remaining snapshot can still be served with the rows after it.
+
+Ages are service time, which no jump of the wall clock moves; decisions are ordered by their keys,
+and log rows by their positions. A pass examines what became old since the last one, and commits
+only where something goes: what is held back is not examined again, it goes with the log rows or the
+window that held it back.
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.replay import RowLayout
 from bandexa_core.replay.evicted import sample_size
 from bandexa_core.snapshots.store import SnapshotStore
@@ -25,7 +31,8 @@ from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.settings import Settings
-from service.store.errors import StoreError, Unavailable
+from service.store.errors import Conflict, StoreError, Unavailable
+from service.store.identity import key_at
 from service.store.protocol import EventStore
 
 log = logging.getLogger(__name__)
@@ -47,7 +54,6 @@ class Retention:
         bandits: Returns the live bandits.
         commit: Appends to the store and waits for the commit.
         order_round: Orders a round of a bandit, so that its oldest snapshot is newer.
-        clock: Seconds since the epoch.
     """
 
     def __init__(
@@ -58,7 +64,6 @@ class Retention:
         bandits: Callable[[], Collection[Bandit]],
         commit: Committer,
         order_round: Callable[[Bandit], None],
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -66,7 +71,9 @@ class Retention:
         self._bandits = bandits
         self._commit = commit
         self._order_round = order_round
-        self._clock = clock
+        self._examined: dict[int, DecisionKey] = {}  # by bandit, up to which decision
+        self._ordered: dict[int, tuple[LogPosition, int, float]] = {}  # rounds for overdue rows
+        self._room_cutoff = 0.0  # how far the limit of bytes has gone, in service time
         self._reader = store.reader()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
         self._reported = False
@@ -103,20 +110,25 @@ class Retention:
         """
         age, most = self._settings.max_age_days, self._settings.max_store_bytes
         if age is not None:
-            await self._remove(self._clock() - age * DAY_S)
+            now, age_s = self._store.clock(), age * DAY_S
+            await self._remove(now - age_s, overdue=now - age_s - min(age_s, DAY_S))
         if most is not None:
             await self._make_room(most)
         self._metrics.store_bytes = await self._on_thread(self._reader.used_bytes)
 
     async def _make_room(self, most: int) -> None:
-        skipped = 0
+        if await self._on_thread(self._reader.used_bytes) > most:
+            await self._remove(self._room_cutoff)  # what snapshots or windows held back so far
+        behind = 0.0
         while await self._on_thread(self._reader.used_bytes) > most:
-            cutoff = await self._on_thread(self._reader.decision_time, skipped + STEP)
+            cutoff = await self._on_thread(
+                self._reader.decision_time, STEP, dict(self._examined), behind
+            )
             if cutoff is None:
                 self._stuck(most)
                 return
-            if not await self._remove(cutoff):
-                skipped += STEP  # these cannot go yet; younger ones of other bandits may
+            await self._remove(cutoff)
+            behind, self._room_cutoff = cutoff, max(cutoff, self._room_cutoff)
         self._reported = False
 
     def _stuck(self, most: int) -> None:
@@ -128,54 +140,78 @@ class Retention:
             )
         self._reported = True
 
-    async def _remove(self, cutoff: float) -> int:
-        """Remove what is older than `cutoff` and can go; returns how many decisions it removed."""
+    async def _remove(self, cutoff: float, overdue: float | None = None) -> int:
+        """Remove what is older than `cutoff` and can go; returns how many decisions it removed.
+
+        Args:
+            cutoff: Service time.
+            overdue: Rows older than this have waited long enough for a round: order one for them
+                alone. None: no row is ever overdue.
+        """
         num = 0
-        for bandit in await self._on_thread(self._with_work, self._bandits(), cutoff):
-            await self._trim(bandit, cutoff)
-            last = DecisionKey(0)
-            has_removable = self._reader.has_removable_decisions
-            more = await self._on_thread(has_removable, bandit.record, cutoff)
-            while more:
-                dropped = await self._commit(
-                    self._store.drop_decisions, bandit.record, cutoff, last
-                )
-                num, last, more = num + dropped.num, dropped.last, dropped.more
+        old = await self._on_thread(self._reader.with_old_rows, cutoff, LEAST_CHANGES)
+        for bandit in [each for each in self._bandits() if each.record.key in old]:
+            num += await self._trim(bandit, cutoff, overdue)
+            num += await self._drop(bandit, key_at(bandit.record.key, cutoff))
             await self._trim_catalogue(bandit)
         if num:
             self._metrics.decisions_removed.inc(num)
             log.info("%d old decisions were removed", num)
         return num
 
-    def _with_work(self, bandits: Collection[Bandit], cutoff: float) -> list[Bandit]:
-        """Return the bandits with something that may go: usually few of many, and no commit."""
-        reader = self._reader
-        old = reader.with_old_rows(cutoff, LEAST_CHANGES)
-        return [
-            bandit
-            for bandit in bandits
-            if (key := bandit.record.key) in old
-            and (
-                reader.has_removable_rows(key, reader.last_before(key, cutoff))
-                or reader.has_removable_decisions(bandit.record, cutoff)
-                or reader.removable_changes(key)[1] > LEAST_CHANGES
-            )
-        ]
+    async def _drop(self, bandit: Bandit, before: DecisionKey) -> int:
+        """Examine the decisions that became old since then; returns how many it removed."""
+        record, num = bandit.record, 0
+        last = self._examined.get(record.key, DecisionKey(0))
+        more = await self._on_thread(self._reader.may_drop, record, before, last)
+        while more:
+            dropped = await self._commit(self._store.drop_decisions, record, before, last)
+            num, last, more = num + dropped.num, dropped.last, dropped.more
+            self._examined[record.key] = last
+        return num
 
-    async def _trim(self, bandit: Bandit, cutoff: float) -> None:
+    async def _trim(self, bandit: Bandit, cutoff: float, overdue: float | None) -> int:
+        """Remove old log rows; returns how many decisions went with them."""
         key, spec = bandit.record.key, bandit.model.spec
         wanted = await self._on_thread(self._reader.last_before, key, cutoff)
+        trim = await self._on_thread(self._reader.trim, key)
+        if wanted <= trim.position:
+            return 0
         oldest = await self._on_thread(self._oldest_position, bandit, wanted)
         if oldest < wanted:
-            self._move_on(bandit, wanted)
+            late = (
+                0
+                if overdue is None
+                else await self._on_thread(self._reader.last_before, key, overdue)
+            )
+            self._move_on(bandit, wanted, oldest, is_overdue=oldest < late)
+        elif overdue is not None:
+            await self._end_group(bandit, wanted)
+        up_to = min(wanted, oldest)
+        if not await self._on_thread(self._reader.may_trim, key, up_to):
+            return 0
         size = 0
         if bandit.model.learns_features:
             layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
             size = sample_size(layout, spec.replay.evicted_sample)
-        up_to = min(wanted, oldest)
-        more = await self._on_thread(self._reader.has_removable_rows, key, up_to)
+        num, more = 0, True
         while more:
-            more = await self._commit(self._store.trim_log, bandit.record, up_to, size)
+            trimmed = await self._commit(self._store.trim_log, bandit.record, up_to, size)
+            num, more = num + trimmed.num, trimmed.more
+        return num
+
+    async def _end_group(self, bandit: Bandit, wanted: LogPosition) -> None:
+        """Log a change of no action behind the newest rows, where they are too old.
+
+        The newest row of a log always stays, and its group with it: without this row, what a quiet
+        bandit learned last would be stored for ever.
+        """
+        record = bandit.record
+        if not await self._on_thread(self._reader.ends_learned, record.key, wanted):
+            return
+        nothing = Catalogue.empty(record.spec.action_dim).as_change()
+        with suppress(Conflict):  # the bandit was deleted meanwhile
+            await self._commit(self._store.append_change, record, nothing, then=bandit.logged)
 
     async def _trim_catalogue(self, bandit: Bandit) -> None:
         """Replace changes of the catalogue that nothing needs, once they are larger than it."""
@@ -185,12 +221,31 @@ class Retention:
             found = await self._on_thread(self._reader.catalogue_at, bandit.record, up_to)
             await self._commit(self._store.trim_catalogue, bandit.record, found, up_to)
 
-    def _move_on(self, bandit: Bandit, wanted: LogPosition) -> None:
+    def _move_on(
+        self, bandit: Bandit, wanted: LogPosition, oldest: LogPosition, *, is_overdue: bool
+    ) -> None:
         """Order new snapshots where an old one prevents the removal of rows."""
         model = bandit.model
-        background = model.spec.training.mode == "background"
-        if background and min(wanted, model.position) - model.base_position >= LEAST_ROUND:
+        if model.spec.training.mode != "background":
+            return
+        many = min(wanted, model.position) - model.base_position >= LEAST_ROUND
+        if many or (is_overdue and self._may_help(bandit, oldest)):
             self._order_round(bandit)
+
+    def _may_help(self, bandit: Bandit, oldest: LogPosition) -> bool:
+        """Count the rounds for overdue rows: enough of them replace all snapshots but pinned ones.
+
+        Once these did not move the oldest snapshot, the next ones are ordered a day later.
+        """
+        now = time.monotonic()
+        position, num, since = self._ordered.get(bandit.record.key, (oldest, 0, now))
+        if position != oldest or now - since > DAY_S:
+            num, since = 0, now
+        if num <= self._settings.keep_snapshots:
+            num += 1
+            self._ordered[bandit.record.key] = oldest, num, since
+            return True
+        return False
 
     def _oldest_position(self, bandit: Bandit, wanted: LogPosition) -> LogPosition:
         """Return the log position of a bandit's oldest snapshot; 0 where none can be read.

@@ -105,7 +105,7 @@ class Rewards:
         for row in rows:
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.reward_range)
             if row.before is None and step.closes is None:
-                bandit.vitals.joined(row.time)
+                bandit.vitals.joined(step.time)
         self._train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:

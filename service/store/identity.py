@@ -1,7 +1,7 @@
 """The ids of decisions: a key for the store, and the text that callers see.
 
-A key is a 63-bit integer: the bandit, then the time. So the decisions of a bandit lie together in a
-store, oldest first, without an index, and a new one is written behind the one before.
+A key is a 63-bit integer: the bandit, then the service time. So the decisions of a bandit lie
+together in a store, oldest first, without an index, and a new one is written behind the one before.
 
 The text of an id that the server made is the key and a keyed hash of it (BLAKE2b as a MAC,
 RFC 7693), so that it cannot be guessed, behind the name of the *cell*: the group of servers that
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 
 from bandexa_core.ids import DecisionId, DecisionKey
@@ -20,6 +21,7 @@ CELL = "0"  # of every store so far; ids name it so that requests can be routed 
 TIME_BITS = 45
 _TICK_BITS = 13
 TICKS_PER_S = 1 << _TICK_BITS  # ids made faster than that run ahead of the clock; until 2106
+FIRST_TIMED = 10**9 * TICKS_PER_S  # smaller places are row numbers of an older format
 MAX_BANDITS = 1 << (63 - TIME_BITS)
 _KEY_BYTES, _MAC_BYTES = 8, 6
 _MAC_DIGITS = 2 * _MAC_BYTES
@@ -30,6 +32,31 @@ _FORM = re.compile(r"[a-z0-9]{1,8}\.[0-9a-f]{28}")
 def first_key(bandit: int) -> DecisionKey:
     """Return the smallest key of a bandit; the keys of the bandit before are all smaller."""
     return DecisionKey(bandit << TIME_BITS)
+
+
+def key_at(bandit: int, time: float) -> DecisionKey:
+    """Return the smallest key of a bandit's decisions that were made at or after a service time."""
+    ticks = min(max(0, int(time * TICKS_PER_S)), (1 << TIME_BITS) - 1)
+    return DecisionKey(first_key(bandit) + ticks)
+
+
+def time_of(key: DecisionKey) -> float:
+    """Return the service time at which a decision was made, seconds since the epoch."""
+    return place_of(key) / TICKS_PER_S
+
+
+def made_at(key: DecisionKey, time: float) -> float:
+    """Return the service time at which a decision was made, given the time that it is stored with.
+
+    Only the keys of decisions that a migration brought along do not hold it.
+    """
+    return time_of(key) if place_of(key) >= FIRST_TIMED else time
+
+
+def is_older(key: DecisionKey, time: float, before: DecisionKey) -> bool:
+    """Whether a decision, stored with a time, is older than those with keys from `before` on."""
+    untimed = place_of(key) < FIRST_TIMED <= place_of(before)
+    return key < before and (not untimed or time < time_of(before))
 
 
 def bandit_of(key: DecisionKey) -> int:
@@ -63,9 +90,11 @@ class DecisionIds:
     Args:
         cell: The store's cell, 1 to 8 of the characters a-z and 0-9.
         secret: The key of the hash, 16 random bytes.
+        clock: Service time, seconds since the epoch; None: the machine's wall clock.
     """
 
-    def __init__(self, cell: str, secret: bytes) -> None:
+    def __init__(self, cell: str, secret: bytes, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self._prefix = f"{cell}."
         self._secret = secret
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES)
@@ -78,7 +107,11 @@ class DecisionIds:
 
     def new_key(self, bandit: int) -> DecisionKey:
         """Return a key that this store has never returned."""
-        key = (bandit << TIME_BITS) | (time.time_ns() << _TICK_BITS) // 1_000_000_000
+        key = (bandit << TIME_BITS) | (
+            (time.time_ns() << _TICK_BITS) // 1_000_000_000
+            if self._clock is None
+            else int(self._clock() * TICKS_PER_S)
+        )
         last = self._last.get(bandit, 0)
         if key <= last:
             key = last + 1

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from service.store.clock import ClockState, ServiceClock
 from service.store.errors import StoreError, StoreUnreadable
 from service.store.memory.store import MemoryStore
 from service.store.protocol import (
@@ -24,7 +24,8 @@ from service.store.protocol import (
     EventStore,
     LogReader,
 )
-from service.store.sqlite.connection import LIBRARY_VERSION
+from service.store.sqlite.clock import stored_clock
+from service.store.sqlite.connection import LIBRARY_VERSION, connect_reader
 from service.store.sqlite.copying import copy_database
 from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.history import History
@@ -57,10 +58,38 @@ def open_store(
 
 
 def open_memory_store(
-    deliver: Deliver, gather: Deliver | None = None, clock: Callable[[], float] = time.time
+    deliver: Deliver,
+    gather: Deliver | None = None,
+    clock: ServiceClock | Callable[[], float] | None = None,
 ) -> EventStore:
     """Open a new, empty store that ends with its process; see `MemoryStore` for the arguments."""
     return MemoryStore(deliver, gather, clock)
+
+
+def noted_clock(path: Path) -> ClockState | None:
+    """Return the clock of a store as a server noted it last, None where none did.
+
+    Raises:
+        StoreUnreadable: There is no such store.
+    """
+    with closing(connect_reader(path)) as db:
+        return stored_clock(db)
+
+
+def accept_clock(path: Path) -> ClockState:
+    """Move the service time of a store that no server has open up to wall time.
+
+    Raises:
+        StoreError: It is open in another process, of another version, damaged, or no store.
+    """
+    store = SqliteStore(path, "commit", lambda answer: answer())
+    refused: list[Exception | None] = []
+    store.accept_clock(lambda _, error: refused.append(error))
+    store.close()
+    for error in refused:
+        if error is not None:
+            raise error
+    return store.clock.state()
 
 
 def open_reader(path: Path) -> LogReader:

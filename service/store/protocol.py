@@ -7,7 +7,8 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -26,6 +27,7 @@ from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
+from service.store.clock import ServiceClock
 from service.store.findings import Report, Say
 from service.store.identity import DecisionIds
 from service.store.records import (
@@ -46,6 +48,7 @@ from service.store.records import (
 
 T = TypeVar("T")
 BEGINNING = LogPosition(0)
+NOTHING_EXAMINED: Mapping[int, DecisionKey] = {}
 UNWATCHED_S = 3.0  # a longer gap between looks at the windows: the service was not ready
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
@@ -115,6 +118,18 @@ class Due(NamedTuple):
     """Windows that are over: the decisions, and when each closes. `more`: there are others."""
 
     windows: tuple[tuple[float, Reportable], ...]
+    more: bool
+
+
+class Trimmed(NamedTuple):
+    """The effect of one `trim_log`.
+
+    Attributes:
+        num: How many decisions were removed with the rows: examined ones that these held back.
+        more: Whether there are more rows to remove.
+    """
+
+    num: int
     more: bool
 
 
@@ -259,7 +274,7 @@ class LogReader(Reader, Protocol):
         """Return the position of the n-th (from 1) first value that is in the log."""
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
-        """Return the position up to which all rows are older than `time`."""
+        """Return the position up to which all rows are older than `time`, a service time."""
 
     def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
         """Return the bandits that retention has to look at, of all that are not deleted.
@@ -268,14 +283,28 @@ class LogReader(Reader, Protocol):
         catalogue take more than `change_bytes`.
         """
 
-    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
-        """Whether `EventStore.trim_log` up to a position would remove something."""
+    def decision_time(
+        self,
+        number: int,
+        after: Mapping[int, DecisionKey] = NOTHING_EXAMINED,
+        behind: float = -math.inf,
+    ) -> float | None:
+        """Return the service time of the n-th oldest decision (from 0), None beyond it.
 
-    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
-        """Whether `EventStore.drop_decisions` would remove something."""
+        Args:
+            number: How many decisions are older.
+            after: By bandit, the key up to which its decisions do not count.
+            behind: The service time up to which no decision counts.
+        """
 
-    def decision_time(self, number: int) -> float | None:
-        """Return the time of the n-th decision (from 0) in order of insertion, None beyond it."""
+    def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
+        """Whether `drop_decisions` has a decision to examine."""
+
+    def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
+        """Whether `trim_log` has a row to remove."""
+
+    def ends_learned(self, bandit: int, position: LogPosition) -> bool:
+        """Whether the log ends at `position`, with a learn row."""
 
 
 class DecisionHistory(Reader, Protocol):
@@ -342,10 +371,12 @@ class EventStore(Protocol):
     Attributes:
         epoch: How many times the store was opened, this opening included.
         ids: Makes the ids of decisions; used on the thread that appends.
+        clock: Service time; every `due_windows` compares it with the wall clock.
     """
 
     epoch: int
     ids: DecisionIds
+    clock: ServiceClock
 
     @property
     def failure(self) -> str | None:
@@ -416,6 +447,9 @@ class EventStore(Protocol):
         that is longer than `UNWATCHED_S`, or before the first call of this opening.
         """
 
+    def accept_clock(self, done: Done[float]) -> None:
+        """Move service time up to wall time; the result says by how many seconds."""
+
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
     ) -> None:
@@ -436,11 +470,12 @@ class EventStore(Protocol):
         """Store how a training round went, for the dashboard."""
 
     def trim_log(
-        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]
     ) -> None:
-        """Remove some learn rows up to `up_to` and store a sample of them; True: call again.
+        """Remove some learn rows up to `up_to` and store a sample of them.
 
-        Snapshots older than `up_to` cannot be served afterwards.
+        Snapshots older than `up_to` cannot be served afterwards. Decisions that `drop_decisions`
+        has examined, and that only these rows held back, are removed as well.
         """
 
     def trim_catalogue(
@@ -449,9 +484,13 @@ class EventStore(Protocol):
         """Store the actions at a position, and remove the catalogue's changes up to it."""
 
     def drop_decisions(
-        self, bandit: BanditRecord, before: float, after: DecisionKey, done: Done[Dropped]
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey, done: Done[Dropped]
     ) -> None:
-        """Remove some decisions older than `before` that no remaining log row refers to."""
+        """Remove some decisions with keys below `before` that no remaining log row refers to.
+
+        It goes on where an earlier call ended, `after`. Those that are held back by the log are
+        left to `trim_log`. It stops before the first whose reward window is open.
+        """
 
     def begin_erasure(
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], done: Done[Erasure]

@@ -37,6 +37,7 @@ MODELS = {
     "ActivationStatus": "ActivateAnswer",
     "BanditState": "BanditAnswer",
     "Catalogue": "CatalogueAnswer",
+    "ClockState": "ClockAnswer",
     "Compacted": "CompactAnswer",
     "Erased": "EraseAnswer",
     "ExplainedAction": "ChosenLine",
@@ -218,3 +219,10 @@ def test_a_unit_is_erased(client: BanditClient, bandit: str) -> None:
     assert client.reward(other.decision_id, 1.0).status == "applied"
     assert client.erase(decision_ids=[other.decision_id]).decisions == 1
     assert client.compact().is_done
+
+
+def test_the_clock_is_shown_and_accepted(client: BanditClient) -> None:
+    shown, accepted = client.clock(), client.accept_clock()
+    assert 0.0 <= accepted.service - shown.service < 60.0
+    assert abs(accepted.wall - accepted.service) < 1.0
+    assert abs(accepted.offset_s) < 1.0

@@ -98,11 +98,18 @@ def test_a_little_below_a_threshold_there_is_no_finding(changes) -> None:
         ({"trainer_down_s": 901.0}, "trainer-down"),
         ({"trainer_silent_s": 901.0}, "trainer-stuck"),
         ({"wal_pinned_s": 61.0, "wal_bytes": 17 << 20}, "wal-pinned"),
+        ({"clock_offset_s": 61.0}, "clock-ahead"),
     ],
 )
 def test_each_fault_of_the_server_has_its_finding(changes, name: str) -> None:
     [finding] = check_server(dataclasses.replace(SERVER, **changes))
     assert (finding.name, finding.severity) == (name, "alarm")
+
+
+def test_a_clock_that_was_set_back_is_no_reason_to_act() -> None:
+    assert list(check_server(dataclasses.replace(SERVER, clock_offset_s=-59.0))) == []
+    [finding] = check_server(dataclasses.replace(SERVER, clock_offset_s=-3600.0))
+    assert (finding.name, finding.severity) == ("clock-behind", "notice")
 
 
 def test_a_collapse_of_the_join_rate_is_reported_with_both_rates() -> None:

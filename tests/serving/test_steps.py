@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bandexa_core.ids import DecisionId
+from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log import contract
 from bandexa_core.log.contract import Reported
 from bandexa_core.spec import RewardSpec
@@ -30,6 +30,7 @@ from tests.store.conftest import creating, make_decision, make_report, make_spec
 
 NAME = DecisionId("d0")
 MOST = 10_000
+ALL = DecisionKey((1 << 63) - 1)  # every decision is older
 
 
 class Scene:
@@ -233,7 +234,7 @@ def test_a_decision_that_was_removed_meanwhile_is_unknown(tmp_path):
         await s.decide("last")
         entry = s.recent.get(NAME)
         assert entry is not None
-        dropped = await s.commit(s.store.drop_decisions, entry.decision.bandit, 1e12, 0)
+        dropped = await s.commit(s.store.drop_decisions, entry.decision.bandit, ALL, 0)
         assert dropped.num == 1
         for _ in range(2):
             with pytest.raises(UnknownDecision):
@@ -382,7 +383,7 @@ def test_a_served_decision_that_was_removed_is_unknown(tmp_path):
     async def scene(s: Scene) -> None:
         name = await served(s)
         (bandit,) = s.records.values()
-        await s.commit(s.store.drop_decisions, bandit, 1e12, 0)
+        await s.commit(s.store.drop_decisions, bandit, ALL, 0)
         for _ in range(2):
             with pytest.raises(UnknownDecision):
                 await s.steps.reward(make_report(name, 0.5))

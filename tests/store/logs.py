@@ -58,7 +58,7 @@ def fill(client, store, make, bandit) -> list[Any]:
 
 def trim(client, store, bandit, up_to: int, size: int = 100) -> None:
     """Remove the learn rows up to a position."""
-    while client.call(store.trim_log, bandit, LogPosition(up_to), size):
+    while client.call(store.trim_log, bandit, LogPosition(up_to), size).more:
         pass
 
 

@@ -240,3 +240,14 @@ def test_a_callers_uuid_takes_16_bytes() -> None:
     assert pack_own_id(uuid) == bytes.fromhex(uuid)
     for text in (uuid.upper(), uuid[:-1], uuid + "0", f"{uuid}\n", "plain"):
         assert pack_own_id(DecisionId(text)) == text
+
+
+def test_the_age_of_a_decision_is_in_its_key_but_for_those_of_an_older_format() -> None:
+    before = identity.key_at(3, 1.7e9)
+    assert identity.time_of(before) == 1.7e9
+    assert identity.is_older(identity.key_at(3, 1.6e9), 9e9, before), "dated by a wrong clock"
+    assert not identity.is_older(identity.key_at(3, 1.8e9), 0.0, before)
+    migrated = DecisionKey(identity.first_key(3) + 17)
+    assert identity.is_older(migrated, 1.6e9, before)
+    assert not identity.is_older(migrated, 1.8e9, before)
+    assert identity.made_at(migrated, 1.8e9) == 1.8e9

@@ -46,6 +46,14 @@ class LearnAnswer(BaseModel):
     bandits: dict[str, Learning]
 
 
+class ClockAnswer(BaseModel):
+    """Service time, in which windows, forgetting and retention run, beside the wall clock."""
+
+    wall: float = Field(description="Wall time, seconds since the epoch.")
+    service: float = Field(description="Service time: wall time without its jumps.")
+    offset_s: float = Field(description="The sum of the jumps that service time did not follow.")
+
+
 class Health(BaseModel):
     """Alive, or ready."""
 

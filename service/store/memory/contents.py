@@ -179,20 +179,6 @@ class Contents:
         for bandit in self._bandits.values():
             bandit.log.end_group()
 
-    def removable_decisions(
-        self, record: BanditRecord, before: float, after: int = -1
-    ) -> list[DecisionKey]:
-        """Return the decisions made before a time that no remaining log row refers to."""
-        bandit = self.of(record.key)
-        has_windows = record.spec.rewards.reward_window_s is not None
-        return [
-            held.record.key
-            for held in bandit.in_order(after)
-            if held.record.time < before
-            and not (has_windows and held.closed_at is None and not held.is_erased)
-            and not any(learned.latest > bandit.trim.position for learned in held.learned)
-        ]
-
     def add_decision(self, held: HeldDecision) -> None:
         """Add a decision."""
         record = held.record

@@ -7,6 +7,7 @@ one that raises has changed nothing.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -26,10 +27,11 @@ S = TypeVar("S", bound=np.generic)
 
 
 class Decisions:
-    """The operations on decisions."""
+    """The operations on decisions; `clock`: service time, for windows and log rows."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
         self._contents = contents
+        self._clock = clock
 
     def add(self, record: DecisionRecord) -> StoredAnswer | None:
         """Store a decision; returns the answer that is stored under its id, if any."""
@@ -49,7 +51,7 @@ class Decisions:
         contents.add_decision(HeldDecision(_owned(record), own_id, state, learned))
         window = bandit.spec.rewards.reward_window_s
         if window is not None:
-            contents.windows.open(record.key, record.time + window)
+            contents.windows.open(record.key, self._clock() + window)
         return None
 
     def fill_propensity(self, key: DecisionKey, propensity: float) -> None:
@@ -124,7 +126,7 @@ class Decisions:
         held.state = change.state
         bandit = self._contents.of(held.record.bandit)
         return tuple(
-            self._learn(bandit, held, step.time, item, before, after)
+            self._learn(bandit, held, self._clock(), item, before, after)
             for item, before, after in change.learned
         )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bandexa_core.ids import BanditUid, DecisionId, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
+from service.store.clock import ServiceClock
 from service.store.errors import Conflict
 from service.store.hashing import (
     KIND_CATALOGUE,
@@ -17,7 +16,7 @@ from service.store.hashing import (
     pack_json,
     unpack_change,
 )
-from service.store.identity import MAX_BANDITS
+from service.store.identity import MAX_BANDITS, made_at
 from service.store.memory.contents import Contents
 from service.store.memory.decisions import Decisions
 from service.store.memory.erasing import Erasing
@@ -34,7 +33,7 @@ class Operations:
 
     Args:
         contents: What they change; its lock is held meanwhile.
-        clock: Seconds since the epoch.
+        clock: Service time.
 
     Attributes:
         decisions: Those on decisions.
@@ -42,18 +41,19 @@ class Operations:
         erasing: Those of erasures.
     """
 
-    def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
+    def __init__(self, contents: Contents, clock: ServiceClock) -> None:
         self._contents = contents
         self._clock = clock
-        self.decisions = Decisions(contents)
+        self.decisions = Decisions(contents, clock)
         self.trimming = Trimming(contents)
         self.erasing = Erasing(contents)
 
     def due_windows(self) -> Due:
         """Find the windows that are over."""
+        self._clock.note()
         now, contents = self._clock(), self._contents
         made = [contents.decision(key) for key in contents.windows.closes]
-        times = [held.record.time for held in made if held is not None]
+        times = [made_at(held.record.key, held.record.time) for held in made if held is not None]
         contents.windows.watch(now, max(times, default=None))
         due = contents.windows.due(now)
         found = []
@@ -113,7 +113,7 @@ class Operations:
             raise Conflict(f"a bandit {name!r} was created and deleted meanwhile")
         if len(contents.created) + 1 >= MAX_BANDITS:
             raise Conflict(f"this store has had {len(contents.created)} bandits, the most")
-        record = BanditRecord(len(contents.created) + 1, uid, name, spec, self._clock())
+        record = BanditRecord(len(contents.created) + 1, uid, name, spec, self._clock.wall())
         contents.add_bandit(record)
         return record
 

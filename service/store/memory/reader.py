@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
-from bandexa_core.ids import BanditUid, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
@@ -14,11 +14,12 @@ from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
+from service.store.identity import is_older, key_at, time_of
 from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
-from service.store.memory.log import HeldLog
+from service.store.memory.log import HeldLog, LearnedRow
 from service.store.memory.view import EPOCH, View
-from service.store.protocol import BEGINNING
+from service.store.protocol import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 
 
@@ -195,8 +196,9 @@ class MemoryReader(View):
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""
         with self._reading() as contents:
-            log = contents.of(bandit).log
-            newer = next((each for each in log.rows() if each.row.time >= time), None)
+            log, trim = contents.of(bandit).log, contents.of(bandit).trim.position
+            behind = (each for each in log.rows() if each.row.position > trim)
+            newer = next((each for each in behind if each.row.time >= time), None)
             if newer is None:
                 return log.head
             ended = log.between(0, newer.row.position - 1)
@@ -208,36 +210,56 @@ class MemoryReader(View):
             return {
                 key
                 for key in contents.live
-                if _has_old_rows(contents.of(key), before, change_bytes)
+                if _has_old_rows(contents.of(key), key_at(key, before), before, change_bytes)
             }
 
-    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
-        """See `LogReader.has_removable_rows`."""
+    def decision_time(
+        self,
+        number: int,
+        after: Mapping[int, DecisionKey] = NOTHING_EXAMINED,
+        behind: float = -math.inf,
+    ) -> float | None:
+        """See `LogReader.decision_time`."""
+        with self._reading() as contents:
+            times = sorted(
+                time_of(held.record.key)
+                for key in contents.live
+                for held in contents.of(key).in_order(after.get(key, -1))
+                if time_of(held.record.key) > behind
+            )
+            return times[number] if number < len(times) else None
+
+    def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
+        """See `LogReader.may_drop`."""
+        with self._reading() as contents:
+            found = contents.of(record.key).in_order(after)
+            has_windows = record.spec.rewards.reward_window_s is not None
+            if not found or not is_older(found[0].record.key, found[0].record.time, before):
+                return False
+            is_open = found[0].closed_at is None and not found[0].is_erased
+            return not (has_windows and is_open)
+
+    def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
+        """See `LogReader.may_trim`."""
         with self._reading() as contents:
             held = contents.of(bandit)
             return bool(held.log.between(held.trim.position, min(up_to, held.log.head - 1)))
 
-    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
-        """See `LogReader.has_removable_decisions`."""
+    def ends_learned(self, bandit: int, position: LogPosition) -> bool:
+        """See `LogReader.ends_learned`."""
         with self._reading() as contents:
-            return bool(contents.removable_decisions(bandit, before))
-
-    def decision_time(self, number: int) -> float | None:
-        """See `LogReader.decision_time`."""
-        with self._reading() as contents:
-            times = heapq.merge(
-                *([held.record.time for held in contents.of(key).in_order()]
-                  for key in contents.live)
-            )  # fmt: skip
-            return next(itertools.islice(times, number, None), None)
+            log = contents.of(bandit).log
+            return log.head == position and isinstance(log.at(position), LearnedRow)
 
 
-def _has_old_rows(held: HeldBandit, before: float, change_bytes: int) -> bool:
-    oldest = [decision.record.time for decision in held.in_order()[:1]]
-    oldest += [row.time for row, _, _ in itertools.islice(held.log.learn_rows(), 1)]
+def _has_old_rows(
+    held: HeldBandit, before_key: DecisionKey, before: float, change_bytes: int
+) -> bool:
     changes = [each for each in held.log.changes() if isinstance(each.row, CatalogueRow)]
-    return min(oldest, default=before) < before or (
-        sum(len(each.payload) for each in changes) > change_bytes
+    return (
+        any(decision.record.key < before_key for decision in held.in_order()[:1])
+        or any(row.time < before for row, _, _ in itertools.islice(held.log.learn_rows(), 1))
+        or sum(len(each.payload) for each in changes) > change_bytes
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
+from service.store.clock import ServiceClock, as_service_clock
 from service.store.errors import StoreError
 from service.store.identity import CELL, DecisionIds
 from service.store.memory.contents import Contents
@@ -27,7 +27,7 @@ from service.store.memory.history import MemoryHistory
 from service.store.memory.operations import Operations
 from service.store.memory.reader import MemoryReader
 from service.store.memory.view import EPOCH
-from service.store.protocol import Deliver, Done, Dropped, Due, FoundDecision, Logged, Step
+from service.store.protocol import Deliver, Done, Dropped, Due, FoundDecision, Logged, Step, Trimmed
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
@@ -51,7 +51,7 @@ class MemoryStore:
         deliver: Runs a function on the event loop.
         gather: Runs a function in the next turn of the event loop (`call_soon`). Appends of one
             turn are then committed together. None: each is committed by itself, at once.
-        clock: Seconds since the epoch.
+        clock: Service time; a plain function stands for both of its clocks; None: the machine's.
         ids: Makes the ids of decisions; None: with a new secret.
     """
 
@@ -63,12 +63,13 @@ class MemoryStore:
         self,
         deliver: Deliver,
         gather: Deliver | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: ServiceClock | Callable[[], float] | None = None,
         ids: DecisionIds | None = None,
     ) -> None:
-        self.ids = ids or DecisionIds(CELL, os.urandom(16))
+        self.clock = as_service_clock(clock)
+        self.ids = ids or DecisionIds(CELL, os.urandom(16), self.clock)
         self._contents = Contents(self.ids)
-        self._operations = Operations(self._contents, clock)
+        self._operations = Operations(self._contents, self.clock)
         self._times = WriterTimes()
         self._deliver = deliver
         self._gather = gather
@@ -148,6 +149,10 @@ class MemoryStore:
         """See `EventStore.due_windows`."""
         self._put(self._operations.due_windows, done)
 
+    def accept_clock(self, done: Done[float]) -> None:
+        """See `EventStore.accept_clock`."""
+        self._put(self.clock.accept, done)
+
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
     ) -> None:
@@ -169,7 +174,7 @@ class MemoryStore:
         self._put(lambda: self._operations.round(bandit, record), done)
 
     def trim_log(
-        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]
     ) -> None:
         """See `EventStore.trim_log`; one call removes all."""
         trimming = self._operations.trimming
@@ -183,7 +188,7 @@ class MemoryStore:
         self._put(lambda: trimming.trim_catalogue(bandit, catalogue, position), done)
 
     def drop_decisions(
-        self, bandit: BanditRecord, before: float, after: DecisionKey, done: Done[Dropped]
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey, done: Done[Dropped]
     ) -> None:
         """See `EventStore.drop_decisions`; one call removes all."""
         trimming = self._operations.trimming

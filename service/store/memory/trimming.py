@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.rows import CatalogueRow
-from service.store.memory.contents import Contents
+from service.store.identity import is_older
+from service.store.memory.contents import Contents, HeldDecision
 from service.store.memory.evicted import joined, sampled
 from service.store.memory.log import LearnedRow
-from service.store.protocol import Dropped
+from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord, Trim
 
 
@@ -17,16 +21,18 @@ class Trimming:
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
+        self._examined: dict[int, DecisionKey] = {}  # by `drop_decisions`, up to which key
 
-    def trim_log(self, record: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
+    def trim_log(self, record: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
         """Remove the learn rows up to the last group end there, but never the newest row."""
         self._contents.end_groups()
         bandit = self._contents.of(record.key)
         log, trim = bandit.log, bandit.trim
         ended = log.between(trim.position, min(up_to, log.head - 1))
+        num = 0
         if ended:
             end = ended[-1]
-            rows = log.learn_rows(trim.position, end.position)
+            rows = list(log.learn_rows(trim.position, end.position))
             first = [
                 held
                 for held in rows
@@ -38,7 +44,10 @@ class Trimming:
             log.remove(
                 lambda held: isinstance(held, LearnedRow) and held.row.position <= end.position
             )
-        return False
+            examined = self._examined.get(record.key, DecisionKey(0))
+            keys = {held.key for held in rows if held.key <= examined}
+            num = self._remove(record, [bandit.decisions[key] for key in keys])
+        return Trimmed(num, more=False)
 
     def trim_catalogue(
         self, record: BanditRecord, catalogue: Catalogue, position: LogPosition
@@ -56,13 +65,39 @@ class Trimming:
                 lambda held: isinstance(held.row, CatalogueRow) and held.row.position <= position
             )
 
-    def drop_decisions(self, record: BanditRecord, before: float, after: DecisionKey) -> Dropped:
-        """Remove the decisions made before a time that no remaining log row refers to."""
+    def drop_decisions(
+        self, record: BanditRecord, before: DecisionKey, after: DecisionKey
+    ) -> Dropped:
+        """Remove the decisions with smaller keys that no remaining log row refers to."""
         if record.key not in self._contents.live:
             return Dropped(0, after, more=False)
         self._contents.end_groups()
-        decisions = self._contents.of(record.key).in_order(after)
-        gone = self._contents.removable_decisions(record, before, after)
+        examined = list(
+            itertools.takewhile(
+                lambda held: (
+                    is_older(held.record.key, held.record.time, before)
+                    and not _is_open(record, held)
+                ),
+                self._contents.of(record.key).in_order(after),
+            )
+        )
+        last = examined[-1].record.key if examined else after
+        self._examined[record.key] = max(last, self._examined.get(record.key, last))
+        return Dropped(self._remove(record, examined), last, more=False)
+
+    def _remove(self, record: BanditRecord, decisions: Iterable[HeldDecision]) -> int:
+        """Remove those that neither an open window nor the log needs; returns how many."""
+        trim = self._contents.of(record.key).trim.position
+        gone = [
+            held.record.key
+            for held in decisions
+            if not _is_open(record, held) and all(each.latest <= trim for each in held.learned)
+        ]
         self._contents.remove_decisions(record.key, gone)
-        last = decisions[-1].record.key if decisions else after
-        return Dropped(len(gone), last, more=False)
+        return len(gone)
+
+
+def _is_open(record: BanditRecord, held: HeldDecision) -> bool:
+    """Whether the reward window of a decision is open, if it has one."""
+    has_windows = record.spec.rewards.reward_window_s is not None
+    return has_windows and held.closed_at is None and not held.is_erased  # that is never closed

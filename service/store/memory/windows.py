@@ -1,4 +1,4 @@
-"""The open reward windows, in service time: wall time less the time that nobody watched."""
+"""The open reward windows, in watched time: service time less the time nobody watched."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Windows:
     """Opens, finds and closes windows.
 
     Attributes:
-        offset: How much service time is behind wall time, in seconds.
-        closes: When each open window closes, in service time.
+        offset: How much watched time is behind service time, in seconds.
+        closes: When each open window closes, in watched time.
     """
 
     def __init__(self) -> None:
@@ -22,14 +22,14 @@ class Windows:
         self._watched: float | None = None  # when `watch` was called last
 
     def open(self, key: DecisionKey, closes: float) -> None:
-        """Open a window; `closes`: the wall time at which it would close."""
+        """Open a window; `closes`: the service time at which it would close."""
         self.closes[key] = closes - self.offset
 
     def watch(self, now: float, newest: float | None) -> None:
         """Note that somebody looks at the windows now.
 
         Args:
-            now: Wall time.
+            now: Service time.
             newest: When the newest decision with an open window was made; None without one. Before
                 the first call, the time until then does not count as unwatched.
         """

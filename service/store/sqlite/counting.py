@@ -15,6 +15,7 @@ from bandexa_core.ids import BanditUid
 from service.store.errors import StoreDamaged
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
+from service.store.sqlite.clock import stored_clock
 from service.store.sqlite.codec import chosen_ids
 from service.store.sqlite.connection import connect_reader
 
@@ -95,4 +96,13 @@ class SqliteCountingReader:
     def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         rows = self._db.execute(_LEARNED, (bandit, after, up_to, most)).fetchall()
-        return [CountedValue(*row) for row in rows]
+        state = stored_clock(self._db)
+        if state is None or not state.jumps:
+            return [CountedValue(*row) for row in rows]
+        return [
+            CountedValue(
+                position, state.wall_of(time), before, after, decided,
+                None if first is None else state.wall_of(first),
+            )
+            for position, time, before, after, decided, first in rows
+        ]  # fmt: skip

@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from service.store.clock import JUMP_S
 from service.store.errors import Erased, StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
 from service.store.records import (
@@ -24,6 +25,7 @@ from service.store.records import (
     RoundRecord,
     StoredDecision,
 )
+from service.store.sqlite.clock import stored_clock
 from service.store.sqlite.codec import chosen_ids, unpack_chosen, unpack_items
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.tables import decision_ids
@@ -96,15 +98,20 @@ class History:
         window = bandit.spec.rewards.reward_window_s
         if window is None:
             return None
-        (offset,) = self._db.execute(
+        (unwatched,) = self._db.execute(
             "SELECT coalesce((SELECT value FROM meta WHERE key = 'service_time_offset'), 0)"
         ).fetchone()
-        # In service time it closes no later than without an offset, which only grows.
+        state = stored_clock(self._db)
+        offsets = [0.0] if state is None else [0.0, *(jump.offset for jump in state.jumps)]
+        # It was opened in service time, by any offset so far, less the unwatched time so far.
         found = self._db.execute(
             "SELECT closes FROM windows WHERE closes BETWEEN ? AND ? AND key = ?",
-            (time + window - offset, time + window, key),
-        ).fetchone()
-        return None if found is None else float(found[0]) + offset
+            (
+                time + window - unwatched - max(offsets) - JUMP_S,
+                time + window - min(offsets) + JUMP_S, key,
+            ),
+        ).fetchone()  # fmt: skip
+        return None if found is None else float(found[0]) + unwatched + offsets[-1]
 
     def _learned(self, bandit: BanditRecord, packed: bytes | None) -> tuple[LearnedValue, ...]:
         """Return the first and the latest learn row of each chosen action."""
@@ -115,8 +122,16 @@ class History:
                 " AND (position = ? OR position = ?) AND kind = 1 ORDER BY position",
                 (bandit.key, stored.origin, stored.latest),
             )
-            found += [LearnedValue(item, *row) for row in rows]
+            found += [
+                LearnedValue(item, position, self._wall(time), before, after)
+                for position, time, before, after in rows.fetchall()
+            ]
         return tuple(found)
+
+    def _wall(self, time: float) -> float:
+        """Return the wall time that was shown at a service time."""
+        state = stored_clock(self._db)
+        return time if state is None else state.wall_of(time)
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
         """See `DecisionHistory.newest`."""

@@ -3,7 +3,8 @@
 Runs on the writer thread, inside its transaction. It does not know the contract of rewards: whoever
 takes reports steps a decision's state, and appends the step here. A step is stored only if the
 decision is in the state that the step starts from. Each learned value becomes a log row in the same
-transaction. Nothing here reads a clock: times come with the steps.
+transaction. Times come with the steps; only a log row has the service time at which it is written,
+so that forgetting follows no jump of the wall clock.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Ledger:
         log: Appends the learn rows.
         ids: The ids of decisions.
         bandit: Returns the live bandit of a key, None for a deleted one.
+        clock: Returns service time, for log rows.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class Ledger:
         log: LogWriter,
         ids: DecisionIds,
         bandit: Callable[[int], BanditRecord | None],
+        clock: Callable[[], float],
     ) -> None:
         self._db = connection
         self._log = log
         self._ids = ids
         self._bandit = bandit
+        self._clock = clock
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -237,14 +241,14 @@ class Ledger:
             return (), tuple(items)
         key, shape = decision.bandit.key, decision.bandit.spec.context
         context = np.frombuffer(found.context, shape.dtype).reshape(shape.shape)
-        rows = []
+        rows, now = [], self._clock()
         for index, value_before, after in step.change.learned:
             position = self._log.next(key)
             origin = position if value_before is None else items[index].origin
             items[index] = StoredItem(states[index], origin, position)
             action = np.frombuffer(chosen[index].features, np.float32)
             row = LearnRow(
-                position, step.time, decision.id, origin, value_before, after, context, action,
+                position, now, decision.id, origin, value_before, after, context, action,
                 chosen[index].slot,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
@@ -253,7 +257,7 @@ class Ledger:
                     "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
                     (after, key, origin),
                 )
-            rows.append(Logged(position, step.time, decision.id, value_before, after))
+            rows.append(Logged(position, now, decision.id, value_before, after))
         return tuple(rows), tuple(items)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-import time
-from collections.abc import Callable
 from typing import Any
 
 from bandexa_core.errors import BandexaError
@@ -18,6 +16,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
+from service.store.clock import ServiceClock
 from service.store.errors import Conflict
 from service.store.hashing import (
     KIND_CATALOGUE,
@@ -27,7 +26,7 @@ from service.store.hashing import (
     pack_json,
 )
 from service.store.identity import MAX_BANDITS, DecisionIds, first_key, is_server_form, pack_own_id
-from service.store.protocol import Dropped, Due
+from service.store.protocol import Dropped, Due, Trimmed
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
@@ -37,6 +36,7 @@ from service.store.records import (
     RoundRecord,
     StoredAnswer,
 )
+from service.store.sqlite.clock import ClockNotes
 from service.store.sqlite.codec import pack_candidates, pack_chosen
 from service.store.sqlite.erasing import Erasing
 from service.store.sqlite.ledger import Ledger
@@ -67,7 +67,7 @@ class Operations:
 
     Args:
         connection: The writing connection.
-        clock: Returns seconds since the epoch.
+        clock: Service time; it goes on from what is stored.
         tail: Gets the log rows of each transaction.
         ids: The ids of decisions.
 
@@ -78,16 +78,17 @@ class Operations:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        clock: Callable[[], float],
+        clock: ServiceClock,
         tail: LogTail,
         ids: DecisionIds,
     ) -> None:
         self._db = connection
         self._clock = clock
+        self._notes = ClockNotes(connection, clock)
         self._ids = ids
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection, tail)
-        self.ledger = Ledger(connection, self._log, ids, self._bandits.get)
+        self.ledger = Ledger(connection, self._log, ids, self._bandits.get, clock)
         self._windows = Windows(connection)
         self._trimming = Trimming(connection)
         self._erasing = Erasing(connection, ids, self._bandits.__contains__)
@@ -119,7 +120,7 @@ class Operations:
         return found
 
     def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
-        windows = []
+        windows, now = [], self._clock()
         for d in records:
             bandit = self._bandits.get(d.bandit)
             if bandit is None:
@@ -128,7 +129,7 @@ class Operations:
                 return [Conflict("the bandit was deleted while the request was on its way")]
             window = bandit.spec.rewards.reward_window_s
             if window is not None:
-                windows.append((d.key, d.time + window))
+                windows.append((d.key, now + window))
         row = [column for d in records for column in self._decision_row(d)]
         try:
             self._db.execute(_INSERT[len(records)], row)
@@ -160,7 +161,7 @@ class Operations:
 
     def due_windows(self, tick: Tick) -> Due:
         """Find the windows that are over; those of decisions that are gone are removed."""
-        now = self._clock()
+        now = self._notes.note()
         self._windows.tick(now, tick)
         due = self._windows.due(now, CLOSE_CHUNK)
         found = {each.key: each for each in self.ledger.at([key for _, key in due])}
@@ -182,10 +183,18 @@ class Operations:
     def undo_tick(self, tick: Tick) -> None:
         """Undo what `due_windows` holds in memory: its transaction was rolled back."""
         self._windows.undo(tick)
+        self._notes.undo()
 
     def end(self) -> None:
         """Store what the next opening has to know; the last operation of this one."""
         self._windows.end()
+        self._notes.store()
+
+    def accept_clock(self) -> float:
+        """Move service time up to wall time; returns by how much."""
+        moved = self._clock.accept()
+        self._notes.store()
+        return moved
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -232,10 +241,12 @@ class Operations:
 
     # -- retention ----------------------------------------------------------------------------
 
-    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
+    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
         """See `Trimming.trim_log`."""
+        if bandit.key not in self._bandits:
+            return Trimmed(0, more=False)
         self._log.flush()
-        return bandit.key in self._bandits and self._trimming.trim_log(bandit, up_to, sample_size)
+        return self._trimming.trim_log(bandit, up_to, sample_size)
 
     def trim_catalogue(self, bandit: BanditRecord, change: bytes, position: LogPosition) -> None:
         """See `Trimming.trim_catalogue`."""
@@ -243,7 +254,9 @@ class Operations:
         if bandit.key in self._bandits:
             self._trimming.trim_catalogue(bandit, change, position)
 
-    def drop_decisions(self, bandit: BanditRecord, before: float, after: DecisionKey) -> Dropped:
+    def drop_decisions(
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey
+    ) -> Dropped:
         """See `Trimming.drop_decisions`."""
         if bandit.key not in self._bandits:
             return Dropped(0, after, more=False)
@@ -298,7 +311,7 @@ class Operations:
         (newest,) = self._db.execute("SELECT coalesce(max(bandit), 0) FROM bandits").fetchone()
         if newest + 1 >= MAX_BANDITS:
             raise Conflict(f"this store has had {newest} bandits, the most it can have")
-        now = self._clock()
+        now = self._clock.wall()
         text = json.dumps(dataclasses.asdict(spec), sort_keys=True)
         cursor = self._db.execute(
             "INSERT INTO bandits (uid, name, spec, created) VALUES (?, ?, ?, ?)",
@@ -312,7 +325,7 @@ class Operations:
     def delete(self, bandit: BanditRecord) -> None:
         """Mark a bandit as deleted; its name is free at once."""
         self._db.execute(
-            "UPDATE bandits SET deleted = ? WHERE bandit = ?", (self._clock(), bandit.key)
+            "UPDATE bandits SET deleted = ? WHERE bandit = ?", (self._clock.wall(), bandit.key)
         )
         self._bandits.pop(bandit.key, None)
         self._log.forget(bandit.key)
@@ -348,8 +361,3 @@ class Operations:
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0
-
-
-def wall_clock() -> float:
-    """Return seconds since the epoch."""
-    return time.time()

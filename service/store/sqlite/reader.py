@@ -8,8 +8,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -48,14 +49,22 @@ from service.store.hashing import (
     row_content,
     unpack_change,
 )
-from service.store.identity import TIME_BITS, DecisionIds, first_key, unpack_own_id
-from service.store.protocol import BEGINNING
+from service.store.identity import (
+    TIME_BITS,
+    DecisionIds,
+    first_key,
+    key_at,
+    place_of,
+    time_of,
+    unpack_own_id,
+)
+from service.store.protocol import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 from service.store.sqlite.codec import INSIDE, LEGACY, RULES, legacy_hash, unpack_chosen
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.erasing import open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
-from service.store.sqlite.removable import has_removable_decisions, has_removable_rows
+from service.store.sqlite.removable import has_removable_rows, old_decisions
 from service.store.sqlite.schema import current_epoch
 from service.store.sqlite.tables import decision_ids, stand_in
 from service.store.sqlite.tail import LogTail
@@ -72,13 +81,14 @@ LEFT JOIN log AS before ON before.bandit = l.bandit AND before.position = l.posi
 WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position > ? AND l.position <= ?
 ORDER BY l.position
 """
+HEAD = "SELECT max(position) FROM log WHERE bandit = ?"
 GROUP_ENDS = "ends <> 0"
 NOT_ERASED = "position NOT IN (SELECT origin FROM erased WHERE bandit = log.bandit)"
 # Some seeks per bandit, in one statement: ten thousand bandits take some 50 ms.
 WITH_OLD_ROWS = f"""
 SELECT json_group_array(bandit) FROM bandits AS b WHERE deleted IS NULL AND (
-  (SELECT time FROM decisions WHERE key >= b.bandit << :bits AND key < (b.bandit + 1) << :bits
-   ORDER BY key LIMIT 1) < :before
+  (SELECT key FROM decisions WHERE key >= b.bandit << :bits AND key < (b.bandit + 1) << :bits
+   ORDER BY key LIMIT 1) < (b.bandit << :bits) + :place
   OR (SELECT time FROM log AS l WHERE l.bandit = b.bandit AND kind = {KIND_LEARN}
       ORDER BY position LIMIT 1) < :before
   OR (SELECT sum(length(payload)) FROM log AS l
@@ -136,9 +146,7 @@ class StoreReader:
 
     def head(self, bandit: int) -> LogPosition:
         """See `LogReader.head`."""
-        found = self._connection.execute(
-            "SELECT max(position) FROM log WHERE bandit = ?", (bandit,)
-        ).fetchone()
+        found = self._connection.execute(HEAD, (bandit,)).fetchone()
         return LogPosition(found[0] or 0)
 
     def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
@@ -262,46 +270,71 @@ class StoreReader:
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""
-        found = self._connection.execute(
-            "SELECT position FROM log WHERE bandit = ? AND time >= ? ORDER BY position LIMIT 1",
-            (bandit, time),
-        ).fetchone()
-        if found is None:
-            return self.head(bandit)
-        (end,) = self._connection.execute(
-            "SELECT max(position) FROM log WHERE bandit = ? AND position < ?"
-            f" AND position > ? AND {GROUP_ENDS}",
-            (bandit, found[0], found[0] - 2 * MAX_GROUP),
-        ).fetchone()
+        with self._moment():
+            older, newer = self.trim(bandit).position, LogPosition(self.head(bandit) + 1)
+            at = "SELECT time FROM log WHERE bandit = ? AND position = ?"
+            while newer - older > 1:  # positions have no gaps, and service time only grows
+                middle = LogPosition((older + newer) // 2)
+                found = self._connection.execute(at, (bandit, middle)).fetchone()
+                if found is not None and found[0] < time:
+                    older = middle
+                else:
+                    newer = middle
+            (end,) = self._connection.execute(
+                "SELECT max(position) FROM log WHERE bandit = ? AND position < ?"
+                f" AND position > ? AND {GROUP_ENDS}",
+                (bandit, newer, newer - 2 * MAX_GROUP),
+            ).fetchone()
         return LogPosition(end or 0)
 
     def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
         """See `LogReader.with_old_rows`."""
         (found,) = self._connection.execute(
-            WITH_OLD_ROWS, {"bits": TIME_BITS, "before": before, "bytes": change_bytes}
-        ).fetchone()
+            WITH_OLD_ROWS,
+            {
+                "bits": TIME_BITS, "place": place_of(key_at(0, before)), "before": before,
+                "bytes": change_bytes,
+            },
+        ).fetchone()  # fmt: skip
         return set(json.loads(found))
 
-    def has_removable_rows(self, bandit: int, up_to: LogPosition) -> bool:
-        """See `LogReader.has_removable_rows`."""
-        return has_removable_rows(self._connection, bandit, up_to)
-
-    def has_removable_decisions(self, bandit: BanditRecord, before: float) -> bool:
-        """See `LogReader.has_removable_decisions`."""
-        return has_removable_decisions(self._connection, bandit, before)
-
-    def decision_time(self, number: int) -> float | None:
+    def decision_time(
+        self,
+        number: int,
+        after: Mapping[int, DecisionKey] = NOTHING_EXAMINED,
+        behind: float = -math.inf,
+    ) -> float | None:
         """See `LogReader.decision_time`."""
         bandits = self._connection.execute("SELECT bandit FROM bandits WHERE deleted IS NULL")
-        times = heapq.merge(*(self._times(key) for (key,) in bandits.fetchall()))
+        starts = [
+            (key, max(after.get(key, 0), key_at(key, behind) if behind >= 0 else 0))
+            for (key,) in bandits.fetchall()
+        ]
+        times = heapq.merge(*(self._times(key, start) for key, start in starts))
         return next(itertools.islice(times, number, None), None)
 
-    def _times(self, bandit: int) -> Iterator[float]:
-        for (time,) in self._connection.execute(
-            "SELECT time FROM decisions WHERE key >= ? AND key < ? ORDER BY key",
-            (first_key(bandit), first_key(bandit + 1)),
+    def _times(self, bandit: int, after: int) -> Iterator[float]:
+        for (key,) in self._connection.execute(
+            "SELECT key FROM decisions WHERE key > ? AND key < ? ORDER BY key",
+            (max(after, first_key(bandit) - 1), first_key(bandit + 1)),
         ):
-            yield time
+            yield time_of(key)
+
+    def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
+        """See `LogReader.may_drop`."""
+        return bool(old_decisions(self._connection, record, before, after, most=1))
+
+    def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
+        """See `LogReader.may_trim`."""
+        return has_removable_rows(self._connection, bandit, up_to)
+
+    def ends_learned(self, bandit: int, position: LogPosition) -> bool:
+        """See `LogReader.ends_learned`."""
+        found = self._connection.execute(
+            "SELECT position, kind FROM log WHERE bandit = ? ORDER BY position DESC LIMIT 1",
+            (bandit,),
+        ).fetchone()
+        return bool(found == (position, KIND_LEARN))
 
     def used_bytes(self) -> int:
         """See `LogReader.used_bytes`."""

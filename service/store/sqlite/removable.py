@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.hashing import MAX_GROUP
-from service.store.identity import first_key
-from service.store.protocol import Dropped
+from service.store.identity import first_key, is_older
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import unpack_items
 from service.store.sqlite.evicted import trim_of
 
 DROP_CHUNK = 500
-_OLD_DECISIONS = """
-SELECT d.key, d.time, l.closed, l.items, length(d.context)
-FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+_COLUMNS = "d.key, d.time, l.closed, l.items, length(d.context)"
+_OLD_DECISIONS = f"""
+SELECT {_COLUMNS} FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
 """
+_HELD_BACK = f"""
+SELECT DISTINCT {_COLUMNS} FROM log AS r
+JOIN ledger AS l ON l.key = r.key JOIN decisions AS d ON d.key = r.key
+WHERE r.bandit = ? AND r.kind = 1 AND r.position <= ? AND r.key <= ?
+"""
+
+
+class OldDecision(NamedTuple):
+    """A decision that may have to go.
+
+    Attributes:
+        key: Its key.
+        time: When it was made.
+        closed: When its reward window was closed, or None.
+        items: Its packed items, if something was reported about it.
+        content: The size of its context; an erased decision has none.
+    """
+
+    key: DecisionKey
+    time: float
+    closed: float | None
+    items: bytes | None
+    content: int | None
 
 
 def last_removable(db: sqlite3.Connection, bandit: int, up_to: LogPosition) -> LogPosition:
@@ -47,43 +72,55 @@ def has_removable_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition) 
     return last > trim and group_end(db, bandit, trim, last) is not None
 
 
-def removable_decisions(
-    db: sqlite3.Connection, bandit: BanditRecord, before: float, after: DecisionKey
-) -> tuple[list[DecisionKey], Dropped]:
-    """Return some decisions that no remaining log row refers to, and what removing them answers.
+def old_decisions(
+    db: sqlite3.Connection,
+    bandit: BanditRecord,
+    before: DecisionKey,
+    after: DecisionKey,
+    most: int = DROP_CHUNK,
+) -> list[OldDecision]:
+    """Return the oldest decisions behind `after`, up to the first one that is young or open.
 
     Args:
         db: A connection.
         bandit: The bandit.
-        before: Only decisions made before it, in seconds since the epoch.
-        after: Where the last call ended; 0 for the first call.
+        before: The smallest key that stays.
+        after: The key behind which they begin.
+        most: How many at most.
     """
-    trim = trim_of(db, bandit.key).position
-    has_windows = bandit.spec.rewards.reward_window_s is not None
-    found = db.execute(
-        _OLD_DECISIONS,
-        (max(after, first_key(bandit.key) - 1), first_key(bandit.key + 1), DROP_CHUNK),
-    ).fetchall()
-    old = [row for row in found if row[1] < before]
-    keys = [
-        DecisionKey(key)
-        for key, _, closed, items, is_whole in old  # an erased one is never closed
-        if not (has_windows and closed is None and is_whole) and not _is_logged(items, trim)
+    start, end = max(after, first_key(bandit.key) - 1), min(before, first_key(bandit.key + 1))
+    found = db.execute(_OLD_DECISIONS, (start, end, most)).fetchall()
+    return list(
+        itertools.takewhile(
+            lambda row: is_older(row.key, row.time, before) and not _is_open(bandit, row),
+            map(OldDecision._make, found),
+        )
+    )
+
+
+def held_back(
+    db: sqlite3.Connection, bandit: BanditRecord, up_to: LogPosition, through: DecisionKey
+) -> list[OldDecision]:
+    """Return the decisions up to a key that learn rows up to a position refer to."""
+    found = db.execute(_HELD_BACK, (bandit.key, up_to, through)).fetchall()
+    return list(map(OldDecision._make, found))
+
+
+def removable(
+    bandit: BanditRecord, decisions: Iterable[OldDecision], trim: LogPosition
+) -> list[tuple[DecisionKey]]:
+    """Return the keys of those that neither a window nor a log row after `trim` needs."""
+    return [
+        (each.key,)
+        for each in decisions
+        if not _is_open(bandit, each) and not _is_logged(each.items, trim)
     ]
-    more = len(found) == DROP_CHUNK and bool(old)
-    last = DecisionKey(found[-1][0]) if found else after
-    return keys, Dropped(len(keys), last, more)
 
 
-def has_removable_decisions(db: sqlite3.Connection, bandit: BanditRecord, before: float) -> bool:
-    """Whether a bandit has decisions made before a time that may go."""
-    last, more = DecisionKey(0), True
-    while more:
-        keys, dropped = removable_decisions(db, bandit, before, last)
-        if keys:
-            return True
-        last, more = dropped.last, dropped.more
-    return False
+def _is_open(bandit: BanditRecord, decision: OldDecision) -> bool:
+    """Whether its reward window is open, if it has one; an erased one is never closed."""
+    has_windows = bandit.spec.rewards.reward_window_s is not None
+    return has_windows and decision.closed is None and bool(decision.content)
 
 
 def _is_logged(items: bytes | None, trim: LogPosition) -> bool:

@@ -27,6 +27,7 @@ from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
+from service.store.clock import ServiceClock, as_service_clock
 from service.store.errors import StoreError
 from service.store.hashing import pack_change
 from service.store.protocol import (
@@ -38,6 +39,7 @@ from service.store.protocol import (
     FoundDecision,
     Logged,
     Step,
+    Trimmed,
 )
 from service.store.records import (
     BanditRecord,
@@ -54,7 +56,7 @@ from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.sqlite.history import History
 from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
-from service.store.sqlite.operations import Operations, wall_clock
+from service.store.sqlite.operations import Operations
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import next_epoch, open_writer
 from service.store.sqlite.tables import decision_ids
@@ -76,7 +78,7 @@ class SqliteStore:
         path: The database file.
         durability: "commit" or "os".
         deliver: Runs a function on the event loop, from the writer thread.
-        clock: Seconds since the epoch.
+        clock: Service time; a plain function stands for both of its clocks; None: the machine's.
         gather: Runs a function in the next turn of the event loop (`call_soon`). Appends of one
             turn are then handed to the writer together, and must come from the event loop. None:
             each append is handed over by itself.
@@ -91,7 +93,7 @@ class SqliteStore:
         path: Path,
         durability: Durability,
         deliver: Deliver,
-        clock: Callable[[], float] = wall_clock,
+        clock: ServiceClock | Callable[[], float] | None = None,
         gather: Deliver | None = None,
     ) -> None:
         self._path = path
@@ -106,9 +108,10 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._tail = LogTail()
+        self.clock = as_service_clock(clock)
         with as_store_errors():
-            self.ids = decision_ids(self._db)
-            self._operations = Operations(self._db, clock, self._tail, decision_ids(self._db))
+            self.ids = decision_ids(self._db, self.clock)
+            self._operations = Operations(self._db, self.clock, self._tail, decision_ids(self._db))
         self._wal = path.with_name(path.name + "-wal")
         with as_store_errors(), self.reader() as reader:
             operations = self._operations
@@ -235,6 +238,10 @@ class SqliteStore:
         run = lambda: self._operations.due_windows(tick)  # noqa: E731
         self._enqueue(Queued(run, done, undo=lambda: self._operations.undo_tick(tick)))
 
+    def accept_clock(self, done: Done[float]) -> None:
+        """See `EventStore.accept_clock`."""
+        self._put(self._operations.accept_clock, done)
+
     def append_change(
         self, bandit: BanditRecord, change: CatalogueChange, done: Done[CatalogueRow]
     ) -> None:
@@ -256,7 +263,7 @@ class SqliteStore:
         self._put(lambda: self._operations.round(bandit, record), done)
 
     def trim_log(
-        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[bool]
+        self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]
     ) -> None:
         """See `EventStore.trim_log`."""
         self._put(lambda: self._operations.trim_log(bandit, up_to, sample_size), done)
@@ -269,7 +276,7 @@ class SqliteStore:
         self._put(lambda: self._operations.trim_catalogue(bandit, change, position), done)
 
     def drop_decisions(
-        self, bandit: BanditRecord, before: float, after: DecisionKey, done: Done[Dropped]
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey, done: Done[Dropped]
     ) -> None:
         """See `EventStore.drop_decisions`."""
         self._put(lambda: self._operations.drop_decisions(bandit, before, after), done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Callable
 
 from service.store.identity import CELL, DecisionIds
 
@@ -21,9 +22,9 @@ from service.store.identity import CELL, DecisionIds
 #   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
 #   where none was given. metrics: other measurements that came with it.
-# windows: when the open reward windows close, in service time (see `windows`).
-# log: the rows that change a bandit's model, in groups (see `codec`). low, high: the bounds of
-#   learned values.
+# windows: when the open reward windows close, in watched time (see `windows`).
+# log: the rows that change a bandit's model, in groups (see `codec`). time: service time.
+#   low, high: the bounds of learned values.
 # catalogues: the actions at a position, in place of the log's changes up to it.
 # trims: up to where learn rows were removed from a log, the hash there, and how many values they
 #   had learned.
@@ -116,9 +117,11 @@ def stand_in(connection: sqlite3.Connection) -> None:
                 connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
 
 
-def decision_ids(connection: sqlite3.Connection) -> DecisionIds:
-    """Return the ids of the decisions of a store."""
+def decision_ids(
+    connection: sqlite3.Connection, clock: Callable[[], float] | None = None
+) -> DecisionIds:
+    """Return the ids of the decisions of a store; `clock`: service time, to make new ones."""
     found = dict(
         connection.execute("SELECT key, value FROM meta WHERE key IN ('cell', 'secret')").fetchall()
     )
-    return DecisionIds(str(found["cell"]), bytes(found["secret"]))
+    return DecisionIds(str(found["cell"]), bytes(found["secret"]), clock)

@@ -9,16 +9,24 @@ The trim point moves in the transaction that removes the rows.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.replay.evicted import ranks
-from service.store.protocol import Dropped
+from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
 from service.store.sqlite.evicted import checksum_of, first_row, trim_of
-from service.store.sqlite.removable import group_end, last_removable, removable_decisions
+from service.store.sqlite.removable import (
+    DROP_CHUNK,
+    group_end,
+    held_back,
+    last_removable,
+    old_decisions,
+    removable,
+)
 
 TRIM_CHUNK = 500
 
@@ -33,9 +41,13 @@ class Trimming:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        self._examined: dict[int, DecisionKey] = {}  # by `drop_decisions`, up to which key
 
-    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> bool:
+    def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
         """Remove some of the learn rows up to a position, but never the newest row of the log.
+
+        Decisions that were examined before, and that only these rows held back, go with them: so
+        nobody has to examine all that are held back again and again.
 
         Args:
             bandit: The bandit whose log is trimmed.
@@ -43,18 +55,18 @@ class Trimming:
             sample_size: How many of all rows removed so far stay stored as a sample of them.
 
         Returns:
-            Whether there are more rows to remove.
+            How many decisions went, and whether there are more rows to remove.
         """
         key = bandit.key
         up_to = last_removable(self._db, key, up_to)
         trim = trim_of(self._db, key)
         if up_to <= trim.position:
-            return False
+            return Trimmed(0, more=False)
         rows = self._db.execute(_LEARN_ROWS, (key, trim.position, up_to, TRIM_CHUNK)).fetchall()
         more = len(rows) == TRIM_CHUNK
         end = group_end(self._db, key, trim.position, rows[-1][0] if more else up_to)
         if end is None:
-            return False
+            return Trimmed(0, more=False)
         gone = self._erased(key, end)
         first = [
             position
@@ -70,10 +82,12 @@ class Trimming:
             " position = excluded.position, hash = excluded.hash, learned = excluded.learned",
             (key, end, end_hash, trim.learned + len(first)),
         )
+        freed = held_back(self._db, bandit, end, self._examined.get(key, DecisionKey(0)))
         self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND kind = 1 AND position <= ?", (key, end)
         )
-        return more
+        num = self.remove_decisions(removable(bandit, freed, end))
+        return Trimmed(num, more)
 
     def _sample(
         self, bandit: BanditRecord, positions: list[int], size: int, num_before: int
@@ -150,19 +164,25 @@ class Trimming:
             (bandit.key, position),
         )
 
-    def drop_decisions(self, bandit: BanditRecord, before: float, after: DecisionKey) -> Dropped:
-        """Remove some decisions made before a time that no remaining log row refers to.
+    def drop_decisions(
+        self, bandit: BanditRecord, before: DecisionKey, after: DecisionKey
+    ) -> Dropped:
+        """Remove some decisions with smaller keys that no remaining log row refers to.
 
         Args:
             bandit: The bandit.
-            before: Seconds since the epoch.
+            before: The smallest key that stays.
             after: Where the last call ended; 0 for the first call.
         """
-        keys, dropped = removable_decisions(self._db, bandit, before, after)
-        self.remove_decisions([(key,) for key in keys])
-        return dropped
+        examined = old_decisions(self._db, bandit, before, after)
+        num = self.remove_decisions(
+            removable(bandit, examined, trim_of(self._db, bandit.key).position)
+        )
+        last = examined[-1].key if examined else after
+        self._examined[bandit.key] = max(last, self._examined.get(bandit.key, last))
+        return Dropped(num, last, more=len(examined) == DROP_CHUNK)
 
-    def remove_decisions(self, keys: list[tuple[int]]) -> int:
+    def remove_decisions(self, keys: Sequence[tuple[int]]) -> int:
         """Remove decisions with all that was reported about them; returns how many."""
         for table in ("rewards", "ledger", "decisions"):
             self._db.executemany(f"DELETE FROM {table} WHERE key = ?", keys)

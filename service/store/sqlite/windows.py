@@ -1,8 +1,9 @@
-"""The open reward windows, in *service time*: wall time less the time that nobody watched.
+"""The open reward windows, in *watched time*: service time less the time that nobody watched.
 
 Runs on the writer thread, inside its transaction. A server calls `tick` about once a second; longer
 gaps, an outage or the time between two servers, do not count towards a window. Such a gap is added
-to an offset, one value for all windows, so that it costs the same however many are open.
+to an offset, one value for all windows, so that it costs the same however many are open. All times
+that callers give are service time: no jump of the wall clock ends a window (see `store.clock`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.store.identity import FIRST_TIMED, TICKS_PER_S, TIME_BITS
 from service.store.protocol import UNWATCHED_S
 
 STORED_EVERY_S = 5.0  # after a killed process, windows may close this much later than they should
 _LAST, _OFFSET = "windows_looked", "service_time_offset"  # in the table `meta`
 _AT_ONCE = 32
+_PLACE = f"(w.key & {(1 << TIME_BITS) - 1})"  # see `identity.made_at`
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Windows:
         self._stored = -float("inf")
 
     def open(self, opened: Sequence[tuple[int, float]]) -> None:
-        """Open windows, given as (key of the decision, wall time at which it would close)."""
+        """Open windows, given as (key of the decision, service time at which it would close)."""
         for first in range(0, len(opened), _AT_ONCE):
             part = opened[first : first + _AT_ONCE]
             self._db.execute(
@@ -94,7 +97,9 @@ class Windows:
         The stored time may be older than the newest decision: that opening ran at least until then.
         """
         (newest,) = self._db.execute(
-            "SELECT max(d.time) FROM windows AS w JOIN decisions AS d ON d.key = w.key"
+            f"SELECT max(CASE WHEN {_PLACE} < {FIRST_TIMED} THEN d.time"
+            f" ELSE {_PLACE} / {TICKS_PER_S}.0 END)"
+            " FROM windows AS w JOIN decisions AS d ON d.key = w.key"
         ).fetchone()
         if newest is None:
             return None

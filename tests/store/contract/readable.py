@@ -13,6 +13,7 @@ from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.spec import BanditSpec
 from service.store.errors import StoreError
+from service.store.identity import first_key, key_at
 from service.store.protocol import CountingReader, DecisionHistory, EventStore, LogReader
 from service.store.records import BanditRecord
 
@@ -123,9 +124,10 @@ class Readers:
             "first": [log.first_learned(key, n) for n in (1, 2, num_first) if 0 < n <= num_first],
             "before": [log.last_before(key, now - ago) for ago in (-1.0, 0.0, 2.0, 9.0, 99.0)],
             "removable": log.removable_changes(key),
-            "removable rows": [log.has_removable_rows(key, n) for n in some],
+            "removable rows": [log.may_trim(key, n) for n in some],
             "removable decisions": [
-                log.has_removable_decisions(bandit, now - ago) for ago in (-1.0, 2.0, 9.0)
+                log.may_drop(bandit, key_at(key, now - ago), first_key(key))
+                for ago in (-1.0, 2.0, 9.0)
             ],
             "evicted": [
                 attempt(log.evicted, bandit, n, at, most)

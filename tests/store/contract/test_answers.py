@@ -164,8 +164,11 @@ def test_without_turns_each_append_in_memory_is_committed_by_itself():
 
 def test_an_unforeseen_error_in_memory_fails_its_operation_alone(caplog):
     answers: list[object] = []
+    times = iter([5.0, 5.0])  # when it is opened
 
     def clock() -> float:
+        for time in times:
+            return time
         raise RuntimeError("no time")
 
     store = open_memory_store(lambda answer: answer(), clock=clock)

@@ -6,6 +6,7 @@ import pytest
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from service.store.errors import Conflict, UnknownDecision
+from service.store.identity import first_key
 from service.store.records import RoundRecord
 from tests.store.contract.readable import FAR, Readers
 from tests.store.logs import change, trim
@@ -131,14 +132,14 @@ def test_appends_queued_behind_a_deletion_are_refused(client, store, make):
         client.ask(store.append_propensity, first.key, 0.5),
     ]
     trimmed = client.ask(store.trim_log, bandit, LogPosition(9), 5)
-    dropped = client.ask(store.drop_decisions, bandit, 9.0, DecisionKey(0))
+    dropped = client.ask(store.drop_decisions, bandit, first_key(bandit.key + 1), DecisionKey(0))
     client.commit()
     assert deleted.result(0) is None
     assert [type(future.exception(0)) for future in refused] == [Conflict] * 4
     assert isinstance(reward.exception(0), UnknownDecision)
     assert isinstance(looked_up.exception(0), UnknownDecision)
     assert [future.result(0) for future in nothing] == [None] * 2
-    assert trimmed.result(0) is False
+    assert trimmed.result(0) == (0, False)
     assert (dropped.result(0).num, dropped.result(0).more) == (0, False)
     with store.reader() as reader, store.history() as history:
         assert reader.head(bandit.key) == 0

@@ -8,6 +8,7 @@ import pytest
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import ContextSpec
 from service.store.errors import Conflict, UnknownDecision
+from service.store.identity import key_at
 from service.store.records import StoredAnswer
 from tests.store.contract.readable import plain
 
@@ -149,12 +150,16 @@ def test_times_of_decisions_are_those_of_all_bandits_oldest_first(client, store,
     one, two = make.bandit(client, store, "one"), make.bandit(client, store, "two")
     gone = make.bandit(client, store, "gone")
     for number, bandit in enumerate((one, gone, two, one, two, one)):
-        record = make.decision(bandit, f"d{number}")._replace(time=float(number))
+        key = key_at(bandit.key, float(number))
+        record = make.decision(bandit, f"d{number}")._replace(key=key, time=9e9)  # a wrong clock
         client.call(store.append_decision, record)
     client.call(store.delete_bandit, gone)
     with store.reader() as reader:
         found = [reader.decision_time(number) for number in range(7)]
+        examined = {two.key: key_at(two.key, 2.0)}
+        behind = [reader.decision_time(number, examined, 0.0) for number in range(4)]
     assert found == [0.0, 2.0, 3.0, 4.0, 5.0, None, None]
+    assert behind == [3.0, 4.0, 5.0, None]
 
 
 def test_the_store_grows_with_decisions_and_shrinks_without_them(client, store, make):

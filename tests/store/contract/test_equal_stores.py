@@ -138,11 +138,11 @@ class BothStores(RuleBasedStateMachine):
         self.ask(operation, *args)
         return self.commit()[-1].result(0)
 
-    def repeat(self, operation: str, *args: Any) -> None:
-        """Call until nothing is left to do; one store may need more calls than the other."""
+    def trim_all(self, *args: Any) -> None:
+        """Trim until nothing is left to do; one store may need more calls than the other."""
         self.commit()
         for client, store in zip(self.clients, self.stores, strict=True):
-            while client.call(getattr(store, operation), *args):
+            while client.call(store.trim_log, *args).more:
                 pass
 
     @rule()
@@ -371,9 +371,11 @@ class BothStores(RuleBasedStateMachine):
         if how == "together":  # with what else is asked: it ends the groups before it
             self.ask("trim_log", bandit, up_to, size)
             return
-        self.repeat("trim_log", bandit, up_to, size)
+        self.trim_all(bandit, up_to, size)
         if how == "and drop":
-            self.call("drop_decisions", bandit, self.clock.now - age, DecisionKey(0))
+            made = [record for record in self.made if record.time < self.clock.now - age]
+            before = max((record.key for record in made), default=DecisionKey(0))
+            self.call("drop_decisions", bandit, before, DecisionKey(0))
             self.known = {k: v for k, v in self.known.items() if log.answer(k) is not None}
 
     @precondition(lambda self: self.live)

@@ -8,6 +8,7 @@ import pytest
 from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.log.rows import ErasedRow
 from service.store.errors import Erased, UnknownDecision
+from service.store.identity import first_key
 from tests.store.contract.readable import FAR
 from tests.store.logs import trim
 from tests.store.reporting import rewards
@@ -126,7 +127,7 @@ def test_rows_of_the_sample_are_erased_whether_their_decision_is_stored_or_not(
     with store.reader() as reader:
         assert len(reader.evicted(bandit, LogPosition(NUM), FAR, 100).rows) == NUM
         erase(client, store, ids=["d4"])  # its decision is stored
-        client.call(store.drop_decisions, bandit, 99.0, 0)
+        client.call(store.drop_decisions, bandit, first_key(bandit.key + 1), 0)
         erase(client, store, unit="her")  # d1: retention removed the decision
         sample = reader.evicted(bandit, LogPosition(NUM), FAR, 100)
         assert sorted(sample.rows.positions.tolist()) == [1, 3, 4, 6, 7, 8]

@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bandexa_core.ids import ActionId, DecisionKey, LogPosition
+from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.replay.evicted import ranks
 from service.store.errors import LogTrimmed, UnknownDecision
+from service.store.identity import first_key
 from tests.store.contract.readable import FAR
 from tests.store.logs import decide, learn, learn_rows, trim
 from tests.store.reporting import rewards
+
+
+def key_of(client, store, name: str) -> DecisionKey:
+    """Return the key of a stored decision."""
+    key: DecisionKey = client.call(store.find_decision, DecisionId(name)).decision.key
+    return key
 
 
 @pytest.fixture
@@ -58,7 +65,9 @@ def test_decisions_are_removed_once_no_row_refers_to_them(client, store, make, b
     decide(client, store, make, bandit, 10, 3)  # never rewarded
     client.call(rewards(store), make.report("d1", 9.0))  # row 11 corrects row 2
     trim(client, store, bandit, 6)
-    dropped = client.call(store.drop_decisions, bandit, 5.0 + 11, DecisionKey(0))
+    dropped = client.call(
+        store.drop_decisions, bandit, key_of(client, store, "d11"), DecisionKey(0)
+    )
     assert (dropped.num, dropped.more) == (6, False)  # d0, d2 to d5; and d10, which has no reward
     with store.reader() as reader:
         left = [name for name in (f"d{n}" for n in range(13)) if reader.answer(name) is not None]
@@ -75,22 +84,44 @@ def test_readers_know_what_there_is_to_remove(client, store, make, bandit):
     with store.reader() as reader:
         assert reader.with_old_rows(1e12, 1 << 20) == {bandit.key}
         assert reader.with_old_rows(-1.0, 1 << 20) == set()
-        assert not reader.has_removable_rows(empty.key, FAR)
-        assert reader.has_removable_rows(bandit.key, FAR)
-        assert not reader.has_removable_decisions(bandit, 1e12), "the log refers to all of them"
+        assert not reader.may_trim(empty.key, FAR)
+        assert reader.may_trim(bandit.key, FAR)
+        end, start = first_key(bandit.key + 1), DecisionKey(0)
+        assert reader.may_drop(bandit, end, start)
+        held = client.call(store.drop_decisions, bandit, end, start)
+        assert held.num == 0, "the log refers to all of them"
+        assert not reader.may_drop(bandit, end, held.last), "nothing is examined twice"
         trim(client, store, bandit, 6)
-        assert not reader.has_removable_rows(bandit.key, LogPosition(6))
-        assert reader.has_removable_decisions(bandit, 1e12)
+        assert not reader.may_trim(bandit.key, LogPosition(6))
         trim(client, store, bandit, 99)
-        client.call(store.drop_decisions, bandit, 1e12, DecisionKey(0))
-        assert not reader.has_removable_rows(bandit.key, FAR), "the newest row stays"
-        assert not reader.has_removable_decisions(bandit, 1e12)
+        assert not reader.may_trim(bandit.key, FAR), "the newest row stays"
 
 
 def test_a_decision_whose_window_is_open_stays(client, store, make):
     windowed = make.bandit(client, store, name="w", rewards=make.window(1000.0))
     decide(client, store, make, windowed, 0, 3)
-    assert client.call(store.drop_decisions, windowed, 1e9, DecisionKey(0)).num == 0
+    with store.reader() as reader:
+        assert not reader.may_drop(windowed, first_key(windowed.key + 1), DecisionKey(0))
+    assert (
+        client.call(store.drop_decisions, windowed, first_key(windowed.key + 1), DecisionKey(0)).num
+        == 0
+    )
+
+
+def test_a_decision_that_the_log_held_back_goes_with_its_rows(client, store, make, bandit):
+    """Nobody has to examine it again, and nothing is removed that was not old when examined."""
+    learn(client, store, make, bandit, 0, 10)
+    client.call(rewards(store), make.report("d1", 9.0))  # row 11 corrects row 2
+    before = key_of(client, store, "d6")
+    first = client.call(store.drop_decisions, bandit, before, DecisionKey(0))
+    assert first.num == 0, "all are in the log"
+    with store.reader() as reader:
+        assert not reader.may_drop(bandit, before, first.last), "nothing is examined twice"
+    freed = client.call(store.trim_log, bandit, LogPosition(8), 100)
+    assert freed.num == 5
+    with store.reader() as reader:
+        left = [n for n in range(10) if reader.answer(DecisionId(f"d{n}")) is not None]
+    assert left == [1, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize("steps", [[40], [3, 17, 18, 40]])
@@ -207,7 +238,7 @@ def test_changes_of_the_catalogue_go_once_no_decision_is_older(client, store, ma
         up_to, num_bytes = reader.removable_changes(bandit.key)
         assert up_to == 2, "d0 was made there"
         assert num_bytes > 0
-        client.call(store.drop_decisions, bandit, 3.0, DecisionKey(0))
+        client.call(store.drop_decisions, bandit, key_of(client, store, "d1"), DecisionKey(0))
         assert reader.removable_changes(bandit.key)[0] == 2, "its row, 3, is sampled"
         trim(client, store, bandit, 6, size=0)
         up_to, _ = reader.removable_changes(bandit.key)
