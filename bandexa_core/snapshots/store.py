@@ -322,7 +322,7 @@ class SnapshotStore:
     def _names(self) -> list[str]:
         try:
             return os.listdir(self._root)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _path(self, version: int) -> Path:

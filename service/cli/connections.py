@@ -30,6 +30,7 @@ UNREAD_S = 30.0  # for a client that reads nothing of its answer
 OWN_FILES = 128  # descriptors that are left for the database, snapshots and the trainer
 SPARE = 32  # connections beyond the limit: for health checks, when all others are under way
 REPORT_S = 10.0
+FRESH_S = 1.0  # a connection makes room only then, unless all others are as new
 FEW_CLIENTS = 256
 
 
@@ -70,8 +71,10 @@ class Connection(HttpToolsProtocol):
         number: Its place in the order in which connections were opened.
         seen: What the sweep saw it wait for, and the state in which it saw it.
         since: When the sweep saw that first.
+        made: When it was opened, by the clock of the event loop.
     """
 
+    made = 0.0
     seen: tuple[Waits, object] | None = None
     since = 0.0
 
@@ -83,6 +86,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
+        self.made = self.loop.time()
         if len(self.connections) > self._doors.most:
             self._doors.make_room(self)
 
@@ -113,6 +117,11 @@ class Connection(HttpToolsProtocol):
         """Return a time by which connections that wait for the same are ordered."""
         timer = self.timeout_keep_alive_task
         return timer.when() if timer is not None else self.number
+
+    def begun(self) -> float:
+        """Return when it began to wait for a request: a request may be on its way just then."""
+        timer = self.timeout_keep_alive_task
+        return self.made if timer is None else timer.when() - self.timeout_keep_alive
 
     def use(self, app: ASGIApp) -> None:
         """Let another app answer its requests."""
@@ -155,13 +164,17 @@ class Doors:
 
     def make_room(self, newest: Connection) -> None:
         """Close a connection for a new one; let the new one in anyhow if it is one of a few."""
+        now = newest.made
         found = [
-            (_ORDER[waits], connection.idle_since(), connection)
+            (
+                waits in (Waits.HEAD, Waits.NEXT) and connection.begun() > now - FRESH_S,
+                _ORDER[waits], connection.idle_since(), connection,
+            )
             for connection in self._open()
             if connection is not newest and (waits := connection.waits()) is not None
-        ]
+        ]  # fmt: skip
         if found:
-            self._cut(min(found, key=lambda one: one[:2])[2], "made room for new ones")
+            self._cut(min(found, key=lambda one: one[:3])[3], "made room for new ones")
         elif len(self._connections) <= self.most + SPARE:
             newest.use(self._crowded)
         else:

@@ -8,7 +8,6 @@ together, those of two are some milliseconds apart.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 
@@ -18,9 +17,7 @@ from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 
-_LE = [
-    f'",le="{"+Inf" if math.isinf(bound) else bound!r}"}} ' for bound in (*PROPENSITIES, math.inf)
-]
+_LE = [f'",le="{bound}"}} ' for bound in (*map(repr, PROPENSITIES), "+Inf")]
 
 
 class _Family:

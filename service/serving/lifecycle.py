@@ -63,6 +63,8 @@ async def running(
     """
     progress = progress or StartProgress()
     loop = asyncio.get_running_loop()
+    # What closes the stores needs a thread. It starts now: there may be no memory for one then.
+    await loop.run_in_executor(None, int)
     for directory in (settings.data_dir, settings.snapshots, settings.replays):
         make_dirs(LocalFileSystem(), directory)  # syncs their names as well
     if not settings.database.exists() or not settings.database.stat().st_size:

@@ -75,5 +75,5 @@ def test_a_key_and_the_addresses_path_are_sent(script: Script) -> None:
     script.then(200, {"bandits": []})
     arguments = ["bandits", "list", "--url", f"{script.url}/behind/", "--api-key", "bx_key"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert script.asked() == ("GET", "/behind/bandits")
+    assert script.asked() == ("GET", "/behind/bandits?limit=1000")
     assert script.requests[0].headers["Authorization"] == "Bearer bx_key"
