@@ -9,7 +9,7 @@ from benchmarks.proofs.slow_peers import main
 
 def test_a_good_client_is_served_beside_more_slow_peers_than_there_are_files(tmp_path) -> None:
     report = tmp_path / "slow_peers.json"
-    limits = ["--peers", "200", "--files", "180", "--hold-s", "1"]
+    limits = ["--peers", "500", "--files", "400", "--hold-s", "1"]
     kinds = ["--kinds", "half heads", "slow bodies"]
     assert main([*limits, *kinds, "--json", str(report)]) == 0
     results = json.loads(report.read_text())["results"]
