@@ -29,6 +29,7 @@ from service.store.protocol import LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
+FEW_ROWS = 1000  # applying them takes little longer than learning how many of them are due
 
 
 def recover(
@@ -81,6 +82,8 @@ def _tail(
     head = 0
     try:
         head = reader.head(record.key)
+        if head <= FEW_ROWS:  # of ten thousand bandits, most: a manifest each takes seconds
+            return head
         newest = max(snapshots.versions(), default=None)
         begins = 0 if newest is None else max(snapshots.manifest(newest).position, 0)
     except (SnapshotError, StoreError):  # recovery reports it, or uses an older snapshot
