@@ -108,10 +108,13 @@ class RewardQueue:
         self._folder = None if spool is None else Path(spool).absolute()
         self._spool: Spool | None = None
         self._begin()
+        if self._folder is not None:
+            self._open_spool(self._folder)
         _queues.add(self)
 
     def _begin(self) -> None:
-        """Begin with nothing waiting, and without a thread: the first `put` starts it."""
+        """Begin with nothing waiting, and without thread or spool: the first `put` has both."""
+        self._spool = None
         self.num_delivered = self.num_rejected = self.num_fallback = self.num_damaged = 0
         self._waiting: deque[RewardReport] = deque()
         self._failing: set[str | None] = set()  # reward ids that the service failed on
@@ -119,12 +122,24 @@ class RewardQueue:
         self._hurry = threading.Event()  # set at the close, to end a pause early
         self._deadline = float("inf")
         self._thread: threading.Thread | None = None
-        if self._folder is not None and not self._closing:
-            self._spool = Spool(self._folder)
-            self._waiting.extend(self._spool.adopt())
-            self.num_damaged = self._spool.num_damaged
-            if self._waiting:
-                self._start()
+
+    def _open_spool(self, folder: Path) -> Spool:
+        """Open a file in the spool, and take over what waits there.
+
+        Raises:
+            OSError: The folder cannot be used; the queue is without a spool as before.
+        """
+        spool = Spool(folder)
+        try:
+            self._waiting.extend(spool.adopt())
+        except OSError:
+            spool.close()
+            raise
+        self.num_damaged = spool.num_damaged
+        self._spool = spool
+        if self._waiting:
+            self._start()
+        return spool
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="reward-queue", daemon=True)
@@ -174,8 +189,9 @@ class RewardQueue:
                 raise QueueClosed("the reward queue is closed")
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFull(f"{self._max_waiting} rewards are waiting")
-            if self._spool is not None:
-                self._spool.add(report)
+            if self._folder is not None:
+                spool = self._spool or self._open_spool(self._folder)  # a child has none yet
+                spool.add(report)
             self._waiting.append(report)
             self._changed.notify_all()
             if self._thread is None:
@@ -347,10 +363,10 @@ def _close_at_exit() -> None:
 
 def _begin_in_child() -> None:
     for queue in list(_queues):
-        spool, queue._spool = queue._spool, None
+        spool = queue._spool
+        queue._begin()
         if spool is not None:
             spool.abandon()
-        queue._begin()
 
 
 atexit.register(_close_at_exit)

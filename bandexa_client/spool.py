@@ -95,7 +95,7 @@ class Spool:
                 continue
             try:
                 file = os.open(path, os.O_RDWR)
-            except FileNotFoundError:  # another queue adopted it
+            except (FileNotFoundError, IsADirectoryError):  # another queue adopted it
                 continue
             try:
                 if _locked(file):
@@ -118,7 +118,8 @@ class Spool:
 
     def abandon(self) -> None:
         """Let go of the file in a forked child: it is the parent's."""
-        os.close(self._file)
+        with suppress(OSError):  # nothing of it is needed here
+            os.close(self._file)
 
     def _new_file(self) -> tuple[Path, int]:
         while True:

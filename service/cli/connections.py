@@ -30,6 +30,12 @@ UNREAD_S = 30.0  # for a client that reads nothing of its answer
 OWN_FILES = 128  # descriptors that are left for the database, snapshots and the trainer
 SPARE = 32  # connections beyond the limit: for health checks, when all others are under way
 REPORT_S = 10.0
+HEAD_BYTES = 256 << 10  # of the line and headers of a request, and of trailers
+CHUNK_TIMES = 16  # a chunk may take this many times the bytes of its content
+HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 FRESH_S = 1.0  # a connection makes room only then, unless all others are as new
 FEW_CLIENTS = 256
 
@@ -74,6 +80,7 @@ class Connection(HttpToolsProtocol):
         made: When it was opened, by the clock of the event loop.
     """
 
+    _num_bytes = _num_body_bytes = 0
     made = 0.0
     seen: tuple[Waits, object] | None = None
     since = 0.0
@@ -89,6 +96,30 @@ class Connection(HttpToolsProtocol):
         self.made = self.loop.time()
         if len(self.connections) > self._doors.most:
             self._doors.make_room(self)
+
+    def on_message_begin(self) -> None:
+        """Begin to count the bytes of a request."""
+        super().on_message_begin()
+        self._num_bytes = self._num_body_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Count a part of the body; limits on bodies are the app's."""
+        self._num_body_bytes += len(body)
+        super().on_body(body)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived; a request whose head or trailers are too large ends here."""
+        self._num_bytes += len(data)
+        super().data_received(data)
+        if self._num_bytes > HEAD_BYTES + CHUNK_TIMES * self._num_body_bytes:
+            self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or (cycle.response_complete and not cycle.more_body):
+            self.transport.write(HEAD_TOO_LARGE)
+        self._doors.count("sent too large a request head")
+        self.transport.close()
 
     def waits(self) -> Waits | None:
         """Return what it waits for from its client; None while the server works for it."""
@@ -209,9 +240,13 @@ class Doors:
     def _open(self) -> list[Connection]:
         return [one for one in self._connections if isinstance(one, Connection)]
 
+    def count(self, reason: str) -> None:
+        """Count a connection that was closed, for the log."""
+        self._closed[reason] += 1
+
     def _cut(self, connection: Connection, reason: str) -> None:
         connection.cut()
-        self._closed[reason] += 1
+        self.count(reason)
 
     def _report(self) -> None:
         told = ", ".join(f"{number} {reason}" for reason, number in self._closed.items())

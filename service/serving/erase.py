@@ -43,8 +43,8 @@ class Erased:
         samples: How many rows of samples it removed whose decision had left the store.
         rebuilt: The bandits whose models were rebuilt without them.
         waiting: The bandits whose models could not be rebuilt yet; that is tried again.
-        remaining: Those of `rebuilt` whose models still contain the rows: retention removed the
-            rows that a rebuild needs, or the model is a rollback's.
+        remaining: Bandits whose models still contain erased rows, of this erasure or an earlier
+            one: retention removed the rows that a rebuild needs, or the model is a rollback's.
         wal_emptied: Whether the write-ahead log was emptied; False: a reader prevented it.
     """
 
@@ -105,7 +105,8 @@ class Eraser:
     ) -> Erased:
         """Erase decisions; returns once nothing of them is left.
 
-        It goes on where the caller goes away. Erasing again does nothing more.
+        It goes on where the caller goes away. Erasing again erases nothing more, and waits for
+        what an earlier call has not finished.
 
         Args:
             bandit: The only bandit concerned; None: all of them.
@@ -143,13 +144,19 @@ class Eraser:
                 for name in names:
                     self._recent.drop(name)
             learned.update(bandit.record.key for bandit in self._note(part.relearning))
+        # An earlier call, or one under way, may have erased what this one names: it waits as well.
+        marks = [m for m in self._reader.relearning() if erasure.bandit in (None, m.bandit)]
+        learned.update(bandit.record.key for bandit in self._note(marks))
         bandits = [bandit for key in sorted(learned) if (bandit := self._find(key)) is not None]
         done = await asyncio.gather(*map(self._rebuild, bandits))
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
         waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
-        kept = {b.record.name for b in bandits if b.record.uid in self._rounds.remaining}
-        remaining = tuple(name for name in rebuilt if name in kept)
+        remaining = tuple(
+            bandit.record.name
+            for bandit in self._rounds.with_remains()
+            if erasure.bandit in (None, bandit.record.key)
+        )
         log.info(
             "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
             " still in models: %s", erasure.number, num.total(), samples,

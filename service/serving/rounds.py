@@ -105,6 +105,11 @@ class Rounds:
         """Whether the served model was learned from rows that were erased."""
         return bandit.record.uid in self._relearning
 
+    def with_remains(self) -> list[Bandit]:
+        """Return the bandits whose last rebuild could not take erased rows out of their models."""
+        found = map(self._find, sorted(self.remaining))
+        return [bandit for bandit in found if bandit is not None]
+
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
         self._relearning.pop(uid, None)

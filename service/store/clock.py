@@ -114,7 +114,7 @@ class ServiceClock:
         service += elapsed - since
         gap = wall - self.offset - service
         if abs(gap) <= JUMP_S:
-            self._base = wall - self.offset, elapsed
+            self._base = service + max(gap, 0.0), elapsed  # it never goes back
             return False
         self._base = service, elapsed
         self._jump(gap)

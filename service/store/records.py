@@ -138,7 +138,7 @@ class Erasure(NamedTuple):
         unit: All decisions that were made for this user or session up to `until`; or None. As the
             store has it.
         ids: These decisions, where `unit` is None.
-        until: Seconds since the epoch.
+        until: Service time, seconds since the epoch.
     """
 
     number: int

@@ -180,3 +180,43 @@ def test_a_folder_that_cannot_be_used_is_refused(client, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         RewardQueue(client, spool=tmp_path / "file")
+
+
+BROKEN = """
+import os, pathlib, sys
+from bandexa_client import NO_RETRY, BanditClient, RewardQueue
+url, folder = sys.argv[1:]
+client = BanditClient(url, retry=NO_RETRY, trust_env=False)
+queues = [RewardQueue(client, spool=folder), RewardQueue(client), RewardQueue(client, spool=folder)]
+for number, queue in enumerate(queues):
+    queue.put(f"parent{number}", -1.0)
+os.rename(folder, folder + "-aside")
+pathlib.Path(folder).touch()
+if os.fork() == 0:
+    assert [queue.num_waiting for queue in queues] == [0, 0, 0], "what waits is the parent's"
+    for queue in (queues[0], queues[2]):
+        try:
+            queue.put("child", 1.0)
+        except OSError:
+            assert queue.num_waiting == 0
+            continue
+        os._exit(1)
+    queues[1].put("child", 1.0)
+    os.unlink(folder)
+    queues[0].put("child0", 1.0)
+    os._exit(0 if len(os.listdir(folder)) == 1 else 2)
+assert os.wait()[1] == 0
+assert [queue.num_waiting for queue in queues] == [1, 1, 1]
+os._exit(0)
+"""
+
+
+def test_a_forked_child_refuses_rewards_while_its_spool_cannot_be_made(nobody, tmp_path):
+    folder = str(tmp_path / "spool")
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN, nobody, folder], check=False, timeout=60,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "ignored" not in ended.stderr

@@ -171,3 +171,31 @@ def check(answer: httpx.Response) -> bool:
     assert int(answer.headers["retry-after"]) > 0
     assert answer.headers["connection"] == "close"
     return True
+
+
+@pytest.mark.parametrize("part", ["a value", "headers", "the address"])
+def test_a_head_that_is_too_large_is_refused(peers: Peers, part: str) -> None:
+    peer = peers.connect(b"GET /" if part == "the address" else HEAD)
+    more = b"x: y\r\n" * 10_000 if part == "headers" else b"x" * 60_000
+    if part == "a value":
+        peer.sendall(b"x: ")
+    with contextlib.suppress(ConnectionError):  # it may be closed while this is on its way
+        for _ in range(20):
+            peer.sendall(more)
+    with contextlib.suppress(ConnectionResetError):
+        assert peer.recv(1000).startswith(b"HTTP/1.1 431 ")
+        assert peer.recv(1000) == b""
+
+
+def test_trailers_without_end_are_cut(peers: Peers) -> None:
+    peer = peers.connect(CHUNKED + b"0\r\n")
+    with pytest.raises(ConnectionError):
+        peer.sendall(b"x: y\r\n" * 10_000_000)
+
+
+def test_a_body_in_small_chunks_is_no_head(peers: Peers) -> None:
+    body = b"".join(b"1\r\n \r\n" for _ in range(4000))
+    peer = peers.connect(CHUNKED)
+    peer.sendall(body)
+    peer.sendall(b"0\r\n\r\n")
+    assert peer.recv(1000).startswith(b"HTTP/1.1 4")

@@ -166,6 +166,8 @@ def test_verify_passes_and_names_what_was_erased(erased, rig):
     done = bandexa("verify", node.data_dir, "--quiet", "--json", found)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "20 erased" in found.read_text()
+    live = bandexa("verify", node.data_dir, "--quiet", "--live", node.url)
+    assert live.returncode == 0, live.stdout + live.stderr
     scores = {name: node.score(name) for name in NAMES}
     assert node.stop() == 0
     node.start()
@@ -330,3 +332,28 @@ def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
     node.call("POST", "/bandits/linear/rollback", {"version": newest})
     answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", NUM + 2)]})
     assert (answer["rebuilt"], answer["remaining"]) == (["linear"], ["linear"])
+    again = node.call("POST", "/erase", {"decision_ids": [own_id("linear", NUM + 2)]})
+    assert (again["decisions"], again["remaining"]) == (0, ["linear"]), "it is still so"
+
+
+def test_a_repeated_call_waits_for_the_rebuild_that_the_first_one_waits_for(launch, rig):
+    node = launch("repeated")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True)
+    node.train("linear")
+    trainer = node.trainer_pid()
+    os.kill(trainer, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(node.call, "POST", "/erase", {"unit": ALICE})
+            erased = "SELECT count(*) FROM decisions WHERE length(context) = 0"
+            poll(lambda: query(node, erased) != [(0,)], "an erasure")
+            second = pool.submit(node.call, "POST", "/erase", {"unit": ALICE})
+            with pytest.raises(TimeoutError):
+                second.result(0.5)
+            os.kill(trainer, signal.SIGCONT)
+            answers = [each.result(60) for each in (first, second)]
+    finally:
+        os.kill(trainer, signal.SIGCONT)
+    assert [answer["rebuilt"] for answer in answers] == [["linear"], ["linear"]]
+    assert traces(node, rig) == {}

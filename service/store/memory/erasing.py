@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, DecisionId, LogPosition
-from service.store.identity import bandit_of, pack_own_id
+from service.store.identity import bandit_of, key_at, pack_own_id, place_of
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision
 from service.store.records import ErasedPart, Erasure, Relearning
 
@@ -62,7 +62,8 @@ class Erasing:
                 held
                 for key in contents.live
                 for held in contents.of(key).in_order()
-                if held.record.unit == erasure.unit and held.record.time <= erasure.until
+                if held.record.unit == erasure.unit
+                and place_of(held.record.key) <= place_of(key_at(0, erasure.until))
             ]
         return [
             held

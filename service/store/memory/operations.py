@@ -16,7 +16,7 @@ from service.store.hashing import (
     pack_json,
     unpack_change,
 )
-from service.store.identity import MAX_BANDITS, made_at
+from service.store.identity import AHEAD_S, MAX_BANDITS, made_at
 from service.store.memory.contents import Contents
 from service.store.memory.decisions import Decisions
 from service.store.memory.erasing import Erasing
@@ -100,7 +100,7 @@ class Operations:
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
     ) -> Erasure:
         """Store what is to be erased; it concerns what was decided before."""
-        return self.erasing.begin(bandit, unit, ids, self._clock())
+        return self.erasing.begin(bandit, unit, ids, self._clock() + AHEAD_S)
 
     # -- bandits ------------------------------------------------------------------------------
 

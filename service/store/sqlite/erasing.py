@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import msgpack
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
-from service.store.identity import DecisionIds, bandit_of, first_key
+from service.store.identity import (
+    MOST_PLACE,
+    DecisionIds,
+    bandit_of,
+    first_key,
+    key_at,
+    place_of,
+)
 from service.store.records import ErasedPart, Erasure, Relearning
 from service.store.sqlite.codec import blank_chosen, unpack_items
 from service.store.sqlite.evicted import trim_of
@@ -33,7 +40,9 @@ SELECT d.key, d.own_id, d.chosen, l.items, length(d.context),
   length(d.context) + coalesce(length(d.candidates), 0) + coalesce(length(d.objects), 0)
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
-_OF_UNIT = f"{_FOUND} d.unit = ? AND d.time <= ? AND d.key >= ? AND d.key < ? LIMIT {AT_ONCE}"
+_OF_UNIT = f"""
+{_FOUND} d.unit = ? AND (d.key & {MOST_PLACE}) <= ? AND d.key >= ? AND d.key < ? LIMIT {AT_ONCE}
+"""
 _BLANK = """
 UPDATE decisions SET own_id = NULL, body_hash = NULL, context = x'', chosen = ?, candidates = NULL,
   schema = NULL, objects = NULL, unit = NULL, propensities = NULL WHERE key = ?
@@ -123,7 +132,8 @@ class Erasing:
     # -- what is to be erased -----------------------------------------------------------------
 
     def _of_unit(self, erasure: Erasure) -> list[_Found | None]:
-        rows = self._db.execute(_OF_UNIT, (erasure.unit, erasure.until, *_range(erasure)))
+        newest = place_of(key_at(0, erasure.until))
+        rows = self._db.execute(_OF_UNIT, (erasure.unit, newest, *_range(erasure)))
         return [_Found._make(row) for row in rows.fetchall()]
 
     def _of_ids(self, erasure: Erasure, start: int) -> list[_Found | None]:
@@ -179,8 +189,9 @@ class Erasing:
         low, high = _range(erasure)
         if erasure.unit is not None:
             rows = self._db.execute(
-                "SELECT bandit, origin, key FROM sampled WHERE unit = ? LIMIT ?",
-                (erasure.unit, AT_ONCE),
+                "SELECT bandit, origin, key FROM sampled"
+                " WHERE unit = ? AND key >= ? AND key < ? LIMIT ?",
+                (erasure.unit, low, high, AT_ONCE),
             ).fetchall()
         else:
             places = [self._ids.place(each) for each in erasure.ids[start : start + done]]

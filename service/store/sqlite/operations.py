@@ -25,7 +25,14 @@ from service.store.hashing import (
     pack_change,
     pack_json,
 )
-from service.store.identity import MAX_BANDITS, DecisionIds, first_key, is_server_form, pack_own_id
+from service.store.identity import (
+    AHEAD_S,
+    MAX_BANDITS,
+    DecisionIds,
+    first_key,
+    is_server_form,
+    pack_own_id,
+)
 from service.store.protocol import Dropped, Due, Trimmed
 from service.store.records import (
     BanditRecord,
@@ -270,7 +277,7 @@ class Operations:
     ) -> Erasure:
         """See `Erasing.begin`; it concerns what was decided before."""
         stored = None if unit is None else self._ids.unit(unit)
-        return self._erasing.begin(bandit, stored, ids, self._clock())
+        return self._erasing.begin(bandit, stored, ids, self._clock() + AHEAD_S)
 
     def erase(self, erasure: Erasure, start: int) -> ErasedPart:
         """See `Erasing.part`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from bandexa_core.ids import UNPLACED, LogPosition
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
-from service.store.errors import LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
+from service.store.errors import Erased, LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
 from service.store.findings import Check, Report, Say
 from service.store.loading import placed
 from service.store.opening import as_current, open_audit, open_history, open_reader
@@ -170,9 +171,10 @@ def _newest_contexts(
     found = []
     try:
         for summary in history.newest(record, None, NUM_CONTEXTS):
-            stored = history.decision(record, summary.decision_id)
-            if stored is not None:  # otherwise retention removed it meanwhile
-                found.append(stored.record.context)
+            with suppress(Erased):  # it has no context any more
+                stored = history.decision(record, summary.decision_id)
+                if stored is not None:  # otherwise retention removed it meanwhile
+                    found.append(stored.record.context)
     except StoreDamaged as error:
         check.problem(f"live: a decision to compare on: {error}")
     return found

@@ -132,3 +132,31 @@ def test_rows_of_the_sample_are_erased_whether_their_decision_is_stored_or_not(
         sample = reader.evicted(bandit, LogPosition(NUM), FAR, 100)
         assert sorted(sample.rows.positions.tolist()) == [1, 3, 4, 6, 7, 8]
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == NUM - len(HERS)
+
+
+def test_samples_of_a_unit_are_erased_in_one_bandit_behind_many_of_another(client, store, make):
+    both = [
+        make.bandit(client, store, name=name, rewards=make.last_counts())
+        for name in ("first", "second")
+    ]
+    for bandit in both:
+        for number in range(60):  # more than one part erases
+            decision = make.decision(bandit, f"{bandit.name}-{number}")._replace(unit="her")
+            client.call(store.append_decision, decision)
+        for number in range(60):
+            client.ask(rewards(store), make.report(f"{bandit.name}-{number}", 1.0))
+        client.commit()
+        client.call(rewards(store), make.report(f"{bandit.name}-0", 9.0))  # the newest row stays
+        trim(client, store, bandit, 60, 100)
+        client.call(store.drop_decisions, bandit, first_key(bandit.key + 1), 0)
+    parts = erase(client, store, unit="her", bandit=both[1].key)
+    found = [store_samples(store, bandit) for bandit in both]
+    assert found == [60, 0]
+    assert sum(part.samples for part in parts) == 59, "the decision of the newest row is stored"
+
+
+def store_samples(store, bandit) -> int:
+    with store.reader() as reader:
+        head = reader.head(bandit.key)
+        sample = reader.evicted(bandit, reader.trim(bandit.key).position, head, 100)
+        return 0 if sample is None else len(sample.rows)
