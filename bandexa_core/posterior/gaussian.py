@@ -130,13 +130,14 @@ class GaussianPosterior:
     def from_own_sums(self) -> Self:
         """Return the posterior that the sums of this one give under the configured prior.
 
-        Its sum of squares is at least what the other sums allow; extreme rewards that were
-        corrected leave a smaller one behind, by rounding.
+        Its `zz` is symmetric, and its sum of squares at least what the other sums allow: extreme
+        rewards that were corrected leave a smaller one behind, by rounding.
 
         Raises:
             NotPositiveDefiniteError: The sums come from no finite rows.
         """
         sums = self.statistics()
+        sums.zz = 0.5 * (sums.zz + sums.zz.T)
         own = self.from_statistics(sums, self.config)
         lacking = -own._squares()
         if lacking > 0.0:

@@ -23,8 +23,9 @@ from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.training.heads import renumbered_heads
 from service.store.errors import Conflict, InvalidRequest
 
-ROUNDING = 1e-6  # of a posterior against its own sums
-LARGEST = 1e100  # of a posterior's numbers: its products with features stay finite
+ROUNDING = 1e-9  # of a posterior against its own sums
+LARGEST = 1e30  # of a posterior's numbers: beyond, its arithmetic rounds all else away
+RIDGES = 1e16  # the most that products of features weigh more than the prior, which is rounded away
 _POSTERIOR = "posterior/"
 _OPTIONS = ("prior_mean", "refresh_every")
 
@@ -126,8 +127,9 @@ def _refactorise(policy: LinearHead) -> None:
     except ValueError as error:
         raise InvalidRequest("body", f"the snapshot's posterior is none: {error}") from error
     for name, tensor in own.to_tensors().items():
-        if tensor.size and not np.abs(tensor).max() <= LARGEST:
-            raise InvalidRequest("body", f"the snapshot's posterior is none: {name} overflows")
+        most = RIDGES * policy.config.ridge if name.endswith("zz") else LARGEST
+        if tensor.size and not np.abs(tensor).max() <= most:
+            raise InvalidRequest("body", f"the snapshot's posterior is none: {name} is too large")
     differences = [number for found in slots.values() for number in found.values()]
     if not all(number <= ROUNDING for number in differences) or _options(own) != _options(loaded):
         policy.posterior = own

@@ -69,6 +69,11 @@ class Scene:
         await self.retention.enforce()
         return self.commit.num - before
 
+    async def passed(self, seconds: float) -> None:
+        """Return once so much service time has passed."""
+        ends = self.engine.store.clock() + seconds
+        await until(lambda: self.engine.store.clock() > ends, "some time")
+
     def left(self) -> int:
         with self.engine.store.counting() as counting:
             return sum(
@@ -113,6 +118,7 @@ def test_what_is_held_back_is_examined_once_and_goes_with_its_snapshot(tmp_path)
     async def scene(s: Scene) -> None:
         bandit = await s.bandit(TrainingSpec(mode="lockstep"))
         await s.feed(bandit, 0, 1200)
+        await s.passed(0.5)  # keys that are made together run ahead of the clock
         assert 1 <= await s.enforce() <= 4, "500 decisions at once"
         for _ in range(3):
             assert await s.enforce() == 0
