@@ -64,10 +64,10 @@ class OriginCheck:
         if scope["type"] == "http":
             host = origin = site = None
             for name, value in scope["headers"]:  # faster than a dictionary of them
-                if name == b"host":
-                    host = value
+                if name == b"host":  # several of them are none of the names that are good
+                    host = value if host is None else host + b"," + value
                 elif name == b"origin":
-                    origin = value
+                    origin = value if origin is None else origin + b"," + value
                 elif name == b"sec-fetch-site":
                     site = value
             if (host, origin, site) not in self._good:

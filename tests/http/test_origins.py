@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -189,3 +190,17 @@ def test_several_accept_lines_are_one_list(http, method: str, path: str, body: A
         headers = [("accept", first), ("content-type", "application/json"), ("accept", second)]
         request = httpx.Request(method, f"{http.base_url}{path}", headers=headers, content=content)
         assert http.send(request).headers["content-type"] == answered
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+def test_several_hosts_or_origins_are_refused(http, name: str) -> None:
+    netloc = http.base_url.netloc.decode()
+    own = f"http://{netloc}" if name == "Origin" else "localhost"
+    for values in (("evil.example", own), (own, "evil.example"), (own, own)):
+        connection = HTTPConnection(netloc, timeout=30)
+        connection.putrequest("GET", "/bandits", skip_host=name == "Host")
+        for value in values:
+            connection.putheader(name, value)
+        connection.endheaders()
+        assert connection.getresponse().status == 403
+        connection.close()
