@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -53,6 +54,9 @@ async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Eve
             continue
         asked.clear()
         seen = version
+        if version is None:
+            log.error("the API keys stay as they are: %s is no file that can be read", path)
+            continue
         try:
             read = await asyncio.to_thread(load_keys, settings.keys, path)
         except ValueError as error:
@@ -63,9 +67,11 @@ async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Eve
 
 
 def _version(path: Path) -> tuple[int, int, int, int] | None:
-    """Return what differs when a file has changed; None where it cannot be read."""
+    """Return what differs when a file has changed; None: it is no file that can be read again."""
     try:
         found = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

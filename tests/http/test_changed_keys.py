@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -89,3 +90,12 @@ def test_sighup_reads_the_keys_and_ends_nothing(server: Server) -> None:
         server.signal(signal.SIGHUP)
         has_read(server, times + 1)
         assert status(server, FIRST) == 200
+
+
+def test_a_pipe_in_its_place_does_not_end_the_reading(server: Server, path: Path) -> None:
+    has_read(server, 1)
+    path.unlink()
+    os.mkfifo(path)
+    poll(lambda: "is no file that can be read" in server.log_text(), "the report")
+    write(path, second=SECOND)
+    poll(lambda: status(server, SECOND) == 200, "the new key")
