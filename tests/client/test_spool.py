@@ -204,6 +204,7 @@ if os.fork() == 0:
     queues[1].put("child", 1.0)
     os.unlink(folder)
     queues[0].put("child0", 1.0)
+    queues[0].put("child1", 1.0)
     os._exit(0 if len(os.listdir(folder)) == 1 else 2)
 assert os.wait()[1] == 0
 assert [queue.num_waiting for queue in queues] == [1, 1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
 
@@ -197,10 +198,9 @@ def test_several_hosts_or_origins_are_refused(http, name: str) -> None:
     netloc = http.base_url.netloc.decode()
     own = f"http://{netloc}" if name == "Origin" else "localhost"
     for values in (("evil.example", own), (own, "evil.example"), (own, own)):
-        connection = HTTPConnection(netloc, timeout=30)
-        connection.putrequest("GET", "/bandits", skip_host=name == "Host")
-        for value in values:
-            connection.putheader(name, value)
-        connection.endheaders()
-        assert connection.getresponse().status == 403
-        connection.close()
+        with closing(HTTPConnection(netloc, timeout=30)) as connection:
+            connection.putrequest("GET", "/bandits", skip_host=name == "Host")
+            for value in values:
+                connection.putheader(name, value)
+            connection.endheaders()
+            assert connection.getresponse().status == 403

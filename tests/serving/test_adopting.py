@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionSlot, BanditUid, LogPosition, SnapshotVersion
@@ -14,6 +15,7 @@ from bandexa_core.posterior.agreement import own_differences
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 from service.serving.adopting import ROUNDING, Adopted, fit
+from service.store.errors import InvalidRequest
 
 SPEC = BanditSpec(
     policy="linear_ts", context=ContextSpec(shape=(2,)), action_dim=2, seed=1,
@@ -37,26 +39,62 @@ def extreme() -> ServingModel:
     return found
 
 
+def manifest_of(num_rows: int) -> Manifest:
+    return Manifest(
+        version=SnapshotVersion(1), parent=None, bandit_uid=BanditUid("uid"),
+        position=LogPosition(1), log_hash="", spec_hash=SPEC.model_hash(), num_rows=num_rows,
+        epoch=1, encoder="concat", metrics={}, meta={"actions": []},
+    )  # fmt: skip
+
+
+def learned() -> ServingModel:
+    found, rng = model(), np.random.default_rng(1)
+    for _ in range(40):
+        context, action = rng.normal(size=2).astype(np.float32), np.ones(2, np.float32)
+        found.policy.learn(context, action, ActionSlot(0), None, float(context[0]))
+    return found
+
+
+def test_sums_that_are_no_whole_sums_are_completed_and_rows_go_on_from_there() -> None:
+    """Products that are not symmetric, and a sum of squares that the others exceed."""
+    tensors = learned().tensors()
+    zz = tensors["posterior/zz"]
+    tensors["posterior/zz"] = np.triu(zz) + 0.999 * np.tril(zz, -1)
+    tensors["posterior/rr"] = 1e-3 * tensors["posterior/rr"]
+    taken = model()
+    fit(Adopted(manifest_of(40), tensors, {}), taken, is_own=False)
+    policy: Any = taken.policy
+    sums = policy.posterior.statistics()
+    assert np.array_equal(sums.zz, sums.zz.T)
+    for number in range(20):
+        context = np.array([number / 20, 1.0], np.float32)
+        policy.learn(context, np.ones(2, np.float32), ActionSlot(0), None, float(context[0]))
+    assert max(own_differences(policy.posterior)[0].values()) < 1e-9
+
+
+@pytest.mark.parametrize("factor", [1e20, 1e200])
+def test_sums_beyond_which_arithmetic_rounds_the_prior_away_are_refused(factor: float) -> None:
+    tensors = learned().tensors()
+    tensors["posterior/zz"] = factor * (np.eye(len(tensors["posterior/zz"])))
+    with pytest.raises(InvalidRequest, match="too large"):
+        fit(Adopted(manifest_of(40), tensors, {}), model(), is_own=False)
+
+
 def test_an_own_snapshot_is_taken_though_an_extreme_reward_has_rounded_its_sums() -> None:
-    learned = extreme()
-    policy: Any = learned.policy
+    found = extreme()
+    policy: Any = found.policy
     worst = max(own_differences(policy.posterior)[0].values())
     assert worst > ROUNDING, "or this tests nothing"
-    manifest = Manifest(
-        version=SnapshotVersion(1), parent=None, bandit_uid=BanditUid("uid"),
-        position=LogPosition(1), log_hash="", spec_hash=SPEC.model_hash(), num_rows=60, epoch=1,
-        encoder="concat", metrics={}, meta={"actions": []},
-    )  # fmt: skip
-    adopted = Adopted(manifest, learned.tensors(), {})
+    adopted = Adopted(manifest_of(60), found.tensors(), {})
     taken, imported = model(), model()
     fit(adopted, taken, is_own=True)
-    for name, tensor in learned.tensors().items():
+    for name, tensor in found.tensors().items():
         assert np.array_equal(taken.tensors()[name], tensor)
     # Of another bandit's it serves what the sums give.
     fit(adopted, imported, is_own=False)
     other: Any = imported.policy
     policy.posterior.refresh()
     assert max(own_differences(other.posterior)[0].values()) < ROUNDING
-    for name, tensor in learned.tensors().items():
+    for name, tensor in found.tensors().items():
         if not name.endswith("/rr"):
             assert np.array_equal(imported.tensors()[name], tensor), name
