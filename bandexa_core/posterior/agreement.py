@@ -24,7 +24,13 @@ def own_differences(
     Raises:
         NotPositiveDefiniteError: Some sums are of no rows.
     """
-    own = posterior.from_own_sums()
+    return differences_by_slot(posterior.from_own_sums(), posterior)
+
+
+def differences_by_slot(
+    own: GaussianPosterior | DisjointPosterior, posterior: GaussianPosterior | DisjointPosterior
+) -> dict[int, dict[str, float]]:
+    """Return by slot how a posterior differs from `own`, the one of its sums: see above."""
     if isinstance(own, GaussianPosterior):
         assert isinstance(posterior, GaussianPosterior), "of the same kind"
         return {0: posterior_differences(own, posterior)}

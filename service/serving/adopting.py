@@ -18,7 +18,7 @@ from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.posterior.agreement import own_differences
+from bandexa_core.posterior.agreement import differences_by_slot
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.training.heads import renumbered_heads
 from service.store.errors import Conflict, InvalidRequest
@@ -123,7 +123,7 @@ def _refactorise(policy: LinearHead) -> None:
     try:
         with np.errstate(all="ignore"):
             own = loaded.from_own_sums()
-            slots = own_differences(loaded)
+            slots = differences_by_slot(own, loaded)
     except ValueError as error:
         raise InvalidRequest("body", f"the snapshot's posterior is none: {error}") from error
     for name, tensor in own.to_tensors().items():

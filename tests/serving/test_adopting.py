@@ -49,7 +49,7 @@ def manifest_of(num_rows: int) -> Manifest:
 
 def learned() -> ServingModel:
     found, rng = model(), np.random.default_rng(1)
-    for _ in range(40):
+    for _ in range(200):  # most are in the sums, some still wait
         context, action = rng.normal(size=2).astype(np.float32), np.ones(2, np.float32)
         found.policy.learn(context, action, ActionSlot(0), None, float(context[0]))
     return found
@@ -62,7 +62,7 @@ def test_sums_that_are_no_whole_sums_are_completed_and_rows_go_on_from_there() -
     tensors["posterior/zz"] = np.triu(zz) + 0.999 * np.tril(zz, -1)
     tensors["posterior/rr"] = 1e-3 * tensors["posterior/rr"]
     taken = model()
-    fit(Adopted(manifest_of(40), tensors, {}), taken, is_own=False)
+    fit(Adopted(manifest_of(200), tensors, {}), taken, is_own=False)
     policy: Any = taken.policy
     sums = policy.posterior.statistics()
     assert np.array_equal(sums.zz, sums.zz.T)
@@ -77,7 +77,7 @@ def test_sums_beyond_which_arithmetic_rounds_the_prior_away_are_refused(factor: 
     tensors = learned().tensors()
     tensors["posterior/zz"] = factor * (np.eye(len(tensors["posterior/zz"])))
     with pytest.raises(InvalidRequest, match="too large"):
-        fit(Adopted(manifest_of(40), tensors, {}), model(), is_own=False)
+        fit(Adopted(manifest_of(200), tensors, {}), model(), is_own=False)
 
 
 def test_an_own_snapshot_is_taken_though_an_extreme_reward_has_rounded_its_sums() -> None:
