@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
@@ -32,11 +33,13 @@ from service.store.errors import InvalidRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+_REMEMBERED = 16  # headers whose media types are remembered
 MAX_NAMED = 20  # fields that one refusal names
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def media_type(content_type: str) -> str:
     """Return the media type of a Content-Type header.
 
@@ -49,6 +52,7 @@ def media_type(content_type: str) -> str:
     return kind
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def answer_type(accept: str) -> str:
     """Return the media type of an answer by an Accept header: msgpack where it is wanted, or JSON.
 

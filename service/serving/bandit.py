@@ -42,6 +42,7 @@ class Bandit:
         applier: Applies its log rows to the served model.
         vitals: What has happened to it since the server started.
         imported: Snapshots that are being imported, by version.
+        num_numbers: How many numbers a context has.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Bandit:
         self.record = record
         self.snapshots = snapshots
         self.vitals = Vitals()
+        self.num_numbers = math.prod(record.spec.context.shape)
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
             record.name, model, self._load_import, partial(read, record),
@@ -83,11 +85,6 @@ class Bandit:
         """
         spec = self.record.spec.context
         return conform(value, spec.shape, spec.dtype, "context")
-
-    @property
-    def num_numbers(self) -> int:
-        """How many numbers a context of this bandit has."""
-        return math.prod(self.record.spec.context.shape)
 
     def features(self, value: Any, num: int, field: str) -> NDArray[np.float32]:
         """Return a request's action features, (num, A).

@@ -15,6 +15,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,10 +185,11 @@ def _wall() -> float:
     return time.time()
 
 
-def _since_boot() -> float:
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+_since_boot: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")  # Linux; other clocks stop while the machine is suspended
+    else time.monotonic
+)
 
 
 def _boot() -> str:

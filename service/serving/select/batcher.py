@@ -143,13 +143,12 @@ class DecisionBatcher:
         Fewer where they have many candidates: other requests run in between.
         """
         groups: list[_Group] = []
-        plain: dict[Bandit, _Group] = {}
+        plain: dict[Bandit, tuple[_Group, int]] = {}  # and the work of each of its selects
         work = 0
         for _ in range(min(AT_ONCE, len(self._queue))):
             if work > WORK_AT_ONCE:
                 break
             pending, future = self._queue.popleft()
-            work += pending.work
             own_id = pending.command.decision_id
             if own_id is not None:
                 self._queued_ids[own_id] -= 1
@@ -157,13 +156,14 @@ class DecisionBatcher:
                     del self._queued_ids[own_id]
             if future.done():
                 continue
-            group = plain.get(pending.bandit) if pending.plain else None
-            if group is None:
-                group = []
-                groups.append(group)
+            found = plain.get(pending.bandit) if pending.plain else None
+            if found is None:
+                found = [], pending.work
+                groups.append(found[0])
                 if pending.plain:
-                    plain[pending.bandit] = group
-            group.append((pending, future))
+                    plain[pending.bandit] = found
+            found[0].append((pending, future))
+            work += found[1]
         return groups
 
 
