@@ -29,7 +29,8 @@ from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting
 from service.settings import Settings
-from service.store.protocol import EventStore, LogReader
+from service.store.protocol import EventStore
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 

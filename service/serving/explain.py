@@ -24,7 +24,7 @@ from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import LogTrimmed, Unavailable, UnknownDecision
 from service.store.loading import load_at
-from service.store.protocol import DecisionHistory, LogReader
+from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord, DecisionRecord, StoredDecision
 
 MAX_WAITING = 8

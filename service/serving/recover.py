@@ -25,7 +25,7 @@ from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.loading import place_imports
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)

@@ -29,7 +29,8 @@ from service.serving.bandit import Bandit
 from service.serving.errors import BanditFailed
 from service.serving.threads import in_own_thread
 from service.store.loading import load_at, newest_snapshot
-from service.store.protocol import EventStore, LogReader
+from service.store.protocol import EventStore
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.publishing import COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
-from service.store.protocol import BEGINNING, LogReader
+from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)

@@ -15,15 +15,8 @@ from pathlib import Path
 from service.store.clock import ClockState, ServiceClock
 from service.store.errors import StoreError, StoreUnreadable
 from service.store.memory.store import MemoryStore
-from service.store.protocol import (
-    Audit,
-    CountingReader,
-    DecisionHistory,
-    Deliver,
-    Durability,
-    EventStore,
-    LogReader,
-)
+from service.store.protocol import Deliver, Durability, EventStore
+from service.store.reading import Audit, CountingReader, DecisionHistory, LogReader
 from service.store.sqlite.clock import stored_clock
 from service.store.sqlite.connection import LIBRARY_VERSION, connect_reader
 from service.store.sqlite.copying import copy_database
@@ -31,12 +24,7 @@ from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.history import History
 from service.store.sqlite.migrations import MIGRATIONS
 from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.schema import (
-    SCHEMA_VERSION,
-    open_writer,
-    require_current,
-    schema_version,
-)
+from service.store.sqlite.schema import SCHEMA_VERSION, open_writer, require_current, schema_version
 from service.store.sqlite.shrinking import vacuum
 from service.store.sqlite.store import SqliteStore
 from service.store.sqlite.verification.audit import SqliteAudit

@@ -25,7 +25,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreError
 from service.store.loading import belonging, newest_snapshot, place_imports
 from service.store.opening import as_current, copy_store, open_reader, require_openable
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"

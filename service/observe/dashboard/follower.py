@@ -24,7 +24,7 @@ from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.identity import first_key
 from service.store.opening import open_counting
-from service.store.protocol import CountingReader
+from service.store.reading import CountingReader
 from service.store.records import CountedRow, Newest
 from service.store.sqlite.aggregates import (
     DECISIONS,

@@ -31,7 +31,8 @@ from service.serving.select.encoder_queue import EncoderQueue
 from service.settings import Settings
 from service.store.errors import Conflict, InvalidRequest, Unavailable
 from service.store.identity import is_server_form
-from service.store.protocol import EventStore, LogReader
+from service.store.protocol import EventStore
+from service.store.reading import LogReader
 from service.store.records import DecisionRecord, StoredAnswer
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import HeldLog, LearnedRow
 from service.store.memory.view import EPOCH, View
-from service.store.protocol import BEGINNING, NOTHING_EXAMINED
+from service.store.reading import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
 
 

@@ -28,7 +28,7 @@ from service.store.errors import Erased, LogTrimmed, StoreDamaged, StoreError, S
 from service.store.findings import Check, Report, Say
 from service.store.loading import placed
 from service.store.opening import as_current, open_audit, open_history, open_reader
-from service.store.protocol import DecisionHistory, LogReader
+from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
 from service.tools.verify.models import ModelAudit

@@ -21,7 +21,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
 from service.store.findings import Check
 from service.store.loading import load_at
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import tolerance_of
 

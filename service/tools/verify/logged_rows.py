@@ -9,7 +9,7 @@ import numpy as np
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.rows import LearnRow
 from bandexa_core.replay import Rows
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 

@@ -23,7 +23,7 @@ from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.findings import Check, Say
 from service.store.loading import catalogue_of
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import (
     EXACT,

@@ -20,7 +20,7 @@ from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_re
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
 from service.store.errors import LogTrimmed
-from service.store.protocol import LogReader
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 ROWS_AT_ONCE = 512

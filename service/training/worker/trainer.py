@@ -15,19 +15,13 @@ from pathlib import Path
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.model import (
-    MODEL_FILE,
-    TRAINING_FILE,
-    Progress,
-    ServingModel,
-    load_model,
-)
+from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.store.loading import catalogue_of, clean_snapshot, load_at, newest_snapshot
 from service.store.opening import open_reader
-from service.store.protocol import BEGINNING
+from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
 from service.training.messages import REMAINS, Configuration, Published, RoundOrder

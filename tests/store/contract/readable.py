@@ -14,7 +14,8 @@ from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.spec import BanditSpec
 from service.store.errors import StoreError
 from service.store.identity import first_key, key_at
-from service.store.protocol import CountingReader, DecisionHistory, EventStore, LogReader
+from service.store.protocol import EventStore
+from service.store.reading import CountingReader, DecisionHistory, LogReader
 from service.store.records import BanditRecord
 
 FAR = LogPosition(1 << 40)

@@ -1,4 +1,4 @@
-"""See `protocol.Audit`: a store on SQLite is checked against itself."""
+"""See `reading.Audit`: a store on SQLite is checked against itself."""
 
 from __future__ import annotations
 

@@ -11,17 +11,11 @@ import json
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.errors import StoreDamaged
 from service.store.findings import Check
-from service.store.hashing import (
-    GENESIS_HASH,
-    KIND_CATALOGUE,
-    KIND_CONFIG,
-    KIND_IMPORT,
-    KIND_LEARN,
-)
+from service.store.hashing import GENESIS_HASH, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import INSIDE, RULES, unpack_chosen, unpack_items
-from service.store.sqlite.reader import StoredRow, wrong_leaves, wrong_rows
+from service.store.sqlite.log_rows import StoredRow, wrong_leaves, wrong_rows
 from service.store.sqlite.verification.tables import Tables
 
 CHUNK = 1000

@@ -20,7 +20,7 @@ from service.store.identity import DecisionIds, bandit_of, first_key
 from service.store.records import Trim
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import trim_of
-from service.store.sqlite.reader import LOG_ROWS, StoredRow
+from service.store.sqlite.log_rows import LOG_ROWS, StoredRow
 from service.store.sqlite.tables import decision_ids
 
 _LEDGER = """
