@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import RowNotApplied
+from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -167,20 +169,37 @@ class ServingModel:
 
     def _at_slots(self, slots: NDArray[np.int64]) -> Candidates:
         catalogue = self.catalogue  # folds the changes that wait, and their parts
-        features, equal = catalogue.features, catalogue.equal_actions
+        features, groups = catalogue.features, partial(catalogue.groups_at, slots)
         if len(slots) == len(catalogue) and np.array_equal(slots, np.arange(len(slots))):
             self._parts_are_shared = True
-            return Candidates(slots, features, self._parts, equal=equal)
+            return Candidates(slots, features, self._parts, groups=groups)
         parts = None if self._parts is None else self._parts[slots]
-        return Candidates(slots, features, parts, by_slot=True, equal=equal)
+        return Candidates(slots, features, parts, by_slot=True, groups=groups)
 
     def inline_candidates(
-        self, ids: Sequence[ActionId], features: NDArray[np.float32]
+        self,
+        ids: Sequence[ActionId],
+        features: NDArray[np.float32],
+        groups: Callable[[], Groups | None] | None = None,
+        places: Mapping[ActionId, int] | None = None,
     ) -> Candidates:
-        """Return candidates that bring their own features (K, A)."""
+        """Return candidates that bring their own features.
+
+        Args:
+            ids: Their ids, K.
+            features: Their features, (K, A).
+            groups: See `Candidates`.
+            places: The place of each id among them. With it, many of them cost no more time than
+                the actions of a smaller catalogue.
+        """
         known = self.catalogue.slots
-        slots = np.fromiter(map(known.get, ids, repeat(INLINE_SLOT)), np.int64, len(ids))
-        return Candidates(slots, features)
+        if places is not None and len(known) < len(ids):
+            slots = np.full(len(ids), INLINE_SLOT, np.int64)
+            for name in known.keys() & places.keys():
+                slots[places[name]] = known[name]
+        else:
+            slots = np.fromiter(map(known.get, ids, repeat(INLINE_SLOT)), np.int64, len(ids))
+        return Candidates(slots, features, groups=groups)
 
     def select(
         self,

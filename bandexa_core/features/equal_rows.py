@@ -32,6 +32,12 @@ class Groups(NamedTuple):
     sizes: NDArray[np.int64]
 
     @classmethod
+    def of_rows(cls, rows_KA: NDArray[np.float32]) -> Groups | None:
+        """Return the groups of rows with equal numbers; None where all differ."""
+        keys_K = equal_rows(rows_KA)
+        return None if keys_K is None else cls.by(keys_K)
+
+    @classmethod
     def by(cls, keys_K: NDArray[np.int64]) -> Groups | None:
         """Return the groups of equal keys; None where all keys differ."""
         _, first, of, sizes = np.unique(

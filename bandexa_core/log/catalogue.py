@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.features.equal_rows import equal_rows
+from bandexa_core.features.equal_rows import Groups, equal_rows
 from bandexa_core.ids import ActionId, ActionSlot
 
 
@@ -75,6 +75,11 @@ class Catalogue:
         if isinstance(self._equal, bool):
             self._equal = equal_rows(self.features)
         return self._equal
+
+    def groups_at(self, slots: NDArray[np.int64]) -> Groups | None:
+        """Return the groups of actions at slots (N,) with equal features; None: all differ."""
+        equal = self.equal_actions()
+        return None if equal is None else Groups.by(equal[slots])
 
     @property
     def action_dim(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import SlowEncoder
-from bandexa_core.features.equal_rows import Groups, equal_rows
+from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
@@ -43,15 +43,14 @@ class Candidates:
             whose rows are copied at the first use; an encoder with cached parts never uses them.
         parts: See below.
         by_slot: See `features`.
-        equal: Returns for each slot of the catalogue the first one with equal features, or None
-            where all differ; None: the candidates are compared when it matters.
+        groups: Returns the groups with equal features; None: they are compared when it matters.
 
     Attributes:
         slots: Catalogue slots, int64 (K,); -1 for inline candidates outside the catalogue.
         parts: The encoder's cached action parts for them, (K, V), or None.
     """
 
-    __slots__ = ("_equal", "_features", "_firsts", "_groups", "_taken", "parts", "slots")
+    __slots__ = ("_features", "_find_groups", "_firsts", "_groups", "_taken", "parts", "slots")
 
     def __init__(
         self,
@@ -60,9 +59,9 @@ class Candidates:
         parts: NDArray[np.float64] | None = None,
         *,
         by_slot: bool = False,
-        equal: Callable[[], NDArray[np.int64] | None] | None = None,
+        groups: Callable[[], Groups | None] | None = None,
     ) -> None:
-        self._equal = equal
+        self._find_groups = groups
         self._groups: Groups | bool | None = False  # not known yet
         self._firsts: Candidates | None = None
         self.slots = slots
@@ -86,12 +85,8 @@ class Candidates:
         """The groups of candidates with equal features; None where all differ."""
         groups = self._groups
         if isinstance(groups, bool):
-            if self._equal is None:
-                keys_K = equal_rows(self.features)
-            else:
-                of_slot = self._equal()
-                keys_K = None if of_slot is None else of_slot[self.slots]
-            self._groups = groups = None if keys_K is None else Groups.by(keys_K)
+            find = self._find_groups
+            self._groups = groups = Groups.of_rows(self.features) if find is None else find()
         return groups
 
     @property

@@ -43,9 +43,10 @@ def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
     if len(set(names)) != len(names):
         raise InvalidRequest("candidates", "an action is offered twice")
     try:
-        return InlineCandidates(names, stacked([action.features for action in actions]))
+        found = InlineCandidates(names, stacked([action.features for action in actions]))
     except ValueError as error:
         raise _array_error(actions, error) from error
+    return found.looked_up() if len(names) > MANY else found
 
 
 def _inline(given: list[str | InlineAction]) -> list[InlineAction]:

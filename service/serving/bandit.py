@@ -109,7 +109,8 @@ class Bandit:
             return Offer(candidates, None)
         if isinstance(given, InlineCandidates):
             features = self.features(given.features, len(given.ids), "candidates")
-            return Offer(model.inline_candidates(given.ids, features), given.ids)
+            offered = model.inline_candidates(given.ids, features, given.groups, given.places)
+            return Offer(offered, given.ids)
         try:
             candidates = model.candidates(given)
         except KeyError as error:

@@ -128,6 +128,16 @@ def test_inline_candidates_need_no_catalogue(api) -> None:
     assert api.state(name)["num_learned"] == 1
 
 
+def test_many_inline_candidates_are_chosen_from_like_few(api) -> None:
+    name = ranked(api)
+    others = [{"id": f"n{place}", "features": [0, 0, 0, 0]} for place in range(6000)]
+    best = [{"id": each, "features": [0, 0, 9, 0]} for each in ("new", "a")]
+    chosen = api.select(name, [0, 0], candidates=[*others, *best])
+    assert chosen["action"] in ({"id": "new", "index": 6000}, {"id": "a", "index": 6001})
+    assert chosen["propensity"] == pytest.approx(0.5)  # they tie, and tell each other apart by id
+    assert api.reward(chosen["decision_id"], 1.0)["status"] == "applied"
+
+
 def test_inline_candidates_of_a_bandit_that_knows_ids_alone(api, problem) -> None:
     name = api.bandit(["a", "b"], action_dim=0, encoder={"name": "per_action"})
     chosen = api.select(name, [1, 1], candidates=[{"id": "b"}])

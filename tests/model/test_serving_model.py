@@ -13,6 +13,7 @@ from bandexa_core.log.rows import row_by_row
 from bandexa_core.model import Progress, changed_spec
 from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.randomness import keyed_rng
+from service.serving.select.commands import InlineCandidates
 
 SPLIT = ["concat", "interactions", "bilinear", "mlp", "two_tower"]
 
@@ -203,6 +204,31 @@ def test_inline_candidates_bring_features_and_keep_a_known_slot(specs, grown):
     assert np.array_equal(found.features, features)
     choice = model.select(DecisionId("d"), log.context(), found, num=2)
     assert sorted(choice.chosen.tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("num", [4, 12])
+def test_inline_candidates_that_were_looked_up_are_the_same(specs, grown, num):
+    model, log = grown(specs["concat"])  # of five actions, "a" to "e"
+    ids = tuple(map(ActionId, ["new", "c", "a", *(f"n{place}" for place in range(num - 3))]))
+    features = np.arange(4.0 * num).reshape(num, 4)
+    features[1::2] = features[:-1:2]  # pairs of equal ones
+    sent = InlineCandidates(ids, features)
+    found = sent.looked_up()
+
+    def candidates(given: InlineCandidates):
+        rows = features.astype(np.float32)
+        return model.inline_candidates(given.ids, rows, given.groups, given.places)
+
+    plain, prepared = candidates(sent), candidates(found)
+    assert prepared.slots.tolist() == plain.slots.tolist() == [-1, 2, 0, *[-1] * (num - 3)]
+    assert plain.groups is not None
+    assert prepared.groups is not None
+    for one, other in zip(plain.groups, prepared.groups, strict=True):
+        assert np.array_equal(one, other)
+    x = log.context()
+    chosen, again = (model.select(DecisionId("d"), x, each, num=2) for each in (plain, prepared))
+    assert chosen.chosen.tolist() == again.chosen.tolist()
+    assert chosen.propensity == again.propensity
 
 
 def test_a_decision_repeats_and_depends_on_nothing_but_its_key(specs, grown, new_model, apply_all):

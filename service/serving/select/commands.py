@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.policies import Candidates
 from service.store.records import ChosenAction, DecisionRecord
@@ -21,10 +22,23 @@ class InlineCandidates:
     Attributes:
         ids: K ids, different from each other.
         features: As they were sent: an array of K rows, not yet checked against the bandit.
+        groups: Returns the groups with equal features, where `looked_up` has found them.
+        places: The place of each id, likewise.
     """
 
     ids: tuple[ActionId, ...]
     features: NDArray[Any]
+    groups: Callable[[], Groups | None] | None = None
+    places: Mapping[ActionId, int] | None = None
+
+    def looked_up(self) -> InlineCandidates:
+        """Return the same with all that takes long for many, and is not for the event loop."""
+        if self.features.ndim != 2:  # no bandit takes them
+            return self
+        with np.errstate(over="ignore", invalid="ignore"):  # nor what does not fit float32
+            groups = Groups.of_rows(self.features.astype(np.float32))
+        places = {name: place for place, name in enumerate(self.ids)}
+        return replace(self, groups=lambda: groups, places=places)
 
 
 CandidateInput = Sequence[ActionId] | InlineCandidates | None
