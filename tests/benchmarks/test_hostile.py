@@ -6,12 +6,15 @@ import json
 import sqlite3
 from contextlib import closing
 
+import pytest
+
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs.hostile import Fingerprint, main
 from service.store.sqlite.codec import NEW_ITEM, pack_items
 from service.store.sqlite.tables import create_tables
 
 
+@pytest.mark.slow
 def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path):
     report = tmp_path / "hostile.json"
     assert main(["--cases", "70", "--json", str(report)]) == 0

@@ -104,6 +104,7 @@ def test_an_import_that_power_loss_interrupts_is_whole_and_is_finished(library, 
     assert served(left[-1], made, made.spare[0]) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_sync_is_found_to_lose_what_it_acknowledged(library, tmp_path):
     """It promises no more: "os" survives a killed process. What is left is whole all the same."""
     made = record_load(tmp_path / "os", library, clients=2, rewards=60, durability="os")

@@ -14,7 +14,7 @@ DEVELOPMENT_SEED = 3
 @pytest.mark.parametrize(
     ("problem", "policy", "steps"),
     [
-        ("synthetic", "neural_linear_ts", 40),
+        pytest.param("synthetic", "neural_linear_ts", 40, marks=pytest.mark.slow),
         ("delay-10", "linear_ts_strong", 55),
         ("wheel-0.5", "linear_ts", 80),
     ],
