@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import DecisionId
+from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
@@ -143,6 +143,9 @@ class Explainer:
         if reader.trim(bandit.key).position > record.position:
             raise NotExplainable("the log up to this decision was removed by retention")
         snapshot = snapshots.load(record.snapshot, (MODEL_FILE,))
+        base = LogPosition(snapshot.manifest.position)
+        if num := reader.count_erased(bandit.key, base, record.position):
+            raise NotExplainable(f"values that it had learned were erased since: {num}")
         model = load_at(reader, bandit, self._registry, snapshots, snapshot, record.position)
         if model.version != record.snapshot:
             raise NotExplainable(f"snapshot {record.snapshot} is not of this decision's log")

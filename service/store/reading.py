@@ -124,6 +124,9 @@ class LogReader(Reader, Protocol):
         With `after` 0, rows that retention removed count as well.
         """
 
+    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """Return how many values that were first learned in (after, up_to] are erased by now."""
+
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
     ) -> Evicted | None:

@@ -11,8 +11,9 @@ The directory has a linear bandit with every kind of log row (learned values, co
 activation, changes of catalogue and configuration, an import), a forgetting one without features of
 actions, a small mlp with two training rounds, and one whose log lost its oldest rows. Three others
 have every kind of report: means, first rewards, and sums with windows that are closed and open.
-The directories of 0.1.0 and 0.2.0 have the first three bandits. That of 0.2.0-reports has all: the
-code of 0.2.0 made it with this script. Later releases have all.
+From the last one a person was erased.
+The directories of 0.1.0 and 0.2.0 have the first three bandits. Those of 0.2.0-reports, which the
+code of 0.2.0 made with this script, and of 0.3.0 have all but the last. Later releases have all.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "closing": PER_ACTION | {
         "rewards": {"aggregate": "sum", "reward_window_s": WINDOW_S, "default_reward": 0.25},
     },
+    "erased": PER_ACTION,
 }  # fmt: skip
 LASTING = [name for name in SPECS if name != "closing"]  # none of their windows closes on its own
 
@@ -220,6 +222,18 @@ def close(server: Recorded) -> None:
     server.activate("closing.2", "late")
 
 
+def erase(server: Recorded) -> None:
+    """Learn from two people, and erase one of them."""
+    server.create("erased")
+    for number in range(24):
+        unit = "alice" if number % 3 == 0 else "bob"
+        server.reward(server.select("erased", number, unit=unit), number * 5 % 9 / 8)
+    done = server.call("POST", "/erase", {"unit": "alice"})
+    assert done["decisions"] == 8, done
+    server.selects = [one for one in server.selects if one["body"].get("unit") != "alice"]
+    server.select("erased", 24, k=2, unit="bob")
+
+
 def open_windows(server: Recorded) -> None:
     """Leave windows open, of decisions with and without rewards."""
     decision_id = server.select("closing", 10)
@@ -280,6 +294,7 @@ def main(dest: Path) -> None:
         with serving(root) as server:
             fill(server)
             report(server)
+            erase(server)
             backup = [sys.executable, "-m", "service.cli", "backup", str(root), str(dest)]
             subprocess.run(backup, check=True)
             stored = len(server.selects)

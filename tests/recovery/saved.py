@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
-SUBSETS = ("0.1.0", "0.2.0")  # others have all of their kinds of bandits and reports, and more
+SUBSETS = (
+    "0.1.0",
+    "0.2.0",
+    "0.3.0",
+)  # others have all of their kinds of bandits and reports, and more
 
 
 def quick_or_slow(release: str) -> Any:

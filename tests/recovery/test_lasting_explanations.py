@@ -63,3 +63,21 @@ def test_limits_of_the_store_come_before_explanations(trained, rig):
     assert trained.stop() == 0
     done = bandexa("verify", trained.data_dir, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_decision_that_had_learned_from_an_erased_person_says_so(launch, rig):
+    node = launch("forgotten", environment={"BANDEXA_KEEP_SNAPSHOTS_H": "24"})
+    node.create("linear", rig.linear())
+    decisions: list[str] = []
+    for unit in ("bob", "alice", "bob"):
+        context = rig.context_of("linear", len(decisions))
+        body = {"bandit": "linear", "context": context, "unit": unit}
+        decisions.append(node.call("POST", "/select", body)["decision_id"])
+        node.call("POST", "/reward", {"decision_id": decisions[-1], "reward": 0.5})
+    assert node.call("POST", "/erase", {"unit": "alice"})["decisions"] == 1
+    before, _, behind = decisions
+    explained = node.call("GET", f"/bandits/linear/decisions/{before}")
+    assert explained["reproduced"]["score"], explained
+    explained = node.call("GET", f"/bandits/linear/decisions/{behind}")
+    assert (explained["explained"], explained["reproduced"]) == ("no", None)
+    assert explained["reason"] == "values that it had learned were erased since: 1"

@@ -149,6 +149,11 @@ class MemoryReader(View):
             num = sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
             return gone + num - sum(after < each <= up_to for each in held.erased)
 
+    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """See `LogReader.count_erased`."""
+        with self._reading() as contents:
+            return sum(after < each <= up_to for each in contents.of(bandit).erased)
+
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
     ) -> Evicted | None:

@@ -183,13 +183,20 @@ class StoreReader:
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
         """See `LogReader.count_learned`."""
         gone = self.trim(bandit).learned if after == 0 else 0
-        found = self._connection.execute(
-            "SELECT (SELECT count(*) FROM log WHERE bandit = ?1 AND position > ?2"
-            " AND position <= ?3 AND kind = ?4 AND before IS NULL)"
-            " - (SELECT count(*) FROM erased WHERE bandit = ?1 AND origin > ?2 AND origin <= ?3)",
+        (found,) = self._connection.execute(
+            "SELECT count(*) FROM log WHERE bandit = ? AND position > ?"
+            " AND position <= ? AND kind = ? AND before IS NULL",
             (bandit, after, up_to, KIND_LEARN),
         ).fetchone()
-        return gone + int(found[0])
+        return gone + int(found) - self.count_erased(bandit, after, up_to)
+
+    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
+        """See `LogReader.count_erased`."""
+        (found,) = self._connection.execute(
+            "SELECT count(*) FROM erased WHERE bandit = ? AND origin > ? AND origin <= ?",
+            (bandit, after, up_to),
+        ).fetchone()
+        return int(found)
 
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""

@@ -64,6 +64,9 @@ def test_rows_of_an_erased_unit_teach_nothing_and_the_hashes_stay(client, store,
         assert reader.hash_at(bandit.key, reader.head(bandit.key)) == log_hash
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == NUM - len(HERS)
         assert reader.count_learned(bandit.key, LogPosition(2), FAR) == NUM - len(HERS) - 1
+        assert reader.count_erased(bandit.key, LogPosition(0), FAR) == len(HERS)
+        assert reader.count_erased(bandit.key, LogPosition(2), LogPosition(NUM)) == 1
+        assert reader.count_erased(bandit.key, LogPosition(2), LogPosition(HERS[-1])) == 0
         assert reader.first_learned(bandit.key, 2) == 3
         assert [(mark.bandit, mark.first) for mark in reader.relearning()] == [(bandit.key, 2)]
         assert reader.erasures() == []
