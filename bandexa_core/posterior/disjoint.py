@@ -306,8 +306,13 @@ class DisjointPosterior:
 
     def from_own_sums(self) -> DisjointPosterior:
         """See `GaussianPosterior.from_own_sums`."""
-        sums = {slot: posterior.statistics() for slot, posterior in self._slots.items()}
-        return self.from_statistics(sums, self.config, dim=self.dim)
+        own = DisjointPosterior(self.dim, self.config)
+        own._slots = {
+            slot: posterior.from_own_sums()
+            for slot, posterior in self._slots.items()
+            if posterior.num_rows  # others are the prior
+        }
+        return own
 
     def _moments(
         self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.ids import ActionSlot, BanditUid, LogPosition, SnapshotVersion
-from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.ids import ActionId, ActionSlot, BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.model import ServingModel
 from bandexa_core.posterior.agreement import own_differences
 from bandexa_core.snapshots.manifest import Manifest
@@ -21,10 +22,14 @@ SPEC = BanditSpec(
     policy="linear_ts", context=ContextSpec(shape=(2,)), action_dim=2, seed=1,
     encoder=EncoderSpec(name="concat"),
 )  # fmt: skip
+PER_ACTION = replace(SPEC, encoder=EncoderSpec(name="per_action"))
+ACTION = np.ones(2, np.float32)
 
 
-def model() -> ServingModel:
-    return ServingModel(SPEC, BanditUid("uid"), EncoderRegistry(), Catalogue.empty(2))
+def model(spec: BanditSpec = SPEC) -> ServingModel:
+    change = CatalogueChange((ActionId("x"),), ACTION[None], np.ones(1, np.bool_))
+    catalogue, _ = Catalogue.empty(2).changed(change)
+    return ServingModel(spec, BanditUid("uid"), EncoderRegistry(), catalogue)
 
 
 def extreme() -> ServingModel:
@@ -32,43 +37,49 @@ def extreme() -> ServingModel:
     found, rng = model(), np.random.default_rng(0)
     policy: Any = found.policy
     for number in range(60):
-        context, action = rng.normal(size=2).astype(np.float32), np.ones(2, np.float32)
-        policy.learn(context, action, ActionSlot(0), None, 1e8 if number == 30 else 0.1)
+        context = rng.normal(size=2).astype(np.float32)
+        policy.learn(context, ACTION, ActionSlot(0), None, 1e8 if number == 30 else 0.1)
         if number == 30:
-            policy.learn(context, action, ActionSlot(0), 1e8, 0.1)
+            policy.learn(context, ACTION, ActionSlot(0), 1e8, 0.1)
     return found
 
 
-def manifest_of(num_rows: int) -> Manifest:
+def manifest_of(num_rows: int, spec: BanditSpec = SPEC) -> Manifest:
     return Manifest(
         version=SnapshotVersion(1), parent=None, bandit_uid=BanditUid("uid"),
-        position=LogPosition(1), log_hash="", spec_hash=SPEC.model_hash(), num_rows=num_rows,
-        epoch=1, encoder="concat", metrics={}, meta={"actions": []},
+        position=LogPosition(1), log_hash="", spec_hash=spec.model_hash(), num_rows=num_rows,
+        epoch=1, encoder=spec.encoder.name, metrics={}, meta={"actions": ["x"]},
     )  # fmt: skip
 
 
-def learned() -> ServingModel:
-    found, rng = model(), np.random.default_rng(1)
+def learned(spec: BanditSpec = SPEC) -> ServingModel:
+    found, rng = model(spec), np.random.default_rng(1)
     for _ in range(200):  # most are in the sums, some still wait
-        context, action = rng.normal(size=2).astype(np.float32), np.ones(2, np.float32)
-        found.policy.learn(context, action, ActionSlot(0), None, float(context[0]))
+        context = rng.normal(size=2).astype(np.float32)
+        found.policy.learn(context, ACTION, ActionSlot(0), None, float(context[0]))
     return found
 
 
-def test_sums_that_are_no_whole_sums_are_completed_and_rows_go_on_from_there() -> None:
-    """Products that are not symmetric, and a sum of squares that the others exceed."""
-    tensors = learned().tensors()
-    zz = tensors["posterior/zz"]
-    tensors["posterior/zz"] = np.triu(zz) + 0.999 * np.tril(zz, -1)
-    tensors["posterior/rr"] = 1e-3 * tensors["posterior/rr"]
-    taken = model()
-    fit(Adopted(manifest_of(200), tensors, {}), taken, is_own=False)
+@pytest.mark.parametrize("spec", [SPEC, PER_ACTION], ids=["joint", "per action"])
+@pytest.mark.parametrize("factor", [0.0, 0.999])
+def test_sums_that_are_no_whole_sums_are_completed_and_rows_go_on_from_there(
+    spec: BanditSpec, factor: float
+) -> None:
+    """Products that are not symmetric or zero, and a sum of squares that the others exceed."""
+    tensors = learned(spec).tensors()
+    where = "posterior/" if spec is SPEC else "posterior/0/"
+    zz = tensors[f"{where}zz"]
+    tensors[f"{where}zz"] = factor * np.triu(zz) + factor**2 * np.tril(zz, -1)
+    tensors[f"{where}rr"] = 1e-3 * tensors[f"{where}rr"]
+    taken = model(spec)
+    fit(Adopted(manifest_of(200, spec), tensors, {}), taken, is_own=False)
     policy: Any = taken.policy
     sums = policy.posterior.statistics()
-    assert np.array_equal(sums.zz, sums.zz.T)
+    joint = sums if spec is SPEC else sums[0]
+    assert np.array_equal(joint.zz, joint.zz.T)
     for number in range(20):
         context = np.array([number / 20, 1.0], np.float32)
-        policy.learn(context, np.ones(2, np.float32), ActionSlot(0), None, float(context[0]))
+        policy.learn(context, ACTION, ActionSlot(0), None, float(context[0]))
     assert max(own_differences(policy.posterior)[0].values()) < 1e-9
 
 
