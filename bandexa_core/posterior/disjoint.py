@@ -304,11 +304,11 @@ class DisjointPosterior:
             out[key] = tensor
         return out
 
-    def from_own_sums(self) -> DisjointPosterior:
+    def from_own_sums(self, *, mend: bool = False) -> DisjointPosterior:
         """See `GaussianPosterior.from_own_sums`."""
         own = DisjointPosterior(self.dim, self.config)
         own._slots = {
-            slot: posterior.from_own_sums()
+            slot: posterior.from_own_sums(mend=mend)
             for slot, posterior in self._slots.items()
             if posterior.num_rows  # others are the prior
         }

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from bandexa_core.posterior.blocks import learn_block
 from bandexa_core.posterior.config import PosteriorConfig
-from bandexa_core.posterior.factor import inverse_root
+from bandexa_core.posterior.factor import NotPositiveDefiniteError, inverse_root
 from bandexa_core.posterior.noise import noise_of_one
 from bandexa_core.posterior.panels import draw_panels
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
@@ -43,6 +43,7 @@ from bandexa_core.posterior.tensors import read_scalar, read_tensor
 # Learned rows and corrections after which mean, root and b are recomputed from the statistics.
 REFRESH_EVERY = 10_000
 _BLOCK_ROWS = 64
+NEARLY = 1e-3  # rescaled inputs can cancel digits of products down to this, by their size
 
 
 class GaussianPosterior:
@@ -127,17 +128,24 @@ class GaussianPosterior:
         posterior.refresh()
         return posterior
 
-    def from_own_sums(self) -> Self:
+    def from_own_sums(self, *, mend: bool = False) -> Self:
         """Return the posterior that the sums of this one give under the configured prior.
 
         Its `zz` is symmetric, and its sum of squares at least what the other sums allow: extreme
         rewards that were corrected leave a smaller one behind, by rounding.
+
+        Args:
+            mend: Whether `zz` is made positive semidefinite as well, where it is nearly so.
 
         Raises:
             NotPositiveDefiniteError: The sums come from no finite rows.
         """
         sums = self.statistics()
         sums.zz = 0.5 * (sums.zz + sums.zz.T)
+        if mend and not sums.is_semidefinite():
+            if not sums.is_semidefinite(NEARLY):
+                raise NotPositiveDefiniteError("products of features are not those of rows")
+            sums = sums.mended()
         own = self.from_statistics(sums, self.config)
         lacking = -own._squares()
         if lacking > 0.0:

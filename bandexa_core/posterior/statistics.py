@@ -105,18 +105,39 @@ class Statistics:
         other.zz, other.zr = 0.5 * (zz + zz.T), matrix_DD @ self.zr
         return other
 
+    def is_semidefinite(self, within: float = 0.0) -> bool:
+        """Whether `zz` is positive semidefinite, up to rounding of its factorisation.
+
+        `within`: by how much, with the diagonal scaled to 1, an eigenvalue may be negative.
+        """
+        scaled_DD, size_D = self._scaled()
+        if self.zz[size_D == 0.0].any():  # a feature that was always 0 has no products
+            return False
+        rounding = 4.0 * len(size_D) * np.finfo(float).eps
+        scaled_DD[np.diag_indices_from(scaled_DD)] += within + rounding
+        try:
+            np.linalg.cholesky(scaled_DD + np.diag(size_D == 0.0))
+        except np.linalg.LinAlgError:
+            return False
+        return True
+
     def mended(self) -> Statistics:
         """Return sums whose `zz` is positive semidefinite again, after rounding has changed it.
 
         Negative eigenvalues (with the diagonal scaled to 1) become zero.
         """
         other = self.copy()
-        size_D = np.sqrt(np.maximum(np.diagonal(self.zz), 0.0))
-        scale_D = np.divide(1.0, size_D, out=np.zeros_like(size_D), where=size_D > 0.0)
-        eigenvalues, vectors = np.linalg.eigh(self.zz * scale_D * scale_D[:, None])
+        scaled_DD, size_D = self._scaled()
+        eigenvalues, vectors = np.linalg.eigh(scaled_DD)
         half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0)) * size_D[:, None]
         other.zz = half @ half.T
         return other
+
+    def _scaled(self) -> tuple[FloatArray, FloatArray]:
+        """Return `zz` with its diagonal scaled to 1, and the sizes of the features, (D,)."""
+        size_D = np.sqrt(np.maximum(np.diagonal(self.zz), 0.0))
+        scale_D = np.divide(1.0, size_D, out=np.zeros_like(size_D), where=size_D > 0.0)
+        return self.zz * scale_D * scale_D[:, None], size_D
 
     def squares(self, mean_D: FloatArray) -> float:
         """Return the sum of squared errors of the predictions z.mean."""

@@ -122,7 +122,7 @@ def _refactorise(policy: LinearHead) -> None:
     loaded = policy.posterior
     try:
         with np.errstate(all="ignore"):
-            own = loaded.from_own_sums()
+            own = loaded.from_own_sums(mend=True)
             slots = differences_by_slot(own, loaded)
     except ValueError as error:
         raise InvalidRequest("body", f"the snapshot's posterior is none: {error}") from error

@@ -120,3 +120,21 @@ def test_wrong_shapes_are_refused():
         sums.merge(Statistics(3))
     with pytest.raises(ValueError, match="dim"):
         Statistics(0)
+
+
+def test_products_of_rows_are_semidefinite_and_others_are_not():
+    rng = np.random.default_rng(7)
+    z = rng.normal(size=(5, 4)) * [1e-3, 1.0, 1e6, 0.0]
+    sums = Statistics(6)
+    sums.add(np.column_stack([z, z[:, 1], z[:, 2]]), np.zeros(5))  # 3 of 6 features are free
+    assert sums.is_semidefinite()
+    values, vectors = np.linalg.eigh(np.cov(rng.normal(size=(4, 50))))
+    for least, within, expected in ((-1e-4, 1e-6, False), (-1e-4, 1e-3, True), (-1.0, 1e-3, False)):
+        other = Statistics(4)
+        other.zz = (vectors * [least, *values[1:]]) @ vectors.T
+        assert not other.is_semidefinite()
+        assert other.is_semidefinite(within) is expected
+        assert np.linalg.eigvalsh(other.mended().zz)[0] > -1e-12
+    other.zz = np.eye(4)
+    other.zz[3] = other.zz[:, 3] = [1.0, 0.0, 0.0, 0.0]  # of a feature that was always 0
+    assert not other.is_semidefinite(1e-3)

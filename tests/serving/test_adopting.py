@@ -83,6 +83,29 @@ def test_sums_that_are_no_whole_sums_are_completed_and_rows_go_on_from_there(
     assert max(own_differences(policy.posterior)[0].values()) < 1e-9
 
 
+@pytest.mark.parametrize("spec", [SPEC, PER_ACTION], ids=["joint", "per action"])
+def test_products_that_no_rows_have_are_mended_before_they_are_factorised(spec) -> None:
+    """A negative eigenvalue that the prior nearly hides would leave next to no digits."""
+    tensors = learned(spec).tensors()
+    where = "posterior/" if spec is SPEC else "posterior/0/"
+    zz = tensors[f"{where}zz"]
+    hidden = 1.0 - 1e-9  # of the prior's precision
+    eigenvalues, vectors = np.linalg.eigh(zz)
+    eigenvalues[0] = -hidden * spec.posterior_config().ridge
+    tensors[f"{where}zz"] = (vectors * eigenvalues) @ vectors.T
+    tensors[f"{where}waiting"] = tensors[f"{where}waiting"][:0]
+    taken = model(spec)
+    fit(Adopted(manifest_of(200, spec), tensors, {}), taken, is_own=False)
+    policy: Any = taken.policy
+    sums = policy.posterior.statistics()
+    joint = sums if spec is SPEC else sums[0]
+    assert np.linalg.eigvalsh(joint.zz)[0] > -1e-12 * eigenvalues[-1]
+    deviations = np.linalg.norm(
+        policy.posterior.root if spec is SPEC else policy.posterior.slot(0).root, axis=1
+    )
+    assert deviations.max() < 1.01 * spec.posterior_config().ridge ** -0.5, "at most the prior's"
+
+
 @pytest.mark.parametrize("factor", [1e20, 1e200])
 def test_sums_beyond_which_arithmetic_rounds_the_prior_away_are_refused(factor: float) -> None:
     tensors = learned().tensors()
