@@ -46,6 +46,9 @@ def verify(
     config: Annotated[
         Path | None, typer.Option(help="TOML file of the server, when it names own encoders.")
     ] = None,
+    snapshots: Annotated[
+        int, typer.Option(min=1, help="How many of a bandit's snapshots are compared, the newest.")
+    ] = 10,
     quiet: Quiet = False,
     json_file: JsonFile = None,
 ) -> None:
@@ -62,7 +65,11 @@ def verify(
         typer.echo(f"bandexa verify: {error}", err=True)
         raise typer.Exit(USAGE) from error
 
-    raise typer.Exit(check(settings, live=live, api_key=api_key, json_file=json_file, quiet=quiet))
+    raise typer.Exit(
+        check(
+            settings, live=live, api_key=api_key, most=snapshots, json_file=json_file, quiet=quiet
+        )
+    )  # fmt: skip
 
 
 def backup(

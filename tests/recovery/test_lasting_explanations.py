@@ -34,6 +34,15 @@ def test_every_decision_of_the_last_day_is_drawn_again(trained):
     assert len(listed) == ROUNDS + 1
 
 
+def test_verify_compares_the_newest_of_many_snapshots(trained):
+    every = bandexa("verify", trained.data_dir, "--quiet")
+    assert "snapshots were not compared" not in every.stdout
+    newest = bandexa("verify", trained.data_dir, "--quiet", "--snapshots", "2")
+    assert f"note: linear: {ROUNDS - 1} older snapshots were not compared" in newest.stdout
+    for done in (every, newest):
+        assert (done.returncode, "verdict: ok" in done.stdout) == (0, True), done.stdout
+
+
 def test_a_bound_in_bytes_comes_first(trained, launch, rig):
     node = launch("bounded", environment={
         "BANDEXA_KEEP_SNAPSHOTS_H": "24", "BANDEXA_KEEP_SNAPSHOTS_BYTES": "1",

@@ -36,11 +36,12 @@ from service.tools.verify.progress import Progress
 
 log = logging.getLogger(__name__)
 LIVE_TIMEOUT_S = 60.0
+MODELS = 10  # snapshots of a bandit; decisions of a day may refer to hundreds
 
 
 def verify(
     settings: Settings, *, live: str | None = None, api_key: str | None = None,
-    say: Say = lambda text: None,
+    most: int = MODELS, say: Say = lambda text: None,
 ) -> Report:  # fmt: skip
     """Check a data directory and, with `live`, the server that serves it.
 
@@ -48,6 +49,7 @@ def verify(
         settings: The data directory, own encoders and weights.
         live: Base URL of the server.
         api_key: Sent to it as bearer token.
+        most: How many snapshots of a bandit are compared, the newest: each may take a rebuild.
         say: Receives progress reports.
 
     Raises:
@@ -73,7 +75,7 @@ def verify(
                 records = reader.bandits()
                 audit.check_rows(records, report, say)
                 for record in records:
-                    _models(settings, reader, record, registry, report, say)
+                    _models(settings, reader, record, registry, report, most, say)
                 if live is not None:
                     _live(live, api_key, settings, history, reader, registry, report, say)
             except StoreUnreadable as error:
@@ -85,7 +87,7 @@ def verify(
 
 def _models(
     settings: Settings, reader: LogReader, record: BanditRecord, registry: EncoderRegistry,
-    report: Report, say: Say,
+    report: Report, most: int, say: Say,
 ) -> None:  # fmt: skip
     snapshots = SnapshotStore(settings.snapshots / record.uid)
     good = check_snapshots(reader, record, snapshots, report.check(record.name, "snapshots"))
@@ -93,8 +95,10 @@ def _models(
     if not good:
         check.problem("model: no snapshot is left that could be served")
         return
+    if older := len(good[:-most]):
+        check.notes.append(f"{older} older snapshots were not compared, see --snapshots")
     try:
-        ModelAudit(reader, record, registry, snapshots, check, say).audit(good)
+        ModelAudit(reader, record, registry, snapshots, check, say).audit(good[-most:])
     except StoreUnreadable:
         raise
     except LogTrimmed as error:
@@ -217,11 +221,12 @@ def show(report: Report, console: Console) -> None:
 
 def main(
     settings: Settings, *, live: str | None, api_key: str | None, json_file: Path | None,
-    quiet: bool,
+    quiet: bool, most: int = MODELS,
 ) -> int:  # fmt: skip
     """Run the command; returns its exit status: 0 ok, 1 a difference, 2 it cannot be read."""
     try:
-        report = verify(settings, live=live, api_key=api_key, say=Progress(quiet=quiet))
+        say = Progress(quiet=quiet)
+        report = verify(settings, live=live, api_key=api_key, most=most, say=say)
         if json_file is not None:
             json_file.write_text(json.dumps(report.to_json(), indent=2) + "\n")
     except (StoreError, OSError, ValueError) as error:
