@@ -28,6 +28,9 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 TICK_S = 0.1
 GIVE_UP_S = 1.0  # for a start to end in order after a signal; then the process ends as it is
+# Of an answer, in the kernel, for a client that does not read. Without it, the kernel takes some
+# megabytes of each, at milliseconds of the event loop.
+UNSENT_BYTES = 128 << 10
 LATER_S = 1  # after the grace time, requests are cancelled that do not notice a lost connection
 
 
@@ -195,6 +198,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux; connections have it from their listener
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:
         listener.bind((host, port))
     except OSError as error:

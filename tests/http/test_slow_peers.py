@@ -28,16 +28,28 @@ class Peers:
         self.server = server
         self._stack = contextlib.ExitStack()
 
-    def connect(self, sent: bytes = b"") -> socket.socket:
-        """Open a connection and send something."""
+    def connect(self, sent: bytes = b"", receives: int | None = None) -> socket.socket:
+        """Open a connection and send something; `receives`: the size of its receive buffer."""
         url = urlsplit(self.server.url)
-        peer = socket.create_connection((url.hostname or "", url.port or 0), timeout=20)
-        self._stack.enter_context(peer)
+        peer = self._stack.enter_context(socket.socket())
+        peer.settimeout(20)
+        if receives is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        peer.connect((url.hostname or "", url.port or 0))
         peer.sendall(sent)
         return peer
 
     def close(self) -> None:
         self._stack.close()
+
+    def num_queued(self, peer: socket.socket) -> int:
+        """Return how many bytes the kernel holds for a peer that has not received them."""
+        ports = [f":{address[1]:04X}" for address in (peer.getpeername(), peer.getsockname())]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[1].endswith(ports[0]) and columns[2].endswith(ports[1]):
+                return int(columns[4].partition(":")[0], 16)
+        return 0
 
     def num_files(self) -> int:
         """Return how many descriptors the server has."""
@@ -122,6 +134,20 @@ def test_an_endless_body_is_cut_after_its_answer(peers: Peers) -> None:
         return not open_ones
 
     poll(cut, "the end of both bodies")
+
+
+def test_the_kernel_takes_little_of_an_answer_that_nobody_reads(peers: Peers) -> None:
+    """It took more than a megabyte of each: the copy held the event loop, and memory."""
+    peer = peers.connect(receives=4096)
+    peer.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    queued: list[int] = []
+
+    def is_full() -> bool:
+        queued.append(peers.num_queued(peer))
+        return queued[-1] > 0 and queued[-3:] == queued[-1:] * 3
+
+    poll(is_full, "an answer that waits")
+    assert queued[-1] < 512 << 10
 
 
 def test_a_crowd_of_half_requests_does_not_lock_others_out(peers: Peers, strict: Server) -> None:
