@@ -58,7 +58,7 @@ pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs 
 bench: $(VENV)/.run  ## every figure with a target, in one table (wrk is used where it is installed)
 	$(BIN)/python -m benchmarks all --out bench-out
 
-proof: $(VENV)/.dev  ## more than an hour of kills, power loss, damage, hostile requests and load
+proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile requests and load
 	$(BIN)/python -m benchmarks faults --json bench-out/faults.json
 	$(BIN)/python -m benchmarks power_loss --json bench-out/power_loss.json
 	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
