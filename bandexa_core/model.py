@@ -21,6 +21,8 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.features.equal_rows import Groups
+from bandexa_core.features.scaling import InputScaling
+from bandexa_core.features.watch import BLOCK, InputWatch
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -30,6 +32,7 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
+from bandexa_core.log.first_rows import FirstRows
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import (
     CatalogueRow,
@@ -52,8 +55,18 @@ from bandexa_core.policies import (
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
-from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
+from bandexa_core.policies.schedule import (
+    EARLY_SCALINGS,
+    FIRST_ROUND,
+    MOST_EARLY,
+    ROWS_PER_RENEWAL,
+    SNAPSHOT_EVERY,
+    next_round,
+    optimizer_steps,
+)
+from bandexa_core.policies.standardizing import catalogue_scale
 from bandexa_core.randomness import keyed_rng, keyed_seed
+from bandexa_core.replay import LearnedRows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import (
     BanditSpec,
@@ -110,10 +123,24 @@ class ServingModel:
         self.progress = Progress()
         self.forgetting = Forgetting()
         self.frozen = False
+        self._first = FirstRows(self._num_first())
+        self._watch = InputWatch(self._scaling())
         self._set_catalogue(catalogue)
+
+    def _num_first(self) -> int:
+        """Return how many rows are noted for an early scaling: none where that takes long."""
+        policy = self.policy
+        early = isinstance(policy, LinearHead) and not policy.learns_features
+        if not early or policy.scaling is None or policy.encoder.feature_dim > MOST_EARLY:
+            return 0
+        return FIRST_ROUND - 1
+
+    def _scaling(self) -> InputScaling | None:
+        return self.policy.scaling if isinstance(self.policy, LinearHead) else None
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._judged: tuple[Catalogue, bool] | None = None  # whether these actions fit the scale
         self._changes: list[CatalogueChange] = []  # applied, and folded once they are needed
         self._parts = self.policy.action_parts(catalogue.features)
         self._parts_are_shared = False  # with candidates, or with another model
@@ -275,7 +302,7 @@ class ServingModel:
                 failed, the model is unchanged; otherwise it is at the row before.
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
-        first = group.rows[0]
+        first, before = group.rows[0], self.progress.num_learned
         assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:
             if z_ND is None:
@@ -291,6 +318,24 @@ class ServingModel:
                     self.position = row.position
         except Exception as error:
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
+        self._standardize_early(before)
+
+    def _standardize_early(self, before: int) -> None:
+        """Standardise the inputs by the first rows, where a group brings their number to a mark.
+
+        Between groups, because features of a group are computed together. Later on rounds do it.
+        """
+        learned, first = self.progress.num_learned, self._first
+        if not first.are_all or all(not before < mark <= learned for mark in EARLY_SCALINGS):
+            return
+        if len(first) != learned:
+            first.drop()
+            return
+        self.policy.refresh(
+            learned, self.enabled_features, first, self.row_weights, changed=True,
+            chunk=self.spec.training.rebuild_chunk,
+        )  # fmt: skip
+        self._use_scaling()
 
     def successor(
         self,
@@ -313,6 +358,7 @@ class ServingModel:
             make_policy(self.spec, self.uid, self.registry) if imports else self.policy.copy()
         )
         other._changes = list(self._changes)
+        other._watch, other._first = self._watch.copy(), self._first.copy()
         other.apply(group, load, z_ND)
         return other
 
@@ -346,7 +392,7 @@ class ServingModel:
         if not rows:
             return
         self.policy.learn_many(z_ND, [row.slot for row in rows], [row.after for row in rows])
-        self._count_learned(len(rows))
+        self._count_learned(rows)
         self.position = rows[-1].position
 
     def _apply(
@@ -360,7 +406,7 @@ class ServingModel:
         if isinstance(row, LearnRow):
             self._learn(row, z_1D)
             if row.before is None:
-                self._count_learned(1)
+                self._count_learned([row])
         elif isinstance(row, ErasedRow):
             pass
         elif isinstance(row, CatalogueRow):
@@ -377,10 +423,14 @@ class ServingModel:
     def _learn(self, row: LearnRow, z_1D: NDArray[np.float64] | None) -> None:
         weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
         self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight, z_1D)
+        if row.before is not None:
+            self._first.correct(row)
 
-    def _count_learned(self, num: int) -> None:
+    def _count_learned(self, rows: Sequence[LearnRow]) -> None:
         was = self.progress
-        self.progress = Progress(was.num_learned + num, was.trained_rows, was.inherited_rows)
+        self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
+        self._watch.see([row.context for row in rows])
+        self._first.learn(rows)
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.
@@ -433,6 +483,12 @@ class ServingModel:
         """Mark the present state as that of snapshot `version`, built at this position."""
         self.version = version
         self.base_position = self.position
+        self._first.drop()
+        self._use_scaling()
+
+    def _use_scaling(self) -> None:
+        """Take the policy's scaling, which is a new one."""
+        self._watch = InputWatch(self._scaling())
         self._set_catalogue(self.catalogue)
 
     # -- rounds -------------------------------------------------------------------------------
@@ -468,9 +524,48 @@ class ServingModel:
         """Whether a round trains an encoder."""
         return self.policy.learns_features
 
-    def refresh(self, num_learned: int) -> None:
-        """Rebuild the posterior from its statistics; see `Policy.refresh`."""
-        self.policy.refresh(num_learned, self.catalogue.features)
+    @property
+    def enabled_features(self) -> NDArray[np.float32]:
+        """The features of the enabled actions, (K, A)."""
+        catalogue = self.catalogue
+        return catalogue.features[catalogue.enabled_slots]
+
+    def refresh(self, num_learned: int, rows: LearnedRows | None = None) -> None:
+        """Rebuild the posterior, from its statistics or from the log; see `Policy.refresh`."""
+        self.policy.refresh(
+            num_learned, self.enabled_features, rows, self.row_weights,
+            changed=self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
+        )  # fmt: skip
+
+    @property
+    def reads_log(self) -> bool:
+        """Whether `refresh` reads the rows of the log now."""
+        policy, num_learned = self.policy, self.progress.num_learned
+        return isinstance(policy, LinearHead) and policy.scaling is not None and (
+            self._inputs_changed() or policy.scaling.is_old or policy.scaling_due(num_learned)
+        )
+
+    def _inputs_changed(self) -> bool:
+        """Whether contexts or actions have left the scale in use, and rows since it have grown.
+
+        A function of the snapshot and of the rows after it.
+        """
+        watch = self._watch
+        if watch.num_rows < max(BLOCK, self.progress.num_learned // ROWS_PER_RENEWAL):
+            return False
+        return watch.changed or self._actions_changed()
+
+    def _actions_changed(self) -> bool:
+        policy, catalogue = self.policy, self.catalogue
+        if not isinstance(policy, LinearHead) or not policy.encoder.uses_action:
+            return False
+        if policy.scaling is None or not policy.scaling.num_rows:
+            return False
+        if self._judged is None or self._judged[0] is not catalogue:
+            scale = catalogue_scale(self.enabled_features)
+            changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
+            self._judged = catalogue, bool(changed)
+        return self._judged[1]
 
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
@@ -478,10 +573,10 @@ class ServingModel:
             return True
         progress = self.progress
         if not self.learns_features:
-            return self.policy.scaling_due(progress.num_learned)
+            return self._inputs_changed() or self.policy.scaling_due(progress.num_learned)
         if not progress.may_train(progress.num_learned):
             return False
-        return progress.num_learned >= next_round(
+        return self._inputs_changed() or progress.num_learned >= next_round(
             progress.trained_rows, self.spec.training, self.spec.forgetting
         )
 
@@ -518,7 +613,7 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     low, high = model.spec.reward_range
     return TrainingRound(
         num_rows=num_learned,
-        actions=model.catalogue.features,
+        actions=model.enabled_features,
         steps=optimizer_steps(training, num_learned),
         batch_size=training.batch_size,
         lr=training.lr,

@@ -8,13 +8,16 @@ from bandexa_core.spec import ForgettingSpec, TrainingSpec
 
 FIRST_ROUND = 32
 MIN_GAP = 32
+# Learned rows at which a fixed map is standardised before its first round, by the model itself.
+EARLY_SCALINGS = (8, 16)
+MOST_EARLY = 256  # features: the factorisation of more holds the event loop for long
 GROWTH = 1.1
 STEPS = 100
 ROWS_PER_STEP = 50
 MAX_STEPS = 1000
 SNAPSHOT_EVERY = 10_000
-# Actions are standardised by the catalogue if it has this many, otherwise by the chosen actions.
-LEAST_ACTIONS = 2
+# Inputs that leave their scale renew it, but not before a hundredth of the rows is newer.
+ROWS_PER_RENEWAL = 100
 
 
 def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec) -> int:
