@@ -22,7 +22,7 @@ from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
-from bandexa_core.features.watch import BLOCK, InputWatch
+from bandexa_core.features.watch import BLOCK, Extremes, InputWatch
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -32,7 +32,6 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
-from bandexa_core.log.first_rows import FirstRows
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import (
     CatalogueRow,
@@ -56,9 +55,6 @@ from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import (
-    EARLY_SCALINGS,
-    FIRST_ROUND,
-    MOST_EARLY,
     ROWS_PER_RENEWAL,
     SNAPSHOT_EVERY,
     next_round,
@@ -123,24 +119,17 @@ class ServingModel:
         self.progress = Progress()
         self.forgetting = Forgetting()
         self.frozen = False
-        self._first = FirstRows(self._num_first())
-        self._watch = InputWatch(self._scaling())
+        self._watch = InputWatch(self._scaling(), Extremes())
         self._set_catalogue(catalogue)
-
-    def _num_first(self) -> int:
-        """Return how many rows are noted for an early scaling: none where that takes long."""
-        policy = self.policy
-        early = isinstance(policy, LinearHead) and not policy.learns_features
-        if not early or policy.scaling is None or policy.encoder.feature_dim > MOST_EARLY:
-            return 0
-        return FIRST_ROUND - 1
 
     def _scaling(self) -> InputScaling | None:
         return self.policy.scaling if isinstance(self.policy, LinearHead) else None
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._judged: tuple[Catalogue, bool] | None = None  # whether these actions fit the scale
+        # Whether these actions fit the scale, and one that does not.
+        self._judged: tuple[Catalogue, bool] | None = None
+        self._extreme: tuple[Catalogue, tuple[ActionId, int, float] | None] | None = None
         self._changes: list[CatalogueChange] = []  # applied, and folded once they are needed
         self._parts = self.policy.action_parts(catalogue.features)
         self._parts_are_shared = False  # with candidates, or with another model
@@ -302,7 +291,7 @@ class ServingModel:
                 failed, the model is unchanged; otherwise it is at the row before.
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
-        first, before = group.rows[0], self.progress.num_learned
+        first = group.rows[0]
         assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:
             if z_ND is None:
@@ -318,24 +307,6 @@ class ServingModel:
                     self.position = row.position
         except Exception as error:
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
-        self._standardize_early(before)
-
-    def _standardize_early(self, before: int) -> None:
-        """Standardise the inputs by the first rows, where a group brings their number to a mark.
-
-        Between groups, because features of a group are computed together. Later on rounds do it.
-        """
-        learned, first = self.progress.num_learned, self._first
-        if not first.are_all or all(not before < mark <= learned for mark in EARLY_SCALINGS):
-            return
-        if len(first) != learned:
-            first.drop()
-            return
-        self.policy.refresh(
-            learned, self.enabled_features, first, self.row_weights, changed=True,
-            chunk=self.spec.training.rebuild_chunk,
-        )  # fmt: skip
-        self._use_scaling()
 
     def successor(
         self,
@@ -358,7 +329,7 @@ class ServingModel:
             make_policy(self.spec, self.uid, self.registry) if imports else self.policy.copy()
         )
         other._changes = list(self._changes)
-        other._watch, other._first = self._watch.copy(), self._first.copy()
+        other._watch = self._watch.copy()
         other.apply(group, load, z_ND)
         return other
 
@@ -423,14 +394,11 @@ class ServingModel:
     def _learn(self, row: LearnRow, z_1D: NDArray[np.float64] | None) -> None:
         weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
         self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight, z_1D)
-        if row.before is not None:
-            self._first.correct(row)
 
     def _count_learned(self, rows: Sequence[LearnRow]) -> None:
         was = self.progress
         self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
         self._watch.see([row.context for row in rows])
-        self._first.learn(rows)
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.
@@ -483,12 +451,7 @@ class ServingModel:
         """Mark the present state as that of snapshot `version`, built at this position."""
         self.version = version
         self.base_position = self.position
-        self._first.drop()
-        self._use_scaling()
-
-    def _use_scaling(self) -> None:
-        """Take the policy's scaling, which is a new one."""
-        self._watch = InputWatch(self._scaling())
+        self._watch = InputWatch(self._scaling(), self._watch.extremes)
         self._set_catalogue(self.catalogue)
 
     # -- rounds -------------------------------------------------------------------------------
@@ -537,12 +500,13 @@ class ServingModel:
             changed=self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
         )  # fmt: skip
 
-    @property
-    def reads_log(self) -> bool:
+    def reads_log(self, num_learned: int) -> bool:
         """Whether `refresh` reads the rows of the log now."""
-        policy, num_learned = self.policy, self.progress.num_learned
-        return isinstance(policy, LinearHead) and policy.scaling is not None and (
-            self._inputs_changed() or policy.scaling.is_old or policy.scaling_due(num_learned)
+        policy = self.policy
+        return (
+            isinstance(policy, LinearHead)
+            and policy.scaling is not None
+            and (self._inputs_changed() or policy.scaling.is_old or policy.scaling_due(num_learned))
         )
 
     def _inputs_changed(self) -> bool:
@@ -554,6 +518,30 @@ class ServingModel:
         if watch.num_rows < max(BLOCK, self.progress.num_learned // ROWS_PER_RENEWAL):
             return False
         return watch.changed or self._actions_changed()
+
+    @property
+    def extremes(self) -> Extremes:
+        """The extreme values of contexts since the server's start."""
+        return self._watch.extremes
+
+    def follow_on(self, other: ServingModel) -> None:
+        """Continue the counts of extreme values of the model that this one replaces."""
+        self._watch.extremes = other._watch.extremes
+
+    def extreme_action(self) -> tuple[ActionId, int, float] | None:
+        """Return an enabled action with an extreme feature, its index and value; None without."""
+        scaling, catalogue = self._scaling(), self.catalogue
+        if scaling is None or not scaling.num_rows:
+            return None
+        if self._extreme is None or self._extreme[0] is not catalogue:
+            found, features = None, self.enabled_features
+            places = np.argwhere(scaling.a.is_extreme(features))
+            if len(places):
+                action, feature = (int(place) for place in places[0])
+                name = catalogue.ids[catalogue.enabled_slots[action]]
+                found = name, feature, float(features[action, feature])
+            self._extreme = catalogue, found
+        return self._extreme[1]
 
     def _actions_changed(self) -> bool:
         policy, catalogue = self.policy, self.catalogue

@@ -128,7 +128,8 @@ class InProcessClient:
             )
             model.progress = Progress(learned, learned)
         else:
-            model.refresh(learned, _Learned(self._replay))
+            rows = _Learned(self._replay) if model.reads_log(learned) else None
+            model.refresh(learned, rows)
         model.rebased(SnapshotVersion(model.version + 1))
         return Training("served", True, model.version, model.position, metrics)
 

@@ -61,6 +61,13 @@ class Scale:
             width = self.std * self.bound
             return self.mean - width, self.mean + width
 
+    def is_extreme(self, raw_NF: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Return which values (N, F) are further away than values of their features ever are."""
+        with np.errstate(over="ignore"):
+            size = np.abs(raw_NF.astype(np.float64) - self.mean) / self.std
+        extreme: NDArray[np.bool_] = (size > FAR * BOUND) & (self.bound == BOUND)
+        return extreme
+
     def of_moments(self, mean_F: Array64, std_F: Array64) -> Scale:
         """Return the scale of raw values, given plain moments of values under this scale."""
         mean, std, varies = _safe(self.mean + self.std * mean_F, self.std * std_F)
@@ -71,10 +78,7 @@ class Scale:
     def where(self, mask: NDArray[np.bool_], other: Scale) -> Scale:
         """Return this scale with the features of `mask` taken from `other`."""
         return Scale(
-            *(
-                np.where(mask, getattr(other, name), getattr(self, name))
-                for name in Scale.__slots__
-            )
+            *(np.where(mask, getattr(other, name), getattr(self, name)) for name in Scale.__slots__)
         )
 
     def outdated_by(self, other: Scale) -> NDArray[np.bool_]:
@@ -89,14 +93,16 @@ class Scale:
         differs = (larger > 2.0 * np.minimum(self.std, other.std)) | (
             np.abs(self.mean - other.mean) > larger
         )
-        return varies & (differs | ~known)
+        outdated: NDArray[np.bool_] = varies & (differs | ~known)
+        return outdated
 
 
 def scale_of(rows_NF: NDArray[np.generic], weights_N: Array64 | None = None) -> Scale | None:
     """Return the scale of rows (N, F) with weights (N,) (None: all 1); None without any weight."""
     values = rows_NF.astype(np.float64)
     weights = np.ones(len(values)) if weights_N is None else weights_N
-    values, weights = values[weights > 0.0], weights[weights > 0.0]
+    counts = (weights > 0.0) & np.isfinite(values).all(axis=1)
+    values, weights = values[counts], weights[counts]
     if not len(values):
         return None
     shares_N = weights / weights.sum()
@@ -115,9 +121,7 @@ def scale_of(rows_NF: NDArray[np.generic], weights_N: Array64 | None = None) -> 
     return Scale(mean, std, bound, far, clipped)
 
 
-def scale_now(
-    rows_NF: NDArray[np.generic], weights_N: Array64 | None, newest: int
-) -> Scale | None:
+def scale_now(rows_NF: NDArray[np.generic], weights_N: Array64 | None, newest: int) -> Scale | None:
     """Return the scale of rows in the order of time, for rows like the `newest` last ones.
 
     Where these lie further from the mean than the deviation explains, their distance is the
@@ -138,15 +142,17 @@ def scale_now(
     live = np.where(was_constant, away > 0.0, True)
     with np.errstate(over="ignore", invalid="ignore"):
         std = np.sqrt((away**2).sum(axis=0) / live.sum(axis=0))
-    grown = (last.bound != CONSTANT_BOUND) & np.isfinite(std) & (was_constant | (std > RECENT * whole.std))
+    grown = (
+        (last.bound != CONSTANT_BOUND)
+        & np.isfinite(std)
+        & (was_constant | (std > RECENT * whole.std))
+    )
     size, bound = len(mean), np.full(len(mean), BOUND)
     newer = Scale(mean, np.where(grown, std, 1.0), bound, np.full(size, NEVER), np.zeros(size))
     return whole.where(grown, newer)
 
 
-def _moments(
-    values_NF: Array64, shares: Array64
-) -> tuple[Array64, Array64, NDArray[np.bool_]]:
+def _moments(values_NF: Array64, shares: Array64) -> tuple[Array64, Array64, NDArray[np.bool_]]:
     """Return mean, deviation and whether it varies, by the shares (N, F) or (N, 1) of the rows."""
     mean_F = (shares * values_NF).sum(axis=0)
     with np.errstate(over="ignore"):
@@ -180,7 +186,7 @@ def _spread(values_NF: Array64, shares_N: Array64) -> tuple[Array64, Array64]:
 
 
 def _ordered(values_NF: Array64, shares_N: Array64) -> tuple[Array64, Array64]:
-    """Return the values of each feature in order, and the sums of their shares, (N, F) or (N, 1)."""
+    """Return the values of each feature in order, and their summed shares, (N, F) or (N, 1)."""
     if (shares_N == shares_N[0]).all():
         return np.sort(values_NF, axis=0), np.cumsum(shares_N)[:, None]
     order = np.argsort(values_NF, axis=0, kind="stable")
@@ -189,5 +195,7 @@ def _ordered(values_NF: Array64, shares_N: Array64) -> tuple[Array64, Array64]:
 
 def _at(ordered_NF: Array64, sums: Array64, share: float) -> Array64:
     """Return the first value of each feature up to which there is at least `share`, (F,)."""
-    first = np.minimum((sums < share - 1e-12).sum(axis=0), len(ordered_NF) - 1)
-    return ordered_NF[np.broadcast_to(first, ordered_NF.shape[1]), np.arange(ordered_NF.shape[1])]
+    num, size = ordered_NF.shape
+    first = np.minimum((sums < share - 1e-12).sum(axis=0), num - 1)
+    values: Array64 = ordered_NF[np.broadcast_to(first, size), np.arange(size)]
+    return values

@@ -10,7 +10,7 @@ from bandexa_core.features.robust import LEAST_DEVIATION, Scale
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.protocol import RowWeights
-from bandexa_core.policies.schedule import EARLY_SCALINGS
+from bandexa_core.policies.schedule import FIRST_SCALING
 from bandexa_core.policies.standardizing import InputRows, catalogue_scale, scanned_inputs
 from bandexa_core.posterior import (
     DisjointPosterior,
@@ -59,11 +59,14 @@ class LinearTS(LinearHead):
             super().refresh(num_rows, actions_KA)
             return
         inputs = None if rows is None else scanned_inputs(rows, chunk, weights, num_rows)
-        x, a = self._scales(inputs, actions_KA)
-        renewed = scaling.updated(num_rows, x, a)
+        renewed = scaling.updated(num_rows, *self._scales(inputs, actions_KA))
         if rows is not None and rows.are_all:
             self.scaling = renewed
-            self.rebuild(rows, chunk, weights)
+            try:
+                self.rebuild(rows, chunk, weights)
+            except Exception:
+                self.scaling = scaling
+                raise
         else:
             self.rescale(renewed)
 
@@ -74,7 +77,7 @@ class LinearTS(LinearHead):
 
         Sums contain mean and deviation of every input. They are used where the log has no rows.
         """
-        if inputs is not None and len(inputs.actions) >= EARLY_SCALINGS[0]:
+        if inputs is not None and len(inputs.actions) >= FIRST_SCALING:
             x, a = inputs.scale(of_context=True), inputs.scale(of_context=False)
         else:
             x, a = self._scales_of_sums()
@@ -123,4 +126,3 @@ class LinearTS(LinearHead):
             dim = self.encoder.feature_dim
             return DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         return GaussianPosterior.from_statistics(by_slot[0], self.config)
-

@@ -8,9 +8,7 @@ from bandexa_core.spec import ForgettingSpec, TrainingSpec
 
 FIRST_ROUND = 32
 MIN_GAP = 32
-# Learned rows at which a fixed map is standardised before its first round, by the model itself.
-EARLY_SCALINGS = (8, 16)
-MOST_EARLY = 256  # features: the factorisation of more holds the event loop for long
+FIRST_SCALING = 8  # of a fixed map; a learned encoder is standardised in its first round
 GROWTH = 1.1
 STEPS = 100
 ROWS_PER_STEP = 50
@@ -38,7 +36,7 @@ def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec
 
 def next_scaling(scaled_rows: int) -> int:
     """Return the number of rows at which input scaling is computed again: twice as many."""
-    return max(FIRST_ROUND, 2 * scaled_rows)
+    return max(FIRST_SCALING, 2 * scaled_rows)
 
 
 def optimizer_steps(spec: TrainingSpec, num_rows: int) -> int:

@@ -43,7 +43,6 @@ class InputRows(NamedTuple):
         return scale_now(values, self.weights, self.newest if of_context else 0)
 
 
-
 def scanned_inputs(
     rows: LearnedRows, chunk: int, weights: RowWeights | None, seed: int
 ) -> InputRows | None:

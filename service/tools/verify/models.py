@@ -23,6 +23,7 @@ from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.findings import Check, Say
 from service.store.loading import catalogue_of
+from service.store.logged_rows import LoggedRows, learned_rows
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import (
@@ -31,7 +32,7 @@ from service.tools.verify.comparison import (
     compare_models,
     compare_with_sums,
 )
-from service.tools.verify.logged_rows import LoggedRows
+from service.training.messages import LOG_ROWS
 
 GROUPS_PER_LINE = 64
 
@@ -119,7 +120,7 @@ class ModelAudit:
         if parent is None:
             self._check.notes.append(
                 f"snapshot {version} cannot be compared with {self._since}: it has another input"
-                " scaling or encoder, and its parent snapshot was pruned"
+                " scaling or encoder, and its parent snapshot was pruned or rows have left the log"
             )
         else:
             compare_models(self._check, what, parent, found)
@@ -239,10 +240,19 @@ class ModelAudit:
         parent = self._load(before.version)
         if parent is None or not isinstance(parent.policy, LinearTS):
             return None
-        self.apply(parent, LogPosition(manifest.position))
-        parent.refresh(parent.progress.num_learned)
+        position = LogPosition(manifest.position)
+        self.apply(parent, position)
         assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
         first, second = parent.policy.scaling, found.policy.scaling
+        if second is not None and second.is_old:  # by rules that are no longer here
+            parent.policy.rescale(second)
+            return parent
+        num_learned = parent.progress.num_learned
+        rows = learned_rows(self._reader, self._record, position, num_learned)
+        if parent.reads_log(num_learned) and len(rows) != manifest.metrics.get(LOG_ROWS, 0.0):
+            return None  # rows have left the log since
+        parent.refresh(num_learned, rows)
+        first = parent.policy.scaling
         if first is not None and second is not None:
             for name, tensor in first.tensors().items():
                 difference = relative_difference(tensor, second.tensors()[name], 0.0)
