@@ -208,7 +208,7 @@ def test_collinear_features_far_from_zero_still_give_a_posterior(make, learn_all
 
 def test_it_is_so_again_at_the_next_doubling(wide, rows_for, refreshed, learn_all):
     """Rows learned under the first scaling and under the second count alike."""
-    first, second = rows_for(wide), _rescaled(rows_for(wide, 60, seed=1), 3.0, -2.0)
+    first, second = rows_for(wide), _rescaled(rows_for(wide, 60, seed=1), 2.0, -1.0)
     policy = refreshed(wide, first)
     before = policy.scaling
     learn_all(policy, second)
@@ -292,9 +292,9 @@ def test_else_by_those_that_were_chosen(make_rows, refreshed, candidates_of, num
 def test_a_scaling_is_due_at_doublings_and_only_then_changes(make, make_rows, learn_all):
     policy = make("concat")
     learn_all(policy, make_rows(NUM))
-    for num, due in ((31, False), (32, True)):
+    for num, due in ((7, False), (8, True)):
         assert policy.scaling_due(num) == due
-    policy.refresh(31, NOTHING)
+    policy.refresh(7, NOTHING)
     assert policy.scaling.num_rows == 0
     policy.refresh(50, NOTHING)
     for num, due in ((50, False), (99, False), (100, True)):
