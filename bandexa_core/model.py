@@ -493,11 +493,16 @@ class ServingModel:
         catalogue = self.catalogue
         return catalogue.features[catalogue.enabled_slots]
 
-    def refresh(self, num_learned: int, rows: LearnedRows | None = None) -> None:
-        """Rebuild the posterior, from its statistics or from the log; see `Policy.refresh`."""
+    def refresh(
+        self, num_learned: int, rows: LearnedRows | None = None, *, renew: bool = False
+    ) -> None:
+        """Rebuild the posterior, from its statistics or from the log; see `Policy.refresh`.
+
+        `renew`: standardise the inputs anew, due or not.
+        """
         self.policy.refresh(
             num_learned, self.enabled_features, rows, self.row_weights,
-            changed=self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
+            changed=renew or self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
         )  # fmt: skip
 
     def reads_log(self, num_learned: int) -> bool:

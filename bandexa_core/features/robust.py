@@ -137,18 +137,20 @@ def scale_now(rows_NF: NDArray[np.generic], weights_N: Array64 | None, newest: i
         return whole
     was_constant = before.bound == CONSTANT_BOUND
     mean = np.where(was_constant, before.mean, whole.mean)
-    low, high = last.limits()
-    away = np.abs(np.clip(values[-newest:], low, high) - mean)
-    live = np.where(was_constant, away > 0.0, True)
-    with np.errstate(over="ignore", invalid="ignore"):
-        std = np.sqrt((away**2).sum(axis=0) / live.sum(axis=0))
-    grown = (
-        (last.bound != CONSTANT_BOUND)
-        & np.isfinite(std)
-        & (was_constant | (std > RECENT * whole.std))
+    away = np.abs(values[-newest:] - mean)
+    known = np.abs(values[-newest:] - last.mean) <= last.bound * last.std
+    with np.errstate(over="ignore"):
+        std = np.sqrt((np.where(known, away, 0.0) ** 2).sum(axis=0) / known.sum(axis=0))
+    grown = (last.bound != CONSTANT_BOUND) & (was_constant | (std > RECENT * whole.std))
+    for feature in np.flatnonzero(grown & was_constant):
+        live = away[:, feature][away[:, feature] > 0.0]
+        inner = np.minimum(live, FENCE * np.median(live))
+        std[feature] = np.sqrt(np.mean(inner**2))
+    grown &= np.isfinite(std) & (std > 0.0)
+    size = len(mean)
+    newer = Scale(
+        mean, np.where(grown, std, 1.0), np.full(size, BOUND), np.full(size, NEVER), np.zeros(size)
     )
-    size, bound = len(mean), np.full(len(mean), BOUND)
-    newer = Scale(mean, np.where(grown, std, 1.0), bound, np.full(size, NEVER), np.zeros(size))
     return whole.where(grown, newer)
 
 

@@ -187,7 +187,8 @@ def test_the_size_of_the_chunks_it_is_read_in_does_not_matter(
     policy.train(fill_replay(rows), {}, plan(num_rows=100, steps=1, rebuild_chunk=chunk))
     for found, inputs in (("x", rows.contexts), ("a", rows.actions)):
         wide = inputs.astype(np.float64)
-        mean, std = (getattr(policy.scaling, f"{found}_{kind}") for kind in ("mean", "std"))
+        scale = getattr(policy.scaling, found)
+        mean, std = scale.mean, scale.std
         np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(std, wide.std(axis=0), rtol=1e-9)
 

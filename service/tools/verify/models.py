@@ -104,6 +104,8 @@ class ModelAudit:
             self._compare_rebuilt(manifest, found)
             self._carry(found, version)
             return
+        if LOG_ROWS in manifest.metrics:
+            self._compare_standardised(manifest, found)
         carried = self._carried
         if carried is None:
             if manifest.position == 0:
@@ -213,6 +215,32 @@ class ModelAudit:
         compare_models(self._check, what, expected, found)
         self._rebuilt.append(str(manifest.version))
 
+    def _compare_standardised(self, manifest: Manifest, found: ServingModel) -> None:
+        """Check a linear model whose round read the log against another reading of it."""
+        position, num_learned = LogPosition(manifest.position), found.progress.num_learned
+        rows = learned_rows(self._reader, self._record, position, num_learned)
+        expected = self._load(manifest.version)
+        if expected is None or not rows.are_all or len(rows) != manifest.metrics[LOG_ROWS]:
+            return
+        expected.refresh(num_learned, rows, renew=True)
+        self._compare_scaling(manifest, expected, found)
+        compare_models(
+            self._check, f"snapshot {manifest.version} against its rows", expected, found
+        )
+
+    def _compare_scaling(
+        self, manifest: Manifest, expected: ServingModel, found: ServingModel
+    ) -> None:
+        assert isinstance(expected.policy, LinearTS), "a bandit's policy never changes"
+        assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
+        first, second = expected.policy.scaling, found.policy.scaling
+        if first is None or second is None:
+            return
+        for name, tensor in first.tensors().items():
+            difference = relative_difference(tensor, second.tensors()[name], 0.0)
+            what = f"snapshot {manifest.version}: input scaling, {name}"
+            self._check.differs(difference, EXACT, what)
+
     def _may_evict(self, found: ServingModel, num_rows: int) -> bool:
         """Whether a replay may have held so few rows: its capacity is, or was, limited."""
         knobs = found.spec.replay
@@ -243,21 +271,16 @@ class ModelAudit:
         position = LogPosition(manifest.position)
         self.apply(parent, position)
         assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
-        first, second = parent.policy.scaling, found.policy.scaling
-        if second is not None and second.is_old:  # by rules that are no longer here
-            parent.policy.rescale(second)
+        scaling = found.policy.scaling
+        if scaling is not None and scaling.is_old:  # by a rule of an earlier release
+            parent.policy.rescale(scaling)
             return parent
         num_learned = parent.progress.num_learned
         rows = learned_rows(self._reader, self._record, position, num_learned)
         if parent.reads_log(num_learned) and len(rows) != manifest.metrics.get(LOG_ROWS, 0.0):
             return None  # rows have left the log since
         parent.refresh(num_learned, rows)
-        first = parent.policy.scaling
-        if first is not None and second is not None:
-            for name, tensor in first.tensors().items():
-                difference = relative_difference(tensor, second.tensors()[name], 0.0)
-                what = f"snapshot {manifest.version}: input scaling, {name}"
-                self._check.differs(difference, EXACT, what)
+        self._compare_scaling(manifest, parent, found)
         return parent
 
 
