@@ -1,17 +1,17 @@
 """Extreme inputs: the regret of disturbed runs over that of the same runs without the disturbance.
 
-A reward is linear in the elementwise product of context and action features, with noise. Four
+A reward is linear in the elementwise product of context and action features, with noise. The
 disturbances touch what the bandit is told and leave the rewards as they are: one context value of
 1e6; an action with a feature of 1e6 that is retired after 40 decisions; -999 for a missing value in
-5 % of the rows (0, the mean, in the run without); and a column that is constant until row 1,200.
-Runs are in process.
+5 % of the rows (0, the mean, in the run without); a spare column that is 0 until row 1,200 and then
+of the size of 100 (0 for ever in the run without), and a column that is 0 until then and begins to
+matter, with values of the size of 30 (of 1 in the run without). Runs are in process.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -118,7 +118,7 @@ def regret(scene: str, policy: str, seed: int, horizon: int, *, disturbed: bool)
 
 def main(argv: Sequence[str]) -> int:
     """Play the scenes and print the ratios; returns 0."""
-    parser = arguments("extreme_inputs", __doc__)
+    parser = arguments("outliers", __doc__)
     parser.add_argument("--scenes", nargs="*", choices=SCENES, default=list(SCENES))
     parser.add_argument("--policies", nargs="*", choices=list(POLICIES), default=list(POLICIES))
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
@@ -144,9 +144,5 @@ def main(argv: Sequence[str]) -> int:
                 f"| {scene} | {policy} | {without:.1f} | {disturbed_sum:.1f} |"
                 f" {disturbed_sum / without:.2f} |", flush=True,
             )  # fmt: skip
-    write("extreme_inputs", results, given.json, wall_s=time.perf_counter() - started)
+    write("outliers", results, given.json, wall_s=time.perf_counter() - started)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
