@@ -143,9 +143,9 @@ class InputScaling:
 def _scaled(raw_NF: NDArray[Any], scale: Scale) -> Array64:
     with np.errstate(over="ignore"):  # a deviation may be tiny and the next value huge
         scaled: Array64 = (raw_NF - scale.mean) / scale.std
-    if (np.abs(scaled) <= scale.bound).all():
-        return scaled
     size = np.abs(scaled)
+    if np.logical_and.reduce(size <= scale.bound, axis=None):  # `all` takes 1 us longer
+        return scaled
     live = (scale.bound == CONSTANT_BOUND) & (size > CONSTANT_BOUND)
     grown = np.minimum(1.0 + np.log(size, out=np.zeros_like(size), where=live), LIVE_BOUND)
     bounded = np.where(live, grown, np.minimum(size, scale.bound))

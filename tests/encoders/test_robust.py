@@ -110,6 +110,16 @@ def test_a_feature_that_changes_its_unit_is_scaled_by_its_newest_rows():
     assert found.std[0] == pytest.approx(np.mean(values[-256:] ** 2) ** 0.5, rel=0.02)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1])
+def test_codes_for_missing_among_the_newest_rows_change_nothing(share):
+    rng = np.random.default_rng(6)
+    values = np.where(rng.random(NUM) < share, -999.0, rng.normal(size=NUM))
+    found, whole = scale_now(_column(values), None, 250), scale_of(_column(values))
+    assert found is not None
+    assert whole is not None
+    assert (found.mean[0], found.std[0], found.far[0]) == (whole.mean[0], whole.std[0], 30.0)
+
+
 @pytest.mark.parametrize("name", _ordinary())
 def test_newest_rows_like_the_others_change_nothing(name):
     values = _ordinary()[name]
