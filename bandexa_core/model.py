@@ -60,7 +60,7 @@ from bandexa_core.policies.schedule import (
     next_round,
     optimizer_steps,
 )
-from bandexa_core.policies.standardizing import catalogue_scale
+from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.randomness import keyed_rng, keyed_seed
 from bandexa_core.replay import LearnedRows
 from bandexa_core.snapshots.store import Snapshot
@@ -555,7 +555,7 @@ class ServingModel:
         if policy.scaling is None or not policy.scaling.num_rows:
             return False
         if self._judged is None or self._judged[0] is not catalogue:
-            scale = catalogue_scale(self.enabled_features)
+            scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])
             changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
             self._judged = catalogue, bool(changed)
         return self._judged[1]

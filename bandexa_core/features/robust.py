@@ -169,7 +169,7 @@ def _safe(mean_F: Array64, std_F: Array64) -> tuple[Array64, Array64, NDArray[np
 
 
 def _spread(values_NF: Array64, shares_N: Array64) -> tuple[Array64, Array64]:
-    """Return median and spread of each feature, (F,); inf where there is no limit to it.
+    """Return median and spread of each feature, (F,); the spread of a constant one is 0.
 
     The spread is the distance of the quartiles, in deviations of a normal distribution. Where half
     of the rows or more have one value, it is that of a quarter of the others: of a binary or

@@ -81,6 +81,11 @@ def drawn_inputs(
     return _joined(parts, None, newest)
 
 
+def spaced(actions: NDArray[Any]) -> NDArray[Any]:
+    """Return evenly spaced elements of an array, `MOST_ACTIONS` at most."""
+    return actions[:: max(1, -(-len(actions) // MOST_ACTIONS))]
+
+
 def catalogue_scale(enabled_KA: NDArray[np.float32]) -> Scale | None:
     """Return the scale of enabled actions (K, A), by evenly spaced ones where they are many.
 
@@ -88,7 +93,7 @@ def catalogue_scale(enabled_KA: NDArray[np.float32]) -> Scale | None:
     """
     if len(enabled_KA) < LEAST_ACTIONS:
         return None
-    return scale_of(enabled_KA[:: -(-len(enabled_KA) // MOST_ACTIONS)])
+    return scale_of(spaced(enabled_KA))
 
 
 def _most(rows: Rows) -> int:
