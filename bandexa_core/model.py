@@ -21,6 +21,8 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.features.equal_rows import Groups
+from bandexa_core.features.scaling import InputScaling
+from bandexa_core.features.watch import BLOCK, Extremes, InputWatch
 from bandexa_core.ids import (
     INLINE_SLOT,
     ActionId,
@@ -52,8 +54,15 @@ from bandexa_core.policies import (
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
-from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round, optimizer_steps
+from bandexa_core.policies.schedule import (
+    ROWS_PER_RENEWAL,
+    SNAPSHOT_EVERY,
+    next_round,
+    optimizer_steps,
+)
+from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.randomness import keyed_rng, keyed_seed
+from bandexa_core.replay import LearnedRows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import (
     BanditSpec,
@@ -110,10 +119,17 @@ class ServingModel:
         self.progress = Progress()
         self.forgetting = Forgetting()
         self.frozen = False
+        self._watch = InputWatch(self._scaling(), Extremes())
         self._set_catalogue(catalogue)
+
+    def _scaling(self) -> InputScaling | None:
+        return self.policy.scaling if isinstance(self.policy, LinearHead) else None
 
     def _set_catalogue(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        # Whether these actions fit the scale, and one that does not.
+        self._judged: tuple[Catalogue, bool] | None = None
+        self._extreme: tuple[Catalogue, tuple[ActionId, int, float] | None] | None = None
         self._changes: list[CatalogueChange] = []  # applied, and folded once they are needed
         self._parts = self.policy.action_parts(catalogue.features)
         self._parts_are_shared = False  # with candidates, or with another model
@@ -313,6 +329,7 @@ class ServingModel:
             make_policy(self.spec, self.uid, self.registry) if imports else self.policy.copy()
         )
         other._changes = list(self._changes)
+        other._watch = self._watch.copy()
         other.apply(group, load, z_ND)
         return other
 
@@ -346,7 +363,7 @@ class ServingModel:
         if not rows:
             return
         self.policy.learn_many(z_ND, [row.slot for row in rows], [row.after for row in rows])
-        self._count_learned(len(rows))
+        self._count_learned(rows)
         self.position = rows[-1].position
 
     def _apply(
@@ -360,7 +377,7 @@ class ServingModel:
         if isinstance(row, LearnRow):
             self._learn(row, z_1D)
             if row.before is None:
-                self._count_learned(1)
+                self._count_learned([row])
         elif isinstance(row, ErasedRow):
             pass
         elif isinstance(row, CatalogueRow):
@@ -378,9 +395,10 @@ class ServingModel:
         weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
         self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight, z_1D)
 
-    def _count_learned(self, num: int) -> None:
+    def _count_learned(self, rows: Sequence[LearnRow]) -> None:
         was = self.progress
-        self.progress = Progress(was.num_learned + num, was.trained_rows, was.inherited_rows)
+        self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
+        self._watch.see([row.context for row in rows])
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.
@@ -433,6 +451,7 @@ class ServingModel:
         """Mark the present state as that of snapshot `version`, built at this position."""
         self.version = version
         self.base_position = self.position
+        self._watch = InputWatch(self._scaling(), self._watch.extremes)
         self._set_catalogue(self.catalogue)
 
     # -- rounds -------------------------------------------------------------------------------
@@ -468,9 +487,78 @@ class ServingModel:
         """Whether a round trains an encoder."""
         return self.policy.learns_features
 
-    def refresh(self, num_learned: int) -> None:
-        """Rebuild the posterior from its statistics; see `Policy.refresh`."""
-        self.policy.refresh(num_learned, self.catalogue.features)
+    @property
+    def enabled_features(self) -> NDArray[np.float32]:
+        """The features of the enabled actions, (K, A)."""
+        catalogue = self.catalogue
+        return catalogue.features[catalogue.enabled_slots]
+
+    def refresh(
+        self, num_learned: int, rows: LearnedRows | None = None, *, renew: bool = False
+    ) -> None:
+        """Rebuild the posterior, from its statistics or from the log; see `Policy.refresh`.
+
+        `renew`: standardise the inputs anew, due or not.
+        """
+        self.policy.refresh(
+            num_learned, self.enabled_features, rows, self.row_weights,
+            changed=renew or self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
+        )  # fmt: skip
+
+    def reads_log(self, num_learned: int) -> bool:
+        """Whether `refresh` reads the rows of the log now."""
+        policy = self.policy
+        return (
+            isinstance(policy, LinearHead)
+            and policy.scaling is not None
+            and (self._inputs_changed() or policy.scaling.is_old or policy.scaling_due(num_learned))
+        )
+
+    def _inputs_changed(self) -> bool:
+        """Whether contexts or actions have left the scale in use, and rows since it have grown.
+
+        A function of the snapshot and of the rows after it.
+        """
+        watch = self._watch
+        if watch.num_rows < max(BLOCK, self.progress.num_learned // ROWS_PER_RENEWAL):
+            return False
+        return watch.changed or self._actions_changed()
+
+    @property
+    def extremes(self) -> Extremes:
+        """The extreme values of contexts since the server's start."""
+        return self._watch.extremes
+
+    def follow_on(self, other: ServingModel) -> None:
+        """Continue the counts of extreme values of the model that this one replaces."""
+        self._watch.extremes = other._watch.extremes
+
+    def extreme_action(self) -> tuple[ActionId, int, float] | None:
+        """Return an enabled action with an extreme feature, its index and value; None without."""
+        scaling, catalogue = self._scaling(), self.catalogue
+        if scaling is None or not scaling.num_rows:
+            return None
+        if self._extreme is None or self._extreme[0] is not catalogue:
+            found, features = None, self.enabled_features
+            places = np.argwhere(scaling.a.is_extreme(features))
+            if len(places):
+                action, feature = (int(place) for place in places[0])
+                name = catalogue.ids[catalogue.enabled_slots[action]]
+                found = name, feature, float(features[action, feature])
+            self._extreme = catalogue, found
+        return self._extreme[1]
+
+    def _actions_changed(self) -> bool:
+        policy, catalogue = self.policy, self.catalogue
+        if not isinstance(policy, LinearHead) or not policy.encoder.uses_action:
+            return False
+        if policy.scaling is None or not policy.scaling.num_rows:
+            return False
+        if self._judged is None or self._judged[0] is not catalogue:
+            scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])
+            changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
+            self._judged = catalogue, bool(changed)
+        return self._judged[1]
 
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
@@ -478,10 +566,10 @@ class ServingModel:
             return True
         progress = self.progress
         if not self.learns_features:
-            return self.policy.scaling_due(progress.num_learned)
+            return self._inputs_changed() or self.policy.scaling_due(progress.num_learned)
         if not progress.may_train(progress.num_learned):
             return False
-        return progress.num_learned >= next_round(
+        return self._inputs_changed() or progress.num_learned >= next_round(
             progress.trained_rows, self.spec.training, self.spec.forgetting
         )
 
@@ -518,7 +606,7 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     low, high = model.spec.reward_range
     return TrainingRound(
         num_rows=num_learned,
-        actions=model.catalogue.features,
+        actions=model.enabled_features,
         steps=optimizer_steps(training, num_learned),
         batch_size=training.batch_size,
         lr=training.lr,

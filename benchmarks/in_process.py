@@ -86,6 +86,12 @@ class InProcessClient:
             model.version, model.position,
         )  # fmt: skip
 
+    def enable(self, action_id: str, *, enabled: bool) -> None:
+        """Enable or retire an action; see `BanditClient.patch_action`."""
+        change = CatalogueChange((ActionId(action_id),), None, np.array([enabled]))
+        row = CatalogueRow(LogPosition(self.model.position + 1), 0.0, change)
+        self.model.apply(row_by_row(row), _no_import)
+
     def reward(self, decision_id: str, reward: float) -> RewardStatus:
         """Learn; see `BanditClient.reward`."""
         context, action, slot = self._open.pop(decision_id)
@@ -95,16 +101,15 @@ class InProcessClient:
             position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot
         )
         model.apply(row_by_row(row), _no_import)
-        if model.learns_features:
-            self._replay.append(
-                Rows(
-                    np.array([position]),
-                    np.array([slot]),
-                    np.array([reward]),
-                    action[None],
-                    context[None],
-                )
+        self._replay.append(
+            Rows(
+                np.array([position]),
+                np.array([slot]),
+                np.array([reward]),
+                action[None],
+                context[None],
             )
+        )
         return RewardStatus("applied", model.round_due())
 
     def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus]:
@@ -123,9 +128,23 @@ class InProcessClient:
             )
             model.progress = Progress(learned, learned)
         else:
-            model.refresh(learned)
+            rows = _Learned(self._replay) if model.reads_log(learned) else None
+            model.refresh(learned, rows)
         model.rebased(SnapshotVersion(model.version + 1))
         return Training("served", True, model.version, model.position, metrics)
+
+
+class _Learned:
+    """All rows of a replay, as those of a log that nothing has left."""
+
+    are_all = True
+
+    def __init__(self, replay: MemoryReplay) -> None:
+        self._replay = replay
+        self.scan = replay.scan
+
+    def __len__(self) -> int:
+        return len(self._replay)
 
 
 def _no_import(version: SnapshotVersion) -> Snapshot:

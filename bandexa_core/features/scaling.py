@@ -1,4 +1,4 @@
-"""Standardised inputs: each float feature minus its mean, divided by its standard deviation.
+"""Standardised inputs: each float feature minus its mean, divided by its deviation, and bounded.
 
 The prior and the first steps of training treat all inputs alike, so inputs must be alike. The
 constants are frozen in a snapshot (none in snapshot 0) and change only when the posterior is
@@ -9,57 +9,27 @@ Legend: N rows, X flattened context features, A action features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.robust import CONSTANT_BOUND, LIVE_BOUND, Scale
+
 Array64 = NDArray[np.float64]
-# A deviation of this share of the mean could come from rounding alone. The feature is centred then,
-# and divided by that share if it exceeds 1, so that rounding errors do not grow.
-LEAST_DEVIATION = 1e-6
-# Products of standardised inputs stay below the limit of a posterior, as those of raw ones do.
-MAX_SIZE = 1e20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moments:
-    """Weighted count, means and standard deviations of some features, (F,) each."""
-
-    count: float
-    mean_F: Array64
-    std_F: Array64
-
-    @classmethod
-    def of(cls, chunks: Iterable[tuple[NDArray[Any], Array64 | None]]) -> Moments | None:
-        """Return the moments of chunks (N, F) with weights (N,) (None: all 1); None without rows.
-
-        Chunks are merged by Chan, Golub & LeVeque, "Algorithms for computing the sample variance",
-        The American Statistician, 1983, which cancels no digits.
-        """
-        count, mean, squares = 0.0, np.zeros(()), np.zeros(())
-        for raw_NF, weights_N in chunks:
-            rows_NF = raw_NF.astype(np.float64)
-            share_N = np.ones(len(rows_NF)) if weights_N is None else weights_N
-            size = float(share_N.sum())
-            if size == 0.0:
-                continue
-            part = share_N @ rows_NF / size
-            change = part - mean
-            total = count + size
-            squares = squares + share_N @ (rows_NF - part) ** 2 + change**2 * (count * size / total)
-            mean = mean + change * (size / total)
-            count = total
-        return cls(count, mean, np.sqrt(squares / count)) if count else None
+# The bound of releases before 0.5: products of inputs stay below the limit of a posterior.
+OLD_BOUND = 1e20
+_OLD = ("num_rows", "x_mean", "x_std", "a_mean", "a_std")
+_PARTS = ("mean", "std", "bound", "far", "clipped")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Change:
     """Inputs under another scaling, as affine functions of those under this one.
 
-    x' = x_factor x + x_offset and a' = a_factor a + a_offset, elementwise.
+    x' = x_factor x + x_offset and a' = a_factor a + a_offset, elementwise; of inputs within the
+    bounds of both.
     """
 
     x_factor: Array64
@@ -70,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputScaling:
-    """Means and deviations of inputs, (X,) and (A,) each.
+    """The scales of contexts, of X features, and of actions, of A features.
 
     Attributes:
         num_rows: Learned values behind the constants; 0: the identity.
@@ -78,10 +48,8 @@ class InputScaling:
     """
 
     num_rows: int
-    x_mean: Array64
-    x_std: Array64
-    a_mean: Array64
-    a_std: Array64
+    x: Scale
+    a: Scale
     scales_contexts: bool = True
 
     @classmethod
@@ -89,78 +57,97 @@ class InputScaling:
         cls, context_shape: tuple[int, ...], action_dim: int, *, scales_contexts: bool = True
     ) -> InputScaling:
         """Return the scaling that changes nothing."""
-        x, a = math.prod(context_shape), action_dim
-        return cls(0, np.zeros(x), np.ones(x), np.zeros(a), np.ones(a), scales_contexts)
+        x, a = Scale.identity(math.prod(context_shape)), Scale.identity(action_dim)
+        return cls(0, x, a, scales_contexts)
 
-    def updated(self, num_rows: int, x: Moments | None, a: Moments | None) -> InputScaling:
-        """Return the scaling by new moments of raw inputs; None retains the present constants."""
-        x = x if self.scales_contexts else None
-        x_mean, x_std = (self.x_mean, self.x_std) if x is None else _safe(x)
-        a_mean, a_std = (self.a_mean, self.a_std) if a is None else _safe(a)
-        return InputScaling(num_rows, x_mean, x_std, a_mean, a_std, self.scales_contexts)
+    @property
+    def is_old(self) -> bool:
+        """Whether a release before 0.5 made it, from plain moments and without a bound."""
+        scale = self.x if self.scales_contexts else self.a
+        return bool(self.num_rows) and bool((scale.bound == OLD_BOUND).any())
+
+    def updated(self, num_rows: int, x: Scale | None, a: Scale | None) -> InputScaling:
+        """Return the scaling by new scales of raw inputs; None retains the present ones."""
+        x = self.x if x is None or not self.scales_contexts else x
+        return InputScaling(num_rows, x, self.a if a is None else a, self.scales_contexts)
+
+    def renewed(self, x: Scale | None, a: Scale | None) -> InputScaling:
+        """Return the scaling with new scales for the features whose present one is outdated."""
+        if x is not None and self.scales_contexts:
+            x = self.x.where(self.x.outdated_by(x), x)
+        if a is not None:
+            a = self.a.where(self.a.outdated_by(a), a)
+        return self.updated(self.num_rows, x, a)
 
     def contexts(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Return contexts (..., *X), standardised in float64; uint8 ones as they are."""
         if not self.num_rows or not self.scales_contexts:
             return raw
-        flat = raw.reshape(-1, len(self.x_mean))
-        return _scaled(flat, self.x_mean, self.x_std).reshape(raw.shape)
+        flat = raw.reshape(-1, len(self.x.mean))
+        return _scaled(flat, self.x).reshape(raw.shape)
 
     def actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
         """Return actions (K, A), standardised in float64."""
-        return _scaled(raw_KA, self.a_mean, self.a_std) if self.num_rows else raw_KA
-
-    def raw_moments(self, x: Moments, *, of_context: bool) -> Moments:
-        """Return the moments of raw inputs, given those of standardised ones."""
-        mean, std = (self.x_mean, self.x_std) if of_context else (self.a_mean, self.a_std)
-        return Moments(x.count, mean + std * x.mean_F, std * x.std_F)
+        return _scaled(raw_KA, self.a) if self.num_rows else raw_KA
 
     def change_to(self, other: InputScaling) -> Change:
         """Return how inputs under this scaling become those under `other`."""
         return Change(
-            self.x_std / other.x_std,
-            (self.x_mean - other.x_mean) / other.x_std,
-            self.a_std / other.a_std,
-            (self.a_mean - other.a_mean) / other.a_std,
+            self.x.std / other.x.std,
+            (self.x.mean - other.x.mean) / other.x.std,
+            self.a.std / other.a.std,
+            (self.a.mean - other.a.mean) / other.a.std,
         )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the constants as named arrays."""
-        return {
-            "num_rows": np.array(self.num_rows), "x_mean": self.x_mean, "x_std": self.x_std,
-            "a_mean": self.a_mean, "a_std": self.a_std,
-        }  # fmt: skip
+        return {"num_rows": np.array(self.num_rows)} | {
+            f"{side}_{part}": getattr(scale, part)
+            for side, scale in (("x", self.x), ("a", self.a))
+            for part in _PARTS
+        }
 
     def loaded(self, tensors: dict[str, NDArray[Any]]) -> InputScaling:
         """Return the scaling that `tensors` wrote, for inputs of the same sizes as this one's.
 
+        Those of a release before 0.5 are taken as that release took them.
+
         Raises:
             ValueError: A tensor is missing, of another shape, or no usable number.
         """
-        if tensors.keys() != self.tensors().keys():
+        expected = self.tensors()
+        if tensors.keys() == set(_OLD):
+            before = InputScaling(
+                0, Scale.identity(len(self.x.mean), OLD_BOUND),
+                Scale.identity(len(self.a.mean), OLD_BOUND),
+            )  # fmt: skip
+            tensors = before.tensors() | tensors
+        if tensors.keys() != expected.keys():
             raise ValueError("scaling: the snapshot has other tensors")
         tiny = float(np.finfo(np.float64).tiny)
-        least = {"num_rows": 0.0, "x_std": tiny, "a_std": tiny}
-        for name, ours in self.tensors().items():
+        least = {"num_rows": 0.0} | {
+            f"{side}_{part}": 0.0 if part == "clipped" else tiny
+            for side in "xa"
+            for part in _PARTS[1:]
+        }
+        for name, ours in expected.items():
             theirs = tensors[name]
             if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
                 raise ValueError(f"scaling: tensor {name} has another shape or dtype")
             if not np.isfinite(theirs).all() or (theirs < least.get(name, -np.inf)).any():
                 raise ValueError(f"scaling: tensor {name} holds an unusable number")
-        return InputScaling(
-            int(tensors["num_rows"]), tensors["x_mean"], tensors["x_std"], tensors["a_mean"],
-            tensors["a_std"], self.scales_contexts,
-        )  # fmt: skip
+        x, a = (Scale(*(tensors[f"{side}_{part}"] for part in _PARTS)) for side in "xa")
+        return InputScaling(int(tensors["num_rows"]), x, a, self.scales_contexts)
 
 
-def _scaled(raw_NF: NDArray[Any], mean_F: Array64, std_F: Array64) -> Array64:
+def _scaled(raw_NF: NDArray[Any], scale: Scale) -> Array64:
     with np.errstate(over="ignore"):  # a deviation may be tiny and the next value huge
-        scaled: Array64 = (raw_NF - mean_F) / std_F
-    np.minimum(scaled, MAX_SIZE, out=scaled)  # clip would take 2 us longer
-    return np.maximum(scaled, -MAX_SIZE, out=scaled)
-
-
-def _safe(moments: Moments) -> tuple[Array64, Array64]:
-    """Return mean and deviation; a constant feature gets 1 (see `LEAST_DEVIATION`)."""
-    least = LEAST_DEVIATION * np.abs(moments.mean_F)
-    return moments.mean_F, np.where(moments.std_F > least, moments.std_F, np.maximum(least, 1.0))
+        scaled: Array64 = (raw_NF - scale.mean) / scale.std
+    size = np.abs(scaled)
+    if np.logical_and.reduce(size <= scale.bound, axis=None):  # `all` takes 1 us longer
+        return scaled
+    live = (scale.bound == CONSTANT_BOUND) & (size > CONSTANT_BOUND)
+    grown = np.minimum(1.0 + np.log(size, out=np.zeros_like(size), where=live), LIVE_BOUND)
+    bounded = np.where(live, grown, np.minimum(size, scale.bound))
+    bounded[size > scale.far] = 0.0
+    return np.copysign(bounded, scaled)

@@ -42,7 +42,7 @@ from bandexa_core.posterior import (
     Statistics,
 )
 from bandexa_core.posterior.rows import learnable
-from bandexa_core.replay import TrainingRows
+from bandexa_core.replay import LearnedRows, TrainingRows
 from bandexa_core.training.plan import ReportProgress
 
 Array64 = NDArray[np.float64]
@@ -365,7 +365,7 @@ class LinearHead(EncodedInputs):
 
     def rebuild(
         self,
-        replay: TrainingRows,
+        replay: TrainingRows | LearnedRows,
         chunk: int,
         weights: RowWeights | None = None,
         report: ReportProgress | None = None,
@@ -375,7 +375,7 @@ class LinearHead(EncodedInputs):
         `report` is called after each chunk.
         """
         dim = self.encoder.feature_dim
-        num_read, whole = 0, max(1, len(replay.positions())) if report is not None else 1
+        num_read, whole = 0, max(1, len(replay))
         by_slot: dict[int, Statistics] = {}
         for rows in replay.scan(chunk):
             z_ND = self.features(rows.contexts, rows.actions)
@@ -401,7 +401,16 @@ class LinearHead(EncodedInputs):
         for slot in np.unique(slots):
             yield int(slot), slots == slot
 
-    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
+    def refresh(
+        self,
+        num_rows: int,
+        actions_KA: NDArray[np.float32],
+        rows: LearnedRows | None = None,
+        weights: RowWeights | None = None,
+        *,
+        changed: bool = False,
+        chunk: int = 4096,
+    ) -> None:
         """See `Policy.refresh`."""
         self.posterior.refresh()
 

@@ -6,9 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.fixed import FixedEncoder
-from bandexa_core.features.scaling import LEAST_DEVIATION, InputScaling, Moments
+from bandexa_core.features.robust import LEAST_DEVIATION, Scale
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.linear_head import LinearHead
-from bandexa_core.policies.schedule import LEAST_ACTIONS
+from bandexa_core.policies.protocol import RowWeights
+from bandexa_core.policies.schedule import FIRST_SCALING
+from bandexa_core.policies.standardizing import InputRows, catalogue_scale, scanned_inputs
 from bandexa_core.posterior import (
     DisjointPosterior,
     GaussianPosterior,
@@ -16,6 +19,7 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
+from bandexa_core.replay import LearnedRows
 
 
 class LinearTS(LinearHead):
@@ -34,33 +38,74 @@ class LinearTS(LinearHead):
     ) -> None:
         super().__init__(encoder, config, greedy=greedy, action_chunk=action_chunk, scaling=scaling)
 
-    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
+    def refresh(
+        self,
+        num_rows: int,
+        actions_KA: NDArray[np.float32],
+        rows: LearnedRows | None = None,
+        weights: RowWeights | None = None,
+        *,
+        changed: bool = False,
+        chunk: int = 4096,
+    ) -> None:
         """See `Policy.refresh`.
 
-        No row is read again: features of rescaled inputs are linear in those of the old ones, and
-        so are the sums behind the posterior. The sums also contain mean and deviation of every
-        input.
+        From all rows the posterior is built again. Where some have left the log, their sums are
+        moved: features of rescaled inputs are linear in those of the old ones, up to the bounds,
+        and so are the sums behind the posterior.
         """
-        if not self.scaling_due(num_rows):
+        scaling = self.scaling
+        if scaling is None or not (changed or scaling.is_old or self.scaling_due(num_rows)):
             super().refresh(num_rows, actions_KA)
             return
-        posterior, old = self.posterior, self.scaling
+        inputs = None if rows is None else scanned_inputs(rows, chunk, weights, num_rows)
+        renewed = scaling.updated(num_rows, *self._scales(inputs, actions_KA))
+        if rows is not None and rows.are_all:
+            self.scaling = renewed
+            try:
+                self.rebuild(rows, chunk, weights)
+            except Exception:
+                self.scaling = scaling
+                raise
+        else:
+            self.rescale(renewed)
+
+    def _scales(
+        self, inputs: InputRows | None, actions_KA: NDArray[np.float32]
+    ) -> tuple[Scale | None, Scale | None]:
+        """Return new scales of contexts and of actions; None where nothing is known.
+
+        Sums contain mean and deviation of every input. They are used where the log has no rows.
+        """
+        if inputs is not None and len(inputs.actions) >= FIRST_SCALING:
+            x, a = inputs.scale(of_context=True), inputs.scale(of_context=False)
+        else:
+            x, a = self._scales_of_sums()
+        return x, catalogue_scale(actions_KA) or a
+
+    def _scales_of_sums(self) -> tuple[Scale | None, Scale | None]:
+        old, total = self.scaling, Statistics(self.posterior.dim)
         assert old is not None, "no scaling is due without one"
-        disjoint = isinstance(posterior, DisjointPosterior)
-        sums = posterior.statistics()
-        by_slot = sums if isinstance(sums, dict) else {0: sums}
-        total = Statistics(posterior.dim)
-        for each in by_slot.values():
+        for each in self._by_slot().values():
             total.merge(each)
-        size = len(old.x_mean)
-        x = _moments(total, slice(0, size))
-        a = None if disjoint else _moments(total, slice(size, size + len(old.a_mean)))
-        raw_x = None if x is None else old.raw_moments(x, of_context=True)
-        raw_a = None if a is None else old.raw_moments(a, of_context=False)
-        if len(actions_KA) >= LEAST_ACTIONS:
-            raw_a = Moments.of([(actions_KA, None)])
-        self.scaling = old.updated(num_rows, raw_x, raw_a)
-        matrix_DD = self.encoder.features_under(old.change_to(self.scaling))
+        count, size = float(total.zz[-1, -1]), len(old.x.mean)
+        if not count > 0.0:
+            return None, None
+        mean = total.zz[:-1, -1] / count
+        squares = np.diagonal(total.zz)[:-1] / count
+        std = np.sqrt(np.maximum(squares - mean**2, 0.0))
+        x = old.x.of_moments(mean[:size], std[:size])
+        if isinstance(self.posterior, DisjointPosterior):
+            return x, None
+        end = size + len(old.a.mean)
+        return x, old.a.of_moments(mean[size:end], std[size:end])
+
+    def rescale(self, scaling: InputScaling) -> None:
+        """Move the posterior to another scaling, without reading a row."""
+        assert self.scaling is not None, "inputs are not standardised"
+        by_slot = self._by_slot()
+        matrix_DD = self.encoder.features_under(self.scaling.change_to(scaling))
+        self.scaling = scaling
         # If more digits would cancel than float64 has, the rows so far carry no information.
         matrix_DD[np.abs(matrix_DD[:, -1]) > 1.0 / LEAST_DEVIATION] = 0.0
         moved = {slot: each.mapped(matrix_DD) for slot, each in by_slot.items()}
@@ -70,6 +115,10 @@ class LinearTS(LinearHead):
             mended = {slot: each.mended() for slot, each in moved.items()}
             self.posterior = self._from_statistics(mended)
 
+    def _by_slot(self) -> dict[int, Statistics]:
+        sums = self.posterior.statistics()
+        return sums if isinstance(sums, dict) else {0: sums}
+
     def _from_statistics(
         self, by_slot: dict[int, Statistics]
     ) -> GaussianPosterior | DisjointPosterior:
@@ -77,13 +126,3 @@ class LinearTS(LinearHead):
             dim = self.encoder.feature_dim
             return DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
         return GaussianPosterior.from_statistics(by_slot[0], self.config)
-
-
-def _moments(sums: Statistics, features: slice) -> Moments | None:
-    """Return moments of some features, from their products with the last one, the constant 1."""
-    count = float(sums.zz[-1, -1])
-    if not count > 0.0:
-        return None
-    mean = sums.zz[features, -1] / count
-    squares = np.diagonal(sums.zz)[features] / count
-    return Moments(count, mean, np.sqrt(np.maximum(squares - mean**2, 0.0)))

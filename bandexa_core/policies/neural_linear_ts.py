@@ -7,7 +7,6 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ from bandexa_core.encoders.torch.module import (
     load_module_tensors,
     module_tensors,
 )
-from bandexa_core.features.scaling import InputScaling, Moments
+from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
-from bandexa_core.policies.schedule import LEAST_ACTIONS
+from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
@@ -103,7 +102,7 @@ class NeuralLinearTS(LinearHead):
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
         """
-        if self.scaling_due(plan.num_rows):
+        if self.scaling is not None:
             self._standardize(replay, plan, weights)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
@@ -115,16 +114,17 @@ class NeuralLinearTS(LinearHead):
     def _standardize(
         self, replay: TrainingRows, plan: TrainingRound, weights: RowWeights | None
     ) -> None:
-        def read(column: str) -> Iterator[tuple[NDArray[Any], NDArray[np.float64] | None]]:
-            for rows in replay.scan(plan.rebuild_chunk):
-                shares = None if weights is None else weights(rows.positions)
-                yield getattr(rows, column).reshape(len(rows), -1), shares
-
-        assert self.scaling is not None
-        x = Moments.of(read("contexts")) if self.scaling.scales_contexts else None
-        known = len(plan.actions) >= LEAST_ACTIONS
-        a = Moments.of([(plan.actions, None)] if known else read("actions"))
-        self.scaling = self.scaling.updated(plan.num_rows, x, a)
+        """Renew the scaling: all of it where that is due, else what no longer suits the rows."""
+        scaling = self.scaling
+        assert scaling is not None, "nothing is standardised"
+        x, a = None, catalogue_scale(plan.actions)
+        if scaling.scales_contexts or a is None:
+            rows = drawn_inputs(replay, plan.rebuild_chunk, weights, plan.seed)
+            if rows is not None:
+                x = rows.scale(of_context=True) if scaling.scales_contexts else None
+                a = rows.scale(of_context=False) if a is None else a
+        due = scaling.is_old or self.scaling_due(plan.num_rows)
+        self.scaling = scaling.updated(plan.num_rows, x, a) if due else scaling.renewed(x, a)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Policy.tensors`; the encoder's parameters under "encoder/"."""

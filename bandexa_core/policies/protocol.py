@@ -17,7 +17,7 @@ from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import RowWeights, TrainingRows
+from bandexa_core.replay import LearnedRows, RowWeights, TrainingRows
 from bandexa_core.spec import SelectionSpec
 
 __all__ = ["Ballot", "Candidates", "Choice", "EncodedContext", "Policy", "RowWeights"]
@@ -271,11 +271,28 @@ class Policy(Protocol):
     def configure(self, selection: SelectionSpec) -> None:
         """Apply a changed selection configuration."""
 
-    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
+    def refresh(
+        self,
+        num_rows: int,
+        actions_KA: NDArray[np.float32],
+        rows: LearnedRows | None = None,
+        weights: RowWeights | None = None,
+        *,
+        changed: bool = False,
+        chunk: int = 4096,
+    ) -> None:
         """Rebuild the posterior from its exact statistics.
 
         If `scaling_due(num_rows)`, the inputs of a fixed map are standardised again: contexts by
-        the learned rows, actions by the catalogue's features `actions_KA`.
+        the learned rows, actions by the enabled ones of the catalogue.
+
+        Args:
+            num_rows: Learned values so far.
+            actions_KA: Features of the enabled actions.
+            rows: The rows of the log; None: they cannot be read.
+            weights: Weights of rows after forgetting, by position; None: all rows weigh 1.
+            changed: The inputs have left their scale, so it is renewed whatever `num_rows` is.
+            chunk: Rows that are read at once.
         """
 
     def tensors(self) -> dict[str, NDArray[Any]]:

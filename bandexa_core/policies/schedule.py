@@ -8,13 +8,14 @@ from bandexa_core.spec import ForgettingSpec, TrainingSpec
 
 FIRST_ROUND = 32
 MIN_GAP = 32
+FIRST_SCALING = 8  # of a fixed map; a learned encoder is standardised in its first round
 GROWTH = 1.1
 STEPS = 100
 ROWS_PER_STEP = 50
 MAX_STEPS = 1000
 SNAPSHOT_EVERY = 10_000
-# Actions are standardised by the catalogue if it has this many, otherwise by the chosen actions.
-LEAST_ACTIONS = 2
+# Inputs that leave their scale renew it, but not before a hundredth of the rows is newer.
+ROWS_PER_RENEWAL = 100
 
 
 def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec) -> int:
@@ -35,7 +36,7 @@ def next_round(trained_rows: int, spec: TrainingSpec, forgetting: ForgettingSpec
 
 def next_scaling(scaled_rows: int) -> int:
     """Return the number of rows at which input scaling is computed again: twice as many."""
-    return max(FIRST_ROUND, 2 * scaled_rows)
+    return max(FIRST_SCALING, 2 * scaled_rows)
 
 
 def optimizer_steps(spec: TrainingSpec, num_rows: int) -> int:

@@ -18,7 +18,7 @@ from bandexa_core.policies.protocol import (
     RowWeights,
 )
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
-from bandexa_core.replay import TrainingRows
+from bandexa_core.replay import LearnedRows, TrainingRows
 from bandexa_core.spec import SelectionSpec
 
 
@@ -128,7 +128,16 @@ class Uniform:
     def configure(self, selection: SelectionSpec) -> None:
         """See `Policy.configure`."""
 
-    def refresh(self, num_rows: int, actions_KA: NDArray[np.float32]) -> None:
+    def refresh(
+        self,
+        num_rows: int,
+        actions_KA: NDArray[np.float32],
+        rows: LearnedRows | None = None,
+        weights: RowWeights | None = None,
+        *,
+        changed: bool = False,
+        chunk: int = 4096,
+    ) -> None:
         """See `Policy.refresh`."""
 
     def tensors(self) -> dict[str, NDArray[Any]]:

@@ -17,6 +17,7 @@ from bandexa_core.replay.memory import MemoryReplay
 from bandexa_core.replay.prefetch import training_batches
 from bandexa_core.replay.protocol import (
     ContextDtype,
+    LearnedRows,
     Replay,
     RowBuffers,
     RowLayout,
@@ -30,6 +31,7 @@ __all__ = [
     "DiskReplay",
     "Evicted",
     "ExtendedReplay",
+    "LearnedRows",
     "MemoryReplay",
     "Replay",
     "RowBuffers",

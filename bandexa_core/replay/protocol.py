@@ -126,6 +126,20 @@ class Rows:
         )
 
 
+class LearnedRows(Protocol):
+    """The learned rows of a log that are still there, to be read in order."""
+
+    @property
+    def are_all(self) -> bool:
+        """Whether these are all rows that the model has learned."""
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        """Yield the rows in order, `chunk` at a time, with their present values."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+
 class TrainingRows(Protocol):
     """The rows of a training round, which trains on them and rebuilds the posterior from them."""
 

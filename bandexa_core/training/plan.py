@@ -21,7 +21,7 @@ class TrainingRound:
 
     Attributes:
         num_rows: Learned values so far.
-        actions: Features of the catalogue's actions, (K, A).
+        actions: Features of the enabled actions of the catalogue, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
         reward_scale: Rewards are divided by it: the width of the declared range.

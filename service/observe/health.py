@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from bandexa_core.features.robust import BOUND, FAR
 from service.observe.counters import Traffic
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
@@ -38,6 +39,7 @@ PAST_JOINS = 50  # rewards before them, at least
 OUTSIDE_VALUES = 100  # learned values before their share outside of the range counts
 OUTSIDE = 0.05
 COLLAPSED = 0.25  # of the predicted rewards
+EXTREME = FAR * BOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class BanditState:
         outside: The share of about the last 1,000 values outside of `reward_range`.
         learns: Whether its policy learns at all.
         failure: Why its log is not applied; None while it is.
+        extremes: Extreme values in contexts: the column, how many, the last one.
+        num_contexts: How many contexts were examined for them.
+        extreme_action: An enabled action with an extreme feature, its index and value; or None.
     """
 
     due_s: float
@@ -105,6 +110,9 @@ class BanditState:
     reward_range: tuple[float, float]
     learns: bool
     failure: Failure | None = None
+    extremes: tuple[tuple[int, int, float], ...] = ()
+    num_contexts: int = 0
+    extreme_action: tuple[object, int, float] | None = None
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -129,6 +137,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
     """Return what is wrong, or may be, with a bandit: alarms first."""
     supervisor, uid, vitals = engine.rounds.supervisor, bandit.record.uid, bandit.vitals
     spec, now = bandit.model.spec, time.monotonic()
+    extremes = bandit.model.extremes
     waits_for_round = spec.training.mode == "background" and supervisor.busy_with != uid
     state = BanditState(
         due_s=bandit.applier.due_s(now) if waits_for_round else 0.0,
@@ -145,6 +154,9 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         reward_range=spec.reward_range,
         learns=spec.policy != "uniform",
         failure=bandit.applier.failure,
+        extremes=tuple((at, num, last) for at, (num, last) in extremes.columns.items()),
+        num_contexts=extremes.num_rows,
+        extreme_action=bandit.model.extreme_action(),
     )
     return list(check_bandit(state))
 
@@ -217,6 +229,7 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
         )  # fmt: skip
     if state.learns:
         yield from _check_traffic(state)
+        yield from _check_inputs(state)
 
 
 def failed_finding(failure: Failure) -> Finding:
@@ -280,6 +293,28 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
             f"the last {state.same_actions} decisions all chose {state.last_action!r}",
             "right where one action is best for every context; otherwise check the scores and"
             " selection.epsilon",
+        )  # fmt: skip
+
+
+def _check_inputs(state: BanditState) -> Iterator[Finding]:
+    """Yield the inputs that are so far from all others that nothing is learned from them."""
+    if state.extremes:
+        column, num, last = max(state.extremes, key=lambda extreme: extreme[1])
+        more = f", and {len(state.extremes) - 1} more columns" if len(state.extremes) > 1 else ""
+        yield Finding(
+            "extreme-inputs", NOTICE,
+            f"context column {column} was beyond {EXTREME:g} deviations of its usual values in"
+            f" {num} of {state.num_contexts} learned contexts, the last time with {last:g}{more}",
+            "is that a code for missing, another unit, or an error of the caller? Such a value is"
+            " taken as missing; send the mean, or a column of its own that says so",
+        )  # fmt: skip
+    if state.extreme_action is not None:
+        action, feature, value = state.extreme_action
+        yield Finding(
+            "extreme-action", NOTICE,
+            f"feature {feature} of action {action!r} is {value:g}, beyond {EXTREME:g} deviations of"
+            " the other enabled actions",
+            "correct the feature; until then it is taken as missing",
         )  # fmt: skip
 
 

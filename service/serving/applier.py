@@ -283,6 +283,7 @@ class Applier:
         if model is not None:
             assert model.position >= self.model.position
             self.model.frozen = True
+            model.follow_on(self.model)
             self.model = model
             self.failure = None
             self._due_since = None

@@ -53,6 +53,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+LOG_ROWS = "log_rows"  # a metric of a round: rows of the log that inputs were standardised by
 REMAINS = "erased_remaining"  # a metric of a round: what was erased is still in its model
 
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.features.scaling import LEAST_DEVIATION, MAX_SIZE, InputScaling, Moments
+from bandexa_core.features.robust import LEAST_DEVIATION, NEVER, Scale, scale_of
+from bandexa_core.features.scaling import OLD_BOUND, InputScaling
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
 
 Array64 = NDArray[np.float64]
 
 
-def _moments(rows_NF: NDArray[Any]) -> Moments:
-    found = Moments.of([(rows_NF, None)])
+def _scale(rows_NF: NDArray[Any]) -> Scale:
+    found = scale_of(rows_NF)
     assert found is not None
     return found
 
@@ -28,61 +29,18 @@ def _scaling(contexts: NDArray[Any], actions: NDArray[Any]) -> InputScaling:
     """Return the scaling of some inputs, (N, *X) and (K, A)."""
     start = InputScaling.identity(contexts.shape[1:], actions.shape[1])
     flat = contexts.reshape(len(contexts), -1)
-    return start.updated(len(contexts), _moments(flat), _moments(actions))
+    return start.updated(len(contexts), _scale(flat), _scale(actions))
 
 
-# -- moments --------------------------------------------------------------------------------------
+def _fixed(mean: Array64, std: Array64) -> Scale:
+    """Return a scale as that of a feature that varies."""
+    size = len(mean)
+    return Scale(mean, std, np.full(size, 10.0), np.full(size, 30.0), np.zeros(size))
 
 
-@pytest.mark.parametrize("cuts", [[], [1], [32], [3, 4, 50], list(range(1, 64))])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_moments_are_those_of_the_whole_however_it_is_cut(cuts, weighted):
-    rng = np.random.default_rng(0)
-    rows_NF = rng.normal(size=(64, 5)) * [1.0, 1e-9, 1e12, 3.0, 1.0] + [0.0, 1.0, 7.0, 1e6, -4.0]
-    weights_N = rng.random(64) if weighted else np.ones(64)
-    chunks = [
-        (part, weights if weighted else None)
-        for part, weights in zip(np.split(rows_NF, cuts), np.split(weights_N, cuts), strict=True)
-    ]
-    found = Moments.of(chunks)
-    assert found is not None
-    mean = np.average(rows_NF, axis=0, weights=weights_N)
-    variance = np.average((rows_NF - mean) ** 2, axis=0, weights=weights_N)
-    assert found.count == pytest.approx(weights_N.sum(), rel=1e-13)
-    np.testing.assert_allclose(found.mean_F, mean, rtol=1e-13, atol=1e-13)
-    np.testing.assert_allclose(found.std_F, np.sqrt(variance), rtol=1e-6)  # 1 + 1e-9 is rounded
-    np.testing.assert_allclose(found.std_F[[0, 2, 3, 4]], np.sqrt(variance)[[0, 2, 3, 4]], 1e-10)
-
-
-def test_no_digits_cancel_where_the_mean_dwarfs_the_deviation():
-    rng = np.random.default_rng(1)
-    noise_N1 = rng.choice([-1.0, 1.0], size=(1000, 1))
-    found = Moments.of([(part + 2.0**40, None) for part in np.split(noise_N1, 10)])
-    assert found is not None
-    assert found.mean_F[0] - 2.0**40 == pytest.approx(noise_N1.mean(), abs=1e-3)
-    assert found.std_F[0] == pytest.approx(noise_N1.std(), rel=1e-5)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_moments_are_taken_in_float64(dtype):
-    rows = np.array([[1e20], [-1e20], [3e19]], dtype)
-    found = _moments(rows)
-    assert found.std_F[0] == pytest.approx(rows.astype(np.float64).std(), rel=1e-12)
-    assert found.mean_F.dtype == found.std_F.dtype == np.float64
-
-
-def test_rows_without_weight_do_not_count():
-    rows = np.array([[1.0], [5.0], [100.0]])
-    found = Moments.of([(rows, np.array([0.5, 0.5, 0.0])), (rows, np.zeros(3))])
-    assert found is not None
-    assert (found.count, found.mean_F[0], found.std_F[0]) == (1.0, 3.0, 2.0)
-    assert Moments.of([(rows, np.zeros(3))]) is None
-    assert Moments.of([]) is None
-
-
-def test_features_there_are_none_of_have_moments_too():
-    found = _moments(np.zeros((3, 0), np.float32))
-    assert found.mean_F.shape == found.std_F.shape == (0,)
+def _unbounded(mean: Array64, std: Array64) -> Scale:
+    size = len(mean)
+    return Scale(mean, std, np.full(size, NEVER), np.full(size, NEVER), np.zeros(size))
 
 
 # -- scaling --------------------------------------------------------------------------------------
@@ -101,7 +59,7 @@ def test_scaled_inputs_have_mean_0_and_deviation_1(shape, dtype):
     rng = np.random.default_rng(2)
     sizes = 10.0 ** rng.integers(-3, 4, shape)
     contexts = (rng.normal(size=(200, *shape)) * sizes + 30 * sizes).astype(dtype)
-    actions = rng.exponential(1e3, (50, 4)).astype(np.float32)
+    actions = rng.uniform(0.0, 1e3, (50, 4)).astype(np.float32)
     scaling = _scaling(contexts, actions)
     x, a = scaling.contexts(contexts), scaling.actions(actions)
     assert x.shape == contexts.shape
@@ -117,16 +75,24 @@ def test_scaled_inputs_have_mean_0_and_deviation_1(shape, dtype):
 def test_a_constant_feature_is_centred_only(value):
     contexts = np.full((300, 1), value, np.float32)
     scaling = _scaling(contexts, np.zeros((1, 0), np.float32))
-    assert scaling.x_std[0] == 1.0
+    assert scaling.x.std[0] == 1.0
     np.testing.assert_allclose(scaling.contexts(contexts), 0.0, atol=1e-15 * abs(value))
-    changed = contexts[:1].astype(np.float64) + 2.0
-    assert scaling.contexts(changed)[0, 0] == pytest.approx(2.0)
+    changed = contexts[:1].astype(np.float64) + 0.75
+    assert scaling.contexts(changed)[0, 0] == pytest.approx(0.75)
+
+
+def test_a_constant_feature_that_goes_live_grows_with_the_logarithm_up_to_3():
+    """Nothing is known of its spread: it counts at once, and drowns nothing."""
+    scaling = _scaling(np.full((300, 1), 7.0), np.zeros((1, 0)))
+    raw = np.array([[7.5], [8.0], [6.0], [7.0 + np.e], [7.0 - 30.0], [1e6]])
+    expected = [0.5, 1.0, -1.0, 2.0, -3.0, 3.0]
+    np.testing.assert_allclose(scaling.contexts(raw)[:, 0], expected, rtol=1e-12)
 
 
 def test_jitter_of_the_last_digits_is_no_deviation():
     contexts = np.float32(0.3) * (1 + np.float32(1e-7) * np.arange(3, dtype=np.float32))[:, None]
     assert len(np.unique(contexts)) > 1
-    assert _scaling(contexts, np.zeros((1, 0))).x_std[0] == 1.0
+    assert _scaling(contexts, np.zeros((1, 0))).x.std[0] == 1.0
 
 
 @pytest.mark.parametrize("value", [1e9, -1e12, 1e20])
@@ -135,13 +101,13 @@ def test_what_rounding_leaves_of_a_huge_constant_stays_small(value):
     rng = np.random.default_rng(3)
     contexts = value * (1.0 + 1e-7 * rng.normal(size=(100, 1)))
     scaling = _scaling(contexts, np.zeros((1, 0)))
-    assert scaling.x_std[0] == pytest.approx(LEAST_DEVIATION * abs(value), rel=1e-5)
+    assert scaling.x.std[0] == pytest.approx(LEAST_DEVIATION * abs(value), rel=1e-5)
     assert np.abs(scaling.contexts(contexts)).max() < 1.0
 
 
 def test_bytes_stay_as_they_are_while_actions_are_scaled():
     start = InputScaling.identity((3,), 2, scales_contexts=False)
-    x, a = Moments(9.0, np.full(3, 0.5), np.full(3, 0.1)), Moments(9.0, np.ones(2), np.full(2, 4.0))
+    x, a = _fixed(np.full(3, 0.5), np.full(3, 0.1)), _fixed(np.ones(2), np.full(2, 4.0))
     scaling = start.updated(9, x, a)
     images = np.arange(6, dtype=np.uint8).reshape(2, 3)
     assert scaling.contexts(images) is images
@@ -151,14 +117,15 @@ def test_bytes_stay_as_they_are_while_actions_are_scaled():
     assert np.array_equal(change.x_offset, np.zeros(3))
 
 
-def test_scaled_inputs_are_never_larger_than_raw_ones_may_be():
-    """After values that hardly differ, one that dwarfs them: its products are still learnable."""
-    quiet = np.array([[1e-160], [-1e-160]])
-    scaling = _scaling(quiet, quiet)
-    assert scaling.x_std[0] == pytest.approx(1e-160)
-    assert scaling.contexts(np.array([1e20]))[0] == MAX_SIZE
-    assert scaling.contexts(np.array([-1e20]))[0] == -MAX_SIZE
-    assert np.array_equal(scaling.actions(np.array([[1e300], [0.0]])), [[MAX_SIZE], [0.0]])
+def test_scaled_inputs_are_bounded_and_what_is_far_away_counts_as_missing():
+    scaling = InputScaling(
+        9, _fixed(np.full(1, 100.0), np.full(1, 2.0)), _fixed(np.zeros(2), np.array([1e-160, 1.0]))
+    )
+    raw = np.array([[100.0], [119.0], [120.0], [121.0], [160.0], [161.0], [-999.0], [1e300]])
+    expected = [0.0, 9.5, 10.0, 10.0, 10.0, 0.0, 0.0, 0.0]
+    assert np.array_equal(scaling.contexts(raw)[:, 0], expected)
+    assert np.array_equal(scaling.contexts(200.0 - raw)[:, 0], np.negative(expected))
+    assert np.array_equal(scaling.actions(np.array([[1e300, 5.0]])), [[0.0, 5.0]])
 
 
 def test_moments_that_are_unknown_leave_what_there_is():
@@ -166,18 +133,34 @@ def test_moments_that_are_unknown_leave_what_there_is():
     first = _scaling(rng.normal(size=(9, 3)), rng.normal(size=(9, 2)))
     second = first.updated(18, None, None)
     assert second.num_rows == 18
-    assert np.array_equal(second.x_mean, first.x_mean)
-    assert np.array_equal(second.a_std, first.a_std)
+    assert np.array_equal(second.x.mean, first.x.mean)
+    assert np.array_equal(second.a.std, first.a.std)
 
 
-def test_moments_of_scaled_inputs_tell_those_of_raw_ones():
+def test_moments_of_scaled_inputs_tell_the_scale_of_raw_ones():
     rng = np.random.default_rng(5)
-    before, later = rng.normal(3.0, 7.0, (50, 3)), rng.normal(-2.0, 0.3, (50, 3))
-    scaling = _scaling(before, before)
-    for of_context, scale in ((True, scaling.contexts), (False, scaling.actions)):
-        found = scaling.raw_moments(_moments(scale(later)), of_context=of_context)
-        np.testing.assert_allclose(found.mean_F, later.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(found.std_F, later.std(axis=0), rtol=1e-12)
+    scale = _scale(rng.normal(3.0, 7.0, (50, 3)))
+    later = rng.normal(-2.0, 0.3, (50, 3))
+    scaled = (later - scale.mean) / scale.std
+    found = scale.of_moments(scaled.mean(axis=0), scaled.std(axis=0))
+    np.testing.assert_allclose(found.mean, later.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, later.std(axis=0), rtol=1e-12)
+    assert np.array_equal(found.bound, np.full(3, 10.0))
+
+
+@pytest.mark.parametrize("newer", [2.5, 0.3, None])
+def test_only_features_that_left_their_scale_are_renewed(newer):
+    rng = np.random.default_rng(8)
+    contexts = rng.normal(size=(400, 3))
+    first = _scaling(contexts, np.zeros((1, 0)))
+    later = contexts * [1.0, 1.5, 1.0] + [0.5, 0.0, 0.0]
+    later[:, 2] = contexts[:, 2] * newer if newer else contexts[:, 2] + 1.1
+    second = first.renewed(_scale(later), None)
+    assert second.num_rows == first.num_rows
+    assert np.array_equal(second.x.std[:2], first.x.std[:2])
+    assert np.array_equal(second.x.mean[:2], first.x.mean[:2])
+    assert second.x.std[2] == _scale(later).std[2]
+    assert second.x.mean[2] == _scale(later).mean[2]
 
 
 # -- snapshots ------------------------------------------------------------------------------------
@@ -189,10 +172,27 @@ def test_the_constants_go_through_tensors_bit_for_bit():
     loaded = InputScaling.identity((2, 2), 3).loaded(scaling.tensors())
     assert loaded.num_rows == 40
     assert loaded.scales_contexts
-    for field in ("x_mean", "x_std", "a_mean", "a_std"):
-        assert np.array_equal(getattr(loaded, field), getattr(scaling, field))
+    assert loaded.tensors().keys() == scaling.tensors().keys()
+    for name, tensor in scaling.tensors().items():
+        assert np.array_equal(loaded.tensors()[name], tensor)
     bytes_only = InputScaling.identity((2, 2), 3, scales_contexts=False)
     assert not bytes_only.loaded(scaling.tensors()).scales_contexts
+
+
+def test_the_constants_of_a_release_before_0_5_map_as_they_did():
+    """(x - mean) / deviation, clipped at 1e20, whatever the deviation came from."""
+    old = {
+        "num_rows": np.array(64), "x_mean": np.array([1.0, 0.0]), "x_std": np.array([2.0, 1e-30]),
+        "a_mean": np.array([5.0]), "a_std": np.array([0.5]),
+    }  # fmt: skip
+    loaded = InputScaling.identity((2,), 1).loaded(old)
+    assert loaded.is_old
+    assert not _scaling(np.ones((3, 2)), np.ones((3, 1))).is_old
+    found = loaded.contexts(np.array([[1e6, 1e-31], [-3.0, -1.0]]))
+    assert np.array_equal(found, [[(1e6 - 1.0) / 2.0, 1e-31 / 1e-30], [-2.0, -OLD_BOUND]])
+    assert np.array_equal(loaded.actions(np.array([[1e9]])), [[(1e9 - 5.0) / 0.5]])
+    again = InputScaling.identity((2,), 1).loaded(loaded.tensors())
+    assert again.is_old
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,9 @@ def _scalings(size_x: int, size_a: int) -> st.SearchStrategy[InputScaling]:
     def vectors(values: st.SearchStrategy[float], size: int) -> st.SearchStrategy[Array64]:
         return st.lists(values, min_size=size, max_size=size).map(np.array)
 
-    return st.builds(
-        InputScaling,
-        st.integers(1, 1000),
-        vectors(means, size_x),
-        vectors(deviations, size_x),
-        vectors(means, size_a),
-        vectors(deviations, size_a),
-    )
+    x = st.builds(_unbounded, vectors(means, size_x), vectors(deviations, size_x))
+    a = st.builds(_unbounded, vectors(means, size_a), vectors(deviations, size_a))
+    return st.builds(InputScaling, st.integers(1, 1000), x, a)
 
 
 ENCODERS = [

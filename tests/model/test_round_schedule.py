@@ -145,7 +145,7 @@ def test_on_a_fixed_map_a_round_is_due_whenever_the_data_has_doubled(
             assert not model.round_due()
         model.apply(row_by_row(log.learn()), None)
         model.apply(row_by_row(log.correct()), None)
-    assert due == [32, 64, 128]
+    assert due == [8, 16, 32, 64, 128]
 
 
 def test_a_late_round_counts_from_the_rows_it_saw(specs, new_model):

@@ -62,6 +62,8 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
         ({"num_values": 100, "outside": 0.05}, ("rewards-out-of-range", "notice")),
         ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
+        ({"extremes": ((2, 40, -999.0),), "num_contexts": 812}, ("extreme-inputs", "notice")),
+        ({"extreme_action": ("x", 3, 1e6)}, ("extreme-action", "notice")),
     ],
 )
 def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:

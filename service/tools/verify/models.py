@@ -23,6 +23,7 @@ from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.findings import Check, Say
 from service.store.loading import catalogue_of
+from service.store.logged_rows import LoggedRows, learned_rows
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import (
@@ -31,7 +32,7 @@ from service.tools.verify.comparison import (
     compare_models,
     compare_with_sums,
 )
-from service.tools.verify.logged_rows import LoggedRows
+from service.training.messages import LOG_ROWS
 
 GROUPS_PER_LINE = 64
 
@@ -103,6 +104,7 @@ class ModelAudit:
             self._compare_rebuilt(manifest, found)
             self._carry(found, version)
             return
+        self._compare_with_rows(manifest, found)
         carried = self._carried
         if carried is None:
             if manifest.position == 0:
@@ -119,7 +121,7 @@ class ModelAudit:
         if parent is None:
             self._check.notes.append(
                 f"snapshot {version} cannot be compared with {self._since}: it has another input"
-                " scaling or encoder, and its parent snapshot was pruned"
+                " scaling or encoder, and its parent snapshot was pruned or rows have left the log"
             )
         else:
             compare_models(self._check, what, parent, found)
@@ -212,6 +214,42 @@ class ModelAudit:
         compare_models(self._check, what, expected, found)
         self._rebuilt.append(str(manifest.version))
 
+    def _compare_with_rows(self, manifest: Manifest, found: ServingModel) -> None:
+        """Check a linear model on standardised inputs against its rows, where the log has all."""
+        policy = found.policy
+        if not isinstance(policy, LinearTS) or policy.scaling is None:
+            return
+        if policy.scaling.is_old or not policy.scaling.num_rows:
+            return
+        position, num_learned = LogPosition(manifest.position), found.progress.num_learned
+        rows = learned_rows(self._reader, self._record, position, num_learned)
+        expected = self._load(manifest.version)
+        if expected is None or not rows.are_all:
+            return
+        if manifest.metrics.get(LOG_ROWS) == len(rows):
+            expected.refresh(num_learned, rows, renew=True)
+            self._compare_scaling(manifest, expected, found)
+        else:
+            chunk = found.spec.training.rebuild_chunk
+            assert isinstance(expected.policy, LinearTS), "a bandit's policy never changes"
+            expected.policy.rebuild(rows, chunk, expected.row_weights)
+        compare_models(
+            self._check, f"snapshot {manifest.version} against its rows", expected, found
+        )
+
+    def _compare_scaling(
+        self, manifest: Manifest, expected: ServingModel, found: ServingModel
+    ) -> None:
+        assert isinstance(expected.policy, LinearTS), "a bandit's policy never changes"
+        assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
+        first, second = expected.policy.scaling, found.policy.scaling
+        if first is None or second is None:
+            return
+        for name, tensor in first.tensors().items():
+            difference = relative_difference(tensor, second.tensors()[name], 0.0)
+            what = f"snapshot {manifest.version}: input scaling, {name}"
+            self._check.differs(difference, EXACT, what)
+
     def _may_evict(self, found: ServingModel, num_rows: int) -> bool:
         """Whether a replay may have held so few rows: its capacity is, or was, limited."""
         knobs = found.spec.replay
@@ -239,15 +277,19 @@ class ModelAudit:
         parent = self._load(before.version)
         if parent is None or not isinstance(parent.policy, LinearTS):
             return None
-        self.apply(parent, LogPosition(manifest.position))
-        parent.refresh(parent.progress.num_learned)
+        position = LogPosition(manifest.position)
+        self.apply(parent, position)
         assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
-        first, second = parent.policy.scaling, found.policy.scaling
-        if first is not None and second is not None:
-            for name, tensor in first.tensors().items():
-                difference = relative_difference(tensor, second.tensors()[name], 0.0)
-                what = f"snapshot {manifest.version}: input scaling, {name}"
-                self._check.differs(difference, EXACT, what)
+        scaling = found.policy.scaling
+        if scaling is not None and scaling.is_old:  # by a rule of an earlier release
+            parent.policy.rescale(scaling)
+            return parent
+        num_learned = parent.progress.num_learned
+        rows = learned_rows(self._reader, self._record, position, num_learned)
+        if parent.reads_log(num_learned) and len(rows) != manifest.metrics.get(LOG_ROWS, 0.0):
+            return None  # rows have left the log since
+        parent.refresh(num_learned, rows)
+        self._compare_scaling(manifest, parent, found)
         return parent
 
 

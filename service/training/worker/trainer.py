@@ -19,12 +19,14 @@ from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
+from service.store.errors import LogTrimmed
 from service.store.loading import catalogue_of, clean_snapshot, load_at, newest_snapshot
+from service.store.logged_rows import learned_rows
 from service.store.opening import open_reader
 from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import REMAINS, Configuration, Published, RoundOrder
+from service.training.messages import LOG_ROWS, REMAINS, Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -102,7 +104,7 @@ class Trainer:
                 metrics |= trained
             progress = Progress(num_learned=total, trained_rows=total)
         else:
-            model.refresh(total)
+            metrics |= self._refresh(model, record, position, total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
         self._beats("publish")
         metrics["round_seconds"] = time.perf_counter() - started
@@ -120,6 +122,21 @@ class Trainer:
             keep_s=HOUR_S * knobs.keep_snapshots_h, most_bytes=knobs.keep_snapshots_bytes,
         )  # fmt: skip
         return Published(uid, SnapshotVersion(manifest.version), position, metrics)
+
+    def _refresh(
+        self, model: ServingModel, record: BanditRecord, position: LogPosition, total: int
+    ) -> dict[str, float]:
+        """Refresh a model, from the log where its inputs are standardised anew."""
+        if not model.reads_log(total):
+            model.refresh(total)
+            return {}
+        while True:
+            rows = learned_rows(self._reader, record, position, total)
+            try:
+                model.refresh(total, rows)
+            except LogTrimmed:  # the server trimmed it during the read
+                continue
+            return {LOG_ROWS: float(len(rows))}
 
     def _num_learned(
         self, record: BanditRecord, parent: Snapshot, order: RoundOrder, num_before: int

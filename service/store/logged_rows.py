@@ -16,6 +16,9 @@ from service.store.records import BanditRecord
 class LoggedRows:
     """The newest learned rows up to a position, like those of a replay that followed the log.
 
+    Attributes:
+        are_all: Whether a model at the position has learned these rows and no others.
+
     Args:
         reader: Reads the log.
         record: The bandit.
@@ -29,10 +32,15 @@ class LoggedRows:
         self._reader = reader
         self._record = record
         self._up_to = up_to
+        self._num_rows = num_rows
+        self.are_all = False
         trim = reader.trim(record.key)
         learned = reader.count_learned(record.key, LogPosition(0), up_to)
         self._begins = trim.position
         self._passed_over = learned - trim.learned - num_rows
+
+    def __len__(self) -> int:
+        return max(0, self._num_rows)
 
     @property
     def are_logged(self) -> bool:
@@ -71,6 +79,17 @@ class LoggedRows:
                 if isinstance(row, LearnRow) and row.before is not None:
                     values[row.origin] = row.after
         return values
+
+
+def learned_rows(
+    reader: LogReader, record: BanditRecord, up_to: LogPosition, num_learned: int
+) -> LoggedRows:
+    """Return all rows up to a position that the log still has, for a model that learned so many."""
+    gone = reader.trim(record.key).learned
+    learned = reader.count_learned(record.key, LogPosition(0), up_to)
+    rows = LoggedRows(reader, record, up_to, learned - gone)
+    rows.are_all = not gone and learned == num_learned and not reader.last_import(record.key, up_to)
+    return rows
 
 
 def _rows(batch: list[LearnRow], values: dict[int, float]) -> Rows:
