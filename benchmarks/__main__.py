@@ -27,6 +27,7 @@ TIMINGS = {
     "images": "a ResNet encoder: candidates over one pass, training with cached activations",
     "replay": "random batches of the disk replay over other ways to read the same bytes",
     "regret": "the regret table: every problem, every policy, means over seeds",
+    "peers": "our policies and other bandit libraries on the same streams, tables and scenes",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
@@ -50,6 +51,7 @@ PROOFS = {
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
     "http", "core", "rebuild", "catalog", "memory", "simulated", "images", "compare", "startup",
+    "peers",
 }  # fmt: skip
 
 
