@@ -23,7 +23,8 @@ from benchmarks.peers.player import UnavailableError
 from benchmarks.peers.policies import OURS, PEERS, POLICIES
 from benchmarks.peers.problems import PROBLEMS, Problem
 from benchmarks.peers.results import Key, Results, Row
-from benchmarks.peers.summary import check_streams, compare, markdown, summarise
+from benchmarks.peers.summary import check_streams, compare, summarise
+from benchmarks.peers.text import comparisons, details, overview
 from benchmarks.report import arguments, write
 
 FIRST_SEED, PICK_FROM, PICKS = 600, 50, 3
@@ -38,7 +39,9 @@ def run_one(key: Key, folder: Path) -> Row:
     row["stream"] = stream.digest()
     started = time.perf_counter()
     try:
-        player = policy.player(stream, f"{key.problem}-{key.policy}-{key.seed}", key.seed)
+        # A scene and its undisturbed twin have one name, so that they draw alike.
+        name = f"{problem.against or key.problem}-{key.policy}-{key.seed}"
+        player = policy.player(stream, name, key.seed)
         found = figures(stream, play(player, stream))
     except UnavailableError as error:
         return row | {"unavailable": str(error)}
@@ -120,8 +123,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]
     parser.add_argument("--steps", type=int, help="at most so many of every problem")
     parser.add_argument("--quick", action="store_true", help="a fifth of the steps, two seeds")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--data-dir", type=Path, default=DEFAULT_FOLDER, help="folder of the tables")
-    parser.add_argument("--results", type=Path, help="file of the runs; those in it are not repeated")
+    parser.add_argument(
+        "--data-dir", type=Path, default=DEFAULT_FOLDER, help="folder of the tables"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="file of the runs; those in it are not repeated"
+    )
     parser.add_argument("--markdown", type=Path, help="file the tables are written to")
     given = parser.parse_args(argv)
     chosen = {name: PROBLEMS[name] for name in given.problems or PROBLEMS}
@@ -155,17 +162,21 @@ def main(argv: Sequence[str]) -> int:
     }
     tables = [name for name, row in problems.items() if row.table is not None]
     compared = compare(rows, tables, given.of, rivals, set(_picks(given)), reported)
-    text = markdown(lines, compared, given.of)
+    text = overview(lines, {name: row.figure for name, row in problems.items()})
+    if compared:
+        text += f"\n\n{comparisons(compared, given.of)}"
     print(text)
     if given.markdown is not None:
         given.markdown.parent.mkdir(parents=True, exist_ok=True)
-        given.markdown.write_text(text + "\n")
+        given.markdown.write_text(f"{text}\n\n{details(lines)}\n")
     write(
         "peers", {f"{line['problem']} {line['policy']}": line["percent"] for line in lines},
         given.json, wall_s=time.perf_counter() - started, summary=lines, comparisons=compared,
         runs=rows,
     )  # fmt: skip
-    broken = [row for row in rows if row["policy"] in OURS and "failed" in row.get("unavailable", "")]
+    broken = [
+        row for row in rows if row["policy"] in OURS and "failed" in row.get("unavailable", "")
+    ]
     for row in broken:
         print(f"FAILED: {_progress(row)}", file=sys.stderr)
     return 1 if broken else 0

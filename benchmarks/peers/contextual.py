@@ -30,7 +30,9 @@ class ContextualPlayer:
         if not stream.rewards_are_binary:
             raise UnavailableError("contextualbandits learns rewards of 0 and 1 alone")
         if len(stream.action_ids) > _MOST_ACTIONS:
-            raise UnavailableError(f"contextualbandits: more than {_MOST_ACTIONS} actions, too slow")
+            raise UnavailableError(
+                f"contextualbandits: more than {_MOST_ACTIONS} actions, too slow"
+            )
         self._policy = BootstrappedTS(
             LogisticRegression(), nchoices=len(stream.action_ids), random_state=seed
         )

@@ -1,4 +1,4 @@
-"""Encodes a data frame as a context: the same numbers for every policy and peer.
+"""Encodes the columns of a table as a context: the same numbers for every policy and peer.
 
 - A column of numbers is (value - mean) / standard deviation, with the moments of the whole table.
   Columns named in `logs` are replaced by sign(v) log(1 + |v|) first. A missing number is 0, the
@@ -13,13 +13,15 @@ own are so at their best, and nobody learns less from it than the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 MISSING = "(missing)"
+Column = NDArray[np.float64] | tuple[str, ...]
+"""n numbers, where NaN is missing, or n texts."""
 
 
 class Encoded(NamedTuple):
@@ -29,61 +31,56 @@ class Encoded(NamedTuple):
     names: tuple[str, ...]
 
 
-def encode(frame: Any, *, logs: Collection[str] = ()) -> Encoded:
-    """Return the columns of a pandas data frame as numbers.
+def column(values: Iterable[Any]) -> Column:
+    """Return values as numbers where all of them are some, else as texts; None is missing."""
+    found = list(values)
+    if all(value is None or isinstance(value, int | float | np.number) for value in found):
+        return np.array([np.nan if value is None else float(value) for value in found])
+    return tuple(MISSING if value is None else str(value) for value in found)
+
+
+def encode(columns: Mapping[str, Column], *, logs: Collection[str] = ()) -> Encoded:
+    """Return columns of n rows as numbers.
 
     Raises:
-        ValueError: A name in `logs` is no column of numbers, or no column is left.
+        ValueError: A name in `logs` is no column of numbers, or no column has two values.
     """
-    columns: list[NDArray[np.float64]] = []
-    names: list[str] = []
-    logs_left = set(logs)
-    for name in frame.columns:
-        series = frame[name]
-        if series.dtype.kind in "iuf":
-            values = series.to_numpy(dtype=np.float64, na_value=np.nan)
-            logs_left.discard(name)
-            found = _numbers(name, values, name in logs)
+    numbers = {name for name, values in columns.items() if not isinstance(values, tuple)}
+    if wrong := set(logs) - numbers:
+        raise ValueError(f"no columns of numbers: {', '.join(sorted(wrong))}")
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, values in columns.items():
+        if isinstance(values, tuple):
+            texts = np.array(values)
+            for value in sorted(set(values)):
+                found[f"{name}={value}"] = (texts == value).astype(np.float64)
         else:
-            found = _categories(name, [_text(value) for value in series])
-        for label, column in found:
-            if column.min() != column.max():
-                names.append(label)
-                columns.append(column)
-    if logs_left:
-        raise ValueError(f"no columns of numbers: {', '.join(sorted(logs_left))}")
-    if not columns:
+            missing = np.isnan(values)
+            found[name] = _scaled(_logarithm(values) if name in logs else values, missing)
+            found[f"{name}={MISSING}"] = missing.astype(np.float64)
+    varying = {name: values for name, values in found.items() if values.min() != values.max()}
+    if not varying:
         raise ValueError("no column has two values")
-    return Encoded(np.stack(columns, axis=1).astype(np.float32), tuple(names))
+    stacked = np.stack(list(varying.values()), axis=1)
+    return Encoded(stacked.astype(np.float32), tuple(varying))
 
 
-def labels(series: Any) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def labels(values: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return for each value its index among the sorted distinct values, and these."""
-    texts = [_text(value) for value in series]
+    texts = [value if isinstance(value, str) else format(value, "g") for value in values]
     distinct = tuple(sorted(set(texts)))
     index = {text: number for number, text in enumerate(distinct)}
     return np.array([index[text] for text in texts], np.int64), distinct
 
 
-def _numbers(
-    name: str, values: NDArray[np.float64], log: bool
-) -> list[tuple[str, NDArray[np.float64]]]:
-    if log:
-        values = np.sign(values) * np.log1p(np.abs(values))
-    missing = np.isnan(values)
-    spread = np.nanstd(values)
-    scaled = (values - np.nanmean(values)) / (spread if spread > 0 else 1.0)
-    scaled[missing] = 0.0
-    return [(name, scaled), (f"{name}={MISSING}", missing.astype(np.float64))]
+def _logarithm(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
 
 
-def _categories(name: str, texts: list[str]) -> list[tuple[str, NDArray[np.float64]]]:
-    array = np.array(texts)
-    return [
-        (f"{name}={value}", (array == value).astype(np.float64)) for value in sorted(set(texts))
-    ]
-
-
-def _text(value: Any) -> str:
-    # None, NaN and pandas' NA differ from themselves or refuse the comparison.
-    return MISSING if value is None or value != value or str(value) == "<NA>" else str(value)
+def _scaled(values: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return standardised values, 0 where one is missing or where all are equal."""
+    known = values[~missing]
+    out = np.zeros(len(values))
+    if len(known) and known.min() != known.max():
+        out[~missing] = (known - known.mean()) / known.std()
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Problem:
         seeds: How many seeds a full run reports.
         table: The table it is played on; None: a scene, which needs no data.
         against: The same without the disturbance, whose regret is 1 in the ratio.
+        figure: The figure of `play.figures`, or "ratio", that the problem is about.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Problem:
     seeds: int
     table: str | None = None
     against: str | None = None
+    figure: str = "percent"
 
     def stream(self, seed: int, horizon: int, folder: Path) -> Stream:
         """Return the stream of one seed.
@@ -47,6 +49,8 @@ _TABLES = {
     "credit": 2000, "movielens": 1500,
 }  # fmt: skip
 _TABLE_SEEDS, _SCENE_SEEDS = 10, 5
+_DISTURBED = 2400  # steps of a scene with a disturbance, and of its twin
+GAIN, BEST = "gain_share", "best_share"
 
 
 def _table(name: str, horizon: int) -> Problem:
@@ -55,29 +59,37 @@ def _table(name: str, horizon: int) -> Problem:
 
 
 def _scene(
-    name: str, make: Callable[..., Stream], horizon: int, against: str | None = None
+    name: str, make: Callable[..., Stream], horizon: int, figure: str = "percent"
 ) -> Problem:
-    return Problem(name=name, make=make, horizon=horizon, seeds=_SCENE_SEEDS, against=against)
+    return Problem(name=name, make=make, horizon=horizon, seeds=_SCENE_SEEDS, figure=figure)
 
 
+def _disturbed(name: str, make: Callable[..., Stream], against: str) -> Problem:
+    return replace(_scene(name, make, _DISTURBED, "ratio"), against=against)
+
+
+_RANGES = {"1000": (1000.0, 1001.0), ".95": (0.95, 0.99), ".001": (0.0, 0.001)}
 _ROWS = [
     *(_table(name, horizon) for name, horizon in _TABLES.items()),
-    _scene("noisy-linear", partial(scenes.noisy_binary, nonlinear=False), 6000),
-    _scene("noisy-nonlinear", partial(scenes.noisy_binary, nonlinear=True), 6000),
-    _scene("range-1000", partial(scenes.in_range, low=1000.0, high=1001.0), 800),
-    _scene("range-.95", partial(scenes.in_range, low=0.95, high=0.99), 800),
-    _scene("range-.001", partial(scenes.in_range, low=0.0, high=0.001), 800),
-    _scene("money", scenes.money, 2500),
-    _scene("calm", scenes.calm, 2400),
-    _scene("outlier-x", scenes.outlier_context, 2400, "calm"),
-    _scene("outlier-r-100", partial(scenes.outlier_reward, value=100.0), 2400, "calm"),
-    _scene("outlier-r-1e4", partial(scenes.outlier_reward, value=1e4), 2400, "calm"),
-    _scene("sentinel", scenes.sentinel, 2400, "calm"),
-    _scene("delay-100", partial(scenes.delayed, delay=100), 2400, "calm"),
-    _scene("spare", partial(scenes.spare_column, live=False), 2400),
-    _scene("spare-live", partial(scenes.spare_column, live=True), 2400, "spare"),
-    _scene("retired", partial(scenes.featured, typo=False), 2400),
-    _scene("retired-typo", partial(scenes.featured, typo=True), 2400, "retired"),
+    *(
+        _scene(f"noisy-{name}", partial(scenes.noisy_binary, nonlinear=nonlinear), 6000, GAIN)
+        for name, nonlinear in (("linear", False), ("nonlinear", True))
+    ),
+    *(
+        _scene(f"range-{name}", partial(scenes.in_range, low=low, high=high), 800, BEST)
+        for name, (low, high) in _RANGES.items()
+    ),
+    _scene("money", scenes.money, 2500, BEST),
+    _scene("calm", scenes.calm, _DISTURBED),
+    _disturbed("outlier-x", scenes.outlier_context, "calm"),
+    _disturbed("outlier-r-100", partial(scenes.outlier_reward, value=100.0), "calm"),
+    _disturbed("outlier-r-1e4", partial(scenes.outlier_reward, value=1e4), "calm"),
+    _disturbed("sentinel", scenes.sentinel, "calm"),
+    _disturbed("delay-100", partial(scenes.delayed, delay=100), "calm"),
+    _scene("spare", partial(scenes.spare_column, live=False), _DISTURBED),
+    _disturbed("spare-live", partial(scenes.spare_column, live=True), "spare"),
+    _scene("retired", partial(scenes.featured, typo=False), _DISTURBED),
+    _disturbed("retired-typo", partial(scenes.featured, typo=True), "retired"),
     _scene("clicks", scenes.sparse_clicks, 10_000),
     _scene("actions-200", scenes.many_actions, 4000),
     _scene("switch", scenes.switch, 3000),

@@ -18,23 +18,25 @@ from typing import Any
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
 
 
-def read_rda(content: bytes, name: str) -> Any:
-    """Return the object `name` of a file .rda, a data frame of pandas.
+def read_rda(content: bytes, name: str) -> dict[str, list[Any]]:
+    """Return the columns of the data frame `name` of a file .rda; None is missing.
 
     Raises:
         KeyError: The file has no such object.
     """
-    return _converted(content)[name]
+    return _columns(_converted(content)[name])
 
 
-def read_lazy(index: bytes, database: bytes, name: str) -> Any:
-    """Return the object `name` of a lazy-load database, a data frame of pandas.
+def read_lazy(index: bytes, database: bytes, name: str) -> dict[str, list[Any]]:
+    """Return the columns of the data frame `name` of a lazy-load database; None is missing.
 
     Raises:
         KeyError: The database has no such object.
     """
-    offset, length = (int(number) for number in _converted(gzip.decompress(index))["variables"][name])
-    return _converted(unpack(database[offset : offset + length]))
+    offset, length = (
+        int(number) for number in _converted(gzip.decompress(index))["variables"][name]
+    )
+    return _columns(_converted(unpack(database[offset : offset + length])))
 
 
 def unpack(stored: bytes) -> bytes:
@@ -53,6 +55,17 @@ def unpack(stored: bytes) -> bytes:
     if len(value) != size:
         raise ValueError(f"an object of R has {len(value)} bytes and states {size}")
     return value
+
+
+def _columns(frame: Any) -> dict[str, list[Any]]:
+    """Return the columns of a data frame of pandas."""
+    return {
+        str(name): [
+            None if missing else value
+            for value, missing in zip(frame[name], frame[name].isna(), strict=True)
+        ]
+        for name in frame.columns
+    }
 
 
 def _converted(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""Means over seeds, paired differences with their intervals, and the tables of both.
+"""Means over seeds, and paired differences with their intervals.
 
 A paired difference is that of two policies on the same seed's stream, in points of the uniform
 policy's regret (its regret is 100). Its 95 % interval is that of Student's t with one degree of
@@ -125,44 +125,7 @@ def compare(
     return out
 
 
-def markdown(lines: Sequence[Row], comparisons: Sequence[Row], of: str) -> str:
-    """Return both tables as Markdown."""
-    out = [
-        "| problem | policy | seeds | regret, % of uniform's | best action, last 300 "
-        "| gain, last quarter | ratio to undisturbed | s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for line in lines:
-        if not line["seeds"]:
-            out.append(f"| {line['problem']} | {line['policy']} | 0 | {line['unavailable']} |||||")
-            continue
-        error = "" if line["error"] is None else f" +- {line['error']:.1f}"
-        out.append(
-            f"| {line['problem']} | {line['policy']} | {line['seeds']} "
-            f"| {_text(line['percent'], '.1f')}{error} | {_text(line['best_share'], '.3f')} "
-            f"| {_text(line['gain_share'], '.3f')} | {_text(line['ratio'], '.2f')} "
-            f"| {_text(line['wall_s'], '.1f')} |"
-        )
-    if comparisons:
-        out += [
-            "",
-            f"`{of}` against the strongest of a group, picked on other seeds: paired differences "
-            "in points of uniform's regret; below 0 it is better.",
-            "",
-            "| problem | group | strongest | pairs | difference | 95 % interval |",
-            "|---|---|---|---|---|---|",
-        ]
-        out += [
-            f"| {line['problem']} | {line['group']} | {line['rival']} | {line['pairs']} "
-            f"| {line['mean']:+.1f} | {_text(line['low'], '+.1f')} to {_text(line['high'], '+.1f')} |"
-            for line in comparisons
-        ]
-    return "\n".join(out)
-
-
-def _percents(
-    rows: Sequence[Row], problem: str, policy: str, seeds: set[int]
-) -> dict[int, float]:
+def _percents(rows: Sequence[Row], problem: str, policy: str, seeds: set[int]) -> dict[int, float]:
     return {
         row["seed"]: row["percent"]
         for row in rows
@@ -183,7 +146,3 @@ def _ratio(disturbed: Sequence[Row], plain: Sequence[Row]) -> float | None:
 def _mean(values: Sequence[Any]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _text(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)

@@ -11,6 +11,8 @@ are described by age, gender and occupation, films by genres and year.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from benchmarks.peers.convert import Arrays
@@ -43,8 +45,8 @@ def movielens_stream(table: Arrays, seed: int, horizon: int) -> Stream:
     visits = np.array(
         [
             np.arange(first, first + OFFERED)
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
-            for first in range(int(start), int(end) - OFFERED + 1, OFFERED)
+            for start, end in pairwise(starts.tolist())
+            for first in range(start, end - OFFERED + 1, OFFERED)
         ]
     )
     visits = visits[rng.permutation(len(visits))[:horizon]]

@@ -2,8 +2,8 @@
 
 The context is the namespace `c`, an action's id `i` and its features `f`. Without the products an
 action's rank could not depend on the context, so `-q ci` and, where actions have features, `-q cf`
-are given; everything else is the library's default. `--squarecb` and `--regcb` need the range of costs, and are told that of
-the stream's rewards. A cost is the negative reward.
+are given; everything else is the library's default. `--squarecb` and `--regcb` need the range of
+costs, and are told that of the stream's rewards. A cost is the negative reward.
 """
 
 from __future__ import annotations
