@@ -24,7 +24,7 @@ from benchmarks.peers.convert import Arrays, Convert
 from benchmarks.report import arguments, write
 
 DEFAULT_FOLDER = Path.home() / ".cache" / "bandexa" / "tables"
-_FETCH = "python -m benchmarks.peers fetch"
+_FETCH = "python -m benchmarks peers fetch"
 
 
 class TableUnavailableError(Exception):
