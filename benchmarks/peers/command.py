@@ -37,7 +37,7 @@ def run_one(key: Key, folder: Path) -> Row:
     row: Row = key._asdict()
     stream = problem.stream(key.seed, key.steps, folder)
     row["stream"] = stream.digest()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         # A scene and its undisturbed twin have one name, so that they draw alike.
         name = f"{problem.against or key.problem}-{key.policy}-{key.seed}"
@@ -48,7 +48,7 @@ def run_one(key: Key, folder: Path) -> Row:
     except Exception as error:
         # A library that breaks down on a stream is a finding; the other runs go on.
         return row | {"unavailable": f"failed: {type(error).__name__}: {error}"[:200]}
-    return row | found | {"steps": key.steps, "wall_s": time.perf_counter() - started}
+    return row | found | {"steps": key.steps, "cpu_s": time.process_time() - started}
 
 
 def jobs(
@@ -108,7 +108,7 @@ def _progress(row: Row) -> str:
     name = f"{row['problem']} {row['policy']} seed {row['seed']}"
     if "unavailable" in row:
         return f"{name}: {row['unavailable']}"
-    return f"{name}: {row['percent']:.1f} % of uniform's regret in {row['wall_s']:.1f} s"
+    return f"{name}: {row['percent']:.1f} % of uniform's regret in {row['cpu_s']:.1f} s"
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.peers.player import Outcome, Player
 from benchmarks.peers.stream import Stream
 
-LAST = 300
+LAST, FIRST = 300, 100
 _PARTS = 10
 
 
@@ -63,7 +63,7 @@ def figures(stream: Stream, chosen: NDArray[np.int64]) -> dict[str, Any]:
 
     - `regret`: the sum of best - chosen in expected reward; `uniform_regret` that of a uniform
       choice among the offered actions; `percent` is 100 times their ratio, and `percent_by_tenth`
-      the same within each tenth of the steps.
+      the same within each tenth of the steps, `percent_of_first` within the first 100.
     - `best_share`: the share of the last 300 steps in which the best action was chosen.
     - `gain_share`: in the last quarter, the sum of chosen - uniform over that of best - uniform.
 
@@ -89,6 +89,7 @@ def figures(stream: Stream, chosen: NDArray[np.int64]) -> dict[str, Any]:
                 np.array_split(lost, _PARTS), np.array_split(spread, _PARTS), strict=True
             )
         ],
+        "percent_of_first": _percent(lost[:FIRST], spread[:FIRST]),
         "best_share": float((got[last] == best[last]).mean()),
         "gain_share": _ratio(gain[quarter], spread[quarter]),
         "mean_reward": float(stream.rewards[steps, columns].mean()),

@@ -45,10 +45,10 @@ class Problem:
 
 
 _TABLES = {
-    "mushroom": 2000, "adult": 2000, "phishing": 1250, "segments": 2000, "attrition": 1470,
-    "credit": 2000, "movielens": 1500,
+    "mushroom": 1500, "adult": 2000, "phishing": 1250, "segments": 1500, "attrition": 1470,
+    "credit": 1500, "movielens": 1500,
 }  # fmt: skip
-_TABLE_SEEDS, _SCENE_SEEDS = 10, 5
+_TABLE_SEEDS, _SCENE_SEEDS = 10, 3
 _DISTURBED = 2400  # steps of a scene with a disturbance, and of its twin
 GAIN, BEST = "gain_share", "best_share"
 

@@ -17,7 +17,7 @@ _FORMS = {
     "best_share": ".3f",
     "gain_share": ".3f",
     "ratio": ".2f",
-    "wall_s": ".1f",
+    "cpu_s": ".1f",
 }
 _WORDS = {
     "percent": "regret in % of the uniform policy's",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import command, data, main
+from benchmarks.peers.convert import Arrays
 from benchmarks.peers.policies import POLICIES
 from benchmarks.peers.problems import PROBLEMS
 from benchmarks.peers.results import Key, Results
@@ -32,7 +33,12 @@ def tables(tmp_path):
     """A folder with a small stand-in for one table: the label is the sign of the first number."""
     x = np.random.default_rng(1).standard_normal((400, 3)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.int64)
-    arrays = {"x": x, "y": y, "columns": np.array(["a", "b", "c"]), "labels": np.array(["n", "y"])}
+    arrays: Arrays = {
+        "x": x,
+        "y": y,
+        "columns": np.array(["a", "b", "c"]),
+        "labels": np.array(["n", "y"]),
+    }
     data.save("phishing", arrays, tmp_path)
     return tmp_path
 
@@ -41,7 +47,7 @@ def row(problem, policy, seed, percent, *, regret=1.0, stream="s"):
     return {
         "problem": problem, "policy": policy, "seed": seed, "steps": 10, "version": "1",
         "stream": stream, "percent": percent, "regret": regret, "best_share": 0.5,
-        "gain_share": 0.5, "wall_s": 1.0,
+        "gain_share": 0.5, "cpu_s": 1.0,
     }  # fmt: skip
 
 
@@ -98,7 +104,7 @@ def test_stored_runs_are_found_again_and_a_torn_line_is_not(tmp_path):
     with path.open("a") as file:
         file.write('{"problem": "p", "pol')
     found = Results(path)
-    assert found.find(Key("p", "a", 1, 10, "1"))["percent"] == 7.0
+    assert found.find(Key("p", "a", 1, 10, "1")) == row("p", "a", 1, 7.0)
     assert found.find(Key("p", "a", 1, 10, "2")) is None
     assert found.find(Key("p", "a", 1, 20, "1")) is None
 

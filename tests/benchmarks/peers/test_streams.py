@@ -25,7 +25,7 @@ class Scripted:
 
     def __init__(self, rule):
         self.rule = rule
-        self.shown: list[tuple] = []
+        self.shown: list[tuple[bytes, tuple[str, ...]]] = []
         self.batches: list[list[Outcome]] = []
         self.retired: list[str] = []
 
