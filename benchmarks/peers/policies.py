@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -18,7 +18,9 @@ from benchmarks.peers.river_linear import RiverPlayer
 from benchmarks.peers.stream import Stream
 from benchmarks.peers.vw import VwPlayer
 
-_CORE = Path(__file__).resolve().parents[2] / "bandexa_core"
+_ROOT = Path(__file__).resolve().parents[2]
+# What decides a run, beside the player itself: streams, adapters and arithmetic.
+_AROUND = {"__init__", "__main__", "command", "data", "results", "summary", "text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +50,27 @@ class Policy:
             ) from error
 
     def version(self) -> str:
-        """Return what a stored run belongs to: the peer's version, or a digest of our core."""
+        """Return what a stored run belongs to: a digest of the code that plays it.
+
+        Ours has all of `bandexa_core` in it; a peer has its package's version instead.
+        """
+        folder = _ROOT / "benchmarks" / "peers"
+        files = [path for path in folder.glob("*.py") if path.stem not in _AROUND]
         if self.package is None:
-            found = blake2b(digest_size=6)
-            for path in sorted(_CORE.rglob("*.py")):
-                found.update(path.read_bytes())
-            return f"core {found.hexdigest()}"
+            files += (_ROOT / "bandexa_core").rglob("*.py")
+            return f"ours {_digest(files)}"
         try:
-            return f"{self.package} {importlib.metadata.version(self.package)}"
+            version = importlib.metadata.version(self.package)
         except importlib.metadata.PackageNotFoundError:
-            return f"{self.package} missing"
+            version = "missing"
+        return f"{self.package} {version} {_digest(files)}"
+
+
+def _digest(files: Iterable[Path]) -> str:
+    found = blake2b(digest_size=6)
+    for path in sorted(files):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def _ours(name: str, make: Make) -> Policy:

@@ -1,8 +1,8 @@
 """Runs that are stored as they end, one JSON object a line, so that a later call goes on from them.
 
-A stored run counts where problem, policy, seed, steps and version are the same. The version of a
-peer is that of its package; ours is a digest of `bandexa_core`, so that a change of the learning
-plays our policies again and leaves the peers alone. A last line that was cut off is ignored.
+A stored run counts where problem, policy, seed, steps and version are the same (`policies.Policy.
+version`), so that a change of the learning plays our policies again and leaves the peers alone. A
+last line that was cut off is ignored.
 """
 
 from __future__ import annotations
