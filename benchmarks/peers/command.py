@@ -163,8 +163,7 @@ def main(argv: Sequence[str]) -> int:
     tables = [name for name, row in problems.items() if row.table is not None]
     compared = compare(rows, tables, given.of, rivals, set(_picks(given)), reported)
     text = overview(lines, {name: row.figure for name, row in problems.items()})
-    if compared:
-        text += f"\n\n{comparisons(compared, given.of)}"
+    text += f"\n\n{comparisons(compared, tables, given.of)}"
     print(text)
     if given.markdown is not None:
         given.markdown.parent.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,11 @@ class ContextualPlayer:
             raise UnavailableError(
                 f"contextualbandits: more than {_MOST_ACTIONS} actions, too slow"
             )
+        # One row is decided at a time, so one model of each action is drawn in either case.
         self._policy = BootstrappedTS(
-            LogisticRegression(), nchoices=len(stream.action_ids), random_state=seed
-        )
+            LogisticRegression(), nchoices=len(stream.action_ids), sample_unique=False,
+            random_state=seed,
+        )  # fmt: skip
         self._index = {action_id: n for n, action_id in enumerate(stream.action_ids)}
         self._rng = np.random.default_rng(seed)
         self._rows: list[tuple[Context, int, float]] = []

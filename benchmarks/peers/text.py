@@ -56,8 +56,12 @@ def details(lines: Sequence[Row]) -> str:
     return "\n".join(out)
 
 
-def comparisons(compared: Sequence[Row], of: str) -> str:
-    """Return the paired differences."""
+def comparisons(compared: Sequence[Row], problems: Sequence[str], of: str) -> str:
+    """Return the paired differences, and the problems that have none."""
+    missing = [name for name in problems if name not in {line["problem"] for line in compared}]
+    without = [f"`{of}` is compared with nothing on: {', '.join(missing)}"] if missing else []
+    if not compared:
+        return "\n".join(without)
     out = [
         f"`{of}` against the strongest of a group, which was picked on other seeds: differences of "
         "pairs in points of the uniform policy's regret. Below 0 it is better.",
@@ -68,7 +72,7 @@ def comparisons(compared: Sequence[Row], of: str) -> str:
         ends = "" if line["low"] is None else f"{line['low']:+.1f} to {line['high']:+.1f}"
         cells = [line[name] for name in ("problem", "group", "rival")]
         out.append(_line(*cells, str(line["pairs"]), f"{line['mean']:+.1f}", ends))
-    return "\n".join(out)
+    return "\n".join([*out, "", *without] if without else out)
 
 
 def _reasons(lines: Sequence[Row]) -> Iterator[str]:

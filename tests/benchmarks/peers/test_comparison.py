@@ -10,10 +10,13 @@ import pytest
 
 from benchmarks.peers import command, data, main
 from benchmarks.peers.convert import Arrays
+from benchmarks.peers.ours import OurPlayer
+from benchmarks.peers.player import UnavailableError
 from benchmarks.peers.policies import POLICIES
 from benchmarks.peers.problems import PROBLEMS
 from benchmarks.peers.results import Key, Results
 from benchmarks.peers.summary import check_streams, compare, paired, strongest, summarise
+from benchmarks.peers.text import comparisons
 
 PEER_MODULES = (
     "vowpalwabbit", "mabwiser", "mabwiser.mab", "bayesianbandits", "contextualbandits",
@@ -83,6 +86,14 @@ def test_the_strongest_is_picked_on_other_seeds_than_those_reported():
 def test_a_rival_that_missed_a_seed_of_the_pick_is_not_picked():
     rows = [row("p", "a", 50, 1.0), row("p", "b", 50, 20.0), row("p", "b", 51, 20.0)]
     assert strongest(rows, "p", ("a", "b"), {50, 51}) == "b"
+
+
+def test_a_problem_without_a_comparison_is_named():
+    rows = [row("p", "a", seed, 10.0) for seed in (50, 600)] + [row("p", "mine", 600, 9.0)]
+    found = compare(rows, ["p", "q"], "mine", {"peers": ("a",)}, {50}, {600})
+    shown = comparisons(found, ["p", "q"], "mine")
+    assert "| p | peers | a | 1 | -1.0 |" in shown
+    assert "`mine` is compared with nothing on: q" in shown
 
 
 def test_the_ratio_is_to_the_undisturbed_problem_on_the_same_seeds():
@@ -155,9 +166,15 @@ def test_a_missing_table_is_left_out_and_named_unless_it_was_asked_for(tables, c
     assert "python -m benchmarks peers fetch" in capsys.readouterr().err
 
 
-def test_a_policy_that_the_service_refuses_says_which_field(tmp_path):
+def test_a_policy_that_needs_features_of_actions_says_so(tmp_path):
     found = command.run_one(Key("calm", "bilinear_ts", 3, 20, "0"), tmp_path)
     assert found["unavailable"] == "its actions have no features"
+
+
+def test_a_body_that_the_service_refuses_is_reported_with_its_field():
+    stream = PROBLEMS["calm"].make(seed=3, horizon=20)
+    with pytest.raises(UnavailableError, match=r"the service refuses it: .*encoder"):
+        OurPlayer("x", {"policy": "linear_ts", "context": {"shape": [6]}, "encoder": 7}, stream)
 
 
 def test_fetching_an_unknown_table_is_refused(tmp_path, capsys):

@@ -17,6 +17,7 @@ from benchmarks.peers import convert, data
 from benchmarks.peers.data import FetchError, Source, TableUnavailableError
 from benchmarks.peers.encoding import column, encode, labels
 from benchmarks.peers.r_files import unpack
+from benchmarks.server import ROOT
 
 CSV = b"https,age,popup,is_phishing\n0.0,1,1.0,1\n0.5,1,0.0,0\n1.0,1,0.0,1\n0.5,1,1.0,0\n"
 
@@ -137,6 +138,10 @@ def test_a_table_that_is_there_is_not_fetched_again(tmp_path, monkeypatch):
 def test_both_spellings_start_the_command():
     for words in (["-m", "benchmarks", "peers"], ["-m", "benchmarks.peers"]):
         done = subprocess.run(
-            [sys.executable, *words, "--help"], capture_output=True, text=True, check=True
+            [sys.executable, *words, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.startswith("usage: python -m benchmarks peers")
