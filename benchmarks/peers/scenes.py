@@ -13,10 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from benchmarks.peers.stream import Stream
 
 _DIM = 6
+_MOST_MONEY = 350.0
 Means = NDArray[np.float64]
 
 
@@ -77,10 +79,11 @@ def money(*, seed: int, horizon: int) -> Stream:
     scale = 20.0 * np.clip(1.0 + 1.5 * x.astype(np.float64) @ weights.T, 0.05, None)
     paid = rng.random((horizon, 1)) < 0.3
     sums = np.exp(rng.standard_normal((horizon, 1)))
-    # The mean under the clip, from a fixed sample of the law of the sums.
-    law = np.exp(np.random.default_rng(0).standard_normal(4000))
-    means = 0.3 * np.minimum(scale[:, :, None] * law[:: 4000 // 500], 350.0).mean(axis=2)
-    rewards = np.where(paid, np.minimum(scale * sums, 350.0), 0.0)
+    # E min(s exp(Z), c) = s exp(1/2) P(Z < l - 1) + c P(Z > l) with l = log(c / s).
+    limit = np.log(_MOST_MONEY / scale)
+    clipped = scale * np.exp(0.5) * ndtr(limit - 1.0) + _MOST_MONEY * ndtr(-limit)
+    means = np.asarray(0.3 * clipped)
+    rewards = np.where(paid, np.minimum(scale * sums, _MOST_MONEY), 0.0)
     return Stream(contexts=x, action_ids=_ids(3), means=means, rewards=rewards)
 
 
