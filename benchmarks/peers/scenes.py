@@ -93,10 +93,10 @@ def calm(*, seed: int, horizon: int) -> Stream:
 
 
 def outlier_context(*, seed: int, horizon: int) -> Stream:
-    """One number of one context is 1e6: a spare one, after a third of the steps."""
+    """One number of one context is 1e6, after a third of the steps: one that rewards depend on."""
     plain = calm(seed=seed, horizon=horizon)
     x = plain.contexts.copy()
-    x[horizon // 3, _DIM - 1] = 1e6
+    x[horizon // 3, 0] = 1e6
     return replace(plain, contexts=x)
 
 
@@ -108,11 +108,14 @@ def outlier_reward(*, seed: int, horizon: int, value: float) -> Stream:
     return replace(plain, rewards=rewards)
 
 
-def sentinel(*, seed: int, horizon: int) -> Stream:
-    """A spare number is -999 in 5 % of the steps."""
+def missing(*, seed: int, horizon: int, column: int, shown: float) -> Stream:
+    """A number is not known in 5 % of the steps, and `shown` is sent in its place.
+
+    Rewards depend on the numbers 0 to 3 as they are; 4 and 5 are spare.
+    """
     plain = calm(seed=seed, horizon=horizon)
     x = plain.contexts.copy()
-    x[np.random.default_rng((seed, 1)).random(horizon) < 0.05, _DIM - 1] = -999.0
+    x[np.random.default_rng((seed, 1)).random(horizon) < 0.05, column] = shown
     return replace(plain, contexts=x)
 
 

@@ -121,14 +121,18 @@ def test_a_disturbance_leaves_everything_else_of_the_scene_alone():
     plain = scenes.calm(seed=3, horizon=90)
     x = scenes.outlier_context(seed=3, horizon=90)
     assert (x.contexts != plain.contexts).sum() == 1
-    assert x.contexts[30, 5] == np.float32(1e6)
+    assert x.contexts[30, 0] == np.float32(1e6)
     assert np.array_equal(x.rewards, plain.rewards)
     r = scenes.outlier_reward(seed=3, horizon=90, value=100.0)
     assert np.array_equal(r.contexts, plain.contexts)
     assert np.flatnonzero((r.rewards != plain.rewards).any(axis=1)).tolist() == [30]
     assert np.array_equal(r.means, plain.means)
-    gone = scenes.sentinel(seed=3, horizon=2000)
-    assert 0.03 < (gone.contexts[:, 5] == -999.0).mean() < 0.07
+    zero, gone = (
+        scenes.missing(seed=3, horizon=2000, column=0, shown=shown) for shown in (0.0, -999.0)
+    )
+    assert 0.03 < (gone.contexts[:, 0] == -999.0).mean() < 0.07
+    assert np.array_equal(gone.contexts == -999.0, zero.contexts == 0.0)
+    assert np.array_equal(gone.rewards, zero.rewards)
     dead, live = (scenes.spare_column(seed=3, horizon=90, live=live) for live in (False, True))
     assert np.array_equal(dead.contexts[:45], live.contexts[:45])
     assert not dead.contexts[:, 6].any()
