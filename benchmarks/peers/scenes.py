@@ -120,26 +120,26 @@ def missing(*, seed: int, horizon: int, column: int, shown: float) -> Stream:
 
 
 def spare_column(*, seed: int, horizon: int, live: bool) -> Stream:
-    """A seventh number that is 0; where it goes live, standard normal after half of the steps."""
+    """A seventh number that is 0; where it goes live, N(0, 100^2) after half of the steps."""
     plain = calm(seed=seed, horizon=horizon)
     column = np.zeros((horizon, 1), np.float32)
     if live:
-        noise = np.random.default_rng((seed, 1)).standard_normal((horizon, 1))
-        column[horizon // 2 :] = noise[horizon // 2 :]
+        values = 100.0 * np.random.default_rng((seed, 1)).standard_normal((horizon, 1))
+        column[horizon // 2 :] = values[horizon // 2 :]
     return replace(plain, contexts=np.concatenate([plain.contexts, column], axis=1))
 
 
 def featured(*, seed: int, horizon: int, typo: bool) -> Stream:
-    """Eight actions of four features and one more that is retired after 40 steps.
+    """Eight actions of two features and one more that is retired after 40 steps.
 
-    Means are .5 + .15 x' W a, clipped to 0..1. With the typo, the first feature of the additional
+    Means are .5 + .25 x' W a, clipped to 0..1. With the typo, the first feature of the additional
     action is 1e6 in the catalogue; what it pays is that of the right value.
     """
     rng = np.random.default_rng(seed)
     x = _contexts(rng, horizon, _DIM)
-    features = rng.uniform(-1.0, 1.0, (9, 4)).astype(np.float32)
-    weights = rng.standard_normal((_DIM, 4))
-    means = 0.5 + 0.15 * x.astype(np.float64) @ weights @ features.T.astype(np.float64)
+    features = rng.uniform(-1.0, 1.0, (9, 2)).astype(np.float32)
+    weights = rng.standard_normal((_DIM, 2))
+    means = 0.5 + 0.25 * x.astype(np.float64) @ weights @ features.T.astype(np.float64)
     means = np.clip(means, 0.0, 1.0)
     rewards = np.clip(means + 0.05 * rng.standard_normal((horizon, 1)), 0.0, 1.0)
     if typo:
