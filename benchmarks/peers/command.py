@@ -90,16 +90,20 @@ def _play(keys: Sequence[Key], given: argparse.Namespace) -> list[Row]:
     started = time.perf_counter()
     with ProcessPoolExecutor(given.workers) as pool:
         waiting = [pool.submit(run_one, key, given.data_dir) for key in missing]
-        for number, done in enumerate(as_completed(waiting), 1):
-            row = done.result()
-            rows.append(row)
-            if "unavailable" not in row:
-                stored.add(row)
-            left_s = (time.perf_counter() - started) / number * (len(missing) - number)
-            print(
-                f"[{number}/{len(missing)}, {left_s / 60:.0f} min left] {_progress(row)}",
-                file=sys.stderr,
-            )
+        try:
+            for number, done in enumerate(as_completed(waiting), 1):
+                row = done.result()
+                rows.append(row)
+                if "unavailable" not in row:
+                    stored.add(row)
+                left_s = (time.perf_counter() - started) / number * (len(missing) - number)
+                print(
+                    f"[{number}/{len(missing)}, {left_s / 60:.0f} min left] {_progress(row)}",
+                    file=sys.stderr,
+                )
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # else all that wait is played first
+            raise
     order = {key[:3]: number for number, key in enumerate(keys)}
     return sorted(rows, key=lambda row: order[row["problem"], row["policy"], row["seed"]])
 
