@@ -28,6 +28,7 @@ TIMINGS = {
     "replay": "random batches of the disk replay over other ways to read the same bytes",
     "regret": "the regret table: every problem, every policy, means over seeds",
     "outliers": "regret with extreme inputs over that of the same runs without them",
+    "peers": "our policies and other bandit libraries on the same streams, tables and scenes",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
@@ -51,6 +52,7 @@ PROOFS = {
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
     "http", "core", "rebuild", "catalog", "memory", "simulated", "images", "compare", "startup",
+    "peers",
 }  # fmt: skip
 
 

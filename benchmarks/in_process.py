@@ -57,6 +57,12 @@ class InProcessClient:
         self._training: dict[str, Any] = {}
         self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
 
+    def retire(self, action_id: str) -> None:
+        """Stop offering an action; see `BanditClient.retire_action`."""
+        change = CatalogueChange((ActionId(action_id),), None, np.zeros(1, np.bool_))
+        position = LogPosition(self.model.position + 1)
+        self.model.apply(row_by_row(CatalogueRow(position, 0.0, change)), _no_import)
+
     def select(
         self,
         bandit: str,

