@@ -14,6 +14,7 @@ queue begins empty, with a thread of its own: what waited is the parent's. With 
 from __future__ import annotations
 
 import atexit
+import encodings.idna  # noqa: F401  # a fork in the midst of its first use breaks it in the child
 import logging
 import math
 import os
@@ -178,8 +179,12 @@ class RewardQueue:
         if is_fallback(decision_id):
             self.num_fallback += 1
             return
-        if not math.isfinite(reward):
-            raise ValueError(f"reward: must be a finite number, not {reward}")
+        try:
+            is_finite = math.isfinite(reward)
+        except OverflowError:  # an integer that no float holds
+            is_finite = False
+        if not is_finite:
+            raise ValueError(f"reward: must be a finite number, not {str(reward)[:30]}")
         report = RewardReport(decision_id, float(reward), reward_id or new_id(), action)
         with self._changed:
             self._changed.wait_for(

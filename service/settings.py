@@ -330,7 +330,7 @@ def load_settings(config: Path | None, **arguments: Any) -> Settings:
     if config is not None:
         try:
             toml = tomllib.loads(config.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{config}: {error}") from error
     given = {key: value for key, value in arguments.items() if value is not None}
     try:

@@ -16,6 +16,7 @@ from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, a
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 _WAITING_ROWS = 64
+_NEARLY_0 = 1e-3  # the mean square of a feature that may be one of rounding errors
 
 
 class Statistics:
@@ -108,9 +109,11 @@ class Statistics:
     def is_semidefinite(self, within: float = 0.0) -> bool:
         """Whether `zz` is positive semidefinite, up to rounding of its factorisation.
 
-        `within`: by how much, with the diagonal scaled to 1, an eigenvalue may be negative.
+        `within`: by how much, with the diagonal scaled to 1, an eigenvalue may be negative. A
+        feature that was nearly 0 in all rows counts as a larger one: standardised, a constant is 0
+        up to rounding, and so are its products, the square as well.
         """
-        scaled_DD, size_D = self._scaled()
+        scaled_DD, size_D = self._scaled(_NEARLY_0 * self.n)
         if self.zz[size_D == 0.0].any():  # a feature that was always 0 has no products
             return False
         rounding = 4.0 * len(size_D) * np.finfo(float).eps
@@ -124,18 +127,21 @@ class Statistics:
     def mended(self) -> Statistics:
         """Return sums whose `zz` is positive semidefinite again, after rounding has changed it.
 
-        Negative eigenvalues (with the diagonal scaled to 1) become zero.
+        Negative eigenvalues (with the diagonal scaled to 1) become zero; see `is_semidefinite`.
         """
         other = self.copy()
-        scaled_DD, size_D = self._scaled()
+        scaled_DD, size_D = self._scaled(_NEARLY_0 * self.n)
         eigenvalues, vectors = np.linalg.eigh(scaled_DD)
         half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0)) * size_D[:, None]
         other.zz = half @ half.T
         return other
 
-    def _scaled(self) -> tuple[FloatArray, FloatArray]:
-        """Return `zz` with its diagonal scaled to 1, and the sizes of the features, (D,)."""
-        size_D = np.sqrt(np.maximum(np.diagonal(self.zz), 0.0))
+    def _scaled(self, least: float) -> tuple[FloatArray, FloatArray]:
+        """Return `zz` with its diagonal scaled to 1, and the sizes of the features, (D,).
+
+        `least`: the least sum of squares that a feature is scaled by.
+        """
+        size_D = np.sqrt(np.maximum(np.diagonal(self.zz), least))
         scale_D = np.divide(1.0, size_D, out=np.zeros_like(size_D), where=size_D > 0.0)
         return self.zz * scale_D * scale_D[:, None], size_D
 

@@ -89,7 +89,7 @@ def load_keys(keys: Sequence[KeySetting] | None, keys_file: Path | None) -> Keys
             from_file = _KeysFile.model_validate(tomllib.loads(keys_file.read_text())).keys
         except ValidationError as error:
             raise ValueError(f"keys_file: {keys_file}: {error}") from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise ValueError(f"keys_file: {keys_file}: {error}") from error
     return Keys([*(keys or ()), *from_file])
 

@@ -62,6 +62,9 @@ async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Eve
         except ValueError as error:
             log.error("the API keys stay as they are: %s", error)
             continue
+        except Exception:  # the top of the task: whatever it is, later changes must still count
+            log.exception("the API keys stay as they are")
+            continue
         keys.replace(read)
         log.info("the API keys were read anew; their holders: %s", ", ".join(keys.names))
 

@@ -98,6 +98,8 @@ def _renumbered(adopted: Adopted, catalogue: Catalogue) -> Adopted:
     }
     try:
         posterior = DisjointPosterior.renumbered(take_prefix(model, _POSTERIOR), slots)
+    except ValueError as error:  # int() refuses thousands of digits
+        raise InvalidRequest("body", "the snapshot has an action number that is none") from error
     except KeyError as error:
         old = error.args[0]
         if old >= len(ids):

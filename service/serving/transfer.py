@@ -129,7 +129,9 @@ async def _adopt(
     def publish() -> SnapshotVersion:
         model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
         adopted = fit(load(), model, is_own=is_own)
-        copied = LogPosition(adopted.manifest.position) if is_own else None
+        # Its own rows, also in an export that comes back: an erasure must know what it has learned.
+        is_copy = is_own or adopted.manifest.bandit_uid == bandit.record.uid
+        copied = LogPosition(adopted.manifest.position) if is_copy else None
         rows = adopted.manifest.num_rows
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,

@@ -140,7 +140,7 @@ class ServiceClock:
         else:
             passed = gap if 0.0 <= gap <= TRUSTED_S else 0.0
         if abs(gap - passed) <= JUMP_S:
-            self._base = before.service + gap, elapsed
+            self._base = before.service + max(gap, 0.0), elapsed  # it never goes back
             return
         self._base = before.service + passed, elapsed
         self._jump(gap - passed)

@@ -107,6 +107,10 @@ class DecisionIds:
         bandit = bandit_of(key)
         self._last[bandit] = max(self._last.get(bandit, 0), key)
 
+    def newest(self) -> float:
+        """Return the time of the newest key of any bandit, in seconds since the epoch; 0: none."""
+        return max(map(time_of, map(DecisionKey, self._last.values())), default=0.0)
+
     def new_key(self, bandit: int) -> DecisionKey:
         """Return a key that this store has never returned."""
         key = (bandit << TIME_BITS) | (

@@ -121,6 +121,8 @@ def test_fallback_decisions_and_wrong_numbers_are_not_queued(script, client):
         queue.put("fallback:" + "0a" * 16, 1.0)
         with pytest.raises(ValueError, match="finite"):
             queue.put("d", float("nan"))
+        with pytest.raises(ValueError, match="finite"):
+            queue.put("d", 10**400)
     assert queue.num_fallback == 1
     assert script.requests == []
 

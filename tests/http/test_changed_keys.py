@@ -59,7 +59,9 @@ def test_a_key_is_added_and_another_withdrawn(server: Server, path: Path) -> Non
     assert not any(key in server.log_text() for key in (FIRST, SECOND))
 
 
-@pytest.mark.parametrize("wrong", ["", "keys = []", "[[keys]]\nname = 'x'", "\x00"])
+@pytest.mark.parametrize(
+    "wrong", ["", "keys = []", "[[keys]]\nname = 'x'", "\x00", "a = " + "[" * 3000]
+)
 def test_a_file_that_is_wrong_changes_nothing_and_is_reported(
     server: Server, path: Path, wrong: str
 ) -> None:

@@ -292,3 +292,26 @@ def test_snapshots_of_unknown_bandits_are_404(api, problem) -> None:
     path = f"/bandits/{api.fresh()}/snapshot"
     problem(api.http.get(path), 404, "unknown-bandit")
     problem(api.http.put(path, content=b"x"), 404, "unknown-bandit")
+
+
+@pytest.mark.parametrize("constant", [10.0, 2026.0, 1e7])
+@pytest.mark.parametrize("shape", ["joint", "per_action"])
+def test_a_bandit_with_a_constant_feature_takes_its_export_back(api, shape, constant) -> None:
+    encoder = {"name": "concat" if shape == "joint" else "per_action"}
+    name = api.two_actions(encoder=encoder, training=TRAINING)
+    rng = np.random.default_rng(3)
+    for value in rng.normal(size=40).round(3).tolist():
+        chosen = api.select(name, [constant, value])
+        api.reward(chosen["decision_id"], value)
+    api.call("POST", f"/bandits/{name}/train?wait=true")
+    means = api.means(name, [constant, 0.5])
+    answer = put(api, name, exported(api, name))
+    assert answer.status_code == 200, answer.text
+    assert api.means(name, [constant, 0.5]) == pytest.approx(means, rel=1e-9)
+
+
+def test_a_slot_of_thousands_of_digits_is_refused(api, problem) -> None:
+    name = api.two_actions(encoder={"name": "per_action"})
+    manifest, tensors = unpack(exported(api, name))
+    tensors[f"model/posterior/{'9' * 5000}/zz"] = np.eye(3)
+    problem(put(api, name, pack(manifest, tensors)), 422, "invalid-request", "body")

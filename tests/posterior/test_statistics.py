@@ -138,3 +138,14 @@ def test_products_of_rows_are_semidefinite_and_others_are_not():
     other.zz = np.eye(4)
     other.zz[3] = other.zz[:, 3] = [1.0, 0.0, 0.0, 0.0]  # of a feature that was always 0
     assert not other.is_semidefinite(1e-3)
+
+
+def test_a_constant_that_was_standardised_away_leaves_sums_of_rows():
+    """Its square is 0 or slightly negative, its products are rounding errors."""
+    rng = np.random.default_rng(3)
+    for square in (0.0, -1e-12, 1e-20):
+        sums = Statistics(3)
+        sums.add(np.column_stack([np.zeros(50), rng.normal(size=50), np.ones(50)]), np.ones(50))
+        sums.zz[0] = sums.zz[:, 0] = [square, 1e-13, -2e-13]
+        assert sums.is_semidefinite(1e-3)
+        assert np.allclose(sums.mended().zz, sums.zz, rtol=0.0, atol=1e-11)

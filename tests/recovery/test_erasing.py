@@ -336,6 +336,16 @@ def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
     assert (again["decisions"], again["remaining"]) == (0, ["linear"]), "it is still so"
 
 
+def test_an_own_export_that_comes_back_is_named(launch, rig):
+    node = launch("restored")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True, among=range(10))
+    export = node.http.get("/bandits/linear/snapshot").content
+    assert node.http.put("/bandits/linear/snapshot", content=export).status_code == 200
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", 2)]})
+    assert (answer["decisions"], answer["remaining"]) == (1, ["linear"])
+
+
 def test_a_repeated_call_waits_for_the_rebuild_that_the_first_one_waits_for(launch, rig):
     node = launch("repeated")
     node.create("linear", rig.linear())

@@ -103,6 +103,13 @@ def test_a_restart_in_one_boot_counts_what_the_machine_saw(machine):
     assert (clock(), clock.offset) == (START + 20 * DAY, -30 * DAY)
 
 
+def test_a_small_step_back_over_a_restart_moves_nothing_back(machine):
+    before = machine.clock().state()
+    machine.reboot()
+    machine.wall -= 30.0
+    assert resumed(machine, before)() == START
+
+
 def test_after_a_reboot_a_weekend_counts_and_two_months_need_an_operator(machine):
     before = machine.clock().state()
     machine.run(3 * DAY)
@@ -245,3 +252,17 @@ def test_the_offset_outlives_the_store_and_is_accepted(scene, machine):
     with scene.store.reader() as reader:
         assert reader.may_drop(scene.bandit, old, DecisionKey(key - 1))
     assert first_key(scene.bandit.key) < key < old
+
+
+def test_an_erasure_concerns_decisions_that_a_crash_left_ahead_of_the_clock(scene):
+    """The last note of the clock may be older than the newest decisions."""
+    call = scene.client.call
+    scene.store.ids.seen(key_at(scene.bandit.key, START + 30.0))  # as an opening finds it
+    key = scene.store.ids.new_key(scene.bandit.key)
+    assert time_of(key) >= START + 30.0
+    call(
+        scene.store.append_decision, make_decision(scene.bandit, "d")._replace(key=key, unit="her")
+    )
+    erasure = call(scene.store.begin_erasure, None, "her", ())
+    part = call(scene.store.erase, erasure, 0)
+    assert [len(ids) for ids in part.decisions.values()] == [1]

@@ -273,11 +273,11 @@ class Operations:
     # -- erasing ------------------------------------------------------------------------------
 
     def begin_erasure(
-        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
+        self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], newest: float
     ) -> Erasure:
-        """See `Erasing.begin`; it concerns what was decided before."""
+        """See `Erasing.begin`; it concerns what was decided up to now, or to `newest`."""
         stored = None if unit is None else self._ids.unit(unit)
-        return self._erasing.begin(bandit, stored, ids, self._clock() + AHEAD_S)
+        return self._erasing.begin(bandit, stored, ids, max(self._clock(), newest) + AHEAD_S)
 
     def erase(self, erasure: Erasure, start: int) -> ErasedPart:
         """See `Erasing.part`."""

@@ -285,7 +285,8 @@ class SqliteStore:
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...], done: Done[Erasure]
     ) -> None:
         """See `EventStore.begin_erasure`."""
-        self._put(lambda: self._operations.begin_erasure(bandit, unit, ids), done)
+        newest = self.ids.newest()  # after a crash the clock may be behind what was decided
+        self._put(lambda: self._operations.begin_erasure(bandit, unit, ids, newest), done)
 
     def erase(self, erasure: Erasure, start: int, done: Done[ErasedPart]) -> None:
         """See `EventStore.erase`."""
