@@ -74,7 +74,8 @@ def test_rewards_succeed_and_fail_on_their_own(api) -> None:
 
 
 def test_a_batch_of_rewards_is_learned_as_single_rewards_are(api) -> None:
-    one, other = api.two_actions(), api.two_actions()
+    in_turn = {"mode": "lockstep"}  # no round between them
+    one, other = (api.two_actions(training=in_turn) for _ in range(2))
     contexts = [[number / 7, 1 - number / 5] for number in range(20)]
     selects = [
         {"bandit": one, "context": context, "candidates": ["xy"[n % 2]]}

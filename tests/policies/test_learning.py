@@ -153,7 +153,7 @@ def test_a_refresh_does_not_change_the_law(
     policy = policy_maker()
     learn_all(policy, make_rows(40))
     before = policy.posterior.copy()
-    policy.refresh(31, candidates_of(4).features)
+    policy.refresh(7, candidates_of(4).features)
     _assert_same_law(policy.posterior, before)
     by_hand = before.copy()
     by_hand.refresh()
