@@ -9,6 +9,7 @@ Legend: N rows, F features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,12 @@ class Scale:
             width = self.std * self.bound
             return self.mean - width, self.mean + width
 
-    def is_extreme(self, raw_NF: NDArray[np.generic]) -> NDArray[np.bool_]:
+    def is_extreme(self, raw_NF: NDArray[Any]) -> NDArray[np.bool_]:
         """Return which values (N, F) are further away than values of their features ever are."""
         with np.errstate(over="ignore"):
-            size = np.abs(raw_NF.astype(np.float64) - self.mean) / self.std
-        extreme: NDArray[np.bool_] = (size > FAR * BOUND) & (self.bound == BOUND)
+            width = np.where(self.bound == BOUND, FAR * BOUND * self.std, np.inf)
+            extreme: NDArray[np.bool_] = raw_NF < self.mean - width
+            extreme |= raw_NF > self.mean + width
         return extreme
 
     def of_moments(self, mean_F: Array64, std_F: Array64) -> Scale:
