@@ -106,14 +106,17 @@ class ExplainedCandidate:
 class Reproduction:
     """Whether the decision, drawn again, gives the recorded results.
 
+    None: nobody can say. The candidates were retrieved from a list of the request, of which only
+    they are stored, and other numbers came out.
+
     Attributes:
         action: The same actions.
         score: The same sampled value.
-        propensity: The same propensity; None where none was recorded.
+        propensity: The same propensity; None, too, where none was recorded.
     """
 
-    action: bool
-    score: bool
+    action: bool | None
+    score: bool | None
     propensity: bool | None
 
 
@@ -140,7 +143,7 @@ class Explanation:
         reason: Why it could not.
         candidates: What that model computed for up to 200 candidates; of more, for those with the
             best means and the chosen ones.
-        num_candidates: How many candidates there were.
+        num_candidates: How many candidates were offered; with `retrieve`, before it.
         reproduced: Whether drawing again gives the recorded decision.
     """
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bandexa_core.features.robust import CONSTANT_BOUND, LIVE_BOUND, Scale
 
 Array64 = NDArray[np.float64]
-# The bound of releases before 0.5: products of inputs stay below the limit of a posterior.
+# The bound of releases before 0.4: products of inputs stay below the limit of a posterior.
 OLD_BOUND = 1e20
 _OLD = ("num_rows", "x_mean", "x_std", "a_mean", "a_std")
 _PARTS = ("mean", "std", "bound", "far", "clipped")
@@ -62,7 +62,7 @@ class InputScaling:
 
     @property
     def is_old(self) -> bool:
-        """Whether a release before 0.5 made it, from plain moments and without a bound."""
+        """Whether a release before 0.4 made it, from plain moments and without a bound."""
         scale = self.x if self.scales_contexts else self.a
         return bool(self.num_rows) and bool((scale.bound == OLD_BOUND).any())
 
@@ -110,7 +110,7 @@ class InputScaling:
     def loaded(self, tensors: dict[str, NDArray[Any]]) -> InputScaling:
         """Return the scaling that `tensors` wrote, for inputs of the same sizes as this one's.
 
-        Those of a release before 0.5 are taken as that release took them.
+        Those of a release before 0.4 are taken as that release took them.
 
         Raises:
             ValueError: A tensor is missing, of another shape, or no usable number.

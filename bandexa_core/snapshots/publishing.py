@@ -20,6 +20,7 @@ from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 
 COPIED = "copied_position"
+BLANKED = "blanked"
 
 
 def publish_model(
@@ -37,6 +38,7 @@ def publish_model(
     before_rename: Callable[[], None] | None = None,
     catalogue_position: LogPosition | None = None,
     copied_position: LogPosition | None = None,
+    blanked: int = 0,
 ) -> Manifest:
     """Publish the state of a model as a snapshot.
 
@@ -54,7 +56,9 @@ def publish_model(
         before_rename: The last check before the snapshot becomes visible; it raises to refuse.
         catalogue_position: The log position of the model's catalogue, where it is an earlier one;
             the snapshot is loaded with the changes in between.
-        copied_position: The log position of the own snapshot that a rollback copies; or None.
+        copied_position: Up to where the bandit's own log taught a model that is imported; or None.
+        blanked: How often learn rows of the log had been blanked when the model was made without
+            them; 0 where it may have learned from them.
 
     Raises:
         SnapshotError: The snapshot could not be written, or is refused.
@@ -77,6 +81,7 @@ def publish_model(
             "progress": progress._asdict(),
             "machine": platform.machine(),
             "catalogue_position": position if catalogue_position is None else catalogue_position,
+            BLANKED: blanked,
             **copied,
         },
     )

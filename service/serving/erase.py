@@ -22,6 +22,7 @@ from bandexa_core.ids import DecisionId
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions
+from service.serving.relearning import has_erased
 from service.serving.rounds import Rounds
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
@@ -44,7 +45,8 @@ class Erased:
         rebuilt: The bandits whose models were rebuilt without them.
         waiting: The bandits whose models could not be rebuilt yet; that is tried again.
         remaining: Bandits whose models still contain erased rows, of this erasure or an earlier
-            one: retention removed the rows that a rebuild needs, or the model is a rollback's.
+            one: retention removed the rows that a rebuild needs, or the model was learned from
+            that of an import or a rollback.
         wal_emptied: Whether the write-ahead log was emptied; False: a reader prevented it.
     """
 
@@ -152,17 +154,30 @@ class Eraser:
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
         waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
-        remaining = tuple(
-            bandit.record.name
-            for bandit in self._rounds.with_remains()
-            if erasure.bandit in (None, bandit.record.key)
-        )
+        remaining = await self._remaining(erasure)
         log.info(
             "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
             " still in models: %s", erasure.number, num.total(), samples,
             *(", ".join(names) or "none" for names in (rebuilt, waiting, remaining)),
         )  # fmt: skip
         return Erased(num.total(), samples, rebuilt, waiting, remaining, emptied)
+
+    async def _remaining(self, erasure: Erasure) -> tuple[str, ...]:
+        """Return the bandits whose models contain erased rows, and no later round changes that."""
+        keys = sorted({each.bandit for each in self._reader.blanked(erasure.bandit)})
+        live = [bandit for key in keys if (bandit := self._find(key)) is not None]
+        bandits = [bandit for bandit in live if not self._rounds.must_relearn(bandit)]
+
+        def examine() -> list[BanditRecord]:
+            with self._store.reader() as reader:
+                return [
+                    bandit.record
+                    for bandit in bandits
+                    if has_erased(reader, bandit.record, bandit.snapshots, bandit.model.version)
+                ]
+
+        found = await asyncio.to_thread(examine)
+        return tuple(record.name for record in found if self._find(record.key) is not None)
 
     async def _rebuild(self, bandit: Bandit) -> bool:
         """Rebuild a model without what was erased; False: it failed, and is tried again."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
-from bandexa_core.ids import DecisionId, LogPosition
+from bandexa_core.ids import DecisionId
+from bandexa_core.log.rows import ErasedRow, Group
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
@@ -37,16 +38,22 @@ class NotExplainable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reproduced:
-    """Whether drawing again gave what was served; `propensity` is None where none was stored."""
+    """Whether drawing again gave what was served.
 
-    action: bool
-    score: bool
+    None: nobody can say. No propensity was stored; or other numbers came out, and the candidates
+    were retrieved from a list of the request, of which only they are stored.
+    """
+
+    action: bool | None
+    score: bool | None
     propensity: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
     """What the model expected of the candidates: K of them in the order of the request.
+
+    Of a decision with `retrieve`, these are the retrieved ones.
 
     Attributes:
         ids: Their ids.
@@ -143,10 +150,15 @@ class Explainer:
         if reader.trim(bandit.key).position > record.position:
             raise NotExplainable("the log up to this decision was removed by retention")
         snapshot = snapshots.load(record.snapshot, (MODEL_FILE,))
-        base = LogPosition(snapshot.manifest.position)
-        if num := reader.count_erased(bandit.key, base, record.position):
-            raise NotExplainable(f"values that it had learned were erased since: {num}")
-        model = load_at(reader, bandit, self._registry, snapshots, snapshot, record.position)
+        num_erased = 0
+
+        def count(group: Group) -> None:
+            nonlocal num_erased
+            num_erased += sum(isinstance(row, ErasedRow) for row in group.rows)
+
+        model = load_at(reader, bandit, self._registry, snapshots, snapshot, record.position, count)
+        if num_erased:
+            raise NotExplainable(f"values that it had learned were erased since: {num_erased}")
         if model.version != record.snapshot:
             raise NotExplainable(f"snapshot {record.snapshot} is not of this decision's log")
         ids, candidates = _candidates(model, record)
@@ -154,7 +166,7 @@ class Explainer:
 
 
 def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str, ...], Candidates]:
-    if record.candidates is None:
+    if record.candidates is None or (record.retrieval and not record.retrieval.listed):
         candidates = model.enabled_candidates()
         return tuple(model.catalogue.ids[slot] for slot in candidates.slots), candidates
     if record.features is not None:
@@ -179,17 +191,28 @@ def _explained(
     model: ServingModel, record: DecisionRecord, ids: tuple[str, ...], candidates: Candidates
 ) -> Explained:
     ballot = model.ballot(record.decision_id, record.context, candidates)
-    choice = model.select(record.decision_id, record.context, candidates, num=len(record.chosen))
+    retrieval = record.retrieval
+    is_listed = retrieval is not None and retrieval.listed
+    choice = model.select(
+        record.decision_id, record.context, candidates, num=len(record.chosen),
+        retrieve=None if retrieval is None else retrieval.num,
+    )  # fmt: skip
     means, stds = model.policy.score(record.context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]
     served = [picked.id for picked in record.chosen]
     first = ids.index(served[0])
     propensities = ballot.propensities
     shown = np.arange(len(ids))
+    if choice.retrieved is not None:
+        shown = choice.retrieved
     if len(shown) > MAX_SHOWN:
-        best = np.argsort(-means, kind="stable")[:MAX_SHOWN]
+        best = shown[np.argsort(-means[shown], kind="stable")[:MAX_SHOWN]]
         shown = np.union1d(best, [ids.index(name) for name in served])
     stored, score = record.propensity, record.chosen[0].score
+
+    def verdict(same: bool) -> bool | None:
+        return None if is_listed and not same else same
+
     return Explained(
         ids=tuple(ids[index] for index in shown.tolist()),
         indexes=shown,
@@ -197,10 +220,12 @@ def _explained(
         stds=stds[shown],
         sampled=ballot.sampled[shown],
         propensities=propensities[shown],
-        total=len(ids),
+        total=len(ids) if retrieval is None else retrieval.total,
         reproduced=Reproduced(
-            action=again == served,
-            score=bool(abs(ballot.sampled[first] - score) <= 1e-6 * max(1.0, abs(score))),
-            propensity=None if stored is None else bool(abs(propensities[first] - stored) < 1e-9),
+            action=verdict(again == served),
+            score=verdict(bool(abs(ballot.sampled[first] - score) <= 1e-6 * max(1.0, abs(score)))),
+            propensity=(
+                None if stored is None else verdict(bool(abs(propensities[first] - stored) < 1e-9))
+            ),
         ),
     )

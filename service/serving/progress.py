@@ -7,6 +7,8 @@ group of rows. Plain attributes are enough: each is written by one of the two.
 
 from __future__ import annotations
 
+from bandexa_core.log.rows import Group
+
 
 class StartGivenUp(Exception):
     """The server has to end before it has recovered; nothing was accepted, so nothing is lost."""
@@ -30,13 +32,13 @@ class StartProgress:
         """Note how many rows there are to apply."""
         self._num_rows = num_rows
 
-    def applied(self, num_rows: int) -> None:
-        """Count rows.
+    def applied(self, group: Group) -> None:
+        """Count the rows of a group.
 
         Raises:
             StartGivenUp: The server has to end.
         """
-        self._num_done += num_rows
+        self._num_done += len(group.rows)
         self.heed()
 
     def skip_to(self, num_done: int) -> None:

@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import LogPosition
+from bandexa_core.log.rows import Group
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
@@ -60,11 +61,11 @@ def build_model(
     registry: EncoderRegistry,
     record: BanditRecord,
     snapshots: SnapshotStore,
-    applied: Callable[[int], None] | None = None,
+    applied: Callable[[Group], None] | None = None,
 ) -> ServingModel:
     """Return the model of the newest good snapshot with the whole log applied.
 
-    `applied` is called with the number of rows of each group.
+    `applied` is called with each group of the log.
 
     Raises:
         SnapshotError, RowNotApplied, StoreError, LogTrimmed: It cannot be built.

@@ -1,13 +1,15 @@
-"""Removes the snapshots that were learned from erased rows, once a clean one is served."""
+"""Which models have learned from erased rows; removes such snapshots once a clean one is served."""
 
 from __future__ import annotations
 
 import logging
 
-from bandexa_core.errors import SnapshotCorrupt
+from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
+from service.store.loading import contains_erased, placed
 from service.store.protocol import EventStore
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
@@ -39,3 +41,18 @@ def remove_learned(
         if learned:
             snapshots.remove(version)
             log.info("bandit %s: snapshot %d was learned from erased rows", record.name, version)
+
+
+def has_erased(
+    reader: LogReader, record: BanditRecord, snapshots: SnapshotStore, served: SnapshotVersion
+) -> bool:
+    """Whether the served snapshot has learned from rows that are erased.
+
+    One that cannot be read counts as such: nobody can say that it has not.
+    """
+    try:
+        manifest = placed(reader, record, snapshots.manifest(served), reader.imports(record.key))
+        return contains_erased(reader, record, manifest)
+    except SnapshotError as error:
+        log.warning("bandit %s: what it has learned is not known: %s", record.name, error)
+        return True

@@ -27,7 +27,7 @@ from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
 from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundFailed
-from service.training.messages import REMAINS, Configuration, Published, RoundOrder
+from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,6 @@ class Rounds:
         store: The event store.
         find: Returns the live bandit of a uid, or None.
         loader: One thread, off the event loop, that loads models.
-
-    Attributes:
-        remaining: The bandits whose last rebuild could not take erased rows out of their models.
     """
 
     def __init__(
@@ -62,7 +59,6 @@ class Rounds:
         self._find = find
         self._relearning: dict[BanditUid, Relearning] = {}
         self._ordered: dict[BanditUid, Relearning] = {}
-        self.remaining: set[BanditUid] = set()
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
         configuration = Configuration.of(settings, store.epoch)
@@ -104,11 +100,6 @@ class Rounds:
     def must_relearn(self, bandit: Bandit) -> bool:
         """Whether the served model was learned from rows that were erased."""
         return bandit.record.uid in self._relearning
-
-    def with_remains(self) -> list[Bandit]:
-        """Return the bandits whose last rebuild could not take erased rows out of their models."""
-        found = map(self._find, sorted(self.remaining))
-        return [bandit for bandit in found if bandit is not None]
 
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
@@ -161,9 +152,6 @@ class Rounds:
             bandit, event.version, still_served=lambda: self._find(uid) is bandit
         )
         if (mark := self._ordered.pop(uid, None)) is not None:
-            self.remaining.discard(uid)
-            if REMAINS in event.metrics:
-                self.remaining.add(uid)
             await self._relearned(bandit, mark, event.version)
         self._record(
             bandit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,15 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
 from service.store.errors import InvalidRequest
-from service.store.loading import catalogue_of, place_import
+from service.store.loading import (
+    catalogue_of,
+    contains_erased,
+    num_blanked,
+    place_import,
+    taught_up_to,
+)
+
+log = logging.getLogger(__name__)
 
 
 async def export_model(bandit: Bandit) -> bytes:
@@ -130,13 +139,23 @@ async def _adopt(
         model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
         adopted = fit(load(), model, is_own=is_own)
         # Its own rows, also in an export that comes back: an erasure must know what it has learned.
-        is_copy = is_own or adopted.manifest.bandit_uid == bandit.record.uid
-        copied = LogPosition(adopted.manifest.position) if is_copy else None
-        rows = adopted.manifest.num_rows
+        manifest = adopted.manifest
+        copied, rows = None, manifest.num_rows
+        with engine.store.reader() as reader:
+            blanked = num_blanked(reader, bandit.record)
+            if is_own or manifest.bandit_uid == bandit.record.uid:
+                copied = taught_up_to(reader, bandit.record, manifest)
+                if contains_erased(reader, bandit.record, manifest):
+                    blanked = 0
+                    log.warning(
+                        "bandit %s: the snapshot was taught by rows that are erased",
+                        bandit.record.name,
+                    )
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,
             parent=None, progress=Progress(rows, rows, rows), training=adopted.training,
             metrics={}, catalogue_position=catalogue_position, copied_position=copied,
+            blanked=blanked,
         )  # fmt: skip
         version = SnapshotVersion(published.version)
         bandit.imported[version] = snapshots.load(version, (MODEL_FILE,))

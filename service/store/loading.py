@@ -15,6 +15,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.rows import Group
 from bandexa_core.model import (
     CATALOGUE,
     MODEL_FILE,
@@ -25,7 +26,7 @@ from bandexa_core.model import (
 )
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
-from bandexa_core.snapshots.publishing import COPIED
+from bandexa_core.snapshots.publishing import BLANKED, COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
@@ -96,6 +97,27 @@ def newest_snapshot(
     return Snapshot(manifest, snapshot.tensors)
 
 
+def taught_up_to(reader: LogReader, record: BanditRecord, manifest: Manifest) -> LogPosition:
+    """Return up to where the bandit's own log taught a snapshot, or an export; -1: it did not."""
+    is_import = reader.imports(record.key).get(manifest.version) == manifest.position
+    return LogPosition(manifest.meta.get(COPIED, -1) if is_import else manifest.position)
+
+
+def num_blanked(reader: LogReader, record: BanditRecord) -> int:
+    """Return how often learn rows of a bandit were blanked."""
+    return max((each.number for each in reader.blanked(record.key)), default=0)
+
+
+def contains_erased(reader: LogReader, record: BanditRecord, manifest: Manifest) -> bool:
+    """Whether a snapshot of this bandit, or an export, has learned from rows erased since."""
+    free_of, taught = manifest.meta.get(BLANKED), taught_up_to(reader, record, manifest)
+    if not isinstance(free_of, int):  # an older release wrote it, or a caller of an import
+        free_of = 0
+    return any(
+        each.number > free_of and each.first <= taught for each in reader.blanked(record.key)
+    )
+
+
 def clean_snapshot(
     reader: LogReader,
     record: BanditRecord,
@@ -104,22 +126,20 @@ def clean_snapshot(
     erased_from: LogPosition,
     position: LogPosition,
     names: tuple[str, ...],
-) -> tuple[Snapshot, bool]:
+) -> Snapshot:
     """Return what the model at `position` is rebuilt from after rows from `erased_from` on went.
 
     That is the newest snapshot before these rows, or the state before the first row. A later import
     replaced all that was learned before it, so then it is the import. Where retention removed the
     rows after that state, and the policy has only sums of them, it is the newest snapshot: the sums
-    cannot be taken apart again. The second value is False then, and where the import is a rollback
-    to a snapshot that had learned from these rows.
+    cannot be taken apart again.
 
     Raises:
         SnapshotError: There is no snapshot that can be read.
     """
     up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
     try:
-        found = newest_snapshot(reader, record, snapshots, up_to, names)
-        return found, found.manifest.meta.get(COPIED, -1) < erased_from
+        return newest_snapshot(reader, record, snapshots, up_to, names)
     except SnapshotError:
         model = ServingModel(
             record.spec, record.uid, registry, Catalogue.empty(record.spec.action_dim)
@@ -130,13 +150,13 @@ def clean_snapshot(
                 "bandit %s: what it learned from erased rows stays in its sums: retention removed"
                 " the rows that a rebuild needs", record.name,
             )  # fmt: skip
-            return newest_snapshot(reader, record, snapshots, position, names), False
+            return newest_snapshot(reader, record, snapshots, position, names)
         manifest = Manifest(
             version=SnapshotVersion(0), parent=None, bandit_uid=record.uid, position=BEGINNING,
             log_hash="", spec_hash=record.spec.model_hash(), num_rows=0, epoch=reader.epoch(),
             encoder=record.spec.encoder.name, metrics={}, meta={"progress": Progress()._asdict()},
         )  # fmt: skip
-        return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}}), True
+        return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}})
 
 
 def catalogue_of(
@@ -229,11 +249,11 @@ def load_at(
     snapshots: SnapshotStore,
     snapshot: Snapshot,
     up_to: LogPosition,
-    applied: Callable[[int], None] | None = None,
+    applied: Callable[[Group], None] | None = None,
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
 
-    `applied` is called with the number of rows of each group; what it raises ends the loading.
+    `applied` is called with each group; what it raises ends the loading.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -250,5 +270,5 @@ def load_at(
     for group in reader.follow(record, base, up_to):
         model.apply(group, load)
         if applied is not None:
-            applied(len(group.rows))
+            applied(group)
     return model

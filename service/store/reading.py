@@ -15,6 +15,7 @@ from bandexa_core.spec import BanditSpec
 from service.store.findings import Report, Say
 from service.store.records import (
     BanditRecord,
+    Blanked,
     CountedRow,
     CountedValue,
     DecisionSummary,
@@ -124,9 +125,6 @@ class LogReader(Reader, Protocol):
         With `after` 0, rows that retention removed count as well.
         """
 
-    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
-        """Return how many values that were first learned in (after, up_to] are erased by now."""
-
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
     ) -> Evicted | None:
@@ -150,6 +148,13 @@ class LogReader(Reader, Protocol):
 
     def relearning(self) -> list[Relearning]:
         """Return the bandits whose models have to be rebuilt, because rows were erased."""
+
+    def blanked(self, bandit: int | None = None) -> list[Blanked]:
+        """Return when learn rows were blanked, of one bandit or of all; by bandit, oldest first.
+
+        A time is left out where a later one begins with the same row or an earlier one: a model
+        that has none of the later rows has none of these.
+        """
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 without one."""

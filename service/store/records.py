@@ -44,6 +44,20 @@ class ChosenAction(NamedTuple):
     propensity: float | None = None
 
 
+class Retrieval(NamedTuple):
+    """A decision was made with `retrieve`.
+
+    Attributes:
+        num: How many candidates were asked for.
+        total: The number of candidates that they were retrieved from.
+        listed: Whether the request listed those; False: they were all enabled actions.
+    """
+
+    num: int
+    total: int
+    listed: bool
+
+
 class DecisionRecord(NamedTuple):
     """One answered select.
 
@@ -60,6 +74,7 @@ class DecisionRecord(NamedTuple):
         activated: Whether rewards for it count from the start.
         explored, std: See `Choice`.
         unit: The user or session that it was made for; None where the caller named none.
+        retrieval: What `candidates` were retrieved from; None: nothing was retrieved.
     """
 
     decision_id: DecisionId
@@ -78,6 +93,7 @@ class DecisionRecord(NamedTuple):
     explored: bool | None = None
     std: float | None = None
     unit: str | None = None
+    retrieval: Retrieval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +170,26 @@ class Relearning(NamedTuple):
     Attributes:
         bandit: Its key.
         first: The position of the first log row that an erased decision taught.
-        changes: How many parts of erasures have led to it.
+        changes: The number of the last `Blanked` that has led to it.
     """
 
     bandit: int
     first: LogPosition
     changes: int
+
+
+class Blanked(NamedTuple):
+    """Learn rows of a bandit were blanked.
+
+    Attributes:
+        bandit: The key of the bandit.
+        number: How often that has happened to this bandit.
+        first: The first of the rows.
+    """
+
+    bandit: int
+    number: int
+    first: LogPosition
 
 
 class ErasedPart(NamedTuple):

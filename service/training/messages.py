@@ -54,7 +54,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LOG_ROWS = "log_rows"  # a metric of a round: rows of the log that inputs were standardised by
-REMAINS = "erased_remaining"  # a metric of a round: what was erased is still in its model
 
 
 class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):

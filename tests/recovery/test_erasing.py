@@ -319,6 +319,7 @@ def test_after_retention_samples_are_erased_and_sums_are_named(launch, rig):
 def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
     node = launch("rolled-back")
     node.create("linear", rig.linear())
+    new = node.http.get("/bandits/linear/snapshot").content
     play(node, rig, "linear", with_her=True)
     snapshot = node.train("linear")["snapshot"]
     node.call("POST", "/bandits/linear/rollback", {"version": 0})
@@ -334,6 +335,35 @@ def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
     assert (answer["rebuilt"], answer["remaining"]) == (["linear"], ["linear"])
     again = node.call("POST", "/erase", {"decision_ids": [own_id("linear", NUM + 2)]})
     assert (again["decisions"], again["remaining"]) == (0, ["linear"]), "it is still so"
+    node.stop()
+    node.start()
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", NUM + 5)]})
+    assert (answer["rebuilt"], answer["remaining"]) == (["linear"], ["linear"]), "of before"
+    play(node, rig, "linear", with_her=True, among=range(NUM + 10, NUM + 20))
+    later = node.train("linear")["snapshot"]
+    node.call("POST", "/bandits/linear/rollback", {"version": later})
+    again = node.call("POST", "/erase", {"decision_ids": ["nobody"]})
+    assert again["remaining"] == ["linear"], "what was learned since is added to the same sums"
+    assert node.http.put("/bandits/linear/snapshot", content=new).status_code == 200
+    again = node.call("POST", "/erase", {"decision_ids": ["nobody"]})
+    assert again["remaining"] == []
+
+
+def test_a_decision_behind_an_erased_correction_says_so(launch, rig):
+    node = launch("corrected")
+    node.create("linear", rig.linear(rewards={"aggregate": "sum"}))
+    play(node, rig, "linear", with_her=True, among=range(10))
+    version = node.train("linear")["snapshot"]
+    node.call("POST", "/bandits/linear/rollback", {"version": version})
+    more = {"decision_id": own_id("linear", 2), "reward": 3.0, "reward_id": "more"}
+    assert node.call("POST", "/reward", more)["status"] == "aggregated"
+    chosen = node.call("POST", "/select", {"bandit": "linear", "context": [0.1] * 6})
+    address = f"/bandits/linear/decisions/{chosen['decision_id']}"
+    assert node.call("GET", address)["reproduced"]["score"]
+    node.call("POST", "/erase", {"decision_ids": [own_id("linear", 2)]})
+    explained = node.call("GET", address)
+    assert (explained["explained"], explained["reproduced"]) == ("no", None)
+    assert explained["reason"] == "values that it had learned were erased since: 1"
 
 
 def test_an_own_export_that_comes_back_is_named(launch, rig):
@@ -344,6 +374,24 @@ def test_an_own_export_that_comes_back_is_named(launch, rig):
     assert node.http.put("/bandits/linear/snapshot", content=export).status_code == 200
     answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", 2)]})
     assert (answer["decisions"], answer["remaining"]) == (1, ["linear"])
+
+
+def test_an_export_of_before_the_erasure_is_named_and_one_of_after_it_is_not(launch, rig):
+    node = launch("brought-back")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True, among=range(10))
+    before = node.http.get("/bandits/linear/snapshot").content
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", 2)]})
+    assert (answer["decisions"], answer["remaining"]) == (1, [])
+    after = node.http.get("/bandits/linear/snapshot").content
+    for export, remaining in ((before, ["linear"]), (after, []), (before, ["linear"])):
+        assert node.http.put("/bandits/linear/snapshot", content=export).status_code == 200
+        answer = node.call("POST", "/erase", {"decision_ids": ["nobody"]})
+        assert (answer["decisions"], answer["remaining"]) == (0, remaining)
+    play(node, rig, "linear", with_her=True, among=range(10, 20))
+    node.train("linear")
+    answer = node.call("POST", "/erase", {"decision_ids": [own_id("linear", 12)]})
+    assert (answer["rebuilt"], answer["remaining"]) == (["linear"], ["linear"])
 
 
 def test_a_repeated_call_waits_for_the_rebuild_that_the_first_one_waits_for(launch, rig):

@@ -38,8 +38,9 @@ class EraseAnswer(BaseModel):
         description="Bandits whose models cannot be rebuilt now: it is tried again and again."
     )
     remaining: list[str] = Field(
-        description="Of `rebuilt`, bandits whose models still contain the rows: retention had"
-        " removed the log that a linear policy's rebuild needs, or a rollback had copied them."
+        description="Bandits whose models still contain erased rows, of this erasure or an earlier"
+        " one: retention had removed the log that a linear policy's rebuild needs, or a rollback or"
+        " an import of an own export had copied them."
     )
     wal_emptied: bool = Field(
         description="Whether the write-ahead log was emptied. A reader may prevent it: call again."

@@ -66,10 +66,14 @@ class CandidateLine(BaseModel):
 
 
 class ReproducedLine(BaseModel):
-    """Whether drawing again gave the same action, sampled value and propensity."""
+    """Whether drawing again gave the same action, sampled value and propensity.
 
-    action: bool
-    score: bool
+    null: nobody can say. No propensity was stored; or other numbers came out, and the candidates
+    were retrieved from a list of the request, of which only they are stored.
+    """
+
+    action: bool | None
+    score: bool | None
     propensity: bool | None
 
 
@@ -93,5 +97,7 @@ class DecisionAnswer(BaseModel):
     explained: Literal["yes", "no"]
     reason: str | None = Field(description="Why the candidates cannot be explained any more.")
     candidates: list[CandidateLine]
-    num_candidates: int | None
+    num_candidates: int | None = Field(
+        description="How many were offered; with `retrieve`, before it."
+    )
     reproduced: ReproducedLine | None

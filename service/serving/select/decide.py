@@ -16,7 +16,7 @@ from service.serving.bandit import Bandit
 from service.serving.select.commands import InlineCandidates, Offer, SelectCommand
 from service.store.errors import InvalidRequest
 from service.store.identity import DecisionIds
-from service.store.records import ChosenAction, DecisionRecord
+from service.store.records import ChosenAction, DecisionRecord, Retrieval
 
 CHOSEN_WORK = 20  # candidates, which take as long as a chosen action
 
@@ -148,10 +148,17 @@ def _drawn(
         explored=choice.explored,
         std=choice.std,
         unit=command.unit,
+        retrieval=_retrieval(command, offer, choice),
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1
     return Drawn(record, choice.late_propensity, several, choice.encode_s, draw_s)
+
+
+def _retrieval(command: SelectCommand, offer: Offer, choice: Choice) -> Retrieval | None:
+    if choice.retrieved is None or command.retrieve is None:
+        return None
+    return Retrieval(command.retrieve, len(offer.candidates), listed=offer.ids is not None)
 
 
 def _inline_features(

@@ -22,6 +22,7 @@ from service.store.memory.log import HeldLog
 from service.store.memory.windows import Windows
 from service.store.records import (
     BanditRecord,
+    Blanked,
     DecisionRecord,
     Erasure,
     Relearning,
@@ -112,6 +113,7 @@ class HeldBandit:
         sample: A sample of the rows that left the log, by their position.
         rounds: Training rounds, oldest first.
         erased: Where erased decisions taught values first, in the log.
+        blanked: When these were blanked; see `LogReader.blanked`.
     """
 
     decisions: dict[DecisionKey, HeldDecision] = field(default_factory=dict)
@@ -121,6 +123,7 @@ class HeldBandit:
     sample: dict[LogPosition, Sampled] = field(default_factory=dict)
     rounds: deque[RoundRecord] = field(default_factory=lambda: deque(maxlen=MAX_ROUNDS))
     erased: set[LogPosition] = field(default_factory=set)
+    blanked: list[Blanked] = field(default_factory=list)
 
     def in_order(self, after: int = -1) -> list[HeldDecision]:
         """Return the decisions with keys above `after`, oldest first."""

@@ -9,7 +9,7 @@ import numpy as np
 from bandexa_core.ids import INLINE_SLOT, ActionId, DecisionId, LogPosition
 from service.store.identity import bandit_of, key_at, pack_own_id, place_of
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision
-from service.store.records import ErasedPart, Erasure, Relearning
+from service.store.records import Blanked, ErasedPart, Erasure, Relearning
 
 _ERASED_ACTION = ActionId("erased")  # in place of an action that no catalogue has
 _EMPTY = np.empty(0, np.float32)
@@ -76,7 +76,7 @@ class Erasing:
         record = held.record
         held.record = record._replace(
             decision_id=self._contents.ids.text(record.key), body_hash=None, context=_EMPTY,
-            candidates=None, features=None, unit=None,
+            candidates=None, features=None, unit=None, retrieval=None,
             chosen=tuple(
                 picked._replace(
                     id=_ERASED_ACTION if picked.slot == INLINE_SLOT else picked.id, features=_EMPTY
@@ -97,9 +97,12 @@ class Erasing:
         return positions
 
     def _relearn(self, bandit: int, first: LogPosition) -> Relearning:
-        relearning = self._contents.relearning
+        held, relearning = self._contents.of(bandit), self._contents.relearning
+        number = 1 + (held.blanked[-1].number if held.blanked else 0)
+        earlier = [each for each in held.blanked if each.first < first]
+        held.blanked = [*earlier, Blanked(bandit, number, first)]
         known = relearning.get(bandit, Relearning(bandit, first, 0))
-        mark = Relearning(bandit, min(first, known.first), known.changes + 1)
+        mark = Relearning(bandit, min(first, known.first), number)
         relearning[bandit] = mark
         return mark
 

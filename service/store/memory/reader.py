@@ -20,7 +20,7 @@ from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import HeldLog, LearnedRow
 from service.store.memory.view import EPOCH, View
 from service.store.reading import BEGINNING, NOTHING_EXAMINED
-from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
+from service.store.records import BanditRecord, Blanked, Erasure, Relearning, StoredAnswer, Trim
 
 
 class MemoryReader(View):
@@ -149,11 +149,6 @@ class MemoryReader(View):
             num = sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
             return gone + num - sum(after < each <= up_to for each in held.erased)
 
-    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
-        """See `LogReader.count_erased`."""
-        with self._reading() as contents:
-            return sum(after < each <= up_to for each in contents.of(bandit).erased)
-
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
     ) -> Evicted | None:
@@ -187,6 +182,12 @@ class MemoryReader(View):
         """See `LogReader.relearning`."""
         with self._reading() as contents:
             return [contents.relearning[key] for key in sorted(contents.relearning)]
+
+    def blanked(self, bandit: int | None = None) -> list[Blanked]:
+        """See `LogReader.blanked`."""
+        with self._reading() as contents:
+            keys = sorted(contents.live) if bandit is None else [bandit]
+            return [each for key in keys for each in contents.of(key).blanked]
 
     # -- for retention and verification -------------------------------------------------------
 

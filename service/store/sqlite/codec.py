@@ -112,7 +112,7 @@ def pack_candidates(record: DecisionRecord) -> bytes | None:
     if record.candidates is None:
         return None
     features = None if record.features is None else record.features.tobytes()
-    return bytes(msgpack.packb((record.candidates, features)))
+    return bytes(msgpack.packb((record.candidates, features, record.retrieval)))
 
 
 def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:

@@ -6,7 +6,8 @@ Its context, features, candidates, unit and the caller's ids are overwritten (`s
 
 A row of `erasures` says what is asked for until all of it is done, so that the next start finishes
 what a kill interrupted. `relearning` names the bandits whose models were learned from erased rows
-and are not rebuilt yet; `erased` has the positions of those rows.
+and are not rebuilt yet; `erased` has the positions of those rows. `blanked` stays: it says when
+learn rows were blanked, so that it is known of every snapshot whether it was learned from them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from service.store.identity import (
     key_at,
     place_of,
 )
-from service.store.records import ErasedPart, Erasure, Relearning
+from service.store.records import Blanked, ErasedPart, Erasure, Relearning
 from service.store.sqlite.codec import blank_chosen, unpack_items
 from service.store.sqlite.evicted import trim_of
 
@@ -212,12 +213,17 @@ class Erasing:
 
     def _relearn(self, bandit: int, first: int) -> Relearning:
         """Note that a bandit's model has to be rebuilt without the rows from `first` on."""
-        row = self._db.execute(
-            "INSERT INTO relearning VALUES (?, ?, 1) ON CONFLICT (bandit) DO UPDATE SET"
-            " first = min(first, excluded.first), changes = changes + 1 RETURNING first, changes",
-            (bandit, first),
+        (number,) = self._db.execute(
+            "SELECT 1 + coalesce(max(number), 0) FROM blanked WHERE bandit = ?", (bandit,)
         ).fetchone()
-        return Relearning(bandit, LogPosition(row[0]), row[1])
+        self._db.execute("DELETE FROM blanked WHERE bandit = ? AND first >= ?", (bandit, first))
+        self._db.execute("INSERT INTO blanked VALUES (?, ?, ?)", (bandit, number, first))
+        row = self._db.execute(
+            "INSERT INTO relearning VALUES (?, ?, ?) ON CONFLICT (bandit) DO UPDATE SET"
+            " first = min(first, excluded.first), changes = excluded.changes RETURNING first",
+            (bandit, first, number),
+        ).fetchone()
+        return Relearning(bandit, LogPosition(row[0]), number)
 
     def relearned(self, mark: Relearning) -> None:
         """Note that the model was rebuilt; nothing where more was erased since it was begun."""
@@ -239,6 +245,16 @@ def open_relearning(db: Any) -> list[Relearning]:
     """Return the bandits whose models have to be rebuilt."""
     rows = db.execute("SELECT bandit, first, changes FROM relearning ORDER BY bandit")
     return [Relearning(bandit, LogPosition(first), changes) for bandit, first, changes in rows]
+
+
+def blanked_times(db: Any, bandit: int | None) -> list[Blanked]:
+    """Return when learn rows were blanked, of one bandit or of all."""
+    rows = db.execute(
+        "SELECT bandit, number, first FROM blanked WHERE bandit = coalesce(?, bandit)"
+        " ORDER BY bandit, number",
+        (bandit,),
+    )
+    return [Blanked(key, number, LogPosition(first)) for key, number, first in rows]
 
 
 def _range(erasure: Erasure) -> tuple[int, int]:

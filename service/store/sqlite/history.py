@@ -22,6 +22,7 @@ from service.store.records import (
     DecisionSummary,
     LearnedValue,
     ReportedReward,
+    Retrieval,
     RoundRecord,
     StoredDecision,
 )
@@ -167,13 +168,15 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
     key, time, body_hash, context, chosen, candidates, version, position = row[:8]
     propensity, activated, explored, std = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
-    ids, features = None, None
+    ids, features, retrieval = None, None, None
     try:
         if candidates is not None:
-            names, packed = msgpack.unpackb(candidates)
+            names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
             ids = tuple(ActionId(name) for name in names)
             if packed is not None:
                 features = np.frombuffer(packed, np.float32).reshape(len(ids), -1)
+            if more and more[0] is not None:
+                retrieval = Retrieval(*more[0])
         array = np.frombuffer(context, bandit.spec.context.dtype)
         array = array.reshape(bandit.spec.context.shape)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -181,5 +184,5 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
     return DecisionRecord(
         decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
         SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
-        None if explored is None else bool(explored), std,
+        None if explored is None else bool(explored), std, retrieval=retrieval,
     )  # fmt: skip

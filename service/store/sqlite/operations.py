@@ -364,7 +364,8 @@ class Operations:
             (key, key, PURGE_CHUNK),
         ).rowcount
         for table in (
-            "trims", "catalogues", "evicted", "sampled", "erased", "relearning", "rounds",
+            "trims", "catalogues", "evicted", "sampled", "erased", "relearning", "blanked",
+            "rounds",
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0

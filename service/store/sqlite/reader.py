@@ -25,12 +25,12 @@ from service.store.errors import LogTrimmed, StoreDamaged
 from service.store.hashing import AS_BLOCK, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.store.identity import DecisionIds, first_key
 from service.store.reading import BEGINNING, NOTHING_EXAMINED
-from service.store.records import BanditRecord, Erasure, Relearning, StoredAnswer, Trim
+from service.store.records import BanditRecord, Blanked, Erasure, Relearning, StoredAnswer, Trim
 from service.store.sqlite import old_rows
 from service.store.sqlite.catalogues import catalogue_at, removable_changes
 from service.store.sqlite.codec import INSIDE, unpack_chosen
 from service.store.sqlite.connection import connect_reader
-from service.store.sqlite.erasing import open_erasures, open_relearning
+from service.store.sqlite.erasing import blanked_times, open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
 from service.store.sqlite.log_rows import LOG_ROWS, StoredRow, decoded, payloads, wrong_rows
 from service.store.sqlite.removable import has_removable_rows, old_decisions
@@ -188,15 +188,11 @@ class StoreReader:
             " AND position <= ? AND kind = ? AND before IS NULL",
             (bandit, after, up_to, KIND_LEARN),
         ).fetchone()
-        return gone + int(found) - self.count_erased(bandit, after, up_to)
-
-    def count_erased(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
-        """See `LogReader.count_erased`."""
-        (found,) = self._connection.execute(
+        (erased,) = self._connection.execute(
             "SELECT count(*) FROM erased WHERE bandit = ? AND origin > ? AND origin <= ?",
             (bandit, after, up_to),
         ).fetchone()
-        return int(found)
+        return gone + int(found) - int(erased)
 
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
@@ -311,6 +307,10 @@ class StoreReader:
     def relearning(self) -> list[Relearning]:
         """See `LogReader.relearning`."""
         return open_relearning(self._connection)
+
+    def blanked(self, bandit: int | None = None) -> list[Blanked]:
+        """See `LogReader.blanked`."""
+        return blanked_times(self._connection, bandit)
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.last_import`."""

@@ -30,7 +30,8 @@ from service.store.identity import CELL, DecisionIds
 #   had learned.
 # evicted: a sample of the removed rows.
 # rounds: training rounds, for people only.
-# erasures, erased, relearning: see `erasing`. A decision whose context is empty was erased.
+# erasures, erased, relearning, blanked: see `erasing`. A decision whose context is empty was
+#   erased.
 # sampled: whose rows are in `evicted`, so that they are found when their decision has left.
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -82,6 +83,9 @@ CREATE TABLE erased (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, PRIMARY KEY (bandit, origin)) WITHOUT ROWID;
 CREATE TABLE relearning (
   bandit INTEGER PRIMARY KEY, first INTEGER NOT NULL, changes INTEGER NOT NULL);
+CREATE TABLE blanked (
+  bandit INTEGER NOT NULL, number INTEGER NOT NULL, first INTEGER NOT NULL,
+  PRIMARY KEY (bandit, number)) WITHOUT ROWID;
 CREATE TABLE sampled (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, key INTEGER NOT NULL, own_id, unit TEXT,
   PRIMARY KEY (bandit, origin)) WITHOUT ROWID;
@@ -110,11 +114,10 @@ def add_tables(connection: sqlite3.Connection) -> None:
 
 def stand_in(connection: sqlite3.Connection) -> None:
     """Give a reader empty tables in place of those that release 0.3.0 did not have yet."""
-    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'erased'").fetchone()
-    if found is None:
-        for table in _CREATE.finditer(TABLES):
-            if table[1] in ("erasures", "erased", "relearning"):
-                connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
+    present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    for table in _CREATE.finditer(TABLES):
+        if table[1] in ("erasures", "erased", "relearning", "blanked") and table[1] not in present:
+            connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
 
 
 def decision_ids(

@@ -20,13 +20,20 @@ from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
-from service.store.loading import catalogue_of, clean_snapshot, load_at, newest_snapshot
+from service.store.loading import (
+    catalogue_of,
+    clean_snapshot,
+    contains_erased,
+    load_at,
+    newest_snapshot,
+    num_blanked,
+)
 from service.store.logged_rows import learned_rows
 from service.store.opening import open_reader
 from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import LOG_ROWS, REMAINS, Configuration, Published, RoundOrder
+from service.training.messages import LOG_ROWS, Configuration, Published, RoundOrder
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -78,15 +85,16 @@ class Trainer:
         snapshots = SnapshotStore(self._snapshots / uid)
         names = (MODEL_FILE, TRAINING_FILE)
         metrics: dict[str, float] = {}
+        blanked = num_blanked(self._reader, record)  # before any row is read
         if order.erased_from is None:
             parent = newest_snapshot(self._reader, record, snapshots, position, names)
         else:
             self._replays.forget(uid)  # it has the erased rows
-            parent, is_clean = clean_snapshot(
+            parent = clean_snapshot(
                 self._reader, record, self._registry, snapshots, order.erased_from, position, names
             )
-            if not is_clean:
-                metrics[REMAINS] = 1.0
+        if contains_erased(self._reader, record, parent.manifest):
+            blanked = 0
         spec = self._reader.spec_at(record, position)
         progress = Progress(**parent.manifest.meta["progress"])
         total = self._num_learned(record, parent, order, progress.num_learned)
@@ -113,7 +121,7 @@ class Trainer:
         manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=self._configuration.epoch,
             parent=SnapshotVersion(parent.manifest.version), progress=progress,
-            training=training, metrics=metrics, before_rename=self._check_epoch,
+            training=training, metrics=metrics, before_rename=self._check_epoch, blanked=blanked,
         )  # fmt: skip
         pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
         knobs = self._configuration

@@ -106,6 +106,37 @@ def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
         assert stored["reproduced"] == {"action": True, "score": True, "propensity": True}
 
 
+@pytest.mark.parametrize("kind", ["linear", "per_action", "mlp"])
+def test_with_retrieve_it_is_drawn_among_all_that_were_offered(fed: Fed, kind: str) -> None:
+    name = f"retrieved-{kind}"
+    ids = [f"a{number:02}" for number in range(30)]
+    fed.shop(name, **KINDS[kind], selection={"epsilon": 0.5})
+    more: dict[str, Any] = {"ids": ids}
+    if kind != "per_action":
+        more["features"] = [[number % 6 / 6, number / 30] for number in range(30)]
+    fed.call("PUT", f"/bandits/{name}/actions", more)
+    fed.visit(name, 0, 12)
+    ask = {"bandit": name, "context": [0.5, -0.5, 1.0], "retrieve": 4, "k": 2}
+    listed = {"candidates": ids[:20]}
+    for number in range(12):
+        decision = f"{name}-r{number}"
+        made = fed.call("POST", "/select", ask | {"decision_id": decision})
+        stored = fed.call("GET", f"/bandits/{name}/decisions/{decision}")
+        assert stored["reproduced"] == {"action": True, "score": True, "propensity": True}
+        assert 4 <= len(stored["candidates"]) <= 6  # and what was explored
+        chosen = [one for one in stored["candidates"] if one["chosen"]]
+        assert {one["id"] for one in chosen} == {one["id"] for one in made["actions"]}
+        served = next(one for one in chosen if one["id"] == made["actions"][0]["id"])
+        assert served["propensity"] == stored["propensity"]
+        assert sum(one["propensity"] for one in stored["candidates"]) < 1.0
+        assert stored["num_candidates"] > 30
+
+        fed.call("POST", "/select", ask | listed | {"decision_id": f"{decision}-listed"})
+        stored = fed.call("GET", f"/bandits/{name}/decisions/{decision}-listed")
+        assert False not in stored["reproduced"].values(), "the list is not stored"
+        assert stored["num_candidates"] == 20
+
+
 def test_what_cannot_be_explained_any_more_says_why(fed: Fed) -> None:
     fed.shop("trained", policy="neural_linear_ts", encoder={"name": "mlp"})
     fed.visit("trained", 0, 20)

@@ -122,7 +122,7 @@ class Readers:
             "forgetting": [plain(log.forgetting_at(bandit, fresh, n, head)) for n in ends[-2:]],
             "imports": (plain(log.imports(key)), [log.last_import(key, n) for n in some]),
             "learned": [(log.count_learned(key, LogPosition(0), n), num_first) for n in some],
-            "erased": [log.count_erased(key, trim.position, n) for n in some],
+            "blanked": plain(log.blanked(key)),
             "first": [log.first_learned(key, n) for n in (1, 2, num_first) if 0 < n <= num_first],
             "before": [log.last_before(key, now - ago) for ago in (-1.0, 0.0, 2.0, 9.0, 99.0)],
             "removable": log.removable_changes(key),

@@ -9,6 +9,7 @@ from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.log.rows import ErasedRow
 from service.store.errors import Erased, UnknownDecision
 from service.store.identity import first_key
+from tests.fixtures.waiting import poll
 from tests.store.contract.readable import FAR
 from tests.store.logs import trim
 from tests.store.reporting import rewards
@@ -64,9 +65,6 @@ def test_rows_of_an_erased_unit_teach_nothing_and_the_hashes_stay(client, store,
         assert reader.hash_at(bandit.key, reader.head(bandit.key)) == log_hash
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == NUM - len(HERS)
         assert reader.count_learned(bandit.key, LogPosition(2), FAR) == NUM - len(HERS) - 1
-        assert reader.count_erased(bandit.key, LogPosition(0), FAR) == len(HERS)
-        assert reader.count_erased(bandit.key, LogPosition(2), LogPosition(NUM)) == 1
-        assert reader.count_erased(bandit.key, LogPosition(2), LogPosition(HERS[-1])) == 0
         assert reader.first_learned(bandit.key, 2) == 3
         assert [(mark.bandit, mark.first) for mark in reader.relearning()] == [(bandit.key, 2)]
         assert reader.erasures() == []
@@ -119,6 +117,26 @@ def test_a_rebuild_that_more_was_erased_since_does_not_count(client, store, make
         assert mark.first == 2
         client.call(store.relearned, mark)
         assert reader.relearning() == []
+
+
+def test_when_rows_were_blanked_is_known_after_the_rebuild(client, store, make, bandit):
+    other = make.bandit(client, store, "other", rewards=make.last_counts())
+    fill(client, store, make, bandit)
+    with store.reader() as reader:
+        assert reader.blanked() == []
+        erase(client, store, ids=["d2"])
+        erase(client, store, ids=["d4"])
+        times = [(bandit.key, 1, 3), (bandit.key, 2, 5)]
+        assert [tuple(each) for each in reader.blanked()] == times
+        for mark in reader.relearning():
+            client.call(store.relearned, mark)
+        assert [tuple(each) for each in reader.blanked(bandit.key)] == times
+        erase(client, store, ids=["d3"])
+        included = [times[0], (bandit.key, 3, 4)]  # what is free of this one is free of the second
+        assert [tuple(each) for each in reader.blanked()] == included
+        assert reader.blanked(other.key) == []
+        client.call(store.delete_bandit, bandit)
+        poll(lambda: reader.blanked() == [], "what a deleted bandit leaves to go")
 
 
 def test_rows_of_the_sample_are_erased_whether_their_decision_is_stored_or_not(

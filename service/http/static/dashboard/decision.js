@@ -98,6 +98,9 @@ export class DecisionView {
 function verdict(found) {
   if (found.reproduced === null) return h("span", { class: "badge warn" }, "not reproducible");
   const { action, score, propensity } = found.reproduced;
+  if (action === null || score === null) {
+    return h("span", { class: "badge warn" }, "not reproducible: retrieved from a list that is not stored");
+  }
   const same = action && score && propensity !== false;
   return h("span", { class: `badge ${same ? "good" : "warn"}`, id: "reproduced" },
     same ? "reproduced exactly" : action ? "same action, other numbers" : "drawn differently now");
