@@ -75,7 +75,14 @@ class Call(Generic[T]):
 
 
 def path(bandit: str, *parts: str) -> str:
-    """Return the path of a bandit, or of something that belongs to it."""
+    """Return the path of a bandit, or of something that belongs to it.
+
+    Raises:
+        ValueError: A part is "." or "..": whoever reads the address would leave it out.
+    """
+    for part in (bandit, *parts):
+        if part in (".", ".."):
+            raise ValueError(f"{part!r} cannot be part of an address")
     return "/".join(["/bandits", *(quote(part, safe="") for part in (bandit, *parts))])
 
 

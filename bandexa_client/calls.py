@@ -330,9 +330,14 @@ class Calls(ABC):
             unit: All decisions that were made for this user or session; or
             decision_ids: these decisions, up to 1000.
             bandit: Only this bandit's; None: all bandits'.
+
+        Raises:
+            TypeError: `decision_ids` is no list.
         """
         given = {"unit": unit, "bandit": bandit}
         body: dict[str, object] = {key: name for key, name in given.items() if name is not None}
+        if isinstance(decision_ids, str):  # a sequence of ids of one letter
+            raise TypeError("decision_ids: must be a list of ids")
         if decision_ids is not None:
             body["decision_ids"] = list(decision_ids)
         return await self._do(Call("POST", "/erase", reads(Erased), body, slow=True))

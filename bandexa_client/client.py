@@ -107,7 +107,7 @@ class _Client(Calls):
                 call.method, call.path, timeout_s, content=content, headers=call.headers()
             )
         except httpx.RequestError as error:
-            raise unanswered(self.url, call.method, call.path, timeout_s, error) from error
+            raise unanswered(_shown(self.url), call.method, call.path, timeout_s, error) from error
 
     @abstractmethod
     def _connect(self, **options: Any) -> None:
@@ -230,6 +230,11 @@ def _key(text: str) -> str:
     if not text or not all("!" <= character <= "~" for character in text):
         raise ValueError("api_key: must be visible ASCII characters, without spaces or line ends")
     return text
+
+
+def _shown(url: str) -> str:
+    """Return an address without its password, for texts that are logged."""
+    return str(httpx.URL(url).copy_with(username="", password=""))
 
 
 def _address(url: str) -> httpx.URL:

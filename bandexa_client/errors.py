@@ -129,7 +129,8 @@ def unanswered(
 
 def origin(response: httpx.Response) -> str:
     """Return method and address of a response's request, for error texts."""
-    return f"{response.request.method} {response.request.url}"
+    request = response.request
+    return f"{request.method} {request.url.copy_with(username='', password='')}"
 
 
 def _problem(response: httpx.Response) -> Mapping[str, object]:

@@ -135,7 +135,7 @@ class Spool:
                 continue
             try:
                 yield _report(line)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 self.num_damaged += 1
                 log.error("%s: line %d is no reward, see %s: %s", path, number, _DAMAGED, error)
                 with (self._folder / _DAMAGED).open("ab") as damaged:
@@ -170,7 +170,7 @@ def _report(line: bytes) -> RewardReport:
     """Return the reward of a line.
 
     Raises:
-        ValueError, TypeError: It is none.
+        ValueError, TypeError, RecursionError: It is none.
     """
     decision_id, reward, reward_id, action = json.loads(line)
     texts = (decision_id, reward_id, "" if action is None else action)

@@ -12,6 +12,9 @@ from bandexa_core.posterior.disjoint import DisjointPosterior
 from bandexa_core.posterior.gaussian import GaussianPosterior
 
 _TINY = float(np.finfo(np.float64).tiny)
+_UNITS = 64.0 * float(np.finfo(np.float64).eps)
+# What is computed from the sums; sums themselves, and a, are exact but for their own rounding.
+COMPUTED = ("mean", "covariance", "noise b", "sum r^2")
 
 
 def own_differences(
@@ -68,6 +71,25 @@ def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -
         "sum r^2": relative_difference(sums.rr, others.rr, 0.0),
         "weight of rows": relative_difference(sums.n, others.n, 0.0),
     }  # fmt: skip
+
+
+def rounding(posterior: GaussianPosterior) -> float:
+    """Return how far rounding alone may move what is computed from the sums, relatively.
+
+    A few units of the last place are amplified by the condition number of the precision, features
+    scaled to 1, where all of it is factorised; row by row, by its root, and by how much larger the
+    rows are than the prior. Two columns of large values that nearly agree make this large, until
+    they are standardised.
+    """
+    ridge = posterior.config.ridge
+    precision_DD = posterior.statistics().zz + ridge * np.eye(posterior.dim)
+    size_D = np.sqrt(np.diagonal(precision_DD))
+    eigenvalues_D = np.linalg.eigvalsh(precision_DD / np.outer(size_D, size_D))
+    if eigenvalues_D[0] <= 0.0:
+        return math.inf
+    condition = float(eigenvalues_D[-1] / eigenvalues_D[0])
+    row_by_row = float(size_D.max()) * math.sqrt(condition / ridge)
+    return _UNITS * max(condition, row_by_row)
 
 
 def _scaled(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from bandexa_core.model import CATALOGUE, MODEL_FILE, TRAINING_FILE, Progress, S
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 
-COPIED = "copied_position"
+COPIED = "copied_rows"
 BLANKED = "blanked"
 
 
@@ -37,7 +37,7 @@ def publish_model(
     metrics: Mapping[str, float],
     before_rename: Callable[[], None] | None = None,
     catalogue_position: LogPosition | None = None,
-    copied_position: LogPosition | None = None,
+    copied: Sequence[tuple[int, int]] | None = None,
     blanked: int = 0,
 ) -> Manifest:
     """Publish the state of a model as a snapshot.
@@ -56,14 +56,15 @@ def publish_model(
         before_rename: The last check before the snapshot becomes visible; it raises to refuse.
         catalogue_position: The log position of the model's catalogue, where it is an earlier one;
             the snapshot is loaded with the changes in between.
-        copied_position: Up to where the bandit's own log taught a model that is imported; or None.
+        copied: First and last rows of the parts of the bandit's own log that taught a model which
+            is imported; or None.
         blanked: How often learn rows of the log had been blanked when the model was made without
             them; 0 where it may have learned from them.
 
     Raises:
         SnapshotError: The snapshot could not be written, or is refused.
     """
-    copied = {} if copied_position is None else {COPIED: copied_position}
+    copies = {} if copied is None else {COPIED: [list(part) for part in copied]}
     actions = {f"{CATALOGUE}{name}": t for name, t in model.catalogue.tensors().items()}
     files = {MODEL_FILE: model.tensors() | actions, TRAINING_FILE: dict(training)}
     draft = Manifest(
@@ -82,7 +83,7 @@ def publish_model(
             "machine": platform.machine(),
             "catalogue_position": position if catalogue_position is None else catalogue_position,
             BLANKED: blanked,
-            **copied,
+            **copies,
         },
     )
     if version is None:

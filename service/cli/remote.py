@@ -46,6 +46,8 @@ def connected(url: str, api_key: str | None) -> Iterator[BanditClient]:
             yield client
         except BanditError as error:
             _end(error)
+        except ValueError as error:  # the client refuses an argument
+            fail(str(error), "", USAGE)
 
 
 def _end(error: BanditError) -> NoReturn:

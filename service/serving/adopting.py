@@ -24,7 +24,7 @@ from bandexa_core.training.heads import renumbered_heads
 from service.store.errors import Conflict, InvalidRequest
 
 ROUNDING = 1e-9  # of a posterior against its own sums
-LARGEST = 1e30  # of a posterior's numbers: beyond, its arithmetic rounds all else away
+LARGEST = 1e50  # of a posterior's numbers: beyond, its arithmetic rounds all else away
 RIDGES = 1e16  # the most that products of features weigh more than the prior, which is rounded away
 _POSTERIOR = "posterior/"
 _OPTIONS = ("prior_mean", "refresh_every")

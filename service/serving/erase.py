@@ -145,15 +145,18 @@ class Eraser:
                 num[key] += len(names)
                 for name in names:
                     self._recent.drop(name)
-            learned.update(bandit.record.key for bandit in self._note(part.relearning))
+            self._note(part.relearning)
+            learned.update(mark.bandit for mark in part.relearning)
         # An earlier call, or one under way, may have erased what this one names: it waits as well.
         marks = [m for m in self._reader.relearning() if erasure.bandit in (None, m.bandit)]
-        learned.update(bandit.record.key for bandit in self._note(marks))
+        self._note(marks)
+        learned.update(mark.bandit for mark in marks)
         bandits = [bandit for key in sorted(learned) if (bandit := self._find(key)) is not None]
         done = await asyncio.gather(*map(self._rebuild, bandits))
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
-        waiting = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if not ok)
+        failed = [b.record.name for b, ok in zip(bandits, done, strict=True) if not ok]
+        waiting = (*failed, *self._not_served(learned))
         remaining = await self._remaining(erasure)
         log.info(
             "erasure %d: %d decisions and %d sampled rows were erased; rebuilt: %s; waiting: %s;"
@@ -161,6 +164,13 @@ class Eraser:
             *(", ".join(names) or "none" for names in (rebuilt, waiting, remaining)),
         )  # fmt: skip
         return Erased(num.total(), samples, rebuilt, waiting, remaining, emptied)
+
+    def _not_served(self, keys: set[int]) -> list[str]:
+        """Return the bandits among these that cannot be served now, and so not be rebuilt."""
+        missing = {key for key in keys if self._find(key) is None}
+        if not missing:
+            return []
+        return [record.name for record in self._reader.bandits() if record.key in missing]
 
     async def _remaining(self, erasure: Erasure) -> tuple[str, ...]:
         """Return the bandits whose models contain erased rows, and no later round changes that."""
@@ -173,7 +183,13 @@ class Eraser:
                 return [
                     bandit.record
                     for bandit in bandits
-                    if has_erased(reader, bandit.record, bandit.snapshots, bandit.model.version)
+                    if has_erased(
+                        reader,
+                        bandit.record,
+                        bandit.model.registry,
+                        bandit.snapshots,
+                        bandit.model.version,
+                    )
                 ]
 
         found = await asyncio.to_thread(examine)

@@ -141,6 +141,11 @@ class Explainer:
     ) -> Explained:
         snapshots = SnapshotStore(self._snapshots / bandit.uid)
         if record.snapshot not in snapshots.versions():
+            if any(each.first <= record.position for each in reader.blanked(bandit.key)):
+                raise NotExplainable(
+                    f"snapshot {record.snapshot}, which made this decision, was removed: it may"
+                    " have learned from decisions that were erased since"
+                )
             raise NotExplainable(
                 f"snapshot {record.snapshot}, which made this decision, was removed: of each bandit"
                 " the newest `keep_snapshots` of the server's settings remain, and those that"

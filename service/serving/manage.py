@@ -43,6 +43,7 @@ async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandi
 
 
 async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
+    _check_new(name, "name")
     seed = secrets.randbits(32) if spec.seed is None else spec.seed
     spec = dataclasses.replace(spec, seed=seed)
     catalogue = Catalogue.empty(spec.action_dim)
@@ -126,12 +127,24 @@ async def put_actions(
     change = CatalogueChange(ids, rows, enabled)
     known = bandit.model.catalogue.slots
     missing = [action_id for action_id in ids if action_id not in known]
+    for action_id in missing:
+        _check_new(action_id, "ids")
     if missing and rows is None and bandit.record.spec.action_dim:
         raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
     store = engine.store
     row = await engine.commit(store.append_change, bandit.record, change, then=bandit.logged)
     await engine.settled(bandit, row.position)
     return bandit
+
+
+def _check_new(name: str, field: str) -> None:
+    """Refuse what could not be named in an address.
+
+    Raises:
+        InvalidRequest: Clients and proxies take "." and ".." for steps between folders.
+    """
+    if name in (".", ".."):
+        raise InvalidRequest(field, f"{name!r} cannot be part of an address")
 
 
 async def retire_action(engine: Engine, name: str, action_id: ActionId) -> Bandit:

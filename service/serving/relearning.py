@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
@@ -44,7 +45,11 @@ def remove_learned(
 
 
 def has_erased(
-    reader: LogReader, record: BanditRecord, snapshots: SnapshotStore, served: SnapshotVersion
+    reader: LogReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    served: SnapshotVersion,
 ) -> bool:
     """Whether the served snapshot has learned from rows that are erased.
 
@@ -52,7 +57,7 @@ def has_erased(
     """
     try:
         manifest = placed(reader, record, snapshots.manifest(served), reader.imports(record.key))
-        return contains_erased(reader, record, manifest)
+        return contains_erased(reader, record, registry, snapshots, manifest)
     except SnapshotError as error:
         log.warning("bandit %s: what it has learned is not known: %s", record.name, error)
         return True

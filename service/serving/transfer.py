@@ -34,7 +34,7 @@ from service.store.loading import (
     contains_erased,
     num_blanked,
     place_import,
-    taught_up_to,
+    taught_by,
 )
 
 log = logging.getLogger(__name__)
@@ -144,8 +144,9 @@ async def _adopt(
         with engine.store.reader() as reader:
             blanked = num_blanked(reader, bandit.record)
             if is_own or manifest.bandit_uid == bandit.record.uid:
-                copied = taught_up_to(reader, bandit.record, manifest)
-                if contains_erased(reader, bandit.record, manifest):
+                known = (reader, bandit.record, engine.registry, snapshots, manifest)
+                copied = taught_by(*known)
+                if contains_erased(*known):
                     blanked = 0
                     log.warning(
                         "bandit %s: the snapshot was taught by rows that are erased",
@@ -154,7 +155,7 @@ async def _adopt(
         published = publish_model(
             snapshots, model, position=UNPLACED, log_hash=b"", epoch=engine.store.epoch,
             parent=None, progress=Progress(rows, rows, rows), training=adopted.training,
-            metrics={}, catalogue_position=catalogue_position, copied_position=copied,
+            metrics={}, catalogue_position=catalogue_position, copied=copied,
             blanked=blanked,
         )  # fmt: skip
         version = SnapshotVersion(published.version)

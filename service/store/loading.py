@@ -97,10 +97,32 @@ def newest_snapshot(
     return Snapshot(manifest, snapshot.tensors)
 
 
-def taught_up_to(reader: LogReader, record: BanditRecord, manifest: Manifest) -> LogPosition:
-    """Return up to where the bandit's own log taught a snapshot, or an export; -1: it did not."""
-    is_import = reader.imports(record.key).get(manifest.version) == manifest.position
-    return LogPosition(manifest.meta.get(COPIED, -1) if is_import else manifest.position)
+def taught_by(
+    reader: LogReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    manifest: Manifest,
+) -> list[tuple[int, int]]:
+    """Return the first and last rows of the parts of the bandit's log that taught a model.
+
+    `manifest` is that of one of the bandit's snapshots, or of an export of the bandit.
+    """
+    position = LogPosition(manifest.position)
+    whole = [(1, int(position))]
+    imported = reader.last_import(record.key, position)
+    if record.spec.policy == "uniform":
+        return []
+    learned = registry.is_learned(record.spec.encoder.name)
+    if not imported or (learned and imported != position):
+        return whole  # a learned encoder is trained on rows of before an import, too
+    versions = [v for v, at in reader.imports(record.key).items() if at == imported]
+    try:
+        copied = snapshots.manifest(versions[0]).meta.get(COPIED, [])
+    except (IndexError, SnapshotError):  # nobody can say what it brought
+        return whole
+    since = [(imported + 1, int(position))] if imported < position else []
+    return [*((first, last) for first, last in copied), *since]
 
 
 def num_blanked(reader: LogReader, record: BanditRecord) -> int:
@@ -108,13 +130,25 @@ def num_blanked(reader: LogReader, record: BanditRecord) -> int:
     return max((each.number for each in reader.blanked(record.key)), default=0)
 
 
-def contains_erased(reader: LogReader, record: BanditRecord, manifest: Manifest) -> bool:
-    """Whether a snapshot of this bandit, or an export, has learned from rows erased since."""
-    free_of, taught = manifest.meta.get(BLANKED), taught_up_to(reader, record, manifest)
+def contains_erased(
+    reader: LogReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    manifest: Manifest,
+) -> bool:
+    """Whether a snapshot, or an export, was taught by rows that are erased; see `taught_by`."""
+    blanked = reader.blanked(record.key)
+    free_of = manifest.meta.get(BLANKED)
     if not isinstance(free_of, int):  # an older release wrote it, or a caller of an import
         free_of = 0
+    if not any(each.number > free_of for each in blanked):
+        return False
+    taught = taught_by(reader, record, registry, snapshots, manifest)
     return any(
-        each.number > free_of and each.first <= taught for each in reader.blanked(record.key)
+        each.number > free_of and each.first <= last and each.last >= first
+        for each in blanked
+        for first, last in taught
     )
 
 

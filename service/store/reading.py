@@ -152,8 +152,7 @@ class LogReader(Reader, Protocol):
     def blanked(self, bandit: int | None = None) -> list[Blanked]:
         """Return when learn rows were blanked, of one bandit or of all; by bandit, oldest first.
 
-        A time is left out where a later one begins with the same row or an earlier one: a model
-        that has none of the later rows has none of these.
+        A time is left out where a later one's range includes its own.
         """
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:

@@ -184,12 +184,13 @@ class Blanked(NamedTuple):
     Attributes:
         bandit: The key of the bandit.
         number: How often that has happened to this bandit.
-        first: The first of the rows.
+        first, last: The first and the last of the rows.
     """
 
     bandit: int
     number: int
     first: LogPosition
+    last: LogPosition
 
 
 class ErasedPart(NamedTuple):

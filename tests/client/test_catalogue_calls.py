@@ -36,6 +36,29 @@ def test_actions_go_in_columns_with_features_and_in_rows_without(
     assert script.sent() == {"actions": listed}
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_what_an_address_would_lose_is_not_sent(
+    script: Script, client: BanditClient, name: str
+) -> None:
+    """`DELETE /bandits/b/actions/..` would arrive as `DELETE /bandits/b`."""
+    calls: list[Any] = [
+        lambda: client.retire_action("b", name),
+        lambda: client.delete_bandit(name),
+        lambda: client.get_bandit(name),
+        lambda: client.explain("b", name),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="cannot be part of an address"):
+            call()
+    assert script.bodies() == []
+
+
+def test_a_text_is_no_list_of_decisions(script: Script, client: BanditClient) -> None:
+    with pytest.raises(TypeError, match="decision_ids"):
+        client.erase(decision_ids="abc")
+    assert script.bodies() == []
+
+
 def test_disabled_actions_go_in_rows(script: Script, client: BanditClient) -> None:
     script.always({"num_actions": 1, "position": 1})
     client.put_actions("b", ["x", "y"], enabled=[True, False])

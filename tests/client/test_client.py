@@ -272,6 +272,17 @@ def test_a_refused_connection_is_unavailable(nobody: str, connect: Connect) -> N
     assert (caught.value.status, caught.value.timed_out) == (None, False)
 
 
+def test_no_error_shows_the_password_of_the_address(
+    script: Script, nobody: str, connect: Connect
+) -> None:
+    script.always({"detail": "not now"}, 500)
+    for url in (nobody, script.url):
+        with pytest.raises(BanditError) as caught:
+            connect(url.replace("//", "//bob:secret@")).ready()
+        assert url in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
 def test_a_connection_cut_off_is_unavailable(script: Script, client: BanditClient) -> None:
     script.then_hang_up()
     with pytest.raises(ServiceUnavailable):

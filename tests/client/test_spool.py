@@ -92,16 +92,19 @@ def test_half_written_and_corrupt_lines_are_reported_and_block_none(
     script, client, tmp_path, caplog
 ):
     script.then(200, items(200))
-    wrong = (b"\xff\x00", b'["d", NaN, "r", null]', b'["d", "1", "r", null]', b"7", b'["d", 1.0')
-    lines = [b'["a", 1.0, "ra", null]', *wrong[:4], b'["b", 2.0, "rb", "red"]', wrong[4]]
+    wrong = (
+        b"\xff\x00", b'["d", NaN, "r", null]', b'["d", "1", "r", null]', b"7", b"[" * 200_000,
+        b'["d", 1.0',
+    )  # fmt: skip
+    lines = [b'["a", 1.0, "ra", null]', *wrong[:5], b'["b", 2.0, "rb", "red"]', wrong[5]]
     (tmp_path / "left.rewards").write_bytes(b"\n".join(lines))
     with RewardQueue(client, spool=tmp_path, max_batch=1) as queue:
         assert queue.flush(20.0)
-        assert queue.num_damaged == 5
+        assert queue.num_damaged == 6
     assert sent(script) == [[1.0], [2.0]]
     assert script.bodies()[1]["items"][0]["action"] == "red"
     assert (tmp_path / "damaged.txt").read_bytes().splitlines() == list(wrong)
-    assert caplog.text.count("is no reward") == 5
+    assert caplog.text.count("is no reward") == 6
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.txt"]
 
 

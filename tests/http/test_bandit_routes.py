@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.commands import bandexa
 from tests.fixtures.waiting import poll
 
 MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
@@ -31,6 +32,18 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert spec["training"]["mode"] == "background"
     assert spec["reward_range"] == [0.0, 1.0]
     assert isinstance(spec["seed"], int)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_what_an_address_would_lose_is_no_name_and_no_action(api, name: str) -> None:
+    shop = api.fresh()
+    api.call("PUT", f"/bandits/{shop}", MINIMAL, 201)
+    refused = api.call("PUT", f"/bandits/{shop}/actions", {"ids": ["a", name]}, 422)
+    assert refused["errors"][0]["field"] == "ids"
+    assert api.call("GET", f"/bandits/{shop}")["num_actions"] == 0
+    done = bandexa("actions", "retire", shop, name, "--url", api.http.base_url)
+    assert (done.returncode, "cannot be part of an address" in done.stderr) == (2, True)
+    assert api.call("GET", f"/bandits/{shop}")["name"] == shop
 
 
 def test_the_same_put_again_changes_nothing_and_retains_the_generated_seed(api) -> None:

@@ -349,6 +349,72 @@ def test_a_rollback_that_had_learned_from_her_is_named(launch, rig):
     assert again["remaining"] == []
 
 
+def test_what_a_rollback_left_behind_does_not_remain(launch, rig):
+    """Her row is before the rollback that took it out of the model, and no later model has it."""
+    node = launch("left-behind")
+    for name in ("linear", "copied"):
+        node.create(name, rig.linear())
+        play(node, rig, name, with_her=True, among=range(2, 3))
+        node.call("POST", f"/bandits/{name}/rollback", {"version": 0})
+        play(node, rig, name, with_her=True, among=range(3, 8))
+    version = node.train("linear")["snapshot"]
+    node.call("POST", "/bandits/linear/rollback", {"version": version})
+    export = node.http.get("/bandits/copied/snapshot").content
+    assert node.http.put("/bandits/copied/snapshot", content=export).status_code == 200
+    for name in ("linear", "copied"):
+        answer = node.call("POST", "/erase", {"decision_ids": [own_id(name, 2)]})
+        assert (answer["decisions"], answer["remaining"]) == (1, [])
+        play(node, rig, name, with_her=True, among=range(8, 9))
+        assert node.train(name)
+        answer = node.call("POST", "/erase", {"decision_ids": [own_id(name, 8)]})
+        assert (answer["decisions"], answer["rebuilt"], answer["remaining"]) == (1, [name], [])
+
+
+def test_a_bandit_that_cannot_be_served_waits(launch, rig):
+    node = launch("aside")
+    node.create("linear", rig.linear())
+    play(node, rig, "linear", with_her=True, among=range(10))
+    node.train("linear")
+    node.stop()
+    [snapshots] = (node.data_dir / "snapshots").iterdir()
+    elsewhere = node.data_dir.with_name("elsewhere")
+    shutil.move(snapshots, elsewhere)
+    snapshots.mkdir()
+    node.start()
+    for decisions in (2, 0):
+        answer = node.call("POST", "/erase", {"unit": ALICE})
+        assert (answer["decisions"], answer["waiting"]) == (decisions, ["linear"])
+    node.stop()
+    snapshots.rmdir()
+    shutil.move(elsewhere, snapshots)
+    node.start()
+    answer = node.call("POST", "/erase", {"unit": ALICE})
+    assert (answer["waiting"], answer["remaining"]) == ([], [])
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_large_columns_before_the_first_scaling_verify(launch, rig):
+    node = launch("large")
+    spec = rig.linear(context={"shape": [3]}, encoder={"name": "per_action"}, action_dim=0)
+    draw = np.random.default_rng(4)
+    for exponent in (4, 6, 9):
+        name = f"large-{exponent}"
+        node.http.put(f"/bandits/{name}", json=spec).raise_for_status()
+        node.call("PUT", f"/bandits/{name}/actions", {"ids": ["a", "b"]})
+        for number in range(6):
+            large = (1.0 + 0.1 * draw.random(2)) * 10.0**exponent
+            ask = {"bandit": name, "context": [*large.tolist(), draw.normal()]}
+            made = node.call("POST", "/select", ask)
+            report = {"decision_id": made["decision_id"], "reward": float(number % 2)}
+            node.call("POST", "/reward", report)
+        node.train(name)
+    node.stop()
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rounding moves it that far" in done.stdout
+
+
 def test_a_decision_behind_an_erased_correction_says_so(launch, rig):
     node = launch("corrected")
     node.create("linear", rig.linear(rewards={"aggregate": "sum"}))

@@ -36,20 +36,23 @@ class Erasing:
         contents = self._contents
         contents.end_groups()
         decisions: dict[int, list[DecisionId]] = {}
-        first: dict[int, LogPosition] = {}
+        blanked: dict[int, list[LogPosition]] = {}
         for held in self._concerned(erasure):
             key = held.record.bandit
             decisions.setdefault(key, []).append(contents.name(held))
-            for position in self._blank(contents.of(key), held):
-                first[key] = min(position, first.get(key, position))
+            blanked.setdefault(key, []).extend(self._blank(contents.of(key), held))
         samples = 0
         for key in list(contents.live):
             for position in _samples(contents, contents.of(key), erasure):
                 _remove_sampled(contents.of(key), position)
-                first[key] = min(position, first.get(key, position))
+                blanked.setdefault(key, []).append(position)
                 samples += 1
         contents.erasures.pop(erasure.number, None)
-        marks = tuple(self._relearn(key, position) for key, position in first.items())
+        marks = tuple(
+            self._relearn(key, min(positions), max(positions))
+            for key, positions in blanked.items()
+            if positions
+        )
         return ErasedPart(decisions, samples, marks, len(erasure.ids), more=False)
 
     def _concerned(self, erasure: Erasure) -> list[HeldDecision]:
@@ -72,7 +75,7 @@ class Erasing:
         ]
 
     def _blank(self, bandit: HeldBandit, held: HeldDecision) -> list[LogPosition]:
-        """Blank a decision; returns the positions of the rows that it taught first."""
+        """Blank a decision; returns the positions of the first and latest rows that it taught."""
         record = held.record
         held.record = record._replace(
             decision_id=self._contents.ids.text(record.key), body_hash=None, context=_EMPTY,
@@ -94,13 +97,13 @@ class Erasing:
                 bandit.erased.add(position)
             else:
                 _remove_sampled(bandit, position)
-        return positions
+        return [*positions, *(learned.latest for learned in held.learned if learned.origin)]
 
-    def _relearn(self, bandit: int, first: LogPosition) -> Relearning:
+    def _relearn(self, bandit: int, first: LogPosition, last: LogPosition) -> Relearning:
         held, relearning = self._contents.of(bandit), self._contents.relearning
         number = 1 + (held.blanked[-1].number if held.blanked else 0)
-        earlier = [each for each in held.blanked if each.first < first]
-        held.blanked = [*earlier, Blanked(bandit, number, first)]
+        others = [each for each in held.blanked if each.first < first or each.last > last]
+        held.blanked = [*others, Blanked(bandit, number, first, last)]
         known = relearning.get(bandit, Relearning(bandit, first, 0))
         mark = Relearning(bandit, min(first, known.first), number)
         relearning[bandit] = mark

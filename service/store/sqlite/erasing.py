@@ -98,7 +98,7 @@ class Erasing:
     def part(self, erasure: Erasure, start: int) -> ErasedPart:
         """Erase some decisions; with the last of them the request for it is removed, too."""
         decisions = defaultdict[int, list[DecisionId]](list)
-        first: dict[int, int] = {}
+        blanked = defaultdict[int, list[int]](list)
         listed = (
             self._of_unit(erasure) if erasure.unit is not None else self._of_ids(erasure, start)
         )
@@ -117,16 +117,15 @@ class Erasing:
                 bandit = bandit_of(found.key)
                 decisions[bandit].append(self._ids.name(found.key, found.own_id))
                 self._blank(found)
-                for position in self._unlearn(bandit, found):
-                    first[bandit] = min(position, first.get(bandit, position))
-        samples, more_samples = self._erase_samples(erasure, start, done, first)
+                blanked[bandit] += self._unlearn(bandit, found)
+        samples, more_samples = self._erase_samples(erasure, start, done, blanked)
         more = more or more_samples
         if not more:
             self._db.execute("DELETE FROM erasures WHERE erasure = ?", (erasure.number,))
         marks = [
-            self._relearn(bandit, position)
-            for bandit, position in first.items()
-            if self._is_live(bandit)
+            self._relearn(bandit, min(positions), max(positions))
+            for bandit, positions in blanked.items()
+            if positions and self._is_live(bandit)
         ]
         return ErasedPart(dict(decisions), samples, tuple(marks), start + done, more)
 
@@ -163,7 +162,7 @@ class Erasing:
         return len(rows) < REWARDS_AT_ONCE
 
     def _unlearn(self, bandit: int, found: _Found) -> list[int]:
-        """Note which rows taught the values of a decision; returns their positions."""
+        """Note which rows taught the values of a decision; returns the first and latest ones."""
         items = () if found.items is None else unpack_items(found.items)
         positions = [int(item.origin) for item in items if item.origin]
         for position in positions:
@@ -171,7 +170,7 @@ class Erasing:
                 self._db.execute("INSERT OR IGNORE INTO erased VALUES (?, ?)", (bandit, position))
             else:
                 self._remove_evicted(bandit, position)
-        return positions
+        return [*positions, *(int(item.latest) for item in items if item.origin)]
 
     def _remove_evicted(self, bandit: int, position: int) -> None:
         """Remove a row that left the log from its sample, and from the count of such rows."""
@@ -184,7 +183,7 @@ class Erasing:
         )
 
     def _erase_samples(
-        self, erasure: Erasure, start: int, done: int, first: dict[int, int]
+        self, erasure: Erasure, start: int, done: int, blanked: dict[int, list[int]]
     ) -> tuple[int, bool]:
         """Remove sampled rows whose decision left the store; returns how many, and if more are."""
         low, high = _range(erasure)
@@ -206,18 +205,21 @@ class Erasing:
         chosen = [row for row in rows if low <= row[2] < high]
         for bandit, position, _ in chosen:
             self._remove_evicted(bandit, position)
-            first[bandit] = min(position, first.get(bandit, position))
+            blanked[bandit].append(position)
         return len(chosen), erasure.unit is not None and len(chosen) == AT_ONCE
 
     # -- models -------------------------------------------------------------------------------
 
-    def _relearn(self, bandit: int, first: int) -> Relearning:
+    def _relearn(self, bandit: int, first: int, last: int) -> Relearning:
         """Note that a bandit's model has to be rebuilt without the rows from `first` on."""
         (number,) = self._db.execute(
             "SELECT 1 + coalesce(max(number), 0) FROM blanked WHERE bandit = ?", (bandit,)
         ).fetchone()
-        self._db.execute("DELETE FROM blanked WHERE bandit = ? AND first >= ?", (bandit, first))
-        self._db.execute("INSERT INTO blanked VALUES (?, ?, ?)", (bandit, number, first))
+        self._db.execute(
+            "DELETE FROM blanked WHERE bandit = ? AND first >= ? AND last <= ?",
+            (bandit, first, last),
+        )
+        self._db.execute("INSERT INTO blanked VALUES (?, ?, ?, ?)", (bandit, number, first, last))
         row = self._db.execute(
             "INSERT INTO relearning VALUES (?, ?, ?) ON CONFLICT (bandit) DO UPDATE SET"
             " first = min(first, excluded.first), changes = excluded.changes RETURNING first",
@@ -250,11 +252,11 @@ def open_relearning(db: Any) -> list[Relearning]:
 def blanked_times(db: Any, bandit: int | None) -> list[Blanked]:
     """Return when learn rows were blanked, of one bandit or of all."""
     rows = db.execute(
-        "SELECT bandit, number, first FROM blanked WHERE bandit = coalesce(?, bandit)"
+        "SELECT bandit, number, first, last FROM blanked WHERE bandit = coalesce(?, bandit)"
         " ORDER BY bandit, number",
         (bandit,),
     )
-    return [Blanked(key, number, LogPosition(first)) for key, number, first in rows]
+    return [Blanked._make(row) for row in rows]
 
 
 def _range(erasure: Erasure) -> tuple[int, int]:

@@ -93,7 +93,7 @@ class Trainer:
             parent = clean_snapshot(
                 self._reader, record, self._registry, snapshots, order.erased_from, position, names
             )
-        if contains_erased(self._reader, record, parent.manifest):
+        if contains_erased(self._reader, record, self._registry, snapshots, parent.manifest):
             blanked = 0
         spec = self._reader.spec_at(record, position)
         progress = Progress(**parent.manifest.meta["progress"])

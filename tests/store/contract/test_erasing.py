@@ -126,13 +126,13 @@ def test_when_rows_were_blanked_is_known_after_the_rebuild(client, store, make, 
         assert reader.blanked() == []
         erase(client, store, ids=["d2"])
         erase(client, store, ids=["d4"])
-        times = [(bandit.key, 1, 3), (bandit.key, 2, 5)]
+        times = [(bandit.key, 1, 3, 3), (bandit.key, 2, 5, 5)]
         assert [tuple(each) for each in reader.blanked()] == times
         for mark in reader.relearning():
             client.call(store.relearned, mark)
         assert [tuple(each) for each in reader.blanked(bandit.key)] == times
-        erase(client, store, ids=["d3"])
-        included = [times[0], (bandit.key, 3, 4)]  # what is free of this one is free of the second
+        erase(client, store, ids=["d3", "d5"])
+        included = [times[0], (bandit.key, 3, 4, 6)]  # and with it the second
         assert [tuple(each) for each in reader.blanked()] == included
         assert reader.blanked(other.key) == []
         client.call(store.delete_bandit, bandit)
