@@ -36,7 +36,9 @@ HEAD_TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
-FRESH_S = 1.0  # a connection makes room only then, unless all others are as new
+# A connection makes room only then, unless all others are as new: a request may be on its way.
+FRESH_S = 1.0
+USED_S = 5.0  # after a request: many clients come again before
 FEW_CLIENTS = 256
 
 
@@ -50,6 +52,7 @@ class Waits(enum.Enum):
     BODY = "sent its body slowly"
 
 
+_FRESH_S = {Waits.HEAD: FRESH_S, Waits.NEXT: USED_S}
 _ORDER = {waits: number for number, waits in enumerate(Waits)}
 
 
@@ -198,7 +201,7 @@ class Doors:
         now = newest.made
         found = [
             (
-                waits in (Waits.HEAD, Waits.NEXT) and connection.begun() > now - FRESH_S,
+                connection.begun() > now - _FRESH_S.get(waits, 0.0),
                 _ORDER[waits], connection.idle_since(), connection,
             )
             for connection in self._open()

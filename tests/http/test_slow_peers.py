@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -163,6 +164,20 @@ def test_a_crowd_of_half_requests_does_not_lock_others_out(peers: Peers, strict:
     peers.close()
     poll(lambda: peers.num_files() <= before, "as many descriptors as before")
     poll(lambda: "connections closed: " in strict.log_text(), "a line of the log")
+
+
+def test_slow_bodies_make_room_before_a_connection_that_was_just_used(peers: Peers) -> None:
+    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    used = peers.connect(request)
+    assert answered(used).startswith(b"HTTP/1.1 200")
+    since = time.monotonic()
+    slow = [peers.connect(CHUNKED + b"1\r\n{\r\n") for _ in range(LIMIT - 1)]
+    poll(lambda: time.monotonic() > since + 1.5, "a connection that was used a while ago")
+    for _ in range(5):
+        assert answered(peers.connect(request)).startswith(b"HTTP/1.1 200")
+    used.sendall(request)
+    assert answered(used).startswith(b"HTTP/1.1 200")
+    assert any(is_closed(peer) for peer in slow)
 
 
 def test_when_all_connections_are_under_way_health_checks_pass(
