@@ -48,6 +48,7 @@ from bandexa_core.policies import (
     Choice,
     EncodedContext,
     LinearHead,
+    LinearTS,
     Uniform,
     make_policy,
 )
@@ -269,7 +270,8 @@ class ServingModel:
         """Return the policy that decides at this number of rows, and how it explores."""
         selection, learned = self.spec.selection, self.progress.num_learned
         policy = self.policy if learned >= selection.warmup_random else Uniform()
-        return policy, Exploration(selection.panel, selection.epsilon_at(learned))
+        epsilon, scale = selection.epsilon_at(learned), self.spec.posterior_scale
+        return policy, Exploration(selection.panel, epsilon, scale)
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -294,7 +296,7 @@ class ServingModel:
         first = group.rows[0]
         assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:
-            if z_ND is None:
+            if self._scale_actions(group) or z_ND is None:
                 z_ND = self.features(group)
             if group.as_block and z_ND is not None:
                 self._learn_block(group.rows, z_ND)
@@ -307,6 +309,22 @@ class ServingModel:
                     self.position = row.position
         except Exception as error:
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
+
+    def _scale_actions(self, group: Group) -> bool:
+        """Standardise the actions of a fixed map before its first value; returns whether it did.
+
+        All of them are known then, and nothing was learned under another scale.
+        """
+        policy = self.policy
+        if self.progress.num_learned or self.spec.edition == 1 or not isinstance(policy, LinearTS):
+            return False
+        if not any(isinstance(row, LearnRow) for row in group.rows):
+            return False
+        if not policy.scale_actions(self.enabled_features):
+            return False
+        self._watch = InputWatch(self._scaling(), self._watch.extremes)
+        self._set_catalogue(self.catalogue)
+        return True
 
     def successor(
         self,
@@ -603,7 +621,7 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     policy, training = model.policy, model.spec.training
     assert isinstance(policy, LinearHead), "only a learned encoder is trained"
     assert policy.learns_features, "only a learned encoder is trained"
-    low, high = model.spec.reward_range
+    center, scale = _value_scale(model.spec, policy)
     return TrainingRound(
         num_rows=num_learned,
         actions=model.enabled_features,
@@ -612,11 +630,21 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
         lr=training.lr,
         weight_decay=training.weight_decay,
         rebuild_chunk=training.rebuild_chunk,
-        reward_scale=high - low,
+        reward_center=center,
+        reward_scale=scale,
         seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
         num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
         device=device,
     )
+
+
+def _value_scale(spec: BanditSpec, policy: LinearHead) -> tuple[float, float]:
+    """Return centre and scale of the values that an encoder is trained on."""
+    center, unit, _ = policy.posterior.frame
+    if spec.reward_range is None:
+        return center, unit
+    low, high = spec.reward_range
+    return center, high - low
 
 
 def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from json import dumps
 from typing import Any, ClassVar, Literal
@@ -18,6 +18,10 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.replay.protocol import ContextDtype, RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
+# Of the rules by which values that a configuration leaves out are derived. A bandit has those of
+# the release that created it: 1 up to 0.3, 2 since 0.4.
+EDITION = 2
+DRAW_SCALES = {1: 1.0, 2: 0.5}
 MAX_FEATURES = 1 << 24
 # The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {
@@ -27,6 +31,7 @@ TRAINING_LIMITS = {
     "rebuild_chunk": 1 << 20,
 }
 EPSILON_ROWS = 1000
+AUTO = "auto"
 MAX_PARAMS_DEPTH = 8
 # The number of forgetting steps per half-life (2.2 % each).
 FORGETTING_CELLS = 32
@@ -61,14 +66,15 @@ class EncoderSpec:
     """An encoder by its registered name, with that encoder's parameters.
 
     Attributes:
-        name: A fixed map, a built-in learned encoder, or one that the server registers.
+        name: A fixed map, a built-in learned encoder, or one that the server registers; "auto" is
+            chosen by policy and shape at creation, and is named from then on.
         params: The keyword parameters of a learned encoder; fixed maps take none.
         standardize: Subtract the mean of every float input and divide by its standard deviation.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    name: str = "concat"
+    name: str = AUTO
     params: dict[str, Any] = field(default_factory=dict)
     standardize: bool = True
 
@@ -106,6 +112,8 @@ class PosteriorSpec:
         noise: "nig" learns the noise variance (normal-inverse-gamma); "fixed" takes it as known.
         noise_var: Noise variance in squared reward units: the known one, or the initial guess.
         noise_shape: Weight of that guess: it counts as twice as many rows. Unused when fixed.
+        prior_mean: What is expected of an action that nothing is known of, in reward units; None:
+            the mean of the first 64 values.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -114,12 +122,15 @@ class PosteriorSpec:
     noise: Literal["nig", "fixed"] = "nig"
     noise_var: float | None = None
     noise_shape: float = 0.1
+    prior_mean: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prior_var", "noise_var", "noise_shape"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: must be a finite number above 0")
+        if self.prior_mean is not None and not abs(self.prior_mean) <= MAX_REWARD:
+            raise ValueError(f"prior_mean: must be -{MAX_REWARD:g} to {MAX_REWARD:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +215,8 @@ class SelectionSpec:
         warmup_random: Choose uniformly at random until this many values were learned.
         panel: Number of posterior draws behind a propensity.
         epsilon: Probability of a uniform choice. It falls beyond 1,000 learned values.
+        posterior_scale: What deviations of a draw from the posterior mean are multiplied by. 1 is
+            plain Thompson sampling, less explores less, 0 is greedy; None: 0.5.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -212,8 +225,11 @@ class SelectionSpec:
     warmup_random: int = 0
     panel: int = 64
     epsilon: float = 0.005
+    posterior_scale: float | None = None
 
     def __post_init__(self) -> None:
+        if self.posterior_scale is not None and not 0.0 <= self.posterior_scale <= 10.0:
+            raise ValueError("posterior_scale: must be 0 to 10")
         if self.action_chunk is not None and self.action_chunk < 1:
             raise ValueError("action_chunk: must be at least 1")
         if self.warmup_random < 0:
@@ -292,11 +308,14 @@ class BanditSpec:
 
     Attributes:
         policy: "linear_ts" runs on fixed maps, "neural_linear_ts" on learned encoders; "greedy"
-            and "uniform" are baselines.
+            and "uniform" are baselines. None: that of the encoder, "neural_linear_ts" without one.
         context: Shape and dtype of every context.
         action_dim: Number of features of an action; 0: actions are known by their id alone.
         reward_range: The scale of rewards, lowest and highest; a reward beyond it is learned, too.
+            None: it is learned.
         seed: Key of every draw; None: the server draws a seed at creation.
+        edition: Of the rules by which left-out values are derived; None: the newest at creation,
+            and the bandit's own from then on.
 
     Raises:
         ValueError: A value is out of its range; the message names the field.
@@ -307,7 +326,7 @@ class BanditSpec:
         {"training", "replay", "selection", "forgetting"}
     )
 
-    policy: PolicyName
+    policy: PolicyName | None = None
     context: ContextSpec
     action_dim: int = 0
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
@@ -317,15 +336,21 @@ class BanditSpec:
     selection: SelectionSpec = field(default_factory=SelectionSpec)
     forgetting: ForgettingSpec = field(default_factory=ForgettingSpec)
     rewards: RewardSpec = field(default_factory=RewardSpec)
-    reward_range: tuple[float, float] = (0.0, 1.0)
+    reward_range: tuple[float, float] | None = None
     seed: int | None = None
+    edition: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.action_dim <= MAX_FEATURES:
             raise ValueError(f"action_dim: must be 0 to {MAX_FEATURES}")
-        low, high = self.reward_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError("reward_range: needs two finite numbers, the lower one first")
+        if self.edition not in (None, *DRAW_SCALES):
+            raise ValueError(f"edition: must be 1 to {EDITION}")
+        if self.reward_range is not None:
+            low, high = self.reward_range
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError("reward_range: needs two finite numbers, the lower one first")
+        elif self.edition == 1:
+            raise ValueError("reward_range: needed in edition 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
         row_bytes = RowLayout(self.context.shape, self.context.dtype, self.action_dim).row_bytes
@@ -351,7 +376,8 @@ class BanditSpec:
             "selection": SelectionSpec(**value["selection"]),
             "forgetting": ForgettingSpec(**value.get("forgetting", {})),
             "rewards": RewardSpec(**value.get("rewards", {})),
-            "reward_range": tuple(value["reward_range"]),
+            "reward_range": None if (bounds := value["reward_range"]) is None else tuple(bounds),
+            "edition": value.get("edition", 1),
         }
         return cls(**value | sections)
 
@@ -359,17 +385,55 @@ class BanditSpec:
         """Return prior and noise, derived from the reward range where the spec names none.
 
         The noise variance is guessed at a tenth of the squared reward range: 0.1 for 0/1 rewards,
-        where a Bernoulli of mean 1/2 has 0.25 and a confident one far less.
+        where a Bernoulli of mean 1/2 has 0.25 and a confident one far less. The prior expects the
+        mean of the first values (0 in edition 1). Without a range, and numbers in its unit, the
+        deviation of the values takes the place of its width.
         """
-        low, high = self.reward_range
+        spec, first = self.posterior, self.edition == 1
+        low, high = self.reward_range or (0.0, 1.0)
         span = high - low
-        spec = self.posterior
+        undeclared = all(x is None for x in (self.reward_range, spec.prior_var, spec.noise_var))
         return PosteriorConfig(
             prior_var=spec.prior_var if spec.prior_var is not None else span * span,
             noise=spec.noise,
             noise_var=spec.noise_var if spec.noise_var is not None else 0.1 * span * span,
             noise_shape=spec.noise_shape,
+            pooled=not first,
+            center=0.0 if spec.prior_mean is None else spec.prior_mean,
+            learns_center=spec.prior_mean is None and not first,
+            learns_unit=undeclared and not first,
         )
+
+    @property
+    def posterior_scale(self) -> float:
+        """What deviations of a draw from the posterior mean are multiplied by."""
+        scale = self.selection.posterior_scale
+        return DRAW_SCALES[self.edition or EDITION] if scale is None else scale
+
+    def completed(self, seed: int, known: BanditSpec | None = None) -> BanditSpec:
+        """Return the spec of a new bandit, or of a change of a `known` one.
+
+        What may be left out, and is a value of its own from the creation on, is filled in.
+        """
+        if known is None:
+            edition = EDITION if self.edition is None else self.edition
+            return replace(self, seed=seed if self.seed is None else self.seed, edition=edition)
+        encoder = self.encoder
+        if encoder.name == AUTO and not encoder.params:
+            encoder = replace(known.encoder, standardize=encoder.standardize)
+        return replace(
+            self,
+            policy=known.policy if self.policy is None else self.policy,
+            encoder=encoder,
+            seed=known.seed if self.seed is None else self.seed,
+            edition=known.edition if self.edition is None else self.edition,
+            reward_range=known.reward_range if self.reward_range is None else self.reward_range,
+        )
+
+    @property
+    def expected_rewards(self) -> tuple[float, float]:
+        """The lowest and the highest reward that are expected; infinite where none are declared."""
+        return self.reward_range or (-math.inf, math.inf)
 
     def frozen_part(self) -> dict[str, Any]:
         """Return the sections that never change after creation, as JSON-able values."""
@@ -381,6 +445,12 @@ class BanditSpec:
         whole = dataclasses.asdict(self)
         return {key: whole[key] for key in sorted(self.CHANGEABLE)}
 
+    def _posterior_part(self) -> dict[str, Any]:
+        whole = dataclasses.asdict(self.posterior_config())
+        if self.edition == 1 and self.posterior.prior_mean is None:  # release 0.3 had no others
+            return {key: whole[key] for key in ("prior_var", "noise", "noise_var", "noise_shape")}
+        return whole
+
     def model_hash(self) -> str:
         """Return a hex digest of the fields that shape the model.
 
@@ -391,6 +461,6 @@ class BanditSpec:
             "context": dataclasses.asdict(self.context),
             "action_dim": self.action_dim,
             "encoder": dataclasses.asdict(self.encoder),
-            "posterior": dataclasses.asdict(self.posterior_config()),
+            "posterior": self._posterior_part(),
         }
         return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -92,6 +92,7 @@ class JointDraw(NamedTuple):
         return Draw(
             self.scores[0],
             lambda: winners_M,
+            offset=posterior.frame.center,
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
             std=lambda index: float(posterior.stds_of(z_DK[None, :, index])[0]),
@@ -104,14 +105,17 @@ def draw_disjoint(
     z_D: Array64,
     slots_K: NDArray[np.int64],
     rng: np.random.Generator,
-    panel: int,
+    exploration: Exploration,
     encode_s: float,
 ) -> Draw:
     """Draw with a posterior for each slot."""
-    scores_MK, means_K, stds_K = posterior.sample_with_moments(rng, z_D, slots_K, panel)
+    scores_MK, means_K, stds_K = posterior.sample_with_moments(
+        rng, z_D, slots_K, exploration.panel, exploration.scale
+    )
     return Draw(
         scores_MK[0],
         lambda: scores_MK.argmax(axis=1),
+        offset=posterior.frame.center,
         encode_s=encode_s,
         best=lambda: int(means_K.argmax()),
         std=lambda index: float(stds_K[index]),
@@ -123,7 +127,7 @@ def draw_encoded(
     posterior: GaussianPosterior,
     chunks: Iterable[Array64],
     rng: np.random.Generator,
-    panel: int,
+    exploration: Exploration,
     encode_std: Callable[[int], float],
 ) -> Draw:
     """Draw over features in chunks, (C, D) each.
@@ -131,7 +135,7 @@ def draw_encoded(
     Several chunks are not stored, as their purpose is to bound memory. In that case `encode_std`
     encodes one candidate again for its standard deviation.
     """
-    weights_MD, mean_D = posterior.sample(rng, panel), posterior.mean
+    weights_MD, mean_D = posterior.sample(rng, exploration.panel, exploration.scale), posterior.mean
     scores, means, encode_s, since = [], [], 0.0, time.perf_counter()
     for z_CD in chunks:
         encode_s += time.perf_counter() - since
@@ -146,6 +150,7 @@ def draw_encoded(
     return Draw(
         scores_KM[:, 0].copy(),
         lambda: scores_KM.argmax(axis=0),
+        offset=posterior.frame.center,
         encode_s=encode_s,
         best=lambda: int(means_K.argmax()),
         std=std,
@@ -159,11 +164,12 @@ def draw_folded(
     part_1V: Array64,
     parts_KV: Array64,
     rng: np.random.Generator,
-    panel: int,
+    exploration: Exploration,
     encode_s: float,
 ) -> Draw:
     """Draw with weights folded into one query per member: a pass through the action parts."""
-    queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel))
+    panel = exploration.panel
+    queries_MV, offsets_M = encoder.fold(part_1V, posterior.sample(rng, panel, exploration.scale))
     served_K = products(parts_KV, queries_MV[0])
 
     def std(index: int) -> float:
@@ -186,7 +192,7 @@ def draw_folded(
         served_K,
         None if panel == 1 else winners,
         later=panel > 1 and parts_KV.size * panel > LATER_PRODUCTS,
-        offset=float(offsets_M[0]),
+        offset=float(offsets_M[0]) + posterior.frame.center,
         encode_s=encode_s,
         best=best if parts_KV.size <= MAX_MEANS else None,
         std=std,
@@ -200,13 +206,13 @@ def draw_together(
     contexts: NDArray[Any],
     parts_KV: Array64,
     rngs: Sequence[np.random.Generator],
-    panel: int,
+    exploration: Exploration,
 ) -> JointDraw:
     """Draw the panels of B decisions; `contexts` (B, *X), a generator for each."""
     started = time.perf_counter()
     z_BDK = encoder.combine_many(contexts, parts_KV)
     took = time.perf_counter() - started
-    weights_BMD = posterior.sample_many(rngs, panel)
+    weights_BMD = posterior.sample_many(rngs, exploration.panel, exploration.scale)
     scores_BMK = np.matmul(weights_BMD, z_BDK)
     winners_BM = scores_BMK.argmax(axis=2)
     means_BK = np.matmul(posterior.mean, z_BDK)
@@ -243,7 +249,7 @@ def choose(
         explored_B[row] = not ranking.tie(int(means_B[row]), int(served_B[row]))
     columns = zip(
         served_B[:, None],
-        drawn.scores[rows_B, group_B][:, None],
+        drawn.scores[rows_B, group_B][:, None] + posterior.frame.center,
         votes_B.tolist(),
         explored_B.tolist(),
         posterior.stds_of(drawn.z[rows_B, :, group_B]).tolist(),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import BanditUid
+from bandexa_core.policies.defaults import resolved
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.linear_ts import LinearTS
 from bandexa_core.policies.uniform import Uniform
+from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.randomness import keyed_seed
 from bandexa_core.spec import BanditSpec
 
@@ -20,9 +24,9 @@ def make_policy(
     Raises:
         ValueError: The configuration asks for what does not exist; the message names the field.
     """
+    spec = resolved(spec, registry.is_learned)
     if spec.policy == "uniform":
         return Uniform()
-    config = spec.posterior_config()
     learned = registry.is_learned(spec.encoder.name)
     if spec.encoder.name not in registry.names():
         raise ValueError(f"encoder.name: must be one of {', '.join(registry.names())}")
@@ -37,10 +41,24 @@ def make_policy(
 
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
+        config = spec.posterior_config()
         return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
     fixed = registry.fixed(spec)
     scaling = _scaling(spec, fixed.uses_action)
+    config = _shared_out(spec, fixed.feature_dim)
     return LinearTS(fixed, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
+
+
+def _shared_out(spec: BanditSpec, dim: int) -> PosteriorConfig:
+    """Return the prior of a fixed map: its weights share the variance of a value among them.
+
+    Standardised features are about 1 in size, so that a value varies by D times as much as a
+    weight. (The features of a learned encoder are smaller at first.)
+    """
+    config = spec.posterior_config()
+    if spec.edition == 1 or spec.posterior.prior_var is not None:
+        return config
+    return replace(config, prior_var=config.prior_var / dim)
 
 
 def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:

@@ -110,10 +110,11 @@ class LinearHead(EncodedInputs):
                 winners=None,
                 best=lambda: int(means_G.argmax()),
                 std=self._std_of(context, offered),
+                offset=self.posterior.frame.center,
             )
             exploration = NO_EXPLORATION
         else:
-            draw = self._draw(context, offered, rng, exploration.panel)
+            draw = self._draw(context, offered, rng, exploration)
         ranking = Ranking.of(draw.scores, groups, rng, whole=num > 1)
         retrieved, best = None, np.array([ranking.first])
         if retrieve is not None and retrieve < len(candidates):
@@ -174,7 +175,7 @@ class LinearHead(EncodedInputs):
             explores = [rng.random() < exploration.epsilon for rng in own]
             x = [raw(context) for context in contexts[first : first + step]]
             drawn = draw_together(
-                encoder, posterior, self.scaled(np.stack(x)), parts_GV, own, exploration.panel
+                encoder, posterior, self.scaled(np.stack(x)), parts_GV, own, exploration
             )
             if not drawn.finite:
                 raise ValueError(NOT_FINITE)
@@ -193,10 +194,11 @@ class LinearHead(EncodedInputs):
         rng.random()  # `select` decides with this number whether it explores
         groups, offered = self._grouped(candidates)
         if self.greedy:
-            draw = Draw(self._mean_scores(context, offered), winners=None)
+            center = self.posterior.frame.center
+            draw = Draw(self._mean_scores(context, offered), winners=None, offset=center)
             exploration = NO_EXPLORATION
         else:
-            draw = self._draw(context, offered, rng, exploration.panel)
+            draw = self._draw(context, offered, rng, exploration)
         ranking = Ranking.of(draw.scores, groups, rng, whole=False)
         winners_M = np.array([draw.scores.argmax()]) if draw.winners is None else draw.winners()
         sampled_K = ranking.of_candidates(slice(None)) + draw.offset
@@ -219,7 +221,7 @@ class LinearHead(EncodedInputs):
         context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
         rng: np.random.Generator,
-        panel: int,
+        exploration: Exploration,
     ) -> Draw:
         """Draw the panel; the decision uses the scores of the first member."""
         posterior = self.posterior
@@ -227,18 +229,18 @@ class LinearHead(EncodedInputs):
         if isinstance(posterior, DisjointPosterior):
             z_D = self.shared_features(context, candidates)
             took = time.perf_counter() - started
-            return draw_disjoint(posterior, z_D, candidates.slots, rng, panel, took)
+            return draw_disjoint(posterior, z_D, candidates.slots, rng, exploration, took)
         joint = self._joint_for(len(candidates))
         if joint is not None:
             parts_KV, x_1X = self.parts(joint[0], candidates), raw(context)[None]
-            return draw_together(*joint, x_1X, parts_KV, [rng], panel).only(posterior)
+            return draw_together(*joint, x_1X, parts_KV, [rng], exploration).only(posterior)
         encoder = self.folding
         if encoder is None:
             chunks, std = self.encoded(context, candidates), self._std_of(context, candidates)
-            return draw_encoded(posterior, chunks, rng, panel, std)
+            return draw_encoded(posterior, chunks, rng, exploration, std)
         parts_KV, part_1V = self.parts(encoder, candidates), context_part(encoder, context)
         took = time.perf_counter() - started
-        return draw_folded(encoder, posterior, part_1V, parts_KV, rng, panel, took)
+        return draw_folded(encoder, posterior, part_1V, parts_KV, rng, exploration, took)
 
     def _std_of(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
@@ -275,7 +277,7 @@ class LinearHead(EncodedInputs):
     def _mean_scores(
         self, context: NDArray[Any] | EncodedContext, candidates: Candidates
     ) -> Array64:
-        """Return the posterior mean of every candidate's value, (K,)."""
+        """Return the posterior mean of every candidate's value less the centre, (K,)."""
         posterior, encoder = self.posterior, self.folding
         if isinstance(posterior, DisjointPosterior):
             z_D = self.shared_features(context, candidates)
@@ -295,12 +297,14 @@ class LinearHead(EncodedInputs):
         """See `Policy.score`."""
         context = self.ready(context)
         posterior = self.posterior
+        center = posterior.frame.center
         if isinstance(posterior, DisjointPosterior):
             z_D = self.shared_features(context, candidates)
-            return posterior.mean_std(z_D, candidates.slots)
+            means_K, stds_K = posterior.mean_std(z_D, candidates.slots)
+            return means_K + center, stds_K
         pairs = [posterior.mean_std(z_CD) for z_CD in self.encoded(context, candidates)]
         means, stds = zip(*pairs, strict=True)
-        return np.concatenate(means), np.concatenate(stds)
+        return np.concatenate(means) + center, np.concatenate(stds)
 
     def learn(
         self,
@@ -389,10 +393,14 @@ class LinearHead(EncodedInputs):
                 num_read += len(rows)
                 report("rebuild", num_read / whole)
         if isinstance(self.posterior, DisjointPosterior):
-            self.posterior = DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
+            self.posterior = DisjointPosterior.from_statistics(
+                by_slot, self.config, dim=dim, frame=self.posterior.frame
+            )
         else:
             total = by_slot.get(0, Statistics(dim))
-            self.posterior = GaussianPosterior.from_statistics(total, self.config)
+            self.posterior = GaussianPosterior.from_statistics(
+                total, self.config, frame=self.posterior.frame
+            )
 
     def _groups(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
         if self.encoder.uses_action:

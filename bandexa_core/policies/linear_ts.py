@@ -100,6 +100,16 @@ class LinearTS(LinearHead):
         end = size + len(old.a.mean)
         return x, old.a.of_moments(mean[size:end], std[size:end])
 
+    def scale_actions(self, actions_KA: NDArray[np.float32]) -> bool:
+        """Standardise actions alone, as long as nothing was learned; returns whether it did."""
+        scaling, a = self.scaling, catalogue_scale(actions_KA)
+        if scaling is None or scaling.num_rows or a is None or not self.encoder.uses_action:
+            return False
+        if self.posterior.num_rows:
+            return False
+        self.scaling = scaling.updated(1, None, a)
+        return True
+
     def rescale(self, scaling: InputScaling) -> None:
         """Move the posterior to another scaling, without reading a row."""
         assert self.scaling is not None, "inputs are not standardised"
@@ -124,5 +134,9 @@ class LinearTS(LinearHead):
     ) -> GaussianPosterior | DisjointPosterior:
         if isinstance(self.posterior, DisjointPosterior):
             dim = self.encoder.feature_dim
-            return DisjointPosterior.from_statistics(by_slot, self.config, dim=dim)
-        return GaussianPosterior.from_statistics(by_slot[0], self.config)
+            return DisjointPosterior.from_statistics(
+                by_slot, self.config, dim=dim, frame=self.posterior.frame
+            )
+        return GaussianPosterior.from_statistics(
+            by_slot[0], self.config, frame=self.posterior.frame
+        )

@@ -37,10 +37,12 @@ class Exploration:
     Attributes:
         panel: M, the members of the panel.
         epsilon: Probability of a uniform choice.
+        scale: What deviations of a draw from the posterior mean are multiplied by.
     """
 
     panel: int = 64
     epsilon: float = 0.0
+    scale: float = 1.0
 
     def propensity(self, ranking: Ranking, winners_M: NDArray[np.int64], candidate: int) -> float:
         """Return the probability of a candidate, given each member's best one.

@@ -22,6 +22,11 @@ class PosteriorConfig:
         noise: "nig" learns the noise variance (normal-inverse-gamma), "fixed" takes it as known.
         noise_var: noise variance in squared reward units: known (fixed), or the guess b0/a0 (nig).
         noise_shape: a0, the weight of that guess: it counts as 2 * a0 rows. Unused when fixed.
+        pooled: whether the slots of a disjoint posterior share one noise variance.
+        center: what the prior expects of every action, in reward units; above 0 or below, the last
+            feature must be the constant 1.
+        learns_center, learns_unit: whether the centre is learned, and the unit of the variances;
+            see `frame`.
 
     Raises:
         ValueError: a number is not finite, or lies outside [1e-20, 1e20]; the field is named.
@@ -31,6 +36,10 @@ class PosteriorConfig:
     noise: Literal["nig", "fixed"] = "nig"
     noise_var: float = 0.1
     noise_shape: float = 1.0
+    pooled: bool = False
+    center: float = 0.0
+    learns_center: bool = False
+    learns_unit: bool = False
 
     def __post_init__(self) -> None:
         if self.noise not in ("nig", "fixed"):
@@ -42,6 +51,13 @@ class PosteriorConfig:
             # In this range no product of the posterior comes near overflow.
             if not (math.isfinite(value) and _SMALLEST <= value <= _LARGEST):
                 raise ValueError(f"{name} must be finite, > 0 and in [1e-20, 1e20], got {value!r}")
+        if not abs(self.center) <= _LARGEST:
+            raise ValueError(f"center must be finite and at most 1e20 in size, got {self.center!r}")
+
+    @property
+    def learns_frame(self) -> bool:
+        """Whether centre or unit is learned."""
+        return self.learns_center or self.learns_unit
 
     @property
     def ridge(self) -> float:

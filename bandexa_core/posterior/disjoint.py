@@ -4,8 +4,9 @@ It is used where GaussianPosterior is used, with the same guarantees: it is sing
 change nothing, and a loaded copy continues bit for bit.
 
 It equals the dense posterior over per-action blocks [e_k (x) z] (D weights per slot), whose
-covariance is block diagonal: exact, at K (D, D) roots instead of one (K D, K D). With learned
-noise each slot has its own s2.
+covariance is block diagonal: exact, at K (D, D) roots instead of one (K D, K D). Learned noise is
+that of all slots where it is pooled; else each slot has its own s2, and one that saw nothing but
+zeros is sure of them. All slots have one frame.
 Shapes: K requested slots, M draws, D features.
 """
 
@@ -13,19 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bandexa_core.posterior.blas import prepare
 from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.posterior.frame import Frame, doubles, frame_tensors, read_frame
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
 from bandexa_core.posterior.noise import draw_noise, expected_noise
 from bandexa_core.posterior.rows import FloatArray, as_row
 from bandexa_core.posterior.state import immediate_state, nonzero_rows
 from bandexa_core.posterior.statistics import Statistics
-from bandexa_core.posterior.tensors import read_scalar
+from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 
 class _SlotPosterior(GaussianPosterior):
@@ -33,6 +35,34 @@ class _SlotPosterior(GaussianPosterior):
 
     __slots__ = ()
     _new_state = staticmethod(immediate_state)
+    _moves_frame = False
+
+
+class Pool(NamedTuple):
+    """What all slots together have learned of the noise, beyond its prior.
+
+    Attributes:
+        shape, rate: The sums over the slots of a and of b, less those of the prior.
+        num_rows: The weight of the rows.
+    """
+
+    shape: float = 0.0
+    rate: float = 0.0
+    num_rows: float = 0.0
+
+    @classmethod
+    def of(cls, posterior: GaussianPosterior) -> Pool:
+        """Return the part of one slot."""
+        shape = posterior.a - posterior.config.noise_shape
+        return cls(shape, posterior.b - posterior.prior_rate, posterior.num_rows)
+
+    def changed(self, before: Pool, after: Pool) -> Pool:
+        """Return the pool when the part of a slot has changed."""
+        return Pool(
+            max(self.shape + (after.shape - before.shape), 0.0),
+            max(self.rate + (after.rate - before.rate), 0.0),
+            max(self.num_rows + (after.num_rows - before.num_rows), 0.0),
+        )
 
 
 class DisjointPosterior:
@@ -43,13 +73,19 @@ class DisjointPosterior:
     Attributes:
         config: the prior of every slot.
         dim: number of weights D of a slot.
+        frame: where the values lie; see GaussianPosterior.
         refresh_every: rows and corrections of one slot between two refreshes.
     """
 
-    __slots__ = ("_slots", "config", "dim", "refresh_every")
+    __slots__ = ("_pool", "_slots", "config", "dim", "frame", "refresh_every")
 
     def __init__(
-        self, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
+        self,
+        dim: int,
+        config: PosteriorConfig,
+        *,
+        refresh_every: int = REFRESH_EVERY,
+        frame: Frame | None = None,
     ) -> None:
         """Start with every slot at the prior.
 
@@ -64,7 +100,9 @@ class DisjointPosterior:
         self.dim = dim
         self.config = config
         self.refresh_every = refresh_every
+        self.frame = Frame.first(config) if frame is None else frame
         self._slots: dict[int, _SlotPosterior] = {}
+        self._pool = Pool()
 
     @classmethod
     def prior(
@@ -85,14 +123,17 @@ class DisjointPosterior:
         *,
         dim: int | None = None,
         refresh_every: int = REFRESH_EVERY,
+        frame: Frame | None = None,
     ) -> DisjointPosterior:
         """Return the posterior of summed rows per slot, by one factorisation for each.
 
         Args:
-            statistics: sums per slot; copied. Slots without rows stay at the prior.
+            statistics: sums per slot, of whole values; copied. Slots without rows stay at the
+                prior.
             config: the prior of every slot.
             dim: number of features D; needed only when `statistics` is empty.
             refresh_every: see the class.
+            frame: the frame so far; None: the first one. It moves to the sums, where it is learned.
 
         Raises:
             ValueError: a slot is negative, or the dimensions disagree or are unknown.
@@ -101,12 +142,20 @@ class DisjointPosterior:
         dims = {sums.dim for sums in statistics.values()} | ({dim} if dim is not None else set())
         if len(dims) != 1:
             raise ValueError(f"the dimension must be known and one for all slots, got {dims}")
-        posterior = cls(dims.pop(), config, refresh_every=refresh_every)
-        for slot, sums in statistics.items():
-            if sums.n:
-                posterior._slots[_checked(slot)] = _SlotPosterior.from_statistics(
-                    sums, config, refresh_every=refresh_every
-                )
+        known = {slot: sums for slot, sums in statistics.items() if sums.n}
+        frame = Frame.first(config) if frame is None else frame
+        if config.learns_frame and known:
+            total = Statistics(next(iter(known.values())).dim)
+            for slot in sorted(known):
+                total.merge(known[slot])
+            total.shift(frame.center)
+            frame = _frame_of({0: total}, frame, config)
+        posterior = cls(dims.pop(), config, refresh_every=refresh_every, frame=frame)
+        for slot, sums in known.items():
+            posterior._slots[_checked(slot)] = _SlotPosterior.from_statistics(
+                sums, config, refresh_every=refresh_every, frame=frame, moves=False
+            )
+        posterior._pool_again()
         return posterior
 
     @property
@@ -139,12 +188,20 @@ class DisjointPosterior:
             ValueError: slot, z or r is invalid; nothing has changed then.
         """
         posterior = self._slots.get(slot)
-        if posterior is not None:
+        if posterior is None:
+            posterior = _SlotPosterior.prior(
+                self.dim, self.config, refresh_every=self.refresh_every, frame=self.frame
+            )
+            before = Pool()
             posterior.update(z, r)
-            return
-        posterior = _SlotPosterior.prior(self.dim, self.config, refresh_every=self.refresh_every)
-        posterior.update(z, r)
-        self._slots[_checked(slot)] = posterior
+            self._slots[_checked(slot)] = posterior
+        else:
+            before = Pool.of(posterior)
+            posterior.update(z, r)
+        num_rows = self._pool.num_rows
+        self._pool = self._pool.changed(before, Pool.of(posterior))
+        if self.config.learns_frame and doubles(num_rows, self._pool.num_rows):
+            self.refresh()
 
     def correct(
         self, slot: int, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0
@@ -158,22 +215,39 @@ class DisjointPosterior:
         posterior = self._slots.get(slot)
         if posterior is None:
             raise ValueError(f"slot {slot} has learned no row that could be corrected")
+        old = Pool.of(posterior)
         posterior.correct(z, before, after, weight)
+        self._pool = self._pool.changed(old, Pool.of(posterior))
 
     def forget(self, factor: float) -> None:
         """Multiply the weight of every row of every slot; see GaussianPosterior.forget."""
         for posterior in self._slots.values():
             posterior.forget(factor)
+        self._pool_again()
 
     def refresh(self) -> None:
         """Recompute every slot from its statistics; see GaussianPosterior.refresh."""
+        if self.config.learns_frame:
+            sums = {slot: self._slots[slot].centered_statistics() for slot in self.slots}
+            self.frame = _frame_of(sums, self.frame, self.config)
+        self.reframe(self.frame)
+
+    def reframe(self, frame: Frame) -> None:
+        """Move all slots to a frame; see GaussianPosterior.reframe."""
+        self.frame = frame
         for posterior in self._slots.values():
-            posterior.refresh()
+            posterior.reframe(frame)
+        self._pool_again()
+
+    def _pool_again(self) -> None:
+        self._pool = Pool()
+        for slot in self.slots:
+            self._pool = self._pool.changed(Pool(), Pool.of(self._slots[slot]))
 
     def mean_std(
         self, z: npt.ArrayLike, slots: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray]:
-        """Return mean and standard deviation of the expected reward of each slot.
+        """Return mean and standard deviation of z.w_k of each slot: of values less the centre.
 
         Args:
             z: features, shape (D,).
@@ -187,7 +261,7 @@ class DisjointPosterior:
         """
         mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
         if self.config.noise == "fixed":
-            return mean, math.sqrt(self.config.noise_var) * spread
+            return mean, math.sqrt(self._noise_var) * spread
         return mean, np.sqrt(expected_noise(a, b)) * spread
 
     def sample_scores(
@@ -196,6 +270,7 @@ class DisjointPosterior:
         z: npt.ArrayLike,
         slots: Sequence[int] | npt.NDArray[np.integer],
         num: int,
+        scale: float = 1.0,
     ) -> FloatArray:
         """Draw the scores z.w_k of K slots under M draws of all weights.
 
@@ -209,15 +284,16 @@ class DisjointPosterior:
             z: features, shape (D,).
             slots: K distinct action slots.
             num: number of draws M.
+            scale: what deviations from the mean are multiplied by.
 
         Returns:
-            Scores of shape (M, K), in reward units.
+            Scores of shape (M, K), in reward units, less the centre.
 
         Raises:
             ValueError: z or a slot is invalid, or a slot occurs twice (its scores would be drawn
                 as if independent).
         """
-        return self.sample_with_moments(rng, z, slots, num)[0]
+        return self.sample_with_moments(rng, z, slots, num, scale)[0]
 
     def sample_with_moments(
         self,
@@ -225,6 +301,7 @@ class DisjointPosterior:
         z: npt.ArrayLike,
         slots: Sequence[int] | npt.NDArray[np.integer],
         num: int,
+        scale: float = 1.0,
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the results of `sample_scores` (M, K) and of `mean_std` (K,), (K,)."""
         mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
@@ -232,16 +309,20 @@ class DisjointPosterior:
             raise ValueError("slots must be distinct")
         size = (num, len(slots))
         if self.config.noise == "fixed":
-            std = math.sqrt(self.config.noise_var) * spread
-            return mean + std * rng.standard_normal(size), mean, std
-        scales = np.sqrt(draw_noise(rng, a, b, size)) * spread
+            std = math.sqrt(self._noise_var) * spread
+            return mean + scale * std * rng.standard_normal(size), mean, std
+        noise_size = (num, 1) if self.config.pooled else size
+        scales = scale * np.sqrt(draw_noise(rng, a, b, noise_size)) * spread
         std = np.sqrt(expected_noise(a, b)) * spread
         return mean + scales * rng.standard_normal(size), mean, std
 
     def copy(self) -> DisjointPosterior:
         """Return an independent copy that continues bit for bit."""
-        other = DisjointPosterior(self.dim, self.config, refresh_every=self.refresh_every)
+        other = DisjointPosterior(
+            self.dim, self.config, refresh_every=self.refresh_every, frame=self.frame
+        )
         other._slots = {slot: posterior.copy() for slot, posterior in self._slots.items()}
+        other._pool = self._pool
         return other
 
     def to_tensors(self) -> dict[str, npt.NDArray[np.float64]]:
@@ -249,7 +330,10 @@ class DisjointPosterior:
         tensors: dict[str, npt.NDArray[np.float64]] = {
             "dim": np.array(float(self.dim)),
             "refresh_every": np.array(float(self.refresh_every)),
+            **frame_tensors(self.frame, self.config),
         }
+        if self.config.pooled or self.config.learns_frame:
+            tensors["pool"] = np.array(self._pool)
         for slot in self.slots:
             for name, tensor in self._slots[slot].to_tensors().items():
                 tensors[f"{slot}/{name}"] = tensor
@@ -269,18 +353,24 @@ class DisjointPosterior:
             slot, _, name = key.partition("/")
             if name and slot.isdecimal():
                 per_slot.setdefault(int(slot), {})[name] = tensor
-            elif key not in ("dim", "refresh_every"):
+            elif key not in ("dim", "refresh_every", "frame", "pool"):
                 raise ValueError(f"unknown tensor {key!r}")
         posterior = cls(
             int(read_scalar(tensors, "dim", 1.0)),
             config,
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
+            frame=read_frame(tensors, config),
         )
         for slot_index, state in sorted(per_slot.items()):
             loaded = _SlotPosterior.from_tensors(state, config)
             if loaded.dim != posterior.dim:
                 raise ValueError(f"slot {slot_index} has dimension {loaded.dim}")
+            if loaded.frame != posterior.frame:
+                raise ValueError(f"slot {slot_index} has a frame of its own")
             posterior._slots[slot_index] = loaded
+        posterior._pool_again()
+        if "pool" in tensors:
+            posterior._pool = Pool._make(read_tensor(tensors, "pool", (3,)).tolist())
         return posterior
 
     @staticmethod
@@ -306,23 +396,31 @@ class DisjointPosterior:
 
     def from_own_sums(self, *, mend: bool = False) -> DisjointPosterior:
         """See `GaussianPosterior.from_own_sums`."""
-        own = DisjointPosterior(self.dim, self.config)
+        own = DisjointPosterior(self.dim, self.config, frame=self.frame)
         own._slots = {
             slot: posterior.from_own_sums(mend=mend)
             for slot, posterior in self._slots.items()
             if posterior.num_rows  # others are the prior
         }
+        own._pool_again()
         return own
+
+    @property
+    def _noise_var(self) -> float:
+        return self.config.noise_var * self.frame.unit**2
 
     def _moments(
         self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return z.mean_k, |S_k^T z|, a_k and b_k, each of shape (K,)."""
+        """Return z.mean_k and |S_k^T z|, (K,), and a_k and b_k, (K,), or (1,) if pooled."""
         num = len(slots)
         mean = np.zeros(num)
         square = np.full(num, float(z @ z) / self.config.ridge)
-        a = np.full(num, float(self.config.noise_shape))
-        b = np.full(num, self.config.prior_rate)
+        shape, rate = float(self.config.noise_shape), self.config.prior_rate * self.frame.unit**2
+        pooled = self.config.pooled
+        if pooled:
+            shape, rate = shape + self._pool.shape, rate + self._pool.rate
+        a, b = np.full(1 if pooled else num, shape), np.full(1 if pooled else num, rate)
         rows_Z = nonzero_rows(z)
         for index, slot in enumerate(slots):
             posterior = self._slots.get(int(slot))
@@ -330,8 +428,19 @@ class DisjointPosterior:
                 _checked(slot)
                 continue
             mean[index], square[index] = posterior.project(z, rows_Z)
-            a[index], b[index] = posterior.a, posterior.b
+            if not pooled:
+                a[index], b[index] = posterior.a, posterior.b
         return mean, np.sqrt(square), a, b
+
+
+def _frame_of(sums: Mapping[int, Statistics], frame: Frame, config: PosteriorConfig) -> Frame:
+    """Return the frame of the rows of all slots; `sums` are of values in `frame`."""
+    count = total = squares = 0.0
+    for each in sums.values():
+        count += float(each.zz[-1, -1])
+        total += float(each.zr[-1])
+        squares += each.rr
+    return frame.moved(config, count, total, squares)
 
 
 def _checked(slot: int | np.integer) -> int:

@@ -33,6 +33,13 @@ import numpy.typing as npt
 from bandexa_core.posterior.blocks import learn_block
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.factor import NotPositiveDefiniteError, inverse_root
+from bandexa_core.posterior.frame import (
+    Frame,
+    doubles,
+    frame_tensors,
+    read_frame,
+    rows_to_doubling,
+)
 from bandexa_core.posterior.noise import noise_of_one
 from bandexa_core.posterior.panels import draw_panels
 from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, as_values
@@ -53,6 +60,8 @@ class GaussianPosterior:
 
     Attributes:
         config: the prior.
+        frame: where the values lie. Means and draws are of values less its centre; statistics are
+            of whole values.
         a: shape of the inverse-gamma law of s2; stays at its prior value when noise is fixed.
         b: rate of that law, in squared reward units; likewise.
         updates_since_refresh: rows and corrections since mean and root came from the statistics.
@@ -60,12 +69,13 @@ class GaussianPosterior:
     """
 
     __slots__ = (
-        "_prior_mean", "_rows", "_state", "a", "b", "config", "refresh_every",
+        "_prior_mean", "_rows", "_state", "a", "b", "config", "frame", "refresh_every",
         "updates_since_refresh",
     )  # fmt: skip
 
     _state: State
     _new_state = staticmethod(fastest_state)
+    _moves_frame = True  # where the configuration has it learned
 
     def __init__(
         self,
@@ -74,29 +84,36 @@ class GaussianPosterior:
         *,
         prior_mean: FloatArray,
         refresh_every: int,
+        frame: Frame | None = None,
     ) -> None:
-        """Take ownership of `rows` and `prior_mean`; the caller sets the state."""
+        """Take ownership of `rows`, in the frame, and `prior_mean`; the caller sets the state."""
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1, got {refresh_every}")
         self.config = config
         self.refresh_every = refresh_every
         self.updates_since_refresh = 0
         self.a = float(config.noise_shape)
-        self.b = config.prior_rate
+        self.frame = Frame.first(config) if frame is None else frame
+        self.b = self.prior_rate
         self._prior_mean = prior_mean
         self._rows = rows
 
     @classmethod
     def prior(
-        cls, dim: int, config: PosteriorConfig, *, refresh_every: int = REFRESH_EVERY
+        cls,
+        dim: int,
+        config: PosteriorConfig,
+        *,
+        refresh_every: int = REFRESH_EVERY,
+        frame: Frame | None = None,
     ) -> Self:
         """Return the posterior of no rows over `dim` weights.
 
         Raises:
             ValueError: dim or refresh_every is below 1.
         """
-        rows = RowStatistics(Statistics(dim))
-        posterior = cls(rows, config, prior_mean=np.zeros(dim), refresh_every=refresh_every)
+        rows, zeros = RowStatistics(Statistics(dim)), np.zeros(dim)
+        posterior = cls(rows, config, prior_mean=zeros, refresh_every=refresh_every, frame=frame)
         posterior._state = cls._new_state(np.eye(dim) / math.sqrt(config.ridge), np.zeros(dim))
         return posterior
 
@@ -108,14 +125,18 @@ class GaussianPosterior:
         prior_mean: npt.ArrayLike | None = None,
         *,
         refresh_every: int = REFRESH_EVERY,
+        frame: Frame | None = None,
+        moves: bool = True,
     ) -> Self:
         """Return the posterior of the summed rows, by one factorisation.
 
         Args:
-            statistics: the sums; copied.
+            statistics: the sums, of whole values; copied.
             config: the prior.
             prior_mean: prior mean of the weights, shape (D,); zero when None.
             refresh_every: see the class.
+            frame: the frame so far; None: the first one.
+            moves: whether the frame moves to the sums, where it is learned.
 
         Raises:
             ValueError: prior_mean has a wrong shape or is not finite.
@@ -124,8 +145,13 @@ class GaussianPosterior:
         dim = statistics.dim
         start = np.zeros(dim) if prior_mean is None else as_row(prior_mean, dim).copy()
         rows = RowStatistics(statistics.copy())
-        posterior = cls(rows, config, prior_mean=start, refresh_every=refresh_every)
-        posterior.refresh()
+        known = Frame.first(config) if frame is None else frame
+        rows.sums.shift(known.center)
+        posterior = cls(rows, config, prior_mean=start, refresh_every=refresh_every, frame=known)
+        if moves:
+            posterior.refresh()
+        else:
+            posterior.recompute()
         return posterior
 
     def from_own_sums(self, *, mend: bool = False) -> Self:
@@ -146,7 +172,7 @@ class GaussianPosterior:
             if not sums.is_semidefinite(NEARLY):
                 raise NotPositiveDefiniteError("products of features are not those of rows")
             sums = sums.mended()
-        own = self.from_statistics(sums, self.config)
+        own = self.from_statistics(sums, self.config, frame=self.frame, moves=False)
         lacking = -own._squares()
         if lacking > 0.0:
             own._rows.sums.rr += lacking
@@ -180,11 +206,27 @@ class GaussianPosterior:
         guess, before any row) stands in.
         """
         if self.config.noise == "fixed":
-            return self.config.noise_var
+            return self.noise_var
         return self.b / (self.a - 1.0 if self.a > 1.0 else self.a)
 
+    @property
+    def noise_var(self) -> float:
+        """The known noise variance, in squared reward units; of "nig" the first guess."""
+        return self.config.noise_var * self.frame.unit**2
+
+    @property
+    def prior_rate(self) -> float:
+        """Rate b before any row, in squared reward units."""
+        return self.config.prior_rate * self.frame.unit**2
+
     def statistics(self) -> Statistics:
-        """Return a copy of the exact sums over all rows learned."""
+        """Return a copy of the exact sums over all rows learned, of whole values."""
+        sums = self.centered_statistics()
+        sums.shift(-self.frame.center)
+        return sums
+
+    def centered_statistics(self) -> Statistics:
+        """Return a copy of the exact sums over all rows learned, of values less the centre."""
         rows = self._rows.copy()
         rows.fold()
         return rows.sums
@@ -196,10 +238,10 @@ class GaussianPosterior:
             ValueError: z or r is not finite or has a wrong shape; nothing has changed then.
         """
         z = as_row(z, len(self._prior_mean))
-        r = as_value(r)
+        r = as_value(r) - self.frame.center
         self._update_row(z, r)
         self._rows.add_row(z, r)
-        self._count(1)
+        self._count(1, rows=1)
 
     def _update_row(self, z: FloatArray, r: float) -> None:
         beta, error = self._state.learn(z, r)
@@ -220,14 +262,25 @@ class GaussianPosterior:
         """
         rows = as_rows(z_ND, self.dim)
         values = as_values(r_N, len(rows))
+        if (
+            self._moves_frame and self.config.learns_frame
+        ):  # it moves between the same rows as alone
+            while 0 < (num := rows_to_doubling(self.num_rows)) < len(rows):
+                self._learn_rows(rows[:num], values[:num])
+                rows, values = rows[num:], values[num:]
+        self._learn_rows(rows, values)
+
+    def _learn_rows(self, rows: FloatArray, values: FloatArray) -> None:
+        values = values - self.frame.center
         self._rows.sums.add(rows, values)
         if len(rows) >= self.dim:
-            self.refresh()
+            self.recompute()
+            self._count(0, rows=len(rows))
             return
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             self._update_block(rows[block], values[block])
-        self._count(len(rows))
+        self._count(len(rows), rows=len(rows))
 
     def _update_block(self, z_BD: FloatArray, r_B: FloatArray) -> None:
         error = learn_block(*self._state.settled(), z_BD, r_B)
@@ -254,6 +307,7 @@ class GaussianPosterior:
         z = as_row(z, self.dim)
         before, after = as_value(before), as_value(after)
         change = after - before
+        before, after = before - self.frame.center, after - self.frame.center
         root, mean = self._state.settled()
         error = before - float(z @ mean)
         f = z @ root
@@ -262,7 +316,7 @@ class GaussianPosterior:
             half = 0.5 * change * (1.0 - weight * float(f @ f))
             b = self.b + weight * change * (error + half)
             # b >= b0 holds for any rows; rounding must not break it.
-            self.b = max(b, self.config.prior_rate)
+            self.b = max(b, self.prior_rate)
         self._rows.sums.correct(z, before, after, weight)
         self._count(1)
 
@@ -273,10 +327,37 @@ class GaussianPosterior:
         self.refresh()
 
     def refresh(self) -> None:
-        """Recompute mean, root, a and b from the statistics, in O(D^3).
+        """Move the frame to the rows, where it is learned, and `recompute`.
 
         It also happens after every `refresh_every` rows and corrections. The law changes only by
         rounding, but the bits change, so both sides of a comparison must refresh at the same rows.
+
+        Raises:
+            NotPositiveDefiniteError: the statistics come from no finite rows.
+        """
+        self._rows.fold()
+        if self._moves_frame and self.config.learns_frame:
+            sums = self._rows.sums
+            count, total = float(sums.zz[-1, -1]), float(sums.zr[-1])
+            self._take(self.frame.moved(self.config, count, total, sums.rr))
+        self.recompute()
+
+    def reframe(self, frame: Frame) -> None:
+        """Move to another frame, and `recompute`.
+
+        Raises:
+            NotPositiveDefiniteError: the statistics come from no finite rows.
+        """
+        self._rows.fold()
+        self._take(frame)
+        self.recompute()
+
+    def _take(self, frame: Frame) -> None:
+        self._rows.sums.shift(frame.center - self.frame.center)
+        self.frame = frame
+
+    def recompute(self) -> None:
+        """Recompute mean, root, a and b from the statistics, in O(D^3).
 
         Raises:
             NotPositiveDefiniteError: the statistics come from no finite rows.
@@ -289,7 +370,7 @@ class GaussianPosterior:
         self._state = self._new_state(root, mean)
         if self.config.noise == "nig":
             self.a = self.config.noise_shape + 0.5 * sums.n
-            self.b = self.config.prior_rate + 0.5 * max(self._squares(), 0.0)
+            self.b = self.prior_rate + 0.5 * max(self._squares(), 0.0)
         self.updates_since_refresh = 0
 
     def _squares(self) -> float:
@@ -298,7 +379,7 @@ class GaussianPosterior:
         return self._rows.sums.squares(self.mean) + self.config.ridge * float(shift @ shift)
 
     def mean_std(self, z_KD: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Return mean and standard deviation of the expected reward z.w of each candidate.
+        """Return mean and standard deviation of z.w of each candidate: of values less the centre.
 
         With unknown noise z.w is Student-t with 2a degrees of freedom and scale
         sqrt(b/a z^T Sigma z); its variance is E[s2] z^T Sigma z with E[s2] = b / (a - 1). For
@@ -334,8 +415,10 @@ class GaussianPosterior:
         stds_B: FloatArray = np.sqrt(self.noise_mean * np.einsum("bd,bd->b", f_BD, f_BD))
         return stds_B
 
-    def sample(self, rng: np.random.Generator, num: int) -> FloatArray:
-        """Draw weights, shape (M, D), each with its own s2: w = mean + sqrt(s2) S eps.
+    def sample(self, rng: np.random.Generator, num: int, scale: float = 1.0) -> FloatArray:
+        """Draw weights, shape (M, D), each with its own s2: w = mean + scale sqrt(s2) S eps.
+
+        A `scale` below 1 draws from a tempered posterior, which explores less.
 
         Where M is even, members i and i + M/2 share eps up to its sign (antithetic variates:
         Hammersley & Morton, "A new Monte Carlo technique", 1956): each has the posterior's law, at
@@ -343,26 +426,29 @@ class GaussianPosterior:
         An odd number is drawn independently: a member without mirror would differ from the others.
         """
         if num == 1:
-            return self.sample_one(rng)[None]
-        weights_MD: FloatArray = self.sample_many([rng], num)[0]
+            return self.sample_one(rng, scale)[None]
+        weights_MD: FloatArray = self.sample_many([rng], num, scale)[0]
         return weights_MD
 
-    def sample_one(self, rng: np.random.Generator) -> FloatArray:
+    def sample_one(self, rng: np.random.Generator, scale: float = 1.0) -> FloatArray:
         """Draw one w, shape (D,), in a third of the time that arrays of draws take."""
-        noise = self.config.noise_var
         if self.config.noise == "nig":
             noise = noise_of_one(rng.standard_gamma(self.a), self.b)
+        else:
+            noise = self.noise_var
         state = self._state
         rng.standard_normal(out=state.eps_D)
-        state.eps_D *= math.sqrt(noise)
+        state.eps_D *= scale * math.sqrt(noise)
         return state.drawn()
 
-    def sample_many(self, rngs: Sequence[np.random.Generator], num: int) -> FloatArray:
+    def sample_many(
+        self, rngs: Sequence[np.random.Generator], num: int, scale: float = 1.0
+    ) -> FloatArray:
         """Draw bit for bit what `sample` draws with each generator: (B, M, D)."""
         if num == 1:
-            return np.stack([self.sample_one(rng)[None] for rng in rngs])
-        law = (self.a, self.b) if self.config.noise == "nig" else self.config.noise_var
-        return draw_panels(self._state, rngs, num, law)
+            return np.stack([self.sample_one(rng, scale)[None] for rng in rngs])
+        law = (self.a, self.b) if self.config.noise == "nig" else self.noise_var
+        return draw_panels(self._state, rngs, num, law, scale)
 
     def copy(self) -> Self:
         """Return an independent copy that continues bit for bit."""
@@ -371,6 +457,7 @@ class GaussianPosterior:
             self.config,
             prior_mean=self._prior_mean.copy(),
             refresh_every=self.refresh_every,
+            frame=self.frame,
         )
         other._state = self._state.copy()
         other.a, other.b = self.a, self.b
@@ -393,6 +480,7 @@ class GaussianPosterior:
                 "updates_since_refresh": np.array(float(self.updates_since_refresh)),
                 "refresh_every": np.array(float(self.refresh_every)),
             }
+            | frame_tensors(self.frame, self.config)
         )
 
     @classmethod
@@ -414,6 +502,7 @@ class GaussianPosterior:
             config,
             prior_mean=read_tensor(tensors, "prior_mean", (dim,)),
             refresh_every=int(read_scalar(tensors, "refresh_every", 1.0)),
+            frame=read_frame(tensors, config),
         )
         root = read_tensor(tensors, f"{before}root", (dim, dim))
         posterior._state = cls._new_state(root, mean, pending)
@@ -422,7 +511,10 @@ class GaussianPosterior:
         posterior.updates_since_refresh = int(read_scalar(tensors, "updates_since_refresh", 0.0))
         return posterior
 
-    def _count(self, num: int) -> None:
+    def _count(self, num: int, *, rows: int = 0) -> None:
         self.updates_since_refresh += num
-        if self.updates_since_refresh >= self.refresh_every:
+        moves = self._moves_frame and self.config.learns_frame and rows > 0
+        if self.updates_since_refresh >= self.refresh_every or (
+            moves and doubles(self.num_rows - rows, self.num_rows)
+        ):
             self.refresh()

@@ -20,6 +20,7 @@ def draw_panels(
     rngs: Sequence[np.random.Generator],
     num: int,
     noise: tuple[float, float] | float,
+    scale: float = 1.0,
 ) -> FloatArray:
     """Return weights (B, M, D) for M = `num` above 1; see `GaussianPosterior.sample`.
 
@@ -28,6 +29,7 @@ def draw_panels(
         rngs: One generator for each decision.
         num: Members M; if it is even, half of them mirror the others.
         noise: a and b of the law of s2, or s2 if it is known.
+        scale: what deviations from the mean are multiplied by.
     """
     mean_D = state.mean
     half = num if num % 2 else num // 2
@@ -38,7 +40,7 @@ def draw_panels(
         if shape is not None:
             rng.standard_gamma(shape, out=gammas_BM[row])
         rng.standard_normal(out=eps_BHD[row])
-    scales_BM = np.sqrt(noise_of(gammas_BM, rate))
+    scales_BM = scale * np.sqrt(noise_of(gammas_BM, rate))
     weights_BMD = np.empty((len(rngs), num, len(mean_D)))
     np.matmul(state.expanded(eps_BHD), state.stored_root.T, out=weights_BMD[:, :half])
     if half < num:

@@ -88,6 +88,15 @@ class Statistics:
         self.rr *= factor
         self.n *= factor
 
+    def shift(self, change: float) -> None:
+        """Subtract `change` from the value of every row; the last feature is the constant 1."""
+        if not change:
+            return
+        count, total = float(self.zz[-1, -1]), float(self.zr[-1])
+        self.zr -= change * self.zz[-1]
+        # A sum of squares; rounding must not take it below zero.
+        self.rr = max(self.rr + change * (change * count - 2.0 * total), 0.0)
+
     def correct(self, z: npt.ArrayLike, before: float, after: float, weight: float = 1.0) -> None:
         """Change the value of one row from `before` to `after`; `weight`: its present weight.
 

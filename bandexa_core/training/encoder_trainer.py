@@ -152,7 +152,7 @@ class EncoderTrainer:
             inputs, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
         else:
             inputs, encode = self._contexts(x_BX), module.forward
-        scaled = rows.rewards / self.plan.reward_scale
+        scaled = (rows.rewards - self.plan.reward_center) / self.plan.reward_scale
         rewards = torch.from_numpy(scaled).to(device, torch.float32)
         heads = torch.from_numpy(rows.slots).to(device)
         predicted = self.head(self._features(encode, inputs, actions), heads)

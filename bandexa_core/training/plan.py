@@ -24,7 +24,8 @@ class TrainingRound:
         actions: Features of the enabled actions of the catalogue, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
-        reward_scale: Rewards are divided by it: the width of the declared range.
+        reward_center, reward_scale: Rewards less the one are divided by the other: the middle and
+            the width of the declared range, or the mean and the deviation of the values.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".
@@ -41,3 +42,4 @@ class TrainingRound:
     seed: int
     num_heads: int
     device: str = "cpu"
+    reward_center: float = 0.0

@@ -151,7 +151,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         last_value=vitals.values.last,
         num_values=vitals.num_values,
         outside=vitals.outside,
-        reward_range=spec.reward_range,
+        reward_range=spec.expected_rewards,
         learns=spec.policy != "uniform",
         failure=bandit.applier.failure,
         extremes=tuple((at, num, last) for at, (num, last) in extremes.columns.items()),

@@ -5,7 +5,6 @@ Runs on the event loop. Every change is a committed log row before it is served.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 import shutil
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import ActionId, BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.model import Progress, ServingModel
+from bandexa_core.policies.defaults import resolved
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import SnapshotStore
 from bandexa_core.spec import BanditSpec
@@ -44,8 +44,10 @@ async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandi
 
 async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     _check_new(name, "name")
-    seed = secrets.randbits(32) if spec.seed is None else spec.seed
-    spec = dataclasses.replace(spec, seed=seed)
+    try:
+        spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
+    except ValueError as error:
+        raise InvalidRequest.from_value_error(error, "encoder") from error
     catalogue = Catalogue.empty(spec.action_dim)
     try:  # before the writer's transaction: a bad configuration changes nothing
         # Off the event loop: an encoder's weights may be read, or even downloaded.
@@ -86,8 +88,7 @@ def _difference(key: str, ours: Any, theirs: Any) -> str:
 
 async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
     current = bandit.model.spec
-    seed = current.seed if spec.seed is None else spec.seed
-    wanted = dataclasses.replace(spec, seed=seed)
+    wanted = spec.completed(0, current)
     ours, theirs = current.frozen_part(), wanted.frozen_part()
     if wanted.encoder.name not in engine.registry.names():
         raise InvalidRequest("encoder.name", f"must be one of {', '.join(engine.registry.names())}")

@@ -28,9 +28,9 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert created["train_due"] is False
     spec = created["spec"]
     assert spec["context"] == {"shape": [2], "dtype": "float32"}
-    assert spec["encoder"] == {"name": "concat", "params": {}, "standardize": True}
+    assert spec["encoder"] == {"name": "per_action", "params": {}, "standardize": True}
     assert spec["training"]["mode"] == "background"
-    assert spec["reward_range"] == [0.0, 1.0]
+    assert (spec["reward_range"], spec["edition"]) == (None, 2)
     assert isinstance(spec["seed"], int)
 
 
@@ -67,11 +67,11 @@ def test_the_same_put_again_changes_nothing_and_retains_the_generated_seed(api) 
         ),
         ("action_dim", 2, "action_dim: is 0 and cannot become 2"),
         (
-            "encoder", {"name": "per_action"},
-            'encoder.name: is "concat" and cannot become "per_action"',
+            "encoder", {"name": "concat"},
+            'encoder.name: is "per_action" and cannot become "concat"',
         ),
         ("posterior", {"prior_var": 3.0}, "posterior.prior_var: is null and cannot become 3.0"),
-        ("reward_range", [-1.0, 1.0], "reward_range: is [0.0, 1.0] and cannot become [-1.0, 1.0]"),
+        ("reward_range", [-1.0, 1.0], "reward_range: is null and cannot become [-1.0, 1.0]"),
         ("seed", 2, "seed: is 1 and cannot become 2"),
     ],
 )  # fmt: skip
@@ -191,7 +191,10 @@ def neural(**params: Any) -> dict[str, Any]:
         ("action_dim", {"action_dim": "many"}),
         ("encoder.name", {"encoder": {"name": "resnet9000"}}),
         ("encoder.name", {"encoder": {"name": "mlp"}}),
-        ("encoder.name", {"policy": "neural_linear_ts"}),
+        ("encoder.name", {"policy": "neural_linear_ts", "encoder": {"name": "concat"}}),
+        ("encoder.name", {"encoder": {"params": {"hidden": [8]}}}),
+        ("edition", {"edition": 3}),
+        ("selection.posterior_scale", {"selection": {"posterior_scale": -1.0}}),
         ("encoder.params", {"encoder": {"name": "concat", "params": {"depth": 3}}}),
         ("encoder.params", neural(depth=3)),
         ("encoder.params", neural(context_shape=[3])),

@@ -51,7 +51,7 @@ def closed_form(
 
 def spec(encoder: str, noise: str, **more: Any) -> dict[str, Any]:
     return {
-        "encoder": {"name": encoder},
+        "encoder": {"name": encoder, "standardize": False},
         "posterior": {
             "prior_var": PRIOR_VAR, "noise": noise, "noise_var": NOISE_VAR,
             "noise_shape": NOISE_SHAPE,
@@ -86,14 +86,23 @@ def test_per_action_posteriors_are_the_closed_form_of_each_actions_own_rows(
     for context, action, reward in ROWS:
         api.teach(name, context, action, reward)
     scores = {row["id"]: row for row in api.scores(name, PROBE)["scores"]}
-    for action in "xyz":
-        own = [(x, reward) for x, a, reward in ROWS if a == action]
-        means, stds = closed_form(
-            [[*x, 1.0] for x, _ in own] or np.zeros((0, 3)),
-            [reward for _, reward in own],
-            [[*PROBE, 1.0]],
-            noise,
+    probe = [[*PROBE, 1.0]]
+    own = {a: [(x, reward) for x, b, reward in ROWS if b == a] for a in "xyz"}
+    laws = {
+        action: closed_form(
+            [[*x, 1.0] for x, _ in rows] or np.zeros((0, 3)), [r for _, r in rows], probe, noise
         )
+        for action, rows in own.items()
+    }
+    if noise == "nig":  # all actions have one noise variance, of all their errors
+        joint = np.zeros((len(ROWS), 9))
+        for row, (x, action, _) in enumerate(ROWS):
+            first = 3 * "xyz".index(action)
+            joint[row, first : first + 3] = [*x, 1.0]
+        probes = np.kron(np.eye(3), probe)
+        means, stds = closed_form(joint, [reward for *_, reward in ROWS], probes, noise)
+        laws = {a: (means[i : i + 1], stds[i : i + 1]) for i, a in enumerate("xyz")}
+    for action, (means, stds) in laws.items():
         assert scores[action]["mean"] == pytest.approx(means[0], rel=1e-10, abs=1e-12)
         assert scores[action]["std"] == pytest.approx(stds[0], rel=1e-10)
 

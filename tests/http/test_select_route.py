@@ -226,11 +226,11 @@ def test_a_draw_follows_from_the_decision_id_alone(api) -> None:
 def test_warm_up_chooses_uniformly_and_reports_the_propensity(api) -> None:
     name = api.bandit(IDS, EYE, policy="greedy", action_dim=4, selection={"warmup_random": 2})
     seen = set()
-    for _ in range(2):
+    for reward in (1.0, 0.5):
         drawn = [api.select(name, [0, 0]) for _ in range(30)]
         seen |= {answer["action"]["id"] for answer in drawn}
         assert {answer["propensity"] for answer in drawn} == {0.25}
-        api.reward(drawn[0]["decision_id"], 1.0)
+        api.reward(drawn[0]["decision_id"], reward)
     assert seen == set(IDS)
     assert api.state(name)["num_learned"] == 2
     assert api.select(name, [0, 0])["propensity"] == 1.0  # greedy

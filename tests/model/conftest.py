@@ -53,9 +53,10 @@ def _spec(
         context=ContextSpec(shape=shape, dtype=dtype),
         action_dim=4,
         encoder=EncoderSpec(name=encoder, params=params or {}),
-        posterior=PosteriorSpec(),
+        posterior=PosteriorSpec(prior_mean=0.5),
         training=TrainingSpec(),
         selection=SelectionSpec(),
+        reward_range=(0.0, 1.0),
         seed=3,
     )
 

@@ -27,6 +27,7 @@ BASE = BanditSpec(
     context=ContextSpec(shape=(4,)),
     action_dim=3,
     encoder=EncoderSpec(name="mlp", params={"hidden": [8]}),
+    reward_range=(0.0, 1.0),
 )
 BAD_NUMBERS = [math.nan, math.inf, -math.inf]
 
@@ -192,6 +193,9 @@ def test_a_spec_comes_back_from_json_as_it_was(spec):
         {"posterior": PosteriorSpec(noise_var=0.2)},
         {"posterior": PosteriorSpec(noise_shape=2.0)},
         {"reward_range": (0.0, 2.0)},
+        {"reward_range": None},
+        {"posterior": PosteriorSpec(prior_mean=0.0)},
+        {"edition": 1},
     ],
 )
 def test_the_hash_changes_with_what_shapes_the_model(changes):
@@ -205,12 +209,13 @@ def test_the_hash_changes_with_what_shapes_the_model(changes):
         {"training": TrainingSpec(lr=0.5, train_every=3)},
         {"replay": ReplaySpec(capacity=5, capacity_bytes=10**6)},
         {"selection": SelectionSpec(action_chunk=5, warmup_random=9)},
-        {"posterior": PosteriorSpec(prior_var=1.0, noise_var=0.1)},
+        {"edition": 2},
         {"reward_range": (-1.0, 0.0)},
+        {"posterior": PosteriorSpec(prior_var=1.0, noise_var=0.1)},
     ],
 )
 def test_the_hash_is_equal_for_models_of_the_same_shape(changes):
-    """The last two say in other words what the posterior already was."""
+    """The last three say in other words what the model already was."""
     assert dataclasses.replace(BASE, **changes).model_hash() == BASE.model_hash()
 
 

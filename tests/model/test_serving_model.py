@@ -61,7 +61,7 @@ def test_a_learn_row_teaches_the_policy_and_counts_a_decision_once(specs, grown)
     row, correction = log.learn(), log.correct()
     for each in (row, correction):
         model.apply(row_by_row(each), None)
-        z = np.concatenate([each.context, each.action, [1.0]]).astype(np.float64)
+        (z,) = model.policy.features(each.context[None], each.action[None])
         if each.before is None:
             by_hand.update(z, each.after)
         else:

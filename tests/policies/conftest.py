@@ -43,9 +43,9 @@ def _make_spec(
         context=ContextSpec(shape=shape, dtype=kind),
         action_dim=action_dim,
         encoder=EncoderSpec(name=encoder, params=SMALL.get(encoder, {}) | (params or {})),
-        posterior=PosteriorSpec(**(posterior or {})),
-        selection=SelectionSpec(**(selection or {})),
-        **more,
+        posterior=PosteriorSpec(**{"prior_mean": 0.0} | (posterior or {})),
+        selection=SelectionSpec(**{"posterior_scale": 1.0} | (selection or {})),
+        **{"reward_range": (0.0, 1.0)} | more,
     )
 
 

@@ -114,9 +114,23 @@ def test_a_network_renews_only_the_column_that_left_its_scale(
         assert policy.scaling.x.std[column] == before.x.std[column]
 
 
-@pytest.mark.parametrize("policy", ["linear_ts interactions", "linear_ts per_action"])
 @pytest.mark.parametrize(
-    ("scene", "horizon"), [("context", 800), ("action", 800), ("missing", 800), ("spare", 1600)]
+    ("scene", "horizon", "policy"),
+    [
+        ("action", 800, "linear_ts interactions"),
+        ("missing", 800, "linear_ts per_action"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("context", 800, "linear_ts interactions"),
+                ("context", 800, "linear_ts per_action"),
+                ("action", 800, "linear_ts per_action"),
+                ("missing", 800, "linear_ts interactions"),
+                ("spare", 1600, "linear_ts interactions"),
+                ("spare", 1600, "linear_ts per_action"),
+            )
+        ),
+    ],
 )
 def test_regret_is_hardly_more_than_without_the_disturbance(scene, horizon, policy):
     with_it, without = (

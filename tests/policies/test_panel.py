@@ -90,6 +90,7 @@ def freeze(make, make_rows, learn_all, candidates_of):
                 tensors[name] = rng.uniform(1.0, 4.0, ())
             elif name.endswith("/b") and posterior["noise"] == "nig":
                 tensors[name] = rng.uniform(0.3, 2.0, ())
+        tensors.pop("posterior/pool", None)  # it follows from the slots
         policy.load_tensors(tensors)
         context = rng.normal(size=size).astype(np.float32)
         return Frozen(policy, context, candidates_of(num, size, seed))
@@ -116,20 +117,22 @@ def _oracle(decision: Frozen, rng: np.random.Generator) -> NDArray[np.int64]:
     else:
         z = policy.encoder.encode(context[None], candidates.features[:1])[0]
         scores = np.empty((ORACLE_DRAWS, num))
+        slots = [posterior.slot(slot) for slot in posterior.slots]
+        a0, b0 = policy.config.noise_shape, policy.config.prior_rate
+        a = a0 + sum(each.a - a0 for each in slots)  # all slots have one noise
+        b = b0 + sum(each.b - b0 for each in slots)
+        noise = stats.invgamma.rvs(a, scale=b, size=ORACLE_DRAWS, random_state=rng)
         for index in range(num):
             mine = posterior.slot(index)
             if mine is None:
                 mean, square = 0.0, z @ z / policy.config.ridge
-                a, b = policy.config.noise_shape, policy.config.prior_rate
             else:
                 mean, square = z @ mine.mean, z @ mine.root @ mine.root.T @ z
-                a, b = mine.a, mine.b
             if fixed:
                 scale = math.sqrt(policy.config.noise_var * square)
                 scores[:, index] = rng.normal(mean, scale, ORACLE_DRAWS)
             else:
-                scale = math.sqrt(b / a * square)
-                scores[:, index] = mean + scale * rng.standard_t(2 * a, ORACLE_DRAWS)
+                scores[:, index] = rng.normal(mean, np.sqrt(noise * square))
     return np.bincount(scores.argmax(axis=1), minlength=num)
 
 

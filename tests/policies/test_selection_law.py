@@ -122,12 +122,21 @@ def test_disjoint_posteriors_are_sampled_independently(
     context, rng = rows.contexts[2], np.random.default_rng(0)
     z_ND = policy.encoder.encode(rows.contexts, rows.actions)
     z = policy.encoder.encode(context[None], rows.actions[:1])
-    scores = [
-        _law(z_ND[rows.slots == slot], rows.rewards[rows.slots == slot], policy.config).scores(
-            z, rng, NUM_DRAWS
-        )
+    laws = [
+        _law(z_ND[rows.slots == slot], rows.rewards[rows.slots == slot], policy.config)
         for slot in range(4)
     ]
+    if noise == "nig":  # all slots have one noise variance, and each draw has one
+        a0, b0 = policy.config.noise_shape, policy.config.prior_rate
+        a, b = a0 + sum(law.a - a0 for law in laws), b0 + sum(law.b - b0 for law in laws)
+        s2_M = stats.invgamma.rvs(a, scale=b, size=NUM_DRAWS, random_state=rng)
+        laws = [law._replace(a=math.inf, b=1.0) for law in laws]
+        scores = [
+            z @ law.mean + np.sqrt(s2_M)[:, None] * (law.scores(z, rng, NUM_DRAWS) - z @ law.mean)
+            for law in laws
+        ]
+    else:
+        scores = [law.scores(z, rng, NUM_DRAWS) for law in laws]
     best = np.concatenate(scores, axis=1).argmax(axis=1)
     probabilities = np.bincount(best, minlength=4) / NUM_DRAWS
     _assert_law(_counts(policy, context, candidates, decision_rng), probabilities)

@@ -152,13 +152,14 @@ def test_of_a_product_that_lost_all_its_digits_the_rows_say_nothing(make_rows, r
     Right to the digits that such offsets leave of x and a themselves, whatever the products are.
     """
     rows = _rescaled(make_rows(200), 1.0, 1e4)
-    policy = refreshed({"encoder": encoder, "dtype": "float64"}, rows)
+    same = {"dtype": "float64", "posterior": {"prior_var": 1.0}}
+    policy = refreshed({"encoder": encoder} | same, rows)
     assert (policy.scaling.x.std > 0.5).all()
     sums = policy.posterior.statistics()
     assert (np.diagonal(sums.zz)[:8] > 199.0).all()
     assert np.array_equal(np.diagonal(sums.zz)[8:-1], np.zeros(policy.encoder.feature_dim - 9))
     assert policy.posterior.b < 0.51 * (sums.rr + 1.0)
-    plain = refreshed({"encoder": "concat", "dtype": "float64"}, rows)
+    plain = refreshed({"encoder": "concat"} | same, rows)
     kept = np.r_[:8, policy.encoder.feature_dim - 1]
     textbook = _textbook(plain, rows)
     assert isinstance(textbook, GaussianPosterior)

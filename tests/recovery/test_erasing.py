@@ -396,7 +396,10 @@ def test_a_bandit_that_cannot_be_served_waits(launch, rig):
 
 def test_large_columns_before_the_first_scaling_verify(launch, rig):
     node = launch("large")
-    spec = rig.linear(context={"shape": [3]}, encoder={"name": "per_action"}, action_dim=0)
+    spec = rig.linear(
+        context={"shape": [3]}, encoder={"name": "per_action"}, action_dim=0,
+        posterior={"prior_mean": 0.5}, reward_range=[0, 1],
+    )  # fmt: skip
     draw = np.random.default_rng(4)
     for exponent in (4, 6, 9):
         name = f"large-{exponent}"

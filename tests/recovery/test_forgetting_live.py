@@ -28,6 +28,12 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.store.loading import load_at, newest_snapshot
 from service.store.sqlite.reader import StoreReader
 
+PRIOR: dict[str, Any] = {
+    "posterior": {"prior_mean": 0.0, "prior_var": 1.0},
+    "reward_range": [0, 1],
+}
+KNOWN = PRIOR | {"encoder": {"name": "concat", "standardize": False}}
+KNOWN_BY_ID = PRIOR | {"encoder": {"name": "per_action", "standardize": False}}
 BY_COUNT = {"by": "count", "half_life": 64}
 BY_TIME = {"by": "time", "half_life": 60}
 NUM_CLIENTS, NUM_ROWS = 6, 300
@@ -88,11 +94,11 @@ def settled(node) -> bool:
 def story(launch, rig) -> Story:
     node = launch("forgetful", keep_snapshots=3)
     story = Story(node)
-    node.create("count", rig.linear(forgetting=BY_COUNT))
-    node.create("disjoint", rig.disjoint(forgetting=BY_COUNT))
-    node.create("time", rig.linear(forgetting=BY_TIME))
-    node.create("neural", rig.neural(forgetting=BY_COUNT, training=ROUNDS))
-    node.create("switched", rig.linear())
+    node.create("count", rig.linear(forgetting=BY_COUNT, **KNOWN))
+    node.create("disjoint", rig.disjoint(forgetting=BY_COUNT, **KNOWN_BY_ID))
+    node.create("time", rig.linear(forgetting=BY_TIME, **KNOWN))
+    node.create("neural", rig.neural(forgetting=BY_COUNT, training=ROUNDS, **PRIOR))
+    node.create("switched", rig.linear(**KNOWN))
     load(story, rig, "count", 0, NUM_ROWS)
     load(story, rig, "disjoint", 0, 90)
     rig.feed(node, "time", 0, 40)
@@ -100,7 +106,7 @@ def story(launch, rig) -> Story:
         load(story, rig, "neural", first, NUM_ROWS // 2)
         rig.poll(lambda: settled(node), "a round behind each half of the rows")
     for forgetting in ({}, {"forgetting": BY_COUNT}, {}):
-        node.call("PUT", "/bandits/switched", rig.linear(**forgetting))
+        node.call("PUT", "/bandits/switched", rig.linear(**forgetting, **KNOWN))
         state = node.call("GET", "/bandits/switched")
         story.switches.append(state["position"])
         story.specs.append(state["spec"]["forgetting"])

@@ -14,13 +14,14 @@ from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.model import ServingModel
 from bandexa_core.posterior.agreement import own_differences
 from bandexa_core.snapshots.manifest import Manifest
-from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, PosteriorSpec
 from service.serving.adopting import ROUNDING, Adopted, fit
 from service.store.errors import InvalidRequest
 
 SPEC = BanditSpec(
     policy="linear_ts", context=ContextSpec(shape=(2,)), action_dim=2, seed=1,
-    encoder=EncoderSpec(name="concat"),
+    encoder=EncoderSpec(name="concat"), reward_range=(0.0, 1.0),
+    posterior=PosteriorSpec(prior_mean=0.0),
 )  # fmt: skip
 PER_ACTION = replace(SPEC, encoder=EncoderSpec(name="per_action"))
 ACTION = np.ones(2, np.float32)

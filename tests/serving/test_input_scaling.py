@@ -12,7 +12,12 @@ from tests.fixtures.waiting import poll
 
 Array64 = NDArray[np.float64]
 PRIOR_VAR, NOISE_VAR, NOISE_SHAPE = 2.0, 0.25, 1.5
-POSTERIOR = {"prior_var": PRIOR_VAR, "noise_var": NOISE_VAR, "noise_shape": NOISE_SHAPE}
+POSTERIOR = {
+    "prior_var": PRIOR_VAR,
+    "noise_var": NOISE_VAR,
+    "noise_shape": NOISE_SHAPE,
+    "prior_mean": 0.5,
+}
 # An age in days and a share: numbers that float32 holds exactly, far from zero and from one.
 CONTEXTS = np.array([[11_000.0 + 37 * (n % 11), (n * n % 7) / 1024] for n in range(64)])
 FEATURES = {"x": [100.0, 0.5], "y": [140.0, -0.25], "z": [90.0, 1.5]}
@@ -28,13 +33,17 @@ def _standardised(raw: Any, by: Any) -> Array64:
 
 
 def _closed_form(z_ND: Array64, r_N: Array64, probe_KD: Array64) -> tuple[Array64, Array64]:
-    """Return mean and standard deviation of z.w, as a book on Bayesian regression has them."""
+    """Return mean and standard deviation of z.w, as a book on Bayesian regression has them.
+
+    The prior expects 1/2.
+    """
+    r_N = r_N - 0.5
     precision = z_ND.T @ z_ND + NOISE_VAR / PRIOR_VAR * np.eye(z_ND.shape[1])
     mean = np.linalg.solve(precision, z_ND.T @ r_N)
     spread = np.einsum("kd,kd->k", probe_KD, np.linalg.solve(precision, probe_KD.T).T)
     a = NOISE_SHAPE + len(r_N) / 2
     b = NOISE_SHAPE * NOISE_VAR + (r_N @ r_N - mean @ precision @ mean) / 2
-    return probe_KD @ mean, np.sqrt(b / (a - 1) * spread)
+    return probe_KD @ mean + 0.5, np.sqrt(b / (a - 1) * spread)
 
 
 def _pairs(contexts: Array64, actions: Array64) -> Array64:
@@ -43,19 +52,25 @@ def _pairs(contexts: Array64, actions: Array64) -> Array64:
     return np.concatenate([contexts, actions, contexts * actions, ones], axis=1)
 
 
-def _expected(num: int, scaled_by: int, offered: list[list[float]]) -> tuple[Array64, Array64]:
-    """Return the scores of `num` learned rows, standardised by the first `scaled_by` of them."""
+def _expected(
+    num: int, scaled_by: int | None, offered: list[list[float]]
+) -> tuple[Array64, Array64]:
+    """Return the scores of `num` learned rows, standardised by the first `scaled_by` of them.
+
+    With 0 of them the actions are, by the catalogue; None: nothing is.
+    """
     contexts, probe = CONTEXTS[:num], np.repeat([PROBE], len(offered), axis=0)
     catalogue = list(FEATURES.values())
     actions, candidates = np.array([FEATURES[a] for a in ACTIONS[:num]]), np.array(offered)
     if scaled_by:
         by = CONTEXTS[:scaled_by]
         contexts, probe = _standardised(contexts, by), _standardised(probe, by)
+    if scaled_by is not None:
         actions, candidates = _standardised(actions, catalogue), _standardised(offered, catalogue)
     return _closed_form(_pairs(contexts, actions), REWARDS[:num], _pairs(probe, candidates))
 
 
-def _assert_scores(api, name: str, num: int, scaled_by: int, precision: float) -> None:
+def _assert_scores(api, name: str, num: int, scaled_by: int | None, precision: float) -> None:
     """Check the catalogue's scores, and those of candidates that bring their features."""
     inline = [{"id": "new", "features": [77.0, 0.125]}, {"id": "x", "features": [91.0, 2.0]}]
     for sent, offered in (
@@ -138,7 +153,7 @@ def test_where_it_is_switched_off_no_round_is_due_and_a_round_changes_no_score(a
     assert api.state(name)["spec"]["encoder"]["standardize"] is False
     assert api.state(name)["train_due"] is False
     assert api.train(name)["snapshot"] == 1
-    _assert_scores(api, name, 40, 0, 1e-4)
+    _assert_scores(api, name, 40, None, 1e-4)
 
 
 def test_values_that_dwarf_all_seen_before_are_answered_and_learned(api) -> None:

@@ -87,7 +87,8 @@ def slow_bandit(slow_api, control: Control) -> str:
 def create(api: Any, name: str | None, **more: Any) -> str:
     spec = {
         "policy": "neural_linear_ts", "context": {"shape": [3]}, "action_dim": 2,
-        "encoder": {"name": "twin"}, "training": LOCKSTEP, "seed": 3,
+        "encoder": {"name": "twin"}, "training": LOCKSTEP, "seed": 3, "reward_range": [0, 1],
+        "posterior": {"prior_mean": 0.5},
     } | more  # fmt: skip
     ids, features = list("wxyz"), [[1, 0], [0, 1], [1, 1], [0.5, -1]]
     created: str = api.bandit(ids, features, name=name, **spec)

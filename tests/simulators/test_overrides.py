@@ -36,7 +36,7 @@ def test_a_value_has_the_type_of_its_setting(assignment: str, value: object) -> 
 def test_every_setting_can_be_given_but_those_of_the_simulation() -> None:
     """The defaults of a specification, written as assignments, return unchanged."""
     spec = dataclasses.asdict(BanditSpec(policy="linear_ts", context=ContextSpec(shape=(1,))))
-    simulated = {"policy", "context", "action_dim", "seed"}
+    simulated = {"policy", "context", "action_dim", "seed", "edition"}
     given = {key: value for key, value in spec.items() if key not in simulated}
     del given["training"]["mode"], given["encoder"]["params"]
     flat = {"reward_range": "[0.0, 1.0]"}
@@ -74,7 +74,7 @@ def _text(value: object) -> str:
         ("encoder.standardize=1", "takes true or false, not '1'"),
         ("encoder.params.lr=1e999", r"encoder\.params: must hold finite numbers"),
         ("replay.backend=tape", "takes auto or memory or disk, not 'tape'"),
-        ("reward_range=[1]", r"takes \[a number, a number\], not"),
+        ("reward_range=[1]", r"takes \[a number, a number\] or null, not"),
         ("reward_range=[1, 0]", "reward_range: needs two finite numbers, the lower one first"),
         ("training.batch_size=0", r"training\.batch_size: must be 1 to 65536"),
         ("forgetting.half_life=3", r"forgetting\.half_life: must be 32"),

@@ -201,7 +201,7 @@ def test_bandits_that_a_start_refuses_are_wrong_with_the_same_words(
 def test_bandits_are_compared_with_those_that_are_stored(start_server, api_of, tmp_path) -> None:
     server = start_server()
     with server.client() as client:
-        api_of(client).two_actions(name="shop")
+        api_of(client).two_actions(name="shop", posterior={"prior_mean": None})
     assert server.stop() == 0
     config = tmp_path / "b.toml"
     shop = (

@@ -1,0 +1,46 @@
+"""The policy and the encoder of a configuration that names none: by the shape of its data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bandexa_core.spec import AUTO, BanditSpec, PolicyName
+
+LEAST_PIXELS = 8  # of a side of an image that is worth convolutions
+
+
+def resolved(spec: BanditSpec, is_learned: Callable[[str], bool]) -> BanditSpec:
+    """Return the spec with its policy and its encoder named.
+
+    Args:
+        spec: The configuration.
+        is_learned: Whether an encoder of this name has parameters to train.
+
+    Raises:
+        ValueError: There are parameters without the name of their encoder.
+    """
+    encoder, policy = spec.encoder, spec.policy
+    if encoder.name == AUTO:
+        if encoder.params:
+            raise ValueError("encoder.name: needed for its params")
+        name, params = _encoder(spec, policy)
+        encoder = replace(encoder, name=name, params=params)
+    if policy is None:
+        policy = "neural_linear_ts" if is_learned(encoder.name) else "linear_ts"
+    return replace(spec, policy=policy, encoder=encoder)
+
+
+def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str, Any]]:
+    """Return name and parameters of an encoder.
+
+    A network whose actions each have a posterior of their own learns best on the tables of
+    docs/regret.md. With features, an action that nobody has tried starts from those like it.
+    """
+    if policy not in (None, "neural_linear_ts"):
+        return ("concat" if spec.action_dim else "per_action"), {}
+    shape = spec.context.shape
+    if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:
+        return "conv", {}
+    return "mlp", {} if spec.action_dim else {"heads": "per_action"}
