@@ -14,7 +14,7 @@ from benchmarks.peers.play import figures, play
 from benchmarks.peers.problems import PROBLEMS
 
 HEADS = {"heads": "per_action"}
-IMAGE = {"shape": (28, 28), "dtype": "uint8"}
+IMAGE = ContextSpec(shape=(28, 28), dtype="uint8")
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ IMAGE = {"shape": (28, 28), "dtype": "uint8"}
     [
         ({}, "neural_linear_ts", "mlp", HEADS),
         ({"action_dim": 2}, "neural_linear_ts", "mlp", {}),
-        ({"context": ContextSpec(**IMAGE)}, "neural_linear_ts", "conv", {}),
+        ({"context": IMAGE}, "neural_linear_ts", "conv", {}),
         ({"context": ContextSpec(shape=(2, 2), dtype="uint8")}, "neural_linear_ts", "mlp", HEADS),
         ({"policy": "neural_linear_ts"}, "neural_linear_ts", "mlp", HEADS),
         ({"policy": "linear_ts"}, "linear_ts", "per_action", {}),
