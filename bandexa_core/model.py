@@ -640,11 +640,11 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
 
 def _value_scale(spec: BanditSpec, policy: LinearHead) -> tuple[float, float]:
     """Return centre and scale of the values that an encoder is trained on."""
-    center, unit, _ = policy.posterior.frame
+    frame = policy.posterior.frame
     if spec.reward_range is None:
-        return center, unit
+        return frame.center, frame.unit
     low, high = spec.reward_range
-    return center, high - low
+    return frame.center, high - low
 
 
 def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:

@@ -419,7 +419,9 @@ class BanditSpec:
             edition = EDITION if self.edition is None else self.edition
             return replace(self, seed=seed if self.seed is None else self.seed, edition=edition)
         encoder = self.encoder
-        if encoder.name == AUTO and not encoder.params:
+        if encoder == EncoderSpec():
+            encoder = known.encoder
+        elif encoder.name == AUTO and not encoder.params:
             encoder = replace(known.encoder, standardize=encoder.standardize)
         return replace(
             self,

@@ -79,7 +79,7 @@ def rounding(posterior: GaussianPosterior) -> float:
     A few units of the last place are amplified by the condition number of the precision, features
     scaled to 1, where all of it is factorised; row by row, by its root, and by how much larger the
     rows are than the prior. Two columns of large values that nearly agree make this large, until
-    they are standardised.
+    they are standardised; so do rewards that vary by a tiny share of their size.
     """
     ridge = posterior.config.ridge
     precision_DD = posterior.statistics().zz + ridge * np.eye(posterior.dim)
@@ -89,7 +89,8 @@ def rounding(posterior: GaussianPosterior) -> float:
         return math.inf
     condition = float(eigenvalues_D[-1] / eigenvalues_D[0])
     row_by_row = float(size_D.max()) * math.sqrt(condition / ridge)
-    return _UNITS * max(condition, row_by_row)
+    offset = (abs(posterior.frame.center) / posterior.frame.unit) ** 2
+    return _UNITS * max(condition, row_by_row, offset)
 
 
 def _scaled(

@@ -23,6 +23,7 @@ from bandexa_core.posterior.tensors import read_tensor
 
 # Rows up to which every doubling moves the frame; after them a refresh does.
 FIRST_ROWS = 64
+LEAST_UNIT = 1e-20  # variances below its square could not be read back
 
 
 class Frame(NamedTuple):
@@ -32,11 +33,13 @@ class Frame(NamedTuple):
         center: What is subtracted from a value before it is learned, in reward units.
         unit: What the numbers of the prior are multiplied by; variances by its square.
         num_rows: The weight of the rows that the centre is the mean of; 0: it is not learned.
+        has_unit: 1 where the unit is learned, else 0.
     """
 
     center: float
     unit: float
     num_rows: float = 0.0
+    has_unit: float = 0.0
 
     @classmethod
     def first(cls, config: PosteriorConfig) -> Frame:
@@ -46,19 +49,21 @@ class Frame(NamedTuple):
     def moved(self, config: PosteriorConfig, count: float, total: float, squares: float) -> Frame:
         """Return the frame of rows, given their weight and the sums of their centred values.
 
-        The unit stays while all values are equal.
+        The unit stays while all values are equal, and falls by half at most: zeros for a while, or
+        rows that are nearly forgotten, say little of what comes.
         """
         if not count > 0.0:
             return self
         mean = total / count
         variance = squares / count - mean * mean
         rounding = 1e-14 * (squares / count + self.center * self.center)
-        center, unit, num_rows = self
+        center, unit, num_rows, has_unit = self
         if config.learns_center and (count <= FIRST_ROWS or not num_rows):
             center, num_rows = center + mean, count
         if config.learns_unit and variance > rounding:
-            unit = math.sqrt(variance)
-        return Frame(center, unit, num_rows)
+            least = max(LEAST_UNIT, 0.5 * unit if has_unit else 0.0)
+            unit, has_unit = max(math.sqrt(variance), least), 1.0
+        return Frame(center, unit, num_rows, has_unit)
 
 
 def doubles(before: float, after: float) -> bool:
@@ -89,7 +94,7 @@ def read_frame(tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig) ->
     """
     if not config.learns_frame:
         return Frame.first(config)
-    center, unit, num_rows = read_tensor(tensors, "frame", (3,)).tolist()
-    if not (abs(center) <= MAX_NORM and 0.0 < unit <= MAX_NORM and num_rows >= 0.0):
+    frame = Frame._make(read_tensor(tensors, "frame", (4,)).tolist())
+    if not (abs(frame.center) <= MAX_NORM and LEAST_UNIT <= frame.unit <= MAX_NORM):
         raise ValueError("tensor 'frame' must have a centre, and a unit above 0")
-    return Frame(center, unit, num_rows)
+    return frame

@@ -34,6 +34,15 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert isinstance(spec["seed"], int)
 
 
+def test_what_is_left_out_later_is_what_it_was(api) -> None:
+    name = api.fresh()
+    whole = {"context": {"shape": [2]}, "encoder": {"standardize": False}, "reward_range": [0, 2]}
+    created = api.call("PUT", f"/bandits/{name}", whole | {"edition": 1}, 201)["spec"]
+    assert (created["policy"], created["encoder"]["name"]) == ("neural_linear_ts", "mlp")
+    for body in ({"context": {"shape": [2]}}, whole, created):
+        assert api.call("PUT", f"/bandits/{name}", body)["spec"] == created
+
+
 @pytest.mark.parametrize("name", [".", ".."])
 def test_what_an_address_would_lose_is_no_name_and_no_action(api, name: str) -> None:
     shop = api.fresh()

@@ -67,6 +67,34 @@ def test_the_law_is_that_of_the_values_in_any_unit(shift: float, scale: float) -
     np.testing.assert_allclose(stds, scale * spreads, rtol=1e-6)
 
 
+@pytest.mark.parametrize("values", [[0.0, 1e-156] * 6, [1e20 / 3] * 40, [5e-324] * 9])
+def test_what_is_written_can_be_read_whatever_the_values_are(values: list[float]) -> None:
+    z, _ = rows(len(values))
+    joint, slots = taught(z, values), DisjointPosterior.prior(D, LEARNED)
+    for number, value in enumerate(values):
+        slots.update(number % 2, z[number], value)
+    assert GaussianPosterior.from_tensors(joint.to_tensors(), LEARNED).frame == joint.frame
+    assert DisjointPosterior.from_tensors(slots.to_tensors(), LEARNED).frame == slots.frame
+
+
+@pytest.mark.parametrize("steps", [60, 1018, 1040, 1070])
+def test_zeros_behind_rows_that_are_nearly_forgotten_halve_the_unit_at_most(steps: int) -> None:
+    z, r = rows(60)
+    slots, joint = DisjointPosterior.prior(D, LEARNED), taught(z[:50], r[:50])
+    for number in range(50):
+        slots.update(number % 2, z[number], r[number])
+    for posterior in (slots, joint):
+        posterior.forget(2.0**-steps)
+    before = slots.frame.unit, joint.frame.unit
+    for number in range(50, 53):
+        slots.update(0, z[number], 0.0)
+        joint.update(z[number], 0.0)
+    assert slots.frame.unit >= before[0] / 8
+    assert joint.frame.unit >= before[1] / 8
+    DisjointPosterior.from_tensors(slots.to_tensors(), LEARNED)
+    GaussianPosterior.from_tensors(joint.to_tensors(), LEARNED)
+
+
 @pytest.mark.parametrize("sizes", [(3, 3, 2), (10, 1, 80), (100,)])
 def test_a_block_moves_the_frame_between_the_same_rows(sizes: tuple[int, ...]) -> None:
     z, r = rows(sum(sizes))

@@ -42,6 +42,34 @@ def served(start_session_server, feeder):
     return server
 
 
+@pytest.mark.parametrize("name", ["constant", "times", "nearly equal", "tiny"])
+def test_rewards_that_are_nearly_equal_for_their_size_verify(start_server, api_of, name):
+    rewards = {
+        "constant": [1e20 / 3] * 40,
+        "times": [1.7e9 + number * 7 % 10 for number in range(40)],
+        "nearly equal": [1e20 * (1.0 - number % 3 * 1e-12) for number in range(20)],
+        "tiny": [1e-156 * (number % 2) for number in range(12)],
+    }[name]
+    server = start_server()
+    with server.client() as client:
+        api = api_of(client)
+        shop = api.bandit(
+            ["a", "b"], [[1.0], [2.0]], action_dim=1, posterior={"prior_mean": None},
+            reward_range=None, training={"mode": "lockstep"},
+        )  # fmt: skip
+        for number, reward in enumerate(rewards):
+            api.teach(shop, [number % 7 / 7, number % 5 / 5], "ab"[number % 2], reward)
+            if number in (7, 15):
+                api.train(shop)
+        api.train(shop)
+        before = api.scores(shop, [0.5, 0.5])["scores"]
+    server.kill()
+    assert wrong(verify(Settings(data_dir=server.data_dir))) == []
+    again = start_server(server.data_dir)
+    with again.client() as client:
+        assert api_of(client).scores(shop, [0.5, 0.5])["scores"] == before
+
+
 @pytest.mark.parametrize(
     "names",
     [("linear", "neural", "closing"), pytest.param(ALL, marks=pytest.mark.slow)],
