@@ -621,7 +621,7 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     policy, training = model.policy, model.spec.training
     assert isinstance(policy, LinearHead), "only a learned encoder is trained"
     assert policy.learns_features, "only a learned encoder is trained"
-    center, scale = _value_scale(model.spec, policy)
+    low, high = model.spec.reward_range or (0.0, 1.0)
     return TrainingRound(
         num_rows=num_learned,
         actions=model.enabled_features,
@@ -630,21 +630,11 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
         lr=training.lr,
         weight_decay=training.weight_decay,
         rebuild_chunk=training.rebuild_chunk,
-        reward_center=center,
-        reward_scale=scale,
+        reward_scale=high - low,
         seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
         num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
         device=device,
     )
-
-
-def _value_scale(spec: BanditSpec, policy: LinearHead) -> tuple[float, float]:
-    """Return centre and scale of the values that an encoder is trained on."""
-    frame = policy.posterior.frame
-    if spec.reward_range is None:
-        return frame.center, frame.unit
-    low, high = spec.reward_range
-    return frame.center, high - low
 
 
 def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:

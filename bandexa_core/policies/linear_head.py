@@ -41,6 +41,7 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
+from bandexa_core.posterior.frame import Frame
 from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import LearnedRows, TrainingRows
 from bandexa_core.training.plan import ReportProgress
@@ -373,11 +374,14 @@ class LinearHead(EncodedInputs):
         chunk: int,
         weights: RowWeights | None = None,
         report: ReportProgress | None = None,
+        frame: Frame | None = None,
     ) -> None:
         """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior.
 
-        `report` is called after each chunk.
+        `report` is called after each chunk. `frame`: the one of the values so far; None: that of
+        the posterior.
         """
+        frame = self.posterior.frame if frame is None else frame
         dim = self.encoder.feature_dim
         num_read, whole = 0, max(1, len(replay))
         by_slot: dict[int, Statistics] = {}
@@ -394,13 +398,11 @@ class LinearHead(EncodedInputs):
                 report("rebuild", num_read / whole)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(
-                by_slot, self.config, dim=dim, frame=self.posterior.frame
+                by_slot, self.config, dim=dim, frame=frame
             )
         else:
             total = by_slot.get(0, Statistics(dim))
-            self.posterior = GaussianPosterior.from_statistics(
-                total, self.config, frame=self.posterior.frame
-            )
+            self.posterior = GaussianPosterior.from_statistics(total, self.config, frame=frame)
 
     def _groups(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.bool_]]]:
         if self.encoder.uses_action:

@@ -7,6 +7,7 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs
 from bandexa_core.posterior import PosteriorConfig
+from bandexa_core.posterior.frame import FIRST_ROWS, Frame, frame_of_first
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
@@ -104,12 +106,21 @@ class NeuralLinearTS(LinearHead):
         """
         if self.scaling is not None:
             self._standardize(replay, plan, weights)
+        frame = self._first_frame(replay)
+        scale = frame.unit if self.config.learns_unit else plan.reward_scale
+        plan = replace(plan, reward_center=frame.center, reward_scale=scale)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
         metrics = trainer.run(replay, weights, self.scaling, activations, report)
         self.encoder = serving(self.module)
-        self.rebuild(replay, plan.rebuild_chunk, weights, report)
+        self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
         return trainer.tensors(), metrics
+
+    def _first_frame(self, replay: TrainingRows) -> Frame:
+        """Return the frame to train in: the trainer has not applied the rows that it trains on."""
+        oldest = next(iter(replay.scan(FIRST_ROWS)), None)
+        values = () if oldest is None else oldest.rewards
+        return frame_of_first(values, self.posterior.frame, self.config)
 
     def _standardize(
         self, replay: TrainingRows, plan: TrainingRound, weights: RowWeights | None

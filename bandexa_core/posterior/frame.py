@@ -66,6 +66,20 @@ class Frame(NamedTuple):
         return Frame(center, unit, num_rows, has_unit)
 
 
+def frame_of_first(values: npt.ArrayLike, known: Frame, config: PosteriorConfig) -> Frame:
+    """Return the frame that the first values of a bandit give, where `known` has none yet.
+
+    Args:
+        values: The oldest learned values, at least 64 of them if there are so many.
+        known: The frame so far.
+        config: What is learned.
+    """
+    first = np.asarray(values, np.float64)[:FIRST_ROWS] - known.center
+    if known.num_rows >= FIRST_ROWS or not len(first):
+        return known
+    return known.moved(config, float(len(first)), float(first.sum()), float(first @ first))
+
+
 def doubles(before: float, after: float) -> bool:
     """Whether the weight of the first rows has doubled, counted from 1."""
     if not 1.0 <= after <= FIRST_ROWS or after <= before:

@@ -24,8 +24,8 @@ class TrainingRound:
         actions: Features of the enabled actions of the catalogue, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
-        reward_center, reward_scale: Rewards less the one are divided by the other: the middle and
-            the width of the declared range, or the mean and the deviation of the values.
+        reward_center, reward_scale: Rewards less the one are divided by the other. What is learned
+            takes their place; see `posterior.frame`.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".

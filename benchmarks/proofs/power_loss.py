@@ -117,7 +117,9 @@ def _wait_for(rewards: int, workers: Sequence[FaultClient]) -> None:
 def _spare(server: Server, made: Recording) -> None:
     """Create a bandit that learns, import into it, and delete it."""
     with httpx.Client(base_url=server.address, trust_env=False, timeout=60.0) as http:
-        http.put(f"/bandits/{_SPARE}", json=BANDITS["first"]).raise_for_status()
+        # In lockstep: else a round may still hold its files back when the recording ends.
+        spare = BANDITS["first"] | {"training": {"mode": "lockstep"}}
+        http.put(f"/bandits/{_SPARE}", json=spare).raise_for_status()
         there_ns = time.monotonic_ns()
         body = {"ids": ["a"], "features": [[0.5] * DIM]}
         http.put(f"/bandits/{_SPARE}/actions", json=body).raise_for_status()
