@@ -38,6 +38,9 @@ class _SlotPosterior(GaussianPosterior):
     _moves_frame = False
 
 
+POOL_ROUNDING = 1e-6  # beyond, the sum of the slots is taken
+
+
 class Pool(NamedTuple):
     """What all slots together have learned of the noise, beyond its prior.
 
@@ -369,8 +372,10 @@ class DisjointPosterior:
                 raise ValueError(f"slot {slot_index} has a frame of its own")
             posterior._slots[slot_index] = loaded
         posterior._pool_again()
-        if "pool" in tensors:
-            posterior._pool = Pool._make(read_tensor(tensors, "pool", (3,)).tolist())
+        if "pool" in tensors:  # it differs from the sum of the slots by rounding at most
+            stored = read_tensor(tensors, "pool", (3,))
+            if np.allclose(stored, posterior._pool, rtol=POOL_ROUNDING, atol=0.0):
+                posterior._pool = Pool._make(stored.tolist())
         return posterior
 
     @staticmethod

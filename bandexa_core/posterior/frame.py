@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bandexa_core.posterior.config import PosteriorConfig
-from bandexa_core.posterior.rows import MAX_NORM
 from bandexa_core.posterior.tensors import read_tensor
 
 # Rows up to which every doubling moves the frame; after them a refresh does.
 FIRST_ROWS = 64
+LARGEST = 1e21  # of centre and unit; no reward is larger than 1e20
 LEAST_UNIT = 1e-20  # variances below its square could not be read back
 
 
@@ -109,6 +109,6 @@ def read_frame(tensors: Mapping[str, npt.ArrayLike], config: PosteriorConfig) ->
     if not config.learns_frame:
         return Frame.first(config)
     frame = Frame._make(read_tensor(tensors, "frame", (4,)).tolist())
-    if not (abs(frame.center) <= MAX_NORM and LEAST_UNIT <= frame.unit <= MAX_NORM):
+    if not (abs(frame.center) <= LARGEST and LEAST_UNIT <= frame.unit <= LARGEST):
         raise ValueError("tensor 'frame' must have a centre, and a unit above 0")
     return frame

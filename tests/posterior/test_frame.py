@@ -128,6 +128,22 @@ def test_a_loaded_copy_goes_on_to_the_bit(stop: int) -> None:
             assert np.array_equal(tensor, tensors[name]), name
 
 
+def test_a_pool_that_is_not_that_of_its_slots_is_not_taken() -> None:
+    z, r = rows(20)
+    slots = DisjointPosterior.prior(D, LEARNED)
+    for number in range(20):
+        slots.update(number % 3, z[number], r[number])
+    right = slots.mean_std(z[0], [0, 1, 2])
+    for wrong in ([-9.0, 1.0, 20.0], [1e9, 1e9, 1e9], [0.0, -1.0, 0.0]):
+        tensors = slots.to_tensors() | {"pool": np.array(wrong)}
+        loaded = DisjointPosterior.from_tensors(tensors, LEARNED)
+        for ours, theirs in zip(loaded.mean_std(z[0], [0, 1, 2]), right, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    for wrong in ([1e30, 1.0, 9.0, 1.0], [0.0, 0.0, 9.0, 1.0], [0.0, 1e-30, 9.0, 1.0]):
+        with pytest.raises(ValueError, match="frame"):
+            DisjointPosterior.from_tensors(slots.to_tensors() | {"frame": np.array(wrong)}, LEARNED)
+
+
 @pytest.mark.parametrize("forgets", [False, True])
 def test_pooled_slots_are_the_dense_posterior_over_blocks(forgets: bool) -> None:
     """One noise variance for all: exactly the law of [e_k (x) z] with one centre."""
