@@ -1,7 +1,8 @@
 """The process of a `bandexa` command: what it announces, its signals, exit statuses and imports.
 
 Each case runs in a process that is forked as other tests' servers are; as a slow test also in a new
-interpreter, so that the forked ones are known to behave as the real ones do.
+interpreter, so that the forked ones are known to behave as the real ones do. Trainers are started
+as in production.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def forked(request: pytest.FixtureRequest) -> bool:
 def test_a_signal_ends_a_server_and_all_its_processes(
     start_server, forked: bool, number: signal.Signals, status: int
 ) -> None:
-    server: Server = start_server(forked=forked)
+    server: Server = start_server(forked=forked, forks_trainers=False)
     assert server.http.get("/readyz").json()["status"] == "ready"
     assert os.getsid(server.pid) == server.pid
     assert server.http.put("/bandits/b", json=LINEAR).status_code == 201
@@ -83,7 +84,7 @@ def test_a_folder_with_a_package_of_the_same_name_changes_nothing(
     for name in ("service", "bandexa_core", "numpy"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of the folder')")
-    server: Server = start_server(cwd=tmp_path, forked=forked)
+    server: Server = start_server(cwd=tmp_path, forked=forked, forks_trainers=False)
     assert server.http.put("/bandits/b", json=LINEAR).status_code == 201
     assert server.http.post("/bandits/b/train?wait=true").json()["snapshot"] == 1
 
