@@ -1,8 +1,15 @@
 """Fixtures of all tests, see `tests/fixtures`, and the order of the files."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from service import BLAS_THREADS
+
+# numpy's BLAS reads it when it is loaded, by a plugin below or by a test. With a thread per core,
+# the workers wait for one another in loops; the service and its trainer have one thread as well.
+os.environ[BLAS_THREADS] = "1"
 
 pytest_plugins = [
     "tests.fixtures.commands",
