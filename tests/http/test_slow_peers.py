@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -99,8 +100,14 @@ def goes_on(peer: socket.socket) -> bool:
 
 
 def answered(peer: socket.socket) -> bytes:
-    """Return the beginning of an answer."""
+    """Return an answer, or what came of it before the connection was closed."""
     received: bytes = peer.recv(65536)
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", received)
+    while length and len(received.partition(b"\r\n\r\n")[2]) < int(length[1]):
+        more = peer.recv(65536)
+        if not more:
+            break
+        received += more
     return received
 
 

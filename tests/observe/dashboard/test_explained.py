@@ -14,7 +14,7 @@ from tests.observe.dashboard.fed import Fed
 
 @pytest.fixture(scope="module")
 def server(start_session_server: Any) -> Any:
-    return start_session_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
+    return start_session_server()
 
 
 @pytest.fixture
@@ -137,7 +137,8 @@ def test_with_retrieve_it_is_drawn_among_all_that_were_offered(fed: Fed, kind: s
         assert stored["num_candidates"] == 20
 
 
-def test_what_cannot_be_explained_any_more_says_why(fed: Fed) -> None:
+def test_what_cannot_be_explained_any_more_says_why(start_server: Any) -> None:
+    fed = Fed(start_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"}).url)
     fed.shop("trained", policy="neural_linear_ts", encoder={"name": "mlp"})
     fed.visit("trained", 0, 20)
     for first in range(100, 600, 100):  # more snapshots than this server stores
@@ -152,6 +153,7 @@ def test_what_cannot_be_explained_any_more_says_why(fed: Fed) -> None:
     rounds = fed.call("GET", "/dashboard/bandits/trained?range=1h")["rounds"]
     assert [one["version"] for one in rounds] == [1, 2, 3, 4, 5]
     assert all(one["loss_after"] is not None and one["error"] is None for one in rounds)
+    fed.http.close()
 
 
 def test_of_many_candidates_some_are_shown(fed: Fed) -> None:

@@ -17,6 +17,7 @@ from service.store.hashing import (
 from tests.tools.verify.conftest import Copy
 
 BANDITS = ("linear", "summing", "last", "waiting", "closing")
+ROUNDS = 1  # what is damaged here are rows
 Damage = Callable[[Copy], object]
 LINEAR = "(SELECT bandit FROM bandits WHERE name = 'linear')"
 WAITING = "(SELECT bandit FROM bandits WHERE name = 'waiting')"
