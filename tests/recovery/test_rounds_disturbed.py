@@ -74,7 +74,8 @@ def test_it_is_killed_in_a_round(node, rig):
         seen = rig.steps(node, "middle", 40, 30)
         shorten_rounds(node, rig, "middle")
         assert {(step.status, step.snapshot) for step in seen} == {("applied", 0)}
-        # The round that was cut short is ordered again, and then the awaited one.
+        kill_trainer(node, rig)  # the round that was cut short was ordered again, as long
+        # It is ordered once more, short, and then the awaited one.
         trained = waiting.result(60)
     assert trained["trained"]
     assert trained["snapshot"] == node.state("middle")["snapshot"] >= 1
