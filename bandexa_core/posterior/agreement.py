@@ -52,7 +52,8 @@ def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -
 
     Covariances and sums of products are relative to the deviations of their two features, the mean
     to its largest entry (or to the smallest deviation, where that is larger), and the rate b of the
-    noise to the sum of squares that it is a difference from.
+    noise to the sum of squares that it is a difference from. Sums with rewards are relative to
+    those of values as large as the centre, too: whole sums of zeros are but their rounding.
     """
     sigma_DD, other_DD = first.root @ first.root.T, second.root @ second.root.T
     deviation_D = np.sqrt(np.maximum(np.diagonal(sigma_DD), _TINY))
@@ -60,15 +61,16 @@ def posterior_differences(first: GaussianPosterior, second: GaussianPosterior) -
     sums, others = first.statistics(), second.statistics()
     size_D = np.sqrt(np.maximum(np.diagonal(sums.zz), 0.0))
     size_D = np.where(size_D > 0.0, size_D, 1.0)
-    products = float(size_D.max()) * math.sqrt(sums.rr)
+    squares = max(abs(sums.rr), sums.n * first.frame.center**2)
+    products = float(size_D.max()) * math.sqrt(squares)
     return {
         "mean": relative_difference(first.mean, second.mean, least),
         "covariance": _scaled(sigma_DD, other_DD, deviation_D),
         "noise a": relative_difference(first.a, second.a, 0.0),
-        "noise b": relative_difference(first.b, second.b, 0.5 * abs(sums.rr)),
+        "noise b": relative_difference(first.b, second.b, 0.5 * squares),
         "sum z z^T": _scaled(sums.zz, others.zz, size_D),
         "sum r z": relative_difference(sums.zr, others.zr, products),
-        "sum r^2": relative_difference(sums.rr, others.rr, 0.0),
+        "sum r^2": relative_difference(sums.rr, others.rr, squares),
         "weight of rows": relative_difference(sums.n, others.n, 0.0),
     }  # fmt: skip
 
