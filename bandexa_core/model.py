@@ -60,6 +60,7 @@ from bandexa_core.policies.schedule import (
     SNAPSHOT_EVERY,
     next_round,
     optimizer_steps,
+    weight_decay,
 )
 from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.randomness import keyed_rng, keyed_seed
@@ -625,15 +626,16 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
     return TrainingRound(
         num_rows=num_learned,
         actions=model.enabled_features,
-        steps=optimizer_steps(training, num_learned),
+        steps=optimizer_steps(model.spec, policy.least_steps, num_learned),
         batch_size=training.batch_size,
         lr=training.lr,
-        weight_decay=training.weight_decay,
+        weight_decay=weight_decay(model.spec, num_learned),
         rebuild_chunk=training.rebuild_chunk,
         reward_scale=high - low,
         seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
         num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
         device=device,
+        since=model.base_position,
     )
 
 

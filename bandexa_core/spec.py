@@ -21,7 +21,7 @@ PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 # Of the rules by which values that a configuration leaves out are derived. A bandit has those of
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
-DRAW_SCALES = {1: 1.0, 2: 0.5}
+DRAW_SCALES = {1: 1.0, 2: 0.2}
 MAX_FEATURES = 1 << 24
 # The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {
@@ -144,7 +144,7 @@ class TrainingSpec:
         optimizer_steps: Optimizer steps of a round.
         batch_size: Rows of an optimizer step.
         lr: Learning rate of a round's first step; it falls linearly to a tenth.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay of AdamW; None: 100 over the number of rows, 0.01 to 1.
         rebuild_chunk: Rows that are encoded at once when the posterior is rebuilt.
     """
 
@@ -155,7 +155,7 @@ class TrainingSpec:
     optimizer_steps: int | None = None
     batch_size: int = 64
     lr: float = 2e-3
-    weight_decay: float = 1e-2
+    weight_decay: float | None = None
     rebuild_chunk: int = 4096
 
     def __post_init__(self) -> None:
@@ -165,7 +165,8 @@ class TrainingSpec:
                 raise ValueError(f"{name}: must be 1 to {most}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError("lr: must be a finite number above 0")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+        decay = self.weight_decay
+        if decay is not None and not (math.isfinite(decay) and decay >= 0):
             raise ValueError("weight_decay: must be a finite number, 0 or above")
 
 
@@ -216,7 +217,7 @@ class SelectionSpec:
         panel: Number of posterior draws behind a propensity.
         epsilon: Probability of a uniform choice. It falls beyond 1,000 learned values.
         posterior_scale: What deviations of a draw from the posterior mean are multiplied by. 1 is
-            plain Thompson sampling, less explores less, 0 is greedy; None: 0.5.
+            plain Thompson sampling, less explores less, 0 is greedy; None: 0.2.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -399,6 +400,7 @@ class BanditSpec:
             noise_var=spec.noise_var if spec.noise_var is not None else 0.1 * span * span,
             noise_shape=spec.noise_shape,
             pooled=not first,
+            calibrated=not first and spec.noise == "nig",
             center=0.0 if spec.prior_mean is None else spec.prior_mean,
             learns_center=spec.prior_mean is None and not first,
             learns_unit=undeclared and not first,

@@ -55,6 +55,7 @@ class InProcessClient:
         layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
         self._replay = MemoryReplay(layout)
         self._training: dict[str, Any] = {}
+        self._of_last_round = self.model.policy.forgotten(1.0)
         self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
 
     def retire(self, action_id: str) -> None:
@@ -129,10 +130,12 @@ class InProcessClient:
         metrics: dict[str, float] = {}
         if isinstance(policy, NeuralLinearTS):
             plan = plan_round(model, learned, "cpu")
+            policy.adopt(self._of_last_round)  # as the trainer, which has its snapshot alone
             self._training, metrics = policy.train(
                 self._replay, self._training, plan, model.row_weights
             )
             model.progress = Progress(learned, learned)
+            self._of_last_round = policy.posterior.copy()
         else:
             rows = _Learned(self._replay) if model.reads_log(learned) else None
             model.refresh(learned, rows)

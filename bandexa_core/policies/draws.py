@@ -226,8 +226,12 @@ def choose(
     rngs: Sequence[np.random.Generator],
     explores: Sequence[bool],
     exploration: Exploration,
+    spread: float,
 ) -> list[Choice]:
-    """Return the choice of one action for each decision; uniform ones where one `explores`."""
+    """Return the choice of one action for each decision; uniform ones where one `explores`.
+
+    `spread` is what standard deviations are multiplied by.
+    """
     best_B = drawn.winners[:, 0]
     num = drawn.scores.shape[1] if groups is None else len(groups.of)
     rows_B = np.arange(len(best_B))
@@ -252,7 +256,7 @@ def choose(
         drawn.scores[rows_B, group_B][:, None] + posterior.frame.center,
         votes_B.tolist(),
         explored_B.tolist(),
-        posterior.stds_of(drawn.z[rows_B, :, group_B]).tolist(),
+        (spread * posterior.stds_of(drawn.z[rows_B, :, group_B])).tolist(),
         strict=True,
     )
     return [

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
+from bandexa_core.policies.calibration import Calibration
 from bandexa_core.policies.draws import (
     ROWS_AT_ONCE,
     Draw,
@@ -84,6 +86,7 @@ class LinearHead(EncodedInputs):
         super().__init__(encoder, action_chunk, scaling)
         self.config = config
         self.greedy = greedy
+        self.calibration = Calibration()
         self.posterior: GaussianPosterior | DisjointPosterior = (
             GaussianPosterior.prior(encoder.feature_dim, config)
             if encoder.uses_action
@@ -102,6 +105,7 @@ class LinearHead(EncodedInputs):
     ) -> Choice:
         """See `Policy.select`. The sampled values come from one joint draw of the weights."""
         context = self.ready(context)
+        exploration, spread = self._calibrated(exploration), self.calibration.spread
         explores = rng.random() < exploration.epsilon and not self.greedy
         groups, offered = self._grouped(candidates)
         if self.greedy:
@@ -150,7 +154,7 @@ class LinearHead(EncodedInputs):
             late_propensity=propensity if draw.later else None,
             encode_s=draw.encode_s,
             explored=None if draw.best is None else not ranking.tie(draw.best(), served),
-            std=None if draw.std is None else draw.std(ranking.group(served)),
+            std=None if draw.std is None else spread * draw.std(ranking.group(served)),
             propensities=propensities,
         )
 
@@ -169,6 +173,7 @@ class LinearHead(EncodedInputs):
             return [self.select(x, candidates, rng, exploration=exploration) for x, rng in pairs]
         encoder, posterior = joint
         parts_GV = self.parts(encoder, offered)
+        exploration, spread = self._calibrated(exploration), self.calibration.spread
         choices: list[Choice] = []
         step = max(1, ROWS_AT_ONCE // len(offered))
         for first in range(0, len(contexts), step):
@@ -180,7 +185,7 @@ class LinearHead(EncodedInputs):
             )
             if not drawn.finite:
                 raise ValueError(NOT_FINITE)
-            choices += choose(drawn, groups, posterior, own, explores, exploration)
+            choices += choose(drawn, groups, posterior, own, explores, exploration, spread)
         return choices
 
     def ballot(
@@ -192,6 +197,7 @@ class LinearHead(EncodedInputs):
     ) -> Ballot:
         """See `Policy.ballot`."""
         context = self.ready(context)
+        exploration = self._calibrated(exploration)
         rng.random()  # `select` decides with this number whether it explores
         groups, offered = self._grouped(candidates)
         if self.greedy:
@@ -204,6 +210,13 @@ class LinearHead(EncodedInputs):
         winners_M = np.array([draw.scores.argmax()]) if draw.winners is None else draw.winners()
         sampled_K = ranking.of_candidates(slice(None)) + draw.offset
         return Ballot(sampled_K, ranking.shares(winners_M), exploration.epsilon)
+
+    def _calibrated(self, exploration: Exploration) -> Exploration:
+        """Return how draws explore when their deviations are those on later rows."""
+        factor = self.calibration.factor
+        if factor == 1.0:
+            return exploration
+        return replace(exploration, scale=exploration.scale * math.sqrt(factor))
 
     def _grouped(self, candidates: Candidates) -> tuple[Groups | None, Candidates]:
         """Return the groups of equal candidates, if any, and the candidates to be drawn."""
@@ -264,6 +277,11 @@ class LinearHead(EncodedInputs):
         return False
 
     @property
+    def least_steps(self) -> int:
+        """Optimizer steps of a round on little data: none without an encoder to train."""
+        return 0
+
+    @property
     def slow_encoder(self) -> SlowEncoder | None:
         """See `Policy.slow_encoder`: fixed maps are fast."""
         return None
@@ -298,14 +316,14 @@ class LinearHead(EncodedInputs):
         """See `Policy.score`."""
         context = self.ready(context)
         posterior = self.posterior
-        center = posterior.frame.center
+        center, spread = posterior.frame.center, self.calibration.spread
         if isinstance(posterior, DisjointPosterior):
             z_D = self.shared_features(context, candidates)
             means_K, stds_K = posterior.mean_std(z_D, candidates.slots)
-            return means_K + center, stds_K
+            return means_K + center, spread * stds_K
         pairs = [posterior.mean_std(z_CD) for z_CD in self.encoded(context, candidates)]
         means, stds = zip(*pairs, strict=True)
-        return np.concatenate(means) + center, np.concatenate(stds)
+        return np.concatenate(means) + center, spread * np.concatenate(stds)
 
     def learn(
         self,

@@ -21,11 +21,13 @@ from bandexa_core.encoders.torch.module import (
     module_tensors,
 )
 from bandexa_core.features.scaling import InputScaling
+from bandexa_core.policies.calibration import MOST_ROWS, Calibration, squared_errors
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.posterior.frame import FIRST_ROWS, Frame, frame_of_first
+from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
@@ -61,6 +63,11 @@ class NeuralLinearTS(LinearHead):
     def learns_features(self) -> bool:
         """See `Policy.learns_features`."""
         return True
+
+    @property
+    def least_steps(self) -> int:
+        """Optimizer steps of a round on little data; see `EncoderModule.least_steps`."""
+        return self.module.least_steps
 
     @property
     def slow_encoder(self) -> SplitModuleEncoder | None:
@@ -104,6 +111,8 @@ class NeuralLinearTS(LinearHead):
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
         """
+        if self.config.calibrated:
+            self._calibrate(replay, plan)
         if self.scaling is not None:
             self._standardize(replay, plan, weights)
         frame = self._first_frame(replay)
@@ -114,7 +123,22 @@ class NeuralLinearTS(LinearHead):
         metrics = trainer.run(replay, weights, self.scaling, activations, report)
         self.encoder = serving(self.module)
         self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
+        metrics["calibration"] = self.calibration.factor
         return trainer.tensors(), metrics
+
+    def _calibrate(self, replay: TrainingRows, plan: TrainingRound) -> None:
+        """Test the posterior, with the network as it is, on rows that both have not seen."""
+        if not self.posterior.num_rows:
+            return
+        rows = replay.newest(MOST_ROWS)
+        rows = rows.part(slice(int(np.searchsorted(rows.positions, plan.since, "right")), None))
+        z_ND = self.features(rows.contexts, rows.actions)
+        good_N = learnable(z_ND)
+        if good_N.any():
+            squares_N = squared_errors(
+                self.posterior, z_ND[good_N], rows.slots[good_N], rows.rewards[good_N]
+            )
+            self.calibration = self.calibration.tested(squares_N, plan.num_rows)
 
     def _first_frame(self, replay: TrainingRows) -> Frame:
         """Return the frame to train in: the trainer has not applied the rows that it trains on."""
@@ -140,10 +164,13 @@ class NeuralLinearTS(LinearHead):
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Policy.tensors`; the encoder's parameters under "encoder/"."""
         encoder = {f"encoder/{name}": t for name, t in module_tensors(self.module).items()}
-        return encoder | super().tensors()
+        own = self.calibration.tensors() if self.config.calibrated else {}
+        return encoder | own | super().tensors()
 
     def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
         """See `Policy.load_tensors`."""
         load_module_tensors(self.module, take_prefix(tensors, "encoder/"))
         self.encoder = serving(self.module)
         super().load_tensors(tensors)
+        if self.config.calibrated:
+            self.calibration = Calibration.loaded(tensors)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 
-from bandexa_core.spec import ForgettingSpec, TrainingSpec
+from bandexa_core.spec import BanditSpec, ForgettingSpec, TrainingSpec
 
 FIRST_ROUND = 32
 MIN_GAP = 32
 FIRST_SCALING = 8  # of a fixed map; a learned encoder is standardised in its first round
 GROWTH = 1.1
-STEPS = 100
-ROWS_PER_STEP = 50
+LEAST_STEPS = 20
+ROWS_PER_STEP = 32  # two epochs a round, in batches of 64
 MAX_STEPS = 1000
+DECAY_ROWS = 100.0
+LEAST_DECAY, MOST_DECAY = 0.01, 1.0
+# Of bandits that release 0.3 or an older one created.
+FIRST_EDITION_STEPS, FIRST_EDITION_ROWS_PER_STEP, FIRST_EDITION_DECAY = 100, 50, 0.01
 SNAPSHOT_EVERY = 10_000
 # Inputs that leave their scale renew it, but not before a hundredth of the rows is newer.
 ROWS_PER_RENEWAL = 100
@@ -39,12 +43,34 @@ def next_scaling(scaled_rows: int) -> int:
     return max(FIRST_SCALING, 2 * scaled_rows)
 
 
-def optimizer_steps(spec: TrainingSpec, num_rows: int) -> int:
+def optimizer_steps(spec: BanditSpec, least: int, num_rows: int) -> int:
     """Return the optimizer steps of a round at `num_rows` rows.
 
-    A finer fit takes more steps, and pays off with much data. One step for each fifty rows
-    keeps the steps of all rounds together proportional to the rows.
+    Each row is seen twice a round, which bounds the epochs: more steps fit the noise of few rows,
+    so that the network is sure of what is chance. One step for each so many rows keeps the steps of
+    all rounds together proportional to the rows.
+
+    Args:
+        spec: The configuration; its own number, if there is one, is returned.
+        least: The encoder's least number of steps; see `EncoderModule.least_steps`.
+        num_rows: Learned values so far.
     """
-    if spec.optimizer_steps is not None:
-        return spec.optimizer_steps
-    return min(max(STEPS, num_rows // ROWS_PER_STEP), MAX_STEPS)
+    if spec.training.optimizer_steps is not None:
+        return spec.training.optimizer_steps
+    rows_per_step = ROWS_PER_STEP
+    if spec.edition == 1:
+        least, rows_per_step = FIRST_EDITION_STEPS, FIRST_EDITION_ROWS_PER_STEP
+    return min(max(least, num_rows // rows_per_step), MAX_STEPS)
+
+
+def weight_decay(spec: BanditSpec, num_rows: int) -> float:
+    """Return the weight decay of a round at `num_rows` rows.
+
+    The decay is that of a Gaussian prior over the weights, whose share in the loss of a row falls
+    with the number of rows.
+    """
+    if spec.training.weight_decay is not None:
+        return spec.training.weight_decay
+    if spec.edition == 1:
+        return FIRST_EDITION_DECAY
+    return min(max(DECAY_ROWS / max(num_rows, 1), LEAST_DECAY), MOST_DECAY)

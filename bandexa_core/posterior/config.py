@@ -25,6 +25,8 @@ class PosteriorConfig:
         pooled: whether the slots of a disjoint posterior share one noise variance.
         center: what the prior expects of every action, in reward units; above 0 or below, the last
             feature must be the constant 1.
+        calibrated: whether a learned encoder's noise is corrected by the errors on later rows; see
+            `policies.calibration`.
         learns_center, learns_unit: whether the centre is learned, and the unit of the variances;
             see `frame`.
 
@@ -37,6 +39,7 @@ class PosteriorConfig:
     noise_var: float = 0.1
     noise_shape: float = 1.0
     pooled: bool = False
+    calibrated: bool = False
     center: float = 0.0
     learns_center: bool = False
     learns_unit: bool = False

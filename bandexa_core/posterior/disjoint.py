@@ -171,6 +171,13 @@ class DisjointPosterior:
         """The slots that have learned something, in ascending order."""
         return tuple(sorted(self._slots))
 
+    @property
+    def noise_mean(self) -> float:
+        """Expected noise variance that all slots share, where it is pooled or fixed."""
+        if self.config.noise == "fixed":
+            return self._noise_var
+        return float(expected_noise(*self._pooled_noise()))
+
     def statistics(self) -> dict[int, Statistics]:
         """Return copies of the exact sums of the slots that have learned something."""
         return {slot: self._slots[slot].statistics() for slot in self.slots}
@@ -414,6 +421,15 @@ class DisjointPosterior:
     def _noise_var(self) -> float:
         return self.config.noise_var * self.frame.unit**2
 
+    def _prior_noise(self) -> tuple[float, float]:
+        """Return a and b of the prior."""
+        return float(self.config.noise_shape), self.config.prior_rate * self.frame.unit**2
+
+    def _pooled_noise(self) -> tuple[float, float]:
+        """Return a and b of all slots together."""
+        shape, rate = self._prior_noise()
+        return shape + self._pool.shape, rate + self._pool.rate
+
     def _moments(
         self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -421,10 +437,8 @@ class DisjointPosterior:
         num = len(slots)
         mean = np.zeros(num)
         square = np.full(num, float(z @ z) / self.config.ridge)
-        shape, rate = float(self.config.noise_shape), self.config.prior_rate * self.frame.unit**2
         pooled = self.config.pooled
-        if pooled:
-            shape, rate = shape + self._pool.shape, rate + self._pool.rate
+        shape, rate = self._pooled_noise() if pooled else self._prior_noise()
         a, b = np.full(1 if pooled else num, shape), np.full(1 if pooled else num, rate)
         rows_Z = nonzero_rows(z)
         for index, slot in enumerate(slots):

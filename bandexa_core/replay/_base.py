@@ -131,6 +131,11 @@ class TableReplay(ABC):
             raise ValueError(f"chunk must be at least 1, not {chunk}")
         return self._scan(self._table.first, self._table.end, chunk)
 
+    def newest(self, num: int) -> Rows:
+        """Return the newest rows, `num` at most, in order."""
+        size = len(self)
+        return self.take(np.arange(max(0, size - num), size))
+
     def mark_followed(self, position: int) -> None:
         """Record that the log is applied up to `position`; a lower one changes nothing."""
         self._check_usable()

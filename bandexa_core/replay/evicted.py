@@ -141,6 +141,10 @@ class ExtendedReplay:
             into.contexts,
         )
 
+    def newest(self, num: int) -> Rows:
+        """See `TrainingRows.newest`; the sample has older ones."""
+        return self.replay.newest(num)
+
     def scan(self, chunk: int) -> Iterator[Rows]:
         """See `TrainingRows.scan`."""
         old = self.evicted.rows

@@ -176,6 +176,9 @@ class TrainingRows(Protocol):
                 sum per row and a positive total, or `out` has another shape, dtype or memory order.
         """
 
+    def newest(self, num: int) -> Rows:
+        """Return the newest rows, `num` at most, in order."""
+
     def scan(self, chunk: int) -> Iterator[Rows]:
         """Yield the rows that exist at the time of the call, in order, `chunk` at a time.
 

@@ -24,6 +24,8 @@ class TrainingRound:
         actions: Features of the enabled actions of the catalogue, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
+        since: Position of the snapshot that the round starts from: its posterior has learned the
+            rows up to there, and is tested on those after it.
         reward_center, reward_scale: Rewards less the one are divided by the other. What is learned
             takes their place; see `posterior.frame`.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
@@ -43,3 +45,4 @@ class TrainingRound:
     num_heads: int
     device: str = "cpu"
     reward_center: float = 0.0
+    since: int = 0

@@ -14,11 +14,11 @@ from bandexa_core.policies.schedule import (
     MAX_STEPS,
     ROWS_PER_STEP,
     SNAPSHOT_EVERY,
-    STEPS,
     next_round,
     optimizer_steps,
+    weight_decay,
 )
-from bandexa_core.spec import ForgettingSpec, TrainingSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, ForgettingSpec, TrainingSpec
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,42 @@ def test_a_half_life_in_seconds_does_not_limit_the_gap_in_rows():
     assert next_round(10_000, TrainingSpec(), forgetting) == 11_000
 
 
-def test_a_round_takes_the_configured_steps():
-    assert optimizer_steps(TrainingSpec(optimizer_steps=7), 10**6) == 7
+def _spec(edition: int = 2, **training) -> BanditSpec:
+    return BanditSpec(
+        context=ContextSpec(shape=(4,)), reward_range=(0.0, 1.0), edition=edition,
+        training=TrainingSpec(**training),
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("num_rows", [0, FIRST_ROUND, STEPS * ROWS_PER_STEP])
-def test_a_round_on_little_data_takes_a_fixed_number_of_steps(num_rows):
-    assert optimizer_steps(TrainingSpec(), num_rows) == STEPS
+def test_a_round_takes_the_configured_steps_and_decay():
+    spec = _spec(optimizer_steps=7, weight_decay=0.5)
+    assert optimizer_steps(spec, 100, 10**6) == 7
+    assert weight_decay(spec, 10**6) == 0.5
 
 
-def test_else_the_steps_grow_with_the_data_up_to_a_bound():
-    assert STEPS < 300 < MAX_STEPS
-    assert optimizer_steps(TrainingSpec(), 301 * ROWS_PER_STEP - 1) == 300
+@pytest.mark.parametrize("num_rows", [0, FIRST_ROUND, 24 * ROWS_PER_STEP])
+def test_a_round_on_little_data_takes_the_least_steps_of_its_encoder(num_rows):
+    assert optimizer_steps(_spec(), 24, num_rows) == 24
+
+
+def test_else_a_round_sees_each_row_twice_up_to_a_bound():
+    spec = _spec()
+    assert spec.training.batch_size == 2 * ROWS_PER_STEP
+    assert optimizer_steps(spec, 20, 301 * ROWS_PER_STEP - 1) == 300
     for factor in (1, 2, 1000):
-        assert optimizer_steps(TrainingSpec(), factor * MAX_STEPS * ROWS_PER_STEP) == MAX_STEPS
+        assert optimizer_steps(spec, 20, factor * MAX_STEPS * ROWS_PER_STEP) == MAX_STEPS
+
+
+def test_weights_decay_less_the_more_rows_there_are():
+    decays = [weight_decay(_spec(), num_rows) for num_rows in (0, 32, 100, 1000, 10**4, 10**6)]
+    assert decays == [1.0, 1.0, 1.0, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize(("num_rows", "steps"), [(32, 100), (5000, 100), (15_000, 300)])
+def test_a_bandit_of_an_older_release_trains_as_before(num_rows, steps):
+    spec = _spec(edition=1)
+    assert optimizer_steps(spec, 20, num_rows) == steps
+    assert weight_decay(spec, num_rows) == 0.01
 
 
 def test_a_round_is_due_with_the_row_that_completes_it(specs, log_writer, new_model):

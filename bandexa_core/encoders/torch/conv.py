@@ -25,9 +25,12 @@ class ConvEncoder(EncoderModule):
         hidden: Size of the dense layer.
         heads: "per_action": z(x), a posterior per action; "fused": z([h_image; h_action]) with a
             dense path for the action's features (one-hot labels, say) beside the image's.
+        shift: In training, each image is moved by up to so many pixels in both directions, from
+            which few images gain most. 0: none is; None: 2, or an eighth of a smaller side.
     """
 
     serving_dtype = torch.float32
+    least_steps = 100
     standardize = False
 
     def __init__(
@@ -39,6 +42,7 @@ class ConvEncoder(EncoderModule):
         channels: Sequence[int] = (16, 32),
         hidden: int = 128,
         heads: str = "per_action",
+        shift: int | None = None,
     ) -> None:
         super().__init__()
         check_sizes("feature_dim", [feature_dim])
@@ -50,6 +54,11 @@ class ConvEncoder(EncoderModule):
             raise ValueError("context.shape: the conv encoder takes images (H, W) or (C, H, W)")
         if min(context_shape[-2:]) < 2 ** len(channels):
             raise ValueError("encoder.params.channels: too many poolings for images this small")
+        side = min(context_shape[-2:])
+        self._shift = min(2, side // 8) if shift is None else shift
+        is_whole = isinstance(self._shift, int) and not isinstance(self._shift, bool)
+        if not is_whole or not 0 <= self._shift <= side // 4:
+            raise ValueError(f"encoder.params.shift: must be 0 to {side // 4}, a quarter of a side")
         self.uses_action = heads == "fused"
         if self.uses_action and not action_dim:
             raise ValueError("encoder.params.heads: 'fused' needs actions with features")
@@ -73,7 +82,10 @@ class ConvEncoder(EncoderModule):
         images = contexts.to(dtype)
         if contexts.dtype == torch.uint8:
             images = images / 255
-        h_NH: Tensor = self.image(images.unsqueeze(1) if self._gray else images)
+        images = images.unsqueeze(1) if self._gray else images
+        if self.training and self._shift:
+            images = _shifted(images, self._shift)
+        h_NH: Tensor = self.image(images)
         return h_NH
 
     def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
@@ -89,3 +101,14 @@ class ConvEncoder(EncoderModule):
             h_NH = torch.cat([h_NH, self.action(actions)], dim=1)
         features: Tensor = self.fuse(h_NH)
         return features
+
+
+def _shifted(images: Tensor, most: int) -> Tensor:
+    """Return images (N, C, H, W), each moved by up to `most` pixels; zeros follow at its edges."""
+    num, height, width = len(images), images.shape[2], images.shape[3]
+    padded = nn.functional.pad(images, (most, most, most, most))
+    rows, columns = torch.randint(0, 2 * most + 1, (2, num, 1)).to(images.device)
+    rows = rows + torch.arange(height, device=images.device)
+    columns = columns + torch.arange(width, device=images.device)
+    numbers = torch.arange(num, device=images.device)[:, None, None]
+    return padded[numbers, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -38,6 +38,7 @@ class EncoderModule(nn.Module):
             sizes, float32 is for convolutions.
         standardize: Whether floating inputs may be standardised; False if their scale has a
             meaning, as in a prepared image.
+        least_steps: Optimizer steps of a round on little data; more fit the noise of few rows.
         slow: Whether one context takes longer than about a millisecond. The service then encodes
             in a thread, several contexts at a time. Only a `SplitModule` may be slow.
     """
@@ -47,6 +48,7 @@ class EncoderModule(nn.Module):
     serving_dtype: torch.dtype = torch.float64
     standardize: bool = True
     slow: bool = False
+    least_steps: int = 20
 
     def forward(self, contexts: Tensor, actions: Tensor) -> Tensor:
         """Encode N pairs: contexts (N, *X) and actions (N, A) -> (N, F).

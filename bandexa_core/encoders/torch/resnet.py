@@ -60,6 +60,7 @@ class ResNetEncoder(PrefixModule):
     """
 
     serving_dtype = torch.float32
+    least_steps = 100
     standardize = False
     slow = True
     _mean: Tensor

@@ -1,0 +1,137 @@
+"""Standard deviations of a trained network mean what they say, by the rows that came later."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandexa_core.policies.calibration import MOST, Calibration, squared_errors
+from bandexa_core.policies.panel import Exploration
+from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
+from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+
+FIXED = PosteriorConfig(noise="fixed", noise_var=0.25, prior_var=2.0)
+POOLED = PosteriorConfig(noise_var=0.25, prior_var=2.0, pooled=True)
+
+
+def test_errors_are_those_of_the_predictive_distribution():
+    """Against the textbook's, by a solved system."""
+    rng = np.random.default_rng(1)
+    z_ND, r_N = rng.normal(size=(30, 3)), rng.normal(size=30)
+    posterior = GaussianPosterior.prior(3, FIXED)
+    for z_D, r in zip(z_ND[:20], r_N[:20], strict=True):
+        posterior.update(z_D, r)
+
+    found = squared_errors(posterior, z_ND[20:], np.zeros(10, np.int64), r_N[20:])
+
+    precision_DD = z_ND[:20].T @ z_ND[:20] / 0.25 + np.eye(3) / 2.0
+    mean_D = np.linalg.solve(precision_DD, z_ND[:20].T @ r_N[:20] / 0.25)
+    variances_N = 0.25 + np.einsum(
+        "nd,nd->n", z_ND[20:], np.linalg.solve(precision_DD, z_ND[20:].T).T
+    )
+    assert found == pytest.approx((r_N[20:] - z_ND[20:] @ mean_D) ** 2 / variances_N, rel=1e-10)
+
+
+@pytest.mark.parametrize("config", [FIXED, POOLED])
+def test_each_slot_predicts_its_own_rows(config):
+    rng = np.random.default_rng(2)
+    z_ND, r_N, slots_N = rng.normal(size=(60, 3)), rng.normal(size=60), np.arange(60) % 3
+    posterior = DisjointPosterior.prior(3, config)
+    for z_D, r, slot in zip(z_ND[:40], r_N[:40], slots_N[:40], strict=True):
+        if slot != 2:
+            posterior.update(int(slot), z_D, r)
+
+    found = squared_errors(posterior, z_ND[40:], slots_N[40:], r_N[40:])
+
+    unseen = slots_N[40:] == 2
+    prior_N = posterior.noise_mean * (1.0 + (z_ND[40:] ** 2).sum(1) * 2.0 / 0.25)
+    assert found[unseen] == pytest.approx((r_N[40:] ** 2 / prior_N)[unseen], rel=1e-10)
+    for slot in (0, 1):
+        own = posterior.slot(slot)
+        assert own is not None
+        mean_N, std_N = own.mean_std(z_ND[40:])
+        spread_N = std_N**2 * posterior.noise_mean / own.noise_mean
+        expected_N = (r_N[40:] - mean_N) ** 2 / (posterior.noise_mean + spread_N)
+        mine = slots_N[40:] == slot
+        assert found[mine] == pytest.approx(expected_N[mine], rel=1e-10)
+
+
+def test_the_factor_is_the_mean_of_the_errors_and_forgets_old_ones():
+    calibration = Calibration()
+    assert calibration.factor == 1.0
+    for _ in range(100):
+        calibration = calibration.tested(np.full(64, 9.0), 320)
+    assert calibration.num_rows == pytest.approx(128.0)
+    assert calibration.factor == pytest.approx((128 * 9.0 + 8.0) / 136.0)
+    calibration = calibration.tested(np.full(128, 1.0), 640)
+    assert calibration.factor == pytest.approx((64 * 9.0 + 128 + 8.0) / 200.0)
+    assert calibration.spread == pytest.approx(math.sqrt(calibration.factor))
+
+
+def test_the_factor_is_bounded_and_survives_a_snapshot():
+    wild = Calibration().tested(np.full(50, 1e300), 50)
+    assert wild.factor == MOST
+    assert Calibration.loaded(wild.tensors()) == wild
+    with pytest.raises(ValueError, match="calibration"):
+        Calibration.loaded({})
+    with pytest.raises(ValueError, match="calibration"):
+        Calibration.loaded({"calibration": np.array([-1.0, 1.0])})
+
+
+def _noise_rows(num: int, rng: np.random.Generator) -> Rows:
+    """Return rows whose reward says nothing of context and action."""
+    slots = rng.integers(0, 3, num)
+    contexts = rng.normal(size=(num, 6)).astype(np.float32)
+    actions = np.eye(3, dtype=np.float32)[slots]
+    return Rows(np.arange(1, num + 1), slots, rng.normal(size=num), actions, contexts)
+
+
+@pytest.mark.parametrize("heads", ["shared", "per_action"])
+def test_a_network_that_fits_noise_predicts_deviations_of_the_right_size(make_neural, plan, heads):
+    """The errors on later rows have the predicted size with calibration, and are larger without."""
+    rng = np.random.default_rng(4)
+    policy = make_neural(
+        shape=(6,), action_dim=3, params={"heads": heads, "feature_dim": 32, "hidden": [64]}
+    )
+    rows = _noise_rows(2000, rng)
+    replay = MemoryReplay(RowLayout((6,), "float32", 3))
+    state: dict[str, Any] = {}
+    since = 0
+    num_heads = 3 if heads == "per_action" else 1
+    options = {"steps": 100, "lr": 2e-3, "num_heads": num_heads}
+    actions = np.zeros((0, 3), np.float32)
+    for end in range(160, 481, 40):
+        replay.append(rows.part(slice(since, end)))
+        state, _ = policy.train(
+            replay, state, plan(num_rows=end, since=since, actions=actions, **options)
+        )
+        since = end
+
+    later = rows.part(slice(since, None))
+    z_ND = policy.features(later.contexts, later.actions)
+    squares_N = squared_errors(policy.posterior, z_ND, later.slots, later.rewards)
+    assert squares_N.mean() > 1.25
+    assert 0.85 < squares_N.mean() / policy.calibration.factor < 1.15
+
+
+def test_draws_and_reported_deviations_are_multiplied(make_neural, candidates_of, decision_rng):
+    policy = make_neural(params={"heads": "per_action"})
+    candidates, x = candidates_of(4), np.ones(4, np.float32)
+    means, stds = policy.score(x, candidates)
+    exploration = Exploration(panel=64)
+    plain = policy.select(x, candidates, decision_rng(1), exploration=exploration)
+
+    policy.calibration = Calibration(squares=8.0 * 17 - 8.0, num_rows=0.0)  # a factor of 17
+    wide_means, wide_stds = policy.score(x, candidates)
+    wide = policy.select(x, candidates, decision_rng(1), exploration=exploration)
+
+    assert wide_means == pytest.approx(means)
+    assert wide_stds == pytest.approx(math.sqrt(17.0) * stds)
+    served = int(plain.chosen[0])
+    assert int(wide.chosen[0]) == served
+    assert wide.std == pytest.approx(math.sqrt(17.0) * plain.std)
+    difference = float(plain.scores[0] - means[served])
+    assert wide.scores[0] - means[served] == pytest.approx(math.sqrt(17.0) * difference)
