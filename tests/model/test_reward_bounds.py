@@ -112,7 +112,7 @@ def test_values_leave_the_window() -> None:
     wide = bounds.current()
     for number in range(WINDOW):
         bounds.take(float(number % 2))
-    assert wide == (0.5 - 3 * 99.5, 0.5 + 3 * 99.5)
+    assert wide == (1.0 - 3 * 99.0, 1.0 + 3 * 99.0)
     assert bounds.current() == (-1.0, 2.0)
 
 
