@@ -46,14 +46,17 @@ class LearnRow:
     Attributes:
         position: Its log position.
         time: Seconds since the epoch.
-        before: The value learned before; None for the first.
-        after: The value learned since.
+        before: The value before; None for the first.
+        after: The value since.
+        learned: What was learned for `after` where that is beyond the bounds of usual values; None:
+            `after` itself.
     """
 
     position: int
     time: float
     before: float | None
     after: float
+    learned: float | None
 
 
 @dataclass(frozen=True, slots=True)

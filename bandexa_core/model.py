@@ -381,7 +381,7 @@ class ServingModel:
         """Learn first values."""
         if not rows:
             return
-        self.policy.learn_many(z_ND, [row.slot for row in rows], [row.after for row in rows])
+        self.policy.learn_many(z_ND, [row.slot for row in rows], [row.learned for row in rows])
         self._count_learned(rows)
         self.position = rows[-1].position
 
@@ -412,7 +412,8 @@ class ServingModel:
 
     def _learn(self, row: LearnRow, z_1D: NDArray[np.float64] | None) -> None:
         weight = 1.0 if row.before is None else self.forgetting.weight(row.origin)
-        self.policy.learn(row.context, row.action, row.slot, row.before, row.after, weight, z_1D)
+        before, after = row.learned_before, row.learned
+        self.policy.learn(row.context, row.action, row.slot, before, after, weight, z_1D)
 
     def _count_learned(self, rows: Sequence[LearnRow]) -> None:
         was = self.progress

@@ -144,7 +144,7 @@ class TrainingSpec:
         optimizer_steps: Optimizer steps of a round.
         batch_size: Rows of an optimizer step.
         lr: Learning rate of a round's first step; it falls linearly to a tenth.
-        weight_decay: Weight decay of AdamW; None: 100 over the number of rows, 0.01 to 1.
+        weight_decay: Weight decay of AdamW; None: 300 over the number of rows, 0.01 to 1.
         rebuild_chunk: Rows that are encoded at once when the posterior is rebuilt.
     """
 
@@ -280,6 +280,8 @@ class RewardSpec:
             them, distinguished by their `reward_id`.
         reward_window_s: Seconds after the decision in which rewards count; None: always.
         default_reward: The value learned when the window closes without a reward; None: no value.
+        clip_outliers: Learn a value that is far beyond all others as if it were at the bound of
+            what is usual; None: true, but for sums, and false in edition 1.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -287,6 +289,7 @@ class RewardSpec:
     aggregate: Literal["first", "last", "sum", "mean"] = "first"
     reward_window_s: float | None = None
     default_reward: float | None = None
+    clip_outliers: bool | None = None
 
     def __post_init__(self) -> None:
         if self.aggregate not in ("first", "last", "sum", "mean"):
@@ -433,6 +436,16 @@ class BanditSpec:
             edition=known.edition if self.edition is None else self.edition,
             reward_range=known.reward_range if self.reward_range is None else self.reward_range,
         )
+
+    @property
+    def clips_outliers(self) -> bool:
+        """Whether values are clipped to what is usual before they are learned.
+
+        A sum grows reward by reward. Its bounds would be those of first parts, so sums are clipped
+        only where that was asked for.
+        """
+        asked, edition = self.rewards.clip_outliers, self.edition or EDITION
+        return (self.rewards.aggregate != "sum" if asked is None else asked) and edition > 1
 
     @property
     def expected_rewards(self) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from bandexa_client import Action, RewardReport, RewardStatus, Selection, Training
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log.bounds import UNBOUNDED, RewardBounds
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import Progress, ServingModel, plan_round
@@ -47,6 +48,7 @@ class InProcessClient:
         self.model = ServingModel(
             spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.action_dim)
         )
+        self._bounds = RewardBounds(spec.reward_range)
         self._index = {action_id: index for index, action_id in enumerate(ids)}
         change = CatalogueChange(
             tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
@@ -104,15 +106,17 @@ class InProcessClient:
         context, action, slot = self._open.pop(decision_id)
         model = self.model
         position = LogPosition(model.position + 1)
+        bounds = self._bounds.take(reward) if model.spec.clips_outliers else UNBOUNDED
         row = LearnRow(
-            position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot
-        )
+            position, 0.0, DecisionId(decision_id), position, None, reward, context, action, slot,
+            *bounds,
+        )  # fmt: skip
         model.apply(row_by_row(row), _no_import)
         self._replay.append(
             Rows(
                 np.array([position]),
                 np.array([slot]),
-                np.array([reward]),
+                np.array([row.learned]),
                 action[None],
                 context[None],
             )

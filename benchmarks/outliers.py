@@ -1,11 +1,12 @@
 """Extreme inputs: the regret of disturbed runs over that of the same runs without the disturbance.
 
 A reward is linear in the elementwise product of context and action features, with noise. The
-disturbances touch what the bandit is told and leave the rewards as they are: one context value of
-1e6; an action with a feature of 1e6 that is retired after 40 decisions; -999 for a missing value in
-5 % of the rows (0, the mean, in the run without); a spare column that is 0 until row 1,200 and then
-of the size of 100 (0 for ever in the run without), and a column that is 0 until then and begins to
-matter, with values of the size of 30 (of 1 in the run without). Runs are in process.
+disturbances touch what the bandit is told and leave what it earns as it is: one context value of
+1e6; one reward of 1e6; an action with a feature of 1e6 that is retired after 40 decisions; -999 for
+a missing value in 5 % of the rows (0, the mean, in the run without); a spare column that is 0 until
+row 1,200 and then of the size of 100 (0 for ever in the run without), and a column that is 0 until
+then and begins to matter, with values of the size of 30 (of 1 in the run without). Runs are in
+process.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
         "encoder": {"name": "mlp", "params": {"heads": "per_action"}},
     },
 }
-SCENES = ("context", "action", "missing", "spare", "live")
+SCENES = ("context", "reward", "action", "missing", "spare", "live")
 
 
 class World:
@@ -111,7 +112,9 @@ def regret(scene: str, policy: str, seed: int, horizon: int, *, disturbed: bool)
         action = ids.index(found.action.id)
         means_K = world.means[n, first:]
         out_N[n] = means_K.max() - world.means[n, action]
-        if client.reward(str(n), float(world.means[n, action] + world.noise[n])).train_due:
+        earned = float(world.means[n, action] + world.noise[n])
+        is_wrong = disturbed and scene == "reward" and n == OUTLIER_AT
+        if client.reward(str(n), OUTLIER if is_wrong else earned).train_due:
             client.train("")
     return out_N
 

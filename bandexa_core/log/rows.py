@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionSlot, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.log.bounds import clip
 from bandexa_core.log.catalogue import CatalogueChange
 
 
@@ -31,12 +32,13 @@ class LearnRow(NamedTuple):
         decision_id: The decision that chose the action.
         origin: Position of the first learn row of this decision and action, which is the row itself
             unless it corrects an earlier value.
-        before: The value before; None when none was known.
-        after: The value from here on.
+        before: The value before, as it was reported; None when none was known.
+        after: The value from here on, as it was reported.
         context: The raw context, in the bandit's shape and dtype.
         action: Raw features of the chosen action at the time of the decision, float32 (A,).
         slot: Catalogue slot of the action; -1 for an inline candidate outside the catalogue.
         low, high: The bounds that values are clipped to before they are learned; None: unbounded.
+            A correction has those of its origin, so that it removes what was learned there.
     """
 
     position: LogPosition
@@ -50,6 +52,16 @@ class LearnRow(NamedTuple):
     slot: ActionSlot
     low: float | None = None
     high: float | None = None
+
+    @property
+    def learned(self) -> float:
+        """What is learned as the value from here on."""
+        return clip(self.after, self.low, self.high)
+
+    @property
+    def learned_before(self) -> float | None:
+        """What was learned as the value before; None when none was known."""
+        return None if self.before is None else clip(self.before, self.low, self.high)
 
 
 class CatalogueRow(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from bandexa_core.encoders import EncoderRegistry
@@ -14,6 +15,8 @@ from bandexa_core.policies.uniform import Uniform
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.randomness import keyed_seed
 from bandexa_core.spec import BanditSpec
+
+FEW_INPUTS = 10  # of a network whose prior is as wide as rewards are
 
 
 def make_policy(
@@ -41,7 +44,7 @@ def make_policy(
 
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
-        config = spec.posterior_config()
+        config = _by_inputs(spec) if module.standardize else spec.posterior_config()
         return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
     fixed = registry.fixed(spec)
     scaling = _scaling(spec, fixed.uses_action)
@@ -59,6 +62,19 @@ def _shared_out(spec: BanditSpec, dim: int) -> PosteriorConfig:
     if spec.edition == 1 or spec.posterior.prior_var is not None:
         return config
     return replace(config, prior_var=config.prior_var / dim)
+
+
+def _by_inputs(spec: BanditSpec) -> PosteriorConfig:
+    """Return the prior of a network of standardised inputs: narrower, the more inputs it has.
+
+    Features of many inputs differ more from row to row, so that more directions of the posterior
+    are unknown, and the sum of their deviations explores for longer.
+    """
+    config = spec.posterior_config()
+    size = math.prod(spec.context.shape)
+    if spec.edition == 1 or spec.posterior.prior_var is not None or size <= FEW_INPUTS:
+        return config
+    return replace(config, prior_var=config.prior_var * FEW_INPUTS / size)
 
 
 def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:

@@ -13,7 +13,7 @@ GROWTH = 1.1
 LEAST_STEPS = 20
 ROWS_PER_STEP = 32  # two epochs a round, in batches of 64
 MAX_STEPS = 1000
-DECAY_ROWS = 100.0
+DECAY_ROWS = 300.0
 LEAST_DECAY, MOST_DECAY = 0.01, 1.0
 # Of bandits that release 0.3 or an older one created.
 FIRST_EDITION_STEPS, FIRST_EDITION_ROWS_PER_STEP, FIRST_EDITION_DECAY = 100, 50, 0.01

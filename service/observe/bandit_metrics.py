@@ -66,6 +66,10 @@ class _Traffic:
             "Propensity of the chosen action, for decisions answered with one.", "histogram",
         )  # fmt: skip
         self._mean = _Family("bandexa_reward_mean", "Mean of about the last 1,000 learned values.")
+        self._clipped = _Family(
+            "bandexa_clipped_values",
+            "Values learned as the bound of usual ones, which they were beyond.", "counter",
+        )  # fmt: skip
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
@@ -80,6 +84,7 @@ class _Traffic:
             self._add_propensity(bandit, label)
         if vitals.reward_mean is not None:
             self._mean.add(f'{label},policy="{bandit.record.spec.policy}"', vitals.reward_mean)
+        self._clipped.add(label, vitals.num_clipped)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)
 
@@ -94,7 +99,9 @@ class _Traffic:
 
     def families(self) -> list[_Family]:
         """Return the metrics."""
-        return [self._selects, self._rewards, self._propensity, self._mean, self._join]
+        return [
+            self._selects, self._rewards, self._propensity, self._mean, self._clipped, self._join,
+        ]  # fmt: skip
 
 
 class _Models:

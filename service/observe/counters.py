@@ -172,6 +172,7 @@ class Vitals:
         reward_mean: Mean of about the last `RECENT_VALUES` values; None before the first.
         outside: The share of those values outside of the reward range.
         num_values: How many values were learned for the first time.
+        num_clipped: How many values were learned as the bound that they were beyond.
         traffic: Chosen and rewarded actions per minute.
     """
 
@@ -184,6 +185,8 @@ class Vitals:
         self.reward_mean: float | None = None
         self.outside = 0.0
         self.num_values = 0
+        self.num_clipped = 0
+        self._last_clipped: tuple[int, float, float] | None = None
         self.traffic = Traffic()
 
     # -- counting -----------------------------------------------------------------------------
@@ -243,7 +246,22 @@ class Vitals:
         was = self.outside if before is None else float(not low <= before <= high)
         self.outside += share * (float(not low <= after <= high) - was)
 
+    def clipped(self, value: float, learned: float) -> None:
+        """Count a value that was learned as another one: the bound that it was beyond."""
+        self.num_clipped += 1
+        self._last_clipped = self.num_values, value, learned
+
     # -- reading ------------------------------------------------------------------------------
+
+    def recently_clipped(self) -> tuple[float, float] | None:
+        """Return the last clipped value and what was learned for it.
+
+        None where the last `RECENT_VALUES` values were learned as they are.
+        """
+        if self._last_clipped is None:
+            return None
+        at, value, learned = self._last_clipped
+        return (value, learned) if self.num_values - at < RECENT_VALUES else None
 
     def join_rate(self) -> float | None:
         """Return rewarded per chosen actions in the newest minutes; None without chosen ones."""

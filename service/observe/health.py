@@ -94,6 +94,8 @@ class BanditState:
         extremes: Extreme values in contexts: the column, how many, the last one.
         num_contexts: How many contexts were examined for them.
         extreme_action: An enabled action with an extreme feature, its index and value; or None.
+        num_clipped: How many values were clipped before they were learned.
+        clipped: The last of them and what was learned for it, where that was recently; or None.
     """
 
     due_s: float
@@ -113,6 +115,8 @@ class BanditState:
     extremes: tuple[tuple[int, int, float], ...] = ()
     num_contexts: int = 0
     extreme_action: tuple[object, int, float] | None = None
+    num_clipped: int = 0
+    clipped: tuple[float, float] | None = None
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -157,6 +161,8 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         extremes=tuple((at, num, last) for at, (num, last) in extremes.columns.items()),
         num_contexts=extremes.num_rows,
         extreme_action=bandit.model.extreme_action(),
+        num_clipped=vitals.num_clipped,
+        clipped=vitals.recently_clipped(),
     )
     return list(check_bandit(state))
 
@@ -286,6 +292,17 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
             f" [{low:g}, {high:g}]",
             "prior and training take their scale from it: a new bandit with the range that"
             " rewards have learns faster",
+        )  # fmt: skip
+    if state.clipped is not None:
+        value, learned = state.clipped
+        yield Finding(
+            "clipped-rewards", NOTICE,
+            f"values far beyond all others were clipped before they were learned:"
+            f" {state.num_clipped} since the server's start, the last one {value:g}, learned as"
+            f" {learned:g}",
+            "is that an error of the caller, or another unit? Where such rewards are right, the"
+            " bounds widen with the third of them; a new bandit with rewards.clip_outliers false"
+            " learns every value as it is",
         )  # fmt: skip
     if state.same_actions >= ALIKE:
         yield Finding(

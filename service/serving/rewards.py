@@ -104,6 +104,8 @@ class Rewards:
         bandit.applier.follow(rows[-1].position)
         for row in rows:
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.expected_rewards)
+            if row.learned != row.after:
+                bandit.vitals.clipped(row.after, row.learned)
             if row.before is None and step.closes is None:
                 bandit.vitals.joined(step.time)
         self._train_if_due(bandit)  # here as well: the caller may have gone away

@@ -77,7 +77,7 @@ class LoggedRows:
         for group in self._reader.follow(self._record, self._begins, self._up_to):
             for row in group.rows:
                 if isinstance(row, LearnRow) and row.before is not None:
-                    values[row.origin] = row.after
+                    values[row.origin] = row.learned
         return values
 
 
@@ -96,7 +96,7 @@ def _rows(batch: list[LearnRow], values: dict[int, float]) -> Rows:
     return Rows(
         positions=np.array([row.position for row in batch], np.int64),
         slots=np.array([row.slot for row in batch], np.int64),
-        rewards=np.array([values.get(row.position, row.after) for row in batch]),
+        rewards=np.array([values.get(row.position, row.learned) for row in batch]),
         actions=np.stack([row.action for row in batch]),
         contexts=np.stack([row.context for row in batch]),
     )

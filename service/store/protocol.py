@@ -45,13 +45,19 @@ Deliver = Callable[[Callable[[], None]], object]
 
 
 class Logged(NamedTuple):
-    """A learn row that was appended to a bandit's log."""
+    """A learn row that was appended to a bandit's log.
+
+    Attributes:
+        before, after: As they were reported; see `LearnRow`.
+        learned: What is learned for `after`.
+    """
 
     position: LogPosition
     time: float
     decision_id: DecisionId
     before: float | None
     after: float
+    learned: float
 
 
 class Reportable(NamedTuple):

@@ -244,13 +244,17 @@ class ReportedReward:
 
 @dataclass(frozen=True, slots=True)
 class LearnedValue:
-    """A learn row of a decision: a value was learned, or corrected (`before` is not None)."""
+    """A learn row of a decision: a value was learned, or corrected (`before` is not None).
+
+    `learned` is what was learned for `after`, which was reported.
+    """
 
     item: int
     position: int
     time: float
     before: float | None
     after: float
+    learned: float
 
 
 @dataclass(frozen=True, slots=True)

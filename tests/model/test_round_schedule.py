@@ -88,7 +88,7 @@ def test_else_a_round_sees_each_row_twice_up_to_a_bound():
 
 
 def test_weights_decay_less_the_more_rows_there_are():
-    decays = [weight_decay(_spec(), num_rows) for num_rows in (0, 32, 100, 1000, 10**4, 10**6)]
+    decays = [weight_decay(_spec(), num_rows) for num_rows in (0, 32, 300, 3000, 30_000, 10**6)]
     assert decays == [1.0, 1.0, 1.0, 0.1, 0.01, 0.01]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.observe.counters import MINUTES, RECENT_ACTIONS, Traffic, Vitals
+from service.observe.counters import MINUTES, RECENT_ACTIONS, RECENT_VALUES, Traffic, Vitals
 from service.observe.health import (
     BanditState,
     Finding,
@@ -64,6 +64,7 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
         ({"extremes": ((2, 40, -999.0),), "num_contexts": 812}, ("extreme-inputs", "notice")),
         ({"extreme_action": ("x", 3, 1e6)}, ("extreme-action", "notice")),
+        ({"num_clipped": 2, "clipped": (1e4, 2.0)}, ("clipped-rewards", "notice")),
     ],
 )
 def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
@@ -85,6 +86,7 @@ def test_each_thing_that_is_wrong_has_its_finding(changes, finding) -> None:
         {"num_values": 5000, "outside": 1.0, "learns": False},
         {"same_actions": 999},
         {"traffic": traffic((9, 100, 0))},
+        {"num_clipped": 2, "clipped": None},
         {"learns": False, "same_values": 5000, "same_actions": 5000},
         {"learns": False, "traffic": traffic((20, 100, 0))},
     ],
@@ -190,6 +192,18 @@ def test_vitals_count_decisions_rewards_and_values() -> None:
     vitals.learned(None, -0.5, (0.0, 1.0))
     assert vitals.outside == pytest.approx(2 / 4)
     assert vitals.values.length == 1
+
+
+def test_a_clipped_value_is_recent_for_a_thousand_values() -> None:
+    vitals = Vitals()
+    assert (vitals.num_clipped, vitals.recently_clipped()) == (0, None)
+    for value in (0.5, 1e4):
+        vitals.learned(None, value, (0.0, 1.0))
+    vitals.clipped(1e4, 2.0)
+    for number in range(RECENT_VALUES):
+        assert vitals.recently_clipped() == (1e4, 2.0), number
+        vitals.learned(None, 0.5, (0.0, 1.0))
+    assert (vitals.num_clipped, vitals.recently_clipped()) == (1, None)
 
 
 # -- real servers -----------------------------------------------------------------------------

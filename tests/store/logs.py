@@ -76,5 +76,7 @@ def learn_rows(reader, bandit, after: int = 0) -> list[LearnRow]:
 def answer_of(row: LogRow | Logged) -> Any:
     """Return a row as the store answers the operation that appended it."""
     if isinstance(row, LearnRow):
-        return plain(Logged(row.position, row.time, row.decision_id, row.before, row.after))
+        return plain(
+            Logged(row.position, row.time, row.decision_id, row.before, row.after, row.learned)
+        )
     return plain(row)

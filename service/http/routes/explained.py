@@ -94,7 +94,13 @@ def _chosen(decision: StoredDecision) -> list[ChosenLine]:
                     if r.item == item
                 ],
                 learned=[
-                    LearnLine(position=r.position, time=r.time, before=r.before, after=r.after)
+                    LearnLine(
+                        position=r.position,
+                        time=r.time,
+                        before=r.before,
+                        after=r.after,
+                        learned=None if r.learned == r.after else r.learned,
+                    )
                     for r in learned
                 ],
             )

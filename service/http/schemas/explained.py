@@ -37,6 +37,9 @@ class LearnLine(BaseModel):
     time: float
     before: float | None
     after: float
+    learned: float | None = Field(
+        description="What was learned for `after`, which is beyond the bounds of usual values."
+    )
 
 
 class ChosenLine(BaseModel):
@@ -48,7 +51,7 @@ class ChosenLine(BaseModel):
     propensity: float | None = Field(
         description="When k > 1: the probability that it stands at this place."
     )
-    value: float | None = Field(description="The learned value as it is now.")
+    value: float | None = Field(description="The value as it is now.")
     rewards: list[RewardLine]
     learned: list[LearnLine]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition
+from bandexa_core.log.bounds import UNBOUNDED, Bounds
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.randomness import bandit_uid
@@ -37,10 +38,15 @@ UNTRIMMED = Trim(LogPosition(0), b"", 0)
 
 
 class Learned(NamedTuple):
-    """Where the value of a chosen action was learned first and last; 0: it was not."""
+    """Where the value of a chosen action was learned first and last; 0: it was not.
+
+    Attributes:
+        bounds: Those of the first row.
+    """
 
     origin: LogPosition = LogPosition(0)
     latest: LogPosition = LogPosition(0)
+    bounds: Bounds = UNBOUNDED
 
 
 @dataclass(slots=True)
@@ -87,7 +93,7 @@ class Sampled(NamedTuple):
     """A row that retention removed, in the sample of such rows.
 
     Attributes:
-        value: Its newest one.
+        value: The newest one, as it is learned.
         key, own_id, unit: Those of its decision.
     """
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
+from service.store.bounds import BoundsOfBandits
 from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
 from service.store.identity import is_server_form, pack_own_id
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
@@ -32,6 +33,11 @@ class Decisions:
     def __init__(self, contents: Contents, clock: Callable[[], float]) -> None:
         self._contents = contents
         self._clock = clock
+        self._bounds = BoundsOfBandits(lambda bandit: contents.of(bandit).log.newest_values())
+
+    def forget(self, bandit: int) -> None:
+        """Drop what is held of a deleted bandit."""
+        self._bounds.forget(bandit)
 
     def add(self, record: DecisionRecord) -> StoredAnswer | None:
         """Store a decision; returns the answer that is stored under its id, if any."""
@@ -141,17 +147,20 @@ class Decisions:
     ) -> Logged:
         """Log the value of a chosen action."""
         record, position = held.record, bandit.log.next()
-        origin = position if before is None else held.learned[item].origin
-        held.learned[item] = Learned(origin, position)
+        origin, bounds = held.learned[item].origin, held.learned[item].bounds
+        if before is None:
+            origin = position
+            bounds = self._bounds.take(self._contents.live[record.bandit], after)
+        held.learned[item] = Learned(origin, position, bounds)
         picked, name = record.chosen[item], self._contents.name(held)
         row = LearnRow(
             position, time, name, origin, before, after, record.context, picked.features,
-            picked.slot,
+            picked.slot, *bounds,
         )  # fmt: skip
         bandit.log.learned(LearnedRow(row, record.key, item))
         if origin in bandit.sample:
-            bandit.sample[origin] = bandit.sample[origin]._replace(value=after)
-        return Logged(position, time, name, before, after)
+            bandit.sample[origin] = bandit.sample[origin]._replace(value=row.learned)
+        return Logged(position, time, name, before, after, row.learned)
 
 
 def _owned(record: DecisionRecord) -> DecisionRecord:

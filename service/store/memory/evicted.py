@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bandexa_core.ids import LogPosition
+from bandexa_core.log.bounds import clip
 from bandexa_core.replay import Evicted, RowLayout, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.memory.contents import HeldBandit, Sampled
@@ -22,6 +23,7 @@ def sampled(record: BanditRecord, bandit: HeldBandit, rows: list[LearnedRow]) ->
         held = bandit.decisions[key]
         value = held.state.items[item].value
         assert value is not None, "a learn row has a value"
+        value = clip(value, *held.learned[item].bounds)
         found[row.position] = Sampled(
             rank, row.slot, value, row.action, row.context, key, held.own_id, held.record.unit
         )
@@ -66,7 +68,7 @@ def evicted_rows(
     values = {origin: row.value for origin, row in both.items()}
     for row, _, _ in reversed(list(log.learn_rows(position))):
         if row.before is not None and row.origin in values:
-            values[row.origin] = row.before
+            values[row.origin] = clip(row.before, row.low, row.high)
     origins = sorted(both)
     sample = Rows(
         positions=np.array(origins, np.int64),

@@ -66,7 +66,9 @@ def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]
             logged = bandit.log.at(position)
             if isinstance(logged, LearnedRow):
                 row = logged.row
-                found.append(LearnedValue(item, row.position, row.time, row.before, row.after))
+                found.append(
+                    LearnedValue(item, row.position, row.time, row.before, row.after, row.learned)
+                )
     return tuple(found)
 
 

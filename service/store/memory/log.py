@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
+from bandexa_core.log.bounds import WINDOW
 from bandexa_core.log.rows import ErasedRow, Group, LearnRow, LogRow
 from service.store.hashing import (
     AS_BLOCK,
@@ -164,6 +165,16 @@ class HeldLog:
     def learn_rows(self, after: int = 0, up_to: int | None = None) -> Iterator[LearnedRow]:
         """Yield the learn rows in (after, up_to], in order."""
         return (held for held in self.rows(after, up_to) if isinstance(held, LearnedRow))
+
+    def newest_values(self) -> list[float]:
+        """Return the newest first values, oldest first, before any row of an open group."""
+        newest = (
+            held.row.after
+            for group in reversed(self.groups)
+            for held in reversed(group.rows)
+            if isinstance(held, LearnedRow) and held.row.before is None
+        )
+        return list(islice(newest, WINDOW))[::-1]
 
     def changes(self, after: int = 0, up_to: int | None = None) -> Iterator[ChangeRow]:
         """Yield the rows of other kinds in (after, up_to], in order."""

@@ -121,3 +121,4 @@ class Operations:
         """Delete a bandit with all that is stored of it."""
         self._contents.end_groups()
         self._contents.remove_bandit(bandit.key)
+        self.decisions.forget(bandit.key)

@@ -16,6 +16,7 @@ import msgpack
 import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
+from bandexa_core.log.bounds import clip
 from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
@@ -127,22 +128,37 @@ class StoredItem(NamedTuple):
         state: Its rewards and its value.
         origin, latest: The positions of the first and the latest row that learned its value; 0
             where none did.
+        low, high: The bounds of the first row: corrections have them, too, when that row has left
+            the log.
     """
 
     state: ItemState = ItemState()
     origin: LogPosition = LogPosition(0)
     latest: LogPosition = LogPosition(0)
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def learned(self) -> float | None:
+        """What is learned as its value; None where it has none."""
+        value = self.state.value
+        return None if value is None else clip(value, self.low, self.high)
 
 
 NEW_ITEM = StoredItem()
 
 
 def pack_items(items: Sequence[StoredItem]) -> bytes:
-    """Encode the items of a ledger row; partial sums are left out where they are the value."""
+    """Encode the items of a ledger row.
+
+    Partial sums are left out where they are the value; bounds, a pair at the end, where there are
+    none.
+    """
     packed = []
-    for (num, partials, value), origin, latest in items:
+    for (num, partials, value), origin, latest, low, high in items:
         rest = () if num and partials == (value,) else partials
-        packed.append((num, value, origin, latest, *rest))
+        bounds = () if low is None and high is None else ((low, high),)
+        packed.append((num, value, origin, latest, *rest, *bounds))
     return bytes(msgpack.packb(packed))
 
 
@@ -153,11 +169,16 @@ def unpack_items(blob: bytes) -> tuple[StoredItem, ...]:
         StoreDamaged: It cannot be decoded.
     """
     try:
-        return tuple(
-            StoredItem(
-                ItemState(num, tuple(rest) or ((value,) if num else ()), value), origin, latest
-            )
-            for num, value, origin, latest, *rest in msgpack.unpackb(blob)
-        )
+        return tuple(_unpacked(*item) for item in msgpack.unpackb(blob))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged("a ledger row is not what was written") from error
+
+
+def _unpacked(
+    num: int, value: float | None, origin: LogPosition, latest: LogPosition, *rest: Any
+) -> StoredItem:
+    bounds = (None, None)
+    if rest and isinstance(rest[-1], list):
+        rest, bounds = rest[:-1], rest[-1]
+    partials = rest or (() if value is None or not num else (value,))
+    return StoredItem(ItemState(num, partials, value), origin, latest, *bounds)

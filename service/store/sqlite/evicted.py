@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition
+from bandexa_core.log.bounds import clip
 from bandexa_core.replay import Evicted, RowLayout, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.errors import StoreDamaged
@@ -27,7 +28,7 @@ WHERE l.bandit = ? AND l.position = ?
 """
 # SQLite takes the other columns from the row of the minimum.
 _LATER = """
-SELECT origin, before, min(position) FROM log
+SELECT origin, before, low, high, min(position) FROM log
 WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL GROUP BY origin
 """
 
@@ -78,7 +79,10 @@ def evicted_rows(
     if not len(chosen):
         return None
     rows = [_row(db, record, trim, int(origin)) for origin in chosen]
-    later = {origin: before for origin, before, _ in db.execute(_LATER, (record.key, position))}
+    later = {
+        origin: clip(before, low, high)
+        for origin, before, low, high, _ in db.execute(_LATER, (record.key, position))
+    }
     values = [later.get(int(origin), row[1]) for origin, row in zip(chosen, rows, strict=True)]
     contexts = [np.frombuffer(row[3], layout.context_dtype) for row in rows]
     sample = Rows(
@@ -114,7 +118,7 @@ def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
 def _row(
     db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
 ) -> tuple[int, float, NDArray[np.float32], Any]:
-    """Return slot, newest value, action features and context of a row."""
+    """Return slot, newest learned value, action features and context of a row."""
     if origin <= trim.position:
         slot, value, action, context, checksum = db.execute(
             "SELECT slot, value, action, context, checksum FROM evicted"
@@ -129,7 +133,7 @@ def _row(
 
 
 class FirstRow(NamedTuple):
-    """A row that learned a value first: its action, the newest value, and its decision."""
+    """A row that learned a value first: its action, the newest learned value, its decision."""
 
     picked: ChosenAction
     value: Any
@@ -144,6 +148,6 @@ def first_row(db: sqlite3.Connection, bandit: int, position: int) -> FirstRow:
     key, item, items, packed, context, own_id, unit = db.execute(
         _FIRST_ROW, (bandit, position)
     ).fetchone()
-    value = unpack_items(items)[item].state.value
+    value = unpack_items(items)[item].learned
     picked = unpack_chosen(f"at key {key}", packed, context)[item]
     return FirstRow(picked, value, context, key, own_id, unit)

@@ -13,6 +13,7 @@ import msgpack
 import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.log.bounds import clip
 from service.store.clock import JUMP_S
 from service.store.errors import Erased, StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
@@ -119,13 +120,15 @@ class History:
         found = []
         for item, stored in enumerate(() if packed is None else unpack_items(packed)):
             rows = self._db.execute(
-                "SELECT position, time, before, after FROM log WHERE bandit = ?"
+                "SELECT position, time, before, after, low, high FROM log WHERE bandit = ?"
                 " AND (position = ? OR position = ?) AND kind = 1 ORDER BY position",
                 (bandit.key, stored.origin, stored.latest),
             )
             found += [
-                LearnedValue(item, position, self._wall(time), before, after)
-                for position, time, before, after in rows.fetchall()
+                LearnedValue(
+                    item, position, self._wall(time), before, after, clip(after, low, high)
+                )
+                for position, time, before, after, low, high in rows.fetchall()
             ]
         return tuple(found)
 

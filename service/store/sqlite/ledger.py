@@ -20,6 +20,7 @@ from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
+from service.store.bounds import BoundsOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
@@ -79,6 +80,7 @@ class Ledger:
         ids: The ids of decisions.
         bandit: Returns the live bandit of a key, None for a deleted one.
         clock: Returns service time, for log rows.
+        bounds: The bounds of first values.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class Ledger:
         ids: DecisionIds,
         bandit: Callable[[int], BanditRecord | None],
         clock: Callable[[], float],
+        bounds: BoundsOfBandits,
     ) -> None:
         self._db = connection
         self._log = log
         self._ids = ids
         self._bandit = bandit
         self._clock = clock
+        self._bounds = bounds
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -233,10 +237,7 @@ class Ledger:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
         before = found.items or (NEW_ITEM,) * len(states)
-        items = [
-            StoredItem(state, old.origin, old.latest)
-            for state, old in zip(states, before, strict=True)
-        ]
+        items = [old._replace(state=state) for state, old in zip(states, before, strict=True)]
         if not step.change.learned:
             return (), tuple(items)
         key, shape = decision.bandit.key, decision.bandit.spec.context
@@ -244,20 +245,23 @@ class Ledger:
         rows, now = [], self._clock()
         for index, value_before, after in step.change.learned:
             position = self._log.next(key)
-            origin = position if value_before is None else items[index].origin
-            items[index] = StoredItem(states[index], origin, position)
+            item = items[index]._replace(latest=position)
+            if value_before is None:
+                low, high = self._bounds.take(decision.bandit, after)
+                item = item._replace(origin=position, low=low, high=high)
+            items[index] = item
             action = np.frombuffer(chosen[index].features, np.float32)
             row = LearnRow(
-                position, now, decision.id, origin, value_before, after, context, action,
-                chosen[index].slot,
+                position, now, decision.id, item.origin, value_before, after, context, action,
+                chosen[index].slot, item.low, item.high,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
             if value_before is not None:  # it may be in the sample of rows that left the log
                 self._db.execute(
                     "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
-                    (after, key, origin),
+                    (row.learned, key, item.origin),
                 )
-            rows.append(Logged(position, now, decision.id, value_before, after))
+            rows.append(Logged(position, now, decision.id, value_before, after, row.learned))
         return tuple(rows), tuple(items)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -16,6 +16,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
+from service.store.bounds import BoundsOfBandits
 from service.store.clock import ServiceClock
 from service.store.errors import Conflict
 from service.store.hashing import (
@@ -95,7 +96,8 @@ class Operations:
         self._ids = ids
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection, tail)
-        self.ledger = Ledger(connection, self._log, ids, self._bandits.get, clock)
+        self._bounds = BoundsOfBandits(self._log.newest_values)
+        self.ledger = Ledger(connection, self._log, ids, self._bandits.get, clock, self._bounds)
         self._windows = Windows(connection)
         self._trimming = Trimming(connection)
         self._erasing = Erasing(connection, ids, self._bandits.__contains__)
@@ -104,6 +106,7 @@ class Operations:
     def forget_heads(self) -> None:
         """Drop what is cached of all logs: a transaction was rolled back."""
         self._log.forget()
+        self._bounds.forget()
 
     def finish(self) -> None:
         """Write what waits for the end of the transaction: the rows of open groups."""
@@ -336,6 +339,7 @@ class Operations:
         )
         self._bandits.pop(bandit.key, None)
         self._log.forget(bandit.key)
+        self._bounds.forget(bandit.key)
 
     def unpurged(self) -> list[int]:
         """Return the keys of deleted bandits that still have rows."""

@@ -69,7 +69,7 @@ class FollowedReplays:
                     replay.append(_rows(batch))
                 else:
                     origins = np.array([row.origin for row in batch], np.int64)
-                    values = np.array([row.after for row in batch])
+                    values = np.array([row.learned for row in batch])
                     replay.correct(origins, values)
             replay.mark_followed(rows[-1].position)
 
@@ -160,7 +160,7 @@ def _rows(batch: list[LearnRow]) -> Rows:
     return Rows(
         positions=np.array([row.position for row in batch], np.int64),
         slots=np.array([row.slot for row in batch], np.int64),
-        rewards=np.array([row.after for row in batch]),
+        rewards=np.array([row.learned for row in batch]),
         actions=np.stack([row.action for row in batch]),
         contexts=np.stack([row.context for row in batch]),
     )

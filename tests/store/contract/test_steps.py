@@ -112,7 +112,7 @@ def test_a_step_is_stored_with_its_reward_its_value_and_its_log_row(client, stor
     client.call(store.append_decision, record)
     (step,) = chain(bandit, record, [0.5])
     answered = client.call(store.append_step, step)
-    assert answered == ((1, client.clock.now, "d0", None, 0.5),)
+    assert answered == ((1, client.clock.now, "d0", None, 0.5, 0.5),)
     (row,) = logged(store, bandit)
     assert (row.position, row.time, row.decision_id, row.origin) == (1, client.clock.now, "d0", 1)
     assert (row.before, row.after, row.slot, row.low, row.high) == (None, 0.5, 0, None, None)
@@ -287,7 +287,7 @@ def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     decision = make.decision(bandit, "d0")
     client.call(store.append_decision, decision)
     answered = client.call(rewards(store), make.report("d0", 0.1)).row
-    assert answered == (1, client.clock.now, "d0", None, 0.1)
+    assert answered == (1, client.clock.now, "d0", None, 0.1, 0.1)
     (row,) = logged(store, bandit)
     assert row.context.dtype == dtype
     assert row.context.tobytes() == decision.context.tobytes()

@@ -123,7 +123,7 @@ class Feeder:
         self.feed(name, 100, 5)
 
     def report(self) -> None:
-        """Leave decisions in every state: without a report, inactive, corrected, closed."""
+        """Leave decisions in every state: unreported, inactive, corrected, closed, clipped."""
         for name in ("linear", "waiting", "closing"):
             self.select(name, 900, 2)
             self.select(name, 910, 2, activate=False)
@@ -133,6 +133,10 @@ class Feeder:
             self.call("POST", "/activate", {"decision_id": name})
         assert self.reward("last.7", 0.125) == "applied"
         assert self.reward("last.7", 0.25) == "applied"
+        self.select("last", 920, 2)
+        for name in ("last.920", "last.921"):  # far beyond all others
+            assert self.reward(name, 1e4) == "applied"
+        assert self.reward("last.921", 0.5) == "applied"
 
         def are_closed() -> bool:
             path = "/bandits/closing/decisions/closing.911"

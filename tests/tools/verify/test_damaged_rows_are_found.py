@@ -157,6 +157,22 @@ LEDGER: dict[str, tuple[Damage, str]] = {
         state("linear.910", value=0.5),
         "linear: ledger: decision linear.910, pick 0: learned although it was never activated",
     ),
+    "a bound": (
+        item("last.920", high=2e4),
+        "(decision last.920, pick 0): bounds -",
+    ),
+    "the bounds of a corrected value": (
+        item("last.921", low=None, high=None),
+        "the ledger says None and None",
+    ),
+    "bounds where there were none": (
+        item("linear.7", low=-1.0, high=1.0),
+        "linear: log: row 9 (decision linear.7, pick 0): bounds None and None, the ledger says",
+    ),
+    "a bound that is no number": (
+        item("last.920", high="2"),
+        "last: ledger: decision last.920, pick 0: it is not what was written",
+    ),
     "partial sums": (
         state("summing.7", partials=(5.0,)),
         "summing: ledger: decision summing.7, pick 0: its partial sums are not those",

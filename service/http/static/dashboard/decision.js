@@ -145,7 +145,7 @@ function image(values, channels, rows, columns) {
 
 function learned(found) {
   const rows = found.chosen.flatMap((one) => one.learned.map((row) => h("tr", {},
-    h("td", { class: "break" }, one.id), h("td", { class: "num" }, row.before === null ? number(row.after) : `${number(row.before)} \u2192 ${number(row.after)}`),
+    h("td", { class: "break" }, one.id), h("td", { class: "num" }, `${row.before === null ? "" : `${number(row.before)} \u2192 `}${number(row.after)}${row.learned === null ? "" : ` (learned as ${number(row.learned)})`}`),
     h("td", { class: "num" }, count(row.position)), h("td", {}, time(row.time)), h("td", { class: "num" }, seconds(row.time - found.time)))));
   const reports = found.chosen.flatMap((one) => one.rewards.map((row) => h("tr", {},
     h("td", { class: "break" }, one.id), h("td", { class: "num" }, number(row.reward)), h("td", {}, row.status), h("td", {}, time(row.time)))));

@@ -201,7 +201,10 @@ def _is_sound(item: StoredItem) -> bool:
     return (
         all(isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest))
         and all(isinstance(partial, float) and math.isfinite(partial) for partial in partials)
-        and (value is None or (isinstance(value, float) and math.isfinite(value)))
+        and all(
+            number is None or (isinstance(number, float) and math.isfinite(number))
+            for number in (value, item.low, item.high)
+        )
     )
 
 

@@ -14,7 +14,13 @@ from service.store.findings import Check
 from service.store.hashing import GENESIS_HASH, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import INSIDE, RULES, unpack_chosen, unpack_items
+from service.store.sqlite.codec import (
+    INSIDE,
+    RULES,
+    StoredItem,
+    unpack_chosen,
+    unpack_items,
+)
 from service.store.sqlite.log_rows import StoredRow, wrong_leaves, wrong_rows
 from service.store.sqlite.verification.tables import Tables
 
@@ -118,7 +124,9 @@ class LogAudit:
             self._problem(f"{what}: its decision is missing")
         elif bandit_of(DecisionKey(row.key)) != self.record.key:
             self._problem(f"{what}: its decision is another bandit's")
-        known_origin = self._ledger_origin(row)
+        item = self._ledger_item(row)
+        known_origin = None if item is None else item.origin
+        self._bounds(what, row, item)
         if row.before is None:
             if origin != position:
                 self._problem(f"{what}: a first value with origin {origin}")
@@ -134,14 +142,22 @@ class LogAudit:
             self._problem(f"{what}: was {row.before}, the rows before it say {known}")
         self._corrected[origin] = self.position, row.after
 
-    def _ledger_origin(self, row: StoredRow) -> int | None:
-        """Return the position of the first row with this value, according to the ledger."""
+    def _bounds(self, what: str, row: StoredRow, item: StoredItem | None) -> None:
+        """Check the bounds of a value: a correction has those of the first row."""
+        if item is not None and (row.low, row.high) != (item.low, item.high):
+            self._problem(
+                f"{what}: bounds {row.low} and {row.high}, the ledger says {item.low} and"
+                f" {item.high}"
+            )
+
+    def _ledger_item(self, row: StoredRow) -> StoredItem | None:
+        """Return what the ledger says of a learn row's value."""
         packed = self._tables.ledger_items(row.key)
         try:
             items = () if packed is None else unpack_items(packed)
         except StoreDamaged:
             return None
-        return items[row.item].origin if 0 <= row.item < len(items) else None
+        return items[row.item] if 0 <= row.item < len(items) else None
 
     def _decision(self, what: str, row: StoredRow) -> None:
         """Check the decision that a value was learned from by its checksums."""
