@@ -34,8 +34,9 @@ def taught(api):
 def put(api: Any, name: str, **selection: Any) -> dict[str, Any]:
     """Change the selection of a bandit, and nothing else."""
     spec = api.call("GET", f"/bandits/{name}")["spec"]
-    answer: dict[str, Any] = api.call("PUT", f"/bandits/{name}", spec | {"selection": selection})
-    return answer["spec"]["selection"]
+    answer = api.call("PUT", f"/bandits/{name}", spec | {"selection": selection})
+    changed: dict[str, Any] = answer["spec"]["selection"]
+    return changed
 
 
 @pytest.mark.parametrize(

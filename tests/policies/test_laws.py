@@ -94,13 +94,13 @@ def test_probabilities_sum_to_one_and_fall_with_the_gap(num: int) -> None:
 def test_picks_come_as_often_as_the_law_says(means, retrieve, num) -> None:
     """Each place of each candidate; with ties within and at the edge of what is retrieved."""
     one = law(means, gamma=6.0, retrieve=retrieve)
-    rng, counts, places = np.random.default_rng(5), np.zeros((num, 4)), {}
+    rng, counts = np.random.default_rng(5), np.zeros((num, 4))
+    places: dict[tuple[int, int], float] = {}
     for _ in range(NUM):
         best, retrieved = one.picks(num, retrieve, rng)
         assert len(set(best.tolist())) == num
-        if retrieve is None:
-            assert retrieved is None
-        else:
+        assert (retrieved is None) == (retrieve is None)
+        if retrieved is not None:
             assert set(best.tolist()) <= set(retrieved.tolist())
             assert len(retrieved) == retrieve
             assert sorted(np.asarray(means)[retrieved])[::-1] == sorted(means)[::-1][:retrieve]
