@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+SENT = {"sent": True}
+"""Marks a field with a default that the service sends, if it is new enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,21 @@ class Action:
 
     id: str
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePropensity:
+    """The probability that a candidate is chosen first.
+
+    Attributes:
+        id: Its id.
+        index: Its place among the candidates that were sent, else its slot in the catalogue.
+        propensity: The probability.
+    """
+
+    id: str
+    index: int
+    propensity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,8 @@ class Selection:
         snapshot: The version of the snapshot behind the served model.
         position: The log position of the served model.
         fallback: Whether the action is the caller's own.
+        all_propensities: Where the select asks for them, the probability of each candidate, in
+            their order; they sum to 1.
     """
 
     decision_id: str
@@ -48,7 +68,8 @@ class Selection:
     snapshot: int
     position: int
     fallback: bool = False
-    propensities: tuple[float, ...] | None = None
+    propensities: tuple[float, ...] | None = field(default=None, metadata=SENT)
+    all_propensities: tuple[CandidatePropensity, ...] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

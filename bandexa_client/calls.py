@@ -78,6 +78,7 @@ class Calls(ABC):
         k: int = 1,
         activate: bool = True,
         unit: str | None = None,
+        all_propensities: bool = False,
         fallback: str | None = None,
         within_s: float | None = None,
     ) -> Selection:
@@ -93,6 +94,7 @@ class Calls(ABC):
             k: How many actions to choose.
             activate: False when the decision may never be shown.
             unit: The user or session that it is for: `erase` finds the decision by it.
+            all_propensities: Ask for the probability of every candidate, of up to 10,000.
             fallback: The action to take when the service does not answer: see `Selection`.
             within_s: Limit of the whole call in seconds, retries included. None: the client's
                 limits.
@@ -103,8 +105,9 @@ class Calls(ABC):
         if decision_id is None and self._retry.attempts > 1:
             decision_id = new_id()
         request = SelectRequest(
-            bandit, context, candidates, retrieve, decision_id, k, activate, unit
-        )
+            bandit, context, candidates, retrieve, decision_id, k, activate, unit,
+            all_propensities,
+        )  # fmt: skip
         call = Call(
             "POST", "/select", _reads_decision(decision_id), request.body(),
             repeatable=decision_id is not None,

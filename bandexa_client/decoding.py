@@ -1,7 +1,7 @@
 """Reads JSON values as the dataclasses of `answers`, driven by the types of their fields.
 
-Fields with a default belong to the client and are not read. Unknown keys of the service are
-ignored. The readers of a type are built once.
+Fields with a default belong to the client and are not read, unless they are `SENT`. Unknown keys of
+the service are ignored. The readers of a type are built once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _record_reader(kind: Any) -> _Reader:
     readers = [
         (field.name, _reader(hints[field.name]))
         for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING
+        if field.default is dataclasses.MISSING or field.metadata.get("sent")
     ]
 
     def read(value: object) -> Any:

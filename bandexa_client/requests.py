@@ -30,6 +30,7 @@ class SelectRequest:
     k: int = 1
     activate: bool = True
     unit: str | None = None
+    all_propensities: bool = False
 
     def body(self) -> dict[str, object]:
         """Return the JSON body, without fields at their default."""
@@ -45,6 +46,8 @@ class SelectRequest:
             body["k"] = self.k
         if not self.activate:
             body["activate"] = False
+        if self.all_propensities:
+            body["all_propensities"] = True
         return body
 
 

@@ -259,20 +259,26 @@ class ServingModel:
         decision_id: DecisionId,
         context: NDArray[Any] | EncodedContext,
         candidates: Candidates,
+        *,
+        retrieve: int | None = None,
     ) -> Ballot:
         """Return how `select` picks for a decision, for every candidate."""
         policy, exploration = self._selecting()
-        return policy.ballot(context, candidates, self._rng(decision_id), exploration)
+        rng = self._rng(decision_id)
+        return policy.ballot(context, candidates, rng, exploration, retrieve)
 
     def _rng(self, decision_id: DecisionId) -> np.random.Generator:
         return keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
 
     def _selecting(self) -> tuple[Policy, Exploration]:
         """Return the policy that decides at this number of rows, and how it explores."""
-        selection, learned = self.spec.selection, self.progress.num_learned
-        policy = self.policy if learned >= selection.warmup_random else Uniform()
-        epsilon, scale = selection.epsilon_at(learned), self.spec.posterior_scale
-        return policy, Exploration(selection.panel, epsilon, scale)
+        spec, learned = self.spec, self.progress.num_learned
+        selection, method = spec.selection, spec.selection.method
+        is_random = learned < selection.warmup_random or method == "uniform"
+        gamma = selection.gamma_at(learned) / spec.reward_width
+        epsilon, scale = selection.epsilon_at(learned), spec.posterior_scale
+        exploration = Exploration(selection.panel, epsilon, scale, method, gamma)
+        return Uniform() if is_random else self.policy, exploration
 
     # -- learning -----------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ import math
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from json import dumps
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.replay.protocol import ContextDtype, RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
+SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
 # Of the rules by which values that a configuration leaves out are derived. A bandit has those of
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
@@ -38,6 +39,7 @@ FORGETTING_CELLS = 32
 MAX_REWARD = 1e20  # a posterior could not learn a larger value
 MAX_WINDOW_S = 1e9
 LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
+MAX_GAMMA = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +220,11 @@ class SelectionSpec:
         epsilon: Probability of a uniform choice. It falls beyond 1,000 learned values.
         posterior_scale: What deviations of a draw from the posterior mean are multiplied by. 1 is
             plain Thompson sampling, less explores less, 0 is greedy; None: 0.2.
+        method: "thompson" takes the best by a draw from the posterior; "squarecb" draws by the gaps
+            between the posterior means (inverse-gap weighting), "greedy" takes the best mean, and
+            "uniform" any candidate. Policies without a posterior, and greedy, ignore it.
+        gamma: Of "squarecb": how fast probabilities fall with the gap, times the root of the number
+            of learned values.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -227,8 +234,14 @@ class SelectionSpec:
     panel: int = 64
     epsilon: float = 0.005
     posterior_scale: float | None = None
+    method: SelectionMethod = "thompson"
+    gamma: float = 10.0
 
     def __post_init__(self) -> None:
+        if self.method not in get_args(SelectionMethod):
+            raise ValueError(f"method: must be one of {', '.join(get_args(SelectionMethod))}")
+        if not 0.0 < self.gamma <= MAX_GAMMA:
+            raise ValueError(f"gamma: must be above 0 and at most {MAX_GAMMA:g}")
         if self.posterior_scale is not None and not 0.0 <= self.posterior_scale <= 10.0:
             raise ValueError("posterior_scale: must be 0 to 10")
         if self.action_chunk is not None and self.action_chunk < 1:
@@ -247,6 +260,14 @@ class SelectionSpec:
         regret, while every action retains support.
         """
         return self.epsilon * min(1.0, math.sqrt(EPSILON_ROWS / max(num_learned, 1)))
+
+    def gamma_at(self, num_learned: int) -> float:
+        """Return gamma of inverse-gap weighting after `num_learned` learned values.
+
+        It grows with sqrt(n), as the theory of the law asks for: what is explored has a share of
+        the regret that vanishes. Vowpal Wabbit has the same default, 10 sqrt(n).
+        """
+        return self.gamma * math.sqrt(num_learned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +435,12 @@ class BanditSpec:
         """What deviations of a draw from the posterior mean are multiplied by."""
         scale = self.selection.posterior_scale
         return DRAW_SCALES[self.edition or EDITION] if scale is None else scale
+
+    @property
+    def reward_width(self) -> float:
+        """The width of the reward range; 1, in the unit of the posterior, where none is given."""
+        low, high = self.reward_range or (0.0, 1.0)
+        return high - low
 
     def completed(self, seed: int, known: BanditSpec | None = None) -> BanditSpec:
         """Return the spec of a new bandit, or of a change of a `known` one.

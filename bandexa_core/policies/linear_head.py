@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +28,8 @@ from bandexa_core.policies.draws import (
     draw_together,
 )
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
-from bandexa_core.policies.panel import MAX_RANKED, Exploration, products
+from bandexa_core.policies.laws import law_of
+from bandexa_core.policies.panel import Exploration, products, with_floor
 from bandexa_core.policies.protocol import (
     Ballot,
     Candidates,
@@ -53,11 +55,12 @@ BLOCK_ROWS = 8  # a block of fewer rows takes as long as the rows one by one
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
 
 NO_EXPLORATION = Exploration(panel=1)
+GREEDY = Exploration(panel=1, method="greedy")
 NOT_FINITE = "context: the encoder gives no finite features for it"
 
 
 class LinearHead(EncodedInputs):
-    """Thompson sampling (Agrawal & Goyal, ICML 2013) on encoded features; or the mean, greedily.
+    """Thompson sampling (Agrawal & Goyal, ICML 2013) on encoded features, or a law on the means.
 
     Where the encoder ignores the action the posteriors are disjoint, one per catalogue slot.
 
@@ -103,29 +106,18 @@ class LinearHead(EncodedInputs):
         retrieve: int | None = None,
         exploration: Exploration = NO_EXPLORATION,
     ) -> Choice:
-        """See `Policy.select`. The sampled values come from one joint draw of the weights."""
+        """See `Policy.select`. Sampled values come from one joint draw of the weights.
+
+        The methods that do not draw have the posterior means in their place.
+        """
         context = self.ready(context)
-        exploration, spread = self._calibrated(exploration), self.calibration.spread
-        explores = rng.random() < exploration.epsilon and not self.greedy
+        exploration, spread = self._exploring(exploration), self.calibration.spread
+        explores = rng.random() < exploration.epsilon
         groups, offered = self._grouped(candidates)
-        if self.greedy:
-            means_G = self._mean_scores(context, offered)
-            draw = Draw(
-                means_G,
-                winners=None,
-                best=lambda: int(means_G.argmax()),
-                std=self._std_of(context, offered),
-                offset=self.posterior.frame.center,
-            )
-            exploration = NO_EXPLORATION
-        else:
-            draw = self._draw(context, offered, rng, exploration)
+        draw = self._draw(context, offered, rng, exploration)
         ranking = Ranking.of(draw.scores, groups, rng, whole=num > 1)
-        retrieved, best = None, np.array([ranking.first])
-        if retrieve is not None and retrieve < len(candidates):
-            retrieved = ranking.retrieved(retrieve)
-        if num > 1:
-            best = ranking.best(num, retrieved)
+        law = law_of(draw, ranking, exploration, self.posterior.frame.unit, retrieve)
+        best, retrieved = law.picks(num, retrieve, rng)
         # argmax selects a NaN if there is one.
         ends = ranking.score(ranking.first) + (ranking.score(int(best[-1])) if num > 1 else 0.0)
         if not math.isfinite(ends + draw.offset):
@@ -134,28 +126,19 @@ class LinearHead(EncodedInputs):
         if explores:  # among all candidates, so that each has at least this probability
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
-        scores = ranking.of_candidates(chosen) + draw.offset
         served = int(chosen[0])
-
-        def propensity() -> float:
-            winners = draw.winners
-            winners_M = np.array([draw.scores.argmax()]) if winners is None else winners()
-            return exploration.propensity(ranking, winners_M, served)
-
-        propensities = None
-        if num > 1 and len(candidates) * exploration.panel <= MAX_RANKED:
-            scores_MG = draw.scores[None] if draw.members is None else draw.members()
-            propensities = exploration.place_propensities(ranking, scores_MG, chosen)
+        propensity = partial(law.propensity, served)
         return Choice(
             chosen,
-            scores,
+            ranking.of_candidates(chosen) + draw.offset,
             retrieved,
             propensity=None if draw.later else propensity(),
             late_propensity=propensity if draw.later else None,
             encode_s=draw.encode_s,
             explored=None if draw.best is None else not ranking.tie(draw.best(), served),
             std=None if draw.std is None else spread * draw.std(ranking.group(served)),
-            propensities=propensities,
+            propensities=law.places(chosen) if num > 1 else None,
+            all_propensities=lambda: with_floor(law.shares(), exploration.epsilon),
         )
 
     def select_many(
@@ -168,7 +151,8 @@ class LinearHead(EncodedInputs):
         """See `Policy.select_many`."""
         groups, offered = self._grouped(candidates)
         joint = self._joint_for(len(offered))
-        if joint is None or self.greedy or len(contexts) == 1:
+        draws = exploration.method == "thompson" and not self.greedy
+        if joint is None or not draws or len(contexts) == 1:
             pairs = zip(contexts, rngs, strict=True)
             return [self.select(x, candidates, rng, exploration=exploration) for x, rng in pairs]
         encoder, posterior = joint
@@ -194,22 +178,26 @@ class LinearHead(EncodedInputs):
         candidates: Candidates,
         rng: np.random.Generator,
         exploration: Exploration,
+        retrieve: int | None = None,
     ) -> Ballot:
         """See `Policy.ballot`."""
         context = self.ready(context)
-        exploration = self._calibrated(exploration)
+        exploration = self._exploring(exploration)
         rng.random()  # `select` decides with this number whether it explores
         groups, offered = self._grouped(candidates)
-        if self.greedy:
-            center = self.posterior.frame.center
-            draw = Draw(self._mean_scores(context, offered), winners=None, offset=center)
-            exploration = NO_EXPLORATION
-        else:
-            draw = self._draw(context, offered, rng, exploration)
+        draw = self._draw(context, offered, rng, exploration)
         ranking = Ranking.of(draw.scores, groups, rng, whole=False)
-        winners_M = np.array([draw.scores.argmax()]) if draw.winners is None else draw.winners()
+        law = law_of(draw, ranking, exploration, self.posterior.frame.unit, retrieve)
         sampled_K = ranking.of_candidates(slice(None)) + draw.offset
-        return Ballot(sampled_K, ranking.shares(winners_M), exploration.epsilon)
+        return Ballot(sampled_K, law.shares(), exploration.epsilon)
+
+    def _exploring(self, exploration: Exploration) -> Exploration:
+        """Return how this policy explores: calibrated draws, or the means without a panel."""
+        if self.greedy:
+            return GREEDY
+        if exploration.method == "thompson":
+            return self._calibrated(exploration)
+        return replace(exploration, panel=1)
 
     def _calibrated(self, exploration: Exploration) -> Exploration:
         """Return how draws explore when their deviations are those on later rows."""
@@ -237,8 +225,17 @@ class LinearHead(EncodedInputs):
         rng: np.random.Generator,
         exploration: Exploration,
     ) -> Draw:
-        """Draw the panel; the decision uses the scores of the first member."""
+        """Draw the panel, whose first member's scores decide; or take the means, by the method."""
         posterior = self.posterior
+        if exploration.method != "thompson":
+            means_G = self._mean_scores(context, candidates)
+            return Draw(
+                means_G,
+                winners=None,
+                best=lambda: int(means_G.argmax()),
+                std=self._std_of(context, candidates),
+                offset=posterior.frame.center,
+            )
         started = time.perf_counter()
         if isinstance(posterior, DisjointPosterior):
             z_D = self.shared_features(context, candidates)

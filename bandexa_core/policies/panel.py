@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.policies.ties import Ranking
+from bandexa_core.spec import SelectionMethod
 
 Array64 = NDArray[np.float64]
 CHUNK = 8192
@@ -38,11 +39,15 @@ class Exploration:
         panel: M, the members of the panel.
         epsilon: Probability of a uniform choice.
         scale: What deviations of a draw from the posterior mean are multiplied by.
+        method: How the first action is chosen; see `SelectionSpec`.
+        gamma: Of inverse-gap weighting, per unit of the posterior's frame.
     """
 
     panel: int = 64
     epsilon: float = 0.0
     scale: float = 1.0
+    method: SelectionMethod = "thompson"
+    gamma: float = 0.0
 
     def propensity(self, ranking: Ranking, winners_M: NDArray[np.int64], candidate: int) -> float:
         """Return the probability of a candidate, given each member's best one.
@@ -53,7 +58,11 @@ class Exploration:
 
     def probability(self, votes: float, num: int) -> float:
         """Return that of one of `num` candidates with so many votes of the panel."""
-        return (1.0 - self.epsilon) * (votes / self.panel) + self.epsilon / num
+        return self.mixed(votes / self.panel, num)
+
+    def mixed(self, share: float, num: int) -> float:
+        """Return the probability of one of `num` candidates, given that without the floor."""
+        return (1.0 - self.epsilon) * share + self.epsilon / num
 
     def place_propensities(
         self, ranking: Ranking, scores_MG: Array64, chosen: NDArray[np.int64]
@@ -69,6 +78,11 @@ class Exploration:
         """
         votes = ranking.place_votes(scores_MG, chosen)
         return tuple(self.probability(each, ranking.num) for each in votes)
+
+
+def with_floor(shares_K: Array64, epsilon: float) -> Array64:
+    """Return the probabilities of all candidates, (K,), given those without the floor."""
+    return (1.0 - epsilon) * shares_K + epsilon / len(shares_K)
 
 
 def products(parts_KV: Array64, query_V: Array64) -> Array64:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionSlot
-from bandexa_core.policies.panel import Exploration
+from bandexa_core.policies.panel import Exploration, with_floor
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import LearnedRows, RowWeights, TrainingRows
 from bandexa_core.spec import SelectionSpec
@@ -129,6 +129,8 @@ class Choice(NamedTuple):
         std: Posterior standard deviation of the first pick's expected reward, or None.
         propensities: With k above 1, for each place the probability that the policy puts its pick
             there, whatever stands at the others; None where that takes too long.
+        all_propensities: Computes the probability of each candidate, (K,), to sum 1; it takes as
+            long as the draw. It reads immutable arrays only. None: `select_many` drew it.
     """
 
     chosen: NDArray[np.int64]
@@ -140,6 +142,7 @@ class Choice(NamedTuple):
     explored: bool | None = None
     std: float | None = None
     propensities: tuple[float, ...] | None = None
+    all_propensities: Callable[[], NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,9 @@ class Ballot:
     """The details of a decision for every candidate.
 
     Attributes:
-        sampled: The sampled values that were ranked, (K,).
-        shares: The share of the panel that voted for each candidate, (K,).
+        sampled: The values that were ranked, (K,): sampled ones, or posterior means.
+        shares: The probability of each candidate without the floor, (K,): its share of the panel's
+            votes, or that of the law.
         epsilon: Probability of a uniform choice instead.
     """
 
@@ -159,7 +163,7 @@ class Ballot:
     @property
     def propensities(self) -> NDArray[np.float64]:
         """The probability of each candidate's being served, (K,)."""
-        return (1.0 - self.epsilon) * self.shares + self.epsilon / len(self.shares)
+        return with_floor(self.shares, self.epsilon)
 
 
 class Policy(Protocol):
@@ -219,6 +223,7 @@ class Policy(Protocol):
         candidates: Candidates,
         rng: np.random.Generator,
         exploration: Exploration,
+        retrieve: int | None = None,
     ) -> Ballot:
         """Draw as `select` does with an equal generator, and return every candidate's details."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,9 @@ class Uniform:
         share = 1.0 / len(candidates)
         propensities = (share,) * num if num > 1 else None
         return Choice(
-            order[:num], scores_K[order[:num]], retrieved, share, propensities=propensities
-        )
+            order[:num], scores_K[order[:num]], retrieved, share, propensities=propensities,
+            all_propensities=partial(np.full, len(candidates), share),
+        )  # fmt: skip
 
     def select_many(
         self,
@@ -81,6 +83,7 @@ class Uniform:
         candidates: Candidates,
         rng: np.random.Generator,
         exploration: Exploration,
+        retrieve: int | None = None,
     ) -> Ballot:
         """See `Policy.ballot`; every candidate is as probable as any other."""
         num = len(candidates)

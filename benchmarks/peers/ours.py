@@ -86,8 +86,9 @@ def policy(
     *,
     one_hot: bool = False,
     needs_features: bool = False,
+    selection: Body | None = None,
 ) -> Make:
-    """Return what makes a player of a policy and an encoder; None leaves them to the service."""
+    """Return what makes a player of these sections; None leaves one to the service."""
 
     def make(stream: Stream, name: str, seed: int) -> OurPlayer:
         if needs_features and stream.action_features is None:
@@ -101,6 +102,8 @@ def policy(
             body["policy"] = policy
         if encoder is not None:
             body["encoder"] = encoder
+        if selection is not None:
+            body["selection"] = selection
         return OurPlayer(name, body, stream, one_hot=one_hot)
 
     return make

@@ -83,6 +83,7 @@ def _peer(name: str, package: str, make: Callable[[Stream, int], Player]) -> Pol
 
 _ROWS = [
     _ours("default", policy()),
+    _ours("squarecb", policy(selection={"method": "squarecb"})),
     _ours("linear_ts", policy("linear_ts", PER_ACTION)),
     _ours("linear_greedy", policy("greedy", PER_ACTION)),
     _ours("bilinear_ts", policy("linear_ts", BILINEAR, needs_features=True)),

@@ -39,6 +39,7 @@ from service.http.limits import BodyReader, refuse_compressed
 from service.http.problems import problem_of, refusal_of, send_refusal
 from service.http.schemas.decide import (
     ActionRef,
+    CandidatePropensity,
     Problem,
     RewardAnswer,
     RewardBatch,
@@ -62,6 +63,8 @@ from service.store.records import RewardReport
 Body = TypeVar("Body", bound=msgspec.Struct)
 Value = TypeVar("Value")
 Answer = TypeVar("Answer")
+MANY = 1000  # propensities, which are encoded in about a millisecond
+MAX_OF_BATCH = 100_000  # propensities of all candidates, in all items of a batch
 AT_ONCE = 50  # items of a batch that begin before other requests go on
 
 
@@ -98,6 +101,7 @@ def select_command(
         body_hash=None if own_id is None else _identity(body, context),
         decode_s=time.perf_counter() - arrived,
         unit=body.unit,
+        all_propensities=body.all_propensities,
     )
 
 
@@ -110,10 +114,16 @@ async def select(engine: Engine, command: SelectCommand, *, patient: bool = Fals
         patient: Whether it waits for room in the queue of a slow encoder.
     """
     try:
-        return _answer(await engine.selecting.select(command, patient=patient))
+        decision = await engine.selecting.select(command, patient=patient)
     except UnknownAction:
         candidates.check_ids(command.candidates)
         raise
+    found = decision.propensities
+    if found is None:
+        return _answer(decision)
+    names = engine.selecting.names(command, found)
+    columns = zip(names, found.indexes.tolist(), found.values.tolist(), strict=True)
+    return _answer(decision, [CandidatePropensity(*each) for each in columns])
 
 
 def _identity(body: SelectRequest, context: Any) -> bytes:
@@ -128,10 +138,14 @@ def _identity(body: SelectRequest, context: Any) -> bytes:
     }
     if body.unit is not None:  # without one, the digest is that of earlier releases
         parts["unit"] = body.unit
+    if body.all_propensities:
+        parts["all_propensities"] = True
     return body_hash(parts)
 
 
-def _answer(decision: Decision) -> SelectAnswer:
+def _answer(
+    decision: Decision, all_propensities: list[CandidatePropensity] | None = None
+) -> SelectAnswer:
     actions = [ActionRef(chosen.id, chosen.place) for chosen in decision.chosen]
     return SelectAnswer(
         decision_id=decision.decision_id,
@@ -142,6 +156,7 @@ def _answer(decision: Decision) -> SelectAnswer:
         propensities=_of_places(decision) if len(actions) > 1 else None,
         snapshot=decision.snapshot,
         position=decision.position,
+        all_propensities=all_propensities,
     )
 
 
@@ -178,7 +193,41 @@ async def select_batch(
         engine.metrics.problem(problem.type)
         return SelectItem(problem.status, error=problem)
 
-    return SelectBatchAnswer(await _each(one, commands))
+    return SelectBatchAnswer(await _each(one, _within(engine, commands)))
+
+
+def _within(
+    engine: Engine, commands: list[SelectCommand | Problem]
+) -> list[SelectCommand | Problem]:
+    """Return the items, with a problem for those that ask for more propensities than there may be.
+
+    The limit is on the candidates of all items together, in their order.
+    """
+    num = 0
+
+    def checked(item: SelectCommand | Problem) -> SelectCommand | Problem:
+        nonlocal num
+        if isinstance(item, Problem) or not item.all_propensities:
+            return item
+        try:
+            num += engine.selecting.num_candidates(item)
+        except ServiceError as error:
+            return problem_of(error)
+        if num <= MAX_OF_BATCH:
+            return item
+        text = f"at most {MAX_OF_BATCH} candidates, in all items of a batch that ask for theirs"
+        return problem_of(InvalidRequest("all_propensities", text))
+
+    return [checked(item) for item in commands]
+
+
+def _num_rows(answer: msgspec.Struct) -> int:
+    """Return how many propensities of all candidates an answer has."""
+    if isinstance(answer, SelectAnswer):
+        return len(answer.all_propensities or ())
+    if isinstance(answer, SelectBatchAnswer):
+        return sum(_num_rows(item.answer) for item in answer.items if item.answer is not None)
+    return 0
 
 
 # -- reward -------------------------------------------------------------------------------------
@@ -386,6 +435,9 @@ class HotCalls:
                     )
                 )
             answer = await call.answer(engine, prepared)
+            if _num_rows(answer) > MANY:
+                content = await self._large.run(lambda: encode(answer, accepted))
+                return content, accepted.encode()
             return encode(answer, accepted), accepted.encode()
         finally:
             reader.release()

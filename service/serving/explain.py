@@ -195,13 +195,13 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
 def _explained(
     model: ServingModel, record: DecisionRecord, ids: tuple[str, ...], candidates: Candidates
 ) -> Explained:
-    ballot = model.ballot(record.decision_id, record.context, candidates)
     retrieval = record.retrieval
     is_listed = retrieval is not None and retrieval.listed
+    retrieve = None if retrieval is None else retrieval.num
+    ballot = model.ballot(record.decision_id, record.context, candidates, retrieve=retrieve)
     choice = model.select(
-        record.decision_id, record.context, candidates, num=len(record.chosen),
-        retrieve=None if retrieval is None else retrieval.num,
-    )  # fmt: skip
+        record.decision_id, record.context, candidates, num=len(record.chosen), retrieve=retrieve
+    )
     means, stds = model.policy.score(record.context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]
     served = [picked.id for picked in record.chosen]

@@ -58,6 +58,26 @@ class Retrieval(NamedTuple):
     listed: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Propensities:
+    """The probabilities of all K candidates of a decision, in their order.
+
+    Attributes:
+        indexes: Their places in the list of the request, else their catalogue slots, int32 (K,).
+        values: The probability of each, float64 (K,).
+    """
+
+    indexes: NDArray[np.int32]
+    values: NDArray[np.float64]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Propensities)
+            and np.array_equal(self.indexes, other.indexes)
+            and np.array_equal(self.values, other.values)
+        )
+
+
 class DecisionRecord(NamedTuple):
     """One answered select.
 
@@ -75,6 +95,7 @@ class DecisionRecord(NamedTuple):
         explored, std: See `Choice`.
         unit: The user or session that it was made for; None where the caller named none.
         retrieval: What `candidates` were retrieved from; None: nothing was retrieved.
+        propensities: Those of all candidates, where the request asked for them.
     """
 
     decision_id: DecisionId
@@ -94,6 +115,7 @@ class DecisionRecord(NamedTuple):
     std: float | None = None
     unit: str | None = None
     retrieval: Retrieval | None = None
+    propensities: Propensities | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +165,7 @@ class StoredAnswer:
     snapshot: Version
     position: LogPosition
     propensity: float | None
+    propensities: Propensities | None = None
 
 
 class Erasure(NamedTuple):

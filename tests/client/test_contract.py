@@ -37,6 +37,7 @@ MODELS = {
     "ActivationStatus": "ActivateAnswer",
     "BanditState": "BanditAnswer",
     "Catalogue": "CatalogueAnswer",
+    "CandidatePropensity": "CandidatePropensity",
     "ClockState": "ClockAnswer",
     "Compacted": "CompactAnswer",
     "Erased": "EraseAnswer",
@@ -200,6 +201,23 @@ def test_the_server_is_ready_and_learns(client: BanditClient, bandit: str) -> No
     assert (ready.status, ready.detail) == ("ready", None)
     assert ready.trainer is not None
     assert client.learnz().bandits[bandit].findings == ()
+
+
+def test_a_select_has_the_propensities_that_it_asks_for(client: BanditClient, bandit: str) -> None:
+    places = client.select(bandit, [1.0, 0.0], k=2).propensities
+    assert places is not None
+    assert [0.0 < each < 1.0 for each in places] == [True, True]
+    assert client.select(bandit, [1.0, 0.0]).all_propensities is None
+    chosen = client.select(bandit, [1.0, 0.0], all_propensities=True)
+    asked = SelectRequest(bandit, [1.0, 0.0], all_propensities=True)
+    (batched,) = client.select_batch([asked])
+    assert isinstance(batched, Selection)
+    for one in (chosen, batched):
+        assert one.all_propensities is not None
+        assert [(each.id, each.index) for each in one.all_propensities] == [("x", 0), ("y", 1)]
+        assert sum(each.propensity for each in one.all_propensities) == pytest.approx(1.0)
+        served = one.all_propensities[one.action.index]
+        assert served.propensity == pytest.approx(one.propensity)
 
 
 def test_a_unit_is_erased(client: BanditClient, bandit: str) -> None:

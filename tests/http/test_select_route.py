@@ -17,6 +17,7 @@ ANSWER_KEYS = {
     "propensities",
     "snapshot",
     "position",
+    "all_propensities",
 }
 IDS = ["a", "b", "c", "d"]
 EYE = [[float(row == column) for column in range(4)] for row in range(4)]

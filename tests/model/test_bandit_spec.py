@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +18,7 @@ from bandexa_core.spec import (
     EncoderSpec,
     PosteriorSpec,
     ReplaySpec,
+    SelectionMethod,
     SelectionSpec,
     TrainingSpec,
 )
@@ -52,6 +53,8 @@ def _counts(*names: str) -> list[tuple[str, int]]:
             "shard_size", "cache_shards", "flush_every", "capacity", "capacity_bytes")),
         *((SelectionSpec, *pair) for pair in _counts("action_chunk")),
         (SelectionSpec, "warmup_random", -1),
+        (SelectionSpec, "method", "ucb"),
+        *((SelectionSpec, "gamma", value) for value in [0.0, -1.0, 1.1e9, *BAD_NUMBERS]),
         *((EncoderSpec, "params", {"a": value}) for value in [*BAD_NUMBERS, {1, 2}, b"", "\ud800"]),
     ],
 )  # fmt: skip
@@ -158,7 +161,11 @@ SPECS = st.builds(
         capacity_bytes=st.none() | st.integers(1 << 40, 1 << 50),
     ),
     selection=st.builds(
-        SelectionSpec, action_chunk=st.none() | COUNTS, warmup_random=st.integers(0, 10**6)
+        SelectionSpec,
+        action_chunk=st.none() | COUNTS,
+        warmup_random=st.integers(0, 10**6),
+        method=st.sampled_from(get_args(SelectionMethod)),
+        gamma=st.floats(1e-9, 1e9),
     ),
     reward_range=st.tuples(st.floats(-1e3, 0), st.floats(1e-3, 1e3)),
     seed=st.none() | st.integers(0, 2**63 - 1),
@@ -208,7 +215,7 @@ def test_the_hash_changes_with_what_shapes_the_model(changes):
         {"seed": 5},
         {"training": TrainingSpec(lr=0.5, train_every=3)},
         {"replay": ReplaySpec(capacity=5, capacity_bytes=10**6)},
-        {"selection": SelectionSpec(action_chunk=5, warmup_random=9)},
+        {"selection": SelectionSpec(action_chunk=5, warmup_random=9, method="squarecb")},
         {"edition": 2},
         {"reward_range": (-1.0, 0.0)},
         {"posterior": PosteriorSpec(prior_var=1.0, noise_var=0.1)},
@@ -245,3 +252,17 @@ def test_the_frozen_part_is_all_but_what_may_change():
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
     assert changed.frozen_part() == frozen
     assert dataclasses.replace(BASE, seed=1).frozen_part() != frozen
+
+
+def test_a_stored_spec_of_before_the_methods_draws_from_the_posterior():
+    stored = json.loads(json.dumps(dataclasses.asdict(BASE)))
+    for name in ("method", "gamma"):
+        del stored["selection"][name]
+    assert BanditSpec.from_json(stored) == BASE
+    assert BASE.selection.method == "thompson"
+
+
+def test_gamma_grows_with_the_root_of_the_learned_values():
+    assert SelectionSpec().gamma_at(0) == 0.0
+    assert SelectionSpec().gamma_at(100) == pytest.approx(100.0)
+    assert SelectionSpec(gamma=3.0).gamma_at(10_000) == pytest.approx(300.0)

@@ -307,3 +307,78 @@ def test_a_changed_warm_up_and_schedule_take_effect_at_once(specs, grown):
     expected = Uniform().select(x, offered, keyed_rng(model.uid, 3, "decision", "d"))
     assert model.select(DecisionId("d"), x, offered).chosen == expected.chosen
     assert model.round_due()
+
+
+@pytest.mark.parametrize("encoder", ["concat", "per_action", "mlp"])
+@pytest.mark.parametrize("method", ["squarecb", "greedy", "uniform"])
+def test_a_changed_method_decides_from_its_row_on_and_draws_again_as_it_did(
+    specs, grown, encoder, method
+):
+    """The floor of a third makes each method choose among all five."""
+    model, log = grown(specs[encoder])
+    offered, x = model.enabled_candidates(), log.context()
+    ids = [DecisionId(f"d-{number}") for number in range(60)]
+    by_draw = [model.select(d, x, offered).propensity for d in ids]
+    model.apply(row_by_row(log.configure(selection={"method": method, "epsilon": 1 / 3})), None)
+    choices = [model.select(d, x, offered) for d in ids]
+    for d, choice in zip(ids, choices, strict=True):
+        again, ballot = model.select(d, x, offered), model.ballot(d, x, offered)
+        assert again.chosen.tolist() == choice.chosen.tolist()
+        assert again.scores.tolist() == choice.scores.tolist()
+        assert ballot.propensities == pytest.approx(choice.all_propensities(), abs=1e-15)
+        assert ballot.propensities[choice.chosen[0]] == pytest.approx(choice.propensity, abs=1e-15)
+        assert ballot.sampled[choice.chosen[0]] == choice.scores[0]
+    together = model.select_many(ids, [x] * 60, offered)
+    assert [c.chosen.tolist() for c in together] == [c.chosen.tolist() for c in choices]
+    assert len({int(choice.chosen[0]) for choice in choices}) > 2
+    assert len({tuple(choice.all_propensities()) for choice in choices}) == 1
+    model.apply(row_by_row(log.configure(selection={})), None)
+    assert [model.select(d, x, offered).propensity for d in ids] == by_draw
+
+
+def test_gamma_is_in_the_unit_of_the_rewards(specs, grown):
+    """Of a declared range that is its width: ten times the width, a tenth of the sharpness."""
+    spec = specs["concat"]
+    low, high = spec.reward_range
+    wide = dataclasses.replace(
+        spec,
+        reward_range=(low, low + 10 * (high - low)),
+        posterior=dataclasses.replace(spec.posterior, prior_var=1.0, noise_var=0.1),
+    )
+    narrow = dataclasses.replace(wide, reward_range=(low, high))
+    means, found = [], []
+    for each in (wide, narrow):
+        model, log = grown(each)
+        offered, x = model.enabled_candidates(), np.full_like(log.context(), 0.7)
+        model.apply(row_by_row(log.configure(selection={"method": "squarecb"})), None)
+        means.append(model.policy.score(x, offered)[0])
+        found.append(model.select(DecisionId("d"), x, offered).all_propensities())
+    assert means[0] == pytest.approx(means[1])
+    gaps, epsilon = means[0].max() - means[0], spec.selection.epsilon
+    for probabilities, width in zip(found, (10 * (high - low), high - low), strict=True):
+        shares = 1.0 / (5 + 10.0 * np.sqrt(12) * gaps / width)
+        shares[gaps == 0.0] = 1.0 - shares[gaps > 0.0].sum()
+        assert probabilities == pytest.approx((1 - epsilon) * shares + epsilon / 5)
+
+
+def test_without_a_range_gamma_is_in_the_unit_that_the_posterior_learned(specs, grown):
+    spec = dataclasses.replace(specs["concat"], reward_range=None, edition=2)
+    model, log = grown(spec)
+    offered, x = model.enabled_candidates(), log.context()
+    model.apply(row_by_row(log.configure(selection={"method": "squarecb"})), None)
+    means, unit = model.policy.score(x, offered)[0], model.policy.posterior.frame.unit
+    assert unit != 1.0
+    shares = 1.0 / (5 + 10.0 * np.sqrt(12) * (means.max() - means) / unit)
+    shares[means.argmax()] = 1.0 - np.delete(shares, means.argmax()).sum()
+    found = model.ballot(DecisionId("d"), x, offered).shares
+    assert found == pytest.approx(shares)
+
+
+def test_bandits_of_edition_1_may_change_their_method(specs, grown):
+    spec = dataclasses.replace(specs["concat"], edition=1)
+    model, log = grown(spec)
+    offered, x = model.enabled_candidates(), log.context()
+    model.apply(row_by_row(log.configure(selection={"method": "squarecb"})), None)
+    found = model.select(DecisionId("d"), x, offered).all_propensities()
+    assert found.sum() == pytest.approx(1.0)
+    assert len(set(found.tolist())) == 5

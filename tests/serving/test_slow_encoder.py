@@ -32,6 +32,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "policy": "greedy",
         "encoder": {"name": "twin", "params": {"heads": "per_action"}},
     },
+    "squarecb": {"selection": {"method": "squarecb", "gamma": 2.0}},
     "forgetful": {"forgetting": {"half_life": 32}, "selection": {"action_chunk": 2}},
 }
 

@@ -13,6 +13,7 @@ import pytest
 from bandexa_core.ids import ActionId, DecisionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from service.store.errors import StoreDamaged
+from service.store.records import Propensities
 from service.store.sqlite.codec import chosen_ids, unpack_chosen
 from tests.store.reporting import rewards
 
@@ -89,6 +90,16 @@ def test_damaged_picks_are_not_answered(client, store, bandit):
     change(client.path, f"UPDATE decisions SET chosen = {flipped} WHERE own_id = 'd2'")
     with store.reader() as reader, pytest.raises(StoreDamaged, match="decision d2"):
         reader.answer(DecisionId("d2"))
+
+
+def test_damaged_propensities_are_not_answered(client, store, make, bandit):
+    given = Propensities(np.arange(3, dtype=np.int32), np.array([0.5, 0.25, 0.25]))
+    record = make.decision(bandit, "d9")._replace(propensities=given)
+    assert client.call(store.append_decision, record) is None
+    for broken in (FLIPPED.format("propensities"), "x'00'", "substr(propensities, 1, 8)"):
+        change(client.path, f"UPDATE decisions SET propensities = {broken} WHERE own_id = 'd9'")
+        with store.reader() as reader, pytest.raises(StoreDamaged, match="decision d9"):
+            reader.answer(DecisionId("d9"))
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [["a0", 0, 0, b"", 0.5]], [1, 2, "text"], [], 7, None])

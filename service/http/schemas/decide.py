@@ -70,6 +70,13 @@ class SelectRequest(Body, frozen=True, kw_only=True):
     unit: (
         Annotated[Id, Meta(description="The user or session: what is erased together.")] | None
     ) = None
+    all_propensities: Annotated[
+        bool,
+        Meta(
+            description="Answer with the probability of every candidate: of up to 10,000, and of"
+            " 100,000 in a batch."
+        ),
+    ] = False
 
 
 class ActionRef(msgspec.Struct, frozen=True, gc=False):
@@ -77,6 +84,14 @@ class ActionRef(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     index: int
+
+
+class CandidatePropensity(msgspec.Struct, frozen=True, gc=False):
+    """The probability that a candidate is chosen first."""
+
+    id: str
+    index: int
+    propensity: float
 
 
 class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -97,6 +112,13 @@ class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
     ]
     snapshot: int
     position: int
+    all_propensities: Annotated[
+        list[CandidatePropensity] | None,
+        Meta(
+            description="Where the request asks for them: the probability of each candidate, in"
+            " candidate order. They sum to 1."
+        ),
+    ] = None
 
 
 class RewardRequest(Body, frozen=True, kw_only=True):

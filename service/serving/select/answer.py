@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import DecisionId
+from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.policies import EncodedContext
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
@@ -25,7 +25,13 @@ from service.serving.bandit import Bandit
 from service.serving.errors import UnknownAction
 from service.serving.recent import RecentDecisions
 from service.serving.select.batcher import DecisionBatcher
-from service.serving.select.commands import CandidateInput, Decision, Scores, SelectCommand
+from service.serving.select.commands import (
+    CandidateInput,
+    Decision,
+    InlineCandidates,
+    Scores,
+    SelectCommand,
+)
 from service.serving.select.decide import Pending
 from service.serving.select.encoder_queue import EncoderQueue
 from service.settings import Settings
@@ -33,7 +39,7 @@ from service.store.errors import Conflict, InvalidRequest, Unavailable
 from service.store.identity import is_server_form
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
-from service.store.records import DecisionRecord, StoredAnswer
+from service.store.records import DecisionRecord, Propensities, StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +188,25 @@ class Selecting:
                 return part
         return context
 
+    def num_candidates(self, command: SelectCommand) -> int:
+        """Return how many candidates a select has, at most.
+
+        Raises:
+            UnknownBandit: There is no such bandit any more.
+        """
+        given = command.candidates
+        if given is None:
+            return len(self._bandit(command.bandit).model.catalogue)
+        return len(given.ids if isinstance(given, InlineCandidates) else given)
+
+    def names(self, command: SelectCommand, propensities: Propensities) -> list[ActionId]:
+        """Return the ids of the candidates of a decision that has these propensities, K."""
+        given = command.candidates
+        if given is None:  # a slot has its action for ever
+            given = self._bandit(command.bandit).model.catalogue.ids
+        ids = given.ids if isinstance(given, InlineCandidates) else given
+        return [ids[index] for index in propensities.indexes.tolist()]
+
     async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
         """Return the served model's expectation of the candidates; stores nothing.
 
@@ -219,8 +244,9 @@ def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredA
     if earlier.body_hash is None or earlier.body_hash != body_hash:
         raise Conflict(f"decision {decision_id!r} was made for another request")
     return Decision(
-        decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position
-    )
+        decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position,
+        earlier.propensities,
+    )  # fmt: skip
 
 
 def _log_fields(bandit: str, decision: Decision) -> dict[str, Any]:

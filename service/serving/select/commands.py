@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.policies import Candidates
-from service.store.records import ChosenAction, DecisionRecord
+from service.store.records import ChosenAction, DecisionRecord, Propensities
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class SelectCommand(NamedTuple):
         num: How many actions to choose.
         body_hash: Digest of the body; None where the service makes the decision id.
         unit: The user or session that it is for; None where the caller names none.
+        all_propensities: Whether those of all candidates are asked for.
         decode_s: Seconds that decoding took.
     """
 
@@ -73,23 +74,26 @@ class SelectCommand(NamedTuple):
     body_hash: bytes | None
     decode_s: float = 0.0
     unit: str | None = None
+    all_propensities: bool = False
 
 
 class Decision(NamedTuple):
-    """The answer of a select."""
+    """The answer of a select; `propensities` are of all candidates, where it asked for them."""
 
     decision_id: DecisionId
     chosen: tuple[ChosenAction, ...]
     propensity: float | None
     snapshot: SnapshotVersion
     position: LogPosition
+    propensities: Propensities | None = None
 
     @classmethod
     def of(cls, record: DecisionRecord) -> Decision:
         """Return the answer of a decision that was just stored."""
         return cls(
-            record.decision_id, record.chosen, record.propensity, record.snapshot, record.position
-        )
+            record.decision_id, record.chosen, record.propensity, record.snapshot, record.position,
+            record.propensities,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

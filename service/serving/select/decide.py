@@ -16,8 +16,9 @@ from service.serving.bandit import Bandit
 from service.serving.select.commands import InlineCandidates, Offer, SelectCommand
 from service.store.errors import InvalidRequest
 from service.store.identity import DecisionIds
-from service.store.records import ChosenAction, DecisionRecord, Retrieval
+from service.store.records import ChosenAction, DecisionRecord, Propensities, Retrieval
 
+MAX_PROPENSITIES = 10_000  # of all candidates: some ten milliseconds, and a megabyte of JSON
 CHOSEN_WORK = 20  # candidates, which take as long as a chosen action
 
 
@@ -38,7 +39,12 @@ class Pending(NamedTuple):
     def plain(self) -> bool:
         """Whether it chooses one of all enabled actions: such selects are drawn together."""
         command = self.command
-        return command.candidates is None and command.num == 1 and command.retrieve is None
+        return (
+            command.candidates is None
+            and command.num == 1
+            and command.retrieve is None
+            and not command.all_propensities
+        )
 
     @property
     def work(self) -> int:
@@ -84,6 +90,11 @@ def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
         raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
     if command.retrieve is not None and command.retrieve < num:
         raise InvalidRequest("retrieve", f"must be at least k = {num}")
+    if command.all_propensities and len(offer.candidates) > MAX_PROPENSITIES:
+        raise InvalidRequest(
+            "all_propensities",
+            f"{len(offer.candidates)} candidates are offered, {MAX_PROPENSITIES} at most",
+        )
     key, decision_id = _identity(pending, ids)
     try:
         choice = bandit.model.select(
@@ -131,6 +142,10 @@ def _drawn(
     max_inline_bytes: int,
 ) -> Drawn:
     model, command = pending.bandit.model, pending.command
+    propensity, late = choice.propensity, choice.late_propensity
+    everyone = _all_propensities(offer, choice) if command.all_propensities else None
+    if everyone is not None and late is not None:
+        propensity, late = float(everyone.values[choice.chosen[0]]), None
     record = DecisionRecord(
         decision_id=decision_id,
         key=key,
@@ -143,16 +158,25 @@ def _drawn(
         features=_inline_features(command, offer, choice, max_inline_bytes),
         snapshot=model.version,
         position=model.position,
-        propensity=choice.propensity,
+        propensity=propensity,
         activated=command.activate,
         explored=choice.explored,
         std=choice.std,
         unit=command.unit,
         retrieval=_retrieval(command, offer, choice),
+        propensities=everyone,
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1
-    return Drawn(record, choice.late_propensity, several, choice.encode_s, draw_s)
+    return Drawn(record, late, several, choice.encode_s, draw_s)
+
+
+def _all_propensities(offer: Offer, choice: Choice) -> Propensities:
+    slots = offer.candidates.slots
+    indexes = slots if offer.ids is None else np.arange(len(slots))
+    compute = choice.all_propensities
+    assert compute is not None, "what asks for them is not drawn together with others"
+    return Propensities(indexes.astype(np.int32), compute())
 
 
 def _retrieval(command: SelectCommand, offer: Offer, choice: Choice) -> Retrieval | None:

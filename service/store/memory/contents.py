@@ -78,7 +78,9 @@ class HeldDecision:
     def answer(self) -> StoredAnswer:
         """Return what answered its select."""
         r = self.record
-        return StoredAnswer(r.body_hash, r.chosen, r.snapshot, r.position, r.propensity)
+        return StoredAnswer(
+            r.body_hash, r.chosen, r.snapshot, r.position, r.propensity, r.propensities
+        )
 
     def num_bytes(self) -> int:
         """Return about how much memory it takes."""
@@ -86,6 +88,8 @@ class HeldDecision:
         arrays = [r.context, *(picked.features for picked in r.chosen)]
         if r.features is not None:
             arrays.append(r.features)
+        if r.propensities is not None:
+            arrays += [r.propensities.indexes, r.propensities.values]
         return sum(array.nbytes for array in arrays) + 100 * (1 + len(self.rewards))
 
 

@@ -20,7 +20,7 @@ from bandexa_core.log.bounds import clip
 from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
-from service.store.records import ChosenAction, DecisionRecord
+from service.store.records import ChosenAction, DecisionRecord, Propensities
 
 ERASED_ACTION = "erased"  # in place of an action that no catalogue has
 INSIDE, LEGACY = 0, 3  # column `ends`: inside a group, or its rule (see `hashing`; of schema 4)
@@ -36,6 +36,27 @@ def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
     ]
     packed = msgpack.packb(items)
     return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
+
+
+def pack_propensities(found: Propensities) -> bytes:
+    """Encode the propensities of all candidates, with a checksum of them."""
+    packed = found.indexes.astype(np.int32).tobytes() + found.values.tobytes()
+    return crc32(packed).to_bytes(4) + packed
+
+
+def unpack_propensities(decision_id: str, blob: bytes | None) -> Propensities | None:
+    """Decode `pack_propensities`.
+
+    Raises:
+        StoreDamaged: The checksum differs.
+    """
+    if blob is None:
+        return None
+    packed, num = blob[4:], (len(blob) - 4) // 12
+    if blob[:4] != crc32(packed).to_bytes(4) or len(packed) != 12 * num:
+        raise StoreDamaged(f"decision {decision_id} is not what was written")
+    indexes = np.frombuffer(packed, np.int32, num)
+    return Propensities(indexes, np.frombuffer(packed[4 * num :], np.float64))
 
 
 class ChosenItem(NamedTuple):

@@ -39,6 +39,7 @@ REWARDS_AT_ONCE = 500
 _FOUND = """
 SELECT d.key, d.own_id, d.chosen, l.items, length(d.context),
   length(d.context) + coalesce(length(d.candidates), 0) + coalesce(length(d.objects), 0)
+  + coalesce(length(d.propensities), 0)
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _OF_UNIT = f"""

@@ -28,13 +28,18 @@ from service.store.records import (
     StoredDecision,
 )
 from service.store.sqlite.clock import stored_clock
-from service.store.sqlite.codec import chosen_ids, unpack_chosen, unpack_items
+from service.store.sqlite.codec import (
+    chosen_ids,
+    unpack_chosen,
+    unpack_items,
+    unpack_propensities,
+)
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.tables import decision_ids
 
 _DECISION = """
 SELECT d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, l.activated, l.closed, l.items
+  d.propensity, d.activated, d.explored, d.std, d.propensities, l.activated, l.closed, l.items
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _NEWEST = """
@@ -169,7 +174,7 @@ class History:
 
 def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> DecisionRecord:
     key, time, body_hash, context, chosen, candidates, version, position = row[:8]
-    propensity, activated, explored, std = row[8:]
+    propensity, activated, explored, std, propensities = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
     ids, features, retrieval = None, None, None
     try:
@@ -188,4 +193,5 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
         decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
         SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
         None if explored is None else bool(explored), std, retrieval=retrieval,
+        propensities=unpack_propensities(decision_id, propensities),
     )  # fmt: skip

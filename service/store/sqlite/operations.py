@@ -45,7 +45,7 @@ from service.store.records import (
     StoredAnswer,
 )
 from service.store.sqlite.clock import ClockNotes
-from service.store.sqlite.codec import pack_candidates, pack_chosen
+from service.store.sqlite.codec import pack_candidates, pack_chosen, pack_propensities
 from service.store.sqlite.erasing import Erasing
 from service.store.sqlite.ledger import Ledger
 from service.store.sqlite.log_writer import LogWriter
@@ -60,9 +60,9 @@ CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
 _COLUMNS = (
     "key, own_id, time, body_hash, context, chosen, candidates, snapshot, position, propensity,"
-    " activated, explored, std, unit"
+    " activated, explored, std, unit, propensities"
 )
-_ROW = f"({', '.join('?' * 14)})"
+_ROW = f"({', '.join('?' * 15)})"
 AT_ONCE = 32  # decisions in one statement
 _INSERT = {
     num: f"INSERT INTO decisions ({_COLUMNS}) VALUES {', '.join([_ROW] * num)}"
@@ -160,6 +160,7 @@ class Operations:
             d.key, own_id, d.time, d.body_hash, context, pack_chosen(d.chosen, context),
             pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
             d.std, None if d.unit is None else self._ids.unit(d.unit),
+            None if d.propensities is None else pack_propensities(d.propensities),
         )  # fmt: skip
 
     def propensity(self, key: DecisionKey, propensity: float) -> None:

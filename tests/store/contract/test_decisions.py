@@ -9,7 +9,7 @@ from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import ContextSpec
 from service.store.errors import Conflict, UnknownDecision
 from service.store.identity import key_at
-from service.store.records import StoredAnswer
+from service.store.records import Propensities, StoredAnswer
 from tests.store.contract.readable import plain
 
 
@@ -31,6 +31,21 @@ def test_a_stored_id_is_answered_with_its_stored_answer(client, store, make):
         assert plain(reader.answer(DecisionId("d0"))) == plain(expected)
         assert reader.answer(DecisionId("d1")) is None
     assert stored(store, bandit) == ["d0"]
+
+
+def test_the_propensities_of_all_candidates_are_stored_with_a_decision(client, store, make):
+    bandit = make.bandit(client, store)
+    for num in (1, 2, 3):
+        given = Propensities(np.arange(num, dtype=np.int32) * 7, np.full(num, 1.0 / num))
+        record = make.decision(bandit, f"d{num}")._replace(propensities=given)
+        assert client.call(store.append_decision, record) is None
+        with store.reader() as reader, store.history() as history:
+            answer = reader.answer(DecisionId(f"d{num}"))
+            assert answer is not None
+            assert plain(answer.propensities) == plain(given)
+            decision = history.decision(bandit, DecisionId(f"d{num}"))
+            assert decision is not None
+            assert plain(decision.record.propensities) == plain(given)
 
 
 def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
