@@ -132,6 +132,8 @@ class NeuralLinearTS(LinearHead):
             return
         rows = replay.newest(MOST_ROWS)
         rows = rows.part(slice(int(np.searchsorted(rows.positions, plan.since, "right")), None))
+        if not len(rows):
+            return
         z_ND = self.features(rows.contexts, rows.actions)
         good_N = learnable(z_ND)
         if good_N.any():
