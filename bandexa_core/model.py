@@ -274,7 +274,8 @@ class ServingModel:
         """Return the policy that decides at this number of rows, and how it explores."""
         spec, learned = self.spec, self.progress.num_learned
         selection, method = spec.selection, spec.selection.method
-        is_random = learned < selection.warmup_random or method == "uniform"
+        is_uniform = method == "uniform" and spec.policy != "greedy"
+        is_random = learned < selection.warmup_random or is_uniform
         gamma = selection.gamma_at(learned) / spec.reward_width
         epsilon, scale = selection.epsilon_at(learned), spec.posterior_scale
         exploration = Exploration(selection.panel, epsilon, scale, method, gamma)

@@ -376,6 +376,8 @@ class BanditSpec:
                 raise ValueError("reward_range: needs two finite numbers, the lower one first")
         elif self.edition == 1:
             raise ValueError("reward_range: needed in edition 1")
+        if self.edition == 1 and self.rewards.clip_outliers:
+            raise ValueError("rewards.clip_outliers: not in edition 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
         row_bytes = RowLayout(self.context.shape, self.context.dtype, self.action_dim).row_bytes
@@ -468,11 +470,13 @@ class BanditSpec:
     def clips_outliers(self) -> bool:
         """Whether values are clipped to what is usual before they are learned.
 
-        A sum grows reward by reward. Its bounds would be those of first parts, so sums are clipped
-        only where that was asked for.
+        A sum grows reward by reward, and the last reward may be of another kind than the first. The
+        bounds would be those of the first ones, so such values are clipped only where that was
+        asked for.
         """
         asked, edition = self.rewards.clip_outliers, self.edition or EDITION
-        return (self.rewards.aggregate != "sum" if asked is None else asked) and edition > 1
+        is_final = self.rewards.aggregate in ("first", "mean")
+        return (is_final if asked is None else asked) and edition > 1
 
     @property
     def expected_rewards(self) -> tuple[float, float]:

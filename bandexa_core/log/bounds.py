@@ -4,11 +4,12 @@ The posterior is a least squares fit, on which one wrong value has as much influ
 a reward of 1e4 among rewards of 0 to 1 ruins what was learned. Clipped (winsorised) values have a
 bounded influence (Huber & Ronchetti, Robust Statistics, 2nd edition, Wiley 2009, chapter 1).
 
-The bounds follow from the newest values: median m, and d, the third largest distance from it. They
-are m - 2 d and m + 2 d. So what has occurred three times among these values is never clipped, and
-one or two wrong values move no bound. A quantile or the median deviation would do for values of one
-kind; of rewards most are often equal, and the few others are what has to be learned: three clicks
-among zeros have a median deviation of 0. For the same reason there are no bounds while d is 0.
+The bounds are m - 2 d and m + 2 d, with m the median of the newest 512 values, and d the third
+largest distance from it among the newest 8,192. So what has occurred three times is never clipped,
+one or two wrong values move no bound, and a purchase in a thousand visits is learned as it is. A
+quantile or the median deviation would do for values of one kind; of rewards most are often equal,
+and the few others are what has to be learned: three clicks among zeros have a median deviation of
+0. For the same reason there are no bounds while d is 0.
 
 Values enter as they were reported, so that the bounds follow rewards which really became larger.
 """
@@ -20,7 +21,9 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import NamedTuple
 
-WINDOW = 512  # values that the bounds follow from
+WINDOW = 512  # newest values that the median is of
+MEMORY = 1 << 13  # newest values whose distances count
+MOST_DISTANT = 8  # of those before the window that are remembered
 LEAST = 16  # values without which there are no bounds
 REACH = 2.0  # of the bounds, in units of d
 _RANK = 3  # of the distance d, from the largest one on
@@ -51,12 +54,12 @@ class RewardBounds:
 
     The window is held in the order of arrival and in the order of size. The latter has the median
     in its middle and the largest distances at its ends, so that a value costs two searches and no
-    sorting.
+    sorting. Of values that have left it the most distant ones are remembered.
 
     Args:
         reward_range: The range that rewards were declared to have. The bounds are then at least its
             width beyond it.
-        values: The values so far, oldest first.
+        values: The values so far, oldest first; the newest `MEMORY` count.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class RewardBounds:
         self._newest = array("d")  # a ring
         self._oldest = 0  # its place in the ring
         self._sorted = array("d")
+        self._num = 0
+        self._distant: list[tuple[int, float]] = []  # values with their numbers, oldest first
         for value in values:
             self._add(value)
 
@@ -81,11 +86,10 @@ class RewardBounds:
     def current(self) -> Bounds:
         """Return the bounds that hold now."""
         ordered = self._sorted
-        num = len(ordered)
-        if num < LEAST:
+        if len(ordered) < LEAST:
             return UNBOUNDED
-        median = 0.5 * (ordered[(num - 1) // 2] + ordered[num // 2])
-        ends = (*ordered[:_RANK], *ordered[-_RANK:])
+        median = self._median()
+        ends = (*ordered[:_RANK], *ordered[-_RANK:], *(value for _, value in self._distant))
         distance = sorted(abs(value - median) for value in ends)[-_RANK]
         if distance <= _ROUNDING * abs(median):
             return UNBOUNDED
@@ -94,11 +98,29 @@ class RewardBounds:
             low, high = min(low, self._range[0]), max(high, self._range[1])
         return Bounds(low, high)
 
+    def _median(self) -> float:
+        ordered, num = self._sorted, len(self._sorted)
+        return 0.5 * (ordered[(num - 1) // 2] + ordered[num // 2])
+
     def _add(self, value: float) -> None:
+        self._num += 1
         if len(self._newest) < WINDOW:
             self._newest.append(value)
         else:
-            del self._sorted[bisect_left(self._sorted, self._newest[self._oldest])]
+            leaving = self._newest[self._oldest]
+            del self._sorted[bisect_left(self._sorted, leaving)]
             self._newest[self._oldest] = value
             self._oldest = (self._oldest + 1) % WINDOW
         insort(self._sorted, value)
+        if self._num > WINDOW:
+            self._remember(self._num - WINDOW, leaving)
+
+    def _remember(self, number: int, value: float) -> None:
+        """Remember a value that has left the window, unless it is less distant than the others."""
+        distant = self._distant
+        if distant and distant[0][0] <= self._num - MEMORY:
+            del distant[0]
+        distant.append((number, value))
+        if len(distant) > MOST_DISTANT:
+            median = self._median()
+            distant.remove(min(distant, key=lambda held: abs(held[1] - median)))

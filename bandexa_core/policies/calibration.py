@@ -28,6 +28,7 @@ PRIOR_ROWS = 8.0  # of factor 1
 HALF_LIFE_SHARE = 0.2  # of all rows
 LEAST_HALF_LIFE = 64.0
 LEAST, MOST = 0.25, 1e4
+MOST_SQUARE = 100.0  # of one row: one wrong reward must not widen all draws
 
 
 class Calibration(NamedTuple):
@@ -52,18 +53,19 @@ class Calibration(NamedTuple):
         """What standard deviations are multiplied by."""
         return math.sqrt(self.factor)
 
-    def tested(self, squares_N: NDArray[np.float64], num_learned: int) -> Calibration:
+    def tested(self, squares_N: NDArray[np.float64], num_new: int, num_rows: float) -> Calibration:
         """Return the calibration after the test of one more round.
 
         Args:
-            squares_N: Squared errors over their predicted variances, (N,).
-            num_learned: Rows so far. A fifth of them, at least 64, halves the weight of the older.
+            squares_N: Squared errors over their predicted variances, (N,); of one row, 100 count.
+            num_new: Rows that came since the last round, of which N were tested.
+            num_rows: Rows so far, less what was forgotten. A fifth of them, at least 64, halves the
+                weight of older errors.
         """
-        half_life = max(LEAST_HALF_LIFE, HALF_LIFE_SHARE * num_learned)
-        keep = 0.5 ** (len(squares_N) / half_life)
-        return Calibration(
-            keep * self.squares + float(squares_N.sum()), keep * self.num_rows + len(squares_N)
-        )
+        half_life = max(LEAST_HALF_LIFE, HALF_LIFE_SHARE * num_rows)
+        keep = 0.5 ** (num_new / half_life)
+        mean = float(np.minimum(squares_N, MOST_SQUARE).mean())
+        return Calibration(keep * self.squares + num_new * mean, keep * self.num_rows + num_new)
 
     def tensors(self) -> dict[str, NDArray[np.float64]]:
         """Return it as a tensor."""

@@ -112,7 +112,7 @@ class NeuralLinearTS(LinearHead):
             The state for the next round (head and optimizer) and the round's metrics.
         """
         if self.config.calibrated:
-            self._calibrate(replay, plan)
+            self._calibrate(replay, plan.since, weights)
         if self.scaling is not None:
             self._standardize(replay, plan, weights)
         frame = self._first_frame(replay)
@@ -126,21 +126,21 @@ class NeuralLinearTS(LinearHead):
         metrics["calibration"] = self.calibration.factor
         return trainer.tensors(), metrics
 
-    def _calibrate(self, replay: TrainingRows, plan: TrainingRound) -> None:
-        """Test the posterior, with the network as it is, on rows that both have not seen."""
-        if not self.posterior.num_rows:
+    def _calibrate(self, replay: TrainingRows, since: int, weights: RowWeights | None) -> None:
+        """Test the posterior, with the network as it is, on the rows after position `since`."""
+        positions = replay.positions()
+        num_new = len(positions) - int(np.searchsorted(positions, since, "right"))
+        if not (num_new and self.posterior.num_rows):
             return
-        rows = replay.newest(MOST_ROWS)
-        rows = rows.part(slice(int(np.searchsorted(rows.positions, plan.since, "right")), None))
-        if not len(rows):
-            return
+        rows = replay.newest(min(num_new, MOST_ROWS))
         z_ND = self.features(rows.contexts, rows.actions)
         good_N = learnable(z_ND)
         if good_N.any():
             squares_N = squared_errors(
                 self.posterior, z_ND[good_N], rows.slots[good_N], rows.rewards[good_N]
             )
-            self.calibration = self.calibration.tested(squares_N, plan.num_rows)
+            num_rows = len(positions) if weights is None else float(weights(positions).sum())
+            self.calibration = self.calibration.tested(squares_N, num_new, num_rows)
 
     def _first_frame(self, replay: TrainingRows) -> Frame:
         """Return the frame to train in: the trainer has not applied the rows that it trains on."""

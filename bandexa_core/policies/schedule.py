@@ -10,7 +10,6 @@ FIRST_ROUND = 32
 MIN_GAP = 32
 FIRST_SCALING = 8  # of a fixed map; a learned encoder is standardised in its first round
 GROWTH = 1.1
-LEAST_STEPS = 20
 ROWS_PER_STEP = 32  # two epochs a round, in batches of 64
 MAX_STEPS = 1000
 DECAY_ROWS = 300.0
@@ -57,10 +56,17 @@ def optimizer_steps(spec: BanditSpec, least: int, num_rows: int) -> int:
     """
     if spec.training.optimizer_steps is not None:
         return spec.training.optimizer_steps
-    rows_per_step = ROWS_PER_STEP
     if spec.edition == 1:
-        least, rows_per_step = FIRST_EDITION_STEPS, FIRST_EDITION_ROWS_PER_STEP
-    return min(max(least, num_rows // rows_per_step), MAX_STEPS)
+        return min(max(FIRST_EDITION_STEPS, num_rows // FIRST_EDITION_ROWS_PER_STEP), MAX_STEPS)
+    return min(max(least, _rows_of_a_round(spec, num_rows) // ROWS_PER_STEP), MAX_STEPS)
+
+
+def _rows_of_a_round(spec: BanditSpec, num_rows: int) -> int:
+    """Return how many of so many rows a round still has: neither forgotten nor evicted."""
+    forgetting, capacity = spec.forgetting, spec.replay.capacity
+    if forgetting.by == "count" and forgetting.half_life is not None:
+        num_rows = min(num_rows, int(forgetting.half_life / math.log(2.0)))
+    return num_rows if capacity is None else min(num_rows, capacity)
 
 
 def weight_decay(spec: BanditSpec, num_rows: int) -> float:
@@ -73,4 +79,5 @@ def weight_decay(spec: BanditSpec, num_rows: int) -> float:
         return spec.training.weight_decay
     if spec.edition == 1:
         return FIRST_EDITION_DECAY
+    num_rows = _rows_of_a_round(spec, num_rows)
     return min(max(DECAY_ROWS / max(num_rows, 1), LEAST_DECAY), MOST_DECAY)

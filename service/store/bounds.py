@@ -18,7 +18,7 @@ class BoundsOfBandits:
 
     Args:
         newest: Returns the newest first values in the log of a bandit, oldest first; at most
-            `WINDOW` of them count.
+            `MEMORY` of them count.
     """
 
     def __init__(self, newest: Callable[[int], Iterable[float]]) -> None:

@@ -53,7 +53,7 @@ def stored(server):
 
 
 def test_an_answers_propensity_is_that_of_the_stored_decision(api, stored) -> None:
-    name = api.two_actions(selection={"panel": 8, "epsilon": 0.1})
+    name = api.two_actions(selection={"panel": 8, "epsilon": 0.1, "posterior_scale": 1.0})
     for _ in range(3):  # else the mirrored members of a panel share their votes evenly
         api.teach(name, [1, -1], "x", 1.0)
     possible = [0.9 * votes / 8 + 0.1 / 2 for votes in range(9)]

@@ -18,7 +18,7 @@ from bandexa_core.policies.schedule import (
     optimizer_steps,
     weight_decay,
 )
-from bandexa_core.spec import BanditSpec, ContextSpec, ForgettingSpec, TrainingSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, ForgettingSpec, ReplaySpec, TrainingSpec
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,16 @@ def test_else_a_round_sees_each_row_twice_up_to_a_bound():
 def test_weights_decay_less_the_more_rows_there_are():
     decays = [weight_decay(_spec(), num_rows) for num_rows in (0, 32, 300, 3000, 30_000, 10**6)]
     assert decays == [1.0, 1.0, 1.0, 0.1, 0.01, 0.01]
+
+
+def test_rows_that_are_forgotten_or_evicted_do_not_count():
+    """1000 / ln 2 is 1442.7 rows that are remembered."""
+    forgetful = dataclasses.replace(_spec(), forgetting=ForgettingSpec(half_life=1000.0))
+    small = dataclasses.replace(_spec(), replay=ReplaySpec(capacity=1500))
+    for spec, rows in ((forgetful, 1442), (small, 1500)):
+        assert optimizer_steps(spec, 20, 10**6) == rows // ROWS_PER_STEP
+        assert weight_decay(spec, 10**6) == 300.0 / rows
+        assert optimizer_steps(spec, 20, 1000) == 1000 // ROWS_PER_STEP
 
 
 @pytest.mark.parametrize(("num_rows", "steps"), [(32, 100), (5000, 100), (15_000, 300)])

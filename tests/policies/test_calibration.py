@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.policies.calibration import MOST, Calibration, squared_errors
+from bandexa_core.policies.calibration import MOST_SQUARE, Calibration, squared_errors
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
@@ -63,22 +63,40 @@ def test_the_factor_is_the_mean_of_the_errors_and_forgets_old_ones():
     calibration = Calibration()
     assert calibration.factor == 1.0
     for _ in range(100):
-        calibration = calibration.tested(np.full(64, 9.0), 320)
+        calibration = calibration.tested(np.full(64, 9.0), 64, 320)
     assert calibration.num_rows == pytest.approx(128.0)
     assert calibration.factor == pytest.approx((128 * 9.0 + 8.0) / 136.0)
-    calibration = calibration.tested(np.full(128, 1.0), 640)
+    calibration = calibration.tested(np.full(128, 1.0), 128, 640)
     assert calibration.factor == pytest.approx((64 * 9.0 + 128 + 8.0) / 200.0)
     assert calibration.spread == pytest.approx(math.sqrt(calibration.factor))
 
 
 def test_the_factor_is_bounded_and_survives_a_snapshot():
-    wild = Calibration().tested(np.full(50, 1e300), 50)
-    assert wild.factor == MOST
+    wild = Calibration().tested(np.full(50, 1e300), 10**6, 10**6)
+    assert wild.factor == pytest.approx(MOST_SQUARE, rel=1e-4)
     assert Calibration.loaded(wild.tensors()) == wild
     with pytest.raises(ValueError, match="calibration"):
         Calibration.loaded({})
     with pytest.raises(ValueError, match="calibration"):
         Calibration.loaded({"calibration": np.array([-1.0, 1.0])})
+
+
+def test_one_wrong_reward_widens_nothing_by_much_and_not_for_long():
+    calibration = Calibration()
+    for num_rows in range(32, 1025, 32):
+        calibration = calibration.tested(np.ones(32), 32, num_rows)
+    squares_N = np.ones(100)
+    squares_N[7] = 1e12
+    hit = calibration.tested(squares_N, 100, 1124)
+    assert hit.factor < 1.5
+    assert hit.tested(np.ones(1000), 1000, 2124).factor < 1.05
+
+
+def test_a_test_of_a_part_of_the_new_rows_stands_for_all_of_them():
+    """At a million rows a round tests 1,024 of 100,000; the factor follows as with few rows."""
+    before = Calibration(squares=1e6, num_rows=1e6)
+    after = before.tested(np.full(1024, 5.0), 200_000, 10**6)
+    assert after.factor == pytest.approx((0.5e6 + 5.0 * 2e5 + 8) / (0.5e6 + 2e5 + 8))
 
 
 def _noise_rows(num: int, rng: np.random.Generator) -> Rows:
@@ -101,9 +119,9 @@ def test_a_network_that_fits_noise_predicts_deviations_of_the_right_size(make_ne
     state: dict[str, Any] = {}
     since = 0
     num_heads = 3 if heads == "per_action" else 1
-    options = {"steps": 100, "lr": 2e-3, "num_heads": num_heads}
+    options = {"steps": 60, "lr": 2e-3, "num_heads": num_heads}
     actions = np.zeros((0, 3), np.float32)
-    for end in range(160, 481, 40):
+    for end in range(100, 301, 40):
         replay.append(rows.part(slice(since, end)))
         state, _ = policy.train(
             replay, state, plan(num_rows=end, since=since, actions=actions, **options)

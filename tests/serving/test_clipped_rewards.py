@@ -102,7 +102,7 @@ def test_it_is_shown_as_it_was_reported_and_as_it_was_learned(api):
 @pytest.mark.parametrize("final", [0.25, -3e3, 5e4])
 def test_a_corrected_value_is_as_if_it_had_been_reported_at_once(api, spec, final):
     """`final` may itself be clipped: to the bounds that the first report had."""
-    last = {"rewards": {"aggregate": "last"}}
+    last = {"rewards": {"aggregate": "last", "clip_outliers": True}}
     corrected, direct = taught(api, **spec, **last), taught(api, **spec, **last)
     decision = decided(api, corrected)
     api.reward(decision, OUTLIER)
@@ -170,7 +170,7 @@ def test_in_process_a_bandit_decides_as_over_http(api):
 def test_trainer_and_served_model_learn_the_same_values_also_after_a_kill(launch, rig):
     """What is served after it is what `verify` computes from the rows, corrections among them."""
     node = launch("clipped")
-    rules = {"rewards": {"aggregate": "last"}}
+    rules = {"rewards": {"aggregate": "last", "clip_outliers": True}}
     names = ("linear", "neural", "small")
     node.create("linear", rig.linear(**rules))
     node.create("neural", rig.neural(training=rig.training(), **rules))

@@ -185,7 +185,7 @@ class Make:
 
     @staticmethod
     def last_counts() -> RewardSpec:
-        return RewardSpec(aggregate="last")
+        return RewardSpec(aggregate="last", clip_outliers=True)
 
     @staticmethod
     def window(seconds: float) -> RewardSpec:

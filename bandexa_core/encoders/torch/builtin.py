@@ -59,9 +59,12 @@ def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
     given: dict[str, Any] = {}
     if "context_dtype" in signature.parameters:
         given["context_dtype"] = spec.context.dtype
+    params = spec.encoder.params
+    if spec.encoder.name == "conv" and spec.edition == 1 and "shift" not in params:
+        given["shift"] = 0  # release 0.3 moved no images
     construct = partial(make, spec.context.shape, spec.action_dim)
-    signature.bind(spec.context.shape, spec.action_dim, **given, **spec.encoder.params)
-    return partial(construct, **given, **spec.encoder.params)
+    signature.bind(spec.context.shape, spec.action_dim, **given, **params)
+    return partial(construct, **given, **params)
 
 
 def _check_size(module: EncoderModule) -> None:

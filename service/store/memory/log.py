@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
-from bandexa_core.log.bounds import WINDOW
+from bandexa_core.log.bounds import MEMORY
 from bandexa_core.log.rows import ErasedRow, Group, LearnRow, LogRow
 from service.store.hashing import (
     AS_BLOCK,
@@ -168,13 +168,9 @@ class HeldLog:
 
     def newest_values(self) -> list[float]:
         """Return the newest first values, oldest first, before any row of an open group."""
-        newest = (
-            held.row.after
-            for group in reversed(self.groups)
-            for held in reversed(group.rows)
-            if isinstance(held, LearnedRow) and held.row.before is None
-        )
-        return list(islice(newest, WINDOW))[::-1]
+        end = self.groups[-1].position if self.groups else 0
+        rows = self.learn_rows(after=end - MEMORY)
+        return [held.row.after for held in rows if held.row.before is None]
 
     def changes(self, after: int = 0, up_to: int | None = None) -> Iterator[ChangeRow]:
         """Yield the rows of other kinds in (after, up_to], in order."""

@@ -12,7 +12,7 @@ import sqlite3
 from typing import Any, NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
-from bandexa_core.log.bounds import WINDOW
+from bandexa_core.log.bounds import MEMORY
 from bandexa_core.log.rows import Group, LearnRow, LogRow
 from service.store.hashing import (
     AS_BLOCK,
@@ -31,10 +31,9 @@ from service.store.sqlite.tail import LogTail
 _COLUMNS = 14
 _ROW = f"({', '.join('?' * _COLUMNS)})"
 _AT_ONCE = 32  # rows in one statement
-_EXAMINED = 1 << 14  # newest rows that are examined for first values
 _NEWEST = """
 SELECT after FROM log WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NULL
-ORDER BY position DESC LIMIT ?
+ORDER BY position
 """
 _INSERT = {n: f"INSERT INTO log VALUES {', '.join([_ROW] * n)}" for n in range(1, _AT_ONCE + 1)}
 
@@ -141,12 +140,9 @@ class LogWriter:
         self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK), group.num_bytes)
 
     def newest_values(self, bandit: int) -> list[float]:
-        """Return the newest first values in a log, oldest first, before any row that waits.
-
-        Rows that are all corrections are passed over, but not for ever: only so many are read.
-        """
-        rows = self._db.execute(_NEWEST, (bandit, self._head(bandit).position - _EXAMINED, WINDOW))
-        return [value for (value,) in rows.fetchall()][::-1]
+        """Return the newest first values in a log, oldest first, before any row that waits."""
+        rows = self._db.execute(_NEWEST, (bandit, self._head(bandit).position - MEMORY))
+        return [value for (value,) in rows.fetchall()]
 
     # -- other rows ---------------------------------------------------------------------------
 

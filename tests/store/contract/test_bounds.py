@@ -112,8 +112,8 @@ def test_the_default_reward_of_a_closed_window_is_a_first_value(client, store, m
     [
         {"rewards": RewardSpec(clip_outliers=False)},
         {"edition": 1, "reward_range": (0.0, 1.0)},
-        {"edition": 1, "reward_range": (0.0, 1.0), "rewards": RewardSpec(clip_outliers=True)},
         {"rewards": RewardSpec(aggregate="sum")},
+        {"rewards": RewardSpec(aggregate="last")},
     ],
 )
 def test_bandits_that_do_not_clip_have_no_bounds(client, store, make, changes):
