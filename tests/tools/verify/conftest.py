@@ -42,7 +42,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "neural": LINEAR | MLP,
     "drifting": LINEAR | MLP | FORGETTING | {"replay": {"capacity": 50}},
     "summing": LINEAR | {"rewards": {"aggregate": "sum"}},
-    "last": LINEAR | {"rewards": {"aggregate": "last"}},
+    "last": LINEAR | {"rewards": {"aggregate": "last", "clip_outliers": True}},
     "waiting": LINEAR | {"rewards": {"reward_window_s": 86400.0}},
     "closing": LINEAR | {
         "rewards": {"aggregate": "sum", "reward_window_s": 1.0, "default_reward": 0.25},
