@@ -74,11 +74,14 @@ class InputWatch:
         if not self._watches:
             self.num_rows += len(contexts)
             return
-        flat = np.stack(contexts).reshape(len(contexts), -1)
+        stacked = contexts[0] if len(contexts) == 1 else np.stack(contexts)
+        flat = stacked.reshape(len(contexts), -1)
         beyond_NX = (flat < self._low) | (flat > self._high)
         self.extremes.num_rows += len(flat)
-        if beyond_NX.any():
-            self.extremes.note(flat, self._scale.is_extreme(flat))
+        if not beyond_NX.any():
+            self._pass(len(flat))
+            return
+        self.extremes.note(flat, self._scale.is_extreme(flat))
         first = 0
         while first < len(flat):
             end = min(len(flat), first + BLOCK - self._in_block)
@@ -90,6 +93,14 @@ class InputWatch:
                 self._in_block = 0
             self.num_rows += end - first
             first = end
+
+    def _pass(self, num: int) -> None:
+        """Count contexts without a value beyond the bounds: most are."""
+        self.num_rows += num
+        self._in_block += num
+        if self._in_block >= BLOCK:
+            self._beyond[:] = 0
+            self._in_block %= BLOCK
 
     def copy(self) -> Self:
         """Return a watch that goes on by itself."""
