@@ -136,7 +136,10 @@ class GapLaw:
         is_part = self._num < ranking.num
         if num == 1 and not is_part:
             return np.array([_drawn(self._shares, rng)]), None
-        order = rng.permutation(ranking.num) if ranking.order is None else ranking.order
+        order = ranking.order
+        if order is None:  # of those that may be among the picks or the retrieved, a random one
+            least = self._best(max(num, self._num))[-1]
+            order = rng.permutation(np.flatnonzero(means_K >= least))
         ranked = order[np.argsort(-means_K[order], kind="stable")]
         rank = _drawn(self._by_rank, rng)
         others = ranked[:num][np.arange(num) != rank][: num - 1]
@@ -145,7 +148,18 @@ class GapLaw:
 
     def propensity(self, candidate: int) -> float:
         """See `Law.propensity`."""
-        return self._exploration.mixed(float(self._shares[candidate]), self._ranking.num)
+        return self._exploration.mixed(self._share(candidate), self._ranking.num)
+
+    def _share(self, candidate: int) -> float:
+        """Return the probability of one candidate without the floor."""
+        if self._num == self._ranking.num:
+            return float(self._shares[candidate])
+        mean = self._means[candidate]
+        start = int(np.count_nonzero(self._means > mean))
+        if start >= self._num:
+            return 0.0
+        ties = int(np.count_nonzero(self._means == mean))
+        return float(self._by_rank[start]) * (min(start + ties, self._num) - start) / ties
 
     def shares(self) -> Array64:
         """See `Law.shares`."""
@@ -158,7 +172,7 @@ class GapLaw:
         """
         before = np.concatenate([[0.0], np.cumsum(self._by_rank)])  # that a better rank is first
         starts, ends = self._blocks(self._means[chosen])
-        found = [float(self._shares[chosen[0]])]
+        found = [self._share(int(chosen[0]))]
         for j, start, end in zip(range(1, len(chosen)), starts[1:], ends[1:], strict=True):
             own = before[j] if start <= j < end else 0.0
             moved = 1.0 - before[j] if start < j <= end else 0.0
@@ -172,7 +186,12 @@ class GapLaw:
     @cached_property
     def _by_rank(self) -> Array64:
         """The probabilities of the retrieved ranks, best first."""
-        return inverse_gaps(self._descending[: self._num], self._gamma)
+        return inverse_gaps(self._best(self._num), self._gamma)
+
+    def _best(self, num: int) -> Array64:
+        """Return the largest means, best first."""
+        most = min(num, len(self._means))
+        return -np.sort(np.partition(-self._means, most - 1)[:most])
 
     @cached_property
     def _shares(self) -> Array64:

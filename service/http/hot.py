@@ -210,10 +210,11 @@ def _within(
         if isinstance(item, Problem) or not item.all_propensities:
             return item
         try:
-            num += engine.selecting.num_candidates(item)
+            wanted = engine.selecting.num_candidates(item)
         except ServiceError as error:
             return problem_of(error)
-        if num <= MAX_OF_BATCH:
+        if num + wanted <= MAX_OF_BATCH:
+            num += wanted
             return item
         text = f"at most {MAX_OF_BATCH} candidates, in all items of a batch that ask for theirs"
         return problem_of(InvalidRequest("all_propensities", text))
