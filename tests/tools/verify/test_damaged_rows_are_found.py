@@ -316,6 +316,10 @@ LOG: dict[str, tuple[Damage, str]] = {
     ),
 }  # fmt: skip
 DECISIONS: dict[str, tuple[Damage, str]] = {
+    "the propensities of all candidates": (
+        sql(f"UPDATE decisions SET propensities = x'00112233' WHERE key = {SEVEN}"),
+        "linear: ledger: decision linear.7: decision linear.7 is not what was written",
+    ),
     "it is missing": (
         sql(f"DELETE FROM decisions WHERE key = {SEVEN}"),
         "pick 0): its decision is missing",

@@ -19,7 +19,7 @@ from service.store.errors import StoreDamaged
 from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items
+from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items, unpack_propensities
 from service.store.sqlite.verification.log import LogAudit
 from service.store.sqlite.verification.tables import LedgerFound, RewardFound, Tables
 
@@ -100,6 +100,7 @@ class LedgerAudit:
         try:
             items = unpack_items(row.items)
             num_chosen = len(unpack_chosen(row.decision_id, row.chosen or b""))
+            unpack_propensities(row.decision_id, row.propensities)
         except StoreDamaged as error:
             check.problem(f"ledger: {what}: {error}")
             return

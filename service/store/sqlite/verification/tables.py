@@ -25,7 +25,7 @@ from service.store.sqlite.tables import decision_ids
 
 _LEDGER = """
 SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
-  d.activated
+  d.activated, d.propensities
 FROM ledger AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
@@ -56,6 +56,7 @@ class LedgerFound(NamedTuple):
         decision_id: None where there is no such decision.
         chosen, decided_at: Those of the decision; `decided_at` is its position.
         active: Whether rewards count from the start.
+        propensities: Those of all candidates, as they are stored.
     """
 
     key: DecisionKey
@@ -68,6 +69,7 @@ class LedgerFound(NamedTuple):
     chosen: bytes | None
     decided_at: int | None
     active: bool
+    propensities: bytes | None
 
     @property
     def bandit(self) -> int:
@@ -169,9 +171,9 @@ class Tables:
         """Return the next ledger rows after a key."""
         found = []
         for row in self._db.execute(_LEDGER, (after, most)).fetchall():
-            own_id, chosen, decided_at, active = row[6:]
+            own_id, chosen, decided_at, active, propensities = row[6:]
             name = None if chosen is None else self._ids.name(DecisionKey(row[0]), own_id)
-            ending = (name, chosen, decided_at, bool(active))
+            ending = (name, chosen, decided_at, bool(active), propensities)
             found.append(LedgerFound._make((*row[:6], *ending)))
         return found
 
