@@ -52,7 +52,7 @@ class Waits(enum.Enum):
     BODY = "sent its body slowly"
 
 
-_FRESH_S = {Waits.HEAD: FRESH_S, Waits.NEXT: USED_S}
+_FRESH_S = {Waits.HEAD: FRESH_S, Waits.NEXT: USED_S, Waits.BODY: FRESH_S}
 _ORDER = {waits: number for number, waits in enumerate(Waits)}
 
 
@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
     """
 
     _num_bytes = _num_body_bytes = 0
-    made = 0.0
+    made = asked = 0.0
     seen: tuple[Waits, object] | None = None
     since = 0.0
 
@@ -103,6 +103,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin to count the bytes of a request."""
         super().on_message_begin()
+        self.asked = self.loop.time()
         self._num_bytes = self._num_body_bytes = 0
 
     def on_body(self, body: bytes) -> None:
@@ -153,9 +154,14 @@ class Connection(HttpToolsProtocol):
         return timer.when() if timer is not None else self.number
 
     def begun(self) -> float:
-        """Return when it began to wait for a request: a request may be on its way just then."""
+        """Return when it began to wait for a request, or for the rest of one.
+
+        A request may be on its way just then.
+        """
         timer = self.timeout_keep_alive_task
-        return self.made if timer is None else timer.when() - self.timeout_keep_alive
+        if timer is not None:
+            return timer.when() - self.timeout_keep_alive
+        return max(self.made, self.asked)
 
     def use(self, app: ASGIApp) -> None:
         """Let another app answer its requests."""
@@ -196,19 +202,27 @@ class Doors:
         self._reported = -REPORT_S
         self._has_files = True
 
+    @staticmethod
+    def _age(connection: Connection, waits: Waits, now: float) -> tuple[bool, int, float]:
+        """Return the order in which connections make room."""
+        begun = connection.begun()
+        if begun > now - _FRESH_S.get(waits, 0.0):
+            return True, 0, begun
+        return False, _ORDER[waits], begun if waits is Waits.BODY else connection.idle_since()
+
     def make_room(self, newest: Connection) -> None:
-        """Close a connection for a new one; let the new one in anyhow if it is one of a few."""
-        now = newest.made
+        """Close a connection for a new one; let the new one in anyhow if it is one of a few.
+
+        Where all are fresh, it is the one that has waited longest, whatever for: a client that
+        comes again and again is never that one.
+        """
         found = [
-            (
-                connection.begun() > now - _FRESH_S.get(waits, 0.0),
-                _ORDER[waits], connection.idle_since(), connection,
-            )
+            (self._age(connection, waits, newest.made), connection)
             for connection in self._open()
             if connection is not newest and (waits := connection.waits()) is not None
-        ]  # fmt: skip
+        ]
         if found:
-            self._cut(min(found, key=lambda one: one[:3])[3], "made room for new ones")
+            self._cut(min(found, key=lambda one: one[0])[1], "made room for new ones")
         elif len(self._connections) <= self.most + SPARE:
             newest.use(self._crowded)
         else:

@@ -187,6 +187,18 @@ def test_slow_bodies_make_room_before_a_connection_that_was_just_used(peers: Pee
     assert any(is_closed(peer) for peer in slow)
 
 
+def test_a_request_whose_body_is_on_its_way_does_not_make_room(peers: Peers) -> None:
+    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for _ in range(LIMIT - 1):  # all of them have just been used
+        assert answered(peers.connect(request)).startswith(b"HTTP/1.1 200")
+    under_way = peers.connect(HEAD + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert answered(under_way).startswith(b"HTTP/1.1 100 ")
+    for _ in range(3):
+        assert answered(peers.connect(request)).startswith(b"HTTP/1.1 200")
+    under_way.sendall(b"{}")
+    assert answered(under_way).startswith(b"HTTP/1.1 4")
+
+
 def test_when_all_connections_are_under_way_health_checks_pass(
     start_server: StartServer, api_of
 ) -> None:
