@@ -27,8 +27,8 @@ MOST_ROWS = 1024  # of one round that are tested
 PRIOR_ROWS = 8.0  # of factor 1
 HALF_LIFE_SHARE = 0.2  # of all rows
 LEAST_HALF_LIFE = 64.0
-LEAST, MOST = 0.25, 1e4
-MOST_SQUARE = 100.0  # of one row: one wrong reward must not widen all draws
+# MOST holds for the error of one row, too: one wrong reward must not widen all draws.
+LEAST, MOST = 0.25, 100.0
 
 
 class Calibration(NamedTuple):
@@ -64,7 +64,7 @@ class Calibration(NamedTuple):
         """
         half_life = max(LEAST_HALF_LIFE, HALF_LIFE_SHARE * num_rows)
         keep = 0.5 ** (num_new / half_life)
-        mean = float(np.minimum(squares_N, MOST_SQUARE).mean())
+        mean = float(np.minimum(squares_N, MOST).mean())
         return Calibration(keep * self.squares + num_new * mean, keep * self.num_rows + num_new)
 
     def tensors(self) -> dict[str, NDArray[np.float64]]:

@@ -44,37 +44,26 @@ def make_policy(
 
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
-        config = _by_inputs(spec) if module.standardize else spec.posterior_config()
+        inputs = math.prod(spec.context.shape) if module.standardize else FEW_INPUTS
+        config = _narrowed(spec, max(1.0, inputs / FEW_INPUTS))
         return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
     fixed = registry.fixed(spec)
     scaling = _scaling(spec, fixed.uses_action)
-    config = _shared_out(spec, fixed.feature_dim)
+    config = _narrowed(spec, fixed.feature_dim)
     return LinearTS(fixed, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
 
 
-def _shared_out(spec: BanditSpec, dim: int) -> PosteriorConfig:
-    """Return the prior of a fixed map: its weights share the variance of a value among them.
+def _narrowed(spec: BanditSpec, parts: float) -> PosteriorConfig:
+    """Return a prior whose weights share the variance of a value, in so many parts.
 
-    Standardised features are about 1 in size, so that a value varies by D times as much as a
-    weight. (The features of a learned encoder are smaller at first.)
+    Standardised features of a fixed map are about 1 in size, so that a value varies by their number
+    times as much as a weight. Features of a network are smaller at first; but those of many inputs
+    differ more from row to row, so that more directions are unknown and are explored for longer.
     """
     config = spec.posterior_config()
     if spec.edition == 1 or spec.posterior.prior_var is not None:
         return config
-    return replace(config, prior_var=config.prior_var / dim)
-
-
-def _by_inputs(spec: BanditSpec) -> PosteriorConfig:
-    """Return the prior of a network of standardised inputs: narrower, the more inputs it has.
-
-    Features of many inputs differ more from row to row, so that more directions of the posterior
-    are unknown, and the sum of their deviations explores for longer.
-    """
-    config = spec.posterior_config()
-    size = math.prod(spec.context.shape)
-    if spec.edition == 1 or spec.posterior.prior_var is not None or size <= FEW_INPUTS:
-        return config
-    return replace(config, prior_var=config.prior_var * FEW_INPUTS / size)
+    return replace(config, prior_var=config.prior_var / parts)
 
 
 def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:

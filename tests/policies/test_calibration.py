@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.policies.calibration import MOST_SQUARE, Calibration, squared_errors
+from bandexa_core.policies.calibration import MOST, Calibration, squared_errors
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
@@ -73,7 +73,7 @@ def test_the_factor_is_the_mean_of_the_errors_and_forgets_old_ones():
 
 def test_the_factor_is_bounded_and_survives_a_snapshot():
     wild = Calibration().tested(np.full(50, 1e300), 10**6, 10**6)
-    assert wild.factor == pytest.approx(MOST_SQUARE, rel=1e-4)
+    assert wild.factor == pytest.approx(MOST, rel=1e-4)
     assert Calibration.loaded(wild.tensors()) == wild
     with pytest.raises(ValueError, match="calibration"):
         Calibration.loaded({})
