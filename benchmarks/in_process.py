@@ -36,7 +36,7 @@ class InProcessClient:
     Args:
         bandit: Its name; with the seed it keys every draw, as on a fresh server.
         body: The body of PUT /bandits/{name}.
-        ids: The actions' ids.
+        ids: The actions' ids; there may be none yet.
         features: Their features, (N, A), or None.
     """
 
@@ -49,16 +49,21 @@ class InProcessClient:
             spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.action_dim)
         )
         self._bounds = RewardBounds(spec.reward_range)
-        self._index = {action_id: index for index, action_id in enumerate(ids)}
-        change = CatalogueChange(
-            tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
-        )
-        self.model.apply(row_by_row(CatalogueRow(LogPosition(1), 0.0, change)), _no_import)
+        if ids:
+            self.put_actions(ids, features)
         layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
         self._replay = MemoryReplay(layout)
         self._training: dict[str, Any] = {}
         self._of_last_round = self.model.policy.forgotten(1.0)
         self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
+
+    def put_actions(self, ids: Sequence[str], features: Any) -> None:
+        """Add actions or overwrite their features; see `BanditClient.put_actions`."""
+        change = CatalogueChange(
+            tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
+        )
+        position = LogPosition(self.model.position + 1)
+        self.model.apply(row_by_row(CatalogueRow(position, 0.0, change)), _no_import)
 
     def retire(self, action_id: str) -> None:
         """Stop offering an action; see `BanditClient.retire_action`."""

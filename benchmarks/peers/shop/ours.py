@@ -1,0 +1,83 @@
+"""Our policies on a shop: the serving model and the rounds of the service, on hand-made vectors.
+
+A click is learned when it comes, and 0 when a window closes without one, as the service does with
+`rewards.reward_window_s` and a `default_reward` of 0. Offers are put into the catalogue when they
+come and retired when they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.in_process import InProcessClient
+from benchmarks.peers.player import Choice
+from benchmarks.peers.shop.encoding import HandEncoding
+from benchmarks.peers.shop.player import Action, Report
+from simulators.environments.shop import ShopStream, Visit
+from simulators.runner import wire_array
+
+_LOGGED = 200
+"""The visits whose values the encoding knows."""
+
+
+class OurShopPlayer:
+    """A bandit of the service.
+
+    Args:
+        stream: The stream that it will play; the encoding is made from its first visits.
+        name: Name of the bandit.
+        seed: Its seed.
+        sections: Further keys of the body of PUT /bandits/{name}.
+    """
+
+    def __init__(self, stream: ShopStream, name: str, seed: int, sections: dict[str, Any]) -> None:
+        torch.set_num_threads(1)
+        logged = min(_LOGGED, stream.horizon)
+        offers = [offer.features for offer in stream.offers if offer.arrives < logged]
+        self._encoding = HandEncoding(stream.contexts[:logged], offers)
+        body = {
+            "context": {"shape": [self._encoding.num_context]},
+            "action_dim": self._encoding.num_action,
+            "training": {"mode": "lockstep"},
+            "seed": seed,
+        }
+        self._client = InProcessClient(name, body | sections, [], None)
+        self._name = name
+        self._clicked: set[int] = set()
+
+    def arrive(self, actions: Sequence[Action]) -> None:
+        """Put actions into the catalogue, as PUT /bandits/{name}/actions does."""
+        rows = np.stack([self._encoding.action(row.features) for row in actions])
+        self._client.put_actions([row.id for row in actions], rows)
+
+    def retire(self, action_id: str) -> None:
+        """Retire an action, as DELETE /bandits/{name}/actions/{id} does."""
+        self._client.retire(action_id)
+
+    def select(self, step: int, context: Visit, actions: Sequence[Action]) -> Choice:
+        """Choose among the whole catalogue."""
+        del actions  # the catalogue has them
+        selection = self._client.select(
+            self._name,
+            wire_array(self._encoding.context(context)),
+            decision_id=f"{self._name}.{step}",
+        )
+        return Choice(selection.action.id, selection.propensity)
+
+    def learn(self, reports: Sequence[Report]) -> None:
+        """Report clicks and silences, and train when a round is due, as in lockstep."""
+        due = False
+        for report in reports:
+            if report.closed and report.step in self._clicked:
+                self._clicked.remove(report.step)
+                continue
+            if not report.closed:
+                self._clicked.add(report.step)
+            status = self._client.reward(f"{self._name}.{report.step}", report.reward)
+            due |= status.train_due
+        if due:
+            self._client.train(self._name)
