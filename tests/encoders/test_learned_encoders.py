@@ -69,15 +69,23 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("size_a", [3, 4])
-def test_the_mlp_sees_context_action_and_their_product_where_sizes_agree(activation, size_a):
+@pytest.mark.parametrize(("size_a", "film"), [(3, True), (3, False), (4, True)])
+def test_the_mlp_sees_products_of_context_and_action(activation, size_a, film):
+    """Elementwise ones where the sizes agree; otherwise the action scales the context's share."""
     torch.manual_seed(0)
-    module = MLPEncoder((2, 2), size_a, feature_dim=5, hidden=(6, 4), activation=activation)
+    module = MLPEncoder(
+        (2, 2), size_a, feature_dim=5, hidden=(6, 4), activation=activation, film=film
+    )
     w, act, rng = _numbers(module), ACTIVATIONS[activation], np.random.default_rng(1)
     x, a = rng.normal(size=(3, 2, 2)), rng.normal(size=(3, size_a)).astype(np.float32)
     flat = x.reshape(3, 4)
-    inputs = np.concatenate([flat, a, flat * a] if size_a == 4 else [flat, a], axis=1)
-    h = act(inputs @ w["first.weight"].T + w["first.bias"])
+    w_x, w_a, w_xa = np.split(w["first.weight"].T, [4, 4 + size_a])
+    h = flat @ w_x + w["first.bias"]
+    if size_a == 4:
+        h += (flat * a) @ w_xa
+    elif film:
+        h *= 1.0 + a @ w["film.weight"].T
+    h = act(h + a @ w_a)
     h = act(h @ w["layers.1.weight"].T + w["layers.1.bias"])
     h = act(h @ w["layers.3.weight"].T + w["layers.3.bias"])
     np.testing.assert_allclose(serving(module).encode(x, a)[:, :-1], h, rtol=1e-12, atol=1e-14)

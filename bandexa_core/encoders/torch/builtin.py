@@ -31,6 +31,12 @@ LEARNED: Mapping[str, Constructor] = {
     "conv": ConvEncoder,
     **{name: partial(ResNetEncoder, name) for name in ARCHITECTURES},
 }
+# What parameters of edition 1 (release 0.3) are where a configuration leaves them out.
+FIRST_EDITION: Mapping[str, Mapping[str, Any]] = {
+    "mlp": {"hidden": (128, 128), "film": False},
+    "two_tower": {"hidden": (128,)},
+    "conv": {"shift": 0},  # no images were moved
+}
 MAX_PARAMETERS = 1 << 26
 _SEEDING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
@@ -60,8 +66,9 @@ def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
     if "context_dtype" in signature.parameters:
         given["context_dtype"] = spec.context.dtype
     params = spec.encoder.params
-    if spec.encoder.name == "conv" and spec.edition == 1 and "shift" not in params:
-        given["shift"] = 0  # release 0.3 moved no images
+    if spec.edition == 1:
+        first = FIRST_EDITION.get(spec.encoder.name, {})
+        given |= {name: value for name, value in first.items() if name not in params}
     construct = partial(make, spec.context.shape, spec.action_dim)
     signature.bind(spec.context.shape, spec.action_dim, **given, **params)
     return partial(construct, **given, **params)

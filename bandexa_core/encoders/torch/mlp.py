@@ -1,4 +1,4 @@
-"""The multi-layer perceptron encoder: z = a network of [x; a; x * a], or of x alone."""
+"""The multi-layer perceptron encoder: z = a network of x, a and products of both, or of x."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from bandexa_core.encoders.torch.dense import (
 from bandexa_core.encoders.torch.module import SplitModule, flatten
 
 MAX_LAYERS = 64
+FILM_SCALE = 0.5  # of the initial weights V: at first, actions scale the context's share by a half
 MODERATE = 32.0  # float32 is not used for larger inputs or action parts: its error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -31,15 +32,19 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "si
 class MLPEncoder(SplitModule):
     """Layers `hidden`, then F = `feature_dim` features, each after the activation.
 
-    Where context and action have the same size, their elementwise product is an input too: the
-    first layer then sees interactions at once, and 2,000 rewards go twice as far. The first layer
-    is linear in its inputs, so its product with a is the action part.
+    A first layer that adds the shares of context and action would leave it to the layers behind it
+    to find out that an action suits one context better than another. So it sees interactions. Where
+    context and action have the same size, their elementwise product is an input too: W_x x + b +
+    W_a a + W_xa (x * a). Otherwise the action scales the share of the context:
+    (W_x x + b) * (1 + V a) + W_a a, feature-wise linear modulation (FiLM; Perez, Strub, de Vries,
+    Dumoulin & Courville, AAAI 2018, eq. 2).
 
     Args:
         context_shape: Shape of a context, flattened here.
         action_dim: A; not used with `heads="per_action"`.
         feature_dim: F.
         hidden: Sizes of the hidden layers, at least one.
+        film: Whether actions scale the share of the context, where their sizes differ.
         heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
         activation: "tanh" (bounded features suit the linear head), "relu" or "silu".
     """
@@ -50,11 +55,14 @@ class MLPEncoder(SplitModule):
         action_dim: int,
         *,
         feature_dim: int = 64,
-        hidden: Sequence[int] = (128, 128),
+        hidden: Sequence[int] = (128,),
         heads: str = "shared",
         activation: str = "tanh",
+        film: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(film, bool):
+            raise ValueError("encoder.params.film: must be true or false")
         check_sizes("feature_dim", [feature_dim])
         check_sizes("hidden", hidden)
         if heads not in ("shared", "per_action"):
@@ -74,6 +82,11 @@ class MLPEncoder(SplitModule):
         size_xa = size_x if self.interacts else 0
         self._inputs = (size_x, size_a, size_xa)
         self.first = nn.Linear(size_x + size_a + size_xa, sizes[0])
+        self.modulates = film and self.uses_action and not self.interacts
+        if self.modulates:
+            bound = FILM_SCALE / math.sqrt(size_a)
+            self.film = nn.Linear(size_a, sizes[0], bias=False)
+            nn.init.uniform_(self.film.weight, -bound, bound)
         layers: list[nn.Module] = [ACTIVATIONS[activation]()]
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
@@ -91,16 +104,21 @@ class MLPEncoder(SplitModule):
         return torch.cat([part, x_NX], dim=1) if self.interacts else part
 
     def action_part(self, actions: Tensor) -> Tensor:
-        """W_a a, (K, H); followed by a, (K, A), where the product is an input."""
+        """W_a a, (K, H); followed by 1 + V a, (K, H), or by a, (K, A), where x * a is an input."""
         if not self.uses_action:
             return actions.new_zeros((len(actions), self.first.out_features))
         part = nn.functional.linear(actions, self._weights()[1])
+        if self.modulates:
+            return torch.cat([part, 1.0 + self.film(actions)], dim=1)
         return torch.cat([part, actions], dim=1) if self.interacts else part
 
     def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
         """The layers after the first, (N, F)."""
         size = self.first.out_features
-        first = context_parts[:, :size] + action_parts[:, :size]
+        first = context_parts[:, :size]
+        if self.modulates:
+            first = first * action_parts[:, size:]
+        first = first + action_parts[:, :size]
         if self.interacts:
             products = context_parts[:, size:] * action_parts[:, size:]
             first = first + nn.functional.linear(products, self._weights()[2])
@@ -118,6 +136,9 @@ class MLPServing:
         self._w_x, self._w_a, self._w_xa = (np.ascontiguousarray(w.T) for w in (w_x, w_a, w_xa))
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts
+        self._modulates = module.modulates
+        if module.modulates:
+            self._film = np.ascontiguousarray(float64_of(module.film.weight).T)
         self._layers = DenseLayers(module.layers)
         self._w_xa32 = np.ascontiguousarray(w_xa, np.float32)
         self._columns = DenseColumns(module.layers)
@@ -140,6 +161,8 @@ class MLPServing:
             return np.zeros((len(actions), len(self._bias)))
         a_KA = actions.astype(np.float64)
         part: Array64 = a_KA @ self._w_a
+        if self._modulates:
+            return np.concatenate([part, 1.0 + a_KA @ self._film], axis=1)
         return np.concatenate([part, a_KA], axis=1) if self._interacts else part
 
     def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
@@ -148,7 +171,11 @@ class MLPServing:
 
     def _combine(self, context_parts: Array64, action_parts: Array64) -> Array64:
         size = len(self._bias)
-        first = context_parts[:, :size] + action_parts[:, :size]
+        if self._modulates:
+            first = context_parts * action_parts[:, size:]
+            first += action_parts[:, :size]
+        else:
+            first = context_parts[:, :size] + action_parts[:, :size]
         if self._interacts:
             first += (context_parts[:, size:] * action_parts[:, size:]) @ self._w_xa
         return with_constant(self._layers(first))
@@ -175,7 +202,12 @@ class MLPServing:
         size = len(self._bias)
         parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
         given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
-        h_BHK = given_B1H.astype(np.float32).transpose(0, 2, 1) + parts_VK[:size]
+        given_BH1 = given_B1H.astype(np.float32).transpose(0, 2, 1)
+        if self._modulates:
+            h_BHK = given_BH1 * parts_VK[size:]
+            h_BHK += parts_VK[:size]
+        else:
+            h_BHK = given_BH1 + parts_VK[:size]
         if self._interacts:
             products_BXK = x_BX.astype(np.float32)[:, :, None] * parts_VK[size:]
             h_BHK += np.matmul(self._w_xa32, products_BXK)

@@ -36,7 +36,8 @@ class TwoTowerEncoder(SplitModule):
         context_shape: Shape of a context, flattened here.
         action_dim: A, at least 1.
         tower_dim: Size T of u and v.
-        hidden: Sizes of each tower's hidden layers; may be empty.
+        hidden: Sizes of each tower's hidden layers. Without any, the few weights are learned from
+            fewer rewards.
         activation: "tanh" (bounded u and v suit the linear head), "relu" or "silu".
     """
 
@@ -46,7 +47,7 @@ class TwoTowerEncoder(SplitModule):
         action_dim: int,
         *,
         tower_dim: int = 64,
-        hidden: Sequence[int] = (128,),
+        hidden: Sequence[int] = (),
         activation: str = "tanh",
     ) -> None:
         super().__init__()
