@@ -1,0 +1,175 @@
+"""Which named features the objects of one side have: declared, typed by themselves, or both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from bandexa_core.schema.fields import FIELD_TYPES, Field
+from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_PATH_BYTES, is_text
+from bandexa_core.schema.values import as_text
+
+AUTO = "auto"
+OTHERS = "*"
+_PATH_RULE = f"a path must be valid text of at most {MAX_PATH_BYTES} bytes"
+UnknownRule = Literal["ignore", "refuse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """The named features of contexts, or those of actions.
+
+    Attributes:
+        fields: The type of each declared field by its path, such as "age" or "user.age".
+        auto: Keys that are not declared are fields as well, typed from the values seen.
+        unknown: Whether keys that are no fields are ignored and counted, or refused.
+        strict: Refuse values that would have to be converted, such as "7" for a number.
+
+    Raises:
+        ValueError: A path, a limit or a combination is wrong; the message names the path.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    auto: bool = False
+    unknown: UnknownRule = "ignore"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        ordered = dict(sorted(self.fields.items()))
+        object.__setattr__(self, "fields", ordered)
+        if self.unknown not in ("ignore", "refuse"):
+            raise ValueError("unknown: must be ignore or refuse")
+        if self.auto and self.unknown == "refuse":
+            raise ValueError("unknown: no key is unknown where features are auto")
+        if not self.fields and not self.auto:
+            raise ValueError('features: at least one field is needed, or "auto"')
+        if len(self.fields) > MAX_FIELDS:
+            raise ValueError(f"features: at most {MAX_FIELDS} fields")
+        self._check_paths()
+        total = sum(declared.most_inputs for declared in self.fields.values())
+        if total > MAX_INPUTS:
+            widest = max(self.fields, key=lambda path: self.fields[path].most_inputs)
+            most = self.fields[widest].most_inputs
+            raise ValueError(
+                f"features: up to {total} inputs, {most} of them of {widest}; "
+                f"at most {MAX_INPUTS} are possible"
+            )
+
+    def _check_paths(self) -> None:
+        for path in self.fields:
+            if not is_text(path, MAX_PATH_BYTES):
+                raise ValueError(f"features: {_PATH_RULE}")
+            if not all(path.split(".")):
+                raise ValueError(f"{path!r}: a path needs a name, and names around each point")
+            group = field_around(path, self.fields)
+            if group is not None:
+                raise ValueError(f"{group}: is a field, and {path} would be a part of it")
+
+    @classmethod
+    def from_json(
+        cls, value: object, *, unknown: UnknownRule = "ignore", strict: bool = False
+    ) -> Features:
+        """Return the features that a JSON value declares.
+
+        Args:
+            value: "auto", or an object of fields by their paths. A field is an object with its
+                type and options, or the name of its type. {"*": "auto"} among them types all other
+                keys from the values seen.
+            unknown: As the attribute.
+            strict: As the attribute.
+
+        Raises:
+            ValueError: The value declares no features; the message names the path and option.
+        """
+        if value == AUTO:
+            return cls(auto=True, unknown=unknown, strict=strict)
+        if not isinstance(value, Mapping):
+            raise ValueError('features: must be "auto" or an object of fields')
+        declared = dict(value)
+        auto = OTHERS in declared
+        if auto and declared.pop(OTHERS) != AUTO:
+            raise ValueError('*: must be "auto"')
+        return cls(fields=fields_from_json(declared), auto=auto, unknown=unknown, strict=strict)
+
+    def to_json(self) -> Any:
+        """Return the JSON value that `from_json` reads; `unknown` and `strict` are beside it."""
+        if self.auto and not self.fields:
+            return AUTO
+        value: dict[str, Any] = {OTHERS: AUTO} if self.auto else {}
+        return value | {path: field_to_json(item) for path, item in self.fields.items()}
+
+
+def field_around(path: str, fields: Container[str]) -> str | None:
+    """Return the field that an object with this path is the value of, such as "a" of "a.b.c"."""
+    at = path.find(".")
+    while at >= 0:
+        if path[:at] in fields:
+            return path[:at]
+        at = path.find(".", at + 1)
+    return None
+
+
+def field_to_json(item: Field) -> dict[str, Any]:
+    """Return a field as the JSON object that declares it, every option named."""
+    value = {"type": item.type} | dataclasses.asdict(item)
+    if value.get("values") is not None:
+        value["values"] = list(value["values"])
+    return value
+
+
+def fields_from_json(value: Mapping[Any, object]) -> dict[str, Field]:
+    """Return the fields that a JSON object declares by their paths.
+
+    Raises:
+        ValueError: One of them is no field, or there are more than 256.
+    """
+    if len(value) > MAX_FIELDS:
+        raise ValueError(f"features: at most {MAX_FIELDS} fields")
+    return {path: _field_from_json(path, item) for path, item in value.items()}
+
+
+def _field_from_json(path: object, value: object) -> Field:
+    if not isinstance(path, str) or not is_text(path, MAX_PATH_BYTES):
+        raise ValueError(f"features: {_PATH_RULE}")
+    options = {"type": value} if isinstance(value, str) else value
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{path}: must be an object with a type, or the name of a type")
+    name = options.get("type")
+    kind = FIELD_TYPES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"{path}.type: must be one of {', '.join(FIELD_TYPES)}")
+    known = {attribute.name for attribute in dataclasses.fields(kind)}
+    for key in options:
+        if key not in known:
+            raise ValueError(f"{path}.{_key(key)}: {name} has no such option")
+    plain = dict(options)
+    if isinstance(plain.get("values"), list | tuple):  # numbers are read as objects' values are
+        plain["values"] = [as_text(item) or item for item in plain["values"]]
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_message(path, str(error))) from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
+
+
+def _message(path: str, what: str) -> str:
+    """Return a message of msgspec, or of a field's own check, in our order: first where, then what.
+
+    "Expected `int`, got `str` - at `$.bins`" becomes "path.bins: expected `int`, got `str`".
+    """
+    text, _, where = what.partition(" - at `$")
+    place = where.rstrip("`")
+    if ": " in text and not place:
+        return f"{path}.{text}"
+    return f"{path}{place}: {text[:1].lower()}{text[1:]}"
+
+
+def _key(key: object) -> str:
+    return key[:40].encode("ascii", "backslashreplace").decode() if isinstance(key, str) else "?"
