@@ -1,11 +1,13 @@
-"""Named features: plain JSON objects, the types of their fields, and what a log keeps of them.
+"""Named features: plain JSON objects in, rows of float32 out.
 
 `Features` declare fields, or let them type themselves; `accept` checks the object of a request and
-returns the bytes that a log keeps of it. Values and pure functions, without clock, file or network;
-they may be used from any thread.
+returns the bytes that a log keeps of it; `fit` learns an `Encoding` from the objects of a log, and
+`Encoding.encode` makes rows. Values and pure functions, without clock, file or network; they may be
+used from any thread.
 """
 
 from bandexa_core.schema.checking import accept, check
+from bandexa_core.schema.encoding import Encoding
 from bandexa_core.schema.features import Features
 from bandexa_core.schema.fields import (
     BoolField,
@@ -19,23 +21,29 @@ from bandexa_core.schema.fields import (
     TimeField,
     VectorField,
 )
+from bandexa_core.schema.fitting import fit
 from bandexa_core.schema.objects import JsonObject, from_bytes, to_bytes
+from bandexa_core.schema.observed import FieldCounts, Observed
 
 __all__ = [
     "BoolField",
     "CategoriesField",
     "CategoryField",
+    "Encoding",
     "Features",
     "Field",
+    "FieldCounts",
     "HashField",
     "IgnoredField",
     "JsonObject",
     "NumberField",
+    "Observed",
     "TextField",
     "TimeField",
     "VectorField",
     "accept",
     "check",
+    "fit",
     "from_bytes",
     "to_bytes",
 ]
