@@ -41,8 +41,8 @@ class Encoding:
         first_width: The width of a row where everything is hashed.
         columns: The name of each column: "age", "age[3]" (a piece of it, or a number of a vector),
             "country=DE", "country#2" (a bucket, or the place of a hash), "at@weekend" (a side of a
-            time), "age?missing". A column of this name means the same in the next encoding, but
-            for its scale, so that a model can move what it knows.
+            time), "age?missing". In the next encoding a column of this name means the same, but for
+            scales and edges that have moved, so that a model can move what it knows.
     """
 
     features: Features
@@ -111,10 +111,23 @@ class Encoding:
             return np.zeros((len(objects), width), np.float32)
         return np.frombuffer(out, np.float32).reshape(len(objects), width)
 
-    def places_in(self, before: Encoding) -> NDArray[np.intp]:
-        """Return for each column (width,) which one it was `before`; -1: it is new."""
+    def places_in(self, before: Encoding, *, exact: bool = False) -> NDArray[np.intp]:
+        """Return for each column (width,) which one it was `before`; -1: it is new.
+
+        Args:
+            before: The encoding that a model knows.
+            exact: Only columns that have the same value in both, whatever the object: of a fitted
+                number not one whose scale or edges have moved, and no bucket that lost a value. A
+                linear posterior can move these without a rebuild.
+        """
         places = {name: at for at, name in enumerate(before.columns)}
-        return np.array([places.get(name, -1) for name in self.columns], np.intp)
+        found = np.array([places.get(name, -1) for name in self.columns], np.intp)
+        if exact and not self.is_first:
+            known = {part.path: part for part in before.parts}
+            pairs = ((part, known[part.path]) for part in self.parts if part.path in known)
+            same = set().union(*(part.same_columns(other) for part, other in pairs))
+            found[[name not in same for name in self.columns]] = -1
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the encoding as JSON-able values."""

@@ -26,6 +26,7 @@ ROWS_PER_LEVEL = 4
 KNOTS = 33
 HEAVY = 2.5  # an upper tail so many times longer than the lower one is heavy
 LEAST_UNIT = 1e-30
+SPARSE = 0.2  # of the rows: where fewer have other values than the usual one, they are rare
 LEAST_GAP = 1e-9  # of the distance of the outer edges: closer ones differ by rounding
 
 
@@ -65,6 +66,9 @@ def fit_number(
             return None
         mean, std, far = float(scale.mean[0]), float(scale.std[0]), float(scale.far[0])
         inner = np.abs(t_N - mean) <= BOUND * std
+        least = _sparse_deviation(t_N, weights_N)
+        if least > std:
+            far, std = max(far * std / least, BOUND), least
     edges = _edges(known, t_N[inner], weights_N[inner])
     middle = float(quantiles(t_N[inner], weights_N[inner], (0.5,))[0])
     return NumberPart(path, missing, curve, unit, knots, shares, mean, std, far, edges, middle)
@@ -138,6 +142,23 @@ def _inner(x_N: Array64, weights_N: Array64) -> NDArray[np.bool_] | None:
         return None
     inner: NDArray[np.bool_] = np.abs(x_N - scale.mean[0]) <= BOUND * scale.std[0]
     return inner if inner.any() else None
+
+
+def _sparse_deviation(t_N: Array64, weights_N: Array64) -> float:
+    """Return the least deviation of a number that mostly has one value; 0 of others.
+
+    It is what the deviation would be if a fifth of the rows had other values. Else the rarer these
+    are, the larger they would become, and one row could decide what a model believes of them.
+    """
+    values, places = np.unique(t_N, return_inverse=True)
+    shares = np.bincount(places, weights_N) / weights_N.sum()
+    usual = int(shares.argmax())
+    others = 1.0 - shares[usual]
+    if not 0.0 < others < SPARSE:
+        return 0.0
+    away = np.abs(values - values[usual])
+    size = float(quantiles(away[away > 0.0], shares[away > 0.0], (0.5,))[0])
+    return size * math.sqrt(SPARSE * (1.0 - SPARSE))
 
 
 def _unit(x_N: Array64, weights_N: Array64) -> float:

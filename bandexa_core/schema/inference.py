@@ -17,6 +17,7 @@ from bandexa_core.schema.fields import (
     CategoryField,
     Field,
     HashField,
+    IgnoredField,
     NumberField,
     TextField,
     TimeField,
@@ -27,6 +28,7 @@ from bandexa_core.schema.values import as_number, as_text, as_time
 from bandexa_core.schema.words import is_prose
 
 SHARE = 0.9  # of the values must fit a type; the others will count as missing
+ONCE = 0.9  # of the ids: where more were seen once, none seems to come again
 FEW = 12  # numeric texts of so few values are codes
 LONG = 64  # characters: longer texts are nothing that repeats
 UNIX_S = (1e9, 2.2e9)  # 2001 to 2039: numbers that all lie there are times
@@ -107,6 +109,9 @@ def _are_codes(values: Sequence[Any]) -> bool:
 def _text_type(texts: Sequence[str]) -> Field:
     """Values that repeat are categories; of the others, several words are text, one is an id.
 
+    Ids that hardly ever come again, such as those of requests, are no input until they do: nothing
+    can be learned of them, and their places would be noise.
+
     The share of values seen once estimates how much of what comes next was never seen (Good, "The
     Population Frequencies of Species and the Estimation of Population Parameters", 1953).
     """
@@ -117,7 +122,9 @@ def _text_type(texts: Sequence[str]) -> Field:
     repeats = 2 * once <= len(texts) and 2 * top >= len(texts)
     if repeats and fmean(map(len, texts)) <= LONG:
         return default
-    return TextField() if _fits(texts, is_prose, 0.5) else HashField()
+    if _fits(texts, is_prose, 0.5):
+        return TextField()
+    return IgnoredField() if once > ONCE * len(texts) else HashField()
 
 
 def _fits(values: Sequence[Any], test: Callable[[Any], bool], share: float = SHARE) -> bool:

@@ -25,7 +25,7 @@ def rows(num: int, seed: int = 0) -> list[dict[str, Any]]:
             "query": " ".join(rng.choices(WORDS, k=4)),
             "at": f"2026-05-{day:02d}T{hour:02d}:10:00Z",
             "interests": rng.sample(("art", "food", "music", "sport"), 2),
-            "user": {"id": f"u-{rng.randint(0, 10**6)}"},
+            "user": {"id": f"u-{rng.randint(0, 2000)}"},
         }
         if rng.random() < 0.1:
             row["age"] = None

@@ -93,6 +93,18 @@ def test_wrong_numbers_do_not_own_a_scale(wrong):
     assert spoilt.edges == pytest.approx(plain.edges, abs=12.0)
 
 
+@pytest.mark.parametrize("rare", [0.002, 0.02, 0.1])
+def test_rare_values_of_a_number_are_not_blown_up(rare):
+    """Plainly standardised, 1 in 500 of value 5 would be 22 deviations away."""
+    num = int(2000 * rare)
+    values = [5.0] * num + [0.0] * (2000 - num)
+    features = Features.from_json({"x": {"type": "number", "scale": "linear"}})
+    objects = [{"x": value} for value in values]
+    found = fit(features, objects).encode(objects)
+    assert found[0, 0] - found[-1, 0] == pytest.approx(2.5)
+    assert abs(found.mean()) < 1e-5
+
+
 def test_weights_move_scales_and_edges():
     values = [float(n % 100) for n in range(1000)]
     weights = [3.0 if value < 50 else 1.0 for value in values]
@@ -215,6 +227,21 @@ def test_a_new_value_is_a_new_column_and_the_others_stay():
     after = fit(AUTO, [*objects, *({**row, "country": "CZ"} for row in objects[:20])])
     new = [name for name, at in zip(after.columns, after.places_in(before), strict=True) if at < 0]
     assert new == ["country=CZ"]
+
+
+def test_columns_that_stay_exactly_have_the_same_values():
+    objects = rows(800)
+    before, after = (
+        fit(AUTO, objects[:400]),
+        fit(AUTO, [*objects, {"country": "CZ"}, {"country": "CZ"}]),
+    )
+    exact = after.places_in(before, exact=True)
+    kept = [name for name, at in zip(after.columns, exact, strict=True) if at >= 0]
+    assert {"country=DE", "member", "interests#0", "query#7"} <= set(kept)
+    assert not any(name.startswith(("age", "basket", "country#")) for name in kept)
+    one, other = before.encode(objects), after.encode(objects)
+    assert np.array_equal(other[:, exact >= 0], one[:, exact[exact >= 0]])
+    assert (before.places_in(before, exact=True) == np.arange(before.width)).all()
 
 
 def test_fitting_is_a_function_of_the_rows():

@@ -32,6 +32,19 @@ class _VocabularyPart(Part):
         yield from (f"={value}" for value in self.values)
         yield from (f"#{number}" for number in range(self.buckets))
 
+    def same_columns(self, before: Part) -> set[str]:
+        """Return the columns that have the same value in both fields, whatever the object.
+
+        The column of a value does not depend on what else has one; what is in a bucket does.
+        """
+        if type(before) is not type(self) or not isinstance(before, _VocabularyPart):
+            return set()
+        same = set(self.columns) & set(before.columns)
+        if (self.values, self.buckets) == (before.values, before.buckets):
+            return same
+        others = len(self.values)
+        return same.difference(self.columns[others : others + self.buckets])
+
     def _places(self, first: int) -> dict[str, int]:
         return {value: first + number for number, value in enumerate(self.values)}
 

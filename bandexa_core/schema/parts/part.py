@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 BOUND = 10.0  # no column has a larger value, so that none can drown the others
@@ -48,6 +48,12 @@ class Part:
     def hashed(self, value: Any) -> Iterable[tuple[int, int]]:
         """Return the place and the hash of everything in a value that is hashed."""
         return ()
+
+    def same_columns(self, before: Part) -> set[str]:
+        """Return the columns that have the same value in both fields, whatever the object."""
+        if replace(before, missing=self.missing) != self:
+            return set()
+        return set(self.columns) & set(before.columns)
 
     def _names(self) -> Iterable[str]:
         """Return what follows the path in the names of the columns before `missing`."""
