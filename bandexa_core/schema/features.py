@@ -67,6 +67,8 @@ class Features:
                 raise ValueError(f"features: {_PATH_RULE}")
             if not all(path.split(".")):
                 raise ValueError(f"{path!r}: a path needs a name, and names around each point")
+            if path == OTHERS:
+                raise ValueError(f"{OTHERS}: stands for all other fields, and cannot be one")
             group = field_around(path, self.fields)
             if group is not None:
                 raise ValueError(f"{group}: is a field, and {path} would be a part of it")
@@ -147,7 +149,7 @@ def _field_from_json(path: object, value: object) -> Field:
     known = {attribute.name for attribute in dataclasses.fields(kind)}
     for key in options:
         if key not in known:
-            raise ValueError(f"{path}.{_key(key)}: {name} has no such option")
+            raise ValueError(f"{path}.{_printable(str(key))}: {name} has no such option")
     plain = dict(options)
     if isinstance(plain.get("values"), list | tuple):  # numbers are read as objects' values are
         plain["values"] = [as_text(item) or item for item in plain["values"]]
@@ -155,6 +157,8 @@ def _field_from_json(path: object, value: object) -> Field:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         raise ValueError(_message(path, str(error))) from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: an option is no valid text") from None
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply") from None
 
@@ -164,12 +168,13 @@ def _message(path: str, what: str) -> str:
 
     "Expected `int`, got `str` - at `$.bins`" becomes "path.bins: expected `int`, got `str`".
     """
-    text, _, where = what.partition(" - at `$")
+    text, _, where = _printable(what).partition(" - at `$")
     place = where.rstrip("`")
     if ": " in text and not place:
         return f"{path}.{text}"
     return f"{path}{place}: {text[:1].lower()}{text[1:]}"
 
 
-def _key(key: object) -> str:
-    return key[:40].encode("ascii", "backslashreplace").decode() if isinstance(key, str) else "?"
+def _printable(text: str) -> str:
+    """Return a text as an answer can carry it: short, and without lone surrogates."""
+    return text[:200].encode("utf-8", "backslashreplace").decode()

@@ -26,6 +26,7 @@ from bandexa_core.schema.values import (
     as_time,
     as_truth,
     as_vector,
+    looks_like_time,
 )
 from bandexa_core.schema.words import hashed_terms, is_prose
 
@@ -117,11 +118,11 @@ def _kind(value: Any) -> str:
     """Return the type of field that a value alone looks like; empty where none."""
     if isinstance(value, bool):
         return "bool"
+    if looks_like_time(value):
+        return "time"
     if isinstance(value, int | float):
         return "number"
     if isinstance(value, str):
-        if value[:4].isdigit() and value[4:5] == "-" and as_time(value) is not None:
-            return "time"
         return "text" if is_prose(value) else "category"
     if isinstance(value, list | tuple):
         numeric = all(isinstance(entry, int | float) for entry in value)

@@ -23,16 +23,14 @@ from bandexa_core.schema.fields import (
     TimeField,
     VectorField,
 )
-from bandexa_core.schema.limits import MAX_FIELDS
-from bandexa_core.schema.values import as_number, as_text, as_time
+from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS
+from bandexa_core.schema.values import as_number, as_text, looks_like_time
 from bandexa_core.schema.words import is_prose
 
 SHARE = 0.9  # of the values must fit a type; the others will count as missing
 ONCE = 0.9  # of the ids: where more were seen once, none seems to come again
 FEW = 12  # numeric texts of so few values are codes
 LONG = 64  # characters: longer texts are nothing that repeats
-UNIX_S = (1e9, 2.2e9)  # 2001 to 2039: numbers that all lie there are times
-_UNIX_MS = (1e12, 2.2e12)
 
 
 def field_types(rows: Sequence[Mapping[str, Any]], pinned: Mapping[str, Field]) -> dict[str, Field]:
@@ -73,7 +71,7 @@ def _list_type(lists: Sequence[Sequence[Any]]) -> Field | None:
         return None
     numeric = _fits(entries, _is_number)
     (size, num), *_ = sorted(Counter(map(len, lists)).items(), key=lambda item: (-item[1], item[0]))
-    if numeric and num >= SHARE * len(lists) and VectorField(size=1).size <= size < 10_000:
+    if numeric and num >= SHARE * len(lists) and 1 <= size < MAX_INPUTS:
         return VectorField(size=size)
     if numeric and not all(_is_whole(entry) for entry in entries):
         return None
@@ -84,7 +82,7 @@ def _scalar_type(values: Sequence[Any]) -> Field | None:
     counts = any(_is_number(value) and value not in (0, 1) for value in values)
     if _fits(values, _is_truth) and not counts:
         return BoolField()
-    if _fits(values, _is_moment):
+    if _fits(values, looks_like_time):
         return TimeField()
     if _fits(values, lambda value: not isinstance(value, bool) and as_number(value) is not None):
         return CategoryField() if _are_codes(values) else NumberField()
@@ -143,9 +141,3 @@ def _is_truth(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= 5 and value.lower() in ("true", "false")
     return isinstance(value, bool) or value in (0, 1)
-
-
-def _is_moment(value: Any) -> bool:
-    if isinstance(value, str):
-        return "-" in value and as_number(value) is None and as_time(value) is not None
-    return any(low <= value <= high for low, high in (UNIX_S, _UNIX_MS))

@@ -28,6 +28,7 @@ _EPOCH, _UTC_EPOCH = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS = {"true": True, "false": False}
 # Unix times are seconds up to here, the year 5138, and milliseconds beyond.
 _MOST_SECONDS = 1e11
+_RECENT = ((1e9, 2.2e9), (1e12, 2.2e12))
 
 
 def as_number(value: object) -> float | None:
@@ -96,6 +97,19 @@ def as_time(value: object) -> tuple[float, float] | None:
 def is_date(text: str) -> bool:
     """Return whether a text looks like a date, with or without a time of day."""
     return text[4:5] == "-" == text[7:8] and len(text) <= _TIME_CHARACTERS
+
+
+def looks_like_time(value: object) -> bool:
+    """Return whether a value of no declared type is probably a time.
+
+    Texts have to be dates. Of numbers, those that are Unix seconds or milliseconds of 2001 to 2039:
+    other things are rarely so large.
+    """
+    if isinstance(value, str):
+        return is_date(value) and _time_of_date(value) is not None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return any(low <= value <= high for low, high in _RECENT)
 
 
 def _time_of_date(text: str) -> tuple[float, float] | None:

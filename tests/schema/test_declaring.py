@@ -128,6 +128,21 @@ def test_python_callers_get_the_same_checks():
         CategoryField(values=("\ud800",))
 
 
+def test_messages_are_short_and_valid_text():
+    for declared in (
+        {"type": "number", "scale": "\ud800" * 9999},
+        {"type": "bool", "\ud800" * 999: 1},
+    ):
+        with pytest.raises(ValueError, match=r"^a[.:]") as caught:
+            Features.from_json({"a": declared})
+        assert len(str(caught.value).encode()) < 2000
+
+
+def test_the_mark_of_all_other_fields_is_no_field():
+    with pytest.raises(ValueError, match=r"^\*: stands for all other fields"):
+        Features(fields={"*": BoolField()})
+
+
 def test_no_key_is_unknown_where_features_are_auto():
     with pytest.raises(ValueError, match=r"^unknown: no key is unknown where features are auto"):
         Features(auto=True, unknown="refuse")

@@ -190,7 +190,7 @@ def test_the_first_encoding_hashes_path_and_value():
         ("user.id", "u-7", 1.0),
     )
     value = {
-        "country": "DE", "member": True, "age": 40, "far": 1e12, "tags": ["b", "a", "b"],
+        "country": "DE", "member": True, "age": 40, "far": 1e15, "tags": ["b", "a", "b"],
         "v": [0.5, -2], "user": {"id": "u-7"}, "none": None,
     }  # fmt: skip
     np.testing.assert_allclose(_first(value), expected, rtol=1e-6)
@@ -200,6 +200,7 @@ def test_the_first_encoding_knows_times_and_words():
     friday = _first({"at": "2026-05-01T06:00Z"})
     assert np.array_equal(friday, _first({"at": "2026-05-08T06:00Z"}))
     assert not np.array_equal(friday, _first({"at": "2026-05-08T18:00Z"}))
+    assert np.allclose(friday, _first({"at": 1_777_615_200}))
     one, other = _first({"q": "red running shoes"}), _first({"q": "red running hats"})
     assert np.linalg.norm(one) == pytest.approx(1.0)
     assert one @ other > 0.3
