@@ -14,8 +14,9 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any, ClassVar, Literal, get_args
 
+from bandexa_core.inputs_spec import MAX_FEATURES, ActionsSpec, ContextSpec, stored_action
 from bandexa_core.posterior.config import PosteriorConfig
-from bandexa_core.replay.protocol import ContextDtype, RowLayout
+from bandexa_core.replay.protocol import RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
@@ -23,7 +24,6 @@ SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
 DRAW_SCALES = {1: 1.0, 2: 0.2}
-MAX_FEATURES = 1 << 24
 # The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {
     "train_every": 1 << 40,
@@ -40,27 +40,6 @@ MAX_REWARD = 1e20  # a posterior could not learn a larger value
 MAX_WINDOW_S = 1e9
 LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
 MAX_GAMMA = 1e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextSpec:
-    """The shape and the dtype of every context of the bandit.
-
-    Attributes:
-        shape: One to four sizes, for example [16], or [28, 28] for an image.
-        dtype: "uint8" contexts are images, whose values encoders scale to 0..1.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    shape: tuple[int, ...]
-    dtype: ContextDtype = "float32"
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.shape) <= 4 or any(n < 1 for n in self.shape):
-            raise ValueError("shape: one to four positive sizes are needed")
-        if math.prod(self.shape) > MAX_FEATURES:
-            raise ValueError(f"shape: at most {MAX_FEATURES} elements")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,8 +313,10 @@ class BanditSpec:
     Attributes:
         policy: "linear_ts" runs on fixed maps, "neural_linear_ts" on learned encoders; "greedy"
             and "uniform" are baselines. None: that of the encoder, "neural_linear_ts" without one.
-        context: Shape and dtype of every context.
-        action_dim: Number of features of an action; 0: actions are known by their id alone.
+        context: What every context is: an array of a shape, or an object with named features.
+        action_dim: Number of features of an action; 0: actions are known by their id alone, or
+            have named features.
+        actions: The named features of actions.
         reward_range: The scale of rewards, lowest and highest; a reward beyond it is learned, too.
             None: it is learned.
         seed: Key of every draw; None: the server draws a seed at creation.
@@ -354,6 +335,7 @@ class BanditSpec:
     policy: PolicyName | None = None
     context: ContextSpec
     action_dim: int = 0
+    actions: ActionsSpec = field(default_factory=ActionsSpec)
     encoder: EncoderSpec = field(default_factory=EncoderSpec)
     posterior: PosteriorSpec = field(default_factory=PosteriorSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)
@@ -368,6 +350,8 @@ class BanditSpec:
     def __post_init__(self) -> None:
         if not 0 <= self.action_dim <= MAX_FEATURES:
             raise ValueError(f"action_dim: must be 0 to {MAX_FEATURES}")
+        if self.action_dim and self.actions.features is not None:
+            raise ValueError("action_dim: actions have numbers or named features, not both")
         if self.edition not in (None, *DRAW_SCALES):
             raise ValueError(f"edition: must be 1 to {EDITION}")
         if self.reward_range is not None:
@@ -380,7 +364,7 @@ class BanditSpec:
             raise ValueError("rewards.clip_outliers: not in edition 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
-        row_bytes = RowLayout(self.context.shape, self.context.dtype, self.action_dim).row_bytes
+        row_bytes = self.row_layout.row_bytes
         capacity_bytes = self.replay.capacity_bytes
         if capacity_bytes is not None and capacity_bytes < row_bytes:
             raise ValueError(f"replay: capacity_bytes must hold a row, {row_bytes} bytes")
@@ -392,10 +376,12 @@ class BanditSpec:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BanditSpec:
         """Return the spec whose `dataclasses.asdict` went through JSON."""
+        shape = value["context"]["shape"]
         sections = {
             "context": ContextSpec(
-                **value["context"] | {"shape": tuple(value["context"]["shape"])}
+                **value["context"] | {"shape": None if shape is None else tuple(shape)}
             ),
+            "actions": ActionsSpec(**value.get("actions", {})),
             "encoder": EncoderSpec(**value["encoder"]),
             "posterior": PosteriorSpec(**value["posterior"]),
             "training": TrainingSpec(**value["training"]),
@@ -467,6 +453,23 @@ class BanditSpec:
         )
 
     @property
+    def has_named_features(self) -> bool:
+        """Whether contexts or actions are objects with named features."""
+        return self.context.features is not None or self.actions.features is not None
+
+    @property
+    def has_action_features(self) -> bool:
+        """Whether actions have features, and not only ids."""
+        return self.action_dim > 0 or self.actions.features is not None
+
+    @property
+    def row_layout(self) -> RowLayout:
+        """The shapes and dtypes in which contexts and actions are logged."""
+        context = self.context
+        action_dim, action_dtype = stored_action(self.actions, self.action_dim)
+        return RowLayout(context.stored_shape, context.stored_dtype, action_dim, action_dtype)
+
+    @property
     def clips_outliers(self) -> bool:
         """Whether values are clipped to what is usual before they are learned.
 
@@ -504,11 +507,15 @@ class BanditSpec:
 
         A snapshot with another digest is refused.
         """
+        context, actions = self.context, self.actions
         shape = {
             "policy": self.policy,
-            "context": dataclasses.asdict(self.context),
+            "context": {"shape": context.shape, "dtype": context.dtype},
             "action_dim": self.action_dim,
             "encoder": dataclasses.asdict(self.encoder),
             "posterior": self._posterior_part(),
         }
+        if self.has_named_features:  # before release 0.4 there were none
+            shape |= {"context": dataclasses.asdict(context)}
+            shape |= {"actions": dataclasses.asdict(actions)}
         return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -20,8 +20,10 @@ from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, LearnRow, row_by_row
 from bandexa_core.model import Progress, ServingModel, plan_round
 from bandexa_core.policies import NeuralLinearTS
+from bandexa_core.policies.named_inputs import padded
 from bandexa_core.randomness import bandit_uid
-from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+from bandexa_core.replay import MemoryReplay, Rows
+from bandexa_core.schema import accept
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
 from service.http.arrays import convert_array
@@ -46,19 +48,23 @@ class InProcessClient:
         spec = _SPEC.validate_python(body)
         self.num_requests = 0
         self.model = ServingModel(
-            spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.action_dim)
+            spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.row_layout)
         )
         self._bounds = RewardBounds(spec.reward_range)
         if ids:
             self.put_actions(ids, features)
-        layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
-        self._replay = MemoryReplay(layout)
+        self._replay = MemoryReplay(spec.row_layout)
         self._training: dict[str, Any] = {}
         self._of_last_round = self.model.policy.forgotten(1.0)
         self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
 
     def put_actions(self, ids: Sequence[str], features: Any) -> None:
         """Add actions or overwrite their features; see `BanditClient.put_actions`."""
+        declared = self.model.spec.actions.declared
+        if declared is not None:
+            size = self.model.spec.actions.max_bytes
+            rows = [accept(declared, features_of, "action") for features_of in features]
+            features = np.stack([padded(row, size) for row in rows])
         change = CatalogueChange(
             tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
         )
@@ -83,7 +89,13 @@ class InProcessClient:
         """Choose; see `BanditClient.select`."""
         assert decision_id is not None
         model, spec = self.model, self.model.spec
-        array = conform(convert_array(context), spec.context.shape, spec.context.dtype, "context")
+        declared = spec.context.declared
+        if declared is None:
+            assert spec.context.shape is not None
+            shape, dtype = spec.context.shape, spec.context.dtype
+            array = conform(convert_array(context), shape, dtype, "context")
+        else:
+            array = padded(accept(declared, context, "context"), spec.context.max_bytes)
         offered = (
             model.enabled_candidates()
             if candidates is None

@@ -90,7 +90,7 @@ class EncoderRegistry:
             raise ValueError(f"encoder.name: must be one of {', '.join(self.names())}")
         if spec.encoder.params:
             raise ValueError(f"encoder.params: the {spec.encoder.name} map takes none")
-        return cls(spec.context.shape, spec.action_dim)
+        return cls(spec.context.stored_shape, spec.action_dim)
 
     def fetch(self, spec: BanditSpec) -> None:
         """Download the weights that a bandit's encoder needs, if they are not here yet.
@@ -108,8 +108,13 @@ class EncoderRegistry:
         is_resnet = name.startswith("resnet") and name in LEARNED_NAMES
         return is_resnet and spec.encoder.params.get("weights") == "imagenet"
 
-    def module(self, spec: BanditSpec, seed: int) -> EncoderModule:
+    def module(
+        self, spec: BanditSpec, seed: int, sizes: tuple[tuple[int, ...], int] | None = None
+    ) -> EncoderModule:
         """Build a learned encoder with its initial parameters drawn from `seed`.
+
+        `sizes`: The shape of contexts and the size of actions where features are named, as they are
+        encoded.
 
         Raises:
             ValueError: Unknown name or parameters; the message names the field.
@@ -129,6 +134,6 @@ class EncoderRegistry:
             path = imagenet_place(name)[1]
             if not path.exists():
                 raise ValueError(f"encoder.params.weights: {path} is not here yet")
-        module = build(self._own.get(name) or LEARNED[name], spec, seed)
+        module = build(self._own.get(name) or LEARNED[name], spec, seed, sizes)
         module.load_base(self._weights)
         return module

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.features.equal_rows import Groups, equal_rows
 from bandexa_core.ids import ActionId, ActionSlot
+from bandexa_core.replay.protocol import RowLayout
 
 
 class CatalogueChange(NamedTuple):
@@ -24,12 +25,13 @@ class CatalogueChange(NamedTuple):
 
     Attributes:
         ids: The N action ids, each at most once.
-        features: float32 (N, A); None leaves the features of known actions as they are.
+        features: float32 (N, A), or the bytes of objects with named features, uint8 (N, A); None
+            leaves the features of known actions as they are.
         enabled: Whether each action can be selected, bool (N,).
     """
 
     ids: tuple[ActionId, ...]
-    features: NDArray[np.float32] | None
+    features: NDArray[Any] | None
     enabled: NDArray[np.bool_]
 
 
@@ -39,7 +41,7 @@ class Catalogue:
     Attributes:
         ids: The action ids.
         slots: The slot of each id.
-        features: float32 (K, A).
+        features: float32 (K, A), or the bytes of objects with named features, uint8 (K, A).
         enabled: Whether each action can be selected, bool (K,).
         enabled_slots: The slots of the enabled actions, int64, ascending.
     """
@@ -50,7 +52,7 @@ class Catalogue:
         self,
         ids: tuple[ActionId, ...],
         slots: dict[ActionId, ActionSlot],
-        features: NDArray[np.float32],
+        features: NDArray[Any],
         enabled: NDArray[np.bool_],
     ) -> None:
         self._equal: NDArray[np.int64] | bool | None = False  # not known yet
@@ -63,9 +65,10 @@ class Catalogue:
             array.setflags(write=False)
 
     @classmethod
-    def empty(cls, action_dim: int) -> Catalogue:
+    def empty(cls, layout: RowLayout) -> Catalogue:
         """Return the catalogue of a new bandit."""
-        return cls((), {}, np.zeros((0, action_dim), np.float32), np.zeros(0, np.bool_))
+        features = np.zeros((0, layout.action_dim), layout.action_dtype)
+        return cls((), {}, features, np.zeros(0, np.bool_))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,7 +108,7 @@ class Catalogue:
         return {"ids": ids, "features": self.features, "enabled": self.enabled}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray[Any]], action_dim: int) -> Catalogue:
+    def from_tensors(cls, tensors: dict[str, NDArray[Any]], layout: RowLayout) -> Catalogue:
         """Return the catalogue that `tensors` returned.
 
         Raises:
@@ -117,8 +120,8 @@ class Catalogue:
         text = tensors["ids"].tobytes().decode()
         ids = tuple(ActionId(name) for name in text.split("\n")) if text else ()
         slots = {name: ActionSlot(slot) for slot, name in enumerate(ids)}
-        fits = features.shape == (len(ids), action_dim) and enabled.shape == (len(ids),)
-        if not fits or features.dtype != np.float32 or enabled.dtype != np.bool_:
+        fits = features.shape == (len(ids), layout.action_dim) and enabled.shape == (len(ids),)
+        if not fits or features.dtype != layout.action_dtype or enabled.dtype != np.bool_:
             raise ValueError("catalogue: tensors of a wrong dtype or shape")
         if len(slots) != len(ids):
             raise ValueError("catalogue: an id occurs twice")
@@ -144,7 +147,7 @@ class Fold:
         changes: The changes, in order.
 
     Attributes:
-        features: float32 (K, A), after the changes so far.
+        features: (K, A), after the changes so far.
     """
 
     def __init__(self, start: Catalogue, changes: Sequence[CatalogueChange]) -> None:
@@ -153,7 +156,7 @@ class Fold:
         self._ids, self._added = start.ids, list[ActionId]()
         self._slots = dict(start.slots) if new else start.slots
         size, dim = len(start) + len(new), start.action_dim
-        self.features: NDArray[np.float32] = np.zeros((size, dim), np.float32)
+        self.features: NDArray[Any] = np.zeros((size, dim), start.features.dtype)
         self.features[: len(start)] = start.features
         self._enabled = np.zeros(size, np.bool_)
         self._enabled[: len(start)] = start.enabled
@@ -168,7 +171,8 @@ class Fold:
         for change in self._changes:
             new = [action_id for action_id in change.ids if action_id not in slots]
             if new and change.features is None and dim:
-                raise ValueError(f"actions: {new[0]!r} is new and needs {dim} features")
+                what = f"{dim} features" if self.features.dtype == np.float32 else "features"
+                raise ValueError(f"actions: {new[0]!r} is new and needs {what}")
             for action_id in new:
                 slots[action_id] = ActionSlot(len(slots))
                 self._added.append(action_id)

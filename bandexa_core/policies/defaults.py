@@ -40,7 +40,7 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     """
     if policy not in (None, "neural_linear_ts"):
         return ("concat" if spec.action_dim else "per_action"), {}
-    shape = spec.context.shape
+    shape = spec.context.stored_shape
     if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:
         return "conv", {}
-    return "mlp", {} if spec.action_dim else {"heads": "per_action"}
+    return "mlp", {} if spec.has_action_features else {"heads": "per_action"}

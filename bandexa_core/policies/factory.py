@@ -11,12 +11,14 @@ from bandexa_core.ids import BanditUid
 from bandexa_core.policies.defaults import resolved
 from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.linear_ts import LinearTS
+from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.uniform import Uniform
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.randomness import keyed_seed
 from bandexa_core.spec import BanditSpec
 
 FEW_INPUTS = 10  # of a network whose prior is as wide as rewards are
+NAMED_INPUTS = 40  # as which named features count: how many columns they get is not known yet
 
 
 def make_policy(
@@ -42,11 +44,20 @@ def make_policy(
     if learned:
         from bandexa_core.policies.neural_linear_ts import NeuralLinearTS  # imports torch
 
-        module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"))
+        named = NamedInputs.initial(spec)
+        sizes = None if named is None else named.sizes(spec)
+        module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"), sizes)
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
-        inputs = math.prod(spec.context.shape) if module.standardize else FEW_INPUTS
+        inputs = math.prod(spec.context.stored_shape) if module.standardize else FEW_INPUTS
+        if spec.context.features is not None:
+            inputs = NAMED_INPUTS
         config = _narrowed(spec, max(1.0, inputs / FEW_INPUTS))
-        return NeuralLinearTS(module, config, greedy=greedy, action_chunk=chunk, scaling=scaling)
+        return NeuralLinearTS(
+            module, config, greedy=greedy, action_chunk=chunk, scaling=scaling, named=named,
+            resized=lambda inputs, seed: registry.module(spec, seed, inputs.sizes(spec)),
+        )  # fmt: skip
+    if spec.has_named_features:
+        raise ValueError("policy: named features need a network (neural_linear_ts, or greedy)")
     fixed = registry.fixed(spec)
     scaling = _scaling(spec, fixed.uses_action)
     config = _narrowed(spec, fixed.feature_dim)
@@ -68,8 +79,10 @@ def _narrowed(spec: BanditSpec, parts: float) -> PosteriorConfig:
 
 def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:
     """Return the initial scaling of inputs, None where there is nothing to standardise."""
-    floating = spec.context.dtype != "uint8"
+    floating = spec.context.stored_dtype != "uint8"
     if not spec.encoder.standardize or not (floating or (uses_action and spec.action_dim > 0)):
         return None
-    shape, dim = spec.context.shape, spec.action_dim
+    # Objects are encoded instead.
+    shape = (1,) if spec.context.shape is None else spec.context.shape
+    dim = spec.action_dim
     return InputScaling.identity(shape, dim, scales_contexts=floating)

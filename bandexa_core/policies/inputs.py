@@ -21,7 +21,8 @@ from bandexa_core.encoders.protocol import (
 )
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import INLINE_SLOT
-from bandexa_core.policies.protocol import Candidates, EncodedContext
+from bandexa_core.policies.named_inputs import NamedInputs
+from bandexa_core.policies.protocol import Candidates, EncodedContext, InputMaps
 from bandexa_core.spec import SelectionSpec
 
 Array64 = NDArray[np.float64]
@@ -34,17 +35,23 @@ class EncodedInputs:
         encoder: The frozen feature map.
         action_chunk: Encode at most this many candidates at once (None: all).
         scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
+        named: Makes numbers of objects with named features; None: all inputs are numbers.
 
     Attributes:
         splitting, folding, joint: The encoder if it follows that protocol, else None.
     """
 
     def __init__(
-        self, encoder: Encoder, action_chunk: int | None, scaling: InputScaling | None
+        self,
+        encoder: Encoder,
+        action_chunk: int | None,
+        scaling: InputScaling | None,
+        named: NamedInputs | None = None,
     ) -> None:
         self.encoder = encoder
         self.action_chunk = action_chunk
         self.scaling = scaling
+        self.named = named
 
     @property
     def encoder(self) -> Encoder:
@@ -65,7 +72,14 @@ class EncodedInputs:
 
     def scaled(self, contexts: NDArray[Any]) -> NDArray[Any]:
         """See `Policy.scaled`; this is the first step of every use of a context."""
+        if self.named is not None and self.named.x is not None:
+            return self.named.contexts(contexts)
         return contexts if self.scaling is None else self.scaling.contexts(contexts)
+
+    @property
+    def inputs(self) -> InputMaps:
+        """What logged contexts and actions pass before they are encoded."""
+        return InputMaps(self.scaled, self._actions)
 
     def ready(self, context: NDArray[Any] | EncodedContext) -> NDArray[Any] | EncodedContext:
         """Return a context as the encoder takes it; an encoded context is returned unchanged."""
@@ -123,6 +137,8 @@ class EncodedInputs:
         return self.encoder.encode(context[None], first).reshape(-1)
 
     def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
+        if self.named is not None and self.named.a is not None:
+            return self.named.actions(raw_KA)
         return raw_KA if self.scaling is None else self.scaling.actions(raw_KA)
 
 

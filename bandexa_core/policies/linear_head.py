@@ -29,6 +29,7 @@ from bandexa_core.policies.draws import (
 )
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
 from bandexa_core.policies.laws import law_of
+from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.panel import Exploration, products, with_floor
 from bandexa_core.policies.protocol import (
     Ballot,
@@ -70,6 +71,7 @@ class LinearHead(EncodedInputs):
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
         scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
+        named: Makes numbers of objects with named features; None: all inputs are numbers.
 
     Raises:
         ValueError: The encoder has more features than a posterior can hold.
@@ -83,10 +85,11 @@ class LinearHead(EncodedInputs):
         greedy: bool = False,
         action_chunk: int | None = None,
         scaling: InputScaling | None = None,
+        named: NamedInputs | None = None,
     ) -> None:
         if encoder.feature_dim > MAX_WEIGHTS:
             raise ValueError(f"encoder: {encoder.feature_dim} features, at most {MAX_WEIGHTS} fit")
-        super().__init__(encoder, action_chunk, scaling)
+        super().__init__(encoder, action_chunk, scaling, named)
         self.config = config
         self.greedy = greedy
         self.calibration = Calibration()

@@ -7,6 +7,7 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.torch.builtin import serving
+from bandexa_core.encoders.torch.inheriting import inherit, inherited_state
 from bandexa_core.encoders.torch.module import (
     EncoderModule,
     SplitModuleEncoder,
@@ -23,6 +25,7 @@ from bandexa_core.encoders.torch.module import (
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.calibration import MOST_ROWS, Calibration, squared_errors
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs
 from bandexa_core.posterior import PosteriorConfig
@@ -32,6 +35,8 @@ from bandexa_core.replay import TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
 from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
+
+Resize = Callable[[NamedInputs, int], EncoderModule]
 
 
 class NeuralLinearTS(LinearHead):
@@ -43,6 +48,8 @@ class NeuralLinearTS(LinearHead):
         greedy: Act on the posterior mean instead of a draw.
         action_chunk: Encode at most this many candidates at once (None: all).
         scaling: Standardises inputs before they are encoded; None: they are encoded as they are.
+        named: Makes numbers of objects with named features; None: all inputs are numbers.
+        resized: Builds the encoder for other sizes of its inputs, with a seed.
     """
 
     def __init__(
@@ -53,11 +60,15 @@ class NeuralLinearTS(LinearHead):
         greedy: bool = False,
         action_chunk: int | None = None,
         scaling: InputScaling | None = None,
+        named: NamedInputs | None = None,
+        resized: Resize | None = None,
     ) -> None:
         super().__init__(
-            serving(module), config, greedy=greedy, action_chunk=action_chunk, scaling=scaling
-        )
+            serving(module), config, greedy=greedy, action_chunk=action_chunk, scaling=scaling,
+            named=named,
+        )  # fmt: skip
         self.module = module
+        self._resized = resized
 
     @property
     def learns_features(self) -> bool:
@@ -115,12 +126,14 @@ class NeuralLinearTS(LinearHead):
             self._calibrate(replay, plan.since, weights)
         if self.scaling is not None:
             self._standardize(replay, plan, weights)
+        if self.named is not None and self.named.is_due(plan.num_rows):
+            trainer_state = self._encode_anew(replay, plan, weights, trainer_state)
         frame = self._first_frame(replay)
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
         plan = replace(plan, reward_center=frame.center, reward_scale=scale)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
-        metrics = trainer.run(replay, weights, self.scaling, activations, report)
+        metrics = trainer.run(replay, weights, self.inputs, activations, report)
         self.encoder = serving(self.module)
         self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
         metrics["calibration"] = self.calibration.factor
@@ -154,23 +167,52 @@ class NeuralLinearTS(LinearHead):
         """Renew the scaling: all of it where that is due, else what no longer suits the rows."""
         scaling = self.scaling
         assert scaling is not None, "nothing is standardised"
-        x, a = None, catalogue_scale(plan.actions)
-        if scaling.scales_contexts or a is None:
+        named_actions = self.named is not None and self.named.a is not None
+        x, a = None, None if named_actions else catalogue_scale(plan.actions)
+        if scaling.scales_contexts or (a is None and not named_actions):
             rows = drawn_inputs(replay, plan.rebuild_chunk, weights, plan.seed)
             if rows is not None:
                 x = rows.scale(of_context=True) if scaling.scales_contexts else None
-                a = rows.scale(of_context=False) if a is None else a
+                if a is None and not named_actions:
+                    a = rows.scale(of_context=False)
         due = scaling.is_old or self.scaling_due(plan.num_rows)
         self.scaling = scaling.updated(plan.num_rows, x, a) if due else scaling.renewed(x, a)
+
+    def _encode_anew(
+        self,
+        replay: TrainingRows,
+        plan: TrainingRound,
+        weights: RowWeights | None,
+        trainer_state: dict[str, NDArray[Any]],
+    ) -> dict[str, NDArray[Any]]:
+        """Fit the encodings of named features to the rows so far; return the state of training."""
+        before = self.named
+        assert before is not None, "nothing is named"
+        rows = drawn_inputs(replay, plan.rebuild_chunk, weights, plan.seed)
+        self.named = before.fitted(rows, plan.actions, plan.num_rows)
+        old, places = self.module, self.named.places(before)
+        self.module = self._of_size(self.named, plan.seed)
+        inherit(self.module, old, places)
+        return inherited_state(trainer_state, self.module, old, places)
+
+    def _of_size(self, named: NamedInputs, seed: int) -> EncoderModule:
+        """Return a new encoder for the columns of encodings."""
+        assert self._resized is not None, "named features come with what builds their encoder"
+        return self._resized(named, seed)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """See `Policy.tensors`; the encoder's parameters under "encoder/"."""
         encoder = {f"encoder/{name}": t for name, t in module_tensors(self.module).items()}
         own = self.calibration.tensors() if self.config.calibrated else {}
+        if self.named is not None:
+            own |= {f"named/{side}": t for side, t in self.named.tensors().items()}
         return encoder | own | super().tensors()
 
     def load_tensors(self, tensors: dict[str, NDArray[Any]]) -> None:
         """See `Policy.load_tensors`."""
+        if self.named is not None:
+            self.named = self.named.loaded(take_prefix(tensors, "named/"))
+            self.module = self._of_size(self.named, seed=0)
         load_module_tensors(self.module, take_prefix(tensors, "encoder/"))
         self.encoder = serving(self.module)
         super().load_tensors(tensors)

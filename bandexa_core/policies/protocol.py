@@ -20,7 +20,17 @@ from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import LearnedRows, RowWeights, TrainingRows
 from bandexa_core.spec import SelectionSpec
 
-__all__ = ["Ballot", "Candidates", "Choice", "EncodedContext", "Policy", "RowWeights"]
+__all__ = ["Ballot", "Candidates", "Choice", "EncodedContext", "InputMaps", "Policy", "RowWeights"]
+
+
+class InputMaps(NamedTuple):
+    """What makes of logged contexts (N, *X) and actions (N, A) the inputs of an encoder."""
+
+    contexts: Callable[[NDArray[Any]], NDArray[Any]]
+    actions: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+UNCHANGED = InputMaps(lambda raw: raw, lambda raw: raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The records in the shard files of a disk replay: layout and checksums. Pure functions.
 
 A record is packed and little endian: position int64, slot int64, reward float64, CRC-32 of the
-reward, CRC-32 of all other fields, A action features float32, context. The reward has a checksum of
+reward, CRC-32 of all other fields, A action features, context. The reward has a checksum of
 its own because corrections rewrite it alone.
 """
 
@@ -32,7 +32,7 @@ def record_dtype(layout: RowLayout) -> np.dtype[np.void]:
     return np.dtype(
         [
             *((name, HEADER[name]) for name in HEADER.names or ()),
-            ("action", "<f4", (layout.action_dim,)),
+            ("action", np.dtype(layout.action_dtype).newbyteorder("<"), (layout.action_dim,)),
             ("context", np.dtype(layout.context_dtype).newbyteorder("<"), layout.context_shape),
         ]
     )
@@ -79,7 +79,7 @@ def _reward_sums(rewards: NDArray[np.float64]) -> NDArray[np.uint32]:
 
 
 def _row_sums(
-    headers: NDArray[np.void], actions: NDArray[np.float32], contexts: NDArray[Any]
+    headers: NDArray[np.void], actions: NDArray[Any], contexts: NDArray[Any]
 ) -> NDArray[np.uint32]:
     """Return the checksum of position, slot, features and context of each row."""
     sums = np.empty(len(headers), np.uint32)

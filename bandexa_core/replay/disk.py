@@ -248,7 +248,7 @@ class DiskReplay(TableReplay):
             "context_dtype": self._layout.context_dtype,
             "action_dim": self._layout.action_dim,
             "shard_size": self._shard_size,
-        }
+        } | ({} if self._layout.action_dtype == "float32" else {"action_dtype": "uint8"})
 
     def _state(self) -> _State:
         table = self._table

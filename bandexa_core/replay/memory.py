@@ -85,7 +85,7 @@ class MemoryReplay(TableReplay):
 
     def _allocate(self, num_rows: int) -> None:
         layout = self._layout
-        self._actions = np.empty((num_rows, layout.action_dim), np.float32)
+        self._actions = np.empty((num_rows, layout.action_dim), layout.action_dtype)
         self._contexts: NDArray[np.generic] = np.empty(
             (num_rows, *layout.context_shape), layout.context_dtype
         )

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import LogPosition
 
 ContextDtype = Literal["uint8", "float32", "float64"]
+ActionDtype = Literal["uint8", "float32"]
 # From the positions of rows, (N,), to their weights, (N,).
 RowWeights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
@@ -34,12 +35,15 @@ class RowLayout:
     Attributes:
         context_shape: X, every size at least 1; () stands for scalar contexts.
         context_dtype: The dtype in which contexts arrive and are stored.
-        action_dim: A, the number of float32 features of an action; may be 0.
+        action_dim: A, the number of features of an action, or of the bytes of an object that
+            names them; may be 0.
+        action_dtype: The dtype of actions.
     """
 
     context_shape: tuple[int, ...]
     context_dtype: ContextDtype
     action_dim: int
+    action_dtype: ActionDtype = "float32"
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes and dtypes that no replay can store."""
@@ -53,6 +57,8 @@ class RowLayout:
             )
         if not _is_count(self.action_dim, least=0):
             raise ValueError(f"action_dim must be an integer >= 0, not {self.action_dim!r}")
+        if self.action_dtype not in get_args(ActionDtype):
+            raise ValueError(f"action_dtype must be uint8 or float32, not {self.action_dtype!r}")
 
     @property
     def context_bytes(self) -> int:
@@ -62,7 +68,7 @@ class RowLayout:
     @property
     def row_bytes(self) -> int:
         """Size of one row in bytes: position, slot, reward, checksums, features and context."""
-        return 32 + 4 * self.action_dim + self.context_bytes
+        return 32 + self.action_dim * np.dtype(self.action_dtype).itemsize + self.context_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,11 @@ class RowBuffers:
     """Arrays that receive a batch of N rows, so that batches can share one allocation.
 
     Attributes:
-        actions: float32 (N, A), C-contiguous.
+        actions: (N, A) in the layout's dtype, C-contiguous.
         contexts: (N, *X) in the layout's dtype, C-contiguous.
     """
 
-    actions: NDArray[np.float32]
+    actions: NDArray[Any]
     contexts: NDArray[np.generic]
 
     @classmethod
@@ -86,7 +92,7 @@ class RowBuffers:
     ) -> RowBuffers:
         """Return buffers for rows; `allocate` returns an array of a shape and dtype name."""
         return cls(
-            allocate((num_rows, layout.action_dim), "float32"),
+            allocate((num_rows, layout.action_dim), layout.action_dtype),
             allocate((num_rows, *layout.context_shape), layout.context_dtype),
         )
 
@@ -101,14 +107,14 @@ class Rows:
         slots: The catalogue slots of the chosen actions, int64 (N,); -1 for an inline action
             outside the catalogue.
         rewards: The values of the decisions, corrections included, float64 (N,).
-        actions: The features of the chosen actions, float32 (N, A).
+        actions: The features of the chosen actions, (N, A), float32 or the bytes of objects.
         contexts: The contexts, (N, *X), in the dtype in which they arrived.
     """
 
     positions: NDArray[np.int64]
     slots: NDArray[np.int64]
     rewards: NDArray[np.float64]
-    actions: NDArray[np.float32]
+    actions: NDArray[Any]
     contexts: NDArray[np.generic]
 
     def __len__(self) -> int:
@@ -284,7 +290,7 @@ def drawn_rows(
 def check_buffers(layout: RowLayout, num_rows: int, buffers: RowBuffers) -> None:
     """Raise ValueError unless `buffers` can receive so many rows of the layout."""
     expected: dict[str, tuple[NDArray[np.generic], str, tuple[int, ...]]] = {
-        "actions": (buffers.actions, "float32", (num_rows, layout.action_dim)),
+        "actions": (buffers.actions, layout.action_dtype, (num_rows, layout.action_dim)),
         "contexts": (buffers.contexts, layout.context_dtype, (num_rows, *layout.context_shape)),
     }
     for name, (array, dtype, shape) in expected.items():
@@ -305,7 +311,7 @@ def check_rows(layout: RowLayout, rows: Rows) -> None:
         "positions": (rows.positions, "int64", (num_rows,)),
         "slots": (rows.slots, "int64", (num_rows,)),
         "rewards": (rows.rewards, "float64", (num_rows,)),
-        "actions": (rows.actions, "float32", (num_rows, layout.action_dim)),
+        "actions": (rows.actions, layout.action_dtype, (num_rows, layout.action_dim)),
         "contexts": (rows.contexts, layout.context_dtype, (num_rows, *layout.context_shape)),
     }
     for name, (array, dtype, shape) in expected.items():

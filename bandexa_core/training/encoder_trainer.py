@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from bandexa_core.encoders import EncoderModule
 from bandexa_core.encoders.torch.module import PrefixModule
-from bandexa_core.features.scaling import InputScaling
-from bandexa_core.policies.protocol import RowWeights
+from bandexa_core.policies.protocol import UNCHANGED, InputMaps, RowWeights
 from bandexa_core.replay import Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.optimizer import AdamW
@@ -89,12 +88,13 @@ class EncoderTrainer:
         self,
         replay: TrainingRows,
         weights: RowWeights | None = None,
-        scaling: InputScaling | None = None,
+        inputs: InputMaps = UNCHANGED,
         activations: ActivationCache | None = None,
         report: ReportProgress = no_progress,
     ) -> dict[str, float]:
         """Take the plan's optimizer steps on rows drawn by their weights (None: uniformly).
 
+        `inputs` make of logged contexts and actions what the encoder takes.
         With `activations`, the frozen layers of a `PrefixModule` are computed once for each row.
         `report` is called after each step.
 
@@ -117,7 +117,7 @@ class EncoderTrainer:
             for step, rows in enumerate(batches):
                 done = step / self.plan.steps
                 self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
-                losses.append(self._step(rows, scaling, activations))
+                losses.append(self._step(rows, inputs, activations))
                 report("optimizer", done)
         self.module.eval().to("cpu")
         if self._half is not None:
@@ -133,13 +133,9 @@ class EncoderTrainer:
         # A manifest cannot hold a loss that overflowed.
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _step(
-        self, rows: Rows, scaling: InputScaling | None, activations: ActivationCache | None
-    ) -> Tensor:
+    def _step(self, rows: Rows, inputs: InputMaps, activations: ActivationCache | None) -> Tensor:
         device = self.plan.device
-        x_BX, a_BA = rows.contexts, rows.actions
-        if scaling is not None:
-            x_BX, a_BA = scaling.contexts(x_BX), scaling.actions(a_BA)
+        x_BX, a_BA = inputs.contexts(rows.contexts), inputs.actions(rows.actions)
         actions = torch.from_numpy(a_BA).to(device, torch.float32)
         module = self.module
         encode: Callable[[Tensor, Tensor], Tensor]
@@ -149,13 +145,13 @@ class EncoderTrainer:
                 rows.positions,
                 lambda missing: self._frozen(module, x_BX[missing]),
             )
-            inputs, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
+            x, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
         else:
-            inputs, encode = self._contexts(x_BX), module.forward
+            x, encode = self._contexts(x_BX), module.forward
         scaled = (rows.rewards - self.plan.reward_center) / self.plan.reward_scale
         rewards = torch.from_numpy(scaled).to(device, torch.float32)
         heads = torch.from_numpy(rows.slots).to(device)
-        predicted = self.head(self._features(encode, inputs, actions), heads)
+        predicted = self.head(self._features(encode, x, actions), heads)
         loss = nn.functional.mse_loss(predicted, rewards)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))

@@ -41,14 +41,19 @@ MAX_PARAMETERS = 1 << 26
 _SEEDING = threading.Lock()  # initial weights are drawn from torch's one global generator
 
 
-def build(make: Constructor, spec: BanditSpec, seed: int) -> EncoderModule:
-    """Build a module with its initial parameters drawn from `seed`.
+def build(
+    make: Constructor,
+    spec: BanditSpec,
+    seed: int,
+    sizes: tuple[tuple[int, ...], int] | None = None,
+) -> EncoderModule:
+    """Build a module with its initial parameters drawn from `seed`; see `EncoderRegistry.module`.
 
     Raises:
         ValueError: Unusable parameters; the message names the field.
     """
     try:
-        construct = _bound(make, spec)
+        construct = _bound(make, spec, sizes)
         if spec.encoder.name in LEARNED:  # an operator's own encoder may not build on "meta"
             with torch.device("meta"):
                 _check_size(construct())
@@ -59,18 +64,23 @@ def build(make: Constructor, spec: BanditSpec, seed: int) -> EncoderModule:
         raise ValueError(f"encoder.params: {error}") from error
 
 
-def _bound(make: Constructor, spec: BanditSpec) -> Callable[[], EncoderModule]:
+def _bound(
+    make: Constructor, spec: BanditSpec, sizes: tuple[tuple[int, ...], int] | None
+) -> Callable[[], EncoderModule]:
     """Return `make` with its arguments; TypeError where the parameters are not its own."""
     signature = inspect.signature(make)
     given: dict[str, Any] = {}
     if "context_dtype" in signature.parameters:
         given["context_dtype"] = spec.context.dtype
+    if spec.has_named_features and spec.encoder.name == "mlp":
+        given["elementwise"] = False  # columns of both sides have nothing to do with each other
     params = spec.encoder.params
     if spec.edition == 1:
         first = FIRST_EDITION.get(spec.encoder.name, {})
         given |= {name: value for name, value in first.items() if name not in params}
-    construct = partial(make, spec.context.shape, spec.action_dim)
-    signature.bind(spec.context.shape, spec.action_dim, **given, **params)
+    shape, action_dim = sizes or (spec.context.stored_shape, spec.action_dim)
+    construct = partial(make, shape, action_dim)
+    signature.bind(shape, action_dim, **given, **params)
     return partial(construct, **given, **params)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -44,7 +44,8 @@ class MLPEncoder(SplitModule):
         action_dim: A; not used with `heads="per_action"`.
         feature_dim: F.
         hidden: Sizes of the hidden layers, at least one.
-        film: Whether actions scale the share of the context, where their sizes differ.
+        film: Whether actions scale the share of the context, where x * a is no input.
+        elementwise: Whether x * a is an input where sizes agree; never with named features.
         heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
         activation: "tanh" (bounded features suit the linear head), "relu" or "silu".
     """
@@ -59,10 +60,12 @@ class MLPEncoder(SplitModule):
         heads: str = "shared",
         activation: str = "tanh",
         film: bool = True,
+        elementwise: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(film, bool):
-            raise ValueError("encoder.params.film: must be true or false")
+        for name, value in (("film", film), ("elementwise", elementwise)):
+            if not isinstance(value, bool):
+                raise ValueError(f"encoder.params.{name}: must be true or false")
         check_sizes("feature_dim", [feature_dim])
         check_sizes("hidden", hidden)
         if heads not in ("shared", "per_action"):
@@ -77,7 +80,7 @@ class MLPEncoder(SplitModule):
         self.output_dim = feature_dim
         size_x = math.prod(context_shape)
         size_a = action_dim if self.uses_action else 0
-        self.interacts = size_x == size_a
+        self.interacts = elementwise and size_x == size_a
         sizes = [*hidden, feature_dim]
         size_xa = size_x if self.interacts else 0
         self._inputs = (size_x, size_a, size_xa)
@@ -91,6 +94,14 @@ class MLPEncoder(SplitModule):
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
+
+    def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        """See `EncoderModule.input_sides`."""
+        size_x, size_a, _ = self._inputs
+        if self.interacts:  # its inputs are numbers, which do not come and go
+            return {}
+        film = {"film.weight": [("a", size_a)]} if self.modulates else {}
+        return {"first.weight": [("x", size_x), ("a", size_a)]} | film
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first layer's W_x, W_a and W_xa, (H, X), (H, A) and (H, X or 0)."""

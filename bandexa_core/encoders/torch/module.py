@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ class EncoderModule(nn.Module):
         The others are the base, which `load_base` (or the constructor) restores.
         """
         return frozenset(self.state_dict())
+
+    def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        """Return the parameters whose columns are inputs, by name: the sides in their order.
+
+        A side is "x", the context, or "a", the action, with its number of columns. Where columns of
+        named features come and go, those that stay retain their weights; other parameters whose
+        shapes depend on the inputs start anew.
+        """
+        return {}
 
     @functools.cached_property
     def base_hash(self) -> bytes | None:

@@ -7,7 +7,7 @@ z . w = (w_v + w_uv * u) . v + w_u . u + w_1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -62,6 +62,14 @@ class TwoTowerEncoder(SplitModule):
         size_x = math.prod(context_shape)
         self.context_tower = tower([size_x, *hidden, tower_dim], activation)
         self.action_tower = tower([action_dim, *hidden, tower_dim], activation)
+
+    def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        """See `EncoderModule.input_sides`."""
+        towers = {"x": self.context_tower, "a": self.action_tower}
+        return {
+            f"{name}_tower.0.weight": [(side, towers[side][0].in_features)]
+            for side, name in (("x", "context"), ("a", "action"))
+        }
 
     def context_part(self, contexts: Tensor) -> Tensor:
         """u, (N, T)."""

@@ -1,0 +1,181 @@
+"""Objects with named features as the inputs of an encoder: by encodings that a snapshot freezes.
+
+The log has objects as JSON, padded with zeros to the bytes that the bandit allows. An encoding makes
+rows of numbers of them, and learns new values and scales in a round. Legend: N rows, R bytes of an
+object, X and A columns of an encoded context and action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.policies.standardizing import InputRows, spaced
+from bandexa_core.schema import Encoding, Features, fit, from_bytes
+from bandexa_core.schema.objects import JsonObject
+from bandexa_core.spec import BanditSpec
+
+GROWTH = 1.25  # of the rows behind an encoding, before the next one is fitted
+MOST_REMEMBERED = 1 << 16  # encoded actions
+_SIDES = ("x", "a")
+
+
+def padded(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Return the bytes of an object as they are logged, uint8 (size,).
+
+    Raises:
+        ValueError: They are too many.
+    """
+    if len(data) > size:
+        raise ValueError(f"has {len(data)} bytes as JSON, at most {size} are allowed")
+    row = np.zeros(size, np.uint8)
+    row[: len(data)] = np.frombuffer(data, np.uint8)
+    row.setflags(write=False)
+    return row
+
+
+def object_of(row: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the object of one logged row, (R,); an erased one is empty."""
+    return from_bytes(row.tobytes().rstrip(b"\0") or b"{}")
+
+
+def objects_of(rows_NR: NDArray[np.uint8]) -> list[JsonObject]:
+    """Return the objects of logged rows."""
+    return [object_of(row) for row in rows_NR]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedInputs:
+    """The encodings of both sides; a side without named features has none.
+
+    Attributes:
+        x, a: The encoding of contexts, and of actions.
+    """
+
+    x: Encoding | None
+    a: Encoding | None
+    _rows: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+
+    @classmethod
+    def initial(cls, spec: BanditSpec) -> Self | None:
+        """Return the encodings before any row; None where nothing has named features."""
+        if not spec.has_named_features:
+            return None
+        return cls(_initial(spec.context.declared), _initial(spec.actions.declared))
+
+    @property
+    def num_rows(self) -> int:
+        """Learned values behind the encodings; 0: everything is hashed."""
+        return max(side.num_rows for side in (self.x, self.a) if side is not None)
+
+    def is_due(self, num_rows: int) -> bool:
+        """Whether encodings are to be fitted at `num_rows` learned values."""
+        return num_rows > GROWTH * self.num_rows
+
+    def sizes(self, spec: BanditSpec) -> tuple[tuple[int, ...], int]:
+        """Return the shape of contexts and the size of actions as encoders take them."""
+        shape = spec.context.stored_shape if self.x is None else (_width(self.x),)
+        return shape, spec.action_dim if self.a is None else _width(self.a)
+
+    def contexts(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return one context (R,) or several (N, R) as numbers, float32 (..., X)."""
+        assert self.x is not None, "contexts are arrays here"
+        if raw.ndim == 1:
+            return _encoded(self.x, [object_of(raw)])[0]
+        return _encoded(self.x, objects_of(raw))
+
+    def actions(self, raw_NR: NDArray[Any]) -> NDArray[np.float32]:
+        """Return actions (N, R) as numbers, float32 (N, A); equal ones are encoded once."""
+        encoding, known = self.a, self._rows
+        assert encoding is not None, "actions are numbers here"
+        keys = [row.tobytes() for row in raw_NR]
+        missing = list({key for key in keys if key not in known})
+        if missing:
+            if len(known) + len(missing) > MOST_REMEMBERED:
+                known.clear()
+                missing = list(set(keys))
+            found = _encoded(encoding, [from_bytes(key.rstrip(b"\0") or b"{}") for key in missing])
+            known.update(zip(missing, found, strict=True))
+        if not keys:
+            return np.zeros((0, _width(encoding)), np.float32)
+        return np.stack([known[key] for key in keys])
+
+    def fitted(self, rows: InputRows | None, catalogue_KR: NDArray[Any], num_rows: int) -> Self:
+        """Return encodings fitted to the inputs of learned rows, and to the catalogue.
+
+        Args:
+            rows: Inputs of learned rows; None without any.
+            catalogue_KR: The enabled actions, whose values are known before they are chosen.
+            num_rows: Learned values so far.
+        """
+        if rows is None:
+            return self
+        x, a = self.x, self.a
+        if x is not None:
+            x = _counted(fit(x.features, objects_of(rows.contexts), rows.weights), num_rows)
+        if a is not None:
+            chosen, offered = objects_of(rows.actions), objects_of(spaced(catalogue_KR))
+            weights = np.ones(len(chosen)) if rows.weights is None else rows.weights
+            whole = np.concatenate([weights, np.ones(len(offered))])
+            a = _counted(fit(a.features, [*chosen, *offered], whole), num_rows)
+        return type(self)(x, a)
+
+    def places(self, before: NamedInputs) -> dict[str, NDArray[np.intp]]:
+        """Return for each named side which column each of its columns was `before`; -1: none."""
+        return {
+            side: _places(getattr(self, side), getattr(before, side))
+            for side in _SIDES
+            if getattr(self, side) is not None
+        }
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the encodings as named arrays."""
+        sides = ((side, getattr(self, side)) for side in _SIDES)
+        return {
+            side: np.frombuffer(encoding.to_bytes(), np.uint8)
+            for side, encoding in sides
+            if encoding is not None
+        }
+
+    def loaded(self, tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """Return the encodings that `tensors` wrote, of the same features.
+
+        Raises:
+            ValueError: One is missing, or is no encoding of these features.
+        """
+        if tensors.keys() != self.tensors().keys():
+            raise ValueError("encoding: the snapshot has others")
+        found = {side: Encoding.from_bytes(tensors[side].tobytes()) for side in tensors}
+        for side, encoding in found.items():
+            if encoding.features != getattr(self, side).features:
+                raise ValueError("encoding: the snapshot has one of other features")
+        return type(self)(found.get("x"), found.get("a"))
+
+
+def _initial(features: Features | None) -> Encoding | None:
+    return None if features is None else Encoding.initial(features)
+
+
+def _width(encoding: Encoding) -> int:
+    return max(1, encoding.width)
+
+
+def _encoded(encoding: Encoding, objects: Sequence[JsonObject]) -> NDArray[np.float32]:
+    rows = encoding.encode(objects)
+    # No field has varied: an encoder gets one column of zeros.
+    return rows if encoding.width else np.zeros((len(objects), 1), np.float32)
+
+
+def _counted(encoding: Encoding, num_rows: int) -> Encoding:
+    """Return the encoding as one of all rows, of which it has seen a sample."""
+    return Encoding(
+        encoding.features, encoding.fields, num_rows, encoding.parts, encoding.first_width
+    )
+
+
+def _places(now: Encoding, before: Encoding) -> NDArray[np.intp]:
+    return now.places_in(before) if now.width else np.full(1, -1, np.intp)
