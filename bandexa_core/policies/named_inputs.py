@@ -1,8 +1,8 @@
 """Objects with named features as the inputs of an encoder: by encodings that a snapshot freezes.
 
-The log has objects as JSON, padded with zeros to the bytes that the bandit allows. An encoding makes
-rows of numbers of them, and learns new values and scales in a round. Legend: N rows, R bytes of an
-object, X and A columns of an encoded context and action.
+The log has objects as JSON, padded with zeros to the bytes that the bandit allows. An encoding
+makes rows of numbers of them, and learns new values and scales in a round. Legend: N rows, R bytes
+of an object, X and A columns of an encoded context and action.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class NamedInputs:
         """Return one context (R,) or several (N, R) as numbers, float32 (..., X)."""
         assert self.x is not None, "contexts are arrays here"
         if raw.ndim == 1:
-            return _encoded(self.x, [object_of(raw)])[0]
+            (row,) = _encoded(self.x, [object_of(raw)])
+            return row
         return _encoded(self.x, objects_of(raw))
 
     def actions(self, raw_NR: NDArray[Any]) -> NDArray[np.float32]:

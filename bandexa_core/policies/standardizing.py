@@ -33,7 +33,7 @@ class InputRows(NamedTuple):
     """
 
     contexts: NDArray[Any]
-    actions: NDArray[np.float32]
+    actions: NDArray[Any]
     weights: Array64 | None
     newest: int
 

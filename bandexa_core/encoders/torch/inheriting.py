@@ -1,8 +1,8 @@
 """A network whose inputs have other columns than before goes on from what it knows.
 
-When an encoding of named features is fitted anew, a network of other input sizes takes the place of
-the present one. Its input layers have the weights of the columns that stay, wherever they stand now,
-and new weights for new columns; everything behind them is as it was.
+When an encoding of named features is fitted anew, a network of other input sizes takes the place
+of the present one. Its input layers have the weights of the columns that stay, wherever they stand
+now, and new weights for new columns; everything behind them is as it was.
 """
 
 from __future__ import annotations

@@ -60,15 +60,16 @@ class TwoTowerEncoder(SplitModule):
         self.tower_dim = tower_dim
         self.output_dim = 3 * tower_dim
         size_x = math.prod(context_shape)
+        self._inputs = (size_x, action_dim)
         self.context_tower = tower([size_x, *hidden, tower_dim], activation)
         self.action_tower = tower([action_dim, *hidden, tower_dim], activation)
 
     def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
         """See `EncoderModule.input_sides`."""
-        towers = {"x": self.context_tower, "a": self.action_tower}
+        size_x, size_a = self._inputs
         return {
-            f"{name}_tower.0.weight": [(side, towers[side][0].in_features)]
-            for side, name in (("x", "context"), ("a", "action"))
+            "context_tower.0.weight": [("x", size_x)],
+            "action_tower.0.weight": [("a", size_a)],
         }
 
     def context_part(self, contexts: Tensor) -> Tensor:
