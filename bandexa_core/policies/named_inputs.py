@@ -85,7 +85,7 @@ class NamedInputs:
         """Return one context (R,) or several (N, R) as numbers, float32 (..., X)."""
         assert self.x is not None, "contexts are arrays here"
         if raw.ndim == 1:
-            (row,) = _encoded(self.x, [object_of(raw)])
+            row: NDArray[np.float32] = _encoded(self.x, [object_of(raw)])[0]
             return row
         return _encoded(self.x, objects_of(raw))
 
