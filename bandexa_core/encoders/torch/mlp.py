@@ -100,6 +100,8 @@ class MLPEncoder(SplitModule):
         size_x, size_a, _ = self._inputs
         if self.interacts:  # its inputs are numbers, which do not come and go
             return {}
+        if not self.uses_action:
+            return {"first.weight": [("x", size_x)]}
         film = {"film.weight": [("a", size_a)]} if self.modulates else {}
         return {"first.weight": [("x", size_x), ("a", size_a)]} | film
 
