@@ -58,6 +58,7 @@ from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import (
     ROWS_PER_RENEWAL,
     SNAPSHOT_EVERY,
+    most_decay,
     next_round,
     optimizer_steps,
     weight_decay,
@@ -644,6 +645,7 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
         num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
         device=device,
         since=model.base_position,
+        most_decay=most_decay(model.spec, num_learned),
     )
 
 

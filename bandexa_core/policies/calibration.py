@@ -29,6 +29,10 @@ HALF_LIFE_SHARE = 0.2  # of all rows
 LEAST_HALF_LIFE = 64.0
 # MOST holds for the error of one row, too: one wrong reward must not widen all draws.
 LEAST, MOST = 0.25, 100.0
+# A network whose errors on later rows are larger than predicted has learned noise by heart. Its
+# weights decay faster in the next round, so that it learns less by heart.
+SURPRISE = 0.3  # by which errors are larger than predicted, and weights decay at the usual rate
+DECAY_POWER = 1.5
 
 
 class Calibration(NamedTuple):
@@ -52,6 +56,12 @@ class Calibration(NamedTuple):
     def spread(self) -> float:
         """What standard deviations are multiplied by."""
         return math.sqrt(self.factor)
+
+    @property
+    def decay(self) -> float:
+        """What the weight decay of the next round is multiplied by, at least 1."""
+        surprise = max(self.factor - 1.0, 0.0) / SURPRISE
+        return max(surprise**DECAY_POWER, 1.0)
 
     def tested(self, squares_N: NDArray[np.float64], num_new: int, num_rows: float) -> Calibration:
         """Return the calibration after the test of one more round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -36,11 +37,16 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     """Return name and parameters of an encoder.
 
     A network whose actions each have a posterior of their own learns best on the tables of
-    docs/regret.md. With features, an action that nobody has tried starts from those like it.
+    docs/regret.md. With features, an action that nobody has tried starts from those like it, and
+    what counts are products of context and action: `mlp` has the elementwise ones as inputs where
+    both have the same size, `two_tower` has those of what it learned of both.
     """
     if policy not in (None, "neural_linear_ts"):
         return ("concat" if spec.action_dim else "per_action"), {}
     shape = spec.context.stored_shape
     if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:
         return "conv", {}
-    return "mlp", {} if spec.has_action_features else {"heads": "per_action"}
+    if not spec.has_action_features:
+        return "mlp", {"heads": "per_action"}
+    elementwise = not spec.has_named_features and math.prod(shape) == spec.action_dim
+    return ("mlp" if elementwise else "two_tower"), {}

@@ -130,7 +130,10 @@ class NeuralLinearTS(LinearHead):
             trainer_state = self._encode_anew(replay, plan, weights, trainer_state)
         frame = self._first_frame(replay)
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
-        plan = replace(plan, reward_center=frame.center, reward_scale=scale)
+        decay = plan.weight_decay
+        if plan.most_decay is not None:
+            decay = min(self.calibration.decay * decay, plan.most_decay)
+        plan = replace(plan, reward_center=frame.center, reward_scale=scale, weight_decay=decay)
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
         metrics = trainer.run(replay, weights, self.inputs, activations, report)

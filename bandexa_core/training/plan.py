@@ -24,6 +24,8 @@ class TrainingRound:
         actions: Features of the enabled actions of the catalogue, (K, A).
         steps: Optimizer steps.
         lr: Learning rate of a round's first step.
+        most_decay: The most that `weight_decay` may become, when later rows say that the network
+            learns noise by heart; see `policies.calibration`. None: it stays as it is.
         since: Position of the snapshot that the round starts from: its posterior has learned the
             rows up to there, and is tested on those after it.
         reward_center, reward_scale: Rewards less the one are divided by the other. What is learned
@@ -46,3 +48,4 @@ class TrainingRound:
     device: str = "cpu"
     reward_center: float = 0.0
     since: int = 0
+    most_decay: float | None = None
