@@ -61,7 +61,7 @@ class Calibration(NamedTuple):
     def decay(self) -> float:
         """What the weight decay of the next round is multiplied by, at least 1."""
         surprise = max(self.factor - 1.0, 0.0) / SURPRISE
-        return max(surprise**DECAY_POWER, 1.0)
+        return max(float(surprise**DECAY_POWER), 1.0)
 
     def tested(self, squares_N: NDArray[np.float64], num_new: int, num_rows: float) -> Calibration:
         """Return the calibration after the test of one more round.
