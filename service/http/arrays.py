@@ -29,8 +29,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 ARRAY_SCHEMA: dict[str, Any] = {
     "title": "Array",
-    "description": "Nested lists of numbers, or an envelope (data: base64; bytes in msgpack).",
-    "oneOf": [
+    "description": "Nested lists of numbers, or an envelope (data: base64; bytes in msgpack);"
+    " an object, where the bandit has named features.",
+    "anyOf": [
         {"type": "array", "items": {}},
         {
             "type": "object",
@@ -42,6 +43,7 @@ ARRAY_SCHEMA: dict[str, Any] = {
                 "data": {"type": "string", "contentEncoding": "base64"},
             },
         },
+        {"type": "object"},
     ],
 }
 
@@ -68,9 +70,11 @@ class Envelope(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
         return np.frombuffer(self.data, dtype).reshape(self.shape)
 
 
-Vector = list[float] | Envelope  # what one action's features are
+# What one action's features are: numbers, an object with named features, or an envelope.
+ActionFeatures = list[float] | dict[str, Any]
+NO_ARRAY = "must be a list of numbers, or an envelope with dtype, shape and data"
 _TYPES: tuple[Any, ...] = (
-    Vector,
+    list[float] | Envelope,
     list[list[float]] | Envelope,
     list[list[list[float]]] | Envelope,
     list[list[list[list[float]]]] | Envelope,
@@ -133,8 +137,10 @@ def array_of(value: Any) -> NDArray[Any]:
     """Return the array of a typed value: nested lists of floats, or an envelope.
 
     Raises:
-        ValueError: The lists are uneven, or the envelope contradicts itself.
+        ValueError: The lists are uneven, the envelope contradicts itself, or it is an object.
     """
+    if isinstance(value, dict):
+        value = _envelope(value)
     if isinstance(value, Envelope):
         return value.array()
     try:
@@ -149,7 +155,7 @@ def stacked(rows: list[Any]) -> NDArray[Any]:
     Raises:
         ValueError: A row is no vector, or the rows differ in length.
     """
-    if not any(isinstance(row, Envelope) for row in rows):
+    if not any(isinstance(row, dict) for row in rows):
         try:
             return np.array(rows, np.float64).reshape(len(rows), -1)
         except ValueError:
@@ -160,14 +166,25 @@ def stacked(rows: list[Any]) -> NDArray[Any]:
     return np.stack(arrays)
 
 
+def is_envelope(value: Any) -> bool:
+    """Whether a decoded value has the keys of an envelope, and a dtype of one."""
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data"}:
+        return False
+    dtype = value["dtype"]
+    return isinstance(dtype, str) and dtype in DTYPES and isinstance(value["shape"], list)
+
+
+def _envelope(value: dict[str, Any]) -> Envelope:
+    try:
+        return msgspec.convert(value, Envelope)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise ValueError(NO_ARRAY) from error
+
+
 def _refusal(error: Exception, depth: int) -> ValueError:
     message, _, place = str(error).replace("`None`", "`null`").partition(" - at `$")
     place = place.removesuffix("`").removeprefix(".")
-    text = (
-        "must be evenly nested lists of numbers"
-        if depth
-        else "must be a list of numbers, or an envelope with dtype, shape and data"
-    )
+    text = "must be evenly nested lists of numbers" if depth else NO_ARRAY
     return ValueError(f"{text} ({place}: {message})" if place else text)
 
 

@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, cast
 
+from numpy.typing import NDArray
+
 from bandexa_core.ids import ActionId
 from service.http.arrays import array_of, stacked
 from service.http.errors import InvalidBody
+from service.http.inputs import rows_of
 from service.http.schemas.decide import ID_PATTERN, InlineAction
+from service.serving.inputs import NamedSide
 from service.serving.select.commands import CandidateInput, InlineCandidates
 from service.store.errors import InvalidRequest
+from service.store.objects import trimmed
 
 _ID = re.compile(ID_PATTERN.strip("^$"))
 MANY = 4096  # ids, whose check takes about a millisecond
 
 
-def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
-    """Return the candidates of a request.
+def resolved(given: list[str | InlineAction] | None, side: NamedSide | None) -> CandidateInput:
+    """Return the candidates of a request to a bandit; `side`: its named features of actions.
 
     Plain ids are not checked against the pattern of ids here: the catalogue's ids match it, and
     `check_ids` names the malformed ones when a look-up fails. Of many, they are checked at once: a
@@ -42,11 +47,18 @@ def resolved(given: list[str | InlineAction] | None) -> CandidateInput:
     names = tuple(ActionId(action.id) for action in actions)
     if len(set(names)) != len(names):
         raise InvalidRequest("candidates", "an action is offered twice")
+    found = InlineCandidates(names, _features(actions, side), objects=side is not None)
+    return found.looked_up() if len(names) > MANY else found
+
+
+def _features(actions: list[InlineAction], side: NamedSide | None) -> NDArray[Any]:
+    features = [action.features for action in actions]
+    if side is not None:
+        return rows_of(side, features, "candidates.{}.features")
     try:
-        found = InlineCandidates(names, stacked([action.features for action in actions]))
+        return stacked(features)
     except ValueError as error:
         raise _array_error(actions, error) from error
-    return found.looked_up() if len(names) > MANY else found
 
 
 def _inline(given: list[str | InlineAction]) -> list[InlineAction]:
@@ -96,10 +108,16 @@ def malformed_ids(ids: Sequence[str], field: str) -> list[tuple[str, str]]:
     return [(field.format(number), f"must match {ID_PATTERN}") for number in islice(wrong, 20)]
 
 
-def hashed(given: list[str | InlineAction] | None) -> Any:
-    """Return candidates as `codec.body_hash` takes them."""
+def hashed(given: list[str | InlineAction] | None, offered: CandidateInput) -> Any:
+    """Return candidates as `codec.body_hash` takes them; `offered`: as `resolved` gave them.
+
+    Objects count by the bytes that are logged of them, so that the order of their keys is nothing.
+    """
     if given is None or type(given[0]) is str:
         return given
+    if isinstance(offered, InlineCandidates) and offered.objects:
+        rows = zip(offered.ids, offered.features, strict=True)
+        return [{"id": name, "features": trimmed(row).tobytes()} for name, row in rows]
     return [
         {"id": action.id, "features": array_of(action.features)}
         for action in cast(list[InlineAction], given)

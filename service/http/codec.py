@@ -23,6 +23,7 @@ from msgspec import Raw
 from pydantic import BaseModel
 from starlette.types import Receive, Scope
 
+from service.http.arrays import NO_ARRAY
 from service.http.auth import GuardedRoute, Handler
 from service.http.errors import InvalidBody, UnsupportedBody
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
@@ -261,7 +262,7 @@ def _located(message: str) -> tuple[list[str], str]:
     ]
     if "features" in path:  # one error for the whole array, not for its first wrong number
         path = path[: path.index("features") + 1]
-        return path, "must be a list of numbers, or an envelope with dtype, shape and data"
+        return path, f"{NO_ARRAY}; or an object with named features"
     for start, message in (
         ("Object contains unknown field `", UNKNOWN_KEY),
         ("Object missing required field `", "Field required"),

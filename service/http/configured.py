@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service.http.arrays import stacked
+from service.http.inputs import rows_of
 from service.http.problems import invalid_problem
-from service.http.schemas.common import Array, Body, Id
+from service.http.schemas.common import Body, Features, Id
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -33,7 +35,7 @@ class ActionBody(Body):
     """An action of the catalogue."""
 
     id: Id
-    features: Array | None = None
+    features: Features | None = None
     enabled: bool = True
 
 
@@ -103,11 +105,7 @@ async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionB
         )
     features = None
     if any(given):
-        try:
-            raw = stacked([body.features for body in actions])
-        except ValueError as error:
-            raise InvalidRequest("actions", str(error)) from error
-        features = bandit.features(raw, len(actions), "actions")
+        features = _features(bandit, [body.features for body in actions])
     changed = []
     for number, body in enumerate(actions):
         slot = catalogue.slots.get(ActionId(body.id))
@@ -125,6 +123,16 @@ async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionB
         None if features is None else features[changed],
         np.array([actions[number].enabled for number in changed], np.bool_),
     )
+
+
+def _features(bandit: Bandit, given: list[Any]) -> NDArray[Any]:
+    if bandit.actions is not None:
+        return rows_of(bandit.actions, given, "actions.{}.features")
+    try:
+        raw = stacked(given)
+    except ValueError as error:
+        raise InvalidRequest("actions", str(error)) from error
+    return bandit.features(raw, len(given), "actions")
 
 
 def bandit_schema() -> dict[str, Any]:

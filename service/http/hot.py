@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandexa_core.ids import ActionId, DecisionId
 from service.http import candidates
-from service.http.arrays import decode_array
 from service.http.auth import authorize
 from service.http.budget import BytesInFlight
 from service.http.codec import (
@@ -33,6 +33,7 @@ from service.http.codec import (
     encode,
     media_type,
 )
+from service.http.inputs import decode_context
 from service.http.keys import Keys
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
 from service.http.limits import BodyReader, refuse_compressed
@@ -52,12 +53,14 @@ from service.http.schemas.decide import (
     SelectItem,
     SelectRequest,
 )
+from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
-from service.serving.select.commands import Decision, SelectCommand
+from service.serving.select.commands import CandidateInput, Decision, SelectCommand
 from service.settings import Scope as KeyScope
 from service.settings import Settings
 from service.store.errors import InvalidRequest, ServiceError
+from service.store.objects import trimmed
 from service.store.records import RewardReport
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -83,12 +86,8 @@ def select_command(
         arrived: When its body was complete, by perf_counter.
     """
     bandit = engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong in the context
-    try:
-        packed = encoding == MSGPACK
-        context = decode_array(body.context, packed=packed, most=bandit.num_numbers)
-    except ValueError as error:
-        raise InvalidRequest("context", str(error)) from error
-    offered = candidates.resolved(body.candidates)
+    context = decode_context(bandit, body.context, packed=encoding == MSGPACK)
+    offered = candidates.resolved(body.candidates, bandit.actions)
     own_id = None if body.decision_id is None else DecisionId(body.decision_id)
     return SelectCommand(
         bandit=body.bandit,
@@ -98,7 +97,7 @@ def select_command(
         decision_id=own_id,
         num=body.k,
         activate=body.activate,
-        body_hash=None if own_id is None else _identity(body, context),
+        body_hash=None if own_id is None else _identity(bandit, body, context, offered),
         decode_s=time.perf_counter() - arrived,
         unit=body.unit,
         all_propensities=body.all_propensities,
@@ -126,12 +125,17 @@ async def select(engine: Engine, command: SelectCommand, *, patient: bool = Fals
     return _answer(decision, [CandidatePropensity(*each) for each in columns])
 
 
-def _identity(body: SelectRequest, context: Any) -> bytes:
-    """Return the digest by which a repeated select is recognised."""
+def _identity(
+    bandit: Bandit, body: SelectRequest, context: NDArray[Any], offered: CandidateInput
+) -> bytes:
+    """Return the digest by which a repeated select is recognised.
+
+    An object counts by the bytes that are logged of it, so that the order of its keys is nothing.
+    """
     parts = {
         "bandit": body.bandit,
-        "context": context,
-        "candidates": candidates.hashed(body.candidates),
+        "context": context if bandit.contexts is None else trimmed(context).tobytes(),
+        "candidates": candidates.hashed(body.candidates, offered),
         "retrieve": body.retrieve,
         "k": body.k,
         "activate": body.activate,

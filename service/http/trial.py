@@ -53,6 +53,7 @@ async def _try(
             if catalogue.ids:
                 await manage.put_actions(
                     engine, name, tuple(catalogue.ids),
-                    catalogue.features if model.spec.action_dim else None, catalogue.enabled,
+                    catalogue.features if model.spec.has_action_features else None,
+                    catalogue.enabled,
                 )  # fmt: skip
         await configured.ensure(engine, wanted)

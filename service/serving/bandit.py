@@ -20,7 +20,7 @@ from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.observe.counters import Vitals
 from service.serving.applier import Applier
 from service.serving.errors import UnknownAction
-from service.serving.inputs import conform
+from service.serving.inputs import NamedSide, conform
 from service.serving.select.commands import CandidateInput, InlineCandidates, Offer
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
@@ -42,7 +42,9 @@ class Bandit:
         applier: Applies its log rows to the served model.
         vitals: What has happened to it since the server started.
         imported: Snapshots that are being imported, by version.
-        num_numbers: How many numbers a context has.
+        num_numbers: How many numbers a context has; 0 where contexts are objects.
+        contexts, actions: What the named features of contexts and of actions may be; None where
+            they are numbers.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class Bandit:
         self.record = record
         self.snapshots = snapshots
         self.vitals = Vitals()
-        self.num_numbers = math.prod(record.spec.context.shape)
+        context, actions = record.spec.context, record.spec.actions
+        self.num_numbers = math.prod(context.shape or (0,))
+        self.contexts = NamedSide.of(context)
+        self.actions = NamedSide.of(actions)
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
             record.name, model, self._load_import, partial(read, record),
@@ -80,19 +85,30 @@ class Bandit:
     def context(self, value: Any) -> NDArray[Any]:
         """Return a request's context in the shape and dtype of this bandit's contexts.
 
+        Args:
+            value: An array; or an object, where the bandit has named features, or the row that
+                `NamedSide.row` made of it.
+
         Raises:
             InvalidRequest: It does not fit.
         """
+        if self.contexts is not None and not isinstance(value, np.ndarray):
+            return self.contexts.row(value, "context")
         spec = self.record.spec.context
-        return conform(value, spec.shape, spec.dtype, "context")
+        return conform(value, spec.stored_shape, spec.stored_dtype, "context")
 
-    def features(self, value: Any, num: int, field: str) -> NDArray[np.float32]:
-        """Return a request's action features, (num, A).
+    def features(self, value: Any, num: int, field: str) -> NDArray[Any]:
+        """Return a request's action features, (num, A): numbers, or objects as they are logged.
 
         Raises:
             InvalidRequest: They do not fit; names `field`.
         """
-        return conform(value, (num, self.record.spec.action_dim), "float32", field)
+        spec = self.record.spec
+        if self.actions is not None:
+            if isinstance(value, np.ndarray):
+                return conform(value, (num, spec.actions.max_bytes), "uint8", field)
+            return self.actions.rows(value, f"{field}.{{}}.features")
+        return conform(value, (num, spec.action_dim), "float32", field)
 
     def offer(self, given: CandidateInput) -> Offer:
         """Resolve a request's candidates.

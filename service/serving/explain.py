@@ -25,6 +25,7 @@ from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import LogTrimmed, Unavailable, UnknownDecision
 from service.store.loading import load_at
+from service.store.objects import action_row, context_row
 from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord, DecisionRecord, StoredDecision
 
@@ -185,7 +186,9 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
     by_slot = {picked.slot: picked.features for picked in record.chosen}
     for row, slot in enumerate(candidates.slots.tolist()):
         features = by_slot.get(slot)
-        if features is not None and not np.array_equal(features, candidates.features[row]):
+        if features is None:
+            continue
+        if not np.array_equal(action_row(model.spec.actions, features), candidates.features[row]):
             raise NotExplainable(
                 "the candidates' own features were too large to store: see `max_inline_bytes`"
             )
@@ -198,11 +201,12 @@ def _explained(
     retrieval = record.retrieval
     is_listed = retrieval is not None and retrieval.listed
     retrieve = None if retrieval is None else retrieval.num
-    ballot = model.ballot(record.decision_id, record.context, candidates, retrieve=retrieve)
+    context = context_row(model.spec.context, record.context)
+    ballot = model.ballot(record.decision_id, context, candidates, retrieve=retrieve)
     choice = model.select(
-        record.decision_id, record.context, candidates, num=len(record.chosen), retrieve=retrieve
+        record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve
     )
-    means, stds = model.policy.score(record.context, candidates)
+    means, stds = model.policy.score(context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]
     served = [picked.id for picked in record.chosen]
     first = ids.index(served[0])

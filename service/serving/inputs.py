@@ -1,12 +1,17 @@
-"""Arrays of a request, checked against the bandit's configuration before anything uses them."""
+"""Arrays and objects of a request, checked against the bandit's configuration before their use."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
+from bandexa_core.policies.named_inputs import padded
+from bandexa_core.schema import Features, accept
 from bandexa_core.spec import MAX_REWARD
 from service.store.errors import InvalidRequest
 
@@ -47,3 +52,72 @@ def conform(value: Any, shape: tuple[int, ...], dtype: str, field: str) -> NDArr
         out = array.astype(dtype)
     out.setflags(write=False)
     return out
+
+
+MOST_ROW_BYTES = 128 << 20  # of the objects of one request, with their padding
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSide:
+    """What the objects of one side may be: those of contexts, or those of actions.
+
+    Attributes:
+        declared: The named features.
+        max_bytes: The most bytes of an object as JSON.
+    """
+
+    declared: Features
+    max_bytes: int
+
+    @classmethod
+    def of(cls, spec: ContextSpec | ActionsSpec) -> Self | None:
+        """Return the side that a configuration describes; None where it has numbers."""
+        declared = spec.declared
+        return None if declared is None else cls(declared, spec.max_bytes)
+
+    def row(self, value: Any, field: str) -> NDArray[np.uint8]:
+        """Return an object as it is logged: its JSON with zeros behind it, uint8 (max_bytes,).
+
+        Args:
+            value: The decoded object.
+            field: Its place in the request, such as "context".
+
+        Raises:
+            InvalidRequest: It is not what is declared, or too large; names the field by its path.
+        """
+        try:
+            data = accept(self.declared, value, field)
+        except ValueError as error:
+            raise _refusal(error, field) from error
+        try:
+            return padded(data, self.max_bytes)
+        except ValueError as error:
+            raise InvalidRequest(field, str(error)) from error
+
+    def rows(self, values: Sequence[Any], field: str) -> NDArray[np.uint8]:
+        """Return objects as they are logged, uint8 (N, max_bytes).
+
+        Args:
+            values: The decoded objects.
+            field: The place of each in the request, with "{}" for its number.
+
+        Raises:
+            InvalidRequest: One is not what is declared, or they are too many for one request.
+        """
+        most = MOST_ROW_BYTES // self.max_bytes
+        if len(values) > most:
+            side = field.partition(".")[0]
+            raise InvalidRequest(side, f"at most {most} objects of {self.max_bytes} bytes at once")
+        rows = np.zeros((len(values), self.max_bytes), np.uint8)
+        for number, value in enumerate(values):
+            rows[number] = self.row(value, field.format(number))
+        rows.setflags(write=False)
+        return rows
+
+
+def _refusal(error: ValueError, field: str) -> InvalidRequest:
+    """Return the refusal of an object, whose message begins with the place of what is wrong."""
+    place, colon, message = str(error).partition(": ")
+    if colon and place.startswith(field):
+        return InvalidRequest(place, message)
+    return InvalidRequest(field, str(error))

@@ -48,7 +48,7 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
         spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    catalogue = Catalogue.empty(spec.action_dim)
+    catalogue = Catalogue.empty(spec.row_layout)
     try:  # before the writer's transaction: a bad configuration changes nothing
         # Off the event loop: an encoder's weights may be read, or even downloaded.
         await in_own_thread(engine.registry.fetch, spec)
@@ -67,7 +67,7 @@ def _publish_first(
 ) -> ServingModel:
     """Publish snapshot 0 of a new bandit, before the bandit itself is stored."""
     shutil.rmtree(engine.settings.snapshots / uid, ignore_errors=True)  # of one never stored
-    model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.action_dim))
+    model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.row_layout))
     manifest = publish_model(
         snapshots, model, position=LogPosition(0), log_hash=b"", epoch=engine.store.epoch,
         version=SnapshotVersion(0), parent=None, progress=Progress(), training={}, metrics={},
@@ -130,7 +130,7 @@ async def put_actions(
     missing = [action_id for action_id in ids if action_id not in known]
     for action_id in missing:
         _check_new(action_id, "ids")
-    if missing and rows is None and bandit.record.spec.action_dim:
+    if missing and rows is None and bandit.record.spec.has_action_features:
         raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
     store = engine.store
     row = await engine.commit(store.append_change, bandit.record, change, then=bandit.logged)

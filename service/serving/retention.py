@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.replay import RowLayout
 from bandexa_core.replay.evicted import sample_size
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
@@ -33,6 +32,7 @@ from service.serving.commits import Committer
 from service.settings import Settings
 from service.store.errors import Conflict, StoreError, Unavailable
 from service.store.identity import key_at
+from service.store.objects import stored_bytes
 from service.store.protocol import EventStore
 
 log = logging.getLogger(__name__)
@@ -192,8 +192,7 @@ class Retention:
             return 0
         size = 0
         if bandit.model.learns_features:
-            layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
-            size = sample_size(layout, spec.replay.evicted_sample)
+            size = sample_size(spec.row_layout, spec.replay.evicted_sample)
         num, more = 0, True
         while more:
             trimmed = await self._commit(self._store.trim_log, bandit.record, up_to, size)
@@ -209,7 +208,7 @@ class Retention:
         record = bandit.record
         if not await self._on_thread(self._reader.ends_learned, record.key, wanted):
             return
-        nothing = Catalogue.empty(record.spec.action_dim).as_change()
+        nothing = Catalogue.empty(record.spec.row_layout).as_change()
         with suppress(Conflict):  # the bandit was deleted meanwhile
             await self._commit(self._store.append_change, record, nothing, then=bandit.logged)
 
@@ -217,7 +216,7 @@ class Retention:
         """Replace changes of the catalogue that nothing needs, once they are larger than it."""
         catalogue = bandit.model.catalogue
         up_to, num_bytes = await self._on_thread(self._reader.removable_changes, bandit.record.key)
-        if num_bytes > catalogue.features.nbytes + LEAST_CHANGES:
+        if num_bytes > stored_bytes(catalogue.features) + LEAST_CHANGES:
             found = await self._on_thread(self._reader.catalogue_at, bandit.record, up_to)
             await self._commit(self._store.trim_catalogue, bandit.record, found, up_to)
 

@@ -21,13 +21,15 @@ import numpy as np
 from bandexa_core.ids import DecisionKey
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import LearnRow
+from bandexa_core.replay import RowLayout
+from service.store.objects import packed_rows, unpacked_rows
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
 ROW_BY_ROW, AS_BLOCK = 1, 2  # the rules by which a group is applied
 MAX_GROUP = 64  # rows; a group is applied at once, and no select is drawn meanwhile
 GENESIS_HASH = b""  # of a log without rows
 HASH_BYTES = 16
-_FLOAT32, _BOOL = np.dtype("<f4"), np.dtype(np.bool_)
+_BOOL = np.dtype(np.bool_)
 
 
 def rule_of(num_rows: int) -> int:
@@ -61,16 +63,16 @@ def learned_content(key: DecisionKey, item: int, row: LearnRow) -> tuple[Any, ..
 
 def pack_change(change: CatalogueChange) -> bytes:
     """Encode a catalogue change."""
-    features = None if change.features is None else change.features.astype("<f4").tobytes()
+    features = None if change.features is None else packed_rows(change.features)
     return bytes(msgpack.packb((change.ids, features, change.enabled.tobytes())))
 
 
-def unpack_change(blob: bytes, action_dim: int) -> CatalogueChange:
-    """Decode `pack_change`."""
+def unpack_change(blob: bytes, layout: RowLayout) -> CatalogueChange:
+    """Decode `pack_change`, of a bandit with rows of this layout."""
     ids, features, enabled = msgpack.unpackb(blob)
     rows = None
     if features is not None:
-        rows = np.frombuffer(features, _FLOAT32).reshape(len(ids), action_dim)
+        rows = unpacked_rows(features, len(ids), layout.action_dim)
     return CatalogueChange(tuple(ids), rows, np.frombuffer(enabled, _BOOL))
 
 

@@ -176,7 +176,7 @@ def clean_snapshot(
         return newest_snapshot(reader, record, snapshots, up_to, names)
     except SnapshotError:
         model = ServingModel(
-            record.spec, record.uid, registry, Catalogue.empty(record.spec.action_dim)
+            record.spec, record.uid, registry, Catalogue.empty(record.spec.row_layout)
         )
         trimmed = reader.trim(record.key).position > BEGINNING
         if trimmed and not model.learns_features:
@@ -213,7 +213,7 @@ def catalogue_of(
         return reader.catalogue_at(record, position)
     tensors = take_prefix(snapshot.tensors[MODEL_FILE], CATALOGUE)
     try:
-        start = Catalogue.from_tensors(tensors, record.spec.action_dim)
+        start = Catalogue.from_tensors(tensors, record.spec.row_layout)
     except ValueError as error:
         raise SnapshotCorrupt(f"snapshot {snapshot.manifest.version}: {error}") from error
     return reader.catalogue_at(record, position, start, LogPosition(at))

@@ -30,7 +30,7 @@ class ChosenAction(NamedTuple):
     Attributes:
         place: Its index among the candidates of the request; its slot without candidates.
         slot: Its slot in the catalogue.
-        features: Raw features, float32 (A,).
+        features: Raw features, float32 (A,); or the bytes of its object, uint8.
         score: Its sampled value.
         propensity: Of several chosen actions, the probability that it stands where it stands among
             them; None for a single one, and where it was not computed.
@@ -39,7 +39,7 @@ class ChosenAction(NamedTuple):
     id: ActionId
     place: int
     slot: ActionSlot
-    features: NDArray[np.float32]
+    features: NDArray[Any]
     score: float
     propensity: float | None = None
 
@@ -87,10 +87,12 @@ class DecisionRecord(NamedTuple):
         bandit: The key of its bandit.
         time: Seconds since the epoch.
         body_hash: Digest of the decoded request; None when the server made the id.
+        context: As an array of the bandit; or the bytes of an object, uint8.
         chosen: The chosen actions, best first.
         candidates: The candidates' ids (or the retrieved ones); None: all enabled at `position`.
-        features: Features (K, A) of inline candidates; None where the catalogue has them, or where
-            they were too large to store (then the decision cannot be explained).
+        features: Features (K, A) of inline candidates, objects with their padding; None where the
+            catalogue has them, or where they were too large to store (then the decision cannot be
+            explained).
         activated: Whether rewards for it count from the start.
         explored, std: See `Choice`.
         unit: The user or session that it was made for; None where the caller named none.
@@ -106,7 +108,7 @@ class DecisionRecord(NamedTuple):
     context: NDArray[Any]
     chosen: tuple[ChosenAction, ...]
     candidates: tuple[ActionId, ...] | None
-    features: NDArray[np.float32] | None
+    features: NDArray[Any] | None
     snapshot: Version
     position: LogPosition
     propensity: float | None

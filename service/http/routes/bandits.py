@@ -25,6 +25,7 @@ from service.http.schemas.bandits import (
 )
 from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
+from service.http.shown import shown_features
 from service.http.states import state_of
 from service.observe.slices import in_slices
 from service.serving import manage
@@ -94,7 +95,7 @@ async def list_actions(
     """List the catalogue in slot order, retired actions included."""
     catalogue = engine.bandit(name).model.catalogue
     last = min(offset + limit, len(catalogue))
-    rows = catalogue.features[offset:last].tolist()
+    rows = shown_features(catalogue.features[offset:last])
     enabled = catalogue.enabled[offset:last].tolist()
     ids = catalogue.ids[offset:last]
     actions = [
@@ -113,10 +114,7 @@ async def put_actions(name: Name, request: Request, engine: EngineDep) -> Catalo
     """Add the listed actions or overwrite them; other actions do not change."""
 
     def columns(body: ActionsRequest, encoding: str) -> ActionColumns:
-        def action_dim() -> int:
-            return engine.bandit(name).record.spec.action_dim
-
-        return action_columns(body, action_dim, packed=encoding == MSGPACK)
+        return action_columns(body, lambda: engine.bandit(name), packed=encoding == MSGPACK)
 
     ids, features, enabled = await prepared(request, _ACTIONS, columns)
     return _catalogue(await manage.put_actions(engine, name, ids, features, enabled))

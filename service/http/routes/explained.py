@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -15,17 +14,16 @@ from service.http.schemas.common import Id
 from service.http.schemas.explained import (
     CandidateLine,
     ChosenLine,
-    ContextArray,
     DecisionAnswer,
     LearnLine,
     ReproducedLine,
     RewardLine,
 )
+from service.http.shown import shown_context, shown_object
 from service.serving.explain import Explained
 from service.store.records import StoredDecision
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
-MAX_VALUES = 1024
 
 
 @router.get(
@@ -42,7 +40,6 @@ async def explain_decision(
     bandit = engine.bandit(name)
     decision, why = await engine.explainer.explain(bandit.record, DecisionId(decision_id))
     record = decision.record
-    context = record.context
     return DecisionAnswer(
         decision_id=record.decision_id,
         bandit=name,
@@ -56,13 +53,8 @@ async def explain_decision(
         activated_at=decision.activated_at,
         window_closes=decision.closes,
         window_closed=decision.closed,
-        context=ContextArray(
-            dtype=str(context.dtype),
-            shape=list(context.shape),
-            data=base64.b64encode(context.tobytes()).decode(),
-            values=context.ravel().tolist() if context.size <= MAX_VALUES else None,
-        ),
-        chosen=_chosen(decision),
+        context=shown_context(bandit.record.spec.context, record.context),
+        chosen=_chosen(decision, named=bandit.actions is not None),
         explained="yes" if isinstance(why, Explained) else "no",
         reason=None if isinstance(why, Explained) else why,
         candidates=_lines(decision, why) if isinstance(why, Explained) else [],
@@ -77,7 +69,7 @@ async def explain_decision(
     )
 
 
-def _chosen(decision: StoredDecision) -> list[ChosenLine]:
+def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
     lines = []
     for item, picked in enumerate(decision.record.chosen):
         learned = [row for row in decision.learned if row.item == item]
@@ -87,6 +79,7 @@ def _chosen(decision: StoredDecision) -> list[ChosenLine]:
                 index=picked.place,
                 score=picked.score,
                 propensity=picked.propensity,
+                features=shown_object(picked.features) if named else None,
                 value=learned[-1].after if learned else None,
                 rewards=[
                     RewardLine(time=r.time, reward=r.reward, reward_id=r.reward_id, status=r.status)

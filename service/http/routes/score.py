@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionId
 from service.http import candidates
-from service.http.arrays import decode_array
 from service.http.auth import GuardedRoute, needs
 from service.http.codec import MSGPACK, Typed, prepared, typed_answer
+from service.http.inputs import decode_context
 from service.http.large_bodies import LargeBodies
 from service.http.openapi import typed
 from service.http.routes.common import EngineDep, Name, problems
@@ -24,7 +24,6 @@ from service.http.schemas.decide import (
 )
 from service.serving.errors import UnknownAction
 from service.serving.select.commands import CandidateInput, Scores
-from service.store.errors import InvalidRequest
 
 router = APIRouter(route_class=GuardedRoute)
 MANY = 1000  # scores, which are answered in about a millisecond
@@ -54,12 +53,9 @@ async def score(name: Name, request: Request, engine: EngineDep) -> Response:
     """Return mean and standard deviation of each candidate's expected reward; decides nothing."""
 
     def asked(body: ScoreRequest, encoding: str) -> tuple[NDArray[Any], CandidateInput]:
-        most = engine.bandit(name).num_numbers
-        try:
-            context = decode_array(body.context, packed=encoding == MSGPACK, most=most)
-        except ValueError as error:
-            raise InvalidRequest("context", str(error)) from error
-        return context, candidates.resolved(body.candidates)
+        bandit = engine.bandit(name)
+        context = decode_context(bandit, body.context, packed=encoding == MSGPACK)
+        return context, candidates.resolved(body.candidates, bandit.actions)
 
     context, offered = await prepared(request, _SCORE, asked)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -16,7 +16,9 @@ class ActionState(BaseModel):
     id: str
     index: int = Field(description="Its slot: the order of first upserts.")
     enabled: bool
-    features: list[float]
+    features: list[float] | dict[str, Any] = Field(
+        description="Numbers; an object, where the bandit has named features."
+    )
 
 
 class ActionList(BaseModel):

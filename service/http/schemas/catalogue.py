@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Raw
 
-from service.http.arrays import Vector
+from service.http.arrays import ActionFeatures
 from service.http.schemas.decide import MAX_CANDIDATES, Array, Body, ListedId
 
 _MANY = Meta(min_length=1, max_length=MAX_CANDIDATES)
@@ -17,7 +17,7 @@ class ActionBody(Body, frozen=True, kw_only=True):
     """An action of the catalogue."""
 
     id: ListedId
-    features: Vector | None = None
+    features: ActionFeatures | None = None
     enabled: bool = True
 
 

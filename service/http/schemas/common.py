@@ -12,11 +12,18 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from service.http.arrays import ARRAY_SCHEMA, convert_array
+from service.http.arrays import ARRAY_SCHEMA, convert_array, is_envelope
 from service.http.schemas.decide import ID_PATTERN
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Array = Annotated[Any, BeforeValidator(convert_array), WithJsonSchema(ARRAY_SCHEMA)]
+
+
+def _features(value: Any) -> Any:
+    """Return the features of an action: an object as it is, else an array."""
+    return value if isinstance(value, dict) and not is_envelope(value) else convert_array(value)
+
+
+Features = Annotated[Any, BeforeValidator(_features), WithJsonSchema(ARRAY_SCHEMA)]
 
 
 class Body(BaseModel):

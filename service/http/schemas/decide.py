@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw
 
-from service.http.arrays import ARRAY_SCHEMA, Vector
+from service.http.arrays import ARRAY_SCHEMA, ActionFeatures
 from service.serving.inputs import MAX_SIZE
 
 MAX_CANDIDATES = 1_000_000
@@ -34,7 +34,7 @@ class InlineAction(Body, frozen=True, kw_only=True):
     """A candidate that brings its own features."""
 
     id: ListedId
-    features: Vector = msgspec.field(default_factory=list)
+    features: ActionFeatures = msgspec.field(default_factory=list)
 
 
 Candidates = Annotated[

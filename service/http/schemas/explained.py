@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,13 +11,19 @@ from pydantic import (
 
 
 class ContextArray(BaseModel):
-    """The context: base64 of its bytes, in C order, little endian."""
+    """The context: base64 of its bytes, in C order, little endian; of an object those of its JSON.
+
+    An object has dtype "json" and no shape.
+    """
 
     dtype: str
     shape: list[int]
     data: str
     values: list[float] | None = Field(
         description="The same as numbers, in C order, for contexts of up to 1,024."
+    )
+    object: dict[str, Any] | None = Field(
+        None, description="The context, where the bandit has named features of contexts."
     )
 
 
@@ -50,6 +56,9 @@ class ChosenLine(BaseModel):
     score: float
     propensity: float | None = Field(
         description="When k > 1: the probability that it stands at this place."
+    )
+    features: dict[str, Any] | None = Field(
+        None, description="Its features, where the bandit has named features of actions."
     )
     value: float | None = Field(description="The value as it is now.")
     rewards: list[RewardLine]

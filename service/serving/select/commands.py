@@ -21,13 +21,16 @@ class InlineCandidates:
 
     Attributes:
         ids: K ids, different from each other.
-        features: As they were sent: an array of K rows, not yet checked against the bandit.
+        features: As they were sent: an array of K rows, not yet checked against the bandit; objects
+            as they are logged.
+        objects: Whether they are objects with named features.
         groups: Returns the groups with equal features, where `looked_up` has found them.
         places: The place of each id, likewise.
     """
 
     ids: tuple[ActionId, ...]
     features: NDArray[Any]
+    objects: bool = False
     groups: Callable[[], Groups | None] | None = None
     places: Mapping[ActionId, int] | None = None
 
@@ -36,7 +39,8 @@ class InlineCandidates:
         if self.features.ndim != 2:  # no bandit takes them
             return self
         with np.errstate(over="ignore", invalid="ignore"):  # nor what does not fit float32
-            groups = Groups.of_rows(self.features.astype(np.float32))
+            rows = self.features if self.objects else self.features.astype(np.float32)
+            groups = Groups.of_rows(rows)
         places = {name: place for place, name in enumerate(self.ids)}
         return replace(self, groups=lambda: groups, places=places)
 
@@ -56,7 +60,7 @@ class SelectCommand(NamedTuple):
     """A decoded select.
 
     Attributes:
-        context: An array, not yet checked against the bandit.
+        context: An array, not yet checked against the bandit; an object as it is logged.
         num: How many actions to choose.
         body_hash: Digest of the body; None where the service makes the decision id.
         unit: The user or session that it is for; None where the caller names none.

@@ -16,6 +16,7 @@ from service.serving.bandit import Bandit
 from service.serving.select.commands import InlineCandidates, Offer, SelectCommand
 from service.store.errors import InvalidRequest
 from service.store.identity import DecisionIds
+from service.store.objects import stored_bytes, trimmed
 from service.store.records import ChosenAction, DecisionRecord, Propensities, Retrieval
 
 MAX_PROPENSITIES = 10_000  # of all candidates: some ten milliseconds, and a megabyte of JSON
@@ -152,7 +153,7 @@ def _drawn(
         bandit=pending.bandit.record.key,
         time=time.time(),
         body_hash=command.body_hash,
-        context=pending.context,
+        context=trimmed(pending.context) if pending.bandit.contexts else pending.context,
         chosen=_chosen_actions(model, offer, choice),
         candidates=_offered_ids(model, offer, choice),
         features=_inline_features(command, offer, choice, max_inline_bytes),
@@ -187,13 +188,13 @@ def _retrieval(command: SelectCommand, offer: Offer, choice: Choice) -> Retrieva
 
 def _inline_features(
     command: SelectCommand, offer: Offer, choice: Choice, max_bytes: int
-) -> NDArray[np.float32] | None:
+) -> NDArray[Any] | None:
     if not isinstance(command.candidates, InlineCandidates):
         return None
     features = offer.candidates.features
     if choice.retrieved is not None:
         features = features[choice.retrieved]
-    return features if features.nbytes <= max_bytes else None
+    return features if stored_bytes(features) <= max_bytes else None
 
 
 def _chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[ChosenAction, ...]:
@@ -209,6 +210,8 @@ def _chosen_actions(model: ServingModel, offer: Offer, choice: Choice) -> tuple[
         else:
             action_id, shown = offer.ids[index], index
         features = candidates.action(index)
+        if model.spec.actions.features is not None:
+            features = trimmed(features)
         out.append(ChosenAction(action_id, shown, ActionSlot(slot), features, score, propensity))
     return tuple(out)
 

@@ -21,6 +21,7 @@ from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
 from service.store.identity import is_server_form, pack_own_id
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
 from service.store.memory.log import LearnedRow
+from service.store.objects import action_row, context_row
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import DecisionRecord, ReportedReward, StoredAnswer
 
@@ -147,6 +148,7 @@ class Decisions:
     ) -> Logged:
         """Log the value of a chosen action."""
         record, position = held.record, bandit.log.next()
+        spec = self._contents.live[record.bandit].spec
         origin, bounds = held.learned[item].origin, held.learned[item].bounds
         if before is None:
             origin = position
@@ -154,8 +156,8 @@ class Decisions:
         held.learned[item] = Learned(origin, position, bounds)
         picked, name = record.chosen[item], self._contents.name(held)
         row = LearnRow(
-            position, time, name, origin, before, after, record.context, picked.features,
-            picked.slot, *bounds,
+            position, time, name, origin, before, after, context_row(spec.context, record.context),
+            action_row(spec.actions, picked.features), picked.slot, *bounds,
         )  # fmt: skip
         bandit.log.learned(LearnedRow(row, record.key, item))
         if origin in bandit.sample:

@@ -6,7 +6,7 @@ import numpy as np
 
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.bounds import clip
-from bandexa_core.replay import Evicted, RowLayout, Rows
+from bandexa_core.replay import Evicted, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.memory.contents import HeldBandit, Sampled
 from service.store.memory.log import LearnedRow
@@ -58,11 +58,10 @@ def evicted_rows(
         for held in log.learn_rows(trim.position, through)
         if held.row.before is None and held.row.position not in bandit.erased
     ]
-    layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
     rows = sampled(record, bandit, first)
     if trim.learned and not bandit.sample:  # what left the log is not represented
         rows = {}
-    both = joined(bandit, rows, sample_size(layout, most))
+    both = joined(bandit, rows, sample_size(spec.row_layout, most))
     if not both:
         return None
     values = {origin: row.value for origin, row in both.items()}

@@ -68,7 +68,7 @@ class Operations:
     def change(self, bandit: BanditRecord, change: CatalogueChange) -> CatalogueRow:
         """Log a change of the catalogue."""
         log, payload = self._log(bandit), pack_change(change)
-        owned = unpack_change(payload, bandit.spec.action_dim)  # not the caller's arrays
+        owned = unpack_change(payload, bandit.spec.row_layout)  # not the caller's arrays
         row = CatalogueRow(log.next(), self._clock(), owned)
         log.changed(KIND_CATALOGUE, ChangeRow(row, payload))
         return row

@@ -278,4 +278,4 @@ def _spec_at(log: HeldLog, record: BanditRecord, position: LogPosition) -> Bandi
 
 
 def _no_actions(record: BanditRecord) -> Catalogue:
-    return Catalogue.empty(record.spec.action_dim)
+    return Catalogue.empty(record.spec.row_layout)

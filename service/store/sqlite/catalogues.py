@@ -36,18 +36,19 @@ def catalogue_at(
         LogTrimmed: The actions before that position were removed.
         StoreDamaged: A checksum or hash differs.
     """
-    dim = record.spec.action_dim
+    layout = record.spec.row_layout
     if start is None:
         start, after = _oldest(db, record)
         if position < after:
             raise LogTrimmed(f"{record.name}: the catalogue before row {after} was removed")
     changes = payloads(db, record.key, KIND_CATALOGUE, after, position)
-    return folded(start, [unpack_change(change, dim) for change in changes])
+    return folded(start, [unpack_change(change, layout) for change in changes])
 
 
 def _oldest(db: sqlite3.Connection, record: BanditRecord) -> tuple[Catalogue, LogPosition]:
     """Return the oldest known actions, and their position."""
-    empty = Catalogue.empty(record.spec.action_dim)
+    layout = record.spec.row_layout
+    empty = Catalogue.empty(layout)
     found = db.execute(
         "SELECT position, change, checksum FROM catalogues WHERE bandit = ?", (record.key,)
     ).fetchone()
@@ -56,7 +57,7 @@ def _oldest(db: sqlite3.Connection, record: BanditRecord) -> tuple[Catalogue, Lo
     position, change, checksum = found
     if crc32(change) != checksum:
         raise StoreDamaged(f"{record.name}: the catalogue at row {position} is damaged")
-    return folded(empty, [unpack_change(change, empty.action_dim)]), LogPosition(position)
+    return folded(empty, [unpack_change(change, layout)]), LogPosition(position)
 
 
 def removable_changes(db: sqlite3.Connection, bandit: int) -> tuple[LogPosition, int]:

@@ -20,6 +20,7 @@ from bandexa_core.log.bounds import clip
 from bandexa_core.log.contract import ItemState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
+from service.store.objects import packed_action, packed_rows, recorded_action
 from service.store.records import ChosenAction, DecisionRecord, Propensities
 
 ERASED_ACTION = "erased"  # in place of an action that no catalogue has
@@ -30,7 +31,7 @@ RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
     """Encode the chosen actions of a decision, with checksums of its context and of them."""
     items = [
-        (c.id, c.place, c.slot, c.features.tobytes(), c.score)
+        (c.id, c.place, c.slot, packed_action(c.features), c.score)
         + (() if c.propensity is None else (c.propensity,))
         for c in chosen
     ]
@@ -60,12 +61,12 @@ def unpack_propensities(decision_id: str, blob: bytes | None) -> Propensities | 
 
 
 class ChosenItem(NamedTuple):
-    """A chosen action as it is stored; see `ChosenAction`. `features` are the bytes of float32."""
+    """A chosen action as it is stored; see `ChosenAction`, and `packed_action` for features."""
 
     id: ActionId
     place: int
     slot: ActionSlot
-    features: bytes
+    features: bytes | str
     score: float
     propensity: float | None = None  # decisions of version 0.3 have none
 
@@ -79,9 +80,7 @@ def unpack_chosen(
         StoreDamaged: A checksum differs.
     """
     return tuple(
-        ChosenAction(
-            c.id, c.place, c.slot, np.frombuffer(c.features, np.float32), c.score, c.propensity
-        )
+        ChosenAction(c.id, c.place, c.slot, recorded_action(c.features), c.score, c.propensity)
         for c in chosen_items(decision_id, blob, context)
     )
 
@@ -133,7 +132,7 @@ def pack_candidates(record: DecisionRecord) -> bytes | None:
     """Encode the candidates of a decision; None where all enabled actions were offered."""
     if record.candidates is None:
         return None
-    features = None if record.features is None else record.features.tobytes()
+    features = None if record.features is None else packed_rows(record.features)
     return bytes(msgpack.packb((record.candidates, features, record.retrieval)))
 
 

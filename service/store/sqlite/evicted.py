@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.bounds import clip
-from bandexa_core.replay import Evicted, RowLayout, Rows
+from bandexa_core.replay import Evicted, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.errors import StoreDamaged
+from service.store.objects import action_row, context_row, recorded_context
 from service.store.records import BanditRecord, ChosenAction, Trim
 from service.store.sqlite.codec import unpack_chosen, unpack_items
 
@@ -74,7 +75,7 @@ def evicted_rows(
         (record.key, trim.position, through),
     ).fetchall()
     spec = record.spec
-    layout = RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim)
+    layout = spec.row_layout
     chosen = _sampled(db, record, trim, [row[0] for row in logged], sample_size(layout, most))
     if not len(chosen):
         return None
@@ -84,13 +85,14 @@ def evicted_rows(
         for origin, before, low, high, _ in db.execute(_LATER, (record.key, position))
     }
     values = [later.get(int(origin), row[1]) for origin, row in zip(chosen, rows, strict=True)]
-    contexts = [np.frombuffer(row[3], layout.context_dtype) for row in rows]
     sample = Rows(
         positions=chosen,
         slots=np.array([row[0] for row in rows], np.int64),
         rewards=np.array(values, np.float64),
-        actions=np.stack([row[2] for row in rows]),
-        contexts=np.stack(contexts).reshape(len(rows), *layout.context_shape),
+        actions=np.stack([action_row(spec.actions, row[2]) for row in rows]),
+        contexts=np.stack(
+            [context_row(spec.context, recorded_context(spec.context, row[3])) for row in rows]
+        ),
     )
     return Evicted(sample, trim.learned + len(logged))
 
@@ -117,7 +119,7 @@ def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
 
 def _row(
     db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
-) -> tuple[int, float, NDArray[np.float32], Any]:
+) -> tuple[int, float, NDArray[Any], bytes]:
     """Return slot, newest learned value, action features and context of a row."""
     if origin <= trim.position:
         slot, value, action, context, checksum = db.execute(
@@ -127,7 +129,8 @@ def _row(
         ).fetchone()
         if checksum_of(origin, slot, action, context) != checksum:
             raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
-        return slot, value, np.frombuffer(action, np.float32), context
+        dtype = record.spec.row_layout.action_dtype
+        return slot, value, np.frombuffer(action, dtype), context
     row = first_row(db, record.key, origin)
     return row.picked.slot, row.value, row.picked.features, row.context
 

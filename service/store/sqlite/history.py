@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import numpy as np
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.bounds import clip
 from service.store.clock import JUMP_S
 from service.store.errors import Erased, StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
+from service.store.objects import recorded_context, unpacked_rows
 from service.store.records import (
     BanditRecord,
     DecisionRecord,
@@ -182,11 +182,10 @@ def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> De
             names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
             ids = tuple(ActionId(name) for name in names)
             if packed is not None:
-                features = np.frombuffer(packed, np.float32).reshape(len(ids), -1)
+                features = unpacked_rows(packed, len(ids), bandit.spec.row_layout.action_dim)
             if more and more[0] is not None:
                 retrieval = Retrieval(*more[0])
-        array = np.frombuffer(context, bandit.spec.context.dtype)
-        array = array.reshape(bandit.spec.context.shape)
+        array = recorded_context(bandit.spec.context, context)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
     return DecisionRecord(

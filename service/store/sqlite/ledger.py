@@ -14,8 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
@@ -23,6 +21,7 @@ from bandexa_core.log.rows import LearnRow
 from service.store.bounds import BoundsOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
+from service.store.objects import action_row, context_row, recorded_action, recorded_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import (
@@ -240,8 +239,8 @@ class Ledger:
         items = [old._replace(state=state) for state, old in zip(states, before, strict=True)]
         if not step.change.learned:
             return (), tuple(items)
-        key, shape = decision.bandit.key, decision.bandit.spec.context
-        context = np.frombuffer(found.context, shape.dtype).reshape(shape.shape)
+        key, spec = decision.bandit.key, decision.bandit.spec
+        context = context_row(spec.context, recorded_context(spec.context, found.context))
         rows, now = [], self._clock()
         for index, value_before, after in step.change.learned:
             position = self._log.next(key)
@@ -250,7 +249,7 @@ class Ledger:
                 low, high = self._bounds.take(decision.bandit, after)
                 item = item._replace(origin=position, low=low, high=high)
             items[index] = item
-            action = np.frombuffer(chosen[index].features, np.float32)
+            action = action_row(spec.actions, recorded_action(chosen[index].features))
             row = LearnRow(
                 position, now, decision.id, item.origin, value_before, after, context, action,
                 chosen[index].slot, item.low, item.high,

@@ -7,8 +7,6 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bandexa_core.ids import DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ErasedRow, ImportRow, LearnRow, LogRow
 from service.store.errors import StoreDamaged
@@ -24,6 +22,7 @@ from service.store.hashing import (
     unpack_change,
 )
 from service.store.identity import DecisionIds, unpack_own_id
+from service.store.objects import action_row, context_row, recorded_context
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import LEGACY, RULES, legacy_hash, unpack_chosen
 
@@ -127,14 +126,15 @@ def decoded(record: BanditRecord, row: StoredRow, ids: DecisionIds) -> LogRow:
         if row.context is None or row.chosen is None:
             raise StoreDamaged(f"{record.name}: the decision of log row {position} is missing")
         picked = unpack_chosen(decision_id, row.chosen, row.context)[row.item]
-        array = np.frombuffer(row.context, spec.context.dtype).reshape(spec.context.shape)
+        context = context_row(spec.context, recorded_context(spec.context, row.context))
+        action = action_row(spec.actions, picked.features)
         return LearnRow(
-            position, time, decision_id, LogPosition(row.origin), row.before, row.after, array,
-            picked.features, picked.slot, row.low, row.high,
+            position, time, decision_id, LogPosition(row.origin), row.before, row.after, context,
+            action, picked.slot, row.low, row.high,
         )  # fmt: skip
     payload = row.payload or b""
     if row.kind == KIND_CATALOGUE:
-        return CatalogueRow(position, time, unpack_change(payload, spec.action_dim))
+        return CatalogueRow(position, time, unpack_change(payload, spec.row_layout))
     if row.kind == KIND_CONFIG:
         return ConfigRow(position, time, json.loads(payload))
     assert row.kind == KIND_IMPORT, f"log row of unknown kind {row.kind}"

@@ -17,10 +17,12 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel
+from bandexa_core.schema import from_bytes
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
 from service.store.findings import Check
 from service.store.loading import load_at
+from service.store.objects import context_row
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import tolerance_of
@@ -61,14 +63,16 @@ class LiveAudit:
             check.problem("live: the server serves another bandit of this name, or none")
             return
         spec = record.spec.context
-        for context in contexts or [np.zeros(spec.shape, spec.dtype)]:
+        nothing = np.zeros(spec.stored_shape if spec.shape is not None else 0, spec.stored_dtype)
+        for context in contexts or [nothing]:
             if not self._context(record, snapshots, context, check):
                 return
 
     def _context(
         self, record: BanditRecord, snapshots: SnapshotStore, context: NDArray[Any], check: Check
     ) -> bool:
-        body = {"context": _envelope(context)}
+        named = record.spec.context.features is not None
+        body = {"context": _object(context) if named else _envelope(context)}
         for _ in range(ATTEMPTS):
             answer = self._call("POST", f"/bandits/{record.name}/score", body)
             if answer is None:
@@ -110,7 +114,8 @@ class LiveAudit:
         if [score["id"] for score in served] != ids:
             check.problem(f"live: other actions are enabled at position {answer['position']}")
             return
-        means, stds = model.policy.score(context, candidates)
+        row = context_row(model.spec.context, context)
+        means, stds = model.policy.score(row, candidates)
         scale = max(float(np.abs(means).max()), float(stds.max()))
         for name, expected in (("mean", means), ("std", stds)):
             found = np.array([math.nan if s[name] is None else s[name] for s in served])
@@ -134,6 +139,10 @@ class LiveAudit:
         except (httpx.HTTPStatusError, ValueError) as error:
             raise Unreachable(f"{method} {path}: {error}") from error
         return answer
+
+
+def _object(context: NDArray[Any]) -> dict[str, Any]:
+    return from_bytes(context.tobytes() or b"{}")
 
 
 def _envelope(context: NDArray[Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class ModelAudit:
     def _compare_initial(self, manifest: Manifest, found: ServingModel) -> None:
         record = self._record
         initial = ServingModel(
-            record.spec, record.uid, self._registry, Catalogue.empty(record.spec.action_dim)
+            record.spec, record.uid, self._registry, Catalogue.empty(record.spec.row_layout)
         )
         compare_models(
             self._check, f"snapshot {manifest.version} against the prior", initial, found

@@ -16,7 +16,7 @@ import numpy as np
 from bandexa_core.errors import ReplayError
 from bandexa_core.ids import BanditUid, LogPosition
 from bandexa_core.log.rows import LearnRow, LogRow
-from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_replay
+from bandexa_core.replay import ExtendedReplay, Replay, Rows, open_replay
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.spec import BanditSpec, ReplaySpec
 from service.store.errors import LogTrimmed
@@ -109,14 +109,12 @@ class FollowedReplays:
             return known[1]
         if known is not None:
             known[1].close()
-        context = spec.context
-        layout = RowLayout(context.shape, context.dtype, spec.action_dim)
         root = self._replay_root / record.uid
         knobs = spec.replay
         for attempt in range(2):
             try:
                 replay = open_replay(
-                    knobs.backend, root, layout, shard_size=knobs.shard_size,
+                    knobs.backend, root, spec.row_layout, shard_size=knobs.shard_size,
                     cache_shards=knobs.cache_shards, flush_every=knobs.flush_every,
                     capacity=knobs.capacity, capacity_bytes=knobs.capacity_bytes,
                 )  # fmt: skip

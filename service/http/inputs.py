@@ -1,0 +1,110 @@
+"""Contexts and action features of a request, from their form on the wire to that of the bandit.
+
+A bandit has arrays or objects with named features; the wire has either. What does not suit the
+bandit is refused here, with the place of what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.http.arrays import decode_array, is_envelope
+from service.serving.bandit import Bandit
+from service.serving.inputs import NamedSide
+from service.store.errors import InvalidRequest
+
+NEEDS_OBJECT = "must be an object with named features, as this bandit has them; it is an array"
+NO_OBJECT = "; this bandit has no named features"
+# What is on the wire may be longer than its JSON in the log: blanks, escapes, wide numbers.
+WIRE_BYTES, WIRE_TIMES = 256, 8
+_JSON, _MSGPACK = (
+    decoder(dict[str, Any]) for decoder in (msgspec.json.Decoder, msgspec.msgpack.Decoder)
+)
+_JSON_LIST, _MSGPACK_LIST = (
+    decoder(list[dict[str, Any]]) for decoder in (msgspec.json.Decoder, msgspec.msgpack.Decoder)
+)
+
+
+def decode_context(bandit: Bandit, raw: msgspec.Raw, *, packed: bool) -> NDArray[Any]:
+    """Return the context of a request: an array, or an object as it is logged.
+
+    Args:
+        bandit: The bandit that is asked.
+        raw: The part of the body.
+        packed: Whether the body is msgpack.
+
+    Raises:
+        InvalidRequest: It cannot be one; names the field.
+    """
+    if bandit.contexts is not None:
+        value = _object(raw, bandit.contexts.max_bytes, packed=packed)
+        return bandit.contexts.row(value, "context")
+    try:
+        return decode_array(raw, packed=packed, most=bandit.num_numbers)
+    except ValueError as error:
+        hint = NO_OBJECT if _is_object(raw, packed=packed) else ""
+        raise InvalidRequest("context", f"{error}{hint}") from error
+
+
+def _object(raw: msgspec.Raw, max_bytes: int, *, packed: bool) -> dict[str, Any]:
+    if len(memoryview(raw)) > WIRE_BYTES + WIRE_TIMES * max_bytes:
+        raise InvalidRequest("context", f"is too long: at most {max_bytes} bytes are allowed")
+    try:
+        value = (_MSGPACK if packed else _JSON).decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        if _is_object(raw, packed=packed):
+            raise InvalidRequest("context", f"is no JSON object: {error}") from error
+        raise InvalidRequest("context", _needs_object(raw, packed=packed)) from error
+    if is_envelope(value):
+        raise InvalidRequest("context", NEEDS_OBJECT)
+    return value
+
+
+def _needs_object(raw: msgspec.Raw, *, packed: bool) -> str:
+    first = bytes(memoryview(raw)[:1])
+    is_list = first == b"[" if not packed else first != b"" and first[0] >> 4 in (9, 13)
+    return NEEDS_OBJECT if is_list else NEEDS_OBJECT.partition(";")[0]
+
+
+def _is_object(raw: msgspec.Raw, *, packed: bool) -> bool:
+    first = bytes(memoryview(raw)[:1])
+    if not packed:
+        return first == b"{"
+    return first != b"" and (first[0] >> 4 == 8 or first[0] in (0xDE, 0xDF))
+
+
+def rows_of(side: NamedSide, values: Sequence[Any], field: str) -> NDArray[np.uint8]:
+    """Return decoded features of actions as they are logged, uint8 (N, max_bytes).
+
+    Args:
+        side: What they may be.
+        values: Of each action an object; an empty list stands for one without features.
+        field: The place of each in the request, with "{}" for its number.
+
+    Raises:
+        InvalidRequest: One of them cannot be one; names the field.
+    """
+    objects = [{} if value == [] else value for value in values]
+    for number, value in enumerate(objects):
+        if not isinstance(value, dict) or is_envelope(value):
+            raise InvalidRequest(field.format(number), NEEDS_OBJECT)
+    return side.rows(objects, field)
+
+
+def decode_rows(side: NamedSide, raw: msgspec.Raw, *, packed: bool) -> NDArray[np.uint8]:
+    """Return the features of several actions, a list of objects, as they are logged.
+
+    Raises:
+        InvalidRequest: It is no list of objects, or one of them cannot be one; names the field.
+    """
+    try:
+        values = (_MSGPACK_LIST if packed else _JSON_LIST).decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        text = "must be a list of objects with named features, one for each action"
+        raise InvalidRequest("features", text) from error
+    return rows_of(side, values, "features.{}")

@@ -1,0 +1,90 @@
+"""Objects with named features: as the store keeps them, and as rows of one size.
+
+A model and its log rows have an object as its JSON, padded with zeros to the bytes that the bandit
+allows. The store keeps the JSON alone, and so do the records of decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
+
+
+def trimmed(row: NDArray[Any]) -> NDArray[Any]:
+    """Return an object's bytes, uint8 (R,), without the zeros behind them; JSON has no zero."""
+    return row[: np.count_nonzero(row)]
+
+
+def padded_to(data: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return an object's bytes with zeros behind them, uint8 (size,)."""
+    row = np.zeros(size, np.uint8)
+    row[: len(data)] = data
+    row.setflags(write=False)
+    return row
+
+
+def recorded_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:
+    """Return a stored context as the record of a decision has it.
+
+    Raises:
+        ValueError: The bytes have another size than an array of the bandit.
+    """
+    if spec.shape is None:
+        return np.frombuffer(data, np.uint8)
+    return np.frombuffer(data, spec.dtype).reshape(spec.shape)
+
+
+def context_row(spec: ContextSpec, context: NDArray[Any]) -> NDArray[Any]:
+    """Return a recorded context as it is learned from: of the bandit's size."""
+    return context if spec.shape is not None else padded_to(context, spec.max_bytes)
+
+
+def packed_action(features: NDArray[Any]) -> bytes | str:
+    """Return recorded features of an action for msgpack: JSON as text, numbers as bytes."""
+    data = features.tobytes()
+    return data.decode() if features.dtype == np.uint8 else data
+
+
+def recorded_action(data: bytes | str) -> NDArray[Any]:
+    """Return what `packed_action` wrote."""
+    if isinstance(data, str):
+        return np.frombuffer(data.encode(), np.uint8)
+    return np.frombuffer(data, np.float32)
+
+
+def action_row(spec: ActionsSpec, features: NDArray[Any]) -> NDArray[Any]:
+    """Return recorded features of an action as they are learned from: of the bandit's size."""
+    return features if spec.features is None else padded_to(features, spec.max_bytes)
+
+
+def packed_rows(rows: NDArray[Any]) -> bytes | list[bytes]:
+    """Return the features of several actions, (N, A), for msgpack: each object, or all numbers."""
+    if rows.dtype == np.uint8:
+        return [trimmed(row).tobytes() for row in rows]
+    return rows.astype("<f4").tobytes()
+
+
+def unpacked_rows(data: bytes | list[bytes], num: int, size: int) -> NDArray[Any]:
+    """Return the features of `num` actions that `packed_rows` wrote, (num, size).
+
+    Raises:
+        ValueError: They are of another number or size.
+    """
+    if isinstance(data, bytes):
+        return np.frombuffer(data, np.dtype("<f4")).reshape(num, size)
+    if len(data) != num:
+        raise ValueError(f"{len(data)} objects of {num} actions")
+    rows = np.zeros((num, size), np.uint8)
+    for row, each in zip(rows, data, strict=True):
+        row[: len(each)] = np.frombuffer(each, np.uint8)
+    rows.setflags(write=False)
+    return rows
+
+
+def stored_bytes(rows: NDArray[Any]) -> int:
+    """Return how many bytes the store takes for the features of actions, about."""
+    return int(np.count_nonzero(rows)) if rows.dtype == np.uint8 else rows.nbytes
