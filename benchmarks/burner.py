@@ -84,7 +84,7 @@ def burn() -> None:
     features = rng.standard_normal((num, spec.action_dim)).astype(np.float32)
     ids = tuple(ActionId(f"a{n}") for n in range(num))
     change = CatalogueChange(ids, features, np.ones(num, np.bool_))
-    catalogue, _ = Catalogue.empty(spec.action_dim).changed(change)
+    catalogue, _ = Catalogue.empty(spec.row_layout).changed(change)
     model = ServingModel(spec, BanditUid("burner"), EncoderRegistry(), catalogue)
     assert isinstance(model.policy, NeuralLinearTS)
     slots = rng.integers(0, num, rows)

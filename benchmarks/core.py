@@ -158,7 +158,7 @@ class _Follower:
             policy="neural_linear_ts", context=ContextSpec(shape=(_INPUTS,)), action_dim=_INPUTS,
             encoder=EncoderSpec(name="mlp"), seed=0,
         )  # fmt: skip
-        catalogue = Catalogue.empty(_INPUTS)
+        catalogue = Catalogue.empty(spec.row_layout)
         self.model = ServingModel(spec, bandit_uid("bench", 0), EncoderRegistry(), catalogue)
         self._batches = itertools.cycle(batches)
 

@@ -73,7 +73,7 @@ def make(data_dir: Path, num: int) -> None:
                     policy="linear_ts", context=ContextSpec(shape=(DIM,)),
                     encoder=EncoderSpec(name="per_action"), seed=number,
                 )  # fmt: skip
-                model = ServingModel(spec, uid, registry, Catalogue.empty(0))
+                model = ServingModel(spec, uid, registry, Catalogue.empty(spec.row_layout))
                 snapshots = SnapshotStore(data_dir / "snapshots" / uid, fs=_Unsynced())
                 publish_model(
                     snapshots, model, position=LogPosition(0), log_hash=b"", epoch=store.epoch,

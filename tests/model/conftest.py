@@ -83,7 +83,7 @@ class LogWriter:
         self.spec = spec
         self.rng = np.random.default_rng(seed)
         self.rows: list[LogRow] = []
-        self.catalogue = Catalogue.empty(spec.action_dim)
+        self.catalogue = Catalogue.empty(spec.row_layout)
         self.learned: list[LearnRow] = []
 
     @property
@@ -188,7 +188,7 @@ def _no_import(version: SnapshotVersion) -> Snapshot:
 
 
 def _new_model(spec: BanditSpec, uid: BanditUid = UID) -> ServingModel:
-    return ServingModel(spec, uid, EncoderRegistry(), Catalogue.empty(spec.action_dim))
+    return ServingModel(spec, uid, EncoderRegistry(), Catalogue.empty(spec.row_layout))
 
 
 def _apply_all(model: ServingModel, rows: Sequence[LogRow]) -> ServingModel:

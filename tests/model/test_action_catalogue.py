@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 
 from bandexa_core.ids import ActionId
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.replay import RowLayout
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=5, unique=True)
 CHANGES = st.lists(st.tuples(NAMES, st.booleans(), st.booleans()), max_size=12)
+
+
+def _layout(action_dim: int) -> RowLayout:
+    return RowLayout((1,), "float32", action_dim)
+
+
+def _empty(action_dim: int) -> Catalogue:
+    return Catalogue.empty(_layout(action_dim))
 
 
 def _change(ids, features=None, enabled=True) -> CatalogueChange:
@@ -24,7 +33,7 @@ def _change(ids, features=None, enabled=True) -> CatalogueChange:
 @settings(max_examples=150, deadline=None)
 @given(changes=CHANGES, action_dim=st.integers(0, 3))
 def test_the_fold_of_its_changes_is_what_plain_dictionaries_say(changes, action_dim):
-    catalogue, number = Catalogue.empty(action_dim), 0.0
+    catalogue, number = _empty(action_dim), 0.0
     features: dict[str, list[float]] = {}
     enabled: dict[str, bool] = {}
     for ids, with_features, enable in changes:
@@ -60,7 +69,7 @@ def test_the_fold_of_its_changes_is_what_plain_dictionaries_say(changes, action_
 
 
 def test_slots_are_given_in_order_of_the_first_upsert_and_never_again():
-    catalogue, _ = Catalogue.empty(1).changed(_change("ba", np.array([[1], [2]], np.float32)))
+    catalogue, _ = _empty(1).changed(_change("ba", np.array([[1], [2]], np.float32)))
     catalogue, touched = catalogue.changed(
         _change("acb", np.array([[3], [4], [5]], np.float32), [True, True, False])
     )
@@ -72,7 +81,7 @@ def test_slots_are_given_in_order_of_the_first_upsert_and_never_again():
 
 
 def test_no_array_of_a_catalogue_can_be_written():
-    catalogue, _ = Catalogue.empty(1).changed(_change("a", np.ones((1, 1), np.float32)))
+    catalogue, _ = _empty(1).changed(_change("a", np.ones((1, 1), np.float32)))
     for array in (catalogue.features, catalogue.enabled, catalogue.enabled_slots):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
@@ -80,7 +89,7 @@ def test_no_array_of_a_catalogue_can_be_written():
 
 def test_a_catalogue_shares_nothing_with_the_change_it_came_from():
     change = _change("a", np.ones((1, 1), np.float32))
-    catalogue, _ = Catalogue.empty(1).changed(change)
+    catalogue, _ = _empty(1).changed(change)
     assert change.features is not None
     change.features[...] = 9
     change.enabled[...] = False
@@ -89,17 +98,17 @@ def test_a_catalogue_shares_nothing_with_the_change_it_came_from():
 
 
 def test_a_new_action_needs_features_where_actions_have_some():
-    catalogue, _ = Catalogue.empty(2).changed(_change("a", np.ones((1, 2), np.float32)))
+    catalogue, _ = _empty(2).changed(_change("a", np.ones((1, 2), np.float32)))
     with pytest.raises(ValueError, match="actions: 'b' is new and needs 2 features"):
         catalogue.changed(_change("ab"))
     assert catalogue.ids == ("a",)
-    without, _ = Catalogue.empty(0).changed(_change("ab"))
+    without, _ = _empty(0).changed(_change("ab"))
     assert without.ids == ("a", "b")
     assert without.features.shape == (2, 0)
 
 
 def test_an_unknown_action_is_named():
-    catalogue, _ = Catalogue.empty(0).changed(_change("a"))
+    catalogue, _ = _empty(0).changed(_change("a"))
     with pytest.raises(KeyError, match="nobody"):
         catalogue.find([ActionId("a"), ActionId("nobody")])
     assert catalogue.find([]).tolist() == []
@@ -111,8 +120,8 @@ def test_a_snapshot_holds_a_catalogue_as_it_is(num: int, action_dim: int) -> Non
     ids = tuple(ActionId(f"a{n}") for n in range(num))
     features = np.random.default_rng(0).random((num, action_dim)).astype(np.float32)
     enabled = np.arange(num) % 2 == 0
-    catalogue, _ = Catalogue.empty(action_dim).changed(CatalogueChange(ids, features, enabled))
-    found = Catalogue.from_tensors(catalogue.tensors(), action_dim)
+    catalogue, _ = _empty(action_dim).changed(CatalogueChange(ids, features, enabled))
+    found = Catalogue.from_tensors(catalogue.tensors(), _layout(action_dim))
     assert (found.ids, found.slots) == (ids, catalogue.slots)
     assert found.features.tobytes() == features.tobytes()
     assert found.enabled.tolist() == enabled.tolist()
@@ -133,6 +142,6 @@ def test_tensors_that_are_no_catalogue_are_refused(name: str, value: Any) -> Non
     change = CatalogueChange(
         (ActionId("a"), ActionId("b")), np.zeros((2, 2), np.float32), np.ones(2, np.bool_)
     )
-    tensors = Catalogue.empty(2).changed(change)[0].tensors() | {name: value}
+    tensors = _empty(2).changed(change)[0].tensors() | {name: value}
     with pytest.raises(ValueError, match="catalogue"):
-        Catalogue.from_tensors(tensors, 2)
+        Catalogue.from_tensors(tensors, _layout(2))

@@ -29,7 +29,7 @@ spec = BanditSpec(
     encoder=EncoderSpec(name=encoder), forgetting=ForgettingSpec(half_life=32.0),
 )
 uid, registry = BanditUid("u"), EncoderRegistry()
-model = ServingModel(spec, uid, registry, Catalogue.empty(dim))
+model = ServingModel(spec, uid, registry, Catalogue.empty(spec.row_layout))
 features = np.eye(2, dtype=np.float32)[:, :dim]
 change = CatalogueChange((ActionId("a"), ActionId("b")), features, np.ones(2, np.bool_))
 model.apply(row_by_row(CatalogueRow(LogPosition(1), 0.0, change)), lambda version: None)

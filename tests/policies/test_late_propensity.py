@@ -65,7 +65,7 @@ def test_a_late_propensity_is_that_of_the_moment_it_was_drawn(
 ):
     """Whatever was learned and added since: it is the one a direct computation gives."""
     spec = make_spec(encoder, selection={"epsilon": 0.2, "panel": 32})
-    model = ServingModel(spec, BanditUid("b"), EncoderRegistry(), Catalogue.empty(4))
+    model = ServingModel(spec, BanditUid("b"), EncoderRegistry(), Catalogue.empty(spec.row_layout))
     model.apply(row_by_row(_catalogue_row(1, 0, 40)), _no_snapshot)
     for position in range(2, 12):
         model.apply(row_by_row(_learn_row(position)), _no_snapshot)

@@ -16,6 +16,7 @@ from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.policies import Candidates, LinearHead, draws
 from bandexa_core.policies.panel import Exploration, folded_winners
 from bandexa_core.posterior import PosteriorConfig
+from bandexa_core.replay import RowLayout
 
 ENCODERS = ("concat", "interactions", "bilinear", "mlp", "two_tower", "conv")
 NUM = 1200  # decisions of a statistical test
@@ -201,7 +202,7 @@ def test_a_greedy_policy_that_knows_nothing_takes_any_action(make, candidates_of
 def test_a_catalogue_compares_its_actions_once():
     features = np.array([[1, 2], [0, 1], [1, 2], [-0.0, 1], [3, 3]], np.float32)
     change = CatalogueChange(tuple(map(ActionId, "abcde")), features, np.ones(5, np.bool_))
-    catalogue = Catalogue.empty(2).changed(change)[0]
+    catalogue = Catalogue.empty(RowLayout((1,), "float32", 2)).changed(change)[0]
     found = catalogue.equal_actions()
     assert found is not None
     assert found.tolist() == [0, 1, 0, 1, 4]

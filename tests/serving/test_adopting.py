@@ -29,7 +29,7 @@ ACTION = np.ones(2, np.float32)
 
 def model(spec: BanditSpec = SPEC) -> ServingModel:
     change = CatalogueChange((ActionId("x"),), ACTION[None], np.ones(1, np.bool_))
-    catalogue, _ = Catalogue.empty(2).changed(change)
+    catalogue, _ = Catalogue.empty(SPEC.row_layout).changed(change)
     return ServingModel(spec, BanditUid("uid"), EncoderRegistry(), catalogue)
 
 

@@ -57,7 +57,7 @@ def no_import(version: int) -> Snapshot:
 
 
 def model_of(rows: list[LogRow]) -> ServingModel:
-    model = ServingModel(SPEC, UID, EncoderRegistry(), Catalogue.empty(2))
+    model = ServingModel(SPEC, UID, EncoderRegistry(), Catalogue.empty(SPEC.row_layout))
     for row in rows:
         model.apply(row_by_row(row), no_import)
     return model

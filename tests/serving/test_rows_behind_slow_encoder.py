@@ -79,7 +79,8 @@ def model_of(registry: EncoderRegistry) -> Models:
     """Return the model that applies the rows' groups: `model_of(rows, half_life=None)`."""
 
     def build(rows: list[LogRow], half_life: float | None = None) -> ServingModel:
-        model = ServingModel(spec_of(half_life), UID, registry, Catalogue.empty(2))
+        spec = spec_of(half_life)
+        model = ServingModel(spec, UID, registry, Catalogue.empty(spec.row_layout))
         for group in groups_of(rows):
             model.apply(group, no_import)
         return model
