@@ -29,6 +29,7 @@ from service.store.errors import InvalidRequest, ServiceError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+OFFERED = "offered"  # beside the named features of actions: which actions there are
 
 
 class ActionBody(Body):
@@ -63,11 +64,17 @@ def parse(tables: Mapping[str, Any]) -> list[ConfiguredBandit]:
     for name, table in tables.items():
         where, rest = f"bandits.{name}", dict(table)
         _checked(_NAME, where, name)
-        actions = _checked(_ACTIONS, f"{where}.actions", rest.pop("actions", []), ActionBody)
+        given, listed = rest.get("actions"), f"{where}.actions"
+        if isinstance(given, Mapping):
+            rest["actions"] = {key: value for key, value in given.items() if key != OFFERED}
+            given, listed = given.get(OFFERED, []), f"{listed}.{OFFERED}"
+        else:
+            rest.pop("actions", None)
+        actions = _checked(_ACTIONS, listed, [] if given is None else given, ActionBody)
         spec = _checked(_SPEC, where, rest, BanditSpec)
         bodies = [ActionBody(id=a) if isinstance(a, str) else a for a in actions]
         if len({body.id for body in bodies}) < len(bodies):
-            raise SettingsError(f"{where}.actions: an action is given twice")
+            raise SettingsError(f"{listed}: an action is given twice")
         found.append(ConfiguredBandit(name, spec, tuple(bodies)))
     return found
 
@@ -141,12 +148,17 @@ def bandit_schema() -> dict[str, Any]:
     actions = _ACTIONS.json_schema()
     definitions = schema.pop("$defs", {}) | actions.pop("$defs", {})
     actions["description"] = "Actions to offer: ids, or tables of id, features and enabled."
-    schema["properties"] |= {"actions": actions}
+    named = dict(definitions["ActionsSpec"])
+    named["properties"] = named["properties"] | {OFFERED: actions}
+    named["description"] += f" `{OFFERED}`: the actions to offer, as in a list."
+    schema["properties"] |= {"actions": {"anyOf": [actions, named]}}
+    definitions["ContextSpec"]["anyOf"] = [{"required": ["shape"]}, {"required": ["features"]}]
+    del definitions["ActionsSpec"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A bandit",
         "description": "[bandits.NAME] in the server's TOML; the body of PUT /bandits/{name} has"
-        " no `actions`.",
+        " no list of `actions`.",
         **{key: value for key, value in schema.items() if key not in ("title", "description")},
         "$defs": definitions,
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from service.http.schemas.bandits import BanditAnswer
+from bandexa_core.schema import Encoding, FieldCounts, Observed
+from service.http.schemas.bandits import BanditAnswer, FeaturesState, FieldState, SideState
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
+from service.serving.observed import SideCounts, named_inputs
 from service.serving.recovery import SetAside
 
 
@@ -26,7 +28,41 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         train_due=model.round_due(),
         learning=learning_state(engine, bandit),
         trainer=trainer_state(engine),
+        features=features_state(bandit),
     )
+
+
+def features_state(bandit: Bandit) -> FeaturesState | None:
+    """Return what is known of the named features of a bandit; None where it has none."""
+    named = named_inputs(bandit.model.policy)
+    if named is None:
+        return None
+    return FeaturesState(
+        context=_side_state(named.x, bandit.inputs.contexts),
+        actions=_side_state(named.a, bandit.inputs.actions),
+    )
+
+
+def _side_state(encoding: Encoding | None, counts: SideCounts) -> SideState | None:
+    if encoding is None:
+        return None
+    observed = counts.observed if counts.encoding is encoding else Observed()
+    columns = {part.path: len(part.columns) for part in encoding.parts}
+    types = {path: known.type for path, known in encoding.fields.items()}
+    fields = {}
+    for path in sorted(types.keys() | observed.fields.keys()):
+        seen = observed.fields.get(path, FieldCounts())
+        fields[path] = FieldState(
+            type=types.get(path),
+            columns=None if encoding.is_first else columns.get(path, 0),
+            missing=observed.missing(path), converted=seen.converted, unseen=seen.unseen,
+            wrong=seen.wrong, extreme=seen.extreme,
+        )  # fmt: skip
+    return SideState(
+        num_rows=encoding.num_rows, num_columns=encoding.width, fields=fields,
+        num_counted=observed.rows, unknown=observed.unknown,
+        unknown_names=dict(sorted(observed.unknown_names.items())),
+    )  # fmt: skip
 
 
 def trainer_state(engine: Engine) -> TrainerState:

@@ -11,17 +11,19 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from bandexa_core.schema import FieldCounts
 from service.observe.counters import PROPENSITIES
 from service.observe.health import ALARM, Finding, bandit_findings, failed_finding, server_findings
 from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
+from service.serving.observed import SideCounts
 
 _LE = [f'",le="{bound}"}} ' for bound in (*map(repr, PROPENSITIES), "+Inf")]
 
 
 class _Family:
-    """A metric and its lines; labels are names that need no escapes."""
+    """A metric and its lines; labels are names that need no escapes, or are escaped."""
 
     def __init__(self, name: str, text: str, kind: str = "gauge") -> None:
         self.name = f"{name}_total" if kind == "counter" else name
@@ -73,6 +75,14 @@ class _Traffic:
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
+        self._objects = _Family(
+            "bandexa_feature_objects",
+            "Counted objects with named features, since their encoding is served.",
+        )
+        self._values = _Family(
+            "bandexa_feature_values",
+            "Those of them whose value of a field is missing, converted, unseen, wrong or extreme.",
+        )
 
     def add(self, bandit: Bandit, label: str, *, histograms: bool) -> None:
         """Add the lines of a bandit."""
@@ -87,6 +97,25 @@ class _Traffic:
         self._clipped.add(label, vitals.num_clipped)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)
+        for side, counts in (
+            ("context", bandit.inputs.contexts),
+            ("actions", bandit.inputs.actions),
+        ):
+            if counts.observed.rows:
+                self._add_features(f'{label},side="{side}"', counts)
+
+    def _add_features(self, label: str, counts: SideCounts) -> None:
+        """Add the counts of the fields that an encoding has; of each only those above zero."""
+        encoding, observed = counts.encoding, counts.observed
+        self._objects.add(label, observed.rows)
+        for path in () if encoding is None else encoding.fields:
+            seen = observed.fields.get(path, FieldCounts())
+            numbers = {"missing": observed.missing(path)} | {
+                kind: getattr(seen, kind) for kind in ("converted", "unseen", "wrong", "extreme")
+            }
+            for kind, num in numbers.items():
+                if num:
+                    self._values.add(f'{label},field="{_escaped(path)}",kind="{kind}"', num)
 
     def _add_propensity(self, bandit: Bandit, label: str) -> None:
         name, tally, seen = self._propensity.name, bandit.vitals.propensities, 0
@@ -101,7 +130,12 @@ class _Traffic:
         """Return the metrics."""
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped, self._join,
+            self._objects, self._values,
         ]  # fmt: skip
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 class _Models:

@@ -22,6 +22,7 @@ from service.observe.counters import Traffic
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
+from service.serving.observed import InputCounts
 from service.store.clock import JUMP_S
 
 Severity = Literal["alarm", "notice"]
@@ -39,6 +40,8 @@ PAST_JOINS = 50  # rewards before them, at least
 OUTSIDE_VALUES = 100  # learned values before their share outside of the range counts
 OUTSIDE = 0.05
 COLLAPSED = 0.25  # of the predicted rewards
+LEAST_COUNTED = 100  # requests before the shares of unseen and wrong values count
+MISFIT = 0.2
 EXTREME = FAR * BOUND
 
 
@@ -76,6 +79,23 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
+class Misfit:
+    """A named feature that an encoding cannot read in a part of the requests.
+
+    Attributes:
+        path: Side and path, such as "context.device".
+        what: "unseen" for categories outside of the vocabulary, "wrong" for other types.
+        share: The share of the counted requests.
+        num_rows: How many requests were counted.
+    """
+
+    path: str
+    what: str
+    share: float
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """The observations of a bandit.
 
@@ -96,6 +116,7 @@ class BanditState:
         extreme_action: An enabled action with an extreme feature, its index and value; or None.
         num_clipped: How many values were clipped before they were learned.
         clipped: The last of them and what was learned for it, where that was recently; or None.
+        misfits: Named features of many requests that the encoding cannot read: see `Misfit`.
     """
 
     due_s: float
@@ -117,6 +138,7 @@ class BanditState:
     extreme_action: tuple[object, int, float] | None = None
     num_clipped: int = 0
     clipped: tuple[float, float] | None = None
+    misfits: tuple[Misfit, ...] = ()
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -163,8 +185,21 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         extreme_action=bandit.model.extreme_action(),
         num_clipped=vitals.num_clipped,
         clipped=vitals.recently_clipped(),
+        misfits=tuple(misfits(bandit.inputs)),
     )
     return list(check_bandit(state))
+
+
+def misfits(inputs: InputCounts) -> Iterator[Misfit]:
+    """Yield the named features that are unseen or wrong in many of the counted requests."""
+    for side, counts in (("context", inputs.contexts), ("actions", inputs.actions)):
+        observed = counts.observed
+        if observed.rows < LEAST_COUNTED:
+            continue
+        for path, seen in observed.fields.items():
+            num, what = max((seen.unseen, "unseen"), (seen.wrong, "wrong"))
+            if num > MISFIT * observed.rows:
+                yield Misfit(f"{side}.{path}", what, num / observed.rows, observed.rows)
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -332,6 +367,17 @@ def _check_inputs(state: BanditState) -> Iterator[Finding]:
             f"feature {feature} of action {action!r} is {value:g}, beyond {EXTREME:g} deviations of"
             " the other enabled actions",
             "correct the feature; until then it is taken as missing",
+        )  # fmt: skip
+    if state.misfits:
+        worst = max(state.misfits, key=lambda misfit: misfit.share)
+        more = f", and {len(state.misfits) - 1} more fields" if len(state.misfits) > 1 else ""
+        kind = "an unseen value" if worst.what == "unseen" else "a value of a wrong type"
+        yield Finding(
+            "features-misfit", NOTICE,
+            f"{worst.path} has {kind} in {worst.share:.0%} of the last {worst.num_rows} counted"
+            f" requests{more}",
+            "does the caller send something else since the last round? The next one fits the"
+            " encoding to it; `GET /bandits/{name}` shows all fields under `features`",
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from service.observe.counters import Vitals
 from service.serving.applier import Applier
 from service.serving.errors import UnknownAction
 from service.serving.inputs import NamedSide, conform
+from service.serving.observed import InputCounts
 from service.serving.select.commands import CandidateInput, InlineCandidates, Offer
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
@@ -41,6 +42,7 @@ class Bandit:
         snapshots: Its snapshots on disk.
         applier: Applies its log rows to the served model.
         vitals: What has happened to it since the server started.
+        inputs: What the objects of requests had.
         imported: Snapshots that are being imported, by version.
         num_numbers: How many numbers a context has; 0 where contexts are objects.
         contexts, actions: What the named features of contexts and of actions may be; None where
@@ -59,6 +61,7 @@ class Bandit:
         self.record = record
         self.snapshots = snapshots
         self.vitals = Vitals()
+        self.inputs = InputCounts()
         context, actions = record.spec.context, record.spec.actions
         self.num_numbers = math.prod(context.shape or (0,))
         self.contexts = NamedSide.of(context)

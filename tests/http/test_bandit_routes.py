@@ -27,7 +27,9 @@ def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:
     assert created["num_learned"] == 0
     assert created["train_due"] is False
     spec = created["spec"]
-    assert spec["context"] == {"shape": [2], "dtype": "float32"}
+    named = {"features": None, "unknown": "ignore", "strict": False, "max_bytes": 1024}
+    assert spec["context"] == {"shape": [2], "dtype": "float32"} | named
+    assert spec["actions"] == named
     assert spec["encoder"] == {"name": "per_action", "params": {}, "standardize": True}
     assert spec["training"]["mode"] == "background"
     assert (spec["reward_range"], spec["edition"]) == (None, 2)

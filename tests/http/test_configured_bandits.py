@@ -113,6 +113,9 @@ def test_the_schema_takes_what_the_parser_takes() -> None:
     changes: list[dict[str, Any]] = [
         {}, {"prior": 1}, {"policy": "x"}, {"actions": [1]}, {"context": {}},
         {"actions": [{"id": "a", "features": [1, 2]}]}, {"actions": [{"name": "a"}]},
+        {"actions": {"features": "auto"}, "context": {"features": {"age": "number"}}},
+        {"actions": {"features": "auto", "offered": ["a", {"id": "b", "features": {"x": 1}}]}},
+        {"actions": {"offered": [1]}}, {"actions": {"feature": "auto"}},
     ]  # fmt: skip
     for change in changes:
         try:

@@ -35,6 +35,43 @@ class CatalogueAnswer(BaseModel):
     position: int
 
 
+class FieldState(BaseModel):
+    """A named feature as the served encoding has it, and what requests had of it.
+
+    Counts are of the counted decisions since this encoding is served.
+    """
+
+    type: str | None = Field(description="Its type; null before a round has found one.")
+    columns: int | None = Field(
+        description="How many inputs it is; null where all fields share hashed places."
+    )
+    missing: int = Field(description="Objects that lack it, or have null.")
+    converted: int = Field(description='Values of another JSON type, such as "7" for a number.')
+    unseen: int = Field(description="Categories outside of the vocabulary.")
+    wrong: int = Field(description="Values of a type that counts as missing.")
+    extreme: int = Field(description="Numbers far beyond all others, which count as missing.")
+
+
+class SideState(BaseModel):
+    """The named features of contexts, or of actions, under the served model."""
+
+    num_rows: int = Field(
+        description="Learned values behind the encoding; 0: all fields share hashed places."
+    )
+    num_columns: int = Field(description="Inputs of the model.")
+    fields: dict[str, FieldState] = Field(description="Declared and found fields, by path.")
+    num_counted: int = Field(description="Objects behind the counts.")
+    unknown: int = Field(description="Keys in them that are no fields.")
+    unknown_names: dict[str, int] = Field(description="The first of those keys, by path.")
+
+
+class FeaturesState(BaseModel):
+    """The named features of a bandit; null on a side that has numbers."""
+
+    context: SideState | None
+    actions: SideState | None
+
+
 class BanditAnswer(BaseModel):
     """A bandit's configuration and state."""
 
@@ -48,6 +85,9 @@ class BanditAnswer(BaseModel):
     train_due: bool
     learning: Learning
     trainer: TrainerState
+    features: FeaturesState | None = Field(
+        None, description="What is known of named features, where the bandit has some."
+    )
 
 
 class BanditList(BaseModel):

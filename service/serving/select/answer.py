@@ -23,6 +23,7 @@ from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownAction
+from service.serving.observed import named_inputs
 from service.serving.recent import RecentDecisions
 from service.serving.select.batcher import DecisionBatcher
 from service.serving.select.commands import (
@@ -136,6 +137,9 @@ class Selecting:
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
                 choice=drawn.several, activated=record.activated,
             )  # fmt: skip
+            if bandit.contexts is not None or bandit.actions is not None:
+                named = named_inputs(bandit.model.policy)
+                bandit.inputs.selected(named, record.context, record.chosen[0].features)
             if drawn.late_propensity is not None:
                 self._fill_in(record, drawn.late_propensity)
             if DECISIONS.isEnabledFor(logging.DEBUG):
