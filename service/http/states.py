@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bandexa_core.schema import Encoding, FieldCounts, Observed
+from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import BanditAnswer, FeaturesState, FieldState, SideState
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
@@ -46,7 +46,7 @@ def features_state(bandit: Bandit) -> FeaturesState | None:
 def _side_state(encoding: Encoding | None, counts: SideCounts) -> SideState | None:
     if encoding is None:
         return None
-    observed = counts.observed if counts.encoding is encoding else Observed()
+    observed = counts.under(encoding)
     columns = {part.path: len(part.columns) for part in encoding.parts}
     types = {path: known.type for path, known in encoding.fields.items()}
     fields = {}

@@ -48,6 +48,10 @@ class SideCounts:
             self.observed = Observed()
         return is_new
 
+    def under(self, encoding: Encoding) -> Observed:
+        """Return the counts under an encoding: none where another one was counted last."""
+        return self.observed if _are_equal(encoding, self.encoding) else Observed()
+
     def add(self, encoding: Encoding, value: JsonObject) -> None:
         """Count an object."""
         one = Observed()
