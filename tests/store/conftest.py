@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bandexa_core.ids import (
     ActionId,
@@ -20,8 +21,11 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
+from bandexa_core.policies.named_inputs import padded
+from bandexa_core.schema import to_bytes
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from service.store.identity import first_key
+from service.store.objects import trimmed
 from service.store.protocol import Durability, EventStore
 from service.store.records import BanditRecord, ChosenAction, DecisionRecord, RewardReport
 from service.store.sqlite.store import SqliteStore
@@ -113,13 +117,18 @@ def make_decision(
     """Return a decision whose arrays follow from its id and the salt."""
     rng = np.random.default_rng([salt, *decision_id.encode()])
     spec = bandit.spec
-    context = (rng.random(spec.context.shape) * 200).astype(spec.context.dtype)
+    if spec.context.shape is None:
+        context = np.frombuffer(make_object(rng), np.uint8)
+    else:
+        context = (rng.random(spec.context.shape) * 200).astype(spec.context.dtype)
     chosen = tuple(
         ChosenAction(
-            ActionId(action), index, ActionSlot(index),
-            rng.random(spec.action_dim).astype(np.float32), float(rng.random()),
+            ActionId(action), index, ActionSlot(index), trimmed(row)
+            if row.dtype == np.uint8 else row, float(rng.random()),
         )
-        for index, action in enumerate(actions)
+        for index, (action, row) in enumerate(
+            zip(actions, make_features(spec, len(actions), rng), strict=True)
+        )
     )  # fmt: skip
     key = DecisionKey(first_key(bandit.key) + next(_PLACES))
     return DecisionRecord(
@@ -128,6 +137,19 @@ def make_decision(
         context=context, chosen=chosen, candidates=None, features=None,
         snapshot=SnapshotVersion(0), position=LogPosition(0), propensity=None, activated=True,
     )  # fmt: skip
+
+
+def make_object(rng: np.random.Generator) -> bytes:
+    """Return an object with named features as its JSON."""
+    return to_bytes({"kind": "\u00e4" * int(rng.integers(1, 9)), "price": float(rng.random())})
+
+
+def make_features(spec: BanditSpec, num: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Return features of actions as they are logged."""
+    if spec.actions.features is None:
+        return rng.random((num, spec.action_dim)).astype(np.float32)
+    size = spec.actions.max_bytes
+    return np.stack([padded(make_object(rng), size) for _ in range(num)])
 
 
 def make_report(decision_id: str, reward: float = 1.0, action: str | None = None) -> RewardReport:

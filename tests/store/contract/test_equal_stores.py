@@ -27,6 +27,7 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
+from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.log import contract
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.contract import DecisionState, Reported
@@ -41,7 +42,7 @@ from service.store.errors import ServiceError
 from service.store.identity import is_server_form
 from service.store.protocol import Due, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RoundRecord
-from tests.store.conftest import make_decision, make_spec
+from tests.store.conftest import make_decision, make_features, make_spec
 from tests.store.contract.readable import FAR, Readers, plain
 from tests.store.contract.turns import MEMORY, SQLITE, Clock, Turns
 from tests.store.reporting import reportable
@@ -60,8 +61,13 @@ def specs(draw: st.DrawFn) -> BanditSpec:
     window = draw(st.sampled_from([None, 2.0, 60.0]))
     default = None if window is None else draw(st.sampled_from([None, 0.25]))
     aggregate: Any = draw(st.sampled_from(["first", "last", "last", "sum", "mean"]))
+    named = draw(st.booleans())
+    array = ContextSpec(shape=(2, 2), dtype=draw(st.sampled_from(["uint8", "float32"])))
     return make_spec(
-        context=ContextSpec(shape=(2, 2), dtype=draw(st.sampled_from(["uint8", "float32"]))),
+        context=ContextSpec(features="auto", max_bytes=80) if named else array,
+        actions=ActionsSpec(features="auto", max_bytes=96) if named else ActionsSpec(),
+        action_dim=0 if named else 2,
+        policy="neural_linear_ts" if named else "linear_ts",
         rewards=RewardSpec(aggregate=aggregate, reward_window_s=window, default_reward=default),
         forgetting=ForgettingSpec(half_life=draw(st.sampled_from([None, 32.0]))),
     )
@@ -220,7 +226,7 @@ class BothStores(RuleBasedStateMachine):
         for _ in range(num):
             record = make_decision(bandit, f"d{len(self.made)}", actions=ACTIONS[:chosen])
             names = tuple(ActionId(name) for name in ACTIONS)
-            features = np.full((4, 2), len(self.made), np.float32)
+            features = make_features(bandit.spec, 4, np.random.default_rng(len(self.made)))
             record = record._replace(
                 decision_id=self.ids.text(record.key) if server_made else record.decision_id,
                 time=self.clock.now,
@@ -350,7 +356,7 @@ class BothStores(RuleBasedStateMachine):
         """Return a change of the catalogue; sometimes one that leaves the features."""
         names = tuple(ActionId(name) for name in ACTIONS[: 1 + pick % 3])
         known = self.readers[0].log.catalogue_at(bandit, FAR).slots
-        features = np.full((len(names), 2), pick, np.float32)
+        features = make_features(bandit.spec, len(names), np.random.default_rng(pick))
         leaves = pick % 2 and all(name in known for name in names)
         enabled = np.full(len(names), pick % 5 > 0, np.bool_)
         return CatalogueChange(names, None if leaves else features, enabled)
