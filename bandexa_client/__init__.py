@@ -24,7 +24,7 @@ from bandexa_client.answers import (
     TrainerState,
     Training,
 )
-from bandexa_client.arrays import Array, array_body
+from bandexa_client.arrays import Array, Features, array_body
 from bandexa_client.client import AsyncBanditClient, BanditClient
 from bandexa_client.errors import (
     BanditError,
@@ -71,6 +71,7 @@ __all__ = [
     "ExplainedAction",
     "ExplainedCandidate",
     "Explanation",
+    "Features",
     "Finding",
     "Gone",
     "Invalid",

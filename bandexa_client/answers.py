@@ -244,6 +244,8 @@ class BanditState:
         learning: Whether it still learns.
         trainer: The server's trainer process.
         created: Whether this call created it.
+        features: What is known of named features, for `context` and `actions`: types, columns and
+            counts of the fields; None where the bandit has none.
     """
 
     name: str
@@ -257,6 +259,7 @@ class BanditState:
     learning: Learning
     trainer: TrainerState
     created: bool = False
+    features: Mapping[str, object] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,13 +278,13 @@ class ActionState:
         id: Its id.
         index: Its slot: actions are numbered in the order in which they were first put.
         enabled: Whether it is offered; False once it is retired.
-        features: Its features, of shape (action_dim,).
+        features: Its features, of shape (action_dim,); or a dict, where they are named.
     """
 
     id: str
     index: int
     enabled: bool
-    features: tuple[float, ...]
+    features: tuple[float, ...] | Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,12 @@ class NumericArray(Protocol):
 Array = Sequence[object] | Mapping[str, object] | NumericArray
 """An array in a request: nested lists, a numpy array, or what `array_body` returns."""
 
+Features = Array | Mapping[str, object]
+"""A context, or the features of an action: an array, or a dict with named features.
+
+A dict holds what JSON has, None for a missing value, and dicts in it; see the page on features.
+"""
+
 
 def array_body(dtype: str, shape: Sequence[int], data: bytes) -> dict[str, object]:
     """Return an array in its compact form: `data` is its bytes in C order, little endian.
@@ -43,11 +49,11 @@ def array_body(dtype: str, shape: Sequence[int], data: bytes) -> dict[str, objec
     return {"dtype": dtype, "shape": list(shape), "data": base64.b64encode(data).decode("ascii")}
 
 
-def sendable(array: Array) -> Sequence[object] | Mapping[str, object]:
+def sendable(array: Features) -> Sequence[object] | Mapping[str, object]:
     """Return what stands for an array in a JSON body: an envelope for a numpy array.
 
-    Element types that the service does not take are converted: integers and booleans to int64,
-    everything else to float64.
+    A dict with named features is returned as it is. Element types that the service does not take
+    are converted: integers and booleans to int64, everything else to float64.
     """
     if isinstance(array, Sequence | Mapping):
         return array
@@ -58,8 +64,8 @@ def sendable(array: Array) -> Sequence[object] | Mapping[str, object]:
     return array_body(str(sent.dtype), sent.shape, sent.tobytes())
 
 
-def rows(array: Array, num_rows: int) -> list[object]:
-    """Return the rows of an array, each as it is sent.
+def rows(array: Array | Sequence[Mapping[str, object]], num_rows: int) -> list[object]:
+    """Return the rows of an array, each as it is sent; of a list of dicts, each of them.
 
     Raises:
         ValueError: The array does not have `num_rows` rows.

@@ -126,11 +126,15 @@ def _decode(kind: type[T], prepare: Prepare, value: object) -> T:
 
 
 def _plain(value: Any) -> Any:
-    """Return numpy's scalars, and arrays within lists, as Python's numbers and lists."""
-    try:
-        return value.tolist()
-    except AttributeError:
-        raise TypeError(f"{type(value).__name__} cannot be sent as JSON") from None
+    """Return numpy's scalars, and arrays within lists, as Python's numbers and lists.
+
+    A date or time becomes its ISO 8601 text, as named features of type `time` take it.
+    """
+    for method in ("tolist", "isoformat"):
+        convert = getattr(value, method, None)
+        if convert is not None:
+            return convert()
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)

@@ -29,7 +29,7 @@ from bandexa_client.answers import (
     SnapshotState,
     Training,
 )
-from bandexa_client.arrays import Array, sendable
+from bandexa_client.arrays import Array, Features, sendable
 from bandexa_client.call import Call, Fields, Read, path, reads, reads_items
 from bandexa_client.decoding import Mismatch
 from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
@@ -70,7 +70,7 @@ class Calls(ABC):
     async def select(
         self,
         bandit: str,
-        context: Array,
+        context: Features,
         *,
         candidates: Actions | None = None,
         retrieve: int | None = None,
@@ -86,7 +86,7 @@ class Calls(ABC):
 
         Args:
             bandit: Its name.
-            context: An array of the bandit's context shape.
+            context: An array of the bandit's context shape, or a dict with named features.
             candidates: Catalogue ids, or `{id, features}` each; None offers all enabled actions.
             retrieve: The service shortlists this many actions by their sampled values.
             decision_id: The caller's id. None: the client makes one when it retries, so that a
@@ -169,7 +169,9 @@ class Calls(ABC):
         return await self._do(Call("POST", "/reward/batch", read, body))
 
     @shared
-    async def score(self, bandit: str, context: Array, candidates: Actions | None = None) -> Scores:
+    async def score(
+        self, bandit: str, context: Features, candidates: Actions | None = None
+    ) -> Scores:
         """Return mean and standard deviation of every candidate; nothing is recorded."""
         body: dict[str, object] = {"context": sendable(context)}
         if candidates is not None:
@@ -225,7 +227,7 @@ class Calls(ABC):
         self,
         bandit: str,
         actions: Actions,
-        features: Array | None = None,
+        features: Array | Sequence[Mapping[str, object]] | None = None,
         enabled: Sequence[bool] | None = None,
     ) -> Catalogue:
         """Add actions, or overwrite those of the same ids. Others stay as they are.
@@ -233,8 +235,9 @@ class Calls(ABC):
         Args:
             bandit: Its name.
             actions: Ids, or `{id, features, enabled}` each.
-            features: With ids: an array of shape (len(actions), action_dim). None leaves those of
-                known actions as they are; new ones need features unless action_dim is 0.
+            features: With ids: an array of shape (len(actions), action_dim), or a dict with named
+                features for each. None leaves those of known actions as they are; new ones need
+                features where the bandit's actions have some.
             enabled: With ids: whether each action is offered; None offers all of them.
 
         Raises:

@@ -11,7 +11,7 @@ import binascii
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def as_object(value: object) -> Mapping[str, object]:
 def _reader(kind: Any) -> _Reader:
     """Return the reader of a type: a dataclass, a container of types, or a scalar."""
     arguments = get_args(kind)
-    if kind is object:
+    if kind is object or kind is Any:
         return lambda value: value
     if dataclasses.is_dataclass(kind):
         return _record_reader(kind)
@@ -59,6 +59,9 @@ def _reader(kind: Any) -> _Reader:
     if NoneType in arguments:
         present = _reader(next(one for one in arguments if one is not NoneType))
         return lambda value: None if value is None else present(value)
+    if get_origin(kind) is UnionType:  # of a list and an object
+        listed, table = (_reader(one) for one in arguments)
+        return lambda value: table(value) if isinstance(value, dict) else listed(value)
     return _SCALARS[kind]
 
 

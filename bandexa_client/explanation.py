@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bandexa_client.answers import SENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,16 +14,19 @@ class SentContext:
     """A context as it was sent.
 
     Attributes:
-        dtype: Element type.
+        dtype: Element type; "json" for a dict with named features.
         shape: Length of each axis.
-        data: The elements in C order, little endian; `numpy.frombuffer` reads them.
+        data: The elements in C order, little endian; `numpy.frombuffer` reads them. The bytes of
+            the JSON, where features are named.
         values: The same as numbers; None for contexts of more than 1,024 elements.
+        object: The dict with named features; None where contexts are arrays.
     """
 
     dtype: str
     shape: tuple[int, ...]
     data: bytes
     values: tuple[float, ...] | None
+    object: Mapping[str, Any] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class ExplainedAction:
         value: The value learned from its rewards; None before the first.
         rewards: All rewards that were reported.
         learned: All rows of the log that changed the model.
+        features: Its named features; None where the bandit's actions have none.
     """
 
     id: str
@@ -80,6 +88,7 @@ class ExplainedAction:
     rewards: tuple[ReportedReward, ...]
     learned: tuple[LearnRow, ...]
     propensity: float | None = None
+    features: Mapping[str, Any] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

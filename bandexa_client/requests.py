@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bandexa_client.answers import Action, Selection
-from bandexa_client.arrays import Array, rows, sendable
+from bandexa_client.arrays import Array, Features, rows, sendable
 
 Actions = Sequence[str | Mapping[str, object]]
-"""Actions in a request: ids of the catalogue, or an object with `id` and `features` each."""
+"""Actions in a request: ids of the catalogue, or a dict with `id` and `features` each."""
 
 _FALLBACK_PREFIX = "fallback:"
 _FALLBACK = re.compile(_FALLBACK_PREFIX + "[0-9a-f]{32}")
@@ -23,7 +23,7 @@ class SelectRequest:
     """One select; see `BanditClient.select` for the fields."""
 
     bandit: str
-    context: Array
+    context: Features
     candidates: Actions | None = None
     retrieve: int | None = None
     decision_id: str | None = None
@@ -71,7 +71,7 @@ class RewardReport:
 
 def catalogue_body(
     actions: Actions,
-    features: Array | None,
+    features: Array | Sequence[Mapping[str, object]] | None,
     enabled: Sequence[bool] | None,
 ) -> dict[str, object]:
     """Return the JSON body that puts actions: in columns where it can, otherwise in rows.

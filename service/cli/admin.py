@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 bandits_app = typer.Typer(help="Bandits of a running server.", no_args_is_help=True)
 actions_app = typer.Typer(help="The actions of a bandit.", no_args_is_help=True)
+OFFERED = "offered"  # the actions to put, beside what describes their named features
+SHORT = 60  # characters of an action's named features in a list
 File = Annotated[Path, typer.Option("--file", help="JSON or TOML (.toml); - is standard input.")]
 
 
@@ -119,12 +121,13 @@ def create_bandit(
 ) -> None:
     """Create a bandit from a file, or change those keys of it that can change.
 
-    The file may also hold `actions` to put. `bandexa schema` prints its JSON schema.
+    The file may also hold `actions` to put, or `offered` in a table `actions` that has their named
+    features. `bandexa schema` prints its JSON schema.
     """
     spec = _read(file)
     if not isinstance(spec, dict):
         fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
-    actions = spec.pop("actions", None)
+    actions = _actions_of(spec)
     with connected(url, api_key) as client:
         created = client.put_bandit(bandit, spec)
         state = _state(created)
@@ -135,6 +138,15 @@ def create_bandit(
     elif not quiet:
         done = "created" if created.created else "up to date"
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
+
+
+def _actions_of(spec: dict[str, Any]) -> Any:
+    """Take the actions to put out of the table of a bandit; what describes them stays."""
+    given = spec.get("actions")
+    if not isinstance(given, dict):
+        return spec.pop("actions", None)
+    spec["actions"] = {key: value for key, value in given.items() if key != OFFERED}
+    return given.get(OFFERED)
 
 
 @bandits_app.command("delete")
@@ -193,7 +205,10 @@ def list_actions(
         typer.echo(columns(("slot", "action", "state", "features"), rows))
 
 
-def _short(features: Sequence[float]) -> str:
+def _short(features: Sequence[float] | Mapping[str, object]) -> str:
+    if isinstance(features, Mapping):
+        text = json.dumps(features, ensure_ascii=False)
+        return text if len(text) <= SHORT else f"{text[:SHORT]} ..."
     shown = " ".join(f"{value:g}" for value in features[:8])
     return f"{shown} ..." if len(features) > 8 else shown
 

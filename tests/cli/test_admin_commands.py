@@ -150,3 +150,28 @@ def test_a_refusal_of_the_server_is_printed(api, run: Run, tmp_path: Path) -> No
     assert "TOML" in run("bandits", "create", name, "--file", str(file), expect=2).stderr
     file.write_text("[]")
     assert "schema" in run("bandits", "create", name, "--file", str(file), expect=2).stderr
+
+
+def test_named_features_from_a_file(api, run: Run, tmp_path: Path) -> None:
+    """The table of actions has what describes them, and those to offer."""
+    name = api.fresh("cli")
+    file = tmp_path / "shop.toml"
+    file.write_text(
+        'context.features = "auto"\n'
+        '[actions]\nfeatures = "auto"\n'
+        'offered = [{id = "gift", features = {kind = "gift", price = 9.5}}, {id = "tea"}]\n'
+    )
+    refused = run("bandits", "create", name, "--file", str(file), expect=1)
+    assert "give features for every action listed" in refused.stderr
+    file.write_text(file.read_text().replace('{id = "tea"}', '{id = "tea", features = {}}'))
+    created = run("bandits", "create", name, "--file", str(file))
+    assert created.stdout.endswith(" 2 actions\n")
+    more = json.dumps([{"id": "book", "features": {"kind": "book", "title": "y" * 80}}])
+    run("actions", "put", name, "--file", "-", stdin=more)
+    listed = run("actions", "list", name).stdout
+    assert '{"kind": "gift", "price": 9.5}' in listed
+    assert "yyy ..." in listed
+    assert of_json(run("actions", "list", name, "--json"))[1]["features"] == {}
+    api.select(name, {"user": {"age": 3}})
+    shown = run("bandits", "show", name).stdout
+    assert "features.context.num_columns" in shown
