@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from bandexa_client import NO_RETRY, BanditClient, BanditError, NotFound, ServiceUnavailable
 from simulators.environments import Environment
+from simulators.environments.shop import ShopStream
 from simulators.overrides import Overrides
-from simulators.policies import PLANS, bandit_spec
+from simulators.policies import PLANS, bandit_spec, shop_spec
 from simulators.private_server import (
     Interrupted,
     PrivateServer,
@@ -23,8 +26,9 @@ from simulators.private_server import (
 )
 from simulators.progress import RunProgress
 from simulators.report import Outcome, SnapshotCheck
-from simulators.runner import Run, play, upsert_actions
-from simulators.save_load import probe_name, snapshot_difference
+from simulators.runner import Run, play, upsert_actions, wire_array
+from simulators.save_load import NUM_PROBES, Probed, probe_name, snapshot_difference
+from simulators.shop_runner import play_shop, put_offers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ class Campaign:
 
     Attributes:
         workload: the name of the workload.
-        make_environment: builds the environment of a seed.
+        make_environment: builds the environment, or the shop, of a seed.
         policies: labels of `simulators.policies.PLANS`.
         seeds: every policy runs with each of them.
         live: the service trains in the background; otherwise the simulator requests each round.
@@ -49,7 +53,7 @@ class Campaign:
     """
 
     workload: str
-    make_environment: Callable[[int], Environment]
+    make_environment: Callable[[int], Environment | ShopStream]
     policies: Sequence[str]
     seeds: Sequence[int]
     live: bool = False
@@ -61,6 +65,13 @@ class Campaign:
     replace: bool = False
     check_save_load: bool = False
     save_path: Path | None = None
+
+
+class _How(TypedDict):
+    bandit: str
+    live: bool
+    delay: int
+    on_step: Callable[[], None]
 
 
 class CampaignError(Exception):
@@ -153,28 +164,29 @@ def _run_seed(
 
 def _run_policy(
     campaign: Campaign,
-    environment: Environment,
+    environment: Environment | ShopStream,
     run: Run,
     client: BanditClient,
     progress: RunProgress,
 ) -> None:
     bandit = bandit_name(campaign.workload, run.policy, run.seed)
     client.put_bandit(bandit, _spec(campaign, environment, run))
-    upsert_actions(client, environment, bandit)
-    play(
-        client,
-        environment,
-        run,
-        bandit=bandit,
-        live=campaign.live,
-        delay=campaign.delay,
-        on_step=lambda: progress.advance(run),
-    )
+    how: _How = {
+        "bandit": bandit,
+        "live": campaign.live,
+        "delay": campaign.delay,
+        "on_step": lambda: progress.advance(run),
+    }
+    if isinstance(environment, ShopStream):
+        play_shop(client, environment, run, **how)
+    else:
+        upsert_actions(client, environment, bandit)
+        play(client, environment, run, **how)
 
 
 def _check(
     campaign: Campaign,
-    environment: Environment,
+    environment: Environment | ShopStream,
     run: Run,
     client: BanditClient,
     outcome: Outcome,
@@ -187,7 +199,7 @@ def _check(
         save_path = save_path.with_name(f"{save_path.stem}-{run.policy}{save_path.suffix}")
     difference = snapshot_difference(
         client,
-        environment,
+        _probed(client, environment),
         bandit=bandit_name(campaign.workload, run.policy, run.seed),
         spec=_spec(campaign, environment, run),
         save_path=save_path,
@@ -195,8 +207,26 @@ def _check(
     outcome.checks.append(SnapshotCheck(run.policy, run.seed, difference))
 
 
-def _spec(campaign: Campaign, environment: Environment, run: Run) -> dict[str, object]:
+def _probed(client: BanditClient, environment: Environment | ShopStream) -> Probed:
+    """Return what a check of export and import needs of an environment."""
+    if isinstance(environment, ShopStream):
+        return Probed(
+            partial(put_offers, client, environment),
+            environment.contexts[:NUM_PROBES],
+            [offer.id for offer in environment.on_offer(environment.horizon - 1)],
+            train_first=True,
+        )
+    return Probed(
+        partial(upsert_actions, client, environment),
+        [wire_array(context) for context in environment.probes(NUM_PROBES)],
+        environment.action_ids,
+    )
+
+
+def _spec(campaign: Campaign, environment: Environment | ShopStream, run: Run) -> dict[str, object]:
     plan = PLANS[campaign.workload][run.policy]
+    if isinstance(environment, ShopStream):
+        return shop_spec(plan, seed=run.seed, live=campaign.live, overrides=campaign.overrides)
     return bandit_spec(
         plan, environment, seed=run.seed, live=campaign.live, overrides=campaign.overrides
     )

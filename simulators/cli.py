@@ -17,6 +17,7 @@ from simulators.options import RunOptions, finite, refuse, with_run_options
 
 if TYPE_CHECKING:
     from simulators.environments import Environment, LabelledImages
+    from simulators.environments.shop import ShopStream
 
 _MNIST_ENCODER = "conv"
 
@@ -92,6 +93,15 @@ _Delta = Annotated[
         callback=finite,
         help="Inner radius of the ring where one action pays 50; a larger one makes it rarer.",
     ),
+]
+
+_World = Annotated[
+    Literal["shop", "shop-2", "shop-3"],
+    typer.Option(help="shop: set by hand. shop-2, shop-3: drawn from a prior over shops."),
+]
+_Money = Annotated[
+    bool,
+    typer.Option("--money", help="A click pays the purchase, up to 350; otherwise it pays 1."),
 ]
 
 app = typer.Typer(
@@ -255,9 +265,30 @@ def wheel(
     _simulate("wheel", load, options, config)
 
 
+@app.command()
+@with_run_options
+def shop(
+    options: RunOptions,
+    *,
+    horizon: _Horizon = 4000,
+    world: _World = "shop",
+    money: _Money = False,
+) -> None:
+    """A web shop: JSON objects as contexts and offers, which come and go, and late clicks."""
+
+    def load() -> Callable[[int], ShopStream]:
+        from simulators.environments.shop import shop_stream, shop_world
+
+        found = shop_world(world)
+        return lambda seed: shop_stream(found, seed=seed, horizon=horizon, money=money)
+
+    config = {"horizon": horizon, "world": world, "money": money}
+    _simulate(world, load, options, config)
+
+
 def _simulate(
     workload: str,
-    load: Callable[[], Callable[[int], Environment]],
+    load: Callable[[], Callable[[int], Environment | ShopStream]],
     options: RunOptions,
     config: Mapping[str, object],
     settings: Mapping[str, object] | None = None,

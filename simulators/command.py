@@ -17,6 +17,7 @@ from rich.console import Console
 from bandexa_client import BanditClient
 from simulators.campaign import Campaign, run_campaign
 from simulators.environments import Environment, ImagesUnavailableError
+from simulators.environments.shop import ShopStream
 from simulators.options import RunOptions, refuse
 from simulators.overrides import Overrides, parse_overrides
 from simulators.policies import PLANS, takes
@@ -31,7 +32,7 @@ _NOT_IN_CONFIG = ("json", "plot", "quiet", "api_key", "overrides")
 
 def simulate(
     workload: str,
-    load: Callable[[], Callable[[int], Environment]],
+    load: Callable[[], Callable[[int], Environment | ShopStream]],
     options: RunOptions,
     config: Mapping[str, object],
     settings: Overrides,
@@ -99,7 +100,10 @@ def _report(outcome: Outcome, options: RunOptions) -> None:
 def _policies(workload: str, options: RunOptions) -> list[str]:
     if options.policies.strip() == "all":
         return list(PLANS[workload])
-    return [name.strip() for name in options.policies.split(",")]
+    names = [name.strip() for name in options.policies.split(",")]
+    if options.policies == RunOptions().policies:  # of those by default, the ones that there are
+        return [name for name in names if name in PLANS[workload]]
+    return names
 
 
 def _refuse_contradictions(

@@ -46,7 +46,7 @@ class RunOptions:
             "features), linear_ts_strong (fixed features with interactions; synthetic and "
             "two-tower), linear_ts_bilinear (all products of context and action features; "
             "two-tower), neural_linear_ts (learned features), greedy (learned features, no "
-            "exploration), uniform. Wins are counted against the first.",
+            "exploration), uniform; a shop has the last three. Wins are counted against the first.",
             rich_help_panel=_RUNS,
         ),
     ] = "linear_ts,neural_linear_ts"

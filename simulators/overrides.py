@@ -27,6 +27,14 @@ _FIXED = {
     "context.shape": "the workload",
     "context.dtype": "the workload",
     "action_dim": "the workload",
+    **dict.fromkeys(
+        (
+            f"{side}.{name}"
+            for side in ("context", "actions")
+            for name in ("features", "unknown", "strict", "max_bytes")
+        ),
+        "the workload",
+    ),
 }
 _PARAMS = "encoder.params"
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
@@ -149,7 +157,8 @@ def _name_of(hint: Any) -> str:
 
 def _check_ranges(overrides: Overrides) -> None:
     """Build a specification with these values; it refuses values outside their ranges."""
-    from bandexa_core.spec import BanditSpec, ContextSpec
+    from bandexa_core.inputs_spec import ContextSpec
+    from bandexa_core.spec import BanditSpec
 
     body: dict[str, Any] = {}
     apply_overrides(body, overrides)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from simulators.environments import Environment
+from simulators.environments.shop import WORLDS
 from simulators.overrides import NO_OVERRIDES, Overrides, apply_overrides
 
 _NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
@@ -51,7 +52,7 @@ def _plans(
 
 _INTERACTIONS = {"linear_ts_strong": "interactions"}
 
-PLANS: Mapping[str, Mapping[str, Plan]] = {
+PLANS: dict[str, Mapping[str, Plan]] = {
     "synthetic": _plans(linear="concat", strong=_INTERACTIONS, neural="mlp"),
     "mnist": _plans(linear="per_action", strong={}, neural="conv"),
     "two-tower": _plans(
@@ -63,6 +64,14 @@ PLANS: Mapping[str, Mapping[str, Plan]] = {
         linear="per_action", strong={}, neural="mlp", parameters={"heads": "per_action"}
     ),
 }
+
+# Named features need a network. Thompson sampling has the one that the service chooses.
+_SHOP: Mapping[str, Plan] = {
+    "neural_linear_ts": Plan("neural_linear_ts", "auto"),
+    "greedy": Plan("greedy", "mlp"),
+    "uniform": Plan("uniform", None),
+}
+PLANS = PLANS | dict.fromkeys(WORLDS, _SHOP)
 
 _LEARNED = ("neural_linear_ts", "greedy")
 
@@ -80,6 +89,23 @@ def takes(plan: Plan, key: str) -> bool:
         return False
     learned = any(key == prefix or key.startswith(f"{prefix}.") for prefix in _OF_LEARNED)
     return plan.policy in _LEARNED or not learned
+
+
+def shop_spec(
+    plan: Plan, *, seed: int, live: bool = False, overrides: Overrides = NO_OVERRIDES
+) -> dict[str, object]:
+    """Return the body that creates the bandit of one run of a shop: nothing is declared."""
+    spec: dict[str, object] = {
+        "policy": plan.policy,
+        "context": {"features": "auto"},
+        "actions": {"features": "auto"},
+        "training": {"mode": "background" if live else "lockstep"},
+        "seed": seed,
+    }
+    if plan.encoder is not None and plan.encoder != "auto":
+        spec["encoder"] = {"name": plan.encoder}
+    apply_overrides(spec, {key: value for key, value in overrides.items() if takes(plan, key)})
+    return spec
 
 
 def bandit_spec(

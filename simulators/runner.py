@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_client import (
-    Array,
     BanditClient,
     BanditError,
+    Features,
     Rejected,
     RewardReport,
     RewardStatus,
@@ -115,7 +115,7 @@ class Calls(Protocol):
     def select(
         self,
         bandit: str,
-        context: Array,
+        context: Features,
         *,
         candidates: Sequence[str] | None = None,
         retrieve: int | None = None,
@@ -164,7 +164,7 @@ def play(
     for t in range(run.horizon):
         waiting.append(_step(client, environment, run, bandit, t))
         if len(waiting) == delay or t == run.horizon - 1:
-            train_due = _report(client, waiting)
+            train_due = report(client, waiting)
             waiting.clear()
             if train_due and not live:
                 client.train(bandit, wait=True)
@@ -215,8 +215,12 @@ def _step(client: Calls, environment: Environment, run: Run, bandit: str, t: int
     return RewardReport(selection.decision_id, reward)
 
 
-def _report(client: Calls, reports: Sequence[RewardReport]) -> bool:
-    """Send rewards; return whether training is due."""
+def report(client: Calls, reports: Sequence[RewardReport]) -> bool:
+    """Send rewards; return whether training is due.
+
+    Raises:
+        BanditError: A reward was refused, or came too late.
+    """
     answers: list[RewardStatus | Rejected] = []
     if len(reports) == 1:
         answers.append(client.reward(reports[0].decision_id, reports[0].reward))
@@ -224,11 +228,11 @@ def _report(client: Calls, reports: Sequence[RewardReport]) -> bool:
         for start in range(0, len(reports), _BATCH_ITEMS):
             answers += client.reward_batch(reports[start : start + _BATCH_ITEMS])
     train_due = False
-    for report, answer in zip(reports, answers, strict=True):
+    for sent, answer in zip(reports, answers, strict=True):
         if isinstance(answer, Rejected):
-            raise BanditError(f"the reward of {report.decision_id} was refused: {answer}")
+            raise BanditError(f"the reward of {sent.decision_id} was refused: {answer}")
         if answer.status in ("duplicate", "late"):
-            raise BanditError(f"the reward of {report.decision_id} came back as {answer.status}")
+            raise BanditError(f"the reward of {sent.decision_id} came back as {answer.status}")
         train_due |= answer.train_due
     return train_due
 

@@ -5,16 +5,32 @@ Runs in the simulator's main thread after a run. The probe bandit that it create
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bandexa_client import BanditClient, BanditError, Scores
-from simulators.environments import Environment
-from simulators.runner import upsert_actions, wire_array
 
-_NUM_PROBES = 32
+NUM_PROBES = 32
 _MAX_ACTIONS = 256
 _ATTEMPTS = 5
+
+
+class Probed(NamedTuple):
+    """What a check needs of an environment.
+
+    Attributes:
+        put_actions: puts the actions into the bandit of a name.
+        contexts: the contexts to score, as they are sent.
+        action_ids: the actions to score.
+        train_first: whether actions came one after the other. A round comes first then, so that
+            both models have computed their parts of all actions together, and round alike.
+    """
+
+    put_actions: Callable[[str], None]
+    contexts: Sequence[Any]
+    action_ids: Sequence[str]
+    train_first: bool = False
 
 
 def probe_name(bandit: str) -> str:
@@ -24,7 +40,7 @@ def probe_name(bandit: str) -> str:
 
 def snapshot_difference(
     client: BanditClient,
-    environment: Environment,
+    probed: Probed,
     *,
     bandit: str,
     spec: Mapping[str, object],
@@ -34,7 +50,7 @@ def snapshot_difference(
 
     Args:
         client: a client of the service.
-        environment: gives the actions and the probe contexts.
+        probed: the actions and the contexts to score.
         bandit: the bandit to check; the name `probe_name(bandit)` must be free.
         spec: the specification the bandit was created with.
         save_path: file for the exported snapshot; None: none is written.
@@ -45,15 +61,15 @@ def snapshot_difference(
     Raises:
         BanditError: a call failed, or a training round ended during every attempt.
     """
-    snapshot, expected = _settled_export(client, environment, bandit)
+    snapshot, expected = _settled_export(client, probed, bandit)
     if save_path is not None:
         save_path.write_bytes(snapshot)
     probe = probe_name(bandit)
     client.put_bandit(probe, spec)
     try:
-        upsert_actions(client, environment, probe)
+        probed.put_actions(probe)
         client.import_snapshot(probe, snapshot)
-        imported = _scores(client, environment, probe)
+        imported = _scores(client, probed, probe)
     finally:
         client.delete_bandit(probe)
     return max(
@@ -64,24 +80,23 @@ def snapshot_difference(
 
 
 def _settled_export(
-    client: BanditClient, environment: Environment, bandit: str
+    client: BanditClient, probed: Probed, bandit: str
 ) -> tuple[bytes, list[Scores]]:
     """Export and score the same model, although a live trainer may swap it in between."""
+    if probed.train_first:
+        client.train(bandit, wait=True)
     for _ in range(_ATTEMPTS):
-        before = _scores(client, environment, bandit)
+        before = _scores(client, probed, bandit)
         snapshot = client.export_snapshot(bandit)
-        after = _scores(client, environment, bandit)
+        after = _scores(client, probed, bandit)
         if len({(row.snapshot, row.position) for row in (*before, *after)}) == 1:
             return snapshot, after
     raise BanditError(f"a training round of {bandit} ended during each of {_ATTEMPTS} exports")
 
 
-def _scores(client: BanditClient, environment: Environment, bandit: str) -> list[Scores]:
-    candidates = _spread(environment.action_ids)
-    return [
-        client.score(bandit, wire_array(context), candidates)
-        for context in environment.probes(_NUM_PROBES)
-    ]
+def _scores(client: BanditClient, probed: Probed, bandit: str) -> list[Scores]:
+    candidates = _spread(probed.action_ids)
+    return [client.score(bandit, context, candidates) for context in probed.contexts]
 
 
 def _spread(ids: Sequence[str]) -> Sequence[str]:

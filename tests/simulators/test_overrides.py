@@ -36,7 +36,7 @@ def test_a_value_has_the_type_of_its_setting(assignment: str, value: object) -> 
 def test_every_setting_can_be_given_but_those_of_the_simulation() -> None:
     """The defaults of a specification, written as assignments, return unchanged."""
     spec = dataclasses.asdict(BanditSpec(policy="linear_ts", context=ContextSpec(shape=(1,))))
-    simulated = {"policy", "context", "action_dim", "seed", "edition"}
+    simulated = {"policy", "context", "action_dim", "actions", "seed", "edition"}
     given = {key: value for key, value in spec.items() if key not in simulated}
     del given["training"]["mode"], given["encoder"]["params"]
     flat = {"reward_range": "[0.0, 1.0]"}
