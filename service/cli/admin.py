@@ -121,8 +121,9 @@ def create_bandit(
 ) -> None:
     """Create a bandit from a file, or change those keys of it that can change.
 
-    The file may also hold `actions` to put, or `offered` in a table `actions` that has their named
-    features. `bandexa schema` prints its JSON schema.
+    The file may also hold `actions` to put: a list, or `offered` in their table.
+
+    `bandexa schema` prints its JSON schema.
     """
     spec = _read(file)
     if not isinstance(spec, dict):

@@ -130,7 +130,8 @@ def test_a_run_repeats_exactly(tmp_path) -> None:
 
 def test_other_worlds_policies_and_settings(server, tmp_path) -> None:
     found = simulate(
-        tmp_path, "--url", server.url, "--replace", "--world", "shop-2", "--money", "--policies", "uniform,greedy",
+        tmp_path, "--url", server.url, "--replace", "--world", "shop-2", "--money",
+        "--policies", "uniform,greedy",
         "--set", "training.batch_size=32", "--delay", "5", "--horizon", "30",
     )  # fmt: skip
     assert found["workload"] == "shop-2"

@@ -43,7 +43,7 @@ export class DecisionView {
           ["snapshot", String(found.snapshot)], ["position", count(found.position)]]),
         found.activated ? null : h("div", { class: "finding" }, "Not activated: its rewards are not learned.")),
       h("div", { class: "grid" },
-        h("section", { class: "card", "aria-label": "Context" }, h("h2", {}, "Context"), context(found.context)),
+        h("section", { class: "card", "aria-label": "Context" }, h("h2", {}, "Context"), context(found.context), offered(first)),
         h("section", { class: "card", "aria-label": "What was learned" }, h("h2", {}, "What was learned"), learned(found))),
       h("div", { class: "grid wide" }, this.candidates(found)));
   }
@@ -106,7 +106,17 @@ function verdict(found) {
     same ? "reproduced exactly" : action ? "same action, other numbers" : "drawn differently now");
 }
 
-function context({ dtype, shape, data }) {
+// Named features: an object as its JSON, a field a line.
+function named(object) {
+  return h("pre", { class: "break" }, JSON.stringify(object, null, 2));
+}
+
+function offered({ id, features }) {
+  return features ? h("details", { open: true }, h("summary", {}, `Features of ${id}`), named(features)) : null;
+}
+
+function context({ dtype, shape, data, object }) {
+  if (object) return named(object);
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const values = READERS[dtype] === undefined ? null : Array.from(new READERS[dtype](bytes.buffer));
   const told = h("p", { class: "soft small" }, `${dtype}, shape (${shape.join(", ")})`);
