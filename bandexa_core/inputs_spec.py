@@ -110,7 +110,11 @@ def _check_named(spec: ActionsSpec | ContextSpec) -> None:
         return
     if not 2 <= spec.max_bytes <= MAX_OBJECT_BYTES:
         raise ValueError(f"max_bytes: must be 2 to {MAX_OBJECT_BYTES}")
-    declared = Features.from_json(spec.features, unknown=spec.unknown, strict=spec.strict)
+    try:
+        declared = Features.from_json(spec.features, unknown=spec.unknown, strict=spec.strict)
+    except ValueError as error:  # its messages begin with an attribute, or with a path
+        is_named = str(error).startswith(("features", "unknown"))
+        raise ValueError(str(error) if is_named else f"features.{error}") from None
     object.__setattr__(spec, "features", declared.to_json())
 
 

@@ -65,10 +65,10 @@ PLANS: dict[str, Mapping[str, Plan]] = {
     ),
 }
 
-# Named features need a network. Thompson sampling has the one that the service chooses.
+# Named features need a network, and the service chooses it.
 _SHOP: Mapping[str, Plan] = {
     "neural_linear_ts": Plan("neural_linear_ts", "auto"),
-    "greedy": Plan("greedy", "mlp"),
+    "greedy": Plan("greedy", "auto"),
     "uniform": Plan("uniform", None),
 }
 PLANS = PLANS | dict.fromkeys(WORLDS, _SHOP)
@@ -102,8 +102,6 @@ def shop_spec(
         "training": {"mode": "background" if live else "lockstep"},
         "seed": seed,
     }
-    if plan.encoder is not None and plan.encoder != "auto":
-        spec["encoder"] = {"name": plan.encoder}
     apply_overrides(spec, {key: value for key, value in overrides.items() if takes(plan, key)})
     return spec
 

@@ -41,7 +41,8 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     what counts are products of context and action: `mlp` has the elementwise ones as inputs where
     both have the same size, `two_tower` has those of what it learned of both.
     """
-    if policy not in (None, "neural_linear_ts"):
+    has_network = policy == "greedy" and spec.has_named_features  # fixed maps take numbers alone
+    if policy not in (None, "neural_linear_ts") and not has_network:
         return ("concat" if spec.action_dim else "per_action"), {}
     shape = spec.context.stored_shape
     if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:

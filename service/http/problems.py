@@ -203,7 +203,7 @@ def _field_error(item: dict[str, Any]) -> tuple[str, str]:
     if item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         part, colon, rest = message.partition(": ")
-        if colon and part.isidentifier():
+        if colon and (part.isidentifier() or part.startswith("features.")):
             location, message = (*location, part), rest
     # pydantic names members of unions in brackets; they are no part of the body's path.
     path = [str(part) for part in location]

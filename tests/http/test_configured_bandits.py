@@ -24,6 +24,11 @@ context = { shape = [4] }
 encoder = { name = "per_action" }
 training = { train_every = 500 }
 
+[bandits.gifts]
+context.features = "auto"
+actions.features = "auto"
+actions.offered = [{ id = "a", features = { kind = "tea", price = 9.5 } }]
+
 [bandits.news]
 policy = "neural_linear_ts"
 action_dim = 2
@@ -46,10 +51,10 @@ def test_they_are_made_once_and_changed_as_a_put_would(start_server, api_of, tmp
     server = start_server(tmp_path / "data0", "--config", str(config))
     with server.client() as client:
         api = api_of(client)
-        first = {name: api.state(name) for name in ("shop", "news")}
+        first = {name: api.state(name) for name in ("shop", "news", "gifts")}
         assert first["shop"]["num_actions"] == 1
         assert first["shop"]["spec"]["training"]["train_every"] == 500
-        assert [first[name]["position"] for name in first] == [1, 1]
+        assert [first[name]["position"] for name in first] == [1, 1, 1]
         api.teach("news", [1, 2, 3], "b", 1.0)
         uid = first["news"]["uid"]
     assert server.stop() == 0
@@ -64,6 +69,7 @@ def test_they_are_made_once_and_changed_as_a_put_would(start_server, api_of, tmp
         assert (news["uid"], news["position"], news["num_learned"]) == (uid, 3, 1)
         actions = api.call("GET", "/bandits/news/actions")["actions"]
         assert [action["features"] for action in actions] == [[1, 0], [0, 2]]
+        assert api.state("gifts") == first["gifts"], "equal actions make no row"
     assert server.stop() == 0
 
     refused = serve(tmp_path, TOML.replace("shape = [4]", "shape = [5]"))

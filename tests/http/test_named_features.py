@@ -209,6 +209,36 @@ def test_a_bandit_with_numbers_takes_no_objects(api, packed) -> None:
     assert api.state(name) == before
 
 
+DECLARATIONS: list[tuple[Any, str, str]] = [
+    ({"age": "nmber"}, "context.features.age.type", "must be one of bool, number"),
+    ({"u.age": {"type": "number", "bins": 99}}, "context.features.u.age.bins", "must be 0 to 64"),
+    ({"age": {"type": "number", "bin": 9}}, "context.features.age.bin", "has no such option"),
+    ({"a": "number", "a.b": "number"}, "context.features.a", "a.b would be a part of it"),
+    ({}, "context.features", "at least one field is needed"),
+    ({"id": {"type": "hash", "log": "hash"}}, "context.features.id.log", "only keep is possible"),
+]
+
+
+@pytest.mark.parametrize(("features", "field", "message"), DECLARATIONS)
+def test_a_wrong_declaration_is_named(api, features, field, message) -> None:
+    body = {"context": {"features": features}}
+    refused = api.call("PUT", f"/bandits/{api.fresh()}", body, 422)
+    assert refused["errors"][0]["field"] == field
+    assert message in refused["errors"][0]["message"]
+
+
+def test_every_policy_that_takes_objects(api) -> None:
+    for policy, encoder in (("greedy", "mlp"), ("uniform", None), ("neural_linear_ts", "mlp")):
+        name = api.fresh()
+        created = api.call("PUT", f"/bandits/{name}", SHOP | {"policy": policy}, 201)
+        assert encoder in (None, created["spec"]["encoder"]["name"])
+        api.call("PUT", f"/bandits/{name}/actions", {"actions": GIFTS})
+        made = api.select(name, VISIT)
+        assert api.reward(made["decision_id"], 1.0)["status"] == "applied"
+    refused = api.call("PUT", f"/bandits/{api.fresh()}", SHOP | {"policy": "linear_ts"}, 422)
+    assert "need a network" in refused["detail"]
+
+
 def test_one_side_may_be_numbers(api) -> None:
     """Named contexts with vectors as actions, and the other way round."""
     spec = {"context": {"features": "auto"}, "action_dim": 2}

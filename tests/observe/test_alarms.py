@@ -14,6 +14,7 @@ from service.observe.counters import MINUTES, RECENT_ACTIONS, RECENT_VALUES, Tra
 from service.observe.health import (
     BanditState,
     Finding,
+    Misfit,
     ServerState,
     check_bandit,
     check_server,
@@ -64,6 +65,7 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"same_actions": 1000, "last_action": "x"}, ("one-action", "notice")),
         ({"extremes": ((2, 40, -999.0),), "num_contexts": 812}, ("extreme-inputs", "notice")),
         ({"extreme_action": ("x", 3, 1e6)}, ("extreme-action", "notice")),
+        ({"misfits": (Misfit("context.age", "wrong", 0.5, 200),)}, ("features-misfit", "notice")),
         ({"num_clipped": 2, "clipped": (1e4, 2.0)}, ("clipped-rewards", "notice")),
     ],
 )

@@ -18,6 +18,7 @@ from tests.fixtures.commands import bandexa
 SPEC: dict[str, Any] = {
     "context": {"features": "auto"}, "actions": {"features": "auto"}, "seed": 4,
     "reward_range": [0, 1], "training": {"mode": "lockstep", "train_every": 150},
+    "replay": {"backend": "disk", "capacity": 400, "evicted_sample": 100},
 }  # fmt: skip
 KINDS = ("gift", "tea", "book")
 WANTED = dict(zip(("phone", "tablet", "pc"), KINDS, strict=True))
