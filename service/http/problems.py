@@ -120,7 +120,9 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
     headers: dict[str, str] = {}
     if isinstance(error, ServiceError | SnapshotError):
         level = logging.ERROR if isinstance(error, StoreUnreadable) else logging.DEBUG
-        log.log(level, "%s is refused: %s", call or "a request", error)
+        quotes = isinstance(error, InvalidRequest) and error.quotes
+        shown = "an object does not suit the bandit" if quotes else error
+        log.log(level, "%s is refused: %s", call or "a request", shown)
         problem = problem_of(error)
         if isinstance(error, StoreError | SnapshotError):
             headers["Retry-After"] = str(DISK_RETRY_S)

@@ -119,5 +119,5 @@ def _refusal(error: ValueError, field: str) -> InvalidRequest:
     """Return the refusal of an object, whose message begins with the place of what is wrong."""
     place, colon, message = str(error).partition(": ")
     if colon and place.startswith(field):
-        return InvalidRequest(place, message)
-    return InvalidRequest(field, str(error))
+        return InvalidRequest(place, message, quotes=True)
+    return InvalidRequest(field, str(error), quotes=True)

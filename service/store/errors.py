@@ -24,12 +24,19 @@ class ServiceError(BandexaError):
 
 
 class InvalidRequest(ServiceError):
-    """A field of the request is wrong."""
+    """A field of the request is wrong.
 
-    def __init__(self, field: str, message: str) -> None:
+    Attributes:
+        field, message: Which one, and what is wrong with it.
+        quotes: Whether the message has a value of an object with named features. The caller may see
+            it; no log has contexts or features.
+    """
+
+    def __init__(self, field: str, message: str, *, quotes: bool = False) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+        self.quotes = quotes
 
     @classmethod
     def from_value_error(cls, error: ValueError, default: str) -> InvalidRequest:

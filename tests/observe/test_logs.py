@@ -39,6 +39,12 @@ def play(start_server, api_of, tmp_path, toml: str) -> tuple[str, str]:
         api.reward("lost", 1.0, expect=404)
         api.select(name, [1, 2], decision_id="visit-1", expect=409)
         api.train(name)
+        named = api.fresh()
+        api.call("PUT", f"/bandits/{named}", {"context": {"features": {"age": "number"}}}, 201)
+        api.call("PUT", f"/bandits/{named}/actions", {"actions": [{"id": "x"}]})
+        refusal = api.select(named, {"age": "seventy-seven"}, 422)
+        assert "seventy-seven" in refusal["detail"]
+        api.select(named, {"age": 654321})
     assert server.stop() == 0
     return decision["action"]["id"], server.log_text()
 
@@ -48,7 +54,7 @@ def test_json_lines_name_the_decision_of_their_request(start_server, api_of, tmp
     found = lines(text)
     for line in found:
         assert {"event", "level", "logger", "timestamp"} <= set(line)
-    [decision] = [line for line in found if line["event"] == "decision"]
+    decision, _ = [line for line in found if line["event"] == "decision"]
     assert decision["logger"] == "bandexa.decisions"
     assert decision["decision_id"] == "visit-1"
     assert decision["action"] == [action]
@@ -58,8 +64,9 @@ def test_json_lines_name_the_decision_of_their_request(start_server, api_of, tmp
         "visit-1", 0.5, "applied",
     )  # fmt: skip
     refused = [line for line in found if "is refused" in line["event"]]
-    assert [line["decision_id"] for line in refused] == ["lost", "visit-1"]
-    assert "0.123456" not in text
+    assert [line.get("decision_id") for line in refused] == ["lost", "visit-1", None]
+    for secret in ("0.123456", "seventy-seven", "654321"):
+        assert secret not in text
 
 
 def test_decisions_are_not_logged_by_default(api, server) -> None:
