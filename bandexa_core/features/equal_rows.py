@@ -8,7 +8,7 @@ Legend: K rows, A features, G groups.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Groups(NamedTuple):
     sizes: NDArray[np.int64]
 
     @classmethod
-    def of_rows(cls, rows_KA: NDArray[np.float32]) -> Groups | None:
+    def of_rows(cls, rows_KA: NDArray[Any]) -> Groups | None:
         """Return the groups of rows with equal numbers; None where all differ."""
         keys_K = equal_rows(rows_KA)
         return None if keys_K is None else cls.by(keys_K)
@@ -46,11 +46,18 @@ class Groups(NamedTuple):
         return None if len(first) == len(keys_K) else cls(first, of, sizes)
 
 
-def equal_rows(rows_KA: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """Return for each row the index of the first one with equal numbers, (K,); None: all differ."""
-    num, size = rows_KA.shape
+def equal_rows(rows_KA: NDArray[Any]) -> NDArray[np.int64] | None:
+    """Return for each row the index of the first one with equal numbers, (K,); None: all differ.
+
+    Args:
+        rows_KA: Numbers, float32 (K, A), or the bytes of objects with zeros behind them, uint8.
+    """
+    num = len(rows_KA)
     if num < 2:
         return None
+    if rows_KA.dtype == np.uint8:  # behind the longest object there is nothing to compare
+        rows_KA = rows_KA[:, : int(np.count_nonzero(rows_KA.any(axis=0)))]
+    size = rows_KA.shape[1]
     if not size:
         return np.zeros(num, np.int64)
     suspects = np.arange(num) if num <= FEW else _suspects(rows_KA)
@@ -65,7 +72,7 @@ def equal_rows(rows_KA: NDArray[np.float32]) -> NDArray[np.int64] | None:
     return firsts
 
 
-def _suspects(rows_KA: NDArray[np.float32]) -> NDArray[np.int64]:
+def _suspects(rows_KA: NDArray[Any]) -> NDArray[np.int64]:
     """Return the rows that may equal another one: those whose number occurs twice."""
     num = len(rows_KA)
     factors = _factors(rows_KA.shape[1])

@@ -251,3 +251,17 @@ def test_equal_rows_of_many_are_found_by_numbers(size):
     found = equal_rows(rows)
     assert found is not None
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("num", [6, 1200])
+def test_objects_are_equal_where_their_bytes_are(num):
+    """Rows of bytes with zeros behind them, among few and among many."""
+    texts = [b'{"k":%d}' % (number % (num // 2)) for number in range(num)]
+    rows = np.zeros((num, 64), np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+    found = equal_rows(rows)
+    assert found is not None
+    assert found.tolist() == [number % (num // 2) for number in range(num)]
+    assert equal_rows(rows[: num // 2]) is None
+    assert equal_rows(np.zeros((3, 8), np.uint8)) is not None
