@@ -14,7 +14,9 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any, ClassVar, Literal, get_args
 
-from bandexa_core.inputs_spec import MAX_FEATURES, ActionsSpec, ContextSpec, stored_action
+from bandexa_core.inputs_spec import MAX_FEATURES, stored_action
+from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec  # sections of the configuration
+from bandexa_core.inputs_spec import ContextSpec as ContextSpec
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.replay.protocol import RowLayout
 

@@ -70,7 +70,7 @@ def burn() -> None:
     from bandexa_core.log.catalogue import Catalogue, CatalogueChange
     from bandexa_core.model import ServingModel, plan_round
     from bandexa_core.policies import NeuralLinearTS
-    from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+    from bandexa_core.replay import MemoryReplay, Rows
     from bandexa_core.replay.activations import ActivationCache
     from bandexa_core.spec import BanditSpec
 
@@ -88,8 +88,8 @@ def burn() -> None:
     model = ServingModel(spec, BanditUid("burner"), EncoderRegistry(), catalogue)
     assert isinstance(model.policy, NeuralLinearTS)
     slots = rng.integers(0, num, rows)
-    contexts = 255.0 * rng.random((rows, *spec.context.shape))
-    replay = MemoryReplay(RowLayout(spec.context.shape, spec.context.dtype, spec.action_dim))
+    contexts = 255.0 * rng.random((rows, *spec.row_layout.context_shape))
+    replay = MemoryReplay(spec.row_layout)
     replay.append(
         Rows(
             np.arange(rows), slots, rng.random(rows), features[slots],

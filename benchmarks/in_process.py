@@ -80,7 +80,7 @@ class InProcessClient:
     def select(
         self,
         bandit: str,
-        context: object,
+        context: Any,
         *,
         candidates: Sequence[str] | None = None,
         retrieve: int | None = None,

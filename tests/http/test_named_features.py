@@ -26,7 +26,7 @@ DECLARED: dict[str, Any] = {
 @pytest.fixture
 def shop(api) -> str:
     """A bandit whose fields type themselves, with three actions."""
-    name = api.fresh("shop")
+    name: str = api.fresh("shop")
     api.call("PUT", f"/bandits/{name}", SHOP | {"seed": 1}, 201)
     api.call("PUT", f"/bandits/{name}/actions", {"actions": GIFTS})
     return name
@@ -35,7 +35,7 @@ def shop(api) -> str:
 @pytest.fixture(scope="module")
 def declared(api) -> str:
     """A bandit with declared fields, which no test changes."""
-    name = api.fresh("declared")
+    name: str = api.fresh("declared")
     api.call("PUT", f"/bandits/{name}", DECLARED, 201)
     actions = [{"id": "x", "features": {"kind": "a"}}, {"id": "y", "features": {"kind": "b"}}]
     api.call("PUT", f"/bandits/{name}/actions", {"actions": actions})
@@ -100,7 +100,10 @@ def test_a_repeat_in_another_order_of_keys_is_a_repeat(api, shop) -> None:
     """Keys in another order, also of nested objects; another value is another request."""
     own = {"bandit": shop, "decision_id": api.fresh()}
     candidates = [{"id": "x", "features": {"a": 1, "b": {"c": 2, "d": 3}}}, {"id": "y"}]
-    turned = [{"features": {"b": {"d": 3, "c": 2}, "a": 1}, "id": "x"}, {"id": "y"}]
+    turned: list[dict[str, Any]] = [
+        {"features": {"b": {"d": 3, "c": 2}, "a": 1}, "id": "x"},
+        {"id": "y"},
+    ]
     context = {"user": {"age": 31, "land": "DE"}, "device": "phone"}
     first = api.select(shop, context, **own, candidates=candidates)
     again = {"device": "phone", "user": {"land": "DE", "age": 31}}

@@ -228,8 +228,8 @@ def test_publishing_says_what_the_snapshot_is(
     assert manifest.metrics == {"loss_after": 0.25}
     assert np.array_equal(snapshot.tensors[TRAINING_FILE]["head/weight"], training["head/weight"])
     tensors = model.policy.tensors()
-    own = take_prefix(snapshot.tensors[MODEL_FILE], CATALOGUE)
-    found = Catalogue.from_tensors(own, spec.row_layout)
+    stored = take_prefix(snapshot.tensors[MODEL_FILE], CATALOGUE)
+    found = Catalogue.from_tensors(stored, spec.row_layout)
     assert (found.ids, manifest.meta["catalogue_position"]) == (model.catalogue.ids, 20)
     assert found.features.tobytes() == model.catalogue.features.tobytes()
     own = {name for name in snapshot.tensors[MODEL_FILE] if not name.startswith(CATALOGUE)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.inputs_spec import ActionsSpec
@@ -27,8 +30,12 @@ def bandit(client, store, make):
     )  # fmt: skip
 
 
+def features_of(bandit, num: int) -> NDArray[Any]:
+    return make_features(bandit.spec, num, np.random.default_rng(0))
+
+
 def change_of(bandit, num: int) -> CatalogueChange:
-    features = make_features(bandit.spec, num, np.random.default_rng(0))
+    features = features_of(bandit, num)
     ids = tuple(ActionId(f"a{number}") for number in range(num))
     return CatalogueChange(ids, features, np.ones(num, np.bool_))
 
@@ -42,7 +49,7 @@ def test_log_rows_have_the_layout_of_the_bandit(client, store, make, bandit):
         first, *learned = rows
         assert isinstance(first, CatalogueRow)
         assert first.change.features is not None
-        assert first.change.features.tobytes() == change.features.tobytes()
+        assert first.change.features.tobytes() == features_of(bandit, 3).tobytes()
         for number, row in enumerate(learned):
             assert isinstance(row, LearnRow)
             decision = make.decision(bandit, f"d{number}")
@@ -50,12 +57,12 @@ def test_log_rows_have_the_layout_of_the_bandit(client, store, make, bandit):
             action = padded_to(decision.chosen[0].features, A_BYTES)
             assert row.action.tobytes() == action.tobytes()
         catalogue = reader.catalogue_at(bandit, LogPosition(1))
-        assert catalogue.features.tobytes() == change.features.tobytes()
+        assert catalogue.features.tobytes() == features_of(bandit, 3).tobytes()
 
 
 def test_a_decision_comes_back_without_padding(client, store, make, bandit):
     record = make.decision(bandit, "own", actions=("a0", "a1"))
-    features = change_of(bandit, 2).features
+    features = features_of(bandit, 2)
     ids = (ActionId("a0"), ActionId("a1"))
     client.call(store.append_decision, record._replace(candidates=ids, features=features))
     with store.history() as history:
