@@ -150,6 +150,29 @@ def test_every_view_shows_what_the_api_says(
     assert all(url.startswith((server.url, "data:")) for url in opened.requests)
 
 
+def test_a_decision_with_named_features_shows_its_objects(
+    server: Any, visit: Any, feed: Any
+) -> None:
+    """Text is text: markup in a value is shown as it was sent."""
+    fed = feed(server.url)
+    gift = {"id": "gift-07", "features": {"kind": "<b>gift</b>", "price": 9.5}}
+    fed.call(
+        "PUT", "/bandits/gifts", {"context": {"features": "auto"}, "actions": {"features": "auto"}}
+    )
+    fed.call("PUT", "/bandits/gifts/actions", {"actions": [gift]})
+    ask = {"bandit": "gifts", "context": {"user": {"age": 31}, "note": "<i>x</i>"}}
+    made = fed.call("POST", "/select", ask)
+    fed.counted("gifts", 1)
+    opened = visit(f"{server.url}/#/bandit/gifts/decision/{made['decision_id']}")
+    context = opened.page.get_by_role("region", name="Context")
+    expect(context).to_contain_text('"age": 31')
+    expect(context).to_contain_text('"note": "<i>x</i>"')
+    expect(context).to_contain_text("Features of gift-07")
+    expect(context).to_contain_text('"kind": "<b>gift</b>"')
+    fits(opened.page)
+    assert opened.errors == []
+
+
 def cells(page: Page, region: str) -> list[list[str]]:
     """Return the texts of a table's body."""
     rows = page.get_by_role("region", name=region).locator(".scroll tbody tr")
