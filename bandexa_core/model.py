@@ -278,7 +278,7 @@ class ServingModel:
         is_uniform = method == "uniform" and spec.policy != "greedy"
         is_random = learned < selection.warmup_random or is_uniform
         gamma = selection.gamma_at(learned) / spec.reward_width
-        epsilon, scale = selection.epsilon_at(learned), spec.posterior_scale
+        epsilon, scale = spec.epsilon_at(learned), spec.posterior_scale
         exploration = Exploration(selection.panel, epsilon, scale, method, gamma)
         return Uniform() if is_random else self.policy, exploration
 

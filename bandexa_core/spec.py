@@ -34,6 +34,9 @@ TRAINING_LIMITS = {
     "rebuild_chunk": 1 << 20,
 }
 EPSILON_ROWS = 1000
+# With named features, few of many columns are not 0. A network may then be sure that an action does
+# not suit some contexts, and never try it there.
+EPSILON, NAMED_EPSILON = 0.005, 0.02
 AUTO = "auto"
 MAX_PARAMS_DEPTH = 8
 # The number of forgetting steps per half-life (2.2 % each).
@@ -127,8 +130,8 @@ class TrainingSpec:
         optimizer_steps: Optimizer steps of a round.
         batch_size: Rows of an optimizer step.
         lr: Learning rate of a round's first step; it falls linearly to a tenth.
-        weight_decay: Weight decay of AdamW; None: 300 over the number of rows, 0.01 to 1 (named
-            features: ten times as much), and more where the network learns noise by heart.
+        weight_decay: Weight decay of AdamW; None: 300 over the number of rows, 0.01 to 1. With
+            named features it rises where noise is learned by heart.
         rebuild_chunk: Rows that are encoded at once when the posterior is rebuilt.
     """
 
@@ -199,7 +202,8 @@ class SelectionSpec:
         action_chunk: Encode at most this many candidates at once; None encodes all of them at once.
         warmup_random: Choose uniformly at random until this many values were learned.
         panel: Number of posterior draws behind a propensity.
-        epsilon: Probability of a uniform choice. It falls beyond 1,000 learned values.
+        epsilon: Probability of a uniform choice; None: 0.005, with named features 0.02. It falls
+            beyond 1,000 learned values.
         posterior_scale: What deviations of a draw from the posterior mean are multiplied by. 1 is
             plain Thompson sampling, less explores less, 0 is greedy; None: 0.2.
         method: "thompson" takes the best by a draw from the posterior; "squarecb" draws by the gaps
@@ -214,7 +218,7 @@ class SelectionSpec:
     action_chunk: int | None = None
     warmup_random: int = 0
     panel: int = 64
-    epsilon: float = 0.005
+    epsilon: float | None = None
     posterior_scale: float | None = None
     method: SelectionMethod = "thompson"
     gamma: float = 10.0
@@ -232,16 +236,19 @@ class SelectionSpec:
             raise ValueError("warmup_random: must be 0 or above")
         if not 1 <= self.panel <= 4096:
             raise ValueError("panel: must be 1 to 4096")
-        if not 0.0 <= self.epsilon <= 1.0:
+        if self.epsilon is not None and not 0.0 <= self.epsilon <= 1.0:
             raise ValueError("epsilon: must be 0 to 1")
 
-    def epsilon_at(self, num_learned: int) -> float:
+    def epsilon_at(self, num_learned: int, default: float = EPSILON) -> float:
         """Return the probability of a uniform choice after `num_learned` learned values.
+
+        `default`: What it is at first where the configuration does not say.
 
         It falls with 1/sqrt(n) beyond `EPSILON_ROWS`. Its cost is then a vanishing share of the
         regret, while every action retains support.
         """
-        return self.epsilon * min(1.0, math.sqrt(EPSILON_ROWS / max(num_learned, 1)))
+        epsilon = default if self.epsilon is None else self.epsilon
+        return epsilon * min(1.0, math.sqrt(EPSILON_ROWS / max(num_learned, 1)))
 
     def gamma_at(self, num_learned: int) -> float:
         """Return gamma of inverse-gap weighting after `num_learned` learned values.
@@ -420,6 +427,11 @@ class BanditSpec:
             learns_center=spec.prior_mean is None and not first,
             learns_unit=undeclared and not first,
         )
+
+    def epsilon_at(self, num_learned: int) -> float:
+        """Return the probability of a uniform choice after `num_learned` learned values."""
+        default = NAMED_EPSILON if self.has_named_features else EPSILON
+        return self.selection.epsilon_at(num_learned, default)
 
     @property
     def posterior_scale(self) -> float:

@@ -32,7 +32,7 @@ LEAST, MOST = 0.25, 100.0
 # A network whose errors on later rows are larger than predicted has learned noise by heart. Its
 # weights decay faster in the next round, so that it learns less by heart.
 SURPRISE = 0.3  # by which errors are larger than predicted, and weights decay at the usual rate
-DECAY_POWER = 1.5
+DECAY_POWER = 2.0
 
 
 class Calibration(NamedTuple):

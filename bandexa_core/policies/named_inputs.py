@@ -125,6 +125,15 @@ class NamedInputs:
             a = _counted(fit(a.features, [*chosen, *offered], whole), num_rows)
         return type(self)(x, a)
 
+    def norms(self, rows: InputRows) -> dict[str, float]:
+        """Return the mean squared length of the encoded rows of each named side."""
+        found = {}
+        if self.x is not None:
+            found["x"] = _mean_square(self.contexts(rows.contexts))
+        if self.a is not None:
+            found["a"] = _mean_square(self.actions(rows.actions))
+        return found
+
     def places(self, before: NamedInputs) -> dict[str, NDArray[np.intp]]:
         """Return for each named side which column each of its columns was `before`; -1: none."""
         return {
@@ -169,6 +178,10 @@ def _encoded(encoding: Encoding, objects: Sequence[JsonObject]) -> NDArray[np.fl
     rows = encoding.encode(objects)
     # No field has varied: an encoder gets one column of zeros.
     return rows if encoding.width else np.zeros((len(objects), 1), np.float32)
+
+
+def _mean_square(rows_NF: NDArray[np.float32]) -> float:
+    return float(np.einsum("nf,nf->", rows_NF, rows_NF)) / max(1, len(rows_NF))
 
 
 def _counted(encoding: Encoding, num_rows: int) -> Encoding:

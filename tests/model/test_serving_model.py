@@ -354,7 +354,7 @@ def test_gamma_is_in_the_unit_of_the_rewards(specs, grown):
         means.append(model.policy.score(x, offered)[0])
         found.append(model.select(DecisionId("d"), x, offered).all_propensities())
     assert means[0] == pytest.approx(means[1])
-    gaps, epsilon = means[0].max() - means[0], spec.selection.epsilon
+    gaps, epsilon = means[0].max() - means[0], spec.epsilon_at(0)
     for probabilities, width in zip(found, (10 * (high - low), high - low), strict=True):
         shares = 1.0 / (5 + 10.0 * np.sqrt(12) * gaps / width)
         shares[gaps == 0.0] = 1.0 - shares[gaps > 0.0].sum()

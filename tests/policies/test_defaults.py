@@ -8,20 +8,26 @@ import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.policies.defaults import resolved
-from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
+from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec, EncoderSpec
 from benchmarks.peers.ours import PER_ACTION, policy
 from benchmarks.peers.play import figures, play
 from benchmarks.peers.problems import PROBLEMS
 
 HEADS = {"heads": "per_action"}
 IMAGE = ContextSpec(shape=(28, 28), dtype="uint8")
+NAMED = ContextSpec(features="auto")
+OFFERS = ActionsSpec(features="auto")
 
 
 @pytest.mark.parametrize(
     ("given", "name", "encoder", "params"),
     [
         ({}, "neural_linear_ts", "mlp", HEADS),
-        ({"action_dim": 2}, "neural_linear_ts", "mlp", {}),
+        ({"action_dim": 2}, "neural_linear_ts", "two_tower", {}),
+        ({"action_dim": 3}, "neural_linear_ts", "mlp", {}),
+        ({"context": NAMED}, "neural_linear_ts", "mlp", HEADS),
+        ({"context": NAMED, "actions": OFFERS}, "neural_linear_ts", "two_tower", {}),
+        ({"context": NAMED, "action_dim": 2}, "neural_linear_ts", "two_tower", {}),
         ({"context": IMAGE}, "neural_linear_ts", "conv", {}),
         ({"context": ContextSpec(shape=(2, 2), dtype="uint8")}, "neural_linear_ts", "mlp", HEADS),
         ({"policy": "neural_linear_ts"}, "neural_linear_ts", "mlp", HEADS),

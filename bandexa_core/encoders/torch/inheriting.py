@@ -7,6 +7,7 @@ now, and new weights for new columns; everything behind them is as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,27 @@ from bandexa_core.encoders.torch.module import EncoderModule
 
 Places = Mapping[str, NDArray[np.intp]]
 Sides = Sequence[tuple[str, int]]
+
+
+def spread(module: EncoderModule, norms: Mapping[str, float]) -> None:
+    """Widen the initial weights of the input layers, for inputs that are mostly zeros.
+
+    Initial weights suit inputs that are all about 1 in size. Where few of many columns are not 0,
+    sums of so few weights are small, and products of what is learned of both sides are smaller
+    still: the prior would hardly expect any. Their variance is that of 1 / |inputs|^2 afterwards,
+    where it was that of 1 / columns.
+
+    Args:
+        module: A new network.
+        norms: For each side, the mean squared length of its rows.
+    """
+    parameters = dict(module.named_parameters())
+    for name, sides in module.input_sides().items():
+        columns = sum(size for _, size in sides)
+        norm = sum(norms.get(side, float(size)) for side, size in sides)
+        if 0.0 < norm < columns:
+            with torch.no_grad():
+                parameters[name].mul_(math.sqrt(columns / norm))
 
 
 def inherit(new: EncoderModule, old: EncoderModule, places: Places) -> None:
