@@ -10,8 +10,10 @@ import pytest
 
 from bandexa_core.policies.calibration import MOST, Calibration, squared_errors
 from bandexa_core.policies.panel import Exploration
+from bandexa_core.policies.schedule import most_decay
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
+from bandexa_core.spec import BanditSpec, ContextSpec, TrainingSpec
 
 FIXED = PosteriorConfig(noise="fixed", noise_var=0.25, prior_var=2.0)
 POOLED = PosteriorConfig(noise_var=0.25, prior_var=2.0, pooled=True)
@@ -97,6 +99,34 @@ def test_a_test_of_a_part_of_the_new_rows_stands_for_all_of_them():
     before = Calibration(squares=1e6, num_rows=1e6)
     after = before.tested(np.full(1024, 5.0), 200_000, 10**6)
     assert after.factor == pytest.approx((0.5e6 + 5.0 * 2e5 + 8) / (0.5e6 + 2e5 + 8))
+
+
+@pytest.mark.parametrize(
+    ("factor", "decay"), [(0.5, 1.0), (1.0, 1.0), (1.3, 1.0), (1.6, 4.0), (2.5, 25.0)]
+)
+def test_weights_decay_faster_where_errors_are_larger_than_predicted(factor, decay):
+    calibration = Calibration(squares=1e9 * factor, num_rows=1e9)
+    assert calibration.decay == pytest.approx(decay, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        ({"context": ContextSpec(shape=(3,))}, None),
+        ({"context": ContextSpec(features="auto")}, 8 * 0.3),
+        (
+            {
+                "context": ContextSpec(features="auto"),
+                "training": TrainingSpec(weight_decay=0.5),
+            },
+            None,
+        ),
+    ],
+)
+def test_only_weights_behind_named_features_decay_faster(given, most):
+    """And only where the configuration does not name the decay."""
+    found = most_decay(BanditSpec(**given), 1000)
+    assert found == (None if most is None else pytest.approx(most))
 
 
 def _noise_rows(num: int, rng: np.random.Generator) -> Rows:

@@ -20,7 +20,7 @@ from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig
-from bandexa_core.spec import SelectionSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, SelectionSpec
 
 ORACLE_DRAWS = 20_000  # ten times the members it is compared with
 MEMBERS = 64
@@ -319,6 +319,15 @@ def test_the_floor_falls_with_the_root_of_the_rows_beyond_a_thousand():
     for rows, share in ((4000, 0.5), (100_000, 0.1), (9_000_000, 1 / math.sqrt(9000))):
         assert selection.epsilon_at(rows) == pytest.approx(0.01 * share, rel=1e-12)
     assert SelectionSpec(epsilon=0.0).epsilon_at(5) == 0.0
+
+
+def test_named_features_explore_more_unless_the_configuration_says_how_much():
+    numbers, names = ContextSpec(shape=(3,)), ContextSpec(features="auto")
+    assert BanditSpec(context=numbers).epsilon_at(10) == 0.005
+    assert BanditSpec(context=names).epsilon_at(10) == 0.02
+    assert BanditSpec(context=names).epsilon_at(4000) == pytest.approx(0.01)
+    fixed = SelectionSpec(epsilon=0.001)
+    assert BanditSpec(context=names, selection=fixed).epsilon_at(10) == 0.001
 
 
 def test_greedy_is_certain_and_ignores_epsilon(make, make_rows, learn_all, candidates_of):
