@@ -65,6 +65,8 @@ class InProcessClient:
             size = self.model.spec.actions.max_bytes
             rows = [accept(declared, features_of, "action") for features_of in features]
             features = np.stack([padded(row, size) for row in rows])
+        elif features is not None:
+            features = np.asarray(features, np.float32)
         change = CatalogueChange(
             tuple(ActionId(i) for i in ids), features, np.ones(len(ids), np.bool_)
         )

@@ -1,4 +1,4 @@
-"""Who plays a shop: our policies with the hand-written encoding, and Vowpal Wabbit.
+"""Who plays a shop: our policies, with and without an encoding by hand, and Vowpal Wabbit.
 
 A policy has the name that it has on the other problems, where it plays those.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.player import UnavailableError
-from benchmarks.peers.shop.ours import OurShopPlayer
+from benchmarks.peers.shop.ours import EncodedShopPlayer, NamedShopPlayer
 from benchmarks.peers.shop.player import ShopPlayer
 from benchmarks.peers.shop.vw import ShopVwPlayer
 from simulators.environments.shop import ShopStream
@@ -81,7 +81,15 @@ class ShopPolicy:
 def _ours(name: str, **sections: Any) -> ShopPolicy:
     return ShopPolicy(
         name=name,
-        make=lambda stream, run, seed: OurShopPlayer(stream, run, seed, sections),
+        make=lambda _, run, seed: NamedShopPlayer(run, seed, sections),
+        files=_OURS,
+    )
+
+
+def _encoded(name: str, **sections: Any) -> ShopPolicy:
+    return ShopPolicy(
+        name=name,
+        make=lambda stream, run, seed: EncodedShopPlayer(stream, run, seed, sections),
         files=_OURS,
     )
 
@@ -97,6 +105,7 @@ def _vw(name: str, exploration: str) -> ShopPolicy:
 
 _ROWS = [
     _ours("default"),
+    _encoded("encoded_by_hand"),
     _ours("squarecb", selection={"method": "squarecb"}),
     _ours("uniform", policy="uniform"),
     _vw("vw", ""),

@@ -15,8 +15,9 @@ from benchmarks.peers.play import figures
 from benchmarks.peers.player import Choice
 from benchmarks.peers.results import Key
 from benchmarks.peers.shop.encoding import HandEncoding
-from benchmarks.peers.shop.ours import OurShopPlayer
+from benchmarks.peers.shop.ours import NamedShopPlayer
 from benchmarks.peers.shop.player import Action, Report
+from benchmarks.peers.shop.policies import POLICIES
 from benchmarks.peers.shop.vw import ShopVwPlayer, features
 from simulators.environments.shop import SHOP, OfferFeatures, ShopStream, Visit, shop_stream
 
@@ -200,10 +201,11 @@ def test_the_encoding_has_columns_for_what_it_has_seen_and_no_others() -> None:
     )
 
 
-@pytest.mark.parametrize("sections", [{}, {"selection": {"method": "squarecb"}}])
-def test_ours_repeats_and_learns_each_decision_once(sections) -> None:
+@pytest.mark.parametrize("policy", ["default", "squarecb", "encoded_by_hand"])
+def test_ours_repeats_and_learns_each_decision_once(policy) -> None:
     def run():
-        player = OurShopPlayer(stream(), "x", 3, sections)
+        player = POLICIES[policy].player(stream(), "x", 3)
+        assert isinstance(player, NamedShopPlayer)
         chosen = shop.play(player, stream())
         return chosen.tolist(), player._client.model.progress.num_learned
 
