@@ -108,8 +108,9 @@ class RewardStatus:
     """What became of a reward.
 
     Attributes:
-        status: applied, duplicate, ignored, aggregated or late; stored, when the bandit has failed
-            and learns it once it is recovered; or fallback, when the decision was the caller's own,
+        status: applied, duplicate, ignored, aggregated or late; pending, when it is learned at the
+            close of the decision's window; stored, when the bandit has failed and learns it once it
+            is recovered; or fallback, when the decision was the caller's own,
             which the service does not know.
         train_due: Whether a training round is due.
     """

@@ -290,6 +290,10 @@ class RewardSpec:
             them, distinguished by their `reward_id`.
         reward_window_s: Seconds after the decision in which rewards count; None: always.
         default_reward: The value learned when the window closes without a reward; None: no value.
+        maturity: When a value is learned: "report", with its first reward, or "close", when the
+            window is over, a reward and its absence alike. None: "close" where there is a
+            default_reward, so that nothing looks better because only its successes are known; in
+            edition 1 "report".
         clip_outliers: Learn a value that is far beyond all others as if it were at the bound of
             what is usual; None: true, but for sums, and false in edition 1.
     """
@@ -299,6 +303,7 @@ class RewardSpec:
     aggregate: Literal["first", "last", "sum", "mean"] = "first"
     reward_window_s: float | None = None
     default_reward: float | None = None
+    maturity: Literal["report", "close"] | None = None
     clip_outliers: bool | None = None
 
     def __post_init__(self) -> None:
@@ -307,6 +312,10 @@ class RewardSpec:
         window = self.reward_window_s
         if window is not None and not 1.0 <= window <= MAX_WINDOW_S:
             raise ValueError(f"reward_window_s: must be 1 to {MAX_WINDOW_S:g}")
+        if self.maturity not in (None, "report", "close"):
+            raise ValueError("maturity: must be report or close")
+        if self.maturity == "close" and window is None:
+            raise ValueError("maturity: needs a reward_window_s to close")
         default = self.default_reward
         if default is None:
             return
@@ -314,6 +323,12 @@ class RewardSpec:
             raise ValueError("default_reward: needs a reward_window_s to close")
         if not abs(default) <= MAX_REWARD:
             raise ValueError(f"default_reward: must be -{MAX_REWARD:g} to {MAX_REWARD:g}")
+
+    def matured(self) -> RewardSpec:
+        """Return the section with its maturity named."""
+        if self.maturity is not None:
+            return self
+        return replace(self, maturity="report" if self.default_reward is None else "close")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,7 +467,15 @@ class BanditSpec:
         """
         if known is None:
             edition = EDITION if self.edition is None else self.edition
-            return replace(self, seed=seed if self.seed is None else self.seed, edition=edition)
+            return replace(
+                self,
+                seed=seed if self.seed is None else self.seed,
+                edition=edition,
+                rewards=self.rewards if edition == 1 else self.rewards.matured(),
+            )
+        rewards = self.rewards
+        if rewards.maturity is None:
+            rewards = replace(rewards, maturity=known.rewards.maturity)
         encoder = self.encoder
         if encoder == EncoderSpec():
             encoder = known.encoder
@@ -462,6 +485,7 @@ class BanditSpec:
             self,
             policy=known.policy if self.policy is None else self.policy,
             encoder=encoder,
+            rewards=rewards,
             seed=known.seed if self.seed is None else self.seed,
             edition=known.edition if self.edition is None else self.edition,
             reward_range=known.reward_range if self.reward_range is None else self.reward_range,

@@ -6,7 +6,7 @@ reads the state, steps, and appends the change on the condition that the state's
 the one that was read; if it moved, they read and step again. So one implementation serves every
 store and any number of writers.
 
-The value of a chosen action is the fold of the rewards that count (status applied or aggregated):
+The value of a chosen action is the fold of the rewards that count (applied, aggregated or pending):
 the first, the last, their sum or their mean. A sum is exact and does not depend on the order. It is
 held as partial sums (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one
 more reward costs the same however many came before.
@@ -23,9 +23,13 @@ from typing import Literal, NamedTuple
 
 from bandexa_core.spec import MAX_REWARD, RewardSpec
 
-RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "late"]
+RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late"]
 SUMMED = ("sum", "mean")
-COUNTED: tuple[RewardStatus, ...] = ("applied", "aggregated")  # the rewards that make a value
+COUNTED: tuple[RewardStatus, ...] = (
+    "applied",
+    "aggregated",
+    "pending",
+)  # the rewards that make a value
 ActivationStatus = Literal["applied", "duplicate", "late"]
 
 
@@ -142,11 +146,14 @@ def report(
     if abs(value := value_of(after, rules)) > MAX_REWARD:
         raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
     status: RewardStatus = "applied"
+    waits = rules.maturity == "close"
     if not state.activated or (sums and item.num):
         status = "aggregated"
+    elif waits:
+        status = "pending"
     _check_room(state, most)
     learned: tuple[Learned, ...] = ()
-    if state.activated and value != item.value:
+    if state.activated and not waits and value != item.value:
         learned = (Learned(index, item.value, value),)
         after = ItemState(after.num, after.partials, value)
     items = (*state.items[:index], after, *state.items[index + 1 :])
@@ -159,21 +166,24 @@ def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus,
         return "duplicate", None
     if state.closed:
         return "late", None
-    values = {index: value_of(item, rules) for index, item in enumerate(state.items) if item.num}
+    values = {}
+    if rules.maturity != "close":
+        values = {i: value_of(item, rules) for i, item in enumerate(state.items) if item.num}
     return "applied", _learn(state._replace(activated=True), values)
 
 
 def close(state: DecisionState, rules: RewardSpec) -> Change | None:
-    """Return what the end of the reward window does: without a reward the default is learned."""
+    """Return what the end of the reward window does.
+
+    Values that waited for it are learned, and without a reward the default is.
+    """
     if state.closed:
         return None
     values = {}
-    if rules.default_reward is not None and state.activated:
-        values = {
-            index: rules.default_reward
-            for index, item in enumerate(state.items)
-            if item.value is None
-        }
+    for index, item in enumerate(state.items):
+        value = value_of(item, rules) if item.num else rules.default_reward
+        if state.activated and item.value is None and value is not None:
+            values[index] = value
     return _learn(state._replace(closed=True), values)
 
 

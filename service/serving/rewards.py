@@ -102,11 +102,13 @@ class Rewards:
         if bandit is None:
             return
         bandit.applier.follow(rows[-1].position)
-        for row in rows:
+        items = step.decision.state.items
+        for learned, row in zip(step.change.learned, rows, strict=True):
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.expected_rewards)
             if row.learned != row.after:
                 bandit.vitals.clipped(row.after, row.learned)
-            if row.before is None and step.closes is None:
+            is_default = step.closes is not None and not items[learned.item].num
+            if row.before is None and not is_default:
                 bandit.vitals.joined(step.time)
         self._train_if_due(bandit)  # here as well: the caller may have gone away
 

@@ -181,7 +181,9 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
     name, other = api.two_actions(rewards=rewards), api.two_actions()
     silent, answered = decide(api, name, 0), decide(api, name, 1)
     unused = decide(api, name, 2, activate=False)
-    assert api.reward(answered, 0.5)["status"] == "applied"
+    assert api.reward(answered, 0.5)["status"] == "pending"
+    assert api.reward(answered, 0.5)["status"] == "duplicate"
+    assert api.state(name)["spec"]["rewards"]["maturity"] == "close"
     poll(lambda: api.state(name)["num_learned"] == 2, "the window is closed")
     api.reward(decide(api, other, 1), 0.5)
     api.reward(decide(api, other, 0), 0.25)
@@ -201,6 +203,8 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
         ("rewards", {"reward_window_s": 0}),
         ("rewards", {"reward_window_s": float("inf")}),
         ("rewards", {"default_reward": 0.0}),
+        ("rewards", {"maturity": "close"}),
+        ("rewards", {"reward_window_s": 60, "maturity": "soon"}),
         ("rewards", {"reward_window_s": 60, "default_reward": 1e21}),
         ("rewards", {"reward_window_s": 60, "default_reward": float("nan")}),
         ("rewards", {"aggregates": "sum"}),

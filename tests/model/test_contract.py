@@ -22,8 +22,10 @@ IDS = st.sampled_from([None, "r0", "r1", "r2"])
 NEW = DecisionState(0, 0, True, False, (ItemState(), ItemState()))
 
 
-def rules_of(aggregate: Any, default: float | None = None) -> RewardSpec:
-    return RewardSpec(aggregate=aggregate, reward_window_s=60.0, default_reward=default)
+def rules_of(aggregate: Any, default: float | None = None, maturity: Any = "report") -> RewardSpec:
+    return RewardSpec(
+        aggregate=aggregate, reward_window_s=60.0, default_reward=default, maturity=maturity
+    )
 
 
 @dataclass
@@ -42,9 +44,12 @@ class Machine(RuleBasedStateMachine):
         aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
         default=st.sampled_from([None, 0.25]),
         activated=st.booleans(),
+        maturity=st.sampled_from(["report", "close", None]),
     )
-    def begin(self, aggregate: str, default: float | None, activated: bool) -> None:
-        self.spec = rules_of(aggregate, default)
+    def begin(
+        self, aggregate: str, default: float | None, activated: bool, maturity: str | None
+    ) -> None:
+        self.spec, self.waits = rules_of(aggregate, default, maturity), maturity == "close"
         self.state = NEW._replace(activated=activated)
         self.items = [Item(), Item()]
         self.activated, self.closed, self.changes = activated, False, 0
@@ -94,7 +99,7 @@ class Machine(RuleBasedStateMachine):
         self.take(change)
         assert self.state.num_rewards == sum(len(each.stored) for each in self.items)
         if counts and self.activated:
-            assert item.value == self.fold(item.counted)
+            assert item.value == (None if self.waits else self.fold(item.counted))
 
     def expected(
         self, item: Item, reward: float, reward_id: str | None, same: list[float]
@@ -112,7 +117,9 @@ class Machine(RuleBasedStateMachine):
             if self.spec.aggregate == "first":
                 return "ignored", False
         joins = self.spec.aggregate in ("sum", "mean") and item.counted
-        return "applied" if self.activated and not joins else "aggregated", True
+        if joins or not self.activated:
+            return "aggregated", True
+        return "pending" if self.waits else "applied", True
 
     @rule()
     def activate(self) -> None:
@@ -124,7 +131,8 @@ class Machine(RuleBasedStateMachine):
         self.activated = True
         self.take(change)
         for item in self.items:
-            assert item.value == (self.fold(item.counted) if item.counted else None)
+            known = item.counted and not self.waits
+            assert item.value == (self.fold(item.counted) if known else None)
 
     @rule()
     def close(self) -> None:
@@ -133,10 +141,10 @@ class Machine(RuleBasedStateMachine):
         self.closed = True
         before = [item.value for item in self.items]
         self.take(change)
-        default = self.spec.default_reward if self.activated else None
-        assert [item.value for item in self.items] == [
-            default if value is None else value for value in before
-        ]
+        for item, value in zip(self.items, before, strict=True):
+            if value is None and self.activated:
+                value = self.fold(item.counted) if item.counted else self.spec.default_reward
+            assert item.value == value
 
 
 TestContract = Machine.TestCase

@@ -2,9 +2,9 @@
 
 They get the objects as they are, or vectors by a hand-written encoding.
 
-A click is learned when it comes, and 0 when a window closes without one, as the service does with
-`rewards.reward_window_s` and a `default_reward` of 0. Offers are put into the catalogue when they
-come and retired when they go.
+A decision is learned once, as its window closes: with its click, or with 0. The service does so
+with `rewards.reward_window_s` and a `default_reward` of 0. Offers are put into the catalogue when
+they come and retired when they go.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class NamedShopPlayer:
         lockstep = {"training": {"mode": "lockstep"}, "seed": seed}
         self._client = InProcessClient(name, named | lockstep | sections, [], None)
         self._name = name
-        self._clicked: set[int] = set()
 
     def arrive(self, actions: Sequence[Action]) -> None:
         """Put actions into the catalogue, as PUT /bandits/{name}/actions does."""
@@ -68,14 +67,11 @@ class NamedShopPlayer:
         return Choice(selection.action.id, selection.propensity)
 
     def learn(self, reports: Sequence[Report]) -> None:
-        """Report clicks and silences, and train when a round is due, as in lockstep."""
+        """Learn what is closed, and train when a round is due, as in lockstep."""
         due = False
         for report in reports:
-            if report.closed and report.step in self._clicked:
-                self._clicked.remove(report.step)
-                continue
             if not report.closed:
-                self._clicked.add(report.step)
+                continue
             status = self._client.reward(f"{self._name}.{report.step}", report.reward)
             due |= status.train_due
         if due:

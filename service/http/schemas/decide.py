@@ -138,7 +138,7 @@ class RewardRequest(Body, frozen=True, kw_only=True):
 class RewardAnswer(msgspec.Struct, frozen=True, gc=False):
     """What became of a reward; `stored`: it is learned once the failed bandit is recovered."""
 
-    status: Literal["applied", "duplicate", "ignored", "aggregated", "late", "stored"]
+    status: Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late", "stored"]
     train_due: bool
 
 

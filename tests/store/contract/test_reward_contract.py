@@ -60,17 +60,22 @@ class Contract(RuleBasedStateMachine):
         aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
         window=st.sampled_from([None, WINDOW_S]),
         default=st.sampled_from([None, 0.25]),
+        waits=st.booleans(),
     )
-    def begin(self, aggregate: str, window: float | None, default: float | None) -> None:
+    def begin(
+        self, aggregate: str, window: float | None, default: float | None, waits: bool
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.aggregate, self.window = aggregate, window
         self.default = default if window is not None else None
+        self.waits = waits and window is not None
         self.client = Turns(self.kind, Path(self.folder.name))
         self.store = self.client.open()
         rewards = RewardSpec(
             aggregate=aggregate,  # type: ignore[arg-type]
             reward_window_s=window,
             default_reward=self.default,
+            maturity="close" if self.waits else "report",
         )
         spec = make_spec(rewards=rewards)
         self.bandit = self.call(creating(self.store), "b", spec)
@@ -93,9 +98,13 @@ class Contract(RuleBasedStateMachine):
             if self.window is None or known.closed or self.now < known.made + self.window:
                 continue
             known.closed = True
-            if self.default is not None and known.active and known.value is None:
-                expected.append((name, self.default))
-                self.learn(name, known, self.default)
+            if not known.active or known.value is not None:
+                continue
+            values = [each for _, each in known.counted]
+            value = folded(self.aggregate, values) if values else self.default
+            if value is not None:
+                expected.append((name, value))
+                self.learn(name, known, value)
         assert found == expected
 
     def learn(self, name: str, known: Known, value: float) -> None:
@@ -150,11 +159,13 @@ class Contract(RuleBasedStateMachine):
                 return "ignored"
         known.counted.append((reward_id, value))
         status = "applied" if known.active else "aggregated"
+        if known.active and self.waits:
+            status = "pending"
         if values and self.aggregate in ("sum", "mean"):
             status = "aggregated"
         known.stored.append((reward_id, value, status))
         total = folded(self.aggregate, [*values, value])
-        if known.active and total != known.value:
+        if known.active and not self.waits and total != known.value:
             self.learn(name, known, total)
         return status
 
@@ -170,7 +181,7 @@ class Contract(RuleBasedStateMachine):
             return
         known.active = True
         assert found.status == "applied"
-        if known.counted:
+        if known.counted and not self.waits:
             self.learn(name, known, folded(self.aggregate, [v for _, v in known.counted]))
             assert rows == [(None, known.value)]
         else:

@@ -147,7 +147,8 @@ class LedgerAudit:
         self._compare(check, what, item.state, counted, rules, closed=row.closed is not None)
         active = row.active or row.activated is not None
         if item.state.value is None:
-            if counted and active:
+            waits = rules.maturity == "close" and row.closed is None
+            if counted and active and not waits:
                 check.problem(f"rewards: {what}: they count, but nothing was learned from them")
             if item.origin or item.latest:
                 check.problem(f"ledger: {what}: learned in row {item.origin}, without a value")
