@@ -32,7 +32,7 @@ from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items
 from service.store.sqlite.tables import decision_ids
 
 _VERIFY = (sys.executable, "-m", "service.cli", "verify", "--quiet")
-_COUNTED = ("applied", "aggregated")
+_COUNTED = ("applied", "aggregated", "pending")
 _LEARN = 1  # the kind of a log row
 _INSIDE, _ROW_BY_ROW, _AS_BLOCK = 0, 1, 2  # how a group of log rows ends
 
@@ -200,7 +200,9 @@ def _learned_once(decision: _Decision, found: Counter[str]) -> None:
         found["log_values_wrong"] += (item.origin, item.latest) != places
         counted = decision.counted(index)
         if counted:
-            found["values_not_of_rewards"] += value != _fold(counted, decision.rules["aggregate"])
+            waits = decision.rules.get("maturity") == "close" and not decision.closed
+            made = None if waits else _fold(counted, decision.rules["aggregate"])
+            found["values_not_of_rewards"] += value != made
         else:
             default = decision.rules["default_reward"] if decision.closed else None
             found["wrong_defaults"] += value != default

@@ -165,7 +165,7 @@ class FaultClient:
         self._final(decision_id, parts)
 
     def _reward_windowed(self, decision_id: str, value: float) -> None:
-        some = {"applied", "aggregated", "duplicate", "late"}
+        some = {"pending", "aggregated", "duplicate", "late"}
         self._reward("windowed", decision_id, "r0", value, some)
 
     def _repeat_an_old_one(self) -> None:
@@ -187,7 +187,7 @@ class FaultClient:
         self.ledger.rewards.append((decision_id, reward_id, value, status))
         if status not in right:
             self._wrong(f"{decision_id}: reward {reward_id} {value} was {status}")
-        if status in ("applied", "aggregated") and name != "last":
+        if status in ("applied", "aggregated", "pending") and name != "last":
             self._old.append((name, decision_id, reward_id, value))
 
     def _final(self, decision_id: str, values: list[float]) -> None:
