@@ -564,7 +564,7 @@ class ServingModel:
     def extreme_action(self) -> tuple[ActionId, int, float] | None:
         """Return an enabled action with an extreme feature, its index and value; None without."""
         scaling, catalogue = self._scaling(), self.catalogue
-        if scaling is None or not scaling.num_rows:
+        if scaling is None or not scaling.num_rows or self.spec.actions.features is not None:
             return None
         if self._extreme is None or self._extreme[0] is not catalogue:
             found, features = None, self.enabled_features
@@ -581,6 +581,8 @@ class ServingModel:
         if not isinstance(policy, LinearHead) or not policy.encoder.uses_action:
             return False
         if policy.scaling is None or not policy.scaling.num_rows:
+            return False
+        if self.spec.actions.features is not None:  # objects, which are encoded and have no scale
             return False
         if self._judged is None or self._judged[0] is not catalogue:
             scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])

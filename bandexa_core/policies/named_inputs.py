@@ -20,7 +20,8 @@ from bandexa_core.schema.objects import JsonObject
 from bandexa_core.spec import BanditSpec
 
 GROWTH = 1.25  # of the rows behind an encoding, before the next one is fitted
-MOST_REMEMBERED = 1 << 16  # encoded actions
+MOST_REMEMBERED = 1 << 16  # encoded actions, and
+REMEMBERED_BYTES = 64 << 20  # of them with their objects at most, where these are large
 _SIDES = ("x", "a")
 
 
@@ -90,20 +91,28 @@ class NamedInputs:
         return _encoded(self.x, objects_of(raw))
 
     def actions(self, raw_NR: NDArray[Any]) -> NDArray[np.float32]:
-        """Return actions (N, R) as numbers, float32 (N, A); equal ones are encoded once."""
+        """Return actions (N, R) as numbers, float32 (N, A); equal ones are encoded once.
+
+        Several threads may call it: none counts on what another one may forget meanwhile.
+        """
         encoding, known = self.a, self._rows
         assert encoding is not None, "actions are numbers here"
+        width = _width(encoding)
         keys = [row.tobytes() for row in raw_NR]
-        missing = list({key for key in keys if key not in known})
-        if missing:
-            if len(known) + len(missing) > MOST_REMEMBERED:
-                known.clear()
-                missing = list(set(keys))
-            found = _encoded(encoding, [from_bytes(key.rstrip(b"\0") or b"{}") for key in missing])
-            known.update(zip(missing, found, strict=True))
         if not keys:
-            return np.zeros((0, _width(encoding)), np.float32)
-        return np.stack([known[key] for key in keys])
+            return np.zeros((0, width), np.float32)
+        rows = {key: known.get(key) for key in keys}
+        missing = [key for key, row in rows.items() if row is None]
+        if missing:
+            found = _encoded(encoding, [from_bytes(key.rstrip(b"\0") or b"{}") for key in missing])
+            new = dict(zip(missing, found, strict=True))
+            rows |= new
+            most = min(MOST_REMEMBERED, REMEMBERED_BYTES // (raw_NR.shape[1] + 4 * width))
+            if len(known) + len(new) > most:
+                known.clear()
+            if len(new) <= most:
+                known.update(new)
+        return np.stack([rows[key] for key in keys])
 
     def fitted(self, rows: InputRows | None, catalogue_KR: NDArray[Any], num_rows: int) -> Self:
         """Return encodings fitted to the inputs of learned rows, and to the catalogue.
@@ -185,7 +194,12 @@ def _mean_square(rows_NF: NDArray[np.float32]) -> float:
 
 
 def _counted(encoding: Encoding, num_rows: int) -> Encoding:
-    """Return the encoding as one of all rows, of which it has seen a sample."""
+    """Return the encoding as one of all rows, of which it has seen a sample.
+
+    That of rows without any weight has seen none, and remains one that hashes everything.
+    """
+    if encoding.is_first:
+        return encoding
     return Encoding(
         encoding.features, encoding.fields, num_rows, encoding.parts, encoding.first_width
     )

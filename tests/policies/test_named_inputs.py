@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.encoders.torch.conv import ConvEncoder
 from bandexa_core.encoders.torch.inheriting import inherit, inherited_state
 from bandexa_core.encoders.torch.mlp import MLPEncoder
+from bandexa_core.encoders.torch.resnet import ResNetEncoder
 from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder
 from bandexa_core.ids import BanditUid
 from bandexa_core.policies.factory import make_policy
@@ -82,6 +85,41 @@ def test_equal_actions_have_equal_rows_whatever_is_encoded_with_them():
     assert inputs.actions(rows[:0]).shape == (0, together.shape[1])
 
 
+def test_threads_may_encode_actions_while_others_make_room(monkeypatch: pytest.MonkeyPatch):
+    """A row that was known may be forgotten before it is read: by another thread, or by this one."""
+    monkeypatch.setattr("bandexa_core.policies.named_inputs.MOST_REMEMBERED", 8)
+    inputs = fitted(60)
+    rows = rows_of([{"kind": f"kind {n}"} for n in range(6)])
+    expected = [inputs.actions(row[None])[0] for row in rows]
+
+    class Forgetful(dict[bytes, Any]):
+        def update(self, *_: Any) -> None:
+            self.clear()
+
+    for known in (inputs._rows, Forgetful(inputs._rows)):
+        object.__setattr__(inputs, "_rows", known)
+        np.testing.assert_array_equal(inputs.actions(rows), expected)
+        assert len(inputs._rows) <= 8
+
+
+def test_large_objects_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bandexa_core.policies.named_inputs.REMEMBERED_BYTES", 3 * SIZE)
+    inputs = fitted(60)
+    rows = rows_of([{"kind": f"kind {n}"} for n in range(6)])
+    inputs.actions(rows)
+    assert len(inputs._rows) == 0, "more at once than there is room for"
+    inputs.actions(rows[:2])
+    assert 0 < len(inputs._rows) <= 3
+
+
+def test_rows_without_weight_leave_everything_hashed():
+    inputs = inputs_of([{"age": n} for n in range(9)], [{"kind": "toy"}] * 9)
+    found = unfitted().fitted(inputs._replace(weights=np.zeros(9)), rows_of([{}])[:0], 9)
+    assert found.x is not None
+    assert found.x.is_first
+    assert found.sizes(SPEC)[0] == unfitted().sizes(SPEC)[0]
+
+
 def test_one_context_is_encoded_as_in_a_batch():
     inputs = fitted(60)
     rows = rows_of([{"device": "phone", "age": 21}, {"age": "none"}])
@@ -138,6 +176,22 @@ def test_a_network_with_more_columns_answers_as_before_where_they_are_zero(encod
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoder", ["conv", "resnet18"])
+def test_networks_of_images_keep_what_they_know_of_named_actions(encoder: str):
+    """One value came and one went: as many columns as before, which mean something else."""
+    make: Any = ConvEncoder if encoder == "conv" else partial(ResNetEncoder, "resnet18")
+    old, new = (make((16, 16), 3, heads="fused") for _ in range(2))
+    (name,) = old.input_sides()
+    assert old.state_dict().keys() >= {name}
+    for module in (old, new):
+        torch.nn.init.normal_(module.state_dict()[name])
+    fresh = new.state_dict()[name][:, 2].clone()
+    inherit(new, old, {"a": np.array([2, 0, -1])})
+    found, known = new.state_dict()[name], old.state_dict()[name]
+    assert torch.equal(found[:, :2], known[:, [2, 0]])
+    assert torch.equal(found[:, 2], fresh)
+
+
 def test_moments_of_the_optimizer_follow_their_columns():
     small, large = fitted(60), fitted(90, devices=("phone", "desk", "car"))
     places = large.places(small)
@@ -151,6 +205,30 @@ def test_moments_of_the_optimizer_follow_their_columns():
     np.testing.assert_array_equal(found[name][0, stay], places["x"][stay] + 1.0)
     assert not found[name][:, ~stay].any()
     assert found["optimizer/step/encoder/context_tower.0.weight"] == 3.0
+
+
+def test_numbers_of_contexts_go_with_named_actions():
+    """The scale of contexts says nothing of objects, before and after the first round."""
+    _, actions = _shop(3)
+    body = {
+        "context": {"shape": [2]}, "actions": {"features": "auto"},
+        "training": {"mode": "lockstep"}, "seed": 4,
+    }  # fmt: skip
+    client = InProcessClient("shop", body, [f"o{n}" for n in range(6)], actions)
+    rounds = 0
+    for step in range(100):
+        x = [float(step % 2), step / 100.0]
+        client.select("shop", x, decision_id=f"d{step}")
+        if client.reward(f"d{step}", float(step % 3)).train_due:
+            client.train("shop")
+            rounds += 1
+    assert rounds
+    policy = client.model.policy
+    assert isinstance(policy, NeuralLinearTS)
+    assert policy.scaling is not None
+    assert policy.scaling.num_rows
+    assert client.model.extreme_action() is None
+    assert not client.model._actions_changed()
 
 
 def test_linear_policies_refuse_named_features():

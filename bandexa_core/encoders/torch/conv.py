@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -76,6 +76,11 @@ class ConvEncoder(EncoderModule):
         )
         joined = 2 * hidden if self.uses_action else hidden
         self.fuse = nn.Sequential(nn.Linear(joined, feature_dim), nn.ReLU())
+        self._action_dim = action_dim
+
+    def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        """See `EncoderModule.input_sides`; the image's pixels do not come and go."""
+        return {"action.0.weight": [("a", self._action_dim)]} if self.uses_action else {}
 
     def _image(self, contexts: Tensor) -> Tensor:
         dtype = next(self.fuse.parameters()).dtype

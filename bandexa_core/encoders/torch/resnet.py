@@ -113,6 +113,11 @@ class ResNetEncoder(PrefixModule):
         )
         for name, values in (("_mean", IMAGENET_MEAN), ("_std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+        self._action_dim = action_dim
+
+    def input_sides(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        """See `EncoderModule.input_sides`; the image's pixels do not come and go."""
+        return {"action_dense.0.weight": [("a", self._action_dim)]} if self.uses_action else {}
 
     # -- weights ------------------------------------------------------------------------------
 
