@@ -473,9 +473,9 @@ class BanditSpec:
                 edition=edition,
                 rewards=self.rewards if edition == 1 else self.rewards.matured(),
             )
-        rewards = self.rewards
-        if rewards.maturity is None:
-            rewards = replace(rewards, maturity=known.rewards.maturity)
+        rewards, matures = self.rewards, known.rewards.maturity
+        if rewards.maturity is None or (matures is None and rewards.maturity == "report"):
+            rewards = replace(rewards, maturity=matures)  # None: edition 1, which has no other
         encoder = self.encoder
         if encoder == EncoderSpec():
             encoder = known.encoder

@@ -225,7 +225,7 @@ class Vitals:
         self.rewards[status] = self.rewards.get(status, 0) + 1
 
     def joined(self, now: float) -> None:
-        """Count a chosen action whose first value came from a reported reward."""
+        """Count a chosen action whose first reward that counts was reported."""
         self.traffic.add(now, 0, 1)
 
     def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:

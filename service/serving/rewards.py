@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from bandexa_core.ids import BanditUid, DecisionId
-from bandexa_core.log.contract import ActivationStatus, RewardStatus
+from bandexa_core.log.contract import ActivationStatus, DecisionState, RewardStatus
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
@@ -101,15 +101,15 @@ class Rewards:
         bandit = self._find(step.decision.bandit.uid)
         if bandit is None:
             return
+        for _ in range(_num_rewarded(step.change.state) - _num_rewarded(step.decision.state)):
+            bandit.vitals.joined(step.time)  # also where its value is learned later
+        if not rows:
+            return
         bandit.applier.follow(rows[-1].position)
-        items = step.decision.state.items
-        for learned, row in zip(step.change.learned, rows, strict=True):
+        for row in rows:
             bandit.vitals.learned(row.before, row.after, bandit.record.spec.expected_rewards)
             if row.learned != row.after:
                 bandit.vitals.clipped(row.after, row.learned)
-            is_default = step.closes is not None and not items[learned.item].num
-            if row.before is None and not is_default:
-                bandit.vitals.joined(step.time)
         self._train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:
@@ -160,3 +160,8 @@ class Rewards:
     def _train_if_due(self, bandit: Bandit) -> None:
         if bandit.model.spec.training.mode == "background" and bandit.applier.round_due():
             self._order_round(bandit)
+
+
+def _num_rewarded(state: DecisionState) -> int:
+    """Return how many chosen actions have a reward that counts."""
+    return sum(item.num > 0 for item in state.items) if state.activated else 0

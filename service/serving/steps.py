@@ -46,7 +46,7 @@ class Steps:
         recent: The decisions in memory.
         record: Returns the record of the live bandit with a key in the store, or None.
         max_rewards: The largest number of rewards of a decision.
-        learn: Receives each committed step with its rows, in commit order.
+        learn: Receives each committed step with its rows, if any, in commit order.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Steps:
             if entry is not None and (error is not None or rows is None):
                 self._recent.drop(decision.id, entry)  # later steps must not start from it
             try:
-                if rows:
+                if rows is not None:
                     self._learn(step, rows)
             finally:  # a committed row is applied even if its caller went away
                 _resolve(future, rows, error)

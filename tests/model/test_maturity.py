@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from bandexa_core.log import contract
 from bandexa_core.log.contract import DecisionState, Reported
-from bandexa_core.spec import RewardSpec
+from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from benchmarks.in_process import InProcessClient
 
 RATES = {"a": 0.3, "b": 0.1}
@@ -88,3 +89,16 @@ def test_maturity_is_that_of_the_close_where_a_default_is_learned():
         RewardSpec(reward_window_s=5.0, default_reward=0.0, maturity="report").matured().maturity
         == "report"
     )
+
+
+def test_edition_1_may_name_the_maturity_that_it_has():
+    spec = BanditSpec(
+        context=ContextSpec(shape=(2,)), edition=1, reward_range=(0.0, 1.0),
+        rewards=RewardSpec(reward_window_s=60.0, default_reward=0.0),
+    )  # fmt: skip
+    known = spec.completed(1)
+    assert known.rewards.maturity is None
+    named = replace(spec, rewards=replace(spec.rewards, maturity="report"))
+    assert named.completed(0, known) == known
+    closing = replace(spec, rewards=replace(spec.rewards, maturity="close"))
+    assert closing.completed(0, known).frozen_part() != known.frozen_part()

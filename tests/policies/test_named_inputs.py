@@ -86,7 +86,7 @@ def test_equal_actions_have_equal_rows_whatever_is_encoded_with_them():
 
 
 def test_threads_may_encode_actions_while_others_make_room(monkeypatch: pytest.MonkeyPatch):
-    """A row that was known may be forgotten before it is read: by another thread, or by this one."""
+    """A row that was known may be forgotten before it is read, by whichever thread."""
     monkeypatch.setattr("bandexa_core.policies.named_inputs.MOST_REMEMBERED", 8)
     inputs = fitted(60)
     rows = rows_of([{"kind": f"kind {n}"} for n in range(6)])
