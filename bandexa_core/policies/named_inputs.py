@@ -101,8 +101,8 @@ class NamedInputs:
         keys = [row.tobytes() for row in raw_NR]
         if not keys:
             return np.zeros((0, width), np.float32)
-        rows = {key: known.get(key) for key in keys}
-        missing = [key for key, row in rows.items() if row is None]
+        rows = {key: row for key in keys if (row := known.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in rows]
         if missing:
             found = _encoded(encoding, [from_bytes(key.rstrip(b"\0") or b"{}") for key in missing])
             new = dict(zip(missing, found, strict=True))

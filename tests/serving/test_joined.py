@@ -16,13 +16,13 @@ def test_rewards_join_when_they_are_reported_and_defaults_never(maturity):
     counts = [0]
     state = DecisionState.of(3, activated=False)
     for step in (0, "activate", 1, 1, "close"):
-        if step == "activate":
-            change = contract.activate(state, rules)[1]
-        elif step == "close":
-            change = contract.close(state, rules)
-        else:
+        if isinstance(step, int):
             reported = Reported(step, 1.0 + len(counts), None)
             change = contract.report(state, reported, rules, 9)[1]
+        elif step == "activate":
+            change = contract.activate(state, rules)[1]
+        else:
+            change = contract.close(state, rules)
         assert change is not None
         state = change.state
         counts.append(_num_rewarded(state))
