@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.torch.builtin import serving
-from bandexa_core.encoders.torch.inheriting import inherit, inherited_state
+from bandexa_core.encoders.torch.inheriting import inherit, inherited_state, spread
 from bandexa_core.encoders.torch.module import (
     EncoderModule,
     SplitModuleEncoder,
@@ -195,6 +195,8 @@ class NeuralLinearTS(LinearHead):
         self.named = before.fitted(rows, plan.actions, plan.num_rows)
         old, places = self.module, self.named.places(before)
         self.module = self._of_size(self.named, plan.seed)
+        if rows is not None:
+            spread(self.module, self.named.norms(rows))
         inherit(self.module, old, places)
         return inherited_state(trainer_state, self.module, old, places)
 

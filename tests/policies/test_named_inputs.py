@@ -11,7 +11,7 @@ import torch
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.torch.conv import ConvEncoder
-from bandexa_core.encoders.torch.inheriting import inherit, inherited_state
+from bandexa_core.encoders.torch.inheriting import inherit, inherited_state, spread
 from bandexa_core.encoders.torch.mlp import MLPEncoder
 from bandexa_core.encoders.torch.resnet import ResNetEncoder
 from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder
@@ -190,6 +190,25 @@ def test_networks_of_images_keep_what_they_know_of_named_actions(encoder: str):
     found, known = new.state_dict()[name], old.state_dict()[name]
     assert torch.equal(found[:, :2], known[:, [2, 0]])
     assert torch.equal(found[:, 2], fresh)
+
+
+def test_initial_weights_are_as_wide_as_suits_rows_that_are_mostly_zeros():
+    """Sums over rows of 200 columns, of which four are 1, vary as those of dense rows do."""
+    torch.manual_seed(1)
+    sparse, dense = TwoTowerEncoder((200,), 3), TwoTowerEncoder((200,), 3)
+    spread(sparse, {"x": 4.0})
+    rng = np.random.default_rng(1)
+    few = np.zeros((400, 200), np.float32)
+    for row in few:
+        row[rng.choice(200, 4, replace=False)] = 1.0
+    many = rng.normal(size=(400, 200)).astype(np.float32)
+    with torch.no_grad():
+        sums = sparse.context_tower[0](torch.from_numpy(few)).std()
+        expected = dense.context_tower[0](torch.from_numpy(many)).std()
+    assert 0.8 < float(sums / expected) < 1.25
+    before = dense.state_dict()["context_tower.0.weight"].clone()
+    spread(dense, {"x": 300.0})
+    assert torch.equal(dense.state_dict()["context_tower.0.weight"], before), "never narrower"
 
 
 def test_moments_of_the_optimizer_follow_their_columns():
