@@ -83,9 +83,10 @@ def test_the_shop_answers_with_the_service_and_without_it(start_server, tmp_path
                 path = f"/bought/{offer['decision_id']}"
                 assert http.post(path, params={"amount": 25.0}).status_code == 202
             assert {offer["offer"] for offer in offers} > {"nothing"}
+            pages = [f"/bandits/webshop/decisions/{offer['decision_id']}" for offer in offers]
             poll(
-                lambda: server.http.get("/bandits/webshop").json()["num_learned"] >= 20,
-                "the rewards are delivered",
+                lambda: all(server.http.get(page).json()["chosen"][0]["rewards"] for page in pages),
+                "the rewards are delivered",  # they are learned when the window closes
             )
             server.stop()  # it answers what it has received: the shop's queue is empty then
             away = http.get("/offer", params=visit).json()
