@@ -30,8 +30,8 @@ BANDIT = {
     "policy": "neural_linear_ts",
     "context": {"shape": [3]},
     "encoder": {"name": "mlp", "params": {"heads": "per_action"}},
-    # The value of a decision is the sum of its sales within half an hour, or 0 without a sale. It is
-    # learned when that time is over.
+    # The value of a decision is the sum of its sales within half an hour, or 0 without a sale. It
+    # is learned when that time is over.
     "rewards": {"aggregate": "sum", "reward_window_s": 1800.0, "default_reward": 0.0},
     "reward_range": [0.0, 100.0],
 }
