@@ -41,7 +41,7 @@ def padded(data: bytes, size: int) -> NDArray[np.uint8]:
 
 def object_of(row: NDArray[np.uint8]) -> dict[str, Any]:
     """Return the object of one logged row, (R,); an erased one is empty."""
-    return from_bytes(row.tobytes().rstrip(b"\0") or b"{}")
+    return _object(row.tobytes())
 
 
 def objects_of(rows_NR: NDArray[np.uint8]) -> list[JsonObject]:
@@ -104,7 +104,7 @@ class NamedInputs:
         rows = {key: row for key in keys if (row := known.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in rows]
         if missing:
-            found = _encoded(encoding, [from_bytes(key.rstrip(b"\0") or b"{}") for key in missing])
+            found = _encoded(encoding, [_object(key) for key in missing])
             new = dict(zip(missing, found, strict=True))
             rows |= new
             most = min(MOST_REMEMBERED, REMEMBERED_BYTES // (raw_NR.shape[1] + 4 * width))
@@ -173,6 +173,10 @@ class NamedInputs:
             if encoding.features != getattr(self, side).features:
                 raise ValueError("encoding: the snapshot has one of other features")
         return type(self)(found.get("x"), found.get("a"))
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    return from_bytes(data.rstrip(b"\0") or b"{}")
 
 
 def _initial(features: Features | None) -> Encoding | None:

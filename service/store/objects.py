@@ -12,19 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
+from bandexa_core.policies.named_inputs import padded
 
 
 def trimmed(row: NDArray[Any]) -> NDArray[Any]:
     """Return an object's bytes, uint8 (R,), without the zeros behind them; JSON has no zero."""
     return row[: np.count_nonzero(row)]
-
-
-def padded_to(data: NDArray[Any], size: int) -> NDArray[Any]:
-    """Return an object's bytes with zeros behind them, uint8 (size,)."""
-    row = np.zeros(size, np.uint8)
-    row[: len(data)] = data
-    row.setflags(write=False)
-    return row
 
 
 def recorded_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:
@@ -40,7 +33,7 @@ def recorded_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:
 
 def context_row(spec: ContextSpec, context: NDArray[Any]) -> NDArray[Any]:
     """Return a recorded context as it is learned from: of the bandit's size."""
-    return context if spec.shape is not None else padded_to(context, spec.max_bytes)
+    return context if spec.shape is not None else padded(context.tobytes(), spec.max_bytes)
 
 
 def packed_action(features: NDArray[Any]) -> bytes | str:
@@ -58,7 +51,7 @@ def recorded_action(data: bytes | str) -> NDArray[Any]:
 
 def action_row(spec: ActionsSpec, features: NDArray[Any]) -> NDArray[Any]:
     """Return recorded features of an action as they are learned from: of the bandit's size."""
-    return features if spec.features is None else padded_to(features, spec.max_bytes)
+    return features if spec.features is None else padded(features.tobytes(), spec.max_bytes)
 
 
 def packed_rows(rows: NDArray[Any]) -> bytes | list[bytes]:

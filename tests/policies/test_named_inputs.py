@@ -307,3 +307,21 @@ def test_a_bandit_learns_from_objects_and_goes_on_from_its_snapshot():
     np.testing.assert_array_equal(
         other.features(np.repeat(row, len(offers), axis=0), offers), z_before
     )
+
+
+def test_the_first_round_begins_with_widened_weights():
+    """One step that hardly moves them: some are beyond the bound of the usual initial weights."""
+    contexts, actions = _shop(3)
+    body = {
+        "context": {"features": "auto"}, "actions": {"features": "auto"}, "seed": 4,
+        "training": {"mode": "lockstep", "optimizer_steps": 1, "lr": 1e-9},
+    }  # fmt: skip
+    client = InProcessClient("shop", body, [f"o{n}" for n in range(6)], actions)
+    for step, context in enumerate(contexts[:32]):
+        client.select("shop", context, decision_id=f"d{step}")
+        client.reward(f"d{step}", float(step % 2))
+    client.train("shop")
+    policy = client.model.policy
+    assert isinstance(policy, NeuralLinearTS)
+    weights = policy.module.state_dict()["context_tower.0.weight"]
+    assert float(weights.abs().max()) > 1.2 / weights.shape[1] ** 0.5

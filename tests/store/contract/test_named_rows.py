@@ -12,8 +12,8 @@ from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, LearnRow
+from bandexa_core.policies.named_inputs import padded
 from bandexa_core.spec import ContextSpec
-from service.store.objects import padded_to
 from tests.store.conftest import make_features
 from tests.store.contract.readable import FAR
 from tests.store.logs import learn, trim
@@ -53,8 +53,8 @@ def test_log_rows_have_the_layout_of_the_bandit(client, store, make, bandit):
         for number, row in enumerate(learned):
             assert isinstance(row, LearnRow)
             decision = make.decision(bandit, f"d{number}")
-            assert row.context.tobytes() == padded_to(decision.context, X_BYTES).tobytes()
-            action = padded_to(decision.chosen[0].features, A_BYTES)
+            assert row.context.tobytes() == padded(decision.context.tobytes(), X_BYTES).tobytes()
+            action = padded(decision.chosen[0].features.tobytes(), A_BYTES)
             assert row.action.tobytes() == action.tobytes()
         catalogue = reader.catalogue_at(bandit, LogPosition(1))
         assert catalogue.features.tobytes() == features_of(bandit, 3).tobytes()
