@@ -27,8 +27,8 @@ from simulators.report import Outcome
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_server.py")))
 
 
-def environment(seed: int) -> Environment:
-    return SyntheticEnvironment(horizon=120, num_actions=9, dim=4, seed=seed)
+def environment(seed: int, steps: int) -> Environment:
+    return SyntheticEnvironment(horizon=steps, num_actions=9, dim=4, seed=seed)
 
 
 def stand_in(*options: str) -> PrivateServer:
@@ -39,6 +39,7 @@ def campaign(
     *options: str,
     policies: Sequence[str] = ("linear_ts", "uniform"),
     seeds: int = 2,
+    steps: int = 20,
     live: bool = False,
     overrides: Overrides = NO_OVERRIDES,
     delay: int = 1,
@@ -49,7 +50,7 @@ def campaign(
 ) -> Campaign:
     return Campaign(
         workload="synthetic",
-        make_environment=environment,
+        make_environment=lambda seed: environment(seed, steps),
         policies=policies,
         seeds=range(seeds),
         live=live,
@@ -85,16 +86,16 @@ def test_every_policy_runs_with_every_seed() -> None:
     outcome = run(campaign())
     assert outcome.error is None
     assert [(r.policy, r.seed, r.steps, r.complete) for r in outcome.runs] == [
-        ("linear_ts", 0, 120, True),
-        ("uniform", 0, 120, True),
-        ("linear_ts", 1, 120, True),
-        ("uniform", 1, 120, True),
+        ("linear_ts", 0, 20, True),
+        ("uniform", 0, 20, True),
+        ("linear_ts", 1, 20, True),
+        ("uniform", 1, 20, True),
     ]
 
 
 def test_regret_and_rewards_are_those_of_the_chosen_actions() -> None:
-    outcome = run(campaign(seeds=1, policies=["linear_ts"]))
-    problem = environment(0)
+    outcome = run(campaign(seeds=1, policies=["linear_ts"], steps=120))
+    problem = environment(0, 120)
     everything = np.arange(9)
     regret = uniform_regret = 0.0
     rewards = []
@@ -114,22 +115,22 @@ def test_regret_and_rewards_are_those_of_the_chosen_actions() -> None:
 
 def test_lockstep_trains_when_due_and_counts_requests() -> None:
     """120 steps with training due at 50 and 100: two requests a step and two rounds."""
-    [only] = run(campaign(seeds=1, policies=["linear_ts"])).runs
+    [only] = run(campaign(seeds=1, policies=["linear_ts"], steps=120)).runs
     assert only.num_train_rounds == 2
     assert only.num_requests == 2 * 120 + 2
     assert only.requests_per_s == pytest.approx(242 / only.wall_s)
 
 
 def test_live_leaves_training_to_the_service() -> None:
-    [only] = run(campaign(seeds=1, policies=["linear_ts"], live=True)).runs
+    [only] = run(campaign(seeds=1, policies=["linear_ts"], live=True, steps=60)).runs
     assert only.num_train_rounds == 0
-    assert only.num_requests == 2 * 120
+    assert only.num_requests == 2 * 60
 
 
 @pytest.mark.parametrize(("delay", "num_batches"), [(50, 3), (40, 3), (120, 1), (500, 1)])
 def test_delayed_rewards_travel_together_and_training_follows(delay: int, num_batches: int) -> None:
     """Rounds are due at 50 and 100 rewards: one each, or one for both inside a single batch."""
-    [only] = run(campaign(seeds=1, policies=["linear_ts"], delay=delay)).runs
+    [only] = run(campaign(seeds=1, policies=["linear_ts"], delay=delay, steps=120)).runs
     assert only.complete
     assert only.num_train_rounds == (2 if num_batches > 1 else 1)
     assert only.num_requests == 120 + num_batches + only.num_train_rounds
@@ -142,11 +143,11 @@ def test_delay_changes_no_choice_of_a_service_that_does_not_learn() -> None:
 
 
 def test_a_live_run_sends_late_rewards_too(server: PrivateServer) -> None:
-    plan = campaign(seeds=1, policies=["linear_ts"], live=True, delay=25, url=server.url)
+    plan = campaign(seeds=1, policies=["linear_ts"], live=True, delay=5, url=server.url)
     [only] = run(plan).runs
-    assert only.num_requests == 120 + 5
+    assert only.num_requests == 20 + 4
     with BanditClient(server.url, trust_env=False) as client:
-        assert client.get_bandit("synthetic-linear_ts-0").num_learned == 120
+        assert client.get_bandit("synthetic-linear_ts-0").num_learned == 20
 
 
 def test_candidates_travel_by_id_and_the_index_is_read_among_them() -> None:
@@ -171,14 +172,14 @@ def test_candidates_travel_by_id_and_the_index_is_read_among_them() -> None:
 
 
 def test_results_before_the_death_of_a_private_server_remain() -> None:
-    """The first run makes 120 selects; the 150th ends the server, in step 30 of the second run."""
-    outcome = run(campaign("--die-after", "150"))
+    """The first run makes 20 selects; the 30th ends the server, in step 10 of the second run."""
+    outcome = run(campaign("--die-after", "30"))
     assert outcome.error is not None
     assert "ended by itself (exit status 9)" in outcome.error
     assert "the stand-in exits as requested" in outcome.error
     assert [(r.policy, r.steps, r.complete) for r in outcome.runs] == [
-        ("linear_ts", 120, True),
-        ("uniform", 29, False),
+        ("linear_ts", 20, True),
+        ("uniform", 9, False),
     ]
 
 
@@ -205,7 +206,7 @@ def test_bandits_stay_on_a_foreign_service_and_are_not_overwritten(server: Priva
     assert "already has synthetic-linear_ts-0, synthetic-uniform-0: --replace" in again.error
     assert again.runs == []
     with BanditClient(server.url, trust_env=False) as client:
-        assert client.get_bandit("synthetic-linear_ts-0").num_learned == 120
+        assert client.get_bandit("synthetic-linear_ts-0").num_learned == 20
         with pytest.raises(NotFound):
             client.get_bandit("synthetic-linear_ts-1")
 
@@ -259,7 +260,7 @@ def test_progress_prints_a_line_per_finished_run_off_a_terminal() -> None:
     run_campaign(plan, Outcome(plan.workload, {}), progress)
     lines = text.getvalue().splitlines()
     assert [line.split(":")[0] for line in lines] == ["linear_ts seed 0", "uniform seed 0"]
-    assert all("120 steps" in line and "regret" in line for line in lines)
+    assert all("20 steps" in line and "regret" in line for line in lines)
 
 
 def test_progress_shows_bars_on_a_terminal() -> None:
@@ -267,7 +268,7 @@ def test_progress_shows_bars_on_a_terminal() -> None:
     console = Console(file=text, width=120, force_terminal=True)
     plan = campaign(seeds=1)
     run_campaign(plan, Outcome(plan.workload, {}), RunProgress(console, quiet=False))
-    assert "120/120" in text.getvalue()
+    assert "20/20" in text.getvalue()
 
 
 # Runs a campaign that is too long to end by itself, and prints the address of its server.

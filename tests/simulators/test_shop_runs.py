@@ -114,11 +114,13 @@ def simulate(folder: Path, *more: str) -> dict[str, Any]:
     return found
 
 
-def test_a_run_repeats_exactly(tmp_path) -> None:
-    """On two private servers."""
+def test_a_run_repeats_exactly(server, tmp_path) -> None:
+    """On a private server, and on one that runs."""
     first = simulate(tmp_path, "--check-save-load")
-    again = simulate(tmp_path, "--check-save-load", "--plot", str(tmp_path / "a.svg"))
+    plot = ("--plot", str(tmp_path / "a.svg"))
+    again = simulate(tmp_path, "--check-save-load", "--url", server.url, "--replace", *plot)
     for found in (first, again):
+        del found["config"]
         for key in TIMING:
             del found["runs"][0][key]
     assert first == again

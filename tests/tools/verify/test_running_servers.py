@@ -109,7 +109,7 @@ def test_a_server_that_learns_on_meanwhile_verifies(served, feeder):
         number = 1000
         try:
             with served.client() as client:
-                while not enough.is_set():
+                while not enough.wait(0.02):  # a load that leaves verify most of the time
                     feeder(client).feed(name, number, 5)
                     number += 5
                     if number % 100 == 0:
