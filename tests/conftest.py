@@ -1,5 +1,6 @@
 """Fixtures of all tests, see `tests/fixtures`, and the order of the files."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -30,3 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays to the end: thousands of tests, and torch."""
+    gc.freeze()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from tests.docs.pages import (
     TIERS,
     Block,
 )
+from tests.fixtures.commands import forked_bandexa
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 LONG = ("docs/tutorial.md",)  # its commands take half a minute
@@ -64,6 +66,14 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
         program = folder / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
         program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def forked_tools(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folder with a `bandexa` that is forked with its imports done."""
+    folder: Path = shutil.copytree(tools, tmp_path_factory.mktemp("forked") / "bin")
+    forked_bandexa(folder)
     return folder
 
 
@@ -99,17 +109,17 @@ def stage(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> An
 
 
 @pytest.mark.parametrize("page", run_pages())
-def test_the_blocks_of_a_page_run_in_order(page: str, stage: Any, tools: Path) -> None:
+def test_the_blocks_of_a_page_run_in_order(page: str, stage: Any, forked_tools: Path) -> None:
     folder = stage.data_dir.parent
     for block in QUICK:
         if block.page != page:
             continue
         if block.language == "bash":
-            shell(block.text, folder, tools, stage.url)
+            shell(block.text, folder, forked_tools, stage.url)
         elif block.language == "python":
             program = folder / "block.py"
             program.write_text(ADDRESS.sub(stage.url.removeprefix("http://"), block.text))
-            shell(f"python {program}", folder, tools, stage.url)
+            shell(f"python {program}", folder, forked_tools, stage.url)
     assert stage.process.poll() is None
 
 

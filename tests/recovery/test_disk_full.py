@@ -210,8 +210,7 @@ def test_a_failed_sync_of_a_checkpoint_ends_the_server_too(
     launch: Callable[..., Any], rig: Any, disk: Disk
 ) -> None:
     node = launch("checkpoint", durability="os", environment=disk.environment(), forked=False)
-    small = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [4]}}
-    node.create("b", rig.neural(context={"shape": [20_000]}, encoder=small))
+    node.create("b", rig.linear(policy="uniform", context={"shape": [20_000]}))
     disk.fail("sync")  # with durability os, nothing but a checkpoint syncs
     acknowledged = set()
     for number in range(200):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import subprocess
+import os
+import runpy
 import sys
 import zipfile
 import zlib
@@ -17,7 +18,6 @@ from benchmarks.peers import convert, data
 from benchmarks.peers.data import FetchError, Source, TableUnavailableError
 from benchmarks.peers.encoding import column, encode, labels
 from benchmarks.peers.r_files import unpack
-from benchmarks.server import ROOT
 
 CSV = b"https,age,popup,is_phishing\n0.0,1,1.0,1\n0.5,1,0.0,0\n1.0,1,0.0,1\n0.5,1,1.0,0\n"
 
@@ -135,8 +135,10 @@ def test_a_table_that_is_there_is_not_fetched_again(tmp_path, monkeypatch):
     assert data.fetch(["phishing"], tmp_path) == []
 
 
-def test_the_folder_is_the_command_too():
-    """`python -m benchmarks peers` is started in `test_commands`; this one calls its main."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: python -m benchmarks peers")
+def test_the_folder_is_the_command_too(capsys, monkeypatch):
+    """What `python -m benchmarks.peers --help` runs."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["benchmarks.peers", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("benchmarks.peers", run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().out.startswith("usage: python -m benchmarks peers")
