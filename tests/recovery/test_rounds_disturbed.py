@@ -130,7 +130,7 @@ def test_a_bandit_is_deleted_in_its_round(node, rig):
 
 def test_a_model_is_imported_in_a_round(node, rig):
     """The round publishes a newer version of an older position; the import stays what is served."""
-    node.create("exporter", rig.neural(training=rig.training(optimizer_steps=300)))
+    node.create("exporter", rig.neural(training=rig.training()))
     rig.feed(node, "exporter", 0, 40)
     node.train("exporter")
     export = node.http.get("/bandits/exporter/snapshot").content

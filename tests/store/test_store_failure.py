@@ -38,7 +38,7 @@ def no_file_beyond(num_bytes: int) -> Iterator[None]:
 
 def test_another_process_reads_the_log_while_it_is_written(client, store, make):
     bandit = make.bandit(client, store)
-    num = 3000
+    num = 1000
     with subprocess.Popen(
         [sys.executable, str(FOLLOW), str(client.path), str(num)],
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],

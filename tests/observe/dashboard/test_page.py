@@ -96,8 +96,14 @@ def test_the_page_loads_nothing_from_elsewhere_and_may_not(server: Any) -> None:
         assert http.get("/dashboard/static/..%2f..%2fapp.py").status_code == 404
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"), (390, "dark"),  # neither rule of the style sheet depends on the other
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_every_view_shows_what_the_api_says(
     server: Any, visit: Any, scheme: str, width: int, feed: Any
 ) -> None:
