@@ -10,6 +10,7 @@ from typing import Any
 
 from bandexa_core.schema.features import Features, field_around
 from bandexa_core.schema.fields import CategoriesField, Field, VectorField
+from bandexa_core.schema.kept import kept, personal_around
 from bandexa_core.schema.limits import MAX_ENTRIES
 from bandexa_core.schema.objects import JsonObject, dumps, leaves, shown
 from bandexa_core.schema.values import (
@@ -32,7 +33,7 @@ _LIST = (as_text, "no list")
 
 
 def check(features: Features, value: JsonObject, side: str) -> None:
-    """Check an object of a request.
+    """Check an object of a request. No message has a value that is not to be logged.
 
     Args:
         features: What is declared.
@@ -44,22 +45,32 @@ def check(features: Features, value: JsonObject, side: str) -> None:
             type, or a key is unknown where such are refused: "context.age: 'x12' is no number".
     """
     declared = features.fields
-    for path, item in leaves(value, side):
+    personal = (lambda path: personal_around(path, features)) if features.personal else None
+    for path, item in leaves(value, side, personal):
         known = declared.get(path)
         if known is not None:
-            _check_field(known, item, f"{side}.{path}", features.strict)
+            if path in features.personal:
+                _check_quietly(known, item, f"{side}.{path}", features.strict)
+            else:
+                _check_field(known, item, f"{side}.{path}", features.strict)
         elif not features.auto:
             _check_unknown(features, path, side)
 
 
-def accept(features: Features, value: JsonObject, side: str) -> bytes:
-    """Check an object of a request, and return the bytes that a log keeps of it, in one walk.
+def accept(features: Features, value: JsonObject, side: str, salt: bytes = b"") -> bytes:
+    """Check an object of a request, and return the bytes that a log keeps of it.
+
+    Args:
+        features: What is declared.
+        value: The object, as it was decoded.
+        side: What messages begin with.
+        salt: The key of the digests that are logged in place of some values.
 
     Raises:
         ValueError: As `check`.
     """
     check(features, value, side)
-    return dumps(value, side)
+    return dumps(kept(features, value, salt), side)
 
 
 def _check_unknown(features: Features, path: str, side: str) -> None:
@@ -80,6 +91,14 @@ def _check_field(known: Field, item: Any, where: str, strict: bool) -> None:
         _check_categories(item, where, strict)
     elif known.type in _READERS:
         _check_one(known.type, item, where, strict)
+
+
+def _check_quietly(known: Field, item: Any, where: str, strict: bool) -> None:
+    """Check a value that is not to be logged: the message is of the type alone."""
+    try:
+        _check_field(known, item, where, strict)
+    except ValueError:
+        raise ValueError(f"{where}: is no {known.type}; its value is not shown") from None
 
 
 def _check_one(kind: str, item: Any, where: str, strict: bool) -> None:

@@ -35,7 +35,8 @@ class Encoding:
 
     Attributes:
         features: What is declared.
-        fields: The type of each field by its path: declared ones and those found in rows.
+        fields: The type of each field by its path: declared ones, as a model sees them, and those
+            found in rows.
         num_rows: Rows behind the constants; 0: none, everything is hashed.
         parts: The fitted fields, in the order of their columns; empty where everything is hashed.
         first_width: The width of a row where everything is hashed.
@@ -72,7 +73,7 @@ class Encoding:
 
         A pure function: no row is needed, and none changes it.
         """
-        return cls(features, features.fields, 0, (), width)
+        return cls(features, features.learned, 0, (), width)
 
     @property
     def is_first(self) -> bool:

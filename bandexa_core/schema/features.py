@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from bandexa_core.schema.fields import FIELD_TYPES, Field
+from bandexa_core.schema.fields import FIELD_TYPES, Field, LogRule, learned_as
 from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_PATH_BYTES, is_text
 from bandexa_core.schema.values import as_text
 
@@ -28,6 +28,9 @@ class Features:
         auto: Keys that are not declared are fields as well, typed from the values seen.
         unknown: Whether keys that are no fields are ignored and counted, or refused.
         strict: Refuse values that would have to be converted, such as "7" for a number.
+        learned: The type of each declared field as a model sees it: what is logged as a digest is a
+            category, and what is not logged is no input.
+        personal: The rule of each field whose values are not kept as they are.
 
     Raises:
         ValueError: A path, a limit or a combination is wrong; the message names the path.
@@ -39,10 +42,16 @@ class Features:
     auto: bool = False
     unknown: UnknownRule = "ignore"
     strict: bool = False
+    learned: Mapping[str, Field] = field(init=False, repr=False, compare=False)
+    personal: Mapping[str, LogRule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ordered = dict(sorted(self.fields.items()))
+        learned = {path: learned_as(declared) for path, declared in ordered.items()}
+        personal = {path: each.log for path, each in ordered.items() if each.log != "keep"}
         object.__setattr__(self, "fields", ordered)
+        object.__setattr__(self, "learned", learned)
+        object.__setattr__(self, "personal", personal)
         if self.unknown not in ("ignore", "refuse"):
             raise ValueError("unknown: must be ignore or refuse")
         if self.auto and self.unknown == "refuse":
@@ -52,10 +61,10 @@ class Features:
         if len(self.fields) > MAX_FIELDS:
             raise ValueError(f"features: at most {MAX_FIELDS} fields")
         self._check_paths()
-        total = sum(declared.most_inputs for declared in self.fields.values())
+        total = sum(declared.most_inputs for declared in learned.values())
         if total > MAX_INPUTS:
-            widest = max(self.fields, key=lambda path: self.fields[path].most_inputs)
-            most = self.fields[widest].most_inputs
+            widest = max(learned, key=lambda path: learned[path].most_inputs)
+            most = learned[widest].most_inputs
             raise ValueError(
                 f"features: up to {total} inputs, {most} of them of {widest}; "
                 f"at most {MAX_INPUTS} are possible"

@@ -48,7 +48,8 @@ class BoolField(_Logged):
     """True or false: one input of 1 or 0.
 
     Attributes:
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["bool"] = "bool"
@@ -68,7 +69,8 @@ class NumberField(_Logged):
             share of values that are below it; "auto" chooses linear or log by the values seen.
         bins: Pieces of a piecewise-linear encoding beside the scaled value, so that a linear model
             learns curves; 0: none; None: chosen by the values seen where scale is "auto", else 0.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["number"] = "number"
@@ -102,6 +104,8 @@ class _Vocabulary(_Logged):
             raise ValueError(f"buckets: must be 0 to {MAX_BUCKETS}")
         if self.values is None:
             return
+        if self.log == "hash":
+            raise ValueError("values: are learned where log is hash, as the model sees digests")
         if not 1 <= len(self.values) <= MAX_VALUES:
             raise ValueError(f"values: 1 to {MAX_VALUES} are needed")
         for place, value in enumerate(self.values):
@@ -125,7 +129,8 @@ class CategoryField(_Vocabulary):
         values: The known values; None: learned, the most frequent first.
         max_values: How many values are learned at most.
         buckets: Inputs that all other values share, by a hash.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["category"] = "category"
@@ -139,7 +144,8 @@ class CategoriesField(_Vocabulary):
         values: The known values; None: learned, the most frequent first.
         max_values: How many values are learned at most.
         buckets: Inputs that all other values share, by a hash.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["categories"] = "categories"
@@ -166,7 +172,8 @@ class TextField(_Hashed):
 
     Attributes:
         width: The number of places.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["text"] = "text"
@@ -178,7 +185,8 @@ class HashField(_Hashed):
 
     Attributes:
         width: The number of places; many ids share one.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["hash"] = "hash"
@@ -192,7 +200,8 @@ class TimeField(_Logged):
     stand. Without an offset, and for Unix seconds, that is UTC.
 
     Attributes:
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["time"] = "time"
@@ -209,7 +218,8 @@ class VectorField(_Logged):
 
     Attributes:
         size: How many numbers.
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["vector"] = "vector"
@@ -231,7 +241,8 @@ class IgnoredField(_Logged):
     """A known key that is no input, whatever its value.
 
     Attributes:
-        log: What the log has of the value: "keep" all, "hash" a digest, "drop" nothing.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
     """
 
     type: Literal["ignore"] = "ignore"
@@ -259,6 +270,17 @@ FIELD_TYPES: dict[str, type[Field]] = {
     "hash": HashField,
     "ignore": IgnoredField,
 }
+
+
+def learned_as(known: Field) -> Field:
+    """Return a field as a model sees it: a digest is a category, and nothing is no input."""
+    if known.log == "keep":
+        return known
+    if known.log == "drop":
+        return IgnoredField(log="drop")
+    if isinstance(known, CategoryField | CategoriesField | HashField | IgnoredField):
+        return known
+    return CategoryField(log="hash")
 
 
 def _listed(literal: Any) -> str:

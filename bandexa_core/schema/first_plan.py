@@ -45,7 +45,7 @@ class HashedPlan:
     """
 
     def __init__(self, features: Features, width: int) -> None:
-        self._declared, self._auto = features.fields, features.auto
+        self._declared, self._auto = features.learned, features.auto
         self._ignored = {path for path, known in self._declared.items() if known.type == "ignore"}
         self._width = width
         self.empty = array("f", [0.0] * width).tobytes()

@@ -86,7 +86,8 @@ def fit(
     sample = sample_rows(objects, weights, most_rows=most_rows)
     if not sample.rows:
         return Encoding.initial(features)
-    types = field_types(sample.rows, features.fields) if features.auto else dict(features.fields)
+    known = features.learned
+    types = field_types(sample.rows, known) if features.auto else dict(known)
     parts = [
         _part(path, known, [row.get(path) for row in sample.rows], sample, least_rows, MAX_VALUES)
         for path, known in types.items()

@@ -8,7 +8,7 @@ is no JSON value is refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -31,12 +31,16 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 _SHOWN = 40
 
 
-def leaves(value: JsonObject, side: str) -> Iterator[tuple[str, Any]]:
+def leaves(
+    value: JsonObject, side: str, personal: Callable[[str], str | None] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yield path and value of every field that is not null, checked to be JSON within the limits.
 
     Args:
         value: The object.
         side: What messages begin with, such as "context".
+        personal: Returns the field that a path is a part of, if no message may show its values or
+            what is in them; None: all may be shown.
 
     Raises:
         ValueError: It is no JSON object, or beyond a limit; the message names the path. At most 256
@@ -53,19 +57,45 @@ def leaves(value: JsonObject, side: str) -> Iterator[tuple[str, Any]]:
             num += 1
             if num > MAX_FIELDS:
                 raise ValueError(f"{side}: more than {MAX_FIELDS} fields")
-            path = _path(prefix, name, side)
+            hidden = personal(prefix[:-1]) if personal is not None and prefix else None
+            if hidden is not None:
+                path = _hidden_path(prefix, name, f"{side}.{hidden}")
+            else:
+                path = _path(prefix, name, side)
+                hidden = personal(path) if personal is not None else None
+            where = f"{side}.{path if hidden is None else hidden}"
             if item is None:
                 continue
             if isinstance(item, dict):
                 if names == MAX_NAMES:
-                    raise ValueError(f"{side}.{path}: objects nest deeper than {MAX_NAMES} names")
+                    raise ValueError(f"{where}: objects nest deeper than {MAX_NAMES} names")
                 waiting.append((f"{path}.", names + 1, item))
                 continue
             if path in paths:
-                raise ValueError(f"{side}.{path}: given twice")
+                raise ValueError(f"{where}: given twice")
             paths.add(path)
-            check_value(item, f"{side}.{path}", names)
+            if hidden is None:
+                check_value(item, where, names)
+            else:
+                _check_hidden(item, where, names)
             yield path, item
+
+
+def _hidden_path(prefix: str, name: object, where: str) -> str:
+    """Return a path below a personal field, whose names may not be shown either."""
+    try:
+        return _path(prefix, name, "")
+    except ValueError:
+        raise ValueError(f"{where}: has a key that is none; it is not shown") from None
+
+
+def _check_hidden(value: object, where: str, nesting: int) -> None:
+    """Check a value of a personal field, which no message may show."""
+    try:
+        check_value(value, where, nesting)
+    except ValueError:
+        problem = "is no JSON value within the limits; its value is not shown"
+        raise ValueError(f"{where}: {problem}") from None
 
 
 def _path(prefix: str, name: object, side: str) -> str:

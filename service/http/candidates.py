@@ -17,7 +17,7 @@ from service.http.schemas.decide import ID_PATTERN, InlineAction
 from service.serving.inputs import NamedSide
 from service.serving.select.commands import CandidateInput, InlineCandidates
 from service.store.errors import InvalidRequest
-from service.store.objects import trimmed
+from service.store.objects import row_identity
 
 _ID = re.compile(ID_PATTERN.strip("^$"))
 MANY = 4096  # ids, whose check takes about a millisecond
@@ -111,13 +111,13 @@ def malformed_ids(ids: Sequence[str], field: str) -> list[tuple[str, str]]:
 def hashed(given: list[str | InlineAction] | None, offered: CandidateInput) -> Any:
     """Return candidates as `codec.body_hash` takes them; `offered`: as `resolved` gave them.
 
-    Objects count by the bytes that are logged of them, so that the order of their keys is nothing.
+    Objects count by what is logged of them, as contexts do.
     """
     if given is None or type(given[0]) is str:
         return given
     if isinstance(offered, InlineCandidates) and offered.objects:
         rows = zip(offered.ids, offered.features, strict=True)
-        return [{"id": name, "features": trimmed(row).tobytes()} for name, row in rows]
+        return [{"id": name, "features": row_identity(row)} for name, row in rows]
     return [
         {"id": action.id, "features": array_of(action.features)}
         for action in cast(list[InlineAction], given)

@@ -60,7 +60,7 @@ from service.serving.select.commands import CandidateInput, Decision, SelectComm
 from service.settings import Scope as KeyScope
 from service.settings import Settings
 from service.store.errors import InvalidRequest, ServiceError
-from service.store.objects import trimmed
+from service.store.objects import row_identity
 from service.store.records import RewardReport
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -130,11 +130,12 @@ def _identity(
 ) -> bytes:
     """Return the digest by which a repeated select is recognised.
 
-    An object counts by the bytes that are logged of it, so that the order of its keys is nothing.
+    An object counts by what is logged of it, so that the order of its keys is nothing, and nothing
+    is stored of a value that is not to be.
     """
     parts = {
         "bandit": body.bandit,
-        "context": context if bandit.contexts is None else trimmed(context).tobytes(),
+        "context": context if bandit.contexts is None else row_identity(context),
         "candidates": candidates.hashed(body.candidates, offered),
         "retrieve": body.retrieve,
         "k": body.k,

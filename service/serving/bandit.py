@@ -36,6 +36,7 @@ class Bandit:
         read: Returns its log rows in (after, up_to], in lists; called on the event loop.
         on_failure: Receives it when a log row could not be applied.
         after: See `Applier`.
+        salt: The key of the digests that are logged in place of personal values.
 
     Attributes:
         record: Its identity and configuration as it was created.
@@ -57,6 +58,7 @@ class Bandit:
         read: ReadLog,
         on_failure: Callable[[Bandit], None],
         after: Callable[[Callable[[], None]], None] | None = None,
+        salt: bytes = b"",
     ) -> None:
         self.record = record
         self.snapshots = snapshots
@@ -64,8 +66,8 @@ class Bandit:
         self.inputs = InputCounts()
         context, actions = record.spec.context, record.spec.actions
         self.num_numbers = math.prod(context.shape or (0,))
-        self.contexts = NamedSide.of(context)
-        self.actions = NamedSide.of(actions)
+        self.contexts = NamedSide.of(context, salt)
+        self.actions = NamedSide.of(actions, salt)
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
             record.name, model, self._load_import, partial(read, record),

@@ -64,16 +64,18 @@ class NamedSide:
     Attributes:
         declared: The named features.
         max_bytes: The most bytes of an object as JSON.
+        salt: The key of the digests that are logged in place of personal values.
     """
 
     declared: Features
     max_bytes: int
+    salt: bytes
 
     @classmethod
-    def of(cls, spec: ContextSpec | ActionsSpec) -> Self | None:
+    def of(cls, spec: ContextSpec | ActionsSpec, salt: bytes) -> Self | None:
         """Return the side that a configuration describes; None where it has numbers."""
         declared = spec.declared
-        return None if declared is None else cls(declared, spec.max_bytes)
+        return None if declared is None else cls(declared, spec.max_bytes, salt)
 
     def row(self, value: Any, field: str) -> NDArray[np.uint8]:
         """Return an object as it is logged: its JSON with zeros behind it, uint8 (max_bytes,).
@@ -86,7 +88,7 @@ class NamedSide:
             InvalidRequest: It is not what is declared, or too large; names the field by its path.
         """
         try:
-            data = accept(self.declared, value, field)
+            data = accept(self.declared, value, field, self.salt)
         except ValueError as error:
             raise _refusal(error, field) from error
         try:

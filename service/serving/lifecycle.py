@@ -84,8 +84,9 @@ async def running(
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
             bandit = Bandit(
-                record, model, snapshots, reader.follow, recovery.failed, delivery.after
-            )
+                record, model, snapshots, reader.follow, recovery.failed, delivery.after,
+                store.ids.salt(record.uid),
+            )  # fmt: skip
             live.add(bandit)
             return bandit
 

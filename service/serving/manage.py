@@ -48,7 +48,6 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
         spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    _check_logged(spec)
     catalogue = Catalogue.empty(spec.row_layout)
     try:  # before the writer's transaction: a bad configuration changes nothing
         # Off the event loop: an encoder's weights may be read, or even downloaded.
@@ -61,15 +60,6 @@ async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     model = await in_own_thread(_publish_first, engine, snapshots, spec, uid)
     record: BanditRecord = await engine.commit(engine.store.create_bandit, uid, name, spec)
     return engine.serve(record, snapshots, model)
-
-
-def _check_logged(spec: BanditSpec) -> None:
-    """Refuse fields whose values were not to be logged: no promise is made that is not held."""
-    for side, declared in (("context", spec.context.declared), ("actions", spec.actions.declared)):
-        for path, field in () if declared is None else declared.fields.items():
-            if field.log != "keep":
-                text = "only keep is possible so far: the log has every object as it was sent"
-                raise InvalidRequest(f"{side}.features.{path}.log", text)
 
 
 def _publish_first(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from hashlib import blake2b
 
-from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
 
 CELL = "0"  # of every store so far; ids name it so that requests can be routed by it later
 TIME_BITS = 45
@@ -138,6 +138,14 @@ class DecisionIds:
     def unit(self, name: str) -> bytes:
         """Return a unit as it is stored: a keyed hash of its name, which is never read back."""
         return blake2b(name.encode(), key=self._secret, person=b"unit", digest_size=16).digest()
+
+    def salt(self, bandit: BanditUid) -> bytes:
+        """Return the key of the digests that a bandit logs in place of personal values.
+
+        It follows from the store's secret, so that it lasts as long as the store, and a copy of the
+        store has it as well.
+        """
+        return blake2b(bandit.encode(), key=self._secret, person=b"fields", digest_size=32).digest()
 
     def place(self, text: DecisionId) -> tuple[str, int | str | bytes]:
         """Return the column that finds a decision by its id, and the value there."""

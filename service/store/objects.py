@@ -12,12 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
-from bandexa_core.policies.named_inputs import padded
+from bandexa_core.policies.named_inputs import object_of, padded
+from bandexa_core.schema.kept import identity
 
 
 def trimmed(row: NDArray[Any]) -> NDArray[Any]:
     """Return an object's bytes, uint8 (R,), without the zeros behind them; JSON has no zero."""
     return row[: np.count_nonzero(row)]
+
+
+def row_identity(row: NDArray[Any]) -> bytes:
+    """Return the same bytes for all objects, uint8 (R,), that say the same: see `identity`."""
+    return identity(object_of(row))
 
 
 def recorded_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:

@@ -17,7 +17,9 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel
-from bandexa_core.schema import from_bytes
+from bandexa_core.schema import Features, from_bytes
+from bandexa_core.schema.kept import personal_around
+from bandexa_core.schema.objects import dumps, flatten
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
 from service.store.findings import Check
@@ -71,8 +73,13 @@ class LiveAudit:
     def _context(
         self, record: BanditRecord, snapshots: SnapshotStore, context: NDArray[Any], check: Check
     ) -> bool:
-        named = record.spec.context.features is not None
-        body = {"context": _object(context) if named else _envelope(context)}
+        declared = record.spec.context.declared
+        if declared is None:
+            body = {"context": _envelope(context)}
+        else:
+            value = _sendable(declared, context)
+            context = np.frombuffer(dumps(value), np.uint8)
+            body = {"context": value}
         for _ in range(ATTEMPTS):
             answer = self._call("POST", f"/bandits/{record.name}/score", body)
             if answer is None:
@@ -141,8 +148,10 @@ class LiveAudit:
         return answer
 
 
-def _object(context: NDArray[Any]) -> dict[str, Any]:
-    return from_bytes(context.tobytes() or b"{}")
+def _sendable(declared: Features, context: NDArray[Any]) -> dict[str, Any]:
+    """Return a stored object without the fields that are digests: the server would hash them."""
+    found = flatten(from_bytes(context.tobytes() or b"{}"))
+    return {path: item for path, item in found.items() if personal_around(path, declared) is None}
 
 
 def _envelope(context: NDArray[Any]) -> dict[str, Any]:
