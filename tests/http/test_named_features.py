@@ -114,6 +114,24 @@ def test_a_repeat_in_another_order_of_keys_is_a_repeat(api, shop) -> None:
     api.select(shop, again, 409, **own, candidates=turned)
 
 
+def test_a_repeat_by_another_json_library_is_a_repeat(api, shop, packed) -> None:
+    """Whole numbers with and without a fraction, nulls that are left out, and flat names."""
+    own = {"bandit": shop, "decision_id": api.fresh()}
+    first = api.select(
+        shop, {"user": {"age": 31}, "spent": 1e2, "seen": None, "tags": [1, 2]}, **own,
+        candidates=[{"id": "x", "features": {"price": 4}}, {"id": "y", "features": {"price": 4.5}}],
+    )  # fmt: skip
+    again = {"user.age": 31.0, "spent": 100, "tags": [1.0, 2]}
+    candidates = [
+        {"id": "x", "features": {"price": 4.0, "kind": None}},
+        {"id": "y", "features": {"price": 4.5}},
+    ]
+    assert api.select(shop, again, **own, candidates=candidates) == first
+    body = own | {"context": again, "candidates": candidates}
+    assert packed("POST", "/select", body).json() == first
+    api.select(shop, again | {"spent": "100"}, 409, **own, candidates=candidates)
+
+
 def test_batches_score_and_inline_candidates(api, shop) -> None:
     good = {"bandit": shop, "context": VISIT, "candidates": GIFTS}
     items = [good, good | {"context": [1, 2]}, {"bandit": shop, "context": {}}]
@@ -218,7 +236,12 @@ DECLARATIONS: list[tuple[Any, str, str]] = [
     ({"age": {"type": "number", "bin": 9}}, "context.features.age.bin", "has no such option"),
     ({"a": "number", "a.b": "number"}, "context.features.a", "a.b would be a part of it"),
     ({}, "context.features", "at least one field is needed"),
-    ({"id": {"type": "hash", "log": "hash"}}, "context.features.id.log", "only keep is possible"),
+    ({"id": {"type": "hash", "log": "hide"}}, "context.features.id.log", "invalid enum value"),
+    (
+        {"id": {"type": "category", "values": ["a"], "log": "hash"}},
+        "context.features.id.values",
+        "are learned where log is hash",
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
 from service.store import identity
 from service.store.identity import (
     MAX_BANDITS,
@@ -251,3 +251,10 @@ def test_the_age_of_a_decision_is_in_its_key_but_for_those_of_an_older_format() 
     assert identity.is_older(migrated, 1.6e9, before)
     assert not identity.is_older(migrated, 1.8e9, before)
     assert identity.made_at(migrated, 1.8e9) == 1.8e9
+
+
+def test_each_bandit_of_a_store_has_a_salt_of_its_own_that_lasts():
+    ids, again, other = (DecisionIds("0", bytes([n] * 16)) for n in (1, 1, 2))
+    salt = ids.salt(BanditUid("a"))
+    assert again.salt(BanditUid("a")) == salt
+    assert len({salt, ids.salt(BanditUid("b")), other.salt(BanditUid("a"))}) == 3
