@@ -42,6 +42,7 @@ PROOFS = {
     "bodies": "no body holds the event loop, or takes many times its size in memory",
     "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
+    "hostile_objects": "nothing in place of named features breaks the server",
     "imports": "no changed export stops a bandit, a start or another bandit",
     "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",
     "slow_peers": "slow and endless clients lock nobody out, and every descriptor comes back",
@@ -59,7 +60,7 @@ _ON_ONE_THREAD = {
 def _listing() -> str:
     lines = ["usage: python -m benchmarks NAME [options]"]
     for title, commands in (("measurements", TIMINGS), ("proofs", PROOFS)):
-        lines += ["", f"{title}:", *(f"  {name:<14}{text}" for name, text in commands.items())]
+        lines += ["", f"{title}:", *(f"  {name:<16}{text}" for name, text in commands.items())]
     return "\n".join(lines)
 
 

@@ -131,7 +131,7 @@ def is_heavy(x_N: Array64, weights_N: Array64) -> bool:
     if not low < middle < high:
         return False
     plain = (high - middle) / (middle - low)
-    logs = math.log(high / middle) / math.log(middle / low)
+    logs = (math.log(high) - math.log(middle)) / (math.log(middle) - math.log(low))  # no overflow
     return plain > HEAVY and abs(math.log(logs)) < math.log(plain)
 
 
@@ -194,7 +194,9 @@ def _edges(known: NumberField, t_N: Array64, weights_N: Array64) -> tuple[float,
         few = len(levels) <= MAX_LEVELS
         if few:
             levels = levels[counts > 1]
-            num = MAX_LEVELS if len(t_N) >= ROWS_PER_LEVEL * len(levels) else 0
+            # None may have been seen twice: of numbers at both ends of what a float can hold, only
+            # one is within the bound.
+            num = MAX_LEVELS if 0 < ROWS_PER_LEVEL * len(levels) <= len(t_N) else 0
         else:
             num = min(AUTO_BINS, len(t_N) // ROWS_PER_BIN)
         if num < 2:

@@ -349,7 +349,7 @@ def _show(found: Findings, target: int) -> None:
         print(f"\r{sum(found.sent.values())} of {target} requests", end="", flush=True)
 
 
-def _level(found: Findings) -> tuple[float, float]:
+def level(found: Findings) -> tuple[float, float]:
     """Return the level of resident memory after warm-up, and the rise of a fitted line."""
     seen = np.array(found.rss_mb[len(found.rss_mb) // 4 :])
     if len(seen) < 3:
@@ -382,14 +382,14 @@ def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str
         wrong.append(f"verify at the end: {differs}")
     lines = server.log.read_text().splitlines()
     wrong += [line[:1500] for line in lines if '"level": "error"' in line or "Traceback" in line]
-    level, rise = _level(found)
-    if rise > _RSS_RISE * level:
-        wrong.append(f"resident memory rose by {rise:.1f} MB from about {level:.1f}")
+    mean, rise = level(found)
+    if rise > _RSS_RISE * mean:
+        wrong.append(f"resident memory rose by {rise:.1f} MB from about {mean:.1f}")
     results: dict[str, float] = {
         "requests": sum(found.sent.values()),
         **{f"sent: {kind}": count for kind, count in found.sent.items()},
         **{f"answered {status}": count for status, count in sorted(found.statuses.items())},
-        "rss_mb": round(level, 1),
+        "rss_mb": round(mean, 1),
         "rss_rise_mb": round(rise, 2),
         "seconds": round(time.perf_counter() - started, 1),
         "wrong": len(wrong),

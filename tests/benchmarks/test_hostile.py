@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from bandexa_core.log.contract import ItemState
+from benchmarks.proofs import hostile_objects
 from benchmarks.proofs.hostile import Fingerprint, main
 from service.store.sqlite.codec import NEW_ITEM, pack_items
 from service.store.sqlite.tables import create_tables
@@ -24,6 +25,16 @@ def test_no_request_breaks_the_server_or_changes_anything_when_rejected(tmp_path
     assert results["sent: msgpack"] > 8
     assert results["answered 200"] > 8
     assert results["answered 422"] > 15
+
+
+@pytest.mark.slow
+def test_nothing_in_place_of_named_features_breaks_the_server(tmp_path):
+    report = tmp_path / "objects.json"
+    assert hostile_objects.main(["--cases", "120", "--json", str(report)]) == 0
+    results = json.loads(report.read_text())["results"]
+    assert results["cases"] >= 120
+    assert min(results["answered 200"], results["sent: declaration, JSON"]) >= 20
+    assert results["answered 422"] > 40
 
 
 def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):

@@ -290,3 +290,14 @@ def test_a_sample_of_large_rows_is_smaller():
     assert 200 < len(found.rows) < 250
     assert found.num_rows == 1000
     assert len(sample_rows(large, most_bytes=1).rows) == 1
+
+
+@pytest.mark.parametrize(
+    "numbers", [[5e-324, 1.7e9], [1.7e12, 1e30, 1e30, -0.0, 5e-324, 1e30, 1.7e12, 1.7e12, 0, -0.0]]
+)
+def test_numbers_from_both_ends_of_what_a_float_holds_are_fitted(numbers):
+    """None is seen twice, or the ratio of two overflows; such rows stopped every round."""
+    rows = [{"a": number} for number in numbers]
+    for scale in ("auto", "linear", "log", "quantile"):
+        features = Features.from_json({"a": {"type": "number", "scale": scale}})
+        assert np.isfinite(fit(features, rows).encode(rows)).all()

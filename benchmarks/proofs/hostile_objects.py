@@ -1,0 +1,290 @@
+"""Whatever stands where named features belong: answers are 2xx or 4xx, in bounded time and memory.
+
+Objects in contexts, candidates, batches and the catalogue, as JSON and msgpack, and declarations of
+fields: wrong types, depth, sizes, duplicate keys, numbers that are none, text that is none. What is
+accepted is explained, rewarded and trained on. A refused request must change nothing in the
+database, and the server's data must pass `verify` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.processes import resident_bytes
+from benchmarks.proofs.audit import verify
+from benchmarks.proofs.hostile import Findings, Fingerprint, level
+from benchmarks.proofs.hostile_values import HostileValues
+from benchmarks.report import arguments, report
+from benchmarks.server import Server
+
+JSON, MSGPACK = "application/json", "application/msgpack"
+_FIELDS = {
+    "age": "number", "device": "category", "at": "time", "tags": "categories", "x": "text",
+    "v": {"type": "vector", "size": 2}, "on": "bool", "id": "hash",
+}  # fmt: skip
+_PERSONAL = {
+    "age": {"type": "number", "log": "hash"}, "tags": {"type": "categories", "log": "hash"},
+    "user": {"type": "ignore", "log": "hash"}, "x": {"type": "text", "log": "drop"},
+    "a": {"type": "ignore", "log": "drop"}, "v": {"type": "vector", "size": 2, "log": "hash"},
+    "at": {"type": "time", "log": "hash"}, "*": "auto",
+}  # fmt: skip
+_KEPT: dict[str, dict[str, Any]] = {
+    "auto": {"context": {"features": "auto"}, "actions": {"features": "auto"}},
+    "declared": {
+        "context": {"features": _FIELDS, "unknown": "refuse", "max_bytes": 4096},
+        "actions": {"features": {"*": "auto"} | _FIELDS, "strict": True},
+    },
+    "personal": {"context": {"features": _PERSONAL}, "actions": {"features": _PERSONAL}},
+    "numbers": {"context": {"shape": [2]}, "action_dim": 1},
+}
+SETTLED = 1000  # cases between two settlings
+SLOW_S = 5.0  # of one answer, on a machine that others use as well
+RSS_RISE = 0.1
+
+
+class ObjectAttack:
+    """Sends the cases, and checks the answers and the database behind them.
+
+    Args:
+        server: A server without bandits.
+        seed: Of all cases.
+    """
+
+    def __init__(self, server: Server, seed: int) -> None:
+        self.found = Findings()
+        self.slowest_s = 0.0
+        self._server = server
+        self._http = httpx.Client(base_url=server.address, trust_env=False, timeout=60.0)
+        self._print = Fingerprint(server.data_dir / "bandexa.db")
+        self._rng = np.random.default_rng(seed)
+        self._values = HostileValues(self._rng)
+        self._made: list[tuple[str, str]] = []  # bandit and id of accepted decisions
+        self._declared = 0
+        self._prepare()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+        self._print.close()
+
+    def run(self, num: int) -> None:
+        """Send `num` cases."""
+        kinds: dict[str, Callable[[], None]] = {
+            "context": self._context, "score": self._score, "candidates": self._candidates,
+            "batch": self._batch, "catalogue": self._catalogue, "declaration": self._declaration,
+        }  # fmt: skip
+        names = list(kinds)
+        for number in range(num):
+            kinds[names[number % len(names)]]()
+            if number % SETTLED == SETTLED - 1:
+                self._settle()
+                if sys.stdout.isatty():
+                    print(f"\r{number + 1} of {num} cases", end="", flush=True)
+        self._settle()
+
+    # -- cases ------------------------------------------------------------------------------------
+
+    def _name(self) -> str:
+        return list(_KEPT)[int(self._rng.integers(len(_KEPT)))]
+
+    def _object(self, packed: bool) -> bytes:
+        return self._values.packed_object() if packed else self._values.json_object()
+
+    def _context(self) -> None:
+        name, packed = self._name(), self._rng.random() < 0.5
+        answer = self._send(
+            "context", "POST", "/select", packed, _select(packed, name, self._object(packed))
+        )
+        self._note(name, answer)
+
+    def _score(self) -> None:
+        packed = self._rng.random() < 0.5
+        value = self._object(packed)
+        body = b"\x81\xa7context" + value if packed else b'{"context":%s}' % value
+        self._send("score", "POST", f"/bandits/{self._name()}/score", packed, body)
+
+    def _candidates(self) -> None:
+        name, packed = self._name(), self._rng.random() < 0.5
+        value = self._object(packed)
+        if packed:
+            body = (
+                b"\x83\xa6bandit" + _packed(name) + b"\xa7context\x80\xaacandidates\x92"
+                b"\x82\xa2id\xa1x\xa8features" + value + b"\x81\xa2id\xa1y"
+            )
+        else:
+            body = (
+                b'{"bandit":"%s","context":{},"candidates":[{"id":"x","features":%s},{"id":"y"}]}'
+                % (name.encode(), value)
+            )
+        self._note(name, self._send("candidates", "POST", "/select", packed, body))
+
+    def _batch(self) -> None:
+        name, packed = self._name(), self._rng.random() < 0.5
+        items = [_select(packed, name, self._object(packed)) for _ in range(3)]
+        if packed:
+            body = b"\x81\xa5items\x93" + b"".join(items)
+        else:
+            body = b'{"items":[%s]}' % b",".join(items)
+        answer = self._send("batch", "POST", "/select/batch", packed, body)
+        for item in answer.json()["items"] if answer.status_code == 200 else ():
+            if item["code"] >= 500:
+                self.found.wrong.append(f"batch: {body[:300]!r}: {item}")
+            elif item["code"] == 200:
+                self._made.append((name, item["answer"]["decision_id"]))
+
+    def _catalogue(self) -> None:
+        packed = self._rng.random() < 0.5
+        value = self._object(packed)
+        if packed:
+            body = b"\x81\xa7actions\x91\x82\xa2id\xa1b\xa8features" + value
+        elif self._rng.random() < 0.5:
+            body = b'{"ids":["c"],"features":[%s]}' % value
+        else:
+            body = b'{"actions":[{"id":"b","features":%s}]}' % value
+        self._send("catalogue", "PUT", f"/bandits/{self._name()}/actions", packed, body)
+
+    def _declaration(self) -> None:
+        self._declared += 1
+        name, declared = f"d{self._declared}", self._values.declaration()
+        body = b'{"context":{"features":%s},"actions":{"features":"auto"}}' % declared
+        if self._rng.random() < 0.3:
+            body = b'{"context":{"features":"auto"},"actions":{"features":%s}}' % declared
+        answer = self._send("declaration", "PUT", f"/bandits/{name}", False, body)
+        if answer.status_code == 201:  # it takes objects, whatever they are, and goes again
+            value = self._values.json_object()
+            self._send(
+                "declared", "POST", f"/bandits/{name}/score", False, b'{"context":%s}' % value
+            )
+            self._http.delete(f"/bandits/{name}").raise_for_status()
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def _send(
+        self, kind: str, method: str, path: str, packed: bool, content: bytes
+    ) -> httpx.Response:
+        before, begun = self._print.take(), time.perf_counter()
+        headers = {"content-type": MSGPACK if packed else JSON}
+        answer = self._http.request(method, path, content=content, headers=headers)
+        took = time.perf_counter() - begun
+        self.slowest_s = max(self.slowest_s, took)
+        self.found.sent[f"{kind}, {'msgpack' if packed else 'JSON'}"] += 1
+        self.found.statuses[answer.status_code] += 1
+        what = f"{kind}: {content[:300]!r}: {answer.status_code}"
+        if not 200 <= answer.status_code < 300 and not 400 <= answer.status_code < 500:
+            self.found.wrong.append(f"{what} {answer.text[:300]}")
+        elif answer.status_code >= 400 and self._print.take() != before:
+            self.found.wrong.append(f"{what}, and the database changed")
+        if took > SLOW_S:
+            self.found.wrong.append(f"{what} after {took:.1f} s")
+        try:
+            json.loads(answer.content)
+        except ValueError as error:
+            self.found.wrong.append(f"{what}: the answer is no JSON: {error}")
+        return answer
+
+    def _note(self, name: str, answer: httpx.Response) -> None:
+        if answer.status_code == 200:
+            self._made.append((name, answer.json()["decision_id"]))
+
+    def _settle(self) -> None:
+        """Learn from what was accepted, explain some of it, and replace all bandits."""
+        for number, (name, decision_id) in enumerate(self._made):
+            body = {"decision_id": decision_id, "reward": number % 2}
+            self._http.post("/reward", json=body).raise_for_status()
+            if number % 20 == 0:
+                found = self._http.get(f"/bandits/{name}/decisions/{decision_id}")
+                if found.status_code != 200 or not found.json()["reproduced"]["action"]:
+                    self.found.wrong.append(
+                        f"{decision_id}: {found.status_code} {found.text[:300]}"
+                    )
+        for name in _KEPT:
+            trained = self._http.post(f"/bandits/{name}/train?wait=true")
+            if trained.status_code != 200:
+                self.found.wrong.append(f"a round of {name}: {trained.text[:500]}")
+            if "features" in _KEPT[name]["context"]:
+                for _ in range(20):
+                    value = self._values.json_object()
+                    content = b'{"context":%s}' % value
+                    self._send("trained", "POST", f"/bandits/{name}/score", False, content)
+        self._made.clear()
+        for bandit in self._http.get("/bandits").json()["bandits"]:
+            self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
+        self._prepare()
+        self.found.rss_mb.append(resident_bytes(self._server.pid) / 1e6)
+
+    def _prepare(self) -> None:
+        for name, spec in _KEPT.items():
+            training = {"mode": "lockstep", "optimizer_steps": 5}
+            self._http.put(
+                f"/bandits/{name}", json=spec | {"training": training}
+            ).raise_for_status()
+            features: Any = [0.5] if "action_dim" in spec else {"device": "pc"}
+            actions = {"actions": [{"id": "a", "features": features}]}
+            self._http.put(f"/bandits/{name}/actions", json=actions).raise_for_status()
+
+
+def _packed(text: str) -> bytes:
+    return bytes([0xA0 + len(text)]) + text.encode()
+
+
+def _select(packed: bool, name: str, value: bytes) -> bytes:
+    if packed:
+        return b"\x82\xa6bandit" + _packed(name) + b"\xa7context" + value
+    return b'{"bandit":"%s","context":%s}' % (name.encode(), value)
+
+
+def _run(folder: Path, num: int, seed: int) -> tuple[dict[str, float], list[str]]:
+    server = Server(folder / "data", "os")
+    started = time.perf_counter()
+    try:
+        server.spawn()
+        server.wait_ready()
+        with closing(ObjectAttack(server, seed)) as attack:
+            attack.run(num)
+        found, wrong = attack.found, attack.found.wrong
+        if (status := server.stop()) != 0:
+            wrong.append(f"the server ended with status {status}")
+    finally:
+        server.close()
+    if (differs := verify(server.data_dir)) is not None:
+        wrong.append(f"verify at the end: {differs}")
+    lines = server.log.read_text().splitlines()
+    wrong += [line[:1500] for line in lines if '"level": "error"' in line or "Traceback" in line]
+    mean, rise = level(found)
+    if rise > RSS_RISE * mean:
+        wrong.append(f"resident memory rose by {rise:.1f} MB from about {mean:.1f}")
+    results: dict[str, float] = {
+        "cases": sum(found.sent.values()),
+        **{f"sent: {kind}": count for kind, count in sorted(found.sent.items())},
+        **{f"answered {status}": count for status, count in sorted(found.statuses.items())},
+        "slowest_s": round(attack.slowest_s, 3),
+        "rss_mb": round(mean, 1),
+        "rss_rise_mb": round(rise, 2),
+        "seconds": round(time.perf_counter() - started, 1),
+        "wrong": len(wrong),
+    }
+    return results, wrong
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("hostile_objects", __doc__)
+    parser.add_argument("--cases", type=int, default=20_000, help="requests, all kinds together")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is generated")
+    given = parser.parse_args(argv)
+    if given.cases < 1:
+        parser.error("--cases must be at least 1")
+    with tempfile.TemporaryDirectory(prefix="bandexa-hostile-") as name:
+        results, wrong = _run(Path(name), given.cases, given.seed)
+    claim = "no value in place of named features breaks the server or changes anything if refused"
+    return report("hostile_objects", results, given.json, wrong=wrong, claim=claim)
