@@ -77,6 +77,8 @@ from bandexa_core.spec import (
 from bandexa_core.training.plan import TrainingRound
 
 MODEL_FILE = "model"
+# Objects with named features, which an event loop encodes in some milliseconds.
+MANY_OBJECTS = 100
 TRAINING_FILE = "training"
 FORGETTING = "forgetting/"
 CATALOGUE = "catalogue/"
@@ -201,6 +203,7 @@ class ServingModel:
         features: NDArray[np.float32],
         groups: Callable[[], Groups | None] | None = None,
         places: Mapping[ActionId, int] | None = None,
+        parts: NDArray[np.float64] | None = None,
     ) -> Candidates:
         """Return candidates that bring their own features.
 
@@ -210,6 +213,7 @@ class ServingModel:
             groups: See `Candidates`.
             places: The place of each id among them. With it, many of them cost no more time than
                 the actions of a smaller catalogue.
+            parts: Their parts under the encoder in use, where they were computed beforehand.
         """
         known = self.catalogue.slots
         if places is not None and len(known) < len(ids):
@@ -218,7 +222,7 @@ class ServingModel:
                 slots[places[name]] = known[name]
         else:
             slots = np.fromiter(map(known.get, ids, repeat(INLINE_SLOT)), np.int64, len(ids))
-        return Candidates(slots, features, groups=groups)
+        return Candidates(slots, features, parts, groups=groups)
 
     def select(
         self,
@@ -344,7 +348,7 @@ class ServingModel:
         """Return a model with the next group applied; this one is unchanged.
 
         It may run on another thread, while nothing is applied here: so that a group which forgets,
-        and with that factorises, does not stop the event loop.
+        and with that factorises, or brings many objects, does not stop the event loop.
 
         Raises:
             RowNotApplied: See `apply`.
@@ -358,6 +362,7 @@ class ServingModel:
         other._changes = list(self._changes)
         other._watch = self._watch.copy()
         other.apply(group, load, z_ND)
+        other.prepare()
         return other
 
     def _learn_block(self, rows: Sequence[LogRow], z_ND: NDArray[np.float64]) -> None:
@@ -427,6 +432,19 @@ class ServingModel:
         was = self.progress
         self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
         self._watch.see([row.context for row in rows])
+
+    def encodes_many(self, group: Group) -> bool:
+        """Whether a group brings so many objects that encoding them is not for an event loop."""
+        if self.spec.actions.features is None:
+            return False
+        changes = (row.change for row in group.rows if isinstance(row, CatalogueRow))
+        num = sum(len(change.ids) for change in changes if change.features is not None)
+        return num > MANY_OBJECTS
+
+    def prepare(self) -> None:
+        """Do now what the first select after a change of the catalogue would do."""
+        if isinstance(self.policy, LinearHead):
+            _ = self.enabled_candidates().groups  # and the changes and their parts, on the way
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.

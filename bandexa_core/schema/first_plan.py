@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +31,7 @@ from bandexa_core.schema.values import (
 from bandexa_core.schema.words import hashed_terms, is_prose
 
 Entry = tuple[int, float]
+_CACHED_CHARACTERS = 64
 
 
 class HashedPlan:
@@ -79,7 +80,12 @@ class HashedPlan:
 
     def _add(self, path: str, item: Any, known: Field | None, sums: dict[int, float]) -> bool:
         """Add a value to the sums of its places; return whether it could be read."""
-        entries = _entries(path, item, known, self._width)
+        kind = None if known is None else known.type
+        if type(item) is str and len(item) <= _CACHED_CHARACTERS:
+            entries = _entries_of_text(path, item, kind, self._width)
+        else:
+            size = known.size if isinstance(known, VectorField) else None
+            entries = _entries(path, item, kind, size, self._width)
         if entries is None:
             return False
         for where, amount in entries:
@@ -87,9 +93,21 @@ class HashedPlan:
         return True
 
 
-def _entries(path: str, value: Any, known: Field | None, width: int) -> Iterable[Entry] | None:
-    """Return the places of a value and what it adds there; None where it is of a wrong type."""
-    kind = _kind(value) if known is None else known.type
+def _entries(
+    path: str, value: Any, kind: str | None, size: int | None, width: int
+) -> Sequence[Entry] | None:
+    """Return the places of a value and what it adds there; None where it is of a wrong type.
+
+    Args:
+        path: Its path.
+        value: The value.
+        kind: The type of its field; None: that which the value alone looks like.
+        size: The size of a declared vector.
+        width: The number of places.
+    """
+    is_declared = kind is not None
+    if kind is None:
+        kind = _kind(value)
     if kind == "text":
         text = as_text(value)
         return None if text is None else hashed_terms(path, text, width)
@@ -103,15 +121,20 @@ def _entries(path: str, value: Any, known: Field | None, width: int) -> Iterable
         texts = as_texts(value)
         return None if texts is None else _categories(path, set(texts), width)
     if kind == "vector":
-        size = known.size if isinstance(known, VectorField) else len(value)
-        numbers = as_vector(value, size)
+        numbers = as_vector(value, len(value) if size is None else size)
         if numbers is None:
             return None
         return [_number(f"{path}[{at}]", number, width) for at, number in enumerate(numbers)]
     if kind == "time":
         time = as_time(value)
         return None if time is None else _time(path, time[1], width)
-    return None if known is None else ()
+    return () if is_declared else None
+
+
+@lru_cache(1 << 14)
+def _entries_of_text(path: str, text: str, kind: str | None, width: int) -> Sequence[Entry] | None:
+    """Return `_entries` of a short text: most of them come again and again."""
+    return _entries(path, text, kind, None, width)
 
 
 def _kind(value: Any) -> str:

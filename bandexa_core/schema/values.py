@@ -28,7 +28,7 @@ _EPOCH, _UTC_EPOCH = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS = {"true": True, "false": False}
 # Unix times are seconds up to here, the year 5138, and milliseconds beyond.
 _MOST_SECONDS = 1e11
-_RECENT = ((1e9, 2.2e9), (1e12, 2.2e12))
+_RECENT, _RECENT_END = 1e9, 2.2e9  # seconds
 
 
 def as_number(value: object) -> float | None:
@@ -109,7 +109,8 @@ def looks_like_time(value: object) -> bool:
         return is_date(value) and _time_of_date(value) is not None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return any(low <= value <= high for low, high in _RECENT)
+    # Two comparisons, and not a division: a whole number may be too large for one.
+    return _RECENT <= value <= _RECENT_END or 1e3 * _RECENT <= value <= 1e3 * _RECENT_END
 
 
 def _time_of_date(text: str) -> tuple[float, float] | None:

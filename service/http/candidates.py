@@ -10,6 +10,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId
+from bandexa_core.model import MANY_OBJECTS
 from service.http.arrays import array_of, stacked
 from service.http.errors import InvalidBody
 from service.http.inputs import rows_of
@@ -48,7 +49,7 @@ def resolved(given: list[str | InlineAction] | None, side: NamedSide | None) -> 
     if len(set(names)) != len(names):
         raise InvalidRequest("candidates", "an action is offered twice")
     found = InlineCandidates(names, _features(actions, side), objects=side is not None)
-    return found.looked_up() if len(names) > MANY else found
+    return found.looked_up() if len(names) > (MANY if side is None else MANY_OBJECTS) else found
 
 
 def _features(actions: list[InlineAction], side: NamedSide | None) -> NDArray[Any]:

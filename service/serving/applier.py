@@ -8,7 +8,8 @@ later, and any process that reads the log can follow it.
 Rows that were appended together are a group: they are encoded together and learned together, by a
 rule in the log, so that whoever replays the log does the same arithmetic. No select sees a part of
 a group. Groups that need long work (a factorisation when forgetting, a slow encoder's features, an
-import) wait until a thread has done that work, and later ones wait behind them; selects do not.
+import, many objects) wait until a thread has done that work, and later ones wait behind them;
+selects do not.
 
 A row that cannot be applied makes the bandit *failed*: it goes on answering selects from its last
 good position, its rewards are stored, and `recovery` builds its model again from snapshot and log.
@@ -327,8 +328,9 @@ def _is_slow(model: ServingModel, group: Group) -> bool:
 
 
 def _is_replaced_by(model: ServingModel, group: Group) -> bool:
-    """Whether a group takes long to apply: it factorises, or loads a whole snapshot."""
-    return isinstance(group.rows[0], ImportRow) or model.forgets_before(group)
+    """Whether a group takes long to apply: it factorises, brings many objects, or a snapshot."""
+    first = group.rows[0]
+    return isinstance(first, ImportRow) or model.forgets_before(group) or model.encodes_many(group)
 
 
 def _features(model: ServingModel, group: Group) -> NDArray[np.float64] | None:

@@ -130,7 +130,10 @@ class Bandit:
             return Offer(candidates, None)
         if isinstance(given, InlineCandidates):
             features = self.features(given.features, len(given.ids), "candidates")
-            offered = model.inline_candidates(given.ids, features, given.groups, given.places)
+            parts = None if given.encoded is None else given.encoded.under(model.policy)
+            offered = model.inline_candidates(
+                given.ids, features, given.groups, given.places, parts
+            )
             return Offer(offered, given.ids)
         try:
             candidates = model.candidates(given)

@@ -70,9 +70,9 @@ async def running(
     if not settings.database.exists() or not settings.database.stat().st_size:
         refuse_lost_database(settings.database, settings.snapshots)
     async with AsyncExitStack() as stack:
-        loader, panels, encoders = (
+        loader, panels, encoders, actions = (
             stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
-            for name in ("loader", "panels", "encoders")
+            for name in ("loader", "panels", "encoders", "actions")
         )
         delivery = Delivery(loop)
         store = await loop.run_in_executor(
@@ -111,8 +111,9 @@ async def running(
         batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()
         selecting = Selecting(
-            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders
-        )
+            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,
+            actions,
+        )  # fmt: skip
         await stack.enter_async_context(finished(selecting))
         rounds = Rounds(settings, registry, metrics, store, live.find, loader)
         await stack.enter_async_context(rounds.running())

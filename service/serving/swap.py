@@ -106,15 +106,18 @@ class Swapper:
 
     def _load(self, bandit: Bandit, version: SnapshotVersion, head: LogPosition) -> ServingModel:
         snapshot = bandit.snapshots.load(version, (MODEL_FILE,))
-        return load_at(
+        model = load_at(
             self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head
         )
+        model.prepare()
+        return model
 
     def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
         for group in self._reader.follow(bandit.record, model.position, up_to):
             model.apply(group, bandit.applier.load_import)
         if model.position < up_to:
             raise StoreDamaged(f"row {model.position + 1} is not in the log")
+        model.prepare()
 
 
 def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
@@ -125,4 +128,5 @@ def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
     if num > ROWS_ON_LOOP or model.slow_encoder is not None:
         return None
     groups = list(applier.read(model.position, applier.model.position))
-    return None if any(model.forgets_before(group) for group in groups) else groups
+    slow = any(model.forgets_before(group) or model.encodes_many(group) for group in groups)
+    return None if slow else groups

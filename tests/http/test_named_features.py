@@ -286,6 +286,26 @@ def test_one_side_may_be_numbers(api) -> None:
 SHOP_ACTIONS = {"actions": SHOP["actions"]}
 
 
+def test_many_objects_are_encoded_beside_the_event_loop_and_decide_as_few_do(api, shop) -> None:
+    """Actions, and candidates: their decisions are drawn again alike, before and after a round."""
+    many = [{"id": f"m{n}", "features": {"kind": f"k{n % 7}", "price": n / 3}} for n in range(150)]
+    for number in range(2):
+        candidates = [{"id": f"c{number}.{n}", "features": many[n]["features"]} for n in range(150)]
+        offered = api.select(shop, VISIT, candidates=candidates)
+        api.call("PUT", f"/bandits/{shop}/actions", {"actions": many})
+        chosen = api.select(shop, VISIT)
+        for made in (offered, chosen):
+            found = api.call("GET", f"/bandits/{shop}/decisions/{made['decision_id']}")
+            assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
+            api.reward(made["decision_id"], number)
+        few = api.means(shop, VISIT, candidates[:3])
+        assert api.means(shop, VISIT, candidates)[:3] == pytest.approx(few, abs=1e-9)
+        known = api.means(shop, VISIT, [row["id"] for row in many[:3]])
+        assert known == pytest.approx(few, abs=1e-9)
+        api.train(shop)
+        many = [row | {"features": {"kind": "new", "price": n}} for n, row in enumerate(many)]
+
+
 def test_ten_thousand_actions_with_objects(api, http) -> None:
     """They are put, listed, offered and scored; each request is answered in some hundred ms."""
     name = api.fresh("large")

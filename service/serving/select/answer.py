@@ -12,13 +12,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, DecisionId
-from bandexa_core.policies import EncodedContext
+from bandexa_core.model import MANY_OBJECTS
+from bandexa_core.policies import EncodedContext, LinearHead
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
@@ -29,6 +31,7 @@ from service.serving.select.batcher import DecisionBatcher
 from service.serving.select.commands import (
     CandidateInput,
     Decision,
+    EncodedActions,
     InlineCandidates,
     Scores,
     SelectCommand,
@@ -58,6 +61,7 @@ class Selecting:
         recent: Receives the new decisions under callers' ids.
         panels: One thread that computes late propensities; ends after the store.
         encoders: One thread that runs slow encoders; likewise.
+        actions: One thread that encodes many inline candidates; likewise.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Selecting:
         recent: RecentDecisions,
         panels: Executor,
         encoders: Executor,
+        actions: Executor,
     ) -> None:
         self._metrics = metrics
         self._bandit = bandit
@@ -79,6 +84,7 @@ class Selecting:
         self._batcher = batcher
         self._recent = recent
         self._panels = panels
+        self._actions = actions
         self._encoder_queue = EncoderQueue(
             encoders,
             max_batch=settings.encode_batch,
@@ -114,6 +120,10 @@ class Selecting:
         try:
             context = bandit.context(command.context)
             ready: NDArray[Any] | EncodedContext = context
+            if _brings_many(command.candidates):
+                with self._batcher.announced(command.decision_id):
+                    offered = await self._encoded(bandit, command.candidates)
+                command = command._replace(candidates=offered)
             if bandit.model.slow_encoder is not None:
                 with self._batcher.announced(command.decision_id):
                     ready = await self._ready(bandit, context, command.candidates, patient=patient)
@@ -192,6 +202,16 @@ class Selecting:
                 return part
         return context
 
+    async def _encoded(self, bandit: Bandit, candidates: CandidateInput) -> CandidateInput:
+        """Return inline candidates as the served encoder takes them, encoded off the event loop."""
+        policy = bandit.model.policy
+        if not isinstance(candidates, InlineCandidates) or not isinstance(policy, LinearHead):
+            return candidates
+        features = bandit.features(candidates.features, len(candidates.ids), "candidates")
+        loop = asyncio.get_running_loop()
+        done = await loop.run_in_executor(self._actions, EncodedActions.of, policy, features)
+        return replace(candidates, encoded=done)
+
     def num_candidates(self, command: SelectCommand) -> int:
         """Return how many candidates a select has, at most.
 
@@ -220,6 +240,8 @@ class Selecting:
         """
         bandit = self._bandit(name)
         array = bandit.context(context)
+        if _brings_many(candidates):
+            candidates = await self._encoded(bandit, candidates)
         ready = await self._ready(bandit, array, candidates)
         model, offer = bandit.model, bandit.offer(candidates)
         try:
@@ -241,6 +263,15 @@ async def finished(selecting: Selecting) -> AsyncIterator[None]:
         yield
     finally:
         await selecting.finish()
+
+
+def _brings_many(candidates: CandidateInput) -> bool:
+    """Whether candidates are so many objects that encoding them is not for the event loop."""
+    return (
+        isinstance(candidates, InlineCandidates)
+        and candidates.objects
+        and len(candidates.ids) > MANY_OBJECTS
+    )
 
 
 def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredAnswer) -> Decision:

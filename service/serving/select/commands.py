@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
-from bandexa_core.policies import Candidates
+from bandexa_core.policies import Candidates, LinearHead
+from bandexa_core.policies.protocol import Policy
 from service.store.records import ChosenAction, DecisionRecord, Propensities
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedActions:
+    """The parts of inline candidates under one encoding and encoder.
+
+    Attributes:
+        policy: Which computed them.
+        parts: They, (K, V).
+    """
+
+    policy: LinearHead
+    parts: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, policy: LinearHead, features: NDArray[Any]) -> Self:
+        """Return what a policy's encoder makes of candidates (K, A); on any thread."""
+        parts = policy.action_parts(features)
+        if parts is None and policy.named is not None and policy.named.a is not None:
+            policy.named.actions(features)  # which remembers them
+        return cls(policy, parts)
+
+    def under(self, policy: Policy) -> NDArray[np.float64] | None:
+        """Return the parts for a policy of the same encoding and encoder; None for another one."""
+        mine = self.policy
+        is_same = (
+            isinstance(policy, LinearHead)
+            and policy.encoder is mine.encoder
+            and policy.named is mine.named
+        )
+        return self.parts if is_same else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +58,7 @@ class InlineCandidates:
         objects: Whether they are objects with named features.
         groups: Returns the groups with equal features, where `looked_up` has found them.
         places: The place of each id, likewise.
+        encoded: What the encoder makes of them, where it was computed beforehand.
     """
 
     ids: tuple[ActionId, ...]
@@ -33,6 +66,7 @@ class InlineCandidates:
     objects: bool = False
     groups: Callable[[], Groups | None] | None = None
     places: Mapping[ActionId, int] | None = None
+    encoded: EncodedActions | None = None
 
     def looked_up(self) -> InlineCandidates:
         """Return the same with all that takes long for many, and is not for the event loop."""
