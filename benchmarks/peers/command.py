@@ -22,7 +22,7 @@ from benchmarks.peers import shop
 from benchmarks.peers.data import DEFAULT_FOLDER, TableUnavailableError, load
 from benchmarks.peers.play import figures, play
 from benchmarks.peers.player import UnavailableError
-from benchmarks.peers.policies import OURS, PEERS, POLICIES
+from benchmarks.peers.policies import NAMED, OURS, PEERS, POLICIES
 from benchmarks.peers.problems import PROBLEMS as OF_VECTORS
 from benchmarks.peers.problems import Problem
 from benchmarks.peers.results import Key, Results, Row
@@ -195,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
     lines = summarise(rows, reported, {name: row.against for name, row in problems.items()})
     rivals = {
         "peers": _RIVALS,
-        "ours, fixed": [name for name in OURS if name not in (given.of, "uniform")],
+        "ours, fixed": [name for name in OURS if name not in (given.of, "uniform", *NAMED)],
     }
     with_picks = [name for name, row in problems.items() if _is_compared(row)]
     compared = compare(rows, with_picks, given.of, rivals, set(_picks(given)), reported)

@@ -1,8 +1,9 @@
 """Converts the files of packages to the arrays of a table.
 
 A classification table has `x` float32 (n, d), `y` int64 (n,), the names of the d columns and of the
-K labels. MovieLens has `users` float32 (U, d), `items` float32 (M, A), `item_ids` (M,), and
-`ratings` int64 (N, 3): user, item, stars.
+K labels, and `objects` (n,): each row as JSON, by the names of the table's own columns. MovieLens
+has `users` float32 (U, d), `items` float32 (M, A), `item_ids` (M,), and `ratings` int64 (N, 3):
+user, item, stars.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.encoding import Column, column, encode, labels
+from benchmarks.peers.encoding import MISSING, Column, column, encode, labels
 from benchmarks.peers.r_files import read_lazy, read_rda
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,7 +34,29 @@ def classification(columns: Columns, target: str, *, logs: Collection[str] = ())
     inputs = {name: values for name, values in columns.items() if name != target}
     x = encode(inputs, logs=logs)
     y, names = labels(columns[target])
-    return {"x": x.values, "columns": np.array(x.names), "y": y, "labels": np.array(names)}
+    return {
+        "x": x.values, "columns": np.array(x.names), "y": y, "labels": np.array(names),
+        "objects": np.array(objects(inputs)),
+    }  # fmt: skip
+
+
+def objects(columns: Columns) -> list[bytes]:
+    """Return the rows of a table as JSON, without what is missing, as a caller has them."""
+    listed = [
+        (name, values if isinstance(values, tuple) else values.tolist())
+        for name, values in columns.items()
+    ]
+    rows = zip(*(values for _, values in listed), strict=True)
+    return [
+        json.dumps(
+            {
+                name: value
+                for (name, _), value in zip(listed, row, strict=True)
+                if value != MISSING and value == value  # NaN, which is missing, is not
+            }
+        ).encode()
+        for row in rows
+    ]
 
 
 def mushroom(files: Files) -> Arrays:

@@ -77,7 +77,57 @@ class OurPlayer:
         self._client.retire(action_id)
 
 
-Make = Callable[[Stream, str, int], OurPlayer]
+class NamedPlayer:
+    """A bandit of the service that gets a table's rows as objects, and types their fields itself.
+
+    Args:
+        name: Name of the bandit.
+        seed: Its seed.
+        stream: The stream that it will play; it has objects.
+        labels: Actions are objects as well, with their label as the one field.
+    """
+
+    def __init__(self, name: str, seed: int, stream: Stream, *, labels: bool) -> None:
+        torch.set_num_threads(1)
+        if stream.objects is None:
+            raise UnavailableError("the stream has no objects; a table is to be fetched again")
+        body: Body = {
+            "context": {"features": "auto"}, "training": {"mode": "lockstep"}, "seed": seed,
+        }  # fmt: skip
+        features = None
+        if labels:
+            body["actions"] = {"features": "auto"}
+            features = [{"label": name} for name in stream.action_ids]
+        self._client = InProcessClient(name, body, stream.action_ids, features)
+        self._name, self._objects = name, stream.objects
+
+    def select(self, step: int, context: Context, ids: Sequence[str], features: Features) -> Choice:
+        """Choose among the whole catalogue, for the object of this step."""
+        del context, ids, features
+        selection = self._client.select(
+            self._name, self._objects[step], decision_id=f"{self._name}.{step}"
+        )
+        return Choice(selection.action.id, selection.propensity)
+
+    def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Report rewards, and train when a round is due, as in lockstep."""
+        due = False
+        for outcome in outcomes:
+            due |= self._client.reward(f"{self._name}.{outcome.step}", outcome.reward).train_due
+        if due:
+            self._client.train(self._name)
+
+    def retire(self, action_id: str) -> None:
+        """Retire an action."""
+        self._client.retire(action_id)
+
+
+Make = Callable[[Stream, str, int], OurPlayer | NamedPlayer]
+
+
+def named(*, labels: bool) -> Make:
+    """Return what makes a player of objects, without further configuration."""
+    return lambda stream, name, seed: NamedPlayer(name, seed, stream, labels=labels)
 
 
 def policy(

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.peers.bayesian import BayesianPlayer
 from benchmarks.peers.contextual import ContextualPlayer
 from benchmarks.peers.mabwiser_linear import MabwiserPlayer
-from benchmarks.peers.ours import BILINEAR, HEADS, MLP, PER_ACTION, Make, policy
+from benchmarks.peers.ours import BILINEAR, HEADS, MLP, PER_ACTION, Make, named, policy
 from benchmarks.peers.player import Player, UnavailableError
 from benchmarks.peers.river_linear import RiverPlayer
 from benchmarks.peers.stream import Stream
@@ -83,6 +83,8 @@ def _peer(name: str, package: str, make: Callable[[Stream, int], Player]) -> Pol
 
 _ROWS = [
     _ours("default", policy()),
+    _ours("auto", named(labels=True)),
+    _ours("auto_ids", named(labels=False)),
     _ours("squarecb", policy(selection={"method": "squarecb"})),
     _ours("linear_ts", policy("linear_ts", PER_ACTION)),
     _ours("linear_greedy", policy("greedy", PER_ACTION)),
@@ -94,6 +96,11 @@ _ROWS = [
     _ours("uniform", policy("uniform")),
     _peer("vw", "vowpalwabbit", partial(VwPlayer, exploration="")),
     _peer("vw_squarecb", "vowpalwabbit", partial(VwPlayer, exploration="--squarecb")),
+    _peer("vw_raw", "vowpalwabbit", partial(VwPlayer, exploration="", objects=True)),
+    _peer(
+        "vw_raw_squarecb", "vowpalwabbit",
+        partial(VwPlayer, exploration="--squarecb", objects=True),
+    ),
     _peer("vw_regcb", "vowpalwabbit", partial(VwPlayer, exploration="--regcb --regcbopt")),
     _peer("mabwiser_linucb", "mabwiser", partial(MabwiserPlayer, learning="LinUCB")),
     _peer("mabwiser_lints", "mabwiser", partial(MabwiserPlayer, learning="LinTS")),
@@ -109,5 +116,6 @@ _ROWS = [
     _peer("river_linucb", "river", RiverPlayer),
 ]  # fmt: skip
 POLICIES: Mapping[str, Policy] = {row.name: row for row in _ROWS}
+NAMED = ("auto", "auto_ids")  # ours, that get objects
 OURS = tuple(row.name for row in _ROWS if row.package is None)
 PEERS = tuple(row.name for row in _ROWS if row.package is not None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Stream:
         offered: The offered actions of each step, int64 (T, K); None offers the whole catalogue.
         retired: For an action, the first step at which it is no longer in the catalogue.
         delay: Rewards are reported together after so many steps; 1 reports each at once.
+        objects: The contexts as objects with named features, T; None where there are none. They say
+            what `contexts` say, and are not in the digest.
     """
 
     contexts: NDArray[np.float32]
@@ -38,6 +41,7 @@ class Stream:
     offered: NDArray[np.int64] | None = None
     retired: Mapping[int, int] = field(default_factory=dict)
     delay: int = 1
+    objects: tuple[Mapping[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         steps, num = len(self.contexts), len(self.action_ids)

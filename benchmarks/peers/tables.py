@@ -1,7 +1,8 @@
 """Tables as bandits: the actions are a table's labels, and the right one pays 1, any other 0.
 
 A seed draws the rows of the T steps: a permutation where the table has T rows, so that no row comes
-twice. A row's context is the table's encoding (`encoding.py`); the label is not in it.
+twice. A row's context is the table's encoding (`encoding.py`), and the row itself as an object for
+who takes objects; the label is not in it.
 
 MovieLens: a step is a visit of a user who is offered 50 films that he has rated, and a film pays 1
 if he gave it 4 or 5 stars. Every rating is offered once: the ratings of a user are shuffled and cut
@@ -11,6 +12,7 @@ are described by age, gender and occupation, films by genres and year.
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -33,6 +35,7 @@ def classification_stream(table: Arrays, seed: int, horizon: int) -> Stream:
         action_ids=tuple(str(name) for name in names),
         means=right,
         rewards=right,
+        objects=tuple(map(json.loads, table["objects"][rows])) if "objects" in table else None,
     )
 
 

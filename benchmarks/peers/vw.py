@@ -4,23 +4,33 @@ The context is the namespace `c`, an action's id `i` and its features `f`. Witho
 action's rank could not depend on the context, so `-q ci` and, where actions have features, `-q cf`
 are given; everything else is the library's default. `--squarecb` and `--regcb` need the range of
 costs, and are told that of the stream's rewards. A cost is the negative reward.
+
+Where it is given objects, the context is a feature `name=value` for each text and `name:value` for
+each number, as a user of the library writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.player import Choice, Context, Features, Outcome
+from benchmarks.peers.player import Choice, Context, Features, Outcome, UnavailableError
 from benchmarks.peers.stream import Stream
 
 
 class VwPlayer:
     """One workspace; an action is drawn from the probabilities that it returns."""
 
-    def __init__(self, stream: Stream, seed: int, exploration: str) -> None:
+    def __init__(
+        self, stream: Stream, seed: int, exploration: str, *, objects: bool = False
+    ) -> None:
         import vowpalwabbit
+
+        if objects and stream.objects is None:
+            raise UnavailableError("the stream has no objects; a table is to be fetched again")
+        self._objects = stream.objects if objects else None
 
         products = "-q ci" if stream.action_features is None else "-q ci -q cf"
         if exploration:
@@ -33,7 +43,8 @@ class VwPlayer:
 
     def select(self, step: int, context: Context, ids: Sequence[str], features: Features) -> Choice:
         """Draw from the probabilities of the prediction."""
-        lines = [f"shared |c {_numbers(context)}"]
+        raw = self._objects
+        lines = [f"shared |c {_numbers(context) if raw is None else _named(raw[step])}"]
         lines += [
             f"|i {action_id}" + ("" if features is None else f" |f {_numbers(features[row])}")
             for row, action_id in enumerate(ids)
@@ -58,3 +69,20 @@ class VwPlayer:
 
 def _numbers(values: Context) -> str:
     return " ".join(f"{n}:{value:.7g}" for n, value in enumerate(values.tolist()) if value)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{_plain(name)}={_plain(value)}"
+        if isinstance(value, str)
+        else f"{_plain(name)}:{value:.7g}"
+        for name, value in row.items()
+    )
+
+
+def _plain(text: str) -> str:
+    """Return a text without the characters that separate features."""
+    return text.translate(_SEPARATORS)
+
+
+_SEPARATORS = str.maketrans(" :|", "___")
