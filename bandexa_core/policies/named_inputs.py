@@ -8,7 +8,7 @@ of an object, X and A columns of an encoded context and action.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -204,9 +204,7 @@ def _counted(encoding: Encoding, num_rows: int) -> Encoding:
     """
     if encoding.is_first:
         return encoding
-    return Encoding(
-        encoding.features, encoding.fields, num_rows, encoding.parts, encoding.first_width
-    )
+    return replace(encoding, num_rows=num_rows)
 
 
 def _places(now: Encoding, before: Encoding) -> NDArray[np.intp]:

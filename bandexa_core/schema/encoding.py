@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.schema.drift import Bins
 from bandexa_core.schema.features import Features, field_to_json, fields_from_json
 from bandexa_core.schema.fields import Field
 from bandexa_core.schema.first_plan import HashedPlan
@@ -26,7 +28,7 @@ from bandexa_core.schema.plans import FieldPlan
 
 FIRST_WIDTH = 64
 _FORMAT = 1
-_KEYS = {"format", "features", "unknown", "strict", "fields", "num_rows", "parts", "width"}
+_KEYS = {"format", "features", "unknown", "strict", "fields", "num_rows", "parts", "width", "bins"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,7 @@ class Encoding:
         num_rows: Rows behind the constants; 0: none, everything is hashed.
         parts: The fitted fields, in the order of their columns; empty where everything is hashed.
         first_width: The width of a row where everything is hashed.
+        bins: What recent objects are compared with: see `drift`.
         columns: The name of each column: "age", "age[3]" (a piece of it, or a number of a vector),
             "country=DE", "country#2" (a bucket, or the place of a hash), "at@weekend" (a side of a
             time), "age?missing". In the next encoding a column of this name means the same, but for
@@ -51,6 +54,7 @@ class Encoding:
     num_rows: int
     parts: tuple[Part, ...]
     first_width: int = FIRST_WIDTH
+    bins: tuple[Bins, ...] = ()
     columns: tuple[str, ...] = field(init=False)
     _plan: FieldPlan | HashedPlan = field(init=False, repr=False)
 
@@ -141,6 +145,7 @@ class Encoding:
             "num_rows": self.num_rows,
             "parts": [part_to_json(part) for part in self.parts],
             "width": self.first_width,
+            "bins": [asdict(each) for each in self.bins],
         }
 
     @classmethod
@@ -150,7 +155,8 @@ class Encoding:
         Raises:
             ValueError: The value describes no encoding.
         """
-        if not isinstance(value, dict) or value.get("format") != _FORMAT or value.keys() != _KEYS:
+        is_ours = isinstance(value, dict) and value.get("format") == _FORMAT
+        if not isinstance(value, dict) or not is_ours or value.keys() | {"bins"} != _KEYS:
             raise ValueError(f"encoding: must be an object of format {_FORMAT}")
         declared = Features.from_json(
             value["features"], unknown=value["unknown"], strict=value["strict"] is True
@@ -164,7 +170,11 @@ class Encoding:
         if not (type(width) is int and 1 <= width <= MAX_INPUTS):
             raise ValueError(f"encoding: width must be 1 to {MAX_INPUTS}")
         fitted = tuple(map(part_from_json, parts))
-        return cls(declared, fields_from_json(fields), num_rows, fitted, width)
+        try:
+            bins = msgspec.convert(value.get("bins", []), tuple[Bins, ...])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"encoding: bins: {error}") from None
+        return cls(declared, fields_from_json(fields), num_rows, fitted, width, bins)
 
     def to_bytes(self) -> bytes:
         """Return the encoding as JSON, the same bytes for the same encoding."""

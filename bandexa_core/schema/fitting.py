@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bandexa_core.schema.drift import bins_of
 from bandexa_core.schema.encoding import Encoding
 from bandexa_core.schema.features import Features
 from bandexa_core.schema.fields import (
@@ -94,7 +95,8 @@ def fit(
     ]
     if _width(parts) > MAX_INPUTS:
         parts = _within_limit(parts, types, sample, least_rows)
-    return Encoding(features, types, sample.num_rows, tuple(parts))
+    bins = bins_of(types, sample.rows, sample.weights)
+    return Encoding(features, types, sample.num_rows, tuple(parts), bins=bins)
 
 
 def _within_limit(

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bandexa_core.schema.limits import MAX_FIELDS
+
 MAX_NAMES = 32  # of unknown keys, the first ones met
 
 
@@ -94,10 +96,15 @@ class Observed:
             names[path] = names.get(path, 0) + 1
 
     def of(self, path: str) -> FieldCounts:
-        """Return the counts of a field, which may be new."""
+        """Return the counts of a field, which may be new.
+
+        Of more than 256 fields, those beyond are not counted, so that memory is bounded.
+        """
         counts = self.fields.get(path)
         if counts is None:
-            counts = self.fields[path] = FieldCounts()
+            counts = FieldCounts()
+            if len(self.fields) < MAX_FIELDS:
+                self.fields[path] = counts
         return counts
 
     def missing(self, path: str) -> int:

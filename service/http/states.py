@@ -46,7 +46,7 @@ def features_state(bandit: Bandit) -> FeaturesState | None:
 def _side_state(encoding: Encoding | None, counts: SideCounts) -> SideState | None:
     if encoding is None:
         return None
-    observed = counts.under(encoding)
+    observed, drift = counts.under(encoding), counts.drift_under(encoding)
     columns = {part.path: len(part.columns) for part in encoding.parts}
     types = {path: known.type for path, known in encoding.fields.items()}
     fields = {}
@@ -56,7 +56,8 @@ def _side_state(encoding: Encoding | None, counts: SideCounts) -> SideState | No
             type=types.get(path),
             columns=None if encoding.is_first else columns.get(path, 0),
             missing=observed.missing(path), converted=seen.converted, unseen=seen.unseen,
-            wrong=seen.wrong, extreme=seen.extreme,
+            wrong=seen.wrong, extreme=seen.extreme, hashed=seen.hashed, collided=seen.collided,
+            log=encoding.features.personal.get(path, "keep"), drift=drift.get(path),
         )  # fmt: skip
     return SideState(
         num_rows=encoding.num_rows, num_columns=encoding.width, fields=fields,

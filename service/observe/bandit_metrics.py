@@ -83,6 +83,14 @@ class _Traffic:
             "bandexa_feature_values",
             "Those of them whose value of a field is missing, converted, unseen, wrong or extreme.",
         )
+        self._hashes = _Family(
+            "bandexa_feature_hashes",
+            "Values and words of a field that share places by a hash, and those that collided.",
+        )
+        self._drift = _Family(
+            "bandexa_feature_drift",
+            "Population stability index of a field's recent values against its encoding's rows.",
+        )
 
     def add(self, bandit: Bandit, label: str, *, histograms: bool) -> None:
         """Add the lines of a bandit."""
@@ -116,6 +124,12 @@ class _Traffic:
             for kind, num in numbers.items():
                 if num:
                     self._values.add(f'{label},field="{_escaped(path)}",kind="{kind}"', num)
+            if seen.hashed:
+                name = f'{label},field="{_escaped(path)}"'
+                self._hashes.add(f'{name},kind="hashed"', seen.hashed)
+                self._hashes.add(f'{name},kind="collided"', seen.collided)
+        for path, drift in (counts.recent.drift() if counts.recent is not None else {}).items():
+            self._drift.add(f'{label},field="{_escaped(path)}"', round(drift, 4))
 
     def _add_propensity(self, bandit: Bandit, label: str) -> None:
         name, tally, seen = self._propensity.name, bandit.vitals.propensities, 0
@@ -130,7 +144,7 @@ class _Traffic:
         """Return the metrics."""
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped, self._join,
-            self._objects, self._values,
+            self._objects, self._values, self._hashes, self._drift,
         ]  # fmt: skip
 
 

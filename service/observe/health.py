@@ -117,6 +117,7 @@ class BanditState:
         num_clipped: How many values were clipped before they were learned.
         clipped: The last of them and what was learned for it, where that was recently; or None.
         misfits: Named features of many requests that the encoding cannot read: see `Misfit`.
+        collisions: Ids whose places are shared, with the share of their values, the worst first.
     """
 
     due_s: float
@@ -139,6 +140,7 @@ class BanditState:
     num_clipped: int = 0
     clipped: tuple[float, float] | None = None
     misfits: tuple[Misfit, ...] = ()
+    collisions: tuple[tuple[str, float], ...] = ()
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -186,6 +188,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         num_clipped=vitals.num_clipped,
         clipped=vitals.recently_clipped(),
         misfits=tuple(misfits(bandit.inputs)),
+        collisions=tuple(collisions(bandit.inputs)),
     )
     return list(check_bandit(state))
 
@@ -200,6 +203,18 @@ def misfits(inputs: InputCounts) -> Iterator[Misfit]:
             num, what = max((seen.unseen, "unseen"), (seen.wrong, "wrong"))
             if num > MISFIT * observed.rows:
                 yield Misfit(f"{side}.{path}", what, num / observed.rows, observed.rows)
+
+
+def collisions(inputs: InputCounts) -> list[tuple[str, float]]:
+    """Return the hashed ids of which many fall on a place that another one had before."""
+    found = []
+    for side, counts in (("context", inputs.contexts), ("actions", inputs.actions)):
+        known = {} if counts.encoding is None else counts.encoding.fields
+        for path, seen in counts.observed.fields.items():
+            is_id = path in known and known[path].type == "hash"
+            if is_id and seen.hashed >= LEAST_COUNTED and seen.collided > MISFIT * seen.hashed:
+                found.append((f"{side}.{path}", seen.collided / seen.hashed))
+    return sorted(found, key=lambda each: -each[1])
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -378,6 +393,16 @@ def _check_inputs(state: BanditState) -> Iterator[Finding]:
             f" requests{more}",
             "does the caller send something else since the last round? The next one fits the"
             " encoding to it; `GET /bandits/{name}` shows all fields under `features`",
+        )  # fmt: skip
+
+    if state.collisions:
+        path, share = state.collisions[0]
+        more = f", and {len(state.collisions) - 1} more" if len(state.collisions) > 1 else ""
+        yield Finding(
+            "features-collide", NOTICE,
+            f"{share:.0%} of the counted values of {path} share a place with another value{more}",
+            "the model takes them for one; a new bandit can declare a larger `width` of the field,"
+            " or a coarser field in its place (docs/features.md)",
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from bandexa_core.policies import LinearHead
 from bandexa_core.policies.named_inputs import NamedInputs, object_of
 from bandexa_core.policies.protocol import Policy
 from bandexa_core.schema import Encoding, Observed
-from bandexa_core.schema.limits import MAX_FIELDS
+from bandexa_core.schema.drift import RecentBins
 from bandexa_core.schema.objects import JsonObject
 
 ALL_OF = 256  # selects that are counted one by one under an encoding
@@ -35,17 +35,19 @@ class SideCounts:
     Attributes:
         encoding: The encoding; None before the first count.
         observed: What its objects had, of 256 fields at most.
+        recent: The bins of the recent ones of these objects.
     """
 
     encoding: Encoding | None = None
     observed: Observed = field(default_factory=Observed)
+    recent: RecentBins | None = None
 
     def follow(self, encoding: Encoding | None) -> bool:
         """Start again where another encoding is served; returns whether it is another one."""
         is_new = not _are_equal(encoding, self.encoding)
         self.encoding = encoding
         if is_new:
-            self.observed = Observed()
+            self.observed, self.recent = Observed(), None
         return is_new
 
     def under(self, encoding: Encoding) -> Observed:
@@ -54,13 +56,15 @@ class SideCounts:
 
     def add(self, encoding: Encoding, value: JsonObject) -> None:
         """Count an object."""
-        one = Observed()
-        encoding.encode([value], one)
-        known = self.observed.fields
-        for path in [path for path in one.fields if path not in known]:
-            if len(known) + len(one.fields) > MAX_FIELDS:  # whoever sends them, memory is bounded
-                del one.fields[path]
-        self.observed.merge(one)
+        if self.recent is None:
+            self.recent = RecentBins(encoding.bins, encoding.num_rows)
+        encoding.encode([value], self.observed)
+        self.recent.add(value)
+
+    def drift_under(self, encoding: Encoding) -> dict[str, float]:
+        """Return the drift of each field under an encoding; none where another one was counted."""
+        is_counted = self.recent is not None and _are_equal(encoding, self.encoding)
+        return self.recent.drift() if self.recent is not None and is_counted else {}
 
 
 class InputCounts:

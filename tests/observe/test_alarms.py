@@ -66,6 +66,7 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"extremes": ((2, 40, -999.0),), "num_contexts": 812}, ("extreme-inputs", "notice")),
         ({"extreme_action": ("x", 3, 1e6)}, ("extreme-action", "notice")),
         ({"misfits": (Misfit("context.age", "wrong", 0.5, 200),)}, ("features-misfit", "notice")),
+        ({"collisions": (("context.user", 0.5),)}, ("features-collide", "notice")),
         ({"num_clipped": 2, "clipped": (1e4, 2.0)}, ("clipped-rewards", "notice")),
     ],
 )

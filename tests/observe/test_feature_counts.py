@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.schema import Encoding, Features, fit, to_bytes
 from bandexa_core.schema.limits import MAX_FIELDS
-from service.observe.health import Misfit, misfits
+from service.observe.health import Misfit, collisions, misfits
 from service.serving.observed import ALL_OF, EVERY, InputCounts
 
 AUTO = Features(auto=True)
@@ -69,6 +69,31 @@ def test_a_field_that_does_not_fit_is_found(fitted) -> None:
     assert list(misfits(counted(fitted, values[-30:]))) == [], "too few to say anything"
 
 
+def test_ids_that_share_a_place_are_counted_over_all_requests() -> None:
+    """64 places, one for each id as long as there is room: 400 ids leave hardly one alone."""
+    features = Features.from_json({"user": {"type": "hash", "width": 64}})
+    rows = [{"user": f"u{number}"} for number in range(400)]
+    named = NamedInputs(fit(features, rows), None)
+    counts = counted(named, rows[:4] * 30)
+    seen = counts.contexts.observed.fields["user"]
+    assert (seen.hashed, seen.collided) == (120, 0)
+    assert collisions(counts) == []
+    counts = counted(named, rows[:250])
+    seen = counts.contexts.observed.fields["user"]
+    assert seen.hashed == 250
+    assert seen.collided >= 250 - 64, "at most one id of a place was there first"
+    assert collisions(counts) == [("context.user", seen.collided / 250)]
+
+
+def test_drift_is_that_of_the_served_encoding(fitted) -> None:
+    counts = counted(fitted, [{"device": "pc", "age": 25}] * 150)
+    assert counts.contexts.drift_under(fitted.x)["device"] > 0.25
+    other = fit(AUTO, ROWS[:60])
+    assert counts.contexts.drift_under(other) == {}
+    counted(NamedInputs(other, None), [{"device": "pc"}] * 5, counts)
+    assert counts.contexts.drift_under(other) == {}, "it has too few"
+
+
 def test_the_notice_and_the_metrics_of_a_server(api) -> None:
     """A caller sends a new kind of device after the round, under a key that needs an escape."""
     name, key = api.fresh("misfit"), 'de"vi\\ce'
@@ -83,6 +108,10 @@ def test_the_notice_and_the_metrics_of_a_server(api) -> None:
     for _ in range(2):
         items = [{"bandit": name, "context": {key: "watch", "n": 1}} for _ in range(60)]
         api.call("POST", "/select/batch", {"items": items})
+    fields = api.state(name)["features"]["context"]["fields"]
+    assert fields[key]["drift"] > 0.25
+    assert (fields[key]["log"], fields[key]["collided"]) == ("keep", 0)
+    assert fields[key]["hashed"] == 120, "the watch is in a bucket"
     findings = api.state(name)["learning"]["findings"]
     assert [one["name"] for one in findings] == ["features-misfit"]
     assert "has an unseen value in 100% of the last 120 counted requests" in findings[0]["message"]
@@ -94,3 +123,10 @@ def test_the_notice_and_the_metrics_of_a_server(api) -> None:
         if sample.name == "bandexa_feature_values" and sample.labels["bandit"] == name
     }
     assert found["context", key, "unseen"] == 120
+    drift = {
+        sample.labels["field"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "bandexa_feature_drift" and sample.labels["bandit"] == name
+    }
+    assert drift[key] == pytest.approx(fields[key]["drift"], abs=1e-3)

@@ -50,6 +50,13 @@ class FieldState(BaseModel):
     unseen: int = Field(description="Categories outside of the vocabulary.")
     wrong: int = Field(description="Values of a type that counts as missing.")
     extreme: int = Field(description="Numbers far beyond all others, which count as missing.")
+    hashed: int = Field(description="Values and words that share places by a hash.")
+    collided: int = Field(description="Those of them whose place another one had before.")
+    log: str = Field(description="keep, hash or drop: what is stored of its values.")
+    drift: float | None = Field(
+        description="Population stability index of the recent objects against the rows behind the"
+        " encoding; null before 100 of them were counted."
+    )
 
 
 class SideState(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from benchmarks.peers import scenes
 from benchmarks.peers.ours import OurPlayer
 from benchmarks.peers.play import figures, play
-from benchmarks.peers.player import Choice, Outcome
+from benchmarks.peers.player import Choice, Outcome, UnavailableError
+from benchmarks.peers.policies import NAMED, POLICIES
 from benchmarks.peers.problems import PROBLEMS
 from benchmarks.peers.stream import Stream
 from benchmarks.peers.tables import classification_stream, movielens_stream
@@ -99,6 +101,29 @@ def test_a_row_of_a_table_comes_once_and_its_label_alone_pays():
     for x, row in zip(stream.contexts, stream.rewards, strict=True):
         label = int(x[0]) // 2 % 3
         assert row.tolist() == [float(action == label) for action in range(3)]
+
+
+def test_a_table_is_played_as_objects_on_the_same_stream():
+    """Our policy gets a row as an object, and the labels as actions; it learns which is right."""
+    rows = [{"color": name, "n": n} for n in range(40) for name in ("red", "green", "blue")]
+    table = small_table() | {
+        "x": np.arange(240, dtype=np.float32).reshape(120, 2),
+        "y": np.array([("red", "green", "blue").index(row["color"]) for row in rows]),
+        "objects": np.array([json.dumps(row).encode() for row in rows]),
+    }
+    stream = classification_stream(table, seed=5, horizon=120)
+    assert stream.objects is not None
+    plain = classification_stream(
+        {name: part for name, part in table.items() if name != "objects"}, seed=5, horizon=120
+    )
+    assert stream.digest() == plain.digest()
+    for value, reward in zip(stream.objects, stream.rewards, strict=True):
+        assert stream.action_ids[int(reward.argmax())] == value["color"]
+    for name in NAMED:
+        chosen = play(POLICIES[name].player(stream, name, 5), stream)
+        assert stream.rewards[np.arange(60, 120), chosen[60:]].mean() > 0.5
+        with pytest.raises(UnavailableError, match="no objects"):
+            POLICIES[name].player(plain, name, 5)
 
 
 def test_a_visit_offers_fifty_films_that_its_user_rated_and_no_film_twice():

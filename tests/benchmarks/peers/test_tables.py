@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
 import runpy
@@ -76,6 +77,14 @@ def test_a_table_is_converted_from_the_file_of_a_wheel(tmp_path):
     assert loaded["labels"].tolist() == ["0", "1"]
     assert loaded["y"].tolist() == [1, 0, 1, 0]
     assert loaded["x"][:, 1].tolist() == [1.0, -1.0, -1.0, 1.0]
+    assert [set(json.loads(row)) for row in loaded["objects"]] == [{"https", "popup"}] * 4
+
+
+def test_objects_have_what_the_table_has_and_nothing_where_it_is_missing():
+    columns = {"v": column([1, None, 2.5]), "w": column(["a", "b", None])}
+    assert [json.loads(row) for row in convert.objects(columns)] == [
+        {"v": 1, "w": "a"}, {"w": "b"}, {"v": 2.5},
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
