@@ -161,6 +161,7 @@ class RecentBins:
         self._num_rows = num_rows
         self._num = 0
         self._sums = [np.zeros(len(each.shares)) for each in bins]
+        self._found: dict[str, float] | None = None  # until the next object
 
     def add(self, value: JsonObject) -> None:
         """Count an object."""
@@ -169,6 +170,7 @@ class RecentBins:
         if self._num and self._num % RECENT == 0:
             self._sums = [sums / 2 for sums in self._sums]
         self._num += 1
+        self._found = None
         found = flatten(value)
         for each, sums in zip(self._bins, self._sums, strict=True):
             places = tuple(each.of(found.get(each.path)))
@@ -179,8 +181,12 @@ class RecentBins:
         """Return the index of each field by its path; none before 100 objects."""
         if self._num < LEAST:
             return {}
-        pairs = zip(self._bins, self._sums, strict=True)
-        return {each.path: _index(each.shares, sums, self._num_rows) for each, sums in pairs}
+        if self._found is None:
+            pairs = zip(self._bins, self._sums, strict=True)
+            self._found = {
+                each.path: _index(each.shares, sums, self._num_rows) for each, sums in pairs
+            }
+        return self._found
 
 
 def _index(shares: Sequence[float], sums_B: NDArray[np.float64], num_rows: int) -> float:

@@ -161,10 +161,10 @@ class ObjectAttack:
             body = b'{"context":{"features":"auto"},"actions":{"features":%s}}' % declared
         answer = self._send("declaration", "PUT", f"/bandits/{name}", False, body)
         if answer.status_code == 201:  # it takes objects, whatever they are, and goes again
-            value = self._values.json_object()
-            self._send(
-                "declared", "POST", f"/bandits/{name}/score", False, b'{"context":%s}' % value
-            )
+            for _ in range(2):
+                one, other = self._values.json_object(), self._values.json_object()
+                content = b'{"context":%s,"candidates":[{"id":"x","features":%s}]}' % (one, other)
+                self._send("declared", "POST", f"/bandits/{name}/score", False, content)
             self._http.delete(f"/bandits/{name}").raise_for_status()
 
     # -- checks -----------------------------------------------------------------------------------

@@ -50,6 +50,15 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "type": (*_TYPES, "auto", "", None, 3, {}),
     "other": (1, {}, "x"),
 }
+_PATHS = ("age", "device", "at", "tags", "x", "v", "on", "id", "user", "k" * 256, "a.b.c", "a.d")
+_GOOD: dict[str, dict[str, tuple[Any, ...]]] = {
+    "number": {"scale": ("log", "quantile"), "bins": (0, 1, 64)},
+    "category": {"buckets": (0, 256), "max_values": (1, 5000)},
+    "categories": {"buckets": (0, 256)},
+    "text": {"width": (1, 4096)},
+    "hash": {"width": (1, 64)},
+    "vector": {"size": (1, 2, 5000)},
+}
 
 
 class HostileValues:
@@ -202,6 +211,8 @@ class HostileValues:
             width = int(self._one((1, 38, 40, 4096)))
             fields = (b'"f%d":{"type":"hash","width":%d}' % (n, width) for n in range(num))
             return b"{%s}" % b",".join(fields)
+        if kind < 0.60:
+            return self._good_declaration()
         found: dict[str, Any] = {}
         for _ in range(int(self._rng.integers(1, 6))):
             found[self._one(_KEYS)] = self._field()
@@ -211,6 +222,16 @@ class HostileValues:
         if self._chance(0.1):
             text = text[:-1] + ', "age": "number", "age": "text"}'
         return text.encode()
+
+    def _good_declaration(self) -> bytes:
+        """Return features that are most likely accepted, at the ends of what is."""
+        found: dict[str, Any] = {"*": "auto"} if self._chance(0.5) else {}
+        for _ in range(int(self._rng.integers(1, 5))):
+            kind = str(self._one(_TYPES))
+            field: dict[str, Any] = {"type": kind, "log": self._one(("keep", "hash", "drop"))}
+            field |= {name: self._one(of) for name, of in _GOOD.get(kind, {}).items()}
+            found[str(self._one(_PATHS))] = field
+        return json.dumps(found).encode()
 
     def _field(self) -> Any:
         if self._chance(0.3):

@@ -77,7 +77,7 @@ def test_a_table_is_converted_from_the_file_of_a_wheel(tmp_path):
     assert loaded["labels"].tolist() == ["0", "1"]
     assert loaded["y"].tolist() == [1, 0, 1, 0]
     assert loaded["x"][:, 1].tolist() == [1.0, -1.0, -1.0, 1.0]
-    assert [set(json.loads(row)) for row in loaded["objects"]] == [{"https", "popup"}] * 4
+    assert json.loads(loaded["objects"][1]) == {"https": 0.5, "age": 1.0, "popup": 0.0}
 
 
 def test_objects_have_what_the_table_has_and_nothing_where_it_is_missing():
