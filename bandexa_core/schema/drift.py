@@ -35,6 +35,7 @@ HASHED_BINS = 8
 HOURS = tuple(number * DAY_S / 6 for number in range(1, 6))
 RECENT = 256  # counted objects, after which earlier ones count half
 LEAST = 100  # recent objects before there is an index
+MOST_ROWS = 2000  # of an encoding, which say enough of tenths
 _HASHED = ("hash", "text")
 _CATEGORIES = ("bool", "category", "categories")
 
@@ -77,6 +78,8 @@ def bins_of(
         weights_N: Their weights.
     """
     found = []
+    each = -(-len(rows) // MOST_ROWS)
+    rows, weights_N = rows[::each], weights_N[::each]
     for path, known in types.items():
         if known.type == "ignore":
             continue
@@ -158,7 +161,7 @@ class RecentBins:
 
     def __init__(self, bins: Sequence[Bins], num_rows: int) -> None:
         self._bins = bins
-        self._num_rows = num_rows
+        self._num_rows = min(num_rows, MOST_ROWS)
         self._num = 0
         self._sums = [np.zeros(len(each.shares)) for each in bins]
         self._found: dict[str, float] | None = None  # until the next object

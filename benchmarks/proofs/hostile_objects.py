@@ -64,7 +64,7 @@ class ObjectAttack:
         self.found = Findings()
         self.slowest_s = 0.0
         self._server = server
-        self._http = httpx.Client(base_url=server.address, trust_env=False, timeout=60.0)
+        self._http = httpx.Client(base_url=server.address, trust_env=False, timeout=300.0)
         self._print = Fingerprint(server.data_dir / "bandexa.db")
         self._rng = np.random.default_rng(seed)
         self._values = HostileValues(self._rng)
