@@ -57,15 +57,14 @@ def leaves(
             num += 1
             if num > MAX_FIELDS:
                 raise ValueError(f"{side}: more than {MAX_FIELDS} fields")
-            hidden = personal(prefix[:-1]) if personal is not None and prefix else None
-            if hidden is not None:
-                path = _hidden_path(prefix, name, f"{side}.{hidden}")
-            else:
+            hidden = None
+            if personal is None:
                 path = _path(prefix, name, side)
-                hidden = personal(path) if personal is not None else None
-            where = f"{side}.{path if hidden is None else hidden}"
+            else:
+                path, hidden = _path_of(prefix, name, side, personal)
             if item is None:
                 continue
+            where = f"{side}.{hidden or path}"
             if isinstance(item, dict):
                 if names == MAX_NAMES:
                     raise ValueError(f"{where}: objects nest deeper than {MAX_NAMES} names")
@@ -81,12 +80,21 @@ def leaves(
             yield path, item
 
 
-def _hidden_path(prefix: str, name: object, where: str) -> str:
-    """Return a path below a personal field, whose names may not be shown either."""
+def _path_of(
+    prefix: str, name: object, side: str, personal: Callable[[str], str | None]
+) -> tuple[str, str | None]:
+    """Return a path, and the personal field that it is a part of, or None.
+
+    The names below such a field may not be shown either.
+    """
+    around = personal(prefix[:-1]) if prefix else None
     try:
-        return _path(prefix, name, "")
+        path = _path(prefix, name, side)
     except ValueError:
-        raise ValueError(f"{where}: has a key that is none; it is not shown") from None
+        if around is None:
+            raise
+        raise ValueError(f"{side}.{around}: has a key that is none; it is not shown") from None
+    return path, around or personal(path)
 
 
 def _check_hidden(value: object, where: str, nesting: int) -> None:
