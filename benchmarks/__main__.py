@@ -40,6 +40,7 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "bodies": "no body holds the event loop, or takes many times its size in memory",
+    "evaluation": "intervals of values and lifts hold whenever one looks, and how wide they are",
     "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "hostile_objects": "nothing in place of named features breaks the server",

@@ -1,0 +1,50 @@
+"""Evaluation: what a policy would earn, by a log; and intervals that hold whenever one looks."""
+
+from bandexa_core.evaluation.asymptotic import Asymptotic
+from bandexa_core.evaluation.betting import Betting
+from bandexa_core.evaluation.estimates import (
+    Estimate,
+    Switched,
+    doubly_robust,
+    ips,
+    robust_values,
+    snips,
+    switch,
+)
+from bandexa_core.evaluation.mixture import Mixture
+from bandexa_core.evaluation.plug_in import PlugIn
+from bandexa_core.evaluation.precision import Needed, needed
+from bandexa_core.evaluation.sequences import (
+    Interval,
+    LiftSequence,
+    MeanSequence,
+    Method,
+    RobustSequence,
+    WeightedLiftSequence,
+    WeightedSequence,
+)
+from bandexa_core.evaluation.weights import WeightSums
+
+__all__ = [
+    "Asymptotic",
+    "Betting",
+    "Estimate",
+    "Interval",
+    "LiftSequence",
+    "MeanSequence",
+    "Method",
+    "Mixture",
+    "Needed",
+    "PlugIn",
+    "RobustSequence",
+    "Switched",
+    "WeightSums",
+    "WeightedLiftSequence",
+    "WeightedSequence",
+    "doubly_robust",
+    "ips",
+    "needed",
+    "robust_values",
+    "snips",
+    "switch",
+]
