@@ -363,3 +363,21 @@ class Snapshots:
 
     served: int
     snapshots: tuple[SnapshotSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A part of a bandit's log, as rows.
+
+    Attributes:
+        rows: JSON objects, each with a `kind`: first `bandit`, then `actions` and `decision`, last
+            `end`.
+        row: Where it ends: the next page's `after`.
+        moment: The moment that its values are of.
+        more: Whether there should be a next page.
+    """
+
+    rows: tuple[Mapping[str, object], ...]
+    row: int
+    moment: str
+    more: bool

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -21,6 +23,7 @@ from bandexa_client.answers import (
     Compacted,
     Erased,
     LearnState,
+    LogPage,
     Readiness,
     RewardStatus,
     Scores,
@@ -31,7 +34,7 @@ from bandexa_client.answers import (
 )
 from bandexa_client.arrays import Array, Features, sendable
 from bandexa_client.call import Call, Fields, Read, path, reads, reads_items
-from bandexa_client.decoding import Mismatch
+from bandexa_client.decoding import Mismatch, as_object, decode
 from bandexa_client.errors import Rejected, ServiceFailed, ServiceUnavailable
 from bandexa_client.explanation import Explanation
 from bandexa_client.requests import (
@@ -287,6 +290,24 @@ class Calls(ABC):
         return await self._do(Call("GET", where, lambda response: response.content, slow=True))
 
     @shared
+    async def export_log(
+        self, bandit: str, *, after: int = 0, moment: str | None = None, limit: int = 1000
+    ) -> LogPage:
+        """Return decisions with all that came of them, oldest first: a page of the log.
+
+        Args:
+            bandit: Its name.
+            after: The `row` of the page before; 0 for the first page.
+            moment: The `moment` of the first page, so that all pages are of one moment; None: now.
+            limit: How many decisions at most.
+        """
+        query = f"?after={after}&limit={limit}"
+        if moment is not None:
+            query += f"&moment={quote(moment, safe='')}"
+        where = path(bandit, "log") + query
+        return await self._do(Call("GET", where, _reads_log, slow=True))
+
+    @shared
     async def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
         """Serve an exported snapshot from a bandit of equal spec and actions."""
         call = Call(
@@ -433,3 +454,20 @@ def _all_actions(fields: Fields) -> dict[str, object]:
 def _explained(fields: Fields) -> dict[str, object]:
     answer = fields.get("explained")
     return {**fields, "explained": answer == "yes" if answer in ("yes", "no") else answer}
+
+
+def _reads_log(response: httpx.Response) -> LogPage:
+    rows = [as_object(json.loads(line)) for line in response.content.splitlines()]
+    kinds = [row.get("kind") for row in rows]
+    if not rows or kinds[0] != "bandit" or kinds[-1] != "end":
+        detail = rows[-1].get("detail") if rows else None
+        raise Mismatch(f"the log broke off: {detail or 'its last line is missing'}")
+    end = decode(_LogEnd, {key: rows[-1].get(key) for key in ("row", "more")})
+    moment = decode(str, rows[0].get("moment"))
+    return LogPage(tuple(dict(row) for row in rows), end.row, moment, end.more)
+
+
+@dataclass(frozen=True, slots=True)
+class _LogEnd:
+    row: int
+    more: bool

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import bandexa_core
-from service.cli import admin, clock, data, erasing, serve, snapshots
+from service.cli import admin, clock, data, erasing, evidence, serve, snapshots
 
 
 class _Root(TyperGroup):
@@ -46,6 +46,7 @@ snapshots.register(app)
 erasing.register(app)
 app.add_typer(clock.app, name="clock")
 data.register(app)
+evidence.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,6 +34,7 @@ from service.http.routes import (
     clock,
     dashboard,
     erasing,
+    evidence,
     explained,
     page,
     score,
@@ -112,7 +113,8 @@ def create_app(settings: Settings) -> App:
     app.state.registry = registry
     problems.install(app, metrics)
     routers = (
-        score.router, bandits.router, snapshots.router, explained.router, erasing.router,
+        score.router, bandits.router, snapshots.router, explained.router, evidence.router,
+        erasing.router,
         dashboard.router, page.router, system.router, clock.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)

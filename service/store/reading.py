@@ -20,6 +20,8 @@ from service.store.records import (
     CountedValue,
     DecisionSummary,
     Erasure,
+    LoggedPage,
+    Moment,
     Newest,
     Relearning,
     RoundRecord,
@@ -213,6 +215,28 @@ class DecisionHistory(Reader, Protocol):
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """Return the newest rounds since a time, oldest first."""
+
+    def moment(self, bandit: BanditRecord) -> Moment:
+        """Return the moment now."""
+
+    def logged(
+        self, bandit: BanditRecord, moment: Moment, after: DecisionKey, most: int, most_bytes: int
+    ) -> LoggedPage:
+        """Return decisions with keys above `after` as they were at a moment, oldest first.
+
+        A value is that at the moment's position, whatever was learned since; rewards are those that
+        had arrived. Decisions that retention removed since are missing.
+
+        Args:
+            bandit: The bandit.
+            moment: What `moment` returned for it, of this store at any time.
+            after: The key that the last page ended with; 0 at first.
+            most: How many decisions at most, erased ones included; at least 1.
+            most_bytes: What one page reads exceeds this by at most one decision.
+
+        Raises:
+            StoreDamaged: A decision's checksum differs.
+        """
 
 
 class CountingReader(Reader, Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -298,6 +299,59 @@ class StoredDecision:
     activated_at: float | None
     rewards: tuple[ReportedReward, ...]
     learned: tuple[LearnedValue, ...]
+
+
+class Moment(NamedTuple):
+    """A moment of a bandit's log, at which decisions are exported.
+
+    Attributes:
+        position: The position of the newest row of the log then.
+        newest: The key of the newest decision then; without one, the one before the first.
+        time: When it was, seconds since the epoch.
+    """
+
+    position: LogPosition
+    newest: DecisionKey
+    time: float
+
+
+def to_the_millisecond(time: float) -> float:
+    """Return the time of a moment, which is named by it in text, rounded up."""
+    return math.ceil(time * 1000.0) / 1000.0
+
+
+class LoggedDecision(NamedTuple):
+    """A decision with what was known of it at a moment.
+
+    Attributes:
+        record: The decision.
+        rewards: Its rewards, at most 1,000.
+        values: The value of each chosen action as it was reported; None where none was learned.
+        closed: When its reward window was closed; None while it was open.
+        activated_at: When it was activated after the select; None where it was not.
+    """
+
+    record: DecisionRecord
+    rewards: tuple[ReportedReward, ...]
+    values: tuple[float | None, ...]
+    closed: float | None
+    activated_at: float | None
+
+
+class LoggedPage(NamedTuple):
+    """Some decisions in order.
+
+    Attributes:
+        decisions: The decisions, without those that were erased.
+        last: Where the page ends: the next page's `after`.
+        num_erased: How many were left out because they were erased.
+        more: Whether there should be a next page.
+    """
+
+    decisions: tuple[LoggedDecision, ...]
+    last: DecisionKey
+    num_erased: int
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def test_every_value_of_the_client_is_compared() -> None:
         for name in bandexa_client.__all__
         if dataclasses.is_dataclass(getattr(bandexa_client, name))
     }
-    assert values - {"Retry", "NO_RETRY"} == set(MODELS)
+    assert values - {"Retry", "NO_RETRY", "LogPage"} == set(MODELS)  # a page is lines, no object
 
 
 def test_a_bandit_from_its_creation_to_its_deletion(client: BanditClient) -> None:
@@ -193,6 +193,20 @@ def test_a_model_is_trained_moved_and_rolled_back(client: BanditClient, bandit: 
     assert client.get_bandit(copy).snapshot == back.snapshot
     with pytest.raises(NotFound):
         client.rollback(copy, 99)
+
+
+def test_a_log_is_read_page_by_page(client: BanditClient, bandit: str) -> None:
+    made = [client.select(bandit, [number, 1.0]).decision_id for number in range(3)]
+    client.reward(made[0], 0.5)
+    page = client.export_log(bandit, limit=2)
+    assert page.rows[0]["kind"] == "bandit"
+    assert page.more
+    client.reward(made[2], 1.0)
+    last = client.export_log(bandit, after=page.row, moment=page.moment)
+    assert not last.more
+    rows = [row for row in page.rows + last.rows if row["kind"] == "decision"]
+    assert [row["decision_id"] for row in rows] == made
+    assert [row["value"] for row in rows] == [0.5, None, None]
 
 
 def test_the_server_is_ready_and_learns(client: BanditClient, bandit: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from bandexa_core.ids import DecisionId
+import time
+from itertools import islice
+
+from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from service.store.errors import Erased
-from service.store.identity import place_of
+from service.store.identity import first_key, place_of
 from service.store.memory.contents import HeldBandit, HeldDecision
 from service.store.memory.log import LearnedRow
 from service.store.memory.view import View
@@ -12,8 +15,12 @@ from service.store.records import (
     BanditRecord,
     DecisionSummary,
     LearnedValue,
+    LoggedDecision,
+    LoggedPage,
+    Moment,
     RoundRecord,
     StoredDecision,
+    to_the_millisecond,
 )
 
 MAX_REWARDS = 1000  # of one decision
@@ -56,6 +63,53 @@ class MemoryHistory(View):
             rounds = sorted(contents.of(bandit.key).rounds, key=lambda record: record.time)
         recent = [record for record in rounds if record.time >= since]
         return recent[max(0, len(recent) - limit) :]
+
+    def moment(self, bandit: BanditRecord) -> Moment:
+        """See `DecisionHistory.moment`."""
+        with self._reading() as contents:
+            held = contents.of(bandit.key)
+            newest = max(held.decisions, default=first_key(bandit.key))
+            return Moment(LogPosition(held.log.head), newest, to_the_millisecond(time.time()))
+
+    def logged(
+        self, bandit: BanditRecord, moment: Moment, after: DecisionKey, most: int, most_bytes: int
+    ) -> LoggedPage:
+        """See `DecisionHistory.logged`."""
+        with self._reading() as contents:
+            held_bandit = contents.of(bandit.key)
+            moved: dict[tuple[DecisionKey, int], float | None] = {}
+            for row in held_bandit.log.learn_rows(after=moment.position):
+                moved.setdefault((row.key, row.item), row.row.before)
+            found, read, erased, last = [], 0, 0, after
+            waiting = held_bandit.in_order(after)
+            for held in islice(waiting, most):
+                if held.record.key > moment.newest or read > most_bytes:
+                    break
+                read += held.num_bytes()
+                last = held.record.key
+                if held.is_erased:
+                    erased += 1
+                else:
+                    found.append(_logged(contents.name(held), held, moment, moved))
+            more = bool(waiting) and last < min(moment.newest, waiting[-1].record.key)
+            return LoggedPage(tuple(found), last, erased, more)
+
+
+def _logged(
+    name: DecisionId,
+    held: HeldDecision,
+    moment: Moment,
+    moved: dict[tuple[DecisionKey, int], float | None],
+) -> LoggedDecision:
+    key = held.record.key
+    rewards = tuple(reward for reward in held.rewards if reward.time <= moment.time)
+    closed, activated_at = (
+        at if at is not None and at <= moment.time else None
+        for at in (held.closed_at, held.activated_at)
+    )
+    values = tuple(moved.get((key, item), each.value) for item, each in enumerate(held.state.items))
+    record = held.record._replace(decision_id=name)
+    return LoggedDecision(record, rewards[:MAX_REWARDS], values, closed, activated_at)
 
 
 def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]:

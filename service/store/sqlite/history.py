@@ -5,36 +5,31 @@ Any number of readers, each used by one thread at a time. Every call is a short 
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import msgpack
-
-from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import clip
 from service.store.clock import JUMP_S
-from service.store.errors import Erased, StoreDamaged
+from service.store.errors import Erased
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
-from service.store.objects import recorded_context, unpacked_rows
 from service.store.records import (
     BanditRecord,
-    DecisionRecord,
     DecisionSummary,
     LearnedValue,
+    LoggedPage,
+    Moment,
     ReportedReward,
-    Retrieval,
     RoundRecord,
     StoredDecision,
+    to_the_millisecond,
 )
 from service.store.sqlite.clock import stored_clock
-from service.store.sqlite.codec import (
-    chosen_ids,
-    unpack_chosen,
-    unpack_items,
-    unpack_propensities,
-)
+from service.store.sqlite.codec import chosen_ids, unpack_items
 from service.store.sqlite.connection import connect_reader
+from service.store.sqlite.decision_rows import decision_record
+from service.store.sqlite.exported import Exported
 from service.store.sqlite.tables import decision_ids
 
 _DECISION = """
@@ -54,6 +49,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._db = connect_reader(path)
+        self._exported: Exported | None = None
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -85,7 +81,7 @@ class History:
             (key,),
         )
         return StoredDecision(
-            _record(bandit, decision_id, columns),
+            decision_record(bandit, decision_id, columns),
             self._closes(bandit, key, row[1]) if closed is None else closed,
             closed,
             activated_at,
@@ -171,26 +167,20 @@ class History:
         ).fetchall()
         return [RoundRecord(*row) for row in reversed(rows)]
 
+    def moment(self, bandit: BanditRecord) -> Moment:
+        """See `DecisionHistory.moment`."""
+        head, newest = self._db.execute(
+            "SELECT coalesce((SELECT max(position) FROM log WHERE bandit = ?), 0),"
+            " coalesce((SELECT max(key) FROM decisions WHERE key >= ? AND key < ?), ?)",
+            (bandit.key, first_key(bandit.key), first_key(bandit.key + 1), first_key(bandit.key)),
+        ).fetchone()
+        return Moment(LogPosition(head), DecisionKey(newest), to_the_millisecond(time.time()))
 
-def _record(bandit: BanditRecord, decision_id: DecisionId, row: list[Any]) -> DecisionRecord:
-    key, time, body_hash, context, chosen, candidates, version, position = row[:8]
-    propensity, activated, explored, std, propensities = row[8:]
-    picks = unpack_chosen(decision_id, chosen, context)
-    ids, features, retrieval = None, None, None
-    try:
-        if candidates is not None:
-            names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
-            ids = tuple(ActionId(name) for name in names)
-            if packed is not None:
-                features = unpacked_rows(packed, len(ids), bandit.spec.row_layout.action_dim)
-            if more and more[0] is not None:
-                retrieval = Retrieval(*more[0])
-        array = recorded_context(bandit.spec.context, context)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
-    return DecisionRecord(
-        decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
-        SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
-        None if explored is None else bool(explored), std, retrieval=retrieval,
-        propensities=unpack_propensities(decision_id, propensities),
-    )  # fmt: skip
+    def logged(
+        self, bandit: BanditRecord, moment: Moment, after: DecisionKey, most: int, most_bytes: int
+    ) -> LoggedPage:
+        """See `DecisionHistory.logged`."""
+        exported = self._exported
+        if exported is None or not exported.is_of(bandit, moment):
+            exported = self._exported = Exported(self._db, self._ids, bandit, moment)
+        return exported.page(after, most, most_bytes)

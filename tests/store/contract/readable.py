@@ -16,7 +16,7 @@ from service.store.errors import StoreError
 from service.store.identity import first_key, key_at
 from service.store.protocol import EventStore
 from service.store.reading import CountingReader, DecisionHistory, LogReader
-from service.store.records import BanditRecord
+from service.store.records import BanditRecord, Moment
 
 FAR = LogPosition(1 << 40)
 ALL_UP_TO = 24  # of a longer log only some positions are read
@@ -157,7 +157,17 @@ class Readers:
         older = history.newest(bandit, newest[-1].row, 3) if newest else []
         counted = counting.decisions(bandit.key, 0, 20, MOST)
         later = counting.decisions(bandit.key, counted[0].key, 3, MOST) if counted else []
+        key, head = bandit.key, self.log.head(bandit.key)
+        moments = [
+            Moment(LogPosition(at), key_at(key, then), then)
+            for at, then in ((head, now + 1e6), (head // 2, now + 1e6), (head, now - 3.0))
+        ]
         return {
+            "logged": [
+                # How much a decision was to read is the store's own affair: a page may end anywhere.
+                attempt(lambda m=m: history.logged(bandit, m, first_key(key), 10_000, MOST))
+                for m in moments
+            ],
             "decisions": [plain(history.decision(bandit, each)) for each in ids],
             "newest": plain([newest, older]),
             "rounds": [plain(history.rounds(bandit, now - ago, 3)) for ago in (0.0, 5.0, MOST)],

@@ -1,0 +1,48 @@
+"""Rows of the table of decisions, decoded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+
+from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, SnapshotVersion
+from service.store.errors import StoreDamaged
+from service.store.objects import recorded_context, unpacked_rows
+from service.store.records import BanditRecord, DecisionRecord, Retrieval
+from service.store.sqlite.codec import unpack_chosen, unpack_propensities
+
+COLUMNS = """d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
+  d.propensity, d.activated, d.explored, d.std, d.propensities"""
+
+
+def decision_record(
+    bandit: BanditRecord, decision_id: DecisionId, row: Sequence[Any]
+) -> DecisionRecord:
+    """Return the record of `COLUMNS`.
+
+    Raises:
+        StoreDamaged: A checksum differs.
+    """
+    key, time, body_hash, context, chosen, candidates, version, position = row[:8]
+    propensity, activated, explored, std, propensities = row[8:]
+    picks = unpack_chosen(decision_id, chosen, context)
+    ids, features, retrieval = None, None, None
+    try:
+        if candidates is not None:
+            names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
+            ids = tuple(ActionId(name) for name in names)
+            if packed is not None:
+                features = unpacked_rows(packed, len(ids), bandit.spec.row_layout.action_dim)
+            if more and more[0] is not None:
+                retrieval = Retrieval(*more[0])
+        array = recorded_context(bandit.spec.context, context)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+    return DecisionRecord(
+        decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
+        SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
+        None if explored is None else bool(explored), std, retrieval=retrieval,
+        propensities=unpack_propensities(decision_id, propensities),
+    )  # fmt: skip

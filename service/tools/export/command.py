@@ -1,0 +1,39 @@
+"""Reads a data directory's log beside a running server or without one, for `bandexa export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.store.errors import StoreError
+from service.store.opening import as_current, open_history, open_reader
+from service.tools.export.rows import LogRows
+
+DATABASE = "bandexa.db"
+
+
+class NoSuchBandit(StoreError):
+    """The data directory has no such bandit."""
+
+
+@contextmanager
+def log_of(data_dir: Path, bandit: str, after: int = 0) -> Iterator[LogRows]:
+    """Open the log of a bandit.
+
+    Raises:
+        NoSuchBandit: There is none.
+        StoreError: The directory cannot be read.
+    """
+    database = data_dir / DATABASE
+    if not database.is_file():
+        raise StoreError(f"{data_dir} holds no {DATABASE}")
+    with (
+        as_current(database) as current,
+        open_reader(current) as reader,
+        open_history(current) as history,
+    ):
+        record = next((found for found in reader.bandits() if found.name == bandit), None)
+        if record is None:
+            raise NoSuchBandit(f"{data_dir} has no bandit {bandit!r}")
+        yield LogRows(reader, history, record, after=after)
