@@ -169,6 +169,15 @@ def delete_bandit(
         typer.echo(f"{bandit}: deleted")
 
 
+def read_spec(file: Path) -> dict[str, Any]:
+    """Return the configuration in a file, as for `bandits create`, without actions to put."""
+    spec = _read(file)
+    if not isinstance(spec, dict):
+        fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
+    _actions_of(spec)
+    return spec
+
+
 def _read(file: Path) -> Any:
     """Return the content of a file."""
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,15 +15,19 @@ from service.cli.options import (
     REFUSED,
     USAGE,
     ApiKey,
+    AsJson,
     BanditName,
     Quiet,
     Url,
+    columns,
+    echo_json,
     fail,
 )
 from service.cli.remote import connected
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient
+    from service.tools.evaluate.scoring import Wanted
 
 _PAGE = 1000
 DataDir = Annotated[
@@ -36,6 +41,7 @@ DataDir = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(export)
+    app.command()(evaluate)
 
 
 def export(
@@ -74,6 +80,141 @@ def export(
             fail(f"{file} cannot be written: {error}", status=USAGE)
     if not quiet:
         typer.echo(f"{bandit}: {num} decisions in {file}")
+
+
+def evaluate(
+    bandit: Annotated[
+        str, typer.Argument(help="The bandit's name; or a file that `bandexa export` wrote.")
+    ],
+    action: Annotated[
+        list[str] | None, typer.Option(help="Evaluate serving this action always; repeatable.")
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Evaluate another configuration: JSON or TOML (.toml); repeatable."),
+    ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Evaluate a Python file's policy(context, candidates); repeatable. It is run."
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", help="Lowest and highest value; by default its reward_range."),
+    ] = None,
+    missing: Annotated[
+        float | None,
+        typer.Option(help="The value of decisions without one; by default they are left out."),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="How often an interval may ever be wrong.")
+    ] = 0.05,
+    precision: Annotated[
+        float,
+        typer.Option(
+            min=1e-4,
+            max=1.0,
+            help="The difference to be seen, as a share of the range; for advice.",
+        ),
+    ] = 0.05,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Of intervals: mixture, betting or plug_in; by default mixture for what learns,"
+            " betting for what does not."
+        ),
+    ] = None,
+    server_config: Annotated[
+        Path | None, typer.Option(help="TOML file of the server, when --config names own encoders.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate by a log what policies would have earned: the logged one, uniform, and others.
+
+    Exit status 1: of a policy that was asked for nothing can be concluded.
+    """
+    from service.tools.evaluate.policies import FilePolicy, Logging, OneAction, PolicyError
+    from service.tools.evaluate.policies import UniformChoice as Uniform
+    from service.tools.evaluate.report import evaluate as evaluated
+    from service.tools.evaluate.report import remarks, table
+
+    try:
+        asked: list[Any] = [Logging(), Uniform(), *map(OneAction, action or [])]
+        asked += [_configured(file, server_config) for file in config or []]
+        asked += map(FilePolicy, policy or [])
+        with _rows_of(bandit, data_dir, url, api_key) as rows:
+            header = next(rows, {})
+            wanted = _wanted(header, value_range, alpha, precision, method)
+            found = evaluated(chain([header], rows), asked, wanted, missing)
+    except PolicyError as error:
+        fail(str(error), status=USAGE)
+    except (ValueError, OSError) as error:
+        fail(str(error), status=USAGE)
+    if as_json:
+        echo_json(found.to_json())
+    elif not quiet:
+        typer.echo(columns(*table(found)))
+        for line in remarks(found):
+            typer.echo(line)
+    if any(not each.concludes for each in found.policies[2:]):
+        raise typer.Exit(REFUSED)
+
+
+def _wanted(
+    header: dict[str, Any],
+    given: tuple[float, float] | None,
+    alpha: float,
+    precision: float,
+    method: str | None,
+) -> Wanted:
+    from bandexa_core.evaluation import Method
+    from service.tools.evaluate.scoring import Wanted
+
+    low, high = given or header.get("spec", {}).get("reward_range") or (None, None)
+    known = next((each for each in get_args(Method) if each == method), None)
+    if method is not None and known is None:
+        raise ValueError(f"{method} is no method: --method is one of {', '.join(get_args(Method))}")
+    if low is not None and high is not None and not low < high:
+        raise ValueError("--range needs two numbers, the lower one first")
+    return Wanted(alpha, low, high, precision, known)
+
+
+def _configured(file: Path, server_config: Path | None) -> Any:
+    """Return another configuration to be evaluated."""
+    from bandexa_core.encoders import EncoderRegistry
+    from service.cli.admin import read_spec
+    from service.http.configured import parse
+    from service.settings import SettingsError, load_settings
+    from service.tools.evaluate.learner import Learner
+
+    table = read_spec(file)
+    try:
+        settings = load_settings(server_config)
+        (found,) = parse({"evaluated": table})
+    except SettingsError as error:
+        raise ValueError(f"{file}: {error}") from error
+    registry = EncoderRegistry(settings.encoders, settings.weights)
+    return Learner(f"config:{file.name}", found.spec, registry)
+
+
+@contextmanager
+def _rows_of(
+    bandit: str, data_dir: Path | None, url: str, api_key: str | None
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Yield the rows of a file that was exported, of a data directory or of a server."""
+    file = Path(bandit)
+    if data_dir is None and file.suffix in (".jsonl", ".parquet"):
+        from service.tools.export.files import lines
+
+        yield lines(file)
+        return
+    with opened(bandit, data_dir, url, api_key) as rows:
+        yield rows
 
 
 @contextmanager

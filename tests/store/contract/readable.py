@@ -164,7 +164,6 @@ class Readers:
         ]
         return {
             "logged": [
-                # How much a decision was to read is the store's own affair: a page may end anywhere.
                 attempt(lambda m=m: history.logged(bandit, m, first_key(key), 10_000, MOST))
                 for m in moments
             ],

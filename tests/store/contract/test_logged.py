@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 
 from bandexa_core.ids import DecisionKey
 from service.store.errors import StoreDamaged
 from service.store.records import LoggedDecision
-from tests.store.contract.turns import SQLITE
+from tests.store.contract.turns import SQLITE, Turns
 from tests.store.logs import decide
 from tests.store.reporting import rewards
 
@@ -32,10 +35,10 @@ def pages(
 def test_later_values_rewards_and_decisions_do_not_show(client, store, make):
     bandit = make.bandit(client, store)
     decide(client, store, make, bandit, 0, 5)
-    client.call(rewards(store), make.report("d1", 0.25, time=9.0))
+    client.call(rewards(store), make.report("d1", 0.25)._replace(time=9.0))
     with store.history() as history:
         moment = history.moment(bandit)._replace(time=10.0)
-        client.call(rewards(store), make.report("d3", 1.0, time=11.0))
+        client.call(rewards(store), make.report("d3", 1.0)._replace(time=11.0))
         decide(client, store, make, bandit, 5, 1)
         found = pages(history, bandit, moment)
         assert [each.record.decision_id for each in found] == [f"d{n}" for n in range(5)]
@@ -69,14 +72,13 @@ def test_a_bandit_without_decisions_has_an_empty_log(client, store, make):
         assert (page.decisions, page.more) == ((), False)
 
 
-def test_a_damaged_decision_is_found(client, store, make, tmp_path):
-    if client.kind != SQLITE:
-        pytest.skip("a store in memory is not damaged")
-    import sqlite3
-
+def test_a_damaged_decision_is_found(make, tmp_path):
+    client = Turns(SQLITE, tmp_path)
+    store = client.open()
     bandit = make.bandit(client, store)
     decide(client, store, make, bandit, 0, 2)
-    with sqlite3.connect(client.path) as db:
-        db.execute("UPDATE decisions SET context = zeroblob(length(context)) || x'01'")
+    with closing(sqlite3.connect(client.path)) as db, db:
+        db.execute("UPDATE decisions SET context = zeroblob(length(context))")
     with store.history() as history, pytest.raises(StoreDamaged):
         pages(history, bandit, history.moment(bandit))
+    client.close()

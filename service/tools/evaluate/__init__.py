@@ -1,0 +1,1 @@
+"""What other policies would have earned, by the exported log of a bandit."""

@@ -1,0 +1,134 @@
+"""The rows of an exported log, as an evaluation uses them: decisions with value and propensity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = dict[str, Any]
+BLOCK = 256  # decisions that policies see before they learn from them
+
+
+class Case(NamedTuple):
+    """A decision whose value is known.
+
+    Attributes:
+        decision_id: Its id.
+        time: Seconds since the epoch.
+        context: As it was sent: an object, nested lists, or an array with dtype, shape and data.
+        candidates: The ids of what could be chosen, K of them.
+        features: The features of candidates that brought their own; None: the catalogue has them.
+        listed: Whether the request named the candidates; False: they were all enabled actions.
+        chosen: The place of the chosen action among the candidates.
+        propensity: Its probability.
+        propensities: Those of all candidates, (K,), where the log has them.
+        value: What it earned.
+    """
+
+    decision_id: str
+    time: float
+    context: Any
+    candidates: tuple[str, ...]
+    features: list[Any] | None
+    listed: bool
+    chosen: int
+    propensity: float
+    propensities: NDArray[np.float64] | None
+    value: float
+
+
+class Changes(NamedTuple):
+    """Actions that changed before the next case; rows of an export."""
+
+    actions: list[Row]
+
+
+@dataclass(slots=True)
+class Cases:
+    """Reads rows once.
+
+    Args:
+        rows: Those of an export, in order.
+        missing: The value of decisions without one; None: they are left out.
+
+    Attributes:
+        header: The first row.
+        actions: What is known of each action, by id, as of the last case.
+        skipped: How many decisions were left out, by why.
+        num_decisions: How many there were.
+    """
+
+    rows: Iterable[Row]
+    missing: float | None = None
+    header: Row = field(default_factory=dict)
+    actions: dict[str, Row] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    num_decisions: int = 0
+
+    def __iter__(self) -> Iterator[Case | Changes]:
+        """Yield the cases, and between them what changed in the catalogue.
+
+        Raises:
+            ValueError: The rows are no export.
+        """
+        enabled: tuple[str, ...] = ()
+        for row in self.rows:
+            kind = row["kind"]
+            if kind == "bandit":
+                self.header = self.header or row
+            elif kind == "actions":
+                for line in row["actions"]:
+                    self.actions[line["id"]] = self.actions.get(line["id"], {}) | line
+                enabled = tuple(name for name, line in self.actions.items() if line["enabled"])
+                yield Changes(row["actions"])
+            elif kind == "decision":
+                self.num_decisions += 1
+                case = self._case(row, enabled)
+                if case is not None:
+                    yield case
+            elif kind == "error":
+                raise ValueError(f"the log broke off: {row['detail']}")
+
+    def _case(self, row: Row, enabled: tuple[str, ...]) -> Case | None:
+        value = self.missing if row["value"] is None else row["value"]
+        candidates = enabled if row["candidates"] is None else tuple(row["candidates"])
+        if not row["activated"]:
+            self.skipped["never activated"] += 1
+            return None
+        if value is None:
+            self.skipped["no value"] += 1
+            return None
+        if not row["propensity"]:
+            self.skipped["no propensity"] += 1
+            return None
+        if row["action"] not in candidates:
+            self.skipped["unknown candidates"] += 1
+            return None
+        chances = row.get("propensities")
+        return Case(
+            row["decision_id"], row["time"], row["context"], candidates, row.get("features"),
+            row["candidates"] is not None, candidates.index(row["action"]), row["propensity"],
+            None if chances is None else np.array([chances.get(name, 0.0) for name in candidates]),
+            float(value),
+        )  # fmt: skip
+
+
+def blocks(cases: Iterable[Case | Changes], size: int = BLOCK) -> Iterator[list[Case] | Changes]:
+    """Yield cases in blocks; a change ends a block."""
+    waiting: list[Case] = []
+    for each in cases:
+        if isinstance(each, Changes) or len(waiting) == size:
+            if waiting:
+                yield waiting
+            waiting = []
+        if isinstance(each, Changes):
+            yield each
+        else:
+            waiting.append(each)
+    if waiting:
+        yield waiting
