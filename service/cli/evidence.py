@@ -198,7 +198,7 @@ def _configured(file: Path, server_config: Path | None) -> Any:
         (found,) = parse({"evaluated": table})
     except SettingsError as error:
         raise ValueError(f"{file}: {error}") from error
-    registry = EncoderRegistry(settings.encoders, settings.weights)
+    registry = EncoderRegistry(settings.encoders, settings.weights, torch_threads=1)
     return Learner(f"config:{file.name}", found.spec, registry)
 
 

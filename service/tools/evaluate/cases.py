@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = dict[str, Any]
-BLOCK = 256  # decisions that policies see before they learn from them
+LEAST_BLOCK, MOST_BLOCK = 8, 256  # cases that policies are asked about before they learn them
 
 
 class Case(NamedTuple):
@@ -118,13 +118,14 @@ class Cases:
         )  # fmt: skip
 
 
-def blocks(cases: Iterable[Case | Changes], size: int = BLOCK) -> Iterator[list[Case] | Changes]:
-    """Yield cases in blocks; a change ends a block."""
+def blocks(cases: Iterable[Case | Changes]) -> Iterator[list[Case] | Changes]:
+    """Yield cases in blocks of an eighth of those before, 8 to 256; a change ends a block."""
     waiting: list[Case] = []
+    num = 0
     for each in cases:
-        if isinstance(each, Changes) or len(waiting) == size:
-            if waiting:
-                yield waiting
+        if waiting and (isinstance(each, Changes) or len(waiting) >= _size(num)):
+            yield waiting
+            num += len(waiting)
             waiting = []
         if isinstance(each, Changes):
             yield each
@@ -132,3 +133,7 @@ def blocks(cases: Iterable[Case | Changes], size: int = BLOCK) -> Iterator[list[
             waiting.append(each)
     if waiting:
         yield waiting
+
+
+def _size(num_before: int) -> int:
+    return min(max(LEAST_BLOCK, num_before // 8), MOST_BLOCK)
