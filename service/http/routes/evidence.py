@@ -38,7 +38,7 @@ async def export_log(
     engine: EngineDep,
     request: Request,
     after: Annotated[
-        int, Query(ge=0, le=MOST_PLACE, description="Export decisions after this `row` only.")
+        int, Query(ge=0, le=MOST_PLACE, description="Only decisions after this `row`.")
     ] = 0,
     moment: Annotated[
         str | None,
