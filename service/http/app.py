@@ -159,6 +159,7 @@ class App(FastAPI):
         self.state.refused = False  # whether a start failed because of the settings
         self.state.engine = None
         self.state.alarms = Alarms()
+        self.state.exports = 0  # of logs, under way
         self.state.draining = False  # whether it ends soon, and says so to load balancers
         self.metrics = metrics
         self.progress = StartProgress()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 from typing import Any
 
 import pytest
+
+from tests.fixtures.waiting import poll
 
 
 def exported(api, name: str, **query: Any) -> list[dict[str, Any]]:
@@ -139,3 +143,24 @@ def test_what_is_no_export_is_refused(api, problem) -> None:
     problem(get(f"/bandits/{name}/log?limit=0"), 422, "invalid-request", "limit")
     problem(get(f"/bandits/{name}/log?after=-1"), 422, "invalid-request", "after")
     assert exported(api, name)[-1]["num_decisions"] == 0
+
+
+def test_a_third_export_at_once_waits_and_a_client_that_left_makes_room(api, problem) -> None:
+    shape = [300_000]
+    data = base64.b64encode(bytes(shape[0])).decode()
+    context = {"dtype": "uint8", "shape": shape, "data": data}
+    spec = {"policy": "uniform", "context": {"shape": shape, "dtype": "uint8"}, "action_dim": 0}
+    name = api.bandit(["x"], **spec)
+    for _ in range(40):  # more than the sockets between client and server hold
+        api.select(name, context)
+    with contextlib.ExitStack() as open_exports:
+        for _ in range(2):
+            stream = api.http.stream("GET", f"/bandits/{name}/log")
+            assert open_exports.enter_context(stream).status_code == 200
+        refused = api.http.get(f"/bandits/{name}/log")
+        problem(refused, 503, "unavailable")
+        assert refused.headers["retry-after"] == "10"
+    poll(lambda: api.http.get(f"/bandits/{name}/log?limit=1").is_success, "room for an export")
+    assert exported(api, name, limit=3)[-1] | {"row": 0} == {
+        "kind": "end", "row": 0, "num_decisions": 3, "num_erased": 0, "more": True,
+    }  # fmt: skip

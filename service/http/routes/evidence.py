@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from service.http.auth import GuardedRoute, needs
 from service.http.routes.common import EngineDep, Name, problems
 from service.store.errors import InvalidRequest, StoreError, Unavailable
 from service.store.identity import MOST_PLACE
+from service.store.protocol import EventStore
+from service.store.records import BanditRecord, Moment
 from service.tools.export.rows import LogRows, Row, moment_of
 
+T = TypeVar("T")
 router = APIRouter(prefix="/bandits", route_class=GuardedRoute)
 NDJSON = "application/x-ndjson"
 MOST_EXPORTS = 2  # at once
@@ -56,56 +60,111 @@ async def export_log(
     arrived as `after`, and the `moment` of its first line.
     """
     bandit = engine.bandit(name)
-    state = request.app.state
-    running: int = getattr(state, "exports", 0)
-    if running >= MOST_EXPORTS:
-        raise Unavailable(f"{MOST_EXPORTS} exports are under way already", retry_after_s=10)
     try:
         at = None if moment is None else moment_of(moment, bandit.record)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "moment") from error
-    state.exports = running + 1
-    closing = ExitStack()
-    closing.callback(lambda: setattr(state, "exports", state.exports - 1))
-    loop = asyncio.get_running_loop()
-    try:
-        thread = closing.enter_context(ThreadPoolExecutor(1, thread_name_prefix="export"))
-
-        def opened() -> LogRows:
-            reader = closing.enter_context(engine.store.reader())
-            history = closing.enter_context(engine.store.history())
-            return LogRows(reader, history, bandit.record, at, after)
-
-        rows = await loop.run_in_executor(thread, opened)
-    except BaseException:
-        closing.close()
-        raise
-    return StreamingResponse(_lines(rows, limit, thread, closing), 200, None, NDJSON)
+    export = _Export(engine.store, bandit.record, at, after, limit, request.app.state)
+    return await export.response()
 
 
-async def _lines(
-    rows: LogRows, limit: int | None, thread: ThreadPoolExecutor, closing: ExitStack
-) -> AsyncIterator[bytes]:
-    """Yield lines in pieces, with pauses, so that requests go on as before."""
-    loop = asyncio.get_running_loop()
+class _Export:
+    """One export; whatever becomes of its client, it closes what it opened.
 
-    def page() -> tuple[bytes, float]:
-        started = time.perf_counter()
-        left = _PAGE if limit is None else min(_PAGE, limit - rows.num_decisions)
-        found = _encoded(rows.page(left))
-        return found, time.perf_counter() - started
+    Its thread alone uses the readers.
 
-    try:
-        yield await loop.run_in_executor(thread, lambda: _encoded([rows.header()]))
-        while rows.more and (limit is None or rows.num_decisions < limit):
-            found, took_s = await loop.run_in_executor(thread, page)
-            yield found
-            await asyncio.sleep(took_s * (1.0 / _DUTY - 1.0))
-        yield _encoded([rows.end()])
-    except StoreError as error:
-        yield _encoded([{"kind": "error", "detail": str(error)}])
-    finally:
-        closing.close()
+    Args:
+        store: Where the log is.
+        record: The bandit.
+        moment: See `LogRows`.
+        after: See `LogRows`.
+        limit: How many decisions at most.
+        state: The app's: it counts the exports, and says whether the server ends.
+    """
+
+    def __init__(
+        self, store: EventStore, record: BanditRecord, moment: Moment | None, after: int,
+        limit: int | None, state: Any,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._record = record
+        self._moment = moment
+        self._after = after
+        self._limit = limit
+        self._state = state
+        self._readers = ExitStack()
+        self._rows: LogRows | None = None
+
+    async def response(self) -> Response:
+        """Return the response.
+
+        Raises:
+            Unavailable: Too many exports are under way.
+            StoreError: The store cannot be read.
+        """
+        if self._state.exports >= MOST_EXPORTS:
+            raise Unavailable(f"{MOST_EXPORTS} exports are under way already", retry_after_s=10)
+        self._state.exports += 1
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="export")
+        try:
+            await self._run(self._open)
+        except BaseException:
+            self.close()
+            raise
+        return _Closing(self._lines(), self.close)
+
+    def close(self) -> None:
+        """Close what was opened, once the thread is done with it."""
+        self._state.exports -= 1
+        self._thread.submit(self._readers.close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _open(self) -> None:
+        reader = self._readers.enter_context(self._store.reader())
+        history = self._readers.enter_context(self._store.history())
+        self._rows = LogRows(reader, history, self._record, self._moment, self._after)
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        """Yield lines in pieces, with pauses, so that requests go on as before."""
+        rows = self._rows
+        assert rows is not None, "it was opened"
+
+        def page() -> tuple[bytes, float]:
+            started = time.perf_counter()
+            left = _PAGE if self._limit is None else min(_PAGE, self._limit - rows.num_decisions)
+            found = _encoded(rows.page(left))
+            return found, time.perf_counter() - started
+
+        try:
+            yield await self._run(lambda: _encoded([rows.header()]))
+            while rows.more and (self._limit is None or rows.num_decisions < self._limit):
+                if self._state.draining:
+                    yield _encoded([{"kind": "error", "detail": "the server ends"}])
+                    return
+                found, took_s = await self._run(page)
+                yield found
+                await asyncio.sleep(took_s * (1.0 / _DUTY - 1.0))
+            yield _encoded([rows.end()])
+        except StoreError as error:
+            yield _encoded([{"kind": "error", "detail": str(error)}])
+
+
+class _Closing(StreamingResponse):
+    """A streamed response that says when it is over, also where its client left."""
+
+    def __init__(self, content: AsyncIterator[bytes], close: Callable[[], None]) -> None:
+        super().__init__(content, 200, None, NDJSON)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
 
 
 def _encoded(rows: list[Row]) -> bytes:
