@@ -149,6 +149,7 @@ def test_a_table_says_what_cannot_be_concluded(run: Run, shop: str) -> None:
     assert shown.splitlines()[0].split()[:3] == ["policy", "rows", "ips"]
     assert "action:y: nothing can be concluded: the weights amount to" in shown
     assert "20 of 240 decisions were left out: no value" in shown
+    assert "--missing 0" in shown
     run("evaluate", shop)
     assert "range needs" in run("evaluate", shop, "--range", "2", "1", expect=2).stderr
 

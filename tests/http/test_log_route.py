@@ -161,6 +161,11 @@ def test_a_third_export_at_once_waits_and_a_client_that_left_makes_room(api, pro
         problem(refused, 503, "unavailable")
         assert refused.headers["retry-after"] == "10"
     poll(lambda: api.http.get(f"/bandits/{name}/log?limit=1").is_success, "room for an export")
+    one = exported(api, name, limit=100)  # 16 MB: it ends after about 8
+    assert 0 < len(decisions(one)) < 40
+    assert one[-1]["more"]
+    rest = exported(api, name, after=one[-1]["row"], moment=one[0]["moment"])
+    assert len(decisions(one)) + len(decisions(rest)) == 40
     assert exported(api, name, limit=3)[-1] | {"row": 0} == {
         "kind": "end", "row": 0, "num_decisions": 3, "num_erased": 0, "more": True,
     }  # fmt: skip

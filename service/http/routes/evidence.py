@@ -27,6 +27,7 @@ router = APIRouter(prefix="/bandits", route_class=GuardedRoute)
 NDJSON = "application/x-ndjson"
 MOST_EXPORTS = 2  # at once
 _PAGE = 64  # decisions that are read in one go: a few milliseconds
+_MOST_BYTES = 8 << 20  # of an export with a limit: a client holds all of it
 _DUTY = 0.25  # the share of a thread's time that an export takes; selects have the rest
 _CONTENT = {NDJSON: {"schema": {"type": "string", "description": "One JSON object a line."}}}
 
@@ -49,7 +50,8 @@ async def export_log(
         Query(max_length=64, description="Go on with an export: the `moment` of its first line."),
     ] = None,
     limit: Annotated[
-        int | None, Query(ge=1, le=100_000, description="At most so many decisions.")
+        int | None,
+        Query(ge=1, le=100_000, description="At most so many decisions, of about 8 MB."),
     ] = None,
 ) -> Response:
     """Export the log of a bandit: every decision, what was sent, and what came of it.
@@ -127,6 +129,9 @@ class _Export:
         history = self._readers.enter_context(self._store.history())
         self._rows = LogRows(reader, history, self._record, self._moment, self._after)
 
+    def _goes_on(self, num: int, num_bytes: int) -> bool:
+        return self._limit is None or (num < self._limit and num_bytes < _MOST_BYTES)
+
     async def _lines(self) -> AsyncIterator[bytes]:
         """Yield lines in pieces, with pauses, so that requests go on as before."""
         rows = self._rows
@@ -138,14 +143,16 @@ class _Export:
             found = _encoded(rows.page(left))
             return found, time.perf_counter() - started
 
+        sent = 0
         try:
             yield await self._run(lambda: _encoded([rows.header()]))
-            while rows.more and (self._limit is None or rows.num_decisions < self._limit):
+            while rows.more and self._goes_on(rows.num_decisions, sent):
                 if self._state.draining:
                     yield _encoded([{"kind": "error", "detail": "the server ends"}])
                     return
                 found, took_s = await self._run(page)
                 yield found
+                sent += len(found)
                 await asyncio.sleep(took_s * (1.0 / _DUTY - 1.0))
             yield _encoded([rows.end()])
         except StoreError as error:

@@ -73,10 +73,13 @@ class Learner:
         """See `Asked.change`."""
         lines = changes.actions
         ids = tuple(ActionId(line["id"]) for line in lines)
-        features = self._action_rows([line.get("features") for line in lines])
         enabled = np.array([line["enabled"] for line in lines])
-        row = CatalogueRow(self._next(), 0.0, CatalogueChange(ids, features, enabled))
-        self._model.apply(row_by_row(row), _no_import)
+        try:
+            features = self._action_rows([line.get("features") for line in lines])
+            row = CatalogueRow(self._next(), 0.0, CatalogueChange(ids, features, enabled))
+            self._model.apply(row_by_row(row), _no_import)
+        except (BandexaError, ValueError) as error:
+            raise PolicyError(f"{self.name}: the log's actions do not fit: {error}") from error
 
     def chances(self, case: Case) -> Chances:
         """See `Asked.chances`."""
@@ -105,7 +108,10 @@ class Learner:
                     context, offered.action(case.chosen), slot, *bounds,
                 )
             )  # fmt: skip
-        self._model.apply(Group(tuple(rows), as_block=len(rows) > 1), _no_import)
+        try:
+            self._model.apply(Group(tuple(rows), as_block=len(rows) > 1), _no_import)
+        except BandexaError as error:
+            raise PolicyError(f"{self.name}: it cannot learn from this log: {error}") from error
         self._replay.append(
             Rows(
                 np.array([row.position for row in rows]),

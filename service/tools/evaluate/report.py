@@ -94,6 +94,8 @@ def remarks(found: Evaluation) -> list[str]:
         f"{num} of {found.num_decisions} decisions were left out: {why}"
         for why, num in found.skipped.items()
     ]
+    if found.skipped.get("no value"):
+        out.append("where silence means that nothing came, count those: --missing 0")
     if found.wanted.low is None:
         out.append("no intervals: the bandit has no reward_range, give --range LOW HIGH")
     for each in found.policies:

@@ -29,7 +29,7 @@ class Unwritable(ValueError):
 def write(rows: Iterable[Row], file: Path, kind: Format) -> int:
     """Write rows to a new file; returns how many decisions it has.
 
-    It appears under its name once it is complete and on the disk.
+    It appears under its name once it is complete.
 
     Raises:
         Unwritable: It exists, Parquet needs pyarrow, or a row cannot be written so.
@@ -37,15 +37,18 @@ def write(rows: Iterable[Row], file: Path, kind: Format) -> int:
     """
     if file.exists():
         raise Unwritable(f"{file} exists already")
-    part = file.with_name(f"{file.name}.part")
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as out:
             num = {"jsonl": _lines, "parquet": _parquet, "dsjson": _dsjson}[kind](rows, out)
             out.flush()
             os.fsync(out.fileno())
-        os.link(part, file)  # unlike a rename, it replaces no file that came meanwhile
-    except FileExistsError:
-        raise Unwritable(f"{file} exists already") from None
+        try:
+            os.link(part, file)  # unlike a rename, it replaces no file that came meanwhile
+        except FileExistsError:
+            raise Unwritable(f"{file} exists already") from None
+        except OSError:  # a file system without links
+            part.rename(file)
     finally:
         part.unlink(missing_ok=True)
     return num

@@ -210,6 +210,14 @@ def test_contexts_that_do_not_fit_are_named() -> None:
         evaluate(rows, [learner], UNIT)
 
 
+def test_actions_that_do_not_fit_are_named() -> None:
+    spec = BanditSpec(
+        policy="linear_ts", context=ContextSpec(shape=(1,)), action_dim=2, reward_range=(0.0, 1.0)
+    )
+    with pytest.raises(PolicyError, match="the log's actions do not fit"):
+        evaluate(logged(5, MEANS, CHANCES), [Learner("c", spec, EncoderRegistry())], UNIT)
+
+
 def test_a_report_is_plain_json_and_a_table(found: Evaluation) -> None:
     whole = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert whole["num_decisions"] == 2500
