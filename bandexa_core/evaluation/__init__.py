@@ -11,7 +11,7 @@ from bandexa_core.evaluation.estimates import (
     snips,
     switch,
 )
-from bandexa_core.evaluation.mixture import Mixture
+from bandexa_core.evaluation.mixture import Mixture, mixture_bound
 from bandexa_core.evaluation.plug_in import PlugIn
 from bandexa_core.evaluation.precision import Needed, needed
 from bandexa_core.evaluation.sequences import (
@@ -43,6 +43,7 @@ __all__ = [
     "WeightedSequence",
     "doubly_robust",
     "ips",
+    "mixture_bound",
     "needed",
     "robust_values",
     "snips",

@@ -199,8 +199,8 @@ def open_bandit(folder: Path) -> tuple[dict[str, Any], list[str]]:
             key = f"{campaign}: {target} from the log of {source}"
             found[key] = {
                 "own mean": truth, "ips": ips(weights, clicks).value,
-                "snips": snips(weights, clicks).value, "interval": list(ours),
-                "vw-estimators": None if theirs is None else list(theirs),
+                "snips": snips(weights, clicks).value, "low": ours.low, "high": ours.high,
+                "width of vw-estimators": math.nan if theirs is None else theirs.width,
                 "effective": sums.effective, "largest": sums.largest, "mean weight": sums.mean,
                 "average one": sums.average_one,
             }  # fmt: skip
@@ -285,10 +285,12 @@ def main(argv: Sequence[str]) -> int:
         for key, share in results.items()
         if key.endswith("ever missed") and "normal" not in key and share > LIMIT
     ]
-    results["lifts"] = lifts_seen(given.worlds)
+    results |= {f"lift: {name}": value for name, value in lifts_seen(given.worlds).items()}
     if given.open_bandit is not None:
-        results["open bandit"], more = open_bandit(given.open_bandit)
+        found, more = open_bandit(given.open_bandit)
         wrong += more
+        for log, figures in found.items():
+            results |= {f"{log}: {name}": value for name, value in figures.items()}
     claim = "no interval misses in more than 5 % of the runs, whenever one looks"
     return report("evaluation", results, given.json, wrong=wrong, claim=claim)
 

@@ -18,6 +18,7 @@ from bandexa_core.evaluation import (
     RobustSequence,
     WeightedLiftSequence,
     WeightedSequence,
+    mixture_bound,
 )
 
 T, RUNS = 1500, 20
@@ -141,6 +142,17 @@ def test_the_bound_is_where_the_evidence_reaches_its_threshold(method: Method) -
         bound = betting.add(values).lower(alpha, 0.0, 1.0)
         assert betting.evidence(values, bound).max() >= math.log(1 / alpha)
         assert betting.evidence(values, bound + 0.002).max() < math.log(1 / alpha)
+
+
+def test_the_bounds_of_many_states_are_those_of_each() -> None:
+    """A bound per segment, in one call."""
+    rng = np.random.default_rng(9)
+    states = [Mixture().add(rng.random(num)) for num in (0, 1, 40, 900)]
+    columns = [np.array([getattr(each, n) for each in states]) for n in ("num", "total", "spread")]
+    found = mixture_bound(*columns, 0.05, 0.0, 1.0)
+    assert found.tolist() == [each.lower(0.05, 0.0, 1.0) for each in states]
+    assert found[0] == 0.0
+    assert 0.4 < found[3] < 0.5
 
 
 def test_nothing_is_known_without_rows() -> None:

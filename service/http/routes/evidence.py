@@ -127,7 +127,10 @@ class _Export:
     def _open(self) -> None:
         reader = self._readers.enter_context(self._store.reader())
         history = self._readers.enter_context(self._store.history())
-        self._rows = LogRows(reader, history, self._record, self._moment, self._after)
+        try:
+            self._rows = LogRows(reader, history, self._record, self._moment, self._after)
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "moment") from error
 
     def _goes_on(self, num: int, num_bytes: int) -> bool:
         return self._limit is None or (num < self._limit and num_bytes < _MOST_BYTES)

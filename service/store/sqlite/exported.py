@@ -79,7 +79,7 @@ class Exported:
                 return LoggedPage((), DecisionKey(start), 0, more=False)
             last = DecisionKey(rows[-1][0])
             rewards = self._rewards(rows[0][0], last)
-            self._learned_since()
+            self._learned_since(DecisionKey(start))
         finally:
             with suppress(sqlite3.Error):
                 self._db.execute("COMMIT")
@@ -97,12 +97,14 @@ class Exported:
                 found[key].append(ReportedReward(item, time, reward, reward_id or None, status))
         return found
 
-    def _learned_since(self) -> None:
-        """Note the values before what was learned after the moment."""
+    def _learned_since(self, after: DecisionKey) -> None:
+        """Note the values before what was learned after the moment, of decisions to come."""
+        newest = self._moment.newest
         for position, key, item, before in self._db.execute(
             _LEARNED_SINCE, (self._bandit.key, self._read_to)
         ):
-            self._before.setdefault((key, item), before)
+            if after < key <= newest:  # most are of decisions since the moment
+                self._before.setdefault((key, item), before)
             self._read_to = LogPosition(position)
 
     def _decision(self, row: tuple[object, ...], rewards: list[ReportedReward]) -> LoggedDecision:

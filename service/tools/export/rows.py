@@ -35,6 +35,7 @@ from service.store.records import BanditRecord, LoggedDecision, Moment
 
 FORMAT = 1
 PAGE, PAGE_BYTES = 256, 4 << 20
+MOST_BEHIND = 1_000_000  # log rows since a moment that is named again: all of them are read
 MAX_VALUES = 1024  # of an array that are written as numbers
 Row = dict[str, Any]
 
@@ -48,6 +49,9 @@ class LogRows:
         record: The bandit.
         moment: The moment; None: now.
         after: The `row` after which decisions are read; 0: all of them.
+
+    Raises:
+        ValueError: The moment was too long ago.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class LogRows:
         self._catalogues = _Catalogues(reader, record)
         self._last = DecisionKey(first_key(record.key) + after)
         self._reader = reader
-        self.moment = history.moment(record) if moment is None else moment
+        now = history.moment(record)
+        self.moment = now if moment is None else moment
+        if now.position - self.moment.position > MOST_BEHIND:
+            raise ValueError("moment: too much was learned since; begin again without one")
         self.num_decisions = 0
         self.num_erased = 0
         self.more = True
