@@ -114,8 +114,7 @@ def create_app(settings: Settings) -> App:
     problems.install(app, metrics)
     routers = (
         score.router, bandits.router, snapshots.router, explained.router, evidence.router,
-        erasing.router,
-        dashboard.router, page.router, system.router, clock.router,
+        erasing.router, dashboard.router, page.router, system.router, clock.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

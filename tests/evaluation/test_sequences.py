@@ -148,8 +148,10 @@ def test_the_bounds_of_many_states_are_those_of_each() -> None:
     """A bound per segment, in one call."""
     rng = np.random.default_rng(9)
     states = [Mixture().add(rng.random(num)) for num in (0, 1, 40, 900)]
-    columns = [np.array([getattr(each, n) for each in states]) for n in ("num", "total", "spread")]
-    found = mixture_bound(*columns, 0.05, 0.0, 1.0)
+    num = np.array([each.num for each in states])
+    total = np.array([each.total for each in states])
+    spread = np.array([each.spread for each in states])
+    found = mixture_bound(num, total, spread, 0.05, 0.0, 1.0)
     assert found.tolist() == [each.lower(0.05, 0.0, 1.0) for each in states]
     assert found[0] == 0.0
     assert 0.4 < found[3] < 0.5

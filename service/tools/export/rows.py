@@ -27,7 +27,7 @@ from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.schema import from_bytes
-from service.store.errors import LogTrimmed
+from service.store.errors import LogTrimmed, StoreError
 from service.store.identity import first_key, place_of
 from service.store.objects import trimmed
 from service.store.reading import DecisionHistory, LogReader
@@ -110,7 +110,13 @@ class LogRows:
         return rows
 
     def end(self) -> Row:
-        """Return the last row."""
+        """Return the last row.
+
+        Raises:
+            StoreError: The bandit was deleted meanwhile, and its decisions with it.
+        """
+        if self.moment.position and not self._reader.head(self._record.key):
+            raise StoreError(f"{self._record.name} was deleted meanwhile")
         return {
             "kind": "end", "row": self.row, "num_decisions": self.num_decisions,
             "num_erased": self.num_erased, "more": self.more,
