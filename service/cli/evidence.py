@@ -27,6 +27,7 @@ from service.cli.remote import connected
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient
+    from service.tools.evaluate.report import Evaluation
     from service.tools.evaluate.scoring import Wanted
 
 _PAGE = 1000
@@ -126,6 +127,9 @@ def evaluate(
             " betting for what does not."
         ),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it in this file: .png, .svg or .pdf.")
+    ] = None,
     server_config: Annotated[
         Path | None, typer.Option(help="TOML file of the server, when --config names own encoders.")
     ] = None,
@@ -155,6 +159,8 @@ def evaluate(
         fail(str(error), status=USAGE)
     except (ValueError, OSError) as error:
         fail(str(error), status=USAGE)
+    if plot is not None:
+        _draw(found, plot)
     if as_json:
         echo_json(found.to_json())
     elif not quiet:
@@ -163,6 +169,15 @@ def evaluate(
             typer.echo(line)
     if any(not each.concludes for each in found.policies[2:]):
         raise typer.Exit(REFUSED)
+
+
+def _draw(found: Evaluation, file: Path) -> None:
+    from service.tools.evaluate.plot import plot as draw
+
+    try:
+        draw(found, file)
+    except (OSError, ValueError) as error:
+        fail(f"{file} cannot be written: {error}", status=USAGE)
 
 
 def _wanted(

@@ -154,6 +154,14 @@ def test_a_table_says_what_cannot_be_concluded(run: Run, shop: str) -> None:
     assert "range needs" in run("evaluate", shop, "--range", "2", "1", expect=2).stderr
 
 
+def test_an_evaluation_is_drawn(run: Run, shop: str, tmp_path: Path) -> None:
+    picture = tmp_path / "values.png"
+    run("evaluate", shop, "--plot", str(picture), "--quiet")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    wrong = str(tmp_path / "values.none")
+    assert "cannot be written" in run("evaluate", shop, "--plot", wrong, expect=2).stderr
+
+
 def test_another_configuration_is_evaluated(run: Run, shop: str, tmp_path: Path) -> None:
     file = tmp_path / "linear.json"
     spec = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2}
