@@ -18,7 +18,7 @@ from bandexa_core.policies.laws import GapLaw, inverse_gaps
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.ties import Ranking
 
-NUM = 2500
+NUM = 4000
 LEAST_P = 1e-3
 WAYS: dict[str, dict[str, Any]] = {
     "concat": {"encoder": "concat"},

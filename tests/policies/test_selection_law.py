@@ -15,7 +15,7 @@ from scipy import stats
 
 from bandexa_core.policies import Uniform
 
-NUM_DECISIONS = 2500
+NUM_DECISIONS = 4000
 NUM_DRAWS = 100_000
 LEAST_P = 1e-3
 
