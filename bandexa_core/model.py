@@ -8,8 +8,7 @@ give equal models, bit for bit on one kind of CPU.
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
+from bandexa_core.log.configurations import SWITCHED, changed_spec
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import (
     CatalogueRow,
@@ -64,16 +64,11 @@ from bandexa_core.policies.schedule import (
     weight_decay,
 )
 from bandexa_core.policies.standardizing import catalogue_scale, spaced
+from bandexa_core.posterior.frame import FIRST_ROWS, frame_of_first
 from bandexa_core.randomness import keyed_rng, keyed_seed
-from bandexa_core.replay import LearnedRows
+from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.snapshots.store import Snapshot
-from bandexa_core.spec import (
-    BanditSpec,
-    ForgettingSpec,
-    ReplaySpec,
-    SelectionSpec,
-    TrainingSpec,
-)
+from bandexa_core.spec import BanditSpec
 from bandexa_core.training.plan import TrainingRound
 
 MODEL_FILE = "model"
@@ -82,6 +77,7 @@ MANY_OBJECTS = 100
 TRAINING_FILE = "training"
 FORGETTING = "forgetting/"
 CATALOGUE = "catalogue/"
+GENERATION = "generation"  # in the manifest
 
 
 class Progress(NamedTuple):
@@ -103,6 +99,22 @@ class Progress(NamedTuple):
         return num_learned - self.inherited_rows >= self.inherited_rows
 
 
+class _AllRows:
+    """Rows that stand for everything a model is to learn."""
+
+    are_all = True
+
+    def __init__(self, rows: TrainingRows) -> None:
+        self._rows = rows
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        """See `LearnedRows.scan`."""
+        return self._rows.scan(chunk)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 class ServingModel:
     """Policy, catalogue and configuration at one log position: it answers selects.
 
@@ -114,6 +126,7 @@ class ServingModel:
         self, spec: BanditSpec, uid: BanditUid, registry: EncoderRegistry, catalogue: Catalogue
     ) -> None:
         self.spec = spec
+        self.generation = LogPosition(0)  # see `configurations`
         self.uid = uid
         self.registry = registry
         self.policy = make_policy(spec, uid, registry)
@@ -415,6 +428,8 @@ class ServingModel:
         elif isinstance(row, CatalogueRow):
             self._changes.append(row.change)
         elif isinstance(row, ConfigRow):
+            if row.spec.get(SWITCHED, self.generation) != self.generation:
+                raise ValueError("from this row on a model of another configuration is served")
             forgetting = self.spec.forgetting
             self.spec = changed_spec(self.spec, row.spec)
             if self.spec.forgetting != forgetting:
@@ -551,6 +566,30 @@ class ServingModel:
             changed=renew or self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
         )  # fmt: skip
 
+    def relearn(
+        self, rows: TrainingRows, num_learned: int, weights: RowWeights | None = None
+    ) -> None:
+        """Learn a posterior from rows alone; this model has learned nothing yet.
+
+        Args:
+            rows: All rows, or a sample of those that are gone and the others.
+            num_learned: How many rows were learned so far.
+            weights: What each row weighs, by position; None: 1.
+        """
+        policy, chunk = self.policy, self.spec.training.rebuild_chunk
+        oldest = next(iter(rows.scan(FIRST_ROWS)), None)
+        if oldest is None or not isinstance(policy, LinearHead):
+            return
+        frame = frame_of_first(oldest.rewards, policy.posterior.frame, policy.config)
+        policy.posterior.reframe(frame)
+        if isinstance(policy, LinearTS) and policy.scaling is not None:
+            policy.refresh(
+                num_learned, self.enabled_features, _AllRows(rows), weights, changed=True,
+                chunk=chunk,
+            )  # fmt: skip
+        else:
+            policy.rebuild(rows, chunk, weights)
+
     def reads_log(self, num_learned: int) -> bool:
         """Whether `refresh` reads the rows of the log now."""
         policy = self.policy
@@ -642,6 +681,7 @@ def load_model(
         ValueError: The snapshot's tensors do not fit the configuration.
     """
     model = ServingModel(spec, uid, registry, catalogue)
+    model.generation = LogPosition(snapshot.manifest.meta.get(GENERATION, 0))
     model._load(snapshot, LogPosition(snapshot.manifest.position))
     return model
 
@@ -666,15 +706,4 @@ def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRo
         device=device,
         since=model.base_position,
         most_decay=most_decay(model.spec, num_learned),
-    )
-
-
-def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
-    """Return `spec` with its changeable sections replaced by those of `changes` (JSON-able)."""
-    return dataclasses.replace(
-        spec,
-        training=TrainingSpec(**changes["training"]),
-        replay=ReplaySpec(**changes["replay"]),
-        selection=SelectionSpec(**changes["selection"]),
-        forgetting=ForgettingSpec(**changes.get("forgetting", {})),
     )

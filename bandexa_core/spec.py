@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from json import dumps
@@ -353,9 +354,8 @@ class BanditSpec:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
-        {"training", "replay", "selection", "forgetting"}
-    )
+    # The sections that a change takes at once; others have to be relearned from the log.
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"training", "replay", "selection", "rewards"})
 
     policy: PolicyName | None = None
     context: ContextSpec
@@ -460,10 +460,13 @@ class BanditSpec:
         low, high = self.reward_range or (0.0, 1.0)
         return high - low
 
-    def completed(self, seed: int, known: BanditSpec | None = None) -> BanditSpec:
+    def completed(
+        self, seed: int, known: BanditSpec | None = None, given: Collection[str] = ()
+    ) -> BanditSpec:
         """Return the spec of a new bandit, or of a change of a `known` one.
 
-        What may be left out, and is a value of its own from the creation on, is filled in.
+        What may be left out, and is a value of its own from the creation on, is filled in. `given`:
+        the keys that a change names, so that a `reward_range` of null is not one that is left out.
         """
         if known is None:
             edition = EDITION if self.edition is None else self.edition
@@ -473,23 +476,43 @@ class BanditSpec:
                 edition=edition,
                 rewards=self.rewards if edition == 1 else self.rewards.matured(),
             )
-        rewards, matures = self.rewards, known.rewards.maturity
-        if rewards.maturity is None or (matures is None and rewards.maturity == "report"):
-            rewards = replace(rewards, maturity=matures)  # None: edition 1, which has no other
-        encoder = self.encoder
-        if encoder == EncoderSpec():
-            encoder = known.encoder
-        elif encoder.name == AUTO and not encoder.params:
-            encoder = replace(known.encoder, standardize=encoder.standardize)
+        edition = (known.edition or EDITION) if self.edition is None else self.edition
+        bounds = self.reward_range
+        if bounds is None and "reward_range" not in given:
+            bounds = known.reward_range
+        policy, encoder = self._completed_policy(known)
         return replace(
             self,
-            policy=known.policy if self.policy is None else self.policy,
+            policy=policy,
             encoder=encoder,
-            rewards=rewards,
+            rewards=self._completed_rewards(known, edition),
             seed=known.seed if self.seed is None else self.seed,
-            edition=known.edition if self.edition is None else self.edition,
-            reward_range=known.reward_range if self.reward_range is None else self.reward_range,
+            edition=edition,
+            reward_range=bounds,
         )
+
+    def _completed_policy(self, known: BanditSpec) -> tuple[PolicyName | None, EncoderSpec]:
+        """Return policy and encoder of a change; None and "auto": they follow from the other one.
+
+        A change of one of them, without a word on the other, leaves the other to its default.
+        """
+        policy, encoder = self.policy, self.encoder
+        if encoder == EncoderSpec():
+            same = policy in (None, known.policy)
+            return (known.policy, known.encoder) if same else (policy, encoder)
+        if encoder.name == AUTO and not encoder.params and policy in (None, known.policy):
+            return known.policy, replace(known.encoder, standardize=encoder.standardize)
+        if policy is None and encoder.name == known.encoder.name:
+            policy = known.policy
+        return policy, encoder
+
+    def _completed_rewards(self, known: BanditSpec, edition: int) -> RewardSpec:
+        rewards, before = self.rewards, known.rewards
+        if edition == 1:  # it has no other maturity than "report", which goes without saying
+            return replace(rewards, maturity=None) if rewards.maturity == "report" else rewards
+        if rewards.maturity is None and replace(before, maturity=None) == rewards:
+            return before.matured()
+        return rewards.matured()
 
     @property
     def has_named_features(self) -> bool:
@@ -525,13 +548,21 @@ class BanditSpec:
         """The lowest and the highest reward that are expected; infinite where none are declared."""
         return self.reward_range or (-math.inf, math.inf)
 
-    def frozen_part(self) -> dict[str, Any]:
-        """Return the sections that never change after creation, as JSON-able values."""
+    def fixed_part(self) -> dict[str, Any]:
+        """Return what the log cannot answer for another value of: the form of what it stores."""
+        return {
+            "context": _stored_form(self.context) | {"dtype": self.context.dtype},
+            "action_dim": self.action_dim,
+            "actions": _stored_form(self.actions),
+        }
+
+    def relearned_part(self) -> dict[str, Any]:
+        """Return the sections that a model learns under, as JSON-able values."""
         whole = dataclasses.asdict(self)
         return {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
 
     def changeable_part(self) -> dict[str, Any]:
-        """Return the sections that may change after creation, as JSON-able values."""
+        """Return the sections that a change takes at once, as JSON-able values."""
         whole = dataclasses.asdict(self)
         return {key: whole[key] for key in sorted(self.CHANGEABLE)}
 
@@ -558,3 +589,13 @@ class BanditSpec:
             shape |= {"context": dataclasses.asdict(context)}
             shape |= {"actions": dataclasses.asdict(actions)}
         return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _stored_form(side: ContextSpec | ActionsSpec) -> dict[str, Any]:
+    """Return in which form the log has contexts or actions, apart from the type of numbers."""
+    form: dict[str, Any] = {"features": "named" if side.features is not None else None}
+    if isinstance(side, ContextSpec):
+        form["shape"] = side.shape
+    if side.features is not None:
+        form["max_bytes"] = side.max_bytes
+    return form

@@ -73,7 +73,7 @@ class CatalogueRow(NamedTuple):
 
 
 class ConfigRow(NamedTuple):
-    """The changeable part of the configuration became `spec`, a JSON object."""
+    """The configuration changed; `configurations` knows the forms of `spec`, a JSON object."""
 
     position: LogPosition
     time: float

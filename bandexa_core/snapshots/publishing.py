@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from bandexa_core.errors import SnapshotRefused
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.model import CATALOGUE, MODEL_FILE, TRAINING_FILE, Progress, ServingModel
+from bandexa_core.model import (
+    CATALOGUE,
+    GENERATION,
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+)
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
 
@@ -83,6 +90,7 @@ def publish_model(
             "machine": platform.machine(),
             "catalogue_position": position if catalogue_position is None else catalogue_position,
             BLANKED: blanked,
+            GENERATION: int(model.generation),
             **copies,
         },
     )

@@ -101,7 +101,7 @@ class _Traffic:
         if histograms:
             self._add_propensity(bandit, label)
         if vitals.reward_mean is not None:
-            self._mean.add(f'{label},policy="{bandit.record.spec.policy}"', vitals.reward_mean)
+            self._mean.add(f'{label},policy="{bandit.model.spec.policy}"', vitals.reward_mean)
         self._clipped.add(label, vitals.num_clipped)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)

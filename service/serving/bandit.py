@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
-from bandexa_core.log.rows import Group, LogRow
+from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.rows import ConfigRow, Group, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
+from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec
 from service.observe.counters import Vitals
 from service.serving.applier import Applier
 from service.serving.errors import UnknownAction
@@ -27,6 +29,20 @@ from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
 ReadLog = Callable[[BanditRecord, LogPosition, LogPosition], Iterator[Group]]
+
+
+class _Sides(NamedTuple):
+    """What the named features of a configuration may be."""
+
+    of_context: ContextSpec
+    of_actions: ActionsSpec
+    contexts: NamedSide | None
+    actions: NamedSide | None
+
+    @classmethod
+    def of(cls, spec: BanditSpec, salt: bytes) -> _Sides:
+        context, actions = spec.context, spec.actions
+        return cls(context, actions, NamedSide.of(context, salt), NamedSide.of(actions, salt))
 
 
 class Bandit:
@@ -46,8 +62,9 @@ class Bandit:
         inputs: What the objects of requests had.
         imported: Snapshots that are being imported, by version.
         num_numbers: How many numbers a context has; 0 where contexts are objects.
-        contexts, actions: What the named features of contexts and of actions may be; None where
-            they are numbers.
+        configurations: Those that its log has, as far as is known here.
+        change_error: Why the last attempt to learn the wanted configuration failed; None: it did
+            not.
     """
 
     def __init__(
@@ -59,15 +76,17 @@ class Bandit:
         on_failure: Callable[[Bandit], None],
         after: Callable[[Callable[[], None]], None] | None = None,
         salt: bytes = b"",
+        configurations: Configurations | None = None,
     ) -> None:
         self.record = record
+        self.configurations = configurations or Configurations(record.spec)
+        self.change_error: str | None = None
         self.snapshots = snapshots
         self.vitals = Vitals()
         self.inputs = InputCounts()
-        context, actions = record.spec.context, record.spec.actions
-        self.num_numbers = math.prod(context.shape or (0,))
-        self.contexts = NamedSide.of(context, salt)
-        self.actions = NamedSide.of(actions, salt)
+        self.num_numbers = math.prod(record.spec.context.shape or (0,))
+        self._salt = salt
+        self._sides = _Sides.of(model.spec, salt)
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
             record.name, model, self._load_import, partial(read, record),
@@ -79,8 +98,26 @@ class Bandit:
         """The served model; a swap replaces it."""
         return self.applier.model
 
+    @property
+    def contexts(self) -> NamedSide | None:
+        """What the named features of contexts may be; None where they are numbers."""
+        return self._named_sides().contexts
+
+    @property
+    def actions(self) -> NamedSide | None:
+        """What the named features of actions may be; None where they are numbers."""
+        return self._named_sides().actions
+
+    def _named_sides(self) -> _Sides:
+        spec = self.applier.model.spec
+        if self._sides.of_context is not spec.context or self._sides.of_actions is not spec.actions:
+            self._sides = _Sides.of(spec, self._salt)  # a model of another configuration is served
+        return self._sides
+
     def logged(self, row: LogRow) -> None:
         """Note that a row of its log is committed."""
+        if isinstance(row, ConfigRow):
+            self.configurations = self.configurations.with_row(row)
         self.applier.follow(row.position)
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:

@@ -24,6 +24,7 @@ from service.serving.commits import Committer
 from service.serving.erase import Eraser
 from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.explain import Explainer
+from service.serving.reconfiguring import Reconfiguring
 from service.serving.recovery import Recovery, SetAside
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
@@ -91,6 +92,11 @@ class Bandits:
     def record(self, key: int) -> BanditRecord | None:
         """Return the record of the live bandit with a key in the store, or None."""
         return self._records.get(key)
+
+    def with_first_rules(self, key: int) -> BanditRecord | None:
+        """Return the record of a live bandit whose reward rules were never changed, or None."""
+        bandit = self.at(key)
+        return None if bandit is None or bandit.configurations.rules_changed else bandit.record
 
     def at(self, key: int) -> Bandit | None:
         """Return the live bandit with a key in the store, or None."""
@@ -168,6 +174,7 @@ class Engine:
         recovery: Recovers failed bandits.
         serve: Serves a bandit from now on, given its record, its snapshots and its model.
         eraser: Erases decisions.
+        reconfiguring: Brings wanted configurations about.
     """
 
     settings: Settings
@@ -185,6 +192,7 @@ class Engine:
     recovery: Recovery
     serve: Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
     eraser: Eraser
+    reconfiguring: Reconfiguring
 
     async def settled(self, bandit: Bandit, position: LogPosition) -> None:
         """Wait until a change of a bandit is served; a failed bandit is recovered for it.

@@ -25,6 +25,7 @@ from service.serving.erase import Eraser
 from service.serving.explain import Explainer
 from service.serving.progress import StartProgress
 from service.serving.recent import RecentDecisions
+from service.serving.reconfiguring import Reconfiguring
 from service.serving.recover import recover, refuse_lost_database
 from service.serving.recovery import Recovery, SetAside
 from service.serving.retention import Retention
@@ -85,14 +86,14 @@ async def running(
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
             bandit = Bandit(
                 record, model, snapshots, reader.follow, recovery.failed, delivery.after,
-                store.ids.salt(record.uid),
+                store.ids.salt(record.uid), reader.configurations(record),
             )  # fmt: skip
             live.add(bandit)
             return bandit
 
         def serve_again(aside: SetAside, model: ServingModel) -> None:
             if aside in live.aside():  # else it was deleted meanwhile
-                serve(aside.record, aside.snapshots, model)
+                reconfiguring.start(serve(aside.record, aside.snapshots, model))
 
         recovery = Recovery(registry, metrics, store, loader, serve_again)
         await stack.enter_async_context(recovery.running())
@@ -115,10 +116,10 @@ async def running(
             actions,
         )  # fmt: skip
         await stack.enter_async_context(finished(selecting))
-        rounds = Rounds(settings, registry, metrics, store, live.find, loader)
+        rounds = Rounds(settings, registry, metrics, store, live.find, loader, live.changing)
         await stack.enter_async_context(rounds.running())
         rewards = Rewards(
-            metrics, live.find, live.record, store, commit, recent,
+            metrics, live.find, live.with_first_rules, store, commit, recent,
             settings.max_rewards_per_decision, batcher, rounds.order,
         )  # fmt: skip
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
@@ -126,11 +127,13 @@ async def running(
         await stack.enter_async_context(rewards.closing_windows())
         eraser = Eraser(store, commit, recent, rounds, live.at)
         await stack.enter_async_context(eraser.running())
+        reconfiguring = Reconfiguring(rounds, live.find, live.all)
+        await stack.enter_async_context(reconfiguring.running())
         retention = Retention(settings, metrics, store, live.all, commit, rounds.order)
         await stack.enter_async_context(retention.running())
         yield Engine(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
-            rounds, explainer, recovery, serve, eraser,
+            rounds, explainer, recovery, serve, eraser, reconfiguring,
         )  # fmt: skip
 
 

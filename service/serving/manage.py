@@ -5,9 +5,11 @@ Runs on the event loop. Every change is a committed log row before it is served.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import secrets
 import shutil
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,38 +25,87 @@ from bandexa_core.spec import BanditSpec
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
+from service.serving.planning import Plan, check_buildable, planned
 from service.serving.threads import in_own_thread
-from service.store.errors import Conflict, InvalidRequest, ServiceError
+from service.store.errors import InvalidRequest, ServiceError
 from service.store.records import BanditRecord
 
+ROUNDS_READ = 32  # for how long they take
 
-async def put_bandit(engine: Engine, name: str, spec: BanditSpec) -> tuple[Bandit, bool]:
-    """Create a bandit (True), or change what can change of an existing one (False).
+
+async def put_bandit(
+    engine: Engine, name: str, spec: BanditSpec, given: Collection[str] = ()
+) -> tuple[Bandit, bool]:
+    """Create a bandit (True), or change an existing one (False).
+
+    What has to be relearned from the log for a change is learned after the return, and served
+    then; see `reconfiguring`. `given`: the keys that the request names.
 
     Raises:
         InvalidRequest: The configuration names what does not exist.
-        Conflict: A key that cannot change differs.
+        Conflict: The log cannot answer for a key that differs.
     """
     async with engine.live.changing(name):  # two creations of one name must not race
         known = engine.live.get(name)
         if known is not None:
-            return await _change(engine, known, spec), False
+            return await _change(engine, known, spec, given), False
         return await _create(engine, name, spec), True
 
 
-async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
+async def plan(engine: Engine, name: str, spec: BanditSpec, given: Collection[str] = ()) -> Plan:
+    """Return what `put_bandit` would do; nothing is changed.
+
+    Raises:
+        InvalidRequest, Conflict: As `put_bandit` would.
+    """
+    async with engine.live.changing(name):
+        known = engine.live.get(name)
+        if known is None:
+            return Plan("created", await _checked_new(engine, name, spec))
+        found = await _checked_change(engine, known, spec, given)
+        if not found.relearned:
+            return found
+        seconds = await in_own_thread(_newest_round_s, engine, known)
+        return dataclasses.replace(found, estimated_s=seconds)
+
+
+def _newest_round_s(engine: Engine, bandit: Bandit) -> float | None:
+    """Return how long the newest round of a bandit took; None where it had none."""
+    with engine.store.history() as history:
+        rounds = history.rounds(bandit.record, 0.0, ROUNDS_READ)
+    return next((each.seconds for each in reversed(rounds) if each.error is None), None)
+
+
+async def _checked_new(engine: Engine, name: str, spec: BanditSpec) -> BanditSpec:
+    """Return the whole configuration of a new bandit.
+
+    Raises:
+        InvalidRequest: It cannot be created.
+    """
     _check_new(name, "name")
     try:
         spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    catalogue = Catalogue.empty(spec.row_layout)
-    try:  # before the writer's transaction: a bad configuration changes nothing
+    await _check_buildable(engine, spec)
+    return spec
+
+
+async def _check_buildable(engine: Engine, spec: BanditSpec) -> None:
+    """Check a configuration before the writer's transaction: a bad one changes nothing.
+
+    Raises:
+        InvalidRequest: It cannot be built.
+    """
+    try:
         # Off the event loop: an encoder's weights may be read, or even downloaded.
-        await in_own_thread(engine.registry.fetch, spec)
-        await in_own_thread(ServingModel, spec, BanditUid("check"), engine.registry, catalogue)
+        await in_own_thread(check_buildable, spec, engine.registry)
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
+
+
+async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
+    spec = await _checked_new(engine, name, spec)
     uid = engine.reader.next_uid(name)
     snapshots = SnapshotStore(engine.settings.snapshots / uid)
     model = await in_own_thread(_publish_first, engine, snapshots, spec, uid)
@@ -76,29 +127,24 @@ def _publish_first(
     return model
 
 
-def _difference(key: str, ours: Any, theirs: Any) -> str:
-    """Return a sentence with the first difference between two values that differ."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for name in sorted(ours.keys() | theirs.keys()):
-            if (one := ours.get(name)) != (other := theirs.get(name)):
-                return _difference(f"{key}.{name}", one, other)
-    old, new = (json.dumps(value, default=str) for value in (ours, theirs))
-    return f"{key}: is {old} and cannot become {new} in the life of a bandit"
+async def _checked_change(
+    engine: Engine, bandit: Bandit, spec: BanditSpec, given: Collection[str]
+) -> Plan:
+    found = planned(spec, given, bandit.model.spec, bandit.configurations, engine.registry)
+    if isinstance(found.wanted, BanditSpec):
+        await _check_buildable(engine, found.wanted)
+    return found
 
 
-async def _change(engine: Engine, bandit: Bandit, spec: BanditSpec) -> Bandit:
-    current = bandit.model.spec
-    wanted = spec.completed(0, current)
-    ours, theirs = current.frozen_part(), wanted.frozen_part()
-    if wanted.encoder.name not in engine.registry.names():
-        raise InvalidRequest("encoder.name", f"must be one of {', '.join(engine.registry.names())}")
-    for key in sorted(ours):
-        if ours[key] != theirs[key]:
-            raise Conflict(_difference(key, ours[key], theirs[key]))
-    if wanted != current:
-        store = engine.store
-        row = await engine.commit(store.append_config, bandit.record, wanted, then=bandit.logged)
+async def _change(
+    engine: Engine, bandit: Bandit, spec: BanditSpec, given: Collection[str]
+) -> Bandit:
+    found = await _checked_change(engine, bandit, spec, given)
+    if found.row:
+        append = partial(engine.store.append_config, wanted=found.wanted)
+        row = await engine.commit(append, bandit.record, found.spec, then=bandit.logged)
         await engine.settled(bandit, row.position)
+    engine.reconfiguring.start(bandit)
     return bandit
 
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey
 from bandexa_core.log.contract import DecisionState
+from bandexa_core.spec import RewardSpec
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord
 
@@ -21,7 +22,7 @@ MAX_CHOSEN = 16  # a decision with more chosen actions is read when needed
 MAX_BYTES = 16 << 20  # of the reward ids
 _ID_BYTES = 128
 Rows = tuple[Logged, ...]
-_New = tuple[DecisionKey, int, bool, tuple[ActionId, ...]]
+_New = tuple[DecisionKey, int, bool, tuple[ActionId, ...], RewardSpec | None]
 
 
 class RecentDecision:
@@ -56,8 +57,10 @@ class RecentDecisions:
         self._bandits: dict[int, BanditRecord] = {}
         self._id_bytes = 0
 
-    def made(self, record: DecisionRecord, bandit: BanditRecord) -> None:
-        """Add a decision that was just stored under a caller's id."""
+    def made(
+        self, record: DecisionRecord, bandit: BanditRecord, changed: RewardSpec | None = None
+    ) -> None:
+        """Add a decision that was just stored under a caller's id; `changed`: see `Reportable`."""
         chosen = record.chosen
         if len(chosen) > MAX_CHOSEN:
             return
@@ -65,7 +68,9 @@ class RecentDecisions:
             self.drop(record.decision_id)
         self._bandits[bandit.key] = bandit
         actions = (chosen[0].id,) if len(chosen) == 1 else tuple([each.id for each in chosen])
-        self._new[record.decision_id] = record.key, bandit.key, record.activated, actions
+        self._new[record.decision_id] = (
+            record.key, bandit.key, record.activated, actions, changed,
+        )  # fmt: skip
         if len(self._new) > MAX_NEW:
             self._new.popitem(last=False)
 
@@ -91,9 +96,9 @@ class RecentDecisions:
         new = self._new.pop(decision_id, None)
         if new is None:
             return None
-        key, bandit, activated, actions = new
+        key, bandit, activated, actions, changed = new
         state = DecisionState.of(len(actions), activated=activated)
-        decision = Reportable(key, decision_id, self._bandits[bandit], actions, state)
+        decision = Reportable(key, decision_id, self._bandits[bandit], actions, state, changed)
         return self.found(FoundDecision(decision, {}))
 
     def note_reward(self, entry: RecentDecision, item: int, reward_id: str, reward: float) -> None:

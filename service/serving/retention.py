@@ -190,9 +190,8 @@ class Retention:
         up_to = min(wanted, oldest)
         if not await self._on_thread(self._reader.may_trim, key, up_to):
             return 0
-        size = 0
-        if bandit.model.learns_features:
-            size = sample_size(spec.row_layout, spec.replay.evicted_sample)
+        # Of every policy: what a bandit learned may have to be learned again, otherwise.
+        size = sample_size(spec.row_layout, spec.replay.evicted_sample)
         num, more = 0, True
         while more:
             trimmed = await self._commit(self._store.trim_log, bandit.record, up_to, size)

@@ -38,7 +38,7 @@ class Rewards:
     Args:
         metrics: Counts.
         find: Returns the live bandit of a uid, or None.
-        record: Returns the record of the live bandit with a key in the store, or None.
+        record: See `Steps`.
         store: Stores reports.
         commit: Waits for commits.
         recent: The decisions in memory.
@@ -107,7 +107,7 @@ class Rewards:
             return
         bandit.applier.follow(rows[-1].position)
         for row in rows:
-            bandit.vitals.learned(row.before, row.after, bandit.record.spec.expected_rewards)
+            bandit.vitals.learned(row.before, row.after, bandit.model.spec.expected_rewards)
             if row.learned != row.after:
                 bandit.vitals.clipped(row.after, row.learned)
         self._train_if_due(bandit)  # here as well: the caller may have gone away

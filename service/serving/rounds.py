@@ -13,9 +13,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
@@ -23,7 +24,7 @@ from service.serving.files import remove_files
 from service.serving.relearning import remove_learned
 from service.serving.swap import Swapper
 from service.settings import Settings
-from service.store.errors import StoreError, Unavailable
+from service.store.errors import ServiceError, StoreError, Unavailable
 from service.store.protocol import EventStore
 from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundFailed
@@ -43,6 +44,7 @@ class Rounds:
         store: The event store.
         find: Returns the live bandit of a uid, or None.
         loader: One thread, off the event loop, that loads models.
+        changing: Returns the lock under which a bandit of this name is changed.
     """
 
     def __init__(
@@ -53,12 +55,17 @@ class Rounds:
         store: EventStore,
         find: Callable[[BanditUid], Bandit | None],
         loader: Executor,
+        changing: Callable[[str], asyncio.Lock],
     ) -> None:
         self._settings = settings
         self._store = store
         self._find = find
         self._relearning: dict[BanditUid, Relearning] = {}
         self._ordered: dict[BanditUid, Relearning] = {}
+        self._wanted: dict[BanditUid, LogPosition] = {}
+        self._building: dict[BanditUid, LogPosition] = {}
+        self._changing = changing
+        self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
         configuration = Configuration.of(settings, store.epoch)
@@ -91,6 +98,24 @@ class Rounds:
         """
         return await self.supervisor.request(bandit.record.uid)
 
+    async def reconfigure(self, bandit: Bandit, generation: LogPosition) -> Published:
+        """Have the wanted configuration learned by a round now, and served.
+
+        Raises:
+            RoundFailed: It could not be. Rounds until the next call are those of the served one.
+        """
+        uid = bandit.record.uid
+        self._wanted[uid] = generation
+        try:
+            return await self.supervisor.request(uid)
+        finally:
+            if self._wanted.get(uid) == generation:
+                del self._wanted[uid]
+
+    def is_building(self, bandit: Bandit) -> bool:
+        """Whether the round under way learns the wanted configuration."""
+        return bandit.record.uid in self._building
+
     def relearn(self, bandit: Bandit, mark: Relearning) -> None:
         """Make every later round start from before what was erased, until one has succeeded."""
         known = self._relearning.get(bandit.record.uid)
@@ -104,6 +129,8 @@ class Rounds:
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
         self._relearning.pop(uid, None)
+        self._wanted.pop(uid, None)
+        self._building.pop(uid, None)
         if not await self.supervisor.forget(uid):
             await asyncio.to_thread(remove_files, self._settings, uid)
 
@@ -136,7 +163,13 @@ class Rounds:
         self._store.sync(done)
         await synced
         erased_from = None if mark is None else mark.first
-        return RoundOrder(uid, position, bandit.model.version, erased_from)
+        wanted, pending = self._wanted.get(uid), bandit.configurations.pending
+        self._building.pop(uid, None)
+        if wanted is None or pending is None or pending.position != wanted or wanted > position:
+            wanted = None
+        else:
+            self._building[uid] = wanted
+        return RoundOrder(uid, position, bandit.model.version, erased_from, wanted)
 
     async def published(self, uid: BanditUid, event: Published) -> None:
         """See `RoundSource.published`.
@@ -148,9 +181,19 @@ class Rounds:
         bandit = self._find(uid)
         if bandit is None:
             raise BanditGone("the bandit was deleted")
-        swapped = await self._swapper.swap(
-            bandit, event.version, still_served=lambda: self._find(uid) is bandit
-        )
+        generation = self._building.pop(uid, None)
+        if generation is None:
+            swapped = await self._swapper.swap(
+                bandit, event.version, still_served=lambda: self._find(uid) is bandit
+            )
+        else:
+            swapped = await self._swapper.switch(
+                bandit, event.version,
+                partial(self._log_switch, bandit, generation, event.version),
+                self._changing(bandit.record.name),
+                still_served=lambda: self._find(uid) is bandit,
+            )  # fmt: skip
+            bandit.change_error = None
         if (mark := self._ordered.pop(uid, None)) is not None:
             await self._relearned(bandit, mark, event.version)
         self._record(
@@ -169,6 +212,24 @@ class Rounds:
         model = bandit.model
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)
+
+    async def _log_switch(
+        self, bandit: Bandit, generation: LogPosition, version: SnapshotVersion
+    ) -> LogPosition:
+        """Log that a generation is served from here on, unless another one is wanted by now.
+
+        Raises:
+            RoundFailed: Nothing was logged.
+        """
+        pending = bandit.configurations.pending
+        if pending is None or pending.position != generation:
+            raise RoundFailed("the configuration was changed again meanwhile")
+        append = self._store.append_switch
+        try:
+            row = await self._commit(append, bandit.record, generation, version, then=bandit.logged)
+        except (ServiceError, StoreError, Unavailable) as error:
+            raise RoundFailed(str(error)) from error
+        return LogPosition(row.position)
 
     async def _relearned(self, bandit: Bandit, mark: Relearning, version: SnapshotVersion) -> None:
         """Remove the snapshots that were learned from erased rows: a clean one is served.
@@ -191,6 +252,7 @@ class Rounds:
 
     def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
         """See `RoundSource.failed`."""
+        self._building.pop(uid, None)
         bandit = self._find(uid)
         if bandit is not None:
             now = time.time()

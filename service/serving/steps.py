@@ -44,7 +44,8 @@ class Steps:
         store: Has the decisions.
         commit: Waits for commits.
         recent: The decisions in memory.
-        record: Returns the record of the live bandit with a key in the store, or None.
+        record: Returns the record of the live bandit with a key in the store, or None; also None
+            where the key does not say which reward rules a decision follows.
         max_rewards: The largest number of rewards of a decision.
         learn: Receives each committed step with its rows, if any, in commit order.
     """
@@ -114,7 +115,7 @@ class Steps:
         for _ in range(MAX_TRIES):
             entry = self._recent.get(decision_id) or await self._find(decision_id)
             decision = entry.decision
-            status, change = contract.activate(decision.state, decision.bandit.spec.rewards)
+            status, change = contract.activate(decision.state, decision.rules)
             if change is None:
                 commit = self._committed(entry)
             else:
@@ -137,7 +138,7 @@ class Steps:
         for closes, found in due.windows:
             entry = self._recent.get(found.id)
             decision = found if entry is None else entry.decision
-            change = contract.close(decision.state, decision.bandit.spec.rewards)
+            change = contract.close(decision.state, decision.rules)
             if change is not None:
                 step = Step(decision, change, now(), closes=closes)
                 commits.append(self._append(step, entry))
@@ -197,9 +198,7 @@ class Steps:
             InvalidRequest: The reward cannot be taken.
         """
         try:
-            return contract.report(
-                decision.state, reported, decision.bandit.spec.rewards, self._max_rewards
-            )
+            return contract.report(decision.state, reported, decision.rules, self._max_rewards)
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "reward") from error
 
@@ -217,8 +216,9 @@ class Steps:
         future: Commit = self._commit.future()
         if entry is not None:
             entry.decision = Reportable(
-                decision.key, decision.id, decision.bandit, decision.actions, step.change.state
-            )
+                decision.key, decision.id, decision.bandit, decision.actions, step.change.state,
+                decision.changed,
+            )  # fmt: skip
             entry.newest = step
 
         def done(rows: Rows | None, error: Exception | None) -> None:

@@ -9,8 +9,9 @@ applied, which would never end otherwise.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ from service.store.protocol import EventStore
 from service.training.errors import BanditGone, RoundFailed
 
 ROWS_ON_LOOP = 8
+ROWS_TO_SWITCH = 64  # that rewards wait for, at most, while rows arrive slowly
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -100,6 +103,74 @@ class Swapper:
             applier.swap(model)
         ended = time.perf_counter()
         self._metrics.swap_stall_seconds.observe(ended - started)
+        self._metrics.swap_seconds.observe(ended - begun)
+        self._metrics.swaps.inc()
+        return ended - begun
+
+    async def switch(
+        self,
+        bandit: Bandit,
+        version: SnapshotVersion,
+        log_switch: Callable[[], Awaitable[LogPosition]],
+        changing: asyncio.Lock,
+        *,
+        still_served: Callable[[], bool],
+    ) -> float:
+        """Serve a snapshot of another generation from a row of the log on; returns the seconds.
+
+        The row is logged once the model has nearly caught up, while rows wait. So the old model has
+        all rows before it, and the new one has them as well.
+
+        Args:
+            bandit: Whose snapshot it is.
+            version: The snapshot.
+            log_switch: Logs the row; it may refuse by RoundFailed.
+            changing: Held meanwhile: no other change comes in between.
+            still_served: Whether the bandit is still live, after a wait.
+
+        Raises:
+            BanditGone: The bandit was deleted meanwhile.
+            RoundFailed: The snapshot cannot be served.
+        """
+        applier = bandit.applier
+        begun = time.perf_counter()
+        loop = asyncio.get_running_loop()
+
+        async def off_loop(work: Callable[..., T], *arguments: Any) -> T:
+            result = await loop.run_in_executor(self._loader, work, *arguments)
+            if not still_served():
+                raise BanditGone("the bandit was deleted")
+            return result
+
+        try:
+            loaded = await off_loop(self._load, bandit, version, applier.model.position)
+            before: int | None = None
+            while (behind := applier.model.position - loaded.position) > ROWS_TO_SWITCH:
+                if before is not None and behind > before // 2:
+                    break  # rows arrive about as fast as they are applied: they have to wait
+                before = behind
+                await off_loop(self._catch_up, bandit, loaded, applier.model.position)
+            async with changing:
+                model: ServingModel | None = None
+                applier.hold()
+                held = time.perf_counter()
+                try:
+                    position = await log_switch()
+                    await off_loop(self._catch_up, bandit, loaded, position)
+                    model = loaded
+                finally:
+                    applier.swap(model)
+        except BandexaError as error:
+            if not still_served():
+                raise BanditGone("the bandit was deleted") from error
+            if isinstance(error, RoundFailed):
+                raise
+            raise RoundFailed(f"snapshot {version} cannot be served: {error}") from error
+        ended = time.perf_counter()
+        log.info(
+            "bandit %s: another configuration is served from row %d on; rewards waited %.3f s for"
+            " it", bandit.record.name, position, ended - held,
+        )  # fmt: skip
         self._metrics.swap_seconds.observe(ended - begun)
         self._metrics.swaps.inc()
         return ended - begun

@@ -28,7 +28,7 @@ from service.serving.adopting import Adopted, fit
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownSnapshot
-from service.store.errors import InvalidRequest
+from service.store.errors import Conflict, InvalidRequest
 from service.store.loading import (
     catalogue_of,
     contains_erased,
@@ -137,6 +137,7 @@ async def _adopt(
 
     def publish() -> SnapshotVersion:
         model = ServingModel(served.spec, served.uid, engine.registry, catalogue)
+        model.generation = served.generation
         adopted = fit(load(), model, is_own=is_own)
         # Its own rows, also in an export that comes back: an erasure must know what it has learned.
         manifest = adopted.manifest
@@ -166,6 +167,21 @@ async def _adopt(
         with engine.store.reader() as reader:
             place_import(reader, bandit.record, snapshots, version, position)
 
+    async with engine.live.changing(bandit.record.name):
+        if bandit.configurations.pending is not None:
+            raise Conflict(
+                "another configuration is being learned: wait for it, or take it back by a PUT"
+            )
+        return await _logged(engine, bandit, publish, place)
+
+
+async def _logged(
+    engine: Engine,
+    bandit: Bandit,
+    publish: Callable[[], SnapshotVersion],
+    place: Callable[[SnapshotVersion, LogPosition], None],
+) -> Bandit:
+    """Publish a snapshot and log its import."""
     loop = asyncio.get_running_loop()
     # One whose row is not committed stays: only the next start knows for certain (`place_imports`).
     version = await loop.run_in_executor(None, publish)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bandexa_core.log.bounds import UNBOUNDED, Bounds, RewardBounds
-from service.store.records import BanditRecord
+from bandexa_core.spec import BanditSpec
 
 
 class BoundsOfBandits:
@@ -25,14 +25,17 @@ class BoundsOfBandits:
         self._newest = newest
         self._windows: dict[int, RewardBounds] = {}
 
-    def take(self, bandit: BanditRecord, value: float) -> Bounds:
-        """Return the bounds of the next first value of a bandit, and count it."""
-        if not bandit.spec.clips_outliers:
+    def take(self, bandit: int, spec: BanditSpec, value: float) -> Bounds:
+        """Return the bounds of the next first value of a bandit, and count it.
+
+        `spec`: by which it is bounded, see `Configurations.bounding`; `forget` after its changes.
+        """
+        if not spec.clips_outliers:
             return UNBOUNDED
-        window = self._windows.get(bandit.key)
+        window = self._windows.get(bandit)
         if window is None:
-            window = RewardBounds(bandit.spec.reward_range, self._newest(bandit.key))
-            self._windows[bandit.key] = window
+            window = RewardBounds(spec.reward_range, self._newest(bandit))
+            self._windows[bandit] = window
         return window.take(value)
 
     def forget(self, bandit: int | None = None) -> None:

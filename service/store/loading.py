@@ -18,6 +18,7 @@ from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.rows import Group
 from bandexa_core.model import (
     CATALOGUE,
+    GENERATION,
     MODEL_FILE,
     TRAINING_FILE,
     Progress,
@@ -44,9 +45,15 @@ def belonging(
     yet.
     """
     imports = reader.imports(record.key)
+    hashes: dict[int, str] = {}  # by generation
 
     def belongs(manifest: Manifest) -> bool:
-        if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
+        if manifest.bandit_uid != record.uid:
+            return False
+        generation = generation_of(manifest)
+        if generation not in hashes:
+            hashes[generation] = model_hash(reader, record, generation)
+        if manifest.spec_hash != hashes[generation]:
             return False
         manifest = placed(reader, record, manifest, imports)
         position = LogPosition(manifest.position)
@@ -58,10 +65,28 @@ def belonging(
     return belongs
 
 
+def generation_of(manifest: Manifest) -> LogPosition:
+    """Return the generation of a snapshot; see `Configurations`."""
+    return LogPosition(manifest.meta.get(GENERATION, 0))
+
+
+def model_hash(reader: LogReader, record: BanditRecord, generation: LogPosition) -> str:
+    """Return the `spec_hash` of the snapshots of a generation; "" where there is none."""
+    try:
+        return reader.spec_at(record, generation, generation).model_hash()
+    except (KeyError, TypeError, ValueError):  # no row of the log wanted it
+        return ""
+
+
 def acceptable(
-    reader: LogReader, record: BanditRecord, up_to: LogPosition
+    reader: LogReader,
+    record: BanditRecord,
+    up_to: LogPosition,
+    generation: LogPosition | None = None,
 ) -> Callable[[Manifest], bool]:
     """Return a predicate: can a snapshot be served, of this bandit's log at or before `up_to`?
+
+    It has to be of a generation; None: of the one that is served there.
 
     A snapshot built before the last import belongs to a model that was replaced. It may have a
     higher version, when its round was under way while the import arrived.
@@ -70,10 +95,16 @@ def acceptable(
     belongs = belonging(reader, record, up_to)
     imports = reader.imports(record.key)  # read after the last one: it is among them
     begins = reader.trim(record.key).position
+    if generation is None:
+        generation = reader.configurations(record, up_to).generation(up_to)
 
     def accept(manifest: Manifest) -> bool:
+        if generation_of(manifest) != generation:
+            return False
         position = placed(reader, record, manifest, imports).position
-        return max(imported, begins) <= position and belongs(manifest)
+        # An import before the generation was wanted left no trace in it.
+        since = imported if imported > generation else BEGINNING
+        return max(since, begins) <= position and belongs(manifest)
 
     return accept
 
@@ -84,13 +115,15 @@ def newest_snapshot(
     snapshots: SnapshotStore,
     up_to: LogPosition,
     names: tuple[str, ...] = (MODEL_FILE,),
+    generation: LogPosition | None = None,
 ) -> Snapshot:
-    """Return the newest undamaged snapshot that belongs to the log.
+    """Return the newest undamaged snapshot that belongs to the log; `generation`: as above.
 
     Raises:
         SnapshotError: There is no such snapshot.
     """
-    snapshot, skipped = snapshots.newest(acceptable(reader, record, up_to), names)
+    accept = acceptable(reader, record, up_to, generation)
+    snapshot, skipped = snapshots.newest(accept, names)
     for version, reason in skipped:
         log.warning("bandit %s: snapshot %d is not used: %s", record.name, version, reason)
     manifest = placed(reader, record, snapshot.manifest, reader.imports(record.key))
@@ -110,11 +143,13 @@ def taught_by(
     """
     position = LogPosition(manifest.position)
     whole = [(1, int(position))]
+    generation = generation_of(manifest) if manifest.bandit_uid == record.uid else LogPosition(0)
+    spec = reader.spec_at(record, position, generation)
     imported = reader.last_import(record.key, position)
-    if record.spec.policy == "uniform":
+    if spec.policy == "uniform":
         return []
-    learned = registry.is_learned(record.spec.encoder.name)
-    if not imported or (learned and imported != position):
+    learned = registry.is_learned(spec.encoder.name)
+    if imported <= generation or (learned and imported != position):
         return whole  # a learned encoder is trained on rows of before an import, too
     versions = [v for v, at in reader.imports(record.key).items() if at == imported]
     try:
@@ -160,21 +195,24 @@ def clean_snapshot(
     erased_from: LogPosition,
     position: LogPosition,
     names: tuple[str, ...],
-) -> Snapshot:
+) -> Snapshot | None:
     """Return what the model at `position` is rebuilt from after rows from `erased_from` on went.
 
     That is the newest snapshot before these rows, or the state before the first row. A later import
     replaced all that was learned before it, so then it is the import. Where retention removed the
     rows after that state, and the policy has only sums of them, it is the newest snapshot: the sums
-    cannot be taken apart again.
+    cannot be taken apart again. None: a model that was relearned has to be relearned once more.
 
     Raises:
         SnapshotError: There is no snapshot that can be read.
     """
     up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
+    generation = reader.configurations(record, position).generation(position)
     try:
-        return newest_snapshot(reader, record, snapshots, up_to, names)
+        return newest_snapshot(reader, record, snapshots, up_to, names, generation)
     except SnapshotError:
+        if generation:
+            return None
         model = ServingModel(
             record.spec, record.uid, registry, Catalogue.empty(record.spec.row_layout)
         )
@@ -298,7 +336,7 @@ def load_at(
         return snapshots.load(version, (MODEL_FILE,))
 
     base = LogPosition(snapshot.manifest.position)
-    spec = reader.spec_at(record, base)
+    spec = reader.spec_at(record, base, generation_of(snapshot.manifest))
     catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
     for group in reader.follow(record, base, up_to):

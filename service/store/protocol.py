@@ -22,7 +22,7 @@ from bandexa_core.ids import (
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.contract import Change, DecisionState, Reported
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
-from bandexa_core.spec import BanditSpec
+from bandexa_core.spec import BanditSpec, RewardSpec
 from service.observe.counters import WriterTimes
 from service.store.clock import ServiceClock
 from service.store.identity import DecisionIds
@@ -69,6 +69,8 @@ class Reportable(NamedTuple):
         bandit: Its bandit.
         actions: The chosen actions, best first.
         state: What reports about it have led to so far.
+        changed: The reward rules that it follows, where the bandit's have been changed since its
+            creation.
     """
 
     key: DecisionKey
@@ -76,6 +78,12 @@ class Reportable(NamedTuple):
     bandit: BanditRecord
     actions: tuple[ActionId, ...]
     state: DecisionState
+    changed: RewardSpec | None = None
+
+    @property
+    def rules(self) -> RewardSpec:
+        """The reward rules that it follows."""
+        return self.bandit.spec.rewards if self.changed is None else self.changed
 
 
 class FoundDecision(NamedTuple):
@@ -233,8 +241,34 @@ class EventStore(Protocol):
     ) -> None:
         """Log a change of the catalogue."""
 
-    def append_config(self, bandit: BanditRecord, spec: BanditSpec, done: Done[ConfigRow]) -> None:
-        """Log a change of the changeable configuration."""
+    def append_config(
+        self,
+        bandit: BanditRecord,
+        spec: BanditSpec,
+        done: Done[ConfigRow],
+        wanted: BanditSpec | Literal["nothing"] | None = None,
+    ) -> None:
+        """Log a change of the configuration.
+
+        Args:
+            bandit: The bandit.
+            spec: Its changeable part holds from the new row on.
+            done: Receives the row.
+            wanted: The configuration to be served once it is relearned; "nothing": take back what
+                was wanted so far; None: that stays as it is.
+        """
+
+    def append_switch(
+        self,
+        bandit: BanditRecord,
+        generation: LogPosition,
+        version: SnapshotVersion,
+        done: Done[ConfigRow],
+    ) -> None:
+        """Log that what was relearned is served from the new row on; see `Configurations`.
+
+        The snapshot is published before, so that no row ever names a missing one.
+        """
 
     def append_import(
         self, bandit: BanditRecord, version: SnapshotVersion, done: Done[ImportRow]

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import Group
 from bandexa_core.replay import Evicted
@@ -98,8 +99,18 @@ class LogReader(Reader, Protocol):
             StoreDamaged: A row is missing, or its hash differs.
         """
 
-    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
-        """Return the configuration as of `position`."""
+    def configurations(
+        self, record: BanditRecord, up_to: LogPosition | None = None
+    ) -> Configurations:
+        """Return all configurations of a bandit up to a position; None: up to the log's end."""
+
+    def spec_at(
+        self, record: BanditRecord, position: LogPosition, generation: int | None = None
+    ) -> BanditSpec:
+        """Return the configuration of a generation as of `position`; None: of the one served there.
+
+        See `Configurations.spec`.
+        """
 
     def catalogue_at(
         self,
@@ -117,9 +128,18 @@ class LogReader(Reader, Protocol):
         """
 
     def forgetting_at(
-        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+        self,
+        record: BanditRecord,
+        start: Forgetting,
+        after: LogPosition,
+        up_to: LogPosition,
+        generation: int | None = None,
     ) -> Forgetting:
-        """Return the state at `up_to` that follows from `start`, the state at `after`."""
+        """Return the state at `up_to` that follows from `start`, the state at `after`.
+
+        It is that of a generation; None: of the one served at `after`. Rows from before its
+        configuration was wanted are forgotten by that configuration, too.
+        """
 
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
         """Return how many decisions' values were learned for the first time in (after, up_to].

@@ -53,6 +53,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+RELEARNED = "relearned_rows"  # a metric of a round that learned a configuration from the log
 LOG_ROWS = "log_rows"  # a metric of a round: rows of the log that inputs were standardised by
 
 
@@ -62,12 +63,14 @@ class RoundOrder(msgspec.Struct, frozen=True, tag_field="do", tag="round"):
     Attributes:
         erased_from: Decisions were erased, and snapshots at or after this position were learned
             from them: the round starts from one before it; None: from any.
+        wanted: The generation that is to be learned from the log; None: the served one goes on.
     """
 
     uid: BanditUid
     position: LogPosition
     served: SnapshotVersion
     erased_from: LogPosition | None = None
+    wanted: LogPosition | None = None
 
 
 class ForgetOrder(msgspec.Struct, frozen=True, tag_field="do", tag="forget"):

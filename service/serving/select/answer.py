@@ -142,7 +142,9 @@ class Selecting:
         if earlier is None:
             answer = Decision.of(record)
             if command.decision_id is not None:
-                self._recent.made(record, bandit.record)
+                known = bandit.configurations
+                changed = known.rules(record.position) if known.rules_changed else None
+                self._recent.made(record, bandit.record, changed)
             bandit.vitals.decided(
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
                 choice=drawn.several, activated=record.activated,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
 from service.store.bounds import BoundsOfBandits
@@ -23,7 +24,7 @@ from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Le
 from service.store.memory.log import LearnedRow
 from service.store.objects import action_row, context_row
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
-from service.store.records import DecisionRecord, ReportedReward, StoredAnswer
+from service.store.records import BanditRecord, DecisionRecord, ReportedReward, StoredAnswer
 
 S = TypeVar("S", bound=np.generic)
 
@@ -38,6 +39,10 @@ class Decisions:
 
     def forget(self, bandit: int) -> None:
         """Drop what is held of a deleted bandit."""
+        self._bounds.forget(bandit)
+
+    def reconfigured(self, bandit: int) -> None:
+        """Drop what is held of a bandit that follows from its configuration."""
         self._bounds.forget(bandit)
 
     def add(self, record: DecisionRecord) -> StoredAnswer | None:
@@ -56,7 +61,7 @@ class Decisions:
         state = DecisionState.of(len(record.chosen), activated=record.activated)
         learned = [Learned()] * len(record.chosen)
         contents.add_decision(HeldDecision(_owned(record), own_id, state, learned))
-        window = bandit.spec.rewards.reward_window_s
+        window = self._known(bandit).rules(record.position).reward_window_s
         if window is not None:
             contents.windows.open(record.key, self._clock() + window)
         return None
@@ -88,7 +93,12 @@ class Decisions:
         bandit = self._contents.live[record.bandit]
         name = self._contents.name(held)
         actions = tuple(picked.id for picked in record.chosen)
-        return Reportable(record.key, name, bandit, actions, held.state)
+        known = self._known(bandit)
+        changed = known.rules(record.position) if known.rules_changed else None
+        return Reportable(record.key, name, bandit, actions, held.state, changed)
+
+    def _known(self, bandit: BanditRecord) -> Configurations:
+        return self._contents.of(bandit.key).log.configurations(bandit.spec)
 
     def repeats(
         self, key: DecisionKey, item: int, reward_id: str | None, reward: float
@@ -152,7 +162,9 @@ class Decisions:
         origin, bounds = held.learned[item].origin, held.learned[item].bounds
         if before is None:
             origin = position
-            bounds = self._bounds.take(self._contents.live[record.bandit], after)
+            live = self._contents.live[record.bandit]
+            bounding = self._known(live).bounding(record.position)
+            bounds = self._bounds.take(live.key, bounding, after)
         held.learned[item] = Learned(origin, position, bounds)
         picked, name = record.chosen[item], self._contents.name(held)
         row = LearnRow(

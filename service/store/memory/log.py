@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import MEMORY
-from bandexa_core.log.rows import ErasedRow, Group, LearnRow, LogRow
+from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.rows import ConfigRow, ErasedRow, Group, LearnRow, LogRow
+from bandexa_core.spec import BanditSpec
 from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
@@ -84,6 +86,8 @@ class HeldLog:
         self._hash = GENESIS_HASH  # up to the newest complete group
         self._open: list[LearnedRow] = []  # rows that wait for the end of their group
         self._leaves: list[bytes] = []
+        self._config_rows: list[ConfigRow] = []
+        self._configurations: Configurations | None = None
 
     # -- appending ----------------------------------------------------------------------------
 
@@ -108,6 +112,9 @@ class HeldLog:
         leaf = leaf_hash((row.position, kind, row.time, held.payload))
         self._add((held,), ROW_BY_ROW, [leaf])
         self.head = row.position
+        if isinstance(row, ConfigRow):
+            self._config_rows.append(row)
+            self._configurations = None
 
     def end_group(self) -> None:
         """End the open group, if there is one: at the end of a commit, or to read its rows."""
@@ -171,6 +178,18 @@ class HeldLog:
         end = self.groups[-1].position if self.groups else 0
         rows = self.learn_rows(after=end - MEMORY)
         return [held.row.after for held in rows if held.row.before is None]
+
+    def configurations(
+        self, created: BanditSpec, up_to: LogPosition | None = None
+    ) -> Configurations:
+        """Return the configurations of the bandit, up to a position; None: up to the end."""
+        if up_to is not None:
+            return Configurations(
+                created, [row for row in self._config_rows if row.position <= up_to]
+            )
+        if self._configurations is None:
+            self._configurations = Configurations(created, self._config_rows)
+        return self._configurations
 
     def changes(self, after: int = 0, up_to: int | None = None) -> Iterator[ChangeRow]:
         """Yield the rows of other kinds in (after, up_to], in order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bandexa_core.ids import BanditUid, DecisionId, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
@@ -73,11 +75,12 @@ class Operations:
         log.changed(KIND_CATALOGUE, ChangeRow(row, payload))
         return row
 
-    def config(self, bandit: BanditRecord, spec: BanditSpec) -> ConfigRow:
-        """Log a change of the changeable configuration."""
-        log, part = self._log(bandit), spec.changeable_part()
-        row = ConfigRow(log.next(), self._clock(), part)
-        log.changed(KIND_CONFIG, ChangeRow(row, pack_json(part)))
+    def config(self, bandit: BanditRecord, payload: dict[str, Any]) -> ConfigRow:
+        """Log a change of the configuration, or a switch."""
+        log = self._log(bandit)
+        row = ConfigRow(log.next(), self._clock(), payload)
+        log.changed(KIND_CONFIG, ChangeRow(row, pack_json(payload)))
+        self.decisions.reconfigured(bandit.key)
         return row
 
     def import_snapshot(self, bandit: BanditRecord, version: SnapshotVersion) -> ImportRow:

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, folded
+from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
-from bandexa_core.model import changed_spec
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
 from service.store.identity import is_older, key_at, time_of
 from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
-from service.store.memory.log import HeldLog, LearnedRow
+from service.store.memory.log import LearnedRow
 from service.store.memory.view import EPOCH, View
 from service.store.reading import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Blanked, Erasure, Relearning, StoredAnswer, Trim
@@ -92,10 +92,19 @@ class MemoryReader(View):
                 raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
         yield from (group.group() for group in groups)
 
-    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
-        """See `LogReader.spec_at`."""
+    def configurations(
+        self, record: BanditRecord, up_to: LogPosition | None = None
+    ) -> Configurations:
+        """See `LogReader.configurations`."""
         with self._reading() as contents:
-            return _spec_at(contents.of(record.key).log, record, position)
+            return contents.of(record.key).log.configurations(record.spec, up_to)
+
+    def spec_at(
+        self, record: BanditRecord, position: LogPosition, generation: int | None = None
+    ) -> BanditSpec:
+        """See `LogReader.spec_at`."""
+        up_to = LogPosition(max(position, generation or 0))
+        return self.configurations(record, up_to).spec(position, generation)
 
     def catalogue_at(
         self,
@@ -126,15 +135,21 @@ class MemoryReader(View):
             return up_to, sum(sizes)
 
     def forgetting_at(
-        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+        self,
+        record: BanditRecord,
+        start: Forgetting,
+        after: LogPosition,
+        up_to: LogPosition,
+        generation: int | None = None,
     ) -> Forgetting:
         """See `LogReader.forgetting_at`."""
         with self._reading() as contents:
             log = contents.of(record.key).log
-            spec, state = _spec_at(log, record, after), start
+            known = log.configurations(record.spec, LogPosition(max(after, generation or 0)))
+            spec, state = known.spec(after, generation), start
             for row in (held.row for held in log.rows(after, up_to)):
                 state = state.after(spec.forgetting, row.position, row.time)
-                if isinstance(row, ConfigRow):
+                if isinstance(row, ConfigRow) and row.position > (generation or 0):
                     changed = changed_spec(spec, row.spec)
                     if changed.forgetting != spec.forgetting:
                         state = state.restarted()
@@ -238,12 +253,13 @@ class MemoryReader(View):
     def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
         """See `LogReader.may_drop`."""
         with self._reading() as contents:
-            found = contents.of(record.key).in_order(after)
-            has_windows = record.spec.rewards.reward_window_s is not None
+            held = contents.of(record.key)
+            found = held.in_order(after)
             if not found or not is_older(found[0].record.key, found[0].record.time, before):
                 return False
+            rules = held.log.configurations(record.spec).rules(found[0].record.position)
             is_open = found[0].closed_at is None and not found[0].is_erased
-            return not (has_windows and is_open)
+            return not (rules.reward_window_s is not None and is_open)
 
     def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
         """See `LogReader.may_trim`."""
@@ -267,14 +283,6 @@ def _has_old_rows(
         or any(row.time < before for row, _, _ in itertools.islice(held.log.learn_rows(), 1))
         or sum(len(each.payload) for each in changes) > change_bytes
     )
-
-
-def _spec_at(log: HeldLog, record: BanditRecord, position: LogPosition) -> BanditSpec:
-    spec = record.spec
-    for row in (held.row for held in log.changes(0, position)):
-        if isinstance(row, ConfigRow):
-            spec = changed_spec(spec, row.spec)
-    return spec
 
 
 def _no_actions(record: BanditRecord) -> Catalogue:

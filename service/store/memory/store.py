@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.configurations import change_payload, switch_payload
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -159,9 +160,27 @@ class MemoryStore:
         """See `EventStore.append_change`."""
         self._put(lambda: self._operations.change(bandit, change), done)
 
-    def append_config(self, bandit: BanditRecord, spec: BanditSpec, done: Done[ConfigRow]) -> None:
+    def append_config(
+        self,
+        bandit: BanditRecord,
+        spec: BanditSpec,
+        done: Done[ConfigRow],
+        wanted: BanditSpec | Literal["nothing"] | None = None,
+    ) -> None:
         """See `EventStore.append_config`."""
-        self._put(lambda: self._operations.config(bandit, spec), done)
+        payload = change_payload(spec, wanted)
+        self._put(lambda: self._operations.config(bandit, payload), done)
+
+    def append_switch(
+        self,
+        bandit: BanditRecord,
+        generation: LogPosition,
+        version: SnapshotVersion,
+        done: Done[ConfigRow],
+    ) -> None:
+        """See `EventStore.append_switch`."""
+        payload = switch_payload(generation, version)
+        self._put(lambda: self._operations.config(bandit, payload), done)
 
     def append_import(
         self, bandit: BanditRecord, version: SnapshotVersion, done: Done[ImportRow]

@@ -76,7 +76,7 @@ class Trimming:
             itertools.takewhile(
                 lambda held: (
                     is_older(held.record.key, held.record.time, before)
-                    and not _is_open(record, held)
+                    and not self._is_open(record, held)
                 ),
                 self._contents.of(record.key).in_order(after),
             )
@@ -91,13 +91,13 @@ class Trimming:
         gone = [
             held.record.key
             for held in decisions
-            if not _is_open(record, held) and all(each.latest <= trim for each in held.learned)
+            if not self._is_open(record, held) and all(each.latest <= trim for each in held.learned)
         ]
         self._contents.remove_decisions(record.key, gone)
         return len(gone)
 
-
-def _is_open(record: BanditRecord, held: HeldDecision) -> bool:
-    """Whether the reward window of a decision is open, if it has one."""
-    has_windows = record.spec.rewards.reward_window_s is not None
-    return has_windows and held.closed_at is None and not held.is_erased  # that is never closed
+    def _is_open(self, record: BanditRecord, held: HeldDecision) -> bool:
+        """Whether the reward window of a decision is open, if it has one."""
+        known = self._contents.of(record.key).log.configurations(record.spec)
+        has_window = known.rules(held.record.position).reward_window_s is not None
+        return has_window and held.closed_at is None and not held.is_erased  # that never closes

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import clip
+from bandexa_core.log.configurations import Configurations
 from service.store.clock import JUMP_S
 from service.store.errors import Erased
 from service.store.identity import DecisionIds, bandit_of, first_key, place_of
@@ -30,6 +31,7 @@ from service.store.sqlite.codec import chosen_ids, unpack_items
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.decision_rows import decision_record
 from service.store.sqlite.exported import Exported
+from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.tables import decision_ids
 
 _DECISION = """
@@ -80,9 +82,10 @@ class History:
             " ORDER BY seq LIMIT 1000",
             (key,),
         )
+        record = decision_record(bandit, decision_id, columns)
         return StoredDecision(
-            decision_record(bandit, decision_id, columns),
-            self._closes(bandit, key, row[1]) if closed is None else closed,
+            record,
+            self._closes(bandit, key, row[1], record.position) if closed is None else closed,
             closed,
             activated_at,
             tuple(
@@ -92,13 +95,16 @@ class History:
             self._learned(bandit, items),
         )
 
-    def _closes(self, bandit: BanditRecord, key: DecisionKey, time: float) -> float | None:
+    def _closes(
+        self, bandit: BanditRecord, key: DecisionKey, time: float, position: int
+    ) -> float | None:
         """Return when an open window closes, None without one.
 
         It closes no earlier than its length after the decision, and later by the time that the
         service is away.
         """
-        window = bandit.spec.rewards.reward_window_s
+        known = Configurations(bandit.spec, config_rows(self._db, bandit.key))
+        window = known.rules(position).reward_window_s
         if window is None:
             return None
         (unwatched,) = self._db.execute(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import DecisionState
 from bandexa_core.log.rows import LearnRow
 from service.store.bounds import BoundsOfBandits
@@ -38,12 +39,12 @@ from service.store.sqlite.log_writer import LogWriter
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
 SELECT d.key, d.own_id, d.chosen, d.activated, l.version, l.rewards, l.activated,
-  l.closed, l.items, length(d.context)
+  l.closed, l.items, d.position, length(d.context)
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _STATES = """
 SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures, d.activated,
-  d.context, d.chosen
+  d.context, d.chosen, d.position
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key IN
 """
 _AT_ONCE = 32
@@ -68,6 +69,7 @@ class _Stored(NamedTuple):
     active: int
     context: bytes
     chosen: bytes
+    position: int
 
 
 class Ledger:
@@ -80,6 +82,7 @@ class Ledger:
         bandit: Returns the live bandit of a key, None for a deleted one.
         clock: Returns service time, for log rows.
         bounds: The bounds of first values.
+        configurations: Returns those of a live bandit.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Ledger:
         bandit: Callable[[int], BanditRecord | None],
         clock: Callable[[], float],
         bounds: BoundsOfBandits,
+        configurations: Callable[[BanditRecord], Configurations],
     ) -> None:
         self._db = connection
         self._log = log
@@ -97,6 +101,7 @@ class Ledger:
         self._bandit = bandit
         self._clock = clock
         self._bounds = bounds
+        self._configurations = configurations
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -129,7 +134,7 @@ class Ledger:
 
     def _reportable(self, row: tuple[Any, ...]) -> Reportable | None:
         """Return the decision in a row of `_DECISION`; None where its bandit was deleted."""
-        key, own_id, packed, active, version, num, activated, closed, items, _ = row
+        key, own_id, packed, active, version, num, activated, closed, items, position, _ = row
         bandit = self._bandit(bandit_of(key))
         if bandit is None:
             return None
@@ -140,7 +145,9 @@ class Ledger:
             version or 0, num or 0, bool(active) or activated is not None, closed is not None,
             tuple(item.state for item in stored),
         )  # fmt: skip
-        return Reportable(DecisionKey(key), decision_id, bandit, actions, state)
+        known = self._configurations(bandit)
+        changed = known.rules(position) if known.rules_changed else None
+        return Reportable(DecisionKey(key), decision_id, bandit, actions, state, changed)
 
     def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[float]] | None:
         if decision.state.num_rewards > MAX_LISTED:
@@ -246,7 +253,8 @@ class Ledger:
             position = self._log.next(key)
             item = items[index]._replace(latest=position)
             if value_before is None:
-                low, high = self._bounds.take(decision.bandit, after)
+                bounding = self._configurations(decision.bandit).bounding(found.position)
+                low, high = self._bounds.take(key, bounding, after)
                 item = item._replace(origin=position, low=low, high=high)
             items[index] = item
             action = action_row(spec.actions, recorded_action(chosen[index].features))
@@ -288,7 +296,7 @@ def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored
     closed = step.time if state.closed and not before.closed else found.closed
     return _Stored(
         state.version, activated, closed, items, found.matures, found.active, found.context,
-        found.chosen,
+        found.chosen, found.position,
     )  # fmt: skip
 
 

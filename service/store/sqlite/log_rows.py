@@ -39,6 +39,8 @@ WHERE l.bandit = ? AND l.kind = ? AND l.kind <> 1 AND l.position > ? AND l.posit
 ORDER BY l.position
 """
 
+LAST = LogPosition((1 << 63) - 1)
+
 
 class StoredRow(NamedTuple):
     """A row of `LOG_ROWS`: of the log, with its decision where it is a learn row."""
@@ -141,10 +143,31 @@ def decoded(record: BanditRecord, row: StoredRow, ids: DecisionIds) -> LogRow:
     return ImportRow(position, time, SnapshotVersion(json.loads(payload)["version"]))
 
 
+def config_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition = LAST) -> list[ConfigRow]:
+    """Return the config rows of a bandit up to a position, oldest first.
+
+    Raises:
+        StoreDamaged: The hash of a row differs.
+    """
+    found = _changes(db, bandit, KIND_CONFIG, LogPosition(0), up_to)
+    return [ConfigRow(at, time, json.loads(payload)) for at, time, payload in found]
+
+
 def payloads(
     db: sqlite3.Connection, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
 ) -> list[bytes]:
     """Return the payloads of a bandit's rows of one kind in (after, up_to], oldest first.
+
+    Raises:
+        StoreDamaged: The hash of a row differs.
+    """
+    return [payload for _, _, payload in _changes(db, bandit, kind, after, up_to)]
+
+
+def _changes(
+    db: sqlite3.Connection, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
+) -> list[tuple[LogPosition, float, bytes]]:
+    """Return position, time and payload of a bandit's rows of one kind, oldest first.
 
     Raises:
         StoreDamaged: The hash of a row differs.
@@ -162,5 +185,5 @@ def payloads(
                 expected = group_hash(previous, ends, [leaf_hash(content)])
             if expected != digest:
                 raise StoreDamaged(f"log row {at} is not what was written")
-        found.append(bytes(payload))
+        found.append((LogPosition(at), time, bytes(payload)))
     return found

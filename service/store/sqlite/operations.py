@@ -14,6 +14,7 @@ from typing import Any
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.store.bounds import BoundsOfBandits
@@ -48,6 +49,7 @@ from service.store.sqlite.clock import ClockNotes
 from service.store.sqlite.codec import pack_candidates, pack_chosen, pack_propensities
 from service.store.sqlite.erasing import Erasing
 from service.store.sqlite.ledger import Ledger
+from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.log_writer import LogWriter
 from service.store.sqlite.reader import next_uid, stored_answer
 from service.store.sqlite.tail import LogTail
@@ -96,10 +98,14 @@ class Operations:
         self._ids = ids
         self._bandits: dict[int, BanditRecord] = {}
         self._log = LogWriter(connection, tail)
+        self._known: dict[int, Configurations] = {}
         self._bounds = BoundsOfBandits(self._log.newest_values)
-        self.ledger = Ledger(connection, self._log, ids, self._bandits.get, clock, self._bounds)
+        self.ledger = Ledger(
+            connection, self._log, ids, self._bandits.get, clock, self._bounds,
+            self._configurations,
+        )  # fmt: skip
         self._windows = Windows(connection)
-        self._trimming = Trimming(connection)
+        self._trimming = Trimming(connection, self._configurations)
         self._erasing = Erasing(connection, ids, self._bandits.__contains__)
         self._tail = tail
 
@@ -107,6 +113,7 @@ class Operations:
         """Drop what is cached of all logs: a transaction was rolled back."""
         self._log.forget()
         self._bounds.forget()
+        self._known.clear()
 
     def finish(self) -> None:
         """Write what waits for the end of the transaction: the rows of open groups."""
@@ -137,7 +144,7 @@ class Operations:
                 if len(records) > 1:
                     return [answer for d in records for answer in self._insert([d])]
                 return [Conflict("the bandit was deleted while the request was on its way")]
-            window = bandit.spec.rewards.reward_window_s
+            window = self._configurations(bandit).rules(d.position).reward_window_s
             if window is not None:
                 windows.append((d.key, now + window))
         row = [column for d in records for column in self._decision_row(d)]
@@ -217,14 +224,22 @@ class Operations:
         self._log.changed(bandit.key, KIND_CATALOGUE, row, payload)
         return row
 
-    def config(self, bandit: BanditRecord, spec: BanditSpec) -> ConfigRow:
-        """Log a change of the changeable configuration."""
+    def config(self, bandit: BanditRecord, payload: dict[str, Any]) -> ConfigRow:
+        """Log a change of the configuration, or a switch."""
         now = self._clock()
-        self._must_live(bandit.key)
-        part = spec.changeable_part()
-        row = ConfigRow(self._log.next(bandit.key), now, part)
-        self._log.changed(bandit.key, KIND_CONFIG, row, pack_json(part))
+        known = self._configurations(self._must_live(bandit.key))
+        row = ConfigRow(self._log.next(bandit.key), now, payload)
+        self._log.changed(bandit.key, KIND_CONFIG, row, pack_json(payload))
+        self._known[bandit.key] = known.with_row(row)
+        self._bounds.forget(bandit.key)
         return row
+
+    def _configurations(self, bandit: BanditRecord) -> Configurations:
+        known = self._known.get(bandit.key)
+        if known is None:
+            known = Configurations(bandit.spec, config_rows(self._db, bandit.key))
+            self._known[bandit.key] = known
+        return known
 
     def import_snapshot(self, bandit: BanditRecord, version: SnapshotVersion) -> ImportRow:
         """Log an import."""
@@ -341,6 +356,7 @@ class Operations:
         self._bandits.pop(bandit.key, None)
         self._log.forget(bandit.key)
         self._bounds.forget(bandit.key)
+        self._known.pop(bandit.key, None)
 
     def unpurged(self) -> list[int]:
         """Return the keys of deleted bandits that still have rows."""

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import Group
-from bandexa_core.model import changed_spec
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
@@ -32,7 +32,14 @@ from service.store.sqlite.codec import INSIDE, unpack_chosen, unpack_propensitie
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.erasing import blanked_times, open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
-from service.store.sqlite.log_rows import LOG_ROWS, StoredRow, decoded, payloads, wrong_rows
+from service.store.sqlite.log_rows import (
+    LAST,
+    LOG_ROWS,
+    StoredRow,
+    config_rows,
+    decoded,
+    wrong_rows,
+)
 from service.store.sqlite.removable import has_removable_rows, old_decisions
 from service.store.sqlite.schema import current_epoch
 from service.store.sqlite.tables import decision_ids, stand_in
@@ -162,10 +169,15 @@ class StoreReader:
                 yield Group(tuple(rows_of_group), row.ends == AS_BLOCK)
 
     def forgetting_at(
-        self, record: BanditRecord, start: Forgetting, after: LogPosition, up_to: LogPosition
+        self,
+        record: BanditRecord,
+        start: Forgetting,
+        after: LogPosition,
+        up_to: LogPosition,
+        generation: int | None = None,
     ) -> Forgetting:
         """See `LogReader.forgetting_at`."""
-        spec, state = self.spec_at(record, after), start
+        spec, state = self.spec_at(record, after, generation), start
         rows = self._connection.execute(
             "SELECT position, time, CASE kind WHEN ? THEN payload END FROM log"
             " WHERE bandit = ? AND position > ? AND position <= ? ORDER BY position",
@@ -173,7 +185,7 @@ class StoreReader:
         )
         for position, time, config in rows:
             state = state.after(spec.forgetting, position, time)
-            if config is not None:
+            if config is not None and position > (generation or 0):
                 changed = changed_spec(spec, json.loads(config))
                 if changed.forgetting != spec.forgetting:
                     state = state.restarted()
@@ -231,7 +243,8 @@ class StoreReader:
 
     def may_drop(self, record: BanditRecord, before: DecisionKey, after: DecisionKey) -> bool:
         """See `LogReader.may_drop`."""
-        return bool(old_decisions(self._connection, record, before, after, most=1))
+        known = self.configurations(record)
+        return bool(old_decisions(self._connection, record, known, before, after, most=1))
 
     def may_trim(self, bandit: int, up_to: LogPosition) -> bool:
         """See `LogReader.may_trim`."""
@@ -277,12 +290,19 @@ class StoreReader:
         with self._moment():
             return removable_changes(self._connection, bandit)
 
-    def spec_at(self, record: BanditRecord, position: LogPosition) -> BanditSpec:
+    def configurations(
+        self, record: BanditRecord, up_to: LogPosition | None = None
+    ) -> Configurations:
+        """See `LogReader.configurations`."""
+        last = LAST if up_to is None else up_to
+        return Configurations(record.spec, config_rows(self._connection, record.key, last))
+
+    def spec_at(
+        self, record: BanditRecord, position: LogPosition, generation: int | None = None
+    ) -> BanditSpec:
         """See `LogReader.spec_at`."""
-        spec = record.spec
-        for payload in payloads(self._connection, record.key, KIND_CONFIG, BEGINNING, position):
-            spec = changed_spec(spec, json.loads(payload))
-        return spec
+        up_to = LogPosition(max(position, generation or 0))
+        return self.configurations(record, up_to).spec(position, generation)
 
     def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
         """See `LogReader.imports`: rows up to the log's beginning do not count.

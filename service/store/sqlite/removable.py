@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.log.configurations import Configurations
 from service.store.hashing import MAX_GROUP
 from service.store.identity import first_key, is_older
 from service.store.records import BanditRecord
@@ -15,7 +16,7 @@ from service.store.sqlite.codec import unpack_items
 from service.store.sqlite.evicted import trim_of
 
 DROP_CHUNK = 500
-_COLUMNS = "d.key, d.time, l.closed, l.items, length(d.context)"
+_COLUMNS = "d.key, d.time, l.closed, l.items, length(d.context), d.position"
 _OLD_DECISIONS = f"""
 SELECT {_COLUMNS} FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? ORDER BY d.key LIMIT ?
@@ -36,6 +37,7 @@ class OldDecision(NamedTuple):
         closed: When its reward window was closed, or None.
         items: Its packed items, if something was reported about it.
         content: The size of its context; an erased decision has none.
+        position: Of the model that made it.
     """
 
     key: DecisionKey
@@ -43,6 +45,7 @@ class OldDecision(NamedTuple):
     closed: float | None
     items: bytes | None
     content: int | None
+    position: int
 
 
 def last_removable(db: sqlite3.Connection, bandit: int, up_to: LogPosition) -> LogPosition:
@@ -75,6 +78,7 @@ def has_removable_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition) 
 def old_decisions(
     db: sqlite3.Connection,
     bandit: BanditRecord,
+    known: Configurations,
     before: DecisionKey,
     after: DecisionKey,
     most: int = DROP_CHUNK,
@@ -84,6 +88,7 @@ def old_decisions(
     Args:
         db: A connection.
         bandit: The bandit.
+        known: Its configurations.
         before: The smallest key that stays.
         after: The key behind which they begin.
         most: How many at most.
@@ -92,7 +97,7 @@ def old_decisions(
     found = db.execute(_OLD_DECISIONS, (start, end, most)).fetchall()
     return list(
         itertools.takewhile(
-            lambda row: is_older(row.key, row.time, before) and not _is_open(bandit, row),
+            lambda row: is_older(row.key, row.time, before) and not _is_open(known, row),
             map(OldDecision._make, found),
         )
     )
@@ -107,20 +112,20 @@ def held_back(
 
 
 def removable(
-    bandit: BanditRecord, decisions: Iterable[OldDecision], trim: LogPosition
+    known: Configurations, decisions: Iterable[OldDecision], trim: LogPosition
 ) -> list[tuple[DecisionKey]]:
     """Return the keys of those that neither a window nor a log row after `trim` needs."""
     return [
         (each.key,)
         for each in decisions
-        if not _is_open(bandit, each) and not _is_logged(each.items, trim)
+        if not _is_open(known, each) and not _is_logged(each.items, trim)
     ]
 
 
-def _is_open(bandit: BanditRecord, decision: OldDecision) -> bool:
+def _is_open(known: Configurations, decision: OldDecision) -> bool:
     """Whether its reward window is open, if it has one; an erased one is never closed."""
-    has_windows = bandit.spec.rewards.reward_window_s is not None
-    return has_windows and decision.closed is None and bool(decision.content)
+    has_window = known.rules(decision.position).reward_window_s is not None
+    return has_window and decision.closed is None and bool(decision.content)
 
 
 def _is_logged(items: bytes | None, trim: LogPosition) -> bool:

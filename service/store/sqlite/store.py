@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.configurations import change_payload, switch_payload
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -248,9 +249,27 @@ class SqliteStore:
         """See `EventStore.append_change`."""
         self._put(lambda: self._operations.change(bandit, change), done)
 
-    def append_config(self, bandit: BanditRecord, spec: BanditSpec, done: Done[ConfigRow]) -> None:
+    def append_config(
+        self,
+        bandit: BanditRecord,
+        spec: BanditSpec,
+        done: Done[ConfigRow],
+        wanted: BanditSpec | Literal["nothing"] | None = None,
+    ) -> None:
         """See `EventStore.append_config`."""
-        self._put(lambda: self._operations.config(bandit, spec), done)
+        payload = change_payload(spec, wanted)
+        self._put(lambda: self._operations.config(bandit, payload), done)
+
+    def append_switch(
+        self,
+        bandit: BanditRecord,
+        generation: LogPosition,
+        version: SnapshotVersion,
+        done: Done[ConfigRow],
+    ) -> None:
+        """See `EventStore.append_switch`."""
+        payload = switch_payload(generation, version)
+        self._put(lambda: self._operations.config(bandit, payload), done)
 
     def append_import(
         self, bandit: BanditRecord, version: SnapshotVersion, done: Done[ImportRow]

@@ -9,12 +9,13 @@ The trim point moves in the transaction that removes the rows.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from zlib import crc32
 
 import numpy as np
 
 from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.replay.evicted import ranks
 from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
@@ -39,8 +40,13 @@ WHERE bandit = ? AND kind = 1 AND position > ? AND position <= ? ORDER BY positi
 class Trimming:
     """Removes rows; the caller decides up to where."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        configurations: Callable[[BanditRecord], Configurations],
+    ) -> None:
         self._db = connection
+        self._configurations = configurations
         self._examined: dict[int, DecisionKey] = {}  # by `drop_decisions`, up to which key
 
     def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
@@ -86,7 +92,7 @@ class Trimming:
         self._db.execute(
             "DELETE FROM log WHERE bandit = ? AND kind = 1 AND position <= ?", (key, end)
         )
-        num = self.remove_decisions(removable(bandit, freed, end))
+        num = self.remove_decisions(removable(self._configurations(bandit), freed, end))
         return Trimmed(num, more)
 
     def _sample(
@@ -174,9 +180,10 @@ class Trimming:
             before: The smallest key that stays.
             after: Where the last call ended; 0 for the first call.
         """
-        examined = old_decisions(self._db, bandit, before, after)
+        known = self._configurations(bandit)
+        examined = old_decisions(self._db, bandit, known, before, after)
         num = self.remove_decisions(
-            removable(bandit, examined, trim_of(self._db, bandit.key).position)
+            removable(known, examined, trim_of(self._db, bandit.key).position)
         )
         last = examined[-1].key if examined else after
         self._examined[bandit.key] = max(last, self._examined.get(bandit.key, last))

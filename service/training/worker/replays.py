@@ -98,7 +98,8 @@ class FollowedReplays:
             self._activations[record.uid] = known
         return known
 
-    def _drop_activations(self, uid: BanditUid) -> None:
+    def drop_activations(self, uid: BanditUid) -> None:
+        """Close and empty the bandit's cache of frozen activations."""
         known = self._activations.pop(uid, None)
         if known is not None:
             known.close()
@@ -128,14 +129,14 @@ class FollowedReplays:
         return replay
 
     def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
-        self._drop_activations(record.uid)  # other rows may receive its positions
+        self.drop_activations(record.uid)  # other rows may receive its positions
         self._replays.pop(record.uid)[1].close()
         shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
         return self._open(record, spec)
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove the replay of a deleted bandit."""
-        self._drop_activations(uid)
+        self.drop_activations(uid)
         known = self._replays.pop(uid, None)
         if known is not None:
             known[1].close()

@@ -10,12 +10,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
+from bandexa_core.policies.schedule import next_round
+from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
@@ -33,7 +40,13 @@ from service.store.opening import open_reader
 from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
 from service.training.errors import BanditGone
-from service.training.messages import LOG_ROWS, Configuration, Published, RoundOrder
+from service.training.messages import (
+    LOG_ROWS,
+    RELEARNED,
+    Configuration,
+    Published,
+    RoundOrder,
+)
 from service.training.worker.heartbeat import Heartbeats
 from service.training.worker.replays import FollowedReplays
 
@@ -86,13 +99,20 @@ class Trainer:
         names = (MODEL_FILE, TRAINING_FILE)
         metrics: dict[str, float] = {}
         blanked = num_blanked(self._reader, record)  # before any row is read
+        if order.erased_from is not None:
+            self._replays.forget(uid)  # it has the erased rows
+        if order.wanted is not None:
+            return self._relearn(record, snapshots, order, order.wanted, blanked, started)
         if order.erased_from is None:
             parent = newest_snapshot(self._reader, record, snapshots, position, names)
         else:
-            self._replays.forget(uid)  # it has the erased rows
-            parent = clean_snapshot(
+            clean = clean_snapshot(
                 self._reader, record, self._registry, snapshots, order.erased_from, position, names
             )
+            if clean is None:
+                served = self._reader.configurations(record, position).generation(position)
+                return self._relearn(record, snapshots, order, served, blanked, started)
+            parent = clean
         if contains_erased(self._reader, record, self._registry, snapshots, parent.manifest):
             blanked = 0
         spec = self._reader.spec_at(record, position)
@@ -114,14 +134,89 @@ class Trainer:
         else:
             metrics |= self._refresh(model, record, position, total)
             progress = Progress(total, progress.trained_rows, progress.inherited_rows)
+        version = SnapshotVersion(parent.manifest.version)
+        return self._publish(
+            record, snapshots, order, model, started, parent=version, progress=progress,
+            training=training, metrics=metrics, blanked=blanked,
+        )  # fmt: skip
+
+    def _relearn(
+        self,
+        record: BanditRecord,
+        snapshots: SnapshotStore,
+        order: RoundOrder,
+        generation: LogPosition,
+        blanked: int,
+        started: float,
+    ) -> Published:
+        """Learn a generation from the rows of the log, and from the sample of those that left it.
+
+        It is what a round of a bandit with this configuration from the start would be, on the same
+        rows.
+        """
+        position = order.position
+        spec = self._reader.spec_at(record, position, generation)
+        catalogue = self._reader.catalogue_at(record, position)
+        model = ServingModel(spec, record.uid, self._registry, catalogue)
+        model.generation, model.position = generation, position
+        model.forgetting = self._reader.forgetting_at(
+            record, Forgetting(), BEGINNING, position, generation
+        )
+        self._replays.drop_activations(record.uid)  # those of another encoder
+        total = self._reader.count_learned(record.key, BEGINNING, position)
+        rows = self._replays.at(record, spec, position)
+        training: dict[str, NDArray[Any]] = {}
+        metrics = {RELEARNED: float(len(rows))}
+        progress = Progress(total)
+        if (
+            len(rows)
+            and model.learns_features
+            and total >= next_round(0, spec.training, spec.forgetting)
+        ):
+            from service.training.worker.encoders import train  # imports torch
+
+            training, trained = train(
+                model, rows, training, total, self._configuration.device,
+                cache=lambda: self._replays.activations(record, spec), beats=self._beats,
+            )  # fmt: skip
+            metrics |= trained
+            progress = Progress(total, trained_rows=total)
+        elif len(rows):
+            self._beats("rebuild")
+            weights = model.row_weights
+            if isinstance(rows, ExtendedReplay):
+                weights = rows.weights(weights)
+            elif not model.learns_features:
+                metrics[LOG_ROWS] = float(len(rows))
+            model.relearn(rows, total, weights)
+        return self._publish(
+            record, snapshots, order, model, started, parent=None, progress=progress,
+            training=training, metrics=metrics, blanked=blanked,
+        )  # fmt: skip
+
+    def _publish(
+        self,
+        record: BanditRecord,
+        snapshots: SnapshotStore,
+        order: RoundOrder,
+        model: ServingModel,
+        started: float,
+        *,
+        parent: SnapshotVersion | None,
+        progress: Progress,
+        training: Mapping[str, NDArray[Any]],
+        metrics: dict[str, float],
+        blanked: int,
+    ) -> Published:
+        position = order.position
         self._beats("publish")
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
         assert log_hash is not None, "the order names a committed position"
         manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=self._configuration.epoch,
-            parent=SnapshotVersion(parent.manifest.version), progress=progress,
-            training=training, metrics=metrics, before_rename=self._check_epoch, blanked=blanked,
+            parent=parent, progress=progress, training=training, metrics=metrics,
+            before_rename=self._check_epoch, blanked=blanked,
         )  # fmt: skip
         pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
         knobs = self._configuration
@@ -129,7 +224,7 @@ class Trainer:
             knobs.keep_snapshots, pinned,
             keep_s=HOUR_S * knobs.keep_snapshots_h, most_bytes=knobs.keep_snapshots_bytes,
         )  # fmt: skip
-        return Published(uid, SnapshotVersion(manifest.version), position, metrics)
+        return Published(order.uid, SnapshotVersion(manifest.version), position, metrics)
 
     def _refresh(
         self, model: ServingModel, record: BanditRecord, position: LogPosition, total: int

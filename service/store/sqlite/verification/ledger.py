@@ -135,7 +135,7 @@ class LedgerAudit:
             check.problem(f"ledger: {what}: version {row.version} after {steps} steps")
         if row.active and row.activated is not None:
             check.problem(f"ledger: {what}: activated, although it was active from the start")
-        rules = self._logs[row.bandit].record.spec.rewards
+        rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
         if row.closed is not None and rules.reward_window_s is None:
             check.problem(f"ledger: {what}: its window was closed, and its bandit has none")
 
@@ -143,7 +143,7 @@ class LedgerAudit:
         self, check: Check, row: LedgerFound, index: int, item: StoredItem, counted: list[float]
     ) -> None:
         what = f"decision {row.decision_id}, pick {index}"
-        rules = self._logs[row.bandit].record.spec.rewards
+        rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
         self._compare(check, what, item.state, counted, rules, closed=row.closed is not None)
         active = row.active or row.activated is not None
         if item.state.value is None:

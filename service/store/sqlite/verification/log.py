@@ -34,12 +34,14 @@ class LogAudit:
     Attributes:
         position: The position of the last checked row.
         begins: Retention removed the learn rows up to this position.
+        configurations: Those of the bandit up to there, and perhaps later ones.
     """
 
     def __init__(self, tables: Tables, record: BanditRecord, check: Check) -> None:
         self.record = record
         self.position = LogPosition(0)
         self.begins = LogPosition(0)
+        self.configurations = tables.configurations(record)
         self._tables = tables
         self._check = check
         self._hash = GENESIS_HASH
@@ -107,6 +109,8 @@ class LogAudit:
             self._problem(f"row {position}: of unknown kind {kind}")
         elif row.payload is None or (kind == KIND_IMPORT and not _names_version(row.payload)):
             self._problem(f"row {position}: its payload is missing")
+        elif kind == KIND_CONFIG:
+            self.configurations = self._tables.configurations(self.record)
 
     def _end_group(self, last: StoredRow) -> None:
         """Check the hashes of the rows read so far."""

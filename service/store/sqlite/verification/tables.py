@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionKey
+from bandexa_core.log.configurations import Configurations
+from service.store.errors import StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key
-from service.store.records import Trim
+from service.store.records import BanditRecord, Trim
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import trim_of
-from service.store.sqlite.log_rows import LOG_ROWS, StoredRow
+from service.store.sqlite.log_rows import LOG_ROWS, StoredRow, config_rows
 from service.store.sqlite.tables import decision_ids
 
 _LEDGER = """
@@ -38,7 +40,7 @@ LEFT JOIN decisions AS d ON d.key = w.key LEFT JOIN ledger AS l ON l.key = w.key
 WHERE (w.closes, w.key) > (?, ?) ORDER BY w.closes, w.key LIMIT ?
 """
 _NOT_CLOSED = """
-SELECT d.key FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
+SELECT d.key, d.position FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key < ? AND l.closed IS NULL AND length(d.context) > 0
 ORDER BY d.key LIMIT ?
 """
@@ -197,7 +199,20 @@ class Tables:
         return np.fromiter((key for (key,) in rows), np.int64)
 
     def not_closed(self, bandit: int, after: int, most: int) -> NDArray[np.int64]:
-        """Return the next keys of a bandit's decisions whose window was not closed, in order."""
+        """Return the next decisions of a bandit whose window was not closed: keys, positions.
+
+        It is (N, 2), in the order of keys.
+        """
         after = max(after, first_key(bandit) - 1)
         rows = self._db.execute(_NOT_CLOSED, (after, first_key(bandit + 1), most))
-        return np.fromiter((key for (key,) in rows), np.int64)
+        return np.array(rows.fetchall(), np.int64).reshape(-1, 2)
+
+    def configurations(self, record: BanditRecord) -> Configurations:
+        """Return the configurations of a bandit; where a change is damaged, the first one.
+
+        The damage itself is found in the log.
+        """
+        try:
+            return Configurations(record.spec, config_rows(self._db, record.key))
+        except StoreDamaged:
+            return Configurations(record.spec)

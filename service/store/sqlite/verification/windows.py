@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionKey
+from bandexa_core.log.configurations import Configurations
 from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
@@ -28,9 +30,12 @@ class WindowAudit:
         self._tables = tables
         self._say = say
         self._checks: dict[int, Check | None] = {record.key: None for record in records}
+        self._known: dict[int, Configurations] = {}
         self._everything = report.check(None, "windows")
         for record in records:
-            if record.spec.rewards.reward_window_s is not None:
+            known = tables.configurations(record)
+            if known.ever_had_windows:
+                self._known[record.key] = known
                 self._checks[record.key] = report.check(record.name, "windows")
 
     def audit(self) -> None:
@@ -67,16 +72,27 @@ class WindowAudit:
         last, num, more = DecisionKey(0), 0, True
         known = self._tables.open_windows(bandit)
         while more:
-            keys = self._tables.not_closed(bandit, last, CHUNK)
+            keys, more, end = self._waiting(bandit, last)
             if not np.isin(keys, known).all():
                 with self._tables.moment():
-                    keys = self._tables.not_closed(bandit, last, CHUNK)
+                    keys, more, end = self._waiting(bandit, last)
                     known = self._tables.open_windows(bandit)
                 for key in keys[~np.isin(keys, known)].tolist():
                     check.problem(
                         f"windows: that of the decision at key {key} is neither open nor closed"
                     )
-            num, more = num + len(keys), len(keys) == CHUNK
-            if more:
-                last = DecisionKey(int(keys[-1]))
+            num, last = num + len(keys), end
         return num
+
+    def _waiting(
+        self, bandit: int, after: DecisionKey
+    ) -> tuple[NDArray[np.int64], bool, DecisionKey]:
+        """Return the next decisions that have a window and were not closed, by their keys.
+
+        Also whether there are more, and where they begin.
+        """
+        found = self._tables.not_closed(bandit, after, CHUNK)
+        rules = self._known[bandit].rules
+        waits = [rules(position).reward_window_s is not None for position in found[:, 1].tolist()]
+        end = DecisionKey(int(found[-1, 0])) if len(found) else after
+        return found[np.array(waits, np.bool_), 0], len(found) == CHUNK, end

@@ -1,0 +1,209 @@
+"""The configurations of a bandit: a pure function of its creation and of the log's config rows.
+
+A config row is one of two things.
+
+- A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
+  `rewards`). It may also have `wanted`, a whole configuration: what has to be relearned from the
+  log before it can be served. `wanted: null` takes back what was wanted before.
+- A *switch* says that the model which was relearned under the configuration wanted at row
+  `switched` is served from its position on, and which snapshot that model began as.
+
+A *generation* is what was learned under one configuration: 0 is the one of the creation, and every
+other one has the position of the row that wanted it. Snapshots say their generation. A model is a
+function of a snapshot and of the rows behind it, all of one generation; so a switch changes no
+model, it says which one is served.
+
+A decision follows the reward rules that hold at its own position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from bisect import bisect_right
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.rows import ConfigRow
+from bandexa_core.spec import (
+    BanditSpec,
+    ForgettingSpec,
+    ReplaySpec,
+    RewardSpec,
+    SelectionSpec,
+    TrainingSpec,
+)
+
+WANTED, SWITCHED, VERSION = "wanted", "switched", "version"
+
+
+class Wanted(NamedTuple):
+    """A configuration that is to be served once it is relearned.
+
+    Attributes:
+        position: The row that wanted it, and the generation of what is learned under it.
+        time: That of the row.
+        spec: The configuration.
+    """
+
+    position: LogPosition
+    time: float
+    spec: BanditSpec
+
+
+class Switch(NamedTuple):
+    """A generation is served from a row on.
+
+    Attributes:
+        position: The row.
+        time: That of the row.
+        generation: What is served.
+        version: The snapshot that the served model was loaded from.
+    """
+
+    position: LogPosition
+    time: float
+    generation: LogPosition
+    version: SnapshotVersion
+
+
+class Configurations:
+    """The configurations of one bandit, up to some position; immutable.
+
+    Args:
+        created: The configuration as the bandit was created.
+        rows: Its config rows, oldest first.
+    """
+
+    def __init__(self, created: BanditSpec, rows: Iterable[ConfigRow] = ()) -> None:
+        self.created = created
+        self._rows = tuple(rows)
+
+    def with_row(self, row: ConfigRow) -> Configurations:
+        """Return the configurations with one more row, a newer one."""
+        return Configurations(self.created, (*self._rows, row))
+
+    @cached_property
+    def switches(self) -> tuple[Switch, ...]:
+        """All switches, oldest first."""
+        return tuple(
+            Switch(
+                row.position,
+                row.time,
+                LogPosition(row.spec[SWITCHED]),
+                SnapshotVersion(row.spec[VERSION]),
+            )
+            for row in self._rows
+            if SWITCHED in row.spec
+        )
+
+    def generation(self, position: int) -> LogPosition:
+        """Return the generation that is served at a position."""
+        served = [each.generation for each in self.switches if each.position <= position]
+        return served[-1] if served else LogPosition(0)
+
+    @cached_property
+    def pending(self) -> Wanted | None:
+        """What is wanted and not served yet; None where nothing is."""
+        row = next((row for row in reversed(self._rows) if WANTED in row.spec), None)
+        if row is None or row.spec[WANTED] is None:
+            return None
+        if any(each.generation == row.position for each in self.switches):
+            return None
+        return Wanted(row.position, row.time, self.spec(row.position, row.position))
+
+    def spec(self, position: int, generation: int | None = None) -> BanditSpec:
+        """Return the configuration of a generation as of a position; None: of the one served there.
+
+        That of a generation does not reach back before the row that wanted it.
+
+        Raises:
+            KeyError: No row wanted such a generation.
+        """
+        if generation is None:
+            generation = self.generation(position)
+        if generation and all(row.position != generation for row in self._rows):
+            raise KeyError(f"generation {generation}")
+        spec = self.created
+        for row in self._rows:
+            if row.position == generation:
+                spec = BanditSpec.from_json(row.spec[WANTED])
+            elif generation < row.position <= position:
+                spec = changed_spec(spec, row.spec)
+        return spec
+
+    # -- rewards ------------------------------------------------------------------------------
+
+    @cached_property
+    def _rules(self) -> list[tuple[int, RewardSpec]]:
+        rules = [(0, self.created.rewards)]
+        for row in self._rows:
+            if "rewards" in row.spec and (new := RewardSpec(**row.spec["rewards"])) != rules[-1][1]:
+                rules.append((row.position, new))
+        return rules
+
+    def rules(self, position: int) -> RewardSpec:
+        """Return the reward rules of the decisions that were made at a position."""
+        known = self._rules
+        if len(known) == 1:
+            return known[0][1]
+        return known[bisect_right(known, position, key=lambda pair: pair[0]) - 1][1]
+
+    @property
+    def rules_changed(self) -> bool:
+        """Whether decisions may follow other reward rules than those of the creation."""
+        return len(self._rules) > 1
+
+    @property
+    def ever_had_windows(self) -> bool:
+        """Whether some decisions may have a reward window."""
+        return any(rules.reward_window_s is not None for _, rules in self._rules)
+
+    def bounding(self, position: int) -> BanditSpec:
+        """Return by which configuration the next value of a decision is bounded.
+
+        That is the newest one, with the reward rules of the decision's position.
+        """
+        if not self._rows:
+            return self.created
+        rules = self.rules(position)
+        newest = self._newest
+        return newest if newest.rewards == rules else dataclasses.replace(newest, rewards=rules)
+
+    @cached_property
+    def _newest(self) -> BanditSpec:
+        return self.spec(self._rows[-1].position if self._rows else 0)
+
+
+def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
+    """Return `spec` with the sections of a config row in place of its own; a switch has none."""
+    if SWITCHED in changes:
+        return spec
+    new: dict[str, Any] = {
+        "training": TrainingSpec(**changes["training"]),
+        "replay": ReplaySpec(**changes["replay"]),
+        "selection": SelectionSpec(**changes["selection"]),
+    }
+    if "forgetting" in changes:  # earlier releases changed it without relearning
+        new["forgetting"] = ForgettingSpec(**changes["forgetting"])
+    if "rewards" in changes:
+        new["rewards"] = RewardSpec(**changes["rewards"])
+    return dataclasses.replace(spec, **new)
+
+
+def change_payload(
+    spec: BanditSpec, wanted: BanditSpec | Literal["nothing"] | None = None
+) -> dict[str, Any]:
+    """Return the `spec` of the config row of a change; for `wanted` see `EventStore`."""
+    payload = spec.changeable_part()
+    if wanted is not None:
+        payload[WANTED] = None if wanted == "nothing" else dataclasses.asdict(wanted)
+    found: dict[str, Any] = json.loads(json.dumps(payload))  # as every reader of the log has it
+    return found
+
+
+def switch_payload(generation: LogPosition, version: SnapshotVersion) -> dict[str, Any]:
+    """Return the `spec` of the config row of a switch."""
+    return {SWITCHED: int(generation), VERSION: int(version)}

@@ -1,0 +1,133 @@
+"""What a PUT of a configuration would do: which keys change, and what has to be relearned for them.
+
+Pure, but for the check that the configuration can be built at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import BanditUid
+from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.configurations import Configurations
+from bandexa_core.model import ServingModel
+from bandexa_core.policies.defaults import resolved
+from bandexa_core.spec import BanditSpec
+from service.store.errors import Conflict, InvalidRequest
+
+
+class KeyChange(NamedTuple):
+    """A key of the configuration with its value before and after; null where there was none."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a PUT does.
+
+    Attributes:
+        status: Whether the bandit is new, stays as it is, or is changed.
+        spec: The whole configuration that is wanted.
+        changes: What differs from the served configuration.
+        relearned: The keys among these that a model is learned under: it is learned anew from the
+            log, and the served model goes on until then.
+        row: Whether a row of the log has to say so; it does already where the same is wanted.
+        wanted: What that row wants relearned; see `EventStore.append_config`.
+        estimated_s: Seconds that learning takes, by earlier rounds; None: nobody knows.
+    """
+
+    status: Literal["created", "unchanged", "changed"]
+    spec: BanditSpec
+    changes: tuple[KeyChange, ...] = ()
+    relearned: tuple[str, ...] = ()
+    row: bool = False
+    wanted: BanditSpec | Literal["nothing"] | None = None
+    estimated_s: float | None = None
+
+
+def planned(
+    spec: BanditSpec,
+    given: Collection[str],
+    served: BanditSpec,
+    known: Configurations,
+    registry: EncoderRegistry,
+) -> Plan:
+    """Return the plan of a PUT of `spec` for an existing bandit.
+
+    Args:
+        spec: As the request has it. What it leaves out stays as it is wanted, else served.
+        given: The keys that the request names.
+        served: The served configuration.
+        known: The configurations of the bandit.
+        registry: Encoders by name.
+
+    Raises:
+        InvalidRequest: The configuration makes no sense.
+        Conflict: The log cannot answer for it.
+    """
+    pending = known.pending
+    target = served if pending is None else pending.spec
+    try:
+        wanted = resolved(spec.completed(0, target, given), registry.is_learned)
+    except ValueError as error:
+        raise InvalidRequest.from_value_error(error, "encoder") from error
+    for key, old, new in differences(served.fixed_part(), wanted.fixed_part()):
+        raise Conflict(
+            f"{key}: is {_shown(old)} and cannot become {_shown(new)} in the life of a bandit"
+        )
+    if wanted.encoder.name not in registry.names():
+        raise InvalidRequest("encoder.name", f"must be one of {', '.join(registry.names())}")
+    changes = differences(dataclasses.asdict(served), dataclasses.asdict(wanted))
+    relearned = differences(served.relearned_part(), wanted.relearned_part())
+    what: BanditSpec | Literal["nothing"] | None = None
+    if relearned:
+        if pending is None or pending.spec.relearned_part() != wanted.relearned_part():
+            what = wanted
+    elif pending is not None:
+        what = "nothing"
+    row = what is not None or wanted.changeable_part() != served.changeable_part()
+    keys = tuple(change.key for change in relearned)
+    return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)
+
+
+def check_buildable(spec: BanditSpec, registry: EncoderRegistry) -> None:
+    """Build a model of a configuration, and drop it: an encoder's weights may be read for it.
+
+    Raises:
+        ValueError: It cannot be built; the message names the field.
+    """
+    registry.fetch(spec)
+    ServingModel(spec, BanditUid("check"), registry, Catalogue.empty(spec.row_layout))
+
+
+def differences(old: Any, new: Any, key: str = "") -> tuple[KeyChange, ...]:
+    """Return the keys whose values differ, by their paths, in order.
+
+    An encoder's parameters and declarations of features are shown as a whole.
+    """
+    if isinstance(old, dict) and isinstance(new, dict) and key not in WHOLE:
+        found: list[KeyChange] = []
+        for name in [*old, *(name for name in new if name not in old)]:
+            path = f"{key}.{name}" if key else name
+            found += differences(old.get(name), new.get(name), path)
+        return tuple(found)
+    return () if _plain(old) == _plain(new) else (KeyChange(key, _plain(old), _plain(new)),)
+
+
+WHOLE = ("encoder.params", "context.features", "actions.features")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)
