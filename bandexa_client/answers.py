@@ -230,6 +230,63 @@ class LearnState:
 
 
 @dataclass(frozen=True, slots=True)
+class Rebuild:
+    """A change of a bandit's configuration that is learned anew from its log.
+
+    Attributes:
+        state: "pending", "building", "failed" (the last attempt; it is made again) or "done".
+        keys: The keys that differ from the configuration before.
+        rows: Learned values of the bandit.
+        requested_at: When it was asked for, seconds since the epoch.
+        position: The row of the log that wanted it.
+        served_from: The row of the log from which it is served; None until it is done.
+        spec: The configuration, with all defaults.
+        error: Why the last attempt failed.
+    """
+
+    state: str
+    keys: tuple[str, ...]
+    rows: int
+    requested_at: float
+    position: int
+    served_from: int | None
+    spec: Mapping[str, object]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChange:
+    """A key of a configuration that a change concerns; None where there is no value."""
+
+    key: str
+    old: object
+    new: object
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `put_bandit` would do.
+
+    Attributes:
+        status: "created", "unchanged" or "changed".
+        changes: What differs from the served configuration.
+        relearned: The keys among them for which a model is learned anew from the log.
+        rows: Learned values of the bandit, if any are relearned.
+        lost_rows: Learned values that an import brought, which the log does not have.
+        estimated_s: Seconds of the newest round; None without one, or with nothing to relearn.
+        spec: The whole configuration, with all defaults.
+    """
+
+    status: str
+    changes: tuple[KeyChange, ...]
+    relearned: tuple[str, ...]
+    rows: int
+    lost_rows: int
+    estimated_s: float | None
+    spec: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """Configuration and progress of a bandit.
 
@@ -247,6 +304,7 @@ class BanditState:
         created: Whether this call created it.
         features: What is known of named features, for `context` and `actions`: types, columns and
             counts of the fields; None where the bandit has none.
+        rebuild: The newest change that is, or was, learned anew from the log; None without one.
     """
 
     name: str
@@ -261,6 +319,7 @@ class BanditState:
     trainer: TrainerState
     created: bool = False
     features: Mapping[str, object] | None = field(default=None, metadata=SENT)
+    rebuild: Rebuild | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from bandexa_client.answers import (
     Erased,
     LearnState,
     LogPage,
+    Plan,
     Readiness,
     RewardStatus,
     Scores,
@@ -190,18 +191,33 @@ class Calls(ABC):
     # -- bandits and actions ------------------------------------------------------------------
 
     @shared
-    async def put_bandit(self, bandit: str, spec: Mapping[str, object]) -> BanditState:
-        """Create a bandit, or change those keys of it that can change.
+    async def put_bandit(
+        self, bandit: str, spec: Mapping[str, object], *, wait: bool = False
+    ) -> BanditState:
+        """Create a bandit, or change its configuration.
+
+        Where a model has to be learned anew for a change, the bandit is served as it was until
+        then, and `rebuild` says how far that is; with `wait` the call returns once it is done.
 
         Raises:
-            Conflict: `spec` differs in a key that cannot change.
+            Conflict: `spec` differs in a key that the log cannot answer for.
         """
 
         def read(response: httpx.Response) -> BanditState:
             state = reads(BanditState)(response)
             return replace(state, created=response.status_code == 201)
 
-        return await self._do(Call("PUT", path(bandit), read, spec))
+        where = path(bandit) + ("?wait=true" if wait else "")
+        return await self._do(Call("PUT", where, read, spec, slow=wait))
+
+    @shared
+    async def plan_bandit(self, bandit: str, spec: Mapping[str, object]) -> Plan:
+        """Return what `put_bandit` would do; nothing is changed.
+
+        Raises:
+            Conflict: As `put_bandit` would.
+        """
+        return await self._do(Call("PUT", path(bandit) + "?dry_run=true", reads(Plan), spec))
 
     @shared
     async def get_bandit(self, bandit: str) -> BanditState:

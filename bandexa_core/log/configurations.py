@@ -114,6 +114,14 @@ class Configurations:
             return None
         return Wanted(row.position, row.time, self.spec(row.position, row.position))
 
+    def requested_at(self, generation: int) -> float:
+        """Return the time of the row that wanted a generation.
+
+        Raises:
+            StopIteration: There is none.
+        """
+        return next(row.time for row in self._rows if row.position == generation)
+
     def spec(self, position: int, generation: int | None = None) -> BanditSpec:
         """Return the configuration of a generation as of a position; None: of the one served there.
 

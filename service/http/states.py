@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from bandexa_core.schema import Encoding, FieldCounts
-from service.http.schemas.bandits import BanditAnswer, FeaturesState, FieldState, SideState
+from service.http.schemas.bandits import (
+    BanditAnswer,
+    FeaturesState,
+    FieldState,
+    KeyChange,
+    PlanAnswer,
+    RebuildState,
+    SideState,
+)
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.observed import SideCounts, named_inputs
+from service.serving.planning import Plan, differences
 from service.serving.recovery import SetAside
 
 
@@ -29,7 +39,49 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         learning=learning_state(engine, bandit),
         trainer=trainer_state(engine),
         features=features_state(bandit),
+        rebuild=rebuild_state(engine, bandit),
     )
+
+
+def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
+    """Return the newest change that had to be relearned; None where there was none."""
+    known, rows = bandit.configurations, bandit.model.progress.num_learned
+    pending = known.pending
+    if pending is not None:
+        state: Literal["pending", "building", "failed"] = "pending"
+        if engine.rounds.is_building(bandit):
+            state = "building"
+        elif bandit.change_error is not None:
+            state = "failed"
+        served = bandit.model.spec.relearned_part()
+        keys = [each.key for each in differences(served, pending.spec.relearned_part())]
+        return RebuildState(
+            state=state, keys=keys, rows=rows, requested_at=pending.time,
+            position=pending.position, served_from=None, spec=pending.spec,
+            error=bandit.change_error,
+        )  # fmt: skip
+    if not known.switches:
+        return None
+    switch = known.switches[-1]
+    before, after = known.spec(switch.position - 1), known.spec(switch.position)
+    keys = [each.key for each in differences(before.relearned_part(), after.relearned_part())]
+    return RebuildState(
+        state="done", keys=keys, rows=rows, requested_at=known.requested_at(switch.generation),
+        position=switch.generation, served_from=switch.position, spec=after,
+    )  # fmt: skip
+
+
+def plan_answer(bandit: Bandit | None, plan: Plan) -> PlanAnswer:
+    """Return the answer that shows a plan; `bandit`: None where it would be created."""
+    rows = lost = 0
+    if bandit is not None and plan.relearned:
+        rows, lost = bandit.model.progress.num_learned, bandit.model.progress.inherited_rows
+    return PlanAnswer(
+        status=plan.status,
+        changes=[KeyChange(key=each.key, old=each.old, new=each.new) for each in plan.changes],
+        relearned=list(plan.relearned), rows=rows, lost_rows=lost, estimated_s=plan.estimated_s,
+        spec=plan.spec,
+    )  # fmt: skip
 
 
 def features_state(bandit: Bandit) -> FeaturesState | None:

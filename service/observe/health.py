@@ -118,6 +118,7 @@ class BanditState:
         clipped: The last of them and what was learned for it, where that was recently; or None.
         misfits: Named features of many requests that the encoding cannot read: see `Misfit`.
         collisions: Ids whose places are shared, with the share of their values, the worst first.
+        change_error: Why the wanted configuration could not be learned; None: nothing failed.
     """
 
     due_s: float
@@ -141,6 +142,7 @@ class BanditState:
     clipped: tuple[float, float] | None = None
     misfits: tuple[Misfit, ...] = ()
     collisions: tuple[tuple[str, float], ...] = ()
+    change_error: str | None = None
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -189,6 +191,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         clipped=vitals.recently_clipped(),
         misfits=tuple(misfits(bandit.inputs)),
         collisions=tuple(collisions(bandit.inputs)),
+        change_error=bandit.change_error,
     )
     return list(check_bandit(state))
 
@@ -313,6 +316,14 @@ def _check_training(state: BanditState) -> Iterator[Finding]:
             "rounds-failing", ALARM, f"{failed} training rounds in a row failed: {reason}",
             "the trainer's lines in the log have the traceback",
         )  # fmt: skip
+    if state.change_error is not None:
+        yield Finding(
+            "change-failing", ALARM,
+            f"the new configuration could not be learned, and the one before is served:"
+            f" {state.change_error}",
+            "it is tried again, and at once by the same PUT; a PUT of the served configuration"
+            " takes it back",
+        )  # fmt: skip
     if state.rows_wait_s > ROWS_WAIT_S and state.failure is None:
         yield Finding(
             "rows-waiting", ALARM,
@@ -340,8 +351,8 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
             "rewards-out-of-range", NOTICE,
             f"{state.outside:.0%} of the latest values lie outside of reward_range"
             f" [{low:g}, {high:g}]",
-            "prior and training take their scale from it: a new bandit with the range that"
-            " rewards have learns faster",
+            "prior and training take their scale from it: with the range that rewards have, or"
+            " none, the bandit learns faster",
         )  # fmt: skip
     if state.clipped is not None:
         value, learned = state.clipped
@@ -351,8 +362,8 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
             f" {state.num_clipped} since the server's start, the last one {value:g}, learned as"
             f" {learned:g}",
             "is that an error of the caller, or another unit? Where such rewards are right, the"
-            " bounds widen with the third of them; a new bandit with rewards.clip_outliers false"
-            " learns every value as it is",
+            " bounds widen with the third of them; with rewards.clip_outliers false every value of"
+            " later decisions is learned as it is",
         )  # fmt: skip
     if state.same_actions >= ALIKE:
         yield Finding(

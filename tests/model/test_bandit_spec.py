@@ -245,13 +245,13 @@ def test_prior_and_noise_follow_the_reward_range_unless_they_are_given():
     assert (config.noise, config.noise_shape) == ("fixed", 3.0)
 
 
-def test_the_frozen_part_is_all_but_what_may_change():
-    frozen = BASE.frozen_part()
+def test_the_relearned_part_is_all_but_what_may_change():
+    frozen = BASE.relearned_part()
     sections = {field.name for field in dataclasses.fields(BanditSpec)}
-    assert frozen.keys() == sections - {"training", "replay", "selection", "forgetting"}
+    assert frozen.keys() == sections - {"training", "replay", "selection", "rewards"}
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
-    assert changed.frozen_part() == frozen
-    assert dataclasses.replace(BASE, seed=1).frozen_part() != frozen
+    assert changed.relearned_part() == frozen
+    assert dataclasses.replace(BASE, seed=1).relearned_part() != frozen
 
 
 def test_a_stored_spec_of_before_the_methods_draws_from_the_posterior():

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from bandexa_core.ids import ActionId, DecisionId
+from bandexa_core.log.configurations import changed_spec
 from bandexa_core.log.rows import row_by_row
-from bandexa_core.model import Progress, changed_spec
+from bandexa_core.model import Progress
 from bandexa_core.policies import Candidates, Uniform
 from bandexa_core.randomness import keyed_rng
 from service.serving.select.commands import InlineCandidates
@@ -290,7 +291,7 @@ def test_a_configuration_row_changes_what_may_change(specs, grown):
     assert model.spec.replay.capacity == 99
     assert (model.spec.selection.action_chunk, model.spec.selection.warmup_random) == (2, 4)
     assert model.policy.action_chunk == 2
-    assert model.spec.frozen_part() == before.frozen_part()
+    assert model.spec.relearned_part() == before.relearned_part()
     assert changed_spec(before, row.spec) == model.spec
 
 

@@ -20,13 +20,14 @@ from service.http.schemas.bandits import (
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
+    PlanAnswer,
     RecoverAnswer,
     TrainAnswer,
 )
 from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
 from service.http.shown import shown_features
-from service.http.states import state_of
+from service.http.states import plan_answer, state_of
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
@@ -45,10 +46,33 @@ router = APIRouter(prefix="/bandits", route_class=WireRoute)
     responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)},
 )
 async def put_bandit(
-    name: Name, body: BanditSpec, engine: EngineDep, response: Response
-) -> BanditAnswer:
-    """Create a bandit (201), or change its training, replay, selection or forgetting."""
-    bandit, created = await manage.put_bandit(engine, name, body)
+    name: Name,
+    body: BanditSpec,
+    engine: EngineDep,
+    request: Request,
+    response: Response,
+    dry_run: Annotated[
+        bool, Query(description="Change nothing, and answer what would be done.")
+    ] = False,
+    wait: Annotated[
+        bool, Query(description="Answer once a change that is relearned is served.")
+    ] = False,
+) -> BanditAnswer | PlanAnswer:
+    """Create a bandit (201), or change its configuration.
+
+    Other training, replay, selection and rewards hold at once. For any other key a model is learned
+    anew from the log, and the bandit is served as it was until then: see `rebuild`.
+    """
+    given = frozenset(await request.json())
+    if dry_run:
+        plan = await manage.plan(engine, name, body, given)
+        return plan_answer(None if plan.status == "created" else engine.bandit(name), plan)
+    bandit, created = await manage.put_bandit(engine, name, body, given)
+    if wait:
+        try:
+            await engine.reconfiguring.served(bandit)
+        except BanditGone as error:
+            raise UnknownBandit(name) from error
     response.status_code = 201 if created else 200
     return state_of(engine, bandit)
 

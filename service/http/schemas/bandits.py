@@ -79,6 +79,52 @@ class FeaturesState(BaseModel):
     actions: SideState | None
 
 
+class RebuildState(BaseModel):
+    """A change of the configuration that is learned anew from the log.
+
+    Until it is done, the bandit is served under the configuration it had, `spec`.
+    """
+
+    state: Literal["pending", "building", "failed", "done"] = Field(
+        description="failed: the last attempt; it is made again, and at once by another PUT."
+    )
+    keys: list[str] = Field(description="The keys that differ from the configuration before.")
+    rows: int = Field(description="Learned values of the bandit; those of the log are relearned.")
+    requested_at: float = Field(description="When it was asked for, seconds since the epoch.")
+    position: int = Field(description="The row of the log that wanted it.")
+    served_from: int | None = Field(
+        description="The row of the log from which it is served; null until it is done."
+    )
+    spec: BanditSpec = Field(description="The configuration.")
+    error: str | None = Field(None, description="Why the last attempt failed.")
+
+
+class KeyChange(BaseModel):
+    """A key that a PUT changes; null where there is no value."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+class PlanAnswer(BaseModel):
+    """What a PUT would do; nothing was changed."""
+
+    status: Literal["created", "unchanged", "changed"]
+    changes: list[KeyChange] = Field(description="What differs from the served configuration.")
+    relearned: list[str] = Field(
+        description="The keys among them for which a model is learned anew from the log."
+    )
+    rows: int = Field(description="Learned values of the bandit, if any are relearned.")
+    lost_rows: int = Field(
+        description="Learned values that an import brought, which the log does not have."
+    )
+    estimated_s: float | None = Field(
+        description="Seconds of the newest round; null without one, or with nothing to relearn."
+    )
+    spec: BanditSpec = Field(description="The whole configuration, with all defaults.")
+
+
 class BanditAnswer(BaseModel):
     """A bandit's configuration and state."""
 
@@ -94,6 +140,9 @@ class BanditAnswer(BaseModel):
     trainer: TrainerState
     features: FeaturesState | None = Field(
         None, description="What is known of named features, where the bandit has some."
+    )
+    rebuild: RebuildState | None = Field(
+        None, description="The newest change that is, or was, learned anew; null without one."
     )
 
 

@@ -26,7 +26,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
 from service.store.errors import Erased, LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
 from service.store.findings import Check, Report, Say
-from service.store.loading import placed
+from service.store.loading import generation_of, model_hash, placed
 from service.store.opening import as_current, open_audit, open_history, open_reader
 from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord
@@ -129,7 +129,8 @@ def check_snapshots(
                 manifest = placed(reader, record, manifest, imports)
                 check.notes.append(f"snapshot {version}: the next start completes its import")
         found = reader.hash_at(record.key, LogPosition(manifest.position))
-        if manifest.bandit_uid != record.uid or manifest.spec_hash != record.spec.model_hash():
+        expected = model_hash(reader, record, generation_of(manifest))
+        if manifest.bandit_uid != record.uid or manifest.spec_hash != expected:
             check.problem(f"snapshot {version}: it belongs to another bandit or configuration")
         elif found is not None and found.hex() == manifest.log_hash:
             good.append(manifest)
@@ -145,7 +146,11 @@ def check_snapshots(
         check.problem(f"snapshot {missing}: an import row names it, and it is missing")
     check.compared = f"{len(versions)} snapshots: files, log hashes"
     imported = reader.last_import(record.key, reader.head(record.key))
-    return [manifest for manifest in good if manifest.position >= imported]
+    return [
+        manifest
+        for manifest in good
+        if manifest.position >= imported or generation_of(manifest) > imported
+    ]
 
 
 def _live(

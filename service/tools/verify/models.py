@@ -15,6 +15,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
 from bandexa_core.policies import LinearTS, NeuralLinearTS
 from bandexa_core.posterior.agreement import relative_difference
@@ -22,9 +23,9 @@ from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.findings import Check, Say
-from service.store.loading import catalogue_of
+from service.store.loading import catalogue_of, generation_of
 from service.store.logged_rows import LoggedRows, learned_rows
-from service.store.reading import LogReader
+from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.comparison import (
     EXACT,
@@ -32,7 +33,7 @@ from service.tools.verify.comparison import (
     compare_models,
     compare_with_sums,
 )
-from service.training.messages import LOG_ROWS
+from service.training.messages import LOG_ROWS, RELEARNED
 
 GROUPS_PER_LINE = 64
 
@@ -57,6 +58,7 @@ class ModelAudit:
         self._say = say
         self._manifests: dict[SnapshotVersion, Manifest] = {}
         self._carried: ServingModel | None = None
+        self._served = LogPosition(0)
         self._since = SnapshotVersion(0)
         self._applied: list[str] = []
         self._rebuilt: list[str] = []
@@ -66,15 +68,27 @@ class ModelAudit:
         before: Manifest | None = None
         manifests = self._not_replaced(manifests)
         self._manifests = {each.version: each for each in manifests}
-        for manifest in manifests:
-            found = self._load(manifest.version)
-            if found is None:
-                continue
-            self._say(f"{self._record.name}: snapshot {manifest.version}")
-            self._progress(manifest)
-            compare_with_sums(self._check, f"snapshot {manifest.version}", found)
-            self._one(manifest, found, before)
-            before = manifest
+        head = self._reader.head(self._record.key)
+        self._served = self._reader.configurations(self._record, head).generation(head)
+        manifests = [each for each in manifests if generation_of(each) != self._served] + [
+            each for each in manifests if generation_of(each) == self._served
+        ]
+        generations = [generation_of(manifest) for manifest in manifests]
+        for generation in sorted(set(generations), key=generations.index):
+            self._carried, before = None, None  # each was learned from rows by itself
+            for manifest in manifests:
+                if generation_of(manifest) != generation:
+                    continue
+                found = self._load(manifest.version)
+                if found is None:
+                    continue
+                self._say(f"{self._record.name}: snapshot {manifest.version}")
+                self._progress(manifest)
+                compare_with_sums(self._check, f"snapshot {manifest.version}", found)
+                self._one(manifest, found, before)
+                before = manifest
+            if generation != self._served:
+                self._carried = None
         if self._carried is not None:
             self.apply(self._carried, self._reader.head(self._record.key))
         done = []
@@ -98,6 +112,8 @@ class ModelAudit:
 
     def _one(self, manifest: Manifest, found: ServingModel, before: Manifest | None) -> None:
         version = manifest.version
+        if RELEARNED in manifest.metrics:
+            self._compare_relearned(manifest, found)
         if _was_trained(found, manifest):
             if before is not None:
                 self._compare_forgetting(manifest, found, before)
@@ -143,7 +159,8 @@ class ModelAudit:
         position = LogPosition(snapshot.manifest.position)
         record, reader = self._record, self._reader
         return load_model(
-            reader.spec_at(record, position), record.uid, self._registry, snapshot,
+            reader.spec_at(record, position, generation_of(snapshot.manifest)), record.uid,
+            self._registry, snapshot,
             catalogue_of(reader, record, snapshot, position),
         )  # fmt: skip
 
@@ -179,6 +196,30 @@ class ModelAudit:
         compare_models(
             self._check, f"snapshot {manifest.version} against the prior", initial, found
         )
+        self._rebuilt.append(str(manifest.version))
+
+    def _compare_relearned(self, manifest: Manifest, found: ServingModel) -> None:
+        """Check the first snapshot of a generation: forgetting, and what no training changes."""
+        record, reader, position = self._record, self._reader, LogPosition(manifest.position)
+        if reader.trim(record.key).position:
+            return  # the times of the rows that are gone are not known
+        generation = generation_of(manifest)
+        forgetting = reader.forgetting_at(record, Forgetting(), BEGINNING, position, generation)
+        what = f"snapshot {manifest.version}"
+        compare_forgetting(self._check, what, forgetting, found.forgetting)
+        num_rows = int(manifest.metrics[RELEARNED])
+        learned = reader.count_learned(record.key, BEGINNING, position)
+        if num_rows != learned and not self._may_evict(found, num_rows):
+            self._check.problem(f"{what}: relearned {num_rows} rows, the log has {learned}")
+        if found.learns_features or num_rows != learned:
+            return
+        spec = reader.spec_at(record, position, generation)
+        catalogue = reader.catalogue_at(record, position)
+        expected = ServingModel(spec, record.uid, self._registry, catalogue)
+        expected.forgetting, expected.progress = forgetting, Progress(learned)
+        rows = cast(Replay, LoggedRows(reader, record, position, num_rows))
+        expected.relearn(rows, learned, expected.row_weights)
+        compare_models(self._check, f"{what} against its rows, relearned", expected, found)
         self._rebuilt.append(str(manifest.version))
 
     def _compare_rebuilt(self, manifest: Manifest, found: ServingModel) -> None:

@@ -166,7 +166,9 @@ class Trainer:
         total = self._reader.count_learned(record.key, BEGINNING, position)
         rows = self._replays.at(record, spec, position)
         training: dict[str, NDArray[Any]] = {}
-        metrics = {RELEARNED: float(len(rows))}
+        metrics = {RELEARNED: float(len(rows)), "rows": float(len(rows))}
+        if isinstance(rows, ExtendedReplay):
+            metrics |= rows.counts()
         progress = Progress(total)
         if (
             len(rows)

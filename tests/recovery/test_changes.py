@@ -1,0 +1,148 @@
+"""Changes of configurations under load and across kills: no request fails, nothing counts twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fixtures.commands import bandexa
+from tests.fixtures.waiting import poll
+
+NUM_CLIENTS = 4
+LONG = 100_000  # optimizer steps of a round that outlasts what a test does meanwhile
+TWO_TOWER = {"name": "two_tower", "params": {"tower_dim": 4}}
+
+
+def verified(node) -> None:
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict: ok" in done.stdout
+
+
+def changed(node, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Change a bandit and wait until that is served."""
+    state: dict[str, Any] = node.call("PUT", f"/bandits/{name}", spec, wait="true")
+    return state
+
+
+def client(node, rig, number: int, stop: threading.Event, failures: list[str]) -> int:
+    """Select and reward until `stop`; returns how often."""
+    with httpx.Client(base_url=node.http.base_url, trust_env=False, timeout=60) as http:
+        for count in range(100_000):
+            if stop.is_set():
+                return count
+            name = f"load.{number}.{count}"
+            context = rig.context_of(name, 0)
+            body = {"bandit": "load", "context": context, "decision_id": name}
+            answer = http.post("/select", json=body)
+            if answer.status_code != 200:
+                failures.append(answer.text)
+                continue
+            reward = rig.reward_of(context, answer.json()["action"]["index"])
+            for expected in ("applied", "duplicate"):
+                answer = http.post("/reward", json={"decision_id": name, "reward": reward})
+                if answer.status_code != 200 or answer.json()["status"] != expected:
+                    failures.append(answer.text)
+    return 100_000
+
+
+def test_every_part_changes_under_load(launch, rig) -> None:
+    node = launch("load")
+    short = rig.training(optimizer_steps=10)
+    linear = rig.linear(training=short, reward_range=[-1, 1])
+    neural = rig.neural(training=short)
+    parts = [
+        linear | {"posterior": {"prior_var": 2.0}},
+        linear | {"reward_range": [-2, 2]},
+        linear | {"reward_range": None},
+        linear | {"encoder": {"name": "bilinear"}},
+        neural,
+        neural | {"encoder": TWO_TOWER, "forgetting": {"half_life": 500}},
+        linear | {"policy": "uniform"},
+        linear | {"rewards": {"aggregate": "last"}, "seed": 77},
+        linear,
+    ]
+    node.create("load", linear)
+    stop, failures = threading.Event(), list[str]()
+    with ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        running = [pool.submit(client, node, rig, n, stop, failures) for n in range(NUM_CLIENTS)]
+        try:
+            for spec in parts:
+                state = changed(node, "load", spec)
+                assert state["rebuild"]["state"] == "done"
+                assert state["spec"]["policy"] == spec["policy"]
+        finally:
+            stop.set()
+        num = sum(each.result() for each in running)
+    assert failures == []
+    state = node.state("load")
+    assert state["num_learned"] == num
+    assert state["spec"]["encoder"]["name"] == "concat"
+    verified(node)
+    before = node.state("load")
+    scores = node.score("load")
+    node.kill()
+    node.start()
+    assert node.state("load") == before
+    assert (scores[0] == node.score("load")[0]).all()
+    explained = node.call("GET", "/bandits/load/decisions/load.0.0")
+    assert explained["decision_id"] == "load.0.0"
+
+
+@pytest.mark.parametrize("ended", ["server", "trainer"])
+def test_a_change_that_is_killed_is_finished(launch, rig, ended: str) -> None:
+    node = launch(f"killed-{ended}")
+    name = "killed"
+    linear = rig.linear(training=rig.training())
+    node.create(name, linear)
+    rig.feed(node, name, 0, 60)
+    slow = rig.neural(training=rig.training(optimizer_steps=LONG))
+    state = node.call("PUT", f"/bandits/{name}", slow)
+    assert state["rebuild"]["state"] in ("pending", "building")
+    assert state["spec"]["policy"] == "linear_ts"
+    poll(lambda: node.state(name)["rebuild"]["state"] == "building", "the round")
+    rig.feed(node, name, 60, 20)
+    if ended == "server":
+        node.kill()
+        node.start()
+        assert node.state(name)["rebuild"]["state"] in ("pending", "building")
+    else:
+        os.kill(node.trainer_pid(), signal.SIGKILL)
+    assert node.state(name)["num_learned"] == 80
+    rig.feed(node, name, 80, 20)
+    # The steps of a round hold at once; the attempt under way is ended, and the next one is short.
+    node.call("PUT", f"/bandits/{name}", rig.neural(training=rig.training(optimizer_steps=5)))
+    os.kill(node.trainer_pid(), signal.SIGKILL)
+    poll(lambda: node.state(name)["rebuild"]["state"] == "done", "the change")
+    state = node.state(name)
+    assert (state["spec"]["policy"], state["num_learned"]) == ("neural_linear_ts", 100)
+    rig.feed(node, name, 100, 10)
+    trained = node.train(name)
+    assert trained["metrics"]["rows"] == 110
+    verified(node)
+
+
+def test_a_change_can_be_taken_back_and_replaced_while_it_is_learned(launch, rig) -> None:
+    node = launch("replaced")
+    name = "replaced"
+    linear = rig.linear(training=rig.training())
+    node.create(name, linear)
+    rig.feed(node, name, 0, 60)
+    slow = rig.neural(training=rig.training(optimizer_steps=LONG))
+    node.call("PUT", f"/bandits/{name}", slow)
+    poll(lambda: node.state(name)["rebuild"]["state"] == "building", "the round")
+    assert node.call("PUT", f"/bandits/{name}", linear)["rebuild"] is None
+    os.kill(node.trainer_pid(), signal.SIGKILL)
+    state = changed(node, name, linear | {"posterior": {"prior_var": 3.0}})
+    assert state["rebuild"]["keys"] == ["posterior.prior_var"]
+    assert state["spec"]["policy"] == "linear_ts"
+    node.kill()
+    node.start()
+    assert node.state(name)["spec"] == state["spec"]
+    verified(node)
