@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import bandexa_core
-from service.cli import admin, clock, data, erasing, evidence, serve, snapshots
+from service.cli import admin, applying, clock, data, erasing, evidence, serve, snapshots
 
 
 class _Root(TyperGroup):
@@ -41,6 +41,7 @@ serve.register(app)
 app.add_typer(admin.bandits_app, name="bandits")
 app.add_typer(admin.actions_app, name="actions")
 admin.register(app)
+app.command()(applying.apply)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 erasing.register(app)

@@ -125,10 +125,10 @@ def create_bandit(
 
     `bandexa schema` prints its JSON schema.
     """
-    spec = _read(file)
+    spec = read_file(file)
     if not isinstance(spec, dict):
         fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
-    actions = _actions_of(spec)
+    actions = actions_of(spec)
     with connected(url, api_key) as client:
         created = client.put_bandit(bandit, spec)
         state = _state(created)
@@ -141,7 +141,7 @@ def create_bandit(
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
 
 
-def _actions_of(spec: dict[str, Any]) -> Any:
+def actions_of(spec: dict[str, Any]) -> Any:
     """Take the actions to put out of the table of a bandit; what describes them stays."""
     given = spec.get("actions")
     if not isinstance(given, dict):
@@ -171,14 +171,14 @@ def delete_bandit(
 
 def read_spec(file: Path) -> dict[str, Any]:
     """Return the configuration in a file, as for `bandits create`, without actions to put."""
-    spec = _read(file)
+    spec = read_file(file)
     if not isinstance(spec, dict):
         fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
-    _actions_of(spec)
+    actions_of(spec)
     return spec
 
 
-def _read(file: Path) -> Any:
+def read_file(file: Path) -> Any:
     """Return the content of a file."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
@@ -241,7 +241,7 @@ def put_actions(
     """Add actions, or overwrite those of the same ids; others stay as they are."""
     if bool(ids) == (file is not None):
         fail("give either ids or --file", status=USAGE)
-    listed: Any = ids if file is None else _read(file)
+    listed: Any = ids if file is None else read_file(file)
     if isinstance(listed, dict):
         listed = listed.get("actions")
     if not isinstance(listed, list) or not listed:

@@ -221,7 +221,7 @@ def _long_log(log_writer, spec: BanditSpec, num: int = 90):
 
 def _config(position: int, forgetting: ForgettingSpec, spec: BanditSpec) -> ConfigRow:
     whole = dataclasses.asdict(dataclasses.replace(spec, forgetting=forgetting))
-    changed = {name: whole[name] for name in BanditSpec.CHANGEABLE}
+    changed = {name: whole[name] for name in (*BanditSpec.CHANGEABLE, "forgetting")}
     return ConfigRow(LogPosition(position), 0.0, changed)
 
 

@@ -74,3 +74,83 @@ def test_after_a_change_a_linear_model_is_that_of_the_configuration_from_the_sta
     for one, two in zip(expected, found, strict=True):
         assert two["mean"] == pytest.approx(one["mean"], rel=1e-9, abs=1e-12)
         assert (two["std"] or 0.0) == pytest.approx(one["std"] or 0.0, rel=1e-9)
+
+
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(api) -> None:
+    name = api.fresh("planned")
+    new = api.call("PUT", f"/bandits/{name}?dry_run=true", LINEAR)
+    assert (new["status"], new["spec"]["seed"], new["relearned"]) == ("created", 3, [])
+    assert api.http.get(f"/bandits/{name}").status_code == 404
+    created_name = created(api, LINEAR)
+    taught(api, created_name, 5)
+    where, before = f"/bandits/{created_name}", api.state(created_name)
+    same = api.call("PUT", f"{where}?dry_run=true", LINEAR)
+    assert (same["status"], same["changes"], same["rows"]) == ("unchanged", [], 0)
+    changes = {"posterior": {"prior_var": 9.0}, "selection": {"panel": 8}}
+    plan = api.call("PUT", f"{where}?dry_run=true", LINEAR | changes)
+    assert plan["changes"] == [
+        {"key": "posterior.prior_var", "old": None, "new": 9.0},
+        {"key": "selection.panel", "old": 64, "new": 8},
+    ]
+    assert (plan["status"], plan["relearned"], plan["rows"], plan["estimated_s"]) == (
+        "changed", ["posterior.prior_var"], 5, None,
+    )  # fmt: skip
+    refused = api.http.put(f"{where}?dry_run=true", json=LINEAR | {"context": {"shape": [4]}})
+    assert "context.shape: is [3] and cannot become [4]" in refused.json()["detail"]
+    assert api.state(created_name) == before
+    api.train(created_name)
+    after = api.call("PUT", f"{where}?dry_run=true", LINEAR | changes)
+    assert after["estimated_s"] > 0.0
+
+
+def test_a_decision_follows_the_reward_rules_that_held_when_it_was_made(api) -> None:
+    name = created(api, LINEAR)
+    old, own = api.select(name, [1, 0, 0]), api.fresh("own")
+    api.select(name, [1, 0, 0], decision_id=own)
+    spec = LINEAR | {"rewards": {"aggregate": "sum"}}
+    state = api.call("PUT", f"/bandits/{name}", spec)
+    assert (state["rebuild"], state["spec"]["rewards"]["aggregate"]) == (None, "sum")
+    new, own_new = api.select(name, [0, 1, 0]), api.fresh("own")
+    api.select(name, [0, 1, 0], decision_id=own_new)
+    for decision_id in (old["decision_id"], own):
+        assert api.reward(decision_id, 1.0)["status"] == "applied"
+        assert api.reward(decision_id, 2.0)["status"] == "ignored"
+    for decision_id in (new["decision_id"], own_new):
+        assert "reward_id" in api.reward(decision_id, 1.0, expect=422)["detail"]
+        assert api.reward(decision_id, 1.0, reward_id="one")["status"] == "applied"
+        assert api.reward(decision_id, 2.0, reward_id="two")["status"] == "aggregated"
+        explained = api.call("GET", f"/bandits/{name}/decisions/{decision_id}")
+        assert explained["learned"][-1]["after"] == 3.0
+    assert api.state(name)["num_learned"] == 4
+
+
+def test_named_features_are_declared_anew_and_old_objects_are_read_by_the_new_ones(api) -> None:
+    name = api.fresh("named")
+    spec: dict[str, Any] = {
+        "context": {"features": {"country": "category"}, "unknown": "ignore"}, "seed": 1,
+        "training": LOCKSTEP | {"optimizer_steps": 50},
+    }  # fmt: skip
+    api.call("PUT", f"/bandits/{name}", spec, 201)
+    api.call("PUT", f"/bandits/{name}/actions", {"ids": ["a", "b"]})
+    for number in range(60):
+        context = {"country": "de", "age": number}
+        api.teach(name, context, "a", float(number > 30))
+    waiting = api.select(name, {"country": "fr", "age": 50}, candidates=["a"])
+    wide = spec | {"context": {"features": {"country": "category", "age": "number"}}}
+    state = changed(api, name, wide)
+    assert state["rebuild"]["keys"] == ["context.features"]
+    assert state["features"]["context"]["fields"]["age"]["type"] == "number"
+    assert api.reward(waiting["decision_id"], 1.0)["status"] == "applied"
+    young, old = (api.means(name, {"country": "de", "age": age}, ["a"])[0] for age in (5, 55))
+    assert old - young > 0.2, "ages that were logged under another declaration were learned"
+    refused = api.http.put(f"/bandits/{name}", json=spec | {"context": {"shape": [2]}})
+    assert refused.status_code == 409
+
+
+def test_policy_and_encoder_follow_from_each_other(api) -> None:
+    name = created(api, LINEAR)
+    state = changed(api, name, {"context": {"shape": [3]}, "policy": "neural_linear_ts"})
+    assert state["spec"]["encoder"]["name"] == "mlp"
+    assert state["spec"]["training"]["mode"] == "background"
+    state = changed(api, name, {"context": {"shape": [3]}, "encoder": {"name": "per_action"}})
+    assert state["spec"]["policy"] == "linear_ts"

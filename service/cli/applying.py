@@ -1,0 +1,172 @@
+"""`bandexa apply`: bandits as a file describes them, created and changed on a running server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.admin import actions_of, read_file
+from service.cli.options import (
+    DEFAULT_URL,
+    REFUSED,
+    USAGE,
+    ApiKey,
+    AsJson,
+    Quiet,
+    Url,
+    echo_json,
+    fail,
+)
+from service.cli.remote import connected
+
+if TYPE_CHECKING:
+    from bandexa_client import BanditClient, Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """What a file says of a bandit, and how that differs from what the server has.
+
+    Attributes:
+        name: The bandit.
+        spec: Its configuration, as in the file.
+        plan: What the server would do with it.
+        actions: The actions that are new or different, as in the file.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    plan: Plan
+    actions: list[dict[str, Any]]
+
+    @property
+    def is_none(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.plan.status == "unchanged" and not self.actions
+
+    def shown(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        plan = dataclasses.asdict(self.plan)
+        changes = plan["changes"] if plan["status"] == "changed" else []
+        return {
+            "bandit": self.name, "status": plan["status"] if not self.is_none else "unchanged",
+            "changes": changes, "relearned": plan["relearned"], "rows": plan["rows"],
+            "estimated_s": plan["estimated_s"], "actions": [each["id"] for each in self.actions],
+        }  # fmt: skip
+
+    def lines(self) -> Iterable[str]:
+        """Yield it for people."""
+        new = self.plan.status == "created"
+        if new:
+            yield f"{self.name}: is new"
+        for change in () if new else self.plan.changes:
+            yield f"{self.name}: {change.key}: {json.dumps(change.old)} -> {json.dumps(change.new)}"
+        if self.plan.relearned:
+            took = self.plan.estimated_s
+            about = "" if took is None else f" (the newest round took {took:.1f} s)"
+            yield f"{self.name}: a model is learned anew from {self.plan.rows} rows{about}"
+        if self.actions:
+            ids = ", ".join(each["id"] for each in self.actions[:5])
+            more = f" and {len(self.actions) - 5} more" if len(self.actions) > 5 else ""
+            yield f"{self.name}: actions new or different: {ids}{more}"
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(help="TOML, or JSON: a table `bandits` by name.")],
+    diff: Annotated[
+        bool,
+        typer.Option("--diff", help="Change nothing; show the differences. 0: none, 1: some."),
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option(help="Wait until a model that is learned anew is served.")
+    ] = True,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Create and change bandits, with their actions, until they are as a file says.
+
+    The file has a table for each, `[bandits.NAME]`, as the server's TOML may have: the same file
+    serves both. Bandits and actions that it does not name stay as they are.
+
+    Applying again changes nothing. With --diff the exit status is 0 where nothing differs, 1 where
+    something does, and 2 or 3 for an error.
+    """
+    tables = _tables(file)
+    found = []
+    with connected(url, api_key) as client:
+        for name, table in tables.items():
+            difference = _difference(client, name, dict(table))
+            found.append(difference)
+            if not quiet and not as_json:
+                for line in difference.lines():
+                    typer.echo(line)
+            if not diff and not difference.is_none:
+                _make(client, difference, wait=wait)
+    differs = [each for each in found if not each.is_none]
+    if as_json:
+        echo_json([each.shown() for each in found])
+    elif not quiet:
+        what = "differ from the file" if diff else "were created or changed"
+        typer.echo(f"{len(differs)} of {len(found)} bandits {what}")
+    if diff and differs:
+        raise typer.Exit(REFUSED)
+
+
+def _tables(file: Path) -> dict[str, dict[str, Any]]:
+    content = read_file(file)
+    tables = content.get("bandits") if isinstance(content, dict) else None
+    if not isinstance(tables, dict) or not tables:
+        fail(f"{file} has no table `bandits`", "[bandits.NAME] for each of them", USAGE)
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            fail(f"{file}: bandits.{name} is no table", status=USAGE)
+    return tables
+
+
+def _difference(client: BanditClient, name: str, table: dict[str, Any]) -> Difference:
+    wanted = [{"id": each} if isinstance(each, str) else each for each in actions_of(table) or ()]
+    if not all(isinstance(each, dict) and isinstance(each.get("id"), str) for each in wanted):
+        fail(f"bandits.{name}.actions: each is an id, or has one", status=USAGE)
+    plan = client.plan_bandit(name, table)
+    known: dict[str, Any] = {}
+    if plan.status != "created" and wanted:
+        known = {each.id: each for each in client.list_actions(name)}
+    return Difference(
+        name, table, plan, [each for each in wanted if not _is_same(each, known.get(each["id"]))]
+    )
+
+
+def _is_same(wanted: dict[str, Any], known: Any) -> bool:
+    if known is None or known.enabled != wanted.get("enabled", True):
+        return False
+    features = wanted.get("features")
+    if features is None or isinstance(known.features, Mapping):
+        return features is None or features == known.features
+    return _as_float32(features) == _as_float32(known.features)
+
+
+def _as_float32(values: Any) -> bytes | None:
+    """Return numbers as the server has them; None where they are none."""
+    try:
+        return struct.pack(f"{len(values)}f", *values)
+    except (struct.error, TypeError, OverflowError):
+        return None
+
+
+def _make(client: BanditClient, difference: Difference, *, wait: bool) -> None:
+    """Create or change a bandit; its actions come first where a model is learned anew."""
+    is_new = difference.plan.status == "created"
+    if is_new:
+        client.put_bandit(difference.name, difference.spec)
+    if difference.actions:
+        client.put_actions(difference.name, difference.actions)
+    if not is_new and difference.plan.status == "changed":
+        client.put_bandit(difference.name, difference.spec, wait=wait)
