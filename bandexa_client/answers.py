@@ -323,6 +323,23 @@ class BanditState:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """A new bandit that has learned the rows of another one.
+
+    Attributes:
+        rows: Rows that it learned.
+        sampled: Those among them of the sample that stands for rows which left the log.
+        skipped: Rows of candidates of requests that had no features and are in no catalogue.
+        bandit: Its configuration and progress.
+    """
+
+    rows: int
+    sampled: int
+    skipped: int
+    bandit: BanditState
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
     """The number of offered actions after a change, and the log position of the change."""
 

@@ -26,6 +26,7 @@ from bandexa_client.answers import (
     LogPage,
     Plan,
     Readiness,
+    Replayed,
     RewardStatus,
     Scores,
     Selection,
@@ -218,6 +219,21 @@ class Calls(ABC):
             Conflict: As `put_bandit` would.
         """
         return await self._do(Call("PUT", path(bandit) + "?dry_run=true", reads(Plan), spec))
+
+    @shared
+    async def replay_bandit(self, bandit: str, to: str, spec: Mapping[str, object]) -> Replayed:
+        """Create the bandit `to`, which learns the rows of `bandit` under another configuration.
+
+        It returns once they are learned. `bandit` itself is not changed.
+
+        Raises:
+            Conflict: `to` exists, or its contexts or actions have another form.
+        """
+        body = {"to": to, "spec": spec}
+        where = path(bandit, "replay")
+        return await self._do(
+            Call("POST", where, reads(Replayed), body, repeatable=False, slow=True)
+        )
 
     @shared
     async def get_bandit(self, bandit: str) -> BanditState:

@@ -1,4 +1,4 @@
-"""`bandexa apply`: bandits as a file describes them, created and changed on a running server."""
+"""`bandexa apply` and `replay`: bandits that a file describes, on a running server."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ from service.cli.remote import connected
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient, Plan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(apply)
+    app.command()(replay)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,6 +124,37 @@ def apply(
         typer.echo(f"{len(differs)} of {len(found)} bandits {what}")
     if diff and differs:
         raise typer.Exit(REFUSED)
+
+
+def replay(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="The bandit to learn from.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The name of the new bandit.")],
+    config: Annotated[
+        Path, typer.Option("--config", help="Its configuration: JSON, or TOML (.toml).")
+    ],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a new bandit from the log of another one, under another configuration.
+
+    It gets the actions of FROM and learns its rows: contexts, actions and values. FROM goes on.
+    """
+    spec = read_file(config)
+    if not isinstance(spec, dict):
+        fail(f"{config} holds no table", "`bandexa schema` prints what it may hold", USAGE)
+    if actions_of(spec):
+        fail(f"{config}: the actions are those of {source}; leave them out", status=USAGE)
+    with connected(url, api_key) as client:
+        done = client.replay_bandit(source, target, spec)
+    if as_json:
+        shown = dataclasses.asdict(done)
+        del shown["bandit"]["created"]
+        echo_json(shown)
+    elif not quiet:
+        gone = f", {done.sampled} of them sampled from those that left" if done.sampled else ""
+        typer.echo(f"{target}: learned {done.rows} rows of {source}{gone}")
 
 
 def _tables(file: Path) -> dict[str, dict[str, Any]]:

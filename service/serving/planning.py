@@ -20,6 +20,8 @@ from bandexa_core.policies.defaults import resolved
 from bandexa_core.spec import BanditSpec
 from service.store.errors import Conflict, InvalidRequest
 
+WHOLE = ("encoder.params", "context.features", "actions.features")
+
 
 class KeyChange(NamedTuple):
     """A key of the configuration with its value before and after; null where there was none."""
@@ -81,7 +83,7 @@ def planned(
         raise InvalidRequest.from_value_error(error, "encoder") from error
     for key, old, new in differences(served.fixed_part(), wanted.fixed_part()):
         raise Conflict(
-            f"{key}: is {_shown(old)} and cannot become {_shown(new)} in the life of a bandit"
+            f"{key}: is {shown(old)} and cannot become {shown(new)} in the life of a bandit"
         )
     if wanted.encoder.name not in registry.names():
         raise InvalidRequest("encoder.name", f"must be one of {', '.join(registry.names())}")
@@ -122,12 +124,10 @@ def differences(old: Any, new: Any, key: str = "") -> tuple[KeyChange, ...]:
     return () if _plain(old) == _plain(new) else (KeyChange(key, _plain(old), _plain(new)),)
 
 
-WHOLE = ("encoder.params", "context.features", "actions.features")
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value of the configuration as JSON."""
     return json.dumps(value, default=str)

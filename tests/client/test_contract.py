@@ -52,6 +52,7 @@ MODELS = {
     "Plan": "PlanAnswer",
     "Readiness": "Health",
     "Rebuild": "RebuildState",
+    "Replayed": "ReplayAnswer",
     "ReportedReward": "RewardLine",
     "Reproduction": "ReproducedLine",
     "RewardReport": "RewardRequest",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.fixtures.commands import bandexa
 
 LOCKSTEP = {"mode": "lockstep"}
 LINEAR: dict[str, Any] = {
@@ -120,7 +124,7 @@ def test_a_decision_follows_the_reward_rules_that_held_when_it_was_made(api) -> 
         assert api.reward(decision_id, 1.0, reward_id="one")["status"] == "applied"
         assert api.reward(decision_id, 2.0, reward_id="two")["status"] == "aggregated"
         explained = api.call("GET", f"/bandits/{name}/decisions/{decision_id}")
-        assert explained["learned"][-1]["after"] == 3.0
+        assert explained["chosen"][0]["learned"][-1]["after"] == 3.0
     assert api.state(name)["num_learned"] == 4
 
 
@@ -154,3 +158,44 @@ def test_policy_and_encoder_follow_from_each_other(api) -> None:
     assert state["spec"]["training"]["mode"] == "background"
     state = changed(api, name, {"context": {"shape": [3]}, "encoder": {"name": "per_action"}})
     assert state["spec"]["policy"] == "linear_ts"
+
+
+@pytest.fixture
+def command(server):
+    """Run a command against the session's server: `command(*arguments, expect=0)`."""
+
+    def run(*arguments: object, expect: int = 0) -> str:
+        done = bandexa(*arguments, "--url", server.url)
+        assert done.returncode == expect, done.stdout + done.stderr
+        return str(done.stdout + done.stderr)
+
+    return run
+
+
+def test_a_new_bandit_learns_the_rows_of_another_one(api, command, tmp_path: Path) -> None:
+    name, target = created(api, LINEAR), api.fresh("replayed")
+    taught(api, name, 40)
+    late = api.select(name, [1, 1, 1], candidates=["a"])
+    api.reward(late["decision_id"], 1.0)
+    api.call("DELETE", f"/bandits/{name}/actions/b")
+    wanted = LINEAR | {
+        "posterior": {"prior_var": 3.0},
+        "rewards": {"reward_window_s": 60, "default_reward": 0},
+    }
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(wanted))
+    assert "learned 41 rows" in command("replay", name, target, "--config", file)
+    state = api.state(target)
+    assert (state["num_learned"], state["num_actions"]) == (41, 1)
+    assert state["spec"]["rewards"]["maturity"] == "close"
+    changed(api, name, LINEAR | {"posterior": {"prior_var": 3.0}})
+    api.train(target)
+    expected, found = (api.scores(each, [0.1, 0.7, -1])["scores"] for each in (name, target))
+    for one, two in zip(expected, found, strict=True):
+        assert two["mean"] == pytest.approx(one["mean"], rel=1e-9)
+        assert two["std"] == pytest.approx(one["std"], rel=1e-9)
+    assert "already" in command("replay", name, target, "--config", file, expect=1)
+    file.write_text(json.dumps(LINEAR | {"context": {"shape": [5]}}))
+    refused = command("replay", name, "elsewhere", "--config", file, expect=1)
+    assert f"context.shape: is [3] in {name} and cannot be [5] in elsewhere" in refused
+    assert api.http.get("/bandits/elsewhere").status_code == 404

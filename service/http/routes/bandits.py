@@ -22,6 +22,8 @@ from service.http.schemas.bandits import (
     CatalogueAnswer,
     PlanAnswer,
     RecoverAnswer,
+    ReplayAnswer,
+    ReplayRequest,
     TrainAnswer,
 )
 from service.http.schemas.catalogue import ActionsRequest
@@ -32,6 +34,7 @@ from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
+from service.serving.replaying import replay
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
@@ -181,6 +184,24 @@ async def train(
         position=event.position,
         metrics=event.metrics,
     )
+
+
+@router.post(
+    "/{name}/replay",
+    openapi_extra=needs("admin"),
+    status_code=201,
+    responses=problems(404, 409, 413, 415, 422),
+)
+async def replay_bandit(
+    name: Name, body: ReplayRequest, engine: EngineDep, request: Request
+) -> ReplayAnswer:
+    """Create another bandit from the log of this one: it learns the same rows, otherwise.
+
+    Answered once it has learned them. This bandit is not changed.
+    """
+    given = frozenset((await request.json())["spec"])
+    bandit, done = await replay(engine, name, body.to, body.spec, given)
+    return ReplayAnswer(**done._asdict(), bandit=state_of(engine, bandit))
 
 
 @router.post("/{name}/recover", openapi_extra=needs("admin"), responses=problems(404, 422, 503))

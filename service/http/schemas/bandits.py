@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from bandexa_core.spec import BanditSpec
+from service.http.schemas.common import Id
 from service.http.schemas.health import Learning, TrainerState
 
 
@@ -144,6 +145,28 @@ class BanditAnswer(BaseModel):
     rebuild: RebuildState | None = Field(
         None, description="The newest change that is, or was, learned anew; null without one."
     )
+
+
+class ReplayRequest(BaseModel):
+    """A new bandit that learns the rows of this one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: Id = Field(description="The name of the new bandit.")
+    spec: BanditSpec = Field(description="Its configuration, as in the body of its PUT.")
+
+
+class ReplayAnswer(BaseModel):
+    """A bandit that has learned the rows of another one."""
+
+    rows: int = Field(description="Rows that it learned.")
+    sampled: int = Field(
+        description="Those among them of the sample that stands for rows which left the log."
+    )
+    skipped: int = Field(
+        description="Rows of candidates of requests that had no features and are in no catalogue."
+    )
+    bandit: BanditAnswer
 
 
 class BanditList(BaseModel):
