@@ -217,10 +217,3 @@ def test_a_wrong_contract_is_refused(api, problem, field, rewards) -> None:
     answer = api.http.put(f"/bandits/{api.fresh()}", content=content, headers=headers)
     assert answer.status_code == 422
     assert any(e["field"].startswith(field) for e in answer.json()["errors"])
-
-
-def test_the_contract_of_a_bandit_cannot_change(api, problem) -> None:
-    name = api.two_actions()
-    spec = api.state(name)["spec"] | {"rewards": {"aggregate": "last"}}
-    found = problem(api.http.put(f"/bandits/{name}", json=spec), 409, "conflict")
-    assert "rewards" in found["detail"]

@@ -131,13 +131,23 @@ def test_a_mean_of_rewards_is_corrected_exactly(api):
     np.testing.assert_allclose(api.means(parted, [1, 1]), expected, rtol=0, atol=1e-9)
 
 
-def test_a_bandit_may_be_created_without_clipping_and_that_is_fixed(api):
+def test_clipping_holds_for_decisions_from_its_change_on(api):
     name = api.two_actions(rewards={"clip_outliers": False})
+    for number in range(20):
+        api.teach(name, [1, 0], "x", number % 3)
+    early = api.select(name, [1, 0], candidates=["x"])
     spec = api.call("GET", f"/bandits/{name}")["spec"]
-    assert spec["rewards"]["clip_outliers"] is False
     spec["rewards"]["clip_outliers"] = True
-    refused = api.call("PUT", f"/bandits/{name}", spec, 409)
-    assert "clip_outliers" in refused["detail"]
+    changed = api.call("PUT", f"/bandits/{name}", spec)
+    assert (changed["rebuild"], changed["spec"]["rewards"]["clip_outliers"]) == (None, True)
+    late = api.select(name, [1, 0], candidates=["x"])
+    learned = []
+    for chosen in (late, early):
+        api.reward(chosen["decision_id"], 1e4)
+        found = api.call("GET", f"/bandits/{name}/decisions/{chosen['decision_id']}")
+        learned.append(found["chosen"][0]["learned"][0]["learned"])
+    assert learned[0] < 10.0
+    assert learned[1] == 1e4
 
 
 def test_in_process_a_bandit_decides_as_over_http(api):

@@ -47,7 +47,7 @@ def rewards(store: EventStore, most: int = 10_000) -> Callable[[RewardReport, Do
                     done(None, error)
                     return
                 reported = Reported(item, report.reward, report.reward_id, repeats or ())
-                rules = decision.bandit.spec.rewards
+                rules = decision.rules
                 try:
                     status, change = contract.report(decision.state, reported, rules, most)
                 except ValueError as wrong:
@@ -75,7 +75,7 @@ def activations(store: EventStore) -> Callable[[DecisionId, float, Done], None]:
                 done(None, error)
                 return
             decision = result.decision
-            status, change = contract.activate(decision.state, decision.bandit.spec.rewards)
+            status, change = contract.activate(decision.state, decision.rules)
             again = lambda: append(decision_id, now, done)  # noqa: E731
             append_step(store, decision, status, change, now, done, again)
 
@@ -120,7 +120,7 @@ def close_windows(
         due: Due = call(store.due_windows)
         more = due.more
         for closes, decision in due.windows:
-            change = contract.close(decision.state, decision.bandit.spec.rewards)
+            change = contract.close(decision.state, decision.rules)
             assert change is not None
             rows = call(store.append_step, Step(decision, change, now, closes=closes))
             learned += [(row.decision_id, row.after) for row in rows]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 
 import pytest
 
-from bandexa_core.ids import LogPosition
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow, LearnRow
-from bandexa_core.spec import SelectionSpec, TrainingSpec
+from bandexa_core.spec import (
+    ForgettingSpec,
+    PosteriorSpec,
+    RewardSpec,
+    SelectionSpec,
+    TrainingSpec,
+)
 from tests.store.contract.readable import FAR, plain
 from tests.store.logs import answer_of, change, fill, followed, learn, retired
 from tests.store.reporting import first_step, rewards
@@ -138,3 +146,40 @@ def test_learn_rows_of_one_commit_are_groups_that_are_read_whole(client, store, 
             assert plain(newest) == plain(groups)
             part = list(reader.follow(bandit, LogPosition(ends[0]), LogPosition(ends[-1]), chunk))
             assert plain(part) == plain(groups[1:])
+
+
+def test_what_is_wanted_is_served_from_its_switch_on(client, store, make):
+    bandit = make.bandit(client, store)
+    wanted = dataclasses.replace(
+        bandit.spec, posterior=PosteriorSpec(prior_var=4.0),
+        forgetting=ForgettingSpec(half_life=32.0),
+    )  # fmt: skip
+    learn(client, store, make, bandit, 0, 2)
+    change = functools.partial(store.append_config, wanted=wanted)
+    row = client.call(change, bandit, bandit.spec)
+    learn(client, store, make, bandit, 2, 1)
+    switch = client.call(store.append_switch, bandit, row.position, SnapshotVersion(3))
+    learn(client, store, make, bandit, 3, 60)
+    assert (row.position, switch.position) == (3, 5)
+    with store.reader() as reader:
+        known = reader.configurations(bandit)
+        assert [known.generation(at) for at in (4, 5)] == [0, 3]
+        assert reader.configurations(bandit, LogPosition(4)).pending == (3, row.time, wanted)
+        assert [reader.spec_at(bandit, LogPosition(at)) for at in (4, 5)] == [bandit.spec, wanted]
+        assert reader.spec_at(bandit, LogPosition(4), 3) == wanted
+        plain = reader.forgetting_at(bandit, Forgetting(), LogPosition(0), LogPosition(60))
+        anew = reader.forgetting_at(bandit, Forgetting(), LogPosition(0), LogPosition(60), 3)
+    assert not len(plain.positions)
+    assert anew.positions.tolist() == list(range(2, 61))
+
+
+def test_a_decision_keeps_the_reward_rules_of_its_position(client, store, make):
+    bandit = make.bandit(client, store)
+    summed = dataclasses.replace(bandit.spec, rewards=RewardSpec(aggregate="sum"))
+    before = make.decision(bandit, "before")
+    client.call(store.append_decision, before)
+    row = client.call(store.append_config, bandit, summed)
+    after = make.decision(bandit, "after")._replace(position=row.position)
+    client.call(store.append_decision, after)
+    found = [client.call(store.find_decision, name).decision for name in ("before", "after")]
+    assert [each.rules.aggregate for each in found] == ["first", "sum"]

@@ -1,0 +1,83 @@
+"""The configurations of a bandit, from its creation and the config rows of its log."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.configurations import Configurations, change_payload, switch_payload
+from bandexa_core.log.rows import ConfigRow
+from bandexa_core.spec import BanditSpec, ContextSpec, PosteriorSpec, RewardSpec, TrainingSpec
+
+CREATED = BanditSpec(context=ContextSpec(shape=(2,)), policy="linear_ts", seed=1, edition=2)
+WIDER = dataclasses.replace(CREATED, posterior=PosteriorSpec(prior_var=4.0))
+FASTER = dataclasses.replace(CREATED, training=TrainingSpec(train_every=5))
+SUMMED = dataclasses.replace(FASTER, rewards=RewardSpec(aggregate="sum", reward_window_s=9.0))
+
+
+def row(position: int, payload: dict) -> ConfigRow:
+    return ConfigRow(LogPosition(position), float(position), payload)
+
+
+def switch(position: int, generation: int) -> ConfigRow:
+    return row(position, switch_payload(LogPosition(generation), SnapshotVersion(7)))
+
+
+def test_a_wanted_configuration_is_served_from_its_switch_on() -> None:
+    wanted = row(5, change_payload(CREATED, WIDER))
+    before = Configurations(CREATED, [wanted])
+    assert before.pending == (5, 5.0, WIDER)
+    assert [before.generation(at) for at in (4, 5, 99)] == [0, 0, 0]
+    after = before.with_row(switch(9, 5))
+    assert after.pending is None
+    assert [after.generation(at) for at in (8, 9)] == [0, 5]
+    assert (after.spec(8), after.spec(9)) == (CREATED, WIDER)
+    assert after.switches[-1] == (9, 9.0, 5, 7)
+    assert after.spec(6, 5) == WIDER, "the new model learns rows from before the switch"
+    assert before.pending is not None, "it is a value"
+
+
+def test_what_holds_at_once_holds_for_both_models() -> None:
+    known = Configurations(
+        CREATED, [row(2, change_payload(CREATED, WIDER)), row(4, change_payload(FASTER))]
+    )
+    assert (known.spec(3), known.spec(4)) == (CREATED, FASTER)
+    both = dataclasses.replace(WIDER, training=FASTER.training)
+    assert (known.spec(3, 2), known.spec(4, 2)) == (WIDER, both)
+    assert known.pending is not None
+    assert known.pending.position == 2
+
+
+def test_what_is_wanted_can_be_replaced_and_taken_back() -> None:
+    first = Configurations(CREATED, [row(2, change_payload(CREATED, WIDER))])
+    other = dataclasses.replace(CREATED, seed=2)
+    replaced = first.with_row(row(3, change_payload(CREATED, other)))
+    assert replaced.pending == (3, 3.0, other)
+    assert replaced.with_row(row(4, change_payload(CREATED, "nothing"))).pending is None
+    late = replaced.with_row(switch(6, 2))
+    assert (late.spec(6), late.pending) == (WIDER, (3, 3.0, other))
+    with pytest.raises(KeyError):
+        late.spec(6, 4)
+
+
+def test_decisions_follow_the_reward_rules_of_their_position() -> None:
+    known = Configurations(CREATED)
+    assert not known.rules_changed
+    assert not known.ever_had_windows
+    known = known.with_row(row(3, change_payload(FASTER)))
+    assert not known.rules_changed
+    known = known.with_row(row(7, change_payload(SUMMED)))
+    assert [known.rules(at).aggregate for at in (0, 6, 7, 8)] == ["first", "first", "sum", "sum"]
+    assert known.rules_changed
+    assert known.ever_had_windows
+    assert (known.bounding(6).rewards, known.bounding(7)) == (CREATED.rewards, SUMMED)
+
+
+def test_rows_of_earlier_releases_change_forgetting_at_once() -> None:
+    old = {**change_payload(FASTER), "forgetting": {"by": "count", "half_life": 64.0}}
+    del old["rewards"]
+    known = Configurations(CREATED, [row(1, old)])
+    assert known.spec(1).forgetting.half_life == 64.0
+    assert known.rules(1) == CREATED.rewards
