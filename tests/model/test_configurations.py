@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ FASTER = dataclasses.replace(CREATED, training=TrainingSpec(train_every=5))
 SUMMED = dataclasses.replace(FASTER, rewards=RewardSpec(aggregate="sum", reward_window_s=9.0))
 
 
-def row(position: int, payload: dict) -> ConfigRow:
+def row(position: int, payload: dict[str, Any]) -> ConfigRow:
     return ConfigRow(LogPosition(position), float(position), payload)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.fixtures.commands import bandexa
@@ -145,4 +146,55 @@ def test_a_change_can_be_taken_back_and_replaced_while_it_is_learned(launch, rig
     node.kill()
     node.start()
     assert node.state(name)["spec"] == state["spec"]
+    verified(node)
+
+
+def test_a_kill_before_the_switch_is_committed_leaves_the_change_pending(launch, rig) -> None:
+    """The snapshot is on disk and the row that switches to it is not: it is learned once more."""
+    node = launch("unswitched")
+    name = "unswitched"
+    linear = rig.linear(training=rig.training())
+    node.create(name, linear)
+    rig.feed(node, name, 0, 50)
+    wider = linear | {"posterior": {"prior_var": 5.0}}
+    state = changed(node, name, wider)
+    scores = node.score(name)
+    node.kill()
+    switch = state["rebuild"]["served_from"]
+    assert rig.query(node, "SELECT max(position) FROM log") == [(switch,)]
+    rig.query(node, "DELETE FROM log WHERE position = ?", switch)
+    node.start()
+    poll(lambda: node.state(name)["rebuild"]["state"] == "done", "the change")
+    again = node.state(name)
+    assert (again["spec"], again["num_learned"]) == (state["spec"], 50)
+    assert again["snapshot"] > state["snapshot"]
+    assert np.allclose(node.score(name), scores, rtol=1e-9)
+    verified(node)
+
+
+def test_an_import_waits_for_a_change_and_old_snapshots_of_another_kind_are_refused(
+    launch, rig
+) -> None:
+    node = launch("imported")
+    name = "imported"
+    linear = rig.linear(training=rig.training())
+    node.create(name, linear)
+    rig.feed(node, name, 0, 40)
+    trained = node.train(name)
+    slow = rig.neural(training=rig.training(optimizer_steps=LONG))
+    node.call("PUT", f"/bandits/{name}", slow)
+    assert trained["snapshot"] == 1
+    rollback = f"/bandits/{name}/snapshot"
+    exported = node.http.get(rollback).content
+    refused = node.http.put(rollback, content=exported)
+    assert refused.status_code == 409, refused.text
+    assert "another configuration is being learned" in refused.json()["detail"]
+    assert node.call("PUT", f"/bandits/{name}", linear)["rebuild"] is None
+    assert node.http.put(rollback, content=exported).status_code == 200
+    os.kill(node.trainer_pid(), signal.SIGKILL)
+    state = changed(node, name, rig.neural(training=rig.training(optimizer_steps=5)))
+    assert state["spec"]["policy"] == "neural_linear_ts"
+    other = node.http.put(rollback, content=exported)
+    assert (other.status_code, "another shape" in other.json()["detail"]) == (409, True)
+    rig.feed(node, name, 40, 10)
     verified(node)

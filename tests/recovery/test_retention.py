@@ -108,6 +108,23 @@ def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
     assert node.state("neural")["num_learned"] == NUM + 100
 
 
+def test_a_changed_configuration_is_learned_from_what_is_left_and_the_sample(history, rig):
+    node, *_ = history
+    for name, spec in (("linear", rig.linear()), ("disjoint", rig.disjoint())):
+        _, before = node.score(name)
+        wider = spec | {"posterior": {"prior_var": 2.0}}
+        state = node.call("PUT", f"/bandits/{name}", wider, wait="true")
+        assert (state["rebuild"]["state"], state["num_learned"]) == ("done", NUM + 100)
+        means, after = node.score(name)
+        assert 0.5 < np.median(after / before) < 2.0
+        assert np.isfinite(means).all()
+        rig.feed(node, name, NUM + 100, 20)
+    assert node.stop() == 0
+    verified(node)
+    node.start()
+    assert node.state("linear")["num_learned"] == NUM + 120
+
+
 def test_a_limit_that_cannot_be_is_refused():
     done = bandexa("serve", env={"BANDEXA_MAX_STORE_BYTES": "5"})
     assert done.returncode == 2
