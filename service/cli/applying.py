@@ -99,11 +99,9 @@ def apply(
 ) -> None:
     """Create and change bandits, with their actions, until they are as a file says.
 
-    The file has a table for each, `[bandits.NAME]`, as the server's TOML may have: the same file
-    serves both. Bandits and actions that it does not name stay as they are.
+    Each has a table [bandits.NAME], as in the server's TOML. What is not named stays as it is.
 
-    Applying again changes nothing. With --diff the exit status is 0 where nothing differs, 1 where
-    something does, and 2 or 3 for an error.
+    With --diff nothing is changed, and the exit status is 0 where nothing differs, else 1.
     """
     tables = _tables(file)
     found = []

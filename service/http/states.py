@@ -63,11 +63,13 @@ def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
     if not known.switches:
         return None
     switch = known.switches[-1]
+    is_served = bandit.model.generation == switch.generation  # the row is logged just before
     before, after = known.spec(switch.position - 1), known.spec(switch.position)
     keys = [each.key for each in differences(before.relearned_part(), after.relearned_part())]
     return RebuildState(
-        state="done", keys=keys, rows=rows, requested_at=known.requested_at(switch.generation),
-        position=switch.generation, served_from=switch.position, spec=after,
+        state="done" if is_served else "building", keys=keys, rows=rows,
+        requested_at=known.requested_at(switch.generation), position=switch.generation,
+        served_from=switch.position if is_served else None, spec=after,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from service.settings import Settings
 from service.store.errors import ServiceError, StoreError, Unavailable
 from service.store.protocol import EventStore
 from service.store.records import Relearning, RoundRecord
-from service.training.errors import BanditGone, RoundFailed
+from service.training.errors import BanditGone, RoundDropped, RoundFailed
 from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
 
@@ -219,11 +219,11 @@ class Rounds:
         """Log that a generation is served from here on, unless another one is wanted by now.
 
         Raises:
-            RoundFailed: Nothing was logged.
+            RoundDropped, RoundFailed: Nothing was logged.
         """
         pending = bandit.configurations.pending
         if pending is None or pending.position != generation:
-            raise RoundFailed("the configuration was changed again meanwhile")
+            raise RoundDropped("the configuration was changed again meanwhile")
         append = self._store.append_switch
         try:
             row = await self._commit(append, bandit.record, generation, version, then=bandit.logged)

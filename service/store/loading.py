@@ -67,7 +67,8 @@ def belonging(
 
 def generation_of(manifest: Manifest) -> LogPosition:
     """Return the generation of a snapshot; see `Configurations`."""
-    return LogPosition(manifest.meta.get(GENERATION, 0))
+    found = manifest.meta.get(GENERATION)
+    return LogPosition(found if isinstance(found, int) else 0)  # an export may have anything
 
 
 def model_hash(reader: LogReader, record: BanditRecord, generation: LogPosition) -> str:
@@ -144,7 +145,10 @@ def taught_by(
     position = LogPosition(manifest.position)
     whole = [(1, int(position))]
     generation = generation_of(manifest) if manifest.bandit_uid == record.uid else LogPosition(0)
-    spec = reader.spec_at(record, position, generation)
+    try:
+        spec = reader.spec_at(record, position, generation)
+    except KeyError:  # the generation of an export that somebody changed
+        generation, spec = LogPosition(0), reader.spec_at(record, position)
     imported = reader.last_import(record.key, position)
     if spec.policy == "uniform":
         return []

@@ -9,5 +9,9 @@ class RoundFailed(Unavailable):
     """A training round could not be completed."""
 
 
+class RoundDropped(RoundFailed):
+    """What a round has learned is not wanted any more."""
+
+
 class BanditGone(RoundFailed):
     """The bandit was deleted before its round was finished."""

@@ -23,7 +23,7 @@ import msgspec
 from bandexa_core.ids import BanditUid
 from service import BLAS_THREADS
 from service.observe.counters import Metrics
-from service.training.errors import BanditGone, RoundFailed
+from service.training.errors import BanditGone, RoundDropped, RoundFailed
 from service.training.messages import (
     Configuration,
     Event,
@@ -200,6 +200,9 @@ class TrainerSupervisor:
             try:
                 result = await self._round(uid)
             except BanditGone as error:
+                _reject(waiting, error)
+            except RoundDropped as error:
+                log.info("the training round of %s is not served: %s", uid, error)
                 _reject(waiting, error)
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
