@@ -197,7 +197,7 @@ def test_scores_after_hundreds_of_rewards_are_those_of_rows_weighted_by_age(stor
     offline(story, "count", check)
 
 
-@pytest.mark.parametrize("name", ["count", "disjoint", "time", "switched"])
+@pytest.mark.parametrize("name", ["count", "disjoint", "time"])
 def test_a_model_that_is_fed_the_log_from_its_beginning_scores_alike(story, rig, name):
     def check(reader, record, snapshots):
         start, head = snapshots.load(0), LogPosition(story.killed[name][0]["position"])
