@@ -144,6 +144,7 @@ async def _change(
         append = partial(engine.store.append_config, wanted=found.wanted)
         row = await engine.commit(append, bandit.record, found.spec, then=bandit.logged)
         await engine.settled(bandit, row.position)
+    bandit.change_error = None  # another attempt is made now, or none is needed
     engine.reconfiguring.start(bandit)
     return bandit
 

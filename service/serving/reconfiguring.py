@@ -61,10 +61,10 @@ class Reconfiguring:
     def start(self, bandit: Bandit) -> None:
         """Have the wanted configuration of a bandit learned from now on, where there is one."""
         uid = bandit.record.uid
-        if bandit.configurations.pending is None:
-            return
         if uid in self._tasks:
             self._again[uid].set()
+            return
+        if bandit.configurations.pending is None:
             return
         self._again[uid] = asyncio.Event()
         task = asyncio.create_task(self._finish(bandit), name=f"reconfigure-{uid}")

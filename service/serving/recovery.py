@@ -24,6 +24,7 @@ from bandexa_core.ids import LogPosition
 from bandexa_core.log.rows import Group
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
+from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
@@ -145,7 +146,8 @@ class Recovery:
             return
         loop = asyncio.get_running_loop()
         try:
-            await in_own_thread(self._registry.fetch, bandit.record.spec)
+            spec = await loop.run_in_executor(self._loader, self._spec, bandit)
+            await in_own_thread(self._registry.fetch, spec)
             model = await loop.run_in_executor(self._loader, self._build, bandit)
         except Exception as error:  # own encoders raise anything
             again = failure_of(error, failure.since, failure.tries + 1)
@@ -164,6 +166,10 @@ class Recovery:
             bandit.applier.swap(model)
         self._metrics.recoveries.inc()
         log.warning("bandit %s is recovered at position %d", bandit.record.name, model.position)
+
+    def _spec(self, bandit: Bandit | SetAside) -> BanditSpec:
+        record = bandit.record
+        return self._reader.spec_at(record, self._reader.head(record.key))
 
     def _build(self, bandit: Bandit | SetAside) -> ServingModel:
         return build_model(self._reader, self._registry, bandit.record, bandit.snapshots)

@@ -186,3 +186,33 @@ def test_one_that_was_set_aside_can_be_deleted(faulty: Faulty) -> None:
     assert faulty.server.http.delete("/bandits/faulty").status_code == 204
     assert faulty.call("GET", "/learnz")["bandits"].keys() == {"healthy"}
     faulty.call("PUT", "/bandits/faulty", spec(policy="linear_ts"))
+
+
+def test_a_configuration_that_cannot_be_learned_is_served_by_the_one_before(faulty: Faulty) -> None:
+    for _ in range(40):
+        faulty.reward(faulty.select("healthy"))
+    encoder = {"name": "faulty", "params": {"control": str(faulty.control)}}
+    wanted = spec(policy="neural_linear_ts", encoder=encoder)
+    faulty.fault("always")
+    faulty.call("PUT", "/bandits/healthy", wanted)
+
+    def state() -> Any:
+        return faulty.call("GET", "/bandits/healthy")["rebuild"]
+
+    poll(lambda: state()["state"] == "failed", "an attempt that failed")
+    assert "it fails always" in state()["error"]
+    assert faulty.findings(503)["healthy"] == ["change-failing"]
+    assert faulty.reward(faulty.select("healthy")) == "applied"
+    faulty.heal("always")
+    done = faulty.call("PUT", "/bandits/healthy?wait=true", wanted)
+    assert (done["rebuild"]["state"], done["spec"]["policy"]) == ("done", "neural_linear_ts")
+    assert (done["num_learned"], faulty.findings(200)["healthy"]) == (41, [])
+
+    faulty.fault("always")
+    other = spec(policy="neural_linear_ts", encoder=encoder, seed=5)
+    faulty.call("PUT", "/bandits/healthy", other)
+    poll(lambda: state()["state"] == "failed", "an attempt that failed")
+    taken_back = faulty.call("PUT", "/bandits/healthy", wanted)
+    assert taken_back["rebuild"]["state"] == "done"
+    assert "change-failing" not in faulty.findings(200)["healthy"]
+    faulty.heal("always")
