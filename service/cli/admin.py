@@ -138,6 +138,8 @@ def create_bandit(
         echo_json(state)
     elif not quiet:
         done = "created" if created.created else "up to date"
+        if created.rebuild is not None and created.rebuild.state != "done":
+            done = f"a model is learned anew from {created.rebuild.rows} rows"
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
 
 

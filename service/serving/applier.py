@@ -102,6 +102,7 @@ class Applier:
         self._running = asyncio.Event()
         self._running.set()
         self._is_closed = False
+        self._is_switching = False
 
     # -- applying rows ------------------------------------------------------------------------
 
@@ -272,15 +273,20 @@ class Applier:
 
     # -- swapping -----------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Make rows wait until `swap`, so that a coming model catches up; selects go on."""
-        self._running.clear()
+    def hold(self, *, to_switch: bool = False) -> None:
+        """Make rows wait until `swap`, so that a coming model catches up; selects go on.
 
-    def swap(self, model: ServingModel | None) -> None:
+        `to_switch`: until the one that ends the switch: the served model cannot have later rows.
+        """
+        self._running.clear()
+        self._is_switching |= to_switch
+
+    def swap(self, model: ServingModel | None, *, ends_switch: bool = False) -> None:
         """Serve `model` from now on (None: go on with the served one), and apply waiting rows.
 
         A model at the position of a failed one continues where that one failed.
         """
+        self._is_switching &= not ends_switch
         if model is not None:
             assert model.position >= self.model.position
             self.model.frozen = True
@@ -290,8 +296,9 @@ class Applier:
             self._due_since = None
             self.head = LogPosition(max(self.head, model.position))
             self._release()
-        self._running.set()
-        self._go_on()
+        if not self._is_switching:
+            self._running.set()
+            self._go_on()
 
     # -- training -----------------------------------------------------------------------------
 

@@ -152,14 +152,14 @@ class Swapper:
                 await off_loop(self._catch_up, bandit, loaded, applier.model.position)
             async with changing:
                 model: ServingModel | None = None
-                applier.hold()
+                applier.hold(to_switch=True)
                 held = time.perf_counter()
                 try:
                     position = await log_switch()
                     await off_loop(self._catch_up, bandit, loaded, position)
                     model = loaded
                 finally:
-                    applier.swap(model)
+                    applier.swap(model, ends_switch=True)
         except BandexaError as error:
             if not still_served():
                 raise BanditGone("the bandit was deleted") from error

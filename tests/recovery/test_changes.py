@@ -198,3 +198,43 @@ def test_an_import_waits_for_a_change_and_old_snapshots_of_another_kind_are_refu
     assert (other.status_code, "another shape" in other.json()["detail"]) == (409, True)
     rig.feed(node, name, 40, 10)
     verified(node)
+
+
+def test_windows_and_defaults_hold_for_decisions_from_their_change_on(launch, rig) -> None:
+    node = launch("windows")
+    name = "windows"
+    linear = rig.linear(training=rig.training())
+    node.create(name, linear)
+    context = rig.context_of(name, 0)
+
+    def select(decision_id: str) -> None:
+        body = {"bandit": name, "context": context, "decision_id": decision_id}
+        node.call("POST", "/select", body)
+
+    def reward(decision_id: str) -> str:
+        body = {"decision_id": decision_id, "reward": 1.0}
+        return str(node.call("POST", "/reward", body)["status"])
+
+    select("before")
+    windowed = linear | {"rewards": {"reward_window_s": 1, "default_reward": 0.5}}
+    state = node.call("PUT", f"/bandits/{name}", windowed)
+    assert state["spec"]["rewards"]["maturity"] == "close"
+    for decision_id in ("silent", "told"):
+        select(decision_id)
+    assert reward("told") == "pending"
+    poll(lambda: node.state(name)["num_learned"] == 2, "the close of both windows")
+    node.call("PUT", f"/bandits/{name}", linear | {"rewards": {"maturity": "report"}})
+    select("after")
+    node.kill()
+    node.start()
+    assert [reward(each) for each in ("before", "after", "silent")] == [
+        "applied",
+        "applied",
+        "late",
+    ]
+    found = [
+        node.call("GET", f"/bandits/{name}/decisions/{each}")["chosen"][0]["value"]
+        for each in ("before", "silent", "told", "after")
+    ]
+    assert found == [1.0, 0.5, 1.0, 1.0]
+    verified(node)

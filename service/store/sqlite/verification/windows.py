@@ -30,6 +30,7 @@ class WindowAudit:
         self._tables = tables
         self._say = say
         self._checks: dict[int, Check | None] = {record.key: None for record in records}
+        self._records = {record.key: record for record in records}
         self._known: dict[int, Configurations] = {}
         self._everything = report.check(None, "windows")
         for record in records:
@@ -55,6 +56,8 @@ class WindowAudit:
                 if bandit not in self._checks:
                     continue  # it is deleted, or was created meanwhile
                 check = self._checks[bandit]
+                if check is None and self._has_windows_now(bandit):
+                    continue  # its rules were changed meanwhile
                 if check is None:
                     self._everything.problem(f"the window at key {row.key}: its bandit has none")
                 elif not row.has_decision:
@@ -66,6 +69,9 @@ class WindowAudit:
                 last = rows[-1].closes, rows[-1].key
                 self._say(f"{num} windows")
         return num
+
+    def _has_windows_now(self, bandit: int) -> bool:
+        return self._tables.configurations(self._records[bandit]).ever_had_windows
 
     def _check_decisions(self, bandit: int, check: Check) -> int:
         """Check each decision that was not closed; returns how many there are."""
