@@ -238,3 +238,26 @@ def test_windows_and_defaults_hold_for_decisions_from_their_change_on(launch, ri
     ]
     assert found == [1.0, 0.5, 1.0, 1.0]
     verified(node)
+
+
+def test_a_network_after_a_change_is_that_of_a_round_on_the_same_rows(launch, rig) -> None:
+    """Two servers have a bandit of the same name, and so of the same uid and seeds."""
+    neural = rig.neural(training=rig.training(optimizer_steps=30))
+    nodes = launch("from-linear"), launch("from-the-start")
+    for node, spec in zip(nodes, (rig.linear(training=rig.training()), neural), strict=True):
+        node.create("same", spec)
+        selects = [
+            {"bandit": "same", "context": rig.context_of("same", n), "candidates": [f"a{n % 5}"],
+             "decision_id": f"same.{n}"}
+            for n in range(60)
+        ]  # fmt: skip
+        node.call("POST", "/select/batch", {"items": selects})
+        rewards = [
+            {"decision_id": f"same.{n}", "reward": rig.reward_of(rig.context_of("same", n), n % 5)}
+            for n in range(60)
+        ]
+        node.call("POST", "/reward/batch", {"items": rewards})
+    changed(nodes[0], "same", neural)
+    nodes[1].train("same")
+    for found, expected in zip(nodes[0].score("same"), nodes[1].score("same"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -21,7 +21,7 @@ from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
-from bandexa_core.policies.schedule import next_round
+from bandexa_core.policies.schedule import FIRST_ROUND
 from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
@@ -170,11 +170,8 @@ class Trainer:
         if isinstance(rows, ExtendedReplay):
             metrics |= rows.counts()
         progress = Progress(total)
-        if (
-            len(rows)
-            and model.learns_features
-            and total >= next_round(0, spec.training, spec.forgetting)
-        ):
+        # Trained whatever the schedule says: what was trained before is not here any more.
+        if len(rows) and model.learns_features and total >= FIRST_ROUND:
             from service.training.worker.encoders import train  # imports torch
 
             training, trained = train(
