@@ -243,6 +243,10 @@ def test_one_that_fails_again_in_its_recovery_is_recovered_again(bandit, monkeyp
     class Rebuilding(recovery.Recovery):
         built = 0
 
+        def _spec(self, bandit: Any) -> BanditSpec:
+            spec: BanditSpec = bandit.record.spec
+            return spec
+
         def _build(self, bandit: Any) -> ServingModel:
             self.built += 1
             model = model_of(rows[:quick])
