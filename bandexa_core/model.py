@@ -41,6 +41,7 @@ from bandexa_core.log.rows import (
     ImportRow,
     LearnRow,
     LogRow,
+    VoidRow,
     learn_rows,
 )
 from bandexa_core.policies import (
@@ -120,6 +121,10 @@ class ServingModel:
 
     Single-threaded, apart from `select` and `score`, which change nothing. `frozen` is set when a
     newer model has replaced this one: selects in flight finish on it, rows go to its successor.
+
+    Attributes:
+        void_from: The first row of those that it may have learned and that are void since; None:
+            there are none. A snapshot that is built from here on has not learned them.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class ServingModel:
         self.progress = Progress()
         self.forgetting = Forgetting()
         self.frozen = False
+        self.void_from: LogPosition | None = None
         self._watch = InputWatch(self._scaling(), Extremes())
         self._set_catalogue(catalogue)
 
@@ -425,6 +431,9 @@ class ServingModel:
                 self._count_learned([row])
         elif isinstance(row, ErasedRow):
             pass
+        elif isinstance(row, VoidRow):
+            known = row.origin if self.void_from is None else self.void_from
+            self.void_from = min(known, row.origin)
         elif isinstance(row, CatalogueRow):
             self._changes.append(row.change)
         elif isinstance(row, ConfigRow):
@@ -499,6 +508,7 @@ class ServingModel:
         self.forgetting = Forgetting.from_tensors(take_prefix(tensors, FORGETTING))
         manifest = snapshot.manifest
         self.position = position
+        self.void_from = None
         self.progress = Progress(**manifest.meta["progress"])
         self.created_at = manifest.created_at
         self.rebased(SnapshotVersion(manifest.version))
@@ -649,6 +659,8 @@ class ServingModel:
 
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
+        if self.void_from is not None:
+            return True
         if self.position - self.base_position >= SNAPSHOT_EVERY:
             return True
         progress = self.progress

@@ -1,13 +1,15 @@
 """The contract of rewards: what a report does to a decision, as a pure function.
 
-`report`, `activate` and `close` step a decision's state: each returns the status of the step, and
-the change that has to be stored, or None where there is nothing to store. Whoever takes reports
+`report`, `activate` and `close` step a decision's state, and so do `void` and `correct`, for an
+administrator: each returns the status of the step, and the change that has to be stored, or None
+where there is nothing to store. Whoever takes reports
 reads the state, steps, and appends the change on the condition that the state's version is still
 the one that was read; if it moved, they read and step again. So one implementation serves every
 store and any number of writers.
 
-The value of a chosen action is the fold of the rewards that count (applied, aggregated or pending):
-the first, the last, their sum or their mean. A sum is exact and does not depend on the order. It is
+The value of a chosen action is the fold of the rewards that count (applied, aggregated, pending or
+corrected): the first, the last, their sum or their mean. A void one has no value, and takes none
+until it is corrected. A sum is exact and does not depend on the order. It is
 held as partial sums (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one
 more reward costs the same however many came before.
 
@@ -23,12 +25,15 @@ from typing import Literal, NamedTuple
 
 from bandexa_core.spec import MAX_REWARD, RewardSpec
 
-RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late"]
+RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late", "void"]
+StoredStatus = RewardStatus | Literal["corrected", "replaced"]
+CorrectionStatus = Literal["applied", "duplicate", "aggregated", "pending", "late"]
 SUMMED = ("sum", "mean")
-COUNTED: tuple[RewardStatus, ...] = (
+COUNTED: tuple[StoredStatus, ...] = (
     "applied",
     "aggregated",
     "pending",
+    "corrected",
 )  # the rewards that make a value
 ActivationStatus = Literal["applied", "duplicate", "late"]
 
@@ -41,11 +46,16 @@ class ItemState(NamedTuple):
         partials: Floats that do not overlap and whose exact sum is that of the rewards that count;
             for "first" and "last", the one reward that counts.
         value: The learned value; None before one is learned.
+        void: Whether an administrator has voided it: then nothing counts and nothing is learned.
     """
 
     num: int = 0
     partials: tuple[float, ...] = ()
     value: float | None = None
+    void: bool = False
+
+
+VOID = ItemState(void=True)
 
 
 class DecisionState(NamedTuple):
@@ -96,6 +106,20 @@ class Learned(NamedTuple):
     after: float
 
 
+class Amended(NamedTuple):
+    """An administrator changed the value of a chosen action from `before` to `after`.
+
+    Attributes:
+        item: The index of the chosen action.
+        before: What it was, learned or not yet; None where it was void or had no reward.
+        after: None: it is void.
+    """
+
+    item: int
+    before: float | None
+    after: float | None
+
+
 class Change(NamedTuple):
     """What has to be stored, all of it or nothing.
 
@@ -103,11 +127,14 @@ class Change(NamedTuple):
         state: The state from here on.
         reward: The status under which the reported reward is stored; None: no reward is stored.
         learned: The values to log, in the order of their items.
+        amended: What an administrator changed: the rewards so far of these items are void, or
+            replaced by the one that is stored now.
     """
 
     state: DecisionState
-    reward: RewardStatus | None = None
+    reward: StoredStatus | None = None
     learned: tuple[Learned, ...] = ()
+    amended: tuple[Amended, ...] = ()
 
 
 def report(
@@ -134,9 +161,11 @@ def report(
             return "duplicate", None
         if reward_id is not None:
             return _stored(state, "ignored", most)
+    item = state.items[index]
+    if item.void:
+        return _stored(state, "void", most)
     if state.closed:
         return _stored(state, "late", most)
-    item = state.items[index]
     if item.num and not sums:
         if item.partials[0] == reward:
             return "duplicate", None
@@ -182,9 +211,69 @@ def close(state: DecisionState, rules: RewardSpec) -> Change | None:
     values = {}
     for index, item in enumerate(state.items):
         value = value_of(item, rules) if item.num else rules.default_reward
-        if state.activated and item.value is None and value is not None:
+        if state.activated and item.value is None and value is not None and not item.void:
             values[index] = value
     return _learn(state._replace(closed=True), values)
+
+
+def void(state: DecisionState, items: Sequence[int], rules: RewardSpec) -> Change | None:
+    """Return what voiding the values of chosen actions does; None where none of them has one.
+
+    Nothing is learned from a void action any more, whatever is reported later, but by `correct`.
+    """
+    amended = []
+    after = list(state.items)
+    for index in items:
+        before = known_value(state.items[index], rules)
+        if before is not None:
+            amended.append(Amended(index, before, None))
+            after[index] = VOID
+    if not amended:
+        return None
+    return Change(_after(state, state.num_rewards, tuple(after)), amended=tuple(amended))
+
+
+def correct(
+    state: DecisionState, index: int, reward: float, rules: RewardSpec, most: int
+) -> tuple[CorrectionStatus, Change | None]:
+    """Return what an administrator's correction does: `reward` replaces all rewards so far.
+
+    It is taken under every aggregate, behind the close of the window, and for a void action. Under
+    a sum or a mean, later rewards come on top of it.
+
+    Raises:
+        ValueError: The reward cannot be taken; the message begins with the field.
+    """
+    item, reward = state.items[index], reward + 0.0
+    before = known_value(item, rules)
+    if before == reward:
+        return "duplicate", None
+    _check_room(state, most)
+    if state.closed and not state.activated:  # it will never count
+        return "late", _stored(state, "late", most)[1]
+    value = item.value
+    answer: CorrectionStatus = "applied"
+    learned: tuple[Learned, ...] = ()
+    if not state.activated:
+        answer = "aggregated"
+    elif rules.maturity == "close" and not state.closed:
+        answer = "pending"
+    else:
+        value, learned = reward, (Learned(index, item.value, reward),)
+    after = ItemState(1, (reward,), value)
+    items = (*state.items[:index], after, *state.items[index + 1 :])
+    change = Change(
+        _after(state, state.num_rewards + 1, items), "corrected", learned,
+        (Amended(index, before, reward),),
+    )  # fmt: skip
+    return answer, change
+
+
+def known_value(item: ItemState, rules: RewardSpec) -> float | None:
+    """Return the value of an item, learned or not yet; None where it has none."""
+    if item.value is None and item.num:
+        return value_of(item, rules)
+    return item.value
 
 
 def counted(item: ItemState, reward: float, rules: RewardSpec) -> ItemState:

@@ -1,9 +1,10 @@
 """The rows of a bandit's log: everything that changes its model, in one sequence of positions.
 
-Four kinds of rows exist: a value was learned, the catalogue changed, the configuration changed, a
-snapshot was imported. A row whose decision was erased is read as a fifth kind: nothing is learned
-from it. A row carries everything that is needed to apply it, so that applying reads neither a clock
-nor the store. A served model is the fold of these rows over a snapshot.
+Five kinds of rows exist: a value was learned, the catalogue changed, the configuration changed, a
+snapshot was imported, a value became void. A row whose decision was erased is read as a sixth kind:
+nothing is learned from it; and so is one whose value is void, where a model is built without it.
+A row carries everything that is needed to apply it, so that applying reads neither a clock nor the
+store. A served model is the fold of these rows over a snapshot.
 
 The store writes a row in the transaction of its cause and never changes it; retention may delete
 the oldest rows. Positions of a bandit start at 1, have no gaps and are never reused. Rows are
@@ -13,6 +14,7 @@ applied in the order of their positions, and those of one group together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,14 +90,38 @@ class ImportRow(NamedTuple):
     version: SnapshotVersion
 
 
+class VoidRow(NamedTuple):
+    """A learned value became void: snapshots from here on are built without it.
+
+    A model that has learned it is unchanged, but has to be replaced; see `ServingModel.void_from`.
+
+    Attributes:
+        origin: Position of the first learn row of the value.
+        before: The value, as it was reported.
+        low, high: See `LearnRow`.
+    """
+
+    position: LogPosition
+    time: float
+    origin: LogPosition
+    before: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def learned(self) -> float:
+        """What was learned as the value."""
+        return clip(self.before, self.low, self.high)
+
+
 class ErasedRow(NamedTuple):
-    """A value was learned from a decision that was erased since; nothing is learned from it."""
+    """A value was learned that was erased since, or is void; nothing is learned from it."""
 
     position: LogPosition
     time: float
 
 
-LogRow = LearnRow | ErasedRow | CatalogueRow | ConfigRow | ImportRow
+LogRow = LearnRow | ErasedRow | CatalogueRow | ConfigRow | ImportRow | VoidRow
 
 
 class Group(NamedTuple):
@@ -120,6 +146,19 @@ class Group(NamedTuple):
 def row_by_row(row: LogRow) -> Group:
     """Return the group of one row."""
     return Group((row,))
+
+
+def without(group: Group, void: AbstractSet[LogPosition]) -> Group:
+    """Return a group in which the rows of values are erased whose first rows are `void`."""
+    if not void:
+        return group
+    rows = tuple(
+        ErasedRow(row.position, row.time)
+        if isinstance(row, LearnRow) and row.origin in void
+        else row
+        for row in group.rows
+    )
+    return group._replace(rows=rows)
 
 
 def learn_rows(group: Group) -> Sequence[LearnRow]:

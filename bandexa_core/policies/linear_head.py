@@ -48,7 +48,7 @@ from bandexa_core.posterior import (
 )
 from bandexa_core.posterior.frame import Frame
 from bandexa_core.posterior.rows import learnable
-from bandexa_core.replay import LearnedRows, TrainingRows
+from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.training.plan import ReportProgress
 
 Array64 = NDArray[np.float64]
@@ -368,6 +368,18 @@ class LinearHead(EncodedInputs):
                 posterior.update(slot, z_D, value)
             else:
                 posterior.update(z_D, value)
+
+    def remove(self, rows: Rows, weights_N: Array64) -> None:
+        """Take learned rows out of the posterior, with their values and what they weigh now."""
+        z_ND = self.features(rows.contexts, rows.actions)
+        good_N = learnable(z_ND)  # the others were never learned
+        z_ND, values_N, weights_N = z_ND[good_N], rows.rewards[good_N], weights_N[good_N]
+        posterior = self.posterior
+        for slot, mask in self._groups(rows.slots[good_N]):
+            if isinstance(posterior, GaussianPosterior):
+                posterior.remove(z_ND[mask], values_N[mask], weights_N[mask])
+            elif posterior.slot(slot) is not None:  # else the rows were imported or evicted
+                posterior.remove(slot, z_ND[mask], values_N[mask], weights_N[mask])
 
     def copy(self) -> Self:
         """See `Policy.copy`."""

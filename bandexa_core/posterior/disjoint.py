@@ -229,6 +229,20 @@ class DisjointPosterior:
         posterior.correct(z, before, after, weight)
         self._pool = self._pool.changed(old, Pool.of(posterior))
 
+    def remove(
+        self, slot: int, z_ND: npt.ArrayLike, r_N: npt.ArrayLike, weights_N: FloatArray
+    ) -> None:
+        """Take rows of a slot out again; see GaussianPosterior.remove.
+
+        Raises:
+            ValueError: the slot has learned nothing, or rows are invalid; nothing has changed then.
+        """
+        posterior = self._slots.get(slot)
+        if posterior is None:
+            raise ValueError(f"slot {slot} has learned no row that could be removed")
+        posterior.remove(z_ND, r_N, weights_N)
+        self._pool_again()
+
     def forget(self, factor: float) -> None:
         """Multiply the weight of every row of every slot; see GaussianPosterior.forget."""
         for posterior in self._slots.values():

@@ -320,6 +320,26 @@ class GaussianPosterior:
         self._rows.sums.correct(z, before, after, weight)
         self._count(1)
 
+    def remove(self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike, weights_N: FloatArray) -> None:
+        """Take rows out again, as if they had never been learned; one factorisation, O(D^3).
+
+        The posterior does not store rows: the caller is responsible for z, shape (N, D), for their
+        values and for the weights that they have after forgetting, both (N,).
+
+        Raises:
+            ValueError: wrong shapes or numbers that are not finite; nothing has changed then.
+        """
+        rows = as_rows(z_ND, self.dim)
+        values = as_values(r_N, len(rows)) - self.frame.center
+        self._rows.fold()
+        sums = self._rows.sums
+        sums.remove(rows, values, weights_N)
+        try:
+            self.recompute()
+        except NotPositiveDefiniteError:  # too many digits have cancelled
+            self._rows = RowStatistics(sums.mended())
+            self.recompute()
+
     def forget(self, factor: float) -> None:
         """Multiply the weight of every row by `factor`, from 0 to 1, in O(D^3); the prior stays."""
         self._rows.fold()

@@ -16,6 +16,7 @@ from bandexa_core.posterior.rows import FloatArray, as_row, as_rows, as_value, a
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
 _WAITING_ROWS = 64
+_NO_WEIGHT = 1e-12  # of what was subtracted: what rounding may leave of it
 _NEARLY_0 = 1e-3  # the mean square of a feature that may be one of rounding errors
 
 
@@ -107,6 +108,26 @@ class Statistics:
         self.zr += weight * (after - before) * row
         # A sum of squares; rounding must not take it below zero.
         self.rr = max(self.rr + weight * (after - before) * (after + before), 0.0)
+
+    def remove(self, z_ND: npt.ArrayLike, r_N: npt.ArrayLike, weights_N: FloatArray) -> None:
+        """Subtract rows that `add` or single rows brought, with the weights that they have now.
+
+        What rounding leaves is of the size of the sums that were subtracted from. Where no weight
+        is left, nothing is.
+
+        Raises:
+            ValueError: wrong shapes or numbers that are not finite; nothing is changed then.
+        """
+        other = Statistics(self.dim)
+        other.add(z_ND, r_N, weights_N)
+        left = self.n - other.n
+        if left <= _NO_WEIGHT * max(other.n, 1.0):
+            self.scale(0.0)
+            return
+        self.zz -= other.zz
+        self.zr -= other.zr
+        self.rr = max(self.rr - other.rr, 0.0)  # as above
+        self.n = left
 
     def mapped(self, matrix_DD: FloatArray) -> Statistics:
         """Return the sums of the same rows with features T z, for a matrix T of shape (D, D)."""

@@ -30,6 +30,7 @@ from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.reloading import keys_read_anew
 from service.http.routes import (
+    amending,
     bandits,
     clock,
     dashboard,
@@ -114,7 +115,7 @@ def create_app(settings: Settings) -> App:
     problems.install(app, metrics)
     routers = (
         score.router, bandits.router, snapshots.router, explained.router, evidence.router,
-        erasing.router, dashboard.router, page.router, system.router, clock.router,
+        erasing.router, amending.router, dashboard.router, page.router, system.router, clock.router,
     )  # fmt: skip
     auth.include_guarded(app, routers, keys)
     return app

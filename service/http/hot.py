@@ -1,4 +1,6 @@
-"""The four hot calls: select, reward and their batches, each from its bytes to its bytes.
+"""The hot calls: select, reward and their batches, each from its bytes to its bytes.
+
+A check of a batch of rewards is here because it has the same body and answer.
 
 They are the only calls that do not pass FastAPI: its middleware, routing and dependencies would
 cost more CPU than the decision. The class stands in front of the FastAPI app, on the event loop.
@@ -286,6 +288,22 @@ async def reward_batch(engine: Engine, reports: list[RewardReport | Problem]) ->
     return RewardBatchAnswer(await _each(one, reports))
 
 
+async def reward_check(engine: Engine, reports: list[RewardReport | Problem]) -> RewardBatchAnswer:
+    """Say what would become of up to 1000 rewards, each by itself; nothing is stored."""
+
+    async def one(report: RewardReport | Problem) -> RewardItem:
+        try:
+            if not isinstance(report, Problem):
+                status = await engine.rewards.check(report)
+                return RewardItem(200, RewardAnswer(status, train_due=False))
+            problem = report
+        except ServiceError as error:
+            problem = problem_of(error)
+        return RewardItem(problem.status, error=problem)
+
+    return RewardBatchAnswer(await _each(one, reports))
+
+
 # -- batches ------------------------------------------------------------------------------------
 
 
@@ -350,6 +368,10 @@ CALLS = {
     ),
     "/reward/batch": HotCall(
         "reward", Typed(RewardBatch), reward_reports, reward_batch, RewardBatchAnswer,
+        (413, 415, 422), LARGE_BATCH_BYTES,
+    ),
+    "/reward/check": HotCall(
+        "reward", Typed(RewardBatch), reward_reports, reward_check, RewardBatchAnswer,
         (413, 415, 422), LARGE_BATCH_BYTES,
     ),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from bandexa_core.ids import BanditUid, LogPosition
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
+from service.serving.amending import Amending
 from service.serving.bandit import Bandit
 from service.serving.collection import ImportedModules
 from service.serving.commits import Committer
@@ -175,6 +176,7 @@ class Engine:
         serve: Serves a bandit from now on, given its record, its snapshots and its model.
         eraser: Erases decisions.
         reconfiguring: Brings wanted configurations about.
+        amending: Voids and corrects values.
     """
 
     settings: Settings
@@ -193,6 +195,7 @@ class Engine:
     serve: Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
     eraser: Eraser
     reconfiguring: Reconfiguring
+    amending: Amending
 
     async def settled(self, bandit: Bandit, position: LogPosition) -> None:
         """Wait until a change of a bandit is served; a failed bandit is recovered for it.

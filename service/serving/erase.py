@@ -22,15 +22,14 @@ from bandexa_core.ids import DecisionId
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions
+from service.serving.relearner import Relearner
 from service.serving.relearning import has_erased
 from service.serving.rounds import Rounds
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore
-from service.store.records import BanditRecord, ErasedPart, Erasure, Relearning
-from service.training.errors import BanditGone, RoundFailed
+from service.store.records import BanditRecord, ErasedPart, Erasure
 
 log = logging.getLogger(__name__)
-AGAIN_S = 30.0  # until a rebuild that failed is tried again
 WAL_TRIES_S = 10.0
 WAL_PAUSE_S = 0.05
 
@@ -65,7 +64,8 @@ class Eraser:
         store: The event store.
         commit: Appends to the store and waits for the commit.
         recent: The decisions in memory.
-        rounds: Rebuilds models.
+        relearner: Rebuilds models.
+        rounds: Knows which models are to be rebuilt.
         find: Returns the live bandit with a key in the store, or None.
     """
 
@@ -74,12 +74,14 @@ class Eraser:
         store: EventStore,
         commit: Committer,
         recent: RecentDecisions,
+        relearner: Relearner,
         rounds: Rounds,
         find: Callable[[int], Bandit | None],
     ) -> None:
         self._store = store
         self._commit = commit
         self._recent = recent
+        self._relearner = relearner
         self._rounds = rounds
         self._find = find
         self._reader = store.reader()  # of a few rows
@@ -88,11 +90,9 @@ class Eraser:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Finish what is open; at the exit, stop: the next start goes on."""
-        self._note(self._reader.relearning())
         for erasure in self._reader.erasures():
             log.info("erasure %d is finished, which an earlier process began", erasure.number)
             self._start(self._finish(erasure))
-        self._start(self._rebuild_all())
         try:
             yield
         finally:
@@ -145,14 +145,14 @@ class Eraser:
                 num[key] += len(names)
                 for name in names:
                     self._recent.drop(name)
-            self._note(part.relearning)
+            self._relearner.note(part.relearning)
             learned.update(mark.bandit for mark in part.relearning)
         # An earlier call, or one under way, may have erased what this one names: it waits as well.
         marks = [m for m in self._reader.relearning() if erasure.bandit in (None, m.bandit)]
-        self._note(marks)
+        self._relearner.note(marks)
         learned.update(mark.bandit for mark in marks)
         bandits = [bandit for key in sorted(learned) if (bandit := self._find(key)) is not None]
-        done = await asyncio.gather(*map(self._rebuild, bandits))
+        done = await asyncio.gather(*map(self._relearner.rebuild, bandits))
         emptied = await self._empty_wal()
         rebuilt = tuple(b.record.name for b, ok in zip(bandits, done, strict=True) if ok)
         failed = [b.record.name for b, ok in zip(bandits, done, strict=True) if not ok]
@@ -194,41 +194,6 @@ class Eraser:
 
         found = await asyncio.to_thread(examine)
         return tuple(record.name for record in found if self._find(record.key) is not None)
-
-    async def _rebuild(self, bandit: Bandit) -> bool:
-        """Rebuild a model without what was erased; False: it failed, and is tried again."""
-        try:
-            while self._rounds.must_relearn(bandit):
-                await self._rounds.train(bandit)
-        except BanditGone:
-            return True
-        except RoundFailed as error:
-            log.error(
-                "bandit %s: its model could not be rebuilt without erased rows; it is tried again"
-                " every %.0f s: %s", bandit.record.name, AGAIN_S, error,
-            )  # fmt: skip
-            return False
-        return True
-
-    async def _rebuild_all(self) -> None:
-        """Rebuild again and again what could not be rebuilt so far.
-
-        That may be a bandit that was not served when its rows were erased.
-        """
-        while True:
-            for bandit in self._note(self._reader.relearning()):
-                await self._rebuild(bandit)
-            await asyncio.sleep(AGAIN_S)
-
-    def _note(self, marks: Sequence[Relearning]) -> list[Bandit]:
-        """Have the models of live bandits rebuilt by their next round; returns these bandits."""
-        bandits = []
-        for mark in marks:
-            bandit = self._find(mark.bandit)
-            if bandit is not None:
-                self._rounds.relearn(bandit, mark)
-                bandits.append(bandit)
-        return bandits
 
     async def _empty_wal(self) -> bool:
         """Empty the write-ahead log, as soon as no reader prevents it."""

@@ -18,6 +18,7 @@ from bandexa_core.filesystem import LocalFileSystem, make_dirs
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
+from service.serving.amending import Amending
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer, Delivery
 from service.serving.engine import Bandits, Engine
@@ -28,6 +29,7 @@ from service.serving.recent import RecentDecisions
 from service.serving.reconfiguring import Reconfiguring
 from service.serving.recover import recover, refuse_lost_database
 from service.serving.recovery import Recovery, SetAside
+from service.serving.relearner import Relearner
 from service.serving.retention import Retention
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
@@ -125,15 +127,18 @@ async def running(
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())
-        eraser = Eraser(store, commit, recent, rounds, live.at)
+        relearner = Relearner(store, rounds, live.at, live.all)
+        await stack.enter_async_context(relearner.running())
+        eraser = Eraser(store, commit, recent, relearner, rounds, live.at)
         await stack.enter_async_context(eraser.running())
         reconfiguring = Reconfiguring(rounds, live.find, live.all)
         await stack.enter_async_context(reconfiguring.running())
+        amending = Amending(store, rewards, relearner)
         retention = Retention(settings, metrics, store, live.all, commit, rounds.order)
         await stack.enter_async_context(retention.running())
         yield Engine(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
-            rounds, explainer, recovery, serve, eraser, reconfiguring,
+            rounds, explainer, recovery, serve, eraser, reconfiguring, amending,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
-from bandexa_core.ids import BanditUid, DecisionId
+from bandexa_core.ids import ActionId, BanditUid, DecisionId
 from bandexa_core.log.contract import ActivationStatus, DecisionState, RewardStatus
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
@@ -22,7 +22,7 @@ from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions, Rows
 from service.serving.select.batcher import DecisionBatcher
-from service.serving.steps import Steps
+from service.serving.steps import Corrected, Steps, Voided
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore, Step
 from service.store.records import BanditRecord, RewardReport
@@ -107,6 +107,8 @@ class Rewards:
             return
         bandit.applier.follow(rows[-1].position)
         for row in rows:
+            if row.after is None or row.learned is None:  # it became void
+                continue
             bandit.vitals.learned(row.before, row.after, bandit.model.spec.expected_rewards)
             if row.learned != row.after:
                 bandit.vitals.clipped(row.after, row.learned)
@@ -127,6 +129,42 @@ class Rewards:
         if bandit is not None and rows:
             await bandit.applier.applied(rows[-1].position)
         return status
+
+    async def check(self, report: RewardReport) -> RewardStatus:
+        """Return the status that a reward would get; nothing is stored.
+
+        Raises:
+            UnknownDecision, Erased, InvalidRequest: It would be refused.
+        """
+        return await self._steps.check(report)
+
+    async def void(
+        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, *, dry_run: bool
+    ) -> Voided:
+        """Void the values of a decision of a bandit; see `Steps.void`.
+
+        Raises:
+            UnknownDecision, Erased: There is no such decision.
+        """
+        await self._batcher.arrived(decision_id)
+        return await self._steps.void(
+            decision_id, bandit.record, action, time.time(), dry_run=dry_run
+        )
+
+    async def correct(
+        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, reward: float
+    ) -> Corrected:
+        """Replace a value of a decision of a bandit; returns once that is learned.
+
+        Raises:
+            UnknownDecision, Erased, InvalidRequest: Nothing was stored.
+        """
+        about(decision_id)
+        await self._batcher.arrived(decision_id)
+        done = await self._steps.correct(decision_id, bandit.record, action, reward, time.time())
+        if done.rows:
+            await bandit.applier.applied(done.rows[-1].position)
+        return done
 
     async def close_windows(self) -> None:
         """Close the reward windows that are over, and learn from their default rewards."""

@@ -123,8 +123,8 @@ class Rounds:
             self._relearning[bandit.record.uid] = mark
 
     def must_relearn(self, bandit: Bandit) -> bool:
-        """Whether the served model was learned from rows that were erased."""
-        return bandit.record.uid in self._relearning
+        """Whether the served model was learned from rows that were erased, or are void."""
+        return bandit.record.uid in self._relearning or bandit.model.void_from is not None
 
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""

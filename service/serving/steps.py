@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from bandexa_core.ids import DecisionId
+from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.log import contract
 from bandexa_core.log.contract import (
     SUMMED,
     ActivationStatus,
     Change,
+    CorrectionStatus,
     DecisionState,
     Reported,
     RewardStatus,
 )
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
-from service.store.errors import InvalidRequest, Unavailable
+from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
 from service.store.protocol import EventStore, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, RewardReport
@@ -35,6 +37,34 @@ from service.store.records import BanditRecord, RewardReport
 MAX_TRIES = 100
 NEW = DecisionState.of(1, activated=True)
 Commit = asyncio.Future[Rows | None]  # None: the decision has moved on
+
+
+class Voided(NamedTuple):
+    """What voiding a decision did.
+
+    Attributes:
+        values: The values that became void, and how many rewards made each.
+        rows: What was logged: a row for each of them that had been learned.
+    """
+
+    values: tuple[tuple[float, int], ...]
+    rows: Rows
+
+    @classmethod
+    def of(cls, decision: Reportable, change: Change, rows: Rows) -> Voided:
+        """Return what a change of a decision did."""
+        items = decision.state.items
+        found = [(each.before, items[each.item].num) for each in change.amended]
+        return cls(tuple((value, num) for value, num in found if value is not None), rows)
+
+
+class Corrected(NamedTuple):
+    """What a correction did: its status, whose value it was, and the value before."""
+
+    status: CorrectionStatus
+    action: ActionId
+    before: float | None
+    rows: Rows
 
 
 class Steps:
@@ -126,6 +156,108 @@ class Steps:
             if rows is not None:
                 return decision, status, rows if change is not None else ()
         raise _too_busy(decision_id)
+
+    async def void(
+        self,
+        decision_id: DecisionId,
+        bandit: BanditRecord,
+        action: ActionId | None,
+        now: float,
+        *,
+        dry_run: bool = False,
+    ) -> Voided:
+        """Void the values of a decision, or only that of a chosen action.
+
+        With `dry_run` nothing changes: it says what would.
+
+        Raises:
+            UnknownDecision: The bandit has no such decision.
+            Erased: It was erased.
+            Unavailable, StoreError: The store takes no writes.
+        """
+        for _ in range(MAX_TRIES):
+            entry = await self._entry(decision_id, bandit)
+            decision = entry.decision
+            items = [n for n, name in enumerate(decision.actions) if action in (None, name)]
+            change = contract.void(decision.state, items, decision.rules)
+            if change is None or dry_run:
+                if (waiting := self._committed(entry)) is not None and await waiting is None:
+                    continue
+                return Voided((), ()) if change is None else Voided.of(decision, change, ())
+            rows = await self._append(Step(decision, change, now), entry)
+            if rows is not None:
+                return Voided.of(decision, change, rows)
+        raise _too_busy(decision_id)
+
+    async def correct(
+        self,
+        decision_id: DecisionId,
+        bandit: BanditRecord,
+        action: ActionId | None,
+        reward: float,
+        now: float,
+    ) -> Corrected:
+        """Replace the value of a decision, or of a chosen action.
+
+        Raises:
+            UnknownDecision: The bandit has no such decision.
+            Erased: It was erased.
+            InvalidRequest: The reward cannot be taken.
+            Unavailable, StoreError: The store takes no writes.
+        """
+        report = RewardReport(decision_id, reward, None, action, now)
+        for _ in range(MAX_TRIES):
+            entry = await self._entry(decision_id, bandit)
+            decision = entry.decision
+            item = _item_of(decision, report)
+            try:
+                status, change = contract.correct(
+                    decision.state, item, reward, decision.rules, self._max_rewards
+                )
+            except ValueError as error:
+                raise InvalidRequest.from_value_error(error, "reward") from error
+            rows: Rows | None = ()
+            if change is None:
+                waiting = self._committed(entry)
+                if waiting is not None and await waiting is None:
+                    continue
+            else:
+                step = Step(decision, change, now, Reported(item, reward + 0.0, None))
+                if change.reward == "late":
+                    self._recent.note_reward(entry, item, "", reward)
+                rows = await self._append(step, entry)
+            if rows is not None:
+                before = contract.known_value(decision.state.items[item], decision.rules)
+                return Corrected(status, decision.actions[item], before, rows)
+        raise _too_busy(decision_id)
+
+    async def check(self, report: RewardReport) -> RewardStatus:
+        """Return the status that a reward would get now; nothing is stored.
+
+        Raises:
+            UnknownDecision, Erased, InvalidRequest: It would be refused.
+            Unavailable, StoreError: The store cannot be asked.
+        """
+        entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
+        item = _item_of(entry.decision, report)
+        repeats: Sequence[float] = (entry.rewards or {}).get((item, report.reward_id or ""), ())
+        if entry.rewards is None and _may_repeat(entry, report):
+            repeats = await self._commit(
+                self._store.find_repeats, entry.decision.key, item, report.reward_id, report.reward
+            )
+        reported = Reported(item, report.reward, report.reward_id, repeats)
+        return self._change(entry.decision, reported)[0]
+
+    async def _entry(self, decision_id: DecisionId, bandit: BanditRecord) -> RecentDecision:
+        """Return a decision of a bandit.
+
+        Raises:
+            UnknownDecision: The bandit has no such decision.
+        """
+        entry = self._recent.get(decision_id) or await self._find(decision_id)
+        if entry.decision.bandit.key != bandit.key:
+            raise UnknownDecision(decision_id)
+        return entry
 
     async def close_windows(self, now: Callable[[], float]) -> bool:
         """Close some reward windows that are over; returns whether others are over already.

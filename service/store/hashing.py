@@ -4,8 +4,8 @@ The rows of a log form groups. Each row has a hash of its own, a leaf. The hash 
 end of a group covers the hash before the group, the group's rule and its leaves. Only the end of a
 group has one, so that snapshots stand there.
 
-What a leaf covers of a row is fixed here too: for a learn row its numbers, for any other row its
-payload, the bytes that `pack_change` and `pack_json` make.
+What a leaf covers of a row is fixed here too: its numbers, for a learn row and for one that voids a
+value; for any other row its payload, the bytes that `pack_change` and `pack_json` make.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 
 from bandexa_core.ids import DecisionKey
 from bandexa_core.log.catalogue import CatalogueChange
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.log.rows import LearnRow, VoidRow
 from bandexa_core.replay import RowLayout
 from service.store.objects import packed_rows, unpacked_rows
 
-KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT = 1, 2, 3, 4
+KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_VOID = 1, 2, 3, 4, 5
 ROW_BY_ROW, AS_BLOCK = 1, 2  # the rules by which a group is applied
 MAX_GROUP = 64  # rows; a group is applied at once, and no select is drawn meanwhile
 GENESIS_HASH = b""  # of a log without rows
@@ -53,12 +53,17 @@ def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tup
 
     `learned` has the fields of a learn row, see `learned_content`.
     """
-    return tuple(learned) if kind == KIND_LEARN else (payload,)
+    return tuple(learned) if kind in (KIND_LEARN, KIND_VOID) else (payload,)
 
 
 def learned_content(key: DecisionKey, item: int, row: LearnRow) -> tuple[Any, ...]:
     """Return what the hash of a learn row covers: of chosen action `item` of decision `key`."""
     return (key, item, row.origin, row.before, row.after, row.low, row.high)
+
+
+def void_content(key: DecisionKey, item: int, row: VoidRow) -> tuple[Any, ...]:
+    """Return what the hash of a row covers that voids the value of a chosen action."""
+    return (key, item, row.origin, row.before, None, row.low, row.high)
 
 
 def pack_change(change: CatalogueChange) -> bytes:

@@ -8,14 +8,18 @@ in one thread at a time, with its own reader.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
+from bandexa_core.log.bounds import clip
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.rows import Group
+from bandexa_core.log.rows import Group, LearnRow, VoidRow
 from bandexa_core.model import (
     CATALOGUE,
     GENERATION,
@@ -25,7 +29,8 @@ from bandexa_core.model import (
     ServingModel,
     load_model,
 )
-from bandexa_core.policies.linear_head import take_prefix
+from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.replay import Rows
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.publishing import BLANKED, COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
@@ -33,6 +38,7 @@ from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
+REMOVED_AT_ONCE = 512  # void values
 
 
 def belonging(
@@ -196,11 +202,11 @@ def clean_snapshot(
     record: BanditRecord,
     registry: EncoderRegistry,
     snapshots: SnapshotStore,
-    erased_from: LogPosition,
+    first: LogPosition,
     position: LogPosition,
     names: tuple[str, ...],
 ) -> Snapshot | None:
-    """Return what the model at `position` is rebuilt from after rows from `erased_from` on went.
+    """Return what the model at `position` is rebuilt from after rows from `first` on went.
 
     That is the newest snapshot before these rows, or the state before the first row. A later import
     replaced all that was learned before it, so then it is the import. Where retention removed the
@@ -210,7 +216,7 @@ def clean_snapshot(
     Raises:
         SnapshotError: There is no snapshot that can be read.
     """
-    up_to = LogPosition(max(erased_from - 1, reader.last_import(record.key, position)))
+    up_to = LogPosition(max(first - 1, reader.last_import(record.key, position)))
     generation = reader.configurations(record, position).generation(position)
     try:
         return newest_snapshot(reader, record, snapshots, up_to, names, generation)
@@ -222,10 +228,6 @@ def clean_snapshot(
         )
         trimmed = reader.trim(record.key).position > BEGINNING
         if trimmed and not model.learns_features:
-            log.warning(
-                "bandit %s: what it learned from erased rows stays in its sums: retention removed"
-                " the rows that a rebuild needs", record.name,
-            )  # fmt: skip
             return newest_snapshot(reader, record, snapshots, position, names)
         manifest = Manifest(
             version=SnapshotVersion(0), parent=None, bandit_uid=record.uid, position=BEGINNING,
@@ -233,6 +235,111 @@ def clean_snapshot(
             encoder=record.spec.encoder.name, metrics={}, meta={"progress": Progress()._asdict()},
         )  # fmt: skip
         return Snapshot(manifest, {MODEL_FILE: model.tensors(), TRAINING_FILE: {}})
+
+
+class Parent(NamedTuple):
+    """What a round builds a model from.
+
+    Attributes:
+        snapshot: A snapshot.
+        void: The rows that void values which its sums contain, and which have to be taken out of
+            them. It has learned no other void value.
+    """
+
+    snapshot: Snapshot
+    void: Sequence[VoidRow]
+
+
+def parent_without_voids(
+    reader: LogReader,
+    record: BanditRecord,
+    registry: EncoderRegistry,
+    snapshots: SnapshotStore,
+    parent: Snapshot,
+    position: LogPosition,
+    names: tuple[str, ...],
+) -> Parent | None:
+    """Return what the model at `position` is built from, without the values that are void there.
+
+    That is `parent`, or an older snapshot without them. Where retention or an import left none, the
+    values are taken out of the sums of the newest one; a learned encoder is trained without them.
+    None: a model that was relearned has to be relearned once more.
+
+    Raises:
+        SnapshotError: There is no snapshot that can be read.
+    """
+    while True:
+        base = LogPosition(parent.manifest.position)
+        rows = reader.void_rows(record.key, base, position)
+        void = [row for row in rows if row.origin <= base]
+        if not void:
+            return Parent(parent, ())
+        first = min(row.origin for row in void)
+        clean = clean_snapshot(reader, record, registry, snapshots, first, position, names)
+        if clean is None:
+            return None
+        if clean.manifest.position >= first:
+            break
+        parent = clean
+    taught = taught_by(reader, record, registry, snapshots, clean.manifest)
+    base = LogPosition(clean.manifest.position)
+    void = [
+        row
+        for row in reader.void_rows(record.key, base, position)
+        if any(start <= row.origin <= end for start, end in taught)
+    ]
+    spec = reader.spec_at(record, base, generation_of(clean.manifest))
+    if reader.last_import(record.key, base) and registry.is_learned(spec.encoder.name):
+        void = []  # nobody can say which of them are in the sums of an imported network
+    return Parent(clean, void)
+
+
+def remove_void(
+    reader: LogReader,
+    record: BanditRecord,
+    model: ServingModel,
+    void: Sequence[VoidRow],
+    up_to: LogPosition,
+) -> int:
+    """Take void values out of the sums of a model; returns how many there were.
+
+    A decision that retention or an erasure has removed meanwhile cannot be taken out: what it
+    taught stays.
+
+    Args:
+        reader: Reads the log.
+        record: The bandit.
+        model: The model as its snapshot has it.
+        void: The rows that void values which it has learned.
+        up_to: The position of the last of them.
+    """
+    if not void or not isinstance(model.policy, LinearHead):
+        return 0
+    wanted = {row.origin for row in void}
+    before: dict[LogPosition, float] = {}  # as the model knows them: later rows correct them
+    for group in reader.follow(record, model.position, up_to):
+        for row in group.rows:
+            if isinstance(row, LearnRow) and row.origin in wanted and row.before is not None:
+                before.setdefault(row.origin, clip(row.before, row.low, row.high))
+    found = [row for _, row in reader.void_values(record, void)]
+    if len(found) < len(void):
+        log.warning(
+            "bandit %s: %d void values stay in its sums: their decisions were removed", record.name,
+            len(void) - len(found),
+        )  # fmt: skip
+    for first in range(0, len(found), REMOVED_AT_ONCE):
+        part = found[first : first + REMOVED_AT_ONCE]
+        rows = Rows(
+            positions=np.array([row.origin for row in part], np.int64),
+            slots=np.array([row.slot for row in part], np.int64),
+            rewards=np.array([before.get(row.origin, row.learned) for row in part]),
+            actions=np.stack([row.action for row in part]),
+            contexts=np.stack([row.context for row in part]),
+        )
+        weights = model.row_weights
+        weights_N = np.ones(len(part)) if weights is None else weights(rows.positions)
+        model.policy.remove(rows, weights_N)
+    return len(found)
 
 
 def catalogue_of(
@@ -326,10 +433,22 @@ def load_at(
     snapshot: Snapshot,
     up_to: LogPosition,
     applied: Callable[[Group], None] | None = None,
+    voids: LogPosition = BEGINNING,
+    void: Sequence[VoidRow] = (),
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
 
-    `applied` is called with each group; what it raises ends the loading.
+    Args:
+        reader: Reads the log.
+        record: The bandit.
+        registry: Encoders by name.
+        snapshots: Its snapshots.
+        snapshot: The one to start from.
+        up_to: The position of the model.
+        applied: Called with each group; what it raises ends the loading.
+        voids: Values that a row up to here voids are not learned. 0: they are, as the model did
+            that served while they became void.
+        void: The rows that void values which the snapshot has learned: see `remove_void`.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -343,7 +462,8 @@ def load_at(
     spec = reader.spec_at(record, base, generation_of(snapshot.manifest))
     catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
-    for group in reader.follow(record, base, up_to):
+    remove_void(reader, record, model, void, up_to)
+    for group in reader.follow(record, base, up_to, voids=voids):
         model.apply(group, load)
         if applied is not None:
             applied(group)

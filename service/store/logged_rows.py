@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bandexa_core.ids import LogPosition
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.log.rows import Group, LearnRow
 from bandexa_core.replay import Rows
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
@@ -51,14 +51,14 @@ class LoggedRows:
         """Return a position after all earlier rows and before these."""
         if not self._passed_over:
             return self._begins
-        return self._reader.first_learned(self._record.key, self._passed_over)
+        return self._reader.first_learned(self._record.key, self._passed_over, self._up_to)
 
     def scan(self, chunk: int) -> Iterator[Rows]:
         """See `Replay.scan`; values are those as of the position."""
         values = self._corrections()
         waiting: list[LearnRow] = []
         passed_over = 0
-        for group in self._reader.follow(self._record, self._begins, self._up_to):
+        for group in self._groups():
             for row in group.rows:
                 if not isinstance(row, LearnRow) or row.before is not None:
                     continue
@@ -72,9 +72,13 @@ class LoggedRows:
         if waiting:
             yield _rows(waiting, values)
 
+    def _groups(self) -> Iterator[Group]:
+        """Yield the groups of the log without values that are void at the position."""
+        return self._reader.follow(self._record, self._begins, self._up_to, voids=self._up_to)
+
     def _corrections(self) -> dict[int, float]:
         values: dict[int, float] = {}
-        for group in self._reader.follow(self._record, self._begins, self._up_to):
+        for group in self._groups():
             for row in group.rows:
                 if isinstance(row, LearnRow) and row.before is not None:
                     values[row.origin] = row.learned

@@ -45,10 +45,11 @@ Deliver = Callable[[Callable[[], None]], object]
 
 
 class Logged(NamedTuple):
-    """A learn row that was appended to a bandit's log.
+    """A row that was appended to a bandit's log: a learn row, or one that voids a value.
 
     Attributes:
-        before, after: As they were reported; see `LearnRow`.
+        before, after: As they were reported; see `LearnRow`. `after` is None where `before` became
+            void.
         learned: What is learned for `after`.
     """
 
@@ -56,8 +57,8 @@ class Logged(NamedTuple):
     time: float
     decision_id: DecisionId
     before: float | None
-    after: float
-    learned: float
+    after: float | None
+    learned: float | None
 
 
 class Reportable(NamedTuple):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, Self
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import Group
+from bandexa_core.log.rows import Group, LearnRow, VoidRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.findings import Report, Say
@@ -88,11 +88,17 @@ class LogReader(Reader, Protocol):
         """Return the hash of the log up to `position`; None where that row is not in the log."""
 
     def follow(
-        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+        self,
+        record: BanditRecord,
+        after: LogPosition,
+        up_to: LogPosition,
+        chunk: int = 512,
+        voids: LogPosition = BEGINNING,
     ) -> Iterator[Group]:
         """Yield the groups in (after, up_to] in order, reading about `chunk` rows at once.
 
-        Both positions are those of group ends.
+        Both positions are those of group ends. Rows of values that a row in (after, `voids`] voids
+        are read as erased ones: whoever builds a model anew leaves them out.
 
         Raises:
             LogTrimmed: Retention removed rows after `after`, perhaps while they were read.
@@ -144,7 +150,8 @@ class LogReader(Reader, Protocol):
     def count_learned(self, bandit: int, after: LogPosition, up_to: LogPosition) -> int:
         """Return how many decisions' values were learned for the first time in (after, up_to].
 
-        With `after` 0, rows that retention removed count as well.
+        With `after` 0, rows that retention removed count as well. Values do not count that were
+        erased since, or that a row up to `up_to` voids.
         """
 
     def evicted(
@@ -152,7 +159,8 @@ class LogReader(Reader, Protocol):
     ) -> Evicted | None:
         """Return a sample of at most `most` rows up to `through`, with their values at `position`.
 
-        None where no row was evicted, or no sample is stored.
+        None where no row was evicted, or no sample is stored. Values that a row up to `position`
+        voids are not among them.
 
         Raises:
             LogTrimmed: Retention removed rows after `through`.
@@ -177,13 +185,28 @@ class LogReader(Reader, Protocol):
         A time is left out where a later one's range includes its own.
         """
 
+    def void_rows(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[VoidRow]:
+        """Return the rows in (after, up_to] that void values, in order."""
+
+    def void_values(
+        self, record: BanditRecord, voids: Sequence[VoidRow]
+    ) -> Iterator[tuple[VoidRow, LearnRow]]:
+        """Yield rows that void values, each with its value as a learn row of `origin`.
+
+        Those whose decision was erased, or removed by retention, are left out. The log may have
+        lost the learn row itself; its decision is enough.
+        """
+
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """Return the position of the last import row up to `up_to`, 0 without one."""
 
     # -- for retention and verification -------------------------------------------------------
 
-    def first_learned(self, bandit: int, number: int) -> LogPosition:
-        """Return the position of the n-th (from 1) first value that is in the log."""
+    def first_learned(self, bandit: int, number: int, up_to: LogPosition) -> LogPosition:
+        """Return the position of the n-th (from 1) first value that is in the log.
+
+        Values that were erased, or that a row up to `up_to` voids, do not count.
+        """
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """Return the position up to which all rows are older than `time`, a service time."""
@@ -228,6 +251,27 @@ class DecisionHistory(Reader, Protocol):
         Raises:
             Erased: It was erased.
             StoreDamaged: Its checksum differs.
+        """
+
+    def valued(
+        self,
+        bandit: BanditRecord,
+        since: float | None,
+        until: float | None,
+        after: DecisionKey,
+        most: int,
+    ) -> tuple[list[DecisionId], DecisionKey | None]:
+        """Return decisions that something was reported about, or learned of, oldest first.
+
+        Args:
+            bandit: The bandit.
+            since: Those made at or after this wall time, in seconds since the epoch; None: all.
+            until: Those made before this wall time; None: all.
+            after: The key that the last call ended with; 0 at first.
+            most: How many are examined at most.
+
+        Returns:
+            Their ids, and the key for the next call; None where there are no more.
         """
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
@@ -282,7 +326,7 @@ class CountingReader(Reader, Protocol):
         """
 
     def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
-        """Return at most so many learn rows in (after, up_to], in order."""
+        """Return at most so many learn rows, and rows that void values, in (after, up_to]."""
 
 
 class Audit(Reader, Protocol):

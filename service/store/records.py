@@ -284,6 +284,25 @@ class LearnedValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Amendment:
+    """An administrator changed a value.
+
+    Attributes:
+        item: The index of the chosen action.
+        time: When, seconds since the epoch.
+        before: The value before, learned or not yet; None where it was void or had no reward.
+        after: The value from then on; None: it was voided.
+        position: The log row that says so; None where nothing had been learned, and is not yet.
+    """
+
+    item: int
+    time: float
+    before: float | None
+    after: float | None
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredDecision:
     """A decision with its rewards and learned values.
 
@@ -291,6 +310,8 @@ class StoredDecision:
         closes: When its reward window closes, or closed; None without one.
         closed: When the store closed the window; None while it is open.
         activated_at: When it was activated after the select; None where it was not.
+        amendments: What administrators changed, oldest first.
+        void: The indexes of the chosen actions whose values are void.
     """
 
     record: DecisionRecord
@@ -299,6 +320,8 @@ class StoredDecision:
     activated_at: float | None
     rewards: tuple[ReportedReward, ...]
     learned: tuple[LearnedValue, ...]
+    amendments: tuple[Amendment, ...] = ()
+    void: tuple[int, ...] = ()
 
 
 class Moment(NamedTuple):
@@ -409,7 +432,7 @@ class CountedValue(NamedTuple):
     Attributes:
         position: Its position.
         time: Seconds since the epoch.
-        before, after: See `LearnRow`.
+        before, after: See `LearnRow`; `after` is None where the value became void.
         decided: When its decision was made; None where that was removed.
         first_learned: When its value was learned first; None where that row was removed.
     """
@@ -417,6 +440,6 @@ class CountedValue(NamedTuple):
     position: int
     time: float
     before: float | None
-    after: float
+    after: float | None
     decided: float | None
     first_learned: float | None

@@ -12,6 +12,7 @@ from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.common import Id
 from service.http.schemas.explained import (
+    AmendmentLine,
     CandidateLine,
     ChosenLine,
     DecisionAnswer,
@@ -80,7 +81,7 @@ def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
                 score=picked.score,
                 propensity=picked.propensity,
                 features=shown_object(picked.features) if named else None,
-                value=learned[-1].after if learned else None,
+                value=learned[-1].after if learned and item not in decision.void else None,
                 rewards=[
                     RewardLine(time=r.time, reward=r.reward, reward_id=r.reward_id, status=r.status)
                     for r in decision.rewards
@@ -95,6 +96,17 @@ def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
                         learned=None if r.learned == r.after else r.learned,
                     )
                     for r in learned
+                ],
+                void=item in decision.void,
+                amendments=[
+                    AmendmentLine(
+                        time=each.time,
+                        before=each.before,
+                        after=each.after,
+                        position=each.position,
+                    )
+                    for each in decision.amendments
+                    if each.item == item
                 ],
             )
         )

@@ -145,6 +145,11 @@ class BanditAnswer(BaseModel):
     rebuild: RebuildState | None = Field(
         None, description="The newest change that is, or was, learned anew; null without one."
     )
+    unlearning: Literal["none", "pending"] = Field(
+        "none",
+        description="pending: the served model contains values that are void, or rows that were"
+        " erased, until it is rebuilt without them.",
+    )
 
 
 class ReplayRequest(BaseModel):

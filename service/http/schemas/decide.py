@@ -136,9 +136,14 @@ class RewardRequest(Body, frozen=True, kw_only=True):
 
 
 class RewardAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What became of a reward; `stored`: it is learned once the failed bandit is recovered."""
+    """What became of a reward; `stored`: it is learned once the failed bandit is recovered.
 
-    status: Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late", "stored"]
+    `void`: an administrator has voided the value that it is for, and nothing is learned of it.
+    """
+
+    status: Literal[
+        "applied", "duplicate", "ignored", "aggregated", "pending", "late", "void", "stored"
+    ]
     train_due: bool
 
 

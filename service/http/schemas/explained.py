@@ -48,6 +48,17 @@ class LearnLine(BaseModel):
     )
 
 
+class AmendmentLine(BaseModel):
+    """What an administrator did to a value: a correction, or (`after` is null) it became void."""
+
+    time: float
+    before: float | None = Field(description="null: it was void, or had no reward.")
+    after: float | None
+    position: int | None = Field(
+        description="The log row; null where nothing had been learned and nothing was."
+    )
+
+
 class ChosenLine(BaseModel):
     """One chosen action: its sampled value, its rewards and what was learned from them."""
 
@@ -63,6 +74,10 @@ class ChosenLine(BaseModel):
     value: float | None = Field(description="The value as it is now.")
     rewards: list[RewardLine]
     learned: list[LearnLine]
+    void: bool = Field(False, description="Its value is void: nothing is learned from it.")
+    amendments: list[AmendmentLine] = Field(
+        [], description="What administrators changed, oldest first."
+    )
 
 
 class CandidateLine(BaseModel):

@@ -60,6 +60,11 @@ class Counts(Additions):
         change = {"value": after - before, "square": after * after - before * before}
         self.sums[_moment(uid, time)].update(change)
 
+    def remove_value(self, uid: str, time: float, value: float) -> None:
+        """Count no longer a value that was first learned at `time`: it is void."""
+        change = {"num_values": -1, "value": -value, "square": -value * value}
+        self.sums[_moment(uid, time)].update(change)
+
 
 def _moment(uid: str, time: float) -> tuple[str, int]:
     return uid, int(time // MOMENT) * MOMENT

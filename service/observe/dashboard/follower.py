@@ -215,7 +215,10 @@ class Follower:
             return False
         rows = self._store.learned(key, cursor, head, CHUNK)
         for row in rows:
-            if row.before is None:
+            if row.after is None:
+                if row.first_learned is not None and row.before is not None:
+                    counts.remove_value(uid, row.first_learned, row.before)
+            elif row.before is None:
                 delay = None if row.decided is None else max(0.0, row.time - row.decided)
                 counts.add_value(uid, row.time, row.after, delay)
             elif row.first_learned is not None:  # otherwise the corrected value has left the log

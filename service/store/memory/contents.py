@@ -22,6 +22,7 @@ from service.store.identity import DecisionIds, bandit_of
 from service.store.memory.log import HeldLog
 from service.store.memory.windows import Windows
 from service.store.records import (
+    Amendment,
     BanditRecord,
     Blanked,
     DecisionRecord,
@@ -39,6 +40,8 @@ UNTRIMMED = Trim(LogPosition(0), b"", 0)
 
 class Learned(NamedTuple):
     """Where the value of a chosen action was learned first and last; 0: it was not.
+
+    Of a void one those from before it became void.
 
     Attributes:
         bounds: Those of the first row.
@@ -59,6 +62,7 @@ class HeldDecision:
         state: What the next step starts from.
         learned: One per chosen action.
         rewards: Every reward, in the order of the reports.
+        amendments: What administrators changed, in order.
         activated_at, closed_at: When a report activated it, when its window was closed.
     """
 
@@ -67,6 +71,7 @@ class HeldDecision:
     state: DecisionState
     learned: list[Learned]
     rewards: list[ReportedReward] = field(default_factory=list)
+    amendments: list[Amendment] = field(default_factory=list)
     activated_at: float | None = None
     closed_at: float | None = None
 

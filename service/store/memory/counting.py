@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bandexa_core.log.rows import LearnRow
 from service.store.memory.contents import HeldDecision
+from service.store.memory.log import ChangeRow
 from service.store.memory.view import View
 from service.store.records import CountedRow, CountedValue, Newest
 
@@ -38,11 +40,14 @@ class MemoryCountingReader(View):
         """See `CountingReader.learned`."""
         with self._reading() as contents:
             found = []
-            for row, key, _ in list(contents.of(bandit).log.learn_rows(after, up_to))[:most]:
-                held, first = contents.decision(key), contents.of(bandit).log.at(row.origin)
+            log = contents.of(bandit).log
+            rows = [each for each in log.rows(after, up_to) if not isinstance(each, ChangeRow)]
+            for each in rows[:most]:
+                row, held, first = each.row, contents.decision(each.key), log.at(each.row.origin)
                 found.append(
                     CountedValue(
-                        row.position, row.time, row.before, row.after,
+                        row.position, row.time, row.before,
+                        row.after if isinstance(row, LearnRow) else None,
                         None if held is None else held.record.time,
                         None if first is None else first.row.time,
                     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,16 +16,23 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import DecisionState
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.log.contract import COUNTED, DecisionState
+from bandexa_core.log.rows import LearnRow, VoidRow
 from service.store.bounds import BoundsOfBandits
 from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
 from service.store.identity import is_server_form, pack_own_id
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
-from service.store.memory.log import LearnedRow
+from service.store.memory.evicted import leave_sample
+from service.store.memory.log import HeldVoid, LearnedRow
 from service.store.objects import action_row, context_row
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
-from service.store.records import BanditRecord, DecisionRecord, ReportedReward, StoredAnswer
+from service.store.records import (
+    Amendment,
+    BanditRecord,
+    DecisionRecord,
+    ReportedReward,
+    StoredAnswer,
+)
 
 S = TypeVar("S", bound=np.generic)
 
@@ -128,6 +136,15 @@ class Decisions:
             return None
         if not held.state.version and held.state != decision.state:
             return None
+        before = held.state.items
+        for item, _, after in change.amended:
+            status = "void" if after is None else "replaced"
+            held.rewards = [
+                replace(each, status=status)
+                if each.item == item and each.status in COUNTED
+                else each
+                for each in held.rewards
+            ]
         if change.reward is not None:
             assert step.reported is not None, "a step that stores a reward has one"
             item, reward, reward_id, _ = step.reported
@@ -142,10 +159,28 @@ class Decisions:
             held.closed_at = step.time
         held.state = change.state
         bandit = self._contents.of(held.record.bandit)
-        return tuple(
-            self._learn(bandit, held, self._clock(), item, before, after)
-            for item, before, after in change.learned
-        )
+        rows = [
+            self._learn(bandit, held, self._clock(), item, old, new)
+            for item, old, new in change.learned
+        ]
+        for item, old, new in change.amended:
+            row = rows[0] if rows and new is not None else None
+            if new is None and (value := before[item].value) is not None:
+                row = self._void(bandit, held, item, value)
+                rows.append(row)
+            position = None if row is None else row.position
+            held.amendments.append(Amendment(item, step.time, old, new, position))
+        return tuple(rows)
+
+    def _void(self, bandit: HeldBandit, held: HeldDecision, item: int, value: float) -> Logged:
+        """Log that the value of a chosen action became void."""
+        key, position, now = held.record.key, bandit.log.next(), self._clock()
+        learned = held.learned[item]
+        row = VoidRow(position, now, learned.origin, value, *learned.bounds)
+        bandit.log.voided(HeldVoid(row, key, item))
+        leave_sample(bandit, learned.origin)
+        self._bounds.forget(held.record.bandit)
+        return Logged(position, now, self._contents.name(held), value, None, None)
 
     def _learn(
         self,

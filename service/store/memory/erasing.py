@@ -9,6 +9,7 @@ import numpy as np
 from bandexa_core.ids import INLINE_SLOT, ActionId, DecisionId, LogPosition
 from service.store.identity import bandit_of, key_at, pack_own_id, place_of
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision
+from service.store.memory.evicted import leave_sample
 from service.store.records import Blanked, ErasedPart, Erasure, Relearning
 
 _ERASED_ACTION = ActionId("erased")  # in place of an action that no catalogue has
@@ -44,7 +45,7 @@ class Erasing:
         samples = 0
         for key in list(contents.live):
             for position in _samples(contents, contents.of(key), erasure):
-                _remove_sampled(contents.of(key), position)
+                leave_sample(contents.of(key), position)
                 blanked.setdefault(key, []).append(position)
                 samples += 1
         contents.erasures.pop(erasure.number, None)
@@ -92,12 +93,12 @@ class Erasing:
         self._contents.windows.forget([record.key])
         held.rewards = [replace(reward, reward_id=None) for reward in held.rewards]
         bandit.log.erase(record.key, held.record.decision_id)
-        positions = [learned.origin for learned in held.learned if learned.origin]
-        for position in positions:
-            if position > bandit.trim.position:
-                bandit.erased.add(position)
-            else:
-                _remove_sampled(bandit, position)
+        void = {each.row.origin for each in bandit.log.voids() if each.key == record.key}
+        known = {learned.origin for learned in held.learned if learned.origin}
+        for position in known - void:
+            leave_sample(bandit, position)
+        positions = sorted(known | void)  # older snapshots have learned void ones
+        bandit.erased.update(each for each in positions if each > bandit.trim.position)
         return [*positions, *(learned.latest for learned in held.learned if learned.origin)]
 
     def _relearn(self, bandit: int, first: LogPosition, last: LogPosition) -> Relearning:
@@ -127,10 +128,3 @@ def _samples(contents: Contents, bandit: HeldBandit, erasure: Erasure) -> list[L
         if erasure.bandit in (None, bandit_of(row.key))
         and (row.unit == erasure.unit if erasure.unit else row.key in keys or row.own_id in own_ids)
     ]
-
-
-def _remove_sampled(bandit: HeldBandit, position: LogPosition) -> None:
-    """Remove a row that left the log from its sample, and from the count of such rows."""
-    bandit.sample.pop(position, None)
-    trim = bandit.trim
-    bandit.trim = type(trim)(trim.position, trim.hash, max(0, trim.learned - 1))

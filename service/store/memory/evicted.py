@@ -10,7 +10,7 @@ from bandexa_core.replay import Evicted, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.memory.contents import HeldBandit, Sampled
 from service.store.memory.log import LearnedRow
-from service.store.records import BanditRecord
+from service.store.records import BanditRecord, Trim
 
 Sample = dict[LogPosition, Sampled]
 
@@ -22,8 +22,8 @@ def sampled(record: BanditRecord, bandit: HeldBandit, rows: list[LearnedRow]) ->
     for (row, key, item), rank in zip(rows, ranks(record.uid, positions).tolist(), strict=True):
         held = bandit.decisions[key]
         value = held.state.items[item].value
-        assert value is not None, "a learn row has a value"
-        value = clip(value, *held.learned[item].bounds)
+        # A value that became void later has none any more; `evicted_rows` knows it.
+        value = clip(row.after if value is None else value, *held.learned[item].bounds)
         found[row.position] = Sampled(
             rank, row.slot, value, row.action, row.context, key, held.own_id, held.record.unit
         )
@@ -44,6 +44,17 @@ def joined(bandit: HeldBandit, rows: Sample, size: int | None = None) -> Sample:
     return dict(both[:size])
 
 
+def leave_sample(bandit: HeldBandit, position: LogPosition) -> None:
+    """Remove a row that left the log from its sample, and from the count of such rows.
+
+    A row that is in the log does not change: it will not enter the sample.
+    """
+    trim = bandit.trim
+    if position <= trim.position:
+        bandit.sample.pop(position, None)
+        bandit.trim = Trim(trim.position, trim.hash, max(0, trim.learned - 1))
+
+
 def evicted_rows(
     record: BanditRecord,
     bandit: HeldBandit,
@@ -53,10 +64,11 @@ def evicted_rows(
 ) -> Evicted | None:
     """Return a sample of the rows up to `through`, with their values at `position`."""
     log, trim, spec = bandit.log, bandit.trim, record.spec
+    gone = bandit.erased | {held.row.origin for held in log.voids(up_to=position)}
     first = [
         held
         for held in log.learn_rows(trim.position, through)
-        if held.row.before is None and held.row.position not in bandit.erased
+        if held.row.before is None and held.row.position not in gone
     ]
     rows = sampled(record, bandit, first)
     if trim.learned and not bandit.sample:  # what left the log is not represented
@@ -65,6 +77,7 @@ def evicted_rows(
     if not both:
         return None
     values = {origin: row.value for origin, row in both.items()}
+    values |= {row.origin: row.learned for row, _, _ in log.voids(position) if row.origin in both}
     for row, _, _ in reversed(list(log.learn_rows(position))):
         if row.before is not None and row.origin in values:
             values[row.origin] = clip(row.before, row.low, row.high)

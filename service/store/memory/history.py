@@ -43,7 +43,8 @@ class MemoryHistory(View):
             return StoredDecision(
                 held.record._replace(decision_id=decision_id), closes, held.closed_at,
                 held.activated_at, tuple(held.rewards[:MAX_REWARDS]),
-                _learned(contents.of(bandit.key), held),
+                _learned(contents.of(bandit.key), held), tuple(held.amendments),
+                tuple(item for item, state in enumerate(held.state.items) if state.void),
             )  # fmt: skip
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:
@@ -56,6 +57,27 @@ class MemoryHistory(View):
                 if before is None or place_of(held.record.key) < before
             ]
             return found[:limit]
+
+    def valued(
+        self,
+        bandit: BanditRecord,
+        since: float | None,
+        until: float | None,
+        after: DecisionKey,
+        most: int,
+    ) -> tuple[list[DecisionId], DecisionKey | None]:
+        """See `DecisionHistory.valued`."""
+        with self._reading() as contents:
+            held = contents.of(bandit.key).in_order(after)
+            reported = [each for each in held if each.state.version and not each.is_erased]
+            page = reported[:most]
+            found = [
+                contents.name(each)
+                for each in page
+                if (since is None or each.record.time >= since)
+                and (until is None or each.record.time < until)
+            ]
+        return found, page[-1].record.key if len(reported) > most else None
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """See `DecisionHistory.rounds`."""

@@ -14,18 +14,20 @@ from typing import NamedTuple
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import MEMORY
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.rows import ConfigRow, ErasedRow, Group, LearnRow, LogRow
+from bandexa_core.log.rows import ConfigRow, ErasedRow, Group, LearnRow, LogRow, VoidRow
 from bandexa_core.spec import BanditSpec
 from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
     KIND_LEARN,
+    KIND_VOID,
     MAX_GROUP,
     ROW_BY_ROW,
     group_hash,
     leaf_hash,
     learned_content,
     rule_of,
+    void_content,
 )
 
 
@@ -44,7 +46,15 @@ class ChangeRow(NamedTuple):
     payload: bytes
 
 
-HeldRow = LearnedRow | ChangeRow
+class HeldVoid(NamedTuple):
+    """A row that voids the value of a chosen action."""
+
+    row: VoidRow
+    key: DecisionKey
+    item: int
+
+
+HeldRow = LearnedRow | ChangeRow | HeldVoid
 
 
 class HeldGroup(NamedTuple):
@@ -116,6 +126,14 @@ class HeldLog:
             self._config_rows.append(row)
             self._configurations = None
 
+    def voided(self, held: HeldVoid) -> None:
+        """Append a row that voids a value; its position is `next()`."""
+        self.end_group()
+        row = held.row
+        content = void_content(held.key, held.item, row)
+        self._add((held,), ROW_BY_ROW, [leaf_hash((row.position, KIND_VOID, row.time, *content))])
+        self.head = row.position
+
     def end_group(self) -> None:
         """End the open group, if there is one: at the end of a commit, or to read its rows."""
         if self._open:
@@ -134,7 +152,7 @@ class HeldLog:
         """Blank the contexts and features of a decision's rows; no group is open."""
 
         def blank(held: HeldRow) -> HeldRow:
-            if isinstance(held, ChangeRow) or held.key != key:
+            if not isinstance(held, LearnedRow) or held.key != key:
                 return held
             nothing = held.row.action[:0]
             row = held.row._replace(decision_id=name, context=nothing, action=nothing)
@@ -174,10 +192,18 @@ class HeldLog:
         return (held for held in self.rows(after, up_to) if isinstance(held, LearnedRow))
 
     def newest_values(self) -> list[float]:
-        """Return the newest first values, oldest first, before any row of an open group."""
+        """Return the newest first values, oldest first, before any row of an open group.
+
+        Those that are void are left out.
+        """
         end = self.groups[-1].position if self.groups else 0
-        rows = self.learn_rows(after=end - MEMORY)
-        return [held.row.after for held in rows if held.row.before is None]
+        void = {held.row.origin for held in self.voids()}
+        rows = (held.row for held in self.learn_rows(after=end - MEMORY))
+        return [row.after for row in rows if row.before is None and row.position not in void]
+
+    def voids(self, after: int = 0, up_to: int | None = None) -> Iterator[HeldVoid]:
+        """Yield the rows in (after, up_to] that void values, in order."""
+        return (held for held in self.rows(after, up_to) if isinstance(held, HeldVoid))
 
     def configurations(
         self, created: BanditSpec, up_to: LogPosition | None = None

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, Group, ImportRow
+from bandexa_core.log.rows import (
+    CatalogueRow,
+    ConfigRow,
+    Group,
+    ImportRow,
+    LearnRow,
+    VoidRow,
+    without,
+)
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
@@ -19,6 +27,7 @@ from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import LearnedRow
 from service.store.memory.view import EPOCH, View
+from service.store.objects import action_row, context_row
 from service.store.reading import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Blanked, Erasure, Relearning, StoredAnswer, Trim
 
@@ -80,7 +89,12 @@ class MemoryReader(View):
             return held.log.hash_at(position)
 
     def follow(
-        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+        self,
+        record: BanditRecord,
+        after: LogPosition,
+        up_to: LogPosition,
+        chunk: int = 512,
+        voids: LogPosition = BEGINNING,
     ) -> Iterator[Group]:
         """See `LogReader.follow`: all groups are taken at once, whatever `chunk` is."""
         with self._reading() as contents:
@@ -90,7 +104,8 @@ class MemoryReader(View):
             is_whole = num_rows >= min(up_to, held.log.head) - after
             if not is_whole and held.trim.position > after:
                 raise LogTrimmed(f"{record.name}: the log after row {after} was removed meanwhile")
-        yield from (group.group() for group in groups)
+            void = {each.row.origin for each in held.log.voids(after, voids)}
+        yield from (without(group.group(), void) for group in groups)
 
     def configurations(
         self, record: BanditRecord, up_to: LogPosition | None = None
@@ -162,7 +177,9 @@ class MemoryReader(View):
             held = contents.of(bandit)
             gone = held.trim.learned if after == 0 else 0
             num = sum(row.before is None for row, _, _ in held.log.learn_rows(after, up_to))
-            return gone + num - sum(after < each <= up_to for each in held.erased)
+            void = {each.row.origin for each in held.log.voids(up_to=up_to)}
+            lost = {each for each in held.erased if each <= up_to} | void
+            return gone + num - sum(each > max(after, held.trim.position) for each in lost)
 
     def evicted(
         self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
@@ -180,6 +197,31 @@ class MemoryReader(View):
             held = contents.of(bandit)
             rows = [each.row for each in held.log.changes(held.trim.position)]
             return {row.version: row.position for row in rows if isinstance(row, ImportRow)}
+
+    def void_rows(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[VoidRow]:
+        """See `LogReader.void_rows`."""
+        with self._reading() as contents:
+            return [each.row for each in contents.of(bandit).log.voids(after, up_to)]
+
+    def void_values(
+        self, record: BanditRecord, voids: Sequence[VoidRow]
+    ) -> Iterator[tuple[VoidRow, LearnRow]]:
+        """See `LogReader.void_values`."""
+        with self._reading() as contents:
+            bandit, wanted, spec = contents.of(record.key), set(voids), record.spec
+            found = []
+            for row, key, item in bandit.log.voids():
+                held = bandit.decisions.get(key)
+                if row not in wanted or held is None or held.is_erased:
+                    continue
+                picked = held.record.chosen[item]
+                value = LearnRow(
+                    row.origin, row.time, contents.name(held), row.origin, None, row.before,
+                    context_row(spec.context, held.record.context),
+                    action_row(spec.actions, picked.features), picked.slot, row.low, row.high,
+                )  # fmt: skip
+                found.append((row, value))
+        yield from found
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.last_import`."""
@@ -206,13 +248,14 @@ class MemoryReader(View):
 
     # -- for retention and verification -------------------------------------------------------
 
-    def first_learned(self, bandit: int, number: int) -> LogPosition:
+    def first_learned(self, bandit: int, number: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.first_learned`."""
         with self._reading() as contents:
             held = contents.of(bandit)
             rows = (row for row, _, _ in held.log.learn_rows())
             first = [row.position for row in rows if row.before is None]
-            return [each for each in first if each not in held.erased][number - 1]
+            lost = held.erased | {each.row.origin for each in held.log.voids(up_to=up_to)}
+            return [each for each in first if each not in lost][number - 1]
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""

@@ -11,7 +11,7 @@ from bandexa_core.log.rows import CatalogueRow
 from service.store.identity import is_older
 from service.store.memory.contents import Contents, HeldDecision
 from service.store.memory.evicted import joined, sampled
-from service.store.memory.log import LearnedRow
+from service.store.memory.log import HeldVoid, LearnedRow
 from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord, Trim
 
@@ -33,16 +33,17 @@ class Trimming:
         if ended:
             end = ended[-1]
             rows = list(log.learn_rows(trim.position, end.position))
+            gone = bandit.erased | {held.row.origin for held in log.voids()}
             first = [
-                held
-                for held in rows
-                if held.row.before is None and held.row.position not in bandit.erased
+                held for held in rows if held.row.before is None and held.row.position not in gone
             ]
             bandit.erased = {each for each in bandit.erased if each > end.position}
             bandit.sample = joined(bandit, sampled(record, bandit, first), sample_size)
             bandit.trim = Trim(end.position, end.hash, trim.learned + len(first))
             log.remove(
-                lambda held: isinstance(held, LearnedRow) and held.row.position <= end.position
+                lambda held: (
+                    isinstance(held, LearnedRow | HeldVoid) and held.row.position <= end.position
+                )
             )
             examined = self._examined.get(record.key, DecisionKey(0))
             keys = {held.key for held in rows if held.key <= examined}

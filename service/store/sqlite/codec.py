@@ -17,7 +17,7 @@ import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
 from bandexa_core.log.bounds import clip
-from bandexa_core.log.contract import ItemState
+from bandexa_core.log.contract import VOID, ItemState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
 from service.store.objects import packed_action, packed_rows, recorded_action
@@ -147,7 +147,7 @@ class StoredItem(NamedTuple):
     Attributes:
         state: Its rewards and its value.
         origin, latest: The positions of the first and the latest row that learned its value; 0
-            where none did.
+            where none did. Of a void one those before it became void.
         low, high: The bounds of the first row: corrections have them, too, when that row has left
             the log.
     """
@@ -166,19 +166,20 @@ class StoredItem(NamedTuple):
 
 
 NEW_ITEM = StoredItem()
+_VOID = -1
 
 
 def pack_items(items: Sequence[StoredItem]) -> bytes:
     """Encode the items of a ledger row.
 
     Partial sums are left out where they are the value; bounds, a pair at the end, where there are
-    none.
+    none. A void item has a number of rewards below 0.
     """
     packed = []
-    for (num, partials, value), origin, latest, low, high in items:
+    for (num, partials, value, void), origin, latest, low, high in items:
         rest = () if num and partials == (value,) else partials
         bounds = () if low is None and high is None else ((low, high),)
-        packed.append((num, value, origin, latest, *rest, *bounds))
+        packed.append((_VOID if void else num, value, origin, latest, *rest, *bounds))
     return bytes(msgpack.packb(packed))
 
 
@@ -200,5 +201,7 @@ def _unpacked(
     bounds = (None, None)
     if rest and isinstance(rest[-1], list):
         rest, bounds = rest[:-1], rest[-1]
+    if num == _VOID:
+        return StoredItem(VOID, origin, latest, *bounds)
     partials = rest or (() if value is None or not num else (value,))
     return StoredItem(ItemState(num, partials, value), origin, latest, *bounds)

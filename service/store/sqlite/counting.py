@@ -41,7 +41,7 @@ _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
   (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin)
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
-WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind = 1
+WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT ?
 """
 

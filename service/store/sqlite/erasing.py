@@ -30,7 +30,7 @@ from service.store.identity import (
 )
 from service.store.records import Blanked, ErasedPart, Erasure, Relearning
 from service.store.sqlite.codec import blank_chosen, unpack_items
-from service.store.sqlite.evicted import trim_of
+from service.store.sqlite.evicted import leave_sample, trim_of
 
 AT_ONCE = 50  # decisions
 BYTES_AT_ONCE = 64 << 10  # and one decision more
@@ -163,25 +163,31 @@ class Erasing:
         return len(rows) < REWARDS_AT_ONCE
 
     def _unlearn(self, bandit: int, found: _Found) -> list[int]:
-        """Note which rows taught the values of a decision; returns the first and latest ones."""
+        """Note which rows taught the values of a decision; returns the first and latest ones.
+
+        Those of values that are void by now are among them: older snapshots have learned them. They
+        have left the sample already.
+        """
         items = () if found.items is None else unpack_items(found.items)
-        positions = [int(item.origin) for item in items if item.origin]
+        void = self._void_origins(bandit, found.key)
+        positions = [int(item.origin) for item in items if item.origin and item.origin not in void]
+        for position in positions:
+            leave_sample(self._db, bandit, position)
+        positions += void
         for position in positions:
             if position > trim_of(self._db, bandit).position:
                 self._db.execute("INSERT OR IGNORE INTO erased VALUES (?, ?)", (bandit, position))
-            else:
-                self._remove_evicted(bandit, position)
         return [*positions, *(int(item.latest) for item in items if item.origin)]
 
-    def _remove_evicted(self, bandit: int, position: int) -> None:
-        """Remove a row that left the log from its sample, and from the count of such rows."""
-        for table in ("evicted", "sampled"):
-            self._db.execute(
-                f"DELETE FROM {table} WHERE bandit = ? AND origin = ?", (bandit, position)
-            )
-        self._db.execute(
-            "UPDATE trims SET learned = max(0, learned - 1) WHERE bandit = ?", (bandit,)
+    def _void_origins(self, bandit: int, key: DecisionKey) -> list[int]:
+        """Return where values of a decision were learned first that became void since."""
+        rows = self._db.execute(
+            "SELECT l.origin FROM amendments AS a"
+            " JOIN log AS l ON l.bandit = ? AND l.position = a.position AND l.kind = 5"
+            " WHERE a.key = ?",
+            (bandit, key),
         )
+        return [origin for (origin,) in rows]
 
     def _erase_samples(
         self, erasure: Erasure, start: int, done: int, blanked: dict[int, list[int]]
@@ -205,7 +211,7 @@ class Erasing:
             ]
         chosen = [row for row in rows if low <= row[2] < high]
         for bandit, position, _ in chosen:
-            self._remove_evicted(bandit, position)
+            leave_sample(self._db, bandit, position)
             blanked[bandit].append(position)
         return len(chosen), erasure.unit is not None and len(chosen) == AT_ONCE
 

@@ -21,7 +21,9 @@ from service.store.errors import StoreDamaged
 from service.store.objects import action_row, context_row, recorded_context
 from service.store.records import BanditRecord, ChosenAction, Trim
 from service.store.sqlite.codec import unpack_chosen, unpack_items
+from service.store.sqlite.log_rows import void_rows
 
+_END = LogPosition((1 << 63) - 1)
 _FIRST_ROW = """
 SELECT l.key, l.item, r.items, d.chosen, d.context, d.own_id, d.unit FROM log AS l
 JOIN decisions AS d ON d.key = l.key JOIN ledger AS r ON r.key = l.key
@@ -42,6 +44,18 @@ def trim_of(db: sqlite3.Connection, bandit: int) -> Trim:
     if found is None:
         return Trim(LogPosition(0), b"", 0)
     return Trim(LogPosition(found[0]), bytes(found[1]), found[2])
+
+
+def leave_sample(db: sqlite3.Connection, bandit: int, position: int) -> None:
+    """Remove a row that left the log from its sample, and from the count of such rows.
+
+    A row that is in the log does not change: it will not enter the sample.
+    """
+    if position > trim_of(db, bandit).position:
+        return
+    for table in ("evicted", "sampled"):
+        db.execute(f"DELETE FROM {table} WHERE bandit = ? AND origin = ?", (bandit, position))
+    db.execute("UPDATE trims SET learned = max(0, learned - 1) WHERE bandit = ?", (bandit,))
 
 
 def evicted_rows(
@@ -69,10 +83,12 @@ def evicted_rows(
     trim = trim_of(db, record.key)
     assert through >= trim.position, "a replay holds no row that left the log"
     logged = db.execute(
-        "SELECT position FROM log WHERE bandit = ? AND kind = 1 AND before IS NULL"
-        " AND position > ? AND position <= ?"
-        " AND position NOT IN (SELECT origin FROM erased WHERE bandit = log.bandit)",
-        (record.key, trim.position, through),
+        "SELECT position FROM log WHERE bandit = ?1 AND kind = 1 AND before IS NULL"
+        " AND position > ?2 AND position <= ?3"
+        " AND position NOT IN (SELECT origin FROM erased WHERE bandit = ?1)"
+        " AND position NOT IN (SELECT origin FROM log WHERE bandit = ?1 AND kind = 5"
+        " AND position <= ?4)",
+        (record.key, trim.position, through, position),
     ).fetchall()
     spec = record.spec
     layout = spec.row_layout
@@ -84,7 +100,12 @@ def evicted_rows(
         origin: clip(before, low, high)
         for origin, before, low, high, _ in db.execute(_LATER, (record.key, position))
     }
-    values = [later.get(int(origin), row[1]) for origin, row in zip(chosen, rows, strict=True)]
+    # A value that became void after that has none in the ledger.
+    voided = {row.origin: row.learned for row in void_rows(db, record.key, position, _END)}
+    values = [
+        later.get(int(origin), voided.get(LogPosition(int(origin)), row[1]))
+        for origin, row in zip(chosen, rows, strict=True)
+    ]
     sample = Rows(
         positions=chosen,
         slots=np.array([row[0] for row in rows], np.int64),

@@ -14,8 +14,16 @@ from bandexa_core.log.bounds import clip
 from bandexa_core.log.configurations import Configurations
 from service.store.clock import JUMP_S
 from service.store.errors import Erased
-from service.store.identity import DecisionIds, bandit_of, first_key, place_of
+from service.store.identity import (
+    FIRST_TIMED,
+    DecisionIds,
+    bandit_of,
+    first_key,
+    key_at,
+    place_of,
+)
 from service.store.records import (
+    Amendment,
     BanditRecord,
     DecisionSummary,
     LearnedValue,
@@ -43,6 +51,10 @@ _NEWEST = """
 SELECT d.key, d.own_id, d.time, d.chosen, d.propensity, d.explored, d.snapshot, d.position, l.items
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key >= ? AND d.key < ? ORDER BY d.key DESC LIMIT ?
+"""
+_VALUED = """
+SELECT l.key, d.own_id, d.time FROM ledger AS l JOIN decisions AS d ON d.key = l.key
+WHERE l.key > ? AND l.key < ? AND length(d.context) > 0 ORDER BY l.key LIMIT ?
 """
 
 
@@ -93,7 +105,21 @@ class History:
                 for item, time, reward, reward_id, status in rewards
             ),
             self._learned(bandit, items),
+            self._amendments(key),
+            tuple(
+                number
+                for number, item in enumerate(() if items is None else unpack_items(items))
+                if item.state.void
+            ),
         )
+
+    def _amendments(self, key: DecisionKey) -> tuple[Amendment, ...]:
+        rows = self._db.execute(
+            "SELECT item, time, before, after, position FROM amendments WHERE key = ?"
+            " ORDER BY number, item LIMIT 1000",
+            (key,),
+        )
+        return tuple(Amendment(*row) for row in rows)
 
     def _closes(
         self, bandit: BanditRecord, key: DecisionKey, time: float, position: int
@@ -163,6 +189,38 @@ class History:
             place_of(DecisionKey(key)), name, time, chosen_ids(name, chosen), propensity,
             None if explored is None else bool(explored), snapshot, position, value,
         )  # fmt: skip
+
+    def valued(
+        self,
+        bandit: BanditRecord,
+        since: float | None,
+        until: float | None,
+        after: DecisionKey,
+        most: int,
+    ) -> tuple[list[DecisionId], DecisionKey | None]:
+        """See `DecisionHistory.valued`."""
+        start, end = max(after, first_key(bandit.key) - 1), first_key(bandit.key + 1)
+        state = stored_clock(self._db)
+        offsets = [0.0] if state is None else [0.0, *(jump.offset for jump in state.jumps)]
+        if since is not None and not self._has_untimed(bandit.key):
+            start = max(start, key_at(bandit.key, since - max(offsets) - JUMP_S) - 1)
+        if until is not None:
+            end = min(end, key_at(bandit.key, until - min(offsets) + JUMP_S))
+        rows = self._db.execute(_VALUED, (start, end, most)).fetchall()
+        found = [
+            self._ids.name(DecisionKey(key), own_id)
+            for key, own_id, time in rows
+            if (since is None or time >= since) and (until is None or time < until)
+        ]
+        return found, DecisionKey(rows[-1][0]) if len(rows) == most else None
+
+    def _has_untimed(self, bandit: int) -> bool:
+        """Whether a migration brought decisions along whose keys do not hold their times."""
+        found = self._db.execute(
+            "SELECT 1 FROM decisions WHERE key >= ? AND key < ? LIMIT 1",
+            (first_key(bandit), first_key(bandit) + FIRST_TIMED),
+        ).fetchone()
+        return found is not None
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """See `DecisionHistory.rounds`."""

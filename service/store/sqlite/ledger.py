@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import DecisionState
-from bandexa_core.log.rows import LearnRow
+from bandexa_core.log.contract import COUNTED, DecisionState
+from bandexa_core.log.rows import LearnRow, VoidRow
 from service.store.bounds import BoundsOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.identity import DecisionIds, bandit_of
@@ -34,6 +34,7 @@ from service.store.sqlite.codec import (
     pack_items,
     unpack_items,
 )
+from service.store.sqlite.evicted import leave_sample
 from service.store.sqlite.log_writer import LogWriter
 
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
@@ -48,6 +49,10 @@ SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures, d.activated,
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key IN
 """
 _AT_ONCE = 32
+_NO_LONGER = (
+    "UPDATE rewards SET status = ? WHERE key = ? AND item = ? AND status IN"
+    f" ({', '.join(map(repr, COUNTED))})"
+)
 _ROWS = {"rewards": f"({', '.join('?' * 8)})", "ledger": f"({', '.join('?' * 7)})"}
 _INSERTS = {
     table: [
@@ -210,6 +215,10 @@ class Ledger:
                 answers.append(None)
                 continue
             rows, items = self._learn(step, found, chosen)
+            if step.change.amended:
+                self._insert("rewards", rewards)  # those so far are concerned
+                rewards.clear()
+                rows = (*rows, *self._amend(step, found.items, rows))
             if step.change.reward is not None:
                 rewards.append(_reward_row(step))
             if step.closes is not None:
@@ -270,6 +279,48 @@ class Ledger:
                 )
             rows.append(Logged(position, now, decision.id, value_before, after, row.learned))
         return tuple(rows), tuple(items)
+
+    def _amend(
+        self, step: Step, items: Sequence[StoredItem], learned: Sequence[Logged]
+    ) -> tuple[Logged, ...]:
+        """Note what an administrator changed: the rewards so far do not count any more.
+
+        Args:
+            step: The step.
+            items: As they were before it; empty: nothing was reported before.
+            learned: The row of a correction, where it learned something.
+
+        Returns:
+            The rows that were logged for values that became void.
+        """
+        decision, change, rows = step.decision, step.change, []
+        for index, before, after in change.amended:
+            row = learned[0] if learned else None
+            if after is None:
+                row = self._void(step, index, items[index])
+                rows += [] if row is None else [row]
+            status = "void" if after is None else "replaced"
+            self._db.execute(_NO_LONGER, (status, decision.key, index))
+            position = None if row is None else row.position
+            self._db.execute(
+                "INSERT INTO amendments VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (decision.key, change.state.version, index, step.time, before, after, position),
+            )
+        return tuple(rows)
+
+    def _void(self, step: Step, index: int, item: StoredItem) -> Logged | None:
+        """Log that the value of an item became void; None where nothing was learned of it."""
+        decision, value = step.decision, item.state.value
+        if value is None:
+            return None
+        bandit, now = decision.bandit.key, self._clock()
+        position = self._log.next(bandit)
+        row = VoidRow(position, now, item.origin, value, item.low, item.high)
+        self._log.voided(bandit, decision.key, index, row)
+        self._log.flush()  # the next bounds are those of the values in the log
+        self._bounds.forget(bandit)
+        leave_sample(self._db, bandit, item.origin)
+        return Logged(position, now, decision.id, value, None, None)
 
     def _insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows, several in a statement: each gives up the interpreter lock."""

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition, SnapshotVersion
-from bandexa_core.log.rows import CatalogueRow, ConfigRow, ErasedRow, ImportRow, LearnRow, LogRow
+from bandexa_core.log.rows import (
+    CatalogueRow,
+    ConfigRow,
+    ErasedRow,
+    ImportRow,
+    LearnRow,
+    LogRow,
+    VoidRow,
+)
 from service.store.errors import StoreDamaged
 from service.store.hashing import (
     GENESIS_HASH,
@@ -16,6 +24,7 @@ from service.store.hashing import (
     KIND_CONFIG,
     KIND_IMPORT,
     KIND_LEARN,
+    KIND_VOID,
     group_hash,
     leaf_hash,
     row_content,
@@ -40,6 +49,14 @@ ORDER BY l.position
 """
 
 LAST = LogPosition((1 << 63) - 1)
+_VOIDS = """
+SELECT position, time, origin, before, low, high FROM log
+WHERE bandit = ? AND kind = 5 AND kind <> 1 AND position > ? AND position <= ? ORDER BY position
+"""
+_VOID_VALUE = """
+SELECT d.key, l.item, d.context, d.chosen, d.own_id FROM log AS l
+JOIN decisions AS d ON d.key = l.key WHERE l.bandit = ? AND l.position = ? AND l.kind = 5
+"""
 
 
 class StoredRow(NamedTuple):
@@ -65,7 +82,7 @@ class StoredRow(NamedTuple):
     @property
     def is_erased(self) -> bool:
         """Whether it is a learn row whose decision was erased."""
-        return self.context is not None and not self.context
+        return self.kind == KIND_LEARN and self.context is not None and not self.context
 
     def content(self) -> tuple[Any, ...]:
         """Return what its hash covers."""
@@ -134,6 +151,9 @@ def decoded(record: BanditRecord, row: StoredRow, ids: DecisionIds) -> LogRow:
             position, time, decision_id, LogPosition(row.origin), row.before, row.after, context,
             action, picked.slot, row.low, row.high,
         )  # fmt: skip
+    if row.kind == KIND_VOID:
+        assert row.before is not None, "a value that became void was one"
+        return VoidRow(position, time, LogPosition(row.origin), row.before, row.low, row.high)
     payload = row.payload or b""
     if row.kind == KIND_CATALOGUE:
         return CatalogueRow(position, time, unpack_change(payload, spec.row_layout))
@@ -151,6 +171,35 @@ def config_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition = LAST) 
     """
     found = _changes(db, bandit, KIND_CONFIG, LogPosition(0), up_to)
     return [ConfigRow(at, time, json.loads(payload)) for at, time, payload in found]
+
+
+def void_rows(
+    db: sqlite3.Connection, bandit: int, after: LogPosition, up_to: LogPosition
+) -> list[VoidRow]:
+    """Return the rows in (after, up_to] that void values, in order."""
+    found = db.execute(_VOIDS, (bandit, after, up_to)).fetchall()
+    return [VoidRow(*row) for row in found]
+
+
+def void_value(
+    db: sqlite3.Connection, record: BanditRecord, void: VoidRow, ids: DecisionIds
+) -> LearnRow | None:
+    """Return a void value as its first learn row; None where its decision is gone, or erased.
+
+    Raises:
+        StoreDamaged: A checksum differs.
+    """
+    found = db.execute(_VOID_VALUE, (record.key, void.position)).fetchone()
+    if found is None or not found[2]:
+        return None
+    key, item, context, chosen, own_id = found
+    spec, name = record.spec, ids.name(DecisionKey(key), own_id)
+    picked = unpack_chosen(name, chosen, context)[item]
+    return LearnRow(
+        void.origin, void.time, name, void.origin, None, void.before,
+        context_row(spec.context, recorded_context(spec.context, context)),
+        action_row(spec.actions, picked.features), picked.slot, void.low, void.high,
+    )  # fmt: skip
 
 
 def payloads(

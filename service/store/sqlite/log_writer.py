@@ -13,17 +13,19 @@ from typing import Any, NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.bounds import MEMORY
-from bandexa_core.log.rows import Group, LearnRow, LogRow
+from bandexa_core.log.rows import Group, LearnRow, LogRow, VoidRow
 from service.store.hashing import (
     AS_BLOCK,
     GENESIS_HASH,
     KIND_LEARN,
+    KIND_VOID,
     MAX_GROUP,
     ROW_BY_ROW,
     group_hash,
     leaf_hash,
     learned_content,
     rule_of,
+    void_content,
 )
 from service.store.sqlite.codec import INSIDE
 from service.store.sqlite.tail import LogTail
@@ -32,7 +34,8 @@ _COLUMNS = 14
 _ROW = f"({', '.join('?' * _COLUMNS)})"
 _AT_ONCE = 32  # rows in one statement
 _NEWEST = """
-SELECT after FROM log WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NULL
+SELECT after FROM log WHERE bandit = ?1 AND position > ?2 AND kind = 1 AND before IS NULL
+AND position NOT IN (SELECT origin FROM log WHERE bandit = ?1 AND kind = 5)
 ORDER BY position
 """
 _INSERT = {n: f"INSERT INTO log VALUES {', '.join([_ROW] * n)}" for n in range(1, _AT_ONCE + 1)}
@@ -140,19 +143,31 @@ class LogWriter:
         self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK), group.num_bytes)
 
     def newest_values(self, bandit: int) -> list[float]:
-        """Return the newest first values in a log, oldest first, before any row that waits."""
+        """Return the newest first values in a log, oldest first, before any row that waits.
+
+        Those that are void are left out.
+        """
         rows = self._db.execute(_NEWEST, (bandit, self._head(bandit).position - MEMORY))
         return [value for (value,) in rows.fetchall()]
 
     # -- other rows ---------------------------------------------------------------------------
 
+    def voided(self, bandit: int, key: DecisionKey, item: int, row: VoidRow) -> None:
+        """Append a row that voids a value; its position is `next(bandit)`."""
+        hashed = (row.position, KIND_VOID, row.time, *void_content(key, item, row))
+        self._append_alone(bandit, row, hashed, (*hashed, None))
+
     def changed(self, bandit: int, kind: int, row: LogRow, payload: bytes) -> None:
         """Append a row of another kind; its position is `next(bandit)`."""
+        hashed = (row.position, kind, row.time, payload)
+        self._append_alone(bandit, row, hashed, (*hashed[:3], *(None,) * 7, payload))
+
+    def _append_alone(
+        self, bandit: int, row: LogRow, hashed: tuple[Any, ...], columns: tuple[Any, ...]
+    ) -> None:
+        """Append a group of one row, given what its hash covers and its columns up to `payload`."""
         self._end(bandit)
-        leaf = leaf_hash((row.position, kind, row.time, payload))
-        end = group_hash(self._head(bandit).hash, ROW_BY_ROW, [leaf])
-        self._complete.append(
-            (bandit, row.position, kind, row.time, *(None,) * 7, payload, ROW_BY_ROW, end)
-        )
+        end = group_hash(self._head(bandit).hash, ROW_BY_ROW, [leaf_hash(hashed)])
+        self._complete.append((bandit, *columns, ROW_BY_ROW, end))
         self._heads[bandit] = LogHead(row.position, end)
         self.tail.add(bandit, Group((row,)), 0)

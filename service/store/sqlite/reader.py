@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.log.rows import Group
+from bandexa_core.log.rows import Group, LearnRow, VoidRow, without
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
@@ -38,6 +38,8 @@ from service.store.sqlite.log_rows import (
     StoredRow,
     config_rows,
     decoded,
+    void_rows,
+    void_value,
     wrong_rows,
 )
 from service.store.sqlite.removable import has_removable_rows, old_decisions
@@ -130,12 +132,19 @@ class StoreReader:
         return None if found is None else bytes(found[0])
 
     def follow(
-        self, record: BanditRecord, after: LogPosition, up_to: LogPosition, chunk: int = 512
+        self,
+        record: BanditRecord,
+        after: LogPosition,
+        up_to: LogPosition,
+        chunk: int = 512,
+        voids: LogPosition = BEGINNING,
     ) -> Iterator[Group]:
         """See `LogReader.follow`."""
+        void = {row.origin for row in self.void_rows(record.key, after, voids)} if voids else set()
         newest = None if self._tail is None else self._tail.read(record.key, after, up_to)
         if newest is not None:
-            yield from newest
+            for group in newest:
+                yield without(group, void)
             return
         reached = self._reached.get(record.key)
         if reached is not None and reached[0] == after:
@@ -166,7 +175,7 @@ class StoreReader:
                 self._reached[record.key] = after, previous
                 rows_of_group = [decoded(record, each, self.ids) for each in waiting]
                 waiting.clear()
-                yield Group(tuple(rows_of_group), row.ends == AS_BLOCK)
+                yield without(Group(tuple(rows_of_group), row.ends == AS_BLOCK), void)
 
     def forgetting_at(
         self,
@@ -204,7 +213,12 @@ class StoreReader:
             "SELECT count(*) FROM erased WHERE bandit = ? AND origin > ? AND origin <= ?",
             (bandit, after, up_to),
         ).fetchone()
-        return gone + int(found) - int(erased)
+        (void,) = self._connection.execute(
+            "SELECT count(*) FROM log WHERE bandit = ?1 AND kind = 5 AND origin > ?2"
+            " AND position <= ?3 AND origin NOT IN (SELECT origin FROM erased WHERE bandit = ?1)",
+            (bandit, max(after, self.trim(bandit).position), up_to),
+        ).fetchone()
+        return gone + int(found) - int(erased) - int(void)
 
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
@@ -219,9 +233,9 @@ class StoreReader:
                 raise LogTrimmed(f"{record.name}: the log begins after row {through}")
             return evicted_rows(self._connection, record, through, position, most)
 
-    def first_learned(self, bandit: int, number: int) -> LogPosition:
+    def first_learned(self, bandit: int, number: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.first_learned`."""
-        return old_rows.first_learned(self._connection, bandit, number)
+        return old_rows.first_learned(self._connection, bandit, number, up_to)
 
     def last_before(self, bandit: int, time: float) -> LogPosition:
         """See `LogReader.last_before`."""
@@ -331,6 +345,19 @@ class StoreReader:
     def blanked(self, bandit: int | None = None) -> list[Blanked]:
         """See `LogReader.blanked`."""
         return blanked_times(self._connection, bandit)
+
+    def void_rows(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[VoidRow]:
+        """See `LogReader.void_rows`."""
+        return void_rows(self._connection, bandit, after, up_to)
+
+    def void_values(
+        self, record: BanditRecord, voids: Sequence[VoidRow]
+    ) -> Iterator[tuple[VoidRow, LearnRow]]:
+        """See `LogReader.void_values`."""
+        for row in voids:
+            value = void_value(self._connection, record, row, self.ids)
+            if value is not None:
+                yield row, value
 
     def last_import(self, bandit: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.last_import`."""

@@ -24,7 +24,9 @@ from service.store.identity import CELL, DecisionIds
 #   where none was given. metrics: other measurements that came with it.
 # windows: when the open reward windows close, in watched time (see `windows`).
 # log: the rows that change a bandit's model, in groups (see `codec`). time: service time.
-#   low, high: the bounds of learned values.
+#   low, high: the bounds of learned values. A row of kind 5 voids the value `before`, first learned
+#   at `origin`.
+# amendments: values that an administrator changed or voided, at a version of the decision.
 # catalogues: the actions at a position, in place of the log's changes up to it.
 # trims: up to where learn rows were removed from a log, the hash there, and how many values they
 #   had learned.
@@ -61,6 +63,10 @@ CREATE TABLE log (
   payload BLOB, ends INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (bandit, position))
   WITHOUT ROWID;
 CREATE INDEX log_changes ON log (bandit, kind, position) WHERE kind <> 1;
+CREATE INDEX log_voids ON log (bandit, origin, position) WHERE kind = 5;
+CREATE TABLE amendments (
+  key INTEGER NOT NULL, number INTEGER NOT NULL, item INTEGER NOT NULL, time REAL NOT NULL,
+  before REAL, after REAL, position INTEGER, PRIMARY KEY (key, number, item)) WITHOUT ROWID;
 CREATE TABLE catalogues (
   bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, change BLOB NOT NULL,
   checksum INTEGER NOT NULL);
@@ -95,6 +101,8 @@ CREATE INDEX sampled_units ON sampled (unit) WHERE unit IS NOT NULL;
 """
 _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
 
+_AFTER_0_3 = ("erasures", "erased", "relearning", "blanked", "amendments")
+
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables that are not there yet, in the caller's transaction."""
@@ -116,7 +124,7 @@ def stand_in(connection: sqlite3.Connection) -> None:
     """Give a reader empty tables in place of those that release 0.3.0 did not have yet."""
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     for table in _CREATE.finditer(TABLES):
-        if table[1] in ("erasures", "erased", "relearning", "blanked") and table[1] not in present:
+        if table[1] in _AFTER_0_3 and table[1] not in present:
             connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
 
 

@@ -73,7 +73,7 @@ class Trimming:
         end = group_end(self._db, key, trim.position, rows[-1][0] if more else up_to)
         if end is None:
             return Trimmed(0, more=False)
-        gone = self._erased(key, end)
+        gone = self._unlearned(key, end)
         first = [
             position
             for position, is_first in rows
@@ -90,7 +90,7 @@ class Trimming:
         )
         freed = held_back(self._db, bandit, end, self._examined.get(key, DecisionKey(0)))
         self._db.execute(
-            "DELETE FROM log WHERE bandit = ? AND kind = 1 AND position <= ?", (key, end)
+            "DELETE FROM log WHERE bandit = ? AND kind IN (1, 5) AND position <= ?", (key, end)
         )
         num = self.remove_decisions(removable(self._configurations(bandit), freed, end))
         return Trimmed(num, more)
@@ -142,12 +142,18 @@ class Trimming:
             (bandit.key,),
         )
 
-    def _erased(self, bandit: int, up_to: int) -> set[int]:
-        """Return the erased rows up to a position; they leave with the log's rows."""
+    def _unlearned(self, bandit: int, up_to: int) -> set[int]:
+        """Return the first rows of erased and void values up to a position.
+
+        The erased ones are noted here no longer, because they leave with the log's rows.
+        """
         gone = self._db.execute(
             "DELETE FROM erased WHERE bandit = ? AND origin <= ? RETURNING origin", (bandit, up_to)
-        )
-        return {origin for (origin,) in gone.fetchall()}
+        ).fetchall()
+        gone += self._db.execute(
+            "SELECT origin FROM log WHERE bandit = ? AND kind = 5 AND origin <= ?", (bandit, up_to)
+        ).fetchall()
+        return {origin for (origin,) in gone}
 
     def trim_catalogue(self, bandit: BanditRecord, change: bytes, position: LogPosition) -> None:
         """Store the packed actions at a position, and remove the changes up to it.
@@ -191,6 +197,6 @@ class Trimming:
 
     def remove_decisions(self, keys: Sequence[tuple[int]]) -> int:
         """Remove decisions with all that was reported about them; returns how many."""
-        for table in ("rewards", "ledger", "decisions"):
+        for table in ("rewards", "ledger", "amendments", "decisions"):
             self._db.executemany(f"DELETE FROM {table} WHERE key = ?", keys)
         return len(keys)

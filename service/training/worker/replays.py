@@ -44,7 +44,8 @@ class FollowedReplays:
         Rows that left the store leave the replay, and a sample stands for all that were evicted.
         """
         replay = self._open(record, spec)
-        if replay.followed > position:  # rows of a log that was lost with the machine's power
+        # Rows of a log that was lost with the machine's power, or of values that are void since.
+        if replay.followed > position or self._has_void(record, replay, position):
             replay = self._start_over(record, spec)
         while True:
             replay.evict_through(self._reader.trim(record.key).position)
@@ -58,6 +59,11 @@ class FollowedReplays:
             except LogTrimmed:  # the server trimmed it during the read
                 continue
             return replay if evicted is None else ExtendedReplay(replay, evicted)
+
+    def _has_void(self, record: BanditRecord, replay: Replay, position: LogPosition) -> bool:
+        followed = LogPosition(max(replay.followed, 0))
+        rows = self._reader.void_rows(record.key, followed, position)
+        return any(row.origin <= followed for row in rows)
 
     def _follow(
         self, replay: Replay, record: BanditRecord, start: LogPosition, position: LogPosition
@@ -78,7 +84,7 @@ class FollowedReplays:
     ) -> Iterator[list[LogRow]]:
         """Yield the rows in (start, position], several groups together."""
         rows: list[LogRow] = []
-        for group in self._reader.follow(record, start, position):
+        for group in self._reader.follow(record, start, position, voids=position):
             rows += group.rows
             if len(rows) >= ROWS_AT_ONCE:
                 yield rows

@@ -28,12 +28,14 @@ from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
 from service.store.loading import (
+    Parent,
     catalogue_of,
     clean_snapshot,
     contains_erased,
     load_at,
     newest_snapshot,
     num_blanked,
+    parent_without_voids,
 )
 from service.store.logged_rows import learned_rows
 from service.store.opening import open_reader
@@ -103,22 +105,19 @@ class Trainer:
             self._replays.forget(uid)  # it has the erased rows
         if order.wanted is not None:
             return self._relearn(record, snapshots, order, order.wanted, blanked, started)
-        if order.erased_from is None:
-            parent = newest_snapshot(self._reader, record, snapshots, position, names)
-        else:
-            clean = clean_snapshot(
-                self._reader, record, self._registry, snapshots, order.erased_from, position, names
-            )
-            if clean is None:
-                served = self._reader.configurations(record, position).generation(position)
-                return self._relearn(record, snapshots, order, served, blanked, started)
-            parent = clean
+        start = self._start(record, snapshots, order, names)
+        if start is None:
+            served = self._reader.configurations(record, position).generation(position)
+            return self._relearn(record, snapshots, order, served, blanked, started)
+        parent, void = start
         if contains_erased(self._reader, record, self._registry, snapshots, parent.manifest):
             blanked = 0
+            if order.erased_from is not None:
+                log.warning("bandit %s: what it learned from erased rows stays", record.name)
         spec = self._reader.spec_at(record, position)
         progress = Progress(**parent.manifest.meta["progress"])
-        total = self._num_learned(record, parent, order, progress.num_learned)
-        model = self._model(record, spec, snapshots, parent, position, total)
+        total = self._num_learned(record, parent, order, progress.num_learned - len(void))
+        model = self._model(record, spec, snapshots, start, position, total)
         training = parent.tensors[TRAINING_FILE]
         if model.learns_features and progress.may_train(total):
             rows = self._replays.at(record, spec, position)
@@ -139,6 +138,28 @@ class Trainer:
             record, snapshots, order, model, started, parent=version, progress=progress,
             training=training, metrics=metrics, blanked=blanked,
         )  # fmt: skip
+
+    def _start(
+        self,
+        record: BanditRecord,
+        snapshots: SnapshotStore,
+        order: RoundOrder,
+        names: tuple[str, ...],
+    ) -> Parent | None:
+        """Return what a round builds its model from; None: it has to learn all rows again."""
+        reader, position = self._reader, order.position
+        if order.erased_from is None:
+            parent = newest_snapshot(reader, record, snapshots, position, names)
+        else:
+            clean = clean_snapshot(
+                reader, record, self._registry, snapshots, order.erased_from, position, names
+            )
+            if clean is None:
+                return None
+            parent = clean
+        return parent_without_voids(
+            reader, record, self._registry, snapshots, parent, position, names
+        )
 
     def _relearn(
         self,
@@ -249,7 +270,8 @@ class Trainer:
             record: The bandit.
             parent: The snapshot that the round starts from.
             order: What the round covers.
-            num_before: How many values `parent` has learned, erased ones included.
+            num_before: How many values `parent` has learned, without those that are taken out of
+                it; erased ones included.
         """
         count, position = self._reader.count_learned, order.position
         if order.erased_from is None or self._reader.last_import(record.key, position):
@@ -261,16 +283,17 @@ class Trainer:
         record: BanditRecord,
         spec: BanditSpec,
         snapshots: SnapshotStore,
-        parent: Snapshot,
+        start: Parent,
         position: LogPosition,
         total: int,
     ) -> ServingModel:
-        """Return the model a round starts from.
+        """Return the model a round starts from, without the values that are void at `position`.
 
         Without an encoder to train (now): the one at `position`. With one: the parent's encoder
         under the actions, configuration and forgetting of `position`; its posterior will be
         rebuilt.
         """
+        parent, void = start
         catalogue = catalogue_of(self._reader, record, parent, position)
         model = load_model(spec, record.uid, self._registry, parent, catalogue)
         if model.learns_features and model.progress.may_train(total):
@@ -278,7 +301,10 @@ class Trainer:
                 record, model.forgetting, LogPosition(parent.manifest.position), position
             )
             return model
-        return load_at(self._reader, record, self._registry, snapshots, parent, position)
+        return load_at(
+            self._reader, record, self._registry, snapshots, parent, position, voids=position,
+            void=void,
+        )  # fmt: skip
 
     def _check_epoch(self) -> None:
         if self._reader.epoch() != self._configuration.epoch:

@@ -123,7 +123,9 @@ class Readers:
             "imports": (plain(log.imports(key)), [log.last_import(key, n) for n in some]),
             "learned": [(log.count_learned(key, LogPosition(0), n), num_first) for n in some],
             "blanked": plain(log.blanked(key)),
-            "first": [log.first_learned(key, n) for n in (1, 2, num_first) if 0 < n <= num_first],
+            "first": [
+                log.first_learned(key, n, head) for n in (1, 2, num_first) if 0 < n <= num_first
+            ],
             "before": [log.last_before(key, now - ago) for ago in (-1.0, 0.0, 2.0, 9.0, 99.0)],
             "removable": log.removable_changes(key),
             "removable rows": [log.may_trim(key, n) for n in some],
