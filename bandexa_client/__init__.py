@@ -10,6 +10,7 @@ from bandexa_client.answers import (
     Catalogue,
     ClockState,
     Compacted,
+    Corrected,
     Erased,
     Finding,
     KeyChange,
@@ -28,6 +29,7 @@ from bandexa_client.answers import (
     SnapshotSummary,
     TrainerState,
     Training,
+    Voided,
 )
 from bandexa_client.arrays import Array, Features, array_body
 from bandexa_client.client import AsyncBanditClient, BanditClient
@@ -43,6 +45,7 @@ from bandexa_client.errors import (
     ServiceUnavailable,
 )
 from bandexa_client.explanation import (
+    Amendment,
     ExplainedAction,
     ExplainedCandidate,
     Explanation,
@@ -61,6 +64,7 @@ __all__ = [
     "ActionScore",
     "ActionState",
     "ActivationStatus",
+    "Amendment",
     "Array",
     "AsyncBanditClient",
     "BanditClient",
@@ -72,6 +76,7 @@ __all__ = [
     "Compacted",
     "Conflict",
     "ContractBroken",
+    "Corrected",
     "Erased",
     "ExplainedAction",
     "ExplainedCandidate",
@@ -111,5 +116,6 @@ __all__ = [
     "TrainerState",
     "Training",
     "Undelivered",
+    "Voided",
     "array_body",
 ]

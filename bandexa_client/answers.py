@@ -95,6 +95,48 @@ class Erased:
 
 
 @dataclass(frozen=True, slots=True)
+class Voided:
+    """What became void; with `dry_run`, what would.
+
+    Attributes:
+        decisions: Decisions with values that became void by this call.
+        values: How many values; each chosen action has its own.
+        rewards: How many rewards had made these values.
+        learned: How many of the values had been learned; 0 with `dry_run`.
+        unknown: Listed ids of no decision of the bandit, or of an erased one.
+        dry_run: Whether nothing changed.
+        rebuild: pending, as long as the served model contains void values; else none.
+    """
+
+    decisions: int
+    values: int
+    rewards: int
+    learned: int
+    unknown: tuple[str, ...]
+    dry_run: bool
+    rebuild: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What became of a correction.
+
+    Attributes:
+        status: applied; duplicate, when it was the value already; aggregated, when it is learned
+            with the decision's activation; pending, when it is learned at the close of the
+            decision's window; late, when the decision will never be learned.
+        action: The chosen action whose value it is.
+        before: The value before; None where it was void, or had no reward.
+        after: The value.
+    """
+
+    status: str
+    action: str
+    before: float | None
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Compacted:
     """The bytes of the database file before and after; without `is_done` it is cut off later."""
 
@@ -109,7 +151,8 @@ class RewardStatus:
 
     Attributes:
         status: applied, duplicate, ignored, aggregated or late; pending, when it is learned at the
-            close of the decision's window; stored, when the bandit has failed and learns it once it
+            close of the decision's window; void, when an administrator has voided the value, and
+            nothing is learned of it; stored, when the bandit has failed and learns it once it
             is recovered; or fallback, when the decision was the caller's own,
             which the service does not know.
         train_due: Whether a training round is due.
@@ -305,6 +348,8 @@ class BanditState:
         features: What is known of named features, for `context` and `actions`: types, columns and
             counts of the fields; None where the bandit has none.
         rebuild: The newest change that is, or was, learned anew from the log; None without one.
+        unlearning: pending, as long as the served model contains void values or erased rows; else
+            none. None where the service does not report it.
     """
 
     name: str
@@ -320,6 +365,7 @@ class BanditState:
     created: bool = False
     features: Mapping[str, object] | None = field(default=None, metadata=SENT)
     rebuild: Rebuild | None = field(default=None, metadata=SENT)
+    unlearning: str | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

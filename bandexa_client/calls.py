@@ -21,6 +21,7 @@ from bandexa_client.answers import (
     Catalogue,
     ClockState,
     Compacted,
+    Corrected,
     Erased,
     LearnState,
     LogPage,
@@ -33,6 +34,7 @@ from bandexa_client.answers import (
     Snapshots,
     SnapshotState,
     Training,
+    Voided,
 )
 from bandexa_client.arrays import Array, Features, sendable
 from bandexa_client.call import Call, Fields, Read, path, reads, reads_items
@@ -172,6 +174,67 @@ class Calls(ABC):
         body = {"items": [report.body() for report in reports]}
         read = reads_items(RewardStatus, len(reports))
         return await self._do(Call("POST", "/reward/batch", read, body))
+
+    @shared
+    async def check_rewards(self, reports: Sequence[RewardReport]) -> list[RewardStatus | Rejected]:
+        """Ask what would become of up to 1000 outcomes, each by itself; nothing is stored."""
+        body = {"items": [report.body() for report in reports]}
+        read = reads_items(RewardStatus, len(reports))
+        return await self._do(Call("POST", "/reward/check", read, body))
+
+    @shared
+    async def void_rewards(
+        self,
+        bandit: str,
+        *,
+        decision_ids: Sequence[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        action: str | None = None,
+        dry_run: bool = False,
+        wait: bool = False,
+    ) -> Voided:
+        """Void rewards: nothing is learned from them any more; it may be repeated.
+
+        Args:
+            bandit: Its name.
+            decision_ids: Those of these decisions, up to 1000; or
+            since: of decisions made at or after this time, in seconds since the epoch, and
+            until: before this time.
+            action: Only those for this chosen action.
+            dry_run: Change nothing, and count what would be void.
+            wait: Return once a model without them is served.
+
+        Raises:
+            TypeError: `decision_ids` is no list.
+        """
+        if isinstance(decision_ids, str):  # a sequence of ids of one letter
+            raise TypeError("decision_ids: must be a list of ids")
+        given = {"since": since, "until": until, "action": action}
+        body: dict[str, object] = {key: each for key, each in given.items() if each is not None}
+        if decision_ids is not None:
+            body["decision_ids"] = list(decision_ids)
+        body |= {"dry_run": dry_run, "wait": wait}
+        where = path(bandit, "rewards", "void")
+        return await self._do(Call("POST", where, reads(Voided), body, slow=True))
+
+    @shared
+    async def correct_reward(
+        self, bandit: str, decision_id: str, reward: float, *, action: str | None = None
+    ) -> Corrected:
+        """Replace the value of a decision, whatever was reported so far; it may be repeated.
+
+        Args:
+            bandit: Its name.
+            decision_id: The decision.
+            reward: The right value.
+            action: The chosen action that it is for, needed when k > 1.
+        """
+        body: dict[str, object] = {"decision_id": decision_id, "reward": reward}
+        if action is not None:
+            body["action"] = action
+        where = path(bandit, "rewards", "correct")
+        return await self._do(Call("POST", where, reads(Corrected), body))
 
     @shared
     async def score(

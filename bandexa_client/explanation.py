@@ -67,6 +67,23 @@ class LearnRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Amendment:
+    """What an administrator did to a value.
+
+    Attributes:
+        time: Seconds since the epoch.
+        before: The value before; None where it was void, or had no reward.
+        after: The value since; None: it became void.
+        position: The log row that says so; None where nothing was learned.
+    """
+
+    time: float
+    before: float | None
+    after: float | None
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainedAction:
     """A chosen action.
 
@@ -79,6 +96,8 @@ class ExplainedAction:
         rewards: All rewards that were reported.
         learned: All rows of the log that changed the model.
         features: Its named features; None where the bandit's actions have none.
+        void: Whether its value is void; None where the service does not say so.
+        amendments: What administrators changed, oldest first; None as above.
     """
 
     id: str
@@ -89,6 +108,8 @@ class ExplainedAction:
     learned: tuple[LearnRow, ...]
     propensity: float | None = None
     features: Mapping[str, Any] | None = field(default=None, metadata=SENT)
+    void: bool | None = field(default=None, metadata=SENT)
+    amendments: tuple[Amendment, ...] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

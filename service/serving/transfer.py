@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from bandexa_core.model import (
     ServingModel,
 )
 from bandexa_core.policies.linear_head import take_prefix
+from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.packing import pack, unpack
 from bandexa_core.snapshots.publishing import publish_model
 from service.serving.adopting import Adopted, fit
@@ -36,16 +37,23 @@ from service.store.loading import (
     place_import,
     taught_by,
 )
+from service.store.reading import LogReader
 
 log = logging.getLogger(__name__)
 
 
 async def export_model(bandit: Bandit) -> bytes:
-    """Return the served model, its tail applied, as one safetensors byte string."""
+    """Return the served model, its tail applied, as one safetensors byte string.
+
+    Raises:
+        Conflict: It has learned values that are void since, and is not rebuilt yet.
+    """
     loop = asyncio.get_running_loop()
     position, model = LogPosition(-1), bandit.model
     while model.position != position:  # else a swap let rows go on while they were copied
         model = bandit.model
+        if model.void_from is not None:
+            raise Conflict("the model has learned values that are void, until it is rebuilt")
         position, progress = model.position, model.progress
         known = {"bandit": bandit.record.name, "actions": list(model.catalogue.ids)}
         bandit.applier.hold()
@@ -72,6 +80,23 @@ def _copied(model: ServingModel) -> dict[str, NDArray[Any]]:
     return {f"{MODEL_FILE}/{name}": t.copy() for name, t in model.policy.tensors().items()}
 
 
+def _refuse_void(
+    reader: LogReader, bandit: Bandit, manifest: Manifest, taught: Sequence[tuple[int, int]]
+) -> None:
+    """Check that no value that taught a model of the bandit is void since.
+
+    Raises:
+        Conflict: There are such values.
+    """
+    key = bandit.record.key
+    rows = reader.void_rows(key, LogPosition(manifest.position), reader.head(key))
+    num = sum(any(first <= row.origin <= last for first, last in taught) for row in rows)
+    if num:
+        raise Conflict(
+            f"version: snapshot {manifest.version} has learned {num} values that are void since"
+        )
+
+
 async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     """Serve an exported model as this bandit's from here on.
 
@@ -81,8 +106,8 @@ async def import_model(engine: Engine, name: str, data: bytes) -> Bandit:
     Raises:
         InvalidRequest: The bytes are no export, their tensors do not fit, or the posterior is not
             what its own sums give.
-        Conflict: It was exported from a bandit of another shape, or knows actions that this bandit
-            does not have.
+        Conflict: It was exported from a bandit of another shape, knows actions that this bandit
+            does not have, or has learned values of this bandit that are void since.
     """
 
     def load() -> Adopted:
@@ -102,7 +127,7 @@ async def roll_back(engine: Engine, name: str, version: SnapshotVersion) -> Band
     Raises:
         UnknownSnapshot: It does not exist, or was pruned.
         SnapshotError: It is damaged.
-        Conflict: It was built for another configuration.
+        Conflict: It was built for another configuration, or has learned values that are void since.
     """
     bandit = engine.bandit(name)
 
@@ -147,6 +172,7 @@ async def _adopt(
             if is_own or manifest.bandit_uid == bandit.record.uid:
                 known = (reader, bandit.record, engine.registry, snapshots, manifest)
                 copied = taught_by(*known)
+                _refuse_void(reader, bandit, manifest, copied)
                 if contains_erased(*known):
                     blanked = 0
                     log.warning(

@@ -289,8 +289,13 @@ def parent_without_voids(
         if any(start <= row.origin <= end for start, end in taught)
     ]
     spec = reader.spec_at(record, base, generation_of(clean.manifest))
-    if reader.last_import(record.key, base) and registry.is_learned(spec.encoder.name):
-        void = []  # nobody can say which of them are in the sums of an imported network
+    learned = registry.is_learned(spec.encoder.name)
+    if void and learned and reader.last_import(record.key, base):
+        log.warning(
+            "bandit %s: an imported network may have learned %d values that are void",
+            record.name, len(void),
+        )  # fmt: skip
+        void = []  # nobody can say which of them are in its sums
     return Parent(clean, void)
 
 

@@ -39,7 +39,9 @@ MODELS = {
     "Catalogue": "CatalogueAnswer",
     "CandidatePropensity": "CandidatePropensity",
     "ClockState": "ClockAnswer",
+    "Amendment": "AmendmentLine",
     "Compacted": "CompactAnswer",
+    "Corrected": "CorrectAnswer",
     "Erased": "EraseAnswer",
     "ExplainedAction": "ChosenLine",
     "ExplainedCandidate": "CandidateLine",
@@ -66,6 +68,7 @@ MODELS = {
     "Snapshots": "SnapshotList",
     "TrainerState": "TrainerState",
     "Training": "TrainAnswer",
+    "Voided": "VoidAnswer",
 }
 OWN = {"BanditState": {"created"}, "Selection": {"fallback"}}
 

@@ -112,8 +112,7 @@ def voided(launch, rig):
     for name in NAMES:
         dry = void(node, name, decision_ids=wrong_ids(name), dry_run=True)
         answers[name] = dry, void(node, name, decision_ids=[*wrong_ids(name), "nobody"])
-    for name in NAMES:
-        poll(lambda name=name: rebuilt(node, name), f"the rebuilt model of {name}")
+    poll(lambda: all(rebuilt(node, name) for name in NAMES), "the rebuilt models")
     return node, answers
 
 

@@ -37,7 +37,7 @@ async def list_snapshots(name: Name, engine: EngineDep) -> SnapshotList:
     "/{name}/snapshot",
     openapi_extra=needs("read"),
     response_class=Response,
-    responses={200: {"content": BINARY}, **problems(404, 422)},
+    responses={200: {"content": BINARY}, **problems(404, 409, 422)},
 )
 async def export_snapshot(name: Name, engine: EngineDep) -> Response:
     """Export the served model as safetensors."""

@@ -120,8 +120,12 @@ class ModelAudit:
             self._compare_rebuilt(manifest, found)
             self._carry(found, version)
             return
-        self._compare_with_rows(manifest, found)
         carried = self._carried
+        if carried is not None and self._has_void(carried, manifest):
+            self._compare_without_void(manifest, found)
+            self._carry(found, version)
+            return
+        self._compare_with_rows(manifest, found)
         if carried is None:
             if manifest.position == 0:
                 self._compare_initial(manifest, found)
@@ -129,7 +133,7 @@ class ModelAudit:
             return
         what = f"snapshot {version} against {self._since} with rows up to {manifest.position}"
         if _same_features(carried, found):
-            self.apply(carried, LogPosition(manifest.position))
+            self._apply_without_void(carried, LogPosition(manifest.position))
             compare_models(self._check, what, carried, found)
             self._applied.append(f"{self._since} to {version}")
             return
@@ -165,11 +169,31 @@ class ModelAudit:
         )  # fmt: skip
 
     def apply(self, model: ServingModel, up_to: LogPosition) -> None:
-        """Apply the rows up to a position to a model."""
-        for number, group in enumerate(self._reader.follow(self._record, model.position, up_to)):
+        """Apply the rows up to a position to a model, as a server does."""
+        self._apply(model, up_to, BEGINNING)
+
+    def _apply_without_void(self, model: ServingModel, position: LogPosition) -> None:
+        """Apply the rows up to a snapshot's position, as the round that built it did."""
+        self._apply(model, position, position)
+
+    def _apply(self, model: ServingModel, up_to: LogPosition, voids: LogPosition) -> None:
+        groups = self._reader.follow(self._record, model.position, up_to, voids=voids)
+        for number, group in enumerate(groups):
             model.apply(group, self._imported)
             if number % GROUPS_PER_LINE == 0:
                 self._say(f"{self._record.name}: row {model.position} applied")
+
+    def _has_void(self, model: ServingModel, manifest: Manifest) -> bool:
+        """Whether a model has learned values that were void when a later snapshot was built."""
+        position = LogPosition(manifest.position)
+        rows = self._reader.void_rows(self._record.key, model.position, position)
+        return any(row.origin <= model.position for row in rows)
+
+    def _has_lost(self, manifest: Manifest) -> bool:
+        """Whether rows of a snapshot have left the log and its counts, because they are void."""
+        begins = self._reader.trim(self._record.key).position
+        later = LogPosition(manifest.position), self._reader.head(self._record.key)
+        return any(row.origin <= begins for row in self._reader.void_rows(self._record.key, *later))
 
     def _imported(self, version: SnapshotVersion) -> Snapshot:
         return self._snapshots.load(version, (MODEL_FILE,))
@@ -181,6 +205,11 @@ class ModelAudit:
         record, position = self._record, LogPosition(manifest.position)
         if self._reader.last_import(record.key, position):
             return  # it counts the rows of the imported model as well
+        if self._has_lost(manifest):
+            self._check.notes.append(
+                f"snapshot {manifest.version}: rows of it are void since, and have left the log"
+            )
+            return
         expected = self._reader.count_learned(record.key, LogPosition(0), position)
         counted = Progress(**manifest.meta["progress"]).num_learned
         if not counted == manifest.num_rows == expected:
@@ -224,6 +253,8 @@ class ModelAudit:
 
     def _compare_rebuilt(self, manifest: Manifest, found: ServingModel) -> None:
         record, position = self._record, LogPosition(manifest.position)
+        if self._has_lost(manifest):
+            return
         num_rows = int(manifest.metrics["rows"])
         learned = self._reader.count_learned(record.key, LogPosition(0), position)
         what = f"snapshot {manifest.version} against a rebuild over {num_rows} rows"
@@ -252,6 +283,22 @@ class ModelAudit:
             both = ExtendedReplay(rows, evicted)
             chunk = found.spec.training.rebuild_chunk
             expected.policy.rebuild(both, chunk, both.weights(weights))
+        compare_models(self._check, what, expected, found)
+        self._rebuilt.append(str(manifest.version))
+
+    def _compare_without_void(self, manifest: Manifest, found: ServingModel) -> None:
+        """Check a model that was built without void values against its rows."""
+        position, num_learned = LogPosition(manifest.position), found.progress.num_learned
+        rows = learned_rows(self._reader, self._record, position, num_learned)
+        expected = self._load(manifest.version)
+        if expected is None or not rows.are_all or not isinstance(expected.policy, LinearTS):
+            self._check.notes.append(
+                f"snapshot {manifest.version} was built without values that became void, and is not"
+                f" compared with {self._since}, which has learned them"
+            )
+            return
+        expected.policy.rebuild(rows, found.spec.training.rebuild_chunk, expected.row_weights)
+        what = f"snapshot {manifest.version} against its rows, without void ones"
         compare_models(self._check, what, expected, found)
         self._rebuilt.append(str(manifest.version))
 
@@ -319,7 +366,7 @@ class ModelAudit:
         if parent is None or not isinstance(parent.policy, LinearTS):
             return None
         position = LogPosition(manifest.position)
-        self.apply(parent, position)
+        self._apply_without_void(parent, position)
         assert isinstance(found.policy, LinearTS), "a bandit's policy never changes"
         scaling = found.policy.scaling
         if scaling is not None and scaling.is_old:  # by a rule of an earlier release

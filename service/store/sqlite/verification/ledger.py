@@ -21,10 +21,15 @@ from service.store.identity import bandit_of
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items, unpack_propensities
 from service.store.sqlite.verification.log import LogAudit
-from service.store.sqlite.verification.tables import LedgerFound, RewardFound, Tables
+from service.store.sqlite.verification.tables import (
+    AmendmentFound,
+    LedgerFound,
+    RewardFound,
+    Tables,
+)
 
 CHUNK = 500
-_STATUSES = (*COUNTED, "ignored", "late")
+_STATUSES = (*COUNTED, "ignored", "late", "void", "replaced")
 
 
 class LedgerAudit:
@@ -73,8 +78,11 @@ class LedgerAudit:
                 rewards: dict[int, list[RewardFound]] = defaultdict(list)
                 for reward in self._tables.rewards(last, end):
                     rewards[reward.key].append(reward)
+                amendments: dict[int, list[AmendmentFound]] = defaultdict(list)
+                for amendment in self._tables.amendments(last, end):
+                    amendments[amendment.key].append(amendment)
                 for row in rows:
-                    self._row(row, rewards.pop(row.key, []))
+                    self._row(row, rewards.pop(row.key, []), amendments.pop(row.key, []))
                 for key, reported in rewards.items():
                     self._unknown(key, len(reported))
             if more:
@@ -87,7 +95,12 @@ class LedgerAudit:
 
     # -- one decision -------------------------------------------------------------------------
 
-    def _row(self, row: LedgerFound, rewards: Sequence[RewardFound]) -> None:
+    def _row(
+        self,
+        row: LedgerFound,
+        rewards: Sequence[RewardFound],
+        amendments: Sequence[AmendmentFound],
+    ) -> None:
         check = self._values.get(row.bandit)
         if check is None:  # the bandit is deleted, or was created meanwhile
             return
@@ -96,7 +109,7 @@ class LedgerAudit:
             return
         self._num_rewards[row.bandit] += len(rewards)
         what = f"decision {row.decision_id}"
-        self._counts(check, what, row, rewards)
+        self._counts(check, what, row, rewards, amendments)
         try:
             items = unpack_items(row.items)
             num_chosen = len(unpack_chosen(row.decision_id, row.chosen or b""))
@@ -114,14 +127,38 @@ class LedgerAudit:
                 check.problem(f"rewards: {what}: of pick {reward.item}, which it has not")
             elif reward.status in COUNTED:
                 counted[reward.item].append(reward.reward)
+        self._amendments(check, what, row, items, amendments)
         for index, item in enumerate(items):
             if _is_sound(item):
                 self._item(check, row, index, item, counted[index])
             else:
                 check.problem(f"ledger: {what}, pick {index}: it is not what was written")
 
+    def _amendments(
+        self, check: Check, what: str, row: LedgerFound, items: Sequence[StoredItem],
+        amendments: Sequence[AmendmentFound],
+    ) -> None:  # fmt: skip
+        """Check that what administrators did led to what is stored, and is in the log."""
+        last = {each.item: each for each in amendments}
+        for index, item in enumerate(items):
+            newest = last.get(index)
+            if item.state.void != (newest is not None and newest.after is None):
+                check.problem(f"ledger: {what}, pick {index}: void, or not, without an amendment")
+        begins = self._logs[row.bandit].begins
+        for each in amendments:
+            if each.after is not None or each.position is None or each.position <= begins:
+                continue
+            found = self._tables.void_row(row.bandit, each.position)
+            if found is None or (found[0], found[1], found[3]) != (row.key, each.item, each.before):
+                check.problem(f"amendments: {what}: log row {each.position} does not void it")
+
     def _counts(
-        self, check: Check, what: str, row: LedgerFound, rewards: Sequence[RewardFound]
+        self,
+        check: Check,
+        what: str,
+        row: LedgerFound,
+        rewards: Sequence[RewardFound],
+        amendments: Sequence[AmendmentFound],
     ) -> None:
         """Check what the row counts, and what happened to the decision as a whole."""
         if len(rewards) != row.num_rewards:
@@ -131,6 +168,7 @@ class LedgerAudit:
         elif [reward.seq for reward in rewards] != list(range(1, len(rewards) + 1)):
             check.problem(f"rewards: {what}: their numbers are not 1 to {len(rewards)}")
         steps = row.num_rewards + (row.activated is not None) + (row.closed is not None)
+        steps += len({each.number for each in amendments if each.after is None})
         if row.version != steps:
             check.problem(f"ledger: {what}: version {row.version} after {steps} steps")
         if row.active and row.activated is not None:
@@ -150,7 +188,7 @@ class LedgerAudit:
             waits = rules.maturity == "close" and row.closed is None
             if counted and active and not waits:
                 check.problem(f"rewards: {what}: they count, but nothing was learned from them")
-            if item.origin or item.latest:
+            if (item.origin or item.latest) and not item.state.void:
                 check.problem(f"ledger: {what}: learned in row {item.origin}, without a value")
             return
         self._num_values[row.bandit] += 1
@@ -199,7 +237,7 @@ class LedgerAudit:
 def _is_sound(item: StoredItem) -> bool:
     """Whether an item has the types of one; its bytes may be anything that can be decoded."""
     state: Sequence[Any] = item.state
-    num, partials, value = state
+    num, partials, value, _ = state
     return (
         all(isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest))
         and all(isinstance(partial, float) and math.isfinite(partial) for partial in partials)

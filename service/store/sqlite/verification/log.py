@@ -11,7 +11,14 @@ import json
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.errors import StoreDamaged
 from service.store.findings import Check
-from service.store.hashing import GENESIS_HASH, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
+from service.store.hashing import (
+    GENESIS_HASH,
+    KIND_CATALOGUE,
+    KIND_CONFIG,
+    KIND_IMPORT,
+    KIND_LEARN,
+    KIND_VOID,
+)
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import (
@@ -49,6 +56,7 @@ class LogAudit:
         self._is_whole = True  # no row of it is missing
         self._corrected: dict[int, tuple[LogPosition, float]] = {}  # by origin
         self._num_erased = 0
+        self._num_void = 0
 
     def advance(self) -> bool:
         """Check the next rows; returns False at the end of the log."""
@@ -66,6 +74,7 @@ class LogAudit:
             self._problem(f"{_span(self._group[0].position, self.position)} in a group without end")
             self._group, self._is_whole = [], False
         erased = f", {self._num_erased} erased" if self._num_erased else ""
+        erased += f", {self._num_void} values void" if self._num_void else ""
         self._check.compared = f"{self.position} rows{erased}: positions, hash chain, decisions"
         return len(rows) == CHUNK
 
@@ -105,6 +114,9 @@ class LogAudit:
             self._num_erased += row.is_erased
             self._learn_row(row)
             self._decision(f"row {position}", row)
+        elif kind == KIND_VOID:
+            self._num_void += 1
+            self._void_row(row)
         elif kind not in _KINDS:
             self._problem(f"row {position}: of unknown kind {kind}")
         elif row.payload is None or (kind == KIND_IMPORT and not _names_version(row.payload)):
@@ -129,8 +141,11 @@ class LogAudit:
         elif bandit_of(DecisionKey(row.key)) != self.record.key:
             self._problem(f"{what}: its decision is another bandit's")
         item = self._ledger_item(row)
-        known_origin = None if item is None else item.origin
-        self._bounds(what, row, item)
+        known_origin: int | None = None if item is None else item.origin
+        if known_origin != origin and self._tables.voided_by(self.record.key, origin) is not None:
+            known_origin = origin  # it was learned again after it became void
+        else:
+            self._bounds(what, row, item)
         if row.before is None:
             if origin != position:
                 self._problem(f"{what}: a first value with origin {origin}")
@@ -145,6 +160,18 @@ class LogAudit:
         if known != row.before and (known is not None or origin > self.begins):
             self._problem(f"{what}: was {row.before}, the rows before it say {known}")
         self._corrected[origin] = self.position, row.after
+
+    def _void_row(self, row: StoredRow) -> None:
+        """Check that what became void is what the rows before it say."""
+        what = f"row {row.position}"
+        if None in (row.key, row.item, row.origin, row.before):
+            self._problem(f"{what}: the value that it voids is missing")
+        elif not row.origin < row.position:
+            self._problem(f"{what}: voids row {row.origin}, which is later")
+        else:
+            known = self._before(row)
+            if known != row.before and (known is not None or row.origin > self.begins):
+                self._problem(f"{what}: voids {row.before}, the rows before it say {known}")
 
     def _bounds(self, what: str, row: StoredRow, item: StoredItem | None) -> None:
         """Check the bounds of a value: a correction has those of the first row."""

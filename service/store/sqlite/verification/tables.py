@@ -23,7 +23,7 @@ from service.store.records import BanditRecord, Trim
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.evicted import trim_of
 from service.store.sqlite.log_rows import LOG_ROWS, StoredRow, config_rows
-from service.store.sqlite.tables import decision_ids
+from service.store.sqlite.tables import decision_ids, stand_in
 
 _LEDGER = """
 SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
@@ -33,6 +33,10 @@ WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
 _REWARDS = """
 SELECT key, item, reward, seq, status FROM rewards WHERE key > ? AND key <= ? ORDER BY key, seq
+"""
+_AMENDMENTS = """
+SELECT key, number, item, before, after, position FROM amendments WHERE key > ? AND key <= ?
+ORDER BY key, number, item
 """
 _WINDOWS = """
 SELECT w.closes, w.key, d.key IS NOT NULL, l.closed FROM windows AS w
@@ -89,6 +93,17 @@ class RewardFound(NamedTuple):
     status: str
 
 
+class AmendmentFound(NamedTuple):
+    """What an administrator did to a value; see `Amendment`."""
+
+    key: DecisionKey
+    number: int
+    item: int
+    before: float | None
+    after: float | None
+    position: int | None
+
+
 class WindowFound(NamedTuple):
     """An open window: whether its decision is stored, and when the ledger says it was closed."""
 
@@ -112,6 +127,7 @@ class Tables:
 
     def __init__(self, path: Path) -> None:
         self._db = connect_reader(path)
+        stand_in(self._db)
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -183,6 +199,28 @@ class Tables:
         """Return the rewards of the decisions with keys in (after, up_to]; None: all later ones."""
         rows = self._db.execute(_REWARDS, (after, _LAST_KEY if up_to is None else up_to))
         return [RewardFound._make(row) for row in rows.fetchall()]
+
+    def amendments(self, after: int, up_to: int | None) -> list[AmendmentFound]:
+        """Return the amendments of the decisions with keys in (after, up_to]; see `rewards`."""
+        rows = self._db.execute(_AMENDMENTS, (after, _LAST_KEY if up_to is None else up_to))
+        return [AmendmentFound._make(row) for row in rows.fetchall()]
+
+    def void_row(self, bandit: int, position: int | None) -> tuple[int, int, int, float] | None:
+        """Return key, item, origin and value of the row at a position that voids a value."""
+        found = self._db.execute(
+            "SELECT key, item, origin, before FROM log WHERE bandit = ? AND position = ?"
+            " AND kind = 5",
+            (bandit, position),
+        ).fetchone()
+        return None if found is None else (found[0], found[1], found[2], found[3])
+
+    def voided_by(self, bandit: int, origin: int) -> int | None:
+        """Return the position of the row that voids the value first learned at `origin`."""
+        found = self._db.execute(
+            "SELECT position FROM log WHERE bandit = ? AND origin = ? AND kind = 5",
+            (bandit, origin),
+        ).fetchone()
+        return None if found is None else int(found[0])
 
     def windows(self, after: tuple[float, int], most: int) -> list[WindowFound]:
         """Return the next open windows after (closes, key)."""
