@@ -17,7 +17,17 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import bandexa_core
-from service.cli import admin, applying, clock, data, erasing, evidence, serve, snapshots
+from service.cli import (
+    admin,
+    applying,
+    clock,
+    data,
+    erasing,
+    evidence,
+    rewards,
+    serve,
+    snapshots,
+)
 
 
 class _Root(TyperGroup):
@@ -45,6 +55,7 @@ applying.register(app)
 app.add_typer(snapshots.app, name="snapshots")
 snapshots.register(app)
 erasing.register(app)
+app.add_typer(rewards.app, name="rewards")
 app.add_typer(clock.app, name="clock")
 data.register(app)
 evidence.register(app)

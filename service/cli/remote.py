@@ -30,14 +30,17 @@ REMEDIES = {
 
 
 @contextmanager
-def connected(url: str, api_key: str | None) -> Iterator[BanditClient]:
-    """Yield a client of the server at `url`; a call that fails ends the command."""
-    from bandexa_client import NO_RETRY, BanditClient, BanditError
+def connected(url: str, api_key: str | None, *, retries: bool = False) -> Iterator[BanditClient]:
+    """Yield a client of the server at `url`; a call that fails ends the command.
+
+    With `retries`, calls that may be repeated are, before that.
+    """
+    from bandexa_client import NO_RETRY, BanditClient, BanditError, Retry
 
     try:
         client = BanditClient(
             url, api_key=api_key, timeout_s=TIMEOUT_S, train_timeout_s=LONG_TIMEOUT_S,
-            retry=NO_RETRY,
+            retry=Retry() if retries else NO_RETRY,
         )  # fmt: skip
     except ValueError as error:
         fail(f"the address or the API key cannot be used: {error}", ADDRESS, USAGE)

@@ -77,7 +77,7 @@ class MemoryHistory(View):
                 if (since is None or each.record.time >= since)
                 and (until is None or each.record.time < until)
             ]
-        return found, page[-1].record.key if len(reported) > most else None
+        return found, page[-1].record.key if len(page) == most else None
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """See `DecisionHistory.rounds`."""

@@ -126,6 +126,17 @@ class Readers:
             "first": [
                 log.first_learned(key, n, head) for n in (1, 2, num_first) if 0 < n <= num_first
             ],
+            "void": [
+                (plain(log.void_rows(key, n, head)), plain(log.void_rows(key, LogPosition(0), n)))
+                for n in some
+            ],
+            "void values": plain(
+                list(log.void_values(bandit, log.void_rows(key, trim.position, head)))
+            ),
+            "groups without void": [
+                attempt(lambda n=n: list(log.follow(bandit, trim.position, head, voids=n)))
+                for n in {trim.position, *ends[-2:]}
+            ],
             "before": [log.last_before(key, now - ago) for ago in (-1.0, 0.0, 2.0, 9.0, 99.0)],
             "removable": log.removable_changes(key),
             "removable rows": [log.may_trim(key, n) for n in some],
@@ -171,6 +182,10 @@ class Readers:
             ],
             "decisions": [plain(history.decision(bandit, each)) for each in ids],
             "newest": plain([newest, older]),
+            "valued": [
+                plain(history.valued(bandit, since, until, key_at(bandit.key, 0.0), 300))
+                for since, until in ((None, None), (now - 3.0, None), (None, now - 2.0))
+            ],
             "rounds": [plain(history.rounds(bandit, now - ago, 3)) for ago in (0.0, 5.0, MOST)],
             # How much a decision was to read is the store's own affair.
             "counted decisions": plain([row._replace(num_bytes=0) for row in counted + later]),

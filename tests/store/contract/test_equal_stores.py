@@ -312,6 +312,28 @@ class BothStores(RuleBasedStateMachine):
         if change is not None:
             self.step(decision, change)
 
+    @precondition(lambda self: self.known)
+    @rule(picks=st.lists(st.tuples(PICK, st.integers(0, 7)), min_size=1, max_size=4))
+    def values_become_void(self, picks: Sequence[tuple[int, int]]) -> None:
+        for pick, which in picks:
+            decision = list(self.known.values())[pick % len(self.known)]
+            items = [n for n in range(len(decision.actions)) if which >> n & 1]
+            change = contract.void(decision.state, items, decision.bandit.spec.rewards)
+            if change is not None:
+                self.step(decision, change)
+
+    @precondition(lambda self: self.known)
+    @rule(pick=PICK, item=st.integers(0, 2), value=VALUES)
+    def a_value_is_corrected(self, pick: int, item: int, value: float) -> None:
+        decision = list(self.known.values())[pick % len(self.known)]
+        item, rules = item % len(decision.actions), decision.bandit.spec.rewards
+        try:
+            _, change = contract.correct(decision.state, item, value, rules, MOST_REWARDS)
+        except ValueError:  # it has all rewards that it may have
+            return
+        if change is not None:
+            self.step(decision, change, reported=Reported(item, value + 0.0, None))
+
     @precondition(lambda self: self.outdated)
     @rule(pick=PICK)
     def an_outdated_step_arrives(self, pick: int) -> None:

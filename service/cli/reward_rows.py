@@ -1,0 +1,130 @@
+"""Reads rewards from a CSV or Parquet file, some rows at once, however long the file is."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bandexa_client import RewardReport
+
+NEEDED = ("decision_id", "reward")
+KNOWN = (*NEEDED, "reward_id", "action", "bandit")
+ROWS = 1000  # at once: a batch of the service has as many
+INSTALL = "pip install 'bandexa[parquet]'"
+
+
+class Unreadable(Exception):
+    """A file that is no table of rewards; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the file.
+
+    Attributes:
+        line: Its line in a CSV file (the last one, where it has several); its number in a Parquet
+            file, from 1.
+        decision_id: As it stands there; "" where it is missing.
+        report: What it reports; None where it is none.
+        problem: Why it is none; "" where it is.
+    """
+
+    line: int
+    decision_id: str
+    report: RewardReport | None
+    problem: str = ""
+
+
+def read(path: Path, bandit: str | None) -> Iterator[Row]:
+    """Yield the rows of a file; `.parquet` is Parquet, anything else CSV with a head.
+
+    Args:
+        path: The file.
+        bandit: The bandit of rows that name none.
+
+    Raises:
+        Unreadable: It cannot be read, or lacks a column.
+    """
+    records = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    try:
+        for line, record in records:
+            yield _row(line, record, bandit)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Unreadable(f"{path}: {error}") from error
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        yield from _csv_rows(path, file)
+
+
+def _csv_rows(path: Path, file: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(file, strict=True)
+    _check_columns(path, reader.fieldnames or ())
+    for record in reader:
+        if None in record:
+            yield reader.line_num, {"problem": "it has more fields than the head"}
+        else:
+            yield reader.line_num, record
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise Unreadable(f"{path}: Parquet needs pyarrow ({INSTALL})") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, names)
+            wanted = [name for name in KNOWN if name in names]
+            for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except ArrowException as error:
+        raise Unreadable(f"{path}: {error}") from error
+
+
+def _check_columns(path: Path, names: Any) -> None:
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise Unreadable(f"{path}: the column {missing[0]!r} is missing")
+
+
+def _row(line: int, record: Mapping[str, Any], bandit: str | None) -> Row:
+    from bandexa_client import RewardReport
+
+    texts = {name: _text(record.get(name)) for name in KNOWN if name != "reward"}
+    decision_id = texts["decision_id"]
+    problem = record.get("problem") or ("" if decision_id else "decision_id: it is missing")
+    reward = _number(record.get("reward"))
+    if not problem and reward is None:
+        problem = f"reward: {record.get('reward')!r} is no finite number"
+    if problem or reward is None:
+        return Row(line, decision_id, None, problem)
+    report = RewardReport(
+        decision_id, reward, texts["reward_id"] or None, texts["action"] or None,
+        texts["bandit"] or bandit,
+    )  # fmt: skip
+    return Row(line, decision_id, report)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _number(value: Any) -> float | None:
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
