@@ -243,6 +243,11 @@ class DisjointPosterior:
         posterior.remove(z_ND, r_N, weights_N)
         self._pool_again()
 
+    def begin_frame_again(self, *, center: bool) -> None:
+        """See GaussianPosterior.begin_frame_again."""
+        self.frame = self.frame.begun_again(center=center)
+        self.refresh()
+
     def forget(self, factor: float) -> None:
         """Multiply the weight of every row of every slot; see GaussianPosterior.forget."""
         for posterior in self._slots.values():

@@ -65,6 +65,13 @@ class Frame(NamedTuple):
             unit, has_unit = max(math.sqrt(variance), least), 1.0
         return Frame(center, unit, num_rows, has_unit)
 
+    def begun_again(self, *, center: bool) -> Frame:
+        """Return the frame whose unit, and `center` where that is asked for, are learned anew.
+
+        The next move takes them from all rows. For rows that turned out to be wrong.
+        """
+        return self._replace(has_unit=0.0, num_rows=0.0 if center else self.num_rows)
+
 
 def frame_of_first(values: npt.ArrayLike, known: Frame, config: PosteriorConfig) -> Frame:
     """Return the frame that the first values of a bandit give, where `known` has none yet.

@@ -340,6 +340,11 @@ class GaussianPosterior:
             self._rows = RowStatistics(sums.mended())
             self.recompute()
 
+    def begin_frame_again(self, *, center: bool) -> None:
+        """Learn the unit, and where asked for the centre, from all rows, and `refresh`."""
+        self.frame = self.frame.begun_again(center=center)
+        self.refresh()
+
     def forget(self, factor: float) -> None:
         """Multiply the weight of every row by `factor`, from 0 to 1, in O(D^3); the prior stays."""
         self._rows.fold()

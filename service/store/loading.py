@@ -30,6 +30,7 @@ from bandexa_core.model import (
     load_model,
 )
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.posterior.frame import FIRST_ROWS
 from bandexa_core.replay import Rows
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.publishing import BLANKED, COPIED
@@ -344,6 +345,9 @@ def remove_void(
         weights = model.row_weights
         weights_N = np.ones(len(part)) if weights is None else weights(rows.positions)
         model.policy.remove(rows, weights_N)
+    first = min(row.origin for row in void)
+    early = reader.count_learned(record.key, BEGINNING, first) < FIRST_ROWS
+    model.policy.posterior.begin_frame_again(center=early)
     return len(found)
 
 

@@ -18,6 +18,11 @@ from tests.fixtures.waiting import poll
 NAMES = ("linear", "disjoint", "neural")
 NUM, EVERY = 120, 6  # every sixth reward is wrong
 WRONG = 250.0
+TRIMMED = (*NAMES, "plain")
+PLAIN = {  # neither the prior nor the scale of inputs follows from rows
+    "rewards": {"clip_outliers": False}, "posterior": {"prior_mean": 0.0},
+    "encoder": {"name": "concat", "standardize": False},
+}  # fmt: skip
 
 
 def is_wrong(number: int) -> bool:
@@ -221,4 +226,68 @@ def test_a_kill_before_the_model_is_rebuilt_is_finished_by_the_next_start(launch
     assert difference(node, without, "linear") < 1e-9
     found = node.call("GET", f"/bandits/linear/decisions/{chosen['decision_id']}")
     assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
+    assert_verified(node)
+
+
+def trimmed(launch, rig, *, wrong: bool):
+    """Return a server whose logs have lost the first half of the rows.
+
+    No snapshot is older than the rows of the second half.
+    """
+    node = launch("trimmed", keep_snapshots=2)
+    create(node, rig)
+    node.create("plain", rig.linear(**PLAIN))
+    for name in TRIMMED:
+        play(node, rig, name, wrong=False, among=range(NUM // 2))
+        node.train(name)
+        node.train(name)
+    node.stop()
+    node.env["BANDEXA_MAX_AGE_DAYS"] = "1e-9"
+    node.start()
+    rows = "SELECT count(*) FROM decisions"
+    poll(lambda: rig.query(node, rows) == [(0,)], "trimmed logs")
+    node.stop()
+    del node.env["BANDEXA_MAX_AGE_DAYS"]
+    node.start()
+    for name in TRIMMED:
+        play(node, rig, name, wrong=wrong, among=range(NUM // 2, NUM))
+        node.train(name)
+        node.train(name)
+    return node
+
+
+def test_where_no_older_snapshot_is_left_values_are_taken_out_of_the_sums(launch, rig):
+    node, other = (trimmed(launch, rig, wrong=wrong) for wrong in (True, False))
+    scores = {name: other.score(name) for name in TRIMMED}
+    before = {name: difference(node, scores, name) for name in TRIMMED}
+    for name in TRIMMED:
+        assert before[name] > 1.0
+        done = void(node, name, decision_ids=wrong_ids(name), wait=True)
+        assert (done["values"], done["rebuild"]) == (NUM // EVERY // 2, "none")
+        assert done["unknown"] == wrong_ids(name, range(NUM // 2))
+    assert difference(node, scores, "plain") < 1e-9
+    # Which rows' mean the prior expects of unknown actions, and the scale of inputs, differ.
+    for name in ("linear", "disjoint"):
+        assert difference(node, scores, name) < 0.05
+    # The network begins anew, and learns from the sample of what left the log and from the rest.
+    assert difference(node, scores, "neural") < 0.05 * before["neural"]
+    assert_verified(node)
+
+
+def test_a_bandit_that_went_back_is_rebuilt_from_there(launch, rig):
+    node = launch("back", keep_snapshots=5)
+    create(node, rig)
+    play(node, rig, "linear", wrong=False, among=range(40))
+    version = node.train("linear")["snapshot"]
+    play(node, rig, "linear", wrong=True, among=range(40, 80))
+    node.train("linear")
+    node.call("POST", "/bandits/linear/rollback", {"version": version})
+    scores = {"linear": node.score("linear")}
+    done = void(node, "linear", decision_ids=wrong_ids("linear"), wait=True)
+    assert (done["values"], done["rebuild"]) == (6, "none")
+    assert difference(node, scores, "linear") < 1e-9  # it had forgotten them already
+    play(node, rig, "linear", wrong=True, among=range(80, 100))
+    scores = {"linear": node.score("linear")}
+    assert void(node, "linear", decision_ids=[own_id("linear", 0)], wait=True)["values"] == 1
+    assert difference(node, scores, "linear") > 1e-3  # of a copied row
     assert_verified(node)
