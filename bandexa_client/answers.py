@@ -124,7 +124,8 @@ class Corrected:
     Attributes:
         status: applied; duplicate, when it was the value already; aggregated, when it is learned
             with the decision's activation; pending, when it is learned at the close of the
-            decision's window; late, when the decision will never be learned.
+            decision's window; late, when the decision will never be learned; stored, when the
+            bandit has failed and learns it once it is recovered.
         action: The chosen action whose value it is.
         before: The value before; None where it was void, or had no reward.
         after: The value.

@@ -2,16 +2,15 @@
 
 `report`, `activate` and `close` step a decision's state, and so do `void` and `correct`, for an
 administrator: each returns the status of the step, and the change that has to be stored, or None
-where there is nothing to store. Whoever takes reports
-reads the state, steps, and appends the change on the condition that the state's version is still
-the one that was read; if it moved, they read and step again. So one implementation serves every
-store and any number of writers.
+where there is nothing to store. Whoever takes reports reads the state, steps, and appends the
+change on the condition that the state's version is still the one that was read; if it moved, they
+read and step again. So one implementation serves every store and any number of writers.
 
 The value of a chosen action is the fold of the rewards that count (applied, aggregated, pending or
 corrected): the first, the last, their sum or their mean. A void one has no value, and takes none
-until it is corrected. A sum is exact and does not depend on the order. It is
-held as partial sums (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one
-more reward costs the same however many came before.
+until it is corrected. A sum is exact and does not depend on the order. It is held as partial sums
+(Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one more reward costs the
+same however many came before.
 
 Nothing here reads a clock: times come with the reports. A negative zero becomes zero, because not
 every store can hold one.

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition
+from service.serving.amendments import Corrected, Voided
 from service.serving.bandit import Bandit
 from service.serving.relearner import Relearner
 from service.serving.rewards import Rewards
-from service.serving.steps import Corrected, Voided
 from service.store.errors import Erased, UnknownDecision
 from service.store.protocol import EventStore
 from service.store.records import BanditRecord
 
 log = logging.getLogger(__name__)
-AT_ONCE = 500  # decisions
+AT_ONCE = 100  # decisions
 
 
 class Selection(NamedTuple):
@@ -83,6 +83,12 @@ class Amending:
         self._store = store
         self._rewards = rewards
         self._relearner = relearner
+        self._tasks: set[asyncio.Task[VoidReport]] = set()
+
+    def _ended(self, task: asyncio.Task[VoidReport]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("not all values that were asked for are void: %s", error)
 
     async def void(
         self, bandit: Bandit, selection: Selection, *, dry_run: bool, wait: bool
@@ -101,8 +107,10 @@ class Amending:
         Raises:
             Unavailable, StoreError: The store takes no writes; some values may be void.
         """
-        work = self._void(bandit, selection, dry_run=dry_run)
-        report = await asyncio.shield(asyncio.ensure_future(work))
+        task = asyncio.create_task(self._void(bandit, selection, dry_run=dry_run), name="voiding")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        report = await asyncio.shield(task)
         if wait and report.pending and not dry_run:
             await asyncio.shield(self._relearner.begin(bandit))
             report.pending = bandit.model.void_from is not None
@@ -110,33 +118,50 @@ class Amending:
 
     async def _void(self, bandit: Bandit, selection: Selection, *, dry_run: bool) -> VoidReport:
         report, last = VoidReport(), LogPosition(0)
-        async for ids in self._chunks(bandit.record, selection):
-            done = await asyncio.gather(
-                *(
-                    self._rewards.void(bandit, each, selection.action, dry_run=dry_run)
-                    for each in ids
-                ),
-                return_exceptions=True,
-            )
-            for decision_id, found in zip(ids, done, strict=True):
-                if isinstance(found, Voided):
-                    report.add(found)
-                    last = max([last, *(row.position for row in found.rows)])
-                elif not isinstance(found, UnknownDecision | Erased):
-                    raise found
-                elif selection.ids is not None:  # else it was removed meanwhile
-                    report.unknown = (*report.unknown, decision_id)
-        if last:
-            await bandit.applier.applied(last)
-        report.pending = bandit.model.void_from is not None
-        if report.pending and not dry_run:
-            self._relearner.begin(bandit)
+        try:
+            async for ids in self._chunks(bandit.record, selection):
+                last = max(last, await self._void_some(bandit, ids, selection, report, dry_run))
+        finally:  # also where the store failed in the middle of it
+            is_applied = not last or await bandit.applier.applied(last)
+            report.pending = bandit.model.void_from is not None or not is_applied
+            if bandit.model.void_from is not None and not dry_run:
+                self._relearner.begin(bandit)
         if report.values and not dry_run:
             log.info(
                 "bandit %s: %d values of %d decisions are void", bandit.record.name, report.values,
                 report.decisions,
             )  # fmt: skip
         return report
+
+    async def _void_some(
+        self,
+        bandit: Bandit,
+        ids: Sequence[DecisionId],
+        selection: Selection,
+        report: VoidReport,
+        dry_run: bool,
+    ) -> LogPosition:
+        """Void the values of some decisions; returns the position of the last row of them, or 0.
+
+        Raises:
+            Unavailable, StoreError: The store takes no writes; the others are counted.
+        """
+        last, failed = LogPosition(0), None
+        done = await asyncio.gather(
+            *(self._rewards.void(bandit, each, selection.action, dry_run=dry_run) for each in ids),
+            return_exceptions=True,
+        )
+        for decision_id, found in zip(ids, done, strict=True):
+            if isinstance(found, Voided):
+                report.add(found)
+                last = max([last, *(row.position for row in found.rows)])
+            elif not isinstance(found, UnknownDecision | Erased):
+                failed = found
+            elif selection.ids is not None:  # else it was removed meanwhile
+                report.unknown = (*report.unknown, decision_id)
+        if failed is not None:
+            raise failed
+        return last
 
     async def _chunks(
         self, record: BanditRecord, selection: Selection

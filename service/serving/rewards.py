@@ -18,11 +18,12 @@ from bandexa_core.ids import ActionId, BanditUid, DecisionId
 from bandexa_core.log.contract import ActivationStatus, DecisionState, RewardStatus
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
+from service.serving.amendments import Corrected, Voided
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions, Rows
 from service.serving.select.batcher import DecisionBatcher
-from service.serving.steps import Corrected, Steps, Voided
+from service.serving.steps import Steps
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore, Step
 from service.store.records import BanditRecord, RewardReport
@@ -162,8 +163,8 @@ class Rewards:
         about(decision_id)
         await self._batcher.arrived(decision_id)
         done = await self._steps.correct(decision_id, bandit.record, action, reward, time.time())
-        if done.rows:
-            await bandit.applier.applied(done.rows[-1].position)
+        if done.rows and not await bandit.applier.applied(done.rows[-1].position):
+            return done._replace(status="stored")
         return done
 
     async def close_windows(self) -> None:

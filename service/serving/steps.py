@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.log import contract
@@ -22,11 +21,11 @@ from bandexa_core.log.contract import (
     SUMMED,
     ActivationStatus,
     Change,
-    CorrectionStatus,
     DecisionState,
     Reported,
     RewardStatus,
 )
+from service.serving.amendments import Corrected, Voided
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
@@ -37,34 +36,6 @@ from service.store.records import BanditRecord, RewardReport
 MAX_TRIES = 100
 NEW = DecisionState.of(1, activated=True)
 Commit = asyncio.Future[Rows | None]  # None: the decision has moved on
-
-
-class Voided(NamedTuple):
-    """What voiding a decision did.
-
-    Attributes:
-        values: The values that became void, and how many rewards made each.
-        rows: What was logged: a row for each of them that had been learned.
-    """
-
-    values: tuple[tuple[float, int], ...]
-    rows: Rows
-
-    @classmethod
-    def of(cls, decision: Reportable, change: Change, rows: Rows) -> Voided:
-        """Return what a change of a decision did."""
-        items = decision.state.items
-        found = [(each.before, items[each.item].num) for each in change.amended]
-        return cls(tuple((value, num) for value, num in found if value is not None), rows)
-
-
-class Corrected(NamedTuple):
-    """What a correction did: its status, whose value it was, and the value before."""
-
-    status: CorrectionStatus
-    action: ActionId
-    before: float | None
-    rows: Rows
 
 
 class Steps:

@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.ids import UNPLACED, LogPosition, SnapshotVersion
-from bandexa_core.log.bounds import clip
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.rows import Group, LearnRow, VoidRow
+from bandexa_core.log.rows import Group, VoidRow
 from bandexa_core.model import (
     CATALOGUE,
     GENERATION,
@@ -29,17 +26,15 @@ from bandexa_core.model import (
     ServingModel,
     load_model,
 )
-from bandexa_core.policies.linear_head import LinearHead, take_prefix
-from bandexa_core.posterior.frame import FIRST_ROWS
-from bandexa_core.replay import Rows
+from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.publishing import BLANKED, COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
+from service.store.void_values import remove_void
 
 log = logging.getLogger(__name__)
-REMOVED_AT_ONCE = 512  # void values
 
 
 def belonging(
@@ -298,57 +293,6 @@ def parent_without_voids(
         )  # fmt: skip
         void = []  # nobody can say which of them are in its sums
     return Parent(clean, void)
-
-
-def remove_void(
-    reader: LogReader,
-    record: BanditRecord,
-    model: ServingModel,
-    void: Sequence[VoidRow],
-    up_to: LogPosition,
-) -> int:
-    """Take void values out of the sums of a model; returns how many there were.
-
-    A decision that retention or an erasure has removed meanwhile cannot be taken out: what it
-    taught stays.
-
-    Args:
-        reader: Reads the log.
-        record: The bandit.
-        model: The model as its snapshot has it.
-        void: The rows that void values which it has learned.
-        up_to: The position of the last of them.
-    """
-    if not void or not isinstance(model.policy, LinearHead):
-        return 0
-    wanted = {row.origin for row in void}
-    before: dict[LogPosition, float] = {}  # as the model knows them: later rows correct them
-    for group in reader.follow(record, model.position, up_to):
-        for row in group.rows:
-            if isinstance(row, LearnRow) and row.origin in wanted and row.before is not None:
-                before.setdefault(row.origin, clip(row.before, row.low, row.high))
-    found = [row for _, row in reader.void_values(record, void)]
-    if len(found) < len(void):
-        log.warning(
-            "bandit %s: %d void values stay in its sums: their decisions were removed", record.name,
-            len(void) - len(found),
-        )  # fmt: skip
-    for first in range(0, len(found), REMOVED_AT_ONCE):
-        part = found[first : first + REMOVED_AT_ONCE]
-        rows = Rows(
-            positions=np.array([row.origin for row in part], np.int64),
-            slots=np.array([row.slot for row in part], np.int64),
-            rewards=np.array([before.get(row.origin, row.learned) for row in part]),
-            actions=np.stack([row.action for row in part]),
-            contexts=np.stack([row.context for row in part]),
-        )
-        weights = model.row_weights
-        weights_N = np.ones(len(part)) if weights is None else weights(rows.positions)
-        model.policy.remove(rows, weights_N)
-    first = min(row.origin for row in void)
-    early = reader.count_learned(record.key, BEGINNING, first) < FIRST_ROWS
-    model.policy.posterior.begin_frame_again(center=early)
-    return len(found)
 
 
 def catalogue_of(

@@ -72,10 +72,11 @@ class CorrectRequest(Body):
 class CorrectAnswer(BaseModel):
     """What became of a correction."""
 
-    status: Literal["applied", "duplicate", "aggregated", "pending", "late"] = Field(
+    status: Literal["applied", "duplicate", "aggregated", "pending", "late", "stored"] = Field(
         description="applied: learned. duplicate: it was the value already. aggregated: learned"
         " when the decision is activated. pending: learned when its window closes. late: it was"
-        " never activated, and its window is closed: stored, and never learned."
+        " never activated, and its window is closed: stored, and never learned. stored: the bandit"
+        " has failed, and learns it once it is recovered."
     )
     action: str
     before: float | None = Field(description="The value before; null: void, or none yet.")

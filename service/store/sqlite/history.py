@@ -40,7 +40,7 @@ from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.decision_rows import decision_record
 from service.store.sqlite.exported import Exported
 from service.store.sqlite.log_rows import config_rows
-from service.store.sqlite.tables import decision_ids
+from service.store.sqlite.tables import decision_ids, stand_in
 
 _DECISION = """
 SELECT d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
@@ -63,6 +63,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self._db = connect_reader(path)
+        stand_in(self._db)
         self._exported: Exported | None = None
 
     def close(self) -> None:

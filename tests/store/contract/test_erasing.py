@@ -65,7 +65,7 @@ def test_rows_of_an_erased_unit_teach_nothing_and_the_hashes_stay(client, store,
         assert reader.hash_at(bandit.key, reader.head(bandit.key)) == log_hash
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == NUM - len(HERS)
         assert reader.count_learned(bandit.key, LogPosition(2), FAR) == NUM - len(HERS) - 1
-        assert reader.first_learned(bandit.key, 2) == 3
+        assert reader.first_learned(bandit.key, 2, FAR) == 3
         assert [(mark.bandit, mark.first) for mark in reader.relearning()] == [(bandit.key, 2)]
         assert reader.erasures() == []
 
