@@ -211,6 +211,23 @@ def test_rows_without_a_value_are_passed_over_once(
     assert cursor(tmp_path, "uid") == 7
 
 
+def test_a_void_value_counts_no_more(database, follower, tmp_path) -> None:
+    log(database, LEARNED, LEARNED)
+    while follower.step():
+        pass
+    assert [counted(tmp_path, what) for what in ("num_values", "value", "square")] == [2, 2, 2]
+    with closing(sqlite3.connect(database)) as db:
+        db.execute(
+            "INSERT INTO log (bandit, position, kind, time, origin, before, ends, hash)"
+            " VALUES (1, 3, 5, ?, 1, 1.0, 1, x'')",
+            (NOW + 1e6,),
+        )
+        db.commit()
+    while follower.step():
+        pass
+    assert [counted(tmp_path, what) for what in ("num_values", "value", "square")] == [1, 1, 1]
+
+
 def test_a_deleted_bandit_leaves_no_cursor(database, follower, tmp_path) -> None:
     def cursors() -> list[tuple[str]]:
         with closing(sqlite3.connect(tmp_path / "aggregates.db")) as db:
