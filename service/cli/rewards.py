@@ -237,8 +237,7 @@ def import_rewards(
 ) -> None:
     """Report the rewards in a file, a thousand rows at once; running it again is safe.
 
-    Exit status 1: rows were refused or their decisions are unknown, and all others are stored. 2:
-    the file cannot be read to its end. 3: the server does not answer; run it again.
+    Exit status 1: rows were refused or unknown. 2: the file cannot be read. 3: no server is there.
     """
     report, ended = Report(), False
     try:
