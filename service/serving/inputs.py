@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -76,6 +76,18 @@ class NamedSide:
         """Return the side that a configuration describes; None where it has numbers."""
         declared = spec.declared
         return None if declared is None else cls(declared, spec.max_bytes, salt)
+
+    @classmethod
+    def of_logged(cls, spec: ContextSpec | ActionsSpec) -> Self | None:
+        """Return the side for objects of a log: what it has of personal values is taken as it is.
+
+        A digest is a category there, and not hashed again.
+        """
+        declared = spec.declared
+        if declared is None:
+            return None
+        fields = {path: replace(known, log="keep") for path, known in declared.learned.items()}
+        return cls(replace(declared, fields=fields), spec.max_bytes, b"")
 
     def row(self, value: Any, field: str) -> NDArray[np.uint8]:
         """Return an object as it is logged: its JSON with zeros behind it, uint8 (max_bytes,).

@@ -62,8 +62,8 @@ class Learner:
             )
         except (ValueError, BandexaError) as error:
             raise PolicyError(f"{name}: {error}") from error
-        self._contexts = NamedSide.of(spec.context)
-        self._actions = NamedSide.of(spec.actions)
+        self._contexts = NamedSide.of_logged(spec.context)
+        self._actions = NamedSide.of_logged(spec.actions)
         self._bounds = RewardBounds(spec.reward_range)
         self._replay = MemoryReplay(spec.row_layout)
         self._training: dict[str, NDArray[Any]] = {}
