@@ -99,6 +99,11 @@ class Configurations:
             if SWITCHED in row.spec
         )
 
+    @property
+    def positions(self) -> tuple[LogPosition, ...]:
+        """The positions of all config rows, oldest first."""
+        return tuple(row.position for row in self._rows)
+
     def generation(self, position: int) -> LogPosition:
         """Return the generation that is served at a position."""
         served = [each.generation for each in self.switches if each.position <= position]

@@ -288,8 +288,8 @@ class DecisionHistory(Reader, Protocol):
     ) -> LoggedPage:
         """Return decisions with keys above `after` as they were at a moment, oldest first.
 
-        A value is that at the moment's position, whatever was learned since; rewards are those that
-        had arrived. Decisions that retention removed since are missing.
+        A value is that at the moment's position, whatever was learned since, unless it is void by
+        now; rewards are those that had arrived. Decisions that retention removed since are missing.
 
         Args:
             bandit: The bandit.

@@ -349,7 +349,9 @@ class LoggedDecision(NamedTuple):
     Attributes:
         record: The decision.
         rewards: Its rewards, at most 1,000.
-        values: The value of each chosen action as it was reported; None where none was learned.
+        values: The value of each chosen action as it was reported; None where none was learned, or
+            where it is void by now.
+        void: The indexes of the chosen actions whose values are void by now.
         closed: When its reward window was closed; None while it was open.
         activated_at: When it was activated after the select; None where it was not.
     """
@@ -357,6 +359,7 @@ class LoggedDecision(NamedTuple):
     record: DecisionRecord
     rewards: tuple[ReportedReward, ...]
     values: tuple[float | None, ...]
+    void: tuple[int, ...]
     closed: float | None
     activated_at: float | None
 

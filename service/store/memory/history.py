@@ -129,9 +129,11 @@ def _logged(
         at if at is not None and at <= moment.time else None
         for at in (held.closed_at, held.activated_at)
     )
-    values = tuple(moved.get((key, item), each.value) for item, each in enumerate(held.state.items))
+    items = list(enumerate(held.state.items))
+    values = tuple(None if each.void else moved.get((key, n), each.value) for n, each in items)
+    void = tuple(item for item, each in items if each.void)
     record = held.record._replace(decision_id=name)
-    return LoggedDecision(record, rewards[:MAX_REWARDS], values, closed, activated_at)
+    return LoggedDecision(record, rewards[:MAX_REWARDS], values, void, closed, activated_at)
 
 
 def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]:

@@ -2,6 +2,7 @@
 
 A long transaction would block checkpoints, so that every page has its own. What was learned after
 the moment is undone: the first learn row of a decision after it says which value there was before.
+A value that is void by now is void in every export: it is known to be wrong.
 """
 
 from __future__ import annotations
@@ -113,14 +114,17 @@ class Exported:
         name = self._ids.name(key, own_id)  # type: ignore[arg-type]
         record = decision_record(self._bandit, name, columns)
         values: tuple[float | None, ...] = (None,) * len(record.chosen)
+        void: tuple[int, ...] = ()
         if items is not None:
+            states = [stored.state for stored in unpack_items(items)]  # type: ignore[arg-type]
+            void = tuple(item for item, state in enumerate(states) if state.void)
             values = tuple(
-                self._before.get((key, item), stored.state.value)
-                for item, stored in enumerate(unpack_items(items))  # type: ignore[arg-type]
+                None if state.void else self._before.get((key, item), state.value)
+                for item, state in enumerate(states)
             )
         until = self._moment.time
         return LoggedDecision(
-            record, tuple(rewards), values, _by(closed, until), _by(activated, until)
+            record, tuple(rewards), values, void, _by(closed, until), _by(activated, until)
         )
 
 

@@ -100,6 +100,9 @@ class Cases:
         if not row["activated"]:
             self.skipped["never activated"] += 1
             return None
+        if row.get("void"):
+            self.skipped["void value"] += 1
+            return None
         if value is None:
             self.skipped["no value"] += 1
             return None

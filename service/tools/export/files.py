@@ -118,9 +118,10 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
             ("num_candidates", pa.int32()), ("retrieved_from", pa.int32()),
             ("features", pa.string()), ("action", pa.string()), ("index", pa.int32()),
             ("action_features", pa.string()), ("propensity", pa.float64()),
-            ("propensities", pa.string()), ("value", pa.float64()), ("rewards", pa.list_(reward)),
-            ("snapshot", pa.int64()), ("position", pa.int64()), ("explored", pa.bool_()),
-            ("activated", pa.bool_()), ("closed", pa.float64()), ("actions", pa.string()),
+            ("propensities", pa.string()), ("value", pa.float64()), ("void", pa.bool_()),
+            ("rewards", pa.list_(reward)), ("snapshot", pa.int64()), ("position", pa.int64()),
+            ("explored", pa.bool_()), ("activated", pa.bool_()), ("closed", pa.float64()),
+            ("actions", pa.string()),
         ]
     )  # fmt: skip
     names, num = set(schema.names), 0
@@ -131,7 +132,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
         for row in rows:
             if row["kind"] == "bandit":
                 writer.add_key_value_metadata({BANDIT_KEY: msgspec.json.encode(row)})
-            elif row["kind"] == "actions":
+            elif row["kind"] in ("actions", "configuration"):
                 changes.append(row | {"before": num})
             elif row["kind"] == "decision":
                 waiting.append(

@@ -3,6 +3,7 @@
 | kind | what it is |
 |---|---|
 | `bandit` | the first row: the configuration, and the moment that the values are of |
+| `configuration` | the configuration of the decisions from here on, where it changed since |
 | `actions` | the actions that changed since the row before, or all of them in the first |
 | `decision` | a decision: what was sent, what was chosen with which probability, what came of it |
 | `end` | the last row: a log without it is not complete |
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.schema import from_bytes
 from service.store.errors import LogTrimmed, StoreError
 from service.store.identity import first_key, place_of
@@ -71,6 +74,8 @@ class LogRows:
         self.moment = now if moment is None else moment
         if now.position - self.moment.position > MOST_BEHIND:
             raise ValueError("moment: too much was learned since; begin again without one")
+        known = reader.configurations(record, self.moment.position)
+        self._configurations = _Configurations(known, self.moment.position)
         self.num_decisions = 0
         self.num_erased = 0
         self.more = True
@@ -82,7 +87,7 @@ class LogRows:
 
     def header(self) -> Row:
         """Return the first row."""
-        spec = self._reader.spec_at(self._record, self.moment.position)
+        spec = self._configurations.current
         return {
             "kind": "bandit", "format": FORMAT, "bandit": self._record.name,
             "uid": self._record.uid, "spec": dataclasses.asdict(spec),
@@ -106,6 +111,9 @@ class LogRows:
             change = self._catalogues.change_at(each.record.position)
             if change is not None:
                 rows.append(change)
+            configuration = self._configurations.change_at(each.record.position)
+            if configuration is not None:
+                rows.append(configuration)
             rows.append(_decision(self._record, each, self._catalogues.current))
         return rows
 
@@ -149,6 +157,31 @@ def moment_of(text: str, record: BanditRecord) -> Moment:
         raise ValueError("moment: must be one that an export has named") from None
     newest = DecisionKey(first_key(record.key) + place)
     return Moment(LogPosition(position), newest, milliseconds / 1000)
+
+
+class _Configurations:
+    """The configurations by which decisions were made: those of their positions.
+
+    Attributes:
+        current: At first that of the moment.
+    """
+
+    def __init__(self, known: Configurations, moment: LogPosition) -> None:
+        self._known = known
+        self._changes = known.positions
+        self._place = len(self._changes)  # among the changes
+        self.current = known.spec(moment)
+
+    def change_at(self, position: int) -> Row | None:
+        """Make the configuration at a position the current one; return the row that says so."""
+        place = bisect_right(self._changes, position)
+        if place == self._place:
+            return None
+        before, self._place, self.current = self.current, place, self._known.spec(position)
+        if self.current == before:
+            return None
+        spec = dataclasses.asdict(self.current)
+        return {"kind": "configuration", "position": position, "spec": spec}
 
 
 class _Catalogues:
@@ -226,8 +259,8 @@ def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue
         "time": made.time, "context": _context(record.spec.context, made.context),
         "candidates": made.candidates,
         "action": first.id, "index": first.place, "propensity": made.propensity,
-        "value": logged.values[0], "snapshot": made.snapshot, "position": made.position,
-        "explored": made.explored,
+        "value": logged.values[0], "void": 0 in logged.void, "snapshot": made.snapshot,
+        "position": made.position, "explored": made.explored,
         "activated": made.activated or logged.activated_at is not None,
         "closed": logged.closed,
         "rewards": [
@@ -254,8 +287,14 @@ def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue
             row["propensities"] = dict(zip(ids, made.propensities.values.tolist(), strict=True))
     if len(made.chosen) > 1:
         row["actions"] = [
-            {"id": c.id, "index": c.place, "propensity": c.propensity, "value": value}
-            for c, value in zip(made.chosen, logged.values, strict=True)
+            {
+                "id": c.id,
+                "index": c.place,
+                "propensity": c.propensity,
+                "value": value,
+                "void": item in logged.void,
+            }
+            for item, (c, value) in enumerate(zip(made.chosen, logged.values, strict=True))
         ]
     return row
 
