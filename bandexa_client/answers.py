@@ -105,7 +105,7 @@ class Voided:
         learned: How many of the values had been learned; 0 with `dry_run`.
         unknown: Listed ids of no decision of the bandit, or of an erased one.
         dry_run: Whether nothing changed.
-        rebuild: pending, as long as the served model contains void values; else none.
+        unlearning: pending, as long as the served model contains void values; else none.
     """
 
     decisions: int
@@ -114,7 +114,7 @@ class Voided:
     learned: int
     unknown: tuple[str, ...]
     dry_run: bool
-    rebuild: str
+    unlearning: str
 
 
 @dataclass(frozen=True, slots=True)

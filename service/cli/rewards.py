@@ -84,7 +84,7 @@ def void(
     batches: list[list[str] | None] = [ids[n : n + BATCH] for n in range(0, len(ids), BATCH)]
     if not listed:
         batches = [None]
-    total, unknown, rebuild = Counter[str](), list[str](), "none"
+    total, unknown, unlearning = Counter[str](), list[str](), "none"
     with connected(url, api_key) as client:
         for number, batch in enumerate(batches, 1):
             done = client.void_rewards(
@@ -94,18 +94,18 @@ def void(
             counts = ("decisions", "values", "rewards", "learned")
             total.update({name: getattr(done, name) for name in counts})
             unknown += done.unknown
-            rebuild = done.rebuild
+            unlearning = done.unlearning
     if as_json:
         names = ("decisions", "values", "rewards", "learned")
         counted = {name: total[name] for name in names}
-        echo_json({**counted, "unknown": unknown, "dry_run": dry_run, "rebuild": rebuild})
+        echo_json({**counted, "unknown": unknown, "dry_run": dry_run, "unlearning": unlearning})
     elif not quiet:
         verb = "would become" if dry_run else "became"
         typer.echo(
             f"{total['values']} values of {total['decisions']} decisions, from {total['rewards']}"
             f" rewards, {verb} void"
         )
-        if rebuild == "pending":
+        if unlearning == "pending":
             typer.echo("the model contains void values until it is rebuilt: `bandexa bandits show`")
     for decision_id in unknown:
         typer.echo(f"{decision_id}: {bandit} has no such decision", err=True)

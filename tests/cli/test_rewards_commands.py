@@ -142,7 +142,7 @@ def test_rewards_become_void_and_are_corrected(api, run: Run, tmp_path: Path) ->
     dry = run("rewards", "void", name, "--from", str(listed), "--dry-run").stdout
     assert dry == "2 values of 2 decisions, from 2 rewards, would become void\n"
     done = of_json(run("rewards", "void", name, "--from", str(listed), "--wait", "--json"))
-    assert (done["values"], done["learned"], done["rebuild"]) == (2, 2, "none")
+    assert (done["values"], done["learned"], done["unlearning"]) == (2, 2, "none")
     assert api.state(name)["num_learned"] == 3
     unknown = run("rewards", "void", name, "--decision", ids[2], "--decision", "nobody", expect=1)
     assert "nobody" in unknown.stderr

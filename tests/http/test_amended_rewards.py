@@ -110,7 +110,7 @@ def test_a_time_range_and_an_action_say_what_becomes_void(api):
     for number in (0, 1, 3):
         api.reward(decide(api, without, number), 1.0 + number)
     nothing = void(api, name, since=between + 1e6)
-    assert (nothing["decisions"], nothing["rebuild"]) == (0, "none")
+    assert (nothing["decisions"], nothing["unlearning"]) == (0, "none")
     dry = void(api, name, since=between, action="x", dry_run=True)
     done = void(api, name, since=between, action="x")
     for answer in (dry, done):
@@ -132,7 +132,7 @@ def test_a_value_that_waits_for_its_window_becomes_void_at_once(api):
     decision, other = decide(api, name, 0), decide(api, name, 1)
     assert api.reward(decision, 9.0)["status"] == "pending"
     done = void(api, name, decision_ids=[decision], wait=False)
-    assert (done["values"], done["learned"], done["rebuild"]) == (1, 0, "none")
+    assert (done["values"], done["learned"], done["unlearning"]) == (1, 0, "none")
     assert api.reward(decision, 8.0)["status"] == "void"
     poll(lambda: chosen(api, name, other)[0]["value"] == 0.0, "the end of the windows")
     [found] = chosen(api, name, decision)

@@ -14,7 +14,7 @@ from tests.fixtures.waiting import poll
 MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
 STATE_KEYS = {
     "name", "uid", "spec", "num_actions", "snapshot", "position", "num_learned", "train_due",
-    "trainer", "learning", "features", "rebuild",
+    "trainer", "learning", "features", "rebuild", "unlearning",
 }  # fmt: skip
 
 

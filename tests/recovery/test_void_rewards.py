@@ -128,9 +128,13 @@ def test_the_answer_counts_and_a_dry_run_counts_the_same(voided):
         assert (dry["decisions"], dry["values"], dry["rewards"], dry["dry_run"]) == (
             num, num, num, True,
         )  # fmt: skip
-        assert (dry["learned"], dry["rebuild"]) == (0, "none")
+        assert (dry["learned"], dry["unlearning"]) == (0, "none")
         assert (done["decisions"], done["values"], done["rewards"]) == (num, num, num)
-        assert (done["learned"], done["unknown"], done["rebuild"]) == (num, ["nobody"], "pending")
+        assert (done["learned"], done["unknown"], done["unlearning"]) == (
+            num,
+            ["nobody"],
+            "pending",
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,7 +150,7 @@ def test_voiding_again_does_nothing(voided):
     node, _ = voided
     position = node.call("GET", "/bandits/linear")["position"]
     again = void(node, "linear", decision_ids=wrong_ids("linear"))
-    assert (again["decisions"], again["values"], again["rebuild"]) == (0, 0, "none")
+    assert (again["decisions"], again["values"], again["unlearning"]) == (0, 0, "none")
     assert node.call("GET", "/bandits/linear")["position"] == position
 
 
@@ -213,7 +217,7 @@ def test_a_kill_before_the_model_is_rebuilt_is_finished_by_the_next_start(launch
     trainer = node.trainer_pid()
     os.kill(trainer, signal.SIGSTOP)
     done = void(node, "linear", decision_ids=wrong_ids("linear"))
-    assert done["rebuild"] == "pending"
+    assert done["unlearning"] == "pending"
     assert not rebuilt(node, "linear")
     # Decisions go on with the model as it is, and can be explained later.
     chosen = node.call("POST", "/select", {"bandit": "linear", "context": [0.1] * 6})
@@ -263,7 +267,7 @@ def test_where_no_older_snapshot_is_left_values_are_taken_out_of_the_sums(launch
     for name in TRIMMED:
         assert before[name] > 1.0
         done = void(node, name, decision_ids=wrong_ids(name), wait=True)
-        assert (done["values"], done["rebuild"]) == (NUM // EVERY // 2, "none")
+        assert (done["values"], done["unlearning"]) == (NUM // EVERY // 2, "none")
         assert done["unknown"] == wrong_ids(name, range(NUM // 2))
     assert difference(node, scores, "plain") < 1e-9
     # Which rows' mean the prior expects of unknown actions, and the scale of inputs, differ.
@@ -284,7 +288,7 @@ def test_a_bandit_that_went_back_is_rebuilt_from_there(launch, rig):
     node.call("POST", "/bandits/linear/rollback", {"version": version})
     scores = {"linear": node.score("linear")}
     done = void(node, "linear", decision_ids=wrong_ids("linear"), wait=True)
-    assert (done["values"], done["rebuild"]) == (6, "none")
+    assert (done["values"], done["unlearning"]) == (6, "none")
     assert difference(node, scores, "linear") < 1e-9  # it had forgotten them already
     play(node, rig, "linear", wrong=True, among=range(80, 100))
     scores = {"linear": node.score("linear")}

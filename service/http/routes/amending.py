@@ -37,7 +37,7 @@ async def void_rewards(name: Name, body: VoidRequest, engine: EngineDep) -> Void
     return VoidAnswer(
         decisions=found.decisions, values=found.values, rewards=found.rewards,
         learned=found.learned, unknown=list(found.unknown), dry_run=body.dry_run,
-        rebuild="pending" if found.pending else "none",
+        unlearning="pending" if found.pending else "none",
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ class VoidAnswer(BaseModel):
         description="Listed ids of no decision of this bandit, or of an erased one."
     )
     dry_run: bool
-    rebuild: Literal["none", "pending"] = Field(
+    unlearning: Literal["none", "pending"] = Field(
         description="pending: the served model contains void values until it is rebuilt."
     )
 
