@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
-from bandexa_core.policies.named_inputs import padded
-from bandexa_core.schema import Features, accept
+from bandexa_core.policies.named_inputs import object_of, padded
+from bandexa_core.schema import Features, accept, to_bytes
+from bandexa_core.schema.kept import kept
 from bandexa_core.spec import MAX_REWARD
 from service.store.errors import InvalidRequest
 
@@ -88,6 +89,30 @@ class NamedSide:
             return None
         fields = {path: replace(known, log="keep") for path, known in declared.learned.items()}
         return cls(replace(declared, fields=fields), spec.max_bytes, b"")
+
+    def copied(self, rows: NDArray[Any], other: Features) -> NDArray[np.uint8]:
+        """Return objects of another bandit's log, uint8 (N, max_bytes), as this one's log has them.
+
+        What is personal in both is copied as it is, so that no digest is hashed again; what only
+        this bandit declares so is hashed or dropped.
+
+        Args:
+            rows: The objects as they are logged.
+            other: What is declared for them where they are from.
+
+        Raises:
+            ValueError: With digests in it, an object is too large.
+        """
+        here = {path for path in self.declared.personal if path not in other.personal}
+        if not here:
+            return rows
+        fields = {
+            path: known if path in here else replace(known, log="keep")
+            for path, known in self.declared.fields.items()
+        }
+        declared = replace(self.declared, fields=fields)
+        found = [to_bytes(kept(declared, object_of(row), self.salt)) for row in rows]
+        return np.array([padded(data, self.max_bytes) for data in found])
 
     def row(self, value: Any, field: str) -> NDArray[np.uint8]:
         """Return an object as it is logged: its JSON with zeros behind it, uint8 (max_bytes,).

@@ -99,18 +99,24 @@ class Relearner:
             del self._begun[uid]
 
     async def rebuild(self, bandit: Bandit) -> bool:
-        """Rebuild a model; returns once it is served. False: it failed, and is tried again."""
-        try:
-            while self._rounds.must_relearn(bandit):
+        """Rebuild a model; returns once it is served. False: it failed, and is tried again.
+
+        Where another configuration is wanted, its model is without them as well: its round is one
+        of these. If that fails, or is not wanted any more, the served model is rebuilt.
+        """
+        while self._rounds.must_relearn(bandit):
+            try:
                 await self._rounds.train(bandit)
-        except BanditGone:
-            return True
-        except RoundFailed as error:
-            log.error(
-                "bandit %s: its model could not be rebuilt without erased or void values; it is"
-                " tried again every %.0f s: %s", bandit.record.name, AGAIN_S, error,
-            )  # fmt: skip
-            return False
+            except BanditGone:
+                return True
+            except RoundFailed as error:
+                if self._rounds.take_change(bandit):
+                    continue
+                log.error(
+                    "bandit %s: its model could not be rebuilt without erased or void values; it is"
+                    " tried again every %.0f s: %s", bandit.record.name, AGAIN_S, error,
+                )  # fmt: skip
+                return False
         return True
 
     async def _rebuild_all(self) -> None:

@@ -72,7 +72,10 @@ async def replay(
     bandit, is_new = await manage.put_bandit(engine, name, learning)
     if not is_new:
         raise Conflict(f"there is a bandit {name!r} already: replay into a new one")
-    catalogue = source.model.catalogue
+    try:
+        catalogue = _copied_actions(source, bandit)
+    except ValueError as error:
+        raise _misfit(name, error) from error
     await _put(engine, name, wanted, catalogue, np.ones(len(catalogue), np.bool_))
     replayed = Replayed(0, 0, 0)
     with engine.store.reader() as reader:
@@ -80,6 +83,10 @@ async def replay(
         try:
             while (found := await asyncio.to_thread(next, parts, None)) is not None:
                 part, is_sampled = found
+                try:
+                    part = _copied(part, source, bandit)
+                except ValueError as error:
+                    raise _misfit(name, error) from error
                 num = await _teach(engine, bandit, part, catalogue)
                 replayed = Replayed(
                     replayed.rows + num,
@@ -107,6 +114,29 @@ async def _put(
     if len(catalogue):
         features = catalogue.features if spec.has_action_features else None
         await manage.put_actions(engine, name, catalogue.ids, features, enabled)
+
+
+def _copied(rows: Rows, source: Bandit, target: Bandit) -> Rows:
+    """Return rows as the new log has them: see `NamedSide.copied`."""
+    if target.contexts is not None and source.contexts is not None:
+        contexts = target.contexts.copied(rows.contexts, source.contexts.declared)
+        rows = dataclasses.replace(rows, contexts=contexts)
+    if target.actions is not None and source.actions is not None:
+        actions = target.actions.copied(rows.actions, source.actions.declared)
+        rows = dataclasses.replace(rows, actions=actions)
+    return rows
+
+
+def _copied_actions(source: Bandit, target: Bandit) -> Catalogue:
+    catalogue = source.model.catalogue
+    if target.actions is None or source.actions is None or not len(catalogue):
+        return catalogue
+    features = target.actions.copied(catalogue.features, source.actions.declared)
+    return Catalogue(catalogue.ids, catalogue.slots, features, catalogue.enabled)
+
+
+def _misfit(name: str, error: ValueError) -> Conflict:
+    return Conflict(f"max_bytes: an object does not fit: {error}; delete {name}")
 
 
 def _rows_of(reader: LogReader, source: Bandit) -> Iterator[tuple[Rows, bool]]:

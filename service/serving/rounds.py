@@ -64,6 +64,7 @@ class Rounds:
         self._ordered: dict[BanditUid, Relearning] = {}
         self._wanted: dict[BanditUid, LogPosition] = {}
         self._building: dict[BanditUid, LogPosition] = {}
+        self._last_changed: set[BanditUid] = set()
         self._changing = changing
         self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
@@ -112,6 +113,13 @@ class Rounds:
             if self._wanted.get(uid) == generation:
                 del self._wanted[uid]
 
+    def take_change(self, bandit: Bandit) -> bool:
+        """Whether the newest round of a bandit was for a wanted configuration; it is said once."""
+        uid = bandit.record.uid
+        was_change = uid in self._last_changed
+        self._last_changed.discard(uid)
+        return was_change
+
     def is_building(self, bandit: Bandit) -> bool:
         """Whether the round under way learns the wanted configuration."""
         return bandit.record.uid in self._building
@@ -131,6 +139,7 @@ class Rounds:
         self._relearning.pop(uid, None)
         self._wanted.pop(uid, None)
         self._building.pop(uid, None)
+        self._last_changed.discard(uid)
         if not await self.supervisor.forget(uid):
             await asyncio.to_thread(remove_files, self._settings, uid)
 
@@ -165,10 +174,12 @@ class Rounds:
         erased_from = None if mark is None else mark.first
         wanted, pending = self._wanted.get(uid), bandit.configurations.pending
         self._building.pop(uid, None)
+        self._last_changed.discard(uid)
         if wanted is None or pending is None or pending.position != wanted or wanted > position:
             wanted = None
         else:
             self._building[uid] = wanted
+            self._last_changed.add(uid)
         return RoundOrder(uid, position, bandit.model.version, erased_from, wanted)
 
     async def published(self, uid: BanditUid, event: Published) -> None:
