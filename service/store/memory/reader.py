@@ -264,8 +264,8 @@ class MemoryReader(View):
             behind = (each for each in log.rows() if each.row.position > trim)
             newer = next((each for each in behind if each.row.time >= time), None)
             if newer is None:
-                return log.head
-            ended = log.between(0, newer.row.position - 1)
+                return log.head if log.head > trim else BEGINNING
+            ended = log.between(trim, newer.row.position - 1)
             return ended[-1].position if ended else BEGINNING
 
     def with_old_rows(self, before: float, change_bytes: int) -> set[int]:

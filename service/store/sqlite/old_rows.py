@@ -54,7 +54,8 @@ def last_before(db: sqlite3.Connection, bandit: int, time: float) -> LogPosition
         time: A service time.
     """
     (head,) = db.execute("SELECT max(position) FROM log WHERE bandit = ?", (bandit,)).fetchone()
-    older, newer = int(trim_of(db, bandit).position), (head or 0) + 1
+    trim = int(trim_of(db, bandit).position)
+    older, newer = trim, (head or 0) + 1
     while newer - older > 1:  # positions have no gaps, and service time only grows
         middle = (older + newer) // 2
         found = db.execute(
@@ -67,7 +68,7 @@ def last_before(db: sqlite3.Connection, bandit: int, time: float) -> LogPosition
     (end,) = db.execute(
         "SELECT max(position) FROM log"
         " WHERE bandit = ? AND position < ? AND position > ? AND ends <> 0",
-        (bandit, newer, newer - 2 * MAX_GROUP),
+        (bandit, newer, max(newer - 2 * MAX_GROUP, trim)),
     ).fetchone()
     return LogPosition(end or 0)
 
