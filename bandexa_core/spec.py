@@ -27,6 +27,8 @@ SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
 DRAW_SCALES = {1: 1.0, 2: 0.2}
+# Of the kernel encoder, whose deviations are not too small: nothing is fitted to rewards by steps.
+KERNEL_DRAW_SCALE = 0.4
 # The limits of one round: a bandit must not block the rounds of the others for hours.
 TRAINING_LIMITS = {
     "train_every": 1 << 40,
@@ -206,7 +208,8 @@ class SelectionSpec:
         epsilon: Probability of a uniform choice; None: 0.005, with named features 0.02. It falls
             beyond 1,000 learned values.
         posterior_scale: What deviations of a draw from the posterior mean are multiplied by. 1 is
-            plain Thompson sampling, less explores less, 0 is greedy; None: 0.2.
+            plain Thompson sampling, less explores less, 0 is greedy; None: 0.2, with the encoder
+            `kernel` 0.4.
         method: "thompson" takes the best by a draw from the posterior; "squarecb" draws by the gaps
             between the posterior means (inverse-gap weighting), "greedy" takes the best mean, and
             "uniform" any candidate. Policies without a posterior, and greedy, ignore it.
@@ -452,7 +455,15 @@ class BanditSpec:
     def posterior_scale(self) -> float:
         """What deviations of a draw from the posterior mean are multiplied by."""
         scale = self.selection.posterior_scale
-        return DRAW_SCALES[self.edition or EDITION] if scale is None else scale
+        if scale is not None:
+            return scale
+        return KERNEL_DRAW_SCALE if self.has_kernel else DRAW_SCALES[self.edition or EDITION]
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether features are those of a kernel: by name, or where both sides have names."""
+        named = self.context.features is not None and self.actions.features is not None
+        return self.encoder.name == "kernel" or (self.encoder.name == AUTO and named)
 
     @property
     def reward_width(self) -> float:

@@ -39,7 +39,8 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     A network whose actions each have a posterior of their own learns best on the tables of
     docs/regret.md. With features, an action that nobody has tried starts from those like it, and
     what counts are products of context and action: `mlp` has the elementwise ones as inputs where
-    both have the same size, `two_tower` has those of what it learned of both.
+    both have the same size, `two_tower` has those of what it learned of both. Named features are
+    mostly zeros, of which a network learns noise by heart; `kernel` learns products of fields.
     """
     has_network = policy == "greedy" and spec.has_named_features  # fixed maps take numbers alone
     if policy not in (None, "neural_linear_ts") and not has_network:
@@ -49,5 +50,7 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
         return "conv", {}
     if not spec.has_action_features:
         return "mlp", {"heads": "per_action"}
+    if spec.has_kernel:
+        return "kernel", {}
     elementwise = not spec.has_named_features and math.prod(shape) == spec.action_dim
     return ("mlp" if elementwise else "two_tower"), {}

@@ -52,6 +52,8 @@ def make_policy(
         if spec.context.features is not None:
             inputs = NAMED_INPUTS
         config = _narrowed(spec, max(1.0, inputs / FEW_INPUTS))
+        if spec.encoder.name == "kernel" and spec.posterior.prior_var is None:
+            config = replace(config, prior_var=config.noise_var)  # the kernel has its own variance
         return NeuralLinearTS(
             module, config, greedy=greedy, action_chunk=chunk, scaling=scaling, named=named,
             resized=lambda inputs, seed: registry.module(spec, seed, inputs.sizes(spec)),

@@ -82,6 +82,14 @@ class NamedInputs:
         shape = spec.context.stored_shape if self.x is None else (_width(self.x),)
         return shape, spec.action_dim if self.a is None else _width(self.a)
 
+    def fields(self, sizes: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the number of the field of each column, for contexts and for actions.
+
+        Args:
+            sizes: The columns of both; those of a side without names are fields of their own.
+        """
+        return _fields(self.x, sizes[0]), _fields(self.a, sizes[1])
+
     def contexts(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Return one context (R,) or several (N, R) as numbers, float32 (..., X)."""
         assert self.x is not None, "contexts are arrays here"
@@ -185,6 +193,14 @@ def _initial(features: Features | None) -> Encoding | None:
 
 def _width(encoding: Encoding) -> int:
     return max(1, encoding.width)
+
+
+def _fields(encoding: Encoding | None, size: int) -> NDArray[np.intp]:
+    if encoding is None:
+        return np.arange(size)
+    if encoding.is_first or not encoding.width:
+        return np.zeros(size, np.intp)
+    return np.repeat(np.arange(len(encoding.parts)), [len(part.columns) for part in encoding.parts])
 
 
 def _encoded(encoding: Encoding, objects: Sequence[JsonObject]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.inheriting import inherit, inherited_state, spread
+from bandexa_core.encoders.torch.kernel import KernelEncoder
 from bandexa_core.encoders.torch.module import (
     EncoderModule,
     SplitModuleEncoder,
@@ -27,7 +28,7 @@ from bandexa_core.policies.calibration import MOST_ROWS, Calibration, squared_er
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.protocol import RowWeights
-from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs
+from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs, drawn_rewards, spaced
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.posterior.frame import FIRST_ROWS, Frame, frame_of_first
 from bandexa_core.posterior.rows import learnable
@@ -129,6 +130,11 @@ class NeuralLinearTS(LinearHead):
         if self.named is not None and self.named.is_due(plan.num_rows):
             trainer_state = self._encode_anew(replay, plan, weights, trainer_state)
         frame = self._first_frame(replay)
+        if isinstance(self.module, KernelEncoder):
+            metrics = self._fit_kernel(self.module, replay, plan, weights)
+            self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
+            metrics["calibration"] = self.calibration.factor
+            return {}, metrics
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
         decay = plan.weight_decay
         if plan.most_decay is not None:
@@ -141,6 +147,29 @@ class NeuralLinearTS(LinearHead):
         self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
         metrics["calibration"] = self.calibration.factor
         return trainer.tensors(), metrics
+
+    def _fit_kernel(
+        self,
+        module: KernelEncoder,
+        replay: TrainingRows,
+        plan: TrainingRound,
+        weights: RowWeights | None,
+    ) -> dict[str, float]:
+        """Fit a kernel to the rows so far where that is due."""
+        if not len(replay) or not module.is_due(plan.num_rows):
+            return {}
+        rows = drawn_rewards(replay, plan.rebuild_chunk, weights, plan.seed)
+        x = self.scaled(rows.contexts).reshape(len(rows), -1).astype(np.float64)
+        a = self._actions(rows.actions).astype(np.float64)
+        sizes = x.shape[1], a.shape[1]
+        named = self.named
+        fields = (
+            (np.arange(sizes[0]), np.arange(sizes[1])) if named is None else named.fields(sizes)
+        )
+        offered = self._actions(spaced(plan.actions)).astype(np.float64)
+        found = module.fit(x, a, rows.rewards, offered, fields, plan.num_rows, plan.seed)
+        self.encoder = serving(module)
+        return found
 
     def _calibrate(self, replay: TrainingRows, since: int, weights: RowWeights | None) -> None:
         """Test the posterior, with the network as it is, on the rows after position `since`."""
@@ -195,6 +224,8 @@ class NeuralLinearTS(LinearHead):
         self.named = before.fitted(rows, plan.actions, plan.num_rows)
         old, places = self.module, self.named.places(before)
         self.module = self._of_size(self.named, plan.seed)
+        if isinstance(self.module, KernelEncoder):  # it is fitted anew, to these columns
+            return {}
         if rows is not None:
             spread(self.module, self.named.norms(rows))
         inherit(self.module, old, places)

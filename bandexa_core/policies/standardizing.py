@@ -81,6 +81,16 @@ def drawn_inputs(
     return _joined(parts, None, newest)
 
 
+def drawn_rewards(rows: TrainingRows, chunk: int, weights: RowWeights | None, seed: int) -> Rows:
+    """Return rows with their rewards: all, or some drawn by weight where they are many."""
+    most = max(NEWEST, min(MOST_ROWS, MOST_BYTES // rows.layout.row_bytes))
+    sums_N = None if weights is None else np.cumsum(weights(rows.positions()))
+    if len(rows) <= most and sums_N is None:
+        return next(iter(rows.scan(max(chunk, len(rows)))))
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    return rows.sample(rng, min(most, len(rows)), sums_N)
+
+
 def spaced(actions: NDArray[Any]) -> NDArray[Any]:
     """Return evenly spaced elements of an array, `MOST_ACTIONS` at most."""
     return actions[:: max(1, -(-len(actions) // MOST_ACTIONS))]

@@ -71,6 +71,7 @@ CASES = [
     EncoderCase("mlp shared, equal sizes", "mlp", (2, 3), 6, 8, MLP | {"activation": "relu"}),
     EncoderCase("mlp per action", "mlp", (6,), 0, 8, MLP | {"heads": "per_action"}),
     EncoderCase("two_tower", "two_tower", (2, 3), 4, 16, {"tower_dim": 5, "hidden": [8]}),
+    EncoderCase("kernel", "kernel", (2, 3), 4, 8, {"landmarks": 9, "features": 7}),
     EncoderCase("conv per action", "conv", (9, 8), 0, 8, CONV, 1e-5),
     EncoderCase("conv fused, colour", "conv", (3, 8, 9), 4, 8, CONV | {"heads": "fused"}, 1e-5),
     EncoderCase("resnet per action", "resnet18", (3, 9, 8), 0, 8, RESNET, 1e-5),
@@ -99,7 +100,7 @@ def learned_case(request) -> EncoderCase:
 
 
 @pytest.fixture(
-    params=_cases("concat", "interactions", "bilinear", "mlp", "two_tower", "resnet18"),
+    params=_cases("concat", "interactions", "bilinear", "mlp", "two_tower", "kernel", "resnet18"),
     ids=_label,
     scope="session",
 )

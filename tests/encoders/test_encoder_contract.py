@@ -110,7 +110,8 @@ def test_the_context_matters(case, encoder):
 
 def test_which_encoders_split_and_which_fold(case, encoder):
     assert isinstance(encoder, SplitEncoder) == (
-        case.name in ("concat", "interactions", "bilinear", "mlp", "two_tower", "resnet18")
+        case.name
+        in ("concat", "interactions", "bilinear", "mlp", "two_tower", "kernel", "resnet18")
     )
     assert isinstance(encoder, FoldingEncoder) == (
         case.name in ("concat", "interactions", "bilinear", "two_tower")

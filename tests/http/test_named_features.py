@@ -254,7 +254,7 @@ def test_a_wrong_declaration_is_named(api, features, field, message) -> None:
 
 
 def test_every_policy_that_takes_objects(api) -> None:
-    for policy, encoder in (("greedy", "two_tower"), ("uniform", None), (None, "two_tower")):
+    for policy, encoder in (("greedy", "kernel"), ("uniform", None), (None, "kernel")):
         name = api.fresh()
         created = api.call("PUT", f"/bandits/{name}", SHOP | {"policy": policy}, 201)
         assert encoder in (None, created["spec"]["encoder"]["name"])

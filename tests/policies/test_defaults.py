@@ -26,7 +26,7 @@ OFFERS = ActionsSpec(features="auto")
         ({"action_dim": 2}, "neural_linear_ts", "two_tower", {}),
         ({"action_dim": 3}, "neural_linear_ts", "mlp", {}),
         ({"context": NAMED}, "neural_linear_ts", "mlp", HEADS),
-        ({"context": NAMED, "actions": OFFERS}, "neural_linear_ts", "two_tower", {}),
+        ({"context": NAMED, "actions": OFFERS}, "neural_linear_ts", "kernel", {}),
         ({"context": NAMED, "action_dim": 2}, "neural_linear_ts", "two_tower", {}),
         ({"context": IMAGE}, "neural_linear_ts", "conv", {}),
         ({"context": ContextSpec(shape=(2, 2), dtype="uint8")}, "neural_linear_ts", "mlp", HEADS),

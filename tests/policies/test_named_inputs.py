@@ -314,6 +314,7 @@ def test_the_first_round_begins_with_widened_weights():
     contexts, actions = _shop(3)
     body = {
         "context": {"features": "auto"}, "actions": {"features": "auto"}, "seed": 4,
+        "encoder": {"name": "two_tower"},
         "training": {"mode": "lockstep", "optimizer_steps": 1, "lr": 1e-9},
     }  # fmt: skip
     client = InProcessClient("shop", body, [f"o{n}" for n in range(6)], actions)

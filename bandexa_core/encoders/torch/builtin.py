@@ -13,6 +13,7 @@ import torch
 
 from bandexa_core.encoders.protocol import Encoder
 from bandexa_core.encoders.torch.conv import ConvEncoder
+from bandexa_core.encoders.torch.kernel import KernelEncoder, KernelServing
 from bandexa_core.encoders.torch.mlp import MLPEncoder, MLPServing
 from bandexa_core.encoders.torch.module import (
     EncoderModule,
@@ -28,6 +29,7 @@ Constructor = Callable[..., EncoderModule]
 LEARNED: Mapping[str, Constructor] = {
     "mlp": MLPEncoder,
     "two_tower": TwoTowerEncoder,
+    "kernel": KernelEncoder,
     "conv": ConvEncoder,
     **{name: partial(ResNetEncoder, name) for name in ARCHITECTURES},
 }
@@ -98,6 +100,8 @@ def serving(module: EncoderModule) -> Encoder:
             return MLPServing(module)
         if type(module) is TwoTowerEncoder:
             return TwoTowerServing(module)
+        if type(module) is KernelEncoder:
+            return KernelServing(module)
     return SplitModuleEncoder(module) if isinstance(module, SplitModule) else ModuleEncoder(module)
 
 

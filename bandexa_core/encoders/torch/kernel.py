@@ -1,0 +1,227 @@
+"""The features of a Gaussian process: rewards as products of what contexts and actions have.
+
+Nystrom features (Williams and Seeger, "Using the Nystrom Method to Speed Up Kernel Machines", NIPS
+2000): M pairs of the replay are landmarks, and z = k(., landmarks) K^(-1/2). A linear posterior
+over z is that of the process, as far as the landmarks span it. Nothing is trained by gradients:
+a round fits the kernel (`encoders.evidence`) and draws landmarks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bandexa_core.encoders.evidence import Kernel, fit_kernel
+from bandexa_core.encoders.protocol import Raw
+from bandexa_core.encoders.torch.dense import Array64, flat64, float64_of, with_constant
+from bandexa_core.encoders.torch.mlp import check_sizes
+from bandexa_core.encoders.torch.module import SplitModule, flatten
+
+LANDMARKS, FEATURES = 384, 160
+_LEAST_SHARE = 1e-6  # of the largest eigenvalue: below it a direction is rounding
+GROWTH = 1.25  # of the rows behind a kernel, before the next one is fitted
+LEAST_OFFERED = 2
+SAME = 1e-6  # by which sums of two actions may differ that have the same features
+_FIRST_VARIANCE = 0.05  # what the first rows may vary by, as a share of the noise
+
+
+class KernelEncoder(SplitModule):
+    """F features of a product kernel.
+
+    Args:
+        context_shape: Shape of a context, flattened here.
+        action_dim: A, at least 1.
+        landmarks: M, the pairs that the kernel is compared with.
+        features: F, the directions of most variance among them.
+    """
+
+    x_mean: Tensor
+    x_scale: Tensor
+    x_landmarks: Tensor
+    a_mean: Tensor
+    a_scale: Tensor
+    a_landmarks: Tensor
+    a_marks: Tensor
+    a_hash: Tensor
+    weights: Tensor
+    projection: Tensor
+    num_rows: Tensor
+
+    def __init__(
+        self,
+        context_shape: tuple[int, ...],
+        action_dim: int,
+        *,
+        landmarks: int = LANDMARKS,
+        features: int = FEATURES,
+    ) -> None:
+        super().__init__()
+        check_sizes("landmarks", [landmarks])
+        check_sizes("features", [features])
+        if features > landmarks:
+            raise ValueError("features: at most as many as landmarks")
+        if not action_dim:
+            raise ValueError("action_dim: the kernel encoder needs actions with features")
+        self.output_dim, self._num_landmarks = features, landmarks
+        size_x, size_a = math.prod(context_shape), action_dim
+        # Before the first round, landmarks are random directions: products of random projections
+        # have the product of inner products as their mean.
+        buffers = {
+            "x_mean": torch.zeros(size_x),
+            "x_scale": torch.full((size_x,), size_x**-0.5),
+            "x_landmarks": torch.randn(landmarks, size_x),
+            "a_mean": torch.zeros(size_a),
+            "a_scale": torch.full((size_a,), size_a**-0.5),
+            "a_landmarks": torch.randn(landmarks, size_a),
+            "a_marks": torch.zeros(landmarks),
+            "a_hash": torch.from_numpy(_hash_weights(size_a)),
+            "weights": torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]),
+            "projection": torch.eye(landmarks, features) * (_FIRST_VARIANCE / features) ** 0.5,
+            "num_rows": torch.zeros(()),
+        }
+        for name, start in buffers.items():
+            self.register_buffer(name, start.to(torch.float64))
+
+    def is_due(self, num_rows: int) -> bool:
+        """Whether the kernel is to be fitted anew at `num_rows` learned values."""
+        return num_rows >= GROWTH * float(self.num_rows)
+
+    def fit(
+        self,
+        x_NX: NDArray[np.float64],
+        a_NA: NDArray[np.float64],
+        rewards_N: NDArray[np.float64],
+        offered_KA: NDArray[np.float64],
+        fields: tuple[NDArray[np.intp], NDArray[np.intp]],
+        num_rows: int,
+        seed: int,
+    ) -> dict[str, float]:
+        """Fit the kernel to rows, and draw the landmarks from them; return what was found.
+
+        Args:
+            x_NX: Contexts of learned rows, as this encoder takes them.
+            a_NA: Their actions.
+            rewards_N: Their rewards.
+            offered_KA: The actions that may be chosen.
+            fields: For each column of both sides, the number of its field.
+            num_rows: Learned values so far.
+            seed: Draws rows.
+        """
+        rng = np.random.Generator(np.random.Philox(key=seed))
+        if len(offered_KA) < LEAST_OFFERED:
+            offered_KA = a_NA
+        kernel = fit_kernel(x_NX, a_NA, rewards_N, offered_KA, fields, rng)
+        marks = rng.permutation(len(x_NX))[: self._num_landmarks]
+        of_a = a_NA[marks]
+        # Every other landmark is a pair that may be offered: what was chosen is of few actions.
+        of_a[::2] = offered_KA[rng.integers(len(offered_KA), size=len(of_a[::2]))]
+        self._install(kernel, x_NX[marks], of_a)
+        self.num_rows.fill_(num_rows)
+        return {"noise_share": kernel.noise, "signal_share": float(kernel.weights.sum())}
+
+    def _install(
+        self, kernel: Kernel, x_MX: NDArray[np.float64], a_MA: NDArray[np.float64]
+    ) -> None:
+        """Take a fitted kernel, and landmarks, of which there may be fewer than M."""
+        x, a = kernel.x.scaled(x_MX), kernel.a.scaled(a_MA)
+        marks = a_MA @ _hash_weights(a_MA.shape[1])
+        b, c, d, f, g = kernel.weights
+        of_x, of_a, equal = x @ x.T, a @ a.T, (np.abs(marks[:, None] - marks) < SAME).astype(float)
+        values, vectors = np.linalg.eigh(
+            b * of_x + c * of_a + d * equal + of_x * (f * of_a + g * equal)
+        )
+        good = values > _LEAST_SHARE * max(float(values[-1]), 1e-300)
+        values, vectors = values[good][::-1], vectors[:, good][:, ::-1]
+        values, vectors = values[: self.output_dim], vectors[:, : self.output_dim]
+        projection = np.zeros((self._num_landmarks, self.output_dim))
+        projection[: len(x), : len(values)] = vectors / np.sqrt(values * kernel.noise)
+        state = {
+            "x_mean": kernel.x.mean, "x_scale": kernel.x.scale, "x_landmarks": x,
+            "a_mean": kernel.a.mean, "a_scale": kernel.a.scale, "a_landmarks": a,
+            "a_marks": marks, "weights": kernel.weights, "projection": projection,
+        }  # fmt: skip
+        for name, value in state.items():
+            buffer = getattr(self, name)
+            buffer.zero_()
+            buffer[: len(value)] = torch.from_numpy(np.asarray(value))
+
+    def context_part(self, contexts: Tensor) -> Tensor:
+        """s(x, landmarks), (N, M)."""
+        x = (flatten(contexts, torch.float64) - self.x_mean) * self.x_scale
+        return x @ self.x_landmarks.T
+
+    def action_part(self, actions: Tensor) -> Tensor:
+        """[c s + d e; b + f s + g e] of an action and the landmarks', (K, 2M)."""
+        raw = actions.to(torch.float64)
+        of_a = ((raw - self.a_mean) * self.a_scale) @ self.a_landmarks.T
+        equal = ((raw @ self.a_hash)[:, None] - self.a_marks).abs() < SAME
+        b, c, d, f, g = self.weights
+        return torch.cat([c * of_a + d * equal, b + f * of_a + g * equal], dim=1)
+
+    def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
+        """Join parts, (N, M)."""
+        size = self._num_landmarks
+        kernel = action_parts[:, :size] + context_parts * action_parts[:, size:]
+        return kernel @ self.projection
+
+
+class KernelServing:
+    """Serves a kernel encoder in numpy: the same map."""
+
+    uses_action = True
+
+    def __init__(self, module: KernelEncoder) -> None:
+        self.feature_dim = module.output_dim + 1
+        mean, scale = float64_of(module.x_mean), float64_of(module.x_scale)
+        of_x = np.ascontiguousarray((float64_of(module.x_landmarks) * scale).T)
+        self._of_x, self._x_shift = of_x, mean @ of_x
+        mean, scale = float64_of(module.a_mean), float64_of(module.a_scale)
+        of_a = np.ascontiguousarray((float64_of(module.a_landmarks) * scale).T)
+        self._of_a, self._a_shift = of_a, mean @ of_a
+        self._hash, self._marks = float64_of(module.a_hash), float64_of(module.a_marks)
+        self._weights = float64_of(module.weights)
+        self._projection = float64_of(module.projection)
+
+    def context_part(self, context: Raw) -> Array64:
+        """See `SplitEncoder.context_part`."""
+        part: Array64 = self._context_parts(context[None])[0]
+        return part
+
+    def _context_parts(self, contexts: Raw) -> Array64:
+        parts: Array64 = flat64(contexts) @ self._of_x - self._x_shift
+        return parts
+
+    def action_part(self, actions: NDArray[np.float32]) -> Array64:
+        """See `SplitEncoder.action_part`."""
+        raw = actions.astype(np.float64)
+        of_a = raw @ self._of_a - self._a_shift
+        equal = np.abs((raw @ self._hash)[:, None] - self._marks) < SAME
+        b, c, d, f, g = self._weights
+        return np.concatenate([c * of_a + d * equal, b + f * of_a + g * equal], axis=1)
+
+    def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
+        """See `SplitEncoder.combine`."""
+        return self._combine(context_part, action_parts)
+
+    def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode`."""
+        return self._combine(self._context_parts(contexts), self.action_part(actions))
+
+    def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
+        """See `Encoder.encode_batch`."""
+        return self.combine(self.context_part(context), self.action_part(actions))
+
+    def _combine(self, context_parts: Array64, action_parts: Array64) -> Array64:
+        size = len(self._marks)
+        kernel = context_parts * action_parts[:, size:]
+        kernel += action_parts[:, :size]
+        return with_constant(kernel @ self._projection)
+
+
+def _hash_weights(size: int) -> NDArray[np.float64]:
+    """Return fixed weights whose sum of an action's features tells actions apart."""
+    return np.random.Generator(np.random.Philox(key=1)).standard_normal(size)
