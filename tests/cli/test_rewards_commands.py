@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,8 +120,8 @@ def test_without_a_server_the_status_says_to_try_again(run: Run, tmp_path: Path)
 
 
 def test_parquet_is_read_like_csv(api, run: Run, tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
     ids = decide(api, api.two_actions(), 3)
     columns = {"decision_id": [*ids, None], "reward": [1.0, None, 0.5, 1.0], "note": ["a"] * 4}
     file = tmp_path / "late.parquet"

@@ -163,7 +163,7 @@ class KernelEncoder(SplitModule):
         return torch.cat([c * of_a + d * equal, b + f * of_a + g * equal], dim=1)
 
     def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
-        """Join parts, (N, M)."""
+        """Join parts, (N or 1, M) and (N, 2M) -> (N, F)."""
         size = self._num_landmarks
         kernel = action_parts[:, :size] + context_parts * action_parts[:, size:]
         return kernel @ self.projection
