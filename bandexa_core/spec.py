@@ -294,10 +294,11 @@ class RewardSpec:
             them, distinguished by their `reward_id`.
         reward_window_s: Seconds after the decision in which rewards count; None: always.
         default_reward: The value learned when the window closes without a reward; None: no value.
-        maturity: When a value is learned: "report", with its first reward, or "close", when the
-            window is over, a reward and its absence alike. None: "close" where there is a
-            default_reward, so that nothing looks better because only its successes are known; in
-            edition 1 "report".
+        maturity: When a value is learned: "report", with its first reward; "close", when the
+            window is over, a reward and its absence alike; a number, so many seconds after the
+            decision; or "auto", at the age by which most rewards have come. Later rewards within
+            the window correct it. None: "auto" where there is a default_reward, so that nothing
+            looks better because only its successes are known; in edition 1 "report".
         clip_outliers: Learn a value that is far beyond all others as if it were at the bound of
             what is usual; None: true, but for sums, and false in edition 1.
     """
@@ -307,7 +308,7 @@ class RewardSpec:
     aggregate: Literal["first", "last", "sum", "mean"] = "first"
     reward_window_s: float | None = None
     default_reward: float | None = None
-    maturity: Literal["report", "close"] | None = None
+    maturity: Literal["auto", "report", "close"] | float | None = None
     clip_outliers: bool | None = None
 
     def __post_init__(self) -> None:
@@ -316,10 +317,7 @@ class RewardSpec:
         window = self.reward_window_s
         if window is not None and not 1.0 <= window <= MAX_WINDOW_S:
             raise ValueError(f"reward_window_s: must be 1 to {MAX_WINDOW_S:g}")
-        if self.maturity not in (None, "report", "close"):
-            raise ValueError("maturity: must be report or close")
-        if self.maturity == "close" and window is None:
-            raise ValueError("maturity: needs a reward_window_s to close")
+        self._check_maturity(window)
         default = self.default_reward
         if default is None:
             return
@@ -328,11 +326,28 @@ class RewardSpec:
         if not abs(default) <= MAX_REWARD:
             raise ValueError(f"default_reward: must be -{MAX_REWARD:g} to {MAX_REWARD:g}")
 
+    def _check_maturity(self, window: float | None) -> None:
+        at = self.maturity
+        if isinstance(at, str):
+            if at not in ("auto", "report", "close"):
+                raise ValueError("maturity: must be auto, report, close or seconds")
+        elif at is not None and not at > 0:
+            raise ValueError("maturity: must be more than 0 seconds")
+        if self.waits and window is None:
+            raise ValueError("maturity: needs a reward_window_s to close")
+        if isinstance(at, int | float) and window is not None and at > window:
+            raise ValueError(f"maturity: must be at most reward_window_s, {window:g}")
+
+    @property
+    def waits(self) -> bool:
+        """Whether a value is learned at an age of its decision, and not with its first reward."""
+        return self.maturity not in (None, "report")
+
     def matured(self) -> RewardSpec:
         """Return the section with its maturity named."""
         if self.maturity is not None:
             return self
-        return replace(self, maturity="report" if self.default_reward is None else "close")
+        return replace(self, maturity="report" if self.default_reward is None else "auto")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,10 +40,17 @@ class InProcessClient:
         body: The body of PUT /bandits/{name}.
         ids: The actions' ids; there may be none yet.
         features: Their features, (N, A), or None.
+        corrects: Whether a further reward of a decision corrects its value; else it is an error.
     """
 
     def __init__(
-        self, bandit: str, body: Mapping[str, Any], ids: Sequence[str], features: Any
+        self,
+        bandit: str,
+        body: Mapping[str, Any],
+        ids: Sequence[str],
+        features: Any,
+        *,
+        corrects: bool = False,
     ) -> None:
         spec = _SPEC.validate_python(body)
         self.num_requests = 0
@@ -57,6 +64,7 @@ class InProcessClient:
         self._training: dict[str, Any] = {}
         self._of_last_round = self.model.policy.forgotten(1.0)
         self._open: dict[str, tuple[Any, Any, ActionSlot]] = {}
+        self._rows: dict[str, LearnRow] | None = {} if corrects else None
 
     def put_actions(self, ids: Sequence[str], features: Any) -> None:
         """Add actions or overwrite their features; see `BanditClient.put_actions`."""
@@ -122,6 +130,8 @@ class InProcessClient:
 
     def reward(self, decision_id: str, reward: float) -> RewardStatus:
         """Learn; see `BanditClient.reward`."""
+        if self._rows is not None and (known := self._rows.get(decision_id)) is not None:
+            return self._correct(known, reward)
         context, action, slot = self._open.pop(decision_id)
         model = self.model
         position = LogPosition(model.position + 1)
@@ -131,6 +141,8 @@ class InProcessClient:
             *bounds,
         )  # fmt: skip
         model.apply(row_by_row(row), _no_import)
+        if self._rows is not None:
+            self._rows[decision_id] = row
         self._replay.append(
             Rows(
                 np.array([position]),
@@ -140,6 +152,17 @@ class InProcessClient:
                 context[None],
             )
         )
+        return RewardStatus("applied", model.round_due())
+
+    def _correct(self, known: LearnRow, reward: float) -> RewardStatus:
+        model = self.model
+        row = known._replace(
+            position=LogPosition(model.position + 1), before=known.after, after=reward
+        )
+        model.apply(row_by_row(row), _no_import)
+        assert self._rows is not None
+        self._rows[row.decision_id] = row
+        self._replay.correct(np.array([row.origin]), np.array([row.learned]))
         return RewardStatus("applied", model.round_due())
 
     def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus]:

@@ -1,8 +1,8 @@
 """The contract of rewards: what a report does to a decision, as a pure function.
 
-`report`, `activate` and `close` step a decision's state, and so do `void` and `correct`, for an
-administrator: each returns the status of the step, and the change that has to be stored, or None
-where there is nothing to store. Whoever takes reports reads the state, steps, and appends the
+`report`, `activate`, `mature` and `close` step a decision's state, and so do `void` and `correct`,
+for an administrator: each returns the status of the step, and the change that has to be stored, or
+None where there is nothing to store. Whoever takes reports reads the state, steps, and appends the
 change on the condition that the state's version is still the one that was read; if it moved, they
 read and step again. So one implementation serves every store and any number of writers.
 
@@ -66,6 +66,7 @@ class DecisionState(NamedTuple):
         activated: Whether its rewards are learned.
         closed: Whether its reward window is over.
         items: One per chosen action.
+        matured: Whether its values were learned at an age within its window.
     """
 
     version: int
@@ -73,11 +74,16 @@ class DecisionState(NamedTuple):
     activated: bool
     closed: bool
     items: tuple[ItemState, ...]
+    matured: bool = False
 
     @classmethod
     def of(cls, num_chosen: int, *, activated: bool) -> DecisionState:
         """Return the state of a decision before any report."""
         return cls(0, 0, activated, closed=False, items=(ItemState(),) * num_chosen)
+
+    def waits(self, rules: RewardSpec) -> bool:
+        """Whether its rewards are learned later: at an age of the decision, or at the close."""
+        return rules.waits and not (self.matured or self.closed)
 
 
 class Reported(NamedTuple):
@@ -174,7 +180,7 @@ def report(
     if abs(value := value_of(after, rules)) > MAX_REWARD:
         raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
     status: RewardStatus = "applied"
-    waits = rules.maturity == "close"
+    waits = state.waits(rules)
     if not state.activated or (sums and item.num):
         status = "aggregated"
     elif waits:
@@ -195,9 +201,25 @@ def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus,
     if state.closed:
         return "late", None
     values = {}
-    if rules.maturity != "close":
+    if not state.waits(rules):
         values = {i: value_of(item, rules) for i, item in enumerate(state.items) if item.num}
     return "applied", _learn(state._replace(activated=True), values)
+
+
+def mature(state: DecisionState, rules: RewardSpec) -> Change | None:
+    """Return what the age does at which most rewards have come.
+
+    Values that waited for it are learned, and without a reward the default is. Later rewards within
+    the window correct that. What is not activated yet waits for the close.
+    """
+    if not can_mature(state):
+        return None
+    return _learn(state._replace(matured=True), _final_values(state, rules))
+
+
+def can_mature(state: DecisionState) -> bool:
+    """Whether `mature` would change a decision."""
+    return state.activated and not (state.closed or state.matured)
 
 
 def close(state: DecisionState, rules: RewardSpec) -> Change | None:
@@ -207,12 +229,18 @@ def close(state: DecisionState, rules: RewardSpec) -> Change | None:
     """
     if state.closed:
         return None
+    values = _final_values(state, rules) if state.activated else {}
+    return _learn(state._replace(closed=True), values)
+
+
+def _final_values(state: DecisionState, rules: RewardSpec) -> dict[int, float]:
+    """Return the values that were not learned so far, or their default, by item."""
     values = {}
     for index, item in enumerate(state.items):
         value = value_of(item, rules) if item.num else rules.default_reward
-        if state.activated and item.value is None and value is not None and not item.void:
+        if item.value is None and value is not None and not item.void:
             values[index] = value
-    return _learn(state._replace(closed=True), values)
+    return values
 
 
 def void(state: DecisionState, items: Sequence[int], rules: RewardSpec) -> Change | None:
@@ -255,7 +283,7 @@ def correct(
     learned: tuple[Learned, ...] = ()
     if not state.activated:
         answer = "aggregated"
-    elif rules.maturity == "close" and not state.closed:
+    elif state.waits(rules):
         answer = "pending"
     else:
         value, learned = reward, (Learned(index, item.value, reward),)
@@ -322,4 +350,4 @@ def _learn(state: DecisionState, values: dict[int, float]) -> Change:
 
 
 def _after(state: DecisionState, num_rewards: int, items: tuple[ItemState, ...]) -> DecisionState:
-    return DecisionState(state.version + 1, num_rewards, state.activated, state.closed, items)
+    return state._replace(version=state.version + 1, num_rewards=num_rewards, items=items)

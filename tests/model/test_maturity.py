@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,30 +11,37 @@ import pytest
 
 from bandexa_core.log import contract
 from bandexa_core.log.contract import DecisionState, Reported
+from bandexa_core.log.delays import Delays
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from benchmarks.in_process import InProcessClient
 
 RATES = {"a": 0.3, "b": 0.1}
-WINDOW, DELAY = 200, 30.0  # decisions, ten a second: 20 s and 3 s
+A_SECOND = 10  # decisions
+WINDOW, DELAY = 200, 30.0  # decisions: 20 s and 3 s
 NEW_AT, END = 1000, 2000
 
 
 def shares_of_the_new_offer(rate: float, maturity: Any, seed: int) -> tuple[float, float]:
     """Return the share of decisions for an offer that comes halfway: in three windows, and after.
 
-    Clicks come after an exponential delay, and a window without one closes with 0.
+    Clicks come after an exponential delay, and the value without one is 0.
     """
     rng = np.random.default_rng(seed)
-    rules = RewardSpec(reward_window_s=20.0, default_reward=0.0, maturity=maturity)
+    rules = RewardSpec(reward_window_s=WINDOW / A_SECOND, default_reward=0.0, maturity=maturity)
     body = {
         "policy": "linear_ts", "encoder": {"name": "per_action"}, "context": {"shape": [1]},
         "training": {"mode": "lockstep"}, "seed": seed,
     }  # fmt: skip
-    client = InProcessClient("offers", body, list(RATES), None)
+    client = InProcessClient("offers", body, list(RATES), None, corrects=True)
     rates = RATES | {"c": rate}
     states: list[DecisionState] = []
     clicks: dict[int, list[int]] = {}
+    due: dict[int, list[int]] = {}
+    delays = Delays()
     chosen: list[str] = []
+
+    def age() -> float | None:
+        return delays.age_s if maturity == "auto" else maturity
 
     def step(number: int, change: contract.Change | None) -> None:
         if change is None:
@@ -48,29 +56,42 @@ def shares_of_the_new_offer(rate: float, maturity: Any, seed: int) -> tuple[floa
             client.put_actions(["c"], np.zeros((1, 0), np.float32))
         for number in clicks.pop(now, []):
             step(number, contract.report(states[number], Reported(0, 1.0, None), rules, 9)[1])
+            delays.add((now - number) / A_SECOND, now / A_SECOND)
+        for number in due.pop(now, []):
+            step(number, contract.mature(states[number], rules))
         if now >= WINDOW:
             step(now - WINDOW, contract.close(states[now - WINDOW], rules))
         action = client.select("offers", [1.0], decision_id=f"d{now}").action.id
         chosen.append(action)
         states.append(DecisionState.of(1, activated=True))
+        age_s = age()
+        if isinstance(age_s, float) and age_s < WINDOW / A_SECOND:
+            due.setdefault(now + math.ceil(age_s * A_SECOND), []).append(now)
         if rng.random() < rates[action]:
-            due = now + 1 + int(rng.exponential(DELAY))
-            if due < now + WINDOW:
-                clicks.setdefault(due, []).append(now)
+            comes = now + 1 + int(rng.exponential(DELAY))
+            if comes < now + WINDOW:
+                clicks.setdefault(comes, []).append(now)
     new = np.array(chosen[NEW_AT:]) == "c"
     return float(new[: 3 * WINDOW].mean()), float(new[3 * WINDOW :].mean())
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_new_offer_that_is_worse_gets_little(seed):
-    early, later = shares_of_the_new_offer(0.05, "close", seed)
-    assert early < 0.2, "it is tried before anything is known of it"
+    early, later = shares_of_the_new_offer(0.05, "auto", seed)
+    assert early < 0.1, "it is tried before anything is known of it"
     assert later < 0.1
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_new_offer_that_is_better_has_half_of_the_decisions_after_three_windows(seed):
-    assert shares_of_the_new_offer(0.6, "close", seed)[1] > 0.5
+def test_a_new_offer_that_is_better_has_half_of_the_decisions_within_three_windows(seed):
+    assert shares_of_the_new_offer(0.6, "auto", seed)[0] > 0.5
+
+
+def test_nothing_is_learned_before_the_close_where_that_is_asked_for():
+    """The new offer is then tried for a whole window before anything is known of it."""
+    early, later = shares_of_the_new_offer(0.05, "close", 1)
+    assert 0.05 < early < 0.2
+    assert later < 0.1
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -80,11 +101,11 @@ def test_values_that_are_learned_as_they_are_reported_favour_what_is_new(seed):
     assert early > 0.3
 
 
-def test_maturity_is_that_of_the_close_where_a_default_is_learned():
+def test_maturity_is_an_age_where_a_default_is_learned():
     assert RewardSpec().matured().maturity == "report"
     assert RewardSpec(reward_window_s=5.0).matured().maturity == "report"
     waits = RewardSpec(reward_window_s=5.0, default_reward=0.0)
-    assert waits.matured().maturity == "close"
+    assert waits.matured().maturity == "auto"
     assert (
         RewardSpec(reward_window_s=5.0, default_reward=0.0, maturity="report").matured().maturity
         == "report"
