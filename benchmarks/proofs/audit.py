@@ -69,7 +69,13 @@ class _Decision:
     items: tuple[StoredItem, ...] | None = None
     num_rewards: int = 0
     closed: bool = False
+    matured: bool = False
     windows: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether rewards and defaults that waited are learned."""
+        return self.closed or self.matured
 
     @property
     def value(self) -> float | None:
@@ -125,10 +131,11 @@ def _decisions(
         found["without_a_decision"] += decision is None and bandit_of(key) in rules
         return decision
 
-    for key, num, closed, items in store.execute("SELECT key, rewards, closed, items FROM ledger"):
+    ledger = store.execute("SELECT key, rewards, closed, matures, items FROM ledger")
+    for key, num, closed, matured, items in ledger:
         if (decision := of(key)) is not None:
             decision.items, decision.num_rewards = unpack_items(items), num
-            decision.closed = closed is not None
+            decision.closed, decision.matured = closed is not None, matured is not None
     for key, *reward in store.execute(
         "SELECT key, item, reward_id, reward, status FROM rewards ORDER BY key, seq"
     ):
@@ -200,11 +207,11 @@ def _learned_once(decision: _Decision, found: Counter[str]) -> None:
         found["log_values_wrong"] += (item.origin, item.latest) != places
         counted = decision.counted(index)
         if counted:
-            waits = decision.rules.get("maturity") == "close" and not decision.closed
+            waits = decision.rules.get("maturity") not in (None, "report") and not decision.is_final
             made = None if waits else _fold(counted, decision.rules["aggregate"])
             found["values_not_of_rewards"] += value != made
         else:
-            default = decision.rules["default_reward"] if decision.closed else None
+            default = decision.rules["default_reward"] if decision.is_final else None
             found["wrong_defaults"] += value != default
     if decision.items is None:
         found["log_values_wrong"] += len(decision.learned) > 0

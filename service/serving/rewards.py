@@ -65,6 +65,7 @@ class Rewards:
         self._steps = Steps(store, commit, recent, record, max_rewards, self._learn)
         self._batcher = batcher
         self._order_round = order_round
+        self._ages: dict[BanditUid, float] = {}  # the learned ones
 
     async def reward(self, report: RewardReport) -> tuple[AnsweredStatus, bool]:
         """Store a reward and learn from it; returns its status and whether a round is due.
@@ -168,9 +169,25 @@ class Rewards:
         return done
 
     async def close_windows(self) -> None:
-        """Close the reward windows that are over, and learn from their default rewards."""
-        while await self._steps.close_windows(time.time):
-            pass
+        """Learn from the decisions that are mature, and close the windows that are over."""
+        more = True
+        while more:
+            due = await self._steps.close_windows(time.time)
+            self._ages.update(due.ages)
+            more = due.more
+
+    def maturity_s(self, bandit: Bandit) -> float | None:
+        """Return the age in seconds at which the next decisions of a bandit are learned.
+
+        None: their rewards are learned as they are reported.
+        """
+        rules = bandit.model.spec.rewards
+        window, age = rules.reward_window_s, rules.maturity
+        if window is None or not rules.waits:
+            return None
+        if age == "auto":
+            age = self._ages.get(bandit.record.uid)
+        return min(age, window) if isinstance(age, int | float) else window
 
     @asynccontextmanager
     async def closing_windows(self) -> AsyncIterator[None]:

@@ -30,7 +30,7 @@ from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
-from service.store.protocol import EventStore, FoundDecision, Reportable, Step
+from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, RewardReport
 
 MAX_TRIES = 100
@@ -230,14 +230,23 @@ class Steps:
             raise UnknownDecision(decision_id)
         return entry
 
-    async def close_windows(self, now: Callable[[], float]) -> bool:
-        """Close some reward windows that are over; returns whether others are over already.
+    async def close_windows(self, now: Callable[[], float]) -> Due:
+        """Learn from what is mature, and close the windows that are over, some of both.
+
+        Returns what was found to be due.
 
         Raises:
             Unavailable, StoreError: The store takes no writes.
         """
-        due = await self._commit(self._store.due_windows)
+        due: Due = await self._commit(self._store.due_windows)
         commits = []
+        for matures, found in due.mature:
+            entry = self._recent.get(found.id)
+            decision = found if entry is None else entry.decision
+            change = contract.mature(decision.state, decision.rules)
+            if change is not None:
+                step = Step(decision, change, now(), matures=matures)
+                commits.append(self._append(step, entry))
         for closes, found in due.windows:
             entry = self._recent.get(found.id)
             decision = found if entry is None else entry.decision
@@ -245,10 +254,10 @@ class Steps:
             if change is not None:
                 step = Step(decision, change, now(), closes=closes)
                 commits.append(self._append(step, entry))
-        for found in await asyncio.gather(*commits, return_exceptions=True):
-            if isinstance(found, BaseException):
-                raise found
-        return bool(due.more)
+        for result in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return due
 
     async def _find(self, decision_id: DecisionId) -> RecentDecision:
         """Return a decision that is not in memory.

@@ -7,8 +7,9 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from bandexa_core.ids import (
@@ -109,6 +110,7 @@ class Step(NamedTuple):
         time: When it was reported, seconds since the epoch.
         reported: The reward; None where the step is another one.
         closes: The window that ends with this step, as `due_windows` returned it.
+        matures: The age that is reached with this step, in the same form.
     """
 
     decision: Reportable
@@ -116,13 +118,24 @@ class Step(NamedTuple):
     time: float
     reported: Reported | None = None
     closes: float | None = None
+    matures: float | None = None
 
 
 class Due(NamedTuple):
-    """Windows that are over: the decisions, and when each closes. `more`: there are others."""
+    """Windows that are over, and decisions that have reached the age at which they are mature.
+
+    Attributes:
+        windows: The decisions whose windows are over, and when each closes.
+        more: Whether there are others.
+        mature: The decisions that are mature within their windows, and since when.
+        ages: The age in seconds at which the next decisions of a bandit are mature; only of bandits
+            for which it was learned anew since the last call, at first of all.
+    """
 
     windows: tuple[tuple[float, Reportable], ...]
     more: bool
+    mature: tuple[tuple[float, Reportable], ...] = ()
+    ages: Mapping[BanditUid, float] = MappingProxyType({})
 
 
 class Trimmed(NamedTuple):
@@ -228,7 +241,7 @@ class EventStore(Protocol):
         """
 
     def due_windows(self, done: Done[Due]) -> None:
-        """Find the reward windows that are over; called about once a second.
+        """Find what is mature, and the reward windows that are over; called about once a second.
 
         Time in which it was not called, or failed, does not count towards a window: all of a gap
         that is longer than `UNWATCHED_S`, or before the first call of this opening.

@@ -312,6 +312,8 @@ class StoredDecision:
         activated_at: When it was activated after the select; None where it was not.
         amendments: What administrators changed, oldest first.
         void: The indexes of the chosen actions whose values are void.
+        matured: When its values were learned at an age within the window; None where they wait for
+            the close, or were learned as they came.
     """
 
     record: DecisionRecord
@@ -322,6 +324,7 @@ class StoredDecision:
     learned: tuple[LearnedValue, ...]
     amendments: tuple[Amendment, ...] = ()
     void: tuple[int, ...] = ()
+    matured: float | None = None
 
 
 class Moment(NamedTuple):

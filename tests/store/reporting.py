@@ -113,12 +113,17 @@ def append_step(
 def close_windows(
     call: Callable[..., Any], store: EventStore, now: float
 ) -> list[tuple[DecisionId, float]]:
-    """Close the windows that are over; returns (decision id, learned value) in log order."""
+    """Take what is due, as the service does; returns (decision id, learned value) in log order."""
     learned: list[tuple[DecisionId, float]] = []
     more = True
     while more:
         due: Due = call(store.due_windows)
         more = due.more
+        for matures, decision in due.mature:
+            change = contract.mature(decision.state, decision.rules)
+            assert change is not None
+            rows = call(store.append_step, Step(decision, change, now, matures=matures))
+            learned += [(row.decision_id, row.after) for row in rows]
         for closes, decision in due.windows:
             change = contract.close(decision.state, decision.rules)
             assert change is not None

@@ -64,6 +64,7 @@ class HeldDecision:
         rewards: Every reward, in the order of the reports.
         amendments: What administrators changed, in order.
         activated_at, closed_at: When a report activated it, when its window was closed.
+        matured_at: When its values were learned at an age within the window.
     """
 
     record: DecisionRecord
@@ -74,6 +75,7 @@ class HeldDecision:
     amendments: list[Amendment] = field(default_factory=list)
     activated_at: float | None = None
     closed_at: float | None = None
+    matured_at: float | None = None
 
     @property
     def is_erased(self) -> bool:

@@ -14,13 +14,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import COUNTED, DecisionState
+from bandexa_core.log.contract import COUNTED, DecisionState, StoredStatus
 from bandexa_core.log.rows import LearnRow, VoidRow
 from service.store.bounds import BoundsOfBandits
+from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
-from service.store.identity import is_server_form, pack_own_id
+from service.store.identity import is_server_form, made_at, pack_own_id
 from service.store.memory.contents import Contents, HeldBandit, HeldDecision, Learned
 from service.store.memory.evicted import leave_sample
 from service.store.memory.log import HeldVoid, LearnedRow
@@ -44,10 +45,17 @@ class Decisions:
         self._contents = contents
         self._clock = clock
         self._bounds = BoundsOfBandits(lambda bandit: contents.of(bandit).log.newest_values())
+        self._delays = DelaysOfBandits()
 
     def forget(self, bandit: int) -> None:
         """Drop what is held of a deleted bandit."""
         self._bounds.forget(bandit)
+        self._delays.forget(bandit)
+
+    def new_ages(self) -> dict[BanditUid, float]:
+        """See `DelaysOfBandits.new_ages`."""
+        live = self._contents.live
+        return {live[key].uid: age for key, age in self._delays.new_ages().items()}
 
     def reconfigured(self, bandit: int) -> None:
         """Drop what is held of a bandit that follows from its configuration."""
@@ -69,9 +77,11 @@ class Decisions:
         state = DecisionState.of(len(record.chosen), activated=record.activated)
         learned = [Learned()] * len(record.chosen)
         contents.add_decision(HeldDecision(_owned(record), own_id, state, learned))
-        window = self._known(bandit).rules(record.position).reward_window_s
-        if window is not None:
-            contents.windows.open(record.key, self._clock() + window)
+        rules, now = self._known(bandit).rules(record.position), self._clock()
+        if rules.reward_window_s is not None:
+            age = self._delays.age(bandit.key, rules)
+            matures = None if age is None else now + age
+            contents.windows.open(record.key, now + rules.reward_window_s, matures)
         return None
 
     def fill_propensity(self, key: DecisionKey, propensity: float) -> None:
@@ -151,12 +161,17 @@ class Decisions:
             held.rewards.append(
                 ReportedReward(item, step.time, reward + 0.0, reward_id, change.reward)
             )
+            self._note_delay(held, change.reward)
         if step.closes is not None:
             self._contents.windows.close(decision.key, step.closes)
+        if step.matures is not None:
+            self._contents.windows.matured(decision.key)
         if change.state.activated and not held.state.activated:
             held.activated_at = step.time
         if change.state.closed and not held.state.closed:
             held.closed_at = step.time
+        if change.state.matured and not held.state.matured:
+            held.matured_at = step.time
         held.state = change.state
         bandit = self._contents.of(held.record.bandit)
         rows = [
@@ -171,6 +186,13 @@ class Decisions:
             position = None if row is None else row.position
             held.amendments.append(Amendment(item, step.time, old, new, position))
         return tuple(rows)
+
+    def _note_delay(self, held: HeldDecision, status: StoredStatus) -> None:
+        """Count how late a reward came, where the age of mature decisions is learned from that."""
+        record, now = held.record, self._clock()
+        rules = self._known(self._contents.live[record.bandit]).rules(record.position)
+        if rules.maturity == "auto" and status in SOON:
+            self._delays.add(record.bandit, now - made_at(record.key, record.time), now)
 
     def _void(self, bandit: HeldBandit, held: HeldDecision, item: int, value: float) -> Logged:
         """Log that the value of a chosen action became void."""

@@ -45,6 +45,7 @@ class MemoryHistory(View):
                 held.activated_at, tuple(held.rewards[:MAX_REWARDS]),
                 _learned(contents.of(bandit.key), held), tuple(held.amendments),
                 tuple(item for item, state in enumerate(held.state.items) if state.void),
+                held.matured_at,
             )  # fmt: skip
 
     def newest(self, bandit: BanditRecord, before: int | None, limit: int) -> list[DecisionSummary]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bandexa_core.ids import BanditUid, DecisionId, SnapshotVersion
+from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.contract import can_mature
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.store.clock import ServiceClock
@@ -24,7 +25,7 @@ from service.store.memory.decisions import Decisions
 from service.store.memory.erasing import Erasing
 from service.store.memory.log import ChangeRow, HeldLog
 from service.store.memory.trimming import Trimming
-from service.store.protocol import Due
+from service.store.protocol import Due, Reportable
 from service.store.records import BanditRecord, Erasure, RoundRecord
 
 MAX_DUE = 500  # windows in one answer
@@ -57,13 +58,21 @@ class Operations:
         made = [contents.decision(key) for key in contents.windows.closes]
         times = [made_at(held.record.key, held.record.time) for held in made if held is not None]
         contents.windows.watch(now, max(times, default=None))
-        due = contents.windows.due(now)
-        found = []
-        for closes, key in due[:MAX_DUE]:
-            held = contents.decision(key)
-            assert held is not None, "a decision goes with its window"
-            found.append((closes, self.decisions.reportable(held)))
-        return Due(tuple(found), len(due) > MAX_DUE)
+        windows, due, mature = contents.windows, contents.windows.due(now), []
+        for matures, key in windows.mature(now):
+            decision = self._reportable(key)
+            if can_mature(decision.state):
+                mature.append((matures, decision))
+            else:
+                windows.matured(key)
+        found = tuple((closes, self._reportable(key)) for closes, key in due[:MAX_DUE])
+        more = max(len(due), len(mature)) > MAX_DUE
+        return Due(found, more, tuple(mature[:MAX_DUE]), self.decisions.new_ages())
+
+    def _reportable(self, key: DecisionKey) -> Reportable:
+        held = self._contents.decision(key)
+        assert held is not None, "a decision goes with its window"
+        return self.decisions.reportable(held)
 
     # -- the log ------------------------------------------------------------------------------
 

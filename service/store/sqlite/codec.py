@@ -7,6 +7,7 @@ See `hashing` for these hashes.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
 from bandexa_core.log.bounds import clip
 from bandexa_core.log.contract import VOID, ItemState
+from bandexa_core.log.delays import DelayState
 from service.store.errors import StoreDamaged
 from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
 from service.store.objects import packed_action, packed_rows, recorded_action
@@ -205,3 +207,24 @@ def _unpacked(
         return StoredItem(VOID, origin, latest, *bounds)
     partials = rest or (() if value is None or not num else (value,))
     return StoredItem(ItemState(num, partials, value), origin, latest, *bounds)
+
+
+def pack_delays(state: DelayState) -> bytes:
+    """Encode how late the rewards of a bandit come."""
+    return bytes(msgpack.packb((state.since, state.num, state.age_s, dict(state.counts))))
+
+
+def stored_delays(connection: sqlite3.Connection) -> dict[int, DelayState]:
+    """Return what is stored of the delays of all bandits.
+
+    Raises:
+        StoreDamaged: It is not what was written.
+    """
+    rows = connection.execute("SELECT bandit, delays FROM delays").fetchall()
+    try:
+        return {
+            bandit: DelayState(*msgpack.unpackb(blob, strict_map_key=False))
+            for bandit, blob in rows
+        }
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise StoreDamaged("the delays of a bandit are not what was written") from error

@@ -44,7 +44,8 @@ from service.store.sqlite.tables import decision_ids, stand_in
 
 _DECISION = """
 SELECT d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, d.propensities, l.activated, l.closed, l.items
+  d.propensity, d.activated, d.explored, d.std, d.propensities, l.activated, l.closed, l.items,
+  l.matures
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _NEWEST = """
@@ -88,7 +89,7 @@ class History:
             return None
         if not row[3]:
             raise Erased(decision_id)
-        *columns, activated_at, closed, items = row
+        *columns, activated_at, closed, items, matured = row
         key = DecisionKey(row[0])
         rewards = self._db.execute(
             "SELECT item, time, reward, reward_id, status FROM rewards WHERE key = ?"
@@ -112,6 +113,7 @@ class History:
                 for number, item in enumerate(() if items is None else unpack_items(items))
                 if item.state.void
             ),
+            matured,
         )
 
     def _amendments(self, key: DecisionKey) -> tuple[Amendment, ...]:

@@ -20,8 +20,9 @@ from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import COUNTED, DecisionState
 from bandexa_core.log.rows import LearnRow, VoidRow
 from service.store.bounds import BoundsOfBandits
+from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
-from service.store.identity import DecisionIds, bandit_of
+from service.store.identity import DecisionIds, bandit_of, made_at
 from service.store.objects import action_row, context_row, recorded_action, recorded_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
@@ -40,12 +41,12 @@ from service.store.sqlite.log_writer import LogWriter
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
 SELECT d.key, d.own_id, d.chosen, d.activated, l.version, l.rewards, l.activated,
-  l.closed, l.items, d.position, length(d.context)
+  l.closed, l.items, l.matures, d.position, length(d.context)
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _STATES = """
 SELECT d.key, l.version, l.activated, l.closed, l.items, l.matures, d.activated,
-  d.context, d.chosen, d.position
+  d.context, d.chosen, d.position, d.time
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE d.key IN
 """
 _AT_ONCE = 32
@@ -75,6 +76,7 @@ class _Stored(NamedTuple):
     context: bytes
     chosen: bytes
     position: int
+    time: float
 
 
 class Ledger:
@@ -87,6 +89,7 @@ class Ledger:
         bandit: Returns the live bandit of a key, None for a deleted one.
         clock: Returns service time, for log rows.
         bounds: The bounds of first values.
+        delays: Counts how late rewards come.
         configurations: Returns those of a live bandit.
     """
 
@@ -98,6 +101,7 @@ class Ledger:
         bandit: Callable[[int], BanditRecord | None],
         clock: Callable[[], float],
         bounds: BoundsOfBandits,
+        delays: DelaysOfBandits,
         configurations: Callable[[BanditRecord], Configurations],
     ) -> None:
         self._db = connection
@@ -106,6 +110,7 @@ class Ledger:
         self._bandit = bandit
         self._clock = clock
         self._bounds = bounds
+        self._delays = delays
         self._configurations = configurations
 
     # -- reading ------------------------------------------------------------------------------
@@ -139,7 +144,8 @@ class Ledger:
 
     def _reportable(self, row: tuple[Any, ...]) -> Reportable | None:
         """Return the decision in a row of `_DECISION`; None where its bandit was deleted."""
-        key, own_id, packed, active, version, num, activated, closed, items, position, _ = row
+        key, own_id, packed, active, version, num, activated, closed, items, *rest = row
+        matured, position, _ = rest
         bandit = self._bandit(bandit_of(key))
         if bandit is None:
             return None
@@ -148,7 +154,7 @@ class Ledger:
         stored = (NEW_ITEM,) * len(actions) if items is None else unpack_items(items)
         state = DecisionState(
             version or 0, num or 0, bool(active) or activated is not None, closed is not None,
-            tuple(item.state for item in stored),
+            tuple(item.state for item in stored), matured is not None,
         )  # fmt: skip
         known = self._configurations(bandit)
         changed = known.rules(position) if known.rules_changed else None
@@ -196,6 +202,7 @@ class Ledger:
         changed: dict[DecisionKey, DecisionState] = {}
         rewards: list[tuple[Any, ...]] = []
         closed: list[tuple[float, int]] = []
+        matured: list[tuple[float, int]] = []
         answers: list[tuple[Logged, ...] | BandexaError | None] = []
         for step in steps:
             decision = step.decision
@@ -221,8 +228,11 @@ class Ledger:
                 rows = (*rows, *self._amend(step, found.items, rows))
             if step.change.reward is not None:
                 rewards.append(_reward_row(step))
+                self._note_delay(step, found)
             if step.closes is not None:
                 closed.append((step.closes, decision.key))
+            if step.matures is not None:
+                matured.append((step.matures, decision.key))
             stored[decision.key] = _after(step, found, items)
             changed[decision.key] = step.change.state
             answers.append(rows)
@@ -230,7 +240,17 @@ class Ledger:
         self._insert("ledger", [_ledger_row(key, stored[key], changed[key]) for key in changed])
         if closed:
             self._db.executemany("DELETE FROM windows WHERE closes = ? AND key = ?", closed)
+        if matured:
+            self._db.executemany("DELETE FROM maturing WHERE matures = ? AND key = ?", matured)
         return answers
+
+    def _note_delay(self, step: Step, found: _Stored) -> None:
+        """Count how late a reward came, where the age of mature decisions is learned from that."""
+        bandit, key = step.decision.bandit, step.decision.key
+        rules = self._configurations(bandit).rules(found.position)
+        if rules.maturity == "auto" and step.change.reward in SOON:
+            now = self._clock()
+            self._delays.add(bandit.key, now - made_at(key, found.time), now)
 
     def _stored(self, keys: Iterable[DecisionKey]) -> dict[DecisionKey, _Stored]:
         """Return the ledger rows of the decisions that exist."""
@@ -345,9 +365,10 @@ def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored
     before, state = step.decision.state, step.change.state
     activated = step.time if state.activated and not before.activated else found.activated
     closed = step.time if state.closed and not before.closed else found.closed
+    matures = step.time if state.matured and not before.matured else found.matures
     return _Stored(
-        state.version, activated, closed, items, found.matures, found.active, found.context,
-        found.chosen, found.position,
+        state.version, activated, closed, items, matures, found.active, found.context,
+        found.chosen, found.position, found.time,
     )  # fmt: skip
 
 

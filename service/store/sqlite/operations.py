@@ -15,10 +15,12 @@ from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.contract import can_mature
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.store.bounds import BoundsOfBandits
 from service.store.clock import ServiceClock
+from service.store.delays import DelaysOfBandits
 from service.store.errors import Conflict
 from service.store.hashing import (
     KIND_CATALOGUE,
@@ -46,7 +48,13 @@ from service.store.records import (
     StoredAnswer,
 )
 from service.store.sqlite.clock import ClockNotes
-from service.store.sqlite.codec import pack_candidates, pack_chosen, pack_propensities
+from service.store.sqlite.codec import (
+    pack_candidates,
+    pack_chosen,
+    pack_delays,
+    pack_propensities,
+    stored_delays,
+)
 from service.store.sqlite.erasing import Erasing
 from service.store.sqlite.ledger import Ledger
 from service.store.sqlite.log_rows import config_rows
@@ -100,8 +108,9 @@ class Operations:
         self._log = LogWriter(connection, tail)
         self._known: dict[int, Configurations] = {}
         self._bounds = BoundsOfBandits(self._log.newest_values)
+        self._delays = DelaysOfBandits(lambda: stored_delays(connection))
         self.ledger = Ledger(
-            connection, self._log, ids, self._bandits.get, clock, self._bounds,
+            connection, self._log, ids, self._bandits.get, clock, self._bounds, self._delays,
             self._configurations,
         )  # fmt: skip
         self._windows = Windows(connection)
@@ -113,11 +122,16 @@ class Operations:
         """Drop what is cached of all logs: a transaction was rolled back."""
         self._log.forget()
         self._bounds.forget()
+        self._delays.forget()
         self._known.clear()
 
     def finish(self) -> None:
-        """Write what waits for the end of the transaction: the rows of open groups."""
+        """Write what waits for the end of the transaction: the rows of open groups, and delays."""
         self._log.flush()
+        for bandit, state in self._delays.changed():
+            self._db.execute(
+                "INSERT OR REPLACE INTO delays VALUES (?, ?)", (bandit, pack_delays(state))
+            )
 
     def remember(self, record: BanditRecord) -> None:
         """Hold a live bandit in memory."""
@@ -137,16 +151,18 @@ class Operations:
         return found
 
     def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
-        windows, now = [], self._clock()
+        windows, maturing, now = [], [], self._clock()
         for d in records:
             bandit = self._bandits.get(d.bandit)
             if bandit is None:
                 if len(records) > 1:
                     return [answer for d in records for answer in self._insert([d])]
                 return [Conflict("the bandit was deleted while the request was on its way")]
-            window = self._configurations(bandit).rules(d.position).reward_window_s
-            if window is not None:
-                windows.append((d.key, now + window))
+            rules = self._configurations(bandit).rules(d.position)
+            if rules.reward_window_s is not None:
+                windows.append((d.key, now + rules.reward_window_s))
+                if (age := self._delays.age(bandit.key, rules)) is not None:
+                    maturing.append((d.key, now + age))
         row = [column for d in records for column in self._decision_row(d)]
         try:
             self._db.execute(_INSERT[len(records)], row)
@@ -158,6 +174,7 @@ class Operations:
                 raise
             return [stored]
         self._windows.open(windows)
+        self._windows.mature_at(maturing)
         return [None] * len(records)
 
     def _decision_row(self, d: DecisionRecord) -> tuple[Any, ...]:
@@ -178,7 +195,7 @@ class Operations:
         )
 
     def due_windows(self, tick: Tick) -> Due:
-        """Find the windows that are over; those of decisions that are gone are removed."""
+        """See `EventStore.due_windows`; what belongs to decisions that are gone is removed."""
         now = self._notes.note()
         self._windows.tick(now, tick)
         due = self._windows.due(now, CLOSE_CHUNK)
@@ -190,7 +207,21 @@ class Operations:
                 self._windows.close((closes, key))
             else:
                 windows.append((closes, decision))
-        return Due(tuple(windows), len(due) == CLOSE_CHUNK)
+        reached = self._windows.mature(now, CLOSE_CHUNK)
+        found = {each.key: each for each in self.ledger.at([key for _, key in reached])}
+        mature = []
+        for matures, key in reached:
+            decision = found.get(DecisionKey(key))
+            if decision is None or not can_mature(decision.state):
+                self._windows.pass_over((matures, key))
+            else:
+                mature.append((matures, decision))
+        more = CLOSE_CHUNK in (len(due), len(reached))
+        ages = self._delays.new_ages().items()
+        return Due(
+            tuple(windows), more, tuple(mature),
+            {self._bandits[key].uid: age for key, age in ages if key in self._bandits},
+        )  # fmt: skip
 
     def _must_live(self, key: int) -> BanditRecord:
         bandit = self._bandits.get(key)
@@ -356,6 +387,7 @@ class Operations:
         self._bandits.pop(bandit.key, None)
         self._log.forget(bandit.key)
         self._bounds.forget(bandit.key)
+        self._delays.forget(bandit.key)
         self._known.pop(bandit.key, None)
 
     def unpurged(self) -> list[int]:
@@ -386,7 +418,7 @@ class Operations:
         ).rowcount
         for table in (
             "trims", "catalogues", "evicted", "sampled", "erased", "relearning", "blanked",
-            "rounds",
+            "rounds", "delays",
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0

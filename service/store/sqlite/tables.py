@@ -19,10 +19,13 @@ from service.store.identity import CELL, DecisionIds
 #   `DecisionIds.unit`), because pages of an index may retain copies of cells that moved. arm: of an
 #   experiment. propensities: of all candidates. imported: the decision was made elsewhere.
 # ledger: what the reports about a decision led to; a decision without a row had none. activated
-#   and closed are times. items: see `codec.pack_items`. matures: when the outcome is final.
+#   and closed are times. items: see `codec.pack_items`. matures: when it was mature
+#   within its window.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
 #   where none was given. metrics: other measurements that came with it.
 # windows: when the open reward windows close, in watched time (see `windows`).
+# maturing: when decisions are mature, of those that are so within their windows; watched time, too.
+# delays: how late the rewards of a bandit come (see `bandexa_core.log.delays`), in msgpack.
 # log: the rows that change a bandit's model, in groups (see `codec`). time: service time.
 #   low, high: the bounds of learned values. A row of kind 5 voids the value `before`, first learned
 #   at `origin`.
@@ -57,6 +60,9 @@ CREATE TABLE rewards (
   PRIMARY KEY (key, item, reward_id, reward, seq)) WITHOUT ROWID;
 CREATE TABLE windows (
   closes REAL NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (closes, key)) WITHOUT ROWID;
+CREATE TABLE maturing (
+  matures REAL NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (matures, key)) WITHOUT ROWID;
+CREATE TABLE delays (bandit INTEGER PRIMARY KEY, delays BLOB NOT NULL);
 CREATE TABLE log (
   bandit INTEGER NOT NULL, position INTEGER NOT NULL, kind INTEGER NOT NULL, time REAL NOT NULL,
   key INTEGER, item INTEGER, origin INTEGER, before REAL, after REAL, low REAL, high REAL,
@@ -101,7 +107,7 @@ CREATE INDEX sampled_units ON sampled (unit) WHERE unit IS NOT NULL;
 """
 _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
 
-_AFTER_0_3 = ("erasures", "erased", "relearning", "blanked", "amendments")
+_AFTER_0_3 = ("erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays")
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

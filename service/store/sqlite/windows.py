@@ -45,11 +45,18 @@ class Windows:
 
     def open(self, opened: Sequence[tuple[int, float]]) -> None:
         """Open windows, given as (key of the decision, service time at which it would close)."""
-        for first in range(0, len(opened), _AT_ONCE):
-            part = opened[first : first + _AT_ONCE]
+        self._insert("windows", opened)
+
+    def mature_at(self, times: Sequence[tuple[int, float]]) -> None:
+        """Note when decisions with open windows are mature, given as for `open`."""
+        self._insert("maturing", times)
+
+    def _insert(self, table: str, times: Sequence[tuple[int, float]]) -> None:
+        for first in range(0, len(times), _AT_ONCE):
+            part = times[first : first + _AT_ONCE]
             self._db.execute(
-                f"INSERT INTO windows VALUES {', '.join(['(?, ?)'] * len(part))}",
-                [value for key, closes in part for value in (closes - self._offset, key)],
+                f"INSERT INTO {table} VALUES {', '.join(['(?, ?)'] * len(part))}",
+                [value for key, time in part for value in (time - self._offset, key)],
             )
 
     def due(self, now: float, most: int) -> list[tuple[float, int]]:
@@ -58,6 +65,17 @@ class Windows:
             "SELECT closes, key FROM windows WHERE closes <= ? ORDER BY closes, key LIMIT ?",
             (now - self._offset, most),
         ).fetchall()
+
+    def mature(self, now: float, most: int) -> list[tuple[float, int]]:
+        """Return (matures, key) of at most `most` decisions that are mature."""
+        return self._db.execute(
+            "SELECT matures, key FROM maturing WHERE matures <= ? ORDER BY matures, key LIMIT ?",
+            (now - self._offset, most),
+        ).fetchall()
+
+    def pass_over(self, maturing: tuple[float, int]) -> None:
+        """Remove a decision from the maturing ones without a step."""
+        self._db.execute("DELETE FROM maturing WHERE matures = ? AND key = ?", maturing)
 
     def close(self, window: tuple[float, int]) -> None:
         """Remove a window without a step: of a decision that is gone."""

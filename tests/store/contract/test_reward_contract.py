@@ -29,6 +29,7 @@ from tests.store.reporting import activations, close_windows, rewards
 VALUES = st.sampled_from([0.0, 0.1, 0.2, 0.7, 1.0, -3.5, 1e16, -1e16])
 REWARD_IDS = st.sampled_from([None, "r0", "r1", "r2", "r3", "r4"])
 WINDOW_S = 100.0
+AGE_S = 40.0
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Known:
     stored: list[tuple[str | None, float, str]] = field(default_factory=list)
     value: float | None = None
     closed: bool = False
+    aged: bool = False
+    matured: bool = False
 
 
 def folded(aggregate: str, values: list[float]) -> float:
@@ -60,22 +63,23 @@ class Contract(RuleBasedStateMachine):
         aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
         window=st.sampled_from([None, WINDOW_S]),
         default=st.sampled_from([None, 0.25]),
-        waits=st.booleans(),
+        maturity=st.sampled_from(["report", "close", AGE_S]),
     )
     def begin(
-        self, aggregate: str, window: float | None, default: float | None, waits: bool
+        self, aggregate: str, window: float | None, default: float | None, maturity: Any
     ) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.aggregate, self.window = aggregate, window
         self.default = default if window is not None else None
-        self.waits = waits and window is not None
+        maturity = "report" if window is None else maturity
+        self.waits, self.age = maturity != "report", AGE_S if maturity == AGE_S else WINDOW_S
         self.client = Turns(self.kind, Path(self.folder.name))
         self.store = self.client.open()
         rewards = RewardSpec(
             aggregate=aggregate,  # type: ignore[arg-type]
             reward_window_s=window,
             default_reward=self.default,
-            maturity="close" if self.waits else "report",
+            maturity=maturity,
         )
         spec = make_spec(rewards=rewards)
         self.bandit = self.call(creating(self.store), "b", spec)
@@ -91,21 +95,30 @@ class Contract(RuleBasedStateMachine):
         return self.client.call(append, *args)
 
     def tick(self) -> None:
-        """Close the due windows in the store, and check what the model expects."""
+        """Take what is due in the store, and check what the model expects."""
         found = close_windows(self.call, self.store, self.now)
-        expected = []
-        for name, known in sorted(self.known.items(), key=lambda pair: pair[1].made):
+        expected: list[tuple[str, float]] = []
+        in_order = sorted(self.known.items(), key=lambda pair: pair[1].made)
+        for name, known in in_order:
+            if self.age < WINDOW_S and not known.aged and self.now >= known.made + self.age:
+                known.aged, known.matured = True, known.active
+                expected += self.learn_final(name, known)
+        for name, known in in_order:
             if self.window is None or known.closed or self.now < known.made + self.window:
                 continue
             known.closed = True
-            if not known.active or known.value is not None:
-                continue
-            values = [each for _, each in known.counted]
-            value = folded(self.aggregate, values) if values else self.default
-            if value is not None:
-                expected.append((name, value))
-                self.learn(name, known, value)
+            expected += self.learn_final(name, known)
         assert found == expected
+
+    def learn_final(self, name: str, known: Known) -> list[tuple[str, float]]:
+        if not known.active or known.value is not None:
+            return []
+        values = [each for _, each in known.counted]
+        value = folded(self.aggregate, values) if values else self.default
+        if value is None:
+            return []
+        self.learn(name, known, value)
+        return [(name, value)]
 
     def learn(self, name: str, known: Known, value: float) -> None:
         self.learned.append((name, known.value, value))
@@ -159,13 +172,14 @@ class Contract(RuleBasedStateMachine):
                 return "ignored"
         known.counted.append((reward_id, value))
         status = "applied" if known.active else "aggregated"
-        if known.active and self.waits:
+        waits = self.waits and not known.matured
+        if known.active and waits:
             status = "pending"
         if values and self.aggregate in ("sum", "mean"):
             status = "aggregated"
         known.stored.append((reward_id, value, status))
         total = folded(self.aggregate, [*values, value])
-        if known.active and not self.waits and total != known.value:
+        if known.active and not waits and total != known.value:
             self.learn(name, known, total)
         return status
 

@@ -168,6 +168,7 @@ class LedgerAudit:
         elif [reward.seq for reward in rewards] != list(range(1, len(rewards) + 1)):
             check.problem(f"rewards: {what}: their numbers are not 1 to {len(rewards)}")
         steps = row.num_rewards + (row.activated is not None) + (row.closed is not None)
+        steps += row.matured is not None
         steps += len({each.number for each in amendments if each.after is None})
         if row.version != steps:
             check.problem(f"ledger: {what}: version {row.version} after {steps} steps")
@@ -176,17 +177,19 @@ class LedgerAudit:
         rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
         if row.closed is not None and rules.reward_window_s is None:
             check.problem(f"ledger: {what}: its window was closed, and its bandit has none")
+        if row.matured is not None and not rules.waits:
+            check.problem(f"ledger: {what}: mature, and its bandit learns rewards as they come")
 
     def _item(
         self, check: Check, row: LedgerFound, index: int, item: StoredItem, counted: list[float]
     ) -> None:
         what = f"decision {row.decision_id}, pick {index}"
         rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
-        self._compare(check, what, item.state, counted, rules, closed=row.closed is not None)
+        final = row.closed is not None or row.matured is not None
+        self._compare(check, what, item.state, counted, rules, final=final)
         active = row.active or row.activated is not None
         if item.state.value is None:
-            waits = rules.maturity == "close" and row.closed is None
-            if counted and active and not waits:
+            if counted and active and (final or not rules.waits):
                 check.problem(f"rewards: {what}: they count, but nothing was learned from them")
             if (item.origin or item.latest) and not item.state.void:
                 check.problem(f"ledger: {what}: learned in row {item.origin}, without a value")
@@ -214,7 +217,7 @@ class LedgerAudit:
 
     def _compare(
         self, check: Check, what: str, state: ItemState, counted: list[float], rules: RewardSpec,
-        *, closed: bool,
+        *, final: bool,
     ) -> None:  # fmt: skip
         """Compare an item with the rewards that count."""
         value = state.value
@@ -224,7 +227,7 @@ class LedgerAudit:
             made = _fold(counted, rules.aggregate)
             if value is not None and made != value:
                 check.problem(f"rewards: {what}: they make {made}, the value learned is {value}")
-        elif value is not None and (not closed or rules.default_reward != value):
+        elif value is not None and (not final or rules.default_reward != value):
             check.problem(f"rewards: {what}: {value} was learned, but no reward reported it")
         if state.num != len(counted):
             check.problem(

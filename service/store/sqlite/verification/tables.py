@@ -27,7 +27,7 @@ from service.store.sqlite.tables import decision_ids, stand_in
 
 _LEDGER = """
 SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
-  d.activated, d.propensities
+  d.activated, d.propensities, l.matures
 FROM ledger AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
@@ -42,6 +42,11 @@ _WINDOWS = """
 SELECT w.closes, w.key, d.key IS NOT NULL, l.closed FROM windows AS w
 LEFT JOIN decisions AS d ON d.key = w.key LEFT JOIN ledger AS l ON l.key = w.key
 WHERE (w.closes, w.key) > (?, ?) ORDER BY w.closes, w.key LIMIT ?
+"""
+_MATURING = """
+SELECT m.key FROM maturing AS m
+LEFT JOIN decisions AS d ON d.key = m.key LEFT JOIN ledger AS l ON l.key = m.key
+WHERE d.key IS NULL OR l.closed IS NOT NULL OR l.matures IS NOT NULL ORDER BY m.key
 """
 _NOT_CLOSED = """
 SELECT d.key, d.position FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
@@ -63,6 +68,7 @@ class LedgerFound(NamedTuple):
         chosen, decided_at: Those of the decision; `decided_at` is its position.
         active: Whether rewards count from the start.
         propensities: Those of all candidates, as they are stored.
+        matured: A time, None where it was not mature before its window closed.
     """
 
     key: DecisionKey
@@ -76,6 +82,7 @@ class LedgerFound(NamedTuple):
     decided_at: int | None
     active: bool
     propensities: bytes | None
+    matured: float | None
 
     @property
     def bandit(self) -> int:
@@ -189,9 +196,9 @@ class Tables:
         """Return the next ledger rows after a key."""
         found = []
         for row in self._db.execute(_LEDGER, (after, most)).fetchall():
-            own_id, chosen, decided_at, active, propensities = row[6:]
+            own_id, chosen, decided_at, active, propensities, matured = row[6:]
             name = None if chosen is None else self._ids.name(DecisionKey(row[0]), own_id)
-            ending = (name, chosen, decided_at, bool(active), propensities)
+            ending = (name, chosen, decided_at, bool(active), propensities, matured)
             found.append(LedgerFound._make((*row[:6], *ending)))
         return found
 
@@ -229,6 +236,10 @@ class Tables:
             WindowFound(closes, DecisionKey(key), bool(known), closed)
             for closes, key, known, closed in rows
         ]
+
+    def wrongly_maturing(self) -> list[DecisionKey]:
+        """Return what waits to be mature although it is closed, mature already, or gone."""
+        return [DecisionKey(key) for (key,) in self._db.execute(_MATURING)]
 
     def open_windows(self, bandit: int) -> NDArray[np.int64]:
         """Return the keys of a bandit's decisions with an open window."""

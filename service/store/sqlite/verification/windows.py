@@ -41,6 +41,9 @@ class WindowAudit:
 
     def audit(self) -> None:
         """Check everything."""
+        for wrong in self._tables.wrongly_maturing():
+            if (check := self._checks.get(bandit_of(wrong))) is not None:
+                check.problem(f"windows: the decision at key {wrong} waits to be mature, in vain")
         self._everything.compared = f"{self._check_open()} open windows have their decision"
         for key, check in self._checks.items():
             if check is not None:
