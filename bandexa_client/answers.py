@@ -351,6 +351,8 @@ class BanditState:
         rebuild: The newest change that is, or was, learned anew from the log; None without one.
         unlearning: pending, as long as the served model contains void values or erased rows; else
             none. None where the service does not report it.
+        maturity_s: The age in seconds at which the next decisions are learned; None where rewards
+            are learned as they come, or the service does not report it.
     """
 
     name: str
@@ -367,6 +369,7 @@ class BanditState:
     features: Mapping[str, object] | None = field(default=None, metadata=SENT)
     rebuild: Rebuild | None = field(default=None, metadata=SENT)
     unlearning: str | None = field(default=None, metadata=SENT)
+    maturity_s: float | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

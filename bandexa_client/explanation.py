@@ -178,6 +178,7 @@ class Explanation:
             best means and the chosen ones.
         num_candidates: How many candidates were offered; with `retrieve`, before it.
         reproduced: Whether drawing again gives the recorded decision.
+        matured: When its values were learned at an age within its window.
     """
 
     decision_id: str
@@ -199,3 +200,4 @@ class Explanation:
     candidates: tuple[ExplainedCandidate, ...]
     num_candidates: int | None
     reproduced: Reproduction | None
+    matured: float | None = field(default=None, metadata=SENT)

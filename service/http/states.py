@@ -40,6 +40,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         trainer=trainer_state(engine),
         features=features_state(bandit),
         rebuild=rebuild_state(engine, bandit),
+        maturity_s=engine.rewards.maturity_s(bandit),
         unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
     )
 

@@ -44,7 +44,8 @@ async def bandit_metrics(engine: Engine, *, histograms: bool) -> list[bytes]:
     traffic, models, learning = _Traffic(), _Models(engine), _Learning(engine)
     async for bandit in in_slices(engine.bandits()):
         label = f'bandit="{bandit.record.name}"'
-        traffic.add(bandit, label, histograms=histograms)
+        maturity_s = engine.rewards.maturity_s(bandit)
+        traffic.add(bandit, label, maturity_s, histograms=histograms)
         models.add(bandit, label)
         learning.add(bandit.record.name, bandit_findings(engine, bandit))
     learning.finish(engine)
@@ -72,6 +73,10 @@ class _Traffic:
             "bandexa_clipped_values",
             "Values learned as the bound of usual ones, which they were beyond.", "counter",
         )  # fmt: skip
+        self._maturity = _Family(
+            "bandexa_maturity_seconds",
+            "Age at which the next decisions are learned, where rewards wait for one.",
+        )
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
@@ -92,8 +97,10 @@ class _Traffic:
             "Population stability index of a field's recent values against its encoding's rows.",
         )
 
-    def add(self, bandit: Bandit, label: str, *, histograms: bool) -> None:
-        """Add the lines of a bandit."""
+    def add(
+        self, bandit: Bandit, label: str, maturity_s: float | None, *, histograms: bool
+    ) -> None:
+        """Add the lines of a bandit; `maturity_s`: see `Rewards.maturity_s`."""
         vitals = bandit.vitals
         self._selects.add(label, vitals.selects)
         for status, count in vitals.rewards.items():
@@ -103,6 +110,8 @@ class _Traffic:
         if vitals.reward_mean is not None:
             self._mean.add(f'{label},policy="{bandit.model.spec.policy}"', vitals.reward_mean)
         self._clipped.add(label, vitals.num_clipped)
+        if maturity_s is not None:
+            self._maturity.add(label, maturity_s)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)
         for side, counts in (
@@ -143,8 +152,8 @@ class _Traffic:
     def families(self) -> list[_Family]:
         """Return the metrics."""
         return [
-            self._selects, self._rewards, self._propensity, self._mean, self._clipped, self._join,
-            self._objects, self._values, self._hashes, self._drift,
+            self._selects, self._rewards, self._propensity, self._mean, self._clipped,
+            self._maturity, self._join, self._objects, self._values, self._hashes, self._drift,
         ]  # fmt: skip
 
 

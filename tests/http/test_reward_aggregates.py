@@ -183,7 +183,8 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
     unused = decide(api, name, 2, activate=False)
     assert api.reward(answered, 0.5)["status"] == "pending"
     assert api.reward(answered, 0.5)["status"] == "duplicate"
-    assert api.state(name)["spec"]["rewards"]["maturity"] == "close"
+    assert api.state(name)["spec"]["rewards"]["maturity"] == "auto"
+    assert api.state(name)["maturity_s"] == 1.0, "the window, until delays are known"
     poll(lambda: api.state(name)["num_learned"] == 2, "the window is closed")
     api.reward(decide(api, other, 1), 0.5)
     api.reward(decide(api, other, 0), 0.25)
@@ -196,6 +197,25 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
     assert_alike(scores(api, name), scores(api, other))
 
 
+def test_at_an_age_click_and_silence_are_learned_and_corrected_within_the_window(api) -> None:
+    rewards = {"reward_window_s": 60.0, "default_reward": 0.25, "maturity": 0.1}
+    name, other = api.two_actions(rewards=rewards), api.two_actions()
+    silent, answered = decide(api, name, 0), decide(api, name, 1)
+    assert api.reward(answered, 0.5)["status"] == "pending"
+    poll(lambda: api.state(name)["num_learned"] == 2, "both are mature")
+    assert api.reward(silent, 1.0)["status"] == "applied"
+    for number, value in ((1, 0.5), (0, 1.0)):
+        api.reward(decide(api, other, number), value)
+    assert_alike(scores(api, name), scores(api, other))
+    assert (api.state(name)["maturity_s"], api.state(other)["maturity_s"]) == (0.1, None)
+    explained = api.call("GET", f"/bandits/{name}/decisions/{silent}")
+    assert explained["matured"] >= explained["time"]
+    assert explained["window_closed"] is None
+    assert [row["after"] for row in explained["chosen"][0]["learned"]] == [0.25, 1.0]
+    gauge = f'bandexa_maturity_seconds{{bandit="{name}"}} 0.1'
+    assert gauge in api.http.get("/metrics").text
+
+
 @pytest.mark.parametrize(
     ("field", "rewards"),
     [
@@ -205,6 +225,9 @@ def test_a_window_closes_with_the_default_reward_and_what_comes_later_is_late(ap
         ("rewards", {"default_reward": 0.0}),
         ("rewards", {"maturity": "close"}),
         ("rewards", {"reward_window_s": 60, "maturity": "soon"}),
+        ("rewards", {"reward_window_s": 60, "maturity": 0}),
+        ("rewards", {"reward_window_s": 60, "maturity": 61}),
+        ("rewards", {"maturity": 5}),
         ("rewards", {"reward_window_s": 60, "default_reward": 1e21}),
         ("rewards", {"reward_window_s": 60, "default_reward": float("nan")}),
         ("rewards", {"aggregates": "sum"}),

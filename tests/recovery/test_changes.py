@@ -218,7 +218,7 @@ def test_windows_and_defaults_hold_for_decisions_from_their_change_on(launch, ri
     select("before")
     windowed = linear | {"rewards": {"reward_window_s": 1, "default_reward": 0.5}}
     state = node.call("PUT", f"/bandits/{name}", windowed)
-    assert state["spec"]["rewards"]["maturity"] == "close"
+    assert state["spec"]["rewards"]["maturity"] == "auto"
     for decision_id in ("silent", "told"):
         select(decision_id)
     assert reward("told") == "pending"

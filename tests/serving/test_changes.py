@@ -187,7 +187,7 @@ def test_a_new_bandit_learns_the_rows_of_another_one(api, command, tmp_path: Pat
     assert "learned 41 rows" in command("replay", name, target, "--config", file)
     state = api.state(target)
     assert (state["num_learned"], state["num_actions"]) == (41, 1)
-    assert state["spec"]["rewards"]["maturity"] == "close"
+    assert state["spec"]["rewards"]["maturity"] == "auto"
     changed(api, name, LINEAR | {"posterior": {"prior_var": 3.0}})
     api.train(target)
     expected, found = (api.scores(each, [0.1, 0.7, -1])["scores"] for each in (name, target))

@@ -54,6 +54,7 @@ async def explain_decision(
         activated_at=decision.activated_at,
         window_closes=decision.closes,
         window_closed=decision.closed,
+        matured=decision.matured,
         context=shown_context(bandit.record.spec.context, record.context),
         chosen=_chosen(decision, named=bandit.actions is not None),
         explained="yes" if isinstance(why, Explained) else "no",

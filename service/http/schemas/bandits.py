@@ -145,6 +145,11 @@ class BanditAnswer(BaseModel):
     rebuild: RebuildState | None = Field(
         None, description="The newest change that is, or was, learned anew; null without one."
     )
+    maturity_s: float | None = Field(
+        None,
+        description="The age in seconds at which the next decisions are learned; null: rewards are"
+        " learned as they come. See rewards.maturity.",
+    )
     unlearning: Literal["none", "pending"] = Field(
         "none",
         description="pending: the served model contains values that are void, or rows that were"

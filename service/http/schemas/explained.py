@@ -119,6 +119,9 @@ class DecisionAnswer(BaseModel):
     activated_at: float | None
     window_closes: float | None
     window_closed: float | None
+    matured: float | None = Field(
+        None, description="When its values were learned at an age within its window."
+    )
     context: ContextArray
     chosen: list[ChosenLine]
     explained: Literal["yes", "no"]

@@ -374,6 +374,14 @@ WINDOWS: dict[str, tuple[Damage, str]] = {
         sql(f"INSERT INTO windows VALUES (1.0, {key('closing.900')})"),
         "is open, and was closed",
     ),
+    "it was mature where values wait for the close": (
+        sql(f"UPDATE ledger SET matures = 1.0 WHERE key = {SEVEN}"),
+        "linear: ledger: decision linear.7: mature, and its bandit learns rewards as they come",
+    ),
+    "a closed one is to be mature": (
+        sql(f"INSERT INTO maturing VALUES (1.0, {key('closing.900')})"),
+        "waits to be mature, in vain",
+    ),
     "an open one of a bandit without windows": (
         sql(f"INSERT INTO windows VALUES (1.0, {SEVEN})"),
         "its bandit has none",
