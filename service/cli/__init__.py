@@ -10,11 +10,13 @@ starts quickly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_command_name, get_group
+from typer.models import CommandInfo
 
 import bandexa_core
 from service.cli import (
@@ -29,36 +31,68 @@ from service.cli import (
     snapshots,
 )
 
+# Every module registers what it has here. `app` builds the command that is named and no other:
+# reading the parameters of all of them takes longer than many a command.
+registered = typer.Typer()
+serve.register(registered)
+registered.add_typer(admin.bandits_app, name="bandits")
+registered.add_typer(admin.actions_app, name="actions")
+admin.register(registered)
+applying.register(registered)
+registered.add_typer(snapshots.app, name="snapshots")
+snapshots.register(registered)
+erasing.register(registered)
+registered.add_typer(rewards.app, name="rewards")
+registered.add_typer(clock.app, name="clock")
+data.register(registered)
+evidence.register(registered)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each built when it is named; `simulate` is imported then, too."""
+
+    def __init__(self) -> None:
+        commands, groups = registered.registered_commands, registered.registered_groups
+        self._commands = {_name_of(info): info for info in commands}
+        self._groups = {str(info.name): info for info in groups}
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "simulate":
+            from simulators.cli import app as simulate
+
+            return get_command(simulate)
+        alone = typer.Typer(add_completion=False)
+        if name in self._commands:
+            alone.registered_commands.append(self._commands[name])
+            return get_command(alone)
+        alone.registered_groups.append(self._groups[name])
+        return get_group(alone).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._commands, *self._groups, "simulate"))
+
+    def __len__(self) -> int:
+        return len(self._commands) + len(self._groups) + 1
+
+
+def _name_of(info: CommandInfo) -> str:
+    assert info.callback is not None
+    return info.name or get_command_name(info.callback.__name__)
+
 
 class _Root(TyperGroup):
-    """The root command; `simulate` and its environments are imported when they are named."""
+    """The root command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"commands": _Commands()})
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), "simulate"]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name != "simulate":
-            return super().get_command(ctx, cmd_name)
-        from simulators.cli import app as simulate
-
-        return get_command(simulate)
+        return list(self.commands)
 
 
 app = typer.Typer(
     cls=_Root, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-serve.register(app)
-app.add_typer(admin.bandits_app, name="bandits")
-app.add_typer(admin.actions_app, name="actions")
-admin.register(app)
-applying.register(app)
-app.add_typer(snapshots.app, name="snapshots")
-snapshots.register(app)
-erasing.register(app)
-app.add_typer(rewards.app, name="rewards")
-app.add_typer(clock.app, name="clock")
-data.register(app)
-evidence.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,6 @@ with the ASGI lifespan; until they have started, `Starting` answers.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandexa_core import __version__
@@ -55,6 +55,10 @@ DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 
 Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers follow `Accept`.
 Errors are `application/problem+json`."""
+ROUTERS = (
+    score.router, bandits.router, snapshots.router, explained.router, evidence.router,
+    erasing.router, amending.router, dashboard.router, page.router, system.router, clock.router,
+)  # fmt: skip
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 
 
@@ -87,7 +91,6 @@ def create_app(settings: Settings) -> App:
             LargeBodies() as large,
         ):
             app.state.engine, app.state.follower, app.state.large = engine, follower, large
-            await _build_routes(app)
             try:
                 await configured.ensure(engine, wanted)
             except SettingsError:
@@ -109,24 +112,11 @@ def create_app(settings: Settings) -> App:
                 log.info("the start was given up; nothing was accepted yet")
             yield
 
-    app = App(settings, metrics, keys, lifespan)
+    app = App(settings, metrics, keys, lifespan, auth.guarded(ROUTERS))
     app.front = guarded(Starting(app.progress, metrics))
     app.state.registry = registry
     problems.install(app, metrics)
-    routers = (
-        score.router, bandits.router, snapshots.router, explained.router, evidence.router,
-        erasing.router, amending.router, dashboard.router, page.router, system.router, clock.router,
-    )  # fmt: skip
-    auth.include_guarded(app, routers, keys)
     return app
-
-
-async def _build_routes(app: FastAPI) -> None:
-    """Have FastAPI build its routes; the first request would wait for that, and all others."""
-    scope = {"type": "http", "method": "GET", "path": "/-", "root_path": "", "headers": []}
-    for route in app.router.routes:
-        route.matches(scope)
-        await asyncio.sleep(0)
 
 
 class App(FastAPI):
@@ -142,11 +132,20 @@ class App(FastAPI):
     front: ASGIApp
     budget: BytesInFlight
 
-    def __init__(self, settings: Settings, metrics: Metrics, keys: Keys, lifespan: Any) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        keys: Keys,
+        lifespan: Any,
+        routes: list[BaseRoute],
+    ) -> None:
+        # The routes as their routers built them: `include_router` would build each once more.
         super().__init__(
             title="Bandexa",
             version=__version__,
             description=DESCRIPTION,
+            routes=routes,
             lifespan=lifespan,
             docs_url=None,
             redoc_url=None,

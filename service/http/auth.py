@@ -9,11 +9,12 @@ refused ones, never a key.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from service.http.errors import Forbidden, Unauthorized
 from service.http.keys import Keys
@@ -119,15 +120,14 @@ def _record(event: str, request: Request, key: str, outcome: str) -> None:
     )
 
 
-def include_guarded(app: FastAPI, routers: Sequence[APIRouter], keys: Keys) -> None:
-    """Give the app its routes and keys.
+def guarded(routers: Iterable[APIRouter]) -> list[BaseRoute]:
+    """Return the routes of routers.
 
     Raises:
         ValueError: A route is not guarded.
     """
-    for router in routers:
-        for route in router.routes:
-            if not isinstance(route, GuardedRoute):
-                raise ValueError(f"{route} is not a GuardedRoute")
-        app.include_router(router)
-    app.state.keys = keys
+    routes = [route for router in routers for route in router.routes]
+    for route in routes:
+        if not isinstance(route, GuardedRoute):
+            raise ValueError(f"{route} is not a GuardedRoute")
+    return routes
