@@ -353,6 +353,7 @@ class BanditState:
             none. None where the service does not report it.
         maturity_s: The age in seconds at which the next decisions are learned; None where rewards
             are learned as they come, or the service does not report it.
+        imported: Decisions that were imported; None where the service does not report it.
     """
 
     name: str
@@ -370,6 +371,7 @@ class BanditState:
     rebuild: Rebuild | None = field(default=None, metadata=SENT)
     unlearning: str | None = field(default=None, metadata=SENT)
     maturity_s: float | None = field(default=None, metadata=SENT)
+    imported: int | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +491,19 @@ class Snapshots:
 
     served: int
     snapshots: tuple[SnapshotSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of a decision that was imported.
+
+    Attributes:
+        status: imported; duplicate: it was there; updated: its value came or changed since.
+        decision_id: Its id in this service.
+    """
+
+    status: str
+    decision_id: str
 
 
 @dataclass(frozen=True, slots=True)

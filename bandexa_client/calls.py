@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -23,6 +23,7 @@ from bandexa_client.answers import (
     Compacted,
     Corrected,
     Erased,
+    Imported,
     LearnState,
     LogPage,
     Plan,
@@ -403,6 +404,33 @@ class Calls(ABC):
         return await self._do(Call("GET", where, _reads_log, slow=True))
 
     @shared
+    async def import_log(
+        self,
+        bandit: str,
+        items: Sequence[Mapping[str, object]],
+        *,
+        source: str = "",
+        logged: bool = False,
+        dry_run: bool = False,
+    ) -> list[Imported | Rejected]:
+        """Import up to 1000 decisions that were made elsewhere; it may be repeated.
+
+        Args:
+            bandit: Its name.
+            items: Dicts with `id`, `context`, `action`, and as far as known `time`, `candidates`,
+                `propensity`, `propensities`, `value` and `delay`. docs/evaluation.md explains them.
+            source: Of which log the ids are: equal ids of others are other decisions.
+            logged: The items are of an export: what is a digest there is not hashed again.
+            dry_run: Store nothing, and check each by itself.
+        """
+        body: dict[str, object] = {
+            "items": [{key: _sent(key, each) for key, each in item.items()} for item in items],
+            "source": source, "logged": logged, "dry_run": dry_run,
+        }  # fmt: skip
+        read = reads_items(Imported, len(items))
+        return await self._do(Call("POST", path(bandit, "log"), read, body, slow=True))
+
+    @shared
     async def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
         """Serve an exported snapshot from a bandit of equal spec and actions."""
         call = Call(
@@ -534,6 +562,11 @@ def _that_was_asked_for(found: Selection, decision_id: str | None) -> Selection:
     if decision_id is not None and found.decision_id != decision_id:
         raise Mismatch(f"decision {found.decision_id!r} was not asked for, {decision_id!r} was")
     return found
+
+
+def _sent(key: str, value: object) -> object:
+    """Return a part of an imported decision as it is sent."""
+    return sendable(cast(Features, value)) if key == "context" else value
 
 
 def _nothing(response: httpx.Response) -> None:

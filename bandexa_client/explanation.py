@@ -179,6 +179,7 @@ class Explanation:
         num_candidates: How many candidates were offered; with `retrieve`, before it.
         reproduced: Whether drawing again gives the recorded decision.
         matured: When its values were learned at an age within its window.
+        imported: The id that it had where it was made; None: it was made by this service.
     """
 
     decision_id: str
@@ -201,3 +202,4 @@ class Explanation:
     num_candidates: int | None
     reproduced: Reproduction | None
     matured: float | None = field(default=None, metadata=SENT)
+    imported: str | None = field(default=None, metadata=SENT)

@@ -1,10 +1,11 @@
 """The contract of rewards: what a report does to a decision, as a pure function.
 
 `report`, `activate`, `mature` and `close` step a decision's state, and so do `void` and `correct`,
-for an administrator: each returns the status of the step, and the change that has to be stored, or
-None where there is nothing to store. Whoever takes reports reads the state, steps, and appends the
-change on the condition that the state's version is still the one that was read; if it moved, they
-read and step again. So one implementation serves every store and any number of writers.
+for an administrator, and `teach`, for a decision made elsewhere: each returns the status of the
+step, and the change that has to be stored, or None where there is nothing to store. Whoever takes
+reports reads the state, steps, and appends the change on the condition that the state's version is
+still the one that was read; if it moved, they read and step again. So one implementation serves
+every store and any number of writers.
 
 The value of a chosen action is the fold of the rewards that count (applied, aggregated, pending or
 corrected): the first, the last, their sum or their mean. A void one has no value, and takes none
@@ -27,6 +28,7 @@ from bandexa_core.spec import MAX_REWARD, RewardSpec
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late", "void"]
 StoredStatus = RewardStatus | Literal["corrected", "replaced"]
 CorrectionStatus = Literal["applied", "duplicate", "aggregated", "pending", "late"]
+ImportStatus = CorrectionStatus | Literal["void"]
 SUMMED = ("sum", "mean")
 COUNTED: tuple[StoredStatus, ...] = (
     "applied",
@@ -84,6 +86,11 @@ class DecisionState(NamedTuple):
     def waits(self, rules: RewardSpec) -> bool:
         """Whether its rewards are learned later: at an age of the decision, or at the close."""
         return rules.waits and not (self.matured or self.closed)
+
+    @classmethod
+    def imported(cls, num_chosen: int) -> DecisionState:
+        """Return the state of a decision that was made elsewhere: nothing more is waited for."""
+        return cls(1, 0, activated=True, closed=True, items=(ItemState(),) * num_chosen)
 
 
 class Reported(NamedTuple):
@@ -294,6 +301,27 @@ def correct(
         (Amended(index, before, reward),),
     )  # fmt: skip
     return answer, change
+
+
+def teach(
+    state: DecisionState, index: int, value: float, rules: RewardSpec, most: int
+) -> tuple[ImportStatus, Change | None]:
+    """Return what the value of an imported decision does: it is learned at once, by any rules.
+
+    Repeating it changes nothing, another value corrects the one before, and a void one stays void.
+
+    Raises:
+        ValueError: The value cannot be taken; the message begins with the field.
+    """
+    item, value = state.items[index], value + 0.0
+    if item.void:
+        return "void", None
+    if item.num:
+        return correct(state, index, value, rules, most)
+    _check_room(state, most)
+    items = (*state.items[:index], ItemState(1, (value,), value), *state.items[index + 1 :])
+    after = _after(state, state.num_rewards + 1, items)
+    return "applied", Change(after, "applied", (Learned(index, None, value),))
 
 
 def known_value(item: ItemState, rules: RewardSpec) -> float | None:

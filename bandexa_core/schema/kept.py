@@ -8,6 +8,7 @@ nobody can compute it from a guessed value, and two bandits have different ones 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
@@ -19,6 +20,7 @@ from bandexa_core.schema.objects import JsonObject, dumps, flatten
 from bandexa_core.schema.values import as_number, as_text, as_time, as_truth
 
 DIGEST_BYTES = 12  # 24 hex digits: two of a billion values are alike with a chance of 1e-11
+_DIGEST = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 
 
 def kept(features: Features, value: JsonObject, salt: bytes) -> JsonObject:
@@ -78,6 +80,13 @@ def digest(salt: bytes, path: str, text: str) -> str:
     """Return the digest of a text at a path, as 24 hex digits."""
     data = f"{len(path)}:{path}{text}".encode("utf-8", "surrogatepass")
     return blake2b(data, key=salt, person=b"bandexa.fields", digest_size=DIGEST_BYTES).hexdigest()
+
+
+def is_digest(value: Any) -> bool:
+    """Whether a value has the form of a digest; or a list, and all its entries have."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(item, str) and is_digest(item) for item in value)
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def canonical(value: Any) -> Any:

@@ -26,6 +26,7 @@ from service.cli import (
     data,
     erasing,
     evidence,
+    importing,
     rewards,
     serve,
     snapshots,
@@ -46,6 +47,7 @@ registered.add_typer(rewards.app, name="rewards")
 registered.add_typer(clock.app, name="clock")
 data.register(registered)
 evidence.register(registered)
+importing.register(registered)
 
 
 class _Commands(Mapping[str, Any]):

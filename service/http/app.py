@@ -37,6 +37,7 @@ from service.http.routes import (
     erasing,
     evidence,
     explained,
+    importing,
     page,
     score,
     snapshots,
@@ -57,7 +58,8 @@ Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers fo
 Errors are `application/problem+json`."""
 ROUTERS = (
     score.router, bandits.router, snapshots.router, explained.router, evidence.router,
-    erasing.router, amending.router, dashboard.router, page.router, system.router, clock.router,
+    importing.router, erasing.router, amending.router, dashboard.router, page.router,
+    system.router, clock.router,
 )  # fmt: skip
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 

@@ -30,20 +30,24 @@ _JSON_LIST, _MSGPACK_LIST = (
 )
 
 
-def decode_context(bandit: Bandit, raw: msgspec.Raw, *, packed: bool) -> NDArray[Any]:
+def decode_context(
+    bandit: Bandit, raw: msgspec.Raw, *, packed: bool, side: NamedSide | None = None
+) -> NDArray[Any]:
     """Return the context of a request: an array, or an object as it is logged.
 
     Args:
         bandit: The bandit that is asked.
         raw: The part of the body.
         packed: Whether the body is msgpack.
+        side: What named features of contexts may be, where that is not the bandit's own.
 
     Raises:
         InvalidRequest: It cannot be one; names the field.
     """
-    if bandit.contexts is not None:
-        value = _object(raw, bandit.contexts.max_bytes, packed=packed)
-        return bandit.contexts.row(value, "context")
+    side = bandit.contexts if side is None else side
+    if side is not None:
+        value = _object(raw, side.max_bytes, packed=packed)
+        return side.row(value, "context")
     try:
         return decode_array(raw, packed=packed, most=bandit.num_numbers)
     except ValueError as error:

@@ -41,6 +41,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         features=features_state(bandit),
         rebuild=rebuild_state(engine, bandit),
         maturity_s=engine.rewards.maturity_s(bandit),
+        imported=bandit.num_imported,
         unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
     )
 

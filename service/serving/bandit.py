@@ -63,6 +63,7 @@ class Bandit:
         imported: Snapshots that are being imported, by version.
         num_numbers: How many numbers a context has; 0 where contexts are objects.
         configurations: Those that its log has, as far as is known here.
+        num_imported: How many decisions were imported into it.
         change_error: Why the last attempt to learn the wanted configuration failed; None: it did
             not.
     """
@@ -77,9 +78,11 @@ class Bandit:
         after: Callable[[Callable[[], None]], None] | None = None,
         salt: bytes = b"",
         configurations: Configurations | None = None,
+        num_imported: int = 0,
     ) -> None:
         self.record = record
         self.configurations = configurations or Configurations(record.spec)
+        self.num_imported = num_imported
         self.change_error: str | None = None
         self.snapshots = snapshots
         self.vitals = Vitals()

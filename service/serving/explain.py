@@ -140,6 +140,8 @@ class Explainer:
     def _drawn_again(
         self, reader: LogReader, bandit: BanditRecord, record: DecisionRecord
     ) -> Explained:
+        if record.imported is not None:
+            raise NotExplainable("it was imported: another model made this decision")
         snapshots = SnapshotStore(self._snapshots / bandit.uid)
         if record.snapshot not in snapshots.versions():
             if any(each.first <= record.position for each in reader.blanked(bandit.key)):

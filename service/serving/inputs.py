@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema import Features, accept, to_bytes
-from bandexa_core.schema.kept import kept
+from bandexa_core.schema.kept import is_digest, kept
+from bandexa_core.schema.objects import flatten
 from bandexa_core.spec import MAX_REWARD
 from service.store.errors import InvalidRequest
 
@@ -66,11 +67,14 @@ class NamedSide:
         declared: The named features.
         max_bytes: The most bytes of an object as JSON.
         salt: The key of the digests that are logged in place of personal values.
+        takes_digests: Whether objects are of a log, so that a digest in place of a personal value
+            is logged as it is.
     """
 
     declared: Features
     max_bytes: int
     salt: bytes
+    takes_digests: bool = False
 
     @classmethod
     def of(cls, spec: ContextSpec | ActionsSpec, salt: bytes) -> Self | None:
@@ -125,13 +129,27 @@ class NamedSide:
             InvalidRequest: It is not what is declared, or too large; names the field by its path.
         """
         try:
-            data = accept(self.declared, value, field, self.salt)
+            declared = self._with_digests(value) if self.takes_digests else self.declared
+            data = accept(declared, value, field, self.salt)
         except ValueError as error:
             raise _refusal(error, field) from error
         try:
             return padded(data, self.max_bytes)
         except ValueError as error:
             raise InvalidRequest(field, str(error)) from error
+
+    def _with_digests(self, value: Any) -> Features:
+        """Return what is declared for an object, without the rules for its digests."""
+        declared = self.declared
+        if not declared.personal or not isinstance(value, dict):
+            return declared
+        known = flatten(value)
+        digests = {path for path in declared.personal if is_digest(known.get(path))}
+        fields = {
+            path: replace(declared.learned[path], log="keep") if path in digests else field
+            for path, field in declared.fields.items()
+        }
+        return replace(declared, fields=fields)
 
     def rows(self, values: Sequence[Any], field: str) -> NDArray[np.uint8]:
         """Return objects as they are logged, uint8 (N, max_bytes).

@@ -89,6 +89,7 @@ async def running(
             bandit = Bandit(
                 record, model, snapshots, reader.follow, recovery.failed, delivery.after,
                 store.ids.salt(record.uid), reader.configurations(record),
+                reader.num_imported(record.key),
             )  # fmt: skip
             live.add(bandit)
             return bandit

@@ -14,8 +14,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
-from bandexa_core.ids import ActionId, BanditUid, DecisionId
-from bandexa_core.log.contract import ActivationStatus, DecisionState, RewardStatus
+from bandexa_core.ids import ActionId, BanditUid, DecisionId, LogPosition
+from bandexa_core.log.contract import (
+    ActivationStatus,
+    DecisionState,
+    ImportStatus,
+    RewardStatus,
+)
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.amendments import Corrected, Voided
@@ -26,7 +31,7 @@ from service.serving.select.batcher import DecisionBatcher
 from service.serving.steps import Steps
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore, Step
-from service.store.records import BanditRecord, RewardReport
+from service.store.records import BanditRecord, DecisionRecord, RewardReport
 
 log = logging.getLogger(__name__)
 WINDOWS_CHECKED_S = 1.0
@@ -89,7 +94,7 @@ class Rewards:
             ):
                 status = "stored"
             else:
-                self._train_if_due(bandit)
+                self.train_if_due(bandit)
         self._metrics.reward_seconds.observe(time.perf_counter() - started)
         if bandit is None:
             return status, False
@@ -103,18 +108,19 @@ class Rewards:
         bandit = self._find(step.decision.bandit.uid)
         if bandit is None:
             return
-        for _ in range(_num_rewarded(step.change.state) - _num_rewarded(step.decision.state)):
+        num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
+        for _ in range(0 if step.imported else num_rewarded):
             bandit.vitals.joined(step.time)  # also where its value is learned later
         if not rows:
             return
         bandit.applier.follow(rows[-1].position)
-        for row in rows:
+        for row in () if step.imported else rows:  # what was served elsewhere is no sign of health
             if row.after is None or row.learned is None:  # it became void
                 continue
             bandit.vitals.learned(row.before, row.after, bandit.model.spec.expected_rewards)
             if row.learned != row.after:
                 bandit.vitals.clipped(row.after, row.learned)
-        self._train_if_due(bandit)  # here as well: the caller may have gone away
+        self.train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:
         """Count a decision that was made with `activate` false, and learn from its rewards.
@@ -168,6 +174,23 @@ class Rewards:
             return done._replace(status="stored")
         return done
 
+    def imported(self, bandit: Bandit, made: DecisionRecord) -> None:
+        """Note an imported decision that was just stored: its values follow, by `teach`."""
+        known = bandit.configurations
+        changed = known.rules(made.position) if known.rules_changed else None
+        self._steps.imported(made, bandit.record, changed)
+
+    async def teach(
+        self, bandit: Bandit, made: DecisionRecord, item: int, value: float, now: float
+    ) -> tuple[ImportStatus, LogPosition]:
+        """Learn a value of an imported decision; returns the position of its last row, or 0.
+
+        Raises:
+            UnknownDecision, Erased, InvalidRequest: Nothing was stored.
+        """
+        status, rows = await self._steps.teach(made, bandit.record, item, value, now)
+        return status, rows[-1].position if rows else LogPosition(0)
+
     async def close_windows(self) -> None:
         """Learn from the decisions that are mature, and close the windows that are over."""
         more = True
@@ -213,7 +236,8 @@ class Rewards:
                     log.warning("reward windows cannot be closed: %s", error)
                 reported = True
 
-    def _train_if_due(self, bandit: Bandit) -> None:
+    def train_if_due(self, bandit: Bandit) -> None:
+        """Order the round of a bandit, where one is due and is not the client's to order."""
         if bandit.model.spec.training.mode == "background" and bandit.applier.round_due():
             self._order_round(bandit)
 

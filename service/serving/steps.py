@@ -22,16 +22,18 @@ from bandexa_core.log.contract import (
     ActivationStatus,
     Change,
     DecisionState,
+    ImportStatus,
     Reported,
     RewardStatus,
 )
+from bandexa_core.spec import RewardSpec
 from service.serving.amendments import Corrected, Voided
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
 from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
-from service.store.records import BanditRecord, RewardReport
+from service.store.records import BanditRecord, DecisionRecord, RewardReport
 
 MAX_TRIES = 100
 NEW = DecisionState.of(1, activated=True)
@@ -201,6 +203,49 @@ class Steps:
                 before = contract.known_value(decision.state.items[item], decision.rules)
                 return Corrected(status, decision.actions[item], before, rows)
         raise _too_busy(decision_id)
+
+    async def teach(
+        self, made: DecisionRecord, bandit: BanditRecord, item: int, value: float, now: float
+    ) -> tuple[ImportStatus, Rows]:
+        """Learn the value of a chosen action of an imported decision.
+
+        Raises:
+            UnknownDecision: The bandit has no such decision.
+            Erased: It was erased.
+            InvalidRequest: The value cannot be taken.
+            Unavailable, StoreError: The store takes no writes.
+        """
+        for _ in range(MAX_TRIES):
+            entry = await self._entry(made.decision_id, bandit)
+            decision = entry.decision
+            try:
+                status, change = contract.teach(
+                    decision.state, item, value, decision.rules, self._max_rewards
+                )
+            except ValueError as error:
+                raise InvalidRequest.from_value_error(error, "value") from error
+            rows: Rows | None = ()
+            if change is None:
+                waiting = self._committed(entry)
+                if waiting is not None and await waiting is None:
+                    continue
+            else:
+                reported = Reported(item, value + 0.0, None)
+                rows = await self._append(
+                    Step(decision, change, now, reported, imported=True), entry
+                )
+            if rows is not None:
+                return status, rows
+        raise _too_busy(made.decision_id)
+
+    def imported(
+        self, made: DecisionRecord, bandit: BanditRecord, changed: RewardSpec | None
+    ) -> None:
+        """Note an imported decision that was just stored; `changed`: see `Reportable`."""
+        actions = tuple(each.id for each in made.chosen)
+        state = DecisionState.imported(len(actions))
+        decision = Reportable(made.key, made.decision_id, bandit, actions, state, changed)
+        self._recent.found(FoundDecision(decision, {}))
 
     async def check(self, report: RewardReport) -> RewardStatus:
         """Return the status that a reward would get now; nothing is stored.

@@ -111,6 +111,7 @@ class Step(NamedTuple):
         reported: The reward; None where the step is another one.
         closes: The window that ends with this step, as `due_windows` returned it.
         matures: The age that is reached with this step, in the same form.
+        imported: Whether it is no report, but the value of a decision made elsewhere.
     """
 
     decision: Reportable
@@ -119,6 +120,7 @@ class Step(NamedTuple):
     reported: Reported | None = None
     closes: float | None = None
     matures: float | None = None
+    imported: bool = False
 
 
 class Due(NamedTuple):

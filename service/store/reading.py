@@ -76,6 +76,9 @@ class LogReader(Reader, Protocol):
     def answer(self, decision_id: DecisionId) -> StoredAnswer | None:
         """Return what answered a decision's select, None without such a decision."""
 
+    def num_imported(self, bandit: int) -> int:
+        """Return how many decisions were imported into a bandit, those that left included."""
+
     # -- the log ------------------------------------------------------------------------------
 
     def head(self, bandit: int) -> LogPosition:

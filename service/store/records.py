@@ -98,7 +98,8 @@ class DecisionRecord(NamedTuple):
         explored, std: See `Choice`.
         unit: The user or session that it was made for; None where the caller named none.
         retrieval: What `candidates` were retrieved from; None: nothing was retrieved.
-        propensities: Those of all candidates, where the request asked for them.
+        propensities: Those of all candidates, where they are recorded.
+        imported: The id that it had where it was made; None: it was made here.
     """
 
     decision_id: DecisionId
@@ -119,6 +120,7 @@ class DecisionRecord(NamedTuple):
     unit: str | None = None
     retrieval: Retrieval | None = None
     propensities: Propensities | None = None
+    imported: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +409,7 @@ class CountedRow(NamedTuple):
         actions: The chosen actions, best first.
         num_bytes: How much it was to read.
         propensity, explored, std: See `DecisionRecord`.
+        imported: Whether it was made elsewhere.
     """
 
     key: int
@@ -416,6 +419,7 @@ class CountedRow(NamedTuple):
     propensity: float | None
     explored: bool | None
     std: float | None
+    imported: bool = False
 
 
 class Newest(NamedTuple):
@@ -441,6 +445,7 @@ class CountedValue(NamedTuple):
         before, after: See `LearnRow`; `after` is None where the value became void.
         decided: When its decision was made; None where that was removed.
         first_learned: When its value was learned first; None where that row was removed.
+        imported: Whether its decision was made elsewhere.
     """
 
     position: int
@@ -449,3 +454,4 @@ class CountedValue(NamedTuple):
     after: float | None
     decided: float | None
     first_learned: float | None
+    imported: bool = False

@@ -41,6 +41,7 @@ MODELS = {
     "ClockState": "ClockAnswer",
     "Amendment": "AmendmentLine",
     "Compacted": "CompactAnswer",
+    "Imported": "ImportAnswer",
     "Corrected": "CorrectAnswer",
     "Erased": "EraseAnswer",
     "ExplainedAction": "ChosenLine",

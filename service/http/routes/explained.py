@@ -57,6 +57,7 @@ async def explain_decision(
         matured=decision.matured,
         context=shown_context(bandit.record.spec.context, record.context),
         chosen=_chosen(decision, named=bandit.actions is not None),
+        imported=record.imported,
         explained="yes" if isinstance(why, Explained) else "no",
         reason=None if isinstance(why, Explained) else why,
         candidates=_lines(decision, why) if isinstance(why, Explained) else [],

@@ -150,6 +150,9 @@ class BanditAnswer(BaseModel):
         description="The age in seconds at which the next decisions are learned; null: rewards are"
         " learned as they come. See rewards.maturity.",
     )
+    imported: int = Field(
+        0, description="Decisions that were imported: they were made elsewhere, and served nobody."
+    )
     unlearning: Literal["none", "pending"] = Field(
         "none",
         description="pending: the served model contains values that are void, or rows that were"

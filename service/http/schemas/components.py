@@ -25,6 +25,7 @@ from service.http.schemas.decide import (
     SelectBatchAnswer,
     SelectRequest,
 )
+from service.http.schemas.importing import ImportBatchAnswer, ImportItem, ImportRequest
 
 REFERENCE = "#/components/schemas/{name}"
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -34,18 +35,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ScoreRequest": {"context": [0.3, 1.0, 0.0, 0.7]},
 }
 
+BATCHES = (
+    ("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest"),
+    ("ImportRequest", "ImportItem"),
+)  # fmt: skip
+
 
 def components() -> dict[str, Any]:
     """Return the JSON schemas by name."""
     kinds = (
         SelectRequest, SelectAnswer, RewardRequest, RewardAnswer, ActivateRequest, ActivateAnswer,
         SelectBatch, SelectBatchAnswer, RewardBatch, RewardBatchAnswer, ScoreRequest, ScoreAnswer,
-        ActionsRequest, Problem,
+        ActionsRequest, ImportRequest, ImportItem, ImportBatchAnswer, Problem,
     )  # fmt: skip
     _, found = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
     for name, example in EXAMPLES.items():
         found[name]["example"] = example
-    for batch, item in (("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest")):
+    for batch, item in BATCHES:
         found[batch]["properties"]["items"]["items"] = {"$ref": REFERENCE.format(name=item)}
     readable: dict[str, Any] = json.loads(
         json.dumps(found).replace(json.dumps(WHOLE_ID), json.dumps(ID_PATTERN))

@@ -124,6 +124,9 @@ class DecisionAnswer(BaseModel):
     )
     context: ContextArray
     chosen: list[ChosenLine]
+    imported: str | None = Field(
+        None, description="The id that it had where it was made; null: it was made here."
+    )
     explained: Literal["yes", "no"]
     reason: str | None = Field(description="Why the candidates cannot be explained any more.")
     candidates: list[CandidateLine]

@@ -201,6 +201,8 @@ class Follower:
             if row.propensity is None and abs(now - row.time) < PROPENSITY_WAIT_S:
                 return num
             cursors[decisions_of(uid)] = row.key
+            if row.imported:  # it was not served here
+                continue
             counts.add_decision(
                 uid,
                 CountedDecision(row.time, row.actions, row.propensity, row.explored, row.std),
@@ -215,6 +217,9 @@ class Follower:
             return False
         rows = self._store.learned(key, cursor, head, CHUNK)
         for row in rows:
+            cursors[uid] = row.position
+            if row.imported:
+                continue
             if row.after is None:
                 if row.first_learned is not None and row.before is not None:
                     counts.remove_value(uid, row.first_learned, row.before)
@@ -223,7 +228,6 @@ class Follower:
                 counts.add_value(uid, row.time, row.after, delay)
             elif row.first_learned is not None:  # otherwise the corrected value has left the log
                 counts.correct_value(uid, row.first_learned, row.before, row.after)
-            cursors[uid] = row.position
         if len(rows) < CHUNK:  # skip the other rows: changes of a catalogue are megabytes to read
             cursors[uid] = head
         return len(rows) == CHUNK

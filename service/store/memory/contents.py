@@ -131,6 +131,7 @@ class HeldBandit:
         rounds: Training rounds, oldest first.
         erased: Where erased decisions taught values first, in the log.
         blanked: When these were blanked; see `LogReader.blanked`.
+        num_imported: How many decisions were imported.
     """
 
     decisions: dict[DecisionKey, HeldDecision] = field(default_factory=dict)
@@ -141,6 +142,7 @@ class HeldBandit:
     rounds: deque[RoundRecord] = field(default_factory=lambda: deque(maxlen=MAX_ROUNDS))
     erased: set[LogPosition] = field(default_factory=set)
     blanked: list[Blanked] = field(default_factory=list)
+    num_imported: int = 0
 
     def in_order(self, after: int = -1) -> list[HeldDecision]:
         """Return the decisions with keys above `after`, oldest first."""

@@ -50,6 +50,7 @@ class MemoryCountingReader(View):
                         row.after if isinstance(row, LearnRow) else None,
                         None if held is None else held.record.time,
                         None if first is None else first.row.time,
+                        held is not None and held.record.imported is not None,
                     )
                 )  # fmt: skip
             return found
@@ -59,4 +60,6 @@ def _counted(held: HeldDecision) -> CountedRow:
     r = held.record
     actions = tuple(picked.id for picked in r.chosen)
     num_bytes = sum(picked.features.nbytes + len(picked.id) for picked in r.chosen)
-    return CountedRow(r.key, r.time, actions, num_bytes, r.propensity, r.explored, r.std)
+    return CountedRow(
+        r.key, r.time, actions, num_bytes, r.propensity, r.explored, r.std, r.imported is not None
+    )

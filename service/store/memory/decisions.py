@@ -74,8 +74,14 @@ class Decisions:
             raise StoreError(f"key {record.key} has another decision")
         given = record.decision_id
         own_id = None if is_server_form(given) else pack_own_id(given)
-        state = DecisionState.of(len(record.chosen), activated=record.activated)
-        learned = [Learned()] * len(record.chosen)
+        num, learned = len(record.chosen), [Learned()] * len(record.chosen)
+        if record.imported is not None:
+            held = HeldDecision(_owned(record), own_id, DecisionState.imported(num), learned)
+            held.closed_at = record.time
+            contents.add_decision(held)
+            contents.of(record.bandit).num_imported += 1
+            return None
+        state = DecisionState.of(num, activated=record.activated)
         contents.add_decision(HeldDecision(_owned(record), own_id, state, learned))
         rules, now = self._known(bandit).rules(record.position), self._clock()
         if rules.reward_window_s is not None:
@@ -161,7 +167,8 @@ class Decisions:
             held.rewards.append(
                 ReportedReward(item, step.time, reward + 0.0, reward_id, change.reward)
             )
-            self._note_delay(held, change.reward)
+            if not step.imported:
+                self._note_delay(held, change.reward)
         if step.closes is not None:
             self._contents.windows.close(decision.key, step.closes)
         if step.matures is not None:

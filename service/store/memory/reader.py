@@ -75,6 +75,11 @@ class MemoryReader(View):
         with self._reading() as contents:
             return contents.of(bandit).log.head
 
+    def num_imported(self, bandit: int) -> int:
+        """See `LogReader.num_imported`."""
+        with self._reading() as contents:
+            return contents.of(bandit).num_imported
+
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
         with self._reading() as contents:

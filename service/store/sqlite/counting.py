@@ -22,10 +22,11 @@ from service.store.sqlite.connection import connect_reader
 # Only the time is needed to the last digit, which json_array would not preserve.
 _DECISIONS = """
 SELECT json_group_array(json_array(
-  key, printf('%!.17g', time), hex(chosen), propensity, explored, std))
+  key, printf('%!.17g', time), hex(chosen), propensity, explored, std, imported))
 FROM (
   SELECT *, sum(length(chosen)) OVER (ORDER BY key) - length(chosen) AS before FROM (
-    SELECT key, time, chosen, propensity, explored, std FROM decisions
+    SELECT key, time, chosen, propensity, explored, std, imported IS NOT NULL AS imported
+    FROM decisions
     WHERE key > ? AND key < ? ORDER BY key LIMIT ?))
 WHERE before < ?
 """
@@ -39,7 +40,8 @@ FROM bandits AS b WHERE deleted IS NULL
 """
 _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
-  (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin)
+  (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin),
+  d.imported IS NOT NULL
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT ?
@@ -85,8 +87,9 @@ class SqliteCountingReader:
                 CountedRow(
                     key, float(time), chosen_ids(f"at key {key}", bytes.fromhex(packed)),
                     len(packed) // 2, propensity, None if explored is None else bool(explored), std,
+                    bool(imported),
                 )
-                for key, time, packed, propensity, explored, std in sorted(
+                for key, time, packed, propensity, explored, std, imported in sorted(
                     msgspec.json.decode(found)
                 )
             ]  # fmt: skip
@@ -98,11 +101,11 @@ class SqliteCountingReader:
         rows = self._db.execute(_LEARNED, (bandit, after, up_to, most)).fetchall()
         state = stored_clock(self._db)
         if state is None or not state.jumps:
-            return [CountedValue(*row) for row in rows]
+            return [CountedValue._make((*row[:-1], bool(row[-1]))) for row in rows]
         return [
             CountedValue(
                 position, state.wall_of(time), before, after, decided,
-                None if first is None else state.wall_of(first),
+                None if first is None else state.wall_of(first), bool(imported),
             )
-            for position, time, before, after, decided, first in rows
+            for position, time, before, after, decided, first, imported in rows
         ]  # fmt: skip

@@ -14,7 +14,7 @@ from service.store.records import BanditRecord, DecisionRecord, Retrieval
 from service.store.sqlite.codec import unpack_chosen, unpack_propensities
 
 COLUMNS = """d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, d.propensities"""
+  d.propensity, d.activated, d.explored, d.std, d.propensities, d.imported"""
 
 
 def decision_record(
@@ -26,7 +26,7 @@ def decision_record(
         StoreDamaged: A checksum differs.
     """
     key, time, body_hash, context, chosen, candidates, version, position = row[:8]
-    propensity, activated, explored, std, propensities = row[8:]
+    propensity, activated, explored, std, propensities, imported = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
     ids, features, retrieval = None, None, None
     try:
@@ -45,4 +45,5 @@ def decision_record(
         SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
         None if explored is None else bool(explored), std, retrieval=retrieval,
         propensities=unpack_propensities(decision_id, propensities),
+        imported=None if imported is None else imported.decode(),
     )  # fmt: skip

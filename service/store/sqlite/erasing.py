@@ -47,7 +47,8 @@ _OF_UNIT = f"""
 """
 _BLANK = """
 UPDATE decisions SET own_id = NULL, body_hash = NULL, context = x'', chosen = ?, candidates = NULL,
-  schema = NULL, objects = NULL, unit = NULL, propensities = NULL WHERE key = ?
+  schema = NULL, objects = NULL, unit = NULL, propensities = NULL,
+  imported = CASE WHEN imported IS NULL THEN NULL ELSE x'' END WHERE key = ?
 """
 _REWARDS = f"""
 SELECT key, item, reward_id, reward, seq FROM rewards

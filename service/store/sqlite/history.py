@@ -37,15 +37,13 @@ from service.store.records import (
 from service.store.sqlite.clock import stored_clock
 from service.store.sqlite.codec import chosen_ids, unpack_items
 from service.store.sqlite.connection import connect_reader
-from service.store.sqlite.decision_rows import decision_record
+from service.store.sqlite.decision_rows import COLUMNS, decision_record
 from service.store.sqlite.exported import Exported
 from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.tables import decision_ids, stand_in
 
-_DECISION = """
-SELECT d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, d.propensities, l.activated, l.closed, l.items,
-  l.matures
+_DECISION = f"""
+SELECT {COLUMNS}, l.activated, l.closed, l.items, l.matures
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key WHERE
 """
 _NEWEST = """
@@ -207,7 +205,7 @@ class History:
         offsets = [0.0] if state is None else [0.0, *(jump.offset for jump in state.jumps)]
         if since is not None and not self._has_untimed(bandit.key):
             start = max(start, key_at(bandit.key, since - max(offsets) - JUMP_S) - 1)
-        if until is not None:
+        if until is not None and not self._has_imported(bandit.key):  # their keys are later
             end = min(end, key_at(bandit.key, until - min(offsets) + JUMP_S))
         rows = self._db.execute(_VALUED, (start, end, most)).fetchall()
         found = [
@@ -223,6 +221,10 @@ class History:
             "SELECT 1 FROM decisions WHERE key >= ? AND key < ? LIMIT 1",
             (first_key(bandit), first_key(bandit) + FIRST_TIMED),
         ).fetchone()
+        return found is not None
+
+    def _has_imported(self, bandit: int) -> bool:
+        found = self._db.execute("SELECT 1 FROM imports WHERE bandit = ?", (bandit,)).fetchone()
         return found is not None
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:

@@ -228,7 +228,8 @@ class Ledger:
                 rows = (*rows, *self._amend(step, found.items, rows))
             if step.change.reward is not None:
                 rewards.append(_reward_row(step))
-                self._note_delay(step, found)
+                if not step.imported:
+                    self._note_delay(step, found)
             if step.closes is not None:
                 closed.append((step.closes, decision.key))
             if step.matures is not None:
@@ -251,6 +252,15 @@ class Ledger:
         if rules.maturity == "auto" and step.change.reward in SOON:
             now = self._clock()
             self._delays.add(bandit.key, now - made_at(key, found.time), now)
+
+    def close_imported(self, key: DecisionKey, num_chosen: int, time: float) -> None:
+        """Store the first state of an imported decision: see `DecisionState.imported`."""
+        state = DecisionState.imported(num_chosen)
+        row = (
+            key, state.version, state.num_rewards, None, time, pack_items((NEW_ITEM,) * num_chosen),
+            None,
+        )  # fmt: skip
+        self._insert("ledger", [row])
 
     def _stored(self, keys: Iterable[DecisionKey]) -> dict[DecisionKey, _Stored]:
         """Return the ledger rows of the decisions that exist."""

@@ -70,9 +70,9 @@ CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
 _COLUMNS = (
     "key, own_id, time, body_hash, context, chosen, candidates, snapshot, position, propensity,"
-    " activated, explored, std, unit, propensities"
+    " activated, explored, std, unit, propensities, imported"
 )
-_ROW = f"({', '.join('?' * 15)})"
+_ROW = f"({', '.join('?' * 16)})"
 AT_ONCE = 32  # decisions in one statement
 _INSERT = {
     num: f"INSERT INTO decisions ({_COLUMNS}) VALUES {', '.join([_ROW] * num)}"
@@ -159,7 +159,7 @@ class Operations:
                     return [answer for d in records for answer in self._insert([d])]
                 return [Conflict("the bandit was deleted while the request was on its way")]
             rules = self._configurations(bandit).rules(d.position)
-            if rules.reward_window_s is not None:
+            if rules.reward_window_s is not None and d.imported is None:
                 windows.append((d.key, now + rules.reward_window_s))
                 if (age := self._delays.age(bandit.key, rules)) is not None:
                     maturing.append((d.key, now + age))
@@ -175,7 +175,18 @@ class Operations:
             return [stored]
         self._windows.open(windows)
         self._windows.mature_at(maturing)
+        self._import([d for d in records if d.imported is not None])
         return [None] * len(records)
+
+    def _import(self, records: list[DecisionRecord]) -> None:
+        """Count decisions that were made elsewhere, and close them: no window waits for them."""
+        for d in records:
+            self.ledger.close_imported(d.key, len(d.chosen), d.time)
+            self._db.execute(
+                "INSERT INTO imports VALUES (?, 1) ON CONFLICT (bandit)"
+                " DO UPDATE SET decisions = decisions + 1",
+                (d.bandit,),
+            )
 
     def _decision_row(self, d: DecisionRecord) -> tuple[Any, ...]:
         context = d.context.tobytes()
@@ -185,6 +196,7 @@ class Operations:
             pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
             d.std, None if d.unit is None else self._ids.unit(d.unit),
             None if d.propensities is None else pack_propensities(d.propensities),
+            None if d.imported is None else d.imported.encode(),
         )  # fmt: skip
 
     def propensity(self, key: DecisionKey, propensity: float) -> None:
@@ -417,8 +429,8 @@ class Operations:
             (key, key, PURGE_CHUNK),
         ).rowcount
         for table in (
-            "trims", "catalogues", "evicted", "sampled", "erased", "relearning", "blanked",
-            "rounds", "delays",
+            "imports", "trims", "catalogues", "evicted", "sampled", "erased", "relearning",
+            "blanked", "rounds", "delays",
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0

@@ -220,6 +220,13 @@ class StoreReader:
         ).fetchone()
         return gone + int(found) - int(erased) - int(void)
 
+    def num_imported(self, bandit: int) -> int:
+        """See `LogReader.num_imported`."""
+        found = self._connection.execute(
+            "SELECT decisions FROM imports WHERE bandit = ?", (bandit,)
+        ).fetchone()
+        return int(found[0]) if found else 0
+
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
         return trim_of(self._connection, bandit)

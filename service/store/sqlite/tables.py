@@ -17,7 +17,9 @@ from service.store.identity import CELL, DecisionIds
 #   is filled in later. own_id: the caller's id (see `pack_own_id`). schema, objects: the schema of
 #   the raw context and actions, and these. unit: the user or session, as a keyed hash (see
 #   `DecisionIds.unit`), because pages of an index may retain copies of cells that moved. arm: of an
-#   experiment. propensities: of all candidates. imported: the decision was made elsewhere.
+#   experiment. propensities: of all candidates. imported: the id that a decision had where it was
+#   made, if elsewhere; as bytes, empty once it is erased.
+# imports: how many decisions were imported into a bandit.
 # ledger: what the reports about a decision led to; a decision without a row had none. activated
 #   and closed are times. items: see `codec.pack_items`. matures: when it was mature
 #   within its window.
@@ -51,6 +53,7 @@ CREATE TABLE decisions (
   std REAL, schema INTEGER, objects BLOB, unit TEXT, arm TEXT, propensities BLOB,
   imported INTEGER);
 CREATE UNIQUE INDEX decisions_own ON decisions (own_id) WHERE own_id IS NOT NULL;
+CREATE TABLE imports (bandit INTEGER PRIMARY KEY, decisions INTEGER NOT NULL);
 CREATE TABLE ledger (
   key INTEGER PRIMARY KEY, version INTEGER NOT NULL, rewards INTEGER NOT NULL, activated REAL,
   closed REAL, items BLOB NOT NULL, matures REAL);
@@ -107,7 +110,9 @@ CREATE INDEX sampled_units ON sampled (unit) WHERE unit IS NOT NULL;
 """
 _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTALL | re.MULTILINE)
 
-_AFTER_0_3 = ("erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays")
+_AFTER_0_3 = (
+    "erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays", "imports",
+)  # fmt: skip
 
 
 def create_tables(connection: sqlite3.Connection) -> None:

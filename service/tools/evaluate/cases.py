@@ -61,6 +61,7 @@ class Cases:
         actions: What is known of each action, by id, as of the last case.
         skipped: How many decisions were left out, by why.
         num_decisions: How many there were.
+        num_imported: How many of them were made elsewhere.
     """
 
     rows: Iterable[Row]
@@ -69,6 +70,7 @@ class Cases:
     actions: dict[str, Row] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     num_decisions: int = 0
+    num_imported: int = 0
 
     def __iter__(self) -> Iterator[Case | Changes]:
         """Yield the cases, and between them what changed in the catalogue.
@@ -88,6 +90,7 @@ class Cases:
                 yield Changes(row["actions"])
             elif kind == "decision":
                 self.num_decisions += 1
+                self.num_imported += row.get("imported") is not None
                 case = self._case(row, enabled)
                 if case is not None:
                     yield case

@@ -20,6 +20,7 @@ class Evaluation:
         bandit: The bandit's name.
         position: The position of its log that values are of.
         num_decisions: How many decisions the log has.
+        num_imported: How many of them were made elsewhere, and imported.
         skipped: How many of them were left out, by why.
         wanted: What was asked for.
         policies: What is known of each policy.
@@ -28,6 +29,7 @@ class Evaluation:
     bandit: str
     position: int
     num_decisions: int
+    num_imported: int
     skipped: dict[str, int]
     wanted: Wanted
     policies: tuple[Scored, ...]
@@ -37,7 +39,8 @@ class Evaluation:
         wanted = self.wanted
         return {
             "bandit": self.bandit, "position": self.position,
-            "num_decisions": self.num_decisions, "skipped": self.skipped,
+            "num_decisions": self.num_decisions, "imported": self.num_imported,
+            "skipped": self.skipped,
             "alpha": wanted.alpha, "precision": wanted.precision,
             "range": None if wanted.low is None else [wanted.low, wanted.high],
             "policies": [each.to_json() for each in self.policies],
@@ -58,7 +61,7 @@ def evaluate(
     header = cases.header
     return Evaluation(
         header.get("bandit", ""), header.get("position", 0), cases.num_decisions,
-        dict(cases.skipped), wanted, tuple(scored),
+        cases.num_imported, dict(cases.skipped), wanted, tuple(scored),
     )  # fmt: skip
 
 
@@ -94,6 +97,11 @@ def remarks(found: Evaluation) -> list[str]:
         f"{num} of {found.num_decisions} decisions were left out: {why}"
         for why, num in found.skipped.items()
     ]
+    if found.num_imported:
+        out.append(
+            f"{found.num_imported} of {found.num_decisions} decisions were imported: other models"
+            " made them"
+        )
     if found.skipped.get("no value"):
         out.append("where silence means that nothing came, count those: --missing 0")
     if found.wanted.low is None:

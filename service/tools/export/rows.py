@@ -271,6 +271,8 @@ def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue
             for reward in logged.rewards
         ],
     }  # fmt: skip
+    if made.imported is not None:
+        row["imported"] = made.imported
     if record.spec.has_action_features:
         row["action_features"] = _features(first.features)
     if made.features is not None:

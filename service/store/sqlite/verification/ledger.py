@@ -175,7 +175,7 @@ class LedgerAudit:
         if row.active and row.activated is not None:
             check.problem(f"ledger: {what}: activated, although it was active from the start")
         rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
-        if row.closed is not None and rules.reward_window_s is None:
+        if row.closed is not None and rules.reward_window_s is None and not row.imported:
             check.problem(f"ledger: {what}: its window was closed, and its bandit has none")
         if row.matured is not None and not rules.waits:
             check.problem(f"ledger: {what}: mature, and its bandit learns rewards as they come")

@@ -27,7 +27,7 @@ from service.store.sqlite.tables import decision_ids, stand_in
 
 _LEDGER = """
 SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
-  d.activated, d.propensities, l.matures
+  d.activated, d.propensities, l.matures, d.imported IS NOT NULL
 FROM ledger AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
@@ -69,6 +69,7 @@ class LedgerFound(NamedTuple):
         active: Whether rewards count from the start.
         propensities: Those of all candidates, as they are stored.
         matured: A time, None where it was not mature before its window closed.
+        imported: Whether the decision was made elsewhere.
     """
 
     key: DecisionKey
@@ -83,6 +84,7 @@ class LedgerFound(NamedTuple):
     active: bool
     propensities: bytes | None
     matured: float | None
+    imported: bool
 
     @property
     def bandit(self) -> int:
@@ -196,9 +198,11 @@ class Tables:
         """Return the next ledger rows after a key."""
         found = []
         for row in self._db.execute(_LEDGER, (after, most)).fetchall():
-            own_id, chosen, decided_at, active, propensities, matured = row[6:]
+            own_id, chosen, decided_at, active, propensities, matured, imported = row[6:]
             name = None if chosen is None else self._ids.name(DecisionKey(row[0]), own_id)
-            ending = (name, chosen, decided_at, bool(active), propensities, matured)
+            ending = (
+                name, chosen, decided_at, bool(active), propensities, matured, bool(imported)
+            )  # fmt: skip
             found.append(LedgerFound._make((*row[:6], *ending)))
         return found
 

@@ -1,0 +1,224 @@
+"""`bandexa import`: exports and logs of Vowpal Wabbit become evidence of a bandit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from estimators.bandits import ips
+from estimators.utils.ds_parse import json_cooked
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+
+Run = Callable[..., Result]
+NUM = 60
+CONTEXT = [0.3, 0.9]
+PLAIN = {"name": "concat", "standardize": False}
+WAITING = {"aggregate": "sum", "default_reward": 0.0, "reward_window_s": 60}
+DISHES = ["soup", "salad", "cake"]
+
+
+@pytest.fixture(scope="module")
+def run(server) -> Run:
+    """Run a command against the session's server."""
+
+    def command(*arguments: str | Path, expect: int = 0) -> Result:
+        texts = list(map(str, arguments))
+        result = CliRunner().invoke(app, texts, env={"BANDEXA_URL": server.url})
+        assert result.exit_code == expect, result.output
+        return result
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def shop(api) -> str:
+    """A bandit with decisions of several kinds, most of them rewarded."""
+    name: str = api.two_actions(rewards={"aggregate": "last"}, encoder=PLAIN)
+    rng = np.random.default_rng(0)
+    for number in range(NUM):
+        more: dict[str, Any] = {"all_propensities": True} if number % 3 else {}
+        if number % 5 == 1:
+            more["candidates"] = ["y", "x"]
+        if number % 5 == 2:
+            more["candidates"] = [
+                {"id": "z", "features": [0.5, 0.5]},
+                {"id": "x", "features": [1, 1]},
+            ]
+        if number % 7 == 3:
+            more["k"] = 2
+        made = api.select(name, [number / NUM, 1.0], **more)
+        for each in (made["actions"] or [made["action"]])[: number % 8]:
+            api.reward(made["decision_id"], float(rng.random()), action=each["id"])
+    return name
+
+
+@pytest.fixture(scope="module")
+def log(run: Run, shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its export."""
+    file: Path = tmp_path_factory.mktemp("logs") / "shop.jsonl"
+    run("export", shop, file)
+    return file
+
+
+def vw_log(num: int) -> list[str]:
+    """Return the lines of a joined log of Personalizer, with two lines that are no decisions."""
+    rng, lines = np.random.default_rng(3), []
+    for number in range(num):
+        chances = rng.dirichlet([1.0, 2.0, 3.0]) * 0.97 + 0.01
+        chosen = int(rng.choice(3, p=chances))
+        order = [chosen] + [place for place in range(3) if place != chosen]
+        reward = float(rng.integers(0, 3)) / 2
+        line = {
+            "_label_cost": -reward, "_label_probability": chances[chosen],
+            "_label_Action": chosen + 1, "_labelIndex": chosen,
+            "o": [{"v": reward, "EventId": f"visit-{number}", "ActionTaken": False}],
+            "Timestamp": f"2026-05-04T18:{number // 60:02}:{number % 60:02}.0000000Z",
+            "Version": "1", "EventId": f"visit-{number}", "a": [place + 1 for place in order],
+            "c": {
+                "FromUrl": [{"visit": {"hour": number % 24, "daypart": "evening"}}],
+                "_multi": [
+                    {"_tag": name, "i": {"constant": 1, "id": name}, "j": [{"dish": {"price": 7}}]}
+                    for name in DISHES
+                ],
+            },
+            "p": [float(chances[place]) for place in order], "VWState": {"m": "model/1"},
+        }  # fmt: skip
+        lines.append(json.dumps(line, separators=(",", ":")))
+    lines.insert(10, json.dumps({"RewardValue": 1.0, "EventId": "lost"}))
+    lines.insert(20, "{broken")
+    return lines
+
+
+def decisions(file: Path) -> list[dict[str, Any]]:
+    rows = map(json.loads, file.read_text().splitlines())
+    return [row for row in rows if row["kind"] == "decision"]
+
+
+def report(result: Result) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def std_and_mean(api, name: str) -> list[tuple[str, float, float]]:
+    return [(row["id"], row["mean"], row["std"]) for row in api.scores(name, CONTEXT)["scores"]]
+
+
+def test_an_imported_export_gives_the_same_posterior(
+    run: Run, api, shop: str, log: Path, tmp_path: Path
+) -> None:
+    copy = api.bandit(encoder=PLAIN, rewards=WAITING)
+    first = report(run("import", copy, log, "--add-actions", "--json"))
+    assert (first["rows"], first["imported"], first["complete"]) == (NUM, NUM, True)
+    assert first["added_actions"] == ["x", "y"]
+    for name in (shop, copy):  # the scale of inputs is that of the rows behind the newest round
+        api.train(name)
+    wanted, found = std_and_mean(api, shop), std_and_mean(api, copy)
+    assert [row[0] for row in found] == [row[0] for row in wanted]
+    np.testing.assert_allclose(
+        [row[1:] for row in found], [row[1:] for row in wanted], rtol=0, atol=1e-9
+    )
+    state = api.state(copy)
+    assert (state["imported"], state["learning"]["join_rate"]) == (NUM, None)
+    again = report(run("import", copy, log, "--add-actions", "--json"))
+    assert (again["imported"], again["duplicate"], again["added_actions"]) == (0, NUM, [])
+    assert api.state(copy) == state
+    # Its own export says what was imported, and is the evidence that the first one is.
+    back = tmp_path / "copy.jsonl"
+    run("export", copy, back)
+    kept = (
+        "time", "context", "candidates", "features", "action", "index", "action_features",
+        "propensity", "value",
+    )  # fmt: skip
+    for one, other in zip(decisions(log), decisions(back), strict=True):
+        assert other["imported"] == one["decision_id"]
+        assert {key: one.get(key) for key in kept} == {key: other.get(key) for key in kept}
+        assert one.get("propensities") == other.get("propensities")
+        assert [a["value"] for a in one.get("actions", ())] == [
+            a["value"] for a in other.get("actions", ())
+        ]
+    explained = api.call("GET", f"/bandits/{copy}/decisions/{decisions(back)[0]['decision_id']}")
+    assert explained["imported"] == decisions(log)[0]["decision_id"]
+    assert "imported" in explained["reason"]
+    ours, theirs = (
+        report(run("evaluate", file, "--json", "--range", "0", "1"))["policies"]
+        for file in (back, log)
+    )
+    assert ours == theirs
+    # Of what is served here, nothing was rewarded so far.
+    api.select(copy, CONTEXT)
+    assert api.state(copy)["learning"]["join_rate"] == 0.0
+
+
+def test_an_import_that_was_cut_off_goes_on(run: Run, api, log: Path, tmp_path: Path) -> None:
+    whole, resumed = api.two_actions(encoder=PLAIN), api.two_actions(encoder=PLAIN)
+    run("import", whole, log)
+    lines = log.read_text().splitlines(keepends=True)
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join(lines[: NUM // 2]))
+    assert "not complete" in run("import", resumed, half, expect=2).stderr
+    assert 0 < api.state(resumed)["imported"] < NUM
+    run("import", resumed, log)
+    files = []
+    for name in (whole, resumed):
+        files.append(tmp_path / f"{name}.jsonl")
+        run("export", name, files[-1])
+    ids = ("decision_id", "row", "position", "snapshot")  # a round may come in between
+    one, other = (
+        [{key: row[key] for key in row if key not in ids} for row in decisions(file)]
+        for file in files
+    )
+    assert one == other
+    wanted, found = std_and_mean(api, whole), std_and_mean(api, resumed)
+    np.testing.assert_allclose(
+        [row[1:] for row in found], [row[1:] for row in wanted], rtol=0, atol=1e-9
+    )
+
+
+def test_what_does_not_fit_is_named_by_its_line(run: Run, api, shop: str, log: Path) -> None:
+    empty = api.bandit()
+    refused = run("import", empty, log, "--json", expect=1)
+    found = report(refused)
+    num_listed = sum(row.get("features") is None for row in decisions(log))
+    assert (found["refused"], found["imported"]) == (num_listed, NUM - num_listed)
+    assert found["problems"][0] == {
+        "line": 3, "reason": "the bandit has no action 'x': --add-actions adds it",
+    }  # fmt: skip
+    assert "of this bandit itself" in run("import", shop, log, expect=2).stderr
+    assert "is no format" in run("import", empty, "log.xml", expect=2).stderr
+
+
+def test_a_dry_run_changes_nothing(run: Run, api, log: Path) -> None:
+    name = api.bandit()
+    found = report(run("import", name, log, "--add-actions", "--dry-run", "--json"))
+    assert (found["imported"], found["added_actions"], found["dry_run"]) == (NUM, ["x", "y"], True)
+    assert api.state(name)["position"] == 0
+
+
+def test_ips_of_an_imported_vw_log_is_that_of_vw_estimators(run: Run, api, tmp_path: Path) -> None:
+    file = tmp_path / "joined.dsjson"
+    file.write_text("\n".join(vw_log(200)))
+    theirs = {"salad": ips.Estimator(), "uniform": ips.Estimator()}
+    for line in file.read_bytes().splitlines():
+        if line.startswith(b'{"_label_cost"'):
+            event = json_cooked(line)
+            p, reward = event["p"], -float(event["cost"])
+            theirs["salad"].add_example(p, reward, float(event["a"] == 2))
+            theirs["uniform"].add_example(p, reward, 1 / event["num_a"])
+    name = api.bandit(DISHES, action_dim=0, context={"features": "auto"}, policy="uniform")
+    found = report(run("import", name, file, "--json", expect=1))
+    assert (found["imported"], found["refused"]) == (200, 1)
+    assert found["problems"][0]["line"] == 21
+    assert found["skipped"] == {"has no context: it is no decision": 1}
+    result = run("evaluate", name, "--action", "salad", "--json", expect=1)
+    ours = {
+        each["policy"]: each["estimates"]["ips"]["value"] for each in report(result)["policies"]
+    }
+    for policy, reference in (("action:salad", "salad"), ("uniform", "uniform")):
+        assert ours[policy] == pytest.approx(theirs[reference].get(), abs=1e-12)
+    assert report(result)["imported"] == 200
