@@ -4,16 +4,18 @@ The kernel of two pairs of context and action is a sum of products (Krause and O
 Gaussian Process Bandit Optimization", NIPS 2011):
 
     k = b s(x, x') + c s(a, a') + d e(a, a') + s(x, x') (f s(a, a') + g e(a, a'))
+        + h v(x, a) v(x', a')
 
-s is the inner product of scaled columns, and e is 1 where two actions have the same features, else
-0. So rewards may depend on the context, on the action's features, on the action itself, and on
-products of them. A field's columns share a scale, which is learned: one that says nothing fades
-(automatic relevance determination; Rasmussen and Williams, "Gaussian Processes for Machine
-Learning", 2006, section 5.1). Scales and the five weights maximise the evidence (eq. 5.8) under a
-prior that expects little: most of what varies in clicks is chance, and a prior that expects much of
-thousands of products learns it by heart.
+s is the inner product of scaled columns, e is 1 where two actions have the same features, else 0,
+and v is how much a field of the context and one of the action have in common (`encoders.sharing`);
+the last term is there for each pair of such fields. So rewards may depend on the context, on the
+action's features, on the action itself, and on products of them. A field's columns share a scale,
+which is learned: one that says nothing fades (automatic relevance determination; Rasmussen and
+Williams, "Gaussian Processes for Machine Learning", 2006, section 5.1). Scales and weights maximise
+the evidence (eq. 5.8) under a prior that expects little: most of what varies in clicks is chance,
+and a prior that expects much of thousands of products learns it by heart.
 
-Legend: N rows, X and A columns of a context and an action.
+Legend: N rows, X and A columns of a context and an action, P pairs of fields with common values.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ STEPS = 15
 # The median of each weight, as a share of the variance of rewards, and the deviation of its
 # logarithm; a field's scale has the median 1.
 WEIGHTS = (0.02, 0.03, 0.02, 0.06, 0.01)
+NUM_WEIGHTS = len(WEIGHTS)
+SHARED_WEIGHT = 0.04  # of all pairs of fields with common values together
 WEIGHT_STD, SCALE_STD = 0.5, 0.3
 NOISE, LEAST_NOISE, MOST_NOISE = 0.9, 1e-3, 2.0
 _LEAST_LOG, _MOST_LOG = -9.0, 4.0
@@ -54,7 +58,7 @@ class Kernel(NamedTuple):
 
     Attributes:
         x, a: The columns of contexts and of actions.
-        weights: b, c, d, f and g, as shares of the variance of rewards, (5,).
+        weights: b, c, d, f, g and the P of h, as shares of the variance of rewards, (5 + P,).
         noise: The share that is noise.
     """
 
@@ -67,6 +71,7 @@ class Kernel(NamedTuple):
 def fit_kernel(
     x_NX: Array64,
     a_NA: Array64,
+    shared_NP: Array64,
     rewards_N: Array64,
     offered_KA: Array64,
     fields: tuple[NDArray[np.intp], NDArray[np.intp]],
@@ -77,6 +82,7 @@ def fit_kernel(
     Args:
         x_NX: Encoded contexts.
         a_NA: Encoded actions.
+        shared_NP: What they have in common.
         rewards_N: Their rewards; where all are equal, the kernel is that of the prior.
         offered_KA: Actions by which those columns are centred and scaled; those that were chosen
             are hardly different where one is chosen most of the time.
@@ -85,7 +91,7 @@ def fit_kernel(
     """
     x, groups_x = _usual(x_NX, fields[0])
     a, groups_a = _usual(offered_KA, fields[1])
-    weights = np.array(WEIGHTS)
+    weights = _usual_weights(shared_NP.shape[1])
     spread = float(rewards_N.std())
     if not spread > 0.0:
         return Kernel(x, a, weights, NOISE)
@@ -93,9 +99,8 @@ def fit_kernel(
     if len(some) > MOST_ROWS:
         some = rng.choice(len(some), MOST_ROWS, replace=False)
     rewards = (rewards_N[some] - rewards_N.mean()) / spread
-    evidence = _Evidence(
-        x.scaled(x_NX[some]), a.scaled(a_NA[some]), a_NA[some], rewards, groups_x, groups_a
-    )
+    pairs = a.scaled(a_NA[some]), a_NA[some], shared_NP[some]
+    evidence = _Evidence(x.scaled(x_NX[some]), *pairs, rewards, groups_x, groups_a)
     found = evidence.fitted()
     logs_x, logs_a, logs, noise = evidence.parts(found)
     return Kernel(
@@ -104,6 +109,10 @@ def fit_kernel(
         weights * np.exp(logs),
         float(np.exp(noise)),
     )
+
+
+def _usual_weights(num_pairs: int) -> Array64:
+    return np.append(WEIGHTS, np.full(num_pairs, SHARED_WEIGHT / max(1, num_pairs)))
 
 
 def _usual(rows: Array64, fields: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
@@ -130,11 +139,13 @@ class _Evidence:
         x_NX: Array64,
         a_NA: Array64,
         raw_NA: Array64,
+        shared_NP: Array64,
         rewards_N: Array64,
         groups_x: NDArray[np.intp],
         groups_a: NDArray[np.intp],
     ) -> None:
-        self._x, self._a, self._rewards = x_NX, a_NA, rewards_N
+        self._x, self._a, self._shared, self._rewards = x_NX, a_NA, shared_NP, rewards_N
+        self._weights = _usual_weights(shared_NP.shape[1])
         self._groups_x, self._groups_a = groups_x, groups_a
         self._num_x, self._num_a = int(groups_x.max()) + 1, int(groups_a.max()) + 1
         _, same = np.unique(raw_NA, axis=0, return_inverse=True)
@@ -149,9 +160,10 @@ class _Evidence:
     def fitted(self) -> Array64:
         """Return the logarithms of most evidence."""
         num = self._num_x + self._num_a
-        start = np.append(np.zeros(num + len(WEIGHTS)), np.log(NOISE))
+        num += len(self._weights)
+        start = np.append(np.zeros(num), np.log(NOISE))
         noise = (np.log(LEAST_NOISE), np.log(MOST_NOISE))
-        bounds = [(_LEAST_LOG, _MOST_LOG)] * (num + len(WEIGHTS)) + [noise]
+        bounds = [(_LEAST_LOG, _MOST_LOG)] * num + [noise]
         options = {"maxiter": STEPS}
         found = minimize(self, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return np.asarray(found.x, np.float64)
@@ -161,11 +173,14 @@ class _Evidence:
         logs_x, logs_a, logs_w, log_noise = self.parts(logs)
         x = self._x * np.exp(0.5 * logs_x)[self._groups_x]
         a = self._a * np.exp(0.5 * logs_a)[self._groups_a]
-        b, c, d, f, g = np.array(WEIGHTS) * np.exp(logs_w)
+        weights = self._weights * np.exp(logs_w)
+        b, c, d, f, g = weights[:NUM_WEIGHTS]
+        of_shared = weights[NUM_WEIGHTS:]
         noise = np.exp(log_noise)
         of_x, of_a, equal = x @ x.T, a @ a.T, self._equal
         of_pairs = f * of_a + g * equal
         whole = b * of_x + c * of_a + d * equal + of_x * of_pairs
+        whole += (self._shared * of_shared) @ self._shared.T
         whole[np.diag_indices(len(whole))] += noise + _JITTER
         factor = cho_factor(whole, lower=True)
         solved = cho_solve(factor, self._rewards)
@@ -180,6 +195,7 @@ class _Evidence:
             d * (inner * equal).sum(),
             f * (inner * of_x * of_a).sum(),
             g * (inner * of_x * equal).sum(),
+            *(of_shared * ((inner @ self._shared) * self._shared).sum(axis=0)),
         ]
         slope = np.concatenate([slope_x, slope_a, slope_w, [noise * np.trace(inner)]])
         scales = np.concatenate([logs_x, logs_a])

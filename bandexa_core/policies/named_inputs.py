@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bandexa_core.policies.standardizing import InputRows, spaced
 from bandexa_core.schema import Encoding, Features, fit, from_bytes
 from bandexa_core.schema.objects import JsonObject
+from bandexa_core.schema.shared import SharedColumns, shared_columns
 from bandexa_core.spec import BanditSpec
 
 GROWTH = 1.25  # of the rows behind an encoding, before the next one is fitted
@@ -89,6 +90,10 @@ class NamedInputs:
             sizes: The columns of both; those of a side without names are fields of their own.
         """
         return _fields(self.x, sizes[0]), _fields(self.a, sizes[1])
+
+    def shared(self) -> list[SharedColumns]:
+        """Return the columns of both sides that stand for the same values, by pairs of fields."""
+        return [] if self.x is None or self.a is None else shared_columns(self.x, self.a)
 
     def contexts(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Return one context (R,) or several (N, R) as numbers, float32 (..., X)."""

@@ -167,7 +167,8 @@ class NeuralLinearTS(LinearHead):
             (np.arange(sizes[0]), np.arange(sizes[1])) if named is None else named.fields(sizes)
         )
         offered = self._actions(spaced(plan.actions)).astype(np.float64)
-        found = module.fit(x, a, rows.rewards, offered, fields, plan.num_rows, plan.seed)
+        pairs = [] if named is None else named.shared()
+        found = module.fit(x, a, rows.rewards, offered, fields, pairs, plan.num_rows, plan.seed)
         self.encoder = serving(module)
         return found
 

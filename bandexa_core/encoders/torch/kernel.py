@@ -9,17 +9,20 @@ a round fits the kernel (`encoders.evidence`) and draws landmarks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bandexa_core.encoders.evidence import Kernel, fit_kernel
+from bandexa_core.encoders.evidence import NUM_WEIGHTS, Kernel, fit_kernel
 from bandexa_core.encoders.protocol import Raw
+from bandexa_core.encoders.sharing import MOST_VALUES, SharedValues
 from bandexa_core.encoders.torch.dense import Array64, flat64, float64_of, with_constant
 from bandexa_core.encoders.torch.mlp import check_sizes
 from bandexa_core.encoders.torch.module import SplitModule, flatten
+from bandexa_core.schema.shared import SharedColumns
 
 LANDMARKS, FEATURES = 384, 160
 _LEAST_SHARE = 1e-6  # of the largest eigenvalue: below it a direction is rounding
@@ -49,6 +52,10 @@ class KernelEncoder(SplitModule):
     a_hash: Tensor
     weights: Tensor
     projection: Tensor
+    shared_x: Tensor
+    shared_a: Tensor
+    shared_features: Tensor
+    shared_shift: Tensor
     num_rows: Tensor
 
     def __init__(
@@ -81,6 +88,10 @@ class KernelEncoder(SplitModule):
             "a_hash": torch.from_numpy(_hash_weights(size_a)),
             "weights": torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]),
             "projection": torch.eye(landmarks, features) * (_FIRST_VARIANCE / features) ** 0.5,
+            "shared_x": torch.zeros(MOST_VALUES),
+            "shared_a": torch.zeros(MOST_VALUES),
+            "shared_features": torch.zeros(MOST_VALUES, features),
+            "shared_shift": torch.zeros(features),
             "num_rows": torch.zeros(()),
         }
         for name, start in buffers.items():
@@ -97,6 +108,7 @@ class KernelEncoder(SplitModule):
         rewards_N: NDArray[np.float64],
         offered_KA: NDArray[np.float64],
         fields: tuple[NDArray[np.intp], NDArray[np.intp]],
+        pairs: Sequence[SharedColumns],
         num_rows: int,
         seed: int,
     ) -> dict[str, float]:
@@ -108,41 +120,54 @@ class KernelEncoder(SplitModule):
             rewards_N: Their rewards.
             offered_KA: The actions that may be chosen.
             fields: For each column of both sides, the number of its field.
+            pairs: Columns of both sides that stand for the same values.
             num_rows: Learned values so far.
             seed: Draws rows.
         """
         rng = np.random.Generator(np.random.Philox(key=seed))
         if len(offered_KA) < LEAST_OFFERED:
             offered_KA = a_NA
-        kernel = fit_kernel(x_NX, a_NA, rewards_N, offered_KA, fields, rng)
+        shared = SharedValues.fitted(pairs, x_NX, offered_KA)
+        kernel = fit_kernel(x_NX, a_NA, shared.of(x_NX, a_NA), rewards_N, offered_KA, fields, rng)
         marks = rng.permutation(len(x_NX))[: self._num_landmarks]
         of_a = a_NA[marks]
         # Every other landmark is a pair that may be offered: what was chosen is of few actions.
         of_a[::2] = offered_KA[rng.integers(len(offered_KA), size=len(of_a[::2]))]
-        self._install(kernel, x_NX[marks], of_a)
+        self._install(kernel, shared, x_NX[marks], of_a)
         self.num_rows.fill_(num_rows)
         return {"noise_share": kernel.noise, "signal_share": float(kernel.weights.sum())}
 
     def _install(
-        self, kernel: Kernel, x_MX: NDArray[np.float64], a_MA: NDArray[np.float64]
+        self,
+        kernel: Kernel,
+        shared: SharedValues,
+        x_MX: NDArray[np.float64],
+        a_MA: NDArray[np.float64],
     ) -> None:
         """Take a fitted kernel, and landmarks, of which there may be fewer than M."""
         x, a = kernel.x.scaled(x_MX), kernel.a.scaled(a_MA)
         marks = a_MA @ _hash_weights(a_MA.shape[1])
-        b, c, d, f, g = kernel.weights
+        b, c, d, f, g = weights = kernel.weights[:NUM_WEIGHTS]
+        of_shared, shared_MP = kernel.weights[NUM_WEIGHTS:], shared.of(x_MX, a_MA)
         of_x, of_a, equal = x @ x.T, a @ a.T, (np.abs(marks[:, None] - marks) < SAME).astype(float)
         values, vectors = np.linalg.eigh(
             b * of_x + c * of_a + d * equal + of_x * (f * of_a + g * equal)
-        )
+            + (shared_MP * of_shared) @ shared_MP.T
+        )  # fmt: skip
         good = values > _LEAST_SHARE * max(float(values[-1]), 1e-300)
         values, vectors = values[good][::-1], vectors[:, good][:, ::-1]
         values, vectors = values[: self.output_dim], vectors[:, : self.output_dim]
         projection = np.zeros((self._num_landmarks, self.output_dim))
         projection[: len(x), : len(values)] = vectors / np.sqrt(values * kernel.noise)
+        # A pair's number is affine in the products of its columns, and so are the features.
+        features_PF = of_shared[:, None] * (shared_MP.T @ projection[: len(x)])
+        scaled_PF = shared.scale[:, None] * features_PF
         state = {
             "x_mean": kernel.x.mean, "x_scale": kernel.x.scale, "x_landmarks": x,
             "a_mean": kernel.a.mean, "a_scale": kernel.a.scale, "a_landmarks": a,
-            "a_marks": marks, "weights": kernel.weights, "projection": projection,
+            "a_marks": marks, "weights": weights, "projection": projection,
+            "shared_x": shared.x, "shared_a": shared.a,
+            "shared_features": scaled_PF[shared.pair], "shared_shift": shared.mean @ scaled_PF,
         }  # fmt: skip
         for name, value in state.items():
             buffer = getattr(self, name)
@@ -150,23 +175,27 @@ class KernelEncoder(SplitModule):
             buffer[: len(value)] = torch.from_numpy(np.asarray(value))
 
     def context_part(self, contexts: Tensor) -> Tensor:
-        """s(x, landmarks), (N, M)."""
-        x = (flatten(contexts, torch.float64) - self.x_mean) * self.x_scale
-        return x @ self.x_landmarks.T
+        """s(x, landmarks) and the columns of values that actions may have, too, (N, M + J)."""
+        raw = flatten(contexts, torch.float64)
+        of_x = ((raw - self.x_mean) * self.x_scale) @ self.x_landmarks.T
+        return torch.cat([of_x, raw[:, self.shared_x.long()]], dim=1)
 
     def action_part(self, actions: Tensor) -> Tensor:
-        """[c s + d e; b + f s + g e] of an action and the landmarks', (K, 2M)."""
+        """[c s + d e; b + f s + g e] of actions and landmarks, and J columns, (K, 2M + J)."""
         raw = actions.to(torch.float64)
         of_a = ((raw - self.a_mean) * self.a_scale) @ self.a_landmarks.T
         equal = ((raw @ self.a_hash)[:, None] - self.a_marks).abs() < SAME
         b, c, d, f, g = self.weights
-        return torch.cat([c * of_a + d * equal, b + f * of_a + g * equal], dim=1)
+        parts = c * of_a + d * equal, b + f * of_a + g * equal, raw[:, self.shared_a.long()]
+        return torch.cat(parts, dim=1)
 
     def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
-        """Join parts, (N or 1, M) and (N, 2M) -> (N, F)."""
+        """Join parts, (N or 1, M + J) and (N, 2M + J) -> (N, F)."""
         size = self._num_landmarks
-        kernel = action_parts[:, :size] + context_parts * action_parts[:, size:]
-        return kernel @ self.projection
+        products = context_parts * action_parts[:, size:]
+        kernel = action_parts[:, :size] + products[:, :size]
+        shared = products[:, size:] @ self.shared_features - self.shared_shift
+        return kernel @ self.projection + shared
 
 
 class KernelServing:
@@ -184,7 +213,12 @@ class KernelServing:
         self._of_a, self._a_shift = of_a, mean @ of_a
         self._hash, self._marks = float64_of(module.a_hash), float64_of(module.a_marks)
         self._weights = float64_of(module.weights)
-        self._projection = float64_of(module.projection)
+        shared = float64_of(module.shared_features)
+        used = shared.any(axis=1)  # the buffers have room for more
+        self._shared_x = float64_of(module.shared_x)[used].astype(np.intp)
+        self._shared_a = float64_of(module.shared_a)[used].astype(np.intp)
+        self._projection = np.concatenate([float64_of(module.projection), shared[used]])
+        self._shift = float64_of(module.shared_shift)
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -192,8 +226,8 @@ class KernelServing:
         return part
 
     def _context_parts(self, contexts: Raw) -> Array64:
-        parts: Array64 = flat64(contexts) @ self._of_x - self._x_shift
-        return parts
+        raw = flat64(contexts)
+        return np.concatenate([raw @ self._of_x - self._x_shift, raw[:, self._shared_x]], axis=1)
 
     def action_part(self, actions: NDArray[np.float32]) -> Array64:
         """See `SplitEncoder.action_part`."""
@@ -201,7 +235,8 @@ class KernelServing:
         of_a = raw @ self._of_a - self._a_shift
         equal = np.abs((raw @ self._hash)[:, None] - self._marks) < SAME
         b, c, d, f, g = self._weights
-        return np.concatenate([c * of_a + d * equal, b + f * of_a + g * equal], axis=1)
+        parts = c * of_a + d * equal, b + f * of_a + g * equal, raw[:, self._shared_a]
+        return np.concatenate(parts, axis=1)
 
     def combine(self, context_part: Array64, action_parts: Array64) -> Array64:
         """See `SplitEncoder.combine`."""
@@ -218,8 +253,8 @@ class KernelServing:
     def _combine(self, context_parts: Array64, action_parts: Array64) -> Array64:
         size = len(self._marks)
         kernel = context_parts * action_parts[:, size:]
-        kernel += action_parts[:, :size]
-        return with_constant(kernel @ self._projection)
+        kernel[:, :size] += action_parts[:, :size]
+        return with_constant(kernel @ self._projection - self._shift)
 
 
 def _hash_weights(size: int) -> NDArray[np.float64]:
