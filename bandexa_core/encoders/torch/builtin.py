@@ -22,6 +22,7 @@ from bandexa_core.encoders.torch.module import (
     SplitModuleEncoder,
 )
 from bandexa_core.encoders.torch.resnet import ARCHITECTURES, ResNetEncoder
+from bandexa_core.encoders.torch.shapes import shapes_alone
 from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder, TwoTowerServing
 from bandexa_core.spec import BanditSpec
 
@@ -56,8 +57,8 @@ def build(
     """
     try:
         construct = _bound(make, spec, sizes)
-        if spec.encoder.name in LEARNED:  # an operator's own encoder may not build on "meta"
-            with torch.device("meta"):
+        if spec.encoder.name in LEARNED:  # an operator's own encoder may not build so
+            with shapes_alone():
                 _check_size(construct())
         with _SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -80,14 +80,16 @@ class KernelEncoder(SplitModule):
         buffers = {
             "x_mean": torch.zeros(size_x),
             "x_scale": torch.full((size_x,), size_x**-0.5),
-            "x_landmarks": torch.randn(landmarks, size_x),
+            "x_landmarks": torch.empty(landmarks, size_x).normal_(),
             "a_mean": torch.zeros(size_a),
             "a_scale": torch.full((size_a,), size_a**-0.5),
-            "a_landmarks": torch.randn(landmarks, size_a),
+            "a_landmarks": torch.empty(landmarks, size_a).normal_(),
             "a_marks": torch.zeros(landmarks),
             "a_hash": torch.from_numpy(_hash_weights(size_a)),
             "weights": torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]),
-            "projection": torch.eye(landmarks, features) * (_FIRST_VARIANCE / features) ** 0.5,
+            "projection": torch.zeros(landmarks, features).fill_diagonal_(
+                (_FIRST_VARIANCE / features) ** 0.5
+            ),
             "shared_x": torch.zeros(MOST_VALUES),
             "shared_a": torch.zeros(MOST_VALUES),
             "shared_features": torch.zeros(MOST_VALUES, features),
