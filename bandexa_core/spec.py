@@ -23,6 +23,7 @@ from bandexa_core.replay.protocol import RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
+LoggedPropensities = Literal["chosen", "all"]
 # Of the rules by which values that a configuration leaves out are derived. A bandit has those of
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
@@ -215,6 +216,9 @@ class SelectionSpec:
             "uniform" any candidate. Policies without a posterior, and greedy, ignore it.
         gamma: Of "squarecb": how fast probabilities fall with the gap, times the root of the number
             of learned values.
+        log_propensities: "chosen": the probability of the chosen action is stored with a decision,
+            and those of all candidates where the request asks for them; "all": those of all, of up
+            to 10,000.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -226,8 +230,12 @@ class SelectionSpec:
     posterior_scale: float | None = None
     method: SelectionMethod = "thompson"
     gamma: float = 10.0
+    log_propensities: LoggedPropensities = "chosen"
 
     def __post_init__(self) -> None:
+        if self.log_propensities not in get_args(LoggedPropensities):
+            known = ", ".join(get_args(LoggedPropensities))
+            raise ValueError(f"log_propensities: must be one of {known}")
         if self.method not in get_args(SelectionMethod):
             raise ValueError(f"method: must be one of {', '.join(get_args(SelectionMethod))}")
         if not 0.0 < self.gamma <= MAX_GAMMA:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import FoldingEncoder, JointEncoder
 from bandexa_core.features.equal_rows import Groups
-from bandexa_core.policies.panel import Exploration, folded_winners, products
+from bandexa_core.policies.panel import Exploration, folded_winners, products, with_floor
 from bandexa_core.policies.protocol import Choice
 from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
@@ -267,6 +268,18 @@ def choose(
             encode_s=drawn.encode_s / len(rngs),
             explored=explored,
             std=std,
+            all_propensities=partial(
+                _probabilities, rankings.get(row), drawn.winners[row], num, exploration.epsilon
+            ),
         )
-        for chosen, scores, votes, explored, std in columns
+        for row, (chosen, scores, votes, explored, std) in enumerate(columns)
     ]
+
+
+def _probabilities(
+    ranking: Ranking | None, winners_M: NDArray[np.int64], num: int, epsilon: float
+) -> NDArray[np.float64]:
+    """Return the probability of each candidate, (K,); without a ranking, none of them tie."""
+    if ranking is not None:
+        return with_floor(ranking.shares(winners_M), epsilon)
+    return with_floor(np.bincount(winners_M, minlength=num) / len(winners_M), epsilon)

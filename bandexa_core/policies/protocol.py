@@ -140,7 +140,7 @@ class Choice(NamedTuple):
         propensities: With k above 1, for each place the probability that the policy puts its pick
             there, whatever stands at the others; None where that takes too long.
         all_propensities: Computes the probability of each candidate, (K,), to sum 1; it takes as
-            long as the draw. It reads immutable arrays only. None: `select_many` drew it.
+            long as the draw. It reads immutable arrays only.
     """
 
     chosen: NDArray[np.int64]

@@ -120,7 +120,7 @@ async def select(engine: Engine, command: SelectCommand, *, patient: bool = Fals
         candidates.check_ids(command.candidates)
         raise
     found = decision.propensities
-    if found is None:
+    if found is None or not command.all_propensities:  # the bandit's log may want them
         return _answer(decision)
     names = engine.selecting.names(command, found)
     columns = zip(names, found.indexes.tolist(), found.values.tolist(), strict=True)

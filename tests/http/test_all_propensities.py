@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgpack
@@ -70,6 +71,47 @@ def test_they_are_those_of_the_explanation(api) -> None:
     why = api.call("GET", f"/bandits/{name}/decisions/{decision}")
     explained = {row["id"]: row["propensity"] for row in why["candidates"]}
     assert explained == pytest.approx(by_id(answer), abs=1e-12)
+
+
+def test_a_bandit_may_log_them_with_every_decision(api) -> None:
+    """Those that were drawn together as well; answers have them where the request asks."""
+    selection = {"epsilon": 0.2, "log_propensities": "all"}
+    name = api.two_actions(selection=selection)
+    api.teach(name, [1, -1], "x", 1.0)
+    body: dict[str, Any] = {"bandit": name, "context": [1, -1]}
+    more: list[dict[str, Any]] = [
+        {},
+        {"candidates": ["y", "x"]},
+        {"k": 2},
+        {"retrieve": 1},
+        {"all_propensities": True},
+    ]
+    items = [body] * 20 + [body | each for each in more]
+    answers = [
+        each["answer"] for each in api.call("POST", "/select/batch", {"items": items})["items"]
+    ]
+    assert [each["all_propensities"] is None for each in answers] == [True] * 24 + [False]
+    lines = api.http.get(f"/bandits/{name}/log").text.splitlines()
+    logged = {row.get("decision_id"): row for row in map(json.loads, lines)}
+    for number, answer in enumerate(answers):
+        row = logged[answer["decision_id"]]
+        if number == 23:  # one was retrieved: of the others, nothing is in the log
+            assert "propensities" not in row
+            continue
+        assert row["propensities"][row["action"]] == pytest.approx(row["propensity"], abs=1e-12)
+        assert sum(row["propensities"].values()) == pytest.approx(1.0)
+        why = api.call("GET", f"/bandits/{name}/decisions/{answer['decision_id']}")
+        explained = {each["id"]: each["propensity"] for each in why["candidates"]}
+        assert row["propensities"] == pytest.approx(explained, abs=1e-12)
+    spec = api.state(name)["spec"] | {"selection": {"log_propensities": "chosen"}}
+    position = api.state(name)["position"]
+    api.call("PUT", f"/bandits/{name}", spec)
+    assert api.state(name)["rebuild"] is None  # nothing is learned anew for it
+    made = api.select(name, [1, -1])
+    assert api.state(name)["position"] == position + 1
+    last = json.loads(api.http.get(f"/bandits/{name}/log").text.splitlines()[-2])
+    assert last["decision_id"] == made["decision_id"]
+    assert "propensities" not in last
 
 
 def test_msgpack_has_them_too(api, packed) -> None:

@@ -32,9 +32,10 @@ def _policy(make: Any, make_rows: Any, learn_all: Any, way: str) -> LinearHead:
 
 
 def _told(choice: Choice) -> tuple[Any, ...]:
+    assert choice.all_propensities is not None
     return (
         choice.chosen.tolist(), choice.scores.tolist(), choice.propensity, choice.explored,
-        choice.std,
+        choice.std, choice.all_propensities().tolist(),
     )  # fmt: skip
 
 

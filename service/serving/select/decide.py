@@ -144,7 +144,7 @@ def _drawn(
 ) -> Drawn:
     model, command = pending.bandit.model, pending.command
     propensity, late = choice.propensity, choice.late_propensity
-    everyone = _all_propensities(offer, choice) if command.all_propensities else None
+    everyone = _all_propensities(offer, choice) if _stores_all(model, command, offer) else None
     if everyone is not None and late is not None:
         propensity, late = float(everyone.values[choice.chosen[0]]), None
     record = DecisionRecord(
@@ -172,11 +172,20 @@ def _drawn(
     return Drawn(record, late, several, choice.encode_s, draw_s)
 
 
+def _stores_all(model: ServingModel, command: SelectCommand, offer: Offer) -> bool:
+    """Whether the propensities of all candidates are stored: `draw` refuses too many asked for."""
+    if command.all_propensities:
+        return True
+    if model.spec.selection.log_propensities != "all" or command.retrieve is not None:
+        return False
+    return len(offer.candidates) <= MAX_PROPENSITIES
+
+
 def _all_propensities(offer: Offer, choice: Choice) -> Propensities:
     slots = offer.candidates.slots
     indexes = slots if offer.ids is None else np.arange(len(slots))
     compute = choice.all_propensities
-    assert compute is not None, "what asks for them is not drawn together with others"
+    assert compute is not None, "every policy gives them"
     return Propensities(indexes.astype(np.int32), compute())
 
 
