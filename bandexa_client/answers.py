@@ -331,6 +331,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricState:
+    """What was reported of a metric of a bandit; void values are left out.
+
+    Attributes:
+        count: Values that it is a part of.
+        sum: Its sum over them.
+        mean: Their mean; None without a value.
+        weight: Its weight in what is learned; None: it has none.
+    """
+
+    count: int
+    sum: float
+    mean: float | None
+    weight: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """Configuration and progress of a bandit.
 
@@ -354,6 +371,7 @@ class BanditState:
         maturity_s: The age in seconds at which the next decisions are learned; None where rewards
             are learned as they come, or the service does not report it.
         imported: Decisions that were imported; None where the service does not report it.
+        metrics: What was reported of each metric; None where the bandit has none.
     """
 
     name: str
@@ -372,6 +390,7 @@ class BanditState:
     unlearning: str | None = field(default=None, metadata=SENT)
     maturity_s: float | None = field(default=None, metadata=SENT)
     imported: int | None = field(default=None, metadata=SENT)
+    metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

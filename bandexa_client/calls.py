@@ -131,8 +131,9 @@ class Calls(ABC):
     async def reward(
         self,
         decision_id: str,
-        reward: float,
+        reward: float | None = None,
         *,
+        metrics: Mapping[str, float] | None = None,
         reward_id: str | None = None,
         action: str | None = None,
         bandit: str | None = None,
@@ -141,14 +142,15 @@ class Calls(ABC):
 
         Args:
             decision_id: The decision. The reward of a fallback decision is not sent.
-            reward: A finite number.
+            reward: A finite number; or
+            metrics: several of them by name, of a bandit whose `rewards.learn` weighs them.
             reward_id: Distinguishes several outcomes of a decision; the same id counts once.
             action: The action that the reward is for, needed when k > 1.
             bandit: The decision's bandit, if it should be checked.
         """
         if is_fallback(decision_id):
             return RewardStatus("fallback", False)
-        report = RewardReport(decision_id, reward, reward_id, action, bandit)
+        report = RewardReport(decision_id, reward, reward_id, action, bandit, metrics)
         return await self._do(Call("POST", "/reward", reads(RewardStatus), report.body()))
 
     @shared
@@ -221,19 +223,24 @@ class Calls(ABC):
 
     @shared
     async def correct_reward(
-        self, bandit: str, decision_id: str, reward: float, *, action: str | None = None
+        self,
+        bandit: str,
+        decision_id: str,
+        reward: float | None = None,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        action: str | None = None,
     ) -> Corrected:
         """Replace the value of a decision, whatever was reported so far; it may be repeated.
 
         Args:
             bandit: Its name.
             decision_id: The decision.
-            reward: The right value.
+            reward: The right value; or
+            metrics: all metrics of the decision, by name.
             action: The chosen action that it is for, needed when k > 1.
         """
-        body: dict[str, object] = {"decision_id": decision_id, "reward": reward}
-        if action is not None:
-            body["action"] = action
+        body = RewardReport(decision_id, reward, action=action, metrics=metrics).body()
         where = path(bandit, "rewards", "correct")
         return await self._do(Call("POST", where, reads(Corrected), body))
 

@@ -35,15 +35,17 @@ class ReportedReward:
 
     Attributes:
         time: Seconds since the epoch.
-        reward: The number.
+        reward: The number; None where `metrics` were reported.
         reward_id: The caller's id of the outcome.
         status: What became of it; see `RewardStatus`.
+        metrics: Several numbers by name; None: a single one.
     """
 
     time: float
-    reward: float
+    reward: float | None
     reward_id: str | None
     status: str
+    metrics: Mapping[str, float] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class LearnRow:
         after: The value since.
         learned: What was learned for `after` where that is beyond the bounds of usual values; None:
             `after` itself.
+        metrics: What `after` was made of, by the weights of that time; None: of no metrics.
     """
 
     position: int
@@ -64,6 +67,7 @@ class LearnRow:
     before: float | None
     after: float
     learned: float | None
+    metrics: Mapping[str, float] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class ExplainedAction:
         features: Its named features; None where the bandit's actions have none.
         void: Whether its value is void; None where the service does not say so.
         amendments: What administrators changed, oldest first; None as above.
+        metrics: The metrics that `value` is made of, as learned so far; None: of none.
     """
 
     id: str
@@ -110,6 +115,7 @@ class ExplainedAction:
     features: Mapping[str, Any] | None = field(default=None, metadata=SENT)
     void: bool | None = field(default=None, metadata=SENT)
     amendments: tuple[Amendment, ...] | None = field(default=None, metadata=SENT)
+    metrics: Mapping[str, float] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,19 @@ class RewardReport:
     """One outcome of a decision; see `BanditClient.reward` for the fields."""
 
     decision_id: str
-    reward: float
+    reward: float | None = None
     reward_id: str | None = None
     action: str | None = None
     bandit: str | None = None
+    metrics: Mapping[str, float] | None = None
 
     def body(self) -> dict[str, object]:
         """Return the JSON body, without fields at their default."""
-        body: dict[str, object] = {"decision_id": self.decision_id, "reward": self.reward}
-        optional = {"reward_id": self.reward_id, "action": self.action, "bandit": self.bandit}
+        body: dict[str, object] = {"decision_id": self.decision_id}
+        optional = {
+            "reward": self.reward, "metrics": self.metrics, "reward_id": self.reward_id,
+            "action": self.action, "bandit": self.bandit,
+        }  # fmt: skip
         body.update({key: value for key, value in optional.items() if value is not None})
         return body
 

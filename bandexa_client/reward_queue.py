@@ -22,7 +22,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -149,8 +149,9 @@ class RewardQueue:
     def put(
         self,
         decision_id: str,
-        reward: float,
+        reward: float | None = None,
         *,
+        metrics: Mapping[str, float] | None = None,
         reward_id: str | None = None,
         action: str | None = None,
         wait_s: float = 0.0,
@@ -159,15 +160,16 @@ class RewardQueue:
 
         Args:
             decision_id: The decision. A reward of a fallback decision is counted and dropped.
-            reward: A finite number.
+            reward: A finite number; or
+            metrics: several of them by name.
             reward_id: Distinguishes several outcomes of a decision. None: the queue makes an id, so
                 that every `put` is an outcome.
             action: The action that the reward is for, needed when k > 1.
             wait_s: How long to wait for room, in seconds.
 
         Raises:
-            ValueError: `reward` is not a finite number.
-            TypeError: An id or the action is no string, or `reward` no number.
+            ValueError: A number is not finite, or both or none of `reward` and `metrics` is given.
+            TypeError: An id, the action or a name is no string, or a reward no number.
             QueueFull: There was no room.
             QueueClosed: The queue is closed.
             OSError: The spool cannot be written; the reward was not accepted.
@@ -179,13 +181,15 @@ class RewardQueue:
         if is_fallback(decision_id):
             self.num_fallback += 1
             return
-        try:
-            is_finite = math.isfinite(reward)
-        except OverflowError:  # an integer that no float holds
-            is_finite = False
-        if not is_finite:
-            raise ValueError(f"reward: must be a finite number, not {str(reward)[:30]}")
-        report = RewardReport(decision_id, float(reward), reward_id or new_id(), action)
+        if (reward is None) == (not metrics):
+            raise ValueError("reward: give either `reward` or `metrics`")
+        number = None if reward is None else _finite("reward", reward)
+        several = None
+        if metrics is not None:
+            several = {name: _finite(f"metrics.{name}", each) for name, each in metrics.items()}
+            if not all(isinstance(name, str) for name in several):
+                raise TypeError("metrics: a name must be a string")
+        report = RewardReport(decision_id, number, reward_id or new_id(), action, metrics=several)
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closing or len(self._waiting) < self._max_waiting, wait_s
@@ -348,6 +352,22 @@ class RewardQueue:
             time.sleep(min(pause, 0.2))
         else:
             self._hurry.wait(pause)
+
+
+def _finite(field: str, value: float) -> float:
+    """Return a number as a float.
+
+    Raises:
+        ValueError: It is not finite.
+        TypeError: It is none.
+    """
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        is_finite = False
+    if not is_finite:
+        raise ValueError(f"{field}: must be a finite number, not {str(value)[:30]}")
+    return float(value)
 
 
 def _is_verdict(error: Rejected) -> bool:

@@ -162,7 +162,9 @@ def _age(path: Path) -> float:
 
 
 def _line(report: RewardReport) -> bytes:
-    fields = [report.decision_id, report.reward, report.reward_id, report.action]
+    fields: list[object] = [report.decision_id, report.reward, report.reward_id, report.action]
+    if report.metrics is not None:
+        fields.append(report.metrics)
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -172,10 +174,16 @@ def _report(line: bytes) -> RewardReport:
     Raises:
         ValueError, TypeError, RecursionError: It is none.
     """
-    decision_id, reward, reward_id, action = json.loads(line)
+    decision_id, reward, reward_id, action, *rest = json.loads(line)
     texts = (decision_id, reward_id, "" if action is None else action)
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("an id is no text")
-    if type(reward) is not float or not math.isfinite(reward):
+    metrics: dict[str, float] | None = None
+    if rest:
+        (metrics,) = rest
+    if (reward is None) != isinstance(metrics, dict):
+        raise TypeError("it is neither a reward nor metrics")
+    numbers = [reward] if metrics is None else list(metrics.values())
+    if not all(type(number) is float and math.isfinite(number) for number in numbers):
         raise TypeError("the reward is no number")
-    return RewardReport(decision_id, reward, reward_id, action)
+    return RewardReport(decision_id, reward, reward_id, action, metrics=metrics)

@@ -33,6 +33,7 @@ from bandexa_core.ids import (
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
 from bandexa_core.log.configurations import SWITCHED, changed_spec
 from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.metrics import weighted_group
 from bandexa_core.log.rows import (
     CatalogueRow,
     ConfigRow,
@@ -325,6 +326,7 @@ class ServingModel:
                 failed, the model is unchanged; otherwise it is at the row before.
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
+        group = weighted_group(group, self.spec.rewards.learn)
         first = group.rows[0]
         assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:

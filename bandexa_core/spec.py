@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -47,6 +48,8 @@ MAX_PARAMS_DEPTH = 8
 FORGETTING_CELLS = 32
 MAX_REWARD = 1e20  # a posterior could not learn a larger value
 MAX_WINDOW_S = 1e9
+MAX_METRICS = 16  # of a bandit
+METRIC_NAME = r"[A-Za-z0-9._:-]{1,64}"
 LEAST_HALF_LIFE = {"count": 32.0, "time": 60.0}
 MAX_GAMMA = 1e9
 
@@ -308,7 +311,10 @@ class RewardSpec:
             the window correct it. None: "auto" where there is a default_reward, so that nothing
             looks better because only its successes are known; in edition 1 "report".
         clip_outliers: Learn a value that is far beyond all others as if it were at the bound of
-            what is usual; None: true, but for sums, and false in edition 1.
+            what is usual; None: true, but for sums, for values of metrics, and false in edition 1.
+        learn: What is learned of the metrics of a decision: their weights. The value is the sum of
+            the metrics times their weights; None: rewards are single numbers.
+        metrics: The names of all metrics; others are refused. None: others are stored and reported.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -318,8 +324,11 @@ class RewardSpec:
     default_reward: float | None = None
     maturity: Literal["auto", "report", "close"] | float | None = None
     clip_outliers: bool | None = None
+    learn: dict[str, float] | None = None
+    metrics: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        self._check_metrics()
         if self.aggregate not in ("first", "last", "sum", "mean"):
             raise ValueError("aggregate: must be first, last, sum or mean")
         window = self.reward_window_s
@@ -350,6 +359,46 @@ class RewardSpec:
     def waits(self) -> bool:
         """Whether a value is learned at an age of its decision, and not with its first reward."""
         return self.maturity not in (None, "report")
+
+    def _check_metrics(self) -> None:
+        for field_name, names in (("learn", self.learn), ("metrics", self.metrics)):
+            if names is None:
+                continue
+            if not 1 <= len(names) <= MAX_METRICS or len(set(names)) < len(names):
+                raise ValueError(f"{field_name}: must name 1 to {MAX_METRICS} different metrics")
+            for name in names:
+                if not re.fullmatch(METRIC_NAME, name):
+                    raise ValueError(
+                        f"{field_name}: {name!r} is no name: it takes 1 to 64 of A-Za-z0-9._:-"
+                    )
+        weights = (self.learn or {}).items()
+        for name, weight in weights:
+            if not abs(weight) <= MAX_REWARD:
+                raise ValueError(f"learn.{name}: must be -{MAX_REWARD:g} to {MAX_REWARD:g}")
+        if self.learn is not None and not any(weight for _, weight in weights):
+            raise ValueError("learn: one of the weights must not be 0")
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RewardSpec:
+        """Return the section whose `dataclasses.asdict` went through JSON."""
+        names = value.get("metrics")
+        return cls(**value | ({} if names is None else {"metrics": tuple(names)}))
+
+    def check_learn(self) -> None:
+        """Check `learn` against the other keys, which may change before it.
+
+        Raises:
+            ValueError: They do not fit; the message begins with the key.
+        """
+        if self.learn is None:
+            if self.metrics is not None:
+                raise ValueError("rewards.metrics: needs rewards.learn, which says what is learned")
+            return
+        if self.clip_outliers:
+            raise ValueError("rewards.clip_outliers: not with rewards.learn")
+        unknown = [name for name in self.learn if name not in (self.metrics or self.learn)]
+        if unknown:
+            raise ValueError(f"rewards.learn: {unknown[0]!r} is none of rewards.metrics")
 
     def matured(self) -> RewardSpec:
         """Return the section with its maturity named."""
@@ -439,7 +488,7 @@ class BanditSpec:
             "replay": ReplaySpec(**value["replay"]),
             "selection": SelectionSpec(**value["selection"]),
             "forgetting": ForgettingSpec(**value.get("forgetting", {})),
-            "rewards": RewardSpec(**value.get("rewards", {})),
+            "rewards": RewardSpec.from_json(value.get("rewards", {})),
             "reward_range": None if (bounds := value["reward_range"]) is None else tuple(bounds),
             "edition": value.get("edition", 1),
         }
@@ -501,7 +550,11 @@ class BanditSpec:
 
         What may be left out, and is a value of its own from the creation on, is filled in. `given`:
         the keys that a change names, so that a `reward_range` of null is not one that is left out.
+
+        Raises:
+            ValueError: The reward rules do not fit each other.
         """
+        self.rewards.check_learn()
         if known is None:
             edition = EDITION if self.edition is None else self.edition
             return replace(
@@ -569,12 +622,12 @@ class BanditSpec:
     def clips_outliers(self) -> bool:
         """Whether values are clipped to what is usual before they are learned.
 
-        A sum grows reward by reward, and the last reward may be of another kind than the first. The
-        bounds would be those of the first ones, so such values are clipped only where that was
-        asked for.
+        A sum grows reward by reward, a value of metrics metric by metric, and the last reward may
+        be of another kind than the first. The bounds would be those of the first ones, so such
+        values are clipped only where that was asked for.
         """
         asked, edition = self.rewards.clip_outliers, self.edition or EDITION
-        is_final = self.rewards.aggregate in ("first", "mean")
+        is_final = self.rewards.aggregate in ("first", "mean") and self.rewards.learn is None
         return (is_final if asked is None else asked) and edition > 1
 
     @property
@@ -593,11 +646,13 @@ class BanditSpec:
     def relearned_part(self) -> dict[str, Any]:
         """Return the sections that a model learns under, as JSON-able values."""
         whole = dataclasses.asdict(self)
-        return {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
+        relearned = {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
+        return relearned | {"rewards": {"learn": self.rewards.learn}}
 
     def changeable_part(self) -> dict[str, Any]:
         """Return the sections that a change takes at once, as JSON-able values."""
         whole = dataclasses.asdict(self)
+        del whole["rewards"]["learn"]  # what is learned of the log's metrics is learned anew
         return {key: whole[key] for key in sorted(self.CHANGEABLE)}
 
     def _posterior_part(self) -> dict[str, Any]:

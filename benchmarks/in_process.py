@@ -167,7 +167,7 @@ class InProcessClient:
 
     def reward_batch(self, reports: Sequence[RewardReport]) -> list[RewardStatus]:
         """Learn in order; see `BanditClient.reward_batch`."""
-        return [self.reward(report.decision_id, report.reward) for report in reports]
+        return [self.reward(each.decision_id, each.reward or 0.0) for each in reports]
 
     def train(self, bandit: str, *, wait: bool = True) -> Training:
         """Run a round, as the trainer does; see `BanditClient.train`."""

@@ -223,7 +223,9 @@ def report(client: Calls, reports: Sequence[RewardReport]) -> bool:
     """
     answers: list[RewardStatus | Rejected] = []
     if len(reports) == 1:
-        answers.append(client.reward(reports[0].decision_id, reports[0].reward))
+        (only,) = reports
+        assert only.reward is not None, "environments have single rewards"
+        answers.append(client.reward(only.decision_id, only.reward))
     else:
         for start in range(0, len(reports), _BATCH_ITEMS):
             answers += client.reward_batch(reports[start : start + _BATCH_ITEMS])

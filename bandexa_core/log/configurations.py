@@ -3,8 +3,9 @@
 A config row is one of two things.
 
 - A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
-  `rewards`). It may also have `wanted`, a whole configuration: what has to be relearned from the
-  log before it can be served. `wanted: null` takes back what was wanted before.
+  `rewards` but for `rewards.learn`). It may also have `wanted`, a whole configuration: what has to
+  be relearned from the log before it can be served. `wanted: null` takes back what was wanted
+  before.
 - A *switch* says that the model which was relearned under the configuration wanted at row
   `switched` is served from its position on, and which snapshot that model began as.
 
@@ -153,9 +154,33 @@ class Configurations:
     def _rules(self) -> list[tuple[int, RewardSpec]]:
         rules = [(0, self.created.rewards)]
         for row in self._rows:
-            if "rewards" in row.spec and (new := RewardSpec(**row.spec["rewards"])) != rules[-1][1]:
+            new = rules[-1][1]
+            if "rewards" in row.spec:
+                section = RewardSpec.from_json(row.spec["rewards"])
+                new = dataclasses.replace(section, learn=new.learn)
+            elif SWITCHED in row.spec:
+                served = self._wanted_at(row.spec[SWITCHED])
+                new = dataclasses.replace(new, learn=served.rewards.learn)
+            if new != rules[-1][1]:
                 rules.append((row.position, new))
         return rules
+
+    def _wanted_at(self, generation: int) -> BanditSpec:
+        return self.spec(generation, generation)
+
+    @cached_property
+    def learn(self) -> dict[str, float] | None:
+        """The weights of metrics that are served, or else wanted; None: rewards are numbers."""
+        served = self._rules[-1][1].learn
+        if served is None and self.pending is not None:
+            return self.pending.spec.rewards.learn
+        return served
+
+    @cached_property
+    def any_learn(self) -> dict[str, float] | None:
+        """The newest weights of metrics that there were; None where there never were any."""
+        known = (rules.learn for _, rules in reversed(self._rules))
+        return self.learn or next((each for each in known if each is not None), None)
 
     def rules(self, position: int) -> RewardSpec:
         """Return the reward rules of the decisions that were made at a position."""
@@ -163,6 +188,11 @@ class Configurations:
         if len(known) == 1:
             return known[0][1]
         return known[bisect_right(known, position, key=lambda pair: pair[0]) - 1][1]
+
+    @property
+    def metrics(self) -> tuple[str, ...] | None:
+        """The names of metrics that the newest configuration declares; None: it declares none."""
+        return self._rules[-1][1].metrics
 
     @property
     def rules_changed(self) -> bool:
@@ -202,7 +232,8 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
     if "forgetting" in changes:  # earlier releases changed it without relearning
         new["forgetting"] = ForgettingSpec(**changes["forgetting"])
     if "rewards" in changes:
-        new["rewards"] = RewardSpec(**changes["rewards"])
+        rewards = RewardSpec.from_json(changes["rewards"])
+        new["rewards"] = dataclasses.replace(rewards, learn=spec.rewards.learn)
     return dataclasses.replace(spec, **new)
 
 

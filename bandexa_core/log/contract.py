@@ -13,6 +13,10 @@ until it is corrected. A sum is exact and does not depend on the order. It is he
 (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one more reward costs the
 same however many came before.
 
+With `rewards.learn`, a reward is several metrics. Each is folded by the same rules, on its own, and
+the value is their weighted sum. Of a report that repeats some metrics under "first", the others
+count. A decision has single rewards or metrics, whichever was reported first.
+
 Nothing here reads a clock: times come with the reports. A negative zero becomes zero, because not
 every store can hold one.
 """
@@ -23,7 +27,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from bandexa_core.log.metrics import weighted
+from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import MAX_REWARD, RewardSpec
+
+Outcome = float | Metrics  # what is reported: a single reward, or metrics
 
 RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending", "late", "void"]
 StoredStatus = RewardStatus | Literal["corrected", "replaced"]
@@ -39,21 +47,31 @@ COUNTED: tuple[StoredStatus, ...] = (
 ActivationStatus = Literal["applied", "duplicate", "late"]
 
 
+class MetricState(NamedTuple):
+    """What the rewards that count say of one metric: how many have it, and see `ItemState`."""
+
+    name: str
+    num: int
+    partials: tuple[float, ...]
+
+
 class ItemState(NamedTuple):
     """The rewards and the value of one chosen action.
 
     Attributes:
         num: How many rewards count.
         partials: Floats that do not overlap and whose exact sum is that of the rewards that count;
-            for "first" and "last", the one reward that counts.
+            for "first" and "last", the one reward that counts. Empty where they are metrics.
         value: The learned value; None before one is learned.
         void: Whether an administrator has voided it: then nothing counts and nothing is learned.
+        metrics: The metrics of the rewards that count, in the order of their names.
     """
 
     num: int = 0
     partials: tuple[float, ...] = ()
     value: float | None = None
     void: bool = False
+    metrics: tuple[MetricState, ...] = ()
 
 
 VOID = ItemState(void=True)
@@ -98,24 +116,30 @@ class Reported(NamedTuple):
 
     Attributes:
         item: The index of the chosen action it is for.
-        reward: A finite number.
+        reward: A finite number, or metrics.
         reward_id: The caller's id of this reward; None without one.
         repeats: What is stored already under the same `reward_id` for this item, without one the
             late rewards of this item that equal `reward`.
     """
 
     item: int
-    reward: float
+    reward: Outcome
     reward_id: str | None
-    repeats: Sequence[float] = ()
+    repeats: Sequence[Outcome] = ()
 
 
 class Learned(NamedTuple):
-    """The value of a chosen action became `after`; `before` is None where none was learned."""
+    """The value of a chosen action became `after`; `before` is None where none was learned.
+
+    Attributes:
+        metrics, metrics_before: What `after` and `before` were made of; None: of no metrics.
+    """
 
     item: int
     before: float | None
     after: float
+    metrics: Metrics | None = None
+    metrics_before: Metrics | None = None
 
 
 class Amended(NamedTuple):
@@ -125,11 +149,13 @@ class Amended(NamedTuple):
         item: The index of the chosen action.
         before: What it was, learned or not yet; None where it was void or had no reward.
         after: None: it is void.
+        metrics: What `before` was made of; None: of no metrics.
     """
 
     item: int
     before: float | None
     after: float | None
+    metrics: Metrics | None = None
 
 
 class Change(NamedTuple):
@@ -178,25 +204,28 @@ def report(
         return _stored(state, "void", most)
     if state.closed:
         return _stored(state, "late", most)
+    if item.num and bool(item.metrics) != isinstance(reward, tuple):
+        raise ValueError("metrics: the decision has a single reward" if not item.metrics
+                         else "reward: the decision has metrics")  # fmt: skip
     if item.num and not sums:
-        if item.partials[0] == reward:
+        if repeated(item, reward):
             return "duplicate", None
-        if aggregate == "first":
+        if aggregate == "first" and (reward := _first_ones(item, reward)) == ():
             return _stored(state, "ignored", most)
     after = counted(item, reward, rules)
-    if abs(value := value_of(after, rules)) > MAX_REWARD:
-        raise ValueError(f"reward: the sum would be larger than {MAX_REWARD:g}")
+    value = value_of(after, rules)
+    _check_size(after, value, rules)
     status: RewardStatus = "applied"
     waits = state.waits(rules)
-    if not state.activated or (sums and item.num):
+    if not state.activated or ((sums or after.metrics) and item.num):
         status = "aggregated"
     elif waits:
         status = "pending"
     _check_room(state, most)
     learned: tuple[Learned, ...] = ()
-    if state.activated and not waits and value != item.value:
-        learned = (Learned(index, item.value, value),)
-        after = ItemState(after.num, after.partials, value)
+    if state.activated and not waits and (value, after.metrics) != (item.value, item.metrics):
+        learned = (_learned(index, item, after, value, rules),)
+        after = after._replace(value=value)
     items = (*state.items[:index], after, *state.items[index + 1 :])
     return status, Change(_after(state, state.num_rewards + 1, items), status, learned)
 
@@ -210,7 +239,7 @@ def activate(state: DecisionState, rules: RewardSpec) -> tuple[ActivationStatus,
     values = {}
     if not state.waits(rules):
         values = {i: value_of(item, rules) for i, item in enumerate(state.items) if item.num}
-    return "applied", _learn(state._replace(activated=True), values)
+    return "applied", _learn(state._replace(activated=True), values, rules)
 
 
 def mature(state: DecisionState, rules: RewardSpec) -> Change | None:
@@ -221,7 +250,7 @@ def mature(state: DecisionState, rules: RewardSpec) -> Change | None:
     """
     if not can_mature(state):
         return None
-    return _learn(state._replace(matured=True), _final_values(state, rules))
+    return _learn(state._replace(matured=True), _final_values(state, rules), rules)
 
 
 def can_mature(state: DecisionState) -> bool:
@@ -237,7 +266,7 @@ def close(state: DecisionState, rules: RewardSpec) -> Change | None:
     if state.closed:
         return None
     values = _final_values(state, rules) if state.activated else {}
-    return _learn(state._replace(closed=True), values)
+    return _learn(state._replace(closed=True), values, rules)
 
 
 def _final_values(state: DecisionState, rules: RewardSpec) -> dict[int, float]:
@@ -260,7 +289,7 @@ def void(state: DecisionState, items: Sequence[int], rules: RewardSpec) -> Chang
     for index in items:
         before = known_value(state.items[index], rules)
         if before is not None:
-            amended.append(Amended(index, before, None))
+            amended.append(Amended(index, before, None, metrics_of(state.items[index], rules)))
             after[index] = VOID
     if not amended:
         return None
@@ -268,7 +297,7 @@ def void(state: DecisionState, items: Sequence[int], rules: RewardSpec) -> Chang
 
 
 def correct(
-    state: DecisionState, index: int, reward: float, rules: RewardSpec, most: int
+    state: DecisionState, index: int, reward: Outcome, rules: RewardSpec, most: int
 ) -> tuple[CorrectionStatus, Change | None]:
     """Return what an administrator's correction does: `reward` replaces all rewards so far.
 
@@ -278,11 +307,14 @@ def correct(
     Raises:
         ValueError: The reward cannot be taken; the message begins with the field.
     """
-    item, reward = state.items[index], reward + 0.0
-    before = known_value(item, rules)
-    if before == reward:
+    item = state.items[index]
+    before, metrics = known_value(item, rules), metrics_of(item, rules)
+    if (before if metrics is None else metrics) == reward:
         return "duplicate", None
     _check_room(state, most)
+    after = counted(ItemState(value=item.value), reward, rules)
+    made = value_of(after, rules)
+    _check_size(after, made, rules)
     if state.closed and not state.activated:  # it will never count
         return "late", _stored(state, "late", most)[1]
     value = item.value
@@ -293,12 +325,12 @@ def correct(
     elif state.waits(rules):
         answer = "pending"
     else:
-        value, learned = reward, (Learned(index, item.value, reward),)
-    after = ItemState(1, (reward,), value)
+        value, learned = made, (_learned(index, item, after, made, rules),)
+    after = after._replace(value=value)
     items = (*state.items[:index], after, *state.items[index + 1 :])
     change = Change(
         _after(state, state.num_rewards + 1, items), "corrected", learned,
-        (Amended(index, before, reward),),
+        (Amended(index, before, made, metrics),),
     )  # fmt: skip
     return answer, change
 
@@ -331,16 +363,82 @@ def known_value(item: ItemState, rules: RewardSpec) -> float | None:
     return item.value
 
 
-def counted(item: ItemState, reward: float, rules: RewardSpec) -> ItemState:
+def value_reported(reward: Outcome, rules: RewardSpec) -> float:
+    """Return the value that one reward makes by itself."""
+    return value_of(counted(ItemState(), reward, rules), rules)
+
+
+def counted(item: ItemState, reward: Outcome, rules: RewardSpec) -> ItemState:
     """Return the state of an item after one more reward that counts; its value is unchanged."""
-    partials = grown(item.partials, reward) if rules.aggregate in SUMMED else (reward,)
-    return ItemState(item.num + 1, partials, item.value)
+    sums = rules.aggregate in SUMMED
+    if not isinstance(reward, tuple):
+        partials = grown(item.partials, reward) if sums else (reward + 0.0,)
+        return item._replace(num=item.num + 1, partials=partials)
+    known = {metric.name: metric for metric in item.metrics}
+    for name, number in reward:
+        old = known.get(name, MetricState(name, 0, ()))
+        partials = grown(old.partials, number) if sums else (number,)
+        known[name] = MetricState(name, old.num + 1, partials)
+    return item._replace(num=item.num + 1, metrics=tuple(known[name] for name in sorted(known)))
+
+
+def repeated(item: ItemState, reward: Outcome) -> bool:
+    """Whether a reward says nothing but what counts already; not for sums."""
+    if not isinstance(reward, tuple):
+        return item.partials[0] == reward
+    known = {metric.name: metric.partials[0] for metric in item.metrics}
+    return all(known.get(name) == number for name, number in reward)
+
+
+def _first_ones(item: ItemState, reward: Outcome) -> Metrics:
+    """Return the metrics of a later report that none has reported so far."""
+    if not isinstance(reward, tuple):
+        return ()
+    known = {metric.name for metric in item.metrics}
+    return tuple(each for each in reward if each[0] not in known)
 
 
 def value_of(item: ItemState, rules: RewardSpec) -> float:
-    """Return the fold of the rewards that count; there is at least one."""
-    total = math.fsum(item.partials)
-    return (total / item.num if rules.aggregate == "mean" else total) + 0.0
+    """Return the fold of the rewards that count; there is at least one.
+
+    `rules.learn` has the weights where they are metrics.
+    """
+    if item.metrics:
+        return weighted(metrics_of(item, rules) or (), rules.learn or {})
+    return _fold(item.num, item.partials, rules)
+
+
+def metrics_of(item: ItemState, rules: RewardSpec) -> Metrics | None:
+    """Return the metrics of the rewards that count, each folded; None where they are none."""
+    if not item.metrics:
+        return None
+    return tuple((name, _fold(num, partials, rules)) for name, num, partials in item.metrics)
+
+
+def _fold(num: int, partials: tuple[float, ...], rules: RewardSpec) -> float:
+    total = math.fsum(partials)
+    return (total / num if rules.aggregate == "mean" else total) + 0.0
+
+
+def _check_size(item: ItemState, value: float, rules: RewardSpec) -> None:
+    """Check that a value, and what it is made of, can be learned.
+
+    Raises:
+        ValueError: It is too large.
+    """
+    for name, number in metrics_of(item, rules) or ():
+        if abs(number) > MAX_REWARD:
+            raise ValueError(f"metrics.{name}: the sum would be larger than {MAX_REWARD:g}")
+    if abs(value) > MAX_REWARD or (item.metrics and abs(value) == MAX_REWARD):
+        field = "metrics" if item.metrics else "reward"
+        raise ValueError(f"{field}: the sum would be larger than {MAX_REWARD:g}")
+
+
+def _learned(
+    index: int, before: ItemState, after: ItemState, value: float, rules: RewardSpec
+) -> Learned:
+    known = None if before.value is None else metrics_of(before, rules)
+    return Learned(index, before.value, value, metrics_of(after, rules), known)
 
 
 def grown(partials: tuple[float, ...], value: float) -> tuple[float, ...]:
@@ -368,12 +466,15 @@ def _check_room(state: DecisionState, most: int) -> None:
         raise ValueError(f"reward: the decision has {most} rewards, the most that are stored")
 
 
-def _learn(state: DecisionState, values: dict[int, float]) -> Change:
+def _learn(state: DecisionState, values: dict[int, float], rules: RewardSpec) -> Change:
     """Return the change that learns the first values of items."""
-    learned = tuple(Learned(index, None, value + 0.0) for index, value in values.items())
     items = list(state.items)
-    for index, _, value in learned:
-        items[index] = items[index]._replace(value=value)
+    learned = tuple(
+        Learned(index, None, value + 0.0, metrics_of(items[index], rules))
+        for index, value in values.items()
+    )
+    for each in learned:
+        items[each.item] = items[each.item]._replace(value=each.after)
     return Change(_after(state, state.num_rewards, tuple(items)), None, learned)
 
 

@@ -24,6 +24,8 @@ from bandexa_core.ids import ActionSlot, DecisionId, LogPosition, SnapshotVersio
 from bandexa_core.log.bounds import clip
 from bandexa_core.log.catalogue import CatalogueChange
 
+Metrics = tuple[tuple[str, float], ...]  # by name, in the order of the names
+
 
 class LearnRow(NamedTuple):
     """The value of one chosen action changed, or became known.
@@ -41,6 +43,7 @@ class LearnRow(NamedTuple):
         slot: Catalogue slot of the action; -1 for an inline candidate outside the catalogue.
         low, high: The bounds that values are clipped to before they are learned; None: unbounded.
             A correction has those of its origin, so that it removes what was learned there.
+        metrics, metrics_before: The metrics that `after` and `before` were made of; None: of none.
     """
 
     position: LogPosition
@@ -54,6 +57,8 @@ class LearnRow(NamedTuple):
     slot: ActionSlot
     low: float | None = None
     high: float | None = None
+    metrics: Metrics | None = None
+    metrics_before: Metrics | None = None
 
     @property
     def learned(self) -> float:
@@ -99,6 +104,7 @@ class VoidRow(NamedTuple):
         origin: Position of the first learn row of the value.
         before: The value, as it was reported.
         low, high: See `LearnRow`.
+        metrics: Those that the value was made of; None: of none.
     """
 
     position: LogPosition
@@ -107,6 +113,7 @@ class VoidRow(NamedTuple):
     before: float
     low: float | None = None
     high: float | None = None
+    metrics: Metrics | None = None
 
     @property
     def learned(self) -> float:

@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bandexa_client import RewardReport
 
-NEEDED = ("decision_id", "reward")
-KNOWN = (*NEEDED, "reward_id", "action", "bandit")
+KNOWN = ("decision_id", "reward", "reward_id", "action", "bandit")
+METRIC = "metrics."  # begins the name of a column that has a metric
 ROWS = 1000  # at once: a batch of the service has as many
 INSTALL = "pip install 'bandexa[parquet]'"
 
@@ -83,7 +83,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             _check_columns(path, names)
-            wanted = [name for name in KNOWN if name in names]
+            wanted = [name for name in names if name in KNOWN or name.startswith(METRIC)]
             for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
                 for record in batch.to_pylist():
                     number += 1
@@ -93,9 +93,10 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _check_columns(path: Path, names: Any) -> None:
-    missing = [name for name in NEEDED if name not in names]
-    if missing:
-        raise Unreadable(f"{path}: the column {missing[0]!r} is missing")
+    if "decision_id" not in names:
+        raise Unreadable(f"{path}: the column 'decision_id' is missing")
+    if "reward" not in names and not any(name.startswith(METRIC) for name in names):
+        raise Unreadable(f"{path}: the column 'reward' is missing, or one like 'metrics.click'")
 
 
 def _row(line: int, record: Mapping[str, Any], bandit: str | None) -> Row:
@@ -104,16 +105,31 @@ def _row(line: int, record: Mapping[str, Any], bandit: str | None) -> Row:
     texts = {name: _text(record.get(name)) for name in KNOWN if name != "reward"}
     decision_id = texts["decision_id"]
     problem = record.get("problem") or ("" if decision_id else "decision_id: it is missing")
-    reward = _number(record.get("reward"))
-    if not problem and reward is None:
-        problem = f"reward: {record.get('reward')!r} is no finite number"
-    if problem or reward is None:
+    numbers, wrong = _numbers(record)
+    problem = problem or wrong
+    if problem:
         return Row(line, decision_id, None, problem)
+    reward = numbers.pop("reward", None)
+    metrics = {name.removeprefix(METRIC): number for name, number in numbers.items()}
     report = RewardReport(
         decision_id, reward, texts["reward_id"] or None, texts["action"] or None,
-        texts["bandit"] or bandit,
+        texts["bandit"] or bandit, metrics or None,
     )  # fmt: skip
     return Row(line, decision_id, report)
+
+
+def _numbers(record: Mapping[str, Any]) -> tuple[dict[str, float], str]:
+    """Return the reward and the metrics of a row, without empty cells, and what is wrong."""
+    found: dict[str, float] = {}
+    columns = [name for name in record if name and name.startswith(METRIC) and _text(record[name])]
+    if _text(record.get("reward")) or not columns:
+        columns.insert(0, "reward")
+    for name in columns:
+        number = _number(record.get(name))
+        if number is None:
+            return {}, f"{name}: {record.get(name)!r} is no finite number"
+        found[name] = number
+    return found, ""
 
 
 def _text(value: object) -> str:

@@ -142,7 +142,15 @@ def _time(text: str | None, option: str) -> float | None:
 def correct(
     bandit: BanditName,
     decision: Annotated[str, typer.Argument(help="The decision's id.")],
-    reward: Annotated[float, typer.Argument(help="The right value; put -- before a negative one.")],
+    reward: Annotated[
+        float | None, typer.Argument(help="The right value; put -- before a negative one.")
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", help="In place of it: a metric, as money=9.5; repeatable. Others go."
+        ),
+    ] = None,
     action: Annotated[
         str | None, typer.Option(help="The chosen action that it is for, where there are several.")
     ] = None,
@@ -153,12 +161,26 @@ def correct(
 ) -> None:
     """Replace the value of a decision, whatever was reported; what was learned is corrected."""
     with connected(url, api_key) as client:
-        done = client.correct_reward(bandit, decision, reward, action=action)
+        done = client.correct_reward(
+            bandit, decision, reward, metrics=_metrics(metrics), action=action
+        )
     if as_json:
         echo_json(dataclasses.asdict(done))
     elif not quiet:
         was = "none" if done.before is None else f"{done.before:g}"
         typer.echo(f"{done.action}: {done.after:g}, before: {was} ({done.status})")
+
+
+def _metrics(given: list[str] | None) -> dict[str, float] | None:
+    """Return metrics by their names; None where there are none."""
+    found: dict[str, float] = {}
+    for text in given or ():
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            fail(f"--metric: {text!r} is no metric", "money=9.5 is one", USAGE)
+    return found or None
 
 
 # -- import -----------------------------------------------------------------------------------
@@ -217,8 +239,8 @@ def import_rewards(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with a head, or Parquet (.parquet): the columns decision_id and reward, and"
-            " as far as needed reward_id, action and bandit."
+            help="CSV with a head, or Parquet (.parquet): the columns decision_id and reward (or"
+            " metrics.NAME of each metric), and as far as needed reward_id, action and bandit."
         ),
     ],
     bandit: Annotated[

@@ -35,7 +35,7 @@ from service.http.codec import (
     encode,
     media_type,
 )
-from service.http.inputs import decode_context
+from service.http.inputs import decode_context, outcome_of
 from service.http.keys import Keys
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
 from service.http.limits import BodyReader, refuse_compressed
@@ -247,7 +247,7 @@ def reward_report(
     """Return what a reward reports; see `select_command`."""
     return RewardReport(
         decision_id=DecisionId(body.decision_id),
-        reward=body.reward,
+        reward=outcome_of(body.reward, body.metrics),
         reward_id=body.reward_id,
         action=None if body.action is None else ActionId(body.action),
         time=time.time(),

@@ -6,13 +6,15 @@ bandit is refused here, with the place of what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.log.contract import Outcome
+from bandexa_core.log.metrics import in_order
 from service.http.arrays import decode_array, is_envelope
 from service.serving.bandit import Bandit
 from service.serving.inputs import NamedSide
@@ -112,3 +114,18 @@ def decode_rows(side: NamedSide, raw: msgspec.Raw, *, packed: bool) -> NDArray[n
         text = "must be a list of objects with named features, one for each action"
         raise InvalidRequest("features", text) from error
     return rows_of(side, values, "features.{}")
+
+
+def outcome_of(reward: float | None, metrics: Mapping[str, float] | None) -> Outcome:
+    """Return what is reported: a single reward, or metrics.
+
+    Raises:
+        InvalidRequest: It is neither, or both.
+    """
+    if metrics is None:
+        if reward is None:
+            raise InvalidRequest("reward", "Field required, or `metrics` in place of it")
+        return reward
+    if reward is not None:
+        raise InvalidRequest("metrics", "give either `reward` or `metrics`")
+    return in_order(metrics)

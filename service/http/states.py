@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from bandexa_core.log.metrics import Totals
 from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import (
     BanditAnswer,
     FeaturesState,
     FieldState,
     KeyChange,
+    MetricState,
     PlanAnswer,
     RebuildState,
     SideState,
@@ -39,11 +41,23 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         learning=learning_state(engine, bandit),
         trainer=trainer_state(engine),
         features=features_state(bandit),
+        metrics=metrics_state(bandit),
         rebuild=rebuild_state(engine, bandit),
         maturity_s=engine.rewards.maturity_s(bandit),
         imported=bandit.num_imported,
         unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
     )
+
+
+def metrics_state(bandit: Bandit) -> dict[str, MetricState] | None:
+    """Return what was reported of each metric; None where there are none."""
+    learn, totals = bandit.model.spec.rewards.learn or {}, bandit.metrics.totals
+    found = {}
+    for name in sorted({*totals, *learn}):
+        num, total = totals.get(name, Totals())
+        mean = total / num if num else None
+        found[name] = MetricState(count=num, sum=total, mean=mean, weight=learn.get(name))
+    return found or None
 
 
 def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:

@@ -77,6 +77,12 @@ class _Traffic:
             "bandexa_maturity_seconds",
             "Age at which the next decisions are learned, where rewards wait for one.",
         )
+        self._reported = _Family(
+            "bandexa_reported_metric_values", "Values that a reported metric is a part of."
+        )
+        self._means = _Family(
+            "bandexa_reported_metric_mean", "Mean of a reported metric over these values."
+        )
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
@@ -112,6 +118,11 @@ class _Traffic:
         self._clipped.add(label, vitals.num_clipped)
         if maturity_s is not None:
             self._maturity.add(label, maturity_s)
+        for name, (num, total) in bandit.metrics.totals.items():
+            metric = f'{label},metric="{_escaped(name)}"'
+            self._reported.add(metric, num)
+            if num:
+                self._means.add(metric, total / num)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)
         for side, counts in (
@@ -153,7 +164,8 @@ class _Traffic:
         """Return the metrics."""
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
-            self._maturity, self._join, self._objects, self._values, self._hashes, self._drift,
+            self._maturity, self._reported, self._means, self._join, self._objects, self._values,
+            self._hashes, self._drift,
         ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition
+from bandexa_core.log.contract import Outcome
 from service.serving.amendments import Corrected, Voided
 from service.serving.bandit import Bandit
 from service.serving.relearner import Relearner
@@ -185,7 +186,7 @@ class Amending:
             return history.valued(record, selection.since, selection.until, after, AT_ONCE)
 
     async def correct(
-        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, reward: float
+        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, reward: Outcome
     ) -> Corrected:
         """Replace the value of a decision, or of a chosen action; see `contract.correct`.
 

@@ -30,7 +30,7 @@ class Voided(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """What a correction did: its status, whose value it is, and the value before.
+    """What a correction did: its status, whose value it is, and the value before and after.
 
     "stored": the bandit has failed, and learns it once it is recovered.
     """
@@ -38,4 +38,5 @@ class Corrected(NamedTuple):
     status: CorrectionStatus | Literal["stored"]
     action: ActionId
     before: float | None
+    after: float
     rows: Rows

@@ -6,7 +6,7 @@ It runs on the event loop. Only the applier moves the served model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.metrics import Totals
 from bandexa_core.log.rows import ConfigRow, Group, LogRow
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
@@ -24,6 +25,7 @@ from service.serving.applier import Applier
 from service.serving.errors import UnknownAction
 from service.serving.inputs import NamedSide, conform
 from service.serving.observed import InputCounts
+from service.serving.reported_metrics import ReportedMetrics
 from service.serving.select.commands import CandidateInput, InlineCandidates, Offer
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
@@ -52,6 +54,7 @@ class Bandit:
         read: Returns its log rows in (after, up_to], in lists; called on the event loop.
         on_failure: Receives it when a log row could not be applied.
         after: See `Applier`.
+        totals: Of the metrics that were reported for it so far, by name.
         salt: The key of the digests that are logged in place of personal values.
 
     Attributes:
@@ -64,6 +67,7 @@ class Bandit:
         num_numbers: How many numbers a context has; 0 where contexts are objects.
         configurations: Those that its log has, as far as is known here.
         num_imported: How many decisions were imported into it.
+        metrics: What is known of the metrics that are reported for it.
         change_error: Why the last attempt to learn the wanted configuration failed; None: it did
             not.
     """
@@ -79,10 +83,12 @@ class Bandit:
         salt: bytes = b"",
         configurations: Configurations | None = None,
         num_imported: int = 0,
+        totals: Mapping[str, Totals] | None = None,
     ) -> None:
         self.record = record
         self.configurations = configurations or Configurations(record.spec)
         self.num_imported = num_imported
+        self.metrics = ReportedMetrics(self.configurations, totals)
         self.change_error: str | None = None
         self.snapshots = snapshots
         self.vitals = Vitals()
@@ -121,6 +127,7 @@ class Bandit:
         """Note that a row of its log is committed."""
         if isinstance(row, ConfigRow):
             self.configurations = self.configurations.with_row(row)
+            self.metrics.configure(self.configurations)
         self.applier.follow(row.position)
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:

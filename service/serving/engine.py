@@ -27,6 +27,7 @@ from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.explain import Explainer
 from service.serving.reconfiguring import Reconfiguring
 from service.serving.recovery import Recovery, SetAside
+from service.serving.reported_metrics import ReportedMetrics
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting
@@ -98,6 +99,11 @@ class Bandits:
         """Return the record of a live bandit whose reward rules were never changed, or None."""
         bandit = self.at(key)
         return None if bandit is None or bandit.configurations.rules_changed else bandit.record
+
+    def metrics_of(self, key: int) -> ReportedMetrics | None:
+        """Return what is known of the metrics of a live bandit, or None."""
+        bandit = self.at(key)
+        return None if bandit is None else bandit.metrics
 
     def at(self, key: int) -> Bandit | None:
         """Return the live bandit with a key in the store, or None."""

@@ -89,7 +89,7 @@ async def running(
             bandit = Bandit(
                 record, model, snapshots, reader.follow, recovery.failed, delivery.after,
                 store.ids.salt(record.uid), reader.configurations(record),
-                reader.num_imported(record.key),
+                reader.num_imported(record.key), reader.metrics(record.key),
             )  # fmt: skip
             live.add(bandit)
             return bandit
@@ -123,7 +123,7 @@ async def running(
         await stack.enter_async_context(rounds.running())
         rewards = Rewards(
             metrics, live.find, live.with_first_rules, store, commit, recent,
-            settings.max_rewards_per_decision, batcher, rounds.order,
+            settings.max_rewards_per_decision, batcher, rounds.order, live.metrics_of,
         )  # fmt: skip
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))

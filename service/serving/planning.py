@@ -20,7 +20,7 @@ from bandexa_core.policies.defaults import resolved
 from bandexa_core.spec import BanditSpec
 from service.store.errors import Conflict, InvalidRequest
 
-WHOLE = ("encoder.params", "context.features", "actions.features")
+WHOLE = ("encoder.params", "context.features", "actions.features", "rewards.learn")
 
 
 class KeyChange(NamedTuple):
@@ -113,7 +113,7 @@ def check_buildable(spec: BanditSpec, registry: EncoderRegistry) -> None:
 def differences(old: Any, new: Any, key: str = "") -> tuple[KeyChange, ...]:
     """Return the keys whose values differ, by their paths, in order.
 
-    An encoder's parameters and declarations of features are shown as a whole.
+    Parameters of an encoder, declarations of features and weights are shown as a whole.
     """
     if isinstance(old, dict) and isinstance(new, dict) and key not in WHOLE:
         found: list[KeyChange] = []

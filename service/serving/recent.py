@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey
-from bandexa_core.log.contract import DecisionState
+from bandexa_core.log.contract import DecisionState, Outcome
 from bandexa_core.spec import RewardSpec
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord
@@ -101,7 +101,9 @@ class RecentDecisions:
         decision = Reportable(key, decision_id, self._bandits[bandit], actions, state, changed)
         return self.found(FoundDecision(decision, {}))
 
-    def note_reward(self, entry: RecentDecision, item: int, reward_id: str, reward: float) -> None:
+    def note_reward(
+        self, entry: RecentDecision, item: int, reward_id: str, reward: Outcome
+    ) -> None:
         """Note a reward that can be repeated."""
         if entry.rewards is not None:
             entry.rewards.setdefault((item, reward_id), []).append(reward)

@@ -18,6 +18,7 @@ import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, LogPosition
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Rows
 from bandexa_core.spec import BanditSpec, RewardSpec
 from service.serving import manage
@@ -79,7 +80,8 @@ async def replay(
     await _put(engine, name, wanted, catalogue, np.ones(len(catalogue), np.bool_))
     replayed = Replayed(0, 0, 0)
     with engine.store.reader() as reader:
-        parts = _rows_of(reader, source)
+        learn = wanted.rewards.learn or source.model.spec.rewards.learn
+        parts = _rows_of(reader, source, learn)
         try:
             while (found := await asyncio.to_thread(next, parts, None)) is not None:
                 part, is_sampled = found
@@ -104,7 +106,7 @@ async def replay(
 
 
 def _at_once(spec: BanditSpec) -> RewardSpec:
-    """Return rules by which a value is learned with its reward."""
+    """Return rules by which a value is learned with its reward, a single number."""
     return RewardSpec(maturity=None if spec.edition == 1 else "report")
 
 
@@ -139,15 +141,20 @@ def _misfit(name: str, error: ValueError) -> Conflict:
     return Conflict(f"max_bytes: an object does not fit: {error}; delete {name}")
 
 
-def _rows_of(reader: LogReader, source: Bandit) -> Iterator[tuple[Rows, bool]]:
+def _rows_of(
+    reader: LogReader, source: Bandit, learn: Weights | None
+) -> Iterator[tuple[Rows, bool]]:
     """Yield the rows of a log in parts, and whether they are sampled; oldest first.
+
+    Values of metrics are those under the weights `learn`.
 
     Raises:
         LogTrimmed: Retention removed rows while they were read.
     """
     record = source.record
     head, trim = reader.head(record.key), reader.trim(record.key)
-    sample = reader.evicted(record, trim.position, head, source.model.spec.replay.evicted_sample)
+    most = source.model.spec.replay.evicted_sample
+    sample = reader.evicted(record, trim.position, head, most, learn)
     if sample is not None:
         rows = sample.rows
         for first in range(0, len(rows), ROWS_AT_ONCE):
@@ -157,7 +164,7 @@ def _rows_of(reader: LogReader, source: Bandit) -> Iterator[tuple[Rows, bool]]:
                 rows.contexts[part],
             ), True  # fmt: skip
     num = reader.count_learned(record.key, LogPosition(0), head) - trim.learned
-    for logged in LoggedRows(reader, record, head, num).scan(ROWS_AT_ONCE):
+    for logged in LoggedRows(reader, record, head, num, learn).scan(ROWS_AT_ONCE):
         yield logged, False
 
 

@@ -19,6 +19,7 @@ from bandexa_core.log.contract import (
     ActivationStatus,
     DecisionState,
     ImportStatus,
+    Outcome,
     RewardStatus,
 )
 from service.observe.counters import Metrics
@@ -27,6 +28,7 @@ from service.serving.amendments import Corrected, Voided
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions, Rows
+from service.serving.reported_metrics import ReportedMetrics
 from service.serving.select.batcher import DecisionBatcher
 from service.serving.steps import Steps
 from service.store.errors import StoreError, Unavailable
@@ -51,6 +53,7 @@ class Rewards:
         max_rewards: The largest number of rewards of a decision.
         batcher: Draws the decisions that are reported on.
         order_round: Receives each bandit whose next training round is due.
+        reported_metrics: See `Steps`.
     """
 
     def __init__(
@@ -64,10 +67,13 @@ class Rewards:
         max_rewards: int,
         batcher: DecisionBatcher,
         order_round: Callable[[Bandit], None],
+        reported_metrics: Callable[[int], ReportedMetrics | None],
     ) -> None:
         self._metrics = metrics
         self._find = find
-        self._steps = Steps(store, commit, recent, record, max_rewards, self._learn)
+        self._steps = Steps(
+            store, commit, recent, record, max_rewards, self._learn, reported_metrics
+        )
         self._batcher = batcher
         self._order_round = order_round
         self._ages: dict[BanditUid, float] = {}  # the learned ones
@@ -111,6 +117,7 @@ class Rewards:
         num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
         for _ in range(0 if step.imported else num_rewarded):
             bandit.vitals.joined(step.time)  # also where its value is learned later
+        bandit.metrics.add(step)
         if not rows:
             return
         bandit.applier.follow(rows[-1].position)
@@ -160,7 +167,7 @@ class Rewards:
         )
 
     async def correct(
-        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, reward: float
+        self, bandit: Bandit, decision_id: DecisionId, action: ActionId | None, reward: Outcome
     ) -> Corrected:
         """Replace a value of a decision of a bandit; returns once that is learned.
 

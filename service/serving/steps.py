@@ -13,6 +13,7 @@ from the state of a new decision, and the store says whether that was right.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from bandexa_core.ids import ActionId, DecisionId
@@ -23,6 +24,7 @@ from bandexa_core.log.contract import (
     Change,
     DecisionState,
     ImportStatus,
+    Outcome,
     Reported,
     RewardStatus,
 )
@@ -30,6 +32,7 @@ from bandexa_core.spec import RewardSpec
 from service.serving.amendments import Corrected, Voided
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
+from service.serving.reported_metrics import ReportedMetrics
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
 from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
@@ -47,6 +50,7 @@ class Steps:
         store: Has the decisions.
         commit: Waits for commits.
         recent: The decisions in memory.
+        metrics: Returns what is known of the metrics of a live bandit, by its key in the store.
         record: Returns the record of the live bandit with a key in the store, or None; also None
             where the key does not say which reward rules a decision follows.
         max_rewards: The largest number of rewards of a decision.
@@ -61,8 +65,10 @@ class Steps:
         record: Callable[[int], BanditRecord | None],
         max_rewards: int,
         learn: Callable[[Step, Rows], None],
+        metrics: Callable[[int], ReportedMetrics | None],
     ) -> None:
         self._store = store
+        self._metrics = metrics
         self._record = record
         self._commit = commit
         self._recent = recent
@@ -118,7 +124,7 @@ class Steps:
         for _ in range(MAX_TRIES):
             entry = self._recent.get(decision_id) or await self._find(decision_id)
             decision = entry.decision
-            status, change = contract.activate(decision.state, decision.rules)
+            status, change = contract.activate(decision.state, self._rules(decision))
             if change is None:
                 commit = self._committed(entry)
             else:
@@ -152,7 +158,7 @@ class Steps:
             entry = await self._entry(decision_id, bandit)
             decision = entry.decision
             items = [n for n, name in enumerate(decision.actions) if action in (None, name)]
-            change = contract.void(decision.state, items, decision.rules)
+            change = contract.void(decision.state, items, self._rules(decision))
             if change is None or dry_run:
                 if (waiting := self._committed(entry)) is not None and await waiting is None:
                     continue
@@ -167,7 +173,7 @@ class Steps:
         decision_id: DecisionId,
         bandit: BanditRecord,
         action: ActionId | None,
-        reward: float,
+        reward: Outcome,
         now: float,
     ) -> Corrected:
         """Replace the value of a decision, or of a chosen action.
@@ -183,9 +189,10 @@ class Steps:
             entry = await self._entry(decision_id, bandit)
             decision = entry.decision
             item = _item_of(decision, report)
+            rules = self._rules(decision, reward)
             try:
                 status, change = contract.correct(
-                    decision.state, item, reward, decision.rules, self._max_rewards
+                    decision.state, item, reward, rules, self._max_rewards
                 )
             except ValueError as error:
                 raise InvalidRequest.from_value_error(error, "reward") from error
@@ -195,13 +202,14 @@ class Steps:
                 if waiting is not None and await waiting is None:
                     continue
             else:
-                step = Step(decision, change, now, Reported(item, reward + 0.0, None))
+                step = Step(decision, change, now, Reported(item, reward, None))
                 if change.reward == "late":
                     self._recent.note_reward(entry, item, "", reward)
                 rows = await self._append(step, entry)
             if rows is not None:
-                before = contract.known_value(decision.state.items[item], decision.rules)
-                return Corrected(status, decision.actions[item], before, rows)
+                before = contract.known_value(decision.state.items[item], rules)
+                after = contract.value_reported(reward, rules)
+                return Corrected(status, decision.actions[item], before, after, rows)
         raise _too_busy(decision_id)
 
     async def teach(
@@ -256,7 +264,7 @@ class Steps:
         """
         entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
         item = _item_of(entry.decision, report)
-        repeats: Sequence[float] = (entry.rewards or {}).get((item, report.reward_id or ""), ())
+        repeats: Sequence[Outcome] = (entry.rewards or {}).get((item, report.reward_id or ""), ())
         if entry.rewards is None and _may_repeat(entry, report):
             repeats = await self._commit(
                 self._store.find_repeats, entry.decision.key, item, report.reward_id, report.reward
@@ -288,14 +296,14 @@ class Steps:
         for matures, found in due.mature:
             entry = self._recent.get(found.id)
             decision = found if entry is None else entry.decision
-            change = contract.mature(decision.state, decision.rules)
+            change = contract.mature(decision.state, self._rules(decision))
             if change is not None:
                 step = Step(decision, change, now(), matures=matures)
                 commits.append(self._append(step, entry))
         for closes, found in due.windows:
             entry = self._recent.get(found.id)
             decision = found if entry is None else entry.decision
-            change = contract.close(decision.state, decision.rules)
+            change = contract.close(decision.state, self._rules(decision))
             if change is not None:
                 step = Step(decision, change, now(), closes=closes)
                 commits.append(self._append(step, entry))
@@ -330,7 +338,7 @@ class Steps:
         return Reportable(key, report.decision_id, bandit, (), NEW)
 
     def _report(
-        self, entry: RecentDecision, report: RewardReport, item: int, repeats: Sequence[float]
+        self, entry: RecentDecision, report: RewardReport, item: int, repeats: Sequence[Outcome]
     ) -> tuple[RewardStatus, Commit | None]:
         """Step a decision by a reward; returns the commit to wait for.
 
@@ -354,10 +362,45 @@ class Steps:
         Raises:
             InvalidRequest: The reward cannot be taken.
         """
+        rules = self._rules(decision, reported.reward)
         try:
-            return contract.report(decision.state, reported, decision.rules, self._max_rewards)
+            return contract.report(decision.state, reported, rules, self._max_rewards)
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "reward") from error
+
+    def _rules(self, decision: Reportable, reward: Outcome | None = None) -> RewardSpec:
+        """Return the reward rules of a decision, with the weights that make its value of metrics.
+
+        `reward`: what is reported. A decision that was made while its bandit learned metrics takes
+        no single reward. An older one takes either, because its callers may be older, too.
+
+        Raises:
+            InvalidRequest: It does not take such a reward.
+        """
+        rules = decision.rules
+        if isinstance(reward, tuple):
+            known = self._metrics(decision.bandit.key)
+            learn = rules.learn if known is None or known.learn is None else known.learn
+            if learn is None:
+                raise InvalidRequest(
+                    "metrics", "the bandit learns single rewards: report `reward`, or change it:"
+                    " rewards.learn says what is learned of metrics",
+                )  # fmt: skip
+            if known is not None:
+                known.check(reward)
+        elif reward is not None:
+            if rules.learn is not None:
+                names = ", ".join(rules.learn)
+                raise InvalidRequest(
+                    "reward", f"the bandit learns metrics: report `metrics`, with {names}"
+                )
+            return rules
+        elif not any(item.metrics for item in decision.state.items):
+            return rules
+        else:
+            known = self._metrics(decision.bandit.key)
+            learn = rules.learn if known is None or known.any_learn is None else known.any_learn
+        return rules if learn == rules.learn else dataclasses.replace(rules, learn=learn)
 
     def _committed(self, entry: RecentDecision) -> Commit | None:
         """Return a future of the newest step of a decision; None where all are committed."""

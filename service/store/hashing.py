@@ -4,8 +4,9 @@ The rows of a log form groups. Each row has a hash of its own, a leaf. The hash 
 end of a group covers the hash before the group, the group's rule and its leaves. Only the end of a
 group has one, so that snapshots stand there.
 
-What a leaf covers of a row is fixed here too: its numbers, for a learn row and for one that voids a
-value; for any other row its payload, the bytes that `pack_change` and `pack_json` make.
+What a leaf covers of a row is fixed here too: its numbers, and its metrics if it has some, for a
+learn row and for one that voids a value; for any other row its payload, the bytes that
+`pack_change` and `pack_json` make.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from bandexa_core.ids import DecisionKey
 from bandexa_core.log.catalogue import CatalogueChange
-from bandexa_core.log.rows import LearnRow, VoidRow
+from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from bandexa_core.replay import RowLayout
 from service.store.objects import packed_rows, unpacked_rows
 
@@ -53,17 +54,50 @@ def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tup
 
     `learned` has the fields of a learn row, see `learned_content`.
     """
-    return tuple(learned) if kind in (KIND_LEARN, KIND_VOID) else (payload,)
+    if kind not in (KIND_LEARN, KIND_VOID):
+        return (payload,)
+    return tuple(learned) if payload is None else (*learned, payload)
 
 
 def learned_content(key: DecisionKey, item: int, row: LearnRow) -> tuple[Any, ...]:
     """Return what the hash of a learn row covers: of chosen action `item` of decision `key`."""
-    return (key, item, row.origin, row.before, row.after, row.low, row.high)
+    numbers = (key, item, row.origin, row.before, row.after, row.low, row.high)
+    payload = pack_log_metrics(row.metrics, row.metrics_before)
+    return numbers if payload is None else (*numbers, payload)
 
 
 def void_content(key: DecisionKey, item: int, row: VoidRow) -> tuple[Any, ...]:
     """Return what the hash of a row covers that voids the value of a chosen action."""
-    return (key, item, row.origin, row.before, None, row.low, row.high)
+    numbers = (key, item, row.origin, row.before, None, row.low, row.high)
+    payload = pack_log_metrics(None, row.metrics)
+    return numbers if payload is None else (*numbers, payload)
+
+
+def pack_metrics(metrics: Metrics | None) -> bytes | None:
+    """Encode metrics; equal ones to the same bytes."""
+    return None if metrics is None else bytes(msgpack.packb(metrics))
+
+
+def unpack_metrics(blob: bytes | None) -> Metrics | None:
+    """Decode `pack_metrics`."""
+    return None if blob is None else _metrics(msgpack.unpackb(blob))
+
+
+def pack_log_metrics(metrics: Metrics | None, before: Metrics | None) -> bytes | None:
+    """Encode the metrics of a log row and those before it; None where there are none."""
+    return None if metrics is before is None else bytes(msgpack.packb((metrics, before)))
+
+
+def unpack_log_metrics(blob: bytes | None) -> tuple[Metrics | None, Metrics | None]:
+    """Decode `pack_log_metrics`."""
+    if blob is None:
+        return None, None
+    after, before = msgpack.unpackb(blob)
+    return _metrics(after), _metrics(before)
+
+
+def _metrics(pairs: list[list[Any]] | None) -> Metrics | None:
+    return None if pairs is None else tuple((name, value) for name, value in pairs)
 
 
 def pack_change(change: CatalogueChange) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bandexa_core.ids import LogPosition
+from bandexa_core.log.metrics import Weights, weighted_group
 from bandexa_core.log.rows import Group, LearnRow
 from bandexa_core.replay import Rows
 from service.store.reading import LogReader
@@ -24,11 +25,18 @@ class LoggedRows:
         record: The bandit.
         up_to: The position.
         num_rows: How many rows the replay had; older ones were evicted.
+        weights: Those of the metrics that values are made of.
     """
 
     def __init__(
-        self, reader: LogReader, record: BanditRecord, up_to: LogPosition, num_rows: int
+        self,
+        reader: LogReader,
+        record: BanditRecord,
+        up_to: LogPosition,
+        num_rows: int,
+        weights: Weights | None = None,
     ) -> None:
+        self._weights = weights
         self._reader = reader
         self._record = record
         self._up_to = up_to
@@ -74,7 +82,8 @@ class LoggedRows:
 
     def _groups(self) -> Iterator[Group]:
         """Yield the groups of the log without values that are void at the position."""
-        return self._reader.follow(self._record, self._begins, self._up_to, voids=self._up_to)
+        groups = self._reader.follow(self._record, self._begins, self._up_to, voids=self._up_to)
+        return (weighted_group(group, self._weights) for group in groups)
 
     def _corrections(self) -> dict[int, float]:
         values: dict[int, float] = {}
@@ -86,12 +95,16 @@ class LoggedRows:
 
 
 def learned_rows(
-    reader: LogReader, record: BanditRecord, up_to: LogPosition, num_learned: int
+    reader: LogReader,
+    record: BanditRecord,
+    up_to: LogPosition,
+    num_learned: int,
+    weights: Weights | None = None,
 ) -> LoggedRows:
     """Return all rows up to a position that the log still has, for a model that learned so many."""
     gone = reader.trim(record.key).learned
     learned = reader.count_learned(record.key, LogPosition(0), up_to)
-    rows = LoggedRows(reader, record, up_to, learned - gone)
+    rows = LoggedRows(reader, record, up_to, learned - gone, weights)
     rows.are_all = not gone and learned == num_learned and not reader.last_import(record.key, up_to)
     return rows
 

@@ -7,7 +7,7 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -21,7 +21,8 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.contract import Change, DecisionState, Reported
+from bandexa_core.log.contract import Change, DecisionState, Outcome, Reported, metrics_of
+from bandexa_core.log.metrics import changed_totals
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec, RewardSpec
 from service.observe.counters import WriterTimes
@@ -98,7 +99,7 @@ class FoundDecision(NamedTuple):
     """
 
     decision: Reportable
-    rewards: dict[tuple[int, str], list[float]] | None
+    rewards: dict[tuple[int, str], list[Outcome]] | None
 
 
 class Step(NamedTuple):
@@ -121,6 +122,16 @@ class Step(NamedTuple):
     closes: float | None = None
     matures: float | None = None
     imported: bool = False
+
+    def metric_totals(self) -> Iterator[tuple[str, int, float]]:
+        """Yield what it adds to the totals of metrics: name, number of values, sum."""
+        rules = self.decision.rules
+        pairs = zip(self.decision.state.items, self.change.state.items, strict=False)
+        for before, after in pairs:
+            if before.metrics is not after.metrics:
+                old, new = metrics_of(before, rules) or (), metrics_of(after, rules) or ()
+                for name, added in changed_totals(old, new).items():
+                    yield name, added.num_values, added.total
 
 
 class Due(NamedTuple):
@@ -221,8 +232,8 @@ class EventStore(Protocol):
         key: DecisionKey,
         item: int,
         reward_id: str | None,
-        reward: float,
-        done: Done[list[float]],
+        reward: Outcome,
+        done: Done[list[Outcome]],
     ) -> None:
         """Look up the rewards under an id, behind everything that was appended before.
 

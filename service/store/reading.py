@@ -10,6 +10,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.metrics import Totals, Weights
 from bandexa_core.log.rows import Group, LearnRow, VoidRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
@@ -158,17 +159,26 @@ class LogReader(Reader, Protocol):
         """
 
     def evicted(
-        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+        self,
+        record: BanditRecord,
+        through: LogPosition,
+        position: LogPosition,
+        most: int,
+        weights: Weights | None = None,
     ) -> Evicted | None:
         """Return a sample of at most `most` rows up to `through`, with their values at `position`.
 
         None where no row was evicted, or no sample is stored. Values that a row up to `position`
-        voids are not among them.
+        voids are not among them. Values of metrics are those under `weights`; None: as they were
+        reported.
 
         Raises:
             LogTrimmed: Retention removed rows after `through`.
             StoreDamaged: A row's checksum differs.
         """
+
+    def metrics(self, bandit: int) -> dict[str, Totals]:
+        """Return the totals of the metrics that were reported for a bandit, by name."""
 
     def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
         """Return the snapshot versions that import rows name, and the rows' positions.

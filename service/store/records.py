@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, DecisionKey, LogPosition
 from bandexa_core.ids import SnapshotVersion as Version
+from bandexa_core.log.bounds import clip
+from bandexa_core.log.contract import Outcome
+from bandexa_core.log.metrics import Weights, weighted
+from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import BanditSpec
 
 
@@ -146,6 +150,22 @@ class RoundRecord:
     error: str | None
 
 
+class SampledValue(NamedTuple):
+    """The value of a row that left the log, and the metrics that it was made of; None: of none."""
+
+    value: float
+    metrics: Metrics | None
+    low: float | None = None
+    high: float | None = None
+
+    def learned(self, weights: Weights | None = None) -> float:
+        """Return what is learned of it; under these weights of metrics, or as it was reported."""
+        value = self.value
+        if self.metrics is not None and weights is not None:
+            value = weighted(self.metrics, weights)
+        return clip(value, self.low, self.high)
+
+
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Where a log begins.
@@ -244,7 +264,7 @@ class RewardReport(NamedTuple):
 
     Attributes:
         decision_id: The decision it is for.
-        reward: A finite number.
+        reward: A finite number, or metrics.
         reward_id: The caller's id of this reward; None without one.
         action: The id of the chosen action that it is for; None where one was chosen.
         time: When it arrived, seconds since the epoch.
@@ -252,7 +272,7 @@ class RewardReport(NamedTuple):
     """
 
     decision_id: DecisionId
-    reward: float
+    reward: Outcome
     reward_id: str | None
     action: ActionId | None
     time: float
@@ -265,7 +285,7 @@ class ReportedReward:
 
     item: int
     time: float
-    reward: float
+    reward: Outcome
     reward_id: str | None
     status: str
 
@@ -274,7 +294,7 @@ class ReportedReward:
 class LearnedValue:
     """A learn row of a decision: a value was learned, or corrected (`before` is not None).
 
-    `learned` is what was learned for `after`, which was reported.
+    `learned` is what was learned for `after`, which was reported, or made of `metrics`.
     """
 
     item: int
@@ -283,6 +303,7 @@ class LearnedValue:
     before: float | None
     after: float
     learned: float
+    metrics: Metrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +380,7 @@ class LoggedDecision(NamedTuple):
         void: The indexes of the chosen actions whose values are void by now.
         closed: When its reward window was closed; None while it was open.
         activated_at: When it was activated after the select; None where it was not.
+        metrics: What the values were made of; None: of no metrics.
     """
 
     record: DecisionRecord
@@ -367,6 +389,7 @@ class LoggedDecision(NamedTuple):
     void: tuple[int, ...]
     closed: float | None
     activated_at: float | None
+    metrics: tuple[Metrics | None, ...]
 
 
 class LoggedPage(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.bounds import clip
+from bandexa_core.log.metrics import weighted_group, weighted_row
 from bandexa_core.log.rows import LearnRow, VoidRow
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.linear_head import LinearHead
@@ -44,11 +45,12 @@ def remove_void(
         return 0
     wanted = {row.origin for row in void}
     before: dict[LogPosition, float] = {}  # as the model knows them: later rows correct them
+    learn = model.spec.rewards.learn
     for group in reader.follow(record, model.position, up_to):
-        for row in group.rows:
+        for row in weighted_group(group, learn).rows:
             if isinstance(row, LearnRow) and row.origin in wanted and row.before is not None:
                 before.setdefault(row.origin, clip(row.before, row.low, row.high))
-    found = [row for _, row in reader.void_values(record, void)]
+    found = [weighted_row(row, learn) for _, row in reader.void_values(record, void)]
     if len(found) < len(void):
         log.warning(
             "bandit %s: %d void values stay in its sums: their decisions were removed", record.name,

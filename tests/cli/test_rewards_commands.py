@@ -51,6 +51,29 @@ def counts(report: dict[str, Any]) -> dict[str, int]:
     return {name: report[name] for name in names if report[name]}
 
 
+def test_columns_of_metrics_are_imported(api, run: Run, tmp_path: Path) -> None:
+    name = api.two_actions(rewards={"learn": {"money": 1, "click": 0.5}})
+    ids = decide(api, name, 5)
+    rows = [
+        (ids[0], 1, 9.5, "x", ""), (ids[1], 0, "", "x", ""), (ids[2], "", "", "x", ""),
+        (ids[3], "many", 1, "x", ""), (ids[4], 1, "", "x", 2),
+    ]  # fmt: skip
+    head = ("decision_id", "metrics.click", "metrics.money", "note", "reward")
+    file = table(tmp_path / "late.csv", rows, head)
+    done = of_json(run("rewards", "import", file, "--json", expect=1))
+    assert counts(done) == {"applied": 2, "refused": 3}
+    reasons = [problem["reason"] for problem in done["problems"]]
+    assert "reward: '' is no finite number" in reasons[0]
+    assert "metrics.click: 'many' is no finite number" in reasons[1]
+    assert "either" in reasons[2]
+    assert of_json(run("rewards", "import", file, "--json", expect=1))["duplicate"] == 2
+    found = api.call("GET", f"/bandits/{name}/decisions/{ids[0]}")["chosen"][0]
+    assert (found["value"], found["metrics"]) == (10.0, {"click": 1.0, "money": 9.5})
+    shown = run("rewards", "correct", name, ids[0], "--metric", "money=2", "--metric", "click=1")
+    assert "2.5, before: 10" in shown.stdout
+    run("rewards", "correct", name, ids[0], "--metric", "money", expect=2)
+
+
 def test_a_file_is_imported_and_again_changes_nothing(api, run: Run, tmp_path: Path) -> None:
     name = api.two_actions(rewards={"aggregate": "sum"})
     ids = decide(api, name, 40)

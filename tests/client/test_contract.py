@@ -52,6 +52,7 @@ MODELS = {
     "LearnRow": "LearnLine",
     "LearnState": "LearnAnswer",
     "Learning": "Learning",
+    "MetricState": "MetricState",
     "Plan": "PlanAnswer",
     "Readiness": "Health",
     "Rebuild": "RebuildState",

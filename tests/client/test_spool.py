@@ -145,7 +145,7 @@ def test_each_reward_is_adopted_by_one_of_many_queues(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(left.reward for left in adopted) == [float(number) for number in range(20)]
+    assert sorted(left.reward or 0.0 for left in adopted) == [float(number) for number in range(20)]
     assert Spool(tmp_path).adopt() == [], "they lie in files that are in use"
 
 

@@ -47,7 +47,9 @@ class Scene:
         self.recent = RecentDecisions()
         self.learned: list[float] = []
         self.records: dict[int, BanditRecord] = {}
-        self.steps = Steps(store, self.commit, self.recent, self.records.get, MOST, self._learn)
+        self.steps = Steps(
+            store, self.commit, self.recent, self.records.get, MOST, self._learn, lambda key: None
+        )
 
     def _learn(self, step: Step, rows: Any) -> None:
         self.learned += [row.after for row in rows]

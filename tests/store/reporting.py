@@ -42,7 +42,7 @@ def rewards(store: EventStore, most: int = 10_000) -> Callable[[RewardReport, Do
                 done(None, wrong)
                 return
 
-            def step(repeats: list[float] | None, error: Exception | None) -> None:
+            def step(repeats: list[contract.Outcome] | None, error: Exception | None) -> None:
                 if error is not None:
                     done(None, error)
                     return

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from bandexa_core.ids import ActionId, DecisionId
 from service.http.auth import needs
 from service.http.codec import WireRoute
+from service.http.inputs import outcome_of
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.amending import (
     CorrectAnswer,
@@ -53,7 +54,8 @@ async def correct_reward(name: Name, body: CorrectRequest, engine: EngineDep) ->
     """
     bandit = engine.bandit(name)
     action = None if body.action is None else ActionId(body.action)
-    done = await engine.amending.correct(bandit, DecisionId(body.decision_id), action, body.reward)
+    reward = outcome_of(body.reward, body.metrics)
+    done = await engine.amending.correct(bandit, DecisionId(body.decision_id), action, reward)
     return CorrectAnswer(
-        status=done.status, action=done.action, before=done.before, after=body.reward + 0.0
+        status=done.status, action=done.action, before=done.before, after=done.after
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from bandexa_core.ids import DecisionId
+from bandexa_core.log.metrics import Weights, weighted
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
@@ -22,7 +23,7 @@ from service.http.schemas.explained import (
 )
 from service.http.shown import shown_context, shown_object
 from service.serving.explain import Explained
-from service.store.records import StoredDecision
+from service.store.records import LearnedValue, StoredDecision
 
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
 
@@ -56,7 +57,9 @@ async def explain_decision(
         window_closed=decision.closed,
         matured=decision.matured,
         context=shown_context(bandit.record.spec.context, record.context),
-        chosen=_chosen(decision, named=bandit.actions is not None),
+        chosen=_chosen(
+            decision, named=bandit.actions is not None, learn=bandit.model.spec.rewards.learn
+        ),
         imported=record.imported,
         explained="yes" if isinstance(why, Explained) else "no",
         reason=None if isinstance(why, Explained) else why,
@@ -72,10 +75,18 @@ async def explain_decision(
     )
 
 
-def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
+def _value(newest: LearnedValue, learn: Weights | None) -> float:
+    """Return a value: of metrics, what they make under the weights that are served."""
+    if newest.metrics is None or learn is None:
+        return newest.after
+    return weighted(newest.metrics, learn)
+
+
+def _chosen(decision: StoredDecision, *, named: bool, learn: Weights | None) -> list[ChosenLine]:
     lines = []
     for item, picked in enumerate(decision.record.chosen):
         learned = [row for row in decision.learned if row.item == item]
+        known = bool(learned) and item not in decision.void
         lines.append(
             ChosenLine(
                 id=picked.id,
@@ -83,9 +94,16 @@ def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
                 score=picked.score,
                 propensity=picked.propensity,
                 features=shown_object(picked.features) if named else None,
-                value=learned[-1].after if learned and item not in decision.void else None,
+                value=_value(learned[-1], learn) if known else None,
+                metrics=dict(learned[-1].metrics or ()) or None if known else None,
                 rewards=[
-                    RewardLine(time=r.time, reward=r.reward, reward_id=r.reward_id, status=r.status)
+                    RewardLine(
+                        time=r.time,
+                        reward=None if isinstance(r.reward, tuple) else r.reward,
+                        metrics=dict(r.reward) if isinstance(r.reward, tuple) else None,
+                        reward_id=r.reward_id,
+                        status=r.status,
+                    )
                     for r in decision.rewards
                     if r.item == item
                 ],
@@ -96,6 +114,7 @@ def _chosen(decision: StoredDecision, *, named: bool) -> list[ChosenLine]:
                         before=r.before,
                         after=r.after,
                         learned=None if r.learned == r.after else r.learned,
+                        metrics=None if r.metrics is None else dict(r.metrics),
                     )
                     for r in learned
                 ],

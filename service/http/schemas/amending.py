@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from bandexa_core.spec import MAX_METRICS
 from service.http.schemas.common import Body, Id
 from service.http.schemas.decide import MAX_BATCH
 from service.serving.inputs import MAX_SIZE
@@ -63,7 +64,12 @@ class CorrectRequest(Body):
     """The right value of a decision: it replaces all rewards so far."""
 
     decision_id: Id
-    reward: Reward
+    reward: Reward | None = Field(
+        default=None, description="A single reward; needed where there are no `metrics`."
+    )
+    metrics: Annotated[dict[str, Reward], Field(min_length=1, max_length=MAX_METRICS)] | None = (
+        Field(default=None, description="In place of `reward`: all metrics of the decision.")
+    )
     action: Id | None = Field(
         default=None, description="Which of several chosen actions it is for."
     )

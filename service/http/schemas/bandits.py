@@ -80,6 +80,15 @@ class FeaturesState(BaseModel):
     actions: SideState | None
 
 
+class MetricState(BaseModel):
+    """A metric of a bandit, over all values that were ever reported; void ones are left out."""
+
+    count: int = Field(description="Values that it is a part of.")
+    sum: float
+    mean: float | None = Field(description="null without a value.")
+    weight: float | None = Field(description="Its weight in what is learned; null: it has none.")
+
+
 class RebuildState(BaseModel):
     """A change of the configuration that is learned anew from the log.
 
@@ -141,6 +150,9 @@ class BanditAnswer(BaseModel):
     trainer: TrainerState
     features: FeaturesState | None = Field(
         None, description="What is known of named features, where the bandit has some."
+    )
+    metrics: dict[str, MetricState] | None = Field(
+        None, description="What was reported of each metric, where some were, or are learned."
     )
     rebuild: RebuildState | None = Field(
         None, description="The newest change that is, or was, learned anew; null without one."

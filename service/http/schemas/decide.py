@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw
 
+from bandexa_core.spec import MAX_METRICS
 from service.http.arrays import ARRAY_SCHEMA, ActionFeatures
 from service.serving.inputs import MAX_SIZE
 
@@ -128,7 +129,29 @@ class RewardRequest(Body, frozen=True, kw_only=True):
     bandit: Annotated[str, Meta(description="The decision's bandit, where it is known.")] | None = (
         None
     )
-    reward: Annotated[float, Meta(ge=-MAX_SIZE, le=MAX_SIZE)]
+    reward: (
+        Annotated[
+            float,
+            Meta(
+                ge=-MAX_SIZE,
+                le=MAX_SIZE,
+                description="A single reward; needed where there are no `metrics`.",
+            ),
+        ]
+        | None
+    ) = None
+    metrics: (
+        Annotated[
+            dict[str, Annotated[float, Meta(ge=-MAX_SIZE, le=MAX_SIZE)]],
+            Meta(
+                min_length=1,
+                max_length=MAX_METRICS,
+                description="In place of `reward`: several metrics by name, of a bandit with"
+                " `rewards.learn`.",
+            ),
+        ]
+        | None
+    ) = None
     reward_id: Id | None = None
     action: (
         Annotated[Id, Meta(description="Which of several chosen actions the reward is for.")] | None

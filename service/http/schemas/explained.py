@@ -31,7 +31,8 @@ class RewardLine(BaseModel):
     """A reported reward and its status."""
 
     time: float
-    reward: float
+    reward: float | None = Field(description="null where `metrics` were reported.")
+    metrics: dict[str, float] | None = None
     reward_id: str | None
     status: str
 
@@ -45,6 +46,9 @@ class LearnLine(BaseModel):
     after: float
     learned: float | None = Field(
         description="What was learned for `after`, which is beyond the bounds of usual values."
+    )
+    metrics: dict[str, float] | None = Field(
+        None, description="The metrics that `after` was made of, by the weights of that time."
     )
 
 
@@ -72,6 +76,9 @@ class ChosenLine(BaseModel):
         None, description="Its features, where the bandit has named features of actions."
     )
     value: float | None = Field(description="The value as it is now.")
+    metrics: dict[str, float] | None = Field(
+        None, description="The metrics that it is made of, as learned so far; null: of none."
+    )
     rewards: list[RewardLine]
     learned: list[LearnLine]
     void: bool = Field(False, description="Its value is void: nothing is learned from it.")

@@ -17,6 +17,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import UNBOUNDED, Bounds
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.contract import DecisionState
+from bandexa_core.log.metrics import Totals
 from bandexa_core.randomness import bandit_uid
 from service.store.identity import DecisionIds, bandit_of
 from service.store.memory.log import HeldLog
@@ -30,6 +31,7 @@ from service.store.records import (
     Relearning,
     ReportedReward,
     RoundRecord,
+    SampledValue,
     StoredAnswer,
     Trim,
 )
@@ -104,13 +106,13 @@ class Sampled(NamedTuple):
     """A row that retention removed, in the sample of such rows.
 
     Attributes:
-        value: The newest one, as it is learned.
+        value: The newest one.
         key, own_id, unit: Those of its decision.
     """
 
     rank: int
     slot: int
-    value: float
+    value: SampledValue
     action: NDArray[Any]
     context: NDArray[Any]
     key: DecisionKey
@@ -132,6 +134,7 @@ class HeldBandit:
         erased: Where erased decisions taught values first, in the log.
         blanked: When these were blanked; see `LogReader.blanked`.
         num_imported: How many decisions were imported.
+        metrics: The totals of metrics, by name.
     """
 
     decisions: dict[DecisionKey, HeldDecision] = field(default_factory=dict)
@@ -143,6 +146,7 @@ class HeldBandit:
     erased: set[LogPosition] = field(default_factory=set)
     blanked: list[Blanked] = field(default_factory=list)
     num_imported: int = 0
+    metrics: dict[str, Totals] = field(default_factory=dict)
 
     def in_order(self, after: int = -1) -> list[HeldDecision]:
         """Return the decisions with keys above `after`, oldest first."""

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
+from bandexa_core.log import contract
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import COUNTED, DecisionState, StoredStatus
-from bandexa_core.log.rows import LearnRow, VoidRow
+from bandexa_core.log.contract import COUNTED, DecisionState, Outcome, StoredStatus
+from bandexa_core.log.metrics import Totals
+from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from service.store.bounds import BoundsOfBandits
 from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Conflict, Erased, StoreError, UnknownDecision
@@ -32,6 +34,7 @@ from service.store.records import (
     BanditRecord,
     DecisionRecord,
     ReportedReward,
+    SampledValue,
     StoredAnswer,
 )
 
@@ -105,7 +108,7 @@ class Decisions:
             raise UnknownDecision(decision_id)
         if held.is_erased:
             raise Erased(decision_id)
-        rewards: dict[tuple[int, str], list[float]] = defaultdict(list)
+        rewards: dict[tuple[int, str], list[Outcome]] = defaultdict(list)
         for reported in held.rewards:
             if reported.reward_id is not None or reported.status == "late":
                 rewards[reported.item, reported.reward_id or ""].append(reported.reward)
@@ -125,8 +128,8 @@ class Decisions:
         return self._contents.of(bandit.key).log.configurations(bandit.spec)
 
     def repeats(
-        self, key: DecisionKey, item: int, reward_id: str | None, reward: float
-    ) -> list[float]:
+        self, key: DecisionKey, item: int, reward_id: str | None, reward: Outcome
+    ) -> list[Outcome]:
         """Return the rewards under an id; without one, the late ones equal to `reward`."""
         held = self._contents.decision(key)
         same = (each for each in (held.rewards if held is not None else ()) if each.item == item)
@@ -153,7 +156,7 @@ class Decisions:
         if not held.state.version and held.state != decision.state:
             return None
         before = held.state.items
-        for item, _, after in change.amended:
+        for item, _, after, _ in change.amended:
             status = "void" if after is None else "replaced"
             held.rewards = [
                 replace(each, status=status)
@@ -165,7 +168,7 @@ class Decisions:
             assert step.reported is not None, "a step that stores a reward has one"
             item, reward, reward_id, _ = step.reported
             held.rewards.append(
-                ReportedReward(item, step.time, reward + 0.0, reward_id, change.reward)
+                ReportedReward(item, step.time, _plain(reward), reward_id, change.reward)
             )
             if not step.imported:
                 self._note_delay(held, change.reward)
@@ -181,17 +184,17 @@ class Decisions:
             held.matured_at = step.time
         held.state = change.state
         bandit = self._contents.of(held.record.bandit)
-        rows = [
-            self._learn(bandit, held, self._clock(), item, old, new)
-            for item, old, new in change.learned
-        ]
-        for item, old, new in change.amended:
+        rows = [self._learn(bandit, held, self._clock(), each) for each in change.learned]
+        for item, old, new, metrics in change.amended:
             row = rows[0] if rows and new is not None else None
             if new is None and (value := before[item].value) is not None:
-                row = self._void(bandit, held, item, value)
+                row = self._void(bandit, held, item, value, metrics)
                 rows.append(row)
             position = None if row is None else row.position
             held.amendments.append(Amendment(item, step.time, old, new, position))
+        for name, count, total in step.metric_totals():
+            known = bandit.metrics.get(name, Totals())
+            bandit.metrics[name] = Totals(known.num_values + count, known.total + total)
         return tuple(rows)
 
     def _note_delay(self, held: HeldDecision, status: StoredStatus) -> None:
@@ -201,11 +204,18 @@ class Decisions:
         if rules.maturity == "auto" and status in SOON:
             self._delays.add(record.bandit, now - made_at(record.key, record.time), now)
 
-    def _void(self, bandit: HeldBandit, held: HeldDecision, item: int, value: float) -> Logged:
+    def _void(
+        self,
+        bandit: HeldBandit,
+        held: HeldDecision,
+        item: int,
+        value: float,
+        metrics: Metrics | None,
+    ) -> Logged:
         """Log that the value of a chosen action became void."""
         key, position, now = held.record.key, bandit.log.next(), self._clock()
         learned = held.learned[item]
-        row = VoidRow(position, now, learned.origin, value, *learned.bounds)
+        row = VoidRow(position, now, learned.origin, value, *learned.bounds, metrics)
         bandit.log.voided(HeldVoid(row, key, item))
         leave_sample(bandit, learned.origin)
         self._bounds.forget(held.record.bandit)
@@ -216,11 +226,10 @@ class Decisions:
         bandit: HeldBandit,
         held: HeldDecision,
         time: float,
-        item: int,
-        before: float | None,
-        after: float,
+        value: contract.Learned,
     ) -> Logged:
         """Log the value of a chosen action."""
+        item, before, after, metrics, metrics_before = value
         record, position = held.record, bandit.log.next()
         spec = self._contents.live[record.bandit].spec
         origin, bounds = held.learned[item].origin, held.learned[item].bounds
@@ -234,11 +243,18 @@ class Decisions:
         row = LearnRow(
             position, time, name, origin, before, after, context_row(spec.context, record.context),
             action_row(spec.actions, picked.features), picked.slot, *bounds,
+            metrics, metrics_before,
         )  # fmt: skip
         bandit.log.learned(LearnedRow(row, record.key, item))
         if origin in bandit.sample:
-            bandit.sample[origin] = bandit.sample[origin]._replace(value=row.learned)
+            newest = SampledValue(after, metrics, *bounds)
+            bandit.sample[origin] = bandit.sample[origin]._replace(value=newest)
         return Logged(position, time, name, before, after, row.learned)
+
+
+def _plain(reward: Outcome) -> Outcome:
+    """Return a reward without a negative zero, which not every store can hold."""
+    return reward if isinstance(reward, tuple) else reward + 0.0
 
 
 def _owned(record: DecisionRecord) -> DecisionRecord:

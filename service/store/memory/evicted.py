@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from bandexa_core.ids import LogPosition
-from bandexa_core.log.bounds import clip
+from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Evicted, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.memory.contents import HeldBandit, Sampled
 from service.store.memory.log import LearnedRow
-from service.store.records import BanditRecord, Trim
+from service.store.records import BanditRecord, SampledValue, Trim
 
 Sample = dict[LogPosition, Sampled]
 
@@ -21,11 +21,17 @@ def sampled(record: BanditRecord, bandit: HeldBandit, rows: list[LearnedRow]) ->
     found = {}
     for (row, key, item), rank in zip(rows, ranks(record.uid, positions).tolist(), strict=True):
         held = bandit.decisions[key]
-        value = held.state.items[item].value
+        value, metrics = held.state.items[item].value, None
         # A value that became void later has none any more; `evicted_rows` knows it.
-        value = clip(row.after if value is None else value, *held.learned[item].bounds)
+        if value is None:
+            value, metrics = row.after, row.metrics
+        elif held.state.items[item].metrics:
+            latest = bandit.log.at(held.learned[item].latest)
+            assert isinstance(latest, LearnedRow), "it is in the log"
+            metrics = latest.row.metrics
+        newest = SampledValue(value, metrics, *held.learned[item].bounds)
         found[row.position] = Sampled(
-            rank, row.slot, value, row.action, row.context, key, held.own_id, held.record.unit
+            rank, row.slot, newest, row.action, row.context, key, held.own_id, held.record.unit
         )
     return found
 
@@ -61,6 +67,7 @@ def evicted_rows(
     through: LogPosition,
     position: LogPosition,
     most: int,
+    weights: Weights | None = None,
 ) -> Evicted | None:
     """Return a sample of the rows up to `through`, with their values at `position`."""
     log, trim, spec = bandit.log, bandit.trim, record.spec
@@ -77,15 +84,20 @@ def evicted_rows(
     if not both:
         return None
     values = {origin: row.value for origin, row in both.items()}
-    values |= {row.origin: row.learned for row, _, _ in log.voids(position) if row.origin in both}
-    for row, _, _ in reversed(list(log.learn_rows(position))):
-        if row.before is not None and row.origin in values:
-            values[row.origin] = clip(row.before, row.low, row.high)
+    values |= {
+        row.origin: SampledValue(row.before, row.metrics, row.low, row.high)
+        for row, _, _ in log.voids(position)
+        if row.origin in both
+    }
+    for later, _, _ in reversed(list(log.learn_rows(position))):
+        if later.before is not None and later.origin in values:
+            before = SampledValue(later.before, later.metrics_before, later.low, later.high)
+            values[later.origin] = before
     origins = sorted(both)
     sample = Rows(
         positions=np.array(origins, np.int64),
         slots=np.array([both[origin].slot for origin in origins], np.int64),
-        rewards=np.array([values[origin] for origin in origins], np.float64),
+        rewards=np.array([values[origin].learned(weights) for origin in origins], np.float64),
         actions=np.stack([both[origin].action for origin in origins]),
         contexts=np.stack([both[origin].context for origin in origins]),
     )

@@ -6,6 +6,9 @@ import time
 from itertools import islice
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
+from bandexa_core.log.contract import metrics_of
+from bandexa_core.log.rows import Metrics
+from bandexa_core.spec import RewardSpec
 from service.store.errors import Erased
 from service.store.identity import first_key, place_of
 from service.store.memory.contents import HeldBandit, HeldDecision
@@ -24,6 +27,7 @@ from service.store.records import (
 )
 
 MAX_REWARDS = 1000  # of one decision
+Before = dict[tuple[DecisionKey, int], tuple[float | None, Metrics | None]]
 
 
 class MemoryHistory(View):
@@ -100,9 +104,11 @@ class MemoryHistory(View):
         """See `DecisionHistory.logged`."""
         with self._reading() as contents:
             held_bandit = contents.of(bandit.key)
-            moved: dict[tuple[DecisionKey, int], float | None] = {}
+            known = held_bandit.log.configurations(bandit.spec)
+            moved: Before = {}
             for row in held_bandit.log.learn_rows(after=moment.position):
-                moved.setdefault((row.key, row.item), row.row.before)
+                before = row.row.before, row.row.metrics_before
+                moved.setdefault((row.key, row.item), before)
             found, read, erased, last = [], 0, 0, after
             waiting = held_bandit.in_order(after)
             for held in islice(waiting, most):
@@ -113,7 +119,8 @@ class MemoryHistory(View):
                 if held.is_erased:
                     erased += 1
                 else:
-                    found.append(_logged(contents.name(held), held, moment, moved))
+                    rules = known.rules(held.record.position)
+                    found.append(_logged(contents.name(held), held, moment, moved, rules))
             more = bool(waiting) and last < min(moment.newest, waiting[-1].record.key)
             return LoggedPage(tuple(found), last, erased, more)
 
@@ -122,7 +129,8 @@ def _logged(
     name: DecisionId,
     held: HeldDecision,
     moment: Moment,
-    moved: dict[tuple[DecisionKey, int], float | None],
+    moved: Before,
+    rules: RewardSpec,
 ) -> LoggedDecision:
     key = held.record.key
     rewards = tuple(reward for reward in held.rewards if reward.time <= moment.time)
@@ -131,10 +139,18 @@ def _logged(
         for at in (held.closed_at, held.activated_at)
     )
     items = list(enumerate(held.state.items))
-    values = tuple(None if each.void else moved.get((key, n), each.value) for n, each in items)
+    values = [moved.get((key, n), (each.value, metrics_of(each, rules))) for n, each in items]
     void = tuple(item for item, each in items if each.void)
     record = held.record._replace(decision_id=name)
-    return LoggedDecision(record, rewards[:MAX_REWARDS], values, void, closed, activated_at)
+    return LoggedDecision(
+        record, rewards[:MAX_REWARDS],
+        tuple(None if n in void else value for n, (value, _) in enumerate(values)), void, closed,
+        activated_at,
+        tuple(
+            None if n in void or value is None else metrics
+            for n, (value, metrics) in enumerate(values)
+        ),
+    )  # fmt: skip
 
 
 def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]:
@@ -146,8 +162,9 @@ def _learned(bandit: HeldBandit, held: HeldDecision) -> tuple[LearnedValue, ...]
             if isinstance(logged, LearnedRow):
                 row = logged.row
                 found.append(
-                    LearnedValue(item, row.position, row.time, row.before, row.after, row.learned)
-                )
+                    LearnedValue(item, row.position, row.time, row.before, row.after, row.learned,
+                        row.metrics)
+                )  # fmt: skip
     return tuple(found)
 
 

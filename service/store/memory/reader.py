@@ -10,6 +10,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import Catalogue, folded
 from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.metrics import Totals, Weights
 from bandexa_core.log.rows import (
     CatalogueRow,
     ConfigRow,
@@ -186,15 +187,25 @@ class MemoryReader(View):
             lost = {each for each in held.erased if each <= up_to} | void
             return gone + num - sum(each > max(after, held.trim.position) for each in lost)
 
+    def metrics(self, bandit: int) -> dict[str, Totals]:
+        """See `LogReader.metrics`."""
+        with self._reading() as contents:
+            return dict(sorted(contents.of(bandit).metrics.items()))
+
     def evicted(
-        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+        self,
+        record: BanditRecord,
+        through: LogPosition,
+        position: LogPosition,
+        most: int,
+        weights: Weights | None = None,
     ) -> Evicted | None:
         """See `LogReader.evicted`."""
         with self._reading() as contents:
             held = contents.of(record.key)
             if held.trim.position > through:
                 raise LogTrimmed(f"{record.name}: the log begins after row {through}")
-            return evicted_rows(record, held, through, position, most)
+            return evicted_rows(record, held, through, position, most, weights)
 
     def imports(self, bandit: int) -> dict[SnapshotVersion, LogPosition]:
         """See `LogReader.imports`: no stored snapshot is older than the log's beginning."""
@@ -224,6 +235,7 @@ class MemoryReader(View):
                     row.origin, row.time, contents.name(held), row.origin, None, row.before,
                     context_row(spec.context, held.record.context),
                     action_row(spec.actions, picked.features), picked.slot, row.low, row.high,
+                    row.metrics,
                 )  # fmt: skip
                 found.append((row, value))
         yield from found

@@ -16,6 +16,7 @@ from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.configurations import change_payload, switch_payload
+from bandexa_core.log.contract import Outcome
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -135,8 +136,8 @@ class MemoryStore:
         key: DecisionKey,
         item: int,
         reward_id: str | None,
-        reward: float,
-        done: Done[list[float]],
+        reward: Outcome,
+        done: Done[list[Outcome]],
     ) -> None:
         """See `EventStore.find_repeats`."""
         decisions = self._operations.decisions

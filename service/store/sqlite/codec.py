@@ -18,10 +18,16 @@ import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
 from bandexa_core.log.bounds import clip
-from bandexa_core.log.contract import VOID, ItemState
+from bandexa_core.log.contract import VOID, ItemState, MetricState, Outcome
 from bandexa_core.log.delays import DelayState
 from service.store.errors import StoreDamaged
-from service.store.hashing import AS_BLOCK, HASH_BYTES, ROW_BY_ROW
+from service.store.hashing import (
+    AS_BLOCK,
+    HASH_BYTES,
+    ROW_BY_ROW,
+    pack_metrics,
+    unpack_metrics,
+)
 from service.store.objects import packed_action, packed_rows, recorded_action
 from service.store.records import ChosenAction, DecisionRecord, Propensities
 
@@ -167,6 +173,16 @@ class StoredItem(NamedTuple):
         return None if value is None else clip(value, self.low, self.high)
 
 
+def outcome(reward: float, metrics: bytes | None) -> Outcome:
+    """Return what was reported, from the columns of a reward: metrics, or else a number."""
+    return reward if metrics is None else unpack_metrics(metrics) or ()
+
+
+def outcome_columns(reward: Outcome) -> tuple[float, bytes | None]:
+    """Return the columns of `outcome`; the number of metrics is 0."""
+    return (0.0, pack_metrics(reward)) if isinstance(reward, tuple) else (reward, None)
+
+
 NEW_ITEM = StoredItem()
 _VOID = -1
 
@@ -175,13 +191,15 @@ def pack_items(items: Sequence[StoredItem]) -> bytes:
     """Encode the items of a ledger row.
 
     Partial sums are left out where they are the value; bounds, a pair at the end, where there are
-    none. A void item has a number of rewards below 0.
+    none. Metrics are a table behind them: of each how many rewards have it, and its partial sums. A
+    void item has a number of rewards below 0.
     """
     packed = []
-    for (num, partials, value, void), origin, latest, low, high in items:
+    for (num, partials, value, void, metrics), origin, latest, low, high in items:
         rest = () if num and partials == (value,) else partials
         bounds = () if low is None and high is None else ((low, high),)
-        packed.append((_VOID if void else num, value, origin, latest, *rest, *bounds))
+        table = ({each.name: (each.num, *each.partials) for each in metrics},) if metrics else ()
+        packed.append((_VOID if void else num, value, origin, latest, *rest, *bounds, *table))
     return bytes(msgpack.packb(packed))
 
 
@@ -193,20 +211,25 @@ def unpack_items(blob: bytes) -> tuple[StoredItem, ...]:
     """
     try:
         return tuple(_unpacked(*item) for item in msgpack.unpackb(blob))
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise StoreDamaged("a ledger row is not what was written") from error
 
 
 def _unpacked(
     num: int, value: float | None, origin: LogPosition, latest: LogPosition, *rest: Any
 ) -> StoredItem:
-    bounds = (None, None)
+    bounds: tuple[float | None, float | None] = (None, None)
+    metrics: tuple[MetricState, ...] = ()
+    if rest and isinstance(rest[-1], dict):
+        rest, table = rest[:-1], rest[-1]
+        metrics = tuple(MetricState(n, table[n][0], tuple(table[n][1:])) for n in sorted(table))
     if rest and isinstance(rest[-1], list):
         rest, bounds = rest[:-1], rest[-1]
     if num == _VOID:
         return StoredItem(VOID, origin, latest, *bounds)
-    partials = rest or (() if value is None or not num else (value,))
-    return StoredItem(ItemState(num, partials, value), origin, latest, *bounds)
+    partials = rest or (() if value is None or not num or metrics else (value,))
+    state = ItemState(num, partials, value, metrics=metrics)
+    return StoredItem(state, origin, latest, *bounds)
 
 
 def pack_delays(state: DelayState) -> bytes:

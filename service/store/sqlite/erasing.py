@@ -55,7 +55,7 @@ SELECT key, item, reward_id, reward, seq FROM rewards
 WHERE key = ? AND (reward_id <> '' OR metrics IS NOT NULL) LIMIT {REWARDS_AT_ONCE}
 """
 _BLANK_REWARD = """
-UPDATE rewards SET reward_id = '', metrics = NULL
+UPDATE rewards SET reward_id = ''
 WHERE key = ? AND item = ? AND reward_id = ? AND reward = ? AND seq = ?
 """
 _ALL_KEYS = (0, (1 << 63) - 1)

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import LogPosition
-from bandexa_core.log.bounds import clip
+from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Evicted, Rows
 from bandexa_core.replay.evicted import ranks, sample_size
 from service.store.errors import StoreDamaged
+from service.store.hashing import unpack_log_metrics, unpack_metrics
 from service.store.objects import action_row, context_row, recorded_context
-from service.store.records import BanditRecord, ChosenAction, Trim
+from service.store.records import BanditRecord, ChosenAction, SampledValue, Trim
 from service.store.sqlite.codec import unpack_chosen, unpack_items
 from service.store.sqlite.log_rows import void_rows
 
@@ -31,7 +32,7 @@ WHERE l.bandit = ? AND l.position = ?
 """
 # SQLite takes the other columns from the row of the minimum.
 _LATER = """
-SELECT origin, before, low, high, min(position) FROM log
+SELECT origin, before, low, high, payload, min(position) FROM log
 WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL GROUP BY origin
 """
 
@@ -64,6 +65,7 @@ def evicted_rows(
     through: LogPosition,
     position: LogPosition,
     most: int,
+    weights: Weights | None = None,
 ) -> Evicted | None:
     """Return a sample of all rows first learned up to `through`, with their values at `position`.
 
@@ -73,6 +75,7 @@ def evicted_rows(
         through: The position of the last evicted row; at or after the log's beginning.
         position: The sample has the values as of this position of the log.
         most: The largest number of rows; an earlier, smaller sample may limit it further.
+        weights: Those of the metrics that values are made of; None: as they were reported.
 
     Returns:
         None where no row was evicted, or no sample is wanted.
@@ -97,19 +100,22 @@ def evicted_rows(
         return None
     rows = [_row(db, record, trim, int(origin)) for origin in chosen]
     later = {
-        origin: clip(before, low, high)
-        for origin, before, low, high, _ in db.execute(_LATER, (record.key, position))
+        LogPosition(origin): SampledValue(before, unpack_log_metrics(payload)[1], low, high)
+        for origin, before, low, high, payload, _ in db.execute(_LATER, (record.key, position))
     }
     # A value that became void after that has none in the ledger.
-    voided = {row.origin: row.learned for row in void_rows(db, record.key, position, _END)}
+    voided = {
+        row.origin: SampledValue(row.before, row.metrics, row.low, row.high)
+        for row in void_rows(db, record.key, position, _END)
+    }
     values = [
-        later.get(int(origin), voided.get(LogPosition(int(origin)), row[1]))
+        later.get(LogPosition(int(origin)), voided.get(LogPosition(int(origin)), row[1]))
         for origin, row in zip(chosen, rows, strict=True)
     ]
     sample = Rows(
         positions=chosen,
         slots=np.array([row[0] for row in rows], np.int64),
-        rewards=np.array(values, np.float64),
+        rewards=np.array([value.learned(weights) for value in values], np.float64),
         actions=np.stack([action_row(spec.actions, row[2]) for row in rows]),
         contexts=np.stack(
             [context_row(spec.context, recorded_context(spec.context, row[3])) for row in rows]
@@ -140,38 +146,45 @@ def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
 
 def _row(
     db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
-) -> tuple[int, float, NDArray[Any], bytes]:
-    """Return slot, newest learned value, action features and context of a row."""
+) -> tuple[int, SampledValue, NDArray[Any], bytes]:
+    """Return slot, newest value, action features and context of a row."""
     if origin <= trim.position:
-        slot, value, action, context, checksum = db.execute(
-            "SELECT slot, value, action, context, checksum FROM evicted"
+        slot, value, action, context, checksum, metrics = db.execute(
+            "SELECT slot, value, action, context, checksum, metrics FROM evicted"
             " WHERE bandit = ? AND origin = ?",
             (record.key, origin),
         ).fetchone()
         if checksum_of(origin, slot, action, context) != checksum:
             raise StoreDamaged(f"{record.name}: evicted row {origin} is not what was written")
         dtype = record.spec.row_layout.action_dtype
-        return slot, value, np.frombuffer(action, dtype), context
-    row = first_row(db, record.key, origin)
+        newest = SampledValue(value, unpack_metrics(metrics))
+        return slot, newest, np.frombuffer(action, dtype), context
+    row = first_row(db, record, origin)
     return row.picked.slot, row.value, row.picked.features, row.context
 
 
 class FirstRow(NamedTuple):
-    """A row that learned a value first: its action, the newest learned value, its decision."""
+    """A row that learned a value first: its action, the newest value, its decision."""
 
     picked: ChosenAction
-    value: Any
+    value: SampledValue
     context: bytes
     key: int
     own_id: str | bytes | None
     unit: bytes | None
 
 
-def first_row(db: sqlite3.Connection, bandit: int, position: int) -> FirstRow:
+def first_row(db: sqlite3.Connection, record: BanditRecord, position: int) -> FirstRow:
     """Return the learn row at `position`."""
     key, item, items, packed, context, own_id, unit = db.execute(
-        _FIRST_ROW, (bandit, position)
+        _FIRST_ROW, (record.key, position)
     ).fetchone()
-    value = unpack_items(items)[item].learned
+    known, metrics = unpack_items(items)[item], None
+    if known.state.metrics:  # folded by the rules of the decision, as the log has them
+        (payload,) = db.execute(
+            "SELECT payload FROM log WHERE bandit = ? AND position = ?", (record.key, known.latest)
+        ).fetchone()
+        metrics, _ = unpack_log_metrics(payload)
+    value = SampledValue(known.state.value, metrics, known.low, known.high)
     picked = unpack_chosen(f"at key {key}", packed, context)[item]
     return FirstRow(picked, value, context, key, own_id, unit)

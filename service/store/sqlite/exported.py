@@ -12,6 +12,10 @@ from collections import defaultdict
 from contextlib import suppress
 
 from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.contract import metrics_of
+from bandexa_core.log.rows import Metrics
+from service.store.hashing import unpack_log_metrics
 from service.store.identity import DecisionIds, first_key
 from service.store.records import (
     BanditRecord,
@@ -20,8 +24,9 @@ from service.store.records import (
     Moment,
     ReportedReward,
 )
-from service.store.sqlite.codec import unpack_items
+from service.store.sqlite.codec import outcome, unpack_items
 from service.store.sqlite.decision_rows import COLUMNS, decision_record
+from service.store.sqlite.log_rows import config_rows
 
 MAX_REWARDS = 1000  # of one decision
 _PAGE = f"""
@@ -30,11 +35,11 @@ FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
 WHERE d.key > ? AND d.key <= ? ORDER BY d.key LIMIT ?
 """
 _REWARDS = """
-SELECT key, item, time, reward, reward_id, status FROM rewards
+SELECT key, item, time, reward, metrics, reward_id, status FROM rewards
 WHERE key >= ? AND key <= ? ORDER BY key, seq
 """
 _LEARNED_SINCE = """
-SELECT position, key, item, before FROM log WHERE bandit = ? AND position > ? AND kind = 1
+SELECT position, key, item, before, payload FROM log WHERE bandit = ? AND position > ? AND kind = 1
 ORDER BY position
 """
 
@@ -57,7 +62,8 @@ class Exported:
         self._bandit = bandit
         self._moment = moment
         self._read_to = moment.position  # of the log, for what was learned since
-        self._before: dict[tuple[int, int], float | None] = {}
+        self._before: dict[tuple[int, int], tuple[float | None, Metrics | None]] = {}
+        self._known = Configurations(bandit.spec, config_rows(db, bandit.key))
 
     def is_of(self, bandit: BanditRecord, moment: Moment) -> bool:
         """Whether it is that of a bandit and a moment."""
@@ -93,19 +99,22 @@ class Exported:
     def _rewards(self, first: int, last: int) -> dict[int, list[ReportedReward]]:
         found: dict[int, list[ReportedReward]] = defaultdict(list)
         until = self._moment.time
-        for key, item, time, reward, reward_id, status in self._db.execute(_REWARDS, (first, last)):
+        for key, item, time, number, metrics, reward_id, status in self._db.execute(
+            _REWARDS, (first, last)
+        ):
             if time <= until and len(found[key]) < MAX_REWARDS:
+                reward = outcome(number, metrics)
                 found[key].append(ReportedReward(item, time, reward, reward_id or None, status))
         return found
 
     def _learned_since(self, after: DecisionKey) -> None:
         """Note the values before what was learned after the moment, of decisions to come."""
         newest = self._moment.newest
-        for position, key, item, before in self._db.execute(
+        for position, key, item, before, payload in self._db.execute(
             _LEARNED_SINCE, (self._bandit.key, self._read_to)
         ):
             if after < key <= newest:  # most are of decisions since the moment
-                self._before.setdefault((key, item), before)
+                self._before.setdefault((key, item), (before, unpack_log_metrics(payload)[1]))
             self._read_to = LogPosition(position)
 
     def _decision(self, row: tuple[object, ...], rewards: list[ReportedReward]) -> LoggedDecision:
@@ -113,18 +122,25 @@ class Exported:
         key = DecisionKey(columns[0])  # type: ignore[arg-type]
         name = self._ids.name(key, own_id)  # type: ignore[arg-type]
         record = decision_record(self._bandit, name, columns)
-        values: tuple[float | None, ...] = (None,) * len(record.chosen)
+        none = (None,) * len(record.chosen)
+        values: tuple[float | None, ...] = none
+        metrics: tuple[Metrics | None, ...] = none
         void: tuple[int, ...] = ()
         if items is not None:
             states = [stored.state for stored in unpack_items(items)]  # type: ignore[arg-type]
             void = tuple(item for item, state in enumerate(states) if state.void)
-            values = tuple(
-                None if state.void else self._before.get((key, item), state.value)
+            rules = self._known.rules(record.position)
+            found = [
+                (None, None)
+                if state.void
+                else self._before.get((key, item), (state.value, metrics_of(state, rules)))
                 for item, state in enumerate(states)
-            )
+            ]
+            values = tuple(value for value, _ in found)
+            metrics = tuple(None if value is None else made_of for value, made_of in found)
         until = self._moment.time
         return LoggedDecision(
-            record, tuple(rewards), values, void, _by(closed, until), _by(activated, until)
+            record, tuple(rewards), values, void, _by(closed, until), _by(activated, until), metrics
         )
 
 

@@ -14,6 +14,7 @@ from bandexa_core.log.bounds import clip
 from bandexa_core.log.configurations import Configurations
 from service.store.clock import JUMP_S
 from service.store.errors import Erased
+from service.store.hashing import unpack_log_metrics
 from service.store.identity import (
     FIRST_TIMED,
     DecisionIds,
@@ -35,7 +36,7 @@ from service.store.records import (
     to_the_millisecond,
 )
 from service.store.sqlite.clock import stored_clock
-from service.store.sqlite.codec import chosen_ids, unpack_items
+from service.store.sqlite.codec import chosen_ids, outcome, unpack_items
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.decision_rows import COLUMNS, decision_record
 from service.store.sqlite.exported import Exported
@@ -90,7 +91,7 @@ class History:
         *columns, activated_at, closed, items, matured = row
         key = DecisionKey(row[0])
         rewards = self._db.execute(
-            "SELECT item, time, reward, reward_id, status FROM rewards WHERE key = ?"
+            "SELECT item, time, reward, metrics, reward_id, status FROM rewards WHERE key = ?"
             " ORDER BY seq LIMIT 1000",
             (key,),
         )
@@ -101,8 +102,8 @@ class History:
             closed,
             activated_at,
             tuple(
-                ReportedReward(item, time, reward, reward_id or None, status)
-                for item, time, reward, reward_id, status in rewards
+                ReportedReward(item, time, outcome(reward, metrics), reward_id or None, status)
+                for item, time, reward, metrics, reward_id, status in rewards
             ),
             self._learned(bandit, items),
             self._amendments(key),
@@ -154,15 +155,21 @@ class History:
         found = []
         for item, stored in enumerate(() if packed is None else unpack_items(packed)):
             rows = self._db.execute(
-                "SELECT position, time, before, after, low, high FROM log WHERE bandit = ?"
+                "SELECT position, time, before, after, low, high, payload FROM log WHERE bandit = ?"
                 " AND (position = ? OR position = ?) AND kind = 1 ORDER BY position",
                 (bandit.key, stored.origin, stored.latest),
             )
             found += [
                 LearnedValue(
-                    item, position, self._wall(time), before, after, clip(after, low, high)
+                    item,
+                    position,
+                    self._wall(time),
+                    before,
+                    after,
+                    clip(after, low, high),
+                    unpack_log_metrics(payload)[0],
                 )
-                for position, time, before, after, low, high in rows.fetchall()
+                for position, time, before, after, low, high, payload in rows.fetchall()
             ]
         return tuple(found)
 

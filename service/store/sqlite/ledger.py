@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import COUNTED, DecisionState
-from bandexa_core.log.rows import LearnRow, VoidRow
+from bandexa_core.log.contract import COUNTED, DecisionState, Outcome
+from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from service.store.bounds import BoundsOfBandits
 from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
+from service.store.hashing import pack_metrics
 from service.store.identity import DecisionIds, bandit_of, made_at
 from service.store.objects import action_row, context_row, recorded_action, recorded_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
@@ -32,6 +33,8 @@ from service.store.sqlite.codec import (
     StoredItem,
     chosen_ids,
     chosen_items,
+    outcome,
+    outcome_columns,
     pack_items,
     unpack_items,
 )
@@ -54,6 +57,10 @@ _NO_LONGER = (
     "UPDATE rewards SET status = ? WHERE key = ? AND item = ? AND status IN"
     f" ({', '.join(map(repr, COUNTED))})"
 )
+_ADD_TOTALS = """
+INSERT INTO metrics VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
+SET count = count + excluded.count, total = total + excluded.total
+"""
 _ROWS = {"rewards": f"({', '.join('?' * 8)})", "ledger": f"({', '.join('?' * 7)})"}
 _INSERTS = {
     table: [
@@ -160,35 +167,35 @@ class Ledger:
         changed = known.rules(position) if known.rules_changed else None
         return Reportable(DecisionKey(key), decision_id, bandit, actions, state, changed)
 
-    def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[float]] | None:
+    def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[Outcome]] | None:
         if decision.state.num_rewards > MAX_LISTED:
             return None
-        found: dict[tuple[int, str], list[float]] = defaultdict(list)
+        found: dict[tuple[int, str], list[Outcome]] = defaultdict(list)
         if decision.state.num_rewards:
-            for item, reward_id, reward in self._db.execute(
-                "SELECT item, reward_id, reward FROM rewards WHERE key = ?"
+            for item, reward_id, *reward in self._db.execute(
+                "SELECT item, reward_id, reward, metrics FROM rewards WHERE key = ?"
                 " AND (reward_id <> '' OR status = 'late')",
                 (decision.key,),
             ):
-                found[item, reward_id].append(reward)
+                found[item, reward_id].append(outcome(*reward))
         return found
 
     def repeats(
-        self, key: DecisionKey, item: int, reward_id: str | None, reward: float
-    ) -> list[float]:
+        self, key: DecisionKey, item: int, reward_id: str | None, reward: Outcome
+    ) -> list[Outcome]:
         """Return the rewards stored under an id; without one, the late ones equal to `reward`."""
         if reward_id is not None:
             found = self._db.execute(
-                "SELECT reward FROM rewards WHERE key = ? AND item = ? AND reward_id = ?",
+                "SELECT reward, metrics FROM rewards WHERE key = ? AND item = ? AND reward_id = ?",
                 (key, item, reward_id),
             )
         else:
             found = self._db.execute(
-                "SELECT reward FROM rewards WHERE key = ? AND item = ? AND reward_id = ''"
-                " AND reward = ? AND status = 'late'",
-                (key, item, reward),
+                "SELECT reward, metrics FROM rewards WHERE key = ? AND item = ? AND reward_id = ''"
+                " AND reward = ? AND metrics IS ? AND status = 'late'",
+                (key, item, *outcome_columns(reward)),
             )
-        return [each for (each,) in found]
+        return [outcome(*each) for each in found]
 
     # -- appending ----------------------------------------------------------------------------
 
@@ -203,6 +210,7 @@ class Ledger:
         rewards: list[tuple[Any, ...]] = []
         closed: list[tuple[float, int]] = []
         matured: list[tuple[float, int]] = []
+        totals: list[tuple[int, str, int, float]] = []
         answers: list[tuple[Logged, ...] | BandexaError | None] = []
         for step in steps:
             decision = step.decision
@@ -234,11 +242,14 @@ class Ledger:
                 closed.append((step.closes, decision.key))
             if step.matures is not None:
                 matured.append((step.matures, decision.key))
+            totals += ((decision.bandit.key, *each) for each in step.metric_totals())
             stored[decision.key] = _after(step, found, items)
             changed[decision.key] = step.change.state
             answers.append(rows)
         self._insert("rewards", rewards)
         self._insert("ledger", [_ledger_row(key, stored[key], changed[key]) for key in changed])
+        if totals:
+            self._db.executemany(_ADD_TOTALS, totals)
         if closed:
             self._db.executemany("DELETE FROM windows WHERE closes = ? AND key = ?", closed)
         if matured:
@@ -288,7 +299,7 @@ class Ledger:
         key, spec = decision.bandit.key, decision.bandit.spec
         context = context_row(spec.context, recorded_context(spec.context, found.context))
         rows, now = [], self._clock()
-        for index, value_before, after in step.change.learned:
+        for index, value_before, after, metrics, metrics_before in step.change.learned:
             position = self._log.next(key)
             item = items[index]._replace(latest=position)
             if value_before is None:
@@ -299,13 +310,13 @@ class Ledger:
             action = action_row(spec.actions, recorded_action(chosen[index].features))
             row = LearnRow(
                 position, now, decision.id, item.origin, value_before, after, context, action,
-                chosen[index].slot, item.low, item.high,
+                chosen[index].slot, item.low, item.high, metrics, metrics_before,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
             if value_before is not None:  # it may be in the sample of rows that left the log
                 self._db.execute(
-                    "UPDATE evicted SET value = ? WHERE bandit = ? AND origin = ?",
-                    (row.learned, key, item.origin),
+                    "UPDATE evicted SET value = ?, metrics = ? WHERE bandit = ? AND origin = ?",
+                    (row.learned, pack_metrics(metrics), key, item.origin),
                 )
             rows.append(Logged(position, now, decision.id, value_before, after, row.learned))
         return tuple(rows), tuple(items)
@@ -324,10 +335,10 @@ class Ledger:
             The rows that were logged for values that became void.
         """
         decision, change, rows = step.decision, step.change, []
-        for index, before, after in change.amended:
+        for index, before, after, metrics in change.amended:
             row = learned[0] if learned else None
             if after is None:
-                row = self._void(step, index, items[index])
+                row = self._void(step, index, items[index], metrics)
                 rows += [] if row is None else [row]
             status = "void" if after is None else "replaced"
             self._db.execute(_NO_LONGER, (status, decision.key, index))
@@ -338,14 +349,16 @@ class Ledger:
             )
         return tuple(rows)
 
-    def _void(self, step: Step, index: int, item: StoredItem) -> Logged | None:
+    def _void(
+        self, step: Step, index: int, item: StoredItem, metrics: Metrics | None
+    ) -> Logged | None:
         """Log that the value of an item became void; None where nothing was learned of it."""
         decision, value = step.decision, item.state.value
         if value is None:
             return None
         bandit, now = decision.bandit.key, self._clock()
         position = self._log.next(bandit)
-        row = VoidRow(position, now, item.origin, value, item.low, item.high)
+        row = VoidRow(position, now, item.origin, value, item.low, item.high, metrics)
         self._log.voided(bandit, decision.key, index, row)
         self._log.flush()  # the next bounds are those of the values in the log
         self._bounds.forget(bandit)
@@ -392,7 +405,8 @@ def _ledger_row(key: DecisionKey, row: _Stored, state: DecisionState) -> tuple[A
 def _reward_row(step: Step) -> tuple[Any, ...]:
     reported = step.reported
     assert reported is not None, "a step that stores a reward has one"
+    number, metrics = outcome_columns(reported.reward)
     return (
-        step.decision.key, reported.item, reported.reward_id or "", reported.reward,
-        step.change.state.num_rewards, step.change.reward, step.time, None,
+        step.decision.key, reported.item, reported.reward_id or "", number,
+        step.change.state.num_rewards, step.change.reward, step.time, metrics,
     )  # fmt: skip

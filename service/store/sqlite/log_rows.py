@@ -29,6 +29,7 @@ from service.store.hashing import (
     leaf_hash,
     row_content,
     unpack_change,
+    unpack_log_metrics,
 )
 from service.store.identity import DecisionIds, unpack_own_id
 from service.store.objects import action_row, context_row, recorded_context
@@ -50,7 +51,7 @@ ORDER BY l.position
 
 LAST = LogPosition((1 << 63) - 1)
 _VOIDS = """
-SELECT position, time, origin, before, low, high FROM log
+SELECT position, time, origin, before, low, high, payload FROM log
 WHERE bandit = ? AND kind = 5 AND kind <> 1 AND position > ? AND position <= ? ORDER BY position
 """
 _VOID_VALUE = """
@@ -149,11 +150,13 @@ def decoded(record: BanditRecord, row: StoredRow, ids: DecisionIds) -> LogRow:
         action = action_row(spec.actions, picked.features)
         return LearnRow(
             position, time, decision_id, LogPosition(row.origin), row.before, row.after, context,
-            action, picked.slot, row.low, row.high,
+            action, picked.slot, row.low, row.high, *unpack_log_metrics(row.payload),
         )  # fmt: skip
     if row.kind == KIND_VOID:
         assert row.before is not None, "a value that became void was one"
-        return VoidRow(position, time, LogPosition(row.origin), row.before, row.low, row.high)
+        _, metrics = unpack_log_metrics(row.payload)
+        origin = LogPosition(row.origin)
+        return VoidRow(position, time, origin, row.before, row.low, row.high, metrics)
     payload = row.payload or b""
     if row.kind == KIND_CATALOGUE:
         return CatalogueRow(position, time, unpack_change(payload, spec.row_layout))
@@ -178,7 +181,10 @@ def void_rows(
 ) -> list[VoidRow]:
     """Return the rows in (after, up_to] that void values, in order."""
     found = db.execute(_VOIDS, (bandit, after, up_to)).fetchall()
-    return [VoidRow(*row) for row in found]
+    return [
+        VoidRow(position, time, origin, before, low, high, unpack_log_metrics(payload)[1])
+        for position, time, origin, before, low, high, payload in found
+    ]
 
 
 def void_value(
@@ -198,7 +204,7 @@ def void_value(
     return LearnRow(
         void.origin, void.time, name, void.origin, None, void.before,
         context_row(spec.context, recorded_context(spec.context, context)),
-        action_row(spec.actions, picked.features), picked.slot, void.low, void.high,
+        action_row(spec.actions, picked.features), picked.slot, void.low, void.high, void.metrics,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from service.store.hashing import (
     group_hash,
     leaf_hash,
     learned_content,
+    pack_log_metrics,
     rule_of,
     void_content,
 )
@@ -31,6 +32,7 @@ from service.store.sqlite.codec import INSIDE
 from service.store.sqlite.tail import LogTail
 
 _COLUMNS = 14
+_NUMBERS = 10  # the columns from `position` to `high`
 _ROW = f"({', '.join('?' * _COLUMNS)})"
 _AT_ONCE = 32  # rows in one statement
 _NEWEST = """
@@ -110,7 +112,8 @@ class LogWriter:
         hashed = (row.position, KIND_LEARN, row.time, *learned_content(key, item, row))
         group.rows.append(row)
         group.num_bytes += row.context.nbytes + row.action.nbytes
-        group.columns.append((bandit, *hashed, None))
+        payload = pack_log_metrics(row.metrics, row.metrics_before)
+        group.columns.append((bandit, *hashed[:_NUMBERS], payload))
         group.leaves.append(leaf_hash(hashed))
         if len(group.rows) == MAX_GROUP:
             self._end(bandit)
@@ -155,7 +158,8 @@ class LogWriter:
     def voided(self, bandit: int, key: DecisionKey, item: int, row: VoidRow) -> None:
         """Append a row that voids a value; its position is `next(bandit)`."""
         hashed = (row.position, KIND_VOID, row.time, *void_content(key, item, row))
-        self._append_alone(bandit, row, hashed, (*hashed, None))
+        payload = pack_log_metrics(None, row.metrics)
+        self._append_alone(bandit, row, hashed, (*hashed[:_NUMBERS], payload))
 
     def changed(self, bandit: int, kind: int, row: LogRow, payload: bytes) -> None:
         """Append a row of another kind; its position is `next(bandit)`."""

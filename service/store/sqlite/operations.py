@@ -430,7 +430,7 @@ class Operations:
         ).rowcount
         for table in (
             "imports", "trims", "catalogues", "evicted", "sampled", "erased", "relearning",
-            "blanked", "rounds", "delays",
+            "blanked", "rounds", "delays", "metrics",
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0

@@ -17,6 +17,7 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, Sn
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.metrics import Totals, Weights
 from bandexa_core.log.rows import Group, LearnRow, VoidRow, without
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
@@ -227,18 +228,30 @@ class StoreReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
+    def metrics(self, bandit: int) -> dict[str, Totals]:
+        """See `LogReader.metrics`."""
+        rows = self._connection.execute(
+            "SELECT name, count, total FROM metrics WHERE bandit = ? ORDER BY name", (bandit,)
+        )
+        return {name: Totals(count, total) for name, count, total in rows.fetchall()}
+
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
         return trim_of(self._connection, bandit)
 
     def evicted(
-        self, record: BanditRecord, through: LogPosition, position: LogPosition, most: int
+        self,
+        record: BanditRecord,
+        through: LogPosition,
+        position: LogPosition,
+        most: int,
+        weights: Weights | None = None,
     ) -> Evicted | None:
         """See `LogReader.evicted`."""
         with self._moment():
             if self.trim(record.key).position > through:
                 raise LogTrimmed(f"{record.name}: the log begins after row {through}")
-            return evicted_rows(self._connection, record, through, position, most)
+            return evicted_rows(self._connection, record, through, position, most, weights)
 
     def first_learned(self, bandit: int, number: int, up_to: LogPosition) -> LogPosition:
         """See `LogReader.first_learned`."""

@@ -25,6 +25,7 @@ from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.configurations import change_payload, switch_payload
+from bandexa_core.log.contract import Outcome
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -222,8 +223,8 @@ class SqliteStore:
         key: DecisionKey,
         item: int,
         reward_id: str | None,
-        reward: float,
-        done: Done[list[float]],
+        reward: Outcome,
+        done: Done[list[Outcome]],
     ) -> None:
         """See `EventStore.find_repeats`."""
         ledger = self._operations.ledger

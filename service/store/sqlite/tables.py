@@ -24,18 +24,19 @@ from service.store.identity import CELL, DecisionIds
 #   and closed are times. items: see `codec.pack_items`. matures: when it was mature
 #   within its window.
 # rewards: every reported reward, with its status; seq counts those of a decision, reward_id is ''
-#   where none was given. metrics: other measurements that came with it.
+#   where none was given. metrics: what was reported in place of a single reward, which is 0 then.
 # windows: when the open reward windows close, in watched time (see `windows`).
 # maturing: when decisions are mature, of those that are so within their windows; watched time, too.
 # delays: how late the rewards of a bandit come (see `bandexa_core.log.delays`), in msgpack.
 # log: the rows that change a bandit's model, in groups (see `codec`). time: service time.
 #   low, high: the bounds of learned values. A row of kind 5 voids the value `before`, first learned
-#   at `origin`.
+#   at `origin`. payload: of these kinds, the metrics that the values were made of.
 # amendments: values that an administrator changed or voided, at a version of the decision.
+# metrics: of how many values each metric is a part, and its sum over them.
 # catalogues: the actions at a position, in place of the log's changes up to it.
 # trims: up to where learn rows were removed from a log, the hash there, and how many values they
 #   had learned.
-# evicted: a sample of the removed rows.
+# evicted: a sample of the removed rows. metrics: what the value is made of.
 # rounds: training rounds, for people only.
 # erasures, erased, relearning, blanked: see `erasing`. A decision whose context is empty was
 #   erased.
@@ -76,6 +77,9 @@ CREATE INDEX log_voids ON log (bandit, origin, position) WHERE kind = 5;
 CREATE TABLE amendments (
   key INTEGER NOT NULL, number INTEGER NOT NULL, item INTEGER NOT NULL, time REAL NOT NULL,
   before REAL, after REAL, position INTEGER, PRIMARY KEY (key, number, item)) WITHOUT ROWID;
+CREATE TABLE metrics (
+  bandit INTEGER NOT NULL, name TEXT NOT NULL, count INTEGER NOT NULL, total REAL NOT NULL,
+  PRIMARY KEY (bandit, name)) WITHOUT ROWID;
 CREATE TABLE catalogues (
   bandit INTEGER PRIMARY KEY, position INTEGER NOT NULL, change BLOB NOT NULL,
   checksum INTEGER NOT NULL);
@@ -85,7 +89,7 @@ CREATE TABLE trims (
 CREATE TABLE evicted (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
   value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
-  PRIMARY KEY (bandit, origin));
+  metrics BLOB, PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 CREATE TABLE rounds (
   bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
@@ -112,6 +116,7 @@ _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTAL
 
 _AFTER_0_3 = (
     "erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays", "imports",
+    "metrics",
 )  # fmt: skip
 
 
@@ -129,14 +134,26 @@ def add_tables(connection: sqlite3.Connection) -> None:
     for found in _CREATE.finditer(TABLES):
         if found[1] not in present:
             connection.execute(found[0])
+    if not _has_metrics(connection):
+        connection.execute("ALTER TABLE evicted ADD COLUMN metrics BLOB")
+
+
+def _has_metrics(connection: sqlite3.Connection) -> bool:
+    """Whether the sample of removed rows has room for metrics; 0.3.0 wrote it without."""
+    columns = connection.execute("SELECT name FROM pragma_table_info('evicted')").fetchall()
+    return ("metrics",) in columns
 
 
 def stand_in(connection: sqlite3.Connection) -> None:
-    """Give a reader empty tables in place of those that release 0.3.0 did not have yet."""
+    """Give a reader what release 0.3.0 did not have yet: empty tables, and a column of NULL."""
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     for table in _CREATE.finditer(TABLES):
         if table[1] in _AFTER_0_3 and table[1] not in present:
             connection.execute(table[0].replace("TABLE", "TEMP TABLE", 1))
+    if not _has_metrics(connection):
+        connection.execute(
+            "CREATE TEMP VIEW evicted AS SELECT *, NULL AS metrics FROM main.evicted"
+        )
 
 
 def decision_ids(

@@ -17,6 +17,7 @@ import numpy as np
 from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.replay.evicted import ranks
+from service.store.hashing import pack_metrics
 from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
 from service.store.sqlite.evicted import checksum_of, first_row, trim_of
@@ -118,13 +119,14 @@ class Trimming:
             ).fetchone()
             if size == 0 or (found is not None and rank > found[0]):
                 continue
-            row = first_row(self._db, bandit.key, position)
+            row = first_row(self._db, bandit, position)
             slot, action = row.picked.slot, row.picked.features.tobytes()
             self._db.execute(
-                "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evicted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    bandit.key, position, rank, slot, row.value, action, row.context,
+                    bandit.key, position, rank, slot, row.value.learned(), action, row.context,
                     checksum_of(position, slot, action, row.context),
+                    pack_metrics(row.value.metrics),
                 ),
             )  # fmt: skip
             self._db.execute(

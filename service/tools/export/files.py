@@ -90,7 +90,7 @@ def _lines(rows: Iterable[Row], out: IO[bytes]) -> int:
 
 # -- Parquet --------------------------------------------------------------------------------------
 
-_TEXT = ("context", "action_features", "features", "propensities", "rewards", "actions")
+_TEXT = ("context", "action_features", "features", "propensities", "rewards", "actions", "metrics")
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -109,6 +109,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
         [
             ("reward", pa.float64()), ("reward_id", pa.string()), ("time", pa.float64()),
             ("delay", pa.float64()), ("status", pa.string()), ("action", pa.string()),
+            ("metrics", pa.string()),
         ]
     )  # fmt: skip
     schema = pa.schema(
@@ -121,7 +122,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
             ("propensities", pa.string()), ("value", pa.float64()), ("void", pa.bool_()),
             ("rewards", pa.list_(reward)), ("snapshot", pa.int64()), ("position", pa.int64()),
             ("explored", pa.bool_()), ("activated", pa.bool_()), ("closed", pa.float64()),
-            ("actions", pa.string()),
+            ("actions", pa.string()), ("metrics", pa.string()),
         ]
     )  # fmt: skip
     names, num = set(schema.names), 0
@@ -143,6 +144,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
                         for key, value in row.items()
                         if key in names
                     }
+                    | {"rewards": [_as_text(reward) for reward in row["rewards"]]}
                 )
                 num += 1
                 if len(waiting) == _ROWS_OF_A_GROUP:
@@ -151,6 +153,13 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
         writer.write_table(pa.Table.from_pylist(waiting, schema))
         writer.add_key_value_metadata({ACTIONS_KEY: msgspec.json.encode(changes)})
     return num
+
+
+def _as_text(reward: Row) -> Row:
+    """Return a reward whose metrics, of any names, are JSON."""
+    if "metrics" not in reward:
+        return reward
+    return reward | {"metrics": msgspec.json.encode(reward["metrics"]).decode()}
 
 
 def _read_parquet(file: Path) -> Iterator[Row]:
@@ -172,8 +181,11 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                     yield changes[next_change]
                     next_change += 1
                 for name in text:
-                    if row[name] is not None:
+                    if row.get(name) is not None:  # earlier exports have no metrics
                         row[name] = json.loads(row[name])
+                for reward in row["rewards"] or ():
+                    if reward.get("metrics") is not None:
+                        reward["metrics"] = json.loads(reward["metrics"])
                 yield {"kind": "decision"} | row
                 num += 1
     yield {"kind": "end", "num_decisions": num}

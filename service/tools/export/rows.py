@@ -29,6 +29,8 @@ from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.contract import Outcome
+from bandexa_core.log.metrics import Weights, weighted
 from bandexa_core.schema import from_bytes
 from service.store.errors import LogTrimmed, StoreError
 from service.store.identity import first_key, place_of
@@ -76,6 +78,7 @@ class LogRows:
             raise ValueError("moment: too much was learned since; begin again without one")
         known = reader.configurations(record, self.moment.position)
         self._configurations = _Configurations(known, self.moment.position)
+        self._learn = self._configurations.current.rewards.learn
         self.num_decisions = 0
         self.num_erased = 0
         self.more = True
@@ -114,7 +117,7 @@ class LogRows:
             configuration = self._configurations.change_at(each.record.position)
             if configuration is not None:
                 rows.append(configuration)
-            rows.append(_decision(self._record, each, self._catalogues.current))
+            rows.append(_decision(self._record, each, self._catalogues.current, self._learn))
         return rows
 
     def end(self) -> Row:
@@ -251,21 +254,30 @@ def _changed(before: Catalogue | None, after: Catalogue) -> list[Row]:
     return [*lines, *({"id": name, "enabled": False} for name in gone)]
 
 
-def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue | None) -> Row:
+def _decision(
+    record: BanditRecord,
+    logged: LoggedDecision,
+    catalogue: Catalogue | None,
+    learn: Weights | None,
+) -> Row:
     made = logged.record
+    values = [
+        value if metrics is None or learn is None else weighted(metrics, learn)
+        for value, metrics in zip(logged.values, logged.metrics, strict=True)
+    ]
     first = made.chosen[0]
     row: Row = {
         "kind": "decision", "row": place_of(made.key), "decision_id": made.decision_id,
         "time": made.time, "context": _context(record.spec.context, made.context),
         "candidates": made.candidates,
         "action": first.id, "index": first.place, "propensity": made.propensity,
-        "value": logged.values[0], "void": 0 in logged.void, "snapshot": made.snapshot,
+        "value": values[0], "void": 0 in logged.void, "snapshot": made.snapshot,
         "position": made.position, "explored": made.explored,
         "activated": made.activated or logged.activated_at is not None,
         "closed": logged.closed,
         "rewards": [
             {
-                "reward": reward.reward, "reward_id": reward.reward_id, "time": reward.time,
+                **_outcome(reward.reward), "reward_id": reward.reward_id, "time": reward.time,
                 "delay": round(max(0.0, reward.time - made.time), 6), "status": reward.status,
             } | ({} if len(made.chosen) == 1 else {"action": made.chosen[reward.item].id})
             for reward in logged.rewards
@@ -273,6 +285,8 @@ def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue
     }  # fmt: skip
     if made.imported is not None:
         row["imported"] = made.imported
+    if logged.metrics[0] is not None:
+        row["metrics"] = dict(logged.metrics[0])
     if record.spec.has_action_features:
         row["action_features"] = _features(first.features)
     if made.features is not None:
@@ -296,9 +310,19 @@ def _decision(record: BanditRecord, logged: LoggedDecision, catalogue: Catalogue
                 "value": value,
                 "void": item in logged.void,
             }
-            for item, (c, value) in enumerate(zip(made.chosen, logged.values, strict=True))
+            | ({} if metrics is None else {"metrics": dict(metrics)})
+            for item, (c, value, metrics) in enumerate(
+                zip(made.chosen, values, logged.metrics, strict=True)
+            )
         ]
     return row
+
+
+def _outcome(reward: Outcome) -> Row:
+    """Return what was reported: a number, or metrics and no number."""
+    if isinstance(reward, tuple):
+        return {"reward": None, "metrics": dict(reward)}
+    return {"reward": reward}
 
 
 def _ids_at(

@@ -246,7 +246,8 @@ class ModelAudit:
         catalogue = reader.catalogue_at(record, position)
         expected = ServingModel(spec, record.uid, self._registry, catalogue)
         expected.forgetting, expected.progress = forgetting, Progress(learned)
-        rows = cast(Replay, LoggedRows(reader, record, position, num_rows))
+        learn = spec.rewards.learn
+        rows = cast(Replay, LoggedRows(reader, record, position, num_rows, learn))
         expected.relearn(rows, learned, expected.row_weights)
         compare_models(self._check, f"{what} against its rows, relearned", expected, found)
         self._rebuilt.append(str(manifest.version))
@@ -267,7 +268,8 @@ class ModelAudit:
         expected = self._load(manifest.version)
         if expected is None:
             return
-        logged = LoggedRows(self._reader, record, position, num_rows)
+        learn = expected.spec.rewards.learn
+        logged = LoggedRows(self._reader, record, position, num_rows, learn)
         if not logged.are_logged:
             self._check.notes.append(f"snapshot {manifest.version}: rows of it have left the log")
             return
@@ -276,7 +278,8 @@ class ModelAudit:
         sample_size = int(manifest.metrics.get("evicted_sample", 0.0))
         evicted = None
         if sample_size:
-            evicted = self._reader.evicted(record, logged.evicted_through(), position, sample_size)
+            through = logged.evicted_through()
+            evicted = self._reader.evicted(record, through, position, sample_size, learn)
         if evicted is None:
             expected.policy.rebuild(rows, found.spec.training.rebuild_chunk, weights)
         else:
@@ -289,7 +292,8 @@ class ModelAudit:
     def _compare_without_void(self, manifest: Manifest, found: ServingModel) -> None:
         """Check a model that was built without void values against its rows."""
         position, num_learned = LogPosition(manifest.position), found.progress.num_learned
-        rows = learned_rows(self._reader, self._record, position, num_learned)
+        learn = found.spec.rewards.learn
+        rows = learned_rows(self._reader, self._record, position, num_learned, learn)
         expected = self._load(manifest.version)
         if expected is None or not rows.are_all or not isinstance(expected.policy, LinearTS):
             self._check.notes.append(
@@ -310,7 +314,8 @@ class ModelAudit:
         if policy.scaling.is_old or not policy.scaling.num_rows:
             return
         position, num_learned = LogPosition(manifest.position), found.progress.num_learned
-        rows = learned_rows(self._reader, self._record, position, num_learned)
+        learn = found.spec.rewards.learn
+        rows = learned_rows(self._reader, self._record, position, num_learned, learn)
         expected = self._load(manifest.version)
         if expected is None or not rows.are_all:
             return
@@ -373,7 +378,8 @@ class ModelAudit:
             parent.policy.rescale(scaling)
             return parent
         num_learned = parent.progress.num_learned
-        rows = learned_rows(self._reader, self._record, position, num_learned)
+        learn = parent.spec.rewards.learn
+        rows = learned_rows(self._reader, self._record, position, num_learned, learn)
         if parent.reads_log(num_learned) and len(rows) != manifest.metrics.get(LOG_ROWS, 0.0):
             return None  # rows have left the log since
         parent.refresh(num_learned, rows)

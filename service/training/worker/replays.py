@@ -6,6 +6,7 @@ that is ahead of the log, is deleted and filled again from the store.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 
 from bandexa_core.errors import ReplayError
 from bandexa_core.ids import BanditUid, LogPosition
+from bandexa_core.log.metrics import Weights, weighted_group
 from bandexa_core.log.rows import LearnRow, LogRow
 from bandexa_core.replay import ExtendedReplay, Replay, Rows, open_replay
 from bandexa_core.replay.activations import ActivationCache
@@ -24,6 +26,7 @@ from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
 ROWS_AT_ONCE = 512
+WEIGHTS_FILE = "weights.json"  # beside the shards; missing where rewards are single numbers
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +36,7 @@ class FollowedReplays:
     def __init__(self, reader: LogReader, root: Path) -> None:
         self._reader = reader
         self._replay_root = root
-        self._replays: dict[BanditUid, tuple[ReplaySpec, Replay]] = {}
+        self._replays: dict[BanditUid, tuple[ReplaySpec, Weights | None, Replay]] = {}
         self._activations: dict[BanditUid, ActivationCache] = {}
 
     def at(
@@ -51,10 +54,10 @@ class FollowedReplays:
             replay.evict_through(self._reader.trim(record.key).position)
             start = LogPosition(max(replay.followed, replay.evicted_through))
             try:
-                self._follow(replay, record, start, position)
+                self._follow(replay, record, start, position, spec.rewards.learn)
                 evicted = self._reader.evicted(
                     record, LogPosition(max(replay.evicted_through, 0)), position,
-                    spec.replay.evicted_sample,
+                    spec.replay.evicted_sample, spec.rewards.learn,
                 )  # fmt: skip
             except LogTrimmed:  # the server trimmed it during the read
                 continue
@@ -66,9 +69,14 @@ class FollowedReplays:
         return any(row.origin <= followed for row in rows)
 
     def _follow(
-        self, replay: Replay, record: BanditRecord, start: LogPosition, position: LogPosition
+        self,
+        replay: Replay,
+        record: BanditRecord,
+        start: LogPosition,
+        position: LogPosition,
+        weights: Weights | None,
     ) -> None:
-        for rows in self._chunks(record, start, position):
+        for rows in self._chunks(record, start, position, weights):
             learned = [row for row in rows if isinstance(row, LearnRow)]
             for batch in _runs(learned):
                 if batch[0].before is None:
@@ -80,12 +88,16 @@ class FollowedReplays:
             replay.mark_followed(rows[-1].position)
 
     def _chunks(
-        self, record: BanditRecord, start: LogPosition, position: LogPosition
+        self,
+        record: BanditRecord,
+        start: LogPosition,
+        position: LogPosition,
+        weights: Weights | None,
     ) -> Iterator[list[LogRow]]:
         """Yield the rows in (start, position], several groups together."""
         rows: list[LogRow] = []
         for group in self._reader.follow(record, start, position, voids=position):
-            rows += group.rows
+            rows += weighted_group(group, weights).rows
             if len(rows) >= ROWS_AT_ONCE:
                 yield rows
                 rows = []
@@ -112,11 +124,15 @@ class FollowedReplays:
 
     def _open(self, record: BanditRecord, spec: BanditSpec) -> Replay:
         known = self._replays.get(record.uid)
-        if known is not None and known[0] == spec.replay:
-            return known[1]
+        weights = spec.rewards.learn
+        if known is not None and known[:2] == (spec.replay, weights):
+            return known[2]
         if known is not None:
-            known[1].close()
+            known[2].close()
         root = self._replay_root / record.uid
+        if _weights_of(root) != _text(weights):  # its values were made under others
+            self.drop_activations(record.uid)
+            shutil.rmtree(root, ignore_errors=True)
         knobs = spec.replay
         for attempt in range(2):
             try:
@@ -131,12 +147,15 @@ class FollowedReplays:
                     raise
                 log.warning("replay of %s is rebuilt from the log: %s", record.name, error)
                 shutil.rmtree(root)
-        self._replays[record.uid] = (knobs, replay)
+        if weights is not None:
+            root.mkdir(parents=True, exist_ok=True)
+            (root / WEIGHTS_FILE).write_text(_text(weights))
+        self._replays[record.uid] = (knobs, weights, replay)
         return replay
 
     def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
         self.drop_activations(record.uid)  # other rows may receive its positions
-        self._replays.pop(record.uid)[1].close()
+        self._replays.pop(record.uid)[2].close()
         shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
         return self._open(record, spec)
 
@@ -145,8 +164,23 @@ class FollowedReplays:
         self.drop_activations(uid)
         known = self._replays.pop(uid, None)
         if known is not None:
-            known[1].close()
+            known[2].close()
         shutil.rmtree(self._replay_root / uid, ignore_errors=True)
+
+
+def _weights_of(root: Path) -> str:
+    """Return under which weights of metrics the values of a replay were made, as `_text` has them.
+
+    One that is about to be filled, or was never there, says nothing.
+    """
+    try:
+        return (root / WEIGHTS_FILE).read_text()
+    except FileNotFoundError:
+        return _text(None)
+
+
+def _text(weights: Weights | None) -> str:
+    return json.dumps(weights, sort_keys=True)
 
 
 def _runs(rows: list[LearnRow]) -> Iterator[list[LearnRow]]:

@@ -254,7 +254,8 @@ class Trainer:
             model.refresh(total)
             return {}
         while True:
-            rows = learned_rows(self._reader, record, position, total)
+            weights = model.spec.rewards.learn
+            rows = learned_rows(self._reader, record, position, total, weights)
             try:
                 model.refresh(total, rows)
             except LogTrimmed:  # the server trimmed it during the read

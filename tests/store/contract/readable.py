@@ -123,6 +123,7 @@ class Readers:
             "imports": (plain(log.imports(key)), [log.last_import(key, n) for n in some]),
             "learned": [(log.count_learned(key, LogPosition(0), n), num_first) for n in some],
             "blanked": plain(log.blanked(key)),
+            "metrics": plain(log.metrics(key)),
             "first": [
                 log.first_learned(key, n, head) for n in (1, 2, num_first) if 0 < n <= num_first
             ],
@@ -145,9 +146,9 @@ class Readers:
                 for ago in (-1.0, 2.0, 9.0)
             ],
             "evicted": [
-                attempt(log.evicted, bandit, n, at, most)
+                attempt(log.evicted, bandit, n, at, most, weights)
                 for n, at in ((0, head), (trim.position, trim.position), (head, head))
-                for most in (3, 1000)
+                for most, weights in ((3, None), (1000, None), (1000, {"click": 3.0}))
             ],
         }
         if ends:

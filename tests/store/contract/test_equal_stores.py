@@ -68,12 +68,25 @@ def specs(draw: st.DrawFn) -> BanditSpec:
         actions=ActionsSpec(features="auto", max_bytes=96) if named else ActionsSpec(),
         action_dim=0 if named else 2,
         policy="neural_linear_ts" if named else "linear_ts",
-        rewards=RewardSpec(aggregate=aggregate, reward_window_s=window, default_reward=default),
+        rewards=RewardSpec(
+            aggregate=aggregate,
+            reward_window_s=window,
+            default_reward=default,
+            learn=draw(st.sampled_from([None, {"money": 2.0, "click": -0.5}])),
+        ),
         forgetting=ForgettingSpec(half_life=draw(st.sampled_from([None, 32.0]))),
     )
 
 
 SPECS = specs()
+REPORTED = (("click",), ("click", "money"), ("views",), ("money",))
+
+
+def outcome(rules: RewardSpec, value: float, number: int) -> contract.Outcome:
+    """Return what is reported: a value, or some metrics of it."""
+    if rules.learn is None:
+        return value
+    return tuple((name, value * 0.5**place) for place, name in enumerate(REPORTED[number % 4]))
 
 
 def comparable(future: Future[Any]) -> Any:
@@ -85,9 +98,9 @@ def comparable(future: Future[Any]) -> Any:
     result = future.result(0)
     if isinstance(result, FoundDecision):
         assert result.rewards is not None
-        rewards = {key: sorted(values) for key, values in result.rewards.items()}
+        rewards = {key: sorted(values, key=str) for key, values in result.rewards.items()}
         return plain(result.decision), plain(rewards)
-    return plain(sorted(result) if isinstance(result, list) else result)
+    return plain(sorted(result, key=str) if isinstance(result, list) else result)
 
 
 class BothStores(RuleBasedStateMachine):
@@ -262,7 +275,8 @@ class BothStores(RuleBasedStateMachine):
         self.ask("append_propensity", record.key, 0.25)
         self.ask("find_decision", record.decision_id)
         self.ask("find_decision", DecisionId("nobody"))
-        self.ask("find_repeats", record.key, pick % len(record.chosen), reward_id, value)
+        reward = outcome(RewardSpec(learn={"click": 1.0} if pick % 2 else None), value, pick)
+        self.ask("find_repeats", record.key, pick % len(record.chosen), reward_id, reward)
 
     # -- reports ------------------------------------------------------------------------------
 
@@ -275,7 +289,8 @@ class BothStores(RuleBasedStateMachine):
         rules = decision.bandit.spec.rewards
         if rules.aggregate in ("sum", "mean"):
             reward_id = reward_id or f"r{decision.state.version}"
-        reported = Reported(item % len(decision.actions), value, reward_id)
+        reward = outcome(rules, value, item + decision.state.version)
+        reported = Reported(item % len(decision.actions), reward, reward_id)
         try:
             _, change = contract.report(decision.state, reported, rules, MOST_REWARDS)
         except ValueError:  # it has all rewards that it may have
@@ -327,12 +342,13 @@ class BothStores(RuleBasedStateMachine):
     def a_value_is_corrected(self, pick: int, item: int, value: float) -> None:
         decision = list(self.known.values())[pick % len(self.known)]
         item, rules = item % len(decision.actions), decision.bandit.spec.rewards
+        reward = outcome(rules, value, pick)
         try:
-            _, change = contract.correct(decision.state, item, value, rules, MOST_REWARDS)
+            _, change = contract.correct(decision.state, item, reward, rules, MOST_REWARDS)
         except ValueError:  # it has all rewards that it may have
             return
         if change is not None:
-            self.step(decision, change, reported=Reported(item, value + 0.0, None))
+            self.step(decision, change, reported=Reported(item, reward, None))
 
     @precondition(lambda self: self.outdated)
     @rule(pick=PICK)

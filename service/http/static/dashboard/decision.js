@@ -153,12 +153,16 @@ function image(values, channels, rows, columns) {
   return canvas;
 }
 
+function reported({ reward, metrics }) {
+  return metrics ? Object.entries(metrics).map(([name, value]) => `${name} ${number(value)}`).join(", ") : number(reward);
+}
+
 function learned(found) {
   const rows = found.chosen.flatMap((one) => one.learned.map((row) => h("tr", {},
     h("td", { class: "break" }, one.id), h("td", { class: "num" }, `${row.before === null ? "" : `${number(row.before)} \u2192 `}${number(row.after)}${row.learned === null ? "" : ` (learned as ${number(row.learned)})`}`),
     h("td", { class: "num" }, count(row.position)), h("td", {}, time(row.time)), h("td", { class: "num" }, seconds(row.time - found.time)))));
   const reports = found.chosen.flatMap((one) => one.rewards.map((row) => h("tr", {},
-    h("td", { class: "break" }, one.id), h("td", { class: "num" }, number(row.reward)), h("td", {}, row.status), h("td", {}, time(row.time)))));
+    h("td", { class: "break" }, one.id), h("td", { class: "num" }, reported(row)), h("td", {}, row.status), h("td", {}, time(row.time)))));
   const table = (names, body) => h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", {}, name)))), h("tbody", {}, body)));
   return h("div", {},
     rows.length ? table(["action", "value", "position", "time", "after"], rows) : h("p", { class: "soft" }, "Nothing yet: no reward was learned for it."),

@@ -12,14 +12,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgpack
+
 from bandexa_core.ids import DecisionKey
-from bandexa_core.log.contract import COUNTED, ItemState
+from bandexa_core.log.contract import COUNTED, ItemState, Outcome
+from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import RewardSpec
 from service.store.errors import StoreDamaged
 from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items, unpack_propensities
+from service.store.sqlite.codec import (
+    StoredItem,
+    outcome,
+    unpack_chosen,
+    unpack_items,
+    unpack_propensities,
+)
 from service.store.sqlite.verification.log import LogAudit
 from service.store.sqlite.verification.tables import (
     AmendmentFound,
@@ -119,14 +128,14 @@ class LedgerAudit:
             return
         if len(items) != num_chosen:
             check.problem(f"ledger: {what}: {len(items)} items for {num_chosen} chosen actions")
-        counted: dict[int, list[float]] = defaultdict(list)
+        counted: dict[int, list[Outcome]] = defaultdict(list)
         for reward in rewards:
             if reward.status not in _STATUSES:
                 check.problem(f"rewards: {what}: unknown status {reward.status!r}")
             elif not 0 <= reward.item < len(items):
                 check.problem(f"rewards: {what}: of pick {reward.item}, which it has not")
             elif reward.status in COUNTED:
-                counted[reward.item].append(reward.reward)
+                counted[reward.item].append(_reported(reward))
         self._amendments(check, what, row, items, amendments)
         for index, item in enumerate(items):
             if _is_sound(item):
@@ -181,12 +190,17 @@ class LedgerAudit:
             check.problem(f"ledger: {what}: mature, and its bandit learns rewards as they come")
 
     def _item(
-        self, check: Check, row: LedgerFound, index: int, item: StoredItem, counted: list[float]
+        self, check: Check, row: LedgerFound, index: int, item: StoredItem, counted: list[Outcome]
     ) -> None:
         what = f"decision {row.decision_id}, pick {index}"
         rules = self._logs[row.bandit].configurations.rules(row.decided_at or 0)
         final = row.closed is not None or row.matured is not None
-        self._compare(check, what, item.state, counted, rules, final=final)
+        metrics = [each for each in counted if isinstance(each, tuple)]
+        if metrics or item.state.metrics:
+            _compare_metrics(check, what, item.state, metrics, len(counted), rules.aggregate)
+        else:
+            singles = [each for each in counted if not isinstance(each, tuple)]
+            self._compare(check, what, item.state, singles, rules, final=final)
         active = row.active or row.activated is not None
         if item.state.value is None:
             if counted and active and (final or not rules.waits):
@@ -237,12 +251,54 @@ class LedgerAudit:
             check.problem(f"ledger: {what}: its partial sums are not those of its rewards")
 
 
+def _reported(reward: RewardFound) -> Outcome:
+    """Return what was reported; metrics that cannot be decoded are none."""
+    try:
+        return outcome(reward.reward, reward.metrics)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return ()
+
+
+def _compare_metrics(
+    check: Check, what: str, state: ItemState, counted: list[Metrics], num: int, aggregate: str
+) -> None:
+    """Compare an item with the metrics that count; the log has what they make.
+
+    `num`: how many rewards count, single ones among them.
+    """
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for metrics in counted:
+        for name, number in metrics:
+            if aggregate != "first" or name not in by_name:
+                by_name[name].append(number)
+    known = {metric.name: metric for metric in state.metrics}
+    if state.num != num or len(counted) != num:
+        check.problem(
+            f"ledger: {what}: {num} rewards count, {len(counted)} of them with metrics, the ledger"
+            f" counts {state.num}"
+        )
+    if known.keys() != by_name.keys():
+        check.problem(f"ledger: {what}: its metrics are not those of its rewards")
+        return
+    for name, numbers in by_name.items():
+        metric = known[name]
+        sums = _sums_agree(metric.partials, numbers, aggregate)
+        if not sums or (aggregate in ("sum", "mean") and metric.num != len(numbers)):
+            check.problem(f"ledger: {what}: {name} is not that of its rewards")
+
+
 def _is_sound(item: StoredItem) -> bool:
     """Whether an item has the types of one; its bytes may be anything that can be decoded."""
     state: Sequence[Any] = item.state
-    num, partials, value, _ = state
+    num, partials, value, _, metrics = state
     return (
-        all(isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest))
+        all(
+            isinstance(each.num, int) and all(isinstance(part, float) for part in each.partials)
+            for each in metrics
+        )
+        and all(
+            isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest)
+        )
         and all(isinstance(partial, float) and math.isfinite(partial) for partial in partials)
         and all(
             number is None or (isinstance(number, float) and math.isfinite(number))

@@ -32,7 +32,8 @@ FROM ledger AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.key > ? ORDER BY l.key LIMIT ?
 """
 _REWARDS = """
-SELECT key, item, reward, seq, status FROM rewards WHERE key > ? AND key <= ? ORDER BY key, seq
+SELECT key, item, reward, seq, status, metrics FROM rewards WHERE key > ? AND key <= ?
+ORDER BY key, seq
 """
 _AMENDMENTS = """
 SELECT key, number, item, before, after, position FROM amendments WHERE key > ? AND key <= ?
@@ -100,6 +101,7 @@ class RewardFound(NamedTuple):
     reward: float
     seq: int
     status: str
+    metrics: bytes | None
 
 
 class AmendmentFound(NamedTuple):
