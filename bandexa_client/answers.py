@@ -526,6 +526,31 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationState:
+    """An evaluation of policies on a bandit's log.
+
+    Attributes:
+        id: Its id.
+        bandit: The bandit's name.
+        state: queued, running, done, failed, cancelled, or interrupted by the end of the server.
+        requested_at, started_at, ended_at: Seconds since the epoch.
+        request: What was asked for.
+        error: Why there is no result.
+        result: What `bandexa evaluate --json` prints; None in lists, and until it is done.
+    """
+
+    id: str
+    bandit: str
+    state: str
+    requested_at: float
+    started_at: float | None
+    ended_at: float | None
+    request: Mapping[str, object]
+    error: str | None
+    result: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
 class LogPage:
     """A part of a bandit's log, as rows.
 

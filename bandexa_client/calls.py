@@ -23,6 +23,7 @@ from bandexa_client.answers import (
     Compacted,
     Corrected,
     Erased,
+    EvaluationState,
     Imported,
     LearnState,
     LogPage,
@@ -438,6 +439,59 @@ class Calls(ABC):
         return await self._do(Call("POST", path(bandit, "log"), read, body, slow=True))
 
     @shared
+    async def start_evaluation(
+        self,
+        bandit: str,
+        *,
+        actions: Sequence[str] = (),
+        configs: Mapping[str, Mapping[str, object]] | None = None,
+        value_range: tuple[float, float] | None = None,
+        missing: float | None = None,
+        alpha: float = 0.05,
+        precision: float = 0.05,
+        method: str | None = None,
+    ) -> EvaluationState:
+        """Have policies evaluated on the log, beside the server; returned at once.
+
+        Args:
+            bandit: Its name.
+            actions: Serving each of these always.
+            configs: Other configurations, by a name.
+            value_range: Lowest and highest value; None: the bandit's `reward_range`.
+            missing: The value of decisions without one; None: they are left out.
+            alpha: How often an interval may ever be wrong.
+            precision: The difference that should be seen, as a share of the range; for advice.
+            method: Of intervals; None: what suits each policy.
+        """
+        body: dict[str, object] = {
+            "actions": list(actions), "configs": dict(configs or {}), "missing": missing,
+            "range": None if value_range is None else list(value_range), "alpha": alpha,
+            "precision": precision, "method": method,
+        }  # fmt: skip
+        where = path(bandit, "evaluations")
+        return await self._do(Call("POST", where, reads(EvaluationState), body, repeatable=False))
+
+    @shared
+    async def evaluation(
+        self, bandit: str, evaluation: str, *, wait: bool = False
+    ) -> EvaluationState:
+        """Return an evaluation with its result; with `wait`, once it has ended."""
+        where = path(bandit, "evaluations", evaluation) + ("?wait=true" if wait else "")
+        return await self._do(Call("GET", where, reads(EvaluationState), slow=wait))
+
+    @shared
+    async def list_evaluations(self, bandit: str) -> list[EvaluationState]:
+        """Return the evaluations of a bandit, newest first, without their results."""
+        found = await self._do(Call("GET", path(bandit, "evaluations"), reads(_Evaluations)))
+        return list(found.evaluations)
+
+    @shared
+    async def delete_evaluation(self, bandit: str, evaluation: str) -> None:
+        """Cancel an evaluation that has not ended; remove one that has."""
+        where = path(bandit, "evaluations", evaluation)
+        await self._do(Call("DELETE", where, _nothing))
+
+    @shared
     async def import_snapshot(self, bandit: str, snapshot: bytes) -> SnapshotState:
         """Serve an exported snapshot from a bandit of equal spec and actions."""
         call = Call(
@@ -534,6 +588,11 @@ class Calls(ABC):
 class _Bandits:
     bandits: tuple[BanditState, ...]
     next: str | None  # a server without pages sends none
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluations:
+    evaluations: tuple[EvaluationState, ...]
 
 
 @dataclass(frozen=True, slots=True)

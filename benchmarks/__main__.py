@@ -33,6 +33,7 @@ TIMINGS = {
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
     "erasing": "longest wait of a write while a person is erased, and while the file shrinks",
+    "export": "selects beside an export of a million decisions over selects alone, and its memory",
     "dashboard": "the dashboard over a million decisions, and selects beside open pages",
 }
 PROOFS = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -28,7 +28,7 @@ from service.cli.remote import connected
 if TYPE_CHECKING:
     from bandexa_client import BanditClient
     from service.tools.evaluate.report import Evaluation
-    from service.tools.evaluate.scoring import Wanted
+    from service.tools.evaluate.request import Method
 
 _PAGE = 1000
 DataDir = Annotated[
@@ -142,19 +142,26 @@ def evaluate(
 
     Exit status 1: of a policy that was asked for nothing can be concluded.
     """
-    from service.tools.evaluate.policies import FilePolicy, Logging, OneAction, PolicyError
-    from service.tools.evaluate.policies import UniformChoice as Uniform
-    from service.tools.evaluate.report import evaluate as evaluated
+    from bandexa_core.encoders import EncoderRegistry
+    from service.settings import SettingsError, load_settings
+    from service.tools.evaluate.asked import evaluated
+    from service.tools.evaluate.policies import FilePolicy, PolicyError
     from service.tools.evaluate.report import remarks, table
+    from service.tools.evaluate.request import Request
 
+    low, high = value_range or (None, None)
     try:
-        asked: list[Any] = [Logging(), Uniform(), *map(OneAction, action or [])]
-        asked += [_configured(file, server_config) for file in config or []]
-        asked += map(FilePolicy, policy or [])
+        asked = Request(
+            actions=tuple(action or ()), configs=_configured(config or []), low=low, high=high,
+            missing=missing, alpha=alpha, precision=precision, method=_method(method),
+        )  # fmt: skip
+        settings = load_settings(server_config)
+        registry = EncoderRegistry(settings.encoders, settings.weights, torch_threads=1)
+        others = [FilePolicy(file) for file in policy or []]
         with _rows_of(bandit, data_dir, url, api_key) as rows:
-            header = next(rows, {})
-            wanted = _wanted(header, value_range, alpha, precision, method)
-            found = evaluated(chain([header], rows), asked, wanted, missing)
+            found = evaluated(rows, asked, registry, others)
+    except SettingsError as error:
+        fail(str(error), status=USAGE)
     except PolicyError as error:
         fail(str(error), status=USAGE)
     except (ValueError, OSError) as error:
@@ -180,41 +187,31 @@ def _draw(found: Evaluation, file: Path) -> None:
         fail(f"{file} cannot be written: {error}", status=USAGE)
 
 
-def _wanted(
-    header: dict[str, Any],
-    given: tuple[float, float] | None,
-    alpha: float,
-    precision: float,
-    method: str | None,
-) -> Wanted:
-    from bandexa_core.evaluation import Method
-    from service.tools.evaluate.scoring import Wanted
+def _method(given: str | None) -> Method | None:
+    from service.tools.evaluate.request import Method
 
-    low, high = given or header.get("spec", {}).get("reward_range") or (None, None)
-    known = next((each for each in get_args(Method) if each == method), None)
-    if method is not None and known is None:
-        raise ValueError(f"{method} is no method: --method is one of {', '.join(get_args(Method))}")
-    if low is not None and high is not None and not low < high:
-        raise ValueError("--range needs two numbers, the lower one first")
-    return Wanted(alpha, low, high, precision, known)
+    known = next((each for each in get_args(Method) if each == given), None)
+    if given is not None and known is None:
+        fail(f"{given} is no method", f"--method is one of {', '.join(get_args(Method))}", USAGE)
+    return known
 
 
-def _configured(file: Path, server_config: Path | None) -> Any:
-    """Return another configuration to be evaluated."""
-    from bandexa_core.encoders import EncoderRegistry
+def _configured(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """Return other configurations to be evaluated, by the names of their files."""
     from service.cli.admin import read_spec
     from service.http.configured import parse
-    from service.settings import SettingsError, load_settings
-    from service.tools.evaluate.learner import Learner
+    from service.settings import SettingsError
 
-    table = read_spec(file)
-    try:
-        settings = load_settings(server_config)
-        (found,) = parse({"evaluated": table})
-    except SettingsError as error:
-        raise ValueError(f"{file}: {error}") from error
-    registry = EncoderRegistry(settings.encoders, settings.weights, torch_threads=1)
-    return Learner(f"config:{file.name}", found.spec, registry)
+    found = {}
+    for file in files:
+        if file.name in found:
+            raise ValueError(f"{file}: another --config has this name")
+        try:
+            (bandit,) = parse({"evaluated": read_spec(file)})
+        except SettingsError as error:
+            raise ValueError(f"{file}: {error}") from error
+        found[file.name] = dataclasses.asdict(bandit.spec)
+    return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,6 +36,7 @@ from service.http.routes import (
     clock,
     dashboard,
     erasing,
+    evaluations,
     evidence,
     explained,
     importing,
@@ -47,9 +49,11 @@ from service.http.starting import Starting
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
+from service.serving.engine import Engine
 from service.serving.lifecycle import running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
+from service.tools.evaluate.jobs import Evaluations
 
 log = logging.getLogger(__name__)
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
@@ -58,8 +62,8 @@ Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers fo
 Errors are `application/problem+json`."""
 ROUTERS = (
     score.router, bandits.router, snapshots.router, explained.router, evidence.router,
-    importing.router, erasing.router, amending.router, dashboard.router, page.router,
-    system.router, clock.router,
+    evaluations.router, importing.router, erasing.router, amending.router, dashboard.router,
+    page.router, system.router, clock.router,
 )  # fmt: skip
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 
@@ -91,7 +95,9 @@ def create_app(settings: Settings) -> App:
             following(settings, metrics) as follower,
             keys_read_anew(keys, settings),
             LargeBodies() as large,
+            Evaluations(settings, partial(_uids, engine)).running() as evaluations,
         ):
+            app.state.evaluations = evaluations
             app.state.engine, app.state.follower, app.state.large = engine, follower, large
             try:
                 await configured.ensure(engine, wanted)
@@ -119,6 +125,12 @@ def create_app(settings: Settings) -> App:
     app.state.registry = registry
     problems.install(app, metrics)
     return app
+
+
+def _uids(engine: Engine) -> set[str]:
+    """Return the uids of all bandits, also of those that cannot be served."""
+    served = {bandit.record.uid for bandit in engine.bandits()}
+    return served | {bandit.record.uid for bandit in engine.live.aside()}
 
 
 class App(FastAPI):

@@ -23,6 +23,13 @@ class InvalidBody(ServiceError):
         self.errors = tuple(errors)
 
 
+class UnknownEvaluation(ServiceError):
+    """The bandit has no evaluation of this id."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no evaluation {name!r}, or not any more")
+
+
 class Unauthorized(ServiceError):
     """The request carries no API key, or an unknown one."""
 

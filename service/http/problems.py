@@ -28,6 +28,7 @@ from service.http.errors import (
     ForeignRequest,
     InvalidBody,
     Unauthorized,
+    UnknownEvaluation,
     UnsupportedBody,
 )
 from service.http.schemas.decide import FieldProblem, Problem
@@ -62,6 +63,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     Erased: (410, "erased", "The decision was erased"),
     UnknownAction: (404, "unknown-action", "No such action"),
     UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
+    UnknownEvaluation: (404, "unknown-evaluation", "No such evaluation"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store cannot be used"),

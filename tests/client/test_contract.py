@@ -44,6 +44,7 @@ MODELS = {
     "Imported": "ImportAnswer",
     "Corrected": "CorrectAnswer",
     "Erased": "EraseAnswer",
+    "EvaluationState": "EvaluationState",
     "ExplainedAction": "ChosenLine",
     "ExplainedCandidate": "CandidateLine",
     "Explanation": "DecisionAnswer",

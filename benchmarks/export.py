@@ -1,0 +1,158 @@
+"""What an export of a million decisions costs: selects meanwhile, memory, and time.
+
+Decisions go through the store itself, with rewards for a thousand of them. Selects come at fixed
+times, in alternating turns with and without an export: over HTTP from the server that is measured,
+and of its data directory, in a process beside it. Then each way exports everything once, and the
+largest resident memory of its process is read.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.dashboard import NAME, fill, p99, prepare, served
+from benchmarks.report import Target, arguments, report
+from benchmarks.server import ROOT, Server, code_of
+
+TARGETS = {
+    "p99_http_over_without": Target(1.1, unit="median of interleaved pairs"),
+    "p99_files_over_without": Target(1.1, unit="median of interleaved pairs"),
+    "http_mib": Target(256.0, unit="MiB of the exporting process, at most"),
+    "files_mib": Target(256.0, unit="MiB of the exporting process, at most"),
+    "server_mib": Target(64.0, unit="MiB more of the server, at most"),
+}
+LEARNED = 1000
+DECISIONS, QUICK = 1_000_000, 100_000
+START_S = 2.0  # until an exporting process reads
+WAYS = ("http", "files")
+
+
+class Exporting:
+    """A process that exports, again and again or once.
+
+    Args:
+        way: Over HTTP, or of the data directory's files.
+        url: The server's address.
+        data_dir: Its data directory.
+        folder: Where the file goes.
+    """
+
+    def __init__(self, way: str, url: str, data_dir: Path, folder: Path) -> None:
+        self._file = folder / f"{way}.jsonl"
+        source = ["--url", url] if way == "http" else ["--data-dir", str(data_dir)]
+        self._command = [
+            sys.executable, "-m", "service.cli", "export", NAME, str(self._file), "--quiet",
+            *source,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin an export."""
+        self._file.unlink(missing_ok=True)
+        self._process = subprocess.Popen(self._command, cwd=ROOT, env=code_of(ROOT))
+
+    def repeat(self, ending: threading.Event) -> None:
+        """Export again and again, until an event is set; then end where it is."""
+        while not ending.is_set():
+            self.start()
+            assert self._process is not None
+            while self._process.poll() is None and not ending.wait(0.05):
+                pass
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        for part in self._file.parent.glob(".*.part"):
+            part.unlink()
+
+    def whole(self) -> tuple[float, float]:
+        """Export everything; returns seconds, and the largest resident memory in MiB."""
+        begun = time.perf_counter()
+        self.start()
+        assert self._process is not None
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        if self._process.returncode:
+            raise RuntimeError(f"the export ended with {self._process.returncode}")
+        took = time.perf_counter() - begun
+        self._file.unlink()
+        return took, usage.ru_maxrss / 1024
+
+
+@contextmanager
+def beside(exporting: Exporting) -> Iterator[None]:
+    """Export until the exit."""
+    ending = threading.Event()
+    thread = threading.Thread(target=exporting.repeat, args=(ending,))
+    thread.start()
+    try:
+        time.sleep(START_S)
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def resident_mib(pid: int) -> float:
+    """Return the largest resident memory of a process so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(each for each in status.splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def measure(
+    folder: Path, num: int, pairs: int, seconds: float, rate: float, log: Callable[[str], None]
+) -> dict[str, float]:
+    """Return the figures."""
+    data_dir = folder / "data"
+    with served(data_dir) as http:
+        prepare(http, LEARNED)
+    begun = time.perf_counter()
+    fill(data_dir / "bandexa.db", num, LEARNED)
+    log(f"{num:,} decisions put into the store in {time.perf_counter() - begun:.0f} s")
+    results: dict[str, float] = {"decisions": num, "pairs": pairs}
+    with Server(data_dir) as server:
+        url, pid = server.address, server.pid
+        ways = {way: Exporting(way, url, data_dir, folder) for way in WAYS}
+        before = resident_mib(pid)
+        ratios: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(pairs):
+            for way, exporting in ways.items():
+                without = p99(url, seconds, rate)
+                with beside(exporting):
+                    during = p99(url, seconds, rate)
+                ratios[way].append(during / without)
+                log(f"{way}: p99 {without:.2f} ms, beside an export {during:.2f} ms")
+        for way, exporting in ways.items():
+            results[f"p99_{way}_over_without"] = statistics.median(ratios[way])
+            took, results[f"{way}_mib"] = exporting.whole()
+            results[f"{way}_s"] = took
+            log(f"{way}: everything in {took:.0f} s, {num / took:,.0f} decisions a second")
+        results["server_mib"] = resident_mib(pid) - before
+    return results
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure; returns the exit status."""
+    parser = arguments("export", __doc__)
+    parser.add_argument("--decisions", type=int, help=f"default {DECISIONS}")
+    parser.add_argument("--pairs", type=int, help="default 7, with --quick 3")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one window")
+    parser.add_argument("--rate", type=float, default=150.0, help="selects per second")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} decisions")
+    given = parser.parse_args(argv)
+    num = given.decisions or (QUICK if given.quick else DECISIONS)
+    with tempfile.TemporaryDirectory(prefix="bandexa-export-") as folder:
+        results = measure(
+            Path(folder), num, given.pairs or (3 if given.quick else 7), given.seconds, given.rate,
+            lambda text: print(text, flush=True),
+        )  # fmt: skip
+    return report("export", results, given.json, targets=TARGETS)
