@@ -184,8 +184,9 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                     if row.get(name) is not None:  # earlier exports have no metrics
                         row[name] = json.loads(row[name])
                 for reward in row["rewards"] or ():
-                    if reward.get("metrics") is not None:
-                        reward["metrics"] = json.loads(reward["metrics"])
+                    metrics = reward.pop("metrics", None)  # lines have none where none came
+                    if metrics is not None:
+                        reward["metrics"] = json.loads(metrics)
                 yield {"kind": "decision"} | row
                 num += 1
     yield {"kind": "end", "num_decisions": num}
