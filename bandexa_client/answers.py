@@ -58,6 +58,8 @@ class Selection:
         fallback: Whether the action is the caller's own.
         all_propensities: Where the select asks for them, the probability of each candidate, in
             their order; they sum to 1.
+        arm: Where the bandit has arms, the one that decided; None where one of them cannot serve
+            the request, which is the bandit's then.
     """
 
     decision_id: str
@@ -70,6 +72,7 @@ class Selection:
     fallback: bool = False
     propensities: tuple[float, ...] | None = field(default=None, metadata=SENT)
     all_propensities: tuple[CandidatePropensity, ...] | None = field(default=None, metadata=SENT)
+    arm: str | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class Calls(ABC):
         activate: bool = True,
         unit: str | None = None,
         all_propensities: bool = False,
+        served: str | None = None,
         fallback: str | None = None,
         within_s: float | None = None,
     ) -> Selection:
@@ -104,6 +105,7 @@ class Calls(ABC):
             activate: False when the decision may never be shown.
             unit: The user or session that it is for: `erase` finds the decision by it.
             all_propensities: Ask for the probability of every candidate, of up to 10,000.
+            served: The action that the caller would serve: for arms of the policy "request".
             fallback: The action to take when the service does not answer: see `Selection`.
             within_s: Limit of the whole call in seconds, retries included. None: the client's
                 limits.
@@ -115,7 +117,7 @@ class Calls(ABC):
             decision_id = new_id()
         request = SelectRequest(
             bandit, context, candidates, retrieve, decision_id, k, activate, unit,
-            all_propensities,
+            all_propensities, served,
         )  # fmt: skip
         call = Call(
             "POST", "/select", _reads_decision(decision_id), request.body(),

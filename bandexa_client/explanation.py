@@ -186,6 +186,7 @@ class Explanation:
         reproduced: Whether drawing again gives the recorded decision.
         matured: When its values were learned at an age within its window.
         imported: The id that it had where it was made; None: it was made by this service.
+        arm: The arm that decided; None without arms, or where none could.
     """
 
     decision_id: str
@@ -209,3 +210,4 @@ class Explanation:
     reproduced: Reproduction | None
     matured: float | None = field(default=None, metadata=SENT)
     imported: str | None = field(default=None, metadata=SENT)
+    arm: str | None = field(default=None, metadata=SENT)

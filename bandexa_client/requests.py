@@ -31,6 +31,7 @@ class SelectRequest:
     activate: bool = True
     unit: str | None = None
     all_propensities: bool = False
+    served: str | None = None
 
     def body(self) -> dict[str, object]:
         """Return the JSON body, without fields at their default."""
@@ -40,6 +41,7 @@ class SelectRequest:
             "retrieve": self.retrieve,
             "decision_id": self.decision_id,
             "unit": self.unit,
+            "served": self.served,
         }
         body.update({key: value for key, value in optional.items() if value is not None})
         if self.k != 1:

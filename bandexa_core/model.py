@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.arms import Asked, Division
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import RowNotApplied
@@ -252,23 +253,35 @@ class ServingModel:
         *,
         num: int = 1,
         retrieve: int | None = None,
+        asked: Asked | None = None,
     ) -> Choice:
         """Pick `num` candidates for a decision; the same id on the same model picks the same.
+
+        `asked`: What arms need to know of the request; None: the bandit decides.
 
         Raises:
             ValueError: The candidates do not suit the policy.
         """
         policy, exploration = self._selecting()
-        return policy.select(
+        division = forced = None
+        if asked is not None and self.spec.has_arms:
+            division = Division(
+                self.spec, self.uid, self.policy, exploration, decision_id, context, candidates,
+                asked, num, retrieve,
+            )  # fmt: skip
+            forced = division.forced
+        choice = policy.select(
             context, candidates, self._rng(decision_id), num=num, retrieve=retrieve,
-            exploration=exploration,
+            exploration=exploration, forced=forced,
         )  # fmt: skip
+        return choice if division is None else division.made(choice)
 
     def select_many(
         self,
         decision_ids: Sequence[DecisionId],
         contexts: Sequence[NDArray[Any] | EncodedContext],
         candidates: Candidates,
+        asked: Sequence[Asked] | None = None,
     ) -> list[Choice]:
         """Pick one candidate for each of several decisions: what `select` picks, to the bit.
 
@@ -277,7 +290,17 @@ class ServingModel:
         """
         policy, exploration = self._selecting()
         rngs = [self._rng(decision_id) for decision_id in decision_ids]
-        return policy.select_many(contexts, candidates, rngs, exploration)
+        if asked is None or not self.spec.has_arms:
+            return policy.select_many(contexts, candidates, rngs, exploration)
+        rows = zip(decision_ids, contexts, asked, strict=True)
+        divisions = [
+            Division(self.spec, self.uid, self.policy, exploration, name, x, candidates, each)
+            for name, x, each in rows
+        ]
+        forced = [division.forced for division in divisions]
+        choices = policy.select_many(contexts, candidates, rngs, exploration, forced)
+        pairs = zip(divisions, choices, strict=True)
+        return [division.made(choice) for division, choice in pairs]
 
     def ballot(
         self,

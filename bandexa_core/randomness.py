@@ -44,9 +44,18 @@ def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Ge
         purpose: Separates streams that share a key.
         key: The subject of the draw, e.g. a decision id.
     """
-    name = "\x1f".join((uid, str(seed), purpose, key))
-    digest = blake2b(name.encode(), digest_size=16).digest()
+    digest = _digest(uid, seed, purpose, key)
     return np.random.Generator(np.random.Philox(_Key(digest), counter=_COUNTER))  # type: ignore[arg-type]
+
+
+def keyed_number(uid: BanditUid, seed: int, purpose: str, key: str) -> float:
+    """Return a number in [0, 1) from the same kind of key: its hash, in 53 bits."""
+    return (int.from_bytes(_digest(uid, seed, purpose, key)[:8], "little") >> 11) / 2.0**53
+
+
+def _digest(uid: BanditUid, seed: int, purpose: str, key: str) -> bytes:
+    name = "\x1f".join((uid, str(seed), purpose, key))
+    return blake2b(name.encode(), digest_size=16).digest()
 
 
 def keyed_seed(uid: BanditUid, seed: int, purpose: str, key: str) -> int:

@@ -16,8 +16,11 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any, ClassVar, Literal, get_args
 
+from bandexa_core.arms_spec import ArmSpec as ArmSpec  # sections of the configuration
+from bandexa_core.arms_spec import GuardSpec as GuardSpec
+from bandexa_core.arms_spec import Mode, check_arms
 from bandexa_core.inputs_spec import MAX_FEATURES, stored_action
-from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec  # sections of the configuration
+from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec
 from bandexa_core.inputs_spec import ContextSpec as ContextSpec
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.replay.protocol import RowLayout
@@ -38,6 +41,7 @@ TRAINING_LIMITS = {
     "batch_size": 1 << 16,
     "rebuild_chunk": 1 << 20,
 }
+ARM_KEYS = frozenset({"arms", "sticky", "guard", "mode", "serve"})
 EPSILON_ROWS = 1000
 # With named features, few of many columns are not 0. A network may then be sure that an action does
 # not suit some contexts, and never try it there.
@@ -420,6 +424,14 @@ class BanditSpec:
         actions: The named features of actions.
         reward_range: The scale of rewards, lowest and highest; a reward beyond it is learned, too.
             None: it is learned.
+        arms: What else decides some of the decisions, each a share of them; the bandit itself
+            decides the rest.
+        sticky: "unit": one user or session (the `unit` of selects) stays in one arm; None: the arm
+            is drawn anew for each decision.
+        guard: When an arm takes over from the bandit.
+        mode: "learn"; in "control_only" the arm `guard.arm` serves every decision. None: as it was.
+        serve: One action that is served in every decision; None: as it was, or none where `mode` is
+            named.
         seed: Key of every draw; None: the server draws a seed at creation.
         edition: Of the rules by which left-out values are derived; None: the newest at creation,
             and the bandit's own from then on.
@@ -430,7 +442,9 @@ class BanditSpec:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     # The sections that a change takes at once; others have to be relearned from the log.
-    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"training", "replay", "selection", "rewards"})
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
+        {"training", "replay", "selection", "rewards"} | ARM_KEYS
+    )
 
     policy: PolicyName | None = None
     context: ContextSpec
@@ -444,6 +458,11 @@ class BanditSpec:
     forgetting: ForgettingSpec = field(default_factory=ForgettingSpec)
     rewards: RewardSpec = field(default_factory=RewardSpec)
     reward_range: tuple[float, float] | None = None
+    arms: tuple[ArmSpec, ...] = ()
+    sticky: Literal["unit"] | None = None
+    guard: GuardSpec = field(default_factory=GuardSpec)
+    mode: Mode | None = None
+    serve: str | None = None
     seed: int | None = None
     edition: int | None = None
 
@@ -464,6 +483,14 @@ class BanditSpec:
             raise ValueError("rewards.clip_outliers: not in edition 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
+        if self.sticky not in (None, "unit"):
+            raise ValueError("sticky: must be unit, or left out")
+        check_arms(self.arms, self.guard, self.mode, self.serve)
+        for number, arm in enumerate(self.arms):
+            if self.policy in ("greedy", "uniform") and arm.has_method and arm.policy != "uniform":
+                raise ValueError(
+                    f"arms.{number}.policy: a {self.policy} bandit has no {arm.policy}"
+                )
         row_bytes = self.row_layout.row_bytes
         capacity_bytes = self.replay.capacity_bytes
         if capacity_bytes is not None and capacity_bytes < row_bytes:
@@ -490,6 +517,8 @@ class BanditSpec:
             "forgetting": ForgettingSpec(**value.get("forgetting", {})),
             "rewards": RewardSpec.from_json(value.get("rewards", {})),
             "reward_range": None if (bounds := value["reward_range"]) is None else tuple(bounds),
+            "arms": tuple(ArmSpec(**arm) for arm in value.get("arms", ())),
+            "guard": GuardSpec(**value.get("guard", {})),
             "edition": value.get("edition", 1),
         }
         return cls(**value | sections)
@@ -561,6 +590,7 @@ class BanditSpec:
                 self,
                 seed=seed if self.seed is None else self.seed,
                 edition=edition,
+                mode=self.mode or "learn",
                 rewards=self.rewards if edition == 1 else self.rewards.matured(),
             )
         edition = (known.edition or EDITION) if self.edition is None else self.edition
@@ -576,6 +606,8 @@ class BanditSpec:
             seed=known.seed if self.seed is None else self.seed,
             edition=edition,
             reward_range=bounds,
+            mode=self.mode or known.mode,
+            serve=known.serve if self.mode is None and self.serve is None else self.serve,
         )
 
     def _completed_policy(self, known: BanditSpec) -> tuple[PolicyName | None, EncoderSpec]:
@@ -600,6 +632,11 @@ class BanditSpec:
         if rewards.maturity is None and replace(before, maturity=None) == rewards:
             return before.matured()
         return rewards.matured()
+
+    @property
+    def has_arms(self) -> bool:
+        """Whether something else than the bandit may decide."""
+        return bool(self.arms) or self.serve is not None
 
     @property
     def has_named_features(self) -> bool:

@@ -266,8 +266,11 @@ def _keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> I
         if "default" in kind:
             shown = "none" if kind["default"] is None else f"`{json.dumps(kind['default'])}`"
             default = f"default {shown}"
+        listed = kind.get("items", {}).get("$ref", "").rpartition("/")[2]
         described = "ids, or tables of an action" if key == "actions" else _type(kind)
-        yield _item(f"`{prefix}{key}`", described, default)
+        yield _item(f"`{prefix}{key}`", "list of tables" if listed else described, default)
+        if listed:
+            yield from _keys(definitions[listed], definitions, f"{prefix}{key}.")
 
 
 # -- commands ---------------------------------------------------------------------------------

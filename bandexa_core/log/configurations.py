@@ -3,9 +3,9 @@
 A config row is one of two things.
 
 - A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
-  `rewards` but for `rewards.learn`). It may also have `wanted`, a whole configuration: what has to
-  be relearned from the log before it can be served. `wanted: null` takes back what was wanted
-  before.
+  `rewards` but for `rewards.learn`, arms and mode). It may also have `wanted`, a whole
+  configuration: what has to be relearned from the log before it can be served. `wanted: null` takes
+  back what was wanted before.
 - A *switch* says that the model which was relearned under the configuration wanted at row
   `switched` is served from its position on, and which snapshot that model began as.
 
@@ -29,8 +29,11 @@ from typing import Any, Literal, NamedTuple
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import (
+    ARM_KEYS,
+    ArmSpec,
     BanditSpec,
     ForgettingSpec,
+    GuardSpec,
     ReplaySpec,
     RewardSpec,
     SelectionSpec,
@@ -234,6 +237,10 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
     if "rewards" in changes:
         rewards = RewardSpec.from_json(changes["rewards"])
         new["rewards"] = dataclasses.replace(rewards, learn=spec.rewards.learn)
+    if "arms" in changes:
+        new |= {key: changes[key] for key in ARM_KEYS}
+        new["arms"] = tuple(ArmSpec(**arm) for arm in changes["arms"])
+        new["guard"] = GuardSpec(**changes["guard"])
     return dataclasses.replace(spec, **new)
 
 

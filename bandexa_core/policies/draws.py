@@ -228,10 +228,11 @@ def choose(
     explores: Sequence[bool],
     exploration: Exploration,
     spread: float,
+    forced: Sequence[NDArray[np.int64] | None],
 ) -> list[Choice]:
     """Return the choice of one action for each decision; uniform ones where one `explores`.
 
-    `spread` is what standard deviations are multiplied by.
+    `spread` is what standard deviations are multiplied by; `forced`: see `Policy.select`.
     """
     best_B = drawn.winners[:, 0]
     num = drawn.scores.shape[1] if groups is None else len(groups.of)
@@ -243,7 +244,9 @@ def choose(
         if groups is not None or has_ties[row]:
             ranking = Ranking.of(drawn.scores[row], groups, rng, whole=False)
             rankings[row], served_B[row] = ranking, ranking.first
-        if explores[row]:
+        if (instead := forced[row]) is not None:
+            served_B[row] = instead[0]
+        elif explores[row]:
             served_B[row] = rng.permutation(num)[0]
     group_B = served_B if groups is None else groups.of[served_B]
     votes_B = np.count_nonzero(drawn.winners == group_B[:, None], axis=1).astype(np.float64)

@@ -108,6 +108,7 @@ class LinearHead(EncodedInputs):
         num: int = 1,
         retrieve: int | None = None,
         exploration: Exploration = NO_EXPLORATION,
+        forced: NDArray[np.int64] | None = None,
     ) -> Choice:
         """See `Policy.select`. Sampled values come from one joint draw of the weights.
 
@@ -126,7 +127,10 @@ class LinearHead(EncodedInputs):
         if not math.isfinite(ends + draw.offset):
             raise ValueError(NOT_FINITE)
         chosen = best
-        if explores:  # among all candidates, so that each has at least this probability
+        if forced is not None:
+            chosen = forced
+            retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
+        elif explores:  # among all candidates, so that each has at least this probability
             chosen = rng.permutation(len(candidates))[:num].astype(np.int64)
             retrieved = None if retrieved is None else np.union1d(retrieved, chosen)
         served = int(chosen[0])
@@ -150,14 +154,19 @@ class LinearHead(EncodedInputs):
         candidates: Candidates,
         rngs: Sequence[np.random.Generator],
         exploration: Exploration = NO_EXPLORATION,
+        forced: Sequence[NDArray[np.int64] | None] | None = None,
     ) -> list[Choice]:
         """See `Policy.select_many`."""
+        forced = forced or [None] * len(contexts)
         groups, offered = self._grouped(candidates)
         joint = self._joint_for(len(offered))
         draws = exploration.method == "thompson" and not self.greedy
         if joint is None or not draws or len(contexts) == 1:
-            pairs = zip(contexts, rngs, strict=True)
-            return [self.select(x, candidates, rng, exploration=exploration) for x, rng in pairs]
+            rows = zip(contexts, rngs, forced, strict=True)
+            return [
+                self.select(x, candidates, rng, exploration=exploration, forced=each)
+                for x, rng, each in rows
+            ]
         encoder, posterior = joint
         parts_GV = self.parts(encoder, offered)
         exploration, spread = self._calibrated(exploration), self.calibration.spread
@@ -172,7 +181,10 @@ class LinearHead(EncodedInputs):
             )
             if not drawn.finite:
                 raise ValueError(NOT_FINITE)
-            choices += choose(drawn, groups, posterior, own, explores, exploration, spread)
+            choices += choose(
+                drawn, groups, posterior, own, explores, exploration, spread,
+                forced[first : first + step],
+            )  # fmt: skip
         return choices
 
     def ballot(

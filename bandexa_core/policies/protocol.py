@@ -141,6 +141,7 @@ class Choice(NamedTuple):
             there, whatever stands at the others; None where that takes too long.
         all_propensities: Computes the probability of each candidate, (K,), to sum 1; it takes as
             long as the draw. It reads immutable arrays only.
+        arm: The arm that decided; None where there are none, or none could serve the request.
     """
 
     chosen: NDArray[np.int64]
@@ -153,6 +154,7 @@ class Choice(NamedTuple):
     std: float | None = None
     propensities: tuple[float, ...] | None = None
     all_propensities: Callable[[], NDArray[np.float64]] | None = None
+    arm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,13 @@ class Policy(Protocol):
         num: int = 1,
         retrieve: int | None = None,
         exploration: Exploration = ...,
+        forced: NDArray[np.int64] | None = None,
     ) -> Choice:
-        """Pick `num` different candidates from one joint draw, best first."""
+        """Pick `num` different candidates from one joint draw, best first.
+
+        `forced`: Others are served in their place, (num,). All else is drawn as without them, and
+        values and probabilities are those of what is served.
+        """
 
     def select_many(
         self,
@@ -221,6 +228,7 @@ class Policy(Protocol):
         candidates: Candidates,
         rngs: Sequence[np.random.Generator],
         exploration: Exploration = ...,
+        forced: Sequence[NDArray[np.int64] | None] | None = None,
     ) -> list[Choice]:
         """Pick one candidate for each context, as `select` with each generator would, to the bit.
 

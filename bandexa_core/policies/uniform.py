@@ -53,17 +53,21 @@ class Uniform:
         num: int = 1,
         retrieve: int | None = None,
         exploration: Exploration | None = None,
+        forced: NDArray[np.int64] | None = None,
     ) -> Choice:
         """See `Policy.select`; the propensity is exact."""
         scores_K = rng.random(len(candidates))
         order = np.argsort(-scores_K, kind="stable").astype(np.int64)
+        chosen = order[:num] if forced is None else forced
         retrieved = None
         if retrieve is not None and retrieve < len(candidates):
             retrieved = np.sort(order[:retrieve])
+            if forced is not None:
+                retrieved = np.union1d(retrieved, forced)
         share = 1.0 / len(candidates)
         propensities = (share,) * num if num > 1 else None
         return Choice(
-            order[:num], scores_K[order[:num]], retrieved, share, propensities=propensities,
+            chosen, scores_K[chosen], retrieved, share, propensities=propensities,
             all_propensities=partial(np.full, len(candidates), share),
         )  # fmt: skip
 
@@ -73,9 +77,11 @@ class Uniform:
         candidates: Candidates,
         rngs: Sequence[np.random.Generator],
         exploration: Exploration | None = None,
+        forced: Sequence[NDArray[np.int64] | None] | None = None,
     ) -> list[Choice]:
         """See `Policy.select_many`."""
-        return [self.select(x, candidates, rng) for x, rng in zip(contexts, rngs, strict=True)]
+        rows = zip(contexts, rngs, forced or [None] * len(rngs), strict=True)
+        return [self.select(x, candidates, rng, forced=each) for x, rng, each in rows]
 
     def ballot(
         self,

@@ -103,6 +103,7 @@ def select_command(
         decode_s=time.perf_counter() - arrived,
         unit=body.unit,
         all_propensities=body.all_propensities,
+        served=None if body.served is None else ActionId(body.served),
     )
 
 
@@ -145,6 +146,8 @@ def _identity(
     }
     if body.unit is not None:  # without one, the digest is that of earlier releases
         parts["unit"] = body.unit
+    if body.served is not None:
+        parts["served"] = body.served
     if body.all_propensities:
         parts["all_propensities"] = True
     return body_hash(parts)
@@ -164,6 +167,7 @@ def _answer(
         snapshot=decision.snapshot,
         position=decision.position,
         all_propensities=all_propensities,
+        arm=decision.arm,
     )
 
 

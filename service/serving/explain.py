@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.arms import Asked
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import DecisionId
@@ -197,6 +198,20 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
     return record.candidates, candidates
 
 
+def _asked(model: ServingModel, record: DecisionRecord, ids: tuple[str, ...]) -> Asked | None:
+    """Return what arms have to know, to decide again; None: the bandit decided without arms.
+
+    The unit is not known any more, and neither is the arm that it drew: that is the recorded one.
+    """
+    if record.arm is None:
+        return None
+    by_unit = model.spec.sticky == "unit" and record.unit is not None
+    return Asked(
+        record.unit, record.served, lambda action: ids.index(action) if action in ids else None,
+        record.arm if by_unit else None,
+    )  # fmt: skip
+
+
 def _explained(
     model: ServingModel, record: DecisionRecord, ids: tuple[str, ...], candidates: Candidates
 ) -> Explained:
@@ -206,13 +221,16 @@ def _explained(
     context = context_row(model.spec.context, record.context)
     ballot = model.ballot(record.decision_id, context, candidates, retrieve=retrieve)
     choice = model.select(
-        record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve
-    )
+        record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve,
+        asked=_asked(model, record, ids),
+    )  # fmt: skip
     means, stds = model.policy.score(context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]
     served = [picked.id for picked in record.chosen]
     first = ids.index(served[0])
     propensities = ballot.propensities
+    if choice.arm is not None and choice.all_propensities is not None:
+        propensities = choice.all_propensities()
     shown = np.arange(len(ids))
     if choice.retrieved is not None:
         shown = choice.retrieved
@@ -233,7 +251,7 @@ def _explained(
         propensities=propensities[shown],
         total=len(ids) if retrieval is None else retrieval.total,
         reproduced=Reproduced(
-            action=verdict(again == served),
+            action=verdict(again == served and choice.arm == record.arm),
             score=verdict(bool(abs(ballot.sampled[first] - score) <= 1e-6 * max(1.0, abs(score)))),
             propensity=(
                 None if stored is None else verdict(bool(abs(propensities[first] - stored) < 1e-9))

@@ -100,10 +100,13 @@ class DecisionRecord(NamedTuple):
             explained).
         activated: Whether rewards for it count from the start.
         explored, std: See `Choice`.
-        unit: The user or session that it was made for; None where the caller named none.
+        unit: The user or session that it was made for; None where the caller named none. A store
+            that has only its hash returns that.
         retrieval: What `candidates` were retrieved from; None: nothing was retrieved.
         propensities: Those of all candidates, where they are recorded.
         imported: The id that it had where it was made; None: it was made here.
+        arm: The arm that decided; None where there were none, or none could serve the request.
+        served: The action that the request named as the caller's own, where there were arms.
     """
 
     decision_id: DecisionId
@@ -125,6 +128,8 @@ class DecisionRecord(NamedTuple):
     retrieval: Retrieval | None = None
     propensities: Propensities | None = None
     imported: str | None = None
+    arm: str | None = None
+    served: ActionId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,7 @@ class StoredAnswer:
     position: LogPosition
     propensity: float | None
     propensities: Propensities | None = None
+    arm: str | None = None
 
 
 class Erasure(NamedTuple):

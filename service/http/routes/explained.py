@@ -49,6 +49,7 @@ async def explain_decision(
         snapshot=record.snapshot,
         position=record.position,
         propensity=record.propensity,
+        arm=record.arm,
         explored=record.explored,
         std=record.std,
         activated=record.activated or decision.activated_at is not None,

@@ -71,6 +71,16 @@ class SelectRequest(Body, frozen=True, kw_only=True):
     unit: (
         Annotated[Id, Meta(description="The user or session: what is erased together.")] | None
     ) = None
+    served: (
+        Annotated[
+            Id,
+            Meta(
+                description="The action that the caller would serve: what arms of the policy"
+                ' "request" serve.'
+            ),
+        ]
+        | None
+    ) = None
     all_propensities: Annotated[
         bool,
         Meta(
@@ -118,6 +128,13 @@ class SelectAnswer(msgspec.Struct, frozen=True, gc=False):
         Meta(
             description="Where the request asks for them: the probability of each candidate, in"
             " candidate order. They sum to 1."
+        ),
+    ] = None
+    arm: Annotated[
+        str | None,
+        Meta(
+            description="Where the bandit has arms, the one that decided; null where one of them"
+            " cannot serve the request, which is the bandit's then."
         ),
     ] = None
 

@@ -120,6 +120,9 @@ class DecisionAnswer(BaseModel):
     snapshot: int
     position: int
     propensity: float | None
+    arm: str | None = Field(
+        None, description="The arm that decided; null without arms, or where none could."
+    )
     explored: bool | None = Field(description="Whether another action had the best mean.")
     std: float | None
     activated: bool

@@ -282,7 +282,7 @@ def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredA
         raise Conflict(f"decision {decision_id!r} was made for another request")
     return Decision(
         decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position,
-        earlier.propensities,
+        earlier.propensities, earlier.arm,
     )  # fmt: skip
 
 
@@ -290,6 +290,7 @@ def _log_fields(bandit: str, decision: Decision) -> dict[str, Any]:
     return {
         "bandit": bandit,
         "action": [chosen.id for chosen in decision.chosen],
+        "arm": decision.arm,
         "propensity": decision.propensity,
         "snapshot": decision.snapshot,
         "position": decision.position,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.features.equal_rows import Groups
-from bandexa_core.ids import ActionId, DecisionId, LogPosition, SnapshotVersion
+from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.policies import Candidates, LinearHead
 from bandexa_core.policies.protocol import Policy
 from service.store.records import ChosenAction, DecisionRecord, Propensities
@@ -89,6 +89,20 @@ class Offer:
     candidates: Candidates
     ids: Sequence[ActionId] | None
 
+    def place(self, action: ActionId, slots: Mapping[ActionId, ActionSlot]) -> int | None:
+        """Return the index of an action among the candidates; None where it is not offered.
+
+        `slots`: Those of the catalogue.
+        """
+        if self.ids is not None:
+            return self.ids.index(action) if action in self.ids else None
+        slot = slots.get(action)
+        if slot is None:
+            return None
+        found = int(np.searchsorted(self.candidates.slots, slot))  # which ascend
+        is_there = found < len(self.candidates) and int(self.candidates.slots[found]) == slot
+        return found if is_there else None
+
 
 class SelectCommand(NamedTuple):
     """A decoded select.
@@ -99,6 +113,7 @@ class SelectCommand(NamedTuple):
         body_hash: Digest of the body; None where the service makes the decision id.
         unit: The user or session that it is for; None where the caller names none.
         all_propensities: Whether those of all candidates are asked for.
+        served: The action that the caller would serve; None where the caller names none.
         decode_s: Seconds that decoding took.
     """
 
@@ -113,6 +128,7 @@ class SelectCommand(NamedTuple):
     decode_s: float = 0.0
     unit: str | None = None
     all_propensities: bool = False
+    served: ActionId | None = None
 
 
 class Decision(NamedTuple):
@@ -124,13 +140,14 @@ class Decision(NamedTuple):
     snapshot: SnapshotVersion
     position: LogPosition
     propensities: Propensities | None = None
+    arm: str | None = None
 
     @classmethod
     def of(cls, record: DecisionRecord) -> Decision:
         """Return the answer of a decision that was just stored."""
         return cls(
             record.decision_id, record.chosen, record.propensity, record.snapshot, record.position,
-            record.propensities,
+            record.propensities, record.arm,
         )  # fmt: skip
 
 

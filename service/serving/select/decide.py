@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.arms import Asked
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, DecisionKey
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
@@ -99,8 +100,9 @@ def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
     key, decision_id = _identity(pending, ids)
     try:
         choice = bandit.model.select(
-            decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve
-        )
+            decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve,
+            asked=_asked(pending, offer) if bandit.model.spec.has_arms else None,
+        )  # fmt: skip
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
     return _drawn(pending, key, decision_id, offer, choice, started, max_inline_bytes)
@@ -117,8 +119,13 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
     offer = bandit.offer(None)
     made = [_identity(each, ids) for each in pending]
     contexts = [each.ready for each in pending]
+    asked = None
+    if bandit.model.spec.has_arms:
+        asked = [_asked(each, offer) for each in pending]
     try:
-        choices = bandit.model.select_many([name for _, name in made], contexts, offer.candidates)
+        choices = bandit.model.select_many(
+            [name for _, name in made], contexts, offer.candidates, asked
+        )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
     started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share each
@@ -126,6 +133,11 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
         _drawn(each, key, decision_id, offer, choice, started, 0)
         for each, (key, decision_id), choice in zip(pending, made, choices, strict=True)
     ]
+
+
+def _asked(pending: Pending, offer: Offer) -> Asked:
+    slots, command = pending.bandit.model.catalogue.slots, pending.command
+    return Asked(command.unit, command.served, lambda action: offer.place(action, slots))
 
 
 def _identity(pending: Pending, ids: DecisionIds) -> tuple[DecisionKey, DecisionId]:
@@ -166,6 +178,8 @@ def _drawn(
         unit=command.unit,
         retrieval=_retrieval(command, offer, choice),
         propensities=everyone,
+        arm=choice.arm,
+        served=None if choice.arm is None else command.served,
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1

@@ -88,7 +88,7 @@ class HeldDecision:
         """Return what answered its select."""
         r = self.record
         return StoredAnswer(
-            r.body_hash, r.chosen, r.snapshot, r.position, r.propensity, r.propensities
+            r.body_hash, r.chosen, r.snapshot, r.position, r.propensity, r.propensities, r.arm
         )
 
     def num_bytes(self) -> int:

@@ -81,7 +81,7 @@ class Erasing:
         held.record = record._replace(
             decision_id=self._contents.ids.text(record.key), body_hash=None, context=_EMPTY,
             candidates=None, features=None, unit=None, retrieval=None,
-            propensities=None, imported=None if record.imported is None else "",
+            propensities=None, imported=None if record.imported is None else "", served=None,
             chosen=tuple(
                 picked._replace(
                     id=_ERASED_ACTION if picked.slot == INLINE_SLOT else picked.id, features=_EMPTY

@@ -137,11 +137,15 @@ def blank_chosen(decision_id: str, blob: bytes) -> bytes:
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:
-    """Encode the candidates of a decision; None where all enabled actions were offered."""
-    if record.candidates is None:
+    """Encode the candidates of a decision, and the caller's own one.
+
+    None where all enabled actions were offered, and the request named none.
+    """
+    if record.candidates is None and record.served is None:
         return None
     features = None if record.features is None else packed_rows(record.features)
-    return bytes(msgpack.packb((record.candidates, features, record.retrieval)))
+    parts = (record.candidates, features, record.retrieval)
+    return bytes(msgpack.packb(parts if record.served is None else (*parts, record.served)))
 
 
 def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:

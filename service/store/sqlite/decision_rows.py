@@ -14,7 +14,7 @@ from service.store.records import BanditRecord, DecisionRecord, Retrieval
 from service.store.sqlite.codec import unpack_chosen, unpack_propensities
 
 COLUMNS = """d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
-  d.propensity, d.activated, d.explored, d.std, d.propensities, d.imported"""
+  d.propensity, d.activated, d.explored, d.std, d.propensities, d.imported, d.arm, d.unit"""
 
 
 def decision_record(
@@ -26,24 +26,27 @@ def decision_record(
         StoreDamaged: A checksum differs.
     """
     key, time, body_hash, context, chosen, candidates, version, position = row[:8]
-    propensity, activated, explored, std, propensities, imported = row[8:]
+    propensity, activated, explored, std, propensities, imported, arm, unit = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
-    ids, features, retrieval = None, None, None
+    ids, features, retrieval, served = None, None, None, None
     try:
         if candidates is not None:
             names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
-            ids = tuple(ActionId(name) for name in names)
+            ids = None if names is None else tuple(ActionId(name) for name in names)
             if packed is not None:
-                features = unpacked_rows(packed, len(ids), bandit.spec.row_layout.action_dim)
+                num = 0 if ids is None else len(ids)
+                features = unpacked_rows(packed, num, bandit.spec.row_layout.action_dim)
             if more and more[0] is not None:
                 retrieval = Retrieval(*more[0])
+            served = ActionId(more[1]) if len(more) > 1 else None
         array = recorded_context(bandit.spec.context, context)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
     return DecisionRecord(
         decision_id, DecisionKey(key), bandit.key, time, body_hash, array, picks, ids, features,
         SnapshotVersion(version), LogPosition(position), propensity, bool(activated),
-        None if explored is None else bool(explored), std, retrieval=retrieval,
+        None if explored is None else bool(explored), std,
+        unit=None if unit is None else unit.hex(), retrieval=retrieval,
         propensities=unpack_propensities(decision_id, propensities),
-        imported=None if imported is None else imported.decode(),
+        imported=None if imported is None else imported.decode(), arm=arm, served=served,
     )  # fmt: skip

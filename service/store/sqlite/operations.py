@@ -70,9 +70,9 @@ CLOSE_CHUNK = 500
 MAX_ROUNDS = 10_000  # per bandit; older ones are removed
 _COLUMNS = (
     "key, own_id, time, body_hash, context, chosen, candidates, snapshot, position, propensity,"
-    " activated, explored, std, unit, propensities, imported"
+    " activated, explored, std, unit, propensities, imported, arm"
 )
-_ROW = f"({', '.join('?' * 16)})"
+_ROW = f"({', '.join('?' * 17)})"
 AT_ONCE = 32  # decisions in one statement
 _INSERT = {
     num: f"INSERT INTO decisions ({_COLUMNS}) VALUES {', '.join([_ROW] * num)}"
@@ -196,7 +196,7 @@ class Operations:
             pack_candidates(d), d.snapshot, d.position, d.propensity, int(d.activated), d.explored,
             d.std, None if d.unit is None else self._ids.unit(d.unit),
             None if d.propensities is None else pack_propensities(d.propensities),
-            None if d.imported is None else d.imported.encode(),
+            None if d.imported is None else d.imported.encode(), d.arm,
         )  # fmt: skip
 
     def propensity(self, key: DecisionKey, propensity: float) -> None:

@@ -413,13 +413,13 @@ def stored_answer(
     """Return what answered a decision's select, None without such a decision."""
     column, value = ids.place(decision_id)
     found = db.execute(
-        "SELECT body_hash, chosen, snapshot, position, propensity, propensities FROM decisions"
-        f" WHERE {column} = ?",
+        "SELECT body_hash, chosen, snapshot, position, propensity, propensities, arm"
+        f" FROM decisions WHERE {column} = ?",
         (value,),
     ).fetchone()
     if found is None:
         return None
-    body_hash, chosen, snapshot, position, propensity, propensities = found
+    body_hash, chosen, snapshot, position, propensity, propensities, arm = found
     return StoredAnswer(
         body_hash,
         unpack_chosen(decision_id, chosen),
@@ -427,4 +427,5 @@ def stored_answer(
         LogPosition(position),
         propensity,
         unpack_propensities(decision_id, propensities),
+        arm,
     )

@@ -287,6 +287,10 @@ def _decision(
         row["imported"] = made.imported
     if logged.metrics[0] is not None:
         row["metrics"] = dict(logged.metrics[0])
+    if made.arm is not None:
+        row["arm"] = made.arm
+        if made.served is not None:
+            row["served"] = made.served
     if record.spec.has_action_features:
         row["action_features"] = _features(first.features)
     if made.features is not None:

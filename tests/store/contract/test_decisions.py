@@ -48,6 +48,23 @@ def test_the_propensities_of_all_candidates_are_stored_with_a_decision(client, s
             assert plain(decision.record.propensities) == plain(given)
 
 
+@pytest.mark.parametrize("served", [None, "a3"])
+def test_the_arm_is_stored_with_a_decision(client, store, make, served):
+    bandit = make.bandit(client, store)
+    record = make.decision(bandit, "d0")._replace(arm="control", unit="u", served=served)
+    assert client.call(store.append_decision, record) is None
+    with store.reader() as reader, store.history() as history:
+        answer = reader.answer(DecisionId("d0"))
+        found = history.decision(bandit, DecisionId("d0")).record
+        assert answer.arm == "control"
+        assert (found.arm, found.served, found.candidates) == ("control", served, None)
+        assert found.unit is not None  # as the store has it
+        (page,) = history.logged(
+            bandit, history.moment(bandit), DecisionKey(0), 9, 1 << 20
+        ).decisions
+        assert (page.record.arm, page.record.served) == ("control", served)
+
+
 def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
     bandit = make.bandit(client, store)
     for salt in range(3):
