@@ -351,6 +351,84 @@ class MetricState:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean of values, with an interval that holds at 95 % whenever one looks.
+
+    Attributes:
+        num: The number of values behind it.
+        mean: The mean; None without values.
+        low, high: The interval; None without values, and without a reward range before 100.
+    """
+
+    num: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmState:
+    """How an arm stands, since it is what it is now.
+
+    Attributes:
+        name: Its name; "bandit" is the bandit itself.
+        share: The probability that it decides now.
+        reward: What its decisions earned.
+        lift: What the bandit's earn more; None of the bandit itself.
+    """
+
+    name: str
+    share: float
+    reward: Estimate
+    lift: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Why a guard made an arm serve everything.
+
+    Attributes:
+        arm: The arm.
+        time: Seconds since the epoch.
+        margin: By how much the bandit might have been worse.
+        low, high: The interval of its lift over the arm then.
+        num: The number of values behind it.
+    """
+
+    arm: str
+    time: float
+    margin: float
+    low: float
+    high: float
+    num: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActionValue:
+    """What an action earned where it was chosen first."""
+
+    id: str
+    reward: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What the arms and the actions of a bandit earned.
+
+    Attributes:
+        arms: The arms, the bandit itself last; none where it has none.
+        actions: The actions with the most values.
+        num_actions: How many actions have values.
+        behind: Whether there are values that are not counted yet.
+    """
+
+    arms: tuple[ArmState, ...]
+    actions: tuple[ActionValue, ...]
+    num_actions: int
+    behind: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """Configuration and progress of a bandit.
 
@@ -375,6 +453,8 @@ class BanditState:
             are learned as they come, or the service does not report it.
         imported: Decisions that were imported; None where the service does not report it.
         metrics: What was reported of each metric; None where the bandit has none.
+        arms: How its arms stand, the bandit itself last; empty without arms.
+        guarded: Why a guard made an arm serve everything; None where none did.
     """
 
     name: str
@@ -394,6 +474,8 @@ class BanditState:
     maturity_s: float | None = field(default=None, metadata=SENT)
     imported: int | None = field(default=None, metadata=SENT)
     metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
+    arms: tuple[ArmState, ...] | None = field(default=None, metadata=SENT)
+    guarded: Guarded | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from bandexa_client.answers import (
     Snapshots,
     SnapshotState,
     Training,
+    Values,
     Voided,
 )
 from bandexa_client.arrays import Array, Features, sendable
@@ -284,6 +285,28 @@ class Calls(ABC):
 
         where = path(bandit) + ("?wait=true" if wait else "")
         return await self._do(Call("PUT", where, read, spec, slow=wait))
+
+    @shared
+    async def set_mode(
+        self, bandit: str, mode: str = "learn", *, serve: str | None = None
+    ) -> BanditState:
+        """Change who decides from the next decision on, and nothing else.
+
+        Args:
+            bandit: Its name.
+            mode: learn: arms and bandit, by their shares; control_only: the arm `guard.arm`.
+            serve: One action, which is served wherever it is offered; None: none is.
+        """
+        body = {"mode": mode, "serve": serve}
+        return await self._do(Call("PUT", path(bandit, "mode"), reads(BanditState), body))
+
+    @shared
+    async def values(self, bandit: str, *, limit: int = 100) -> Values:
+        """Return what arms and actions earned, with intervals that hold whenever one looks.
+
+        `limit`: How many actions, those with the most values.
+        """
+        return await self._do(Call("GET", f"{path(bandit, 'values')}?limit={limit}", reads(Values)))
 
     @shared
     async def plan_bandit(self, bandit: str, spec: Mapping[str, object]) -> Plan:

@@ -57,6 +57,15 @@ class Asymptotic:
             ),
         )  # fmt: skip
 
+    def without(self, value: float) -> Asymptotic:
+        """Return the state as if one of the values had not been there: it was wrong."""
+        num = self.num - 1
+        if not num:
+            return replace(self, num=0, mean=0.0, deviation=0.0)
+        mean = (self.num * self.mean - value) / num
+        apart = (value - mean) * (value - self.mean)
+        return replace(self, num=num, mean=mean, deviation=max(0.0, self.deviation - apart))
+
     @property
     def rho_squared(self) -> float:
         """rho^2."""

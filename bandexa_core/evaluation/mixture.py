@@ -65,6 +65,16 @@ class Mixture:
             spread=self.spread + float(((values - guesses) ** 2).sum()),
         )
 
+    def without(self, value: float) -> Mixture:
+        """Return the state as if one of the values had not been there: it was wrong.
+
+        Its guess is not known any more, and is taken to be the newest one.
+        """
+        num, total = self.num - 1, self.total - value
+        guess = min((self.start + total) / (num + 1), 1.0)
+        spread = max(0.0, self.spread - (value - guess) ** 2)
+        return replace(self, num=num, total=total, spread=spread)
+
     def lower(self, alpha: float, lowest: float, highest: float) -> float:
         """Return the bound; it is wrong at any time with probability `alpha` at most.
 

@@ -89,6 +89,14 @@ class _Pair:
     def _after(self, lower: Values, upper: Values) -> Self:
         return replace(self, lower=self.lower.add(lower), upper=self.upper.add(upper))
 
+    def _without(self, lower: float, upper: float) -> Self:
+        sides = []
+        for side, value in ((self.lower, lower), (self.upper, upper)):
+            if not isinstance(side, Mixture):
+                raise ValueError("method: values can be taken out of mixture alone")
+            sides.append(side.without(value))
+        return replace(self, lower=sides[0], upper=sides[1])
+
     def _ends(self, lowest: float) -> tuple[float, float]:
         each = 0.5 * self.alpha
         return self.lower.lower(each, lowest, 1.0), self.upper.lower(each, lowest, 1.0)
@@ -129,6 +137,16 @@ class MeanSequence(_Pair):
         """Return the state after more rewards, (N,)."""
         scaled = self.scaled(rewards)
         return self._after(scaled, 1.0 - scaled)
+
+    def without(self, reward: float) -> Self:
+        """Return the state as if one of the rewards had not been there; see `Mixture.without`."""
+        (scaled,) = self.scaled(np.array([reward])).tolist()
+        return self._without(scaled, 1.0 - scaled)
+
+    @property
+    def mean(self) -> float:
+        """The mean of the rewards; the lowest reward without any."""
+        return self.low + (self.high - self.low) * self.lower.total / max(self.num, 1)
 
     def interval(self) -> Interval:
         """Return the interval."""
@@ -266,6 +284,14 @@ class LiftSequence(_Pair):
         found = np.where(is_arm, 1.0 / (1.0 - others), -1.0 / others) * (scaled - centres[:-1])
         after = self._after(found, -found)
         return replace(after, num_centred=int(num[-1]), centre=float(centres[-1]))
+
+    def without(self, reward: float, *, is_arm: bool, share: float) -> Self:
+        """Return the state as if one of the rewards had not been there; see `Mixture.without`."""
+        (scaled,) = self.scaled(np.array([reward])).tolist()
+        num = self.num_centred - 1
+        centre = (self.num_centred * self.centre - scaled) / num if num else 0.5
+        found = (1.0 / (1.0 - share) if is_arm else -1.0 / share) * (scaled - centre)
+        return replace(self._without(found, -found), num_centred=num, centre=centre)
 
     @property
     def lift(self) -> float:

@@ -5,7 +5,7 @@ A config row is one of two things.
 - A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
   `rewards` but for `rewards.learn`, arms and mode). It may also have `wanted`, a whole
   configuration: what has to be relearned from the log before it can be served. `wanted: null` takes
-  back what was wanted before.
+  back what was wanted before. A change that a guard makes says why, in `trip`.
 - A *switch* says that the model which was relearned under the configuration wanted at row
   `switched` is served from its position on, and which snapshot that model began as.
 
@@ -40,7 +40,7 @@ from bandexa_core.spec import (
     TrainingSpec,
 )
 
-WANTED, SWITCHED, VERSION = "wanted", "switched", "version"
+WANTED, SWITCHED, VERSION, TRIP = "wanted", "switched", "version", "trip"
 
 
 class Wanted(NamedTuple):
@@ -55,6 +55,25 @@ class Wanted(NamedTuple):
     position: LogPosition
     time: float
     spec: BanditSpec
+
+
+class Trip(NamedTuple):
+    """Why a guard made an arm serve everything.
+
+    Attributes:
+        arm: The arm.
+        margin: By how much the bandit might have been worse.
+        low, high: The interval of its lift over the arm.
+        num: How many values are behind that.
+        time: When it was, seconds since the epoch; 0 while it is not a row of the log.
+    """
+
+    arm: str
+    margin: float
+    low: float
+    high: float
+    num: int
+    time: float = 0.0
 
 
 class Switch(NamedTuple):
@@ -122,6 +141,16 @@ class Configurations:
         if any(each.generation == row.position for each in self.switches):
             return None
         return Wanted(row.position, row.time, self.spec(row.position, row.position))
+
+    @cached_property
+    def trip(self) -> Trip | None:
+        """Why a guard made an arm serve everything; None where none did, or a person changed it."""
+        for row in reversed(self._rows):
+            if row.spec.get("mode", "control_only") != "control_only":
+                return None
+            if TRIP in row.spec:
+                return Trip(**row.spec[TRIP] | {"time": row.time})
+        return None
 
     def requested_at(self, generation: int) -> float:
         """Return the time of the row that wanted a generation.
@@ -245,10 +274,14 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
 
 
 def change_payload(
-    spec: BanditSpec, wanted: BanditSpec | Literal["nothing"] | None = None
+    spec: BanditSpec,
+    wanted: BanditSpec | Literal["nothing"] | None = None,
+    trip: Trip | None = None,
 ) -> dict[str, Any]:
     """Return the `spec` of the config row of a change; for `wanted` see `EventStore`."""
     payload = spec.changeable_part()
+    if trip is not None:
+        payload[TRIP] = trip._asdict()
     if wanted is not None:
         payload[WANTED] = None if wanted == "nothing" else dataclasses.asdict(wanted)
     found: dict[str, Any] = json.loads(json.dumps(payload))  # as every reader of the log has it

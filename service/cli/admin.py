@@ -27,7 +27,7 @@ from service.cli.options import (
 from service.cli.remote import connected
 
 if TYPE_CHECKING:
-    from bandexa_client import BanditState, Catalogue
+    from bandexa_client import BanditState, Catalogue, Estimate
 
 bandits_app = typer.Typer(help="Bandits of a running server.", no_args_is_help=True)
 actions_app = typer.Typer(help="The actions of a bandit.", no_args_is_help=True)
@@ -108,6 +108,65 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             out.append((f"{prefix}{key}", item))
     return out
+
+
+@bandits_app.command("mode")
+def set_mode(
+    bandit: BanditName,
+    mode: Annotated[str, typer.Argument(help="learn or control_only.")] = "learn",
+    serve: Annotated[
+        str | None, typer.Option(help="One action to serve wherever it is offered.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Change who decides: arms and bandit, the control alone, or one action."""
+    with connected(url, api_key) as client:
+        state = client.set_mode(bandit, mode, serve=serve)
+    if as_json:
+        echo_json(_state(state))
+    elif not quiet:
+        who = f"serves {serve}" if serve is not None else f"mode {mode}"
+        typer.echo(f"{bandit}: {who}, from position {state.position} on")
+
+
+@bandits_app.command("values")
+def show_values(
+    bandit: BanditName,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many actions.")] = 20,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what arms and actions earned, with intervals that hold whenever you look."""
+    with connected(url, api_key) as client:
+        found = client.values(bandit, limit=limit)
+    if as_json:
+        echo_json(dataclasses.asdict(found))
+        return
+    if quiet:
+        return
+    if found.arms:
+        head = ("arm", "share", "values", "reward", "interval", "lift", "interval")
+        rows = [
+            [arm.name, f"{arm.share:.3g}", *_estimate(arm.reward), *_estimate(arm.lift)[1:]]
+            for arm in found.arms
+        ]
+        typer.echo(columns(head, rows) + "\n")
+    lines = [[action.id, *_estimate(action.reward)] for action in found.actions]
+    typer.echo(columns(("action", "values", "reward", "interval"), lines))
+
+
+def _estimate(found: Estimate | None) -> list[str]:
+    """Return number, mean and interval, as far as they are known."""
+    if found is None:
+        return ["", "", ""]
+    mean = "" if found.mean is None else f"{found.mean:.4g}"
+    known = found.low is not None and found.high is not None
+    return [str(found.num), mean, f"{found.low:.4g} to {found.high:.4g}" if known else ""]
 
 
 @bandits_app.command("create")

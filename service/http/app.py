@@ -50,6 +50,7 @@ from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
 from service.serving.engine import Engine
+from service.serving.guarding import guarding
 from service.serving.lifecycle import running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
@@ -92,7 +93,8 @@ def create_app(settings: Settings) -> App:
     async def serving(app: App) -> AsyncIterator[None]:
         async with (
             running(settings, metrics, registry, app.progress) as engine,
-            following(settings, metrics) as follower,
+            guarding(engine) as guards,
+            following(settings, metrics, guards.stood) as follower,
             keys_read_anew(keys, settings),
             LargeBodies() as large,
             Evaluations(settings, partial(_uids, engine)).running() as evaluations,

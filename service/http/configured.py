@@ -6,6 +6,7 @@ key that cannot change and differs refuses the start.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,12 +95,20 @@ async def ensure(engine: Engine, wanted: list[ConfiguredBandit]) -> None:
     """
     for bandit in wanted:
         try:
-            live, created = await manage.put_bandit(engine, bandit.name, bandit.spec)
+            live, created = await manage.put_bandit(engine, bandit.name, _operated(engine, bandit))
             await _ensure_actions(engine, live, bandit.actions)
         except ServiceError as error:
             raise SettingsError(f"bandits.{bandit.name}: {error}") from error
         if created:
             log.info("bandit %s: created from the settings", bandit.name)
+
+
+def _operated(engine: Engine, bandit: ConfiguredBandit) -> BanditSpec:
+    """Return the configuration to put: a start does not take back what a guard has done."""
+    known = engine.live.get(bandit.name)
+    if known is None or known.configurations.trip is None:
+        return bandit.spec
+    return dataclasses.replace(bandit.spec, mode=None, serve=None)
 
 
 async def _ensure_actions(engine: Engine, bandit: Bandit, actions: tuple[ActionBody, ...]) -> None:

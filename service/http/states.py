@@ -8,7 +8,9 @@ from typing import Literal
 from bandexa_core.log.metrics import Totals
 from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import (
+    ArmState,
     BanditAnswer,
+    EstimateState,
     FeaturesState,
     FieldState,
     KeyChange,
@@ -16,6 +18,7 @@ from service.http.schemas.bandits import (
     PlanAnswer,
     RebuildState,
     SideState,
+    TripState,
 )
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
@@ -24,6 +27,7 @@ from service.serving.engine import Engine
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
 from service.serving.recovery import SetAside
+from service.serving.standing import ArmStanding, Estimated
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
@@ -45,6 +49,8 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         rebuild=rebuild_state(engine, bandit),
         maturity_s=engine.rewards.maturity_s(bandit),
         imported=bandit.num_imported,
+        arms=[arm_state(each) for each in bandit.current_standing()],
+        guarded=trip_state(bandit),
         unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
     )
 
@@ -58,6 +64,26 @@ def metrics_state(bandit: Bandit) -> dict[str, MetricState] | None:
         mean = total / num if num else None
         found[name] = MetricState(count=num, sum=total, mean=mean, weight=learn.get(name))
     return found or None
+
+
+def estimate_state(found: Estimated) -> EstimateState:
+    """Return a mean with its interval."""
+    low, high = found.interval or (None, None)
+    return EstimateState(num=found.num, mean=found.mean, low=low, high=high)
+
+
+def arm_state(arm: ArmStanding) -> ArmState:
+    """Return how an arm stands."""
+    return ArmState(
+        name=arm.name, share=arm.share, reward=estimate_state(arm.reward),
+        lift=None if arm.lift is None else estimate_state(arm.lift),
+    )  # fmt: skip
+
+
+def trip_state(bandit: Bandit) -> TripState | None:
+    """Return why a guard made an arm serve everything; None where none did."""
+    trip = bandit.configurations.trip
+    return None if trip is None else TripState(**trip._asdict())
 
 
 def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:

@@ -56,6 +56,16 @@ async def bandit_metrics(engine: Engine, *, histograms: bool) -> list[bytes]:
     return parts
 
 
+_OF_ARMS = (
+    ("share", "The probability that an arm decides; of the bandit itself under its name."),
+    ("values", "Learned values behind the comparison of arms."),
+    ("reward_mean", "The mean of these."),
+    ("lift", "What the bandit earns more than an arm, per decision."),
+    ("lift_low", "Lower end of the interval of that lift, which holds whenever one looks."),
+    ("lift_high", "Upper end of that interval."),
+)
+
+
 class _Traffic:
     """What has happened to bandits."""
 
@@ -83,6 +93,7 @@ class _Traffic:
         self._means = _Family(
             "bandexa_reported_metric_mean", "Mean of a reported metric over these values."
         )
+        self._arms = [_Family(f"bandexa_arm_{name}", text) for name, text in _OF_ARMS]
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
@@ -125,6 +136,13 @@ class _Traffic:
                 self._means.add(metric, total / num)
         if (rate := vitals.join_rate()) is not None:
             self._join.add(label, rate)
+        for arm in bandit.current_standing():
+            numbers = [arm.share, arm.reward.num, arm.reward.mean]
+            if arm.lift is not None:
+                numbers += [arm.lift.mean, *(arm.lift.interval or ())]
+            for family, number in zip(self._arms, numbers, strict=False):
+                if number is not None:
+                    family.add(f'{label},arm="{arm.name}"', number)
         for side, counts in (
             ("context", bandit.inputs.contexts),
             ("actions", bandit.inputs.actions),
@@ -164,8 +182,8 @@ class _Traffic:
         """Return the metrics."""
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
-            self._maturity, self._reported, self._means, self._join, self._objects, self._values,
-            self._hashes, self._drift,
+            self._maturity, self._reported, self._means, self._join, *self._arms, self._objects,
+            self._values, self._hashes, self._drift,
         ]  # fmt: skip
 
 

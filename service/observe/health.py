@@ -17,7 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from bandexa_core.evaluation import Interval
 from bandexa_core.features.robust import BOUND, FAR
+from bandexa_core.log.configurations import Trip
 from service.observe.counters import Traffic
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
@@ -119,6 +121,8 @@ class BanditState:
         misfits: Named features of many requests that the encoding cannot read: see `Misfit`.
         collisions: Ids whose places are shared, with the share of their values, the worst first.
         change_error: Why the wanted configuration could not be learned; None: nothing failed.
+        trip: Why a guard made an arm serve everything; None: none did, or a person changed it.
+        worse: Arms that the bandit is worse than, with the interval of its lift over each.
     """
 
     due_s: float
@@ -143,6 +147,8 @@ class BanditState:
     misfits: tuple[Misfit, ...] = ()
     collisions: tuple[tuple[str, float], ...] = ()
     change_error: str | None = None
+    trip: Trip | None = None
+    worse: tuple[tuple[str, Interval], ...] = ()
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -192,8 +198,17 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         misfits=tuple(misfits(bandit.inputs)),
         collisions=tuple(collisions(bandit.inputs)),
         change_error=bandit.change_error,
+        trip=bandit.configurations.trip,
+        worse=tuple(worse_than(bandit)),
     )
     return list(check_bandit(state))
+
+
+def worse_than(bandit: Bandit) -> Iterator[tuple[str, Interval]]:
+    """Yield the arms that earn more than the bandit, whatever chance did."""
+    for arm in bandit.current_standing():
+        if arm.lift is not None and arm.lift.interval is not None and arm.lift.interval.high < 0.0:
+            yield arm.name, arm.lift.interval
 
 
 def misfits(inputs: InputCounts) -> Iterator[Misfit]:
@@ -276,6 +291,7 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
     """Yield what is wrong, or may be, with a bandit: alarms first."""
     if state.failure is not None:
         yield failed_finding(state.failure)
+    yield from _check_arms(state)
     yield from _check_training(state)
     drop = join_rate_drop(state.traffic)
     if drop is not None:
@@ -289,6 +305,31 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
     if state.learns:
         yield from _check_traffic(state)
         yield from _check_inputs(state)
+
+
+def _check_arms(state: BanditState) -> Iterator[Finding]:
+    """Yield what the comparison with other arms shows."""
+    if state.trip is not None:
+        trip = state.trip
+        yield Finding(
+            "guard-tripped", ALARM,
+            f"arm {trip.arm} serves everything since {_utc(trip.time)}: after {trip.num} values the"
+            f" bandit's lift over it was {trip.low:.3g} to {trip.high:.3g}, below -{trip.margin:g}",
+            'find out why; a PUT with "mode": "learn" has the bandit decide again, and its'
+            " comparison with the arm begins anew",
+        )  # fmt: skip
+    for name, interval in state.worse:
+        yield Finding(
+            "worse-than-arm", ALARM,
+            f"arm {name} earns more than the bandit: the lift is {interval.low:.3g} to"
+            f" {interval.high:.3g} a decision",
+            'what it serves is better for now: "mode": "control_only" gives it every decision'
+            " (docs/arms.md)",
+        )  # fmt: skip
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def failed_finding(failure: Failure) -> Finding:

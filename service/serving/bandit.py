@@ -27,6 +27,7 @@ from service.serving.inputs import NamedSide, conform
 from service.serving.observed import InputCounts
 from service.serving.reported_metrics import ReportedMetrics
 from service.serving.select.commands import CandidateInput, InlineCandidates, Offer
+from service.serving.standing import ArmStanding, Standing
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
@@ -68,6 +69,7 @@ class Bandit:
         configurations: Those that its log has, as far as is known here.
         num_imported: How many decisions were imported into it.
         metrics: What is known of the metrics that are reported for it.
+        standing: How its arms stand, as of the last count; None before the first.
         change_error: Why the last attempt to learn the wanted configuration failed; None: it did
             not.
     """
@@ -90,6 +92,7 @@ class Bandit:
         self.num_imported = num_imported
         self.metrics = ReportedMetrics(self.configurations, totals)
         self.change_error: str | None = None
+        self.standing: Standing | None = None
         self.snapshots = snapshots
         self.vitals = Vitals()
         self.inputs = InputCounts()
@@ -122,6 +125,15 @@ class Bandit:
         if self._sides.of_context is not spec.context or self._sides.of_actions is not spec.actions:
             self._sides = _Sides.of(spec, self._salt)  # a model of another configuration is served
         return self._sides
+
+    def current_standing(self) -> tuple[ArmStanding, ...]:
+        """Return how its arms stand, the bandit itself last; none where it has none."""
+        spec, found = self.model.spec, self.standing
+        if not spec.arms:
+            return ()
+        if found is None or not found.is_of(spec):
+            return Standing.new(spec).arms
+        return found.arms
 
     def logged(self, row: LogRow) -> None:
         """Note that a row of its log is committed."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.arms_spec import Mode
 from bandexa_core.ids import ActionId, BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.model import Progress, ServingModel
@@ -147,6 +148,37 @@ async def _change(
     bandit.change_error = None  # another attempt is made now, or none is needed
     engine.reconfiguring.start(bandit)
     return bandit
+
+
+async def set_mode(engine: Engine, name: str, mode: Mode, serve: ActionId | None) -> Bandit:
+    """Change who decides, and nothing else; holds from the next decision on.
+
+    Args:
+        engine: The live bandits.
+        name: The bandit.
+        mode: See `BanditSpec`.
+        serve: One action that is served wherever it is offered; None: none is.
+
+    Raises:
+        UnknownBandit, UnknownAction, InvalidRequest: Nothing was changed.
+    """
+    async with engine.live.changing(name):
+        bandit = engine.bandit(name)
+        catalogue = bandit.model.catalogue
+        if serve is not None and len(catalogue):
+            if serve not in catalogue.slots:
+                raise UnknownAction(serve, "serve")
+            if not catalogue.enabled[catalogue.slots[serve]]:
+                raise InvalidRequest("serve", f"action {serve!r} is retired")
+        try:
+            spec = dataclasses.replace(bandit.model.spec, mode=mode, serve=serve)
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "mode") from error
+        if spec != bandit.model.spec:
+            append = engine.store.append_config
+            row = await engine.commit(append, bandit.record, spec, then=bandit.logged)
+            await engine.settled(bandit, row.position)
+        return bandit
 
 
 async def delete_bandit(engine: Engine, name: str) -> None:

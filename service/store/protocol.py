@@ -21,6 +21,7 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
+from bandexa_core.log.configurations import Trip
 from bandexa_core.log.contract import Change, DecisionState, Outcome, Reported, metrics_of
 from bandexa_core.log.metrics import changed_totals
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
@@ -274,6 +275,7 @@ class EventStore(Protocol):
         spec: BanditSpec,
         done: Done[ConfigRow],
         wanted: BanditSpec | Literal["nothing"] | None = None,
+        trip: Trip | None = None,
     ) -> None:
         """Log a change of the configuration.
 
@@ -283,6 +285,7 @@ class EventStore(Protocol):
             done: Receives the row.
             wanted: The configuration to be served once it is relearned; "nothing": take back what
                 was wanted so far; None: that stays as it is.
+            trip: Why a guard makes the change; None: it is not one of a guard.
         """
 
     def append_switch(

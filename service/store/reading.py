@@ -338,6 +338,14 @@ class CountingReader(Reader, Protocol):
             StoreDamaged: They cannot be decoded.
         """
 
+    def configurations(self, bandit: int) -> Configurations:
+        """Return the configurations of a bandit that is not deleted, up to its log's end.
+
+        Raises:
+            StoreDamaged: They are not what was written.
+            KeyError: There is no such bandit any more.
+        """
+
     def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
         """Return at most so many learn rows, and rows that void values, in (after, up_to]."""
 

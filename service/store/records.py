@@ -475,6 +475,11 @@ class CountedValue(NamedTuple):
         decided: When its decision was made; None where that was removed.
         first_learned: When its value was learned first; None where that row was removed.
         imported: Whether its decision was made elsewhere.
+        made_at: The log position that its decision was made at; None where that was removed.
+        place: Which of the chosen actions it is of.
+        action: That action; None where the decision was removed.
+        arm: The arm that decided; None without arms.
+        is_first: Whether no earlier decision with an arm was made for the same unit.
     """
 
     position: int
@@ -484,3 +489,8 @@ class CountedValue(NamedTuple):
     decided: float | None
     first_learned: float | None
     imported: bool = False
+    made_at: int | None = None
+    place: int = 0
+    action: ActionId | None = None
+    arm: str | None = None
+    is_first: bool = True

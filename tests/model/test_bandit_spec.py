@@ -248,7 +248,8 @@ def test_prior_and_noise_follow_the_reward_range_unless_they_are_given():
 def test_the_relearned_part_is_all_but_what_may_change():
     frozen = BASE.relearned_part()
     sections = {field.name for field in dataclasses.fields(BanditSpec)}
-    assert frozen.keys() == sections - {"training", "replay", "selection"}
+    at_once = {"training", "replay", "selection", "arms", "sticky", "guard", "mode", "serve"}
+    assert frozen.keys() == sections - at_once
     assert frozen["rewards"] == {"learn": None}
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
     assert changed.relearned_part() == frozen

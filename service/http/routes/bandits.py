@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,28 +14,33 @@ from service.http.auth import needs
 from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
 from service.http.large import large
 from service.http.openapi import reads
-from service.http.routes.common import EngineDep, Name, problems
+from service.http.routes.common import EngineDep, FollowerDep, Name, problems
 from service.http.schemas.bandits import (
     ActionList,
     ActionState,
+    ActionValue,
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
+    ModeRequest,
     PlanAnswer,
     RecoverAnswer,
     ReplayAnswer,
     ReplayRequest,
     TrainAnswer,
+    ValuesAnswer,
 )
 from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
 from service.http.shown import shown_features
-from service.http.states import plan_answer, state_of
+from service.http.states import arm_state, estimate_state, plan_answer, state_of
+from service.observe.dashboard import views
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
+from service.serving.standing import Estimated
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
@@ -102,6 +108,39 @@ async def list_bandits(
 async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
     """Return a bandit's configuration and state."""
     return state_of(engine, engine.bandit(name))
+
+
+@router.put("/{name}/mode", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))
+async def put_mode(name: Name, body: ModeRequest, engine: EngineDep) -> BanditAnswer:
+    """Change who decides, from the next decision on: the arms, the control alone, or one action.
+
+    Nothing else of the configuration changes. It is a row of the log, and lasts.
+    """
+    serve = None if body.serve is None else ActionId(body.serve)
+    return state_of(engine, await manage.set_mode(engine, name, body.mode, serve))
+
+
+@router.get("/{name}/values", openapi_extra=needs("read"), responses=problems(404, 422))
+async def bandit_values(
+    name: Name,
+    engine: EngineDep,
+    follower: FollowerDep,
+    limit: Annotated[int, Query(ge=1, le=MAX_ACTIONS, description="How many actions.")] = 100,
+) -> ValuesAnswer:
+    """Return what arms and actions earned, with intervals that hold whenever one looks."""
+    bandit = engine.bandit(name)
+
+    def found() -> tuple[int, list[tuple[str, Estimated]]]:
+        with follower.aggregates() as aggregates:
+            return views.action_values(aggregates, bandit.record.uid, limit)
+
+    num, actions = await asyncio.get_running_loop().run_in_executor(None, found)
+    return ValuesAnswer(
+        arms=[arm_state(each) for each in bandit.current_standing()],
+        actions=[ActionValue(id=each, reward=estimate_state(value)) for each, value in actions],
+        num_actions=num,
+        behind=follower.behind,
+    )
 
 
 @router.delete(

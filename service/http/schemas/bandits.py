@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from bandexa_core.arms_spec import Mode
 from bandexa_core.spec import BanditSpec
 from service.http.schemas.common import Id
 from service.http.schemas.health import Learning, TrainerState
@@ -135,6 +136,39 @@ class PlanAnswer(BaseModel):
     spec: BanditSpec = Field(description="The whole configuration, with all defaults.")
 
 
+class EstimateState(BaseModel):
+    """A mean of values, with an interval that holds whenever one looks, at 95 %."""
+
+    num: int = Field(description="The number of values behind it.")
+    mean: float | None = Field(description="null without values.")
+    low: float | None = Field(
+        description="The lower end; null without values, and without a `reward_range` before 100."
+    )
+    high: float | None = Field(description="The upper end.")
+
+
+class ArmState(BaseModel):
+    """How an arm stands, since it is what it is now."""
+
+    name: str = Field(description='"bandit": the bandit itself.')
+    share: float = Field(description="The probability that it decides now.")
+    reward: EstimateState
+    lift: EstimateState | None = Field(
+        description="What the bandit earns more than it, per decision; null for the bandit."
+    )
+
+
+class TripState(BaseModel):
+    """Why a guard made an arm serve everything."""
+
+    arm: str
+    time: float = Field(description="Seconds since the epoch.")
+    margin: float
+    low: float = Field(description="The interval of the bandit's lift over the arm then.")
+    high: float
+    num: int = Field(description="The number of values behind it.")
+
+
 class BanditAnswer(BaseModel):
     """A bandit's configuration and state."""
 
@@ -170,6 +204,41 @@ class BanditAnswer(BaseModel):
         description="pending: the served model contains values that are void, or rows that were"
         " erased, until it is rebuilt without them.",
     )
+    arms: list[ArmState] = Field(
+        [], description="How the arms stand, the bandit itself last; empty without arms."
+    )
+    guarded: TripState | None = Field(
+        None, description="Why a guard made an arm serve everything; null where none did."
+    )
+
+
+class ModeRequest(BaseModel):
+    """Who decides from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Mode = Field(
+        "learn", description="learn: arms and bandit; control_only: the arm `guard.arm`."
+    )
+    serve: Id | None = Field(
+        None, description="One action, which is served wherever it is offered; null: none."
+    )
+
+
+class ActionValue(BaseModel):
+    """What an action earned where it was chosen first."""
+
+    id: str
+    reward: EstimateState
+
+
+class ValuesAnswer(BaseModel):
+    """What the arms and the actions of a bandit earned."""
+
+    arms: list[ArmState]
+    actions: list[ActionValue] = Field(description="Those with the most values first.")
+    num_actions: int = Field(description="How many have values.")
+    behind: bool = Field(description="Whether there are values that are not counted yet.")
 
 
 class ReplayRequest(BaseModel):

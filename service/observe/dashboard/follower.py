@@ -13,19 +13,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
+from service.observe.dashboard.comparing import Comparison, by_bandit, packed, standing
+from service.serving.standing import Standing
 from service.settings import Settings
-from service.store.errors import StoreError
+from service.store.errors import StoreDamaged, StoreError
 from service.store.identity import first_key
 from service.store.opening import open_counting
 from service.store.reading import CountingReader
-from service.store.records import CountedRow, Newest
+from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.aggregates import (
     DECISIONS,
     AggregateReader,
@@ -41,13 +43,27 @@ PAUSE_S = 1.0
 TIMES_EVERY_S = 10.0
 PRUNE_EVERY_S = 600.0
 PROPENSITY_WAIT_S = 5.0  # one that is computed after the answer is stored long before
+Publish = Callable[[BanditUid, Standing], None]
 BYTES = 64 << 10  # of packed actions in one chunk; a single decision may have more
 
 
 @asynccontextmanager
-async def following(settings: Settings, metrics: Metrics) -> AsyncIterator[Follower]:
-    """Run a follower until the exit; what it has not counted by then, the next one counts."""
-    follower = Follower(open_counting(settings.database), settings.aggregates, metrics.stages.total)
+async def following(
+    settings: Settings, metrics: Metrics, publish: Publish
+) -> AsyncIterator[Follower]:
+    """Run a follower until the exit; what it has not counted by then, the next one counts.
+
+    `publish` is called on the event loop.
+    """
+    loop = asyncio.get_running_loop()
+
+    def publish_there(uid: BanditUid, found: Standing) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(publish, uid, found)
+
+    follower = Follower(
+        open_counting(settings.database), settings.aggregates, metrics.stages.total, publish_there
+    )
     follower.start()
     try:
         yield follower
@@ -62,12 +78,19 @@ class Follower:
         store: Reads what is counted; closed with the follower.
         path: The aggregates' file; rebuilt where it is not usable.
         times: Durations of selects since the server's start.
+        publish: Receives how the arms of a bandit stand: at the start, and when that has changed.
 
     Attributes:
         behind: Whether there are rows that are not counted yet.
     """
 
-    def __init__(self, store: CountingReader, path: Path, times: Tally) -> None:
+    def __init__(
+        self,
+        store: CountingReader,
+        path: Path,
+        times: Tally,
+        publish: Publish = lambda uid, found: None,
+    ) -> None:
         self.path = path
         self.behind = True
         self._times = times
@@ -82,6 +105,9 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._store = store
         self._aggregates = AggregateWriter(path)
+        self._publish = publish
+        self._compared: dict[int, BanditUid] | None = None  # to be published; None: all of them
+        self._published_at = -math.inf
 
     def start(self) -> None:
         """Start the thread."""
@@ -128,10 +154,16 @@ class Follower:
         counts = Counts()
         cursors: dict[str, int] = {}
         more |= self._decisions(chunk, counts, cursors)
+        with_arms = {}
         for key in chunk:
             more |= self._values(key, newest[key].uid, newest[key].head, counts, cursors)
+            if any(kind != "action" for uid, kind, *_ in counts.compared if uid == newest[key].uid):
+                with_arms[key] = newest[key].uid
         if cursors:
             self._aggregates.add(counts, cursors)
+        if self._compared is not None:
+            self._compared |= with_arms
+        self._publish_standings()
         for key in chunk:
             self._note_if_counted(key)
         self.behind = more
@@ -228,9 +260,41 @@ class Follower:
                 counts.add_value(uid, row.time, row.after, delay)
             elif row.first_learned is not None:  # otherwise the corrected value has left the log
                 counts.correct_value(uid, row.first_learned, row.before, row.after)
+        self._compare(key, uid, [row for row in rows if not row.imported], counts)
         if len(rows) < CHUNK:  # skip the other rows: changes of a catalogue are megabytes to read
             cursors[uid] = head
         return len(rows) == CHUNK
+
+    def _compare(self, key: int, uid: str, rows: list[CountedValue], counts: Counts) -> None:
+        """Add rows to the sums of arms and actions."""
+        if not rows:
+            return
+        try:
+            known = self._store.configurations(key)
+        except (KeyError, StoreDamaged):  # deleted meanwhile; or damaged, and not served either
+            return
+        comparison = Comparison(known, lambda of: self._aggregates.sums(uid, of.kind, of.name))
+        comparison.take(rows)
+        counts.compared += [
+            (uid, of.kind, of.name, packed(sums)) for of, sums in comparison.changed.items()
+        ]
+
+    def _publish_standings(self) -> None:
+        """Publish what has changed, about once a second: an interval takes some milliseconds."""
+        now = time.monotonic()
+        if now - self._published_at < PAUSE_S or not self._newest:
+            return
+        waiting = self._compared
+        if waiting is None:
+            keys = {found.uid: key for key, found in self._newest.items()}
+            uids = by_bandit(self._aggregates.arms())
+            waiting = {keys[BanditUid(uid)]: BanditUid(uid) for uid in uids if uid in keys}
+        self._compared, self._published_at = {}, now
+        for key, uid in waiting.items():
+            with suppress(KeyError, StoreDamaged):  # as above
+                known = self._store.configurations(key)
+                stored = by_bandit(self._aggregates.arms(uid)).get(uid, {})
+                self._publish(uid, standing(known, stored))
 
     def _record_times(self, now: float) -> None:
         counts = list(self._times.counts)

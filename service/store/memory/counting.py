@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.rows import LearnRow
-from service.store.memory.contents import HeldDecision
+from service.store.memory.contents import Contents, HeldDecision
 from service.store.memory.log import ChangeRow
 from service.store.memory.view import View
 from service.store.records import CountedRow, CountedValue, Newest
@@ -44,16 +45,35 @@ class MemoryCountingReader(View):
             rows = [each for each in log.rows(after, up_to) if not isinstance(each, ChangeRow)]
             for each in rows[:most]:
                 row, held, first = each.row, contents.decision(each.key), log.at(each.row.origin)
-                found.append(
-                    CountedValue(
-                        row.position, row.time, row.before,
-                        row.after if isinstance(row, LearnRow) else None,
-                        None if held is None else held.record.time,
-                        None if first is None else first.row.time,
-                        held is not None and held.record.imported is not None,
-                    )
+                value = CountedValue(
+                    row.position, row.time, row.before,
+                    row.after if isinstance(row, LearnRow) else None, None,
+                    None if first is None else first.row.time, place=each.item,
                 )  # fmt: skip
+                if held is not None:
+                    made = held.record
+                    value = value._replace(
+                        decided=made.time, imported=made.imported is not None, made_at=made.position, arm=made.arm,
+                        action=made.chosen[each.item].id, is_first=_is_first(contents, held),
+                    )  # fmt: skip
+                found.append(value)
             return found
+
+    def configurations(self, bandit: int) -> Configurations:
+        """See `CountingReader.configurations`."""
+        with self._reading() as contents:
+            return contents.of(bandit).log.configurations(contents.live[bandit].spec)
+
+
+def _is_first(contents: Contents, held: HeldDecision) -> bool:
+    made = held.record
+    if made.arm is None or made.unit is None:
+        return True
+    return not any(
+        other.record.unit == made.unit and other.record.arm is not None
+        for other in contents.of(made.bandit).in_order()
+        if other.record.key < made.key
+    )
 
 
 def _counted(held: HeldDecision) -> CountedRow:

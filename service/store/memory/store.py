@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.configurations import change_payload, switch_payload
+from bandexa_core.log.configurations import Trip, change_payload, switch_payload
 from bandexa_core.log.contract import Outcome
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
@@ -167,9 +167,10 @@ class MemoryStore:
         spec: BanditSpec,
         done: Done[ConfigRow],
         wanted: BanditSpec | Literal["nothing"] | None = None,
+        trip: Trip | None = None,
     ) -> None:
         """See `EventStore.append_config`."""
-        payload = change_payload(spec, wanted)
+        payload = change_payload(spec, wanted, trip)
         self._put(lambda: self._operations.config(bandit, payload), done)
 
     def append_switch(

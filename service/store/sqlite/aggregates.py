@@ -15,18 +15,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from service.store.sqlite.connection import as_store_errors, connect_reader
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 MOMENT, MINUTE, HOUR = 10, 60, 3600
 SPANS = (MOMENT, MINUTE, HOUR)
 RETENTION_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
 MAX_ACTIONS = 64  # per bucket; actions beyond them are counted together, under `REST`
 REST = ""
 DECISIONS = "decisions"  # the cursor of version 1, over the rows of all decisions
+COMPARED = """
+CREATE TABLE compared (
+  bandit TEXT, kind TEXT, name TEXT, sums TEXT NOT NULL, PRIMARY KEY (bandit, kind, name))
+  WITHOUT ROWID;
+"""
 TABLES = f"""
 CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE buckets (
@@ -41,6 +46,7 @@ CREATE TABLE delays (
   PRIMARY KEY (bandit, span, start, bin)) WITHOUT ROWID;
 CREATE TABLE latency (span INTEGER, start INTEGER, counts TEXT, PRIMARY KEY (span, start))
   WITHOUT ROWID;
+{COMPARED}
 PRAGMA user_version = {VERSION};
 """
 SUMS = (
@@ -66,6 +72,8 @@ SELECT json_group_array(json_array(bandit, 0, selects, chosen, num_values, value
 """
 _FROM_1 = "ALTER TABLE cursors DROP COLUMN mark; ALTER TABLE cursors DROP COLUMN time;"
 
+_COMPARED = "SELECT bandit, kind, name, sums FROM compared WHERE "
+Compared = tuple[str, Literal["action", "arm", "lift"], str, str]  # bandit, kind, name, sums
 Counted = defaultdict[tuple[str, int], Any]  # a Counter for each key; sums may be floats
 
 
@@ -77,11 +85,13 @@ class Additions:
         sums: The columns `SUMS`.
         actions: How often each action was chosen.
         delays: How many rewards fell into each bin of delays.
+        compared: Sums that take the place of the stored ones.
     """
 
     sums: Counted = field(default_factory=lambda: defaultdict(Counter))
     actions: Counted = field(default_factory=lambda: defaultdict(Counter))
     delays: Counted = field(default_factory=lambda: defaultdict(Counter))
+    compared: list[Compared] = field(default_factory=list)
 
 
 def decisions_of(uid: str) -> str:
@@ -118,8 +128,9 @@ class AggregateWriter:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
             found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found == 1:
-                db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version = {VERSION}; COMMIT;")
+            if found in (1, 2):
+                steps = f"{_FROM_1 if found == 1 else ''} {COMPARED}"
+                db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
             elif found not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
             if not found:
@@ -167,6 +178,7 @@ class AggregateWriter:
                     for place, num in counts.items()
                 ],
             )
+            db.executemany("INSERT OR REPLACE INTO compared VALUES (?, ?, ?, ?)", part.compared)
             db.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?)", list(cursors.items()))
         except BaseException:
             db.execute("ROLLBACK")
@@ -189,6 +201,22 @@ class AggregateWriter:
             " ON CONFLICT DO UPDATE SET num = num + excluded.num",
             (*key, json.dumps(added)),
         )
+
+    @as_store_errors()
+    def sums(self, uid: str, kind: str, name: str) -> str | None:
+        """Return stored sums; None where there are none."""
+        found = self._db.execute(
+            "SELECT sums FROM compared WHERE bandit = ? AND kind = ? AND name = ?",
+            (uid, kind, name),
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    @as_store_errors()
+    def arms(self, uid: str | None = None) -> list[Compared]:
+        """Return the sums of the arms of a bandit, or of all bandits."""
+        return self._db.execute(
+            f"{_COMPARED} kind <> 'action' AND (:uid IS NULL OR bandit = :uid)", {"uid": uid}
+        ).fetchall()
 
     @as_store_errors()
     def timed(self, time: float, counts: Sequence[int]) -> None:
@@ -215,6 +243,7 @@ class AggregateWriter:
                 self._db.execute(
                     f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - retention_s)
                 )
+        for table in ("buckets", "shares", "delays", "compared"):
             for uid in gone:
                 self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
         for uid in gone:
@@ -301,6 +330,10 @@ class AggregateReader:
             (uid, _span(step), start, end),
         )
         return dict(rows.fetchall())
+
+    def compared(self, uid: str) -> list[Compared]:
+        """Return all sums of a bandit's actions and arms."""
+        return self._db.execute(f"{_COMPARED} bandit = ?", (uid,)).fetchall()
 
     def latencies(self, start: int, end: int, step: int) -> dict[int, list[int]]:
         """Return the durations of selects in each `step` seconds: how many per bucket."""

@@ -7,17 +7,21 @@ decisions comes as one row of JSON.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from bandexa_core.ids import BanditUid
+from bandexa_core.log.configurations import Configurations
 from service.store.errors import StoreDamaged
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.clock import stored_clock
 from service.store.sqlite.codec import chosen_ids
 from service.store.sqlite.connection import connect_reader
+from service.store.sqlite.log_rows import config_rows
+from service.store.sqlite.reader import stored_spec
 
 # Only the time is needed to the last digit, which json_array would not preserve.
 _DECISIONS = """
@@ -41,10 +45,14 @@ FROM bandits AS b WHERE deleted IS NULL
 _LEARNED = """
 SELECT l.position, l.time, l.before, l.after, d.time,
   (SELECT o.time FROM log AS o WHERE o.bandit = l.bandit AND o.position = l.origin),
-  d.imported IS NOT NULL
+  d.imported IS NOT NULL,
+  d.position, l.item, d.chosen, d.arm,
+  d.arm IS NULL OR d.unit IS NULL OR NOT EXISTS (
+    SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
+    AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL)
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
-WHERE l.bandit = ? AND l.position > ? AND l.position <= ? AND l.kind IN (1, 5)
-ORDER BY l.position LIMIT ?
+WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
+ORDER BY l.position LIMIT :most
 """
 
 
@@ -98,14 +106,53 @@ class SqliteCountingReader:
 
     def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
         """See `CountingReader.learned`."""
-        rows = self._db.execute(_LEARNED, (bandit, after, up_to, most)).fetchall()
+        rows = self._db.execute(
+            _LEARNED,
+            {"bandit": bandit, "after": after, "up_to": up_to, "most": most, "bits": TIME_BITS},
+        ).fetchall()
+        values = [_value(*row) for row in rows]
         state = stored_clock(self._db)
         if state is None or not state.jumps:
-            return [CountedValue._make((*row[:-1], bool(row[-1]))) for row in rows]
+            return values
         return [
-            CountedValue(
-                position, state.wall_of(time), before, after, decided,
-                None if first is None else state.wall_of(first), bool(imported),
+            value._replace(
+                time=state.wall_of(value.time),
+                first_learned=(
+                    None if value.first_learned is None else state.wall_of(value.first_learned)
+                ),
             )
-            for position, time, before, after, decided, first, imported in rows
-        ]  # fmt: skip
+            for value in values
+        ]
+
+    def configurations(self, bandit: int) -> Configurations:
+        """See `CountingReader.configurations`."""
+        found = self._db.execute(
+            "SELECT name, spec FROM bandits WHERE bandit = ? AND deleted IS NULL", (bandit,)
+        ).fetchone()
+        if found is None:
+            raise KeyError(bandit)
+        return Configurations(stored_spec(*found), config_rows(self._db, bandit))
+
+
+def _value(
+    position: int,
+    time: float,
+    before: float | None,
+    after: float | None,
+    decided: float | None,
+    first_learned: float | None,
+    imported: int,
+    made_at: int | None,
+    place: int,
+    chosen: bytes | None,
+    arm: str | None,
+    is_first: int,
+) -> CountedValue:
+    action = None
+    if chosen is not None:
+        with suppress(StoreDamaged, IndexError):  # verification reports it
+            action = chosen_ids(f"of log row {position}", chosen)[place]
+    return CountedValue(
+        position, time, before, after, decided, first_learned, bool(imported), made_at, place,
+        action, arm, bool(is_first),
+    )  # fmt: skip

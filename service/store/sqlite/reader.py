@@ -86,7 +86,7 @@ class StoreReader:
             " ORDER BY name"
         )
         return [
-            BanditRecord(key, BanditUid(uid), name, _spec(name, spec), created)
+            BanditRecord(key, BanditUid(uid), name, stored_spec(name, spec), created)
             for key, uid, name, spec, created in rows
         ]
 
@@ -395,7 +395,7 @@ def next_uid(db: sqlite3.Connection, name: str) -> BanditUid:
     return bandit_uid(name, num)
 
 
-def _spec(name: str, text: str) -> BanditSpec:
+def stored_spec(name: str, text: str) -> BanditSpec:
     """Decode the configuration of a bandit."""
     try:
         return BanditSpec.from_json(json.loads(text))

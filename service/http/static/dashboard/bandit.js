@@ -20,10 +20,11 @@ export class BanditView {
     this.tables = h("div", { class: "grid wide" });
     this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
     this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
+    this.values = h("section", { class: "card", "aria-label": "Arms and actions" });
     this.delay = h("section", { class: "card", "aria-label": "Reward delay" });
     this.charts = this.makeCharts();
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
-    this.tables.append(this.newest, this.rounds);
+    this.tables.append(this.values, this.newest, this.rounds);
     root.replaceChildren(
       h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
   }
@@ -100,12 +101,14 @@ export class BanditView {
   }
 
   async update(signal) {
-    const [found, listed] = await Promise.all([
+    const [found, values, listed] = await Promise.all([
       get(`dashboard/${this.path}?range=${this.range}`, signal),
+      get(`${this.path}/values?limit=20`, signal),
       get(`dashboard/${this.path}/decisions?limit=25`, signal)]);
     this.showHead(found);
     this.showCharts(found);
     this.showDelay(found.delay);
+    this.showValues(values);
     this.showRounds(found.rounds);
     this.showNewest(listed.decisions);
   }
@@ -182,6 +185,23 @@ export class BanditView {
       facts([["median", seconds(delay.median_s)], ["nine of ten within", seconds(delay.p90_s)], ["rewards", count(total)]]));
     if (total) this.delay.append(bars, h("div", { class: "ends soft small" }, h("span", {}, seconds(lower(first))), h("span", {}, seconds(delay.bounds_s[Math.min(last, delay.bounds_s.length - 1)]))));
     if (total) delete this.delay.dataset.filled;
+  }
+
+  // What each arm and action earned, with intervals that hold whenever one looks.
+  showValues({ arms, actions, num_actions }) {
+    const range = (one) => (one === null || one.low === null ? "\u2013" : `${number(one.low)} to ${number(one.high)}`);
+    const of = (one) => [number(one.mean), range(one), count(one.num)];
+    const table = (names, rows) => h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index ? "num" : "" }, name)))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index ? "num" : "break" }, cell)))))));
+    const armed = arms.map((arm) => [arm.name, percent(arm.share), ...of(arm.reward),
+      arm.lift === null ? "" : number(arm.lift.mean), arm.lift === null ? "" : range(arm.lift)]);
+    const acted = actions.map((action) => [action.id, ...of(action.reward)]);
+    const more = num_actions > actions.length ? ` Those with the most values, of ${count(num_actions)}.` : "";
+    fill(this.values, h("h2", {}, "Arms and actions"),
+      h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at 95 %, whenever you look.${more}`),
+      armed.length ? table(["arm", "share", "reward", "interval", "values", "lift of the bandit", "interval"], armed) : null,
+      acted.length ? table(["action", "reward", "interval", "values"], acted) : h("p", { class: "soft" }, "No values yet."));
   }
 
   showRounds(rounds) {

@@ -1,0 +1,355 @@
+"""What arms and actions earn, and the lift of a bandit over its arms, from learned values in order.
+
+Runs on the follower's thread. Every sum has a fixed size and lasts in the aggregates' file, so that
+a restart goes on where the last one ended. Intervals hold whenever one looks (see
+`bandexa_core.evaluation`): those of a declared `reward_range` at any number of values; without one
+they are asymptotic, and there is none before 100 values.
+
+A comparison belongs to one definition of an arm: with another rule, other shares or another range
+it begins anew. Decisions of before, whose values come late, do not count for it. Where units stay
+in one arm, only the first decision of each unit counts for the arms: the arm of a later one is no
+new draw.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandexa_core.arms import shares
+from bandexa_core.arms_spec import BANDIT
+from bandexa_core.evaluation import Asymptotic, Interval, LiftSequence, MeanSequence
+from bandexa_core.log.configurations import Configurations
+from bandexa_core.spec import BanditSpec
+from service.serving.standing import ArmStanding, Estimated, Standing
+from service.store.records import CountedValue
+
+Kind = Literal["action", "arm", "lift"]
+Range = tuple[float, float]
+Values = NDArray[np.float64]
+
+
+class Key(NamedTuple):
+    """Which sum: of an action, of an arm, or of the lift over an arm."""
+
+    kind: Kind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The values of an action or an arm.
+
+    Attributes:
+        since: The log position from which its definition holds.
+        state: The values.
+    """
+
+    since: int
+    state: MeanSequence | Asymptotic
+
+    @classmethod
+    def new(cls, since: int, bounds: Range | None) -> Sums:
+        """Return those of no value."""
+        return cls(since, Asymptotic() if bounds is None else MeanSequence.new(*bounds))
+
+    def add(self, values: Values) -> Sums:
+        """Return those with more values, (N,)."""
+        return replace(self, state=self.state.add(_inside(self.state, values)))
+
+    def without(self, value: float) -> Sums:
+        """Return those without one of the values."""
+        inside = _inside(self.state, np.array([value]))
+        return replace(self, state=self.state.without(float(inside[0])))
+
+    def estimated(self) -> Estimated:
+        """Return the mean and its interval."""
+        return _estimated(self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """The values of the bandit and of an arm, in the order they were learned.
+
+    Attributes:
+        since: The log position from which the definition of the arm holds.
+        share: The arm's share among the two.
+        state: The lift; of an asymptotic one the values D (see `LiftSequence`).
+        num_centred, centre: Of an asymptotic one: how many rewards there were, and their mean.
+    """
+
+    since: int
+    share: float
+    state: LiftSequence | Asymptotic
+    num_centred: int = 0
+    centre: float = 0.0
+
+    @classmethod
+    def new(cls, since: int, bounds: Range | None, share: float) -> Lift:
+        """Return that of no value."""
+        if bounds is None:
+            return cls(since, share, Asymptotic())
+        return cls(since, share, LiftSequence.new(min(share, 1.0 - share), *bounds))
+
+    def add(self, values: Values, is_bandit: NDArray[np.bool_]) -> Lift:
+        """Return that with more values, (N,)."""
+        if isinstance(self.state, LiftSequence):
+            inside = _inside(self.state, values)
+            return replace(self, state=self.state.add(inside, is_bandit, self.share))
+        num = self.num_centred + np.arange(len(values) + 1)
+        sums = self.num_centred * self.centre + np.concatenate(([0.0], np.cumsum(values)))
+        centres = np.where(num > 0, sums / np.maximum(num, 1), values[0])
+        weights = np.where(is_bandit, 1.0 / (1.0 - self.share), -1.0 / self.share)
+        state = self.state.add(weights * (values - centres[:-1]))
+        return replace(self, state=state, num_centred=int(num[-1]), centre=float(centres[-1]))
+
+    def without(self, value: float, *, is_bandit: bool) -> Lift:
+        """Return that without one of the values."""
+        if isinstance(self.state, LiftSequence):
+            (inside,) = _inside(self.state, np.array([value])).tolist()
+            return replace(
+                self, state=self.state.without(inside, is_arm=is_bandit, share=self.share)
+            )
+        num = self.num_centred - 1
+        centre = (self.num_centred * self.centre - value) / num if num else 0.0
+        weight = 1.0 / (1.0 - self.share) if is_bandit else -1.0 / self.share
+        state = self.state.without(weight * (value - centre))
+        return replace(self, state=state, num_centred=num, centre=centre)
+
+    def estimated(self) -> Estimated:
+        """Return the lift and its interval."""
+        return _estimated(self.state)
+
+
+def _inside(state: MeanSequence | LiftSequence | Asymptotic, values: Values) -> Values:
+    """Return values as they count: at the end of the range, where they are beyond that."""
+    return values if isinstance(state, Asymptotic) else np.clip(values, state.low, state.high)
+
+
+def _estimated(state: MeanSequence | LiftSequence | Asymptotic) -> Estimated:
+    if not state.num:
+        return Estimated(0, None, None)
+    if isinstance(state, Asymptotic):
+        reach = state.reach()
+        interval = Interval(state.mean - reach, state.mean + reach) if np.isfinite(reach) else None
+        return Estimated(state.num, state.mean, interval)
+    mean = state.lift if isinstance(state, LiftSequence) else state.mean
+    return Estimated(state.num, mean, state.interval())
+
+
+def packed(sums: Sums | Lift) -> str:
+    """Return sums as text, for the aggregates' file."""
+    state = sums.state
+    whole: dict[str, Any] = {
+        name: getattr(sums, name) for name in sums.__dataclass_fields__ if name != "state"
+    }
+    if isinstance(state, Asymptotic):
+        whole["asymptotic"] = asdict(state)
+    else:
+        whole["state"] = state.to_json()
+    return json.dumps(whole)
+
+
+def unpacked(kind: Kind, text: str) -> Sums | Lift:
+    """Return what `packed` was of."""
+    whole = json.loads(text)
+    if (found := whole.pop("asymptotic", None)) is not None:
+        state: Any = Asymptotic(**found)
+    else:
+        sequence = LiftSequence if kind == "lift" else MeanSequence
+        state = sequence.from_json(whole.pop("state"))
+    return (Lift if kind == "lift" else Sums)(state=state, **whole)
+
+
+class Definitions:
+    """What the arms of a bandit were at each position of its log, and since when.
+
+    Args:
+        known: The configurations of the bandit.
+
+    Attributes:
+        end: The position of the newest configuration.
+    """
+
+    def __init__(self, known: Configurations) -> None:
+        self._starts = [0, *known.positions]
+        self._specs = [known.spec(position) for position in self._starts]
+        self.end = self._starts[-1]
+        self._since: dict[tuple[int, Key], int] = {}
+
+    def spec(self, position: int) -> BanditSpec:
+        """Return the configuration at a position."""
+        return self._specs[bisect_right(self._starts, position) - 1]
+
+    @property
+    def newest(self) -> BanditSpec:
+        """The newest configuration."""
+        return self._specs[-1]
+
+    def since(self, position: int, key: Key) -> int:
+        """Return the position from which what is defined at another one holds."""
+        place = bisect_right(self._starts, position) - 1
+        found = self._since.get((place, key))
+        if found is None:
+            wanted, first = _defined(self._specs[place], key), place
+            while first and _defined(self._specs[first - 1], key) == wanted:
+                first -= 1
+            found = self._since[place, key] = self._starts[first]
+        return found
+
+
+def _defined(spec: BanditSpec, key: Key) -> Any:
+    """Return what has to stay as it is for sums to go on."""
+    if key.kind == "action":
+        return spec.reward_range
+    chances = shares(spec)
+    what = next((arm for arm in spec.arms if arm.name == key.name), None)
+    return what, chances.get(key.name), chances.get(BANDIT), spec.sticky, spec.reward_range
+
+
+def comparable(spec: BanditSpec, arm: str | None, *, is_first: bool) -> bool:
+    """Whether a decision counts for the comparison of arms: its arm was drawn, and anew."""
+    if arm is None or (spec.sticky == "unit" and not is_first):
+        return False
+    chances = shares(spec)
+    return len(chances) > 1 and chances.get(BANDIT, 0.0) > 0.0 and arm in chances
+
+
+class Comparison:
+    """Adds learned values of one bandit to its sums.
+
+    Args:
+        known: The configurations of the bandit.
+        load: Returns stored sums; None where there are none.
+
+    Attributes:
+        changed: The sums that differ from the stored ones, after `take`.
+    """
+
+    def __init__(self, known: Configurations, load: Callable[[Key], str | None]) -> None:
+        self._definitions = Definitions(known)
+        self._load = load
+        self.changed: dict[Key, Sums | Lift] = {}
+        self._read: dict[Key, Sums | Lift | None] = {}
+        self._waiting: dict[Key, list[tuple[float, bool]]] = defaultdict(list)  # to be added
+
+    def take(self, rows: Iterable[CountedValue]) -> None:
+        """Add rows in order; what they correct or void is taken out again."""
+        for row in rows:
+            if row.made_at is None or row.place != 0:
+                continue  # its decision is gone; or it is not the first of several actions
+            if row.before is not None and row.first_learned is not None:
+                self._count(row, row.made_at, row.before, add=False)
+            if row.after is not None and (row.before is None or row.first_learned is not None):
+                self._count(row, row.made_at, row.after, add=True)
+        for key in list(self._waiting):
+            self._flush(key)
+
+    def _count(self, row: CountedValue, made_at: int, value: float, *, add: bool) -> None:
+        spec = self._definitions.spec(made_at)
+        if row.action is not None:
+            self._add(Key("action", row.action), made_at, value, add=add)
+        arm = row.arm
+        if arm is None or not comparable(spec, arm, is_first=row.is_first):
+            return
+        self._add(Key("arm", arm), made_at, value, add=add)
+        others = [each for each, share in shares(spec).items() if each != BANDIT and share > 0.0]
+        for other in others if arm == BANDIT else [arm]:
+            self._add(Key("lift", other), made_at, value, add=add, is_bandit=arm == BANDIT)
+
+    def _add(
+        self, key: Key, made_at: int, value: float, *, add: bool, is_bandit: bool = False
+    ) -> None:
+        since = self._definitions.since(made_at, key)
+        sums = self._of(key)
+        if sums is not None and since < sums.since:
+            return  # of an earlier definition
+        if sums is None or since > sums.since:
+            if not add:
+                return
+            self._waiting.pop(key, None)
+            self.changed[key] = self._new(key, since, self._definitions.spec(made_at))
+        if add:
+            self._waiting[key].append((value, is_bandit))
+            return
+        sums = self._flush(key) or sums
+        if sums is None or not sums.state.num:
+            return
+        if isinstance(sums, Lift):
+            self.changed[key] = sums.without(value, is_bandit=is_bandit)
+        else:
+            self.changed[key] = sums.without(value)
+
+    def _flush(self, key: Key) -> Sums | Lift | None:
+        """Add the values that wait to be added; returns the sums."""
+        waiting, sums = self._waiting.pop(key, None), self._of(key)
+        if not waiting or sums is None:
+            return sums
+        values = np.array([value for value, _ in waiting])
+        if isinstance(sums, Lift):
+            self.changed[key] = sums.add(values, np.array([mine for _, mine in waiting]))
+        else:
+            self.changed[key] = sums.add(values)
+        return self.changed[key]
+
+    def _of(self, key: Key) -> Sums | Lift | None:
+        if key in self.changed:
+            return self.changed[key]
+        if key not in self._read:
+            text = self._load(key)
+            self._read[key] = None if text is None else unpacked(key.kind, text)
+        return self._read[key]
+
+    @staticmethod
+    def _new(key: Key, since: int, spec: BanditSpec) -> Sums | Lift:
+        bounds = spec.reward_range
+        if key.kind != "lift":
+            return Sums.new(since, bounds)
+        chances = shares(spec)
+        mine, own = chances[key.name], chances[BANDIT]
+        return Lift.new(since, bounds, mine / (mine + own))
+
+
+def standing(known: Configurations, stored: Mapping[Key, str]) -> Standing:
+    """Return how the arms of a bandit stand, by the sums of their newest definition.
+
+    Args:
+        known: The configurations of the bandit.
+        stored: The sums of its arms and lifts.
+    """
+    definitions = Definitions(known)
+    spec, end = definitions.newest, definitions.end
+    nothing = Estimated(0, None, None)
+
+    def of(key: Key) -> Estimated:
+        text = stored.get(key)
+        sums = None if text is None else unpacked(key.kind, text)
+        if sums is None or sums.since != definitions.since(end, key):
+            return nothing
+        return sums.estimated()
+
+    chances = shares(spec)
+    names = [*(arm.name for arm in spec.arms), BANDIT]
+    arms = tuple(
+        ArmStanding(
+            name, chances.get(name, 0.0), of(Key("arm", name)),
+            None if name == BANDIT else of(Key("lift", name)),
+        )
+        for name in names
+    )  # fmt: skip
+    return Standing(arms if spec.arms else (), spec)
+
+
+def by_bandit(found: Iterable[tuple[str, Kind, str, str]]) -> dict[str, dict[Key, str]]:
+    """Return stored rows (bandit, kind, name, sums) by bandit."""
+    rows: dict[str, dict[Key, str]] = defaultdict(dict)
+    for uid, kind, name, text in found:
+        rows[uid][Key(kind, name)] = text
+    return rows

@@ -1,0 +1,95 @@
+"""Guards: where a bandit is worse than its control, the control serves everything.
+
+Runs on the event loop, each time the follower has counted how the arms of a bandit stand. The
+change is a row of the log that says why; it lasts until a person names the mode in a `PUT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from bandexa_core.ids import BanditUid
+from bandexa_core.log.configurations import Trip
+from service.serving.bandit import Bandit
+from service.serving.engine import Engine
+from service.serving.standing import Standing
+from service.store.errors import ServiceError
+
+log = logging.getLogger(__name__)
+
+
+class Guarding:
+    """Takes note of how arms stand, and acts on it.
+
+    Args:
+        engine: The live bandits.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tasks: dict[BanditUid, asyncio.Task[None]] = {}
+
+    def stood(self, uid: BanditUid, found: Standing) -> None:
+        """Note how the arms of a bandit stand."""
+        bandit = self._engine.live.find(uid)
+        if bandit is None:
+            return
+        bandit.standing = found
+        if uid in self._tasks or self._trip(bandit) is None:
+            return
+        task = asyncio.create_task(self._take_over(bandit), name=f"guard-{uid}")
+        self._tasks[uid] = task
+        task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+
+    @staticmethod
+    def _trip(bandit: Bandit) -> Trip | None:
+        """Return why the control has to take over now; None where it has not."""
+        spec, found = bandit.model.spec, bandit.current_standing()
+        margin = spec.guard.margin
+        if margin is None or spec.mode == "control_only" or spec.serve is not None or not found:
+            return None
+        lift = next((each.lift for each in found if each.name == spec.guard.arm), None)
+        if lift is None or lift.interval is None or lift.interval.high >= -margin:
+            return None
+        return Trip(spec.guard.arm, margin, *lift.interval, lift.num)
+
+    async def _take_over(self, bandit: Bandit) -> None:
+        engine, name = self._engine, bandit.record.name
+        async with engine.live.changing(name):
+            trip = self._trip(bandit)  # somebody may have changed it meanwhile
+            if trip is None or engine.live.find(bandit.record.uid) is not bandit:
+                return
+            spec = dataclasses.replace(bandit.model.spec, mode="control_only")
+            append = partial(engine.store.append_config, trip=trip)
+            try:
+                row = await engine.commit(append, bandit.record, spec, then=bandit.logged)
+                await engine.settled(bandit, row.position)
+            except ServiceError as error:  # the next count tries again
+                log.error("bandit %s: its guard could not act: %s", name, error)
+                return
+        log.error(
+            "bandit %s: its lift over arm %s is %.4g to %.4g, below -%.4g: the arm serves"
+            " everything", name, trip.arm, trip.low, trip.high, trip.margin,
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def guarding(engine: Engine) -> AsyncIterator[Guarding]:
+    """Guard the bandits of an engine until the exit."""
+    found = Guarding(engine)
+    try:
+        yield found
+    finally:
+        await found.close()

@@ -1,0 +1,68 @@
+"""How the arms of a bandit stand: plain values, which the dashboard's follower counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bandexa_core.arms import shares
+from bandexa_core.arms_spec import BANDIT
+from bandexa_core.evaluation import Interval
+from bandexa_core.spec import ARM_KEYS, BanditSpec
+
+
+class Estimated(NamedTuple):
+    """A mean with its interval.
+
+    Attributes:
+        num: The number of values behind it.
+        mean: The mean; None without values.
+        interval: An interval that holds whenever one looks, with probability 0.95; None where there
+            is none yet.
+    """
+
+    num: int
+    mean: float | None
+    interval: Interval | None
+
+
+class ArmStanding(NamedTuple):
+    """How an arm stands.
+
+    Attributes:
+        name: The arm.
+        share: The probability that it decides now.
+        reward: Its values.
+        lift: What the bandit's values are more than its own; None of the bandit itself.
+    """
+
+    name: str
+    share: float
+    reward: Estimated
+    lift: Estimated | None
+
+
+class Standing(NamedTuple):
+    """How the arms of a bandit stand.
+
+    Attributes:
+        arms: They, the bandit itself last; none where it has none.
+        spec: The configuration that they are compared under.
+    """
+
+    arms: tuple[ArmStanding, ...]
+    spec: BanditSpec
+
+    @classmethod
+    def new(cls, spec: BanditSpec) -> Standing:
+        """Return how arms stand before any value."""
+        nothing, chances = Estimated(0, None, None), shares(spec)
+        arms = [
+            ArmStanding(arm.name, chances.get(arm.name, 0.0), nothing, nothing) for arm in spec.arms
+        ]
+        own = ArmStanding(BANDIT, chances.get(BANDIT, 0.0), nothing, None)
+        return cls((*arms, own), spec)
+
+    def is_of(self, spec: BanditSpec) -> bool:
+        """Whether that is how the arms of a configuration stand."""
+        keys = (*sorted(ARM_KEYS), "reward_range")
+        return all(getattr(spec, key) == getattr(self.spec, key) for key in keys)

@@ -1,0 +1,216 @@
+"""Sums of arms and actions: what they hold, that they last, and what begins them anew."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bandexa_core.arms_spec import ArmSpec
+from bandexa_core.evaluation import LiftSequence, MeanSequence
+from bandexa_core.ids import ActionId, LogPosition
+from bandexa_core.log.configurations import Configurations, change_payload
+from bandexa_core.log.rows import ConfigRow
+from bandexa_core.spec import BanditSpec, ContextSpec
+from service.observe.dashboard.comparing import Comparison, Key, packed, standing, unpacked
+from service.serving.standing import Estimated, Standing
+from service.store.records import CountedValue
+
+CONTROL = ArmSpec(name="control", share=0.1, action="usual")
+SPEC = BanditSpec(context=ContextSpec(shape=(2,)), arms=(CONTROL,), reward_range=(0.0, 1.0))
+RUNS, ROWS = 20, 4000
+
+
+def row(position: int, arm: str | None, after: float | None, **more: Any) -> CountedValue:
+    given = {
+        "position": position, "time": 0.0, "before": None, "after": after, "decided": 0.0,
+        "first_learned": 0.0, "made_at": 0, "action": ActionId("usual"), "arm": arm,
+    }  # fmt: skip
+    return CountedValue(**given | more)
+
+
+def changed(spec: BanditSpec, *changes: tuple[int, BanditSpec]) -> Configurations:
+    rows = [ConfigRow(LogPosition(at), 0.0, change_payload(new)) for at, new in changes]
+    return Configurations(spec, rows)
+
+
+def interval(found: Estimated | None) -> tuple[float, float]:
+    assert found is not None
+    assert found.interval is not None
+    return found.interval.low, found.interval.high
+
+
+def mean(found: Estimated | None) -> float:
+    assert found is not None
+    assert found.mean is not None
+    return found.mean
+
+
+class Stored:
+    """Sums as the file of aggregates has them."""
+
+    def __init__(self, known: Configurations) -> None:
+        self.known = known
+        self.sums: dict[Key, str] = {}
+
+    def take(self, rows: list[CountedValue], step: int = 1000) -> Stored:
+        for first in range(0, len(rows), step):
+            comparison = Comparison(self.known, self.sums.get)
+            comparison.take(rows[first : first + step])
+            self.sums |= {key: packed(sums) for key, sums in comparison.changed.items()}
+        return self
+
+    def standing(self) -> Standing:
+        return standing(self.known, self.sums)
+
+    def num(self, kind: Any, name: str) -> int:
+        text = self.sums.get(Key(kind, name))
+        return 0 if text is None else unpacked(kind, text).state.num
+
+
+def world(seed: int, lift: float, num: int = ROWS) -> list[CountedValue]:
+    """Values of a bandit with a control of 10 %, whose own are larger by `lift` on average."""
+    rng = np.random.default_rng(seed)
+    is_control = rng.random(num) < 0.1
+    values = rng.random(num) < np.where(is_control, 0.3, 0.3 + lift)
+    return [
+        row(number, "control" if control else "bandit", float(value))
+        for number, (control, value) in enumerate(zip(is_control, values, strict=True), 1)
+    ]
+
+
+def test_the_interval_covers_the_truth_and_the_means_are_the_arms() -> None:
+    covered = 0
+    for seed in range(RUNS):
+        rows = world(seed, 0.05)
+        control, bandit = Stored(changed(SPEC)).take(rows).standing().arms
+        assert (control.name, control.share) == ("control", 0.1)
+        assert (bandit.name, bandit.share, bandit.lift) == ("bandit", 0.9, None)
+        for arm in (control, bandit):
+            mine = [each.after or 0.0 for each in rows if each.arm == arm.name]
+            assert arm.reward.num == len(mine)
+            assert arm.reward.mean == pytest.approx(np.mean(mine))
+            low, high = interval(arm.reward)
+            assert low < mean(arm.reward) < high
+        assert control.lift is not None
+        assert control.lift.num == ROWS
+        low, high = interval(control.lift)
+        covered += low <= 0.05 <= high
+    assert covered >= RUNS - 1
+
+
+def test_sums_are_those_of_the_sequences_and_go_on_where_they_were_stored() -> None:
+    rows = world(1, 0.05)
+    one, many = Stored(changed(SPEC)).take(rows, ROWS), Stored(changed(SPEC)).take(rows, 7)
+    values = np.array([each.after for each in rows])
+    is_bandit = np.array([each.arm == "bandit" for each in rows])
+    expected = LiftSequence.new(0.1, 0.0, 1.0).add(values, is_bandit, 0.1)
+    for stored in (one, many):
+        (control, _) = stored.standing().arms
+        assert interval(control.lift) == pytest.approx(expected.interval(), abs=1e-9)
+        assert mean(control.lift) == pytest.approx(expected.lift, abs=1e-12)
+    of_control = MeanSequence.new(0.0, 1.0).add(values[~is_bandit]).interval()
+    found = interval(one.standing().arms[0].reward)
+    assert found == pytest.approx(of_control, abs=1e-9)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None], ids=["range", "no range"])
+def test_corrected_and_void_values_are_taken_out(bounds: Any) -> None:
+    """Mean and lift are those of the values as they are; the interval is about that."""
+    spec = dataclasses.replace(SPEC, reward_range=bounds)
+    rows = world(2, 0.1, 2000)
+    wrong = [each._replace(after=1.0 - (each.after or 0.0)) if each.position % 50 == 0 else each
+             for each in rows]  # fmt: skip
+    fixes = [
+        row(3000 + each.position, each.arm, each.after, before=1.0 - (each.after or 0.0))
+        for each in rows if each.position % 50 == 0
+    ]  # fmt: skip
+    extra = [row(6000 + n, "bandit", 1.0) for n in range(5)]
+    void = [row(7000 + n, "bandit", None, before=1.0) for n in range(5)]
+    right = Stored(changed(spec)).take(rows).standing().arms
+    found = Stored(changed(spec)).take([*wrong, *fixes, *extra, *void], 100).standing().arms
+    for one, two in zip(right, found, strict=True):
+        assert two.reward.num == one.reward.num
+        assert two.reward.mean == pytest.approx(one.reward.mean)
+        assert interval(two.reward) == pytest.approx(interval(one.reward), abs=0.01)
+    assert mean(found[0].lift) == pytest.approx(mean(right[0].lift), abs=0.02)
+    assert interval(found[0].lift) == pytest.approx(interval(right[0].lift), abs=0.05)
+
+
+def test_without_a_range_intervals_begin_with_100_values() -> None:
+    spec = dataclasses.replace(SPEC, reward_range=None)
+    few = Stored(changed(spec)).take(world(3, 0.5, 99)).standing().arms[0].lift
+    assert few is not None
+    assert few.interval is None
+    assert few.mean is not None
+    many = Stored(changed(spec)).take(world(3, 0.5)).standing().arms[0]
+    low, high = interval(many.lift)
+    assert 0.0 < low < 0.5 < high
+
+
+@pytest.mark.parametrize(
+    ("change", "lasts"),
+    [
+        ({"reward_range": (0.0, 2.0)}, False),
+        ({"arms": (dataclasses.replace(CONTROL, share=0.2),)}, False),
+        ({"arms": (dataclasses.replace(CONTROL, action="other"),)}, False),
+        ({"sticky": "unit"}, False),
+        ({"guard": {"margin": 0.1}}, True),
+        ({"rewards": {"aggregate": "last"}}, True),
+    ],
+)
+def test_another_definition_begins_anew_and_late_values_of_before_do_not_count(
+    change: dict[str, Any], lasts: bool
+) -> None:
+    body = dataclasses.asdict(SPEC)
+    body |= {key: dataclasses.asdict(SPEC)[key] | value if isinstance(value, dict) else value
+             for key, value in change.items()}  # fmt: skip
+    body["arms"] = [dataclasses.asdict(arm) for arm in change.get("arms", SPEC.arms)]
+    new = BanditSpec.from_json(body)
+    if "reward_range" in change:
+        known = Configurations(SPEC, [
+            ConfigRow(LogPosition(10), 0.0, change_payload(SPEC, new)),
+            ConfigRow(LogPosition(11), 0.0, {"switched": 10, "version": 1}),
+        ])  # fmt: skip
+    else:
+        known = changed(SPEC, (11, new))
+    before = [row(n, "bandit", 1.0, made_at=5) for n in range(20, 30)]
+    after = [row(n, "bandit", 0.0, made_at=12) for n in range(30, 34)]
+    late = [row(n, "bandit", 1.0, made_at=5) for n in range(40, 50)]
+    stored = Stored(known).take(before)
+    assert stored.num("lift", "control") == 10
+    stored.take(after)
+    stored.take(late)
+    assert stored.num("lift", "control") == (24 if lasts else 4)
+
+
+def test_what_serves_everything_is_no_comparison_and_ends_the_one_before() -> None:
+    alone = dataclasses.replace(SPEC, mode="control_only")
+    again = dataclasses.replace(SPEC, mode="learn")
+    known = changed(dataclasses.replace(SPEC, mode="learn"), (10, alone), (20, again))
+    stored = Stored(known).take([row(n, "control", 1.0, made_at=5) for n in range(30, 40)])
+    stored.take([row(n, "control", 1.0, made_at=15) for n in range(40, 50)])
+    assert stored.num("arm", "control") == 10
+    stored.take([row(n, "control", 1.0, made_at=25) for n in range(50, 53)])
+    assert stored.num("lift", "control") == 3
+    assert stored.num("action", "usual") == 23
+
+
+def test_of_a_unit_that_stays_in_its_arm_the_first_decision_counts() -> None:
+    known = changed(dataclasses.replace(SPEC, sticky="unit"))
+    rows = [row(n, "bandit", 1.0, is_first=n % 3 == 0) for n in range(1, 31)]
+    stored = Stored(known).take(rows)
+    assert stored.num("lift", "control") == 10
+    assert stored.num("action", "usual") == 30
+
+
+def test_values_of_no_arm_and_of_later_places_count_for_no_arm() -> None:
+    stored = Stored(changed(SPEC)).take(
+        [row(1, None, 1.0), row(2, "bandit", 1.0, place=1), row(3, "bandit", 2.5),
+         row(4, "bandit", 1.0, made_at=None)]
+    )  # fmt: skip
+    (_, bandit) = stored.standing().arms
+    assert (bandit.reward.num, bandit.reward.mean) == (1, 1.0)  # 2.5 counts as the range's end
+    assert stored.num("action", "usual") == 2

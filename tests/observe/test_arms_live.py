@@ -1,0 +1,124 @@
+"""Arms of a served bandit: how they stand, the guard, the mode; over a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fixtures.nodes import Node
+from tests.fixtures.waiting import poll
+
+ARMS = [{"name": "control", "share": 0.5, "action": "y"}]
+
+
+def rewarded(call, name: str, num: int, reward_of: dict[str, float]) -> dict[str, int]:
+    """Have a bandit decide and learn; rewards are those of the arms. Returns how many each had."""
+    items = [{"bandit": name, "context": [1, 0]} for _ in range(num)]
+    counts: dict[str, int] = {}
+    for first in range(0, num, 500):
+        answers = call("POST", "/select/batch", {"items": items[first : first + 500]})["items"]
+        rewards = []
+        for item in answers:
+            answer = item["answer"]
+            counts[answer["arm"]] = counts.get(answer["arm"], 0) + 1
+            reward = reward_of[answer["arm"]]
+            rewards.append({"decision_id": answer["decision_id"], "reward": reward})
+        call("POST", "/reward/batch", {"items": rewards})
+    return counts
+
+
+def counted(call, name: str, num: int) -> dict[str, Any]:
+    """Return the state of a bandit once the comparison of its arms has so many values."""
+
+    def state() -> dict[str, Any] | None:
+        found: dict[str, Any] = call("GET", f"/bandits/{name}")
+        return found if sum(arm["reward"]["num"] for arm in found["arms"]) >= num else None
+
+    return poll(state, f"{num} values of arms are counted")
+
+
+def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
+    name = api.two_actions(arms=ARMS)
+    nothing = {"num": 0, "mean": None, "low": None, "high": None}
+    assert api.state(name)["arms"] == [
+        {"name": "control", "share": 0.5, "reward": nothing, "lift": nothing},
+        {"name": "bandit", "share": 0.5, "reward": nothing, "lift": None},
+    ]
+    counts = rewarded(api.call, name, 1000, {"control": 0.25, "bandit": 0.75})
+    control, bandit = counted(api.call, name, 1000)["arms"]
+    assert (control["reward"]["num"], bandit["reward"]["num"]) == (
+        counts["control"], counts["bandit"],
+    )  # fmt: skip
+    assert control["reward"]["mean"] == pytest.approx(0.25)
+    assert bandit["reward"]["mean"] == pytest.approx(0.75)
+    assert 0.0 < control["lift"]["low"] < 0.5 < control["lift"]["high"]
+    values = api.call("GET", f"/bandits/{name}/values")
+    assert values["arms"] == [control, bandit]
+    assert values["num_actions"] == 2
+    assert sum(each["reward"]["num"] for each in values["actions"]) == 1000
+    assert len(api.call("GET", f"/bandits/{name}/values?limit=1")["actions"]) == 1
+    lines = api.http.get("/metrics").text.splitlines()
+    label = f'{{bandit="{name}",arm="control"}}'
+    found = {line.split("{")[0]: float(line.split()[-1]) for line in lines if label in line}
+    assert found["bandexa_arm_share"] == 0.5
+    assert found["bandexa_arm_values"] == counts["control"]
+    assert found["bandexa_arm_lift_low"] == pytest.approx(control["lift"]["low"])
+
+
+def test_the_guard_hands_over_and_a_restart_leaves_it_so(launch) -> None:
+    spec = {
+        "policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1,
+        "reward_range": [0, 1], "arms": ARMS, "guard": {"margin": 0.1},
+    }  # fmt: skip
+    node: Node = launch("guard")
+    node.call("PUT", "/bandits/shop", spec)
+    node.call("PUT", "/bandits/shop/actions", {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]})
+    rewarded(node.call, "shop", 1000, {"control": 0.8, "bandit": 0.4})
+
+    def tripped() -> dict[str, Any] | None:
+        found: dict[str, Any] = node.call("GET", "/bandits/shop")
+        return found if found["guarded"] is not None else None
+
+    state = poll(tripped, "the guard acts")
+    guarded = state["guarded"]
+    assert (guarded["arm"], guarded["margin"], state["spec"]["mode"]) == (
+        "control", 0.1, "control_only",
+    )  # fmt: skip
+    assert guarded["low"] < -0.4 < guarded["high"] < -0.1
+    assert "guard-tripped" in {each["name"] for each in state["learning"]["findings"]}
+    node.call("PUT", "/bandits/shop", spec | {"training": {"train_every": 77}})  # says no mode
+    node.stop()
+    node.start()
+    answers = [
+        node.call("POST", "/select", {"bandit": "shop", "context": [1, 0]}) for _ in range(10)
+    ]
+    assert {(each["arm"], each["action"]["id"], each["propensity"]) for each in answers} == {
+        ("control", "y", 1.0)
+    }
+    assert node.call("GET", "/bandits/shop")["guarded"] == guarded
+    state = node.call("PUT", "/bandits/shop/mode", {"mode": "learn"})
+    assert (state["guarded"], state["spec"]["mode"]) == (None, "learn")
+    assert [arm["reward"]["num"] for arm in state["arms"]] == [0, 0]
+    rewarded(node.call, "shop", 50, {"control": 0.5, "bandit": 0.5})
+    state = counted(node.call, "shop", 50)  # anew: what came before is no reason any more
+    assert sum(arm["reward"]["num"] for arm in state["arms"]) == 50
+    assert state["guarded"] is None
+
+
+def test_one_call_serves_one_action_and_one_takes_it_back(api) -> None:
+    name = api.two_actions()
+    state = api.call("PUT", f"/bandits/{name}/mode", {"serve": "y"})
+    assert (state["spec"]["mode"], state["spec"]["serve"]) == ("learn", "y")
+    for _ in range(5):
+        answer = api.select(name, [1, 0])
+        assert (answer["arm"], answer["action"]["id"], answer["propensity"]) == ("served", "y", 1.0)
+    assert api.select(name, [1, 0], candidates=["x"])["arm"] is None
+    again = api.call("PUT", f"/bandits/{name}/mode", {"serve": "y"})
+    assert again["position"] == state["position"]  # nothing changed, and no row says so
+    api.call("PUT", f"/bandits/{name}/mode", {})
+    assert api.select(name, [1, 0])["arm"] is None
+    api.call("PUT", f"/bandits/{name}/mode", {"serve": "z"}, 404)
+    api.call("DELETE", f"/bandits/{name}/actions/x")
+    for body in ({"serve": "x"}, {"mode": "control_only"}, {"mode": "off"}, {"serve": "no id"}):
+        api.call("PUT", f"/bandits/{name}/mode", body, 422)
