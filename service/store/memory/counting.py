@@ -53,7 +53,8 @@ class MemoryCountingReader(View):
                 if held is not None:
                     made = held.record
                     value = value._replace(
-                        decided=made.time, imported=made.imported is not None, made_at=made.position, arm=made.arm,
+                        decided=made.time, imported=made.imported is not None,
+                        made_at=made.position, arm=made.arm,
                         action=made.chosen[each.item].id, is_first=_is_first(contents, held),
                     )  # fmt: skip
                 found.append(value)
