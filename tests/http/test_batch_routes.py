@@ -8,7 +8,7 @@ import pytest
 
 SELECT_KEYS = {
     "decision_id", "action", "actions", "score", "propensity", "propensities", "snapshot",
-    "position", "all_propensities",
+    "position", "all_propensities", "arm",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ ANSWER_KEYS = {
     "snapshot",
     "position",
     "all_propensities",
+    "arm",
 }
 IDS = ["a", "b", "c", "d"]
 EYE = [[float(row == column) for column in range(4)] for row in range(4)]

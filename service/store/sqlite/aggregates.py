@@ -28,7 +28,7 @@ MAX_ACTIONS = 64  # per bucket; actions beyond them are counted together, under 
 REST = ""
 DECISIONS = "decisions"  # the cursor of version 1, over the rows of all decisions
 COMPARED = """
-CREATE TABLE compared (
+CREATE TABLE IF NOT EXISTS compared (
   bandit TEXT, kind TEXT, name TEXT, sums TEXT NOT NULL, PRIMARY KEY (bandit, kind, name))
   WITHOUT ROWID;
 """
