@@ -25,7 +25,7 @@ from benchmarks.report import arguments, write
 from benchmarks.server import Server
 
 FIRST_SEED = 300
-_LINEAR: Mapping[str, Any] = {"policy": "linear_ts", "encoder": {"name": "bilinear"}}
+_LINEAR: dict[str, Any] = {"policy": "linear_ts", "encoder": {"name": "bilinear"}}
 
 
 class Change(NamedTuple):
@@ -50,7 +50,7 @@ def regret(
 ) -> float:
     """Return the regret in the second half; each half has one of two configurations."""
     ids = [f"a{k}" for k in range(len(world.actions))]
-    common = {
+    common: dict[str, Any] = {
         "context": {"shape": [SIZE]}, "action_dim": SIZE, "training": {"mode": "lockstep"},
         "seed": 1,
     }  # fmt: skip

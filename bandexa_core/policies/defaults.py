@@ -9,6 +9,7 @@ from typing import Any
 
 from bandexa_core.spec import AUTO, BanditSpec, PolicyName
 
+MOST_PRODUCTS = 256  # features of a fixed map that is not named
 LEAST_PIXELS = 8  # of a side of an image that is worth convolutions
 
 
@@ -44,7 +45,7 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     """
     has_network = policy == "greedy" and spec.has_named_features  # fixed maps take numbers alone
     if policy not in (None, "neural_linear_ts") and not has_network:
-        return ("concat" if spec.action_dim else "per_action"), {}
+        return _fixed_map(spec), {}
     shape = spec.context.stored_shape
     if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:
         return "conv", {}
@@ -54,3 +55,16 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
         return "kernel", {}
     elementwise = not spec.has_named_features and math.prod(shape) == spec.action_dim
     return ("mlp" if elementwise else "two_tower"), {}
+
+
+def _fixed_map(spec: BanditSpec) -> str:
+    """Return a map with products of context and action, as far as these are few enough.
+
+    Without them the best action would be the same for every context.
+    """
+    size_x, size_a = math.prod(spec.context.stored_shape), spec.action_dim
+    if not size_a:
+        return "per_action"
+    if (size_x + 1) * (size_a + 1) <= MOST_PRODUCTS:
+        return "bilinear"
+    return "interactions" if size_x == size_a else "concat"

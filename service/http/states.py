@@ -52,6 +52,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         arms=[arm_state(each) for each in bandit.current_standing()],
         guarded=trip_state(bandit),
         unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
+        warnings=model.spec.warnings,
     )
 
 

@@ -123,6 +123,7 @@ class BanditState:
         change_error: Why the wanted configuration could not be learned; None: nothing failed.
         trip: Why a guard made an arm serve everything; None: none did, or a person changed it.
         worse: Arms that the bandit is worse than, with the interval of its lift over each.
+        warnings: What in the configuration keeps it from learning by context.
     """
 
     due_s: float
@@ -149,6 +150,7 @@ class BanditState:
     change_error: str | None = None
     trip: Trip | None = None
     worse: tuple[tuple[str, Interval], ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -200,6 +202,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         change_error=bandit.change_error,
         trip=bandit.configurations.trip,
         worse=tuple(worse_than(bandit)),
+        warnings=spec.warnings,
     )
     return list(check_bandit(state))
 
@@ -301,6 +304,11 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
             f"rewards per decision fell from {past:.3g} to {recent:.3g}",
             "do rewards still reach /reward, with the ids that /select answered?"
             " bandexa_problems_total counts refused ones",
+        )  # fmt: skip
+    for warning in state.warnings:
+        yield Finding(
+            "context-ignored", NOTICE, warning,
+            "a PUT with another encoder learns the log anew, and is served from then on",
         )  # fmt: skip
     if state.learns:
         yield from _check_traffic(state)

@@ -15,8 +15,19 @@ MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
 STATE_KEYS = {
     "name", "uid", "spec", "num_actions", "snapshot", "position", "num_learned", "train_due",
     "trainer", "learning", "features", "rebuild", "unlearning",
-    "maturity_s", "imported", "metrics", "arms", "guarded",
+    "maturity_s", "imported", "metrics", "arms", "guarded", "warnings",
 }  # fmt: skip
+
+
+def test_what_cannot_depend_on_the_context_is_warned_of(api) -> None:
+    body = MINIMAL | {"action_dim": 1, "encoder": {"name": "concat"}}
+    name = api.fresh()
+    (warning,) = api.call("PUT", f"/bandits/{name}", body, 201)["warnings"]
+    assert "the same action is the best for every context" in warning
+    notices = api.call("GET", "/learnz")["bandits"][name]["findings"]
+    assert [(each["name"], each["message"]) for each in notices] == [("context-ignored", warning)]
+    changed = body | {"encoder": {"name": "bilinear"}}
+    assert api.call("PUT", f"/bandits/{name}?wait=true", changed)["warnings"] == []
 
 
 def test_a_minimal_bandit_is_created_with_every_default_filled_in(api) -> None:

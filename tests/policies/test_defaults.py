@@ -15,6 +15,7 @@ from benchmarks.peers.problems import PROBLEMS
 
 HEADS = {"heads": "per_action"}
 IMAGE = ContextSpec(shape=(28, 28), dtype="uint8")
+WIDE = ContextSpec(shape=(4, 5))
 NAMED = ContextSpec(features="auto")
 OFFERS = ActionsSpec(features="auto")
 
@@ -32,7 +33,9 @@ OFFERS = ActionsSpec(features="auto")
         ({"context": ContextSpec(shape=(2, 2), dtype="uint8")}, "neural_linear_ts", "mlp", HEADS),
         ({"policy": "neural_linear_ts"}, "neural_linear_ts", "mlp", HEADS),
         ({"policy": "linear_ts"}, "linear_ts", "per_action", {}),
-        ({"policy": "linear_ts", "action_dim": 2}, "linear_ts", "concat", {}),
+        ({"policy": "linear_ts", "action_dim": 2}, "linear_ts", "bilinear", {}),
+        ({"policy": "linear_ts", "action_dim": 85}, "linear_ts", "concat", {}),
+        ({"policy": "greedy", "context": WIDE, "action_dim": 20}, "greedy", "interactions", {}),
         ({"policy": "greedy"}, "greedy", "per_action", {}),
         ({"encoder": EncoderSpec(name="bilinear"), "action_dim": 2}, "linear_ts", "bilinear", {}),
         ({"encoder": EncoderSpec(name="two_tower")}, "neural_linear_ts", "two_tower", {}),

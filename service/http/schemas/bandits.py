@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -209,6 +210,11 @@ class BanditAnswer(BaseModel):
     )
     guarded: TripState | None = Field(
         None, description="Why a guard made an arm serve everything; null where none did."
+    )
+    warnings: Sequence[str] = Field(
+        (),
+        description="What in the configuration keeps the bandit from learning which action suits"
+        " which context.",
     )
 
 
