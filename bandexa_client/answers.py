@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 SENT = {"sent": True}
@@ -456,7 +456,7 @@ class BanditState:
         arms: How its arms stand, the bandit itself last; empty without arms.
         guarded: Why a guard made an arm serve everything; None where none did.
         warnings: What in the configuration keeps the bandit from learning which action suits which
-            context.
+            context; None where the service does not report it.
     """
 
     name: str
@@ -478,7 +478,7 @@ class BanditState:
     metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
     arms: tuple[ArmState, ...] | None = field(default=None, metadata=SENT)
     guarded: Guarded | None = field(default=None, metadata=SENT)
-    warnings: Sequence[str] = field(default=(), metadata=SENT)
+    warnings: tuple[str, ...] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,9 @@ def test_a_bandit_that_cannot_be_served_is_reported_and_why(start_server, api_of
     server = start_server()
     with server.client() as client:
         api = api_of(client)
-        name = api.two_actions(name="shop", forgetting={"half_life": 32})
+        name = api.two_actions(
+            name="shop", forgetting={"half_life": 32}, encoder={"name": "concat"}
+        )
         api.two_actions(name="healthy")
         for _ in range(3):
             api.teach(name, [1.0, 0.0], "x", 1.0)
