@@ -33,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+def pytest_collection() -> None:
+    """Collect no garbage while thousands of tests are made, which all stay."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what stays to the end: thousands of tests, and torch."""
+    """Spare the garbage collector what stays to the end: the tests, and torch."""
     gc.freeze()
+    gc.enable()

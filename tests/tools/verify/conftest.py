@@ -112,13 +112,17 @@ class Feeder:
         assert [answer["code"] for answer in answers] == [200] * len(items)
 
     def grow(self, name: str, rounds: int = 4) -> None:
-        """Create a bandit, feed it, and have snapshots made of it: by the last of four rounds."""
+        """Create a bandit, feed it, and have snapshots made of it: by the last of four rounds.
+
+        What is fed before a round that is left out is left out with it, but for the first rows.
+        """
         self.create(name)
         for number, first in enumerate((0, 40, 70, 85)):
-            if name == "photos" and first in (40, 70):
+            trains = number >= 4 - rounds
+            if (name == "photos" and first in (40, 70)) or not (trains or first == 0):
                 continue
             self.feed(name, first, 15 if first >= 70 else 40 if first == 0 else 30)
-            if number >= 4 - rounds:
+            if trains:
                 self.call("POST", f"/bandits/{name}/train?wait=true")
         self.feed(name, 100, 5)
 
