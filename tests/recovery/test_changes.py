@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -114,12 +112,12 @@ def test_a_change_that_is_killed_is_finished(launch, rig, ended: str) -> None:
         node.start()
         assert node.state(name)["rebuild"]["state"] in ("pending", "building")
     else:
-        os.kill(node.trainer_pid(), signal.SIGKILL)
+        node.kill_trainer()
     assert node.state(name)["num_learned"] == 80
     rig.feed(node, name, 80, 20)
     # The steps of a round hold at once; the attempt under way is ended, and the next one is short.
     node.call("PUT", f"/bandits/{name}", rig.neural(training=rig.training(optimizer_steps=5)))
-    os.kill(node.trainer_pid(), signal.SIGKILL)
+    node.kill_trainer()
     poll(lambda: node.state(name)["rebuild"]["state"] == "done", "the change")
     state = node.state(name)
     assert (state["spec"]["policy"], state["num_learned"]) == ("neural_linear_ts", 100)
@@ -139,7 +137,7 @@ def test_a_change_can_be_taken_back_and_replaced_while_it_is_learned(launch, rig
     node.call("PUT", f"/bandits/{name}", slow)
     poll(lambda: node.state(name)["rebuild"]["state"] == "building", "the round")
     assert node.call("PUT", f"/bandits/{name}", linear)["rebuild"] is None
-    os.kill(node.trainer_pid(), signal.SIGKILL)
+    node.kill_trainer()
     state = changed(node, name, linear | {"posterior": {"prior_var": 3.0}})
     assert state["rebuild"]["keys"] == ["posterior.prior_var"]
     assert state["spec"]["policy"] == "linear_ts"
@@ -191,7 +189,7 @@ def test_an_import_waits_for_a_change_and_old_snapshots_of_another_kind_are_refu
     assert "another configuration is being learned" in refused.json()["detail"]
     assert node.call("PUT", f"/bandits/{name}", linear)["rebuild"] is None
     assert node.http.put(rollback, content=exported).status_code == 200
-    os.kill(node.trainer_pid(), signal.SIGKILL)
+    node.kill_trainer()
     state = changed(node, name, rig.neural(training=rig.training(optimizer_steps=5)))
     assert state["spec"]["policy"] == "neural_linear_ts"
     other = node.http.put(rollback, content=exported)
