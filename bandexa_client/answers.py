@@ -404,6 +404,34 @@ class Guarded:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What somebody, or a guard, did to a bandit.
+
+    Attributes:
+        row: Its place among all entries.
+        time: Seconds since the epoch.
+        by: The name of the API key; or (anonymous), (guard).
+        what: The call.
+        changes: What it changed, by key: the configuration, the served snapshot, the position of
+            the log, the number of offered actions; and what its answer said.
+    """
+
+    row: int
+    time: float
+    by: str
+    what: str
+    changes: tuple[KeyChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditTrail:
+    """The entries of a bandit's name, newest first; `next` is the `before` of older ones."""
+
+    entries: tuple[AuditEntry, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ActionValue:
     """What an action earned where it was chosen first."""
 

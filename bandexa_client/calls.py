@@ -17,6 +17,7 @@ import httpx
 from bandexa_client.answers import (
     ActionState,
     ActivationStatus,
+    AuditTrail,
     BanditState,
     Catalogue,
     ClockState,
@@ -299,6 +300,22 @@ class Calls(ABC):
         """
         body = {"mode": mode, "serve": serve}
         return await self._do(Call("PUT", path(bandit, "mode"), reads(BanditState), body))
+
+    @shared
+    async def audit(
+        self, bandit: str, *, before: int | None = None, limit: int = 100
+    ) -> AuditTrail:
+        """Return who changed a bandit, when, and what that changed; newest first.
+
+        The entries of a name outlive its bandit.
+
+        Args:
+            bandit: Its name.
+            before: `next` of an earlier call; None: the newest.
+            limit: How many at most, up to 1000.
+        """
+        query = f"?limit={limit}" + ("" if before is None else f"&before={before}")
+        return await self._do(Call("GET", path(bandit, "audit") + query, reads(AuditTrail)))
 
     @shared
     async def values(self, bandit: str, *, limit: int = 100) -> Values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,6 +159,28 @@ def show_values(
         typer.echo(columns(head, rows) + "\n")
     lines = [[action.id, *_estimate(action.reward)] for action in found.actions]
     typer.echo(columns(("action", "values", "reward", "interval"), lines))
+
+
+@bandits_app.command("audit")
+def show_audit(
+    bandit: BanditName,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries.")] = 20,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show who changed a bandit, when, and what that changed; newest first."""
+    with connected(url, api_key) as client:
+        found = client.audit(bandit, limit=limit)
+    if as_json:
+        echo_json([dataclasses.asdict(entry) for entry in found.entries])
+    elif not quiet:
+        for entry in found.entries:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.time))
+            typer.echo(f"{at}Z  {entry.by}  {entry.what}")
+            for each in entry.changes:
+                typer.echo(f"    {each.key}: {json.dumps(each.old)} -> {json.dumps(each.new)}")
 
 
 def _estimate(found: Estimate | None) -> list[str]:

@@ -9,7 +9,7 @@ refused ones, never a key.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -58,9 +58,11 @@ class GuardedRoute(APIRoute):
             if scope != "admin":
                 return await handler(request)
             outcome = ""
+            trail = self.trail(request, name)
             try:
                 response = await handler(request)
                 outcome = str(response.status_code)
+                await trail(response)
                 return response
             except BaseException as error:
                 outcome = type(error).__name__
@@ -69,6 +71,14 @@ class GuardedRoute(APIRoute):
                 _record("administrative call", request, name, outcome)
 
         return guarded
+
+    def trail(self, request: Request, by: str) -> Callable[[Response], Awaitable[None]]:
+        """Return what notes an administrative call once it is answered; nothing does here."""
+
+        async def nothing(response: Response) -> None:
+            """Note nothing."""
+
+        return nothing
 
     def decoding(self, handler: Handler) -> Handler:
         """Return the handler that decodes bodies for `handler`; FastAPI does it here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
@@ -29,11 +29,14 @@ from service.http.errors import InvalidBody, UnsupportedBody
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
 from service.http.limits import BodyBounds, too_large
 from service.http.problems import nearest_key
+from service.serving import trail
+from service.serving.engine import Engine
 from service.settings import Settings
 from service.store.errors import InvalidRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+MAX_TOLD = 4096  # bytes of an answer whose numbers go into the audit trail
 _REMEMBERED = 16  # headers whose media types are remembered
 MAX_NAMED = 20  # fields that one refusal names
 T = TypeVar("T", bound=msgspec.Struct)
@@ -311,7 +314,26 @@ class _DecodedRequest(Request):
         return self._value
 
 
-class WireRoute(GuardedRoute):
+class AuditedRoute(GuardedRoute):
+    """A route whose changes of a bandit are noted in the audit trail."""
+
+    def trail(self, request: Request, by: str) -> Callable[[Response], Awaitable[None]]:
+        """Note in the audit trail what a call changes of the bandit that its path names."""
+        name = request.path_params.get("name")
+        if name is None or request.query_params.get("dry_run") in ("true", "1"):
+            return super().trail(request, by)
+        engine: Engine = request.app.state.engine
+        before = trail.snapshot_of(engine, name)
+
+        async def noted(response: Response) -> None:
+            if response.status_code < 300:
+                what = f"{request.method} {request.url.path[:200]}"
+                await trail.note(engine, name, by, what, before, _told(request, response))
+
+        return noted
+
+
+class WireRoute(AuditedRoute):
     """A route that reads and writes both encodings; it refuses any other by name."""
 
     def decoding(self, handler: Handler) -> Handler:
@@ -334,6 +356,17 @@ class WireRoute(GuardedRoute):
             return response
 
         return decoded
+
+
+def _told(request: Request, response: Response) -> dict[str, Any]:
+    """Return what the answer to a short POST says that it did: counts, statuses, versions."""
+    body = bytes(getattr(response, "body", b""))  # one that is streamed has none
+    if request.method != "POST" or not 0 < len(body) <= MAX_TOLD:
+        return {}
+    packed = response.headers.get("content-type", "").startswith(MSGPACK)
+    answer = (msgspec.msgpack if packed else msgspec.json).decode(body)
+    plain = (str, int, float, bool)
+    return {key: value for key, value in answer.items() if isinstance(value, plain)}
 
 
 async def prepared(request: Request, kind: Typed[T], prepare: Callable[[T, str], R]) -> R:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from bandexa_core.ids import BanditUid
@@ -19,7 +20,9 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.standing import Standing
 from service.store.errors import ServiceError
+from service.store.records import AuditEntry
 
+BY_GUARD = "(guard)"
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +75,10 @@ class Guarding:
             except ServiceError as error:  # the next count tries again
                 log.error("bandit %s: its guard could not act: %s", name, error)
                 return
+        changes = [{"key": "spec.mode", "old": "learn", "new": "control_only"}]
+        entry = AuditEntry(row.time, name, BY_GUARD, "guard", json.dumps(changes))
+        with suppress(ServiceError):  # its row of the log says it all
+            await engine.commit(engine.store.append_audit, entry)
         log.error(
             "bandit %s: its lift over arm %s is %.4g to %.4g, below -%.4g: the arm serves"
             " everything", name, trip.arm, trip.low, trip.high, trip.margin,

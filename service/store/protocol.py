@@ -31,6 +31,7 @@ from service.store.clock import ServiceClock
 from service.store.identity import DecisionIds
 from service.store.reading import CountingReader, DecisionHistory, LogReader
 from service.store.records import (
+    AuditEntry,
     BanditRecord,
     DecisionRecord,
     ErasedPart,
@@ -41,6 +42,7 @@ from service.store.records import (
 )
 
 T = TypeVar("T")
+MAX_AUDIT = 100_000  # entries of one name
 UNWATCHED_S = 3.0  # a longer gap between looks at the windows: the service was not ready
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
@@ -310,6 +312,9 @@ class EventStore(Protocol):
 
     def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
         """Store how a training round went, for the dashboard."""
+
+    def append_audit(self, entry: AuditEntry, done: Done[None]) -> None:
+        """Store what was done to a bandit; the oldest of `MAX_AUDIT` entries of a name go."""
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]

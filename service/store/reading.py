@@ -16,6 +16,7 @@ from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.findings import Report, Say
 from service.store.records import (
+    AuditEntry,
     BanditRecord,
     Blanked,
     CountedRow,
@@ -292,6 +293,12 @@ class DecisionHistory(Reader, Protocol):
 
     def rounds(self, bandit: BanditRecord, since: float, limit: int) -> list[RoundRecord]:
         """Return the newest rounds since a time, oldest first."""
+
+    def audit(self, bandit: str, before: int | None, limit: int) -> list[AuditEntry]:
+        """Return what was done to the bandits of a name, newest first, deleted ones included.
+
+        `before`: only entries older than this row.
+        """
 
     def moment(self, bandit: BanditRecord) -> Moment:
         """Return the moment now."""

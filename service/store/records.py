@@ -171,6 +171,26 @@ class SampledValue(NamedTuple):
         return clip(value, self.low, self.high)
 
 
+class AuditEntry(NamedTuple):
+    """What somebody, or a guard, did to a bandit.
+
+    Attributes:
+        time: Seconds since the epoch.
+        bandit: Its name: the entries outlive the bandit.
+        by: The name of the API key; or "(anonymous)", "(guard)", "(settings)".
+        what: The call, such as "PUT /bandits/shop/mode".
+        changes: JSON: a list of `{key, old, new}`.
+        row: Its place among all entries; 0 while it is not stored.
+    """
+
+    time: float
+    bandit: str
+    by: str
+    what: str
+    changes: str
+    row: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Where a log begins.

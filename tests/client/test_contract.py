@@ -35,6 +35,8 @@ MODELS = {
     "ActionScore": "Score",
     "ActionState": "ActionState",
     "ActionValue": "ActionValue",
+    "AuditEntry": "AuditLine",
+    "AuditTrail": "AuditList",
     "ArmState": "ArmState",
     "Estimate": "EstimateState",
     "Guarded": "TripState",

@@ -87,6 +87,12 @@ def test_the_guard_hands_over_and_a_restart_leaves_it_so(launch) -> None:
     )  # fmt: skip
     assert guarded["low"] < -0.4 < guarded["high"] < -0.1
     assert "guard-tripped" in {each["name"] for each in state["learning"]["findings"]}
+
+    def noted() -> bool:
+        newest = node.call("GET", "/bandits/shop/audit")["entries"][0]
+        return (newest["by"], newest["what"]) == ("(guard)", "guard")
+
+    poll(noted, "what the guard did is in the audit trail")
     node.call("PUT", "/bandits/shop", spec | {"training": {"train_every": 77}})  # says no mode
     node.stop()
     node.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,9 +20,12 @@ from service.http.schemas.bandits import (
     ActionList,
     ActionState,
     ActionValue,
+    AuditLine,
+    AuditList,
     BanditAnswer,
     BanditList,
     CatalogueAnswer,
+    KeyChange,
     ModeRequest,
     PlanAnswer,
     RecoverAnswer,
@@ -41,9 +45,11 @@ from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
 from service.serving.standing import Estimated
+from service.store.records import AuditEntry
 from service.training.errors import BanditGone
 
 MAX_ACTIONS = 10_000
+MAX_ROW = 2**62
 MAX_BANDITS = 10_000
 _ACTIONS = Typed(ActionsRequest)
 router = APIRouter(prefix="/bandits", route_class=WireRoute)
@@ -141,6 +147,39 @@ async def bandit_values(
         num_actions=num,
         behind=follower.behind,
     )
+
+
+@router.get("/{name}/audit", openapi_extra=needs("read"), responses=problems(404, 422))
+async def audit_trail(
+    name: Name,
+    engine: EngineDep,
+    before: Annotated[
+        int | None, Query(ge=1, le=MAX_ROW, description="`next` of an earlier answer.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
+) -> AuditList:
+    """Return who changed a bandit, when, and what that changed; newest first.
+
+    The entries of a name outlive its bandit.
+    """
+
+    def found() -> list[AuditEntry]:
+        with engine.store.history() as history:
+            return history.audit(name, before, limit)
+
+    entries = await asyncio.get_running_loop().run_in_executor(None, found)
+    if not entries and before is None:
+        engine.bandit(name)  # UnknownBandit where there never was one
+    return AuditList(
+        entries=[
+            AuditLine(
+                row=each.row, time=each.time, by=each.by, what=each.what,
+                changes=[KeyChange(**one) for one in json.loads(each.changes)],
+            )
+            for each in entries
+        ],
+        next=entries[-1].row if len(entries) == limit else None,
+    )  # fmt: skip
 
 
 @router.delete(

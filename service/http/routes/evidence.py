@@ -14,7 +14,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.auth import GuardedRoute, needs
+from service.http.auth import needs
+from service.http.codec import AuditedRoute
 from service.http.routes.common import EngineDep, Name, problems
 from service.store.errors import InvalidRequest, StoreError, Unavailable
 from service.store.identity import MOST_PLACE
@@ -23,7 +24,7 @@ from service.store.records import BanditRecord, Moment
 from service.tools.export.rows import LogRows, Row, moment_of
 
 T = TypeVar("T")
-router = APIRouter(prefix="/bandits", route_class=GuardedRoute)
+router = APIRouter(prefix="/bandits", route_class=AuditedRoute)
 NDJSON = "application/x-ndjson"
 MOST_EXPORTS = 2  # at once
 _PAGE = 64  # decisions that are read in one go: a few milliseconds

@@ -218,6 +218,26 @@ class BanditAnswer(BaseModel):
     )
 
 
+class AuditLine(BaseModel):
+    """What somebody, or a guard, did to a bandit."""
+
+    row: int
+    time: float = Field(description="Seconds since the epoch.")
+    by: str = Field(description="The name of the API key; or (anonymous), (guard).")
+    what: str = Field(description="The call.")
+    changes: list[KeyChange] = Field(
+        description="What it changed: keys of the configuration, the served snapshot, the position"
+        " of the log, the number of offered actions."
+    )
+
+
+class AuditList(BaseModel):
+    """The audit trail of a bandit, newest first; `next` is the `before` of older entries."""
+
+    entries: list[AuditLine]
+    next: int | None
+
+
 class ModeRequest(BaseModel):
     """Who decides from now on."""
 

@@ -24,6 +24,7 @@ from service.store.memory.log import HeldLog
 from service.store.memory.windows import Windows
 from service.store.records import (
     Amendment,
+    AuditEntry,
     BanditRecord,
     Blanked,
     DecisionRecord,
@@ -171,6 +172,7 @@ class Contents:
         self.lock = threading.Lock()
         self.ids = ids
         self.created: list[BanditRecord] = []
+        self.audit: list[AuditEntry] = []  # of all bandits, oldest first
         self.live: dict[int, BanditRecord] = {}
         self.windows = Windows()
         self.erasures: dict[int, Erasure] = {}

@@ -15,6 +15,7 @@ from service.store.memory.contents import HeldBandit, HeldDecision
 from service.store.memory.log import LearnedRow
 from service.store.memory.view import View
 from service.store.records import (
+    AuditEntry,
     BanditRecord,
     DecisionSummary,
     LearnedValue,
@@ -90,6 +91,12 @@ class MemoryHistory(View):
             rounds = sorted(contents.of(bandit.key).rounds, key=lambda record: record.time)
         recent = [record for record in rounds if record.time >= since]
         return recent[max(0, len(recent) - limit) :]
+
+    def audit(self, bandit: str, before: int | None, limit: int) -> list[AuditEntry]:
+        """See `DecisionHistory.audit`."""
+        with self._reading() as contents:
+            mine = [each for each in reversed(contents.audit) if each.bandit == bandit]
+        return [each for each in mine if before is None or each.row < before][:limit]
 
     def moment(self, bandit: BanditRecord) -> Moment:
         """See `DecisionHistory.moment`."""

@@ -25,8 +25,8 @@ from service.store.memory.decisions import Decisions
 from service.store.memory.erasing import Erasing
 from service.store.memory.log import ChangeRow, HeldLog
 from service.store.memory.trimming import Trimming
-from service.store.protocol import Due, Reportable
-from service.store.records import BanditRecord, Erasure, RoundRecord
+from service.store.protocol import MAX_AUDIT, Due, Reportable
+from service.store.records import AuditEntry, BanditRecord, Erasure, RoundRecord
 
 MAX_DUE = 500  # windows in one answer
 
@@ -107,6 +107,14 @@ class Operations:
     def round(self, bandit: BanditRecord, record: RoundRecord) -> None:
         """Store a training round; the oldest ones go."""
         self._contents.of(bandit.key).rounds.append(record)
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Store what was done to a bandit; the oldest entries of its name go."""
+        audit = self._contents.audit
+        audit.append(entry._replace(row=audit[-1].row + 1 if audit else 1))
+        mine = [each for each in audit if each.bandit == entry.bandit]
+        if len(mine) > MAX_AUDIT:
+            audit.remove(mine[0])
 
     def begin_erasure(
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]

@@ -31,6 +31,7 @@ from service.store.memory.reader import MemoryReader
 from service.store.memory.view import EPOCH
 from service.store.protocol import Deliver, Done, Dropped, Due, FoundDecision, Logged, Step, Trimmed
 from service.store.records import (
+    AuditEntry,
     BanditRecord,
     DecisionRecord,
     ErasedPart,
@@ -193,6 +194,10 @@ class MemoryStore:
     def append_round(self, bandit: BanditRecord, record: RoundRecord, done: Done[None]) -> None:
         """See `EventStore.append_round`."""
         self._put(lambda: self._operations.round(bandit, record), done)
+
+    def append_audit(self, entry: AuditEntry, done: Done[None]) -> None:
+        """See `EventStore.append_audit`."""
+        self._put(lambda: self._operations.audit(entry), done)
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]

@@ -25,6 +25,7 @@ from service.store.identity import (
 )
 from service.store.records import (
     Amendment,
+    AuditEntry,
     BanditRecord,
     DecisionSummary,
     LearnedValue,
@@ -242,6 +243,15 @@ class History:
             (bandit.key, since, limit),
         ).fetchall()
         return [RoundRecord(*row) for row in reversed(rows)]
+
+    def audit(self, bandit: str, before: int | None, limit: int) -> list[AuditEntry]:
+        """See `DecisionHistory.audit`."""
+        rows = self._db.execute(
+            "SELECT time, bandit, by, what, changes, row FROM audit"
+            " WHERE bandit = ? AND row < coalesce(?, 1 << 62) ORDER BY row DESC LIMIT ?",
+            (bandit, before, limit),
+        )
+        return [AuditEntry(*row) for row in rows]
 
     def moment(self, bandit: BanditRecord) -> Moment:
         """See `DecisionHistory.moment`."""

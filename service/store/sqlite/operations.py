@@ -37,8 +37,9 @@ from service.store.identity import (
     is_server_form,
     pack_own_id,
 )
-from service.store.protocol import Dropped, Due, Trimmed
+from service.store.protocol import MAX_AUDIT, Dropped, Due, Trimmed
 from service.store.records import (
+    AuditEntry,
     BanditRecord,
     DecisionRecord,
     ErasedPart,
@@ -306,6 +307,18 @@ class Operations:
             "DELETE FROM rounds WHERE bandit = ? AND rowid <= (SELECT rowid FROM rounds"
             " WHERE bandit = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
             (bandit.key, bandit.key, MAX_ROUNDS),
+        )
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Store what was done to a bandit; the oldest entries of its name go."""
+        self._db.execute(
+            "INSERT INTO audit (time, bandit, by, what, changes) VALUES (?, ?, ?, ?, ?)",
+            (entry.time, entry.bandit, entry.by, entry.what, entry.changes),
+        )
+        self._db.execute(
+            "DELETE FROM audit WHERE bandit = ? AND row <= (SELECT row FROM audit"
+            " WHERE bandit = ? ORDER BY row DESC LIMIT 1 OFFSET ?)",
+            (entry.bandit, entry.bandit, MAX_AUDIT),
         )
 
     # -- retention ----------------------------------------------------------------------------

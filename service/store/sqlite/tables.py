@@ -38,6 +38,7 @@ from service.store.identity import CELL, DecisionIds
 #   had learned.
 # evicted: a sample of the removed rows. metrics: what the value is made of.
 # rounds: training rounds, for people only.
+# audit: what was done to the bandits of a name; by whom, and what that changed.
 # erasures, erased, relearning, blanked: see `erasing`. A decision whose context is empty was
 #   erased.
 # sampled: whose rows are in `evicted`, so that they are found when their decision has left.
@@ -95,6 +96,10 @@ CREATE TABLE rounds (
   bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
   seconds REAL NOT NULL, swap_s REAL, loss_before REAL, loss_after REAL, error TEXT);
 CREATE INDEX rounds_bandit ON rounds (bandit, time);
+CREATE TABLE audit (
+  row INTEGER PRIMARY KEY, time REAL NOT NULL, bandit TEXT NOT NULL, by TEXT NOT NULL,
+  what TEXT NOT NULL, changes TEXT NOT NULL);
+CREATE INDEX audit_bandit ON audit (bandit, row);
 CREATE INDEX decisions_unit ON decisions (unit) WHERE unit IS NOT NULL;
 CREATE TABLE erasures (
   erasure INTEGER PRIMARY KEY, bandit INTEGER, unit TEXT, ids BLOB NOT NULL, until REAL NOT NULL);
@@ -117,6 +122,7 @@ _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTAL
 _AFTER_0_3 = (
     "erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays", "imports",
     "metrics",
+    "audit",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from service.store.errors import Conflict, UnknownDecision
 from service.store.identity import first_key
-from service.store.records import RoundRecord
+from service.store.records import AuditEntry, RoundRecord
 from tests.store.contract.readable import FAR, Readers
 from tests.store.logs import change, trim
 from tests.store.reporting import first_step, rewards
@@ -144,3 +144,20 @@ def test_appends_queued_behind_a_deletion_are_refused(client, store, make):
     with store.reader() as reader, store.history() as history:
         assert reader.head(bandit.key) == 0
         assert history.newest(bandit, None, 9) == history.rounds(bandit, 0.0, 9) == []
+
+
+def test_the_audit_trail_is_by_name_newest_first_and_outlives_its_bandit(client, store, make):
+    bandit = make.bandit(client, store, "shop")
+    given = [
+        AuditEntry(float(n), name, "ops", f"PUT {n}", '[{"key": "a", "old": null, "new": 1}]')
+        for n, name in enumerate(["shop", "other", "shop", "shop"])
+    ]
+    for entry in given:
+        assert client.call(store.append_audit, entry) is None
+    client.call(store.delete_bandit, bandit)
+    with store.history() as history:
+        found = history.audit("shop", None, 10)
+        assert [each._replace(row=0) for each in found] == [given[3], given[2], given[0]]
+        assert [each.row for each in found] == sorted((each.row for each in found), reverse=True)
+        assert history.audit("shop", found[0].row, 1) == found[1:2]
+        assert history.audit("nothing", None, 10) == []

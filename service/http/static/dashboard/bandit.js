@@ -21,10 +21,11 @@ export class BanditView {
     this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
     this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
     this.values = h("section", { class: "card", "aria-label": "Arms and actions" });
+    this.audit = h("section", { class: "card", "aria-label": "Changes" });
     this.delay = h("section", { class: "card", "aria-label": "Reward delay" });
     this.charts = this.makeCharts();
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
-    this.tables.append(this.values, this.newest, this.rounds);
+    this.tables.append(this.values, this.newest, this.rounds, this.audit);
     root.replaceChildren(
       h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
   }
@@ -101,14 +102,16 @@ export class BanditView {
   }
 
   async update(signal) {
-    const [found, values, listed] = await Promise.all([
+    const [found, values, audit, listed] = await Promise.all([
       get(`dashboard/${this.path}?range=${this.range}`, signal),
       get(`${this.path}/values?limit=20`, signal),
+      get(`${this.path}/audit?limit=12`, signal),
       get(`dashboard/${this.path}/decisions?limit=25`, signal)]);
     this.showHead(found);
     this.showCharts(found);
     this.showDelay(found.delay);
     this.showValues(values);
+    this.showAudit(audit.entries);
     this.showRounds(found.rounds);
     this.showNewest(listed.decisions);
   }
@@ -202,6 +205,16 @@ export class BanditView {
       h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at 95 %, whenever you look.${more}`),
       armed.length ? table(["arm", "share", "reward", "interval", "values", "lift of the bandit", "interval"], armed) : null,
       acted.length ? table(["action", "reward", "interval", "values"], acted) : h("p", { class: "soft" }, "No values yet."));
+  }
+
+  // Who changed the bandit, and what that changed.
+  showAudit(entries) {
+    const shown = (one) => `${one.key}: ${JSON.stringify(one.old)} \u2192 ${JSON.stringify(one.new)}`;
+    const rows = entries.map((entry) => h("tr", {}, h("td", {}, time(entry.time)), h("td", {}, entry.by), h("td", {}, entry.what),
+      h("td", { class: "break" }, entry.changes.slice(0, 4).map(shown).join("; ") + (entry.changes.length > 4 ? `; and ${count(entry.changes.length - 4)} more` : ""))));
+    fill(this.audit, h("h2", {}, "Changes"), h("p", { class: "soft small" }, "By administrators and guards, newest first."),
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["time", "by", "call", "changed"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
+        : h("p", { class: "soft" }, "None yet."));
   }
 
   showRounds(rounds) {
