@@ -2,13 +2,12 @@
 
 Decisions go through the store itself, with rewards for a thousand of them. Selects come at fixed
 times, in alternating turns with and without an export: over HTTP from the server that is measured,
-and of its data directory, in a process beside it. Then each way exports everything once, and the
-largest resident memory of its process is read.
+and of its data directory; both with `nice`, as docs/evaluation.md says. Then each way exports
+everything once, and the largest resident memory of its process is read.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ TARGETS = {
 LEARNED = 1000
 DECISIONS, QUICK = 1_000_000, 100_000
 START_S = 2.0  # until an exporting process reads
+LOOKS_S = 0.05
 WAYS = ("http", "files")
 
 
@@ -49,9 +49,9 @@ class Exporting:
     def __init__(self, way: str, url: str, data_dir: Path, folder: Path) -> None:
         self._file = folder / f"{way}.jsonl"
         source = ["--url", url] if way == "http" else ["--data-dir", str(data_dir)]
-        self._command = [
-            sys.executable, "-m", "service.cli", "export", NAME, str(self._file), "--quiet",
-            *source,
+        self._command = [  # `nice` becomes the process that it starts
+            "nice", sys.executable, "-m", "service.cli", "export", NAME, str(self._file),
+            "--quiet", *source,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,13 +78,16 @@ class Exporting:
         begun = time.perf_counter()
         self.start()
         assert self._process is not None
-        _, status, usage = os.wait4(self._process.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
+        largest = 0.0
+        while self._process.poll() is None:
+            # Not what `wait4` says: that counts the process it was forked from as well.
+            largest = max(largest, resident_mib(self._process.pid) or 0.0)
+            time.sleep(LOOKS_S)
         if self._process.returncode:
             raise RuntimeError(f"the export ended with {self._process.returncode}")
         took = time.perf_counter() - begun
         self._file.unlink()
-        return took, usage.ru_maxrss / 1024
+        return took, largest
 
 
 @contextmanager
@@ -101,11 +104,11 @@ def beside(exporting: Exporting) -> Iterator[None]:
         thread.join()
 
 
-def resident_mib(pid: int) -> float:
-    """Return the largest resident memory of a process so far."""
+def resident_mib(pid: int) -> float | None:
+    """Return the largest resident memory of a process so far; None: it has ended."""
     status = Path(f"/proc/{pid}/status").read_text()
-    line = next(each for each in status.splitlines() if each.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
+    found = [each for each in status.splitlines() if each.startswith("VmHWM:")]
+    return int(found[0].split()[1]) / 1024 if found else None
 
 
 def measure(
@@ -122,7 +125,7 @@ def measure(
     with Server(data_dir) as server:
         url, pid = server.address, server.pid
         ways = {way: Exporting(way, url, data_dir, folder) for way in WAYS}
-        before = resident_mib(pid)
+        before = resident_mib(pid) or 0.0
         ratios: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(pairs):
             for way, exporting in ways.items():
@@ -136,7 +139,7 @@ def measure(
             took, results[f"{way}_mib"] = exporting.whole()
             results[f"{way}_s"] = took
             log(f"{way}: everything in {took:.0f} s, {num / took:,.0f} decisions a second")
-        results["server_mib"] = resident_mib(pid) - before
+        results["server_mib"] = (resident_mib(pid) or 0.0) - before
     return results
 
 

@@ -73,10 +73,11 @@ def test_they_are_those_of_the_explanation(api) -> None:
     assert explained == pytest.approx(by_id(answer), abs=1e-12)
 
 
-def test_a_bandit_may_log_them_with_every_decision(api) -> None:
+@pytest.mark.parametrize("arms", [[], [{"name": "control", "share": 0.3, "action": "y"}]])
+def test_a_bandit_may_log_them_with_every_decision(api, arms: list[dict[str, Any]]) -> None:
     """Those that were drawn together as well; answers have them where the request asks."""
     selection = {"epsilon": 0.2, "log_propensities": "all"}
-    name = api.two_actions(selection=selection)
+    name = api.two_actions(selection=selection, arms=arms)
     api.teach(name, [1, -1], "x", 1.0)
     body: dict[str, Any] = {"bandit": name, "context": [1, -1]}
     more: list[dict[str, Any]] = [

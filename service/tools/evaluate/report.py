@@ -129,8 +129,9 @@ def _advice(needed: dict[str, Any]) -> str:
     if not ways:
         ways.append(f"{needed['share']:.2g} times as many rows, all of them served by it")
     return (
-        f"to see a difference of {needed['difference']:.3g} (variance {needed['variance']:.3g})"
-        f" it takes {', or '.join(ways)}"
+        f"to see a difference of d = {needed['difference']:.3g} at variance v ="
+        f" {needed['variance']:.3g}, by n = 10 v / (q d^2) with the share q ="
+        f" {needed['share_now']:.2g} of this log, it takes {', or '.join(ways)}"
     )
 
 

@@ -78,7 +78,7 @@ def test_without_support_nothing_is_concluded_and_it_says_what_is_needed() -> No
     assert rare.needed["floor"] is None or rare.needed["floor"] > 0.1
     text = "\n".join(remarks(found))
     assert "nothing can be concluded" in text
-    assert "to see a difference of 0.05" in text
+    assert "to see a difference of d = 0.05" in text
 
 
 def test_an_action_the_log_never_chose_is_refused() -> None:
