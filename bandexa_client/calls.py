@@ -468,7 +468,7 @@ class Calls(ABC):
         Args:
             bandit: Its name.
             items: Dicts with `id`, `context`, `action`, and as far as known `time`, `candidates`,
-                `propensity`, `propensities`, `value` and `delay`. docs/evaluation.md explains them.
+                `propensity`, `propensities`, `value` or `metrics`, and `delay`: docs/evaluation.md.
             source: Of which log the ids are: equal ids of others are other decisions.
             logged: The items are of an export: what is a digest there is not hashed again.
             dry_run: Store nothing, and check each by itself.

@@ -336,7 +336,7 @@ def correct(
 
 
 def teach(
-    state: DecisionState, index: int, value: float, rules: RewardSpec, most: int
+    state: DecisionState, index: int, value: Outcome, rules: RewardSpec, most: int
 ) -> tuple[ImportStatus, Change | None]:
     """Return what the value of an imported decision does: it is learned at once, by any rules.
 
@@ -345,15 +345,18 @@ def teach(
     Raises:
         ValueError: The value cannot be taken; the message begins with the field.
     """
-    item, value = state.items[index], value + 0.0
+    item = state.items[index]
     if item.void:
         return "void", None
     if item.num:
         return correct(state, index, value, rules, most)
     _check_room(state, most)
-    items = (*state.items[:index], ItemState(1, (value,), value), *state.items[index + 1 :])
-    after = _after(state, state.num_rewards + 1, items)
-    return "applied", Change(after, "applied", (Learned(index, None, value),))
+    after = counted(item, value, rules)
+    made = value_of(after, rules)
+    _check_size(after, made, rules)
+    learned = _learned(index, item, after, made, rules)
+    items = (*state.items[:index], after._replace(value=made), *state.items[index + 1 :])
+    return "applied", Change(_after(state, state.num_rewards + 1, items), "applied", (learned,))
 
 
 def known_value(item: ItemState, rules: RewardSpec) -> float | None:

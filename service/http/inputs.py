@@ -116,16 +116,18 @@ def decode_rows(side: NamedSide, raw: msgspec.Raw, *, packed: bool) -> NDArray[n
     return rows_of(side, values, "features.{}")
 
 
-def outcome_of(reward: float | None, metrics: Mapping[str, float] | None) -> Outcome:
-    """Return what is reported: a single reward, or metrics.
+def outcome_of(
+    reward: float | None, metrics: Mapping[str, float] | None, field: str = "reward"
+) -> Outcome:
+    """Return what is reported: a single reward, or metrics. `field`: where the reward is.
 
     Raises:
         InvalidRequest: It is neither, or both.
     """
     if metrics is None:
         if reward is None:
-            raise InvalidRequest("reward", "Field required, or `metrics` in place of it")
+            raise InvalidRequest(field, "Field required, or `metrics` in place of it")
         return reward
     if reward is not None:
-        raise InvalidRequest("metrics", "give either `reward` or `metrics`")
+        raise InvalidRequest("metrics", f"give either `{field}` or `metrics`")
     return in_order(metrics)

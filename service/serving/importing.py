@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, ActionSlot, BanditUid, DecisionId, LogPosition
+from bandexa_core.log.contract import Outcome
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Candidates
 from service.serving.bandit import Bandit
@@ -38,13 +39,13 @@ class ChosenRow(NamedTuple):
         id: Its id.
         features: Those that it had then, as they are logged; None: those of the candidate.
         propensity: Of several, see `ChosenAction`.
-        value: What it earned; None: nothing is known.
+        value: What it earned, a number or metrics; None: nothing is known.
     """
 
     id: ActionId
     features: NDArray[Any] | None
     propensity: float | None
-    value: float | None
+    value: Outcome | None
 
 
 class ImportRow(NamedTuple):

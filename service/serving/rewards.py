@@ -106,7 +106,9 @@ class Rewards:
             return status, False
         bandit.vitals.rewarded(status)
         if DECISIONS.isEnabledFor(logging.DEBUG):
-            fields = {"reward": report.reward, "status": status}
+            reward = report.reward
+            shown = {"metrics": dict(reward)} if isinstance(reward, tuple) else {"reward": reward}
+            fields = shown | {"status": status}
             DECISIONS.debug("reward", extra={"bandit": bandit.record.name, **fields})
         return status, bandit.model.round_due()
 
@@ -188,7 +190,7 @@ class Rewards:
         self._steps.imported(made, bandit.record, changed)
 
     async def teach(
-        self, bandit: Bandit, made: DecisionRecord, item: int, value: float, now: float
+        self, bandit: Bandit, made: DecisionRecord, item: int, value: Outcome, now: float
     ) -> tuple[ImportStatus, LogPosition]:
         """Learn a value of an imported decision; returns the position of its last row, or 0.
 

@@ -213,9 +213,9 @@ class Steps:
         raise _too_busy(decision_id)
 
     async def teach(
-        self, made: DecisionRecord, bandit: BanditRecord, item: int, value: float, now: float
+        self, made: DecisionRecord, bandit: BanditRecord, item: int, value: Outcome, now: float
     ) -> tuple[ImportStatus, Rows]:
-        """Learn the value of a chosen action of an imported decision.
+        """Learn the value of a chosen action of an imported decision, a single one or metrics.
 
         Raises:
             UnknownDecision: The bandit has no such decision.
@@ -226,9 +226,10 @@ class Steps:
         for _ in range(MAX_TRIES):
             entry = await self._entry(made.decision_id, bandit)
             decision = entry.decision
+            rules = self._rules(decision, value if isinstance(value, tuple) else None)
             try:
                 status, change = contract.teach(
-                    decision.state, item, value, decision.rules, self._max_rewards
+                    decision.state, item, value, rules, self._max_rewards
                 )
             except ValueError as error:
                 raise InvalidRequest.from_value_error(error, "value") from error
@@ -238,7 +239,7 @@ class Steps:
                 if waiting is not None and await waiting is None:
                     continue
             else:
-                reported = Reported(item, value + 0.0, None)
+                reported = Reported(item, value, None)
                 rows = await self._append(
                     Step(decision, change, now, reported, imported=True), entry
                 )

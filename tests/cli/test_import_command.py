@@ -222,3 +222,30 @@ def test_ips_of_an_imported_vw_log_is_that_of_vw_estimators(run: Run, api, tmp_p
     for policy, reference in (("action:salad", "salad"), ("uniform", "uniform")):
         assert ours[policy] == pytest.approx(theirs[reference].get(), abs=1e-12)
     assert report(result)["imported"] == 200
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_metrics_go_from_log_to_log(api, run: Run, tmp_path: Path, suffix: str) -> None:
+    """A bandit that learns of metrics gets them, and any other one the values that they made."""
+    rules = {"learn": {"money": 1.0, "click": 0.5}, "aggregate": "sum"}
+    spec: dict[str, Any] = {"encoder": PLAIN, "reward_range": [0, 9]}
+    name, same, single = (
+        api.two_actions(rewards=each, **spec) for each in (rules, rules, {"aggregate": "sum"})
+    )
+    for number in range(8):
+        made = api.select(name, [number / 8, 1.0], k=1 + number % 2)
+        for each in made["actions"] or [made["action"]]:
+            body = {"decision_id": made["decision_id"], "action": each["id"], "reward_id": "r"}
+            metrics = {"click": number % 2, "money": number} if number % 3 else {"click": 1}
+            api.call("POST", "/reward", body | {"metrics": metrics})
+    file = tmp_path / f"log.{suffix}"
+    run("export", name, file)
+    for target in (same, single):
+        run("import", target, file)
+        for expected, found in zip(std_and_mean(api, name), std_and_mean(api, target), strict=True):
+            assert found[1:] == pytest.approx(expected[1:], rel=1e-9)
+    assert api.state(same)["metrics"] == api.state(name)["metrics"]
+    assert api.state(single)["metrics"] is None
+    item = {"id": "x", "context": [0, 1], "action": "x", "value": 1, "metrics": {"click": 1}}
+    answer = api.call("POST", f"/bandits/{same}/log", {"items": [item]})["items"][0]
+    assert answer["error"]["errors"][0]["field"] == "metrics"

@@ -76,6 +76,25 @@ def test_decisions_follow_the_reward_rules_of_their_position() -> None:
     assert (known.bounding(6).rewards, known.bounding(7)) == (CREATED.rewards, SUMMED)
 
 
+def test_weights_of_metrics_change_with_the_switch_and_are_known_while_they_are_wanted() -> None:
+    first, second = {"money": 1.0}, {"money": 2.0, "click": -1.0}
+    wanted = dataclasses.replace(SUMMED, rewards=RewardSpec(learn=first))
+    known = Configurations(CREATED, [row(3, change_payload(wanted, wanted))])
+    assert (known.learn, known.any_learn, known.rules(9).learn) == (first, first, None)
+    assert not known.rules_changed, "until the switch, decisions take what they took"
+    known = known.with_row(switch(5, 3))
+    assert [known.rules(at).learn for at in (4, 5)] == [None, first]
+    assert known.spec(5).rewards.learn == first
+    other = dataclasses.replace(SUMMED, rewards=RewardSpec(aggregate="sum", learn=second))
+    known = known.with_row(row(7, change_payload(other, other)))
+    assert known.rules(7) == RewardSpec(aggregate="sum", learn=first), "the rules hold at once"
+    assert (known.learn, known.spec(7).rewards.learn) == (first, first)
+    assert known.spec(7, 7).rewards.learn == second
+    known = known.with_row(switch(8, 7)).with_row(row(9, change_payload(CREATED, CREATED)))
+    assert (known.learn, known.with_row(switch(10, 9)).learn) == (second, None)
+    assert known.with_row(switch(10, 9)).any_learn == second
+
+
 def test_rows_of_earlier_releases_change_forgetting_at_once() -> None:
     old = {**change_payload(FASTER), "forgetting": {"by": "count", "half_life": 64.0}}
     del old["rewards"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -114,3 +117,25 @@ def test_the_sample_of_rows_that_left_the_log_is_weighed_anew(launch, rig, expec
     for found, known in zip(node.score("m"), expected, strict=True):
         np.testing.assert_allclose(found, known, rtol=1e-9, atol=1e-9)
     verified(node)
+
+
+def test_verify_finds_metrics_that_were_changed(launch, rig):
+    node = launch("damaged")
+    node.create("m", rig.linear(rewards={"learn": OLD}, **PLAIN))
+    play(node, rig, "m", range(4))
+    node.stop()
+    other = msgpack.packb((("click", 9.0), ("money", 9.0)))
+    log = msgpack.packb(((("click", 9.0), ("money", 9.0)), None))
+    for statement, blob, expected in (
+        ("UPDATE rewards SET metrics = ? WHERE key = (SELECT min(key) FROM rewards)", other,
+         "pick 0: click is not that of its rewards"),
+        ("UPDATE log SET payload = ? WHERE kind = 1 AND position = 4", log,
+         "its metrics are not those of log row 4"),
+    ):  # fmt: skip
+        with closing(sqlite3.connect(node.data_dir / "bandexa.db")) as db:
+            db.execute(statement, (blob,))
+            db.commit()
+        done = bandexa("verify", node.data_dir, "--quiet")
+        assert done.returncode == 1
+        assert expected in done.stdout
+    assert "row 4: its hash" in done.stdout

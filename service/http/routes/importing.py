@@ -11,12 +11,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bandexa_core.ids import ActionId
+from bandexa_core.log.contract import Outcome
 from service.http import candidates
 from service.http.arrays import ActionFeatures, array_of
 from service.http.auth import needs
 from service.http.codec import MSGPACK, Typed, WireRoute, prepared, typed_answer
 from service.http.errors import InvalidBody
-from service.http.inputs import decode_context, rows_of
+from service.http.inputs import decode_context, outcome_of, rows_of
 from service.http.openapi import typed
 from service.http.problems import problem_of
 from service.http.routes.common import EngineDep, Name, problems
@@ -98,10 +99,14 @@ class _Reader:
         if item.actions is None:
             chosen: tuple[ChosenRow, ...] = (
                 self._chosen(
-                    item.action or "", item.action_features, None, item.value, "action_features"
+                    item.action or "",
+                    item.action_features,
+                    None,
+                    _outcome(item),
+                    "action_features",
                 ),
             )
-        elif item.value is not None or item.action_features is not None:
+        elif _outcome(item) is not None or item.action_features is not None:
             raise InvalidBody([("actions", "each has its own value and features")])
         else:
             chosen = tuple(map(self._chosen_of, range(len(item.actions)), item.actions))
@@ -124,14 +129,15 @@ class _Reader:
 
     def _chosen_of(self, number: int, action: ImportedAction) -> ChosenRow:
         field = f"actions.{number}.features"
-        return self._chosen(action.id, action.features, action.propensity, action.value, field)
+        value = _outcome(action)
+        return self._chosen(action.id, action.features, action.propensity, value, field)
 
     def _chosen(
         self,
         name: str,
         features: ActionFeatures | None,
         propensity: float | None,
-        value: float | None,
+        value: Outcome | None,
         field: str,
     ) -> ChosenRow:
         rows = None
@@ -144,6 +150,17 @@ class _Reader:
                 raise InvalidRequest(field, str(error)) from error
             rows = self._bandit.features(given[None], 1, field)
         return ChosenRow(ActionId(name), None if rows is None else rows[0], propensity, value)
+
+
+def _outcome(item: ImportItem | ImportedAction) -> Outcome | None:
+    """Return what an action earned; None: nothing is known.
+
+    Raises:
+        InvalidRequest: There are two answers.
+    """
+    if item.value is None and item.metrics is None:
+        return None
+    return outcome_of(item.value, item.metrics, "value")
 
 
 def _side(side: NamedSide | None, logged: bool) -> NamedSide | None:

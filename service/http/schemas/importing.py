@@ -7,12 +7,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from bandexa_core.spec import MAX_METRICS
 from service.http.arrays import ActionFeatures
 from service.http.schemas.decide import Array, Body, Candidates, Id, Items, Problem
 from service.serving.inputs import MAX_SIZE
 
 Probability = Annotated[float, Meta(gt=0.0, le=1.0)]
 Value = Annotated[float, Meta(ge=-MAX_SIZE, le=MAX_SIZE)]
+ImportedMetrics = Annotated[
+    dict[str, Value],
+    Meta(
+        min_length=1, max_length=MAX_METRICS,
+        description="In place of `value`: what it earned, of a bandit with `rewards.learn`.",
+    ),
+]  # fmt: skip
 SourceId = Annotated[
     str, Meta(min_length=1, max_length=256, description="Its id where it was made; any text.")
 ]
@@ -33,6 +41,7 @@ class ImportedAction(Body, frozen=True, kw_only=True):
         None
     )
     value: Annotated[Value, Meta(description="What it earned.")] | None = None
+    metrics: ImportedMetrics | None = None
 
 
 class ImportItem(Body, frozen=True, kw_only=True):
@@ -62,6 +71,7 @@ class ImportItem(Body, frozen=True, kw_only=True):
     value: Annotated[Value, Meta(description="What it earned; none: nothing is known.")] | None = (
         None
     )
+    metrics: ImportedMetrics | None = None
     actions: (
         Annotated[
             list[ImportedAction],

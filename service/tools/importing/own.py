@@ -60,20 +60,27 @@ def _decision(line: int, row: Row, enabled: list[str], shape: Shape) -> Found:
     if row["value"] is not None and rewards:
         item["delay"] = max(0.0, rewards[-1]["time"] - row["time"])
     if row.get("actions"):
-        item["actions"] = [_chosen(each) for each in row["actions"]]
+        item["actions"] = [_chosen(each, shape) for each in row["actions"]]
     else:
-        item |= _chosen({"action": row["action"], "value": row["value"], "void": row.get("void")})
+        names = ("action", "value", "void", "metrics")
+        item |= _chosen({name: row.get(name) for name in names}, shape)
     own = shape.features(row.get("action_features"))
     if own is not None and "actions" not in item:
         item["action_features"] = own
     return Found(line, item, actions=actions)
 
 
-def _chosen(action: Row) -> Row:
-    """Return a chosen action as an import has it, without what is not known."""
+def _chosen(action: Row, shape: Shape) -> Row:
+    """Return a chosen action as an import has it, without what is not known.
+
+    Its metrics are there where the bandit learns of metrics; else the value that they made.
+    """
+    metrics = action.get("metrics") if shape.has_metrics else None
+    known = action.get("value") if metrics is None else None
     found = {
         "action": action.get("action"), "id": action.get("id"),
         "propensity": action.get("propensity"),
-        "value": None if action.get("void") else action.get("value"),
+        "value": None if action.get("void") else known,
+        "metrics": None if action.get("void") else metrics,
     }  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}

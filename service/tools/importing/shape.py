@@ -26,18 +26,23 @@ class Shape:
         context_shape: That of contexts; None: they are objects.
         has_objects: Whether features of actions are objects.
         action_dim: How many numbers they are otherwise.
+        has_metrics: Whether it learns of metrics.
     """
 
     context_shape: tuple[int, ...] | None
     has_objects: bool
     action_dim: int
+    has_metrics: bool = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Self:
         """Return that of a configuration."""
         context, actions = spec["context"], spec.get("actions") or {}
         shape = None if context.get("features") else tuple(context["shape"])
-        return cls(shape, bool(actions.get("features")), int(spec.get("action_dim") or 0))
+        return cls(
+            shape, bool(actions.get("features")), int(spec.get("action_dim") or 0),
+            has_metrics=bool((spec.get("rewards") or {}).get("learn")),
+        )  # fmt: skip
 
     @property
     def has_action_features(self) -> bool:

@@ -15,11 +15,12 @@ from typing import Any
 import msgpack
 
 from bandexa_core.ids import DecisionKey
-from bandexa_core.log.contract import COUNTED, ItemState, Outcome
+from bandexa_core.log.contract import COUNTED, ItemState, Outcome, metrics_of
 from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import RewardSpec
 from service.store.errors import StoreDamaged
 from service.store.findings import Check, Report, Say
+from service.store.hashing import unpack_log_metrics
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
 from service.store.sqlite.codec import (
@@ -226,6 +227,15 @@ class LedgerAudit:
             check.problem(f"ledger: {what}: value {value}, the log says {logged}")
         elif not log.is_latest(origin, item.latest):
             check.problem(f"ledger: {what}: log row {item.latest} is not the latest to learn it")
+        elif item.state.metrics and item.latest > log.begins:
+            rules = log.configurations.rules(row.decided_at or 0)
+            known = metrics_of(item.state, rules)
+            try:
+                found, _ = unpack_log_metrics(self._tables.metrics_at(row.bandit, item.latest))
+            except (ValueError, TypeError, msgpack.UnpackException):
+                found = None
+            if found != known:
+                check.problem(f"ledger: {what}: its metrics are not those of log row {item.latest}")
         if (row.decided_at or 0) >= origin:
             check.problem(f"ledger: {what}: learned in row {origin}, before it was decided")
 

@@ -185,6 +185,14 @@ class Tables:
         found = self._db.execute("SELECT items FROM ledger WHERE key = ?", (key,)).fetchone()
         return None if found is None else bytes(found[0])
 
+    def metrics_at(self, bandit: int, position: int) -> bytes | None:
+        """Return the metrics of the learn row at a position, as they are stored."""
+        found = self._db.execute(
+            "SELECT payload FROM log WHERE bandit = ? AND position = ? AND kind = 1",
+            (bandit, position),
+        ).fetchone()
+        return None if found is None else found[0]
+
     def first_row(self, bandit: int, position: int) -> FirstRow:
         """Return the learn row at a position; all None where there is none."""
         found = self._db.execute(
