@@ -180,6 +180,15 @@ class Configurations:
                 spec = changed_spec(spec, row.spec)
         return spec
 
+    @cached_property
+    def specs(self) -> tuple[BanditSpec, ...]:
+        """The configurations that were served at 0 and at each of `positions`, in one pass."""
+        found = [self.created]
+        for row in self._rows:
+            switches = SWITCHED in row.spec
+            found.append(self.spec(row.position) if switches else changed_spec(found[-1], row.spec))
+        return tuple(found)
+
     # -- rewards ------------------------------------------------------------------------------
 
     @cached_property

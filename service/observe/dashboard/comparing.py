@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from bandexa_core.arms import shares
 from bandexa_core.arms_spec import BANDIT
-from bandexa_core.evaluation import Asymptotic, Interval, LiftSequence, MeanSequence
+from bandexa_core.evaluation import (
+    Asymptotic,
+    Interval,
+    LiftSequence,
+    MeanSequence,
+    Mixture,
+    mixture_bound,
+)
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.spec import BanditSpec
 from service.serving.standing import ArmStanding, Estimated, Standing
@@ -144,6 +151,46 @@ def _estimated(state: MeanSequence | LiftSequence | Asymptotic) -> Estimated:
     return Estimated(state.num, mean, state.interval())
 
 
+def estimated_together(found: Sequence[Sums]) -> list[Estimated]:
+    """Return what `Sums.estimated` does for each; bounds of many take about as long as of one."""
+    done: dict[int, Estimated] = {}
+    states = [(n, s.state) for n, s in enumerate(found) if isinstance(s.state, MeanSequence)]
+    counted = [(n, state) for n, state in states if state.num]
+    if counted:
+        sides = [side for _, state in counted for side in (state.lower, state.upper)]
+        ends = mixture_bound(
+            np.array([side.num for side in sides]), np.array([side.total for side in sides]),
+            np.array([_spread(side) for side in sides]), 0.5 * counted[0][1].alpha, 0.0, 1.0,
+        ).reshape(-1, 2)  # fmt: skip
+        for (n, state), (lower, upper) in zip(counted, ends.tolist(), strict=True):
+            span = state.high - state.low
+            interval = Interval(state.low + span * lower, state.high - span * upper)
+            done[n] = Estimated(state.num, state.mean, interval)
+    return [done.get(n) or sums.estimated() for n, sums in enumerate(found)]
+
+
+def top_actions(
+    found: Iterable[tuple[str, Kind, str, str]], limit: int
+) -> tuple[int, list[tuple[str, Estimated]]]:
+    """Return how many actions have values, and what those with the most of them earned.
+
+    `found`: Stored rows of one bandit: it, kind, name, sums.
+    """
+    actions: list[tuple[str, Sums]] = []
+    for _, kind, name, text in found:
+        if kind == "action" and isinstance(sums := unpacked(kind, text), Sums):
+            actions.append((name, sums))
+    actions.sort(key=lambda pair: (-pair[1].state.num, pair[0]))
+    shown = actions[:limit]
+    values = estimated_together([sums for _, sums in shown])
+    return len(actions), [(name, value) for (name, _), value in zip(shown, values, strict=True)]
+
+
+def _spread(side: object) -> float:
+    assert isinstance(side, Mixture), "sums are made by that method"
+    return side.spread
+
+
 def packed(sums: Sums | Lift) -> str:
     """Return sums as text, for the aggregates' file."""
     state = sums.state
@@ -180,7 +227,7 @@ class Definitions:
 
     def __init__(self, known: Configurations) -> None:
         self._starts = [0, *known.positions]
-        self._specs = [known.spec(position) for position in self._starts]
+        self._specs = known.specs
         self.end = self._starts[-1]
         self._since: dict[tuple[int, Key], int] = {}
 

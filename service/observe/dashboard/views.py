@@ -8,7 +8,7 @@ from typing import Any
 
 from service.observe.counters import SECONDS
 from service.observe.dashboard.aggregates import DELAYS_S
-from service.observe.dashboard.comparing import unpacked
+from service.observe.dashboard.comparing import top_actions
 from service.serving.standing import Estimated
 from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader, Sums
 
@@ -68,13 +68,7 @@ def action_values(
     aggregates: AggregateReader, uid: str, limit: int
 ) -> tuple[int, list[tuple[str, Estimated]]]:
     """Return how many actions have values, and what those with the most of them earned."""
-    found = [
-        (name, unpacked(kind, text))
-        for _, kind, name, text in aggregates.compared(uid)
-        if kind == "action"
-    ]
-    found.sort(key=lambda pair: (-pair[1].state.num, pair[0]))
-    return len(found), [(name, sums.estimated()) for name, sums in found[:limit]]
+    return top_actions(aggregates.compared(uid), limit)
 
 
 def window(aggregates: AggregateReader, uid: str, name: str, now: float) -> tuple[int, int, int]:

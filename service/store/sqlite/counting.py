@@ -15,6 +15,7 @@ import msgspec
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.configurations import Configurations
 from service.store.errors import StoreDamaged
+from service.store.hashing import KIND_CONFIG
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.clock import stored_clock
@@ -23,6 +24,7 @@ from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.reader import stored_spec
 
+MAX_KNOWN = 1000  # bandits whose configurations are in memory
 # Only the time is needed to the last digit, which json_array would not preserve.
 _DECISIONS = """
 SELECT json_group_array(json_array(
@@ -63,6 +65,7 @@ class SqliteCountingReader:
         self._db = connect_reader(path)
         self._version: int | None = None  # of the database, when `_newest` was read
         self._newest: dict[int, Newest] = {}
+        self._configurations: dict[int, tuple[int, Configurations]] = {}  # and the newest row
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -131,7 +134,18 @@ class SqliteCountingReader:
         ).fetchone()
         if found is None:
             raise KeyError(bandit)
-        return Configurations(stored_spec(*found), config_rows(self._db, bandit))
+        (newest,) = self._db.execute(
+            "SELECT coalesce(max(position), 0) FROM log WHERE bandit = ? AND kind = ?"
+            " AND kind <> 1",
+            (bandit, KIND_CONFIG),
+        ).fetchone()
+        at, known = self._configurations.get(bandit, (-1, None))
+        if known is None or at != newest:
+            known = Configurations(stored_spec(*found), config_rows(self._db, bandit))
+            if len(self._configurations) >= MAX_KNOWN:
+                self._configurations.clear()
+            self._configurations[bandit] = newest, known
+        return known
 
 
 def _value(

@@ -14,7 +14,15 @@ from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.log.configurations import Configurations, change_payload
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
-from service.observe.dashboard.comparing import Comparison, Key, packed, standing, unpacked
+from service.observe.dashboard.comparing import (
+    Comparison,
+    Key,
+    Sums,
+    estimated_together,
+    packed,
+    standing,
+    unpacked,
+)
 from service.serving.standing import Estimated, Standing
 from service.store.records import CountedValue
 
@@ -116,6 +124,19 @@ def test_sums_are_those_of_the_sequences_and_go_on_where_they_were_stored() -> N
     assert found == pytest.approx(of_control, abs=1e-9)
 
 
+def test_intervals_of_many_actions_are_those_of_each() -> None:
+    rng = np.random.default_rng(5)
+    found = [Sums.new(0, (-1.0, 3.0)).add(rng.uniform(-1, 3, size)) for size in (1, 40, 300)]
+    found.insert(1, Sums.new(0, (-1.0, 3.0)))
+    found.append(Sums.new(0, None).add(rng.normal(size=200)))
+    for one, sums in zip(estimated_together(found), found, strict=True):
+        alone = sums.estimated()
+        assert (one.num, one.mean) == (alone.num, alone.mean)
+        assert (one.interval is None) == (alone.interval is None)
+        if one.interval is not None:
+            assert interval(one) == pytest.approx(interval(alone), abs=1e-12)
+
+
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None], ids=["range", "no range"])
 def test_corrected_and_void_values_are_taken_out(bounds: Any) -> None:
     """Mean and lift are those of the values as they are; the interval is about that."""
@@ -190,6 +211,7 @@ def test_what_serves_everything_is_no_comparison_and_ends_the_one_before() -> No
     alone = dataclasses.replace(SPEC, mode="control_only")
     again = dataclasses.replace(SPEC, mode="learn")
     known = changed(dataclasses.replace(SPEC, mode="learn"), (10, alone), (20, again))
+    assert known.specs == tuple(known.spec(position) for position in (0, 10, 20))
     stored = Stored(known).take([row(n, "control", 1.0, made_at=5) for n in range(30, 40)])
     stored.take([row(n, "control", 1.0, made_at=15) for n in range(40, 50)])
     assert stored.num("arm", "control") == 10
