@@ -193,11 +193,14 @@ def test_what_does_not_fit_is_named_by_its_line(run: Run, api, shop: str, log: P
     assert "is no format" in run("import", empty, "log.xml", expect=2).stderr
 
 
-def test_a_dry_run_changes_nothing(run: Run, api, log: Path) -> None:
-    name = api.bandit()
+def test_a_dry_run_changes_nothing(run: Run, api, shop: str, tmp_path: Path) -> None:
+    name, log = api.bandit(), tmp_path / "shop.parquet"
+    run("export", shop, log)
     found = report(run("import", name, log, "--add-actions", "--dry-run", "--json"))
     assert (found["imported"], found["added_actions"], found["dry_run"]) == (NUM, ["x", "y"], True)
     assert api.state(name)["position"] == 0
+    found = report(run("import", name, log, "--add-actions", "--json"))
+    assert (found["imported"], found["added_actions"]) == (NUM, ["x", "y"])
 
 
 def test_ips_of_an_imported_vw_log_is_that_of_vw_estimators(run: Run, api, tmp_path: Path) -> None:
