@@ -220,11 +220,15 @@ class Learning:
         findings: What prevents it, or may.
         join_rate: Rewarded decisions per decision, over about the last 1,000.
         reward_mean: Mean over about the last 1,000 learned values.
+        clipped_values: Values that were learned as the bound that they were beyond.
+        refused_rewards: Rewards that were refused because they are outside of `reward_range`.
     """
 
     findings: tuple[Finding, ...]
     join_rate: float | None
     reward_mean: float | None
+    clipped_values: int | None = field(default=None, metadata=SENT)
+    refused_rewards: int | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

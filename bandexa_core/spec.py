@@ -22,7 +22,7 @@ from bandexa_core.arms_spec import Mode, check_arms
 from bandexa_core.inputs_spec import MAX_FEATURES, stored_action
 from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec
 from bandexa_core.inputs_spec import ContextSpec as ContextSpec
-from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.posterior.config import PosteriorConfig, clipped
 from bandexa_core.replay.protocol import RowLayout
 
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
@@ -314,6 +314,9 @@ class RewardSpec:
             decision; or "auto", at the age by which most rewards have come. Later rewards within
             the window correct it. None: "auto" where there is a default_reward, so that nothing
             looks better because only its successes are known; in edition 1 "report".
+        outside: What happens to a value outside of the reward_range: "clip" learns it as the end of
+            the range that it is beyond; "refuse" refuses the reward; "keep" learns it as it is,
+            like any other. None: "clip" for new bandits; left out of a change, it stays.
         clip_outliers: Learn a value that is far beyond all others as if it were at the bound of
             what is usual; None: true, but for sums, for values of metrics, and false in edition 1.
         learn: What is learned of the metrics of a decision: their weights. The value is the sum of
@@ -327,6 +330,7 @@ class RewardSpec:
     reward_window_s: float | None = None
     default_reward: float | None = None
     maturity: Literal["auto", "report", "close"] | float | None = None
+    outside: Literal["clip", "refuse", "keep"] | None = None
     clip_outliers: bool | None = None
     learn: dict[str, float] | None = None
     metrics: tuple[str, ...] | None = None
@@ -338,6 +342,8 @@ class RewardSpec:
         window = self.reward_window_s
         if window is not None and not 1.0 <= window <= MAX_WINDOW_S:
             raise ValueError(f"reward_window_s: must be 1 to {MAX_WINDOW_S:g}")
+        if self.outside not in (None, "clip", "refuse", "keep"):
+            raise ValueError("outside: must be clip, refuse or keep")
         self._check_maturity(window)
         default = self.default_reward
         if default is None:
@@ -422,8 +428,8 @@ class BanditSpec:
         action_dim: Number of features of an action; 0: actions are known by their id alone, or
             have named features.
         actions: The named features of actions.
-        reward_range: The scale of rewards, lowest and highest; a reward beyond it is learned, too.
-            None: it is learned.
+        reward_range: The scale of rewards, lowest and highest; for those beyond it see
+            `rewards.outside`. None: it is learned.
         arms: What else decides some of the decisions, each a share of them; the bandit itself
             decides the rest.
         sticky: "unit": one user or session (the `unit` of selects) stays in one arm; None: the arm
@@ -481,6 +487,9 @@ class BanditSpec:
             raise ValueError("reward_range: needed in edition 1")
         if self.edition == 1 and self.rewards.clip_outliers:
             raise ValueError("rewards.clip_outliers: not in edition 1")
+        if self.edition == 1 and self.rewards.outside == "clip":
+            raise ValueError("rewards.outside: clip is not in edition 1")
+        self._check_default()
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
         if self.sticky not in (None, "unit"):
@@ -499,6 +508,17 @@ class BanditSpec:
             self.posterior_config()
         except ValueError as error:
             raise ValueError(f"posterior: {error} (left out, it follows reward_range)") from error
+
+    def _check_default(self) -> None:
+        default, bounds = self.rewards.default_reward, self.reward_range
+        if default is None or bounds is None or self.rewards.outside not in ("clip", "refuse"):
+            return
+        low, high = bounds
+        if not low <= default <= high:
+            raise ValueError(
+                f"rewards.default_reward: {default} is outside of reward_range, {low} to {high};"
+                " with rewards.outside keep it may be"
+            )
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BanditSpec:
@@ -545,6 +565,7 @@ class BanditSpec:
             center=0.0 if spec.prior_mean is None else spec.prior_mean,
             learns_center=spec.prior_mean is None and not first,
             learns_unit=undeclared and not first,
+            clipped_to=self.clipped_to,
         )
 
     def epsilon_at(self, num_learned: int) -> float:
@@ -601,7 +622,7 @@ class BanditSpec:
                 seed=seed if self.seed is None else self.seed,
                 edition=edition,
                 mode=self.mode or "learn",
-                rewards=self.rewards if edition == 1 else self.rewards.matured(),
+                rewards=self.rewards if edition == 1 else self._new_rewards(),
             )
         edition = (known.edition or EDITION) if self.edition is None else self.edition
         bounds = self.reward_range
@@ -635,8 +656,14 @@ class BanditSpec:
             policy = known.policy
         return policy, encoder
 
+    def _new_rewards(self) -> RewardSpec:
+        rewards = self.rewards.matured()
+        return replace(rewards, outside="clip") if rewards.outside is None else rewards
+
     def _completed_rewards(self, known: BanditSpec, edition: int) -> RewardSpec:
         rewards, before = self.rewards, known.rewards
+        if rewards.outside is None:
+            rewards = replace(rewards, outside=before.outside)
         if edition == 1:  # it has no other maturity than "report", which goes without saying
             return replace(rewards, maturity=None) if rewards.maturity == "report" else rewards
         if rewards.maturity is None and replace(before, maturity=None) == rewards:
@@ -678,6 +705,15 @@ class BanditSpec:
         return (is_final if asked is None else asked) and edition > 1
 
     @property
+    def clipped_to(self) -> tuple[float, float] | None:
+        """Where values outside of the reward range are clipped to; None where they are not."""
+        return self.reward_range if self.rewards.outside == "clip" else None
+
+    def learned_as(self, value: float) -> float:
+        """Return as which value one is learned that is within the bounds of usual ones."""
+        return clipped(value, self.clipped_to)
+
+    @property
     def expected_rewards(self) -> tuple[float, float]:
         """The lowest and the highest reward that are expected; infinite where none are declared."""
         return self.reward_range or (-math.inf, math.inf)
@@ -694,7 +730,9 @@ class BanditSpec:
         """Return the sections that a model learns under, as JSON-able values."""
         whole = dataclasses.asdict(self)
         relearned = {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
-        return relearned | {"rewards": {"learn": self.rewards.learn}}
+        rewards = self.rewards
+        outside = "clip" if rewards.outside == "clip" else None
+        return relearned | {"rewards": {"learn": rewards.learn, "outside": outside}}
 
     def changeable_part(self) -> dict[str, Any]:
         """Return the sections that a change takes at once, as JSON-able values."""
@@ -706,6 +744,8 @@ class BanditSpec:
         whole = dataclasses.asdict(self.posterior_config())
         if self.edition == 1 and self.posterior.prior_mean is None:  # release 0.3 had no others
             return {key: whole[key] for key in ("prior_var", "noise", "noise_var", "noise_shape")}
+        if self.clipped_to is None:
+            del whole["clipped_to"]
         return whole
 
     def model_hash(self) -> str:

@@ -29,6 +29,7 @@ TIMINGS = {
     "regret": "the regret table: every problem, every policy, means over seeds",
     "outliers": "regret with extreme inputs over that of the same runs without them",
     "changed_regret": "regret after a change of configuration over that of it from the start",
+    "wrong_values": "how often the best action is chosen behind one wrong reward or context",
     "peers": "our policies and other bandit libraries on the same streams, tables and scenes",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",

@@ -52,7 +52,7 @@ class InProcessClient:
         *,
         corrects: bool = False,
     ) -> None:
-        spec = _SPEC.validate_python(body)
+        spec = _SPEC.validate_python(body).completed(seed=0)
         self.num_requests = 0
         self.model = ServingModel(
             spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.row_layout)

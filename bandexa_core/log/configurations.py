@@ -262,7 +262,10 @@ class Configurations:
 
 
 def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
-    """Return `spec` with the sections of a config row in place of its own; a switch has none."""
+    """Return `spec` with the sections of a config row in place of its own; a switch has none.
+
+    Whether values are clipped to the reward range stays: a model has learned them one way.
+    """
     if SWITCHED in changes:
         return spec
     new: dict[str, Any] = {
@@ -274,7 +277,10 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
         new["forgetting"] = ForgettingSpec(**changes["forgetting"])
     if "rewards" in changes:
         rewards = RewardSpec.from_json(changes["rewards"])
-        new["rewards"] = dataclasses.replace(rewards, learn=spec.rewards.learn)
+        kept: dict[str, Any] = {"learn": spec.rewards.learn}
+        if "clip" in (rewards.outside, spec.rewards.outside):  # what is learned is relearned first
+            kept["outside"] = spec.rewards.outside
+        new["rewards"] = dataclasses.replace(rewards, **kept)
     if "arms" in changes:
         new |= {key: changes[key] for key in ARM_KEYS}
         new["arms"] = tuple(ArmSpec(**arm) for arm in changes["arms"])

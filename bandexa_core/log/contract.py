@@ -55,6 +55,10 @@ class MetricState(NamedTuple):
     partials: tuple[float, ...]
 
 
+class OutOfRange(ValueError):
+    """A reward is outside of the range that its bandit declares, and is refused for that."""
+
+
 class ItemState(NamedTuple):
     """The rewards and the value of one chosen action.
 
@@ -176,7 +180,11 @@ class Change(NamedTuple):
 
 
 def report(
-    state: DecisionState, reported: Reported, rules: RewardSpec, most: int
+    state: DecisionState,
+    reported: Reported,
+    rules: RewardSpec,
+    most: int,
+    allowed: tuple[float, float] | None = None,
 ) -> tuple[RewardStatus, Change | None]:
     """Return what a reported reward does.
 
@@ -185,8 +193,11 @@ def report(
         reported: The reward.
         rules: How the bandit takes rewards.
         most: The largest number of stored rewards of a decision.
+        allowed: The range of rewards, of sums and metrics that of their value; None: all are
+            allowed.
 
     Raises:
+        OutOfRange: The reward would count, and is not allowed.
         ValueError: The reward cannot be taken; the message begins with the field.
     """
     aggregate = rules.aggregate
@@ -215,6 +226,12 @@ def report(
     after = counted(item, reward, rules)
     value = value_of(after, rules)
     _check_size(after, value, rules)
+    if isinstance(reward, tuple):
+        _check_range(value, allowed, "metrics: they make a value of ")
+    elif aggregate == "sum":
+        _check_range(value, allowed, "reward: makes a sum of ")
+    else:
+        _check_range(reward, allowed)
     status: RewardStatus = "applied"
     waits = state.waits(rules)
     if not state.activated or ((sums or after.metrics) and item.num):
@@ -297,7 +314,12 @@ def void(state: DecisionState, items: Sequence[int], rules: RewardSpec) -> Chang
 
 
 def correct(
-    state: DecisionState, index: int, reward: Outcome, rules: RewardSpec, most: int
+    state: DecisionState,
+    index: int,
+    reward: Outcome,
+    rules: RewardSpec,
+    most: int,
+    allowed: tuple[float, float] | None = None,
 ) -> tuple[CorrectionStatus, Change | None]:
     """Return what an administrator's correction does: `reward` replaces all rewards so far.
 
@@ -305,6 +327,7 @@ def correct(
     a sum or a mean, later rewards come on top of it.
 
     Raises:
+        OutOfRange: The reward is not allowed.
         ValueError: The reward cannot be taken; the message begins with the field.
     """
     item = state.items[index]
@@ -315,6 +338,7 @@ def correct(
     after = counted(ItemState(value=item.value), reward, rules)
     made = value_of(after, rules)
     _check_size(after, made, rules)
+    _check_range(made, allowed)
     if state.closed and not state.activated:  # it will never count
         return "late", _stored(state, "late", most)[1]
     value = item.value
@@ -467,6 +491,11 @@ def _stored(state: DecisionState, status: RewardStatus, most: int) -> tuple[Rewa
 def _check_room(state: DecisionState, most: int) -> None:
     if state.num_rewards >= most:
         raise ValueError(f"reward: the decision has {most} rewards, the most that are stored")
+
+
+def _check_range(value: float, allowed: tuple[float, float] | None, what: str = "reward: ") -> None:
+    if allowed is not None and not allowed[0] <= value <= allowed[1]:
+        raise OutOfRange(f"{what}{value}, outside of reward_range, {allowed[0]} to {allowed[1]}")
 
 
 def _learn(state: DecisionState, values: dict[int, float], rules: RewardSpec) -> Change:

@@ -353,6 +353,8 @@ class LinearHead(EncodedInputs):
         if not learnable(z_1D)[0]:
             return  # a row without finite features is skipped: it must not stop the bandit
         posterior, z_D = self.posterior, z_1D[0]
+        after = self.config.clipped_one(after)
+        before = None if before is None else self.config.clipped_one(before)
         if isinstance(posterior, DisjointPosterior):
             if before is None:
                 posterior.update(slot, z_D, after)
@@ -371,21 +373,23 @@ class LinearHead(EncodedInputs):
         posterior = self.posterior
         if isinstance(posterior, GaussianPosterior) and len(z_ND) >= BLOCK_ROWS:
             if good_N.any():
-                posterior.update_batch(z_ND[good_N], np.array(values)[good_N])
+                values_N = self.config.clipped(np.array(values))
+                posterior.update_batch(z_ND[good_N], values_N[good_N])
             return
         for z_D, slot, value, good in zip(z_ND, slots, values, good_N, strict=True):
             if not good:
                 continue  # as above
             if isinstance(posterior, DisjointPosterior):
-                posterior.update(slot, z_D, value)
+                posterior.update(slot, z_D, self.config.clipped_one(value))
             else:
-                posterior.update(z_D, value)
+                posterior.update(z_D, self.config.clipped_one(value))
 
     def remove(self, rows: Rows, weights_N: Array64) -> None:
         """Take learned rows out of the posterior, with their values and what they weigh now."""
         z_ND = self.features(rows.contexts, rows.actions)
         good_N = learnable(z_ND)  # the others were never learned
-        z_ND, values_N, weights_N = z_ND[good_N], rows.rewards[good_N], weights_N[good_N]
+        values_N = self.config.clipped(rows.rewards)[good_N]
+        z_ND, weights_N = z_ND[good_N], weights_N[good_N]
         posterior = self.posterior
         for slot, mask in self._groups(rows.slots[good_N]):
             if isinstance(posterior, GaussianPosterior):
@@ -430,7 +434,7 @@ class LinearHead(EncodedInputs):
         for rows in replay.scan(chunk):
             z_ND = self.features(rows.contexts, rows.actions)
             good = learnable(z_ND)
-            z_ND, rewards = z_ND[good], rows.rewards[good]
+            z_ND, rewards = z_ND[good], self.config.clipped(rows.rewards)[good]
             weights_N = None if weights is None else weights(rows.positions[good])
             for slot, mask in self._groups(rows.slots[good]):
                 share = None if weights_N is None else weights_N[mask]

@@ -139,7 +139,10 @@ class NeuralLinearTS(LinearHead):
         decay = plan.weight_decay
         if plan.most_decay is not None:
             decay = min(self.calibration.decay * decay, plan.most_decay)
-        plan = replace(plan, reward_center=frame.center, reward_scale=scale, weight_decay=decay)
+        plan = replace(
+            plan, reward_center=frame.center, reward_scale=scale, weight_decay=decay,
+            clipped_to=self.config.clipped_to,
+        )  # fmt: skip
         trainer = EncoderTrainer(self.module, plan)
         trainer.load_tensors(trainer_state)
         metrics = trainer.run(replay, weights, self.inputs, activations, report)
@@ -167,8 +170,9 @@ class NeuralLinearTS(LinearHead):
             (np.arange(sizes[0]), np.arange(sizes[1])) if named is None else named.fields(sizes)
         )
         offered = self._actions(spaced(plan.actions)).astype(np.float64)
+        values = self.config.clipped(rows.rewards)
         pairs = [] if named is None else named.shared()
-        found = module.fit(x, a, rows.rewards, offered, fields, pairs, plan.num_rows, plan.seed)
+        found = module.fit(x, a, values, offered, fields, pairs, plan.num_rows, plan.seed)
         self.encoder = serving(module)
         return found
 
@@ -182,9 +186,8 @@ class NeuralLinearTS(LinearHead):
         z_ND = self.features(rows.contexts, rows.actions)
         good_N = learnable(z_ND)
         if good_N.any():
-            squares_N = squared_errors(
-                self.posterior, z_ND[good_N], rows.slots[good_N], rows.rewards[good_N]
-            )
+            values_N = self.config.clipped(rows.rewards)[good_N]
+            squares_N = squared_errors(self.posterior, z_ND[good_N], rows.slots[good_N], values_N)
             num_rows = len(positions) if weights is None else float(weights(positions).sum())
             self.calibration = self.calibration.tested(squares_N, num_new, num_rows)
 

@@ -9,8 +9,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 _SMALLEST = 1e-20
 _LARGEST = 1e20
+
+
+def clipped(value: float, limits: tuple[float, float] | None) -> float:
+    """Return a value, or the limit that it is beyond."""
+    return value if limits is None else min(max(value, limits[0]), limits[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +37,7 @@ class PosteriorConfig:
             `policies.calibration`.
         learns_center, learns_unit: whether the centre is learned, and the unit of the variances;
             see `frame`.
+        clipped_to: where values are clipped to before they are learned; None: as they are.
 
     Raises:
         ValueError: a number is not finite, or lies outside [1e-20, 1e20]; the field is named.
@@ -43,6 +52,7 @@ class PosteriorConfig:
     center: float = 0.0
     learns_center: bool = False
     learns_unit: bool = False
+    clipped_to: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.noise not in ("nig", "fixed"):
@@ -56,6 +66,14 @@ class PosteriorConfig:
                 raise ValueError(f"{name} must be finite, > 0 and in [1e-20, 1e20], got {value!r}")
         if not abs(self.center) <= _LARGEST:
             raise ValueError(f"center must be finite and at most 1e20 in size, got {self.center!r}")
+
+    def clipped(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values as they are learned."""
+        return values if self.clipped_to is None else np.clip(values, *self.clipped_to)
+
+    def clipped_one(self, value: float) -> float:
+        """Return a value as it is learned."""
+        return clipped(value, self.clipped_to)
 
     @property
     def learns_frame(self) -> bool:

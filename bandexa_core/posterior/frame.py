@@ -81,7 +81,7 @@ def frame_of_first(values: npt.ArrayLike, known: Frame, config: PosteriorConfig)
         known: The frame so far.
         config: What is learned.
     """
-    first = np.asarray(values, np.float64)[:FIRST_ROWS] - known.center
+    first = config.clipped(np.asarray(values, np.float64)[:FIRST_ROWS]) - known.center
     if known.num_rows >= FIRST_ROWS or not len(first):
         return known
     return known.moved(config, float(len(first)), float(first.sum()), float(first @ first))

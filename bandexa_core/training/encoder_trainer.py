@@ -148,7 +148,11 @@ class EncoderTrainer:
             x, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
         else:
             x, encode = self._contexts(x_BX), module.forward
-        scaled = (rows.rewards - self.plan.reward_center) / self.plan.reward_scale
+        plan = self.plan
+        values = (
+            rows.rewards if plan.clipped_to is None else np.clip(rows.rewards, *plan.clipped_to)
+        )
+        scaled = (values - plan.reward_center) / plan.reward_scale
         rewards = torch.from_numpy(scaled).to(device, torch.float32)
         heads = torch.from_numpy(rows.slots).to(device)
         predicted = self.head(self._features(encode, x, actions), heads)

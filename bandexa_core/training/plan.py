@@ -30,6 +30,7 @@ class TrainingRound:
             rows up to there, and is tested on those after it.
         reward_center, reward_scale: Rewards less the one are divided by the other. What is learned
             takes their place; see `posterior.frame`.
+        clipped_to: Where rewards are clipped to; None: they are not.
         seed: Keys the round's random numbers (head initialisation, batches, dropout).
         num_heads: H, one linear reward head per action slot, or 1 shared by all.
         device: Where the steps run, "cpu" or "cuda".
@@ -49,3 +50,4 @@ class TrainingRound:
     reward_center: float = 0.0
     since: int = 0
     most_decay: float | None = None
+    clipped_to: tuple[float, float] | None = None

@@ -181,6 +181,8 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
         findings=answered(bandit_findings(engine, bandit)),
         join_rate=bandit.vitals.join_rate(),
         reward_mean=bandit.vitals.reward_mean,
+        clipped_values=bandit.vitals.num_clipped,
+        refused_rewards=bandit.vitals.rewards.get("refused", 0),
     )
 
 

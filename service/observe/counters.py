@@ -8,6 +8,7 @@ observation in one number and not yet in another.
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -246,15 +247,21 @@ class Vitals:
         was = self.outside if before is None else float(not low <= before <= high)
         self.outside += share * (float(not low <= after <= high) - was)
 
-    def clipped(self, value: float, learned: float) -> None:
-        """Count a value that was learned as another one: the bound that it was beyond."""
+    def clipped(self, value: float, learned: float, expected: tuple[float, float]) -> None:
+        """Count a value that was learned as another one: the bound that it was beyond.
+
+        One that is less than a width beyond the bandit's reward range is no outlier.
+        """
         self.num_clipped += 1
-        self._last_clipped = self.num_values, value, learned
+        low, high = expected
+        width = high - low
+        if math.isinf(width) or not low - width <= value <= high + width:
+            self._last_clipped = self.num_values, value, learned
 
     # -- reading ------------------------------------------------------------------------------
 
     def recently_clipped(self) -> tuple[float, float] | None:
-        """Return the last clipped value and what was learned for it.
+        """Return the last clipped value far beyond all others, and what was learned for it.
 
         None where the last `RECENT_VALUES` values were learned as they are.
         """

@@ -111,6 +111,7 @@ class BanditState:
         same_values: How many learned values in a row were `last_value`.
         num_values: Learned values since the server's start.
         outside: The share of about the last 1,000 values outside of `reward_range`.
+        clips: Whether values outside of `reward_range` are learned as its ends.
         learns: Whether its policy learns at all.
         failure: Why its log is not applied; None while it is.
         extremes: Extreme values in contexts: the column, how many, the last one.
@@ -151,6 +152,7 @@ class BanditState:
     trip: Trip | None = None
     worse: tuple[tuple[str, Interval], ...] = ()
     warnings: tuple[str, ...] = ()
+    clips: bool = False
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -203,6 +205,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         trip=bandit.configurations.trip,
         worse=tuple(worse_than(bandit)),
         warnings=spec.warnings,
+        clips=spec.clipped_to is not None,
     )
     return list(check_bandit(state))
 
@@ -394,16 +397,19 @@ def _check_traffic(state: BanditState) -> Iterator[Finding]:
             f"the last {state.same_values} learned values were all {state.last_value}",
             "there is nothing to learn from equal rewards: are failures reported as well?",
         )  # fmt: skip
-    if state.num_values >= OUTSIDE_VALUES and state.outside >= OUTSIDE:
+    many_outside = state.num_values >= OUTSIDE_VALUES and state.outside >= OUTSIDE
+    if many_outside:
         low, high = state.reward_range
         yield Finding(
             "rewards-out-of-range", NOTICE,
             f"{state.outside:.0%} of the latest values lie outside of reward_range"
-            f" [{low:g}, {high:g}]",
+            f" [{low:g}, {high:g}]"
+            + (", and are learned as the end that they are beyond" if state.clips else ""),
             "prior and training take their scale from it: with the range that rewards have, or"
-            " none, the bandit learns faster",
+            " none, the bandit learns faster"
+            + ("; it can be changed, or rewards.outside be keep" if state.clips else ""),
         )  # fmt: skip
-    if state.clipped is not None:
+    if state.clipped is not None and not (many_outside and state.clips):
         value, learned = state.clipped
         yield Finding(
             "clipped-rewards", NOTICE,

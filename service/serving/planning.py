@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.defaults import resolved
 from bandexa_core.spec import BanditSpec
@@ -95,7 +95,7 @@ def planned(
             what = wanted
     elif pending is not None:
         what = "nothing"
-    row = what is not None or wanted.changeable_part() != served.changeable_part()
+    row = what is not None or changed_spec(served, wanted.changeable_part()) != served
     keys = tuple(change.key for change in relearned)
     return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)
 

@@ -107,7 +107,9 @@ async def replay(
 
 def _at_once(spec: BanditSpec) -> RewardSpec:
     """Return rules by which a value is learned with its reward, a single number."""
-    return RewardSpec(maturity=None if spec.edition == 1 else "report")
+    return RewardSpec(
+        maturity=None if spec.edition == 1 else "report", outside=spec.rewards.outside
+    )
 
 
 async def _put(

@@ -31,7 +31,7 @@ from service.serving.recent import RecentDecisions, Rows
 from service.serving.reported_metrics import ReportedMetrics
 from service.serving.select.batcher import DecisionBatcher
 from service.serving.steps import Steps
-from service.store.errors import StoreError, Unavailable
+from service.store.errors import OutOfRange, StoreError, Unavailable
 from service.store.protocol import EventStore, Step
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
 
@@ -72,7 +72,14 @@ class Rewards:
         self._metrics = metrics
         self._find = find
         self._steps = Steps(
-            store, commit, recent, record, max_rewards, self._learn, reported_metrics
+            store,
+            commit,
+            recent,
+            record,
+            max_rewards,
+            self._reward_range,
+            self._learn,
+            reported_metrics,
         )
         self._batcher = batcher
         self._order_round = order_round
@@ -90,7 +97,12 @@ class Rewards:
         started = time.perf_counter()
         about(report.decision_id)
         await self._batcher.arrived(report.decision_id)
-        decision, reported, rows = await self._steps.reward(report)
+        try:
+            decision, reported, rows = await self._steps.reward(report)
+        except OutOfRange as error:
+            if error.uid is not None and (bandit := self._find(error.uid)) is not None:
+                bandit.vitals.rewarded("refused")
+            raise
         bandit = self._find(decision.bandit.uid)
         status: AnsweredStatus = reported
         if rows:
@@ -112,6 +124,10 @@ class Rewards:
             DECISIONS.debug("reward", extra={"bandit": bandit.record.name, **fields})
         return status, bandit.model.round_due()
 
+    def _reward_range(self, record: BanditRecord) -> tuple[float, float] | None:
+        bandit = self._find(record.uid)
+        return record.spec.reward_range if bandit is None else bandit.model.spec.reward_range
+
     def _learn(self, step: Step, rows: Rows) -> None:
         bandit = self._find(step.decision.bandit.uid)
         if bandit is None:
@@ -126,9 +142,10 @@ class Rewards:
         for row in () if step.imported else rows:  # what was served elsewhere is no sign of health
             if row.after is None or row.learned is None:  # it became void
                 continue
-            bandit.vitals.learned(row.before, row.after, bandit.model.spec.expected_rewards)
-            if row.learned != row.after:
-                bandit.vitals.clipped(row.after, row.learned)
+            spec = bandit.model.spec
+            bandit.vitals.learned(row.before, row.after, spec.expected_rewards)
+            if (learned := spec.learned_as(row.learned)) != row.after:
+                bandit.vitals.clipped(row.after, learned, spec.expected_rewards)
         self.train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:

@@ -33,7 +33,7 @@ from service.serving.amendments import Corrected, Voided
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.serving.reported_metrics import ReportedMetrics
-from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
+from service.store.errors import InvalidRequest, OutOfRange, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
 from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
@@ -54,6 +54,7 @@ class Steps:
         record: Returns the record of the live bandit with a key in the store, or None; also None
             where the key does not say which reward rules a decision follows.
         max_rewards: The largest number of rewards of a decision.
+        reward_range: Returns the reward range of a bandit.
         learn: Receives each committed step with its rows, if any, in commit order.
     """
 
@@ -64,6 +65,7 @@ class Steps:
         recent: RecentDecisions,
         record: Callable[[int], BanditRecord | None],
         max_rewards: int,
+        reward_range: Callable[[BanditRecord], tuple[float, float] | None],
         learn: Callable[[Step, Rows], None],
         metrics: Callable[[int], ReportedMetrics | None],
     ) -> None:
@@ -73,6 +75,7 @@ class Steps:
         self._commit = commit
         self._recent = recent
         self._max_rewards = max_rewards
+        self._reward_range = reward_range
         self._learn = learn
 
     async def reward(self, report: RewardReport) -> tuple[Reportable, RewardStatus, Rows]:
@@ -85,11 +88,14 @@ class Steps:
         entry = self._recent.get(report.decision_id)
         if entry is None and (decision := self._if_new(report)) is not None:
             reported = Reported(0, report.reward, report.reward_id)
-            status, change = self._change(decision, reported)
-            assert change is not None, "a new decision takes any reward"
-            rows = await self._append(Step(decision, change, report.time, reported), None)
-            if rows is not None:
-                return decision, status, rows
+            try:
+                status, change = self._change(decision, reported)
+            except InvalidRequest:  # it may repeat one that is stored, or count with others
+                change = None
+            if change is not None:
+                rows = await self._append(Step(decision, change, report.time, reported), None)
+                if rows is not None:
+                    return decision, status, rows
         for _ in range(MAX_TRIES):
             entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
             item = _item_of(entry.decision, report)
@@ -192,10 +198,11 @@ class Steps:
             rules = self._rules(decision, reward)
             try:
                 status, change = contract.correct(
-                    decision.state, item, reward, rules, self._max_rewards
-                )
+                    decision.state, item, reward, rules, self._max_rewards,
+                    self._allowed(decision),
+                )  # fmt: skip
             except ValueError as error:
-                raise InvalidRequest.from_value_error(error, "reward") from error
+                raise _refusal(error, decision) from error
             rows: Rows | None = ()
             if change is None:
                 waiting = self._committed(entry)
@@ -365,9 +372,18 @@ class Steps:
         """
         rules = self._rules(decision, reported.reward)
         try:
-            return contract.report(decision.state, reported, rules, self._max_rewards)
+            return contract.report(
+                decision.state, reported, rules, self._max_rewards,
+                self._allowed(decision),
+            )  # fmt: skip
         except ValueError as error:
-            raise InvalidRequest.from_value_error(error, "reward") from error
+            raise _refusal(error, decision) from error
+
+    def _allowed(self, decision: Reportable) -> tuple[float, float] | None:
+        """Return the range of the rewards that are taken for a decision; None: any are."""
+        if decision.rules.outside != "refuse":
+            return None
+        return self._reward_range(decision.bandit)
 
     def _rules(self, decision: Reportable, reward: Outcome | None = None) -> RewardSpec:
         """Return the reward rules of a decision, with the weights that make its value of metrics.
@@ -438,6 +454,14 @@ class Steps:
 
         self._store.append_step(step, done)
         return future
+
+
+def _refusal(error: ValueError, decision: Reportable) -> InvalidRequest:
+    if isinstance(error, contract.OutOfRange):
+        refusal = OutOfRange.from_value_error(error, "reward")
+        refusal.uid = decision.bandit.uid
+        return refusal
+    return InvalidRequest.from_value_error(error, "reward")
 
 
 def _resolve(future: Commit, rows: Rows | None, error: Exception | None) -> None:

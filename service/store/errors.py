@@ -4,6 +4,7 @@ They know nothing of HTTP: `http.problems` gives each error its status.
 
 ServiceError
 |- InvalidRequest      a field of the request is wrong; names the field
+|  `- OutOfRange       a reward is outside of the bandit's range, and is refused for that
 |- UnknownDecision     no decision has this id
 |- Erased              the decision was erased
 |- Conflict            the request contradicts the stored state
@@ -16,7 +17,10 @@ ServiceError
 
 from __future__ import annotations
 
+from typing import Self
+
 from bandexa_core.errors import BandexaError
+from bandexa_core.ids import BanditUid
 
 
 class ServiceError(BandexaError):
@@ -39,12 +43,22 @@ class InvalidRequest(ServiceError):
         self.quotes = quotes
 
     @classmethod
-    def from_value_error(cls, error: ValueError, default: str) -> InvalidRequest:
+    def from_value_error(cls, error: ValueError, default: str) -> Self:
         """Build it from an error of the core whose message begins with `FIELD: `."""
         field, colon, message = str(error).partition(": ")
         if colon and field.replace(".", "").replace("_", "").isalnum():
             return cls(field, message)
         return cls(default, str(error))
+
+
+class OutOfRange(InvalidRequest):
+    """A reward is outside of the range that its bandit declares, and is refused for that.
+
+    Attributes:
+        uid: The bandit.
+    """
+
+    uid: BanditUid | None = None
 
 
 class UnknownDecision(ServiceError):

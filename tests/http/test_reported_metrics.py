@@ -116,7 +116,7 @@ def test_metrics_wait_for_an_activation_and_for_the_close_of_a_window(api):
     assert report(api, decision, metrics={"click": 1}) == "aggregated"
     assert api.call("POST", "/activate", {"decision_id": decision})["status"] == "applied"
     assert chosen(api, name, decision)["learned"][0]["metrics"] == {"click": 1.0}
-    waits = bandit(api, reward_window_s=1, default_reward=-1.0)
+    waits = bandit(api, reward_window_s=1, default_reward=-1.0, outside="keep")
     decision, silent = decide(api, waits), decide(api, waits)
     assert report(api, decision, metrics={"click": 1}) == "pending"
     assert report(api, decision, metrics={"money": 3}) == "aggregated"

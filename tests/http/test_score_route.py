@@ -51,7 +51,7 @@ def closed_form(
 
 def spec(encoder: str, noise: str, **more: Any) -> dict[str, Any]:
     return {
-        "encoder": {"name": encoder, "standardize": False},
+        "encoder": {"name": encoder, "standardize": False}, "rewards": {"outside": "keep"},
         "posterior": {
             "prior_var": PRIOR_VAR, "noise": noise, "noise_var": NOISE_VAR,
             "noise_shape": NOISE_SHAPE,

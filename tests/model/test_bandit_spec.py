@@ -250,7 +250,7 @@ def test_the_relearned_part_is_all_but_what_may_change():
     sections = {field.name for field in dataclasses.fields(BanditSpec)}
     at_once = {"training", "replay", "selection", "arms", "sticky", "guard", "mode", "serve"}
     assert frozen.keys() == sections - at_once
-    assert frozen["rewards"] == {"learn": None}
+    assert frozen["rewards"] == {"learn": None, "outside": None}
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
     assert changed.relearned_part() == frozen
     assert dataclasses.replace(BASE, seed=1).relearned_part() != frozen

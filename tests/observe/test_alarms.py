@@ -202,11 +202,12 @@ def test_a_clipped_value_is_recent_for_a_thousand_values() -> None:
     assert (vitals.num_clipped, vitals.recently_clipped()) == (0, None)
     for value in (0.5, 1e4):
         vitals.learned(None, value, (0.0, 1.0))
-    vitals.clipped(1e4, 2.0)
+    vitals.clipped(1e4, 2.0, (0.0, 1.0))
     for number in range(RECENT_VALUES):
         assert vitals.recently_clipped() == (1e4, 2.0), number
         vitals.learned(None, 0.5, (0.0, 1.0))
-    assert (vitals.num_clipped, vitals.recently_clipped()) == (1, None)
+    vitals.clipped(1.5, 1.0, (0.0, 1.0))
+    assert (vitals.num_clipped, vitals.recently_clipped()) == (2, None), "1.5 is no outlier"
 
 
 # -- real servers -----------------------------------------------------------------------------
@@ -218,7 +219,10 @@ def test_a_server_that_learns_reports_it(api) -> None:
     answer = api.call("GET", "/learnz")
     assert answer["status"] == "learning"
     assert answer["findings"] == []
-    assert answer["bandits"][name] == {"findings": [], "join_rate": 1.0, "reward_mean": 0.25}
+    assert answer["bandits"][name] == {
+        "findings": [], "join_rate": 1.0, "reward_mean": 0.25, "clipped_values": 0,
+        "refused_rewards": 0,
+    }  # fmt: skip
     assert api.state(name)["learning"] == answer["bandits"][name]
 
 
@@ -249,6 +253,7 @@ def test_rewards_outside_of_their_range_are_a_notice(api) -> None:
     [finding] = api.state(name)["learning"]["findings"]
     assert (finding["name"], finding["severity"]) == ("rewards-out-of-range", "notice")
     assert "25% of the latest values lie outside of reward_range [0, 1]" in finding["message"]
+    assert "learned as the end" in finding["message"]
     api.call("DELETE", f"/bandits/{name}", expect=204)
 
 

@@ -64,7 +64,8 @@ def share_of_best(api, name: str, num: int = 200) -> float:
 
 
 @pytest.mark.parametrize(
-    ("rules", "low", "high"), [({}, 0.9, 1.0), ({"clip_outliers": False}, 0.0, 0.2)]
+    ("rules", "low", "high"),
+    [({}, 0.9, 1.0), ({"clip_outliers": False, "outside": "keep"}, 0.0, 0.2)],
 )
 def test_one_reward_of_ten_thousand_ruins_nothing_where_it_is_clipped(api, rules, low, high):
     name = taught(api, rewards=rules)
@@ -81,7 +82,7 @@ def test_it_is_shown_as_it_was_reported_and_as_it_was_learned(api):
     assert told["value"] == OUTLIER
     assert [reward["reward"] for reward in told["rewards"]] == [OUTLIER]
     [row] = told["learned"]
-    assert (row["after"], row["learned"]) == (OUTLIER, 2.0), "a width beyond the declared 0 to 1"
+    assert (row["after"], row["learned"]) == (OUTLIER, 1.0), "the end of the declared 0 to 1"
     usual_one = decided(api, name)
     api.reward(usual_one, 0.5)
     [row] = api.call("GET", f"/bandits/{name}/decisions/{usual_one}")["chosen"][0]["learned"]
@@ -91,7 +92,7 @@ def test_it_is_shown_as_it_was_reported_and_as_it_was_learned(api):
     learning = api.state(name)["learning"]
     [finding] = learning["findings"]
     assert (finding["name"], finding["severity"]) == ("clipped-rewards", "notice")
-    assert "the last one 10000, learned as 2" in finding["message"]
+    assert "the last one 10000, learned as 1" in finding["message"]
     assert learning["reward_mean"] > 100.0, "of what was reported"
     text = api.http.get("/metrics").text
     assert f'bandexa_clipped_values_total{{bandit="{name}"}} 1.0' in text
@@ -132,7 +133,7 @@ def test_a_mean_of_rewards_is_corrected_exactly(api):
 
 
 def test_clipping_holds_for_decisions_from_its_change_on(api):
-    name = api.two_actions(rewards={"clip_outliers": False})
+    name = api.two_actions(rewards={"clip_outliers": False, "outside": "keep"})
     for number in range(20):
         api.teach(name, [1, 0], "x", number % 3)
     early = api.select(name, [1, 0], candidates=["x"])

@@ -48,8 +48,9 @@ class Scene:
         self.learned: list[float] = []
         self.records: dict[int, BanditRecord] = {}
         self.steps = Steps(
-            store, self.commit, self.recent, self.records.get, MOST, self._learn, lambda key: None
-        )
+            store, self.commit, self.recent, self.records.get, MOST,
+            lambda record: record.spec.reward_range, self._learn, lambda key: None,
+        )  # fmt: skip
 
     def _learn(self, step: Step, rows: Any) -> None:
         self.learned += [row.after for row in rows]

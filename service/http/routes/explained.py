@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log.metrics import Weights, weighted
+from bandexa_core.spec import BanditSpec
 from service.http.auth import needs
 from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
@@ -58,9 +59,7 @@ async def explain_decision(
         window_closed=decision.closed,
         matured=decision.matured,
         context=shown_context(bandit.record.spec.context, record.context),
-        chosen=_chosen(
-            decision, named=bandit.actions is not None, learn=bandit.model.spec.rewards.learn
-        ),
+        chosen=_chosen(decision, bandit.model.spec),
         imported=record.imported,
         explained="yes" if isinstance(why, Explained) else "no",
         reason=None if isinstance(why, Explained) else why,
@@ -83,8 +82,9 @@ def _value(newest: LearnedValue, learn: Weights | None) -> float:
     return weighted(newest.metrics, learn)
 
 
-def _chosen(decision: StoredDecision, *, named: bool, learn: Weights | None) -> list[ChosenLine]:
-    lines = []
+def _chosen(decision: StoredDecision, spec: BanditSpec) -> list[ChosenLine]:
+    """Return the chosen actions; `spec`: as it is served, by which values are clipped now."""
+    lines, named = [], spec.actions.features is not None
     for item, picked in enumerate(decision.record.chosen):
         learned = [row for row in decision.learned if row.item == item]
         known = bool(learned) and item not in decision.void
@@ -95,7 +95,7 @@ def _chosen(decision: StoredDecision, *, named: bool, learn: Weights | None) -> 
                 score=picked.score,
                 propensity=picked.propensity,
                 features=shown_object(picked.features) if named else None,
-                value=_value(learned[-1], learn) if known else None,
+                value=_value(learned[-1], spec.rewards.learn) if known else None,
                 metrics=dict(learned[-1].metrics or ()) or None if known else None,
                 rewards=[
                     RewardLine(
@@ -114,7 +114,7 @@ def _chosen(decision: StoredDecision, *, named: bool, learn: Weights | None) -> 
                         time=r.time,
                         before=r.before,
                         after=r.after,
-                        learned=None if r.learned == r.after else r.learned,
+                        learned=None if (value := spec.learned_as(r.learned)) == r.after else value,
                         metrics=None if r.metrics is None else dict(r.metrics),
                     )
                     for r in learned

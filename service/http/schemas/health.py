@@ -36,6 +36,12 @@ class Learning(BaseModel):
         description="Rewarded actions per chosen action, over about the last 1,000."
     )
     reward_mean: float | None = Field(description="Mean of about the last 1,000 learned values.")
+    clipped_values: int = Field(
+        0, description="Values that were learned as the bound that they were beyond."
+    )
+    refused_rewards: int = Field(
+        0, description="Rewards that were refused because they are outside of reward_range."
+    )
 
 
 class LearnAnswer(BaseModel):
