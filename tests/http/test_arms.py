@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from service.tools.export import files
 
 CONTROL = {"name": "control", "share": 0.5, "action": "y"}
 CALLER = {"name": "caller", "share": 0.3, "policy": "request"}
@@ -107,12 +110,17 @@ def test_every_way_of_selecting_knows_arms(api) -> None:
     assert {answer["arm"] for answer in missing} == {None}
 
 
-def test_the_export_has_arms(api) -> None:
+def test_the_export_has_arms(api, tmp_path: Path) -> None:
     name = api.two_actions(arms=ARMS)
     answers = {answer["decision_id"]: answer for answer in decisions(api, name, 20)}
     response = api.http.get(f"/bandits/{name}/log")
     rows = [json.loads(line) for line in response.text.splitlines()]
     found = {row["decision_id"]: row for row in rows if row["kind"] == "decision"}
+    files.write(iter(rows), tmp_path / "log.parquet", "parquet")
+    again = [row for row in files.lines(tmp_path / "log.parquet") if row["kind"] == "decision"]
+    assert [(row["arm"], row["served"]) for row in again] == [
+        (row["arm"], row["served"]) for row in found.values()
+    ]
     assert {key: (row["arm"], row["served"]) for key, row in found.items()} == {
         key: (answer["arm"], "x") for key, answer in answers.items()
     }

@@ -122,7 +122,8 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
             ("propensities", pa.string()), ("value", pa.float64()), ("void", pa.bool_()),
             ("rewards", pa.list_(reward)), ("snapshot", pa.int64()), ("position", pa.int64()),
             ("explored", pa.bool_()), ("activated", pa.bool_()), ("closed", pa.float64()),
-            ("actions", pa.string()), ("metrics", pa.string()),
+            ("actions", pa.string()), ("metrics", pa.string()), ("arm", pa.string()),
+            ("served", pa.string()),
         ]
     )  # fmt: skip
     names, num = set(schema.names), 0
@@ -183,6 +184,9 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                 for name in text:
                     if row.get(name) is not None:  # earlier exports have no metrics
                         row[name] = json.loads(row[name])
+                for name in ("arm", "served"):  # lines have none without arms
+                    if row.get(name) is None:
+                        row.pop(name, None)
                 for reward in row["rewards"] or ():
                     metrics = reward.pop("metrics", None)  # lines have none where none came
                     if metrics is not None:
