@@ -222,6 +222,8 @@ class Learning:
         reward_mean: Mean over about the last 1,000 learned values.
         clipped_values: Values that were learned as the bound that they were beyond.
         refused_rewards: Rewards that were refused because they are outside of `reward_range`.
+        loss_shown_after_s: Seconds after which a total loss of rewards would show; None while too
+            little is known, or where the service does not report it.
     """
 
     findings: tuple[Finding, ...]
@@ -229,6 +231,7 @@ class Learning:
     reward_mean: float | None
     clipped_values: int | None = field(default=None, metadata=SENT)
     refused_rewards: int | None = field(default=None, metadata=SENT)
+    loss_shown_after_s: float | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

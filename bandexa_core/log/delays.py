@@ -82,13 +82,13 @@ class Delays:
             self._counts = {at: count for at, count in halves.items() if count >= _RARE}
             self._total = math.fsum(self._counts.values())
         if self._num >= LEAST and self._num % EVERY == 0:
-            age_s = self._quantile()
+            age_s = self.quantile(SHARE)
             if self.age_s is not None or now - self._since >= WATCHED * age_s:
                 self.age_s = age_s
 
-    def _quantile(self) -> float:
-        """Return the upper edge of the bin in which the share of all counts is reached."""
-        left = SHARE * self._total
+    def quantile(self, share: float) -> float:
+        """Return the upper edge of the bin in which a share of the counts is reached (s)."""
+        left = share * self._total
         for bin_ in sorted(self._counts):
             left -= self._counts[bin_]
             if left <= 0.0:

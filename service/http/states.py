@@ -183,6 +183,7 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
         reward_mean=bandit.vitals.reward_mean,
         clipped_values=bandit.vitals.num_clipped,
         refused_rewards=bandit.vitals.rewards.get("refused", 0),
+        loss_shown_after_s=bandit.vitals.loss_shown_after_s(),
     )
 
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.observe.silence import Silence
+
 SECONDS = (
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
     2.0, 5.0,
@@ -84,6 +86,7 @@ PROPENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8,
 MINUTES = 1440  # of traffic are stored in memory
 _SPARE_MINUTES = 240  # are removed together
 RECENT_ACTIONS = 1000  # the join rate covers the newest minutes with this many chosen actions
+RATE_MINUTES = 5  # whose traffic says how soon a loss of rewards shows
 RECENT_VALUES = 1000  # the mean covers about this many values
 
 
@@ -175,6 +178,7 @@ class Vitals:
         num_values: How many values were learned for the first time.
         num_clipped: How many values were learned as the bound that they were beyond.
         traffic: Chosen and rewarded actions per minute.
+        silence: Chosen actions since the last reward.
     """
 
     def __init__(self) -> None:
@@ -189,6 +193,7 @@ class Vitals:
         self.num_clipped = 0
         self._last_clipped: tuple[int, float, float] | None = None
         self.traffic = Traffic()
+        self.silence = Silence()
 
     # -- counting -----------------------------------------------------------------------------
 
@@ -215,19 +220,29 @@ class Vitals:
         if choice:
             self.actions.observe(actions[0])
         if activated:
-            self.traffic.add(now, len(actions), 0)
+            self._chosen(now, len(actions))
 
     def activated(self, now: float, num_actions: int) -> None:
         """Count an activation: from now on, the chosen actions may be rewarded."""
-        self.traffic.add(now, num_actions, 0)
+        self._chosen(now, num_actions)
 
     def rewarded(self, status: str) -> None:
         """Count a reward by its status."""
         self.rewards[status] = self.rewards.get(status, 0) + 1
 
-    def joined(self, now: float) -> None:
-        """Count a chosen action whose first reward that counts was reported."""
+    def joined(self, now: float, delay_s: float) -> None:
+        """Count a chosen action whose first reward that counts was reported.
+
+        Args:
+            now: The time, in seconds since the epoch.
+            delay_s: The seconds since its decision.
+        """
         self.traffic.add(now, 0, 1)
+        self.silence.joined(now, delay_s)
+
+    def _chosen(self, now: float, num_actions: int) -> None:
+        self.traffic.add(now, num_actions, 0)
+        self.silence.chosen(now, num_actions)
 
     def learned(self, before: float | None, after: float, expected: tuple[float, float]) -> None:
         """Count a learned or corrected value, from a reward or a closed window.
@@ -259,6 +274,14 @@ class Vitals:
             self._last_clipped = self.num_values, value, learned
 
     # -- reading ------------------------------------------------------------------------------
+
+    def loss_shown_after_s(self) -> float | None:
+        """Return after how many seconds a total loss of rewards shows, by the recent traffic."""
+        minutes = min(len(self.traffic), RATE_MINUTES)
+        if not minutes:
+            return None
+        chosen, _ = self.traffic.newest(minutes)
+        return self.silence.shown_after_s(float(chosen[0]) / (60.0 * minutes))
 
     def recently_clipped(self) -> tuple[float, float] | None:
         """Return the last clipped value far beyond all others, and what was learned for it.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from bandexa_core.evaluation import Interval
 from bandexa_core.features.robust import BOUND, FAR
 from bandexa_core.log.configurations import Trip
 from service.observe.counters import Traffic
+from service.observe.silence import CHANCE, Loss
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -44,6 +46,7 @@ OUTSIDE = 0.05
 COLLAPSED = 0.25  # of the predicted rewards
 LEAST_COUNTED = 100  # requests before the shares of unseen and wrong values count
 MISFIT = 0.2
+DRIFT = 0.25  # of the population stability index; by common usage such a field has moved
 EXTREME = FAR * BOUND
 
 
@@ -125,6 +128,8 @@ class BanditState:
         trip: Why a guard made an arm serve everything; None: none did, or a person changed it.
         worse: Arms that the bandit is worse than, with the interval of its lift over each.
         warnings: What in the configuration keeps it from learning by context.
+        loss: What shows that rewards have stopped; None: nothing does.
+        drifts: Fields of contexts whose values have moved, with their index, the largest first.
     """
 
     due_s: float
@@ -153,6 +158,8 @@ class BanditState:
     worse: tuple[tuple[str, Interval], ...] = ()
     warnings: tuple[str, ...] = ()
     clips: bool = False
+    loss: Loss | None = None
+    drifts: tuple[tuple[str, float], ...] = ()
 
 
 # -- from the engine ------------------------------------------------------------------------------
@@ -206,6 +213,8 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         worse=tuple(worse_than(bandit)),
         warnings=spec.warnings,
         clips=spec.clipped_to is not None,
+        loss=vitals.silence.loss(time.time()),
+        drifts=tuple(drifts(bandit.inputs)),
     )
     return list(check_bandit(state))
 
@@ -227,6 +236,23 @@ def misfits(inputs: InputCounts) -> Iterator[Misfit]:
             num, what = max((seen.unseen, "unseen"), (seen.wrong, "wrong"))
             if num > MISFIT * observed.rows:
                 yield Misfit(f"{side}.{path}", what, num / observed.rows, observed.rows)
+
+
+def drifts(inputs: InputCounts) -> list[tuple[str, float]]:
+    """Return the fields of contexts whose recent values differ much from those that were learned.
+
+    Chosen actions differ as a bandit learns, and the hour of a time as the day goes by.
+    """
+    counts = inputs.contexts
+    if counts.recent is None or counts.encoding is None:
+        return []
+    fields = counts.encoding.fields
+    found = [
+        (f"context.{path}", index)
+        for path, index in counts.recent.drift().items()
+        if index >= DRIFT and path in fields and fields[path].type != "time"
+    ]
+    return sorted(found, key=lambda each: -each[1])
 
 
 def collisions(inputs: InputCounts) -> list[tuple[str, float]]:
@@ -300,7 +326,9 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
     yield from _check_arms(state)
     yield from _check_training(state)
     drop = join_rate_drop(state.traffic)
-    if drop is not None:
+    if state.loss is not None:
+        yield _loss_finding(state.loss)
+    elif drop is not None:
         past, recent = drop
         yield Finding(
             "join-rate-collapsed", ALARM,
@@ -461,6 +489,16 @@ def _check_inputs(state: BanditState) -> Iterator[Finding]:
             " encoding to it; `GET /bandits/{name}` shows all fields under `features`",
         )  # fmt: skip
 
+    if state.drifts:
+        path, index = state.drifts[0]
+        more = f", and {len(state.drifts) - 1} more fields" if len(state.drifts) > 1 else ""
+        yield Finding(
+            "features-drift", NOTICE,
+            f"recent values of {path} are distributed otherwise than those that were learned:"
+            f" population stability index {index:.2f}{more}",
+            "is that a change of the world, or of the caller? A change of the world is learned, the"
+            " faster with `forgetting`; GET /bandits/{name} shows the index of each field",
+        )  # fmt: skip
     if state.collisions:
         path, share = state.collisions[0]
         more = f", and {len(state.collisions) - 1} more" if len(state.collisions) > 1 else ""
@@ -470,6 +508,17 @@ def _check_inputs(state: BanditState) -> Iterator[Finding]:
             "the model takes them for one; a new bandit can declare a larger `width` of the field,"
             " or a coarser field in its place (docs/features.md)",
         )  # fmt: skip
+
+
+def _loss_finding(loss: Loss) -> Finding:
+    when = datetime.fromtimestamp(loss.since, UTC).isoformat(timespec="seconds")
+    return Finding(
+        "rewards-lost", ALARM,
+        f"no reward since {when}: {loss.num} chosen actions are older than {loss.age_s:.3g} s, by"
+        f" when nine of ten rewards had come; that is no chance (below {CHANCE:g})",
+        "do rewards still reach /reward, with the ids that /select answered?"
+        " bandexa_problems_total counts refused ones",
+    )  # fmt: skip
 
 
 def join_rate_drop(traffic: Traffic) -> tuple[float, float] | None:

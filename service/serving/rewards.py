@@ -32,6 +32,7 @@ from service.serving.reported_metrics import ReportedMetrics
 from service.serving.select.batcher import DecisionBatcher
 from service.serving.steps import Steps
 from service.store.errors import OutOfRange, StoreError, Unavailable
+from service.store.identity import made_at
 from service.store.protocol import EventStore, Step
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
 
@@ -133,8 +134,9 @@ class Rewards:
         if bandit is None:
             return
         num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
+        delay_s = max(0.0, step.time - made_at(step.decision.key, step.time))
         for _ in range(0 if step.imported else num_rewarded):
-            bandit.vitals.joined(step.time)  # also where its value is learned later
+            bandit.vitals.joined(step.time, delay_s)  # also where its value is learned later
         bandit.metrics.add(step)
         if not rows:
             return

@@ -20,6 +20,7 @@ from service.observe.health import (
     check_server,
     join_rate_drop,
 )
+from service.observe.silence import Loss
 from tests.fixtures.waiting import poll
 
 WELL = BanditState(
@@ -59,6 +60,9 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"failures": (2, "no memory")}, ("rounds-failing", "alarm")),
         ({"rows_wait_s": 61.0}, ("rows-waiting", "alarm")),
         ({"traffic": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
+        ({"loss": Loss(1e9, 80, 30.0)}, ("rewards-lost", "alarm")),
+        ({"drifts": (("context.age", 0.4),)}, ("features-drift", "notice")),
+        ({"warnings": ("all alike",)}, ("context-ignored", "notice")),
         ({"traffic": traffic((10, 100, 0))}, ("no-rewards", "notice")),
         ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
         ({"num_values": 100, "outside": 0.05}, ("rewards-out-of-range", "notice")),
@@ -175,8 +179,8 @@ def test_vitals_count_decisions_rewards_and_values() -> None:
     for number in range(4):
         vitals.decided(60.0 * number, ["x", "y"], 0.5, choice=True, activated=True)
     vitals.decided(240.0, ["x"], None, choice=True, activated=False)
-    vitals.joined(240.0)
-    vitals.joined(30.0)  # a clock that was set back
+    vitals.joined(240.0, 60.0)
+    vitals.joined(30.0, 0.0)  # a clock that was set back
     assert vitals.join_rate() == pytest.approx(2 / 8)
     vitals.activated(250.0, 2)
     assert vitals.join_rate() == pytest.approx(2 / 10)

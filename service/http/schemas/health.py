@@ -42,6 +42,11 @@ class Learning(BaseModel):
     refused_rewards: int = Field(
         0, description="Rewards that were refused because they are outside of reward_range."
     )
+    loss_shown_after_s: float | None = Field(
+        None,
+        description="Seconds after which a total loss of rewards shows as the alarm rewards-lost,"
+        " by the traffic of the last minutes; null while too little is known of it.",
+    )
 
 
 class LearnAnswer(BaseModel):
