@@ -225,7 +225,7 @@ def test_a_server_that_learns_reports_it(api) -> None:
     assert answer["findings"] == []
     assert answer["bandits"][name] == {
         "findings": [], "join_rate": 1.0, "reward_mean": 0.25, "clipped_values": 0,
-        "refused_rewards": 0,
+        "refused_rewards": 0, "loss_shown_after_s": None,
     }  # fmt: skip
     assert api.state(name)["learning"] == answer["bandits"][name]
 
