@@ -31,6 +31,7 @@ from service.store.sqlite.reader import StoreReader
 PRIOR: dict[str, Any] = {
     "posterior": {"prior_mean": 0.0, "prior_var": 1.0},
     "reward_range": [0, 1],
+    "rewards": {"outside": "keep"},
 }
 KNOWN = PRIOR | {"encoder": {"name": "concat", "standardize": False}}
 KNOWN_BY_ID = PRIOR | {"encoder": {"name": "per_action", "standardize": False}}

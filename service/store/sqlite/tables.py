@@ -89,8 +89,9 @@ CREATE TABLE trims (
   learned INTEGER NOT NULL);
 CREATE TABLE evicted (
   bandit INTEGER NOT NULL, origin INTEGER NOT NULL, rank INTEGER NOT NULL, slot INTEGER NOT NULL,
-  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL,
-  metrics BLOB, PRIMARY KEY (bandit, origin));
+  value REAL NOT NULL, action BLOB NOT NULL, context BLOB NOT NULL, checksum INTEGER NOT NULL, \
+metrics BLOB,
+  PRIMARY KEY (bandit, origin));
 CREATE INDEX evicted_ranks ON evicted (bandit, rank);
 CREATE TABLE rounds (
   bandit INTEGER NOT NULL, time REAL NOT NULL, version INTEGER, position INTEGER,
