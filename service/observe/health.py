@@ -489,9 +489,11 @@ def _check_inputs(state: BanditState) -> Iterator[Finding]:
             " encoding to it; `GET /bandits/{name}` shows all fields under `features`",
         )  # fmt: skip
 
-    if state.drifts:
-        path, index = state.drifts[0]
-        more = f", and {len(state.drifts) - 1} more fields" if len(state.drifts) > 1 else ""
+    misfits = {misfit.path for misfit in state.misfits}
+    moved = [each for each in state.drifts if each[0] not in misfits]  # those have their notice
+    if moved:
+        path, index = moved[0]
+        more = f", and {len(moved) - 1} more fields" if len(moved) > 1 else ""
         yield Finding(
             "features-drift", NOTICE,
             f"recent values of {path} are distributed otherwise than those that were learned:"
