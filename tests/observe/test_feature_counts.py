@@ -106,7 +106,8 @@ def test_the_notice_and_the_metrics_of_a_server(api) -> None:
         api.reward(made["decision_id"], number % 2)
     api.train(name)
     for _ in range(2):
-        items = [{"bandit": name, "context": {key: "watch", "n": 1}} for _ in range(60)]
+        contexts = [{key: "watch", "n": number % 40} for number in range(60)]
+        items = [{"bandit": name, "context": context} for context in contexts]
         api.call("POST", "/select/batch", {"items": items})
     fields = api.state(name)["features"]["context"]["fields"]
     assert fields[key]["drift"] > 0.25
