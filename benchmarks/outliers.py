@@ -98,7 +98,8 @@ def regret(scene: str, policy: str, seed: int, horizon: int, *, disturbed: bool)
     world = World(scene, seed, horizon, disturbed=disturbed)
     body = {
         "context": {"shape": [SIZE]}, "action_dim": SIZE, "training": {"mode": "lockstep"},
-        "reward_range": [-2.0, 2.0], "seed": seed, **POLICIES[policy],
+        "reward_range": [-2.0, 2.0], "rewards": {"outside": "keep"}, "seed": seed,
+        **POLICIES[policy],
     }  # fmt: skip
     ids = [f"a{k}" for k in range(ACTIONS)]
     client = InProcessClient(f"{scene}-{policy}-{seed}", body, ids, world.actions)
