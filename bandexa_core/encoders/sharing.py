@@ -21,6 +21,7 @@ Array64 = NDArray[np.float64]
 
 MOST_PAIRS, MOST_VALUES = 8, 256
 _LOOKED_AT = 512  # contexts, and actions, by which a pair is centred and scaled
+_LEAST_DEVIATION = 1e-6  # of a pair that varies: sums that are all equal differ by rounding
 
 
 class SharedValues(NamedTuple):
@@ -54,7 +55,7 @@ class SharedValues(NamedTuple):
             deviation = float(sums.std())
             num_values = sum(len(each) for each in of_x) + len(columns.x)
             full = len(frames) == MOST_PAIRS or num_values > MOST_VALUES
-            if full or not deviation > 0.0:
+            if full or not deviation > _LEAST_DEVIATION:
                 continue
             of_x.append(columns.x)
             of_a.append(columns.a)

@@ -136,6 +136,9 @@ def test_pairs_are_few_and_vary() -> None:
     wide = SharedColumns(*np.zeros((2, MOST_VALUES), np.intp))
     assert SharedValues.fitted([wide, one], x, offered).x.tolist() == wide.x.tolist()
     assert not len(SharedValues.fitted([one], np.zeros_like(x), offered).scale)
+    for share in (1.0, 0.1, 1.0 / 3.0, 3.0**-0.5):  # equal sums deviate by rounding
+        rows = np.full((100, 1), share)
+        assert not len(SharedValues.fitted([one], rows, rows).scale)
 
 
 def test_fields_with_values_in_common_are_found_by_their_words() -> None:
