@@ -44,7 +44,7 @@ class ReportedMetrics:
         self._declared = configurations.metrics
 
     def check(self, metrics: Metrics) -> None:
-        """Check the names of a report; a new one is known from here on.
+        """Check the names of a report; nothing changes, because it may yet be refused.
 
         Raises:
             InvalidRequest: A name cannot be taken.
@@ -67,6 +67,9 @@ class ReportedMetrics:
                     f"{FIELD}.{name}",
                     f"a bandit has at most {MAX_METRICS}: {', '.join(sorted(known_names))}",
                 )
+
+    def take(self, metrics: Metrics) -> None:
+        """Note the names of a report that is being stored: they count as known from here on."""
         self._names.update(name for name, _ in metrics)
 
     def add(self, step: Step) -> None:

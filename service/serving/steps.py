@@ -430,6 +430,10 @@ class Steps:
     def _append(self, step: Step, entry: RecentDecision | None) -> Commit:
         """Append a step; in memory the decision is already in its new state."""
         decision = step.decision
+        if step.reported is not None and isinstance(step.reported.reward, tuple):
+            known = self._metrics(decision.bandit.key)
+            if known is not None:
+                known.take(step.reported.reward)
         future: Commit = self._commit.future()
         if entry is not None:
             entry.decision = Reportable(

@@ -150,6 +150,9 @@ def test_what_is_wrong_is_refused_by_name_and_changes_nothing(api, problem):
 
 def test_undeclared_names_are_stored_up_to_a_number(api):
     name = bandit(api)
+    asked = [{"decision_id": decide(api, name), "metrics": {f"q{n}": 1.0}} for n in range(20)]
+    checked = api.call("POST", "/reward/check", {"items": asked})["items"]
+    assert [item["code"] for item in checked] == [200] * 20, "a check notes no names"
     for number in range(14):
         report(api, decide(api, name), metrics={f"m{number}": number})
     found = report(api, decide(api, name), 422, metrics={"one-more": 1})
