@@ -33,7 +33,7 @@ from service.serving.amendments import Corrected, Voided
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.serving.reported_metrics import ReportedMetrics
-from service.store.errors import InvalidRequest, OutOfRange, Unavailable, UnknownDecision
+from service.store.errors import Erased, InvalidRequest, OutOfRange, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
 from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
@@ -316,6 +316,8 @@ class Steps:
                 step = Step(decision, change, now(), closes=closes)
                 commits.append(self._append(step, entry))
         for result in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(result, UnknownDecision | Erased):
+                continue  # it went meanwhile, and what waits for it is removed the next time
             if isinstance(result, BaseException):
                 raise result
         return due

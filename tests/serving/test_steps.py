@@ -23,7 +23,7 @@ from service.serving.recent import RecentDecisions
 from service.serving.steps import Steps
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.protocol import Step
-from service.store.records import BanditRecord, DecisionRecord, RewardReport
+from service.store.records import BanditRecord, DecisionRecord, Erasure, RewardReport
 from service.store.sqlite.ledger import MAX_LISTED
 from service.store.sqlite.store import SqliteStore
 from tests.store.conftest import creating, make_decision, make_report, make_spec
@@ -56,9 +56,14 @@ class Scene:
         self.learned += [row.after for row in rows]
 
     async def decide(
-        self, aggregate: str, *, in_memory: bool = True, actions: tuple[str, ...] = ("a0",)
+        self,
+        aggregate: str,
+        *,
+        in_memory: bool = True,
+        actions: tuple[str, ...] = ("a0",),
+        **rewards: Any,
     ) -> None:
-        spec = make_spec(rewards=RewardSpec(aggregate=aggregate))  # type: ignore[arg-type]
+        spec = make_spec(rewards=RewardSpec(aggregate=aggregate, **rewards))  # type: ignore[arg-type]
         bandit: BanditRecord = await self.commit(creating(self.store), "b", spec)
         self.records[bandit.key] = bandit
         record: DecisionRecord = make_decision(bandit, NAME, actions=actions)
@@ -86,7 +91,11 @@ class Scene:
             self.held.set()
 
 
-def play(path: Path, scene: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+def play(
+    path: Path,
+    scene: Callable[[Scene], Coroutine[Any, Any, None]],
+    clock: Callable[[], float] | None = None,
+) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         held = threading.Event()
@@ -96,7 +105,7 @@ def play(path: Path, scene: Callable[[Scene], Coroutine[Any, Any, None]]) -> Non
             assert held.wait(20)
             loop.call_soon_threadsafe(answer)
 
-        store = SqliteStore(path / "bandexa.db", "os", deliver, gather=loop.call_soon)
+        store = SqliteStore(path / "bandexa.db", "os", deliver, clock, gather=loop.call_soon)
         try:
             await asyncio.wait_for(scene(Scene(store, held)), 60)
         finally:
@@ -392,3 +401,30 @@ def test_a_served_decision_that_was_removed_is_unknown(tmp_path):
                 await s.steps.reward(make_report(name, 0.5))
 
     play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("maturity", ["close", 1.0])
+@pytest.mark.parametrize("gone", ["deleted", "erased"])
+def test_what_goes_while_it_is_due_does_not_end_the_watch_of_windows(tmp_path, maturity, gone):
+    now = [1000.0]
+
+    async def scene(s: Scene) -> None:
+        await s.steps.close_windows(lambda: now[0])
+        await s.decide("first", reward_window_s=1.5, default_reward=0.0, maturity=maturity)
+        (bandit,) = s.records.values()
+        now[0] += 2.5
+        with s.writer_blocked():
+            closing = asyncio.ensure_future(s.steps.close_windows(lambda: now[0]))
+            await asyncio.sleep(0)
+            erasure = Erasure(1, bandit.key, None, (NAME,), 2000.0)
+            deleted = gone == "deleted"
+            going = s.commit.start(
+                *((s.store.delete_bandit, bandit) if deleted else (s.store.erase, erasure, 0))
+            )
+            await asyncio.sleep(0)
+        assert (await closing).windows
+        await going
+        due = await s.steps.close_windows(lambda: now[0])
+        assert (due.windows, due.mature, s.learned) == ((), (), [])
+
+    play(tmp_path, scene, lambda: now[0])
