@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
 from bandexa_core.log import contract
+from bandexa_core.log.bounds import UNBOUNDED
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import COUNTED, DecisionState, Outcome, StoredStatus
 from bandexa_core.log.metrics import Totals
@@ -234,10 +235,11 @@ class Decisions:
         spec = self._contents.live[record.bandit].spec
         origin, bounds = held.learned[item].origin, held.learned[item].bounds
         if before is None:
-            origin = position
-            live = self._contents.live[record.bandit]
-            bounding = self._known(live).bounding(record.position)
-            bounds = self._bounds.take(live.key, bounding, after)
+            origin, bounds = position, UNBOUNDED  # of metrics, whose values come in parts
+            if metrics is None:
+                live = self._contents.live[record.bandit]
+                bounding = self._known(live).bounding(record.position)
+                bounds = self._bounds.take(live.key, bounding, after)
         held.learned[item] = Learned(origin, position, bounds)
         picked, name = record.chosen[item], self._contents.name(held)
         row = LearnRow(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.bounds import UNBOUNDED
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import COUNTED, DecisionState, Outcome
 from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
@@ -303,8 +304,10 @@ class Ledger:
             position = self._log.next(key)
             item = items[index]._replace(latest=position)
             if value_before is None:
-                bounding = self._configurations(decision.bandit).bounding(found.position)
-                low, high = self._bounds.take(key, bounding, after)
+                low, high = UNBOUNDED  # of metrics, whose values come in parts
+                if metrics is None:
+                    bounding = self._configurations(decision.bandit).bounding(found.position)
+                    low, high = self._bounds.take(key, bounding, after)
                 item = item._replace(origin=position, low=low, high=high)
             items[index] = item
             action = action_row(spec.actions, recorded_action(chosen[index].features))

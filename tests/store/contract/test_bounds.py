@@ -45,6 +45,19 @@ def test_a_first_value_has_the_bounds_of_those_before_it(client, store, make, re
     assert wrong.learned == wrong.high is not None
 
 
+def test_values_of_metrics_have_no_bounds_whatever_held_for_their_decision(client, store, make):
+    """Decisions from before `rewards.learn` take metrics, too."""
+    bandit = make.bandit(client, store)
+    report(client, store, make, bandit, VALUES)
+    decide(client, store, make, bandit, 40, 1)
+    client.call(rewards(store), make.report("d40", (("money", 1e4),)))
+    report(client, store, make, bandit, [0.5], first=41)
+    *_, of_metrics, single = rows_of(store, bandit)
+    assert of_metrics.metrics == (("money", 1e4),)
+    assert bounds_of([of_metrics]) == [(None, None)]
+    assert bounds_of([single]) == [RewardBounds(values=VALUES).current()]
+
+
 def test_values_of_one_commit_count_for_those_behind_them(client, store, make):
     bandit = make.bandit(client, store)
     decide(client, store, make, bandit, 0, len(VALUES))
