@@ -82,6 +82,7 @@ class Rewards:
             self._learn,
             reported_metrics,
         )
+        self._clock = store.clock
         self._batcher = batcher
         self._order_round = order_round
         self._ages: dict[BanditUid, float] = {}  # the learned ones
@@ -134,7 +135,7 @@ class Rewards:
         if bandit is None:
             return
         num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
-        delay_s = max(0.0, step.time - made_at(step.decision.key, step.time))
+        delay_s = _delay_s(step, self._clock.offset)
         for _ in range(0 if step.imported else num_rewarded):
             bandit.vitals.joined(step.time, delay_s)  # also where its value is learned later
         bandit.metrics.add(step)
@@ -268,6 +269,15 @@ class Rewards:
         """Order the round of a bandit, where one is due and is not the client's to order."""
         if bandit.model.spec.training.mode == "background" and bandit.applier.round_due():
             self._order_round(bandit)
+
+
+def _delay_s(step: Step, offset_s: float) -> float:
+    """Return how long after its decision a step was, in service time.
+
+    Steps have wall time, which is `offset_s` ahead of that. An old key without a time counts as 0.
+    """
+    now = step.time - offset_s
+    return max(0.0, now - made_at(step.decision.key, now))
 
 
 def _num_rewarded(state: DecisionState) -> int:
