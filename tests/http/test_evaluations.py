@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from bandexa_core.ids import BanditUid
 from service.cli import app
 from service.settings import Settings
-from service.tools.evaluate.jobs import FOLDER, Evaluations, Record
+from service.store.errors import Unavailable
+from service.tools.evaluate.jobs import FOLDER, MAX_WAITING, Evaluations, Record
 from service.tools.evaluate.request import Request
 from tests.fixtures.waiting import poll
 
@@ -146,3 +147,23 @@ def test_what_is_queued_when_the_server_ends_is_interrupted(tmp_path: Path) -> N
     assert (record.state, record.error) == ("interrupted", "the server ended")
     stored = json.loads((tmp_path / FOLDER / "live" / f"{record.id}.json").read_text())
     assert stored["state"] == "interrupted"
+
+
+def test_only_so_many_wait_and_cancelled_ones_do_not(tmp_path: Path) -> None:
+    evaluations = Evaluations(Settings(data_dir=tmp_path), lambda: {"live"})  # it runs none
+
+    async def add() -> Record:
+        return await evaluations.add("shop", BanditUid("live"), Request())
+
+    async def fill() -> list[Record]:
+        added = [add() for _ in range(MAX_WAITING + 2)]
+        found = await asyncio.gather(*added, return_exceptions=True)
+        assert sum(isinstance(each, Unavailable) for each in found) == 2
+        return [each for each in found if isinstance(each, Record)]
+
+    async def fill_again() -> None:
+        for record in await fill():
+            await evaluations.cancel(record)
+        await fill()
+
+    asyncio.run(fill_again())

@@ -110,7 +110,8 @@ class Evaluations:
         Raises:
             Unavailable: Too many wait.
         """
-        if self._queue.qsize() >= MAX_WAITING:
+        waiting = sum(each.state == "queued" for each in self._known.values())
+        if waiting >= MAX_WAITING:  # a cancelled one is in the queue, and waits for nothing
             raise Unavailable(f"{MAX_WAITING} evaluations wait already", retry_after_s=60)
         now = time.time()
         name = f"{int(now * 1000):012x}{os.urandom(4).hex()}"
