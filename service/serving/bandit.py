@@ -140,6 +140,8 @@ class Bandit:
         if isinstance(row, ConfigRow):
             self.configurations = self.configurations.with_row(row)
             self.metrics.configure(self.configurations)
+            if self.standing is not None and not self.standing.is_of(self.configurations.specs[-1]):
+                self.standing = None  # an equal configuration later begins anew
         self.applier.follow(row.position)
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:

@@ -64,6 +64,9 @@ def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
     assert found["bandexa_arm_share"] == 0.5
     assert found["bandexa_arm_values"] == counts["control"]
     assert found["bandexa_arm_lift_low"] == pytest.approx(control["lift"]["low"])
+    for mode in ("control_only", "learn"):
+        state = api.call("PUT", f"/bandits/{name}/mode", {"mode": mode})
+        assert [arm["reward"]["num"] for arm in state["arms"]] == [0, 0]
 
 
 def test_the_guard_hands_over_and_a_restart_leaves_it_so(launch) -> None:
