@@ -360,24 +360,31 @@ def correct(
 
 
 def teach(
-    state: DecisionState, index: int, value: Outcome, rules: RewardSpec, most: int
+    state: DecisionState,
+    index: int,
+    value: Outcome,
+    rules: RewardSpec,
+    most: int,
+    allowed: tuple[float, float] | None = None,
 ) -> tuple[ImportStatus, Change | None]:
     """Return what the value of an imported decision does: it is learned at once, by any rules.
 
     Repeating it changes nothing, another value corrects the one before, and a void one stays void.
 
     Raises:
+        OutOfRange: The value is not allowed.
         ValueError: The value cannot be taken; the message begins with the field.
     """
     item = state.items[index]
     if item.void:
         return "void", None
     if item.num:
-        return correct(state, index, value, rules, most)
+        return correct(state, index, value, rules, most, allowed)
     _check_room(state, most)
     after = counted(item, value, rules)
     made = value_of(after, rules)
     _check_size(after, made, rules)
+    _check_range(made, allowed)
     learned = _learned(index, item, after, made, rules)
     items = (*state.items[:index], after._replace(value=made), *state.items[index + 1 :])
     return "applied", Change(_after(state, state.num_rewards + 1, items), "applied", (learned,))

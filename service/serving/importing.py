@@ -206,7 +206,9 @@ def _recorded(
     if isinstance(row, ServiceError):
         return row
     try:
-        return _record(engine, bandit, source, row)
+        made = _record(engine, bandit, source, row)
+        engine.rewards.check_taught(bandit, made, [chosen.value for chosen in row.chosen])
+        return made
     except ServiceError as error:
         return error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
@@ -22,6 +22,7 @@ from bandexa_core.log.contract import (
     Outcome,
     RewardStatus,
 )
+from bandexa_core.spec import RewardSpec
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.amendments import Corrected, Voided
@@ -205,9 +206,17 @@ class Rewards:
 
     def imported(self, bandit: Bandit, made: DecisionRecord) -> None:
         """Note an imported decision that was just stored: its values follow, by `teach`."""
-        known = bandit.configurations
-        changed = known.rules(made.position) if known.rules_changed else None
-        self._steps.imported(made, bandit.record, changed)
+        self._steps.imported(made, bandit.record, _changed_rules(bandit, made))
+
+    def check_taught(
+        self, bandit: Bandit, made: DecisionRecord, values: Sequence[Outcome | None]
+    ) -> None:
+        """Check the values of a decision that is to be imported, one for each chosen action.
+
+        Raises:
+            InvalidRequest: One cannot be taken.
+        """
+        self._steps.check_taught(made, bandit.record, _changed_rules(bandit, made), values)
 
     async def teach(
         self, bandit: Bandit, made: DecisionRecord, item: int, value: Outcome, now: float
@@ -278,6 +287,12 @@ def _delay_s(step: Step, offset_s: float) -> float:
     """
     now = step.time - offset_s
     return max(0.0, now - made_at(step.decision.key, now))
+
+
+def _changed_rules(bandit: Bandit, made: DecisionRecord) -> RewardSpec | None:
+    """Return the rules of a decision, where its bandit's have changed; see `Reportable`."""
+    known = bandit.configurations
+    return known.rules(made.position) if known.rules_changed else None
 
 
 def _num_rewarded(state: DecisionState) -> int:

@@ -233,13 +233,7 @@ class Steps:
         for _ in range(MAX_TRIES):
             entry = await self._entry(made.decision_id, bandit)
             decision = entry.decision
-            rules = self._rules(decision, value if isinstance(value, tuple) else None)
-            try:
-                status, change = contract.teach(
-                    decision.state, item, value, rules, self._max_rewards
-                )
-            except ValueError as error:
-                raise InvalidRequest.from_value_error(error, "value") from error
+            status, change = self._taught(decision, item, value)
             rows: Rows | None = ()
             if change is None:
                 waiting = self._committed(entry)
@@ -254,14 +248,39 @@ class Steps:
                 return status, rows
         raise _too_busy(made.decision_id)
 
+    def check_taught(
+        self,
+        made: DecisionRecord,
+        bandit: BanditRecord,
+        changed: RewardSpec | None,
+        values: Sequence[Outcome | None],
+    ) -> None:
+        """Check the values of the chosen actions of a decision that is to be imported.
+
+        Raises:
+            InvalidRequest: One cannot be taken.
+        """
+        decision = _imported(made, bandit, changed)
+        for item, value in enumerate(values):
+            if value is not None:
+                self._taught(decision, item, value)
+
+    def _taught(
+        self, decision: Reportable, item: int, value: Outcome
+    ) -> tuple[ImportStatus, Change | None]:
+        rules = self._rules(decision, value if isinstance(value, tuple) else None)
+        try:
+            return contract.teach(
+                decision.state, item, value, rules, self._max_rewards, self._allowed(decision)
+            )
+        except ValueError as error:
+            raise InvalidRequest.from_value_error(error, "value") from error
+
     def imported(
         self, made: DecisionRecord, bandit: BanditRecord, changed: RewardSpec | None
     ) -> None:
         """Note an imported decision that was just stored; `changed`: see `Reportable`."""
-        actions = tuple(each.id for each in made.chosen)
-        state = DecisionState.imported(len(actions))
-        decision = Reportable(made.key, made.decision_id, bandit, actions, state, changed)
-        self._recent.found(FoundDecision(decision, {}))
+        self._recent.found(FoundDecision(_imported(made, bandit, changed), {}))
 
     async def check(self, report: RewardReport) -> RewardStatus:
         """Return the status that a reward would get now; nothing is stored.
@@ -460,6 +479,13 @@ class Steps:
 
         self._store.append_step(step, done)
         return future
+
+
+def _imported(made: DecisionRecord, bandit: BanditRecord, changed: RewardSpec | None) -> Reportable:
+    """Return an imported decision as it is before its values."""
+    actions = tuple(each.id for each in made.chosen)
+    state = DecisionState.imported(len(actions))
+    return Reportable(made.key, made.decision_id, bandit, actions, state, changed)
 
 
 def _refusal(error: ValueError, decision: Reportable) -> InvalidRequest:

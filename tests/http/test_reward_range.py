@@ -174,3 +174,24 @@ def test_of_metrics_it_is_their_value_that_must_be_in_the_range(api: Any, proble
     answer = problem(api.http.post("/reward", json=more), 422, "invalid-request")
     assert answer["errors"][0]["field"] == "metrics"
     assert f"they make a value of 9.7, {REFUSED}" in answer["detail"]
+
+
+def test_a_refused_row_of_an_import_leaves_nothing(api: Any) -> None:
+    name = api.two_actions(rewards={"outside": "refuse"})
+
+    def imported(dry_run: bool = False, **row: Any) -> dict[str, Any]:
+        rows = [{"id": "a", "context": [1, 0], "action": "x"} | row]
+        body = {"items": rows, "source": "old", "dry_run": dry_run}
+        [item] = api.call("POST", f"/bandits/{name}/log", body)["items"]
+        found: dict[str, Any] = item
+        return found
+
+    for wrong in ({"value": 7.0}, {"metrics": {"clicks": 1}}):
+        for dry_run in (True, False):
+            assert imported(dry_run, **wrong)["code"] == 422
+    assert REFUSED in imported(value=7.0)["error"]["detail"]
+    assert (api.state(name)["imported"], api.state(name)["num_learned"]) == (0, 0)
+    assert imported(value=1.0)["answer"]["status"] == "imported"
+    assert imported(value=7.0)["code"] == 422
+    assert imported(value=1.0)["answer"]["status"] == "duplicate"
+    assert api.state(name)["imported"] == 1
