@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bandexa_core.arms import shares
 from bandexa_core.arms_spec import BANDIT
 from bandexa_core.evaluation import Interval
-from bandexa_core.spec import ARM_KEYS, BanditSpec
+from bandexa_core.spec import BanditSpec
 
 
 class Estimated(NamedTuple):
@@ -63,6 +63,9 @@ class Standing(NamedTuple):
         return cls((*arms, own), spec)
 
     def is_of(self, spec: BanditSpec) -> bool:
-        """Whether that is how the arms of a configuration stand."""
-        keys = (*sorted(ARM_KEYS), "reward_range")
-        return all(getattr(spec, key) == getattr(self.spec, key) for key in keys)
+        """Whether that is how the arms of a configuration stand: nothing begins anew with it."""
+
+        def compared(of: BanditSpec) -> tuple[object, ...]:
+            return of.arms, shares(of), of.sticky, of.reward_range
+
+        return compared(spec) == compared(self.spec)

@@ -64,6 +64,8 @@ def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
     assert found["bandexa_arm_share"] == 0.5
     assert found["bandexa_arm_values"] == counts["control"]
     assert found["bandexa_arm_lift_low"] == pytest.approx(control["lift"]["low"])
+    guarded = api.state(name)["spec"] | {"guard": {"margin": 0.5}}
+    assert api.call("PUT", f"/bandits/{name}", guarded)["arms"] == [control, bandit]
     for mode in ("control_only", "learn"):
         state = api.call("PUT", f"/bandits/{name}/mode", {"mode": mode})
         assert [arm["reward"]["num"] for arm in state["arms"]] == [0, 0]
