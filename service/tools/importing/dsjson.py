@@ -98,6 +98,8 @@ def _decision(line: int, text: bytes, row: Row, shape: Shape, names: list[str]) 
     if row.get("_label_cost") is not None:
         item["value"] = -finite(row["_label_cost"], "_label_cost") + 0.0
     if order and chances and len(order) == len(chances) == len(ids):
+        if sorted(order) != list(range(1, len(ids) + 1)):
+            raise Unfit(f"a: is no order of the actions 1 to {len(ids)}")
         item["propensities"] = {
             ids[int(action) - 1]: finite(chance, "p")
             for action, chance in zip(order, chances, strict=True)

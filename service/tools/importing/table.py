@@ -109,9 +109,11 @@ def _value(text: str) -> Any:
 
 def _time(text: str) -> float:
     try:
-        return float(text)
+        seconds: float | None = float(text)
     except ValueError:
-        pass
+        seconds = None
+    if seconds is not None:
+        return finite(seconds, "time")
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,9 @@ def test_a_table(tmp_path: Path) -> None:
         'b,1777910400,,,blue,"[""red"",""blue""]",,\n'
         "c,,1,x,red,blue,1,0.5\n"
         "d,,1,x,red,red,much,0.5\n"
+        "e,nan,1,x,red,red,1,0.5\n"
     )
-    one, two, three, four = read(file, NAMED)
+    one, two, three, four, five = read(file, NAMED)
     assert one.item == {
         "id": "a", "time": 1777917600.0, "context": {"user.age": 33.0, "device": "phone"},
         "action": "red", "candidates": ["red", "blue"], "value": 1.0, "propensity": 0.25,
@@ -128,6 +130,7 @@ def test_a_table(tmp_path: Path) -> None:
     }  # fmt: skip
     assert (three.line, three.reason) == (4, "candidates: the action 'red' is none of them")
     assert four.reason == "reward: 'much' is no finite number"
+    assert five.reason == "time: nan is no finite number"
     numbers = tmp_path / "numbers.csv"
     numbers.write_text("context.0,context.2,action,cost\n1,2,x,0.5\n")
     (row,) = items(read(numbers, NUMBERS))
@@ -136,6 +139,22 @@ def test_a_table(tmp_path: Path) -> None:
     wrong.write_text("acton,reward\nx,1\n")
     with pytest.raises(Unreadable, match="'action' is missing"):
         read(wrong, NAMED)
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 1], [2, 3]])
+def test_probabilities_of_no_order_of_the_actions_are_no_decision(
+    tmp_path: Path, order: list[int]
+) -> None:
+    file = tmp_path / "log.dsjson"
+    row = {
+        "_label_cost": 0, "_label_probability": 0.5, "_labelIndex": 0, "a": order, "p": [0.5, 0.5],
+        "c": {"x": 1, "_multi": [{"_tag": "soup"}, {"_tag": "cake"}]},
+    }  # fmt: skip
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"a": [2, 1]}) + "\n")
+    broken, good = read(file, NAMED)
+    assert (broken.item, broken.reason) == (None, "a: is no order of the actions 1 to 2")
+    assert good.item is not None
+    assert good.item["propensities"] == {"soup": 0.5, "cake": 0.5}
 
 
 def test_rows_without_an_id_are_those_of_a_line(tmp_path: Path) -> None:
