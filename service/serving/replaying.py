@@ -106,9 +106,14 @@ async def replay(
 
 
 def _at_once(spec: BanditSpec) -> RewardSpec:
-    """Return rules by which a value is learned with its reward, a single number."""
+    """Return rules by which a value is learned with its reward, a single number.
+
+    What is logged was accepted, so that nothing is refused, as in a change of a configuration.
+    """
+    outside = spec.rewards.outside
     return RewardSpec(
-        maturity=None if spec.edition == 1 else "report", outside=spec.rewards.outside
+        maturity=None if spec.edition == 1 else "report",
+        outside="keep" if outside == "refuse" else outside,
     )
 
 

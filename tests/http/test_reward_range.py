@@ -195,3 +195,14 @@ def test_a_refused_row_of_an_import_leaves_nothing(api: Any) -> None:
     assert imported(value=7.0)["code"] == 422
     assert imported(value=1.0)["answer"]["status"] == "duplicate"
     assert api.state(name)["imported"] == 1
+
+
+def test_what_is_logged_is_replayed_into_a_bandit_that_refuses_its_like(api: Any) -> None:
+    """Its model is that of the logged bandit after the same change."""
+    name, target = api.two_actions(rewards={"outside": "keep"}), api.fresh("replayed")
+    expected = learned(api, name, 0.5, 3.0)
+    wanted = api.state(name)["spec"] | {"rewards": {"outside": "refuse"}}
+    api.call("POST", f"/bandits/{name}/replay", {"to": target, "spec": wanted}, 201)
+    assert api.means(target, [1.0, -0.5]) == pytest.approx(expected)
+    assert api.state(target)["spec"]["rewards"]["outside"] == "refuse"
+    report(api, decide(api, target), 3.0, 422)
