@@ -198,7 +198,10 @@ class Configurations:
             new = rules[-1][1]
             if "rewards" in row.spec:
                 section = RewardSpec.from_json(row.spec["rewards"])
-                new = dataclasses.replace(section, learn=new.learn)
+                outside = section.outside
+                if WANTED not in row.spec and "clip" in (outside, new.outside):
+                    outside = new.outside  # a change of that is wanted: this one is of other keys
+                new = dataclasses.replace(section, learn=new.learn, outside=outside)
             elif SWITCHED in row.spec:
                 served = self._wanted_at(row.spec[SWITCHED])
                 new = dataclasses.replace(new, learn=served.rewards.learn)

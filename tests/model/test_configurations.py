@@ -101,3 +101,23 @@ def test_rows_of_earlier_releases_change_forgetting_at_once() -> None:
     known = Configurations(CREATED, [row(1, old)])
     assert known.spec(1).forgetting.half_life == 64.0
     assert known.rules(1) == CREATED.rewards
+
+
+def test_another_change_meanwhile_leaves_what_is_wanted_of_values_outside() -> None:
+    """One who changes the mode sends the served configuration, which still clips."""
+    clips, refuses = (
+        dataclasses.replace(CREATED, reward_range=(0.0, 1.0), rewards=RewardSpec(outside=outside))
+        for outside in ("clip", "refuse")
+    )
+    serving = dataclasses.replace(clips, serve="a")
+    for created, wanted in ((clips, refuses), (refuses, clips)):
+        known = Configurations(created, [row(3, change_payload(wanted, wanted))])
+        served = dataclasses.replace(known.spec(3), serve=serving.serve)
+        known = known.with_row(row(4, change_payload(served))).with_row(switch(6, 3))
+        assert (known.spec(6).serve, known.spec(6).rewards) == ("a", wanted.rewards)
+        assert [known.rules(at).outside for at in (3, 4, 6)] == [wanted.rewards.outside] * 3
+        known = known.with_row(row(8, change_payload(created, created)))
+        known = known.with_row(row(9, change_payload(wanted, "nothing")))
+        assert [known.rules(at).outside for at in (8, 9)] == [
+            created.rewards.outside, wanted.rewards.outside,
+        ]  # fmt: skip
