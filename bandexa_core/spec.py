@@ -485,21 +485,13 @@ class BanditSpec:
                 raise ValueError("reward_range: needs two finite numbers, the lower one first")
         elif self.edition == 1:
             raise ValueError("reward_range: needed in edition 1")
-        if self.edition == 1 and self.rewards.clip_outliers:
-            raise ValueError("rewards.clip_outliers: not in edition 1")
         if self.edition == 1 and self.rewards.outside == "clip":
             raise ValueError("rewards.outside: clip is not in edition 1")
-        self._check_default()
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
         if self.sticky not in (None, "unit"):
             raise ValueError("sticky: must be unit, or left out")
         check_arms(self.arms, self.guard, self.mode, self.serve)
-        for number, arm in enumerate(self.arms):
-            if self.policy in ("greedy", "uniform") and arm.has_method and arm.policy != "uniform":
-                raise ValueError(
-                    f"arms.{number}.policy: a {self.policy} bandit has no {arm.policy}"
-                )
         row_bytes = self.row_layout.row_bytes
         capacity_bytes = self.replay.capacity_bytes
         if capacity_bytes is not None and capacity_bytes < row_bytes:
@@ -508,6 +500,23 @@ class BanditSpec:
             self.posterior_config()
         except ValueError as error:
             raise ValueError(f"posterior: {error} (left out, it follows reward_range)") from error
+
+    def check_together(self) -> None:
+        """Check what keys that change at once demand of keys that are relearned first.
+
+        A change of both is served in two steps, and what is served in between need not fit.
+
+        Raises:
+            ValueError: They do not fit; the message begins with the key.
+        """
+        if self.edition == 1 and self.rewards.clip_outliers:
+            raise ValueError("rewards.clip_outliers: not in edition 1")
+        for number, arm in enumerate(self.arms):
+            if self.policy in ("greedy", "uniform") and arm.has_method and arm.policy != "uniform":
+                raise ValueError(
+                    f"arms.{number}.policy: a {self.policy} bandit has no {arm.policy}"
+                )
+        self._check_default()
 
     def _check_default(self) -> None:
         default, bounds = self.rewards.default_reward, self.reward_range

@@ -86,6 +86,7 @@ async def _checked_new(engine: Engine, name: str, spec: BanditSpec) -> BanditSpe
     _check_new(name, "name")
     try:
         spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
+        spec.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
     await _check_buildable(engine, spec)

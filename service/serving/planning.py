@@ -79,6 +79,7 @@ def planned(
     target = served if pending is None else pending.spec
     try:
         wanted = resolved(spec.completed(0, target, given), registry.is_learned)
+        wanted.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
     for key, old, new in differences(served.fixed_part(), wanted.fixed_part()):

@@ -206,3 +206,18 @@ def test_what_is_logged_is_replayed_into_a_bandit_that_refuses_its_like(api: Any
     assert api.means(target, [1.0, -0.5]) == pytest.approx(expected)
     assert api.state(target)["spec"]["rewards"]["outside"] == "refuse"
     report(api, decide(api, target), 3.0, 422)
+
+
+def test_range_and_default_can_be_changed_together(api: Any) -> None:
+    """The default holds at once, the range once it is relearned, and nothing fails in between."""
+    rewards = {"reward_window_s": 1000, "default_reward": 0.0}
+    name = api.two_actions(reward_range=[0, 1], rewards=rewards)
+    decision = decide(api, name)
+    wanted = api.state(name)["spec"] | {"reward_range": [-1, 1]}
+    wanted["rewards"] |= {"default_reward": -1.0}
+    state = api.call("PUT", f"/bandits/{name}?wait=true", wanted)
+    assert state["rebuild"]["state"] == "done"
+    assert (state["spec"]["reward_range"], state["spec"]["rewards"]) == (
+        [-1.0, 1.0], wanted["rewards"],
+    )  # fmt: skip
+    assert report(api, decision, 1.0, 200)["status"] == "pending"

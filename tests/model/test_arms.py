@@ -180,7 +180,12 @@ def test_one_arm_or_one_action_can_serve_everything(grown):
         ("policy", lambda: arm("control", 0.1, policy="worst")),
         ("arms", lambda: made(arms=(arm("x", 0.5, action="a"), arm("y", 0.5, action="b")))),
         ("arms", lambda: made(arms=(arm("x", 0.1, action="a"), arm("x", 0.1, action="b")))),
-        ("arms.0.policy", lambda: made(policy="greedy", arms=(arm("x", 0.1, policy="squarecb"),))),
+        (
+            "arms.0.policy",
+            lambda: made(
+                policy="greedy", arms=(arm("x", 0.1, policy="squarecb"),)
+            ).check_together(),
+        ),
         ("guard", lambda: made(guard=GuardSpec(margin=0.1))),
         ("mode", lambda: made(mode="control_only")),
         ("margin", lambda: GuardSpec(margin=-1.0)),

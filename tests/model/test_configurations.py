@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -10,11 +11,19 @@ import pytest
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.configurations import Configurations, change_payload, switch_payload
 from bandexa_core.log.rows import ConfigRow
-from bandexa_core.spec import BanditSpec, ContextSpec, PosteriorSpec, RewardSpec, TrainingSpec
+from bandexa_core.spec import (
+    ArmSpec,
+    BanditSpec,
+    ContextSpec,
+    PosteriorSpec,
+    RewardSpec,
+    TrainingSpec,
+)
 
 CREATED = BanditSpec(context=ContextSpec(shape=(2,)), policy="linear_ts", seed=1, edition=2)
 WIDER = dataclasses.replace(CREATED, posterior=PosteriorSpec(prior_var=4.0))
 FASTER = dataclasses.replace(CREATED, training=TrainingSpec(train_every=5))
+WINDOW: dict[str, Any] = {"reward_window_s": 9.0, "outside": "clip", "maturity": "auto"}
 SUMMED = dataclasses.replace(FASTER, rewards=RewardSpec(aggregate="sum", reward_window_s=9.0))
 
 
@@ -121,3 +130,32 @@ def test_another_change_meanwhile_leaves_what_is_wanted_of_values_outside() -> N
         assert [known.rules(at).outside for at in (8, 9)] == [
             created.rewards.outside, wanted.rewards.outside,
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            {"reward_range": (0.0, 1.0), "rewards": RewardSpec(**WINDOW, default_reward=0.0)},
+            {"reward_range": (-1.0, 1.0), "rewards": RewardSpec(**WINDOW, default_reward=-1.0)},
+        ),
+        ({"policy": "greedy"}, {"arms": (ArmSpec(name="x", share=0.1, policy="thompson"),)}),
+        (
+            {"edition": 1, "reward_range": (0.0, 1.0)},
+            {"edition": 2, "rewards": RewardSpec(clip_outliers=True)},
+        ),
+    ],
+    ids=["range and default", "policy and arms", "edition and outliers"],
+)
+def test_what_is_served_between_the_two_steps_of_a_change_need_not_fit(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    created = dataclasses.replace(CREATED, **before)
+    wanted = dataclasses.replace(CREATED, **before | {"policy": "linear_ts"} | after)
+    wanted.check_together()
+    known = Configurations(created, [row(3, change_payload(wanted, wanted))])
+    with pytest.raises(ValueError, match=r"outside of reward_range|has no thompson|edition 1"):
+        known.spec(3).check_together()
+    assert known.bounding(3).rewards == known.rules(3)
+    assert BanditSpec.from_json(json.loads(json.dumps(dataclasses.asdict(known.spec(3)))))
+    assert known.with_row(switch(5, 3)).spec(5) == wanted
