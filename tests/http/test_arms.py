@@ -141,3 +141,40 @@ def test_what_makes_no_sense_is_refused(api, changes: dict[str, Any], field: str
     problem = api.call("PUT", f"/bandits/{name}", spec_of(**changes), 422)
     assert field in json.dumps(problem)
     assert api.state(name)["position"] == 1
+
+
+@pytest.mark.parametrize(
+    ("created", "change", "field"),
+    [
+        (
+            {"policy": "greedy"},
+            {
+                "policy": "linear_ts",
+                "arms": [{"name": "control", "share": 0.1, "policy": "thompson"}],
+            },
+            "arms.0.policy",
+        ),
+        (
+            {"rewards": {"default_reward": 0.5, "reward_window_s": 60}},
+            {
+                "reward_range": [0, 5],
+                "rewards": {"default_reward": 3, "reward_window_s": 60},
+            },
+            "rewards.default_reward",
+        ),
+    ],
+    ids=["arms", "rewards"],
+)
+def test_what_holds_at_once_has_to_fit_what_is_served_until_the_rest_is_learned(
+    api, problem, created, change, field
+) -> None:
+    """A row of the log that cannot be applied would end the bandit."""
+    name = api.two_actions(**created)
+    spec = api.state(name)["spec"]
+    del spec["encoder"], spec["posterior"]
+    path = f"/bandits/{name}?wait=true"
+    problem(api.http.put(path, json=spec | change), 422, "invalid-request", field)
+    first = {key: each for key, each in change.items() if key not in ("arms", "rewards")}
+    api.call("PUT", path, spec | first)
+    api.call("PUT", path, spec | change)
+    api.select(name, [1, 0])
