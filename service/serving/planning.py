@@ -96,27 +96,9 @@ def planned(
             what = wanted
     elif pending is not None:
         what = "nothing"
-    row = _at_once(served, wanted) != served or what is not None
+    row = what is not None or changed_spec(served, wanted.changeable_part()) != served
     keys = tuple(change.key for change in relearned)
     return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)
-
-
-def _at_once(served: BanditSpec, wanted: BanditSpec) -> BanditSpec:
-    """Return the served configuration with what changes at once, before the rest is learned.
-
-    Raises:
-        InvalidRequest: The two do not fit each other: a log row of it could not be applied.
-    """
-    try:
-        return changed_spec(served, wanted.changeable_part())
-    except ValueError as error:
-        raise InvalidRequest.from_value_error(
-            ValueError(
-                f"{error}; this key changes at once, and others with it have to be relearned:"
-                " change those first, and this one once they are served"
-            ),
-            "spec",
-        ) from error
 
 
 def check_buildable(spec: BanditSpec, registry: EncoderRegistry) -> None:
