@@ -1,7 +1,8 @@
 """One run of a shop: offers come and go, contexts are objects, and clicks are late.
 
-Runs in the simulator's main thread. The world's own clock says what is known before a step: a click
-when it comes, and 0 when the window of a decision closes without one. Decisions whose windows are
+Runs in the simulator's main thread. By the world's own clock a decision is reported when its window
+closes: its click, or 0. Clicks that were reported as they come would be learned before the silences
+of the same time, so that every new offer would look better than it is. Decisions whose windows are
 open at the end have no reward, as in a service that is looked at while it runs.
 """
 
@@ -108,10 +109,8 @@ def _step(client: ShopCalls, stream: ShopStream, run: Run, bandit: str, t: int) 
         best=float(means.max()), chosen=float(means[column]), uniform=float(means.mean()),
         reward=reward,
     )  # fmt: skip
-    click_s = stream.reported_s(t) if reward > 0.0 else None
-    if click_s is None:
-        return _Due(stream.closes_s(t), t, RewardReport(selection.decision_id, 0.0))
-    return _Due(click_s, t, RewardReport(selection.decision_id, reward))
+    known = reward if stream.reported_s(t) is not None else 0.0
+    return _Due(stream.closes_s(t), t, RewardReport(selection.decision_id, known))
 
 
 def _column(stream: ShopStream, selection: Selection, t: int) -> int:
