@@ -138,6 +138,11 @@ class Follower:
                 if not failed:
                     log.warning("the dashboard does not follow: %s", error)
                 failed = True
+            except Exception:
+                # A guard of arms acts on these counts, so that this thread must not end.
+                if not failed:
+                    log.exception("the dashboard does not follow")
+                failed = True
             self._ending.wait(pause)
 
     def step(self) -> bool:

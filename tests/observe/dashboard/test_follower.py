@@ -22,6 +22,7 @@ from service.store.sqlite import counting
 from service.store.sqlite.aggregates import AggregateWriter, decisions_of
 from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
 from service.store.sqlite.tables import create_tables
+from tests.fixtures.waiting import poll
 
 NOW = 1764254590.1234567
 LEARNED, CHANGED = 1, 0
@@ -116,6 +117,26 @@ def test_decisions_are_counted_once_in_chunks_of_rows(database, follower, tmp_pa
     assert not follower.step()
     assert counted(tmp_path, "selects") == counted(tmp_path, "chosen") == CHUNK + 1
     assert cursor(tmp_path, decisions_of("uid")) == first_key(1) + CHUNK + 1
+
+
+def test_it_goes_on_after_an_error_that_nobody_expected(database, tmp_path, caplog) -> None:
+    class Surprised(Follower):
+        steps = 0
+
+        def step(self) -> bool:
+            self.steps += 1
+            if self.steps == 1:
+                raise ArithmeticError("an interval without end")
+            return super().step()
+
+    decide(database, 10, pack_chosen(picks("x"), b""))
+    follower = Surprised(open_counting(database), tmp_path / "aggregates.db", Tally())
+    follower.start()
+    try:
+        poll(lambda: counted(tmp_path, "selects") == 10.0, "the decisions are counted")
+    finally:
+        follower.close()
+    assert "an interval without end" in caplog.text
 
 
 def test_the_bandits_are_counted_in_turn(database, follower, tmp_path) -> None:
