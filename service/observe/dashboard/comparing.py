@@ -5,10 +5,10 @@ a restart goes on where the last one ended. Intervals hold whenever one looks (s
 `bandexa_core.evaluation`): those of a declared `reward_range` at any number of values; without one
 they are asymptotic, and there is none before 100 values.
 
-A comparison belongs to one definition of an arm: with another rule, other shares or another range
-it begins anew. Decisions of before, whose values come late, do not count for it. Where units stay
-in one arm, only the first decision of each unit counts for the arms: the arm of a later one is no
-new draw.
+A comparison belongs to one definition of an arm: with another rule, other shares, another range or
+other weights of metrics it begins anew. Decisions of before, whose values come late, do not count
+for it. Where units stay in one arm, only the first decision of each unit counts for the arms: the
+arm of a later one is no new draw.
 """
 
 from __future__ import annotations
@@ -254,11 +254,12 @@ class Definitions:
 
 def _defined(spec: BanditSpec, key: Key) -> Any:
     """Return what has to stay as it is for sums to go on."""
+    value = spec.reward_range, spec.rewards.learn
     if key.kind == "action":
-        return spec.reward_range
+        return value
     chances = shares(spec)
     what = next((arm for arm in spec.arms if arm.name == key.name), None)
-    return what, chances.get(key.name), chances.get(BANDIT), spec.sticky, spec.reward_range
+    return what, chances.get(key.name), chances.get(BANDIT), spec.sticky, value
 
 
 def comparable(spec: BanditSpec, arm: str | None, *, is_first: bool) -> bool:

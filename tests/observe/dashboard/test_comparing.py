@@ -180,6 +180,7 @@ def test_without_a_range_intervals_begin_with_100_values() -> None:
         ({"sticky": "unit"}, False),
         ({"guard": {"margin": 0.1}}, True),
         ({"rewards": {"aggregate": "last"}}, True),
+        ({"rewards": {"learn": {"money": 1.0}}}, False),
     ],
 )
 def test_another_definition_begins_anew_and_late_values_of_before_do_not_count(
@@ -190,7 +191,7 @@ def test_another_definition_begins_anew_and_late_values_of_before_do_not_count(
              for key, value in change.items()}  # fmt: skip
     body["arms"] = [dataclasses.asdict(arm) for arm in change.get("arms", SPEC.arms)]
     new = BanditSpec.from_json(body)
-    if "reward_range" in change:
+    if "reward_range" in change or "learn" in change.get("rewards", {}):  # learned anew
         known = Configurations(SPEC, [
             ConfigRow(LogPosition(10), 0.0, change_payload(SPEC, new)),
             ConfigRow(LogPosition(11), 0.0, {"switched": 10, "version": 1}),
