@@ -40,8 +40,8 @@ CHANGES: Mapping[str, Change] = {
     "policy": Change({"policy": "uniform"}, _LINEAR),
     "network": Change(_LINEAR, {"policy": "neural_linear_ts", "encoder": {"name": "mlp"}}),
     "prior": Change(_LINEAR | {"posterior": {"prior_var": 1e-4}}, _LINEAR),
-    "range": Change(_LINEAR | {"reward_range": [-100.0, 100.0]}, _LINEAR),
-    "forgetting": Change(_LINEAR | {"forgetting": {"half_life": 20.0}}, _LINEAR),
+    "range": Change(_LINEAR | {"reward_range": [-100.0, 100.0]}, _LINEAR | {"reward_range": None}),
+    "forgetting": Change(_LINEAR | {"forgetting": {"half_life": 32.0}}, _LINEAR),
 }
 
 
