@@ -64,6 +64,7 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks power_loss --json bench-out/power_loss.json
 	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
 	$(BIN)/python -m benchmarks evaluation --json bench-out/evaluation.json
+	$(BIN)/python -m benchmarks lift --json bench-out/lift.json
 	$(BIN)/python -m benchmarks clocks --json bench-out/clocks.json
 	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks hostile_objects --json bench-out/hostile_objects.json
