@@ -51,11 +51,12 @@ class SharedValues(NamedTuple):
         of_a: list[NDArray[np.intp]] = []
         frames: list[tuple[float, float]] = []
         for columns in pairs:
+            num_values = sum(len(each) for each in of_x) + len(columns.x)
+            if len(frames) == MOST_PAIRS or num_values > MOST_VALUES:
+                continue
             sums = x_NX[:, columns.x] @ a_KA[:, columns.a].T
             deviation = float(sums.std())
-            num_values = sum(len(each) for each in of_x) + len(columns.x)
-            full = len(frames) == MOST_PAIRS or num_values > MOST_VALUES
-            if full or not deviation > _LEAST_DEVIATION:
+            if not deviation > _LEAST_DEVIATION:
                 continue
             of_x.append(columns.x)
             of_a.append(columns.a)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.schema import Encoding, Features, fit, to_bytes
 from bandexa_core.schema.limits import MAX_FIELDS
-from service.observe.health import Misfit, collisions, misfits
+from service.observe.health import Misfit, collisions, drifts, misfits
 from service.serving.observed import ALL_OF, EVERY, InputCounts
 
 AUTO = Features(auto=True)
@@ -92,6 +92,24 @@ def test_drift_is_that_of_the_served_encoding(fitted) -> None:
     assert counts.contexts.drift_under(other) == {}
     counted(NamedInputs(other, None), [{"device": "pc"}] * 5, counts)
     assert counts.contexts.drift_under(other) == {}, "it has too few"
+
+
+def test_neither_the_hour_nor_what_is_chosen_is_a_drift() -> None:
+    days = [f"2026-03-{1 + number % 28:02d}T{number % 24:02d}:00:00Z" for number in range(400)]
+    seen = [{"at": day, "device": ("pc", "tv")[number % 2]} for number, day in enumerate(days)]
+    x, a = fit(AUTO, seen), fit(AUTO, [{"kind": "a"}, {"kind": "b"}] * 50)
+    named = NamedInputs(x, a)
+    action = np.frombuffer(to_bytes({"kind": "a"}), np.uint8)
+    found = {}
+    for name, device in (("hour", ("pc", "tv")), ("device", ("pc", "pc"))):
+        counts = InputCounts()
+        for number in range(200):
+            value = {"at": "2026-03-05T03:00:00Z", "device": device[number % 2]}
+            counts.selected(named, np.frombuffer(to_bytes(value), np.uint8), action)
+        assert counts.contexts.drift_under(x)["at"] > 0.25
+        assert counts.actions.drift_under(a)["kind"] > 0.25
+        found[name] = [path for path, _ in drifts(counts)]
+    assert found == {"hour": [], "device": ["context.device"]}
 
 
 def test_the_notice_and_the_metrics_of_a_server(api) -> None:
