@@ -165,7 +165,8 @@ class FaultClient:
         self._final(decision_id, parts)
 
     def _reward_windowed(self, decision_id: str, value: float) -> None:
-        some = {"pending", "aggregated", "duplicate", "late"}
+        """Report once: "applied" where the decision matured while the server was down."""
+        some = {"pending", "applied", "aggregated", "duplicate", "late"}
         self._reward("windowed", decision_id, "r0", value, some)
 
     def _repeat_an_old_one(self) -> None:
