@@ -33,7 +33,7 @@ _TABLES = (
     "allowed_hosts",
     "allowed_origins",
 )  # a variable of this name is JSON
-_DEEP = ("bandits",)  # a variable of one of its keys may be JSON, too
+_DEEP = ("bandits", "personalizer")  # a variable of one of its keys may be JSON, too
 
 
 Scope = Literal["select", "reward", "read", "admin"]
@@ -57,6 +57,28 @@ class KeySetting(BaseModel):
         if len(set(scopes)) < len(scopes):
             raise ValueError("a scope is named twice")
         return scopes
+
+
+class PersonalizerSetting(BaseModel):
+    """The doorway for clients of Azure Personalizer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enabled: bool = Field(False, description="Serve Personalizer's calls under /personalizer.")
+    create: bool = Field(
+        False,
+        description="The first Rank creates its bandit where it is missing: without keys on"
+        " loopback alone, with keys for those of the scope admin.",
+    )
+    bandit: str = Field(
+        "default",
+        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
+        description="The bandit of callers whose key has none in `keys`.",
+    )
+    keys: dict[str, str] = Field(
+        default_factory=dict,
+        description="The bandit of each API key, by the key's name: one of `keys` of the server.",
+    )
 
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -287,6 +309,12 @@ class Settings(BaseModel):
         default_factory=dict,
         description="Bandits that the start creates if they are missing: tables as `bandexa"
         " schema` describes them.",
+    )
+
+    personalizer: PersonalizerSetting = Field(
+        default_factory=PersonalizerSetting,
+        description="Calls for clients of Azure Personalizer: a table of `enabled`, `create`,"
+        " `bandit` and `keys`; see [personalizer](personalizer.md).",
     )
 
     @field_validator("allowed_hosts")

@@ -1,6 +1,7 @@
 """The composition root: settings in, ASGI app out.
 
-The order of a request: `OriginCheck`, `InFlightLimit`, then `HotCalls`; whatever is not a hot call
+The order of a request: `OriginCheck`, `InFlightLimit`, then `HotCalls`, with the doorway for
+clients of Personalizer in front of them where the settings have it switched on; whatever is neither
 goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop
 with the ASGI lifespan; until they have started, `Starting` answers.
 """
@@ -29,6 +30,8 @@ from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
+from service.http.personalizer.doorway import Doorway
+from service.http.personalizer.errors import AzureErrors
 from service.http.reloading import keys_read_anew
 from service.http.routes import (
     amending,
@@ -84,10 +87,11 @@ def create_app(settings: Settings) -> App:
     metrics = Metrics()
 
     def guarded(app: ASGIApp) -> ASGIApp:
-        return OriginCheck(
+        checked = OriginCheck(
             app, metrics=metrics, on_loopback=is_loopback(settings.host),
             has_keys=bool(keys), hosts=settings.allowed_hosts, origins=settings.allowed_origins,
         )  # fmt: skip
+        return AzureErrors(checked) if settings.personalizer.enabled else checked
 
     @asynccontextmanager
     async def serving(app: App) -> AsyncIterator[None]:
@@ -106,7 +110,9 @@ def create_app(settings: Settings) -> App:
             except SettingsError:
                 app.state.refused = True
                 raise
-            inner = HotCalls(app.behind, engine, settings, keys, large, app.budget)
+            inner: ASGIApp = HotCalls(app.behind, engine, settings, keys, large, app.budget)
+            if settings.personalizer.enabled:
+                inner = Doorway(inner, engine, settings, keys, large, app.budget)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             app.front = guarded(limited)
             yield

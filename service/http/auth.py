@@ -68,7 +68,7 @@ class GuardedRoute(APIRoute):
                 outcome = type(error).__name__
                 raise
             finally:
-                _record("administrative call", request, name, outcome)
+                record("administrative call", request, name, outcome)
 
         return guarded
 
@@ -93,10 +93,20 @@ def authorize(request: Request, keys: Keys, scope: Scope | Literal["any"]) -> st
         Forbidden: The key lacks the scope.
     """
     holder = identify(request, keys)
-    if scope != "any" and scope not in holder.scopes:
-        _record("refused call", request, holder.name, f"lacks scope {scope}")
-        raise Forbidden(f"the key {holder.name!r} lacks the scope {scope!r}")
+    if scope != "any":
+        check_scope(request, holder, scope)
     return holder.name
+
+
+def check_scope(request: Request, holder: KeySetting, scope: Scope) -> None:
+    """Check that a key may make a call.
+
+    Raises:
+        Forbidden: It lacks the scope.
+    """
+    if scope not in holder.scopes:
+        record("refused call", request, holder.name, f"lacks scope {scope}")
+        raise Forbidden(f"the key {holder.name!r} lacks the scope {scope!r}")
 
 
 def identify(request: Request, keys: Keys) -> KeySetting:
@@ -105,18 +115,34 @@ def identify(request: Request, keys: Keys) -> KeySetting:
     Raises:
         Unauthorized: It carries none, or an unknown one.
     """
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not key.strip():
-        _record("refused call", request, ANONYMOUS, "no key")
+    key = bearer_of(request)
+    if key is None:
+        record("refused call", request, ANONYMOUS, "no key")
         raise Unauthorized("send an API key, as `Authorization: Bearer KEY`")
-    holder = keys.holder(key.strip())
+    return holder_of(request, keys, key)
+
+
+def bearer_of(request: Request) -> str | None:
+    """Return the key that a request carries as a bearer token, or None."""
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if kind.lower() == "bearer" else None
+
+
+def holder_of(request: Request, keys: Keys, key: str) -> KeySetting:
+    """Return the settings of a key.
+
+    Raises:
+        Unauthorized: It is unknown.
+    """
+    holder = keys.holder(key)
     if holder is None:
-        _record("refused call", request, ANONYMOUS, "unknown key")
+        record("refused call", request, ANONYMOUS, "unknown key")
         raise Unauthorized("this API key is not known here")
     return holder
 
 
-def _record(event: str, request: Request, key: str, outcome: str) -> None:
+def record(event: str, request: Request, key: str, outcome: str) -> None:
+    """Log an administrative or a refused call; `key`: the name of its holder."""
     client = request.client.host if request.client else ""
     audit.info(
         event,

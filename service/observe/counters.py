@@ -330,6 +330,8 @@ class Metrics:
         trainer_restarts: Restarts of the trainer process.
         store_bytes: Bytes of the database that hold data, as of retention's last check.
         decisions_removed: Decisions that retention removed.
+        unknown_events: Rewards and activations of events that Personalizer's clients name, and
+            that do not exist here.
     """
 
     def __init__(self) -> None:
@@ -347,6 +349,7 @@ class Metrics:
         self.trainer_restarts = Count()
         self.store_bytes = 0
         self.decisions_removed = Count()
+        self.unknown_events = Count()
 
     def problem(self, kind: str) -> None:
         """Count a problem that was reported to a caller, by the name at the end of its type."""

@@ -94,6 +94,12 @@ class _EngineCollector(Collector):
             [((name,), count) for name, count in metrics.problems.items()],
         )  # fmt: skip
 
+        yield _counter(
+            "bandexa_personalizer_unknown_events",
+            "Rewards and activations of events that do not exist, from Personalizer's clients.",
+            metrics.unknown_events,
+        )
+
     def _store(self) -> Iterator[Metric]:
         store, metrics = self._engine.store, self._engine.metrics
         times = store.times

@@ -105,7 +105,8 @@ def test_every_block_says_its_language() -> None:
 @pytest.fixture(scope="module")
 def stage(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> Any:
     """The server that the pages talk of; its folder is where their commands run."""
-    return start_session_server(tmp_path_factory.mktemp("pages") / "bandexa-data")
+    doorway = {f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")}
+    return start_session_server(tmp_path_factory.mktemp("pages") / "bandexa-data", env=doorway)
 
 
 @pytest.mark.parametrize("page", run_pages())

@@ -1,0 +1,257 @@
+"""Personalizer's calls, from their bytes to their bytes, in front of all other calls.
+
+Runs on the event loop; large bodies are decoded in the thread for large bodies. A call checks the
+key before it reads a body, and every refusal is in Personalizer's shape.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http import auth
+from service.http.budget import BytesInFlight
+from service.http.codec import JSON, bounds_of, media_type
+from service.http.errors import Unauthorized, UnsupportedBody
+from service.http.keys import Keys, is_loopback
+from service.http.large_bodies import LARGE_BYTES, LargeBodies
+from service.http.limits import BodyReader, refuse_compressed
+from service.http.personalizer import events, ids, rank
+from service.http.personalizer.bodies import Body, Decoder, RankRequest, RewardRequest
+from service.http.personalizer.errors import (
+    CODES,
+    NotOffered,
+    Refused,
+    body_of,
+    send_error,
+    shaped,
+)
+from service.http.personalizer.errors import (
+    JSON as ANSWERED,
+)
+from service.http.personalizer.loops import NEW, loop_of, new_loop
+from service.http.personalizer.paths import Call, call_of, is_personalizer
+from service.http.problems import refusal_of
+from service.serving import manage
+from service.serving.engine import Engine
+from service.settings import PersonalizerSetting, Settings
+from service.settings import Scope as KeyScope
+
+KEY_HEADER = "ocp-apim-subscription-key"
+REQUEST_ID = "x-ms-client-request-id"
+T = TypeVar("T")
+B = TypeVar("B", bound=Body)
+_RANK, _REWARD = Decoder(RankRequest), Decoder(RewardRequest)
+
+
+class Caller(NamedTuple):
+    """Who calls.
+
+    Attributes:
+        name: The name of the key.
+        bandit: The bandit of the key.
+        may_create: Whether its first Rank creates that.
+    """
+
+    name: str
+    bandit: str
+    may_create: bool
+
+
+class Asked(NamedTuple):
+    """A request whose caller may make it: what is called, its body, and the client's id of it."""
+
+    call: Call
+    caller: Caller
+    request: Request
+    raw: bytes
+    arrived: float
+
+    @property
+    def event(self) -> str:
+        """The event that the path names."""
+        return self.call.event or ""
+
+    @property
+    def request_id(self) -> str | None:
+        """The client's id of the request, the same in every try; None without one."""
+        return self.request.headers.get(REQUEST_ID) or None
+
+
+class Answer(NamedTuple):
+    """An answer: its status, and its body."""
+
+    status: int
+    body: bytes = b""
+
+
+class Served(NamedTuple):
+    """How a call is served: the scope of its key, the code of a wrong request, and by what."""
+
+    scope: KeyScope
+    wrong: str
+    answer: Callable[[Doorway, Asked], Awaitable[Answer]]
+
+
+class Doorway:
+    """Answers Personalizer's calls; every other request goes to `app`.
+
+    Args:
+        app: The app behind it.
+        engine: Decides and learns.
+        settings: Its own settings, and limits.
+        keys: API keys; without any, every caller may call.
+        large: The thread for large bodies.
+        budget: What all bodies may take together.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        engine: Engine,
+        settings: Settings,
+        keys: Keys,
+        large: LargeBodies,
+        budget: BytesInFlight,
+    ) -> None:
+        self._app = app
+        self.engine = engine
+        self._settings = settings
+        self._keys = keys
+        self._large = large
+        self._budget = budget
+        self._bounds = bounds_of(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or not is_personalizer(scope):
+            await self._app(scope, receive, send)
+            return
+        wrong = CODES[400]
+        try:
+            call = call_of(scope)
+            served = _SERVED.get(call.name)
+            wrong = wrong if served is None else served.wrong
+            answer = await self._answer(call, served, scope, receive)
+        except ClientDisconnect:
+            return  # nobody is there to read an answer
+        except Exception as error:  # the top of a request
+            await self._refuse(error, wrong, scope, send)
+            return
+        headers = [(b"content-length", b"%d" % len(answer.body))] if answer.body else []
+        if answer.body:
+            headers.append((b"content-type", ANSWERED))
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def decoded(self, kind: Decoder[B], asked: Asked, prepare: Callable[[B], T]) -> T:
+        """Return what `prepare` makes of the decoded body, in the thread for large ones.
+
+        Raises:
+            UnsupportedBody, InvalidRequest, HTTPException: The body is not of this kind.
+        """
+        if media_type(asked.request.headers.get("content-type", "")) != JSON:
+            raise UnsupportedBody(f"send {JSON}")
+        raw = asked.raw
+
+        def work() -> T:
+            return prepare(kind.decode(raw, self._bounds))
+
+        return work() if len(raw) <= LARGE_BYTES else await self._large.run(work)
+
+    async def _answer(
+        self, call: Call, served: Served | None, scope: Scope, receive: Receive
+    ) -> Answer:
+        request = Request(scope)
+        caller = self._caller(request, "read" if served is None else served.scope)
+        if served is None:
+            raise NotOffered(f"{scope['method']} {call.path}")
+        headers = request.headers
+        refuse_compressed(headers.get("content-encoding", "").encode("latin-1"))
+        announced = headers.get("content-length", "").encode("latin-1")
+        settings = self._settings
+        reader = BodyReader(
+            receive, settings.max_body_bytes, settings.body_timeout_s, self.engine.loop,
+            self._budget, announced,
+        )  # fmt: skip
+        try:
+            raw = await reader.whole()
+            arrived = time.perf_counter()
+            return await served.answer(self, Asked(call, caller, request, raw, arrived))
+        finally:
+            reader.release()
+
+    def _caller(self, request: Request, needed: KeyScope) -> Caller:
+        """Return who calls.
+
+        Raises:
+            Unauthorized, Forbidden: They may not.
+        """
+        setting: PersonalizerSetting = self._settings.personalizer
+        if not self._keys:
+            may = setting.create and is_loopback(self._settings.host)
+            return Caller(auth.ANONYMOUS, setting.bandit, may)
+        key = request.headers.get(KEY_HEADER, "").strip() or auth.bearer_of(request)
+        if key is None:
+            auth.record("refused call", request, auth.ANONYMOUS, "no key")
+            raise Unauthorized("send an API key, as `Ocp-Apim-Subscription-Key: KEY`")
+        holder = auth.holder_of(request, self._keys, key)
+        auth.check_scope(request, holder, needed)
+        may = setting.create and "admin" in holder.scopes
+        return Caller(holder.name, setting.keys.get(holder.name, setting.bandit), may)
+
+    async def _refuse(self, error: Exception, wrong: str, scope: Scope, send: Send) -> None:
+        metrics = self.engine.metrics
+        if isinstance(error, Refused | NotOffered):
+            code = error.code if isinstance(error, Refused) else "OperationNotAllowed"
+            status = error.status if isinstance(error, Refused) else 403
+            metrics.problem(code)
+            await send_error(send, status, code, body_of(code, str(error)))
+            return
+        refusal = refusal_of(error, metrics, f"{scope['method']} {scope['path'][:200]}")
+        status, code, body = shaped(refusal, wrong)
+        more = [(k.lower().encode(), v.encode("latin-1")) for k, v in refusal.headers.items()]
+        await send_error(send, status, code, body, more)
+
+
+# -- the calls ----------------------------------------------------------------------------------
+
+
+async def _rank(door: Doorway, asked: Asked) -> Answer:
+    caller, engine = asked.caller, door.engine
+    is_new = caller.may_create and not engine.live.exists(caller.bandit)
+    loop = new_loop(caller.bandit) if is_new else loop_of(engine, caller.bandit)
+
+    def prepare(body: RankRequest) -> rank.RankCommand:
+        return rank.rank_command(loop, body, asked.raw, asked.request_id, asked.arrived)
+
+    command = await door.decoded(_RANK, asked, prepare)
+    if not loop.exists:  # only a Rank that is none of a mistake creates it
+        await manage.put_bandit(engine, loop.name, NEW)
+    return Answer(201, await rank.rank(engine, command))
+
+
+async def _reward(door: Doorway, asked: Asked) -> Answer:
+    loop = loop_of(door.engine, asked.caller.bandit)
+    value = await door.decoded(_REWARD, asked, lambda body: body.value)
+    decision = ids.decision_of(loop.name, asked.event)
+    await events.reward(door.engine, loop.name, decision, value, asked.request_id)
+    return Answer(204)
+
+
+async def _activate(door: Doorway, asked: Asked) -> Answer:
+    loop = loop_of(door.engine, asked.caller.bandit)
+    await events.activate(door.engine, ids.decision_of(loop.name, asked.event))
+    return Answer(204)
+
+
+_SERVED: dict[str, Served] = {
+    "rank": Served("select", "InvalidRankRequest", _rank),
+    "reward": Served("reward", "InvalidRewardRequest", _reward),
+    "activate": Served("reward", "InvalidEventIdToActivate", _activate),
+}

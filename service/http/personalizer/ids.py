@@ -1,0 +1,68 @@
+"""Ids of events and actions: Personalizer takes any text, the service a few characters.
+
+An event's id becomes the id of a decision that is the bandit's own: `pz:BANDIT:EVENT` where that is
+one, else `pz-` and a digest. Slots of one event are decisions of their own. The id of an action
+stays what it is where it can. What was replaced is kept beside the decision: the event's in its
+context, the action's in its features, and callers only ever see their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from hashlib import sha256
+
+from bandexa_core.ids import ActionId, DecisionId
+from service.http.schemas.decide import ID_PATTERN
+
+_ID = re.compile(ID_PATTERN.strip("^$"))
+_DIGEST = "pz-"
+MOST = 256  # characters of an id of Personalizer's
+
+
+def decision_of(bandit: str, event: str, slot: str | None = None) -> DecisionId:
+    """Return the id of the decision of an event, or of one of its slots."""
+    parts = [bandit, event] if slot is None else [bandit, event, slot]
+    head = "pz" if slot is None else "ps"
+    readable = ":".join([head, *parts])
+    # The last part may have colons: where all others have none, there is one way to read it.
+    if _ID.fullmatch(readable) and not any(":" in part for part in parts[:-1]):
+        return DecisionId(readable)
+    return DecisionId(_digest(head, *parts))
+
+
+def is_digest(decision: DecisionId) -> bool:
+    """Whether an id says nothing of the event's own, so that it has to be kept."""
+    return decision.startswith(_DIGEST)
+
+
+def action_of(given: str) -> ActionId:
+    """Return the id of an action."""
+    if _ID.fullmatch(given) and not given.startswith(_DIGEST):
+        return ActionId(given)
+    return ActionId(_digest("action", given))
+
+
+def reward_of(bandit: str, decision: DecisionId, request: str) -> str:
+    """Return the id of a reward that a client's request reports, however often it is sent."""
+    return _digest("reward", bandit, decision, request)
+
+
+def event_of(bandit: str, request: str, body: bytes) -> str:
+    """Return the id of an event whose client sent none, the same for each try of one request.
+
+    It has the form of Personalizer's own: 32 hexadecimal digits, a dash and five more.
+    """
+    digest = sha256(b"\0".join([bandit.encode(), request.encode(), body])).hexdigest()
+    return f"{digest[:32]}-{digest[32:37]}"
+
+
+def new_event() -> str:
+    """Return a new id of that form."""
+    return f"{secrets.token_hex(16)}-{secrets.token_hex(3)[:5]}"
+
+
+def _digest(*parts: str) -> str:
+    joined = b"".join(b"%d:%s" % (len(data), data) for data in map(str.encode, parts))
+    return _DIGEST + base64.urlsafe_b64encode(sha256(joined).digest()).rstrip(b"=").decode()

@@ -1,0 +1,114 @@
+"""Whatever refuses a request of these paths answers in Personalizer's error shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.http.keys import hash_of
+from tests.fixtures.servers import Server, servers
+from tests.http.personalizer.conftest import ACTIONS, Personalizer, error_of
+
+RANK = {"actions": ACTIONS}
+KEYS = {"caller": ["select", "reward"], "owner": ["select", "reward", "read", "admin"]}
+
+
+def table(name: str, scopes: list[str]) -> str:
+    head = f'[[keys]]\nname = "{name}"\nsha256 = "{hash_of(name)}"\n'
+    return f"{head}scopes = {json.dumps(scopes)}\n"
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with keys and small limits; the key of `owner` has a bandit of its own."""
+    folder: Path = tmp_path_factory.mktemp("locked")
+    config = folder / "bandexa.toml"
+    config.write_text(
+        "max_body_bytes = 2048\n"
+        + "".join(table(name, scopes) for name, scopes in KEYS.items())
+        + '[personalizer]\nenabled = true\ncreate = true\nkeys = { owner = "own" }\n'
+    )
+    with servers(folder) as start:
+        yield start(None, "--config", config)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "code"),
+    [
+        ("POST", "/v1.0/nothing", RANK, {}, 404, "ResourceNotFound"),
+        ("POST", "/v1.0", RANK, {}, 404, "ResourceNotFound"),
+        ("POST", "", RANK, {}, 400, "BadRequest"),
+        ("POST", "/v2.0/rank", RANK, {}, 404, "ResourceNotFound"),
+        ("POST", "/v1.0/multislot/rank", RANK, {}, 404, "ResourceNotFound"),
+        ("GET", "/v1.0/rank", None, {}, 405, "MethodNotAllowed"),
+        ("POST", "/v1.0/rank", b"{}", {"content-type": "text/plain"}, 415, "UnsupportedMediaType"),
+        ("POST", "/v1.0/rank", b"{}", {"content-encoding": "gzip"}, 415, "UnsupportedMediaType"),
+        ("POST", "/v1.0/rank", RANK, {"origin": "http://other.example"}, 403, "403"),
+        ("POST", "/v1.0/rank", RANK, {"host": "other.example"}, 403, "403"),
+        ("POST", "/v1.0/events/%FF/reward", {"value": 1}, {}, 400, "BadRequest"),
+        ("POST", "/v1.0/evaluations", {}, {}, 403, "OperationNotAllowed"),
+    ],
+)
+def test_errors_have_one_shape(
+    personalizer, method: str, path: str, body: Any, headers: Any, status: int, code: str
+) -> None:
+    refused = personalizer.send(method, f"/personalizer{path}", body, headers)
+    assert refused.status_code == status, refused.text
+    assert error_of(refused)["code"] == code
+
+
+def test_keys_are_asked_for_as_personalizer_does(locked: Server) -> None:
+    key = "ocp-apim-subscription-key"
+    with locked.client() as http:
+        calls = Personalizer(http)
+        for headers in ({}, {key: "unknown"}, {"authorization": "Bearer unknown"}):
+            refused = calls.send("POST", "/personalizer/v1.0/rank", RANK, headers)
+            assert refused.status_code == 401
+            assert error_of(refused)["code"] == "401"
+        refused = calls.send("GET", "/personalizer/v1.0/model", None, {key: "caller"})
+        assert refused.status_code == 403
+        assert error_of(refused)["code"] == "403"
+
+
+def test_a_key_has_its_bandit_and_creates_it_where_it_may(locked: Server) -> None:
+    key = "Ocp-Apim-Subscription-Key"
+    with locked.client() as http:
+        calls = Personalizer(http)
+
+        def rank(body: Any, **headers: str) -> Any:
+            return calls.send("POST", "/personalizer/v1.0/rank", body, headers)
+
+        refused = rank(RANK, **{key: "caller"})  # it may not create "default"
+        assert refused.status_code == 404
+        assert error_of(refused)["code"] == "ResourceNotFound"
+        assert rank({"actions": []}, **{key: "owner"}).status_code == 400
+        admin = {"authorization": "Bearer owner"}
+        assert http.get("/bandits/own", headers=admin).status_code == 404  # nothing was changed
+        assert rank(RANK, **{key: "owner"}).status_code == 201
+        assert rank(RANK, **admin).status_code == 201
+        assert http.get("/bandits/own", headers=admin).status_code == 200
+        assert http.get("/bandits/default", headers=admin).status_code == 404
+        too_large = rank({"actions": ACTIONS, "contextFeatures": [{"x": "y" * 3000}]}, **admin)
+        assert too_large.status_code == 413
+        assert error_of(too_large)["code"] == "PayloadSizeExceeded"
+
+
+def test_without_the_setting_there_are_no_such_paths(http, problem) -> None:
+    problem(http.post("/personalizer/v1.0/rank", json=RANK), 404, "not-found")
+
+
+def test_a_bandit_of_numbers_is_refused(locked: Server) -> None:
+    admin = {"authorization": "Bearer owner"}
+    with locked.client() as http:
+        spec = {"context": {"shape": [2]}}
+        assert http.put("/bandits/default", json=spec, headers=admin).status_code == 201
+        calls = Personalizer(http)
+        caller = {"ocp-apim-subscription-key": "caller"}
+        refused = calls.send("POST", "/personalizer/v1.0/rank", RANK, caller)
+        assert refused.status_code == 400
+        assert "named features" in error_of(refused)["message"]
+        assert http.delete("/bandits/default", headers=admin).status_code == 204
