@@ -17,6 +17,7 @@ TIMINGS = {
     "all": "every measurement with a target, and one table of the targets",
     "http": "selects, rewards and batches per second over two ceilings of HTTP",
     "core": "select + update over the textbook method, log rows in groups over one by one",
+    "decisions": "decisions in process, alone and 16 together; over those of another checkout",
     "rebuild": "rebuild of a posterior over one matrix product and one read of its rows",
     "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
     "changes": "start, explanation and swap after an hour of catalogue changes over none",
@@ -58,8 +59,8 @@ PROOFS = {
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
-    "http", "core", "rebuild", "catalog", "memory", "simulated", "images", "compare", "startup",
-    "peers",
+    "http", "core", "decisions", "rebuild", "catalog", "memory", "simulated", "images", "compare",
+    "startup", "peers",
 }  # fmt: skip
 
 

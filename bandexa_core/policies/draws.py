@@ -1,10 +1,10 @@
 """Draws of a decision: sampled values of all candidates, for every member of the panel.
 
 One function for each kind of encoder: `draw_disjoint` where it ignores the action, `draw_folded`
-where weights fold into a query over action parts, `draw_encoded` for the others. `draw_together`
-serves small networks, for one decision or several over the same candidates. numpy is then called
-once for all of them, and each decision gets the bits that it would get alone, because every product
-has the same shape per decision. Only the generators change.
+where weights fold into a query over action parts, `draw_together` for small networks,
+`draw_encoded` for the others. Those that return a `JointDraw` serve one decision or several over
+the same candidates. numpy is then called once for all of them, and each decision gets the bits that
+it would get alone, because every product has the same shape per decision. Only generators change.
 Legend: B decisions, K candidates, M members, D features, V size of an action part, `*X` a context.
 """
 
@@ -65,62 +65,66 @@ class JointDraw(NamedTuple):
     """Draws of several decisions over the same candidates.
 
     Attributes:
-        scores: The served members' sampled values, (B, K).
-        members: All members' sampled values, (B, M, K).
-        winners: Every member's best candidate, (B, M); the first one's is served.
-        means: Posterior means, (B, K).
-        z: Features, in columns, (B, D, K).
+        members: All members' sampled values less `offsets`, (B, M, K); the first one's are served.
+        winners: Every member's best candidate, (B, M).
+        means: Posterior means, less a number that they share, (B, K).
+        offsets: A number that all values of the served member share, (B,).
+        stds: Computes posterior standard deviations, given decisions and candidates, (N,) each.
         encode_s: Seconds spent on encoding all of them.
     """
 
-    scores: Array64
     members: Array64
     winners: NDArray[np.int64]
     means: Array64
-    z: Array64
+    offsets: Array64
+    stds: Callable[[NDArray[np.int64], NDArray[np.int64]], Array64]
     encode_s: float
+
+    @property
+    def scores(self) -> Array64:
+        """The served members' sampled values, (B, K)."""
+        return self.members[:, 0]
 
     @property
     def finite(self) -> bool:
         """Whether the served score of every decision is finite; argmax selects a NaN."""
-        served_BK, winners_B = self.scores, self.winners[:, 0]
-        return bool(np.isfinite(served_BK[np.arange(len(served_BK)), winners_B]).all())
+        served_B = self.members[np.arange(len(self.members)), 0, self.winners[:, 0]]
+        return bool(np.isfinite(served_B + self.offsets).all())
 
-    def only(self, posterior: GaussianPosterior) -> Draw:
+    def only(self) -> Draw:
         """Return the draw of the only decision."""
-        winners_M, means_K, z_DK = self.winners[0], self.means[0], self.z[0]
-        scores_MK = self.members[0]
+        winners_M, means_K, scores_MK = self.winners[0], self.means[0], self.members[0]
+        first, stds = np.zeros(1, np.int64), self.stds
         return Draw(
-            self.scores[0],
+            scores_MK[0],
             lambda: winners_M,
-            offset=posterior.frame.center,
+            offset=float(self.offsets[0]),
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
-            std=lambda index: float(posterior.stds_of(z_DK[None, :, index])[0]),
+            std=lambda index: float(stds(first, np.array([index]))[0]),
             members=lambda: scores_MK,
         )
 
 
 def draw_disjoint(
     posterior: DisjointPosterior,
-    z_D: Array64,
+    z_BD: Array64,
     slots_K: NDArray[np.int64],
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
     exploration: Exploration,
     encode_s: float,
-) -> Draw:
-    """Draw with a posterior for each slot."""
-    scores_MK, means_K, stds_K = posterior.sample_with_moments(
-        rng, z_D, slots_K, exploration.panel, exploration.scale
+) -> JointDraw:
+    """Draw the panels of B decisions with a posterior for each slot."""
+    scores_BMK, means_BK, stds_BK = posterior.sample_many(
+        rngs, z_BD, slots_K, exploration.panel, exploration.scale
     )
-    return Draw(
-        scores_MK[0],
-        lambda: scores_MK.argmax(axis=1),
-        offset=posterior.frame.center,
-        encode_s=encode_s,
-        best=lambda: int(means_K.argmax()),
-        std=lambda index: float(stds_K[index]),
-        members=lambda: scores_MK,
+    return JointDraw(
+        scores_BMK,
+        scores_BMK.argmax(axis=2),
+        means_BK,
+        np.full(len(rngs), posterior.frame.center),
+        lambda decisions, candidates: stds_BK[decisions, candidates],
+        encode_s,
     )
 
 
@@ -215,15 +219,19 @@ def draw_together(
     took = time.perf_counter() - started
     weights_BMD = posterior.sample_many(rngs, exploration.panel, exploration.scale)
     scores_BMK = np.matmul(weights_BMD, z_BDK)
-    winners_BM = scores_BMK.argmax(axis=2)
-    means_BK = np.matmul(posterior.mean, z_BDK)
-    return JointDraw(scores_BMK[:, 0], scores_BMK, winners_BM, means_BK, z_BDK, took)
+    return JointDraw(
+        scores_BMK,
+        scores_BMK.argmax(axis=2),
+        np.matmul(posterior.mean, z_BDK),
+        np.full(len(rngs), posterior.frame.center),
+        lambda decisions, candidates: posterior.stds_of(z_BDK[decisions, :, candidates]),
+        took,
+    )
 
 
 def choose(
     drawn: JointDraw,
     groups: Groups | None,
-    posterior: GaussianPosterior,
     rngs: Sequence[np.random.Generator],
     explores: Sequence[bool],
     exploration: Exploration,
@@ -257,10 +265,10 @@ def choose(
         explored_B[row] = not ranking.tie(int(means_B[row]), int(served_B[row]))
     columns = zip(
         served_B[:, None],
-        drawn.scores[rows_B, group_B][:, None] + posterior.frame.center,
+        (drawn.scores[rows_B, group_B] + drawn.offsets)[:, None],
         votes_B.tolist(),
         explored_B.tolist(),
-        (spread * posterior.stds_of(drawn.z[rows_B, :, group_B])).tolist(),
+        (spread * drawn.stds(rows_B, group_B)).tolist(),
         strict=True,
     )
     return [

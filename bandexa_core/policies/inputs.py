@@ -7,12 +7,13 @@ A action features, `*X` a context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.encoders.fixed import PerActionEncoder
 from bandexa_core.encoders.protocol import (
     Encoder,
     FoldingEncoder,
@@ -127,14 +128,27 @@ class EncodedInputs:
         Raises:
             ValueError: A candidate is not in the catalogue.
         """
-        if (candidates.slots == INLINE_SLOT).any():
-            raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
+        self._check_known(candidates)
         first = candidates.action(0)[None]
         if isinstance(context, EncodedContext):
             assert self.splitting is not None, "only a split encoder encodes contexts beforehand"
             parts_1V = self.splitting.action_part(first)
             return self.splitting.combine(context.part, parts_1V).reshape(-1)
         return self.encoder.encode(context[None], first).reshape(-1)
+
+    def _check_known(self, candidates: Candidates) -> None:
+        if (candidates.slots == INLINE_SLOT).any():
+            raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
+
+    def all_shared_features(
+        self, contexts: Sequence[NDArray[Any] | EncodedContext], candidates: Candidates
+    ) -> Array64:
+        """Return `shared_features` of several contexts, (B, D), each bit for bit as alone."""
+        if not isinstance(self.encoder, PerActionEncoder):
+            return np.stack([self.shared_features(x, candidates) for x in contexts])
+        self._check_known(candidates)
+        x_BX = np.stack([raw(context) for context in contexts])
+        return self.encoder.encode(x_BX, candidates.action(0)[None])
 
     def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:
         if self.named is not None and self.named.a is not None:

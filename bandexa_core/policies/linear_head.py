@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
+from bandexa_core.encoders.protocol import Encoder, SlowEncoder
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
@@ -21,6 +21,7 @@ from bandexa_core.policies.calibration import Calibration
 from bandexa_core.policies.draws import (
     ROWS_AT_ONCE,
     Draw,
+    JointDraw,
     choose,
     draw_disjoint,
     draw_encoded,
@@ -55,6 +56,8 @@ Array64 = NDArray[np.float64]
 BLOCK_ROWS = 8  # a block of fewer rows takes as long as the rows one by one
 MAX_WEIGHTS = 8193  # 8192 features and the constant: a posterior of 0.5 GB, and its statistics
 
+Contexts = Sequence[NDArray[Any] | EncodedContext]
+Drawing = Callable[[Contexts, Sequence[np.random.Generator], Exploration], JointDraw]
 NO_EXPLORATION = Exploration(panel=1)
 GREEDY = Exploration(panel=1, method="greedy")
 NOT_FINITE = "context: the encoder gives no finite features for it"
@@ -159,32 +162,27 @@ class LinearHead(EncodedInputs):
         """See `Policy.select_many`."""
         forced = forced or [None] * len(contexts)
         groups, offered = self._grouped(candidates)
-        joint = self._joint_for(len(offered))
         draws = exploration.method == "thompson" and not self.greedy
-        if joint is None or not draws or len(contexts) == 1:
+        drawing = self._drawing(offered) if draws and len(contexts) > 1 else None
+        if drawing is None:
             rows = zip(contexts, rngs, forced, strict=True)
             return [
                 self.select(x, candidates, rng, exploration=exploration, forced=each)
                 for x, rng, each in rows
             ]
-        encoder, posterior = joint
-        parts_GV = self.parts(encoder, offered)
         exploration, spread = self._calibrated(exploration), self.calibration.spread
         choices: list[Choice] = []
         step = max(1, ROWS_AT_ONCE // len(offered))
         for first in range(0, len(contexts), step):
             own = rngs[first : first + step]
             explores = [rng.random() < exploration.epsilon for rng in own]
-            x = [raw(context) for context in contexts[first : first + step]]
-            drawn = draw_together(
-                encoder, posterior, self.scaled(np.stack(x)), parts_GV, own, exploration
-            )
+            x = self._all_ready(contexts[first : first + step])
+            drawn = drawing(x, own, exploration)
             if not drawn.finite:
                 raise ValueError(NOT_FINITE)
             choices += choose(
-                drawn, groups, posterior, own, explores, exploration, spread,
-                forced[first : first + step],
-            )  # fmt: skip
+                drawn, groups, own, explores, exploration, spread, forced[first : first + step]
+            )
         return choices
 
     def ballot(
@@ -226,12 +224,44 @@ class LinearHead(EncodedInputs):
         groups = candidates.groups if self.encoder.uses_action else None
         return groups, candidates if groups is None else candidates.firsts
 
-    def _joint_for(self, num: int) -> tuple[JointEncoder, GaussianPosterior] | None:
-        """Return encoder and posterior if decisions over `num` candidates can be drawn together."""
-        posterior, chunk = self.posterior, self.action_chunk
-        if self.joint is None or isinstance(posterior, DisjointPosterior):
+    def _drawing(self, candidates: Candidates) -> Drawing | None:
+        """Return what draws several decisions over these candidates together; None: nothing does.
+
+        Its contexts are ready ones, as `_all_ready` returns them.
+        """
+        posterior, joint, chunk = self.posterior, self.joint, self.action_chunk
+        if isinstance(posterior, DisjointPosterior):
+            return partial(self._draw_disjoint, posterior, candidates)
+        if joint is None or (chunk is not None and len(candidates) > chunk):
             return None
-        return (self.joint, posterior) if chunk is None or num <= chunk else None
+        parts_KV = self.parts(joint, candidates)
+
+        def draw(
+            contexts: Contexts, rngs: Sequence[np.random.Generator], exploration: Exploration
+        ) -> JointDraw:
+            x_BX = np.stack([raw(context) for context in contexts])
+            return draw_together(joint, posterior, x_BX, parts_KV, rngs, exploration)
+
+        return draw
+
+    def _all_ready(self, contexts: Contexts) -> Contexts:
+        """Return contexts as the encoder takes them."""
+        if any(isinstance(context, EncodedContext) for context in contexts):
+            return [self.ready(context) for context in contexts]
+        return list(self.scaled(np.stack([raw(context) for context in contexts])))
+
+    def _draw_disjoint(
+        self,
+        posterior: DisjointPosterior,
+        candidates: Candidates,
+        contexts: Contexts,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration,
+    ) -> JointDraw:
+        started = time.perf_counter()
+        z_BD = self.all_shared_features(contexts, candidates)
+        took = time.perf_counter() - started
+        return draw_disjoint(posterior, z_BD, candidates.slots, rngs, exploration, took)
 
     def _draw(
         self,
@@ -252,14 +282,10 @@ class LinearHead(EncodedInputs):
                 offset=posterior.frame.center,
             )
         started = time.perf_counter()
-        if isinstance(posterior, DisjointPosterior):
-            z_D = self.shared_features(context, candidates)
-            took = time.perf_counter() - started
-            return draw_disjoint(posterior, z_D, candidates.slots, rng, exploration, took)
-        joint = self._joint_for(len(candidates))
-        if joint is not None:
-            parts_KV, x_1X = self.parts(joint[0], candidates), raw(context)[None]
-            return draw_together(*joint, x_1X, parts_KV, [rng], exploration).only(posterior)
+        drawing = self._drawing(candidates)
+        if drawing is not None:
+            return drawing([context], [rng], exploration).only()
+        assert isinstance(posterior, GaussianPosterior), "disjoint ones are drawn above"
         encoder = self.folding
         if encoder is None:
             chunks, std = self.encoded(context, candidates), self._std_of(context, candidates)

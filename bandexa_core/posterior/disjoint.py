@@ -12,7 +12,6 @@ Shapes: K requested slots, M draws, D features.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,9 +22,10 @@ from bandexa_core.posterior.blas import prepare
 from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.frame import Frame, doubles, frame_tensors, read_frame
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
-from bandexa_core.posterior.noise import draw_noise, expected_noise
-from bandexa_core.posterior.rows import FloatArray, as_row
-from bandexa_core.posterior.state import immediate_state, nonzero_rows
+from bandexa_core.posterior.noise import expected_noise, noise_of
+from bandexa_core.posterior.rows import FloatArray, as_row, as_rows
+from bandexa_core.posterior.stacked import STACKED_DIM, Stacked
+from bandexa_core.posterior.state import IntArray, immediate_state, nonzero_rows
 from bandexa_core.posterior.statistics import Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
 
@@ -36,6 +36,11 @@ class _SlotPosterior(GaussianPosterior):
     __slots__ = ()
     _new_state = staticmethod(immediate_state)
     _moves_frame = False
+
+    @property
+    def matrix_DW(self) -> FloatArray:
+        """[S mean], (D, D + 1), not to be written."""
+        return self._state.matrix_DW
 
 
 POOL_ROUNDING = 1e-6  # beyond, the sum of the slots is taken
@@ -68,6 +73,19 @@ class Pool(NamedTuple):
         )
 
 
+class SampledScores(NamedTuple):
+    """Draws of the scores of K slots for each of B vectors.
+
+    Attributes:
+        scores: Less the centre, (B, M, K).
+        means, stds: What they have as mean and deviation where they are not scaled, (B, K).
+    """
+
+    scores: FloatArray
+    means: FloatArray
+    stds: FloatArray
+
+
 class DisjointPosterior:
     """Independent posteriors per action slot; a slot that has learned nothing takes no memory.
 
@@ -80,7 +98,7 @@ class DisjointPosterior:
         refresh_every: rows and corrections of one slot between two refreshes.
     """
 
-    __slots__ = ("_pool", "_slots", "config", "dim", "frame", "refresh_every")
+    __slots__ = ("_pool", "_slots", "_stacked", "config", "dim", "frame", "refresh_every")
 
     def __init__(
         self,
@@ -105,6 +123,7 @@ class DisjointPosterior:
         self.refresh_every = refresh_every
         self.frame = Frame.first(config) if frame is None else frame
         self._slots: dict[int, _SlotPosterior] = {}
+        self._stacked = Stacked(dim) if dim <= STACKED_DIM else None
         self._pool = Pool()
 
     @classmethod
@@ -155,10 +174,10 @@ class DisjointPosterior:
             frame = _frame_of({0: total}, frame, config)
         posterior = cls(dims.pop(), config, refresh_every=refresh_every, frame=frame)
         for slot, sums in known.items():
-            posterior._slots[_checked(slot)] = _SlotPosterior.from_statistics(
+            posterior._slots[_checked_slot(slot)] = _SlotPosterior.from_statistics(
                 sums, config, refresh_every=refresh_every, frame=frame, moves=False
             )
-        posterior._pool_again()
+        posterior._slots_changed()
         return posterior
 
     @property
@@ -204,10 +223,11 @@ class DisjointPosterior:
             )
             before = Pool()
             posterior.update(z, r)
-            self._slots[_checked(slot)] = posterior
+            self._slots[_checked_slot(slot)] = posterior
         else:
             before = Pool.of(posterior)
             posterior.update(z, r)
+        self._put(slot, posterior)
         num_rows = self._pool.num_rows
         self._pool = self._pool.changed(before, Pool.of(posterior))
         if self.config.learns_frame and doubles(num_rows, self._pool.num_rows):
@@ -227,6 +247,7 @@ class DisjointPosterior:
             raise ValueError(f"slot {slot} has learned no row that could be corrected")
         old = Pool.of(posterior)
         posterior.correct(z, before, after, weight)
+        self._put(slot, posterior)
         self._pool = self._pool.changed(old, Pool.of(posterior))
 
     def remove(
@@ -241,7 +262,7 @@ class DisjointPosterior:
         if posterior is None:
             raise ValueError(f"slot {slot} has learned no row that could be removed")
         posterior.remove(z_ND, r_N, weights_N)
-        self._pool_again()
+        self._slots_changed()
 
     def begin_frame_again(self, *, center: bool) -> None:
         """See GaussianPosterior.begin_frame_again."""
@@ -252,7 +273,7 @@ class DisjointPosterior:
         """Multiply the weight of every row of every slot; see GaussianPosterior.forget."""
         for posterior in self._slots.values():
             posterior.forget(factor)
-        self._pool_again()
+        self._slots_changed()
 
     def refresh(self) -> None:
         """Recompute every slot from its statistics; see GaussianPosterior.refresh."""
@@ -266,12 +287,19 @@ class DisjointPosterior:
         self.frame = frame
         for posterior in self._slots.values():
             posterior.reframe(frame)
-        self._pool_again()
+        self._slots_changed()
 
-    def _pool_again(self) -> None:
+    def _put(self, slot: int, posterior: _SlotPosterior) -> None:
+        if self._stacked is not None:
+            self._stacked.put(slot, posterior.matrix_DW)
+
+    def _slots_changed(self) -> None:
+        """Bring up to date what follows from the slots."""
         self._pool = Pool()
         for slot in self.slots:
-            self._pool = self._pool.changed(Pool(), Pool.of(self._slots[slot]))
+            posterior = self._slots[slot]
+            self._pool = self._pool.changed(Pool(), Pool.of(posterior))
+            self._put(slot, posterior)
 
     def mean_std(
         self, z: npt.ArrayLike, slots: Sequence[int] | npt.NDArray[np.integer]
@@ -288,10 +316,8 @@ class DisjointPosterior:
         Raises:
             ValueError: z or a slot is invalid.
         """
-        mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
-        if self.config.noise == "fixed":
-            return mean, math.sqrt(self._noise_var) * spread
-        return mean, np.sqrt(expected_noise(a, b)) * spread
+        mean_1K, spread_1K = self._moments(as_row(z, self.dim)[None], _checked(slots))
+        return mean_1K[0], np.sqrt(self._expected_noise(slots)) * spread_1K[0]
 
     def sample_scores(
         self,
@@ -322,28 +348,50 @@ class DisjointPosterior:
             ValueError: z or a slot is invalid, or a slot occurs twice (its scores would be drawn
                 as if independent).
         """
-        return self.sample_with_moments(rng, z, slots, num, scale)[0]
+        z_1D, rngs = as_row(z, self.dim)[None], [rng]
+        scores_MK: FloatArray = self.sample_many(rngs, z_1D, slots, num, scale).scores[0]
+        return scores_MK
 
-    def sample_with_moments(
+    def sample_many(
         self,
-        rng: np.random.Generator,
-        z: npt.ArrayLike,
+        rngs: Sequence[np.random.Generator],
+        z_BD: npt.ArrayLike,
         slots: Sequence[int] | npt.NDArray[np.integer],
         num: int,
         scale: float = 1.0,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the results of `sample_scores` (M, K) and of `mean_std` (K,), (K,)."""
-        mean, spread, a, b = self._moments(as_row(z, self.dim), slots)
-        if len(set(slots)) != len(slots):
+    ) -> SampledScores:
+        """Return the results of `sample_scores` and `mean_std` for several z, each as alone.
+
+        Args:
+            rngs: One generator for each z.
+            z_BD: features, shape (B, D).
+            slots: See `sample_scores`.
+            num: likewise.
+            scale: likewise.
+
+        Raises:
+            ValueError: As for `sample_scores`.
+        """
+        slots_K = _checked(slots)
+        mean_BK, spread_BK = self._moments(as_rows(z_BD, self.dim), slots_K)
+        if not _ascends(slots_K) and len(np.unique(slots_K)) != len(slots_K):
             raise ValueError("slots must be distinct")
-        size = (num, len(slots))
+        pooled, size = self.config.pooled, (num, len(slots_K))
+        std_BK = np.sqrt(self._expected_noise(slots)) * spread_BK
+        scores_BMK = np.empty((len(rngs), *size))
         if self.config.noise == "fixed":
-            std = math.sqrt(self._noise_var) * spread
-            return mean + scale * std * rng.standard_normal(size), mean, std
-        noise_size = (num, 1) if self.config.pooled else size
-        scales = scale * np.sqrt(draw_noise(rng, a, b, noise_size)) * spread
-        std = np.sqrt(expected_noise(a, b)) * spread
-        return mean + scales * rng.standard_normal(size), mean, std
+            for rng, scores_MK in zip(rngs, scores_BMK, strict=True):
+                rng.standard_normal(out=scores_MK)
+            scores_BMK *= (scale * std_BK)[:, None]
+        else:
+            a, b = self._pooled_noise() if pooled else self._noise_of_each(slots_K)
+            gammas = np.empty((len(rngs), num, 1) if pooled else scores_BMK.shape)
+            for rng, gamma, scores_MK in zip(rngs, gammas, scores_BMK, strict=True):
+                rng.standard_gamma(a, out=gamma)
+                rng.standard_normal(out=scores_MK)
+            scores_BMK *= (scale * np.sqrt(noise_of(gammas, b))) * spread_BK[:, None]
+        scores_BMK += mean_BK[:, None]
+        return SampledScores(scores_BMK, mean_BK, std_BK)
 
     def copy(self) -> DisjointPosterior:
         """Return an independent copy that continues bit for bit."""
@@ -351,6 +399,7 @@ class DisjointPosterior:
             self.dim, self.config, refresh_every=self.refresh_every, frame=self.frame
         )
         other._slots = {slot: posterior.copy() for slot, posterior in self._slots.items()}
+        other._stacked = None if self._stacked is None else self._stacked.copy()
         other._pool = self._pool
         return other
 
@@ -397,7 +446,7 @@ class DisjointPosterior:
             if loaded.frame != posterior.frame:
                 raise ValueError(f"slot {slot_index} has a frame of its own")
             posterior._slots[slot_index] = loaded
-        posterior._pool_again()
+        posterior._slots_changed()
         if "pool" in tensors:  # it differs from the sum of the slots by rounding at most
             stored = read_tensor(tensors, "pool", (3,))
             if np.allclose(stored, posterior._pool, rtol=POOL_ROUNDING, atol=0.0):
@@ -433,7 +482,7 @@ class DisjointPosterior:
             for slot, posterior in self._slots.items()
             if posterior.num_rows  # others are the prior
         }
-        own._pool_again()
+        own._slots_changed()
         return own
 
     @property
@@ -449,26 +498,37 @@ class DisjointPosterior:
         shape, rate = self._prior_noise()
         return shape + self._pool.shape, rate + self._pool.rate
 
-    def _moments(
-        self, z: FloatArray, slots: Sequence[int] | npt.NDArray[np.integer]
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return z.mean_k and |S_k^T z|, (K,), and a_k and b_k, (K,), or (1,) if pooled."""
-        num = len(slots)
-        mean = np.zeros(num)
-        square = np.full(num, float(z @ z) / self.config.ridge)
-        pooled = self.config.pooled
-        shape, rate = self._pooled_noise() if pooled else self._prior_noise()
-        a, b = np.full(1 if pooled else num, shape), np.full(1 if pooled else num, rate)
-        rows_Z = nonzero_rows(z)
-        for index, slot in enumerate(slots):
-            posterior = self._slots.get(int(slot))
-            if posterior is None:
-                _checked(slot)
-                continue
-            mean[index], square[index] = posterior.project(z, rows_Z)
-            if not pooled:
-                a[index], b[index] = posterior.a, posterior.b
-        return mean, np.sqrt(square), a, b
+    def _noise_of_each(self, slots_K: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return a and b of each slot, (K,), where noise is not pooled."""
+        found = [self._slots.get(slot) for slot in slots_K.tolist()]
+        prior = self._prior_noise()
+        pairs = [prior if each is None else (each.a, each.b) for each in found]
+        a_K, b_K = np.array(pairs).reshape(-1, 2).T
+        return a_K, b_K
+
+    def _expected_noise(self, slots: Sequence[int] | npt.NDArray[np.integer]) -> FloatArray:
+        """Return E[s2]: of each slot, (K,), or of all together, ()."""
+        if self.config.noise == "fixed":
+            return np.asarray(self._noise_var)
+        if self.config.pooled:
+            return expected_noise(*self._pooled_noise())
+        return expected_noise(*self._noise_of_each(np.asarray(slots)))
+
+    def _moments(self, z_BD: FloatArray, slots_K: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return z.mean_k and |S_k^T z|, (B, K) each."""
+        default_B = np.vecdot(z_BD, z_BD) / self.config.ridge
+        if self._stacked is not None:
+            mean_BK, square_BK = self._stacked.project(z_BD, slots_K, default_B)
+            return mean_BK, np.sqrt(square_BK)
+        mean_BK = np.zeros((len(z_BD), len(slots_K)))
+        square_BK = np.repeat(default_B[:, None], len(slots_K), axis=1)
+        for z_D, mean_K, square_K in zip(z_BD, mean_BK, square_BK, strict=True):
+            rows_Z = nonzero_rows(z_D)
+            for index, slot in enumerate(slots_K.tolist()):
+                posterior = self._slots.get(slot)
+                if posterior is not None:
+                    mean_K[index], square_K[index] = posterior.project(z_D, rows_Z)
+        return mean_BK, np.sqrt(square_BK)
 
 
 def _frame_of(sums: Mapping[int, Statistics], frame: Frame, config: PosteriorConfig) -> Frame:
@@ -481,7 +541,18 @@ def _frame_of(sums: Mapping[int, Statistics], frame: Frame, config: PosteriorCon
     return frame.moved(config, count, total, squares)
 
 
-def _checked(slot: int | np.integer) -> int:
+def _checked_slot(slot: int | np.integer) -> int:
     if slot < 0:
         raise ValueError(f"a slot must be 0 or above, got {slot}")
     return int(slot)
+
+
+def _checked(slots: Sequence[int] | npt.NDArray[np.integer]) -> IntArray:
+    slots_K = np.asarray(slots, dtype=np.intp)
+    if len(slots_K) and slots_K.min() < 0:
+        raise ValueError(f"a slot must be 0 or above, got {slots_K.min()}")
+    return slots_K
+
+
+def _ascends(slots_K: IntArray) -> bool:
+    return bool((slots_K[1:] > slots_K[:-1]).all())

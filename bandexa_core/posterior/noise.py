@@ -14,16 +14,6 @@ from bandexa_core.posterior.rows import FloatArray
 _GAMMA_FLOOR = 1e-150
 
 
-def draw_noise(
-    rng: np.random.Generator,
-    a: float | FloatArray,
-    b: float | FloatArray,
-    size: int | tuple[int, ...],
-) -> FloatArray:
-    """Draw s2 in the shape `size`, against which a and b broadcast."""
-    return noise_of(rng.standard_gamma(a, size), b)
-
-
 def noise_of(gammas: FloatArray, b: float | FloatArray) -> FloatArray:
     """Return s2 for draws from the gamma law with shape a."""
     return b / np.maximum(gammas, _GAMMA_FLOOR)

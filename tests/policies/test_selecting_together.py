@@ -19,6 +19,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "mlp of fixed noise": {"encoder": "mlp", "posterior": {"noise": "fixed", "noise_var": 0.3}},
     "mlp in chunks": {"encoder": "mlp", "selection": {"action_chunk": 3}},
     "mlp by action": {"encoder": "mlp", "params": {"heads": "per_action"}},
+    "per_action": {"encoder": "per_action"},
     "two_tower": {"encoder": "two_tower"},
     "concat": {"encoder": "concat"},
     "greedy": {"encoder": "mlp", "policy": "greedy"},

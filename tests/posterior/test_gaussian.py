@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from bandexa_core.posterior import GaussianPosterior, PosteriorConfig, Statistics
-from bandexa_core.posterior.noise import draw_noise
+from bandexa_core.posterior.noise import noise_of
 
 FIXED = PosteriorConfig(noise="fixed", prior_var=4.0, noise_var=1.0)
 NIG = PosteriorConfig(noise="nig", prior_var=4.0, noise_var=1.0, noise_shape=1.0)
@@ -205,7 +205,8 @@ def test_draws_under_learned_noise_are_student_t():
 def test_noise_draws_are_inverse_gamma():
     z, r = _rows(5, 2)
     posterior = _learned(NIG, z, r)
-    draws = draw_noise(np.random.default_rng(3), posterior.a, posterior.b, 20_000)
+    gammas = np.random.default_rng(3).standard_gamma(posterior.a, 20_000)
+    draws = noise_of(gammas, posterior.b)
     law = stats.invgamma(posterior.a, scale=posterior.b)
     assert stats.kstest(draws, law.cdf).pvalue > 0.01
 
