@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from service.http.auth import DECLARED
+from service.http.operations import describe
 from service.http.schemas.components import REFERENCE, components
 
+LICENSE = {"name": "MIT", "identifier": "MIT"}
 _SCHEME = "apiKey"
 _PROBLEM = {"$ref": REFERENCE.format(name="Problem")}
 _CONTENT: dict[str, Any] = {"content": {"application/problem+json": {"schema": _PROBLEM}}}
@@ -48,26 +50,28 @@ def complete(document: dict[str, Any], calls: dict[str, Any], *, keys_needed: bo
     hot = {}
     for path, call in calls.items():
         described = typed(call.request.kind, call.answer_kind)
-        title = call.answer.__name__.replace("_", " ").capitalize()
         failures = {str(status): {"description": "Refused", **content}
                     for status, content in problems(*call.problems).items()}  # fmt: skip
         described["responses"] |= failures
         hot[path] = {
             "post": {
-                "summary": title,
                 "description": _described(call.answer),
-                "operationId": f"{call.answer.__name__}_post",
                 DECLARED: call.scope,
                 **described,
             }
         }
     document["paths"] = hot | document["paths"]
+    document["info"]["license"] = LICENSE
+    document["servers"] = [{"url": "/", "description": "The server that answered this"}]
+    describe(document)
     foreign = {"403": _CONTENT | {"description": "Sent by a web page of another site"}}
     for methods in document["paths"].values():
         for operation in methods.values():
             operation["responses"] |= foreign
     if keys_needed:
         _add_keys(document)
+    else:
+        document["security"] = []
 
 
 def _described(function: Any) -> str:
@@ -83,6 +87,7 @@ def _add_keys(document: dict[str, Any]) -> None:
         for operation in methods.values():
             scope = operation[DECLARED]
             if scope == "public":
+                operation["security"] = []
                 continue
             operation["security"] = [{_SCHEME: []}]
             refused = {"401": _CONTENT | {"description": "No API key, or an unknown one"}}

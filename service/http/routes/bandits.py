@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
@@ -228,7 +228,11 @@ async def put_actions(name: Name, request: Request, engine: EngineDep) -> Catalo
 @router.delete(
     "/{name}/actions/{action_id}", openapi_extra=needs("admin"), responses=problems(404, 422)
 )
-async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> CatalogueAnswer:
+async def retire_action(
+    name: Name,
+    action_id: Annotated[Id, Path(description="The action's id.")],
+    engine: EngineDep,
+) -> CatalogueAnswer:
     """Retire an action: it is not offered any more; what was learned from it stays."""
     return _catalogue(await manage.retire_action(engine, name, ActionId(action_id)))
 
@@ -239,7 +243,10 @@ async def retire_action(name: Name, action_id: Id, engine: EngineDep) -> Catalog
     responses={202: {"model": TrainAnswer}, **problems(404, 422)},
 )
 async def train(
-    name: Name, engine: EngineDep, response: Response, wait: bool = False
+    name: Name,
+    engine: EngineDep,
+    response: Response,
+    wait: Annotated[bool, Query(description="Answer once the new snapshot is served.")] = False,
 ) -> TrainAnswer:
     """Train now. With `wait`, answer once the new snapshot is served; else at once (202)."""
     bandit = engine.bandit(name)

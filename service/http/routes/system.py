@@ -87,7 +87,10 @@ async def learnz(engine: EngineDep, request: Request) -> Response:
 
 
 @router.get(
-    "/metrics", openapi_extra=needs("read"), response_class=Response, responses=problems(422)
+    "/metrics",
+    openapi_extra=needs("read"),
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(422)},
 )
 async def metrics(
     engine: EngineDep,

@@ -28,13 +28,6 @@ from service.http.schemas.decide import (
 from service.http.schemas.importing import ImportBatchAnswer, ImportItem, ImportRequest
 
 REFERENCE = "#/components/schemas/{name}"
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "ActionsRequest": {"actions": [{"id": "ten-percent"}, {"id": "nothing"}]},
-    "SelectRequest": {"bandit": "shop", "context": [0.3, 1.0, 0.0, 0.7]},
-    "RewardRequest": {"decision_id": "visit-4711", "reward": 1.0},
-    "ScoreRequest": {"context": [0.3, 1.0, 0.0, 0.7]},
-}
-
 BATCHES = (
     ("SelectBatch", "SelectRequest"), ("RewardBatch", "RewardRequest"),
     ("ImportRequest", "ImportItem"),
@@ -49,8 +42,6 @@ def components() -> dict[str, Any]:
         ActionsRequest, ImportRequest, ImportItem, ImportBatchAnswer, Problem,
     )  # fmt: skip
     _, found = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
-    for name, example in EXAMPLES.items():
-        found[name]["example"] = example
     for batch, item in BATCHES:
         found[batch]["properties"]["items"]["items"] = {"$ref": REFERENCE.format(name=item)}
     readable: dict[str, Any] = json.loads(
