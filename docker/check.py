@@ -294,11 +294,12 @@ def check_served(container: Container, key: str) -> None:
 
 
 def check_monitoring(container: Container, key: str) -> None:
-    """Let a Prometheus scrape the server as docker/prometheus.yml configures it."""
+    """Let a Prometheus scrape the server as docker/monitor/ configures it."""
     folder = container.folder / "prometheus"
     folder.mkdir()
     (folder / "key").write_text(key)
-    text = (ROOT / "docker/prometheus.yml").read_text()
+    shutil.copy(ROOT / "docker/monitor/alerts.yml", folder)
+    text = (ROOT / "docker/monitor/prometheus.yml").read_text()
     changes = {
         "bandexa:8080": f"127.0.0.1:{container.port}", "/run/secrets/metrics_key": f"{folder}/key",
         "scrape_interval: 15s": "scrape_interval: 1s",

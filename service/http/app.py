@@ -1,9 +1,9 @@
 """The composition root: settings in, ASGI app out.
 
-The order of a request: `OriginCheck`, `InFlightLimit`, then `HotCalls`, with the doorway for
-clients of Personalizer in front of them where the settings have it switched on; whatever is neither
-goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start and stop
-with the ASGI lifespan; until they have started, `Starting` answers.
+The order of a request: `RequestCount`, `OriginCheck`, `InFlightLimit`, then `HotCalls`, with the
+doorway for clients of Personalizer in front of them where the settings have it switched on; whatever
+is neither goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start
+and stop with the ASGI lifespan; until they have started, `Starting` answers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bandexa_core.encoders import EncoderRegistry
 from service.http import auth, configured, problems
 from service.http.alarms import Alarms
 from service.http.budget import BytesInFlight
+from service.http.counting import RequestCount
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys
 from service.http.large_bodies import LargeBodies
@@ -91,7 +92,8 @@ def create_app(settings: Settings) -> App:
             app, metrics=metrics, on_loopback=is_loopback(settings.host),
             has_keys=bool(keys), hosts=settings.allowed_hosts, origins=settings.allowed_origins,
         )  # fmt: skip
-        return AzureErrors(checked) if settings.personalizer.enabled else checked
+        shaped = AzureErrors(checked) if settings.personalizer.enabled else checked
+        return RequestCount(shaped, metrics)
 
     @asynccontextmanager
     async def serving(app: App) -> AsyncIterator[None]:

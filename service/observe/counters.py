@@ -322,6 +322,8 @@ class Metrics:
         stages: Where the time of selects goes.
         reward_seconds: Time of rewards, commit and learning included.
         in_flight: Requests under way.
+        requests: Requests by method, route and status.
+        request_seconds: Their times by route.
         problems: Requests, and items of batches, answered by a problem, by type without its prefix.
         swaps, swap_seconds, swap_stall_seconds: Models swapped in, their times, and how much of
             that on the event loop.
@@ -329,6 +331,7 @@ class Metrics:
         rounds, rounds_failed, round_seconds: Training rounds.
         trainer_restarts: Restarts of the trainer process.
         store_bytes: Bytes of the database that hold data, as of retention's last check.
+        disk_free_bytes: Bytes that the server can write beside the database, as of that check.
         decisions_removed: Decisions that retention removed.
         unknown_events: Rewards and activations of events that Personalizer's clients name, and
             that do not exist here.
@@ -338,6 +341,8 @@ class Metrics:
         self.stages = StageTimes()
         self.reward_seconds = Tally()
         self.in_flight = 0
+        self.requests: dict[tuple[str, str, int], int] = {}
+        self.request_seconds: dict[str, Tally] = {}
         self.problems: dict[str, int] = {}
         self.swaps = Count()
         self.swap_seconds = Tally(ROUND_SECONDS)
@@ -348,8 +353,18 @@ class Metrics:
         self.round_seconds = Tally(ROUND_SECONDS)
         self.trainer_restarts = Count()
         self.store_bytes = 0
+        self.disk_free_bytes = 0
         self.decisions_removed = Count()
         self.unknown_events = Count()
+
+    def requested(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request; the router knows few routes, so there are few labels."""
+        key = method, route, status
+        self.requests[key] = self.requests.get(key, 0) + 1
+        tally = self.request_seconds.get(route)
+        if tally is None:
+            tally = self.request_seconds[route] = Tally()
+        tally.observe(seconds)
 
     def problem(self, kind: str) -> None:
         """Count a problem that was reported to a caller, by the name at the end of its type."""

@@ -71,6 +71,16 @@ class _EngineCollector(Collector):
         engine, metrics = self._engine, self._engine.metrics
         yield _gauge("bandexa_ready", "Whether the server is ready.", engine.failure() is None)
         yield _gauge("bandexa_requests_in_flight", "Requests under way.", metrics.in_flight)
+        yield _counters(
+            "bandexa_http_requests", "Requests by their status; 499: the client left before.",
+            ["method", "route", "status"],
+            [((method, route, str(status)), count)
+             for (method, route, status), count in metrics.requests.items()],
+        )  # fmt: skip
+        yield _histograms(
+            "bandexa_http_request_seconds", "Time of a request up to the end of its answer.",
+            ["route"], [((route,), tally) for route, tally in metrics.request_seconds.items()],
+        )  # fmt: skip
         yield _gauge(
             "bandexa_encode_queue", "Contexts that wait for a slow encoder.",
             engine.selecting.encode_queue,
@@ -134,6 +144,10 @@ class _EngineCollector(Collector):
         yield _gauge(
             "bandexa_store_bytes", "Bytes of the database that hold data.", metrics.store_bytes
         )
+        yield _gauge(
+            "bandexa_disk_free_bytes", "Bytes that can be written to the disk of the database.",
+            metrics.disk_free_bytes,
+        )  # fmt: skip
         yield _counter(
             "bandexa_decisions_removed", "Decisions that retention removed.",
             metrics.decisions_removed,

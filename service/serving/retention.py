@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,8 @@ class Retention:
         if most is not None:
             await self._make_room(most)
         self._metrics.store_bytes = await self._on_thread(self._reader.used_bytes)
+        free = await self._on_thread(shutil.disk_usage, self._settings.data_dir)
+        self._metrics.disk_free_bytes = free.free
 
     async def _make_room(self, most: int) -> None:
         if await self._on_thread(self._reader.used_bytes) > most:

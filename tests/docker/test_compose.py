@@ -85,7 +85,7 @@ def test_every_workload_is_simulated_with_the_key(workload):
 def test_prometheus_reads_its_key_from_its_secret():
     service = document("compose.yaml")["services"]["prometheus"]
     assert service["profiles"] == ["monitor"]
-    (job,) = document("prometheus.yml")["scrape_configs"]
+    (job,) = document("monitor/prometheus.yml")["scrape_configs"]
     (secret,) = service["secrets"]
     assert job["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
     assert job["static_configs"] == [{"targets": ["bandexa:8080"]}]

@@ -65,3 +65,11 @@ def blocks(path: Path) -> list[Block]:
 
 
 ALL = [block for page in PAGES for block in blocks(page)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    text = FENCE.sub("", page.read_text())
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = ["".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles]
+    return {title.replace(" ", "-") for title in plain}

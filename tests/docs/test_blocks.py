@@ -38,6 +38,7 @@ from tests.docs.pages import (
     SERVES,
     TIERS,
     Block,
+    anchors,
 )
 from tests.fixtures.commands import forked_bandexa
 
@@ -245,14 +246,6 @@ def test_what_takes_long_works_too(
         for command in recipe(target.group(1)).splitlines() if target else [line]:
             if command.strip():
                 shell(command.lstrip("@"), tmp_path, tools, server.url, timeout=1800)
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub gives the headings of a page."""
-    text = FENCE.sub("", page.read_text())
-    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    plain = ["".join(c for c in title.lower() if c.isalnum() or c in " -_") for title in titles]
-    return {title.replace(" ", "-") for title in plain}
 
 
 def test_links_lead_to_files_and_headings() -> None:

@@ -233,3 +233,32 @@ def test_heartbeats_come_from_the_work_itself() -> None:
     assert b"replay_rows" not in line_of(reported[0])
     assert (reported[1].replay_rows, reported[1].replay_bytes) == (7, 700)
     assert all(event_in(line_of(event)) == event for event in reported)
+
+
+def test_requests_are_counted_by_method_route_and_status(api, busy: str) -> None:
+    """A path of its own for each bandit, or for each guess, would make a label of its own."""
+
+    def counted(method: str, route: str, status: int) -> float:
+        labels = {"method": method, "route": route, "status": str(status)}
+        return sum(values(api, "bandexa_http_requests_total", **labels))
+
+    def timed(route: str) -> float:
+        return sum(values(api, "bandexa_http_request_seconds_count", route=route))
+
+    watched = [
+        ("POST", "/select", 200), ("POST", "/select", 422), ("GET", "/bandits/{name}", 200),
+        ("GET", "/bandits/{name}", 404), ("GET", "other", 404), ("other", "other", 404),
+        ("POST", "/bandits/{name}", 405),
+    ]  # fmt: skip
+    before = [counted(*each) for each in watched]
+    times = timed("/bandits/{name}")
+    api.select(busy, [1, 1])
+    api.call("POST", "/select", {"bandit": busy, "context": "no"}, 422)
+    api.http.get(f"/bandits/{busy}")
+    api.http.get(f"/bandits/{busy}s")
+    api.http.get("/no/such/path")
+    api.http.request("BREW", "/coffee")
+    api.http.post(f"/bandits/{busy}")
+    after = [counted(*each) for each in watched]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1.0] * len(watched)
+    assert timed("/bandits/{name}") >= times + 2
