@@ -1,9 +1,9 @@
 """The composition root: settings in, ASGI app out.
 
 The order of a request: `RequestCount`, `OriginCheck`, `InFlightLimit`, then `HotCalls`, with the
-doorway for clients of Personalizer in front of them where the settings have it switched on; whatever
-is neither goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's follower start
-and stop with the ASGI lifespan; until they have started, `Starting` answers.
+doorway for clients of Personalizer in front of them where the settings have it switched on;
+whatever is neither goes on to `BodyLimit` and FastAPI's routes. The engine and the dashboard's
+follower start and stop with the ASGI lifespan; until they have started, `Starting` answers.
 """
 
 from __future__ import annotations

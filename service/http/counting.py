@@ -8,10 +8,12 @@ from collections.abc import Awaitable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.hot import CALLS
+from service.http.personalizer.paths import is_personalizer
 from service.observe.counters import Metrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLOSED = 499  # nothing was answered: the client left before; the number that proxies log for it
+PERSONALIZER = "/personalizer"  # its paths have ids of events in them
 OTHER = "other"  # paths without a route, and unknown methods: guesses must not make labels
 
 
@@ -54,5 +56,7 @@ def route_of(scope: Scope) -> str:
     path: str = scope["path"].rstrip("/")
     if path in CALLS:
         return path
+    if is_personalizer(scope):
+        return PERSONALIZER
     route = scope.get("route")  # the router has written it
     return OTHER if route is None else str(route.path)

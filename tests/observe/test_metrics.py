@@ -257,7 +257,7 @@ def test_requests_are_counted_by_method_route_and_status(api, busy: str) -> None
     api.http.get(f"/bandits/{busy}")
     api.http.get(f"/bandits/{busy}s")
     api.http.get("/no/such/path")
-    api.http.request("BREW", "/coffee")
+    api.http.request("TRACE", "/no/such/path")
     api.http.post(f"/bandits/{busy}")
     after = [counted(*each) for each in watched]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1.0] * len(watched)
