@@ -487,6 +487,7 @@ class BanditState:
         maturity_s: The age in seconds at which the next decisions are learned; None where rewards
             are learned as they come, or the service does not report it.
         imported: Decisions that were imported; None where the service does not report it.
+        held_values: Values that are stored and not learned, because the bandit is or was frozen.
         metrics: What was reported of each metric; None where the bandit has none.
         arms: How its arms stand, the bandit itself last; empty without arms.
         guarded: Why a guard made an arm serve everything; None where none did.
@@ -510,6 +511,7 @@ class BanditState:
     unlearning: str | None = field(default=None, metadata=SENT)
     maturity_s: float | None = field(default=None, metadata=SENT)
     imported: int | None = field(default=None, metadata=SENT)
+    held_values: int | None = field(default=None, metadata=SENT)
     metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
     arms: tuple[ArmState, ...] | None = field(default=None, metadata=SENT)
     guarded: Guarded | None = field(default=None, metadata=SENT)

@@ -295,7 +295,8 @@ class Calls(ABC):
 
         Args:
             bandit: Its name.
-            mode: learn: arms and bandit, by their shares; control_only: the arm `guard.arm`.
+            mode: learn: arms and bandit, by their shares; frozen: the same, and nothing is learned
+                until it is learn again; control_only: the arm `guard.arm`.
             serve: One action, which is served wherever it is offered; None: none is.
         """
         body = {"mode": mode, "serve": serve}

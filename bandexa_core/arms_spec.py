@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 ArmPolicy = Literal["thompson", "squarecb", "greedy", "uniform", "first", "request"]
-Mode = Literal["learn", "control_only"]
+Mode = Literal["learn", "frozen", "control_only"]
 BANDIT = "bandit"  # the name of the arm that the bandit itself is
 SERVED = "served"  # that of the arm that serves one action, while `serve` names one
 CONTROL = "control"

@@ -31,9 +31,11 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
+from bandexa_core.limits import Bounds, Limits, kept_or_drawn, projected
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
 from bandexa_core.log.configurations import SWITCHED, changed_spec
 from bandexa_core.log.forgetting import Forgetting
+from bandexa_core.log.holding import Held
 from bandexa_core.log.metrics import weighted_group
 from bandexa_core.log.rows import (
     CatalogueRow,
@@ -68,10 +70,10 @@ from bandexa_core.policies.schedule import (
 )
 from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.posterior.frame import FIRST_ROWS, frame_of_first
-from bandexa_core.randomness import keyed_rng, keyed_seed
+from bandexa_core.randomness import keyed_number, keyed_rng, keyed_seed
 from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.snapshots.store import Snapshot
-from bandexa_core.spec import BanditSpec
+from bandexa_core.spec import BanditSpec, LimitSpec
 from bandexa_core.training.plan import TrainingRound
 
 MODEL_FILE = "model"
@@ -127,6 +129,8 @@ class ServingModel:
     Attributes:
         void_from: The first row of those that it may have learned and that are void since; None:
             there are none. A snapshot that is built from here on has not learned them.
+        held: The values that it has passed over, because its bandit was frozen.
+        learns_held: Whether it learns them all the same: a snapshot is built of it.
     """
 
     def __init__(
@@ -145,6 +149,10 @@ class ServingModel:
         self.forgetting = Forgetting()
         self.frozen = False
         self.void_from: LogPosition | None = None
+        self.held = Held()
+        self.learns_held = False
+        self._limits: tuple[dict[str, LimitSpec] | None, Limits] = (None, Limits({}))
+        self._dated: tuple[Candidates, frozenset[ActionId], Candidates] | None = None
         self._watch = InputWatch(self._scaling(), Extremes())
         self._set_catalogue(catalogue)
 
@@ -198,12 +206,32 @@ class ServingModel:
 
     # -- selecting ----------------------------------------------------------------------------
 
-    def enabled_candidates(self) -> Candidates:
-        """Return every enabled action of the catalogue, in slot order."""
+    def enabled_candidates(self, at: float | None = None) -> Candidates:
+        """Return every enabled action of the catalogue, in slot order.
+
+        `at`: Only those that are offered at this time, in seconds since the epoch.
+        """
         catalogue = self.catalogue
         if self._enabled is None:
             self._enabled = self._at_slots(catalogue.enabled_slots)
-        return self._enabled
+        whole, limits = self._enabled, self.limits
+        absent = limits.absent(at) if at is not None and limits.has_dates else frozenset()
+        if not absent:
+            return whole
+        known = self._dated
+        if known is None or known[0] is not whole or known[1] != absent:
+            gone = [catalogue.slots[name] for name in absent if name in catalogue.slots]
+            slots = np.setdiff1d(catalogue.enabled_slots, gone, assume_unique=True)
+            self._dated = known = whole, absent, self._at_slots(slots)
+        return known[2]
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of actions."""
+        limits = self.spec.limits
+        if self._limits[0] is not limits:
+            self._limits = limits, Limits(limits or {})
+        return self._limits[1]
 
     def candidates(self, ids: Sequence[ActionId]) -> Candidates:
         """Return catalogue actions by id; KeyError names the first unknown one."""
@@ -254,10 +282,12 @@ class ServingModel:
         num: int = 1,
         retrieve: int | None = None,
         asked: Asked | None = None,
+        bounds: Bounds | None = None,
     ) -> Choice:
         """Pick `num` candidates for a decision; the same id on the same model picks the same.
 
         `asked`: What arms need to know of the request; None: the bandit decides.
+        `bounds`: How probable its choice of each candidate may be; None: there are no limits.
 
         Raises:
             ValueError: The candidates do not suit the policy.
@@ -274,7 +304,51 @@ class ServingModel:
             context, candidates, self._rng(decision_id), num=num, retrieve=retrieve,
             exploration=exploration, forced=forced,
         )  # fmt: skip
+        if bounds is not None:
+
+            def again(picks: NDArray[np.int64]) -> Choice:
+                return policy.select(
+                    context, candidates, self._rng(decision_id), num=num, retrieve=retrieve,
+                    exploration=exploration, forced=picks,
+                )  # fmt: skip
+
+            choice = self._limited(decision_id, choice, bounds, again, is_forced=forced is not None)
         return choice if division is None else division.made(choice)
+
+    def _limited(
+        self,
+        decision_id: DecisionId,
+        choice: Choice,
+        bounds: Bounds,
+        again: Callable[[NDArray[np.int64]], Choice],
+        *,
+        is_forced: bool,
+    ) -> Choice:
+        """Return a choice within the bounds; where another one is drawn, made `again` with it."""
+        assert choice.all_propensities is not None, "a decision of its own has them"
+        shares = choice.all_propensities()
+        if choice.retrieved is not None:  # the others cannot be chosen
+            others = np.ones(len(shares), np.bool_)
+            others[choice.retrieved] = False
+            bounds = Bounds(np.where(others, 0.0, bounds.low), np.where(others, 0.0, bounds.high))
+        wanted = projected(shares, bounds)
+        if wanted is shares:
+            return choice
+        if not is_forced:
+            own, seed = int(choice.chosen[0]), self.spec.seed or 0
+            keeps, draws = (
+                keyed_number(self.uid, seed, purpose, str(decision_id))
+                for purpose in ("limit", "limit, another")
+            )
+            first = kept_or_drawn(own, shares, wanted, keeps, draws)
+            if first != own:
+                others = choice.chosen[choice.chosen != first]
+                picks = np.concatenate([[first], others])[: len(choice.chosen)].astype(np.int64)
+                choice = again(picks)
+        return choice._replace(
+            propensity=float(wanted[choice.chosen[0]]), late_propensity=None, propensities=None,
+            all_propensities=lambda: wanted,
+        )  # fmt: skip
 
     def select_many(
         self,
@@ -282,12 +356,20 @@ class ServingModel:
         contexts: Sequence[NDArray[Any] | EncodedContext],
         candidates: Candidates,
         asked: Sequence[Asked] | None = None,
+        bounds: Bounds | None = None,
     ) -> list[Choice]:
         """Pick one candidate for each of several decisions: what `select` picks, to the bit.
 
         Raises:
             ValueError: One of them does not suit the policy; `select` reports which one.
         """
+        if bounds is not None:
+            each_asked = [None] * len(contexts) if asked is None else asked
+            whole = zip(decision_ids, contexts, each_asked, strict=True)
+            return [
+                self.select(name, context, candidates, asked=each, bounds=bounds)
+                for name, context, each in whole
+            ]
         policy, exploration = self._selecting()
         rngs = [self._rng(decision_id) for decision_id in decision_ids]
         if asked is None or not self.spec.has_arms:
@@ -350,12 +432,12 @@ class ServingModel:
         """
         assert not self.frozen, "rows go to the successor of a replaced model"
         group = weighted_group(group, self.spec.rewards.learn)
-        first = group.rows[0]
+        first, holds = group.rows[0], self.holds
         assert first.position == self.position + 1, f"row {first.position} after {self.position}"
         try:
-            if self._scale_actions(group) or z_ND is None:
+            if not holds and (self._scale_actions(group) or z_ND is None):
                 z_ND = self.features(group)
-            if group.as_block and z_ND is not None:
+            if group.as_block and z_ND is not None and not (holds or self.held.first):
                 self._learn_block(group.rows, z_ND)
             else:
                 index = 0
@@ -366,6 +448,16 @@ class ServingModel:
                     self.position = row.position
         except Exception as error:
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
+
+    @property
+    def holds(self) -> bool:
+        """Whether it passes over values, because its bandit is frozen."""
+        return self.spec.mode == "frozen" and not self.learns_held
+
+    @property
+    def lacks_held(self) -> bool:
+        """Whether values that were passed over are to be learned: its bandit learns again."""
+        return self.held.first > 0 and not self.holds
 
     def _scale_actions(self, group: Group) -> bool:
         """Standardise the actions of a fixed map before its first value; returns whether it did.
@@ -450,7 +542,9 @@ class ServingModel:
     ) -> None:
         if self.spec.forgetting.half_life is not None:
             self._forget_before(row, self.share_before(row))
-        if isinstance(row, LearnRow):
+        if isinstance(row, LearnRow) and (self.holds or self.held.has(row)):
+            self.held = self.held.with_row(row)
+        elif isinstance(row, LearnRow):
             self._learn(row, z_1D)
             if row.before is None:
                 self._count_learned([row])
@@ -506,14 +600,14 @@ class ServingModel:
     def forgets_before(self, group: Group) -> bool:
         """Whether applying a group factorises: a forgetting step is due before one of its rows."""
         spec, state, first = self.spec.forgetting, self.forgetting, group.rows[0]
-        if spec.half_life is None:
+        if spec.half_life is None or self.holds:
             return False
         if state.cell is None:  # the first row ever forgets nothing, but the next ones may
             state = state.after(spec, first.position, first.time)
         return any(state.due(spec, row.position, row.time) > 0.0 for row in group.rows)
 
     def _forget_before(self, row: LogRow, share: float) -> None:
-        if share < 1.0:
+        if share < 1.0 and not self.holds:
             self.policy.adopt(self.policy.forgotten(share))
         self.forgetting = self.forgetting.after(self.spec.forgetting, row.position, row.time)
 
@@ -534,6 +628,7 @@ class ServingModel:
         manifest = snapshot.manifest
         self.position = position
         self.void_from = None
+        self.held = Held()
         self.progress = Progress(**manifest.meta["progress"])
         self.created_at = manifest.created_at
         self.rebased(SnapshotVersion(manifest.version))
@@ -684,7 +779,9 @@ class ServingModel:
 
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
-        if self.void_from is not None:
+        if self.holds:
+            return False
+        if self.void_from is not None or self.lacks_held:
             return True
         if self.position - self.base_position >= SNAPSHOT_EVERY:
             return True

@@ -22,6 +22,8 @@ from bandexa_core.arms_spec import Mode, check_arms
 from bandexa_core.inputs_spec import MAX_FEATURES, stored_action
 from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec
 from bandexa_core.inputs_spec import ContextSpec as ContextSpec
+from bandexa_core.limits import LimitSpec as LimitSpec
+from bandexa_core.limits import check_limits
 from bandexa_core.posterior.config import PosteriorConfig, clipped
 from bandexa_core.replay.protocol import RowLayout
 
@@ -435,9 +437,13 @@ class BanditSpec:
         sticky: "unit": one user or session (the `unit` of selects) stays in one arm; None: the arm
             is drawn anew for each decision.
         guard: When an arm takes over from the bandit.
-        mode: "learn"; in "control_only" the arm `guard.arm` serves every decision. None: as it was.
+        mode: "learn"; "frozen" decides with the model as it is and stores rewards, which are
+            learned once it learns again; in "control_only" the arm `guard.arm` serves every
+            decision. None: as it was.
         serve: One action that is served in every decision; None: as it was, or none where `mode` is
             named.
+        limits: By the id of an action: when it is offered, and how probable its choice is at least
+            and at most. None: as they were.
         seed: Key of every draw; None: the server draws a seed at creation.
         edition: Of the rules by which left-out values are derived; None: the newest at creation,
             and the bandit's own from then on.
@@ -449,7 +455,7 @@ class BanditSpec:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     # The sections that a change takes at once; others have to be relearned from the log.
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
-        {"training", "replay", "selection", "rewards"} | ARM_KEYS
+        {"training", "replay", "selection", "rewards", "limits"} | ARM_KEYS
     )
 
     policy: PolicyName | None = None
@@ -469,6 +475,7 @@ class BanditSpec:
     guard: GuardSpec = field(default_factory=GuardSpec)
     mode: Mode | None = None
     serve: str | None = None
+    limits: dict[str, LimitSpec] | None = None
     seed: int | None = None
     edition: int | None = None
 
@@ -492,6 +499,7 @@ class BanditSpec:
         if self.sticky not in (None, "unit"):
             raise ValueError("sticky: must be unit, or left out")
         check_arms(self.arms, self.guard, self.mode, self.serve)
+        check_limits(self.limits or {})
         row_bytes = self.row_layout.row_bytes
         capacity_bytes = self.replay.capacity_bytes
         if capacity_bytes is not None and capacity_bytes < row_bytes:
@@ -548,6 +556,7 @@ class BanditSpec:
             "reward_range": None if (bounds := value["reward_range"]) is None else tuple(bounds),
             "arms": tuple(ArmSpec(**arm) for arm in value.get("arms", ())),
             "guard": GuardSpec(**value.get("guard", {})),
+            "limits": limits_from_json(value.get("limits")),
             "edition": value.get("edition", 1),
         }
         return cls(**value | sections)
@@ -631,6 +640,7 @@ class BanditSpec:
                 seed=seed if self.seed is None else self.seed,
                 edition=edition,
                 mode=self.mode or "learn",
+                limits=self.limits or {},
                 rewards=self.rewards if edition == 1 else self._new_rewards(),
             )
         edition = (known.edition or EDITION) if self.edition is None else self.edition
@@ -648,6 +658,7 @@ class BanditSpec:
             reward_range=bounds,
             mode=self.mode or known.mode,
             serve=known.serve if self.mode is None and self.serve is None else self.serve,
+            limits=known.limits if self.limits is None else self.limits,
         )
 
     def _completed_policy(self, known: BanditSpec) -> tuple[PolicyName | None, EncoderSpec]:
@@ -774,6 +785,11 @@ class BanditSpec:
             shape |= {"context": dataclasses.asdict(context)}
             shape |= {"actions": dataclasses.asdict(actions)}
         return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def limits_from_json(value: dict[str, Any] | None) -> dict[str, LimitSpec] | None:
+    """Return the limits of actions whose `dataclasses.asdict` went through JSON."""
+    return None if value is None else {name: LimitSpec(**limit) for name, limit in value.items()}
 
 
 def _stored_form(side: ContextSpec | ActionsSpec) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from bandexa_core.spec import (
     RewardSpec,
     SelectionSpec,
     TrainingSpec,
+    limits_from_json,
 )
 
 WANTED, SWITCHED, VERSION, TRIP = "wanted", "switched", "version", "trip"
@@ -288,6 +289,8 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
         new |= {key: changes[key] for key in ARM_KEYS}
         new["arms"] = tuple(ArmSpec(**arm) for arm in changes["arms"])
         new["guard"] = GuardSpec(**changes["guard"])
+    if "limits" in changes:
+        new["limits"] = limits_from_json(changes["limits"])
     return dataclasses.replace(spec, **new)
 
 

@@ -114,7 +114,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 @bandits_app.command("mode")
 def set_mode(
     bandit: BanditName,
-    mode: Annotated[str, typer.Argument(help="learn or control_only.")] = "learn",
+    mode: Annotated[str, typer.Argument(help="learn, frozen or control_only.")] = "learn",
     serve: Annotated[
         str | None, typer.Option(help="One action to serve wherever it is offered.")
     ] = None,
@@ -123,7 +123,7 @@ def set_mode(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change who decides: arms and bandit, the control alone, or one action."""
+    """Change who decides, and whether it learns: bandit, control alone, one action."""
     with connected(url, api_key) as client:
         state = client.set_mode(bandit, mode, serve=serve)
     if as_json:

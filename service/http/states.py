@@ -51,8 +51,9 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         imported=bandit.num_imported,
         arms=[arm_state(each) for each in bandit.current_standing()],
         guarded=trip_state(bandit),
-        unlearning="pending" if engine.rounds.must_relearn(bandit) else "none",
+        unlearning="pending" if engine.rounds.must_unlearn(bandit) else "none",
         warnings=model.spec.warnings,
+        held_values=model.held.num,
     )
 
 

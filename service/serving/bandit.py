@@ -26,7 +26,12 @@ from service.serving.errors import UnknownAction
 from service.serving.inputs import NamedSide, conform
 from service.serving.observed import InputCounts
 from service.serving.reported_metrics import ReportedMetrics
-from service.serving.select.commands import CandidateInput, InlineCandidates, Offer
+from service.serving.select.commands import (
+    CandidateInput,
+    InlineCandidates,
+    Offer,
+    within_dates,
+)
 from service.serving.standing import ArmStanding, Standing
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
@@ -176,19 +181,27 @@ class Bandit:
             return self.actions.rows(value, f"{field}.{{}}.features")
         return conform(value, (num, spec.action_dim), "float32", field)
 
-    def offer(self, given: CandidateInput) -> Offer:
+    def offer(self, given: CandidateInput, at: float | None = None) -> Offer:
         """Resolve a request's candidates.
+
+        `at`: Offer only actions within their dates at this time, seconds since the epoch.
 
         Raises:
             UnknownAction: An id is not in the catalogue.
             InvalidRequest: There are none, one is retired, or features do not fit.
         """
         model = self.model
+        absent = model.limits.absent(at) if at is not None and model.limits.has_dates else ()
         if given is None:
-            candidates = model.enabled_candidates()
+            candidates = model.enabled_candidates(at)
             if not len(candidates):
-                raise InvalidRequest("candidates", "the bandit has no enabled action to offer")
+                why = "within its dates " if absent else ""
+                raise InvalidRequest(
+                    "candidates", f"the bandit has no enabled action {why}to offer"
+                )
             return Offer(candidates, None)
+        if absent:
+            given = within_dates(given, absent)
         if isinstance(given, InlineCandidates):
             features = self.features(given.features, len(given.ids), "candidates")
             parts = None if given.encoded is None else given.encoded.under(model.policy)

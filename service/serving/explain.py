@@ -176,7 +176,7 @@ class Explainer:
 
 def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str, ...], Candidates]:
     if record.candidates is None or (record.retrieval and not record.retrieval.listed):
-        candidates = model.enabled_candidates()
+        candidates = model.enabled_candidates(record.time)
         return tuple(model.catalogue.ids[slot] for slot in candidates.slots), candidates
     if record.features is not None:
         return record.candidates, model.inline_candidates(record.candidates, record.features)
@@ -220,16 +220,19 @@ def _explained(
     retrieve = None if retrieval is None else retrieval.num
     context = context_row(model.spec.context, record.context)
     ballot = model.ballot(record.decision_id, context, candidates, retrieve=retrieve)
+    places = {name: place for place, name in enumerate(ids)}
+    bounds = model.limits.bounds(places.get, len(ids))
     choice = model.select(
         record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve,
-        asked=_asked(model, record, ids),
+        asked=_asked(model, record, ids), bounds=bounds,
     )  # fmt: skip
     means, stds = model.policy.score(context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]
     served = [picked.id for picked in record.chosen]
     first = ids.index(served[0])
     propensities = ballot.propensities
-    if choice.arm is not None and choice.all_propensities is not None:
+    has_own = choice.arm is not None or bounds is not None
+    if has_own and choice.all_propensities is not None:
         propensities = choice.all_propensities()
     shown = np.arange(len(ids))
     if choice.retrieved is not None:

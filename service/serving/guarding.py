@@ -67,6 +67,7 @@ class Guarding:
             trip = self._trip(bandit)  # somebody may have changed it meanwhile
             if trip is None or engine.live.find(bandit.record.uid) is not bandit:
                 return
+            before = bandit.model.spec.mode
             spec = dataclasses.replace(bandit.model.spec, mode="control_only")
             append = partial(engine.store.append_config, trip=trip)
             try:
@@ -75,7 +76,7 @@ class Guarding:
             except ServiceError as error:  # the next count tries again
                 log.error("bandit %s: its guard could not act: %s", name, error)
                 return
-        changes = [{"key": "spec.mode", "old": "learn", "new": "control_only"}]
+        changes = [{"key": "spec.mode", "old": before, "new": spec.mode}]
         entry = AuditEntry(row.time, name, BY_GUARD, "guard", json.dumps(changes))
         with suppress(ServiceError):  # its row of the log says it all
             await engine.commit(engine.store.append_audit, entry)

@@ -148,7 +148,14 @@ async def _change(
         await engine.settled(bandit, row.position)
     bandit.change_error = None  # another attempt is made now, or none is needed
     engine.reconfiguring.start(bandit)
+    _learn_held(engine, bandit)
     return bandit
+
+
+def _learn_held(engine: Engine, bandit: Bandit) -> None:
+    """Have learned what was held back while a bandit was frozen, where it is not any more."""
+    if engine.rounds.must_relearn(bandit):
+        engine.rounds.order(bandit)
 
 
 async def set_mode(engine: Engine, name: str, mode: Mode, serve: ActionId | None) -> Bandit:
@@ -179,6 +186,7 @@ async def set_mode(engine: Engine, name: str, mode: Mode, serve: ActionId | None
             append = engine.store.append_config
             row = await engine.commit(append, bandit.record, spec, then=bandit.logged)
             await engine.settled(bandit, row.position)
+            _learn_held(engine, bandit)
         return bandit
 
 

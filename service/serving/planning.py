@@ -96,6 +96,10 @@ def planned(
             what = wanted
     elif pending is not None:
         what = "nothing"
+    if isinstance(what, BanditSpec) and wanted.mode == "frozen":
+        raise InvalidRequest(
+            "mode", f"a frozen bandit is not relearned, and {relearned[0].key} needs that"
+        )
     row = what is not None or changed_spec(served, wanted.changeable_part()) != served
     keys = tuple(change.key for change in relearned)
     return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)

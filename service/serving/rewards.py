@@ -91,8 +91,8 @@ class Rewards:
     async def reward(self, report: RewardReport) -> tuple[AnsweredStatus, bool]:
         """Store a reward and learn from it; returns its status and whether a round is due.
 
-        The status is "stored" where the bandit has failed: it learns the reward once it is
-        recovered.
+        The status is "stored" where the bandit has failed, or is frozen: it learns the reward once
+        it is recovered, or learns again.
 
         Raises:
             UnknownDecision, InvalidRequest: Nothing was stored.
@@ -115,6 +115,7 @@ class Rewards:
             ):
                 status = "stored"
             else:
+                status = "stored" if bandit.model.holds else status
                 self.train_if_due(bandit)
         self._metrics.reward_seconds.observe(time.perf_counter() - started)
         if bandit is None:

@@ -130,9 +130,23 @@ class Rounds:
         if known is None or known.changes < mark.changes:
             self._relearning[bandit.record.uid] = mark
 
-    def must_relearn(self, bandit: Bandit) -> bool:
+    def must_unlearn(self, bandit: Bandit) -> bool:
         """Whether the served model was learned from rows that were erased, or are void."""
         return bandit.record.uid in self._relearning or bandit.model.void_from is not None
+
+    def must_relearn(self, bandit: Bandit) -> bool:
+        """Whether a round has to build the model again now.
+
+        It has learned rows that were erased, or are void; or it has not learned what was held back
+        while its bandit was frozen. A frozen bandit is left as it is, but for what was erased.
+        """
+        if bandit.record.uid in self._relearning:
+            return True
+        model = bandit.model
+        if model.holds:
+            return False
+        by_itself = model.spec.training.mode == "background"  # else the client orders it
+        return model.void_from is not None or (model.lacks_held and by_itself)
 
     async def forget(self, uid: BanditUid) -> None:
         """Remove the files of a deleted bandit: by the trainer, which may be using them."""
@@ -153,6 +167,8 @@ class Rounds:
         failure = bandit.applier.failure
         if failure is not None:
             raise RoundFailed(f"the bandit has failed at log row {failure.position}")
+        if bandit.model.holds and uid not in self._relearning:
+            raise RoundDropped("the bandit is frozen: it is not trained until its mode is learn")
         position = bandit.model.position
         synced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -193,6 +209,11 @@ class Rounds:
         if bandit is None:
             raise BanditGone("the bandit was deleted")
         generation = self._building.pop(uid, None)
+        if bandit.model.holds and uid not in self._ordered:
+            await asyncio.get_running_loop().run_in_executor(
+                self._loader, bandit.snapshots.remove, event.version
+            )
+            raise RoundDropped("the bandit was frozen during the round")
         if generation is None:
             swapped = await self._swapper.swap(
                 bandit, event.version, still_served=lambda: self._find(uid) is bandit

@@ -388,6 +388,8 @@ def load_at(
     applied: Callable[[Group], None] | None = None,
     voids: LogPosition = BEGINNING,
     void: Sequence[VoidRow] = (),
+    *,
+    learns_held: bool = False,
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
 
@@ -402,6 +404,7 @@ def load_at(
         voids: Values that a row up to here voids are not learned. 0: they are, as the model did
             that served while they became void.
         void: The rows that void values which the snapshot has learned: see `remove_void`.
+        learns_held: Learn what was held back while the bandit was frozen: to build a snapshot.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -415,6 +418,7 @@ def load_at(
     spec = reader.spec_at(record, base, generation_of(snapshot.manifest))
     catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
+    model.learns_held = learns_held
     remove_void(reader, record, model, void, up_to)
     for group in reader.follow(record, base, up_to, voids=voids):
         model.apply(group, load)

@@ -45,6 +45,7 @@ from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
 from service.serving.standing import Estimated
+from service.store.errors import Conflict
 from service.store.records import AuditEntry
 from service.training.errors import BanditGone
 
@@ -75,8 +76,9 @@ async def put_bandit(
 ) -> BanditAnswer | PlanAnswer:
     """Create a bandit (201), or change its configuration.
 
-    Other training, replay, selection and rewards hold at once. For any other key a model is learned
-    anew from the log, and the bandit is served as it was until then: see `rebuild`.
+    Other training, replay, selection, rewards, arms and limits hold at once. For any other key a
+    model is learned anew from the log, and the bandit is served as it was until then: see
+    `rebuild`.
     """
     given = frozenset(await request.json())
     if dry_run:
@@ -240,7 +242,7 @@ async def retire_action(
 @router.post(
     "/{name}/train",
     openapi_extra=needs("admin"),
-    responses={202: {"model": TrainAnswer}, **problems(404, 422)},
+    responses={202: {"model": TrainAnswer}, **problems(404, 409, 422)},
 )
 async def train(
     name: Name,
@@ -250,6 +252,8 @@ async def train(
 ) -> TrainAnswer:
     """Train now. With `wait`, answer once the new snapshot is served; else at once (202)."""
     bandit = engine.bandit(name)
+    if bandit.model.holds:
+        raise Conflict("the bandit is frozen: it is trained once its mode is learn again")
     if not wait:
         engine.rounds.order(bandit)
         response.status_code = 202

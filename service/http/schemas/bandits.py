@@ -205,6 +205,11 @@ class BanditAnswer(BaseModel):
         description="pending: the served model contains values that are void, or rows that were"
         " erased, until it is rebuilt without them.",
     )
+    held_values: int = Field(
+        0,
+        description="Values that are stored and not learned, because the bandit is or was frozen;"
+        " they are learned by a round as soon as its mode is learn.",
+    )
     arms: list[ArmState] = Field(
         [], description="How the arms stand, the bandit itself last; empty without arms."
     )
@@ -244,7 +249,9 @@ class ModeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     mode: Mode = Field(
-        "learn", description="learn: arms and bandit; control_only: the arm `guard.arm`."
+        "learn",
+        description="learn: arms and bandit; frozen: the same, with the model as it is, and nothing"
+        " is learned until it is learn again; control_only: the arm `guard.arm`.",
     )
     serve: Id | None = Field(
         None, description="One action, which is served wherever it is offered; null: none."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +13,7 @@ from bandexa_core.features.equal_rows import Groups
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, LogPosition, SnapshotVersion
 from bandexa_core.policies import Candidates, LinearHead
 from bandexa_core.policies.protocol import Policy
+from service.store.errors import InvalidRequest
 from service.store.records import ChosenAction, DecisionRecord, Propensities
 
 
@@ -80,6 +81,29 @@ class InlineCandidates:
 
 
 CandidateInput = Sequence[ActionId] | InlineCandidates | None
+
+
+def within_dates(
+    given: Sequence[ActionId] | InlineCandidates, absent: Collection[ActionId]
+) -> Sequence[ActionId] | InlineCandidates:
+    """Return the candidates of a request without those that are not offered now.
+
+    Raises:
+        InvalidRequest: There are no others.
+    """
+    ids = given.ids if isinstance(given, InlineCandidates) else given
+    places = [place for place, name in enumerate(ids) if name not in absent]
+    if len(places) == len(ids):
+        return given
+    if not places:
+        raise InvalidRequest("candidates", f"none is offered now: {ids[0]!r} is outside its dates")
+    kept = tuple(ids[place] for place in places)
+    if not isinstance(given, InlineCandidates):
+        return kept
+    done = given.encoded
+    if done is not None and done.parts is not None:
+        done = replace(done, parts=done.parts[places])
+    return InlineCandidates(kept, given.features[places], given.objects, encoded=done)
 
 
 @dataclass(frozen=True, slots=True)

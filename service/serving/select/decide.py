@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.arms import Asked
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, DecisionKey
+from bandexa_core.limits import Bounds
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
 from service.serving.bandit import Bandit
@@ -85,8 +86,8 @@ def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
         UnknownAction, InvalidRequest: The request names candidates that cannot be offered.
     """
     started = time.perf_counter()
-    bandit, command = pending.bandit, pending.command
-    offer = bandit.offer(command.candidates)
+    bandit, command, now = pending.bandit, pending.command, time.time()
+    offer = bandit.offer(command.candidates, now)
     num = command.num
     if num > len(offer.candidates):
         raise InvalidRequest("k", f"only {len(offer.candidates)} candidates are offered")
@@ -102,10 +103,11 @@ def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
         choice = bandit.model.select(
             decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve,
             asked=_asked(pending, offer) if bandit.model.spec.has_arms else None,
+            bounds=_bounds(pending, offer),
         )  # fmt: skip
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
-    return _drawn(pending, key, decision_id, offer, choice, started, max_inline_bytes)
+    return _drawn(pending, key, decision_id, offer, choice, started, now, max_inline_bytes)
 
 
 def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
@@ -115,8 +117,8 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
         InvalidRequest: One of them cannot be decided; `draw` finds out which.
     """
     started = time.perf_counter()
-    bandit = pending[0].bandit
-    offer = bandit.offer(None)
+    bandit, now = pending[0].bandit, time.time()
+    offer = bandit.offer(None, now)
     made = [_identity(each, ids) for each in pending]
     contexts = [each.ready for each in pending]
     asked = None
@@ -124,13 +126,17 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
         asked = [_asked(each, offer) for each in pending]
     try:
         choices = bandit.model.select_many(
-            [name for _, name in made], contexts, offer.candidates, asked
+            [name for _, name in made],
+            contexts,
+            offer.candidates,
+            asked,
+            _bounds(pending[0], offer),
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
     started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share each
     return [
-        _drawn(each, key, decision_id, offer, choice, started, 0)
+        _drawn(each, key, decision_id, offer, choice, started, now, 0)
         for each, (key, decision_id), choice in zip(pending, made, choices, strict=True)
     ]
 
@@ -138,6 +144,15 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
 def _asked(pending: Pending, offer: Offer) -> Asked:
     slots, command = pending.bandit.model.catalogue.slots, pending.command
     return Asked(command.unit, command.served, lambda action: offer.place(action, slots))
+
+
+def _bounds(pending: Pending, offer: Offer) -> Bounds | None:
+    """Return how probable the choice of each candidate may be; None: there are no limits."""
+    model = pending.bandit.model
+    if not model.limits.has_shares:
+        return None
+    slots = model.catalogue.slots
+    return model.limits.bounds(lambda name: offer.place(name, slots), len(offer.candidates))
 
 
 def _identity(pending: Pending, ids: DecisionIds) -> tuple[DecisionKey, DecisionId]:
@@ -152,6 +167,7 @@ def _drawn(
     offer: Offer,
     choice: Choice,
     started: float,
+    now: float,
     max_inline_bytes: int,
 ) -> Drawn:
     model, command = pending.bandit.model, pending.command
@@ -163,7 +179,7 @@ def _drawn(
         decision_id=decision_id,
         key=key,
         bandit=pending.bandit.record.key,
-        time=time.time(),
+        time=now,
         body_hash=command.body_hash,
         context=trimmed(pending.context) if pending.bandit.contexts else pending.context,
         chosen=_chosen_actions(model, offer, choice),

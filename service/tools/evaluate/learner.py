@@ -24,6 +24,7 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
+from bandexa_core.limits import projected
 from bandexa_core.log.bounds import UNBOUNDED, RewardBounds
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, Group, LearnRow, row_by_row
@@ -62,6 +63,7 @@ class Learner:
             )
         except (ValueError, BandexaError) as error:
             raise PolicyError(f"{name}: {error}") from error
+        self._model.learns_held = True  # how it decides is asked, not how it is operated
         self._contexts = NamedSide.of_logged(spec.context)
         self._actions = NamedSide.of_logged(spec.actions)
         self._bounds = RewardBounds(spec.reward_range)
@@ -85,7 +87,12 @@ class Learner:
         """See `Asked.chances`."""
         context, offered = self._inputs(case)
         ballot = self._model.ballot(DecisionId(case.decision_id), context, offered)
-        return ballot.propensities
+        found, limits = ballot.propensities, self._model.limits
+        if not limits.has_shares:
+            return found
+        places = {ActionId(name): n for n, name in enumerate(case.candidates)}
+        bounds = limits.bounds(places.get, len(found))
+        return found if bounds is None else projected(found, bounds)
 
     def means(self, case: Case) -> Chances | None:
         """See `Asked.means`."""

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.ids import DecisionKey, LogPosition
+from bandexa_core.ids import ActionId, DecisionKey, LogPosition
 from bandexa_core.inputs_spec import ContextSpec
+from bandexa_core.limits import Limits
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import Outcome
@@ -117,8 +118,20 @@ class LogRows:
             configuration = self._configurations.change_at(each.record.position)
             if configuration is not None:
                 rows.append(configuration)
-            rows.append(_decision(self._record, each, self._catalogues.current, self._learn))
+            row = _decision(self._record, each, self._catalogues.current, self._learn)
+            self._within_dates(row)
+            rows.append(row)
         return rows
+
+    def _within_dates(self, row: Row) -> None:
+        """List the candidates of a decision, where not all enabled actions were offered."""
+        catalogue, spec = self._catalogues.current, self._configurations.current
+        if not spec.limits or row["candidates"] is not None or catalogue is None:
+            return
+        absent = Limits(spec.limits).absent(row["time"])
+        offered = [name for name in _enabled(catalogue) if name not in absent]
+        if len(offered) < row["num_candidates"]:
+            row |= {"candidates": offered, "num_candidates": len(offered)}
 
     def end(self) -> Row:
         """Return the last row.
@@ -252,6 +265,11 @@ def _changed(before: Catalogue | None, after: Catalogue) -> list[Row]:
         lines.append(line)
     gone = () if before is None else before.ids[len(after) :]
     return [*lines, *({"id": name, "enabled": False} for name in gone)]
+
+
+def _enabled(catalogue: Catalogue) -> list[ActionId]:
+    """Return the ids of the enabled actions."""
+    return [catalogue.ids[slot] for slot in catalogue.enabled_slots]
 
 
 def _decision(

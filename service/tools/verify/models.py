@@ -174,7 +174,9 @@ class ModelAudit:
 
     def _apply_without_void(self, model: ServingModel, position: LogPosition) -> None:
         """Apply the rows up to a snapshot's position, as the round that built it did."""
+        model.learns_held = True
         self._apply(model, position, position)
+        model.learns_held = False
 
     def _apply(self, model: ServingModel, up_to: LogPosition, voids: LogPosition) -> None:
         groups = self._reader.follow(self._record, model.position, up_to, voids=voids)

@@ -304,7 +304,7 @@ class Trainer:
             return model
         return load_at(
             self._reader, record, self._registry, snapshots, parent, position, voids=position,
-            void=void,
+            void=void, learns_held=True,
         )  # fmt: skip
 
     def _check_epoch(self) -> None:
