@@ -30,6 +30,7 @@ from bandexa_core.replay.protocol import RowLayout
 PolicyName = Literal["linear_ts", "neural_linear_ts", "greedy", "uniform"]
 SelectionMethod = Literal["thompson", "squarecb", "greedy", "uniform"]
 LoggedPropensities = Literal["chosen", "all"]
+RewardAggregate = Literal["first", "last", "sum", "mean", "median", "min", "max"]
 # Of the rules by which values that a configuration leaves out are derived. A bandit has those of
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
@@ -307,8 +308,8 @@ class RewardSpec:
     """How the rewards reported for one decision become its value, and until when they count.
 
     Attributes:
-        aggregate: "first" takes the first reward, "last" the newest; "sum" and "mean" take all of
-            them, distinguished by their `reward_id`.
+        aggregate: "first" takes the first reward, "last" the newest; "sum", "mean", "median", "min"
+            and "max" take all of them, distinguished by their `reward_id`.
         reward_window_s: Seconds after the decision in which rewards count; None: always.
         default_reward: The value learned when the window closes without a reward; None: no value.
         maturity: When a value is learned: "report", with its first reward; "close", when the
@@ -328,7 +329,7 @@ class RewardSpec:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    aggregate: Literal["first", "last", "sum", "mean"] = "first"
+    aggregate: RewardAggregate = "first"
     reward_window_s: float | None = None
     default_reward: float | None = None
     maturity: Literal["auto", "report", "close"] | float | None = None
@@ -339,8 +340,9 @@ class RewardSpec:
 
     def __post_init__(self) -> None:
         self._check_metrics()
-        if self.aggregate not in ("first", "last", "sum", "mean"):
-            raise ValueError("aggregate: must be first, last, sum or mean")
+        if self.aggregate not in get_args(RewardAggregate):
+            known = ", ".join(get_args(RewardAggregate))
+            raise ValueError(f"aggregate: must be one of {known}")
         window = self.reward_window_s
         if window is not None and not 1.0 <= window <= MAX_WINDOW_S:
             raise ValueError(f"reward_window_s: must be 1 to {MAX_WINDOW_S:g}")
@@ -721,7 +723,7 @@ class BanditSpec:
         values are clipped only where that was asked for.
         """
         asked, edition = self.rewards.clip_outliers, self.edition or EDITION
-        is_final = self.rewards.aggregate in ("first", "mean") and self.rewards.learn is None
+        is_final = self.rewards.aggregate not in ("last", "sum") and self.rewards.learn is None
         return (is_final if asked is None else asked) and edition > 1
 
     @property

@@ -8,10 +8,10 @@ still the one that was read; if it moved, they read and step again. So one imple
 every store and any number of writers.
 
 The value of a chosen action is the fold of the rewards that count (applied, aggregated, pending or
-corrected): the first, the last, their sum or their mean. A void one has no value, and takes none
-until it is corrected. A sum is exact and does not depend on the order. It is held as partial sums
-(Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one more reward costs the
-same however many came before.
+corrected): the first, the last, or their sum, mean, median, minimum or maximum. A void one has no
+value, and takes none until it is corrected. A sum is exact and does not depend on the order. It is
+held as partial sums (Shewchuk, *Adaptive Precision Floating-Point Arithmetic*, 1997), so that one
+more reward costs the same however many came before. A median alone needs all of them.
 
 With `rewards.learn`, a reward is several metrics. Each is folded by the same rules, on its own, and
 the value is their weighted sum. Of a report that repeats some metrics under "first", the others
@@ -24,7 +24,9 @@ every store can hold one.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from statistics import median
 from typing import Literal, NamedTuple
 
 from bandexa_core.log.metrics import weighted
@@ -37,7 +39,7 @@ RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending
 StoredStatus = RewardStatus | Literal["corrected", "replaced"]
 CorrectionStatus = Literal["applied", "duplicate", "aggregated", "pending", "late"]
 ImportStatus = CorrectionStatus | Literal["void"]
-SUMMED = ("sum", "mean")
+COMBINED = ("sum", "mean", "median", "min", "max")  # of all rewards, told apart by their ids
 COUNTED: tuple[StoredStatus, ...] = (
     "applied",
     "aggregated",
@@ -65,7 +67,8 @@ class ItemState(NamedTuple):
     Attributes:
         num: How many rewards count.
         partials: Floats that do not overlap and whose exact sum is that of the rewards that count;
-            for "first" and "last", the one reward that counts. Empty where they are metrics.
+            for "median" all of these, in order; for other aggregates, the one reward that makes the
+            value. Empty where they are metrics.
         value: The learned value; None before one is learned.
         void: Whether an administrator has voided it: then nothing counts and nothing is learned.
         metrics: The metrics of the rewards that count, in the order of their names.
@@ -201,9 +204,9 @@ def report(
         ValueError: The reward cannot be taken; the message begins with the field.
     """
     aggregate = rules.aggregate
-    sums = aggregate in SUMMED
+    combined = aggregate in COMBINED
     index, reward, reward_id, repeats = reported
-    if sums and reward_id is None:
+    if combined and reward_id is None:
         raise ValueError(f"reward_id: needed: the bandit learns the {aggregate} of its rewards")
     if repeats:
         if reward in repeats:
@@ -218,7 +221,7 @@ def report(
     if item.num and bool(item.metrics) != isinstance(reward, tuple):
         raise ValueError("metrics: the decision has a single reward" if not item.metrics
                          else "reward: the decision has metrics")  # fmt: skip
-    if item.num and not sums:
+    if item.num and not combined:
         if repeated(item, reward):
             return "duplicate", None
         if aggregate == "first" and (reward := _first_ones(item, reward)) == ():
@@ -234,7 +237,7 @@ def report(
         _check_range(reward, allowed)
     status: RewardStatus = "applied"
     waits = state.waits(rules)
-    if not state.activated or ((sums or after.metrics) and item.num):
+    if not state.activated or ((combined or after.metrics) and item.num):
         status = "aggregated"
     elif waits:
         status = "pending"
@@ -404,16 +407,29 @@ def value_reported(reward: Outcome, rules: RewardSpec) -> float:
 
 def counted(item: ItemState, reward: Outcome, rules: RewardSpec) -> ItemState:
     """Return the state of an item after one more reward that counts; its value is unchanged."""
-    sums = rules.aggregate in SUMMED
     if not isinstance(reward, tuple):
-        partials = grown(item.partials, reward) if sums else (reward + 0.0,)
+        partials = joined(item.partials, reward + 0.0, rules.aggregate)
         return item._replace(num=item.num + 1, partials=partials)
     known = {metric.name: metric for metric in item.metrics}
     for name, number in reward:
         old = known.get(name, MetricState(name, 0, ()))
-        partials = grown(old.partials, number) if sums else (number,)
+        partials = joined(old.partials, number, rules.aggregate)
         known[name] = MetricState(name, old.num + 1, partials)
     return item._replace(num=item.num + 1, metrics=tuple(known[name] for name in sorted(known)))
+
+
+def joined(partials: tuple[float, ...], reward: float, aggregate: str) -> tuple[float, ...]:
+    """Return what is kept of the rewards that count after one more; see `ItemState`."""
+    if aggregate in ("sum", "mean"):
+        return grown(partials, reward)
+    if aggregate == "median":
+        place = bisect_right(partials, reward)
+        return (*partials[:place], reward, *partials[place:])
+    if aggregate == "min":
+        return (min(*partials, reward),) if partials else (reward,)
+    if aggregate == "max":
+        return (max(*partials, reward),) if partials else (reward,)
+    return (reward,)
 
 
 def repeated(item: ItemState, reward: Outcome) -> bool:
@@ -450,6 +466,8 @@ def metrics_of(item: ItemState, rules: RewardSpec) -> Metrics | None:
 
 
 def _fold(num: int, partials: tuple[float, ...], rules: RewardSpec) -> float:
+    if rules.aggregate == "median":
+        return median(partials) + 0.0
     total = math.fsum(partials)
     return (total / num if rules.aggregate == "mean" else total) + 0.0
 

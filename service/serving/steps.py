@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.log import contract
 from bandexa_core.log.contract import (
-    SUMMED,
+    COMBINED,
     ActivationStatus,
     Change,
     DecisionState,
@@ -360,7 +360,7 @@ class Steps:
             return None
         key = self._store.ids.key(report.decision_id)
         bandit = None if key is None else self._record(bandit_of(key))
-        if key is None or bandit is None or bandit.spec.rewards.aggregate in SUMMED:
+        if key is None or bandit is None or bandit.spec.rewards.aggregate in COMBINED:
             return None
         if report.bandit is not None and report.bandit != bandit.name:
             return None

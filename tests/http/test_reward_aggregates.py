@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ FINAL = {
     "last": [parts[-1] for parts in PARTS],
     "sum": [sum(parts) for parts in PARTS],
     "mean": [sum(parts) / len(parts) for parts in PARTS],
+    "median": [median(parts) for parts in PARTS],
+    "min": [min(parts) for parts in PARTS],
+    "max": [max(parts) for parts in PARTS],
 }
 NEURAL = {
     "policy": "neural_linear_ts",
@@ -58,7 +62,7 @@ def report_in_parts(api: Any, name: str, aggregate: str) -> None:
         assert statuses[n] == ["applied"] + [later] * (len(parts) - 1)
 
 
-@pytest.mark.parametrize("aggregate", ["last", "sum", "mean"])
+@pytest.mark.parametrize("aggregate", FINAL)
 def test_what_is_learned_is_as_if_only_the_final_value_had_been_reported(api, aggregate) -> None:
     name, other = api.two_actions(rewards={"aggregate": aggregate}), api.two_actions()
     report_in_parts(api, name, aggregate)
@@ -92,7 +96,7 @@ def test_a_repeated_reward_id_counts_once_and_with_another_value_not_at_all(api)
     assert api.state(name)["position"] == state["position"] + 1
 
 
-@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "median", "min", "max"])
 def test_sum_and_mean_need_a_reward_id(api, problem, aggregate) -> None:
     name = api.two_actions(rewards={"aggregate": aggregate})
     body = {"decision_id": decide(api, name, 0), "reward": 0.5}
@@ -219,7 +223,7 @@ def test_at_an_age_click_and_silence_are_learned_and_corrected_within_the_window
 @pytest.mark.parametrize(
     ("field", "rewards"),
     [
-        ("rewards", {"aggregate": "median"}),
+        ("rewards", {"aggregate": "mode"}),
         ("rewards", {"reward_window_s": 0}),
         ("rewards", {"reward_window_s": float("inf")}),
         ("rewards", {"default_reward": 0.0}),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import median
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from bandexa_core.log import contract
 from bandexa_core.log.contract import Change, DecisionState, ItemState, Reported
-from bandexa_core.spec import MAX_REWARD, RewardSpec
+from bandexa_core.spec import MAX_REWARD, RewardAggregate, RewardSpec
 
 FLOATS = st.floats(-1e15, 1e15)
 VALUES = st.one_of(st.sampled_from([0.0, -0.0, 0.1, 0.2, 1.0, -3.5, 1e15, -1e15, 1e20]), FLOATS)
@@ -26,6 +28,10 @@ def rules_of(aggregate: Any, default: float | None = None, maturity: Any = "repo
     return RewardSpec(
         aggregate=aggregate, reward_window_s=60.0, default_reward=default, maturity=maturity
     )
+
+
+AGGREGATES = get_args(RewardAggregate)
+STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": median, "min": min, "max": max}
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Machine(RuleBasedStateMachine):
     """One decision with two chosen actions; every step is compared with the model."""
 
     @initialize(
-        aggregate=st.sampled_from(["first", "last", "sum", "mean"]),
+        aggregate=st.sampled_from(AGGREGATES),
         default=st.sampled_from([None, 0.25]),
         activated=st.booleans(),
         maturity=st.sampled_from(["report", "close", None]),
@@ -70,6 +76,8 @@ class Machine(RuleBasedStateMachine):
         kind = self.spec.aggregate
         if kind in ("first", "last"):
             return values[0 if kind == "first" else -1]
+        if kind in STATISTICS:
+            return STATISTICS[kind](values)
         return math.fsum(values) / (1 if kind == "sum" else len(values))
 
     @rule(index=st.integers(0, 1), reward=VALUES, reward_id=IDS)
@@ -79,7 +87,7 @@ class Machine(RuleBasedStateMachine):
         if reward_id is None:
             same = [each for each in same if each[1:] == (reward, "late")]
         reported = Reported(index, reward, reward_id, [value for _, value, _ in same])
-        if reward_id is None and kind in ("sum", "mean"):
+        if reward_id is None and kind not in ("first", "last"):
             with pytest.raises(ValueError, match=r"^reward_id: needed"):
                 contract.report(self.state, reported, self.spec, MANY)
             return
@@ -116,7 +124,7 @@ class Machine(RuleBasedStateMachine):
                 return "duplicate", False
             if self.spec.aggregate == "first":
                 return "ignored", False
-        joins = self.spec.aggregate in ("sum", "mean") and item.counted
+        joins = self.spec.aggregate not in ("first", "last") and item.counted
         if joins or not self.activated:
             return "aggregated", True
         return "pending" if self.waits else "applied", True
@@ -195,7 +203,7 @@ def test_a_mean_may_hold_a_sum_beyond_the_largest_reward() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("aggregate", ["first", "last", "sum", "mean"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_an_unknown_value_is_learned_once_when_the_window_closes(aggregate) -> None:
     change = contract.close(NEW, rules_of(aggregate, default=-0.0))
     assert change is not None

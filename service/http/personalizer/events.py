@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable
 
 from bandexa_core.ids import DecisionId
-from bandexa_core.log.contract import SUMMED
+from bandexa_core.log.contract import COMBINED
 from service.http.personalizer import ids
 from service.http.personalizer.loops import LOGGING
 from service.serving.engine import Engine
@@ -18,32 +18,46 @@ from service.store.errors import Erased, InvalidRequest, UnknownDecision
 from service.store.records import RewardReport
 
 
-async def reward(
+def report_of(
     engine: Engine, name: str, decision: DecisionId, value: float, request_id: str | None
-) -> None:
-    """Report how an event went.
+) -> RewardReport:
+    """Return what is to be reported of an event.
 
     Args:
-        engine: Learns.
+        engine: Knows the bandits.
         name: The bandit whose event it is.
         decision: Its decision.
         value: The reward.
         request_id: The client's id of the request: its retries count once. Without one, each
-            request is a reward of its own where rewards are added up.
-
-    Raises:
-        InvalidRequest: The reward cannot be taken.
+            request is a reward of its own where rewards are combined.
     """
     if request_id is not None:
         reward_id: str | None = ids.reward_of(name, decision, request_id)
     else:
-        sums = engine.bandit(name).model.spec.rewards.aggregate in SUMMED
+        sums = engine.bandit(name).model.spec.rewards.aggregate in COMBINED
         reward_id = ids.new_event() if sums else None
-    report = RewardReport(
+    return RewardReport(
         decision_id=decision, reward=value, reward_id=reward_id, action=None, time=time.time(),
         bandit=name,
     )  # fmt: skip
+
+
+async def reward(engine: Engine, report: RewardReport) -> None:
+    """Report how an event went.
+
+    Raises:
+        InvalidRequest: The reward cannot be taken.
+    """
     await _known(engine, engine.rewards.reward(report))
+
+
+async def check(engine: Engine, report: RewardReport) -> None:
+    """Check a reward; nothing is stored.
+
+    Raises:
+        InvalidRequest: It cannot be taken.
+    """
+    await _known(engine, engine.rewards.check(report))
 
 
 async def activate(engine: Engine, decision: DecisionId) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import msgpack
 
 from bandexa_core.ids import DecisionKey
-from bandexa_core.log.contract import COUNTED, ItemState, Outcome, metrics_of
+from bandexa_core.log.contract import COMBINED, COUNTED, ItemState, Outcome, metrics_of
 from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import RewardSpec
 from service.store.errors import StoreDamaged
@@ -293,7 +294,7 @@ def _compare_metrics(
     for name, numbers in by_name.items():
         metric = known[name]
         sums = _sums_agree(metric.partials, numbers, aggregate)
-        if not sums or (aggregate in ("sum", "mean") and metric.num != len(numbers)):
+        if not sums or (aggregate in COMBINED and metric.num != len(numbers)):
             check.problem(f"ledger: {what}: {name} is not that of its rewards")
 
 
@@ -320,8 +321,15 @@ def _is_sound(item: StoredItem) -> bool:
 def _sums_agree(partials: Sequence[float], counted: Sequence[float], aggregate: str) -> bool:
     if aggregate in ("sum", "mean"):
         return bool(partials) == bool(counted) and math.fsum(partials) == math.fsum(counted)
-    wanted = counted[:1] if aggregate == "first" else counted[-1:]
-    return list(partials) == list(wanted)
+    if aggregate == "median":
+        return list(partials) == sorted(counted)
+    wanted = [_fold(list(counted), aggregate)] if counted else []
+    return list(partials) == wanted
+
+
+_STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "median": median, "min": min, "max": max,
+}  # fmt: skip
 
 
 def _fold(rewards: list[float], aggregate: str) -> float:
@@ -329,5 +337,7 @@ def _fold(rewards: list[float], aggregate: str) -> float:
         return rewards[0]
     if aggregate == "last":
         return rewards[-1]
+    if aggregate in _STATISTICS:
+        return _STATISTICS[aggregate](rewards) + 0.0
     total = math.fsum(rewards)
     return total if aggregate == "sum" else total / len(rewards)
