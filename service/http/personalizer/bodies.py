@@ -61,6 +61,71 @@ class RankAnswer(Body, frozen=True, kw_only=True):
     reward_action_id: str
 
 
+class ServiceConfiguration(Body, frozen=True, kw_only=True):
+    """How a bandit takes rewards, explores, and whether it decides."""
+
+    reward_wait_time: str
+    default_reward: float
+    reward_aggregation: str
+    exploration_percentage: float
+    model_export_frequency: str
+    log_retention_days: int
+    log_mirror_enabled: bool | None = None
+    learning_mode: str | None = None
+    is_auto_optimization_enabled: bool | None = None
+    model_retrain_days: int | None = None
+    is_inference_explainability_enabled: bool | None = None
+
+
+class Slot(Body, frozen=True, kw_only=True):
+    """A place that takes one of the actions."""
+
+    id: Text
+    features: Objects | None = None
+    excluded_actions: list[str] | None = None
+    baseline_action: str
+
+
+Slots = Annotated[list[Slot], Meta(min_length=1, max_length=MOST_ACTIONS)]
+
+
+class MultiSlotRankRequest(Body, frozen=True, kw_only=True):
+    """Which of these actions for each of these slots?"""
+
+    context_features: Objects | None = None
+    actions: Actions
+    slots: Slots
+    event_id: Text | None = None
+    defer_activation: bool | None = None
+
+
+class SlotAnswer(Body, frozen=True, kw_only=True):
+    """The action of a slot."""
+
+    id: str
+    reward_action_id: str
+
+
+class MultiSlotRankAnswer(Body, frozen=True, kw_only=True):
+    """The action of each slot."""
+
+    slots: list[SlotAnswer]
+    event_id: str
+
+
+class SlotReward(Body, frozen=True, kw_only=True):
+    """How a slot went."""
+
+    slot_id: Text
+    value: float
+
+
+class MultiSlotRewardRequest(Body, frozen=True, kw_only=True):
+    """How slots went."""
+
+    reward: Annotated[list[SlotReward], Meta(min_length=1, max_length=MOST_ACTIONS)]
+
+
 T = TypeVar("T", bound=Body)
 
 

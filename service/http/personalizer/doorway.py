@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,8 +21,18 @@ from service.http.errors import Unauthorized, UnsupportedBody
 from service.http.keys import Keys, is_loopback
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
 from service.http.limits import BodyReader, refuse_compressed
-from service.http.personalizer import events, ids, rank
-from service.http.personalizer.bodies import Body, Decoder, RankRequest, RewardRequest
+from service.http.personalizer import administration, events, ids, multislot, rank
+from service.http.personalizer.apprentice import Apprentices
+from service.http.personalizer.bodies import (
+    Body,
+    Decoder,
+    MultiSlotRankRequest,
+    MultiSlotRewardRequest,
+    RankRequest,
+    RewardRequest,
+    ServiceConfiguration,
+)
+from service.http.personalizer.configuration import WRONG
 from service.http.personalizer.errors import (
     CODES,
     NotOffered,
@@ -33,7 +44,7 @@ from service.http.personalizer.errors import (
 from service.http.personalizer.errors import (
     JSON as ANSWERED,
 )
-from service.http.personalizer.loops import NEW, loop_of, new_loop
+from service.http.personalizer.loops import NEW, Loop, loop_of, new_loop
 from service.http.personalizer.paths import Call, call_of, is_personalizer
 from service.http.problems import refusal_of
 from service.serving import manage
@@ -43,9 +54,9 @@ from service.settings import Scope as KeyScope
 
 KEY_HEADER = "ocp-apim-subscription-key"
 REQUEST_ID = "x-ms-client-request-id"
+NOT_USED = b"x-bandexa-not-used"  # what a configuration asks for, and is not there
 T = TypeVar("T")
 B = TypeVar("B", bound=Body)
-_RANK, _REWARD = Decoder(RankRequest), Decoder(RewardRequest)
 
 
 class Caller(NamedTuple):
@@ -83,10 +94,11 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer: its status, and its body."""
+    """An answer: its status, its body, and headers beside those that every answer has."""
 
     status: int
     body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Served(NamedTuple):
@@ -120,11 +132,12 @@ class Doorway:
     ) -> None:
         self._app = app
         self.engine = engine
-        self._settings = settings
+        self.settings = settings
         self._keys = keys
         self._large = large
         self._budget = budget
         self._bounds = bounds_of(settings)
+        self.apprentices = Apprentices()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -145,9 +158,21 @@ class Doorway:
         headers = [(b"content-length", b"%d" % len(answer.body))] if answer.body else []
         if answer.body:
             headers.append((b"content-type", ANSWERED))
+        headers += answer.headers
         start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         await send(start)
         await send({"type": "http.response.body", "body": answer.body})
+
+    def ranked_loop(self, asked: Asked) -> Loop:
+        """Return the bandit that a Rank asks; where it is missing and may be, what it would be."""
+        name = asked.caller.bandit
+        is_new = asked.caller.may_create and not self.engine.live.exists(name)
+        return new_loop(name) if is_new else loop_of(self.engine, name)
+
+    async def ensure(self, loop: Loop) -> None:
+        """Create what a Rank asks, where it is missing: only one without a mistake comes here."""
+        if not loop.exists:
+            await manage.put_bandit(self.engine, loop.name, NEW)
 
     async def decoded(self, kind: Decoder[B], asked: Asked, prepare: Callable[[B], T]) -> T:
         """Return what `prepare` makes of the decoded body, in the thread for large ones.
@@ -174,7 +199,7 @@ class Doorway:
         headers = request.headers
         refuse_compressed(headers.get("content-encoding", "").encode("latin-1"))
         announced = headers.get("content-length", "").encode("latin-1")
-        settings = self._settings
+        settings = self.settings
         reader = BodyReader(
             receive, settings.max_body_bytes, settings.body_timeout_s, self.engine.loop,
             self._budget, announced,
@@ -192,9 +217,9 @@ class Doorway:
         Raises:
             Unauthorized, Forbidden: They may not.
         """
-        setting: PersonalizerSetting = self._settings.personalizer
+        setting: PersonalizerSetting = self.settings.personalizer
         if not self._keys:
-            may = setting.create and is_loopback(self._settings.host)
+            may = setting.create and is_loopback(self.settings.host)
             return Caller(auth.ANONYMOUS, setting.bandit, may)
         key = request.headers.get(KEY_HEADER, "").strip() or auth.bearer_of(request)
         if key is None:
@@ -223,24 +248,26 @@ class Doorway:
 
 
 async def _rank(door: Doorway, asked: Asked) -> Answer:
-    caller, engine = asked.caller, door.engine
-    is_new = caller.may_create and not engine.live.exists(caller.bandit)
-    loop = new_loop(caller.bandit) if is_new else loop_of(engine, caller.bandit)
+    loop, engine = door.ranked_loop(asked), door.engine
 
     def prepare(body: RankRequest) -> rank.RankCommand:
         return rank.rank_command(loop, body, asked.raw, asked.request_id, asked.arrived)
 
     command = await door.decoded(_RANK, asked, prepare)
-    if not loop.exists:  # only a Rank that is none of a mistake creates it
-        await manage.put_bandit(engine, loop.name, NEW)
-    return Answer(201, await rank.rank(engine, command))
+    await door.ensure(loop)
+    body = await rank.rank(engine, command)
+    if loop.mode != "Online":
+        await door.apprentices.decided(engine, command.select)
+    return Answer(201, body)
 
 
 async def _reward(door: Doorway, asked: Asked) -> Answer:
     loop = loop_of(door.engine, asked.caller.bandit)
     value = await door.decoded(_REWARD, asked, lambda body: body.value)
     decision = ids.decision_of(loop.name, asked.event)
-    await events.reward(door.engine, loop.name, decision, value, asked.request_id)
+    report = events.report_of(door.engine, loop.name, decision, value, asked.request_id)
+    await events.reward(door.engine, report)
+    door.apprentices.rewarded(door.engine.bandit(loop.name).record.uid, report)
     return Answer(204)
 
 
@@ -250,8 +277,78 @@ async def _activate(door: Doorway, asked: Asked) -> Answer:
     return Answer(204)
 
 
+async def _rank_slots(door: Doorway, asked: Asked) -> Answer:
+    loop, engine = door.ranked_loop(asked), door.engine
+
+    def prepare(body: MultiSlotRankRequest) -> multislot.SlotsCommand:
+        return multislot.slots_command(loop, body, asked.raw, asked.request_id, asked.arrived)
+
+    command = await door.decoded(_RANK_SLOTS, asked, prepare)
+    await door.ensure(loop)
+    answer, selects = await multislot.rank_slots(engine, command)
+    if loop.mode != "Online":
+        for select in selects:
+            await door.apprentices.decided(engine, select)
+    return Answer(201, answer)
+
+
+async def _reward_slots(door: Doorway, asked: Asked) -> Answer:
+    loop, engine = loop_of(door.engine, asked.caller.bandit), door.engine
+    rewards = await door.decoded(_REWARD_SLOTS, asked, lambda body: body.reward)
+    known = await multislot.reward_slots(engine, loop.name, asked.event, rewards, asked.request_id)
+    for report in known:
+        door.apprentices.rewarded(engine.bandit(loop.name).record.uid, report)
+    return Answer(204)
+
+
+async def _activate_slots(door: Doorway, asked: Asked) -> Answer:
+    loop = loop_of(door.engine, asked.caller.bandit)
+    await multislot.activate_slots(door.engine, loop.name, asked.event)
+    return Answer(204)
+
+
+async def _get_service(door: Doorway, asked: Asked) -> Answer:
+    found = await administration.configuration(
+        door.engine, door.settings, door.apprentices, asked.caller.bandit
+    )
+    return Answer(200, msgspec.json.encode(found))
+
+
+async def _put_service(door: Doorway, asked: Asked) -> Answer:
+    caller = asked.caller
+    body = await door.decoded(_SERVICE, asked, lambda body: body)
+    ignored = await administration.configure(
+        door.engine, door.settings, caller.bandit, body, caller.name,
+        needs_retrain=asked.call.generation == "2022",
+    )  # fmt: skip
+    answer = await _get_service(door, asked)
+    told = ((NOT_USED, ", ".join(ignored).encode()),) if ignored else ()
+    return answer._replace(headers=told)
+
+
+async def _get_model_properties(door: Doorway, asked: Asked) -> Answer:
+    found = await administration.model_properties(door.engine, asked.caller.bandit)
+    return Answer(200, msgspec.json.encode(found))
+
+
+async def _delete_model(door: Doorway, asked: Asked) -> Answer:
+    await administration.reset_model(door.engine, asked.caller.bandit, asked.caller.name)
+    return Answer(204)
+
+
+_RANK, _REWARD = Decoder(RankRequest), Decoder(RewardRequest)
+_RANK_SLOTS = Decoder(MultiSlotRankRequest)
+_REWARD_SLOTS = Decoder(MultiSlotRewardRequest)
+_SERVICE = Decoder(ServiceConfiguration)
 _SERVED: dict[str, Served] = {
     "rank": Served("select", "InvalidRankRequest", _rank),
     "reward": Served("reward", "InvalidRewardRequest", _reward),
     "activate": Served("reward", "InvalidEventIdToActivate", _activate),
+    "multislot_rank": Served("select", "InvalidRankRequest", _rank_slots),
+    "multislot_reward": Served("reward", "InvalidRewardRequest", _reward_slots),
+    "multislot_activate": Served("reward", "InvalidEventIdToActivate", _activate_slots),
+    "get_service": Served("read", CODES[400], _get_service),
+    "put_service": Served("admin", WRONG, _put_service),
+    "get_model_properties": Served("read", CODES[400], _get_model_properties),
+    "delete_model": Served("admin", CODES[400], _delete_model),
 }

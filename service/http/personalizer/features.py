@@ -29,6 +29,7 @@ from service.store.errors import InvalidRequest
 
 TEXT = "_text"
 EVENT = "_event"  # the id of an event, where that of its decision does not say it; no feature
+SLOTS = "_slots"  # on the first slot: what tells all slots of its event apart; no feature
 ACTION = "i.id"  # the id of an action: every action has it as a feature
 SLOT, SLOT_FEATURES = "slot.id", "sj"
 _DIGITS = 16  # of a digest behind what was shortened

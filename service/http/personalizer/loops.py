@@ -12,7 +12,7 @@ from typing import Literal
 
 from bandexa_core.arms_spec import ArmSpec, GuardSpec
 from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec, RewardSpec, SelectionSpec
-from service.http.personalizer.features import EVENT
+from service.http.personalizer.features import EVENT, SLOTS
 from service.serving.engine import Engine
 from service.serving.inputs import NamedSide
 from service.store.errors import InvalidRequest
@@ -23,7 +23,9 @@ _ARMS: dict[str, LearningMode] = {APPRENTICE: "Apprentice", LOGGING: "LoggingOnl
 CONTEXT_BYTES, ACTION_BYTES = 8192, 4096
 WAIT_S = 600.0  # Personalizer's default
 NEW = BanditSpec(
-    context=ContextSpec(features={"*": "auto", EVENT: "ignore"}, max_bytes=CONTEXT_BYTES),
+    context=ContextSpec(
+        features={"*": "auto", EVENT: "ignore", SLOTS: "ignore"}, max_bytes=CONTEXT_BYTES
+    ),
     actions=ActionsSpec(features="auto", max_bytes=ACTION_BYTES),
     rewards=RewardSpec(aggregate="first", reward_window_s=WAIT_S, default_reward=0.0),
     selection=SelectionSpec(log_propensities="all"),

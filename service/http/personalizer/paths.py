@@ -25,8 +25,7 @@ from service.store.errors import InvalidRequest
 Generation = Literal["v1.0", "v1.1", "2022"]
 Name = Literal[
     "rank", "reward", "activate", "multislot_rank", "multislot_reward", "multislot_activate",
-    "get_service", "put_service", "get_policy", "put_policy", "delete_policy",
-    "get_model_properties", "delete_model", "get_log_properties", "other",
+    "get_service", "put_service", "get_model_properties", "delete_model", "other",
 ]  # fmt: skip
 API_VERSION = "2022-09-01-preview"
 _ROOT = re.compile(rb"/+personalizer(?:/+(.*))?", re.DOTALL)
@@ -41,11 +40,11 @@ _PLAIN: dict[bytes, tuple[tuple[Generation, ...], dict[str, Name]]] = {
     b"multislot/rank": (LATER, {"POST": "multislot_rank"}),
     b"configurations/service": (ALL, {"GET": "get_service", "PUT": "put_service"}),
     b"configurations/policy": (
-        ALL, {"GET": "get_policy", "PUT": "put_policy", "DELETE": "delete_policy"},
+        ALL, {"GET": "other", "PUT": "other", "DELETE": "other"},
     ),
     b"model": (ALL, {"GET": "other", "PUT": "other", "DELETE": "delete_model"}),
     b"model/properties": (ALL, {"GET": "get_model_properties"}),
-    b"logs/properties": (ALL, {"GET": "get_log_properties"}),
+    b"logs/properties": (ALL, {"GET": "other"}),
     b"logs": (ALL, {"DELETE": "other"}),
     b"logs/interactions": (LATER, {"POST": "other"}),
     b"logs/observations": (LATER, {"POST": "other"}),

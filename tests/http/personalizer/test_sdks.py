@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import requests
-from azure.ai.personalizer import PersonalizerClient
+from azure.ai.personalizer import PersonalizerAdministrationClient, PersonalizerClient
+from azure.ai.personalizer.aio import PersonalizerAdministrationClient as AsyncAdministration
 from azure.ai.personalizer.aio import PersonalizerClient as AsyncClient
 from azure.cognitiveservices.personalizer import PersonalizerClient as FirstClient
 from azure.cognitiveservices.personalizer.models import (
@@ -151,3 +152,73 @@ def test_retries_of_its_asynchronous_client_are_one_event(gateway, personalizer)
     assert set(gateway.tries.values()) == {2}
     assert num_decisions(personalizer) == before + 1
     assert rewards(personalizer, event) == [(0.25, "aggregated")]
+
+
+SLOTS = {
+    "slots": [
+        {"id": "top", "features": [{"size": "large"}], "baselineAction": "soup"},
+        {"id": "side", "excludedActions": ["soup"], "baselineAction": "toast"},
+    ]
+}
+SLOT_REWARDS = {"reward": [{"slotId": "top", "value": 1.0}, {"slotId": "side", "value": 0.5}]}
+
+
+def slot_rewards(personalizer, event: str) -> list[list[tuple[float, str]]]:
+    return [rewards_of(personalizer, f"ps:default:{event}:{number}") for number in range(2)]
+
+
+def rewards_of(personalizer, name: str) -> list[tuple[float, str]]:
+    found = personalizer.http.get(f"/bandits/default/decisions/{name}").json()
+    return [(each["reward"], each["status"]) for each in found["chosen"][0]["rewards"]]
+
+
+def test_slots_of_the_newest_python_sdk_are_one_event_through_a_gateway(
+    gateway, personalizer
+) -> None:
+    before = num_decisions(personalizer)
+    with newest_client(gateway.url) as client:
+        answer = client.rank_multi_slot(body_of(**SLOTS, deferActivation=True))
+        event = answer["eventId"]
+        assert [each["id"] for each in answer["slots"]] == ["top", "side"]
+        client.reward_multi_slot(event, SLOT_REWARDS)
+        client.activate_multi_slot(event)
+    assert set(gateway.tries.values()) == {2}
+    assert num_decisions(personalizer) == before + 2
+    assert slot_rewards(personalizer, event) == [[(1.0, "aggregated")], [(0.5, "aggregated")]]
+
+
+def test_slots_of_its_asynchronous_client(doorway, personalizer) -> None:
+    async def one() -> str:
+        async with newest_client(doorway.url, AsyncClient) as client:
+            answer = await client.rank_multi_slot(body_of(**SLOTS))
+            event: str = answer["eventId"]
+            await client.reward_multi_slot(event, SLOT_REWARDS)
+            await client.activate_multi_slot(event)
+            return event
+
+    event = asyncio.run(one())
+    assert slot_rewards(personalizer, event) == [[(1.0, "pending")], [(0.5, "pending")]]
+
+
+def test_the_administration_of_the_newest_python_sdk(gateway, personalizer) -> None:
+    personalizer.rank()
+    with newest_client(gateway.url, PersonalizerAdministrationClient) as client:
+        configuration = client.get_service_configuration()
+        assert client.update_service_configuration(configuration) == configuration
+        assert set(client.get_model_properties()) == {"creationTime", "lastModifiedTime"}
+        for call in (client.get_policy, client.get_log_properties, client.delete_logs):
+            with pytest.raises(HttpResponseError) as refused:
+                call()
+            assert refused.value.error is not None
+            assert refused.value.error.code == "OperationNotAllowed"
+
+
+def test_its_asynchronous_administration(doorway, personalizer) -> None:
+    personalizer.rank()
+
+    async def one() -> None:
+        async with newest_client(doorway.url, AsyncAdministration) as client:
+            configuration = await client.get_service_configuration()
+            assert await client.update_service_configuration(configuration) == configuration
+
+    asyncio.run(one())
