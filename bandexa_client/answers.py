@@ -374,6 +374,19 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedArm:
+    """How an arm stands by a metric, or in a segment.
+
+    Attributes:
+        reward: Its values.
+        lift: What the bandit's are more; None of the bandit itself.
+    """
+
+    reward: Estimate
+    lift: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
 class ArmState:
     """How an arm stands, since it is what it is now.
 
@@ -382,12 +395,16 @@ class ArmState:
         share: The probability that it decides now.
         reward: What its decisions earned.
         lift: What the bandit's earn more; None of the bandit itself.
+        metrics: The same by each metric.
+        segments: The same for each value of the segment.
     """
 
     name: str
     share: float
     reward: Estimate
     lift: Estimate | None
+    metrics: Mapping[str, ComparedArm] | None = field(default=None, metadata=SENT)
+    segments: Mapping[str, ComparedArm] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +417,7 @@ class Guarded:
         margin: By how much the bandit might have been worse.
         low, high: The interval of its lift over the arm then.
         num: The number of values behind it.
+        metric: Which metric was worse; None: what is learned.
     """
 
     arm: str
@@ -408,6 +426,7 @@ class Guarded:
     low: float
     high: float
     num: int
+    metric: str | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 ArmPolicy = Literal["thompson", "squarecb", "greedy", "uniform", "first", "request"]
@@ -18,6 +18,7 @@ SERVED = "served"  # that of the arm that serves one action, while `serve` names
 CONTROL = "control"
 MAX_ARMS = 16
 MAX_SHARE = 0.5
+MAX_GUARDED = 16  # metrics
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -62,6 +63,27 @@ class ArmSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricGuard:
+    """When an arm takes over, because the bandit is worse by a metric.
+
+    Attributes:
+        margin: In units of the metric; the arm takes over once the bandit is surely worse by more.
+        better: Whether "higher" or "lower" values of the metric are better.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    margin: float
+    better: Literal["higher", "lower"] = "higher"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.margin) and self.margin >= 0.0):
+            raise ValueError("margin: must be a finite number, 0 or above")
+        if self.better not in ("higher", "lower"):
+            raise ValueError("better: must be higher or lower")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSpec:
     """When an arm takes over, because the bandit is worse.
 
@@ -69,16 +91,32 @@ class GuardSpec:
         margin: The arm serves everything once the upper end of the interval of the bandit's lift
             over it is below -margin, in units of reward; None: nothing takes over.
         arm: The arm that serves then, and in the mode "control_only".
+        metrics: By name: metrics that must not become worse, learned or not. The probability of a
+            wrong alarm, 0.05, is shared by the margin and all of them.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     margin: float | None = None
     arm: str = CONTROL
+    metrics: dict[str, MetricGuard] = field(default_factory=dict)
+
+    @property
+    def num_watched(self) -> int:
+        """How many intervals it acts on."""
+        return (self.margin is not None) + len(self.metrics)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GuardSpec:
+        """Return the section whose `dataclasses.asdict` went through JSON."""
+        metrics = {name: MetricGuard(**each) for name, each in value.get("metrics", {}).items()}
+        return cls(**value | {"metrics": metrics})
 
     def __post_init__(self) -> None:
         if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0.0):
             raise ValueError("margin: must be a finite number, 0 or above")
+        if len(self.metrics) > MAX_GUARDED:
+            raise ValueError(f"metrics: at most {MAX_GUARDED}")
 
 
 def check_arms(
@@ -98,7 +136,7 @@ def check_arms(
         raise ValueError("arms: the sum of their shares must be below 1")
     if mode is not None and mode not in get_args(Mode):
         raise ValueError(f"mode: must be one of {', '.join(get_args(Mode))}")
-    if guard.margin is not None and guard.arm not in names:
+    if guard.num_watched and guard.arm not in names:
         raise ValueError(f"guard: there is no arm {guard.arm!r}")
     if mode == "control_only" and serve is None and guard.arm not in names:
         raise ValueError(f"mode: control_only needs an arm {guard.arm!r} (guard.arm)")

@@ -444,6 +444,8 @@ class BanditSpec:
             decision. None: as it was.
         serve: One action that is served in every decision; None: as it was, or none where `mode` is
             named.
+        segment: A named feature of contexts: arms are compared for each of its values, too. None:
+            for none.
         limits: By the id of an action: when it is offered, and how probable its choice is at least
             and at most. None: as they were.
         seed: Key of every draw; None: the server draws a seed at creation.
@@ -457,7 +459,7 @@ class BanditSpec:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     # The sections that a change takes at once; others have to be relearned from the log.
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
-        {"training", "replay", "selection", "rewards", "limits"} | ARM_KEYS
+        {"training", "replay", "selection", "rewards", "limits", "segment"} | ARM_KEYS
     )
 
     policy: PolicyName | None = None
@@ -477,6 +479,7 @@ class BanditSpec:
     guard: GuardSpec = field(default_factory=GuardSpec)
     mode: Mode | None = None
     serve: str | None = None
+    segment: str | None = None
     limits: dict[str, LimitSpec] | None = None
     seed: int | None = None
     edition: int | None = None
@@ -502,6 +505,8 @@ class BanditSpec:
             raise ValueError("sticky: must be unit, or left out")
         check_arms(self.arms, self.guard, self.mode, self.serve)
         check_limits(self.limits or {})
+        if self.segment is not None and self.context.features is None:
+            raise ValueError("segment: needs contexts with named features")
         row_bytes = self.row_layout.row_bytes
         capacity_bytes = self.replay.capacity_bytes
         if capacity_bytes is not None and capacity_bytes < row_bytes:
@@ -557,7 +562,7 @@ class BanditSpec:
             "rewards": RewardSpec.from_json(value.get("rewards", {})),
             "reward_range": None if (bounds := value["reward_range"]) is None else tuple(bounds),
             "arms": tuple(ArmSpec(**arm) for arm in value.get("arms", ())),
-            "guard": GuardSpec(**value.get("guard", {})),
+            "guard": GuardSpec.from_json(value.get("guard", {})),
             "limits": limits_from_json(value.get("limits")),
             "edition": value.get("edition", 1),
         }

@@ -67,6 +67,7 @@ class Trip(NamedTuple):
         low, high: The interval of its lift over the arm.
         num: How many values are behind that.
         time: When it was, seconds since the epoch; 0 while it is not a row of the log.
+        metric: Which metric is worse; None: what is learned is.
     """
 
     arm: str
@@ -75,6 +76,7 @@ class Trip(NamedTuple):
     high: float
     num: int
     time: float = 0.0
+    metric: str | None = None
 
 
 class Switch(NamedTuple):
@@ -288,7 +290,9 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
     if "arms" in changes:
         new |= {key: changes[key] for key in ARM_KEYS}
         new["arms"] = tuple(ArmSpec(**arm) for arm in changes["arms"])
-        new["guard"] = GuardSpec(**changes["guard"])
+        new["guard"] = GuardSpec.from_json(changes["guard"])
+    if "segment" in changes:
+        new["segment"] = changes["segment"]
     if "limits" in changes:
         new["limits"] = limits_from_json(changes["limits"])
     return dataclasses.replace(spec, **new)

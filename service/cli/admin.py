@@ -157,6 +157,14 @@ def show_values(
             for arm in found.arms
         ]
         typer.echo(columns(head, rows) + "\n")
+        parts = [
+            [of, arm.name, *_estimate(part.reward), *_estimate(part.lift)[1:]]
+            for arm in found.arms
+            for of, part in {**(arm.metrics or {}), **(arm.segments or {})}.items()
+        ]
+        if parts:
+            head = ("metric or segment", "arm", "values", "mean", "interval", "lift", "interval")
+            typer.echo(columns(head, sorted(parts)) + "\n")
     lines = [[action.id, *_estimate(action.reward)] for action in found.actions]
     typer.echo(columns(("action", "values", "reward", "interval"), lines))
 

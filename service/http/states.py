@@ -10,6 +10,7 @@ from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import (
     ArmState,
     BanditAnswer,
+    ComparedState,
     EstimateState,
     FeaturesState,
     FieldState,
@@ -27,7 +28,7 @@ from service.serving.engine import Engine
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
 from service.serving.recovery import SetAside
-from service.serving.standing import ArmStanding, Estimated
+from service.serving.standing import ArmStanding, Compared, Estimated
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
@@ -79,7 +80,15 @@ def arm_state(arm: ArmStanding) -> ArmState:
     return ArmState(
         name=arm.name, share=arm.share, reward=estimate_state(arm.reward),
         lift=None if arm.lift is None else estimate_state(arm.lift),
+        metrics={name: compared_state(each) for name, each in arm.metrics.items()},
+        segments={name: compared_state(each) for name, each in arm.segments.items()},
     )  # fmt: skip
+
+
+def compared_state(found: Compared) -> ComparedState:
+    """Return how an arm stands by a metric or in a segment."""
+    lift = None if found.lift is None else estimate_state(found.lift)
+    return ComparedState(reward=estimate_state(found.reward), lift=lift)
 
 
 def trip_state(bandit: Bandit) -> TripState | None:

@@ -353,7 +353,8 @@ def _check_arms(state: BanditState) -> Iterator[Finding]:
         yield Finding(
             "guard-tripped", ALARM,
             f"arm {trip.arm} serves everything since {_utc(trip.time)}: after {trip.num} values the"
-            f" bandit's lift over it was {trip.low:.3g} to {trip.high:.3g}, below -{trip.margin:g}",
+            f" bandit's lift over it{f' by {trip.metric}' if trip.metric else ''} was"
+            f" {trip.low:.3g} to {trip.high:.3g}, worse than by the margin of {trip.margin:g}",
             'find out why; a PUT with "mode": "learn" has the bandit decide again, and its'
             " comparison with the arm begins anew",
         )  # fmt: skip

@@ -53,13 +53,25 @@ class Guarding:
     def _trip(bandit: Bandit) -> Trip | None:
         """Return why the control has to take over now; None where it has not."""
         spec, found = bandit.model.spec, bandit.current_standing()
-        margin = spec.guard.margin
-        if margin is None or spec.mode == "control_only" or spec.serve is not None or not found:
+        guard = spec.guard
+        if spec.mode == "control_only" or spec.serve is not None or not guard.num_watched:
             return None
-        lift = next((each.lift for each in found if each.name == spec.guard.arm), None)
-        if lift is None or lift.interval is None or lift.interval.high >= -margin:
-            return None
-        return Trip(spec.guard.arm, margin, *lift.interval, lift.num)
+        arm = next((each for each in found if each.name == guard.arm), None)
+        watched: list[tuple[str, float, float]] = []
+        if guard.margin is not None:
+            watched.append(("", guard.margin, 1.0))
+        watched += [
+            (name, each.margin, 1.0 if each.better == "higher" else -1.0)
+            for name, each in guard.metrics.items()
+        ]
+        for name, margin, sign in watched:
+            lift = None if arm is None else arm.guarded.get(name)
+            if lift is None or lift.interval is None:
+                continue
+            best = lift.interval.high if sign > 0 else -lift.interval.low
+            if best < -margin:
+                return Trip(guard.arm, margin, *lift.interval, lift.num, metric=name or None)
+        return None
 
     async def _take_over(self, bandit: Bandit) -> None:
         engine, name = self._engine, bandit.record.name
@@ -81,8 +93,9 @@ class Guarding:
         with suppress(ServiceError):  # its row of the log says it all
             await engine.commit(engine.store.append_audit, entry)
         log.error(
-            "bandit %s: its lift over arm %s is %.4g to %.4g, below -%.4g: the arm serves"
-            " everything", name, trip.arm, trip.low, trip.high, trip.margin,
+            "bandit %s: its lift over arm %s%s is %.4g to %.4g, worse than by %.4g: the arm serves"
+            " everything", name, trip.arm, f" by {trip.metric}" if trip.metric else "", trip.low,
+            trip.high, trip.margin,
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bandexa_core.arms import shares
 from bandexa_core.arms_spec import BANDIT
 from bandexa_core.evaluation import Interval
 from bandexa_core.spec import BanditSpec
+
+EMPTY: Mapping[str, Compared] = MappingProxyType({})
+EMPTY_GUARDED: Mapping[str, Estimated] = MappingProxyType({})
 
 
 class Estimated(NamedTuple):
@@ -25,6 +30,13 @@ class Estimated(NamedTuple):
     interval: Interval | None
 
 
+class Compared(NamedTuple):
+    """How an arm stands by a metric, or in a segment: see `ArmStanding`."""
+
+    reward: Estimated
+    lift: Estimated | None
+
+
 class ArmStanding(NamedTuple):
     """How an arm stands.
 
@@ -33,12 +45,19 @@ class ArmStanding(NamedTuple):
         share: The probability that it decides now.
         reward: Its values.
         lift: What the bandit's values are more than its own; None of the bandit itself.
+        metrics: The same by each metric.
+        segments: The same for each value of the segment.
+        guarded: Of the arm that guards: the lifts that it acts on, by metric ("": what is learned),
+            with intervals that share the probability of an error.
     """
 
     name: str
     share: float
     reward: Estimated
     lift: Estimated | None
+    metrics: Mapping[str, Compared] = EMPTY
+    segments: Mapping[str, Compared] = EMPTY
+    guarded: Mapping[str, Estimated] = EMPTY_GUARDED
 
 
 class Standing(NamedTuple):
@@ -66,6 +85,6 @@ class Standing(NamedTuple):
         """Whether that is how the arms of a configuration stand: nothing begins anew with it."""
 
         def compared(of: BanditSpec) -> tuple[object, ...]:
-            return of.arms, shares(of), of.sticky, of.reward_range
+            return of.arms, shares(of), of.sticky, of.reward_range, of.segment
 
         return compared(spec) == compared(self.spec)

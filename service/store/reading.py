@@ -353,8 +353,13 @@ class CountingReader(Reader, Protocol):
             KeyError: There is no such bandit any more.
         """
 
-    def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
-        """Return at most so many learn rows, and rows that void values, in (after, up_to]."""
+    def learned(
+        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+    ) -> list[CountedValue]:
+        """Return at most so many learn rows, and rows that void values, in (after, up_to].
+
+        `contexts`: With the contexts of their decisions.
+        """
 
 
 class Audit(Reader, Protocol):

@@ -500,6 +500,8 @@ class CountedValue(NamedTuple):
         action: That action; None where the decision was removed.
         arm: The arm that decided; None without arms.
         is_first: Whether no earlier decision with an arm was made for the same unit.
+        metrics, metrics_before: Those that `after` and `before` are made of; None: of none.
+        context: The context of the decision as it is stored, where it was asked for.
     """
 
     position: int
@@ -514,3 +516,6 @@ class CountedValue(NamedTuple):
     action: ActionId | None = None
     arm: str | None = None
     is_first: bool = True
+    metrics: Metrics | None = None
+    metrics_before: Metrics | None = None
+    context: bytes | None = None

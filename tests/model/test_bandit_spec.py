@@ -249,7 +249,7 @@ def test_the_relearned_part_is_all_but_what_may_change():
     frozen = BASE.relearned_part()
     sections = {field.name for field in dataclasses.fields(BanditSpec)}
     at_once = {"training", "replay", "selection", "arms", "sticky", "guard", "mode", "serve"}
-    assert frozen.keys() == sections - at_once - {"limits"}
+    assert frozen.keys() == sections - at_once - {"limits", "segment"}
     assert frozen["rewards"] == {"learn": None, "outside": None}
     changed = dataclasses.replace(BASE, training=TrainingSpec(lr=0.5))
     assert changed.relearned_part() == frozen

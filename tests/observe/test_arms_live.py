@@ -12,9 +12,11 @@ from tests.fixtures.waiting import poll
 ARMS = [{"name": "control", "share": 0.5, "action": "y"}]
 
 
-def rewarded(call, name: str, num: int, reward_of: dict[str, float]) -> dict[str, int]:
+def rewarded(
+    call, name: str, num: int, reward_of: dict[str, Any], contexts: Any = ([1, 0],)
+) -> dict[str, int]:
     """Have a bandit decide and learn; rewards are those of the arms. Returns how many each had."""
-    items = [{"bandit": name, "context": [1, 0]} for _ in range(num)]
+    items = [{"bandit": name, "context": contexts[n % len(contexts)]} for n in range(num)]
     counts: dict[str, int] = {}
     for first in range(0, num, 500):
         answers = call("POST", "/select/batch", {"items": items[first : first + 500]})["items"]
@@ -23,7 +25,8 @@ def rewarded(call, name: str, num: int, reward_of: dict[str, float]) -> dict[str
             answer = item["answer"]
             counts[answer["arm"]] = counts.get(answer["arm"], 0) + 1
             reward = reward_of[answer["arm"]]
-            rewards.append({"decision_id": answer["decision_id"], "reward": reward})
+            what = {"metrics": reward} if isinstance(reward, dict) else {"reward": reward}
+            rewards.append({"decision_id": answer["decision_id"]} | what)
         call("POST", "/reward/batch", {"items": rewards})
     return counts
 
@@ -41,9 +44,10 @@ def counted(call, name: str, num: int) -> dict[str, Any]:
 def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
     name = api.two_actions(arms=ARMS)
     nothing = {"num": 0, "mean": None, "low": None, "high": None}
+    parts: dict[str, Any] = {"metrics": {}, "segments": {}}
     assert api.state(name)["arms"] == [
-        {"name": "control", "share": 0.5, "reward": nothing, "lift": nothing},
-        {"name": "bandit", "share": 0.5, "reward": nothing, "lift": None},
+        {"name": "control", "share": 0.5, "reward": nothing, "lift": nothing} | parts,
+        {"name": "bandit", "share": 0.5, "reward": nothing, "lift": None} | parts,
     ]
     counts = rewarded(api.call, name, 1000, {"control": 0.25, "bandit": 0.75})
     control, bandit = counted(api.call, name, 1000)["arms"]
@@ -133,3 +137,44 @@ def test_one_call_serves_one_action_and_one_takes_it_back(api) -> None:
     api.call("DELETE", f"/bandits/{name}/actions/x")
     for body in ({"serve": "x"}, {"mode": "control_only"}, {"mode": "off"}, {"serve": "no id"}):
         api.call("PUT", f"/bandits/{name}/mode", body, 422)
+
+
+def test_a_guard_acts_on_a_metric_that_is_not_learned(api) -> None:
+    """Sales are equal, and the bandit's returns are many more: the control takes over."""
+    name = api.two_actions(
+        arms=ARMS, rewards={"learn": {"sale": 1.0}, "metrics": ["sale", "refund"]},
+        guard={"margin": 0.2, "metrics": {"refund": {"margin": 0.1, "better": "lower"}}},
+    )  # fmt: skip
+    reward_of = {
+        "control": {"sale": 0.5, "refund": 0.1}, "bandit": {"sale": 0.5, "refund": 0.9},
+    }  # fmt: skip
+    rewarded(api.call, name, 1000, reward_of)
+    guarded = poll(lambda: api.state(name)["guarded"], "the guard acts")
+    assert (guarded["metric"], guarded["arm"], guarded["margin"]) == ("refund", "control", 0.1)
+    assert 0.1 < guarded["low"] < 0.8 < guarded["high"]
+    state = api.state(name)
+    assert state["spec"]["mode"] == "control_only"
+    (finding,) = [f for f in state["learning"]["findings"] if f["name"] == "guard-tripped"]
+    assert "by refund" in finding["message"]
+
+
+def test_the_state_has_the_lift_for_each_value_of_the_segment(api) -> None:
+    name = api.fresh("segments")
+    spec = {
+        "policy": "uniform", "context": {"features": "auto"}, "arms": ARMS, "segment": "country",
+        "reward_range": [0, 1],
+    }  # fmt: skip
+    api.call("PUT", f"/bandits/{name}", spec, 201)
+    api.call("PUT", f"/bandits/{name}/actions", {"ids": ["x", "y"]})
+    contexts = [{"country": "DE"}, {"country": "FR"}, {}]
+    rewarded(api.call, name, 300, {"control": 0.2, "bandit": 0.6}, contexts)
+    control, bandit = counted(api.call, name, 300)["arms"]
+    assert set(control["segments"]) == {"DE", "FR", "(missing)"}
+    for value, found in control["segments"].items():
+        assert found["reward"]["mean"] == pytest.approx(0.2)
+        assert found["reward"]["num"] + bandit["segments"][value]["reward"]["num"] == 100
+    assert api.call("GET", f"/bandits/{name}/values")["arms"] == [control, bandit]
+    bad = api.call(
+        "PUT", f"/bandits/{api.fresh()}", {"context": {"shape": [2]}, "segment": "x"}, 422
+    )
+    assert "segment" in bad["detail"]

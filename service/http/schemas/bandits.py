@@ -148,6 +148,13 @@ class EstimateState(BaseModel):
     high: float | None = Field(description="The upper end.")
 
 
+class ComparedState(BaseModel):
+    """How an arm stands by a metric, or in a segment."""
+
+    reward: EstimateState = Field(description="The values of the metric, or in the segment.")
+    lift: EstimateState | None = Field(description="Of the bandit over the arm; null of itself.")
+
+
 class ArmState(BaseModel):
     """How an arm stands, since it is what it is now."""
 
@@ -156,6 +163,10 @@ class ArmState(BaseModel):
     reward: EstimateState
     lift: EstimateState | None = Field(
         description="What the bandit earns more than it, per decision; null for the bandit."
+    )
+    metrics: dict[str, ComparedState] = Field({}, description="The same by each metric.")
+    segments: dict[str, ComparedState] = Field(
+        {}, description="The same for each value of `segment`; (others) are the later ones."
     )
 
 
@@ -168,6 +179,7 @@ class TripState(BaseModel):
     low: float = Field(description="The interval of the bandit's lift over the arm then.")
     high: float
     num: int = Field(description="The number of values behind it.")
+    metric: str | None = Field(None, description="The metric that is worse; null: what is learned.")
 
 
 class BanditAnswer(BaseModel):

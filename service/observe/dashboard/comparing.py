@@ -33,21 +33,48 @@ from bandexa_core.evaluation import (
     Mixture,
     mixture_bound,
 )
+from bandexa_core.evaluation.sequences import ALPHA
 from bandexa_core.log.configurations import Configurations
+from bandexa_core.log.rows import Metrics
+from bandexa_core.schema import from_bytes
+from bandexa_core.schema.objects import flatten
 from bandexa_core.spec import BanditSpec
-from service.serving.standing import ArmStanding, Estimated, Standing
+from service.serving.standing import ArmStanding, Compared, Estimated, Standing
 from service.store.records import CountedValue
 
 Kind = Literal["action", "arm", "lift"]
 Range = tuple[float, float]
 Values = NDArray[np.float64]
+SEPARATOR = "\x1f"
+METRIC, SEGMENT = "metric:", "segment:"
+MAX_SEGMENTS = 12  # values of a segment; the later ones are counted together
+OTHERS = "(others)"
+MISSING = "(missing)"
+LONGEST = 64  # characters of a segment's value
 
 
 class Key(NamedTuple):
-    """Which sum: of an action, of an arm, or of the lift over an arm."""
+    """Which sum: of an action, of an arm, or of the lift over an arm.
+
+    Attributes:
+        kind: What it is of.
+        name: The action or arm.
+        of: "": of all values; or of a metric or a segment alone (`METRIC` or `SEGMENT` before it).
+    """
 
     kind: Kind
     name: str
+    of: str = ""
+
+    @property
+    def stored(self) -> str:
+        """The name under which it is stored."""
+        return self.name + (SEPARATOR + self.of if self.of else "")
+
+    @classmethod
+    def of_stored(cls, kind: Kind, name: str) -> Key:
+        """Return the key that is stored under a name."""
+        return cls(kind, *name.split(SEPARATOR, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +281,13 @@ class Definitions:
 
 def _defined(spec: BanditSpec, key: Key) -> Any:
     """Return what has to stay as it is for sums to go on."""
-    value = spec.reward_range, spec.rewards.learn
+    value: Any = spec.reward_range, spec.rewards.learn
     if key.kind == "action":
         return value
+    if key.of.startswith(METRIC):
+        value = None
+    elif key.of:
+        value = value, spec.segment
     chances = shares(spec)
     what = next((arm for arm in spec.arms if arm.name == key.name), None)
     return what, chances.get(key.name), chances.get(BANDIT), spec.sticky, value
@@ -270,20 +301,45 @@ def comparable(spec: BanditSpec, arm: str | None, *, is_first: bool) -> bool:
     return len(chances) > 1 and chances.get(BANDIT, 0.0) > 0.0 and arm in chances
 
 
+def compared_metrics(spec: BanditSpec) -> tuple[str, ...]:
+    """Return the metrics by which arms are compared."""
+    names = {**dict.fromkeys(spec.guard.metrics), **dict.fromkeys(spec.rewards.learn or ())}
+    return tuple(names | dict.fromkeys(spec.rewards.metrics or ()))
+
+
+def segment_of(path: str, context: bytes | None) -> str:
+    """Return the value of a segment in a stored context."""
+    try:
+        value = flatten(from_bytes(context or b"{}")).get(path)
+    except ValueError:  # verification reports it
+        value = None
+    if value is None:
+        return MISSING
+    text = json.dumps(value) if isinstance(value, bool | list | dict) else str(value)
+    return text[:LONGEST].replace(SEPARATOR, " ")
+
+
 class Comparison:
     """Adds learned values of one bandit to its sums.
 
     Args:
         known: The configurations of the bandit.
         load: Returns stored sums; None where there are none.
+        segments: The values of its segment that have sums.
 
     Attributes:
         changed: The sums that differ from the stored ones, after `take`.
     """
 
-    def __init__(self, known: Configurations, load: Callable[[Key], str | None]) -> None:
+    def __init__(
+        self,
+        known: Configurations,
+        load: Callable[[Key], str | None],
+        segments: Iterable[str] = (),
+    ) -> None:
         self._definitions = Definitions(known)
         self._load = load
+        self._segments = set(segments)
         self.changed: dict[Key, Sums | Lift] = {}
         self._read: dict[Key, Sums | Lift | None] = {}
         self._waiting: dict[Key, list[tuple[float, bool]]] = defaultdict(list)  # to be added
@@ -294,23 +350,37 @@ class Comparison:
             if row.made_at is None or row.place != 0:
                 continue  # its decision is gone; or it is not the first of several actions
             if row.before is not None and row.first_learned is not None:
-                self._count(row, row.made_at, row.before, add=False)
+                self._count(row, row.made_at, row.before, row.metrics_before, add=False)
             if row.after is not None and (row.before is None or row.first_learned is not None):
-                self._count(row, row.made_at, row.after, add=True)
+                self._count(row, row.made_at, row.after, row.metrics, add=True)
         for key in list(self._waiting):
             self._flush(key)
 
-    def _count(self, row: CountedValue, made_at: int, value: float, *, add: bool) -> None:
+    def _count(
+        self, row: CountedValue, made_at: int, value: float, metrics: Metrics | None, *, add: bool
+    ) -> None:
         spec = self._definitions.spec(made_at)
         if row.action is not None:
             self._add(Key("action", row.action), made_at, value, add=add)
         arm = row.arm
         if arm is None or not comparable(spec, arm, is_first=row.is_first):
             return
-        self._add(Key("arm", arm), made_at, value, add=add)
         others = [each for each, share in shares(spec).items() if each != BANDIT and share > 0.0]
-        for other in others if arm == BANDIT else [arm]:
-            self._add(Key("lift", other), made_at, value, add=add, is_bandit=arm == BANDIT)
+        parts, known = [("", value)], dict(metrics or ())
+        parts += [(METRIC + name, known.get(name, 0.0)) for name in compared_metrics(spec)]
+        if spec.segment is not None:
+            parts.append((SEGMENT + self._segment(segment_of(spec.segment, row.context)), value))
+        for of, part in parts:
+            self._add(Key("arm", arm, of), made_at, part, add=add)
+            for other in others if arm == BANDIT else [arm]:
+                self._add(Key("lift", other, of), made_at, part, add=add, is_bandit=arm == BANDIT)
+
+    def _segment(self, value: str) -> str:
+        if value not in self._segments:
+            if len(self._segments - {MISSING}) >= MAX_SEGMENTS and value != MISSING:
+                return OTHERS
+            self._segments.add(value)
+        return value
 
     def _add(
         self, key: Key, made_at: int, value: float, *, add: bool, is_bandit: bool = False
@@ -357,7 +427,7 @@ class Comparison:
 
     @staticmethod
     def _new(key: Key, since: int, spec: BanditSpec) -> Sums | Lift:
-        bounds = spec.reward_range
+        bounds = None if key.of.startswith(METRIC) else spec.reward_range
         if key.kind != "lift":
             return Sums.new(since, bounds)
         chances = shares(spec)
@@ -376,19 +446,44 @@ def standing(known: Configurations, stored: Mapping[Key, str]) -> Standing:
     spec, end = definitions.newest, definitions.end
     nothing = Estimated(0, None, None)
 
-    def of(key: Key) -> Estimated:
+    def of(key: Key, alpha: float | None = None) -> Estimated:
         text = stored.get(key)
         sums = None if text is None else unpacked(key.kind, text)
         if sums is None or sums.since != definitions.since(end, key):
             return nothing
+        if alpha is not None:
+            return _estimated(replace(sums.state, alpha=alpha))
         return sums.estimated()
+
+    def compared(name: str, part: str) -> Compared:
+        lift = None if name == BANDIT else of(Key("lift", name, part))
+        return Compared(of(Key("arm", name, part)), lift)
 
     chances = shares(spec)
     names = [*(arm.name for arm in spec.arms), BANDIT]
+    metrics = compared_metrics(spec)
+    segments: list[str] = []
+    if spec.segment is not None:
+        found = {k.of.removeprefix(SEGMENT) for k in stored if k.of.startswith(SEGMENT)}
+        segments = [  # not those of an earlier definition
+            value
+            for value in sorted(found)
+            if any(of(Key("arm", name, SEGMENT + value)).num for name in names)
+        ]
+    watched = [*([""] if spec.guard.margin is not None else []), *spec.guard.metrics]
+
+    def guarded(name: str) -> dict[str, Estimated]:
+        if name != spec.guard.arm:
+            return {}
+        alpha = ALPHA / max(1, len(watched))
+        return {m: of(Key("lift", name, METRIC + m if m else ""), alpha) for m in watched}
+
     arms = tuple(
         ArmStanding(
             name, chances.get(name, 0.0), of(Key("arm", name)),
             None if name == BANDIT else of(Key("lift", name)),
+            {metric: compared(name, METRIC + metric) for metric in metrics},
+            {value: compared(name, SEGMENT + value) for value in segments}, guarded(name),
         )
         for name in names
     )  # fmt: skip
@@ -399,5 +494,5 @@ def by_bandit(found: Iterable[tuple[str, Kind, str, str]]) -> dict[str, dict[Key
     """Return stored rows (bandit, kind, name, sums) by bandit."""
     rows: dict[str, dict[Key, str]] = defaultdict(dict)
     for uid, kind, name, text in found:
-        rows[uid][Key(kind, name)] = text
+        rows[uid][Key.of_stored(kind, name)] = text
     return rows

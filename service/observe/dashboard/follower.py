@@ -20,7 +20,13 @@ from pathlib import Path
 from bandexa_core.ids import BanditUid
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
-from service.observe.dashboard.comparing import Comparison, by_bandit, packed, standing
+from service.observe.dashboard.comparing import (
+    SEGMENT,
+    Comparison,
+    by_bandit,
+    packed,
+    standing,
+)
 from service.serving.standing import Standing
 from service.settings import Settings
 from service.store.errors import StoreDamaged, StoreError
@@ -252,7 +258,7 @@ class Follower:
         cursor = self._aggregates.cursor(uid)
         if cursor >= head:
             return False
-        rows = self._store.learned(key, cursor, head, CHUNK)
+        rows = self._store.learned(key, cursor, head, CHUNK, contexts=self._has_segments(key))
         for row in rows:
             cursors[uid] = row.position
             if row.imported:
@@ -278,11 +284,24 @@ class Follower:
             known = self._store.configurations(key)
         except (KeyError, StoreDamaged):  # deleted meanwhile; or damaged, and not served either
             return
-        comparison = Comparison(known, lambda of: self._aggregates.sums(uid, of.kind, of.name))
+        segments: set[str] = set()
+        if self._has_segments(key):
+            stored = by_bandit(self._aggregates.arms(uid)).get(uid, {})
+            segments = {of.of.removeprefix(SEGMENT) for of in stored if of.of.startswith(SEGMENT)}
+        comparison = Comparison(
+            known, lambda of: self._aggregates.sums(uid, of.kind, of.stored), segments
+        )
         comparison.take(rows)
         counts.compared += [
-            (uid, of.kind, of.name, packed(sums)) for of, sums in comparison.changed.items()
+            (uid, of.kind, of.stored, packed(sums)) for of, sums in comparison.changed.items()
         ]
+
+    def _has_segments(self, key: int) -> bool:
+        """Whether arms are, or were, compared by the contexts of decisions."""
+        with suppress(KeyError, StoreDamaged):  # deleted meanwhile, or not served either
+            specs = self._store.configurations(key).specs
+            return any(spec.segment is not None for spec in specs)
+        return False
 
     def _publish_standings(self) -> None:
         """Publish what has changed, about once a second: an interval takes some milliseconds."""

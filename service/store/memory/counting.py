@@ -37,7 +37,9 @@ class MemoryCountingReader(View):
                 read += found[-1].num_bytes
             return found
 
-    def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
+    def learned(
+        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+    ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         with self._reading() as contents:
             found = []
@@ -50,12 +52,17 @@ class MemoryCountingReader(View):
                     row.after if isinstance(row, LearnRow) else None, None,
                     None if first is None else first.row.time, place=each.item,
                 )  # fmt: skip
+                if isinstance(row, LearnRow):
+                    value = value._replace(metrics=row.metrics, metrics_before=row.metrics_before)
+                else:
+                    value = value._replace(metrics_before=row.metrics)
                 if held is not None:
                     made = held.record
                     value = value._replace(
                         decided=made.time, imported=made.imported is not None,
                         made_at=made.position, arm=made.arm,
                         action=made.chosen[each.item].id, is_first=_is_first(contents, held),
+                        context=made.context.tobytes() if contexts else None,
                     )  # fmt: skip
                 found.append(value)
             return found

@@ -15,7 +15,7 @@ import msgspec
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.configurations import Configurations
 from service.store.errors import StoreDamaged
-from service.store.hashing import KIND_CONFIG
+from service.store.hashing import KIND_CONFIG, unpack_log_metrics
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.clock import stored_clock
@@ -51,7 +51,8 @@ SELECT l.position, l.time, l.before, l.after, d.time,
   d.position, l.item, d.chosen, d.arm,
   d.arm IS NULL OR d.unit IS NULL OR NOT EXISTS (
     SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
-    AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL)
+    AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL),
+  l.payload, CASE WHEN :contexts THEN d.context END
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT :most
@@ -107,11 +108,20 @@ class SqliteCountingReader:
         except ValueError as error:
             raise StoreDamaged(f"decisions after key {after} cannot be read") from error
 
-    def learned(self, bandit: int, after: int, up_to: int, most: int) -> list[CountedValue]:
+    def learned(
+        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+    ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         rows = self._db.execute(
             _LEARNED,
-            {"bandit": bandit, "after": after, "up_to": up_to, "most": most, "bits": TIME_BITS},
+            {
+                "bandit": bandit,
+                "after": after,
+                "up_to": up_to,
+                "most": most,
+                "bits": TIME_BITS,
+                "contexts": contexts,
+            },
         ).fetchall()
         values = [_value(*row) for row in rows]
         state = stored_clock(self._db)
@@ -161,6 +171,8 @@ def _value(
     chosen: bytes | None,
     arm: str | None,
     is_first: int,
+    payload: bytes | None,
+    context: bytes | None,
 ) -> CountedValue:
     action = None
     if chosen is not None:
@@ -168,5 +180,5 @@ def _value(
             action = chosen_ids(f"of log row {position}", chosen)[place]
     return CountedValue(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
-        action, arm, bool(is_first),
+        action, arm, bool(is_first), *unpack_log_metrics(payload), context,
     )  # fmt: skip

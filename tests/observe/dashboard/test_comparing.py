@@ -15,6 +15,7 @@ from bandexa_core.log.configurations import Configurations, change_payload
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
 from service.observe.dashboard.comparing import (
+    SEGMENT,
     Comparison,
     Key,
     Sums,
@@ -65,7 +66,8 @@ class Stored:
 
     def take(self, rows: list[CountedValue], step: int = 1000) -> Stored:
         for first in range(0, len(rows), step):
-            comparison = Comparison(self.known, self.sums.get)
+            known = {key.of.removeprefix(SEGMENT) for key in self.sums if SEGMENT in key.of}
+            comparison = Comparison(self.known, self.sums.get, known)
             comparison.take(rows[first : first + step])
             self.sums |= {key: packed(sums) for key, sums in comparison.changed.items()}
         return self
