@@ -139,20 +139,29 @@ def test_one_call_serves_one_action_and_one_takes_it_back(api) -> None:
         api.call("PUT", f"/bandits/{name}/mode", body, 422)
 
 
-def test_a_guard_acts_on_a_metric_that_is_not_learned(api) -> None:
+def test_a_guard_acts_on_a_metric_that_is_not_learned(launch) -> None:
     """Sales are equal, and the bandit's returns are many more: the control takes over."""
-    name = api.two_actions(
-        arms=ARMS, rewards={"learn": {"sale": 1.0}, "metrics": ["sale", "refund"]},
-        guard={"margin": 0.2, "metrics": {"refund": {"margin": 0.1, "better": "lower"}}},
-    )  # fmt: skip
+    node: Node = launch("metrics")
+    spec = {
+        "policy": "uniform", "context": {"shape": [2]}, "arms": ARMS,
+        "rewards": {"learn": {"sale": 1.0}, "metrics": ["sale", "refund"]},
+        "guard": {"margin": 0.2, "metrics": {"refund": {"margin": 0.1, "better": "lower"}}},
+    }  # fmt: skip
+    node.call("PUT", "/bandits/shop", spec)
+    node.call("PUT", "/bandits/shop/actions", {"ids": ["x", "y"]})
     reward_of = {
         "control": {"sale": 0.5, "refund": 0.1}, "bandit": {"sale": 0.5, "refund": 0.9},
     }  # fmt: skip
-    rewarded(api.call, name, 1000, reward_of)
-    guarded = poll(lambda: api.state(name)["guarded"], "the guard acts")
+    rewarded(node.call, "shop", 1000, reward_of)
+
+    def tripped() -> dict[str, Any] | None:
+        found: dict[str, Any] = node.call("GET", "/bandits/shop")
+        return found if found["guarded"] is not None else None
+
+    state = poll(tripped, "the guard acts")
+    guarded = state["guarded"]
     assert (guarded["metric"], guarded["arm"], guarded["margin"]) == ("refund", "control", 0.1)
     assert 0.1 < guarded["low"] < 0.8 < guarded["high"]
-    state = api.state(name)
     assert state["spec"]["mode"] == "control_only"
     (finding,) = [f for f in state["learning"]["findings"] if f["name"] == "guard-tripped"]
     assert "by refund" in finding["message"]
