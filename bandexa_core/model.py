@@ -765,16 +765,17 @@ class ServingModel:
 
     def _actions_changed(self) -> bool:
         policy, catalogue = self.policy, self.catalogue
+        if self._judged is not None and self._judged[0] is catalogue:
+            return self._judged[1]
         if not isinstance(policy, LinearHead) or not policy.encoder.uses_action:
             return False
         if policy.scaling is None or not policy.scaling.num_rows:
             return False
         if self.spec.actions.features is not None:  # objects, which are encoded and have no scale
             return False
-        if self._judged is None or self._judged[0] is not catalogue:
-            scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])
-            changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
-            self._judged = catalogue, bool(changed)
+        scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])
+        changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
+        self._judged = catalogue, bool(changed)
         return self._judged[1]
 
     def round_due(self) -> bool:

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 16  # values that are added one by one: numpy takes longer than so many
 _HALVINGS = 60  # of the interval that the bound is searched in: to the last digit of a float64
 
 
@@ -57,6 +58,8 @@ class Mixture:
         """Return the state after more values, (N,)."""
         if not len(values):
             return self
+        if len(values) <= _FEW:
+            return self._with_few(values.tolist())
         guesses = self._guesses(values)
         return replace(
             self,
@@ -64,6 +67,15 @@ class Mixture:
             total=self.total + float(values.sum()),
             spread=self.spread + float(((values - guesses) ** 2).sum()),
         )
+
+    def _with_few(self, values: list[float]) -> Mixture:
+        num, total, spread = self.num, self.total, self.spread
+        for value in values:
+            num += 1
+            guess = min((self.start + total) / num, 1.0)
+            spread += (value - guess) ** 2
+            total += value
+        return Mixture(self.reach, self.start, self.rho, num, total, spread)
 
     def without(self, value: float) -> Mixture:
         """Return the state as if one of the values had not been there: it was wrong.

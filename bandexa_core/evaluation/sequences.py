@@ -19,7 +19,6 @@ States have a fixed size whatever the number of values, and `to_json` has all of
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -113,7 +112,7 @@ class _Pair:
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole state as plain values."""
-        whole = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        whole = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return whole | {"lower": _side_json(self.lower), "upper": _side_json(self.upper)}
 
     @classmethod
@@ -332,7 +331,7 @@ def _sides(
 
 
 def _side_json(side: Side) -> dict[str, Any]:
-    whole = {f.name: getattr(side, f.name) for f in dataclasses.fields(side)}
+    whole = {name: getattr(side, name) for name in side.__dataclass_fields__}
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in whole.items()}
 
 

@@ -74,6 +74,9 @@ class RewardBounds:
         self._sorted = array("d")
         self._num = 0
         self._distant: list[tuple[int, float]] = []  # values with their numbers, oldest first
+        self._by_size: list[float] = []  # the same values
+        self._lowest: list[float] = []  # `_RANK` of them at each end
+        self._highest: list[float] = []
         for value in values:
             self._add(value)
 
@@ -89,8 +92,18 @@ class RewardBounds:
         if len(ordered) < LEAST:
             return UNBOUNDED
         median = self._median()
-        ends = (*ordered[:_RANK], *ordered[-_RANK:], *(value for _, value in self._distant))
-        distance = sorted(abs(value - median) for value in ends)[-_RANK]
+        # Written out, because every first value of every bandit passes here. Of a remembered value
+        # on the other side of the median the difference is below 0, and counts for nothing.
+        distances = [
+            median - ordered[0], median - ordered[1], median - ordered[2],
+            ordered[-1] - median, ordered[-2] - median, ordered[-3] - median,
+        ]  # fmt: skip
+        for value in self._lowest:
+            distances.append(median - value)
+        for value in self._highest:
+            distances.append(value - median)
+        distances.sort()
+        distance = distances[-_RANK]
         if distance <= _ROUNDING * abs(median):
             return UNBOUNDED
         low, high = median - REACH * distance, median + REACH * distance
@@ -120,7 +133,27 @@ class RewardBounds:
         distant = self._distant
         if distant and distant[0][0] <= self._num - MEMORY:
             del distant[0]
-        distant.append((number, value))
-        if len(distant) > MOST_DISTANT:
+        elif len(distant) == MOST_DISTANT:
             median = self._median()
-            distant.remove(min(distant, key=lambda held: abs(held[1] - median)))
+            least = self._least_distance(median)
+            if abs(value - median) < least:
+                return
+            place = 0  # of the oldest one that is as near as any
+            while abs(distant[place][1] - median) != least:
+                place += 1
+            if distant.pop(place)[1] == value:  # such are most values of few kinds
+                distant.append((number, value))
+                return
+        distant.append((number, value))
+        self._by_size = sorted([held for _, held in distant])
+        self._lowest, self._highest = self._by_size[:_RANK], self._by_size[-_RANK:]
+
+    def _least_distance(self, median: float) -> float:
+        """Return the distance of the remembered value that is the nearest to the median."""
+        held = self._by_size
+        place = bisect_left(held, median)
+        if place == 0:
+            return held[0] - median
+        if place == len(held):
+            return median - held[-1]
+        return min(median - held[place - 1], held[place] - median)

@@ -23,6 +23,7 @@ LONGER = 2.0  # than the longest silence of late
 LONG_CHANCE = 1e-3  # of a silence that is remembered, and
 REMEMBERED = 5  # how many of them
 _MOST_RATE = 0.95
+_FEWEST_LONG = math.ceil(math.log(LONG_CHANCE) / math.log1p(-SHARE * _MOST_RATE))
 _MOST_JOINED = 1024.0  # before the counts behind the rate are halved
 _STEP_S = 1.0  # between two marks
 _MOST_MARKS = 512
@@ -70,7 +71,7 @@ class Silence:
             self._delays = Delays()
         self._delays.add(delay_s, now)
         num = self._chosen
-        if num and self._chance(num) < LONG_CHANCE:
+        if num >= _FEWEST_LONG and self._chance(num) < LONG_CHANCE:
             self._long = [*self._long, num][-REMEMBERED:]
         self._past_chosen += num
         self._past_joined += 1.0

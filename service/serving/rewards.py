@@ -137,20 +137,21 @@ class Rewards:
         if bandit is None:
             return
         num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
-        delay_s = _delay_s(step, self._clock.offset)
-        for _ in range(0 if step.imported else num_rewarded):
-            bandit.vitals.joined(step.time, delay_s)  # also where its value is learned later
+        if num_rewarded > 0 and not step.imported:
+            delay_s = _delay_s(step, self._clock.offset)
+            for _ in range(num_rewarded):
+                bandit.vitals.joined(step.time, delay_s)  # also where its value is learned later
         bandit.metrics.add(step)
         if not rows:
             return
         bandit.applier.follow(rows[-1].position)
+        spec, vitals = bandit.model.spec, bandit.vitals
         for row in () if step.imported else rows:  # what was served elsewhere is no sign of health
             if row.after is None or row.learned is None:  # it became void
                 continue
-            spec = bandit.model.spec
-            bandit.vitals.learned(row.before, row.after, spec.expected_rewards)
+            vitals.learned(row.before, row.after, spec.expected_rewards)
             if (learned := spec.learned_as(row.learned)) != row.after:
-                bandit.vitals.clipped(row.after, learned, spec.expected_rewards)
+                vitals.clipped(row.after, learned, spec.expected_rewards)
         self.train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:
@@ -298,4 +299,8 @@ def _changed_rules(bandit: Bandit, made: DecisionRecord) -> RewardSpec | None:
 
 def _num_rewarded(state: DecisionState) -> int:
     """Return how many chosen actions have a reward that counts."""
-    return sum(item.num > 0 for item in state.items) if state.activated else 0
+    if not state.activated:
+        return 0
+    if len(state.items) == 1:
+        return 1 if state.items[0].num else 0
+    return sum(item.num > 0 for item in state.items)

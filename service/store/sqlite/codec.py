@@ -99,7 +99,10 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
     Raises:
         StoreDamaged: A checksum differs.
     """
-    return tuple(item.id for item in chosen_items(decision_id, blob))
+    try:
+        return tuple([item[0] for item in _unpacked_chosen(decision_id, blob, None)])
+    except (TypeError, LookupError) as error:
+        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 
 
 def chosen_items(
@@ -111,12 +114,21 @@ def chosen_items(
         StoreDamaged: A checksum differs.
     """
     try:
+        return [ChosenItem(*item) for item in _unpacked_chosen(decision_id, blob, context)]
+    except TypeError as error:
+        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+
+
+def _unpacked_chosen(decision_id: str, blob: bytes, context: bytes | None) -> list[list[Any]]:
+    """Return the fields of each item; see `chosen_items`."""
+    try:
         context_sum, packed_sum, packed = msgpack.unpackb(blob)
         if crc32(packed) != packed_sum or (context is not None and crc32(context) != context_sum):
             raise ValueError("its checksum differs")
-        return [ChosenItem(*item) for item in msgpack.unpackb(packed)]
+        found: list[list[Any]] = msgpack.unpackb(packed)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+    return found
 
 
 def blank_chosen(decision_id: str, blob: bytes) -> bytes:

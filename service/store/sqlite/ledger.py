@@ -294,7 +294,10 @@ class Ledger:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
         before = found.items or (NEW_ITEM,) * len(states)
-        items = [old._replace(state=state) for state, old in zip(states, before, strict=True)]
+        items = [
+            StoredItem(state, old.origin, old.latest, old.low, old.high)
+            for state, old in zip(states, before, strict=True)
+        ]
         if not step.change.learned:
             return (), tuple(items)
         key, spec = decision.bandit.key, decision.bandit.spec
@@ -302,14 +305,14 @@ class Ledger:
         rows, now = [], self._clock()
         for index, value_before, after, metrics, metrics_before in step.change.learned:
             position = self._log.next(key)
-            item = items[index]._replace(latest=position)
+            state, origin, _, low, high = items[index]
             if value_before is None:
+                origin = position
                 low, high = UNBOUNDED  # of metrics, whose values come in parts
                 if metrics is None:
                     bounding = self._configurations(decision.bandit).bounding(found.position)
                     low, high = self._bounds.take(key, bounding, after)
-                item = item._replace(origin=position, low=low, high=high)
-            items[index] = item
+            item = items[index] = StoredItem(state, origin, position, low, high)
             action = action_row(spec.actions, recorded_action(chosen[index].features))
             row = LearnRow(
                 position, now, decision.id, item.origin, value_before, after, context, action,
