@@ -11,9 +11,16 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 PREFIX = "BANDEXA_"
 NESTING = "__"
@@ -43,13 +50,35 @@ SCOPES: tuple[Scope, ...] = ("select", "reward", "read", "admin")
 
 
 class KeySetting(BaseModel):
-    """One API key: the name of its holder, its hash and its scopes."""
+    """One API key: the name of its holder, its hash and its scopes, and how long and how often.
+
+    Attributes:
+        expires: From when on it is refused; None: never.
+        rate: The most calls a second over time, the items of a batch counted; None: any number.
+        burst: The most calls at once; None: those of two seconds, and 1 at least.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._:-]{1,64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
+    expires: AwareDatetime | None = None
+    rate: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    burst: int | None = Field(None, ge=1)
+
+    @property
+    def at_once(self) -> float:
+        """The most calls at once of a key with a rate."""
+        if self.burst is not None:
+            return float(self.burst)
+        return max(1.0, 2.0 * (self.rate or 0.0))
+
+    @model_validator(mode="after")
+    def _burst_of_a_rate(self) -> Self:
+        if self.burst is not None and self.rate is None:
+            raise ValueError("burst: belongs to a rate, and there is none")
+        return self
 
     @field_validator("scopes")
     @classmethod

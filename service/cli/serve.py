@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -83,6 +84,8 @@ def _log_access(settings: Settings, keys: Keys) -> None:
     log = logging.getLogger(__name__)
     if keys:
         log.info("callers need an API key")
+        for line in keys.ending(datetime.now(UTC)):
+            log.warning(line)
     else:
         log.warning("no API keys: every caller that reaches %s may do everything", settings.host)
 
@@ -90,6 +93,11 @@ def _log_access(settings: Settings, keys: Keys) -> None:
 def keygen(
     name: Annotated[str, typer.Option(help="The holder of the key, as audit lines name it.")],
     scope: Annotated[list[str], typer.Option(help="select, reward, read or admin; repeat it.")],
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: days from now (90d), or a date (2027-06-30).")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="The most calls a second, over time.")] = None,
+    burst: Annotated[int | None, typer.Option(help="The most calls at once.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all on standard output.")] = False,
 ) -> None:
     """Make an API key: its table for the server's TOML, and on standard error the key itself."""
@@ -98,15 +106,43 @@ def keygen(
 
     key = new_key()
     try:
-        made = KeySetting.model_validate({"name": name, "sha256": hash_of(key), "scopes": scope})
+        given = {
+            "name": name, "sha256": hash_of(key), "scopes": scope, "rate": rate, "burst": burst,
+            "expires": None if expires is None else _moment(expires),
+        }  # fmt: skip
+        made = KeySetting.model_validate(given)
     except ValueError as error:
         _refuse("keygen", error)
     if as_json:
-        typer.echo(json.dumps({"key": key, **made.model_dump()}))
+        typer.echo(json.dumps({"key": key, **made.model_dump(mode="json", exclude_none=True)}))
         return
     scopes = ", ".join(f'"{one}"' for one in made.scopes)
     typer.echo(f'[[keys]]\nname = "{made.name}"\nsha256 = "{made.sha256}"\nscopes = [{scopes}]')
+    if made.expires is not None:
+        typer.echo(f"expires = {made.expires.isoformat()}")
+    for field in ("rate", "burst"):
+        if getattr(made, field) is not None:
+            typer.echo(f"{field} = {getattr(made, field)!r}")
     typer.echo(f"The key, shown only here: {key}", err=True)
+
+
+def _moment(text: str) -> datetime:
+    """Return the moment of `90d` from now, or of a date or time in ISO 8601; UTC if it says none.
+
+    Raises:
+        ValueError: It is neither, or not in the future.
+    """
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        if text.endswith("d") and text[:-1].isdigit():
+            return now + timedelta(days=int(text[:-1]))
+        found = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"expires: {text!r} is neither days (90d) nor a date") from None
+    moment = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    if moment <= now:
+        raise ValueError(f"expires: {text} has passed")
+    return moment
 
 
 def _refuse(command: str, error: Exception) -> NoReturn:

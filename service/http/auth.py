@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -54,7 +55,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             keys: Keys = request.app.state.keys
-            name = authorize(request, keys, scope) if keys else ANONYMOUS
+            name = authorize(request, keys, scope).name if keys else ANONYMOUS
             if scope != "admin":
                 return await handler(request)
             outcome = ""
@@ -85,17 +86,18 @@ class GuardedRoute(APIRoute):
         return handler
 
 
-def authorize(request: Request, keys: Keys, scope: Scope | Literal["any"]) -> str:
-    """Return the name of the key a request carries.
+def authorize(request: Request, keys: Keys, scope: Scope | Literal["any"]) -> KeySetting:
+    """Return the settings of the key a request carries, and count a call of it.
 
     Raises:
-        Unauthorized: It carries none, or an unknown one.
+        Unauthorized: It carries none, an unknown one, or one that has ended.
         Forbidden: The key lacks the scope.
+        TooManyCalls: It has made too many calls.
     """
     holder = identify(request, keys)
     if scope != "any":
         check_scope(request, holder, scope)
-    return holder.name
+    return holder
 
 
 def check_scope(request: Request, holder: KeySetting, scope: Scope) -> None:
@@ -113,7 +115,8 @@ def identify(request: Request, keys: Keys) -> KeySetting:
     """Return the settings of the key a request carries.
 
     Raises:
-        Unauthorized: It carries none, or an unknown one.
+        Unauthorized: It carries none, an unknown one, or one that has ended.
+        TooManyCalls: It has made too many calls.
     """
     key = bearer_of(request)
     if key is None:
@@ -129,15 +132,20 @@ def bearer_of(request: Request) -> str | None:
 
 
 def holder_of(request: Request, keys: Keys, key: str) -> KeySetting:
-    """Return the settings of a key.
+    """Return the settings of a key, and count a call of it.
 
     Raises:
-        Unauthorized: It is unknown.
+        Unauthorized: It is unknown, or has ended.
+        TooManyCalls: It has made too many calls.
     """
     holder = keys.holder(key)
     if holder is None:
         record("refused call", request, ANONYMOUS, "unknown key")
         raise Unauthorized("this API key is not known here")
+    if holder.expires is not None and datetime.now(UTC) >= holder.expires:
+        record("refused call", request, holder.name, "key has ended")
+        raise Unauthorized(f"this API key ended at {holder.expires.isoformat()}")
+    keys.rates.charge(holder)
     return holder
 
 

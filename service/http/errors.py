@@ -31,11 +31,24 @@ class UnknownEvaluation(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request carries no API key, or an unknown one."""
+    """The request carries no API key, an unknown one, or one that has ended."""
 
 
 class Forbidden(ServiceError):
     """The API key lacks the scope of the call."""
+
+
+class TooManyCalls(ServiceError):
+    """The API key has made more calls than it may.
+
+    Args:
+        message: What it may.
+        retry_after_s: Whole seconds after which a call is let in.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ForeignRequest(ServiceError):

@@ -435,8 +435,7 @@ class HotCalls:
         """Return the answer's bytes and their media type."""
         if scope["method"] != "POST":
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
-        if self._keys:
-            authorize(Request(scope), self._keys, call.scope)
+        holder = authorize(Request(scope), self._keys, call.scope) if self._keys else None
         kind = length = accept = b""
         for name, value in scope["headers"]:
             if name == b"content-length":
@@ -466,6 +465,8 @@ class HotCalls:
                         engine, call.request.decode(raw, encoding, self._bounds), encoding, arrived
                     )
                 )
+            if holder is not None and isinstance(prepared, list):  # a batch
+                self._keys.rates.charge_items(holder, len(prepared))
             answer = await call.answer(engine, prepared)
             if _num_rows(answer) > MANY:
                 content = await self._large.run(lambda: encode(answer, accepted))

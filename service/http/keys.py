@@ -12,14 +12,17 @@ import ipaddress
 import secrets
 import tomllib
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.http.rates import Rates
 from service.settings import KeySetting, Settings
 
 KEY_PREFIX = "bx_"
+ENDS_SOON = timedelta(days=14)
 
 
 class _KeysFile(BaseModel):
@@ -30,6 +33,9 @@ class _KeysFile(BaseModel):
 
 class Keys:
     """All keys of a server; without keys, every caller may do everything.
+
+    Attributes:
+        rates: Counts the calls of keys with a rate; they outlive a new reading of the keys.
 
     Raises:
         ValueError: Two keys share a name or a hash.
@@ -43,6 +49,7 @@ class Keys:
                 named = [key.name for key in keys if getattr(key, field) == twice]
                 raise ValueError(f"keys: {field} of {' and '.join(named)} is the same")
         self._keys = tuple(keys)
+        self.rates = Rates()
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -51,6 +58,15 @@ class Keys:
     def names(self) -> tuple[str, ...]:
         """The holders' names."""
         return tuple(key.name for key in self._keys)
+
+    def ending(self, now: datetime) -> list[str]:
+        """Return what to say of the keys that have ended, or end within two weeks."""
+        return [
+            f"the key {key.name!r} {'ended' if key.expires <= now else 'ends'} at"
+            f" {key.expires.isoformat()}"
+            for key in self._keys
+            if key.expires is not None and key.expires - now < ENDS_SOON
+        ]
 
     def replace(self, other: Keys) -> None:
         """Take the keys of `other` from now on."""

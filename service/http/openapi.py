@@ -90,7 +90,10 @@ def _add_keys(document: dict[str, Any]) -> None:
                 operation["security"] = []
                 continue
             operation["security"] = [{_SCHEME: []}]
-            refused = {"401": _CONTENT | {"description": "No API key, or an unknown one"}}
+            refused = {
+                "401": _CONTENT | {"description": "No API key, an unknown one, or one that ended"},
+                "429": _CONTENT | {"description": "The key made more calls than it may"},
+            }
             if scope != "any":
                 described = f"The key lacks the scope {scope}, or a page of another site sent it"
                 refused["403"] = _CONTENT | {"description": described}

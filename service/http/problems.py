@@ -27,6 +27,7 @@ from service.http.errors import (
     Forbidden,
     ForeignRequest,
     InvalidBody,
+    TooManyCalls,
     Unauthorized,
     UnknownEvaluation,
     UnsupportedBody,
@@ -57,6 +58,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnsupportedBody: (415, "unsupported-body", "The body's encoding is not supported"),
     Unauthorized: (401, "unauthorized", "An API key is needed"),
     Forbidden: (403, "forbidden", "The API key is not good for this"),
+    TooManyCalls: (429, "too-many-calls", "The API key has made too many calls"),
     ForeignRequest: (403, "foreign-request", "Not from a web page of another site"),
     UnknownBandit: (404, "unknown-bandit", "No such bandit"),
     UnknownDecision: (404, "unknown-decision", "No such decision"),
@@ -128,7 +130,7 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
         problem = problem_of(error)
         if isinstance(error, StoreError | SnapshotError):
             headers["Retry-After"] = str(DISK_RETRY_S)
-        elif isinstance(error, Unavailable):
+        elif isinstance(error, Unavailable | TooManyCalls):
             headers["Retry-After"] = str(error.retry_after_s)
         elif isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"

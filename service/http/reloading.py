@@ -12,6 +12,7 @@ import logging
 import signal
 import stat
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from service.http.keys import Keys, load_keys
@@ -67,6 +68,8 @@ async def _follow(keys: Keys, settings: Settings, path: Path, asked: asyncio.Eve
             continue
         keys.replace(read)
         log.info("the API keys were read anew; their holders: %s", ", ".join(keys.names))
+        for line in keys.ending(datetime.now(UTC)):
+            log.warning(line)
 
 
 def _version(path: Path) -> tuple[int, int, int, int] | None:

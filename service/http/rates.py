@@ -1,0 +1,82 @@
+"""How many calls a key may make: a token bucket for each key that has a rate.
+
+A bucket starts with `burst` calls and gains `rate` a second, up to `burst`. A call is let in while
+there is one left, and a batch takes as many as it has items, if need be from what is gained later:
+so a batch is never too large to be let in, and over time no key makes more than its rate. Runs on
+the event loop.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from service.http.errors import TooManyCalls
+from service.settings import KeySetting
+
+
+class Bucket:
+    """The calls that one key may make now.
+
+    Args:
+        rate: Calls a second.
+        burst: The most calls at once.
+        now: A clock in seconds that never goes back.
+    """
+
+    __slots__ = ("_at", "_now", "_tokens", "burst", "rate")
+
+    def __init__(
+        self, rate: float, burst: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._now = now
+        self._tokens = burst
+        self._at = now()
+
+    def take(self) -> float:
+        """Take a call out of it; returns 0, or in how many seconds the next one is let in."""
+        now = self._now()
+        self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+        if self._tokens < 1.0:
+            return (1.0 - self._tokens) / self.rate
+        self._tokens -= 1.0
+        return 0.0
+
+    def owe(self, calls: int) -> None:
+        """Take more calls for one that was let in, also those that are gained later."""
+        self._tokens -= calls
+
+
+class Rates:
+    """The buckets of all keys of a server, by the keys' names."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+
+    def charge(self, holder: KeySetting) -> None:
+        """Count a call of a key; a key without a rate may make as many as it likes.
+
+        Raises:
+            TooManyCalls: It has made too many.
+        """
+        if holder.rate is None:
+            return
+        bucket = self._buckets.get(holder.name)
+        if bucket is None or (bucket.rate, bucket.burst) != (holder.rate, holder.at_once):
+            bucket = self._buckets[holder.name] = Bucket(holder.rate, holder.at_once)
+        wait_s = bucket.take()
+        if wait_s > 0.0:
+            raise TooManyCalls(
+                f"the key {holder.name!r} may make {holder.rate:g} calls a second",
+                math.ceil(wait_s),
+            )
+
+    def charge_items(self, holder: KeySetting, items: int) -> None:
+        """Count the items of a batch, of which `charge` has counted one."""
+        bucket = self._buckets.get(holder.name)
+        if bucket is not None and items > 1:
+            bucket.owe(items - 1)
