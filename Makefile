@@ -10,7 +10,7 @@ PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist loadfil
 # Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.
 TIER ?= not gpu and not slow
 
-.PHONY: demo serve test test-deps check format docs pictures bench proof docker-check dist clean
+.PHONY: demo serve test test-deps check format docs docs-site pictures bench proof docker-check dist clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.run  ## the reference pages, from the code
 	$(BIN)/python -m docs.reference
+
+docs-site: $(VENV)/.dev  ## the documentation as a site, in site-out/; a link that leads nowhere fails
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs/site docs site-out
+	@echo "Open site-out/index.html; it needs no network."
 
 pictures: $(VENV)/.dev  ## the documentation's pictures of the dashboard; needs chromium
 	PICTURES=docs/images $(BIN)/python -m pytest -q -m slow tests/observe/dashboard/test_pictures.py

@@ -267,10 +267,26 @@ def _keys(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> I
             shown = "none" if kind["default"] is None else f"`{json.dumps(kind['default'])}`"
             default = f"default {shown}"
         listed = kind.get("items", {}).get("$ref", "").rpartition("/")[2]
-        described = "ids, or tables of an action" if key == "actions" else _type(kind)
-        yield _item(f"`{prefix}{key}`", "list of tables" if listed else described, default)
+        mapped = _mapped(kind)
+        described = "ids, or tables of an action" if key == "actions" else ""
+        if mapped:
+            described = "table of tables, by id"
+        yield _item(
+            f"`{prefix}{key}`", "list of tables" if listed else described or _type(kind), default
+        )
         if listed:
             yield from _keys(definitions[listed], definitions, f"{prefix}{key}.")
+        if mapped:
+            yield from _keys(definitions[mapped], definitions, f"{prefix}{key}.ID.")
+
+
+def _mapped(kind: dict[str, Any]) -> str:
+    """Return the model of an object's values, "" where they have none."""
+    for one in (kind, *kind.get("anyOf", ())):
+        values = one.get("additionalProperties")
+        if isinstance(values, dict) and "$ref" in values:
+            return str(values["$ref"]).rpartition("/")[2]
+    return ""
 
 
 # -- commands ---------------------------------------------------------------------------------
