@@ -50,6 +50,7 @@ EPSILON_ROWS = 1000
 # not suit some contexts, and never try it there.
 EPSILON, NAMED_EPSILON = 0.005, 0.02
 AUTO = "auto"
+CROSSES = "crosses"  # the encoder of linear policies with named features
 MAX_PARAMS_DEPTH = 8
 # The number of forgetting steps per half-life (2.2 % each).
 FORGETTING_CELLS = 32
@@ -426,8 +427,9 @@ class BanditSpec:
     """The whole configuration of one bandit.
 
     Attributes:
-        policy: "linear_ts" runs on fixed maps, "neural_linear_ts" on learned encoders; "greedy"
-            and "uniform" are baselines. None: that of the encoder, "neural_linear_ts" without one.
+        policy: "linear_ts" runs on fixed maps and on crosses of named features, "neural_linear_ts"
+            on learned encoders; "greedy" and "uniform" are baselines. None: that of the encoder,
+            "neural_linear_ts" without one.
         context: What every context is: an array of a shape, or an object with named features.
         action_dim: Number of features of an action; 0: actions are known by their id alone, or
             have named features.
@@ -620,7 +622,8 @@ class BanditSpec:
     def has_kernel(self) -> bool:
         """Whether features are those of a kernel: by name, or where both sides have names."""
         named = self.context.features is not None and self.actions.features is not None
-        return self.encoder.name == "kernel" or (self.encoder.name == AUTO and named)
+        is_default = self.encoder.name == AUTO and self.policy != "linear_ts"
+        return self.encoder.name == "kernel" or (is_default and named)
 
     @property
     def reward_width(self) -> float:

@@ -89,8 +89,8 @@ def fit_kernel(
         fields: For each column of contexts and of actions, the number of its field.
         rng: Draws the rows that are looked at, where there are many.
     """
-    x, groups_x = _usual(x_NX, fields[0])
-    a, groups_a = _usual(offered_KA, fields[1])
+    x, groups_x = usual_columns(x_NX, fields[0])
+    a, groups_a = usual_columns(offered_KA, fields[1])
     weights = _usual_weights(shared_NP.shape[1])
     spread = float(rewards_N.std())
     if not spread > 0.0:
@@ -115,7 +115,7 @@ def _usual_weights(num_pairs: int) -> Array64:
     return np.append(WEIGHTS, np.full(num_pairs, SHARED_WEIGHT / max(1, num_pairs)))
 
 
-def _usual(rows: Array64, fields: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
+def usual_columns(rows: Array64, fields: NDArray[np.intp]) -> tuple[Columns, NDArray[np.intp]]:
     """Return the columns before scales are learned: all fields vary alike, by 1 together.
 
     And each column's field as an index; the last one is that of columns which do not vary.

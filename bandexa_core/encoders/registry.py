@@ -30,7 +30,7 @@ FIXED: Mapping[str, type[ConcatEncoder | PerActionEncoder]] = {
 }
 # The names of `torch.builtin.LEARNED`.
 LEARNED_NAMES = (
-    "mlp", "two_tower", "kernel", "conv",
+    "mlp", "two_tower", "kernel", "crosses", "conv",
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bandexa_core.spec import AUTO, BanditSpec, PolicyName
+from bandexa_core.spec import AUTO, CROSSES, BanditSpec, PolicyName
 
 MOST_PRODUCTS = 256  # features of a fixed map that is not named
 LEAST_PIXELS = 8  # of a side of an image that is worth convolutions
@@ -30,7 +30,8 @@ def resolved(spec: BanditSpec, is_learned: Callable[[str], bool]) -> BanditSpec:
         name, params = _encoder(spec, policy)
         encoder = replace(encoder, name=name, params=params)
     if policy is None:
-        policy = "neural_linear_ts" if is_learned(encoder.name) else "linear_ts"
+        is_network = is_learned(encoder.name) and encoder.name != CROSSES
+        policy = "neural_linear_ts" if is_network else "linear_ts"
     return replace(spec, policy=policy, encoder=encoder)
 
 
@@ -45,7 +46,7 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     """
     has_network = policy == "greedy" and spec.has_named_features  # fixed maps take numbers alone
     if policy not in (None, "neural_linear_ts") and not has_network:
-        return _fixed_map(spec), {}
+        return (CROSSES if spec.has_named_features else _fixed_map(spec)), {}
     shape = spec.context.stored_shape
     if spec.context.dtype == "uint8" and len(shape) in (2, 3) and min(shape[:2]) >= LEAST_PIXELS:
         return "conv", {}

@@ -15,7 +15,7 @@ from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.uniform import Uniform
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.randomness import keyed_seed
-from bandexa_core.spec import BanditSpec
+from bandexa_core.spec import CROSSES, BanditSpec
 
 FEW_INPUTS = 10  # of a network whose prior is as wide as rewards are
 NAMED_INPUTS = 40  # as which named features count: how many columns they get is not known yet
@@ -35,10 +35,11 @@ def make_policy(
     learned = registry.is_learned(spec.encoder.name)
     if spec.encoder.name not in registry.names():
         raise ValueError(f"encoder.name: must be one of {', '.join(registry.names())}")
-    if spec.policy == "neural_linear_ts" and not learned:
+    has_crosses = spec.encoder.name == CROSSES
+    if spec.policy == "neural_linear_ts" and (has_crosses or not learned):
         raise ValueError("encoder.name: neural_linear_ts needs a learned encoder (mlp, ...)")
-    if spec.policy == "linear_ts" and learned:
-        raise ValueError("encoder.name: linear_ts takes a fixed map (concat, ...)")
+    if spec.policy == "linear_ts" and learned and not has_crosses:
+        raise ValueError("encoder.name: linear_ts takes a fixed map (concat, ...), or crosses")
     greedy = spec.policy == "greedy"
     chunk = spec.selection.action_chunk
     if learned:
@@ -47,19 +48,24 @@ def make_policy(
         named = NamedInputs.initial(spec)
         sizes = None if named is None else named.sizes(spec)
         module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"), sizes)
+        if has_crosses:
+            _check_crosses(spec)
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
         inputs = math.prod(spec.context.stored_shape) if module.standardize else FEW_INPUTS
         if spec.context.features is not None:
             inputs = NAMED_INPUTS
         config = _narrowed(spec, max(1.0, inputs / FEW_INPUTS))
-        if spec.encoder.name == "kernel" and spec.posterior.prior_var is None:
-            config = replace(config, prior_var=config.noise_var)  # the kernel has its own variance
+        if spec.encoder.name in ("kernel", CROSSES) and spec.posterior.prior_var is None:
+            config = replace(config, prior_var=config.noise_var)  # features have their own variance
         return NeuralLinearTS(
             module, config, greedy=greedy, action_chunk=chunk, scaling=scaling, named=named,
             resized=lambda inputs, seed: registry.module(spec, seed, inputs.sizes(spec)),
         )  # fmt: skip
     if spec.has_named_features:
-        raise ValueError("policy: named features need a network (neural_linear_ts, or greedy)")
+        raise ValueError(
+            f"encoder.name: {spec.encoder.name} takes numbers alone; named features go with"
+            " crosses (linear_ts), kernel, mlp or two_tower"
+        )
     fixed = registry.fixed(spec)
     scaling = _scaling(spec, fixed.uses_action)
     config = _narrowed(spec, fixed.feature_dim)
@@ -77,6 +83,25 @@ def _narrowed(spec: BanditSpec, parts: float) -> PosteriorConfig:
     if spec.edition == 1 or spec.posterior.prior_var is not None:
         return config
     return replace(config, prior_var=config.prior_var / parts)
+
+
+def _check_crosses(spec: BanditSpec) -> None:
+    """Refuse declared crosses of fields that there will never be (ValueError)."""
+    crosses = spec.encoder.params.get("crosses")
+    if not isinstance(crosses, list | tuple):
+        return
+    sizes = math.prod(spec.context.stored_shape), spec.action_dim
+    declared = spec.context.declared, spec.actions.declared
+    for number, pair in enumerate(crosses):
+        rows = zip(pair, ("contexts", "actions"), declared, sizes, strict=True)
+        for name, side, features, size in rows:
+            if features is None:
+                known = name.isdecimal() and int(name) < size
+            else:
+                known = features.auto or name in features.learned
+            if not known:
+                place = f"encoder.params.crosses[{number}]"
+                raise ValueError(f"{place}: {side} have no field {name[:64]!r}")
 
 
 def _scaling(spec: BanditSpec, uses_action: bool) -> InputScaling | None:

@@ -30,7 +30,7 @@ from bandexa_core.policies.draws import (
 )
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
 from bandexa_core.policies.laws import law_of
-from bandexa_core.policies.named_inputs import NamedInputs
+from bandexa_core.policies.named_inputs import NamedCross, NamedInputs
 from bandexa_core.policies.panel import Exploration, products, with_floor
 from bandexa_core.policies.protocol import (
     Ballot,
@@ -322,6 +322,11 @@ class LinearHead(EncodedInputs):
     @property
     def slow_encoder(self) -> SlowEncoder | None:
         """See `Policy.slow_encoder`: fixed maps are fast."""
+        return None
+
+    @property
+    def crosses(self) -> list[NamedCross] | None:
+        """The products of fields in use; None where the encoder chooses none."""
         return None
 
     def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,23 @@ GROWTH = 1.25  # of the rows behind an encoding, before the next one is fitted
 MOST_REMEMBERED = 1 << 16  # encoded actions, and
 REMEMBERED_BYTES = 64 << 20  # of them with their objects at most, where these are large
 _SIDES = ("x", "a")
+
+
+class NamedCross(NamedTuple):
+    """A product of two fields that a linear model has.
+
+    Attributes:
+        context, action: The fields' paths; of a side with numbers, the number of the column.
+        inputs: The inputs that it has.
+        shared: Whether it is how many values both have in common.
+        gain: By which share of the variance of rewards it lowered the error of held-out rows.
+    """
+
+    context: str
+    action: str
+    inputs: int
+    shared: bool
+    gain: float
 
 
 def padded(data: bytes, size: int) -> NDArray[np.uint8]:
@@ -90,6 +107,10 @@ class NamedInputs:
             sizes: The columns of both; those of a side without names are fields of their own.
         """
         return _fields(self.x, sizes[0]), _fields(self.a, sizes[1])
+
+    def field_names(self, sizes: tuple[int, int]) -> tuple[list[str], list[str]]:
+        """Return the names of the fields that `fields` numbers; without names, their numbers."""
+        return _field_names(self.x, sizes[0]), _field_names(self.a, sizes[1])
 
     def shared(self) -> list[SharedColumns]:
         """Return the columns of both sides that stand for the same values, by pairs of fields."""
@@ -206,6 +227,12 @@ def _fields(encoding: Encoding | None, size: int) -> NDArray[np.intp]:
     if encoding.is_first or not encoding.width:
         return np.zeros(size, np.intp)
     return np.repeat(np.arange(len(encoding.parts)), [len(part.columns) for part in encoding.parts])
+
+
+def _field_names(encoding: Encoding | None, size: int) -> list[str]:
+    if encoding is None:
+        return [str(number) for number in range(size)]
+    return [part.path for part in encoding.parts]
 
 
 def _encoded(encoding: Encoding, objects: Sequence[JsonObject]) -> NDArray[np.float32]:

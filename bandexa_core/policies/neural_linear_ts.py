@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.torch.builtin import serving
+from bandexa_core.encoders.torch.crosses import CrossesEncoder
+from bandexa_core.encoders.torch.fitted import FittedModule, Sample, Side
 from bandexa_core.encoders.torch.inheriting import inherit, inherited_state, spread
-from bandexa_core.encoders.torch.kernel import KernelEncoder
 from bandexa_core.encoders.torch.module import (
     EncoderModule,
     SplitModuleEncoder,
@@ -26,7 +27,7 @@ from bandexa_core.encoders.torch.module import (
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.calibration import MOST_ROWS, Calibration, squared_errors
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
-from bandexa_core.policies.named_inputs import NamedInputs
+from bandexa_core.policies.named_inputs import NamedCross, NamedInputs
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs, drawn_rewards, spaced
 from bandexa_core.posterior import PosteriorConfig
@@ -89,6 +90,19 @@ class NeuralLinearTS(LinearHead):
         assert isinstance(self.encoder, SplitModuleEncoder), "the registry admits no other"
         return self.encoder
 
+    @property
+    def crosses(self) -> list[NamedCross] | None:
+        """The products of fields in use; None where the encoder chooses none."""
+        module = self.module
+        if not isinstance(module, CrossesEncoder):
+            return None
+        named = NamedInputs(None, None) if self.named is None else self.named
+        of_x, of_a = named.field_names((len(module.x_field), len(module.a_field)))
+        return [
+            NamedCross(of_x[each.x], of_a[each.a], each.inputs, each.shared, each.gain)
+            for each in module.crosses()
+        ]
+
     def check_training(self, tensors: dict[str, NDArray[Any]], num_actions: int) -> None:
         """See `Policy.check_training`."""
         plan = TrainingRound(
@@ -130,8 +144,8 @@ class NeuralLinearTS(LinearHead):
         if self.named is not None and self.named.is_due(plan.num_rows):
             trainer_state = self._encode_anew(replay, plan, weights, trainer_state)
         frame = self._first_frame(replay)
-        if isinstance(self.module, KernelEncoder):
-            metrics = self._fit_kernel(self.module, replay, plan, weights)
+        if isinstance(self.module, FittedModule):
+            metrics = self._fit(self.module, replay, plan, weights)
             self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
             metrics["calibration"] = self.calibration.factor
             return {}, metrics
@@ -151,28 +165,32 @@ class NeuralLinearTS(LinearHead):
         metrics["calibration"] = self.calibration.factor
         return trainer.tensors(), metrics
 
-    def _fit_kernel(
+    def _fit(
         self,
-        module: KernelEncoder,
+        module: FittedModule,
         replay: TrainingRows,
         plan: TrainingRound,
         weights: RowWeights | None,
     ) -> dict[str, float]:
-        """Fit a kernel to the rows so far where that is due."""
+        """Fit an encoder to the rows so far where that is due."""
         if not len(replay) or not module.is_due(plan.num_rows):
             return {}
         rows = drawn_rewards(replay, plan.rebuild_chunk, weights, plan.seed)
         x = self.scaled(rows.contexts).reshape(len(rows), -1).astype(np.float64)
         a = self._actions(rows.actions).astype(np.float64)
+        named = NamedInputs(None, None) if self.named is None else self.named
         sizes = x.shape[1], a.shape[1]
-        named = self.named
-        fields = (
-            (np.arange(sizes[0]), np.arange(sizes[1])) if named is None else named.fields(sizes)
+        (fields_x, fields_a), (names_x, names_a) = named.fields(sizes), named.field_names(sizes)
+        sample = Sample(
+            Side(x, fields_x, names_x),
+            Side(a, fields_a, names_a),
+            rewards=self.config.clipped(rows.rewards),
+            offered=self._actions(spaced(plan.actions)).astype(np.float64),
+            shared=named.shared(),
+            num_rows=plan.num_rows,
+            seed=plan.seed,
         )
-        offered = self._actions(spaced(plan.actions)).astype(np.float64)
-        values = self.config.clipped(rows.rewards)
-        pairs = [] if named is None else named.shared()
-        found = module.fit(x, a, values, offered, fields, pairs, plan.num_rows, plan.seed)
+        found = module.fit(sample)
         self.encoder = serving(module)
         return found
 
@@ -228,7 +246,7 @@ class NeuralLinearTS(LinearHead):
         self.named = before.fitted(rows, plan.actions, plan.num_rows)
         old, places = self.module, self.named.places(before)
         self.module = self._of_size(self.named, plan.seed)
-        if isinstance(self.module, KernelEncoder):  # it is fitted anew, to these columns
+        if isinstance(self.module, FittedModule):  # it is fitted anew, to these columns
             return {}
         if rows is not None:
             spread(self.module, self.named.norms(rows))

@@ -6,11 +6,13 @@ import dataclasses
 from typing import Literal
 
 from bandexa_core.log.metrics import Totals
+from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import (
     ArmState,
     BanditAnswer,
     ComparedState,
+    CrossState,
     EstimateState,
     FeaturesState,
     FieldState,
@@ -145,9 +147,12 @@ def features_state(bandit: Bandit) -> FeaturesState | None:
     named = named_inputs(bandit.model.policy)
     if named is None:
         return None
+    policy = bandit.model.policy
+    crosses = policy.crosses if isinstance(policy, LinearHead) else None
     return FeaturesState(
         context=_side_state(named.x, bandit.inputs.contexts),
         actions=_side_state(named.a, bandit.inputs.actions),
+        crosses=None if crosses is None else [CrossState(**each._asdict()) for each in crosses],
     )
 
 

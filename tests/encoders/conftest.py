@@ -72,6 +72,9 @@ CASES = [
     EncoderCase("mlp per action", "mlp", (6,), 0, 8, MLP | {"heads": "per_action"}),
     EncoderCase("two_tower", "two_tower", (2, 3), 4, 16, {"tower_dim": 5, "hidden": [8]}),
     EncoderCase("kernel", "kernel", (2, 3), 4, 8, {"landmarks": 9, "features": 7}),
+    EncoderCase("crosses", "crosses", (2, 3), 4, 35),
+    EncoderCase("crosses, hashed", "crosses", (2, 3), 4, 14, {"inputs": 9}),
+    EncoderCase("crosses per action", "crosses", (2, 3), 0, 7),
     EncoderCase("conv per action", "conv", (9, 8), 0, 8, CONV, 1e-5),
     EncoderCase("conv fused, colour", "conv", (3, 8, 9), 4, 8, CONV | {"heads": "fused"}, 1e-5),
     EncoderCase("resnet per action", "resnet18", (3, 9, 8), 0, 8, RESNET, 1e-5),
@@ -100,7 +103,9 @@ def learned_case(request) -> EncoderCase:
 
 
 @pytest.fixture(
-    params=_cases("concat", "interactions", "bilinear", "mlp", "two_tower", "kernel", "resnet18"),
+    params=_cases(
+        "concat", "interactions", "bilinear", "mlp", "two_tower", "kernel", "crosses", "resnet18"
+    ),
     ids=_label,
     scope="session",
 )
@@ -110,7 +115,9 @@ def split_case(request) -> EncoderCase:
 
 
 @pytest.fixture(
-    params=_cases("concat", "interactions", "bilinear", "two_tower"), ids=_label, scope="session"
+    params=_cases("concat", "interactions", "bilinear", "two_tower", "crosses"),
+    ids=_label,
+    scope="session",
 )
 def folding_case(request) -> EncoderCase:
     chosen: EncoderCase = request.param

@@ -111,8 +111,17 @@ def test_the_context_matters(case, encoder):
 def test_which_encoders_split_and_which_fold(case, encoder):
     assert isinstance(encoder, SplitEncoder) == (
         case.name
-        in ("concat", "interactions", "bilinear", "mlp", "two_tower", "kernel", "resnet18")
+        in (
+            "concat",
+            "interactions",
+            "bilinear",
+            "mlp",
+            "two_tower",
+            "kernel",
+            "crosses",
+            "resnet18",
+        )
     )
     assert isinstance(encoder, FoldingEncoder) == (
-        case.name in ("concat", "interactions", "bilinear", "two_tower")
+        case.name in ("concat", "interactions", "bilinear", "two_tower", "crosses")
     )

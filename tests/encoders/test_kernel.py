@@ -12,6 +12,7 @@ from bandexa_core.encoders import EncoderRegistry, evidence
 from bandexa_core.encoders.evidence import Kernel, fit_kernel
 from bandexa_core.encoders.sharing import MOST_PAIRS, MOST_VALUES, SharedValues
 from bandexa_core.encoders.torch.builtin import serving
+from bandexa_core.encoders.torch.fitted import Sample, Side
 from bandexa_core.encoders.torch.kernel import KernelEncoder
 from bandexa_core.ids import BanditUid
 from bandexa_core.inputs_spec import ActionsSpec
@@ -35,6 +36,11 @@ def data(num: int = 60, *, noise: float = 0.1) -> tuple[Array64, Array64, Array6
     offered = rng.standard_normal((7, 3))
     x, a = rng.standard_normal((num, 4)), offered[rng.integers(7, size=num)]
     return x, a, x[:, 2] * a[:, 0] + noise * rng.standard_normal(num), offered
+
+
+def sample(x: Array64, a: Array64, rewards: Array64, offered: Array64) -> Sample:
+    of_x, of_a = Side(x, FIELDS[0], ()), Side(a, FIELDS[1], ())
+    return Sample(of_x, of_a, rewards, offered, PAIRS, len(x), seed=1)
 
 
 def shared_of(x: Array64, offered: Array64) -> SharedValues:
@@ -62,7 +68,7 @@ def whole_kernel(kernel: Kernel, x: Array64, a: Array64, offered: Array64) -> Ar
 
 def test_the_slope_of_the_evidence_is_that_of_its_value() -> None:
     x, a, rewards, offered = data()
-    sides = [evidence._usual(x, FIELDS[0]), evidence._usual(offered, FIELDS[1])]
+    sides = [evidence.usual_columns(x, FIELDS[0]), evidence.usual_columns(offered, FIELDS[1])]
     found = evidence._Evidence(
         sides[0][0].scaled(x),
         sides[1][0].scaled(a),
@@ -107,7 +113,7 @@ def test_features_have_the_kernel_as_their_products() -> None:
 def test_what_is_served_is_the_module() -> None:
     x, a, rewards, offered = data()
     module = KernelEncoder((4,), 3, landmarks=64, features=20)
-    module.fit(x, a, rewards, offered, FIELDS, PAIRS, len(x), seed=1)
+    module.fit(sample(x, a, rewards, offered))
     encoder = serving(module)
     contexts, actions = x.astype(np.float32), a.astype(np.float32)
     z = encoder.encode(contexts, actions)
@@ -163,7 +169,7 @@ def test_fields_with_values_in_common_are_found_by_their_words() -> None:
 def test_fewer_rows_than_landmarks() -> None:
     x, a, rewards, offered = data(5)
     module = KernelEncoder((4,), 3)
-    module.fit(x, a, rewards, offered, FIELDS, PAIRS, 5, seed=1)
+    module.fit(sample(x, a, rewards, offered))
     z = module(torch.from_numpy(x), torch.from_numpy(a))
     assert torch.isfinite(z).all()
     assert module.output_dim == 160

@@ -254,15 +254,19 @@ def test_a_wrong_declaration_is_named(api, features, field, message) -> None:
 
 
 def test_every_policy_that_takes_objects(api) -> None:
-    for policy, encoder in (("greedy", "kernel"), ("uniform", None), (None, "kernel")):
+    policies = (
+        ("greedy", "kernel"), ("uniform", None), (None, "kernel"), ("linear_ts", "crosses"),
+    )  # fmt: skip
+    for policy, encoder in policies:
         name = api.fresh()
         created = api.call("PUT", f"/bandits/{name}", SHOP | {"policy": policy}, 201)
         assert encoder in (None, created["spec"]["encoder"]["name"])
         api.call("PUT", f"/bandits/{name}/actions", {"actions": GIFTS})
         made = api.select(name, VISIT)
         assert api.reward(made["decision_id"], 1.0)["status"] == "applied"
-    refused = api.call("PUT", f"/bandits/{api.fresh()}", SHOP | {"policy": "linear_ts"}, 422)
-    assert "need a network" in refused["detail"]
+    body = SHOP | {"policy": "linear_ts", "encoder": {"name": "bilinear"}}
+    refused = api.call("PUT", f"/bandits/{api.fresh()}", body, 422)
+    assert "encoder.name: bilinear takes numbers alone" in refused["detail"]
 
 
 def test_one_side_may_be_numbers(api) -> None:

@@ -250,9 +250,9 @@ def test_numbers_of_contexts_go_with_named_actions():
     assert not client.model._actions_changed()
 
 
-def test_linear_policies_refuse_named_features():
+def test_maps_of_numbers_refuse_named_features():
     spec = BanditSpec(policy="linear_ts", context=SPEC.context, encoder=EncoderSpec(name="concat"))
-    with pytest.raises(ValueError, match="policy: named features need a network"):
+    with pytest.raises(ValueError, match="concat takes numbers alone"):
         make_policy(spec, BanditUid("b"), EncoderRegistry())
 
 

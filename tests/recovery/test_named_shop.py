@@ -43,14 +43,14 @@ def visit(rng: random.Random) -> dict[str, Any]:
     return {"device": rng.choice(sorted(WANTED)), "user": user, "tags": rng.sample("abc", 2)}
 
 
-def play(node, num: int, seed: int) -> float:
+def play(node, num: int, seed: int, bandit: str = "shop") -> float:
     """Select and reward, ten at a time, under ids of our own; returns the mean reward."""
     rng, total = random.Random(seed), 0.0
     for first in range(0, num, 10):
         contexts = [visit(rng) for _ in range(10)]
         items = [
             {
-                "bandit": "shop", "context": context, "unit": "bob",
+                "bandit": bandit, "context": context, "unit": "bob",
                 "decision_id": f"visit-{seed}-{first + number}",
             }
             for number, context in enumerate(contexts)
@@ -65,13 +65,14 @@ def play(node, num: int, seed: int) -> float:
             rewards.append({"decision_id": answer["decision_id"], "reward": reward})
         answers = node.call("POST", "/reward/batch", {"items": rewards})["items"]
         assert {item["answer"]["status"] for item in answers} == {"applied"}
-        if node.state("shop")["train_due"]:
-            node.train("shop")
+        if node.state(bandit)["train_due"]:
+            node.train(bandit)
     return total / num
 
 
-def scores(node) -> list[Any]:
-    found = [node.call("POST", "/bandits/shop/score", {"context": each}) for each in PROBES]
+def scores(node, bandit: str = "shop") -> list[Any]:
+    path = f"/bandits/{bandit}/score"
+    found = [node.call("POST", path, {"context": each}) for each in PROBES]
     return [[(row["id"], row["mean"], row["std"]) for row in each["scores"]] for each in found]
 
 
@@ -150,6 +151,35 @@ def test_the_store_has_no_padding(shop):
     assert longest < 100
     assert packed < 200
     assert change < 1000
+
+
+def test_a_linear_bandit_crosses_the_fields_that_matter(shop):
+    """The crosses are those of its snapshot: what it serves survives kills, and is verified."""
+    shop.call("PUT", "/bandits/linear", SPEC | {"policy": "linear_ts"})
+    shop.call("PUT", "/bandits/linear/actions", {"actions": OFFERS})
+    play(shop, 200, seed=20, bandit="linear")
+    assert play(shop, 100, seed=21, bandit="linear") > 0.6  # a third by chance
+    state = shop.state("linear")
+    assert state["spec"]["encoder"]["name"] == "crosses"
+    first = state["features"]["crosses"][0]
+    assert (first["context"], first["action"]) == ("device", "kind")
+    assert first["gain"] > 0.3
+    chosen = shop.call("POST", "/select", {"bandit": "linear", "context": PROBES[0]})
+    before = scores(shop, "linear")
+    shop.kill()
+    shop.start()
+    assert scores(shop, "linear") == before
+    assert shop.state("linear")["features"]["crosses"] == state["features"]["crosses"]
+    found = shop.call("GET", f"/bandits/linear/decisions/{chosen['decision_id']}")
+    assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
+    verified(shop)
+    declared = {"name": "crosses", "params": {"crosses": [["user.age", "price"]], "inputs": 64}}
+    wanted = SPEC | {"policy": "linear_ts", "encoder": declared}
+    changed = shop.http.put("/bandits/linear?wait=true", json=wanted)
+    assert changed.is_success, changed.text
+    crosses = shop.state("linear")["features"]["crosses"]
+    assert [(each["context"], each["action"]) for each in crosses] == [("user.age", "price")]
+    verified(shop)
 
 
 def test_an_export_decides_as_the_original(shop, launch):

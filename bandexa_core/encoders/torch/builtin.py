@@ -13,6 +13,7 @@ import torch
 
 from bandexa_core.encoders.protocol import Encoder
 from bandexa_core.encoders.torch.conv import ConvEncoder
+from bandexa_core.encoders.torch.crosses import CrossesEncoder, CrossesServing
 from bandexa_core.encoders.torch.kernel import KernelEncoder, KernelServing
 from bandexa_core.encoders.torch.mlp import MLPEncoder, MLPServing
 from bandexa_core.encoders.torch.module import (
@@ -31,6 +32,7 @@ LEARNED: Mapping[str, Constructor] = {
     "mlp": MLPEncoder,
     "two_tower": TwoTowerEncoder,
     "kernel": KernelEncoder,
+    "crosses": CrossesEncoder,
     "conv": ConvEncoder,
     **{name: partial(ResNetEncoder, name) for name in ARCHITECTURES},
 }
@@ -103,6 +105,8 @@ def serving(module: EncoderModule) -> Encoder:
             return TwoTowerServing(module)
         if type(module) is KernelEncoder:
             return KernelServing(module)
+        if type(module) is CrossesEncoder:
+            return CrossesServing(module)
     return SplitModuleEncoder(module) if isinstance(module, SplitModule) else ModuleEncoder(module)
 
 

@@ -9,7 +9,6 @@ a round fits the kernel (`encoders.evidence`) and draws landmarks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,19 +19,18 @@ from bandexa_core.encoders.evidence import NUM_WEIGHTS, Kernel, fit_kernel
 from bandexa_core.encoders.protocol import Raw
 from bandexa_core.encoders.sharing import MOST_VALUES, SharedValues
 from bandexa_core.encoders.torch.dense import Array64, flat64, float64_of, with_constant
+from bandexa_core.encoders.torch.fitted import FittedModule, Sample
 from bandexa_core.encoders.torch.mlp import check_sizes
-from bandexa_core.encoders.torch.module import SplitModule, flatten
-from bandexa_core.schema.shared import SharedColumns
+from bandexa_core.encoders.torch.module import flatten
 
 LANDMARKS, FEATURES = 384, 160
 _LEAST_SHARE = 1e-6  # of the largest eigenvalue: below it a direction is rounding
-GROWTH = 1.25  # of the rows behind a kernel, before the next one is fitted
 LEAST_OFFERED = 2
 SAME = 1e-6  # by which sums of two actions may differ that have the same features
 _FIRST_VARIANCE = 0.05  # what the first rows may vary by, as a share of the noise
 
 
-class KernelEncoder(SplitModule):
+class KernelEncoder(FittedModule):
     """F features of a product kernel.
 
     Args:
@@ -56,7 +54,6 @@ class KernelEncoder(SplitModule):
     shared_a: Tensor
     shared_features: Tensor
     shared_shift: Tensor
-    num_rows: Tensor
 
     def __init__(
         self,
@@ -77,66 +74,41 @@ class KernelEncoder(SplitModule):
         size_x, size_a = math.prod(context_shape), action_dim
         # Before the first round, landmarks are random directions: products of random projections
         # have the product of inner products as their mean.
-        buffers = {
-            "x_mean": torch.zeros(size_x),
-            "x_scale": torch.full((size_x,), size_x**-0.5),
-            "x_landmarks": torch.empty(landmarks, size_x).normal_(),
-            "a_mean": torch.zeros(size_a),
-            "a_scale": torch.full((size_a,), size_a**-0.5),
-            "a_landmarks": torch.empty(landmarks, size_a).normal_(),
-            "a_marks": torch.zeros(landmarks),
-            "a_hash": torch.from_numpy(_hash_weights(size_a)),
-            "weights": torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]),
-            "projection": torch.zeros(landmarks, features).fill_diagonal_(
+        self._hold(
+            x_mean=torch.zeros(size_x),
+            x_scale=torch.full((size_x,), size_x**-0.5),
+            x_landmarks=torch.empty(landmarks, size_x).normal_(),
+            a_mean=torch.zeros(size_a),
+            a_scale=torch.full((size_a,), size_a**-0.5),
+            a_landmarks=torch.empty(landmarks, size_a).normal_(),
+            a_marks=torch.zeros(landmarks),
+            a_hash=torch.from_numpy(_hash_weights(size_a)),
+            weights=torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]),
+            projection=torch.zeros(landmarks, features).fill_diagonal_(
                 (_FIRST_VARIANCE / features) ** 0.5
             ),
-            "shared_x": torch.zeros(MOST_VALUES),
-            "shared_a": torch.zeros(MOST_VALUES),
-            "shared_features": torch.zeros(MOST_VALUES, features),
-            "shared_shift": torch.zeros(features),
-            "num_rows": torch.zeros(()),
-        }
-        for name, start in buffers.items():
-            self.register_buffer(name, start.to(torch.float64))
+            shared_x=torch.zeros(MOST_VALUES),
+            shared_a=torch.zeros(MOST_VALUES),
+            shared_features=torch.zeros(MOST_VALUES, features),
+            shared_shift=torch.zeros(features),
+        )
 
-    def is_due(self, num_rows: int) -> bool:
-        """Whether the kernel is to be fitted anew at `num_rows` learned values."""
-        return num_rows >= GROWTH * float(self.num_rows)
-
-    def fit(
-        self,
-        x_NX: NDArray[np.float64],
-        a_NA: NDArray[np.float64],
-        rewards_N: NDArray[np.float64],
-        offered_KA: NDArray[np.float64],
-        fields: tuple[NDArray[np.intp], NDArray[np.intp]],
-        pairs: Sequence[SharedColumns],
-        num_rows: int,
-        seed: int,
-    ) -> dict[str, float]:
-        """Fit the kernel to rows, and draw the landmarks from them; return what was found.
-
-        Args:
-            x_NX: Contexts of learned rows, as this encoder takes them.
-            a_NA: Their actions.
-            rewards_N: Their rewards.
-            offered_KA: The actions that may be chosen.
-            fields: For each column of both sides, the number of its field.
-            pairs: Columns of both sides that stand for the same values.
-            num_rows: Learned values so far.
-            seed: Draws rows.
-        """
-        rng = np.random.Generator(np.random.Philox(key=seed))
+    def fit(self, sample: Sample) -> dict[str, float]:
+        """Fit the kernel to rows, and draw the landmarks from them; see `FittedModule.fit`."""
+        rng = np.random.Generator(np.random.Philox(key=sample.seed))
+        x_NX, a_NA, offered_KA = sample.x.rows, sample.a.rows, sample.offered
         if len(offered_KA) < LEAST_OFFERED:
             offered_KA = a_NA
-        shared = SharedValues.fitted(pairs, x_NX, offered_KA)
-        kernel = fit_kernel(x_NX, a_NA, shared.of(x_NX, a_NA), rewards_N, offered_KA, fields, rng)
+        shared = SharedValues.fitted(sample.shared, x_NX, offered_KA)
+        fields = sample.x.fields, sample.a.fields
+        rows = shared.of(x_NX, a_NA)
+        kernel = fit_kernel(x_NX, a_NA, rows, sample.rewards, offered_KA, fields, rng)
         marks = rng.permutation(len(x_NX))[: self._num_landmarks]
         of_a = a_NA[marks]
         # Every other landmark is a pair that may be offered: what was chosen is of few actions.
         of_a[::2] = offered_KA[rng.integers(len(offered_KA), size=len(of_a[::2]))]
         self._install(kernel, shared, x_NX[marks], of_a)
-        self.num_rows.fill_(num_rows)
+        self.num_rows.fill_(sample.num_rows)
         return {"noise_share": kernel.noise, "signal_share": float(kernel.weights.sum())}
 
     def _install(
@@ -164,17 +136,13 @@ class KernelEncoder(SplitModule):
         # A pair's number is affine in the products of its columns, and so are the features.
         features_PF = of_shared[:, None] * (shared_MP.T @ projection[: len(x)])
         scaled_PF = shared.scale[:, None] * features_PF
-        state = {
-            "x_mean": kernel.x.mean, "x_scale": kernel.x.scale, "x_landmarks": x,
-            "a_mean": kernel.a.mean, "a_scale": kernel.a.scale, "a_landmarks": a,
-            "a_marks": marks, "weights": weights, "projection": projection,
-            "shared_x": shared.x, "shared_a": shared.a,
-            "shared_features": scaled_PF[shared.pair], "shared_shift": shared.mean @ scaled_PF,
-        }  # fmt: skip
-        for name, value in state.items():
-            buffer = getattr(self, name)
-            buffer.zero_()
-            buffer[: len(value)] = torch.from_numpy(np.asarray(value))
+        self._fill(
+            x_mean=kernel.x.mean, x_scale=kernel.x.scale, x_landmarks=x,
+            a_mean=kernel.a.mean, a_scale=kernel.a.scale, a_landmarks=a,
+            a_marks=marks, weights=weights, projection=projection,
+            shared_x=shared.x, shared_a=shared.a,
+            shared_features=scaled_PF[shared.pair], shared_shift=shared.mean @ scaled_PF,
+        )  # fmt: skip
 
     def context_part(self, contexts: Tensor) -> Tensor:
         """s(x, landmarks) and the columns of values that actions may have, too, (N, M + J)."""

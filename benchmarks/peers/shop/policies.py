@@ -107,6 +107,7 @@ _ROWS = [
     _ours("default"),
     _encoded("encoded_by_hand"),
     _ours("squarecb", selection={"method": "squarecb"}),
+    _ours("linear", policy="linear_ts"),
     _ours("uniform", policy="uniform"),
     _vw("vw", ""),
     _vw("vw_squarecb", "--squarecb"),

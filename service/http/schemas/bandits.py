@@ -75,11 +75,27 @@ class SideState(BaseModel):
     unknown_names: dict[str, int] = Field(description="The first of those keys, by path.")
 
 
+class CrossState(BaseModel):
+    """A product of a field of contexts and one of actions, which a linear model has."""
+
+    context: str
+    action: str
+    inputs: int = Field(description="Inputs of the model.")
+    shared: bool = Field(description="Whether it is how many values both have in common.")
+    gain: float = Field(
+        description="By which share of the variance of rewards it lowered the squared error of"
+        " held-out rows when it was chosen."
+    )
+
+
 class FeaturesState(BaseModel):
     """The named features of a bandit; null on a side that has numbers."""
 
     context: SideState | None
     actions: SideState | None
+    crosses: list[CrossState] | None = Field(
+        None, description="The products in use, with the encoder crosses; none before a round."
+    )
 
 
 class MetricState(BaseModel):
