@@ -72,6 +72,7 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks clocks --json bench-out/clocks.json
 	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks hostile_objects --json bench-out/hostile_objects.json
+	$(BIN)/python -m benchmarks hostile_personalizer --json bench-out/hostile_personalizer.json
 	$(BIN)/python -m benchmarks imports --json bench-out/imports.json
 	$(BIN)/python -m benchmarks changes --json bench-out/changes.json
 	$(BIN)/python -m benchmarks many_bandits --json bench-out/many_bandits.json

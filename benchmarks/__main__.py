@@ -49,6 +49,7 @@ PROOFS = {
     "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "hostile_objects": "nothing in place of named features breaks the server",
+    "hostile_personalizer": "nothing sent to Personalizer's paths breaks the server",
     "changes": "configurations change under load and across kills, rewards count once",
     "imports": "no changed export stops a bandit, a start or another bandit",
     "many_bandits": "ten thousand bandits: no stall, an idle server, its start, memory and files",

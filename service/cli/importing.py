@@ -113,6 +113,14 @@ def import_log(
             " default, rows without an id are of a log of the file's name."
         ),
     ] = None,
+    apprentice: Annotated[
+        bool,
+        typer.Option(
+            "--apprentice",
+            help="All lines of a dsjson file are of Personalizer's learning mode Apprentice: the"
+            " first action was shown. By default, lines whose label is no reward.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing: check each row, by itself.")
     ] = False,
@@ -137,7 +145,9 @@ def import_log(
             from service.tools.importing.rows import Source
 
             state = client.get_bandit(bandit)
-            log = Source.of(file, found, state.spec, names, source or file.name)
+            log = Source.of(
+                file, found, state.spec, names, source or file.name, apprentice=apprentice
+            )
             where = _source_of(log, state.uid, source)
             sender = _Sender(client, bandit, log, where, report, add=add_actions, dry_run=dry_run)
             sender.send()

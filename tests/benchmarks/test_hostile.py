@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from bandexa_core.log.contract import ItemState
-from benchmarks.proofs import hostile_objects
+from benchmarks.proofs import hostile_objects, hostile_personalizer
 from benchmarks.proofs.hostile import Fingerprint, main
 from service.store.sqlite.codec import NEW_ITEM, pack_items
 from service.store.sqlite.tables import create_tables
@@ -35,6 +35,16 @@ def test_nothing_in_place_of_named_features_breaks_the_server(tmp_path):
     assert results["cases"] >= 120
     assert min(results["answered 200"], results["sent: declaration, JSON"]) >= 20
     assert results["answered 422"] > 40
+
+
+@pytest.mark.slow
+def test_nothing_sent_to_the_paths_of_personalizer_breaks_the_server(tmp_path):
+    report = tmp_path / "personalizer.json"
+    assert hostile_personalizer.main(["--cases", "210", "--json", str(report)]) == 0
+    results = json.loads(report.read_text())["results"]
+    assert results["cases"] == 210
+    assert results["answered 400"] > 60
+    assert results["answered 201"] >= 1
 
 
 def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from estimators.bandits import ips
-from estimators.utils.ds_parse import json_cooked
 from typer.testing import CliRunner, Result
 
 from service.cli import app
@@ -64,35 +62,6 @@ def log(run: Run, shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file: Path = tmp_path_factory.mktemp("logs") / "shop.jsonl"
     run("export", shop, file)
     return file
-
-
-def vw_log(num: int) -> list[str]:
-    """Return the lines of a joined log of Personalizer, with two lines that are no decisions."""
-    rng, lines = np.random.default_rng(3), []
-    for number in range(num):
-        chances = rng.dirichlet([1.0, 2.0, 3.0]) * 0.97 + 0.01
-        chosen = int(rng.choice(3, p=chances))
-        order = [chosen] + [place for place in range(3) if place != chosen]
-        reward = float(rng.integers(0, 3)) / 2
-        line = {
-            "_label_cost": -reward, "_label_probability": chances[chosen],
-            "_label_Action": chosen + 1, "_labelIndex": chosen,
-            "o": [{"v": reward, "EventId": f"visit-{number}", "ActionTaken": False}],
-            "Timestamp": f"2026-05-04T18:{number // 60:02}:{number % 60:02}.0000000Z",
-            "Version": "1", "EventId": f"visit-{number}", "a": [place + 1 for place in order],
-            "c": {
-                "FromUrl": [{"visit": {"hour": number % 24, "daypart": "evening"}}],
-                "_multi": [
-                    {"_tag": name, "i": {"constant": 1, "id": name}, "j": [{"dish": {"price": 7}}]}
-                    for name in DISHES
-                ],
-            },
-            "p": [float(chances[place]) for place in order], "VWState": {"m": "model/1"},
-        }  # fmt: skip
-        lines.append(json.dumps(line, separators=(",", ":")))
-    lines.insert(10, json.dumps({"RewardValue": 1.0, "EventId": "lost"}))
-    lines.insert(20, "{broken")
-    return lines
 
 
 def decisions(file: Path) -> list[dict[str, Any]]:
@@ -201,30 +170,6 @@ def test_a_dry_run_changes_nothing(run: Run, api, shop: str, tmp_path: Path) -> 
     assert api.state(name)["position"] == 0
     found = report(run("import", name, log, "--add-actions", "--json"))
     assert (found["imported"], found["added_actions"]) == (NUM, ["x", "y"])
-
-
-def test_ips_of_an_imported_vw_log_is_that_of_vw_estimators(run: Run, api, tmp_path: Path) -> None:
-    file = tmp_path / "joined.dsjson"
-    file.write_text("\n".join(vw_log(200)))
-    theirs = {"salad": ips.Estimator(), "uniform": ips.Estimator()}
-    for line in file.read_bytes().splitlines():
-        if line.startswith(b'{"_label_cost"'):
-            event = json_cooked(line)
-            p, reward = event["p"], -float(event["cost"])
-            theirs["salad"].add_example(p, reward, float(event["a"] == 2))
-            theirs["uniform"].add_example(p, reward, 1 / event["num_a"])
-    name = api.bandit(DISHES, action_dim=0, context={"features": "auto"}, policy="uniform")
-    found = report(run("import", name, file, "--json", expect=1))
-    assert (found["imported"], found["refused"]) == (200, 1)
-    assert found["problems"][0]["line"] == 21
-    assert found["skipped"] == {"has no context: it is no decision": 1}
-    result = run("evaluate", name, "--action", "salad", "--json", expect=1)
-    ours = {
-        each["policy"]: each["estimates"]["ips"]["value"] for each in report(result)["policies"]
-    }
-    for policy, reference in (("action:salad", "salad"), ("uniform", "uniform")):
-        assert ours[policy] == pytest.approx(theirs[reference].get(), abs=1e-12)
-    assert report(result)["imported"] == 200
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

@@ -8,16 +8,13 @@ context, the action's in its features, and callers only ever see their own.
 
 from __future__ import annotations
 
-import base64
-import re
 import secrets
 from hashlib import sha256
 
-from bandexa_core.ids import ActionId, DecisionId
-from service.http.schemas.decide import ID_PATTERN
+from bandexa_core.ids import DecisionId
+from service.tools.importing.names import DIGEST, action_of, digest, is_id
 
-_ID = re.compile(ID_PATTERN.strip("^$"))
-_DIGEST = "pz-"
+__all__ = ["action_of", "decision_of", "event_of", "is_digest", "new_event", "reward_of"]
 MOST = 256  # characters of an id of Personalizer's
 
 
@@ -27,26 +24,24 @@ def decision_of(bandit: str, event: str, slot: str | None = None) -> DecisionId:
     head = "pz" if slot is None else "ps"
     readable = ":".join([head, *parts])
     # The last part may have colons: where all others have none, there is one way to read it.
-    if _ID.fullmatch(readable) and not any(":" in part for part in parts[:-1]):
+    if is_id(readable) and not any(":" in part for part in parts[:-1]):
         return DecisionId(readable)
-    return DecisionId(_digest(head, *parts))
+    return DecisionId(digest(head, *parts))
 
 
-def is_digest(decision: DecisionId) -> bool:
+def isdigest(decision: DecisionId) -> bool:
     """Whether an id says nothing of the event's own, so that it has to be kept."""
-    return decision.startswith(_DIGEST)
-
-
-def action_of(given: str) -> ActionId:
-    """Return the id of an action."""
-    if _ID.fullmatch(given) and not given.startswith(_DIGEST):
-        return ActionId(given)
-    return ActionId(_digest("action", given))
+    return decision.startswith(DIGEST)
 
 
 def reward_of(bandit: str, decision: DecisionId, request: str) -> str:
     """Return the id of a reward that a client's request reports, however often it is sent."""
-    return _digest("reward", bandit, decision, request)
+    return digest("reward", bandit, decision, request)
+
+
+def is_digest(decision: DecisionId) -> bool:
+    """Whether an id says nothing of the event's own, so that it has to be kept."""
+    return decision.startswith(DIGEST)
 
 
 def event_of(bandit: str, request: str, body: bytes) -> str:
@@ -61,8 +56,3 @@ def event_of(bandit: str, request: str, body: bytes) -> str:
 def new_event() -> str:
     """Return a new id of that form."""
     return f"{secrets.token_hex(16)}-{secrets.token_hex(3)[:5]}"
-
-
-def _digest(*parts: str) -> str:
-    joined = b"".join(b"%d:%s" % (len(data), data) for data in map(str.encode, parts))
-    return _DIGEST + base64.urlsafe_b64encode(sha256(joined).digest()).rstrip(b"=").decode()

@@ -17,6 +17,7 @@ from hashlib import sha256
 import msgspec
 
 from bandexa_core.ids import DecisionId
+from bandexa_core.schema.namespaces import SLOT, SLOT_FEATURES
 from service.http.codec import body_hash
 from service.http.personalizer import events, ids
 from service.http.personalizer.bodies import (
@@ -27,7 +28,7 @@ from service.http.personalizer.bodies import (
     SlotReward,
 )
 from service.http.personalizer.errors import Refused
-from service.http.personalizer.features import EVENT, SLOT, SLOT_FEATURES, SLOTS, united
+from service.http.personalizer.features import EVENT, SLOTS, united
 from service.http.personalizer.filling import fillable
 from service.http.personalizer.loops import Loop
 from service.http.personalizer.rank import check_actions, inline

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from bandexa_core.schema.namespaces import ACTION
 from service.http.codec import body_hash
 from service.http.personalizer import ids
 from service.http.personalizer.bodies import Action, RankAnswer, Ranked, RankRequest
 from service.http.personalizer.errors import Refused
-from service.http.personalizer.features import ACTION, EVENT, united
+from service.http.personalizer.features import EVENT, united
 from service.http.personalizer.loops import Loop
 from service.http.personalizer.ranking import ranked
 from service.serving.engine import Engine

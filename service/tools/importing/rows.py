@@ -32,9 +32,10 @@ from service.tools.importing.table import read_csv
 Format = Literal["jsonl", "parquet", "dsjson", "cb", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 OWN: tuple[Format, ...] = ("jsonl", "parquet")
+_GZIP = b"\x1f\x8b"
 _ENDINGS: dict[str, Format] = {"vw": "cb", "txt": "cb", "json": "dsjson"}
 _READERS: dict[Format, Callable[[IO[bytes], Shape, list[str]], Iterator[Found]]] = {
-    "dsjson": read_dsjson, "cb": read_cb, "csv": read_csv,
+    "cb": read_cb, "csv": read_csv,
 }  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class Source:
         shape: That of the bandit.
         names: The names of the actions that `cb` and `dsjson` only number, from 1.
         name: That of the log; ids of rows that have none follow from it.
+        apprentice: Whether a dsjson file is of Personalizer's learning mode Apprentice.
     """
 
     file: Path
@@ -65,13 +67,21 @@ class Source:
     shape: Shape
     names: list[str]
     name: str
+    apprentice: bool = False
 
     @classmethod
     def of(
-        cls, file: Path, kind: Format, spec: Mapping[str, Any], names: list[str], name: str
+        cls,
+        file: Path,
+        kind: Format,
+        spec: Mapping[str, Any],
+        names: list[str],
+        name: str,
+        *,
+        apprentice: bool = False,
     ) -> Self:
         """Return a file for a bandit of a configuration."""
-        return cls(file, kind, Shape.of(spec), names, name)
+        return cls(file, kind, Shape.of(spec), names, name, apprentice)
 
     @property
     def is_own(self) -> bool:
@@ -105,10 +115,15 @@ class Source:
             return
         try:
             with _opened(self.file) as lines:
-                for found in _READERS[self.kind](lines, self.shape, self.names):
+                for found in self._read(lines):
                     yield self._with_id(found)
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
             raise Unreadable(f"{self.file}: {error}") from error
+
+    def _read(self, lines: IO[bytes]) -> Iterator[Found]:
+        if self.kind == "dsjson":
+            return read_dsjson(lines, self.shape, self.names, apprentice=self.apprentice)
+        return _READERS[self.kind](lines, self.shape, self.names)
 
     def _with_id(self, found: Found) -> Found:
         """Give a row without an id one: its line, and a digest of the log and what stands there.
@@ -131,6 +146,8 @@ class Source:
 
 
 def _opened(file: Path) -> IO[bytes]:
-    if file.suffix == ".gz":
+    with file.open("rb") as raw:
+        is_packed = raw.read(len(_GZIP)) == _GZIP  # whatever its name says
+    if is_packed:
         return gzip.open(file, "rb")  # type: ignore[return-value]
     return file.open("rb")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.http.personalizer.features import united
+from bandexa_core.schema.namespaces import united
 
 BIG = 1 << 70
 
