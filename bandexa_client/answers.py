@@ -204,12 +204,14 @@ class Finding:
         severity: alarm or notice.
         message: What was found.
         remedy: What helps.
+        since: When it began, seconds since the epoch; None within its first seconds.
     """
 
     name: str
     severity: str
     message: str
     remedy: str
+    since: float | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,6 +457,30 @@ class AuditTrail:
 
     entries: tuple[AuditEntry, ...]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotedFinding:
+    """A finding that a bandit has or had.
+
+    Attributes:
+        name, severity, message: See `Finding`.
+        since: When it began, seconds since the epoch.
+        until: When it ended; None while it is there.
+    """
+
+    name: str
+    severity: str
+    message: str
+    since: float
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotedFindings:
+    """The findings of a bandit over time, the newest first."""
+
+    findings: tuple[NotedFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)

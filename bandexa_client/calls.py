@@ -28,6 +28,7 @@ from bandexa_client.answers import (
     Imported,
     LearnState,
     LogPage,
+    NotedFindings,
     Plan,
     Readiness,
     Replayed,
@@ -317,6 +318,11 @@ class Calls(ABC):
         """
         query = f"?limit={limit}" + ("" if before is None else f"&before={before}")
         return await self._do(Call("GET", path(bandit, "audit") + query, reads(AuditTrail)))
+
+    @shared
+    async def findings(self, bandit: str) -> NotedFindings:
+        """Return what was wrong with a bandit, and when: the last 200 findings, newest first."""
+        return await self._do(Call("GET", path(bandit, "findings"), reads(NotedFindings)))
 
     @shared
     async def values(self, bandit: str, *, limit: int = 100) -> Values:

@@ -53,6 +53,7 @@ from service.http.starting import Starting
 from service.http.startup import one_line_refusal
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
+from service.observe.dashboard.noting import noting
 from service.serving.engine import Engine
 from service.serving.guarding import guarding
 from service.serving.lifecycle import running
@@ -100,7 +101,8 @@ def create_app(settings: Settings) -> App:
         async with (
             running(settings, metrics, registry, app.progress) as engine,
             guarding(engine) as guards,
-            following(settings, metrics, guards.stood) as follower,
+            following(settings, metrics, guards.stood, guards.judged) as follower,
+            noting(engine, follower),
             keys_read_anew(keys, settings),
             LargeBodies() as large,
             Evaluations(settings, partial(_uids, engine)).running() as evaluations,

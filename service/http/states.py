@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from bandexa_core.log.metrics import Totals
@@ -31,6 +33,8 @@ from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
 from service.serving.recovery import SetAside
 from service.serving.standing import ArmStanding, Compared, Estimated
+
+NOWHEN: Mapping[str, float] = MappingProxyType({})
 
 
 def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
@@ -193,7 +197,7 @@ def trainer_state(engine: Engine) -> TrainerState:
 def learning_state(engine: Engine, bandit: Bandit) -> Learning:
     """Return whether a bandit still learns."""
     return Learning(
-        findings=answered(bandit_findings(engine, bandit)),
+        findings=answered(bandit_findings(engine, bandit), bandit.found_since),
         join_rate=bandit.vitals.join_rate(),
         reward_mean=bandit.vitals.reward_mean,
         clipped_values=bandit.vitals.num_clipped,
@@ -209,6 +213,9 @@ def not_served(bandit: SetAside) -> Learning:
     )
 
 
-def answered(findings: list[Finding]) -> list[FindingAnswer]:
-    """Return findings in the form of an answer."""
-    return [FindingAnswer(**dataclasses.asdict(finding)) for finding in findings]
+def answered(findings: list[Finding], since: Mapping[str, float] = NOWHEN) -> list[FindingAnswer]:
+    """Return findings in the form of an answer; `since`: when each began, by name."""
+    return [
+        FindingAnswer(**dataclasses.asdict(finding), since=since.get(finding.name))
+        for finding in findings
+    ]

@@ -10,18 +10,23 @@ what they read.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from bandexa_core.evaluation import Interval
 from bandexa_core.features.robust import BOUND, FAR
+from bandexa_core.ids import ActionId
+from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Trip
 from service.observe.counters import Traffic
+from service.observe.evidence import DECILES, GAPS, PULLS, SURE, Evidence
 from service.observe.silence import CHANCE, Loss
 from service.serving.applier import Failure
 from service.serving.bandit import Bandit
@@ -46,6 +51,7 @@ OUTSIDE = 0.05
 COLLAPSED = 0.25  # of the predicted rewards
 LEAST_COUNTED = 100  # requests before the shares of unseen and wrong values count
 MISFIT = 0.2
+RIVALS_SHOWN = 99  # of whom it is known what they earned
 DRIFT = 0.25  # of the population stability index; by common usage such a field has moved
 EXTREME = FAR * BOUND
 
@@ -100,6 +106,9 @@ class Misfit:
     num_rows: int
 
 
+NOTHING = Evidence()
+
+
 @dataclass(frozen=True, slots=True)
 class BanditState:
     """The observations of a bandit.
@@ -128,6 +137,10 @@ class BanditState:
         trip: Why a guard made an arm serve everything; None: none did, or a person changed it.
         worse: Arms that the bandit is worse than, with the interval of its lift over each.
         warnings: What in the configuration keeps it from learning by context.
+        evidence: What its recent values say.
+        enabled: Whether an action is offered.
+        num_enabled: How many are.
+        held: Values that wait because it is frozen; None: it is not.
         loss: What shows that rewards have stopped; None: nothing does.
         drifts: Fields of contexts whose values have moved, with their index, the largest first.
     """
@@ -158,6 +171,10 @@ class BanditState:
     worse: tuple[tuple[str, Interval], ...] = ()
     warnings: tuple[str, ...] = ()
     clips: bool = False
+    evidence: Evidence = NOTHING
+    enabled: Callable[[str], bool] = lambda _: True
+    num_enabled: int = 0
+    held: int | None = None
     loss: Loss | None = None
     drifts: tuple[tuple[str, float], ...] = ()
 
@@ -213,10 +230,19 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         worse=tuple(worse_than(bandit)),
         warnings=spec.warnings,
         clips=spec.clipped_to is not None,
+        evidence=bandit.evidence,
+        enabled=partial(_is_enabled, bandit.model.catalogue),
+        num_enabled=len(bandit.model.catalogue.enabled_slots),
+        held=bandit.model.held.num if bandit.model.holds else None,
         loss=vitals.silence.loss(time.time()),
         drifts=tuple(drifts(bandit.inputs)),
     )
     return list(check_bandit(state))
+
+
+def _is_enabled(catalogue: Catalogue, name: str) -> bool:
+    slot = catalogue.slots.get(ActionId(name))
+    return slot is not None and bool(catalogue.enabled[slot])
 
 
 def worse_than(bandit: Bandit) -> Iterator[tuple[str, Interval]]:
@@ -336,13 +362,28 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
             "do rewards still reach /reward, with the ids that /select answered?"
             " bandexa_problems_total counts refused ones",
         )  # fmt: skip
+    if state.held is not None:
+        yield Finding(
+            "frozen", NOTICE,
+            f"nothing is learned, because the bandit is frozen; {state.held} values wait",
+            'they are learned once its mode is "learn" again (docs/arms.md)',
+        )  # fmt: skip
+    one_sided = None
+    if state.learns:
+        yield from check_worse(state)
+        one_sided = check_one_sided(state)
+        if one_sided is not None:
+            yield one_sided
+        yield from _check_predictions(state)
+    yield from _check_days(state.evidence)
     for warning in state.warnings:
         yield Finding(
             "context-ignored", NOTICE, warning,
             "a PUT with another encoder learns the log anew, and is served from then on",
         )  # fmt: skip
     if state.learns:
-        yield from _check_traffic(state)
+        shown = dataclasses.replace(state, same_actions=0) if one_sided is not None else state
+        yield from _check_traffic(shown)
         yield from _check_inputs(state)
 
 
@@ -365,6 +406,88 @@ def _check_arms(state: BanditState) -> Iterator[Finding]:
             f" {interval.high:.3g} a decision",
             'what it serves is better for now: "mode": "control_only" gives it every decision'
             " (docs/arms.md)",
+        )  # fmt: skip
+
+
+def check_worse(state: BanditState) -> Iterator[Finding]:
+    """Yield that another action would surely have earned more than what was served."""
+    worse = state.evidence.worse
+    if worse is None or not state.enabled(worse.better):
+        return
+    reach = SURE * worse.error
+    yield Finding(
+        "worse-action", ALARM,
+        f"{worse.served!r} has {worse.share:.0%} of the last {worse.rows} decisions, and"
+        f" {worse.better!r} in all of them would have earned {worse.gain:.3g} more each"
+        f" ({worse.gain - reach:.3g} to {worse.gain + reach:.3g}, by inverse propensities of the"
+        f" {worse.num} times that it was chosen)",
+        "did rewards or contexts change? Forgetting (forgetting.half_life) unlearns the past, and"
+        f' {{"serve": "{worse.better}"}} serves the better one at once (docs/arms.md)',
+    )  # fmt: skip
+
+
+def check_one_sided(state: BanditState) -> Finding | None:
+    """Return that one action has nearly all decisions while others may be as good."""
+    found = state.evidence
+    if not found.rivals or found.rivals[0].name != found.top or found.worse is not None:
+        return None
+    own, *others = found.rivals
+    others = [each for each in others if state.enabled(each.name)]
+    if own.high is None or state.num_enabled < 2 or found.top is None:
+        return None
+    unsure = [r for r in others if r.num >= PULLS and r.high is not None and r.high > own.high]
+    few = [r for r in others if r.num < PULLS]
+    untried = state.num_enabled - 1 - len(others) if len(others) < RIVALS_SHOWN else 0
+    if not unsure and not few and untried <= 0:
+        return None
+    if unsure:
+        most = max(unsure, key=lambda rival: rival.high or 0.0)
+        why = (
+            f"{most.name!r} may be better: it earned up to {most.high:.3g} in {most.num} values,"
+            f" and {own.name!r} {own.low:.3g} to {own.high:.3g}"
+        )
+    else:
+        num = len(few) + max(0, untried)
+        why = f"{num} other actions have fewer than {PULLS} values: too few to say that it is best"
+    return Finding(
+        "one-sided", NOTICE,
+        f"{found.top!r} has {found.share:.1%} of the last {found.num} decisions, and {why}",
+        "nobody can say yet that this is right: a higher selection.epsilon, or limits.floor of"
+        " single actions, tells sooner; where you know that it is, nothing has to be done",
+    )  # fmt: skip
+
+
+def _check_predictions(state: BanditState) -> Iterator[Finding]:
+    gaps = state.evidence.gaps
+    if len(gaps) < GAPS:
+        return
+    worst = max(gaps, key=lambda d: abs(d.observed - d.predicted))
+    num = sum(d.num for d in state.evidence.deciles)
+    yield Finding(
+        "miscalibrated", NOTICE,
+        f"predictions are off in {len(gaps)} of {DECILES} deciles of the last {num}: where"
+        f" {worst.predicted:.3g} was expected, {worst.observed:.3g} came, within {worst.error:.2g}",
+        "the model does not describe these rewards: did the world change (forgetting), is"
+        " reward_range right, would another encoder suit the inputs (docs/encoders.md)?",
+    )  # fmt: skip
+
+
+def _check_days(found: Evidence) -> Iterator[Finding]:
+    if found.joins is not None:
+        was, now, _ = found.joins
+        yield Finding(
+            "join-rate-moved", NOTICE,
+            f"values per chosen action: {now:.3g} in the last day, {was:.3g} in the days before",
+            "does a part of the callers report more or less than before? A reward that some do not"
+            " report makes what they show look bad",
+        )  # fmt: skip
+    if found.delays is not None:
+        was, now, apart = found.delays
+        yield Finding(
+            "delays-moved", NOTICE,
+            f"half of the values come within {now:g} s in the last day, and came within {was:g} s"
+            f" in the days before (population stability index {apart:.2f})",
+            "is a queue behind? reward_window_s and a fixed maturity have to fit the delays",
         )  # fmt: skip
 
 

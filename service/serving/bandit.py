@@ -21,6 +21,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec
 from service.observe.counters import Vitals
+from service.observe.evidence import Evidence
 from service.serving.applier import Applier
 from service.serving.errors import UnknownAction
 from service.serving.inputs import NamedSide, conform
@@ -75,6 +76,8 @@ class Bandit:
         num_imported: How many decisions were imported into it.
         metrics: What is known of the metrics that are reported for it.
         standing: How its arms stand, as of the last count; None before the first.
+        evidence: What its recent values say, as of the last count.
+        found_since: Since when each of its findings is there, by name, in seconds since the epoch.
         change_error: Why the last attempt to learn the wanted configuration failed; None: it did
             not.
     """
@@ -98,6 +101,8 @@ class Bandit:
         self.metrics = ReportedMetrics(self.configurations, totals)
         self.change_error: str | None = None
         self.standing: Standing | None = None
+        self.evidence = Evidence()
+        self.found_since: dict[str, float] = {}
         self.snapshots = snapshots
         self.vitals = Vitals()
         self.inputs = InputCounts()

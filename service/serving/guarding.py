@@ -16,6 +16,7 @@ from functools import partial
 
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.configurations import Trip
+from service.observe.evidence import Evidence
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.standing import Standing
@@ -36,6 +37,12 @@ class Guarding:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tasks: dict[BanditUid, asyncio.Task[None]] = {}
+
+    def judged(self, uid: BanditUid, found: Evidence) -> None:
+        """Note what the recent values of a bandit say."""
+        bandit = self._engine.live.find(uid)
+        if bandit is not None:
+            bandit.evidence = found
 
     def stood(self, uid: BanditUid, found: Standing) -> None:
         """Note how the arms of a bandit stand."""

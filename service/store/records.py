@@ -502,6 +502,8 @@ class CountedValue(NamedTuple):
         is_first: Whether no earlier decision with an arm was made for the same unit.
         metrics, metrics_before: Those that `after` and `before` are made of; None: of none.
         context: The context of the decision as it is stored, where it was asked for.
+        propensity: How probable the first of its actions was; None where it is not known.
+        score: The value by which the action was chosen.
     """
 
     position: int
@@ -519,3 +521,5 @@ class CountedValue(NamedTuple):
     metrics: Metrics | None = None
     metrics_before: Metrics | None = None
     context: bytes | None = None
+    propensity: float | None = None
+    score: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ ARMS = [{"name": "control", "share": 0.5, "action": "y"}]
 
 
 def rewarded(
-    call, name: str, num: int, reward_of: dict[str, Any], contexts: Any = ([1, 0],)
+    call, name: str, num: int, reward_of: Mapping[Any, Any], contexts: Any = ([1, 0],)
 ) -> dict[str, int]:
     """Have a bandit decide and learn; rewards are those of the arms. Returns how many each had."""
     items = [{"bandit": name, "context": contexts[n % len(contexts)]} for n in range(num)]

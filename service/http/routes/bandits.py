@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -36,6 +36,7 @@ from service.http.schemas.bandits import (
 )
 from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
+from service.http.schemas.health import FindingList, NotedFinding
 from service.http.shown import shown_features
 from service.http.states import arm_state, estimate_state, plan_answer, state_of
 from service.observe.dashboard import views
@@ -149,6 +150,19 @@ async def bandit_values(
         num_actions=num,
         behind=follower.behind,
     )
+
+
+@router.get("/{name}/findings", openapi_extra=needs("read"), responses=problems(404, 422))
+async def bandit_findings(name: Name, engine: EngineDep, follower: FollowerDep) -> FindingList:
+    """Return what was wrong with a bandit, and when; the newest first."""
+    uid = engine.bandit(name).record.uid
+
+    def found() -> list[dict[str, Any]]:
+        with follower.aggregates() as aggregates:
+            return views.noted(aggregates, uid)
+
+    noted = await asyncio.get_running_loop().run_in_executor(None, found)
+    return FindingList(findings=[NotedFinding(**each) for each in noted])
 
 
 @router.get("/{name}/audit", openapi_extra=needs("read"), responses=problems(404, 422))

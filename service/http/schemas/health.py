@@ -26,6 +26,25 @@ class FindingAnswer(BaseModel):
     severity: Literal["alarm", "notice"]
     message: str
     remedy: str
+    since: float | None = Field(
+        None, description="When it began, seconds since the epoch; null within its first seconds."
+    )
+
+
+class NotedFinding(BaseModel):
+    """A finding that a bandit has or had."""
+
+    name: str
+    severity: Literal["alarm", "notice"]
+    message: str
+    since: float = Field(description="When it began, seconds since the epoch.")
+    until: float | None = Field(description="When it ended; null while it is there.")
+
+
+class FindingList(BaseModel):
+    """The findings of a bandit over time, the newest first: the last 200."""
+
+    findings: list[NotedFinding]
 
 
 class Learning(BaseModel):

@@ -13,7 +13,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from service.observe.dashboard.comparing import (
     packed,
     standing,
 )
+from service.observe.dashboard.judging import Judging
+from service.observe.evidence import Evidence
 from service.serving.standing import Standing
 from service.settings import Settings
 from service.store.errors import StoreDamaged, StoreError
@@ -38,6 +41,7 @@ from service.store.sqlite.aggregates import (
     DECISIONS,
     AggregateReader,
     AggregateWriter,
+    Noted,
     decisions_of,
 )
 
@@ -50,16 +54,17 @@ TIMES_EVERY_S = 10.0
 PRUNE_EVERY_S = 600.0
 PROPENSITY_WAIT_S = 5.0  # one that is computed after the answer is stored long before
 Publish = Callable[[BanditUid, Standing], None]
+Judge = Callable[[BanditUid, Evidence], None]
 BYTES = 64 << 10  # of packed actions in one chunk; a single decision may have more
 
 
 @asynccontextmanager
 async def following(
-    settings: Settings, metrics: Metrics, publish: Publish
+    settings: Settings, metrics: Metrics, publish: Publish, judge: Judge
 ) -> AsyncIterator[Follower]:
     """Run a follower until the exit; what it has not counted by then, the next one counts.
 
-    `publish` is called on the event loop.
+    `publish` and `judge` are called on the event loop.
     """
     loop = asyncio.get_running_loop()
 
@@ -67,9 +72,14 @@ async def following(
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(publish, uid, found)
 
+    def judge_there(uid: BanditUid, found: Evidence) -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(judge, uid, found)
+
     follower = Follower(
-        open_counting(settings.database), settings.aggregates, metrics.stages.total, publish_there
-    )
+        open_counting(settings.database), settings.aggregates, metrics.stages.total, publish_there,
+        judge_there,
+    )  # fmt: skip
     follower.start()
     try:
         yield follower
@@ -85,6 +95,7 @@ class Follower:
         path: The aggregates' file; rebuilt where it is not usable.
         times: Durations of selects since the server's start.
         publish: Receives how the arms of a bandit stand: at the start, and when that has changed.
+        judge: Receives what the recent values of a bandit say, about once a second.
 
     Attributes:
         behind: Whether there are rows that are not counted yet.
@@ -96,6 +107,7 @@ class Follower:
         path: Path,
         times: Tally,
         publish: Publish = lambda uid, found: None,
+        judge: Judge = lambda uid, found: None,
     ) -> None:
         self.path = path
         self.behind = True
@@ -112,6 +124,9 @@ class Follower:
         self._store = store
         self._aggregates = AggregateWriter(path)
         self._publish = publish
+        self._judge = judge
+        self._judging = Judging()
+        self._noted: deque[Noted] = deque()
         self._compared: dict[int, BanditUid] | None = None  # to be published; None: all of them
         self._published_at = -math.inf
 
@@ -126,6 +141,10 @@ class Follower:
             self._thread.join()
         self._store.close()
         self._aggregates.close()
+
+    def note(self, changes: Iterable[Noted]) -> None:
+        """Have findings stored that began or ended; on any thread."""
+        self._noted.extend(changes)
 
     def aggregates(self) -> AggregateReader:
         """Return a new reader of the aggregates; the caller closes it."""
@@ -175,6 +194,7 @@ class Follower:
         if self._compared is not None:
             self._compared |= with_arms
         self._publish_standings()
+        self._store_noted()
         for key in chunk:
             self._note_if_counted(key)
         self.behind = more
@@ -212,6 +232,7 @@ class Follower:
         AggregateWriter.remove(self.path)
         self._aggregates = AggregateWriter(self.path)
         self._done.clear()
+        self._judging.forget()
         self._waiting = set(self._newest)
         return True
 
@@ -271,7 +292,9 @@ class Follower:
                 counts.add_value(uid, row.time, row.after, delay)
             elif row.first_learned is not None:  # otherwise the corrected value has left the log
                 counts.correct_value(uid, row.first_learned, row.before, row.after)
-        self._compare(key, uid, [row for row in rows if not row.imported], counts)
+        own = [row for row in rows if not row.imported]
+        self._compare(key, uid, own, counts)
+        self._judging.take(uid, own)
         if len(rows) < CHUNK:  # skip the other rows: changes of a catalogue are megabytes to read
             cursors[uid] = head
         return len(rows) == CHUNK
@@ -314,11 +337,31 @@ class Follower:
             uids = by_bandit(self._aggregates.arms())
             waiting = {keys[BanditUid(uid)]: BanditUid(uid) for uid in uids if uid in keys}
         self._compared, self._published_at = {}, now
+        self._publish_evidence()
         for key, uid in waiting.items():
             with suppress(KeyError, StoreDamaged):  # as above
                 known = self._store.configurations(key)
                 stored = by_bandit(self._aggregates.arms(uid)).get(uid, {})
                 self._publish(uid, standing(known, stored))
+
+    def _publish_evidence(self) -> None:
+        """Publish what the recent values of bandits say that had some."""
+        live, changed = {found.uid for found in self._newest.values()}, self._judging.changed
+        if not changed:
+            return
+        with self.aggregates() as reader:
+            for uid in sorted(changed):
+                found = self._judging.evidence(uid, self._aggregates, reader, time.time())
+                if BanditUid(uid) in live:
+                    self._judge(BanditUid(uid), found)
+
+    def _store_noted(self) -> None:
+        """Store the findings that began or ended."""
+        changes = []
+        while self._noted:
+            changes.append(self._noted.popleft())
+        if changes:
+            self._aggregates.note(changes)
 
     def _record_times(self, now: float) -> None:
         counts = list(self._times.counts)

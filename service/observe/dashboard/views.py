@@ -71,6 +71,14 @@ def action_values(
     return top_actions(aggregates.compared(uid), limit)
 
 
+def noted(aggregates: AggregateReader, uid: str) -> list[dict[str, Any]]:
+    """Return the findings of a bandit over time, the newest first."""
+    return [
+        {key: value for key, value in each._asdict().items() if key != "bandit"}
+        for each in aggregates.noted(uid)
+    ]
+
+
 def window(aggregates: AggregateReader, uid: str, name: str, now: float) -> tuple[int, int, int]:
     """Return (start, end, step) in seconds of a range that ends now."""
     length, step = RANGES[name]

@@ -63,6 +63,7 @@ class MemoryCountingReader(View):
                         made_at=made.position, arm=made.arm,
                         action=made.chosen[each.item].id, is_first=_is_first(contents, held),
                         context=made.context.tobytes() if contexts else None,
+                        propensity=made.propensity, score=made.chosen[each.item].score,
                     )  # fmt: skip
                 found.append(value)
             return found

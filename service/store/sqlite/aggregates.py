@@ -15,12 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from service.store.sqlite.connection import as_store_errors, connect_reader
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 MOMENT, MINUTE, HOUR = 10, 60, 3600
 SPANS = (MOMENT, MINUTE, HOUR)
 RETENTION_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
@@ -32,6 +32,13 @@ CREATE TABLE IF NOT EXISTS compared (
   bandit TEXT, kind TEXT, name TEXT, sums TEXT NOT NULL, PRIMARY KEY (bandit, kind, name))
   WITHOUT ROWID;
 """
+NOTED = """
+CREATE TABLE IF NOT EXISTS noted (
+  id INTEGER PRIMARY KEY, bandit TEXT NOT NULL, name TEXT NOT NULL, severity TEXT NOT NULL,
+  message TEXT NOT NULL, since REAL NOT NULL, until REAL);
+CREATE INDEX IF NOT EXISTS noted_of ON noted (bandit, id);
+"""
+MAX_NOTED = 200  # findings of a bandit; older ones are removed
 TABLES = f"""
 CREATE TABLE cursors (name TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE buckets (
@@ -47,6 +54,7 @@ CREATE TABLE delays (
 CREATE TABLE latency (span INTEGER, start INTEGER, counts TEXT, PRIMARY KEY (span, start))
   WITHOUT ROWID;
 {COMPARED}
+{NOTED}
 PRAGMA user_version = {VERSION};
 """
 SUMS = (
@@ -75,6 +83,17 @@ _FROM_1 = "ALTER TABLE cursors DROP COLUMN mark; ALTER TABLE cursors DROP COLUMN
 _COMPARED = "SELECT bandit, kind, name, sums FROM compared WHERE "
 Compared = tuple[str, Literal["action", "arm", "lift"], str, str]  # bandit, kind, name, sums
 Counted = defaultdict[tuple[str, int], Any]  # a Counter for each key; sums may be floats
+
+
+class Noted(NamedTuple):
+    """A finding of a bandit, and when it was there; `until` is None while it is."""
+
+    bandit: str
+    name: str
+    severity: str
+    message: str
+    since: float
+    until: float | None
 
 
 @dataclass(slots=True)
@@ -128,8 +147,8 @@ class AggregateWriter:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = OFF")
             found = db.execute("PRAGMA user_version").fetchone()[0]
-            if found in (1, 2):
-                steps = f"{_FROM_1 if found == 1 else ''} {COMPARED}"
+            if found in (1, 2, 3):
+                steps = f"{_FROM_1 if found == 1 else ''} {COMPARED} {NOTED}"
                 db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
             elif found not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
@@ -212,6 +231,39 @@ class AggregateWriter:
         return None if found is None else str(found[0])
 
     @as_store_errors()
+    def actions(self, uid: str) -> list[Compared]:
+        """Return the sums of the actions of a bandit."""
+        return self._db.execute(f"{_COMPARED} kind = 'action' AND bandit = ?", (uid,)).fetchall()
+
+    @as_store_errors()
+    def note(self, changes: Sequence[Noted]) -> None:
+        """Store findings that began; those with an end are the open ones of their name."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for each in changes:
+                if each.until is None:
+                    self._db.execute(
+                        "INSERT INTO noted (bandit, name, severity, message, since)"
+                        " VALUES (?, ?, ?, ?, ?)", each[:5],
+                    )  # fmt: skip
+                else:
+                    self._db.execute(
+                        "UPDATE noted SET until = ?, message = ?"
+                        " WHERE bandit = ? AND name = ? AND until IS NULL",
+                        (each.until, each.message, each.bandit, each.name),
+                    )
+            for uid in {each.bandit for each in changes}:
+                self._db.execute(
+                    "DELETE FROM noted WHERE bandit = :uid AND id <= (SELECT id FROM noted"
+                    " WHERE bandit = :uid ORDER BY id DESC LIMIT 1 OFFSET :most)",
+                    {"uid": uid, "most": MAX_NOTED},
+                )
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @as_store_errors()
     def arms(self, uid: str | None = None) -> list[Compared]:
         """Return the sums of the arms of a bandit, or of all bandits."""
         return self._db.execute(
@@ -237,13 +289,14 @@ class AggregateWriter:
         """Remove buckets older than the retention of their span, and deleted bandits."""
         names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
         counted = {name.removeprefix(f"{DECISIONS} ") for name in names}
-        gone = counted.union(self._bandits()) - {DECISIONS, *live}
+        noted = {uid for (uid,) in self._db.execute("SELECT DISTINCT bandit FROM noted")}
+        gone = counted.union(self._bandits(), noted) - {DECISIONS, *live}
         for table in ("buckets", "shares", "delays"):
             for span, retention_s in RETENTION_S.items():
                 self._db.execute(
                     f"DELETE FROM {table} WHERE span = ? AND start < ?", (span, now - retention_s)
                 )
-        for table in ("buckets", "shares", "delays", "compared"):
+        for table in ("buckets", "shares", "delays", "compared", "noted"):
             for uid in gone:
                 self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
         for uid in gone:
@@ -330,6 +383,17 @@ class AggregateReader:
             (uid, _span(step), start, end),
         )
         return dict(rows.fetchall())
+
+    def noted(self, uid: str | None = None) -> list[Noted]:
+        """Return the findings of a bandit, newest first; None: those of all that are open."""
+        return [
+            Noted(*row)
+            for row in self._db.execute(
+                "SELECT bandit, name, severity, message, since, until FROM noted"
+                " WHERE CASE WHEN :uid IS NULL THEN until IS NULL ELSE bandit = :uid END"
+                " ORDER BY id DESC", {"uid": uid},
+            )
+        ]  # fmt: skip
 
     def compared(self, uid: str) -> list[Compared]:
         """Return all sums of a bandit's actions and arms."""

@@ -19,7 +19,7 @@ from service.store.hashing import KIND_CONFIG, unpack_log_metrics
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.clock import stored_clock
-from service.store.sqlite.codec import chosen_ids
+from service.store.sqlite.codec import chosen_ids, chosen_items
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.reader import stored_spec
@@ -52,7 +52,7 @@ SELECT l.position, l.time, l.before, l.after, d.time,
   d.arm IS NULL OR d.unit IS NULL OR NOT EXISTS (
     SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
     AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL),
-  l.payload, CASE WHEN :contexts THEN d.context END
+  l.payload, CASE WHEN :contexts THEN d.context END, d.propensity
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT :most
@@ -173,12 +173,14 @@ def _value(
     is_first: int,
     payload: bytes | None,
     context: bytes | None,
+    propensity: float | None,
 ) -> CountedValue:
-    action = None
+    action, score = None, None
     if chosen is not None:
         with suppress(StoreDamaged, IndexError):  # verification reports it
-            action = chosen_ids(f"of log row {position}", chosen)[place]
+            item = chosen_items(f"of log row {position}", chosen)[place]
+            action, score = item.id, item.score
     return CountedValue(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
-        action, arm, bool(is_first), *unpack_log_metrics(payload), context,
+        action, arm, bool(is_first), *unpack_log_metrics(payload), context, propensity, score,
     )  # fmt: skip
