@@ -37,7 +37,9 @@ def test_an_action_that_is_worse_than_another_is_an_alarm(api) -> None:
     assert "'y' in all of them would have earned" in alarm["message"]
     listed = poll(lambda: noted(api, name, "worse-action"), "the alarm is noted")
     assert listed["until"] is None
-    assert stated(api, name, "worse-action")["since"] == listed["since"]
+    again = stated(api, name, "worse-action")
+    assert again is not None
+    assert again["since"] == listed["since"]
 
 
 def test_findings_have_a_beginning_and_an_end(api) -> None:
