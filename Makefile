@@ -7,10 +7,12 @@ TORCH := torch==2.13.0
 # A file's tests stay with one worker, so that the servers they share start once. Bytecode is kept,
 # also where the environment says otherwise: every worker would compile all tests anew.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+TYPESCRIPT := clients/typescript
+NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 # Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.
 TIER ?= not gpu and not slow
 
-.PHONY: demo serve test test-deps check format docs docs-site pictures bench proof docker-check dist clean
+.PHONY: demo serve test test-deps check format docs docs-site pictures bench proof docker-check clients dist clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +40,7 @@ test-deps: $(VENV)/.dev  ## installs the programs that some tests need, on Debia
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -q
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -qy --no-install-recommends \
 		$$($(BIN)/python -m tests.fixtures.system_packages)
+	$(MAKE) $(NODE_MODULES)
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
@@ -85,6 +88,16 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
 	$(BIN)/python -m docker.check
 
+$(NODE_MODULES): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
+	npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund
+	touch $@
+
+clients: $(VENV)/.run $(NODE_MODULES)  ## the TypeScript client: its types from the API, built, packed in dist
+	$(BIN)/python -m docs.openapi | node $(TYPESCRIPT)/tools/types.mjs
+	node $(TYPESCRIPT)/tools/build.mjs
+	mkdir -p dist
+	cd $(TYPESCRIPT) && npm pack --pack-destination ../../dist
+
 dist: $(VENV)/.dev  ## wheels and source archives of server and client, checked in clean environments
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
@@ -92,4 +105,4 @@ dist: $(VENV)/.dev  ## wheels and source archives of server and client, checked 
 	$(BIN)/python .ci/check_dist.py dist $(TORCH)
 
 clean:
-	rm -rf $(VENV) build dist demo-out bench-out *.egg-info bandexa_client/*.egg-info
+	rm -rf $(VENV) build dist demo-out bench-out *.egg-info bandexa_client/*.egg-info $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist

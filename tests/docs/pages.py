@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)
-LANGUAGES = {"bash", "python", "toml", "json", "text"}
+LANGUAGES = {"bash", "python", "ts", "toml", "json", "text"}
 
 # Blocks with such a line take minutes: `.ci/run` runs them, `make test` does not.
 SLOW = re.compile(
@@ -17,7 +17,9 @@ SLOW = re.compile(
     re.MULTILINE,
 )
 # Lines of such blocks that no test runs: those of a tier, and what takes hours.
-TIERS = re.compile(r"^(make (test|check|proof|bench|dist|docker-check|pictures)\b|\.ci/run)")
+TIERS = re.compile(
+    r"^(make (test|check|proof|bench|clients|dist|docker-check|pictures)\b|\.ci/run)"
+)
 HOURS = re.compile(r"^(\.venv/bin/)?python -m benchmarks\b(?!.*--quick)")
 # Blocks with such a line start a server, which serves until a signal ends it.
 SERVES = re.compile(r"^(make serve|(\w+=\S+ )*(\.venv/bin/)?bandexa serve)", re.MULTILINE)
