@@ -254,6 +254,14 @@ class Settings(BaseModel):
     allow_anonymous: bool = Field(
         False, description="Listen on any address without keys: every caller may do everything."
     )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file of a certificate, its chain behind it: the server speaks TLS alone."
+        " It is read anew within seconds of a change.",
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file of the key of `tls_certificate`, without a password."
+    )
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="Names that the server answers to beside localhost, such as bandexa.example:"
@@ -345,6 +353,13 @@ class Settings(BaseModel):
         description="Calls for clients of Azure Personalizer: a table of `enabled`, `create`,"
         " `bandit` and `keys`; see [personalizer](personalizer.md).",
     )
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_certificate"
+            raise ValueError(f"{missing}: tls_certificate and tls_key belong together")
+        return self
 
     @field_validator("allowed_hosts")
     @classmethod

@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import STARTUP_FAILURE
 
+from service.cli.certificate import Certificate
 from service.cli.connections import Connection, Doors, default_limit, sweeping
 from service.settings import Settings
 
@@ -61,9 +62,18 @@ class Server(uvicorn.Server):
         app: What it serves.
         settings: The times and limits of connections, and those of the end.
         crowded: The app of connections beyond the limit.
+        certificate: What it speaks TLS with; None: it speaks plain HTTP.
     """
 
-    def __init__(self, app: Served, settings: Settings, crowded: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: Served,
+        settings: Settings,
+        crowded: ASGIApp,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self._certificate = certificate
+        self._tasks: list[asyncio.Task[None]] = []
         self._served = app
         self._drain_s, self._grace_s = settings.drain_s, settings.grace_s
         most = settings.max_connections
@@ -101,16 +111,21 @@ class Server(uvicorn.Server):
         """Listen, start the app, and announce the address."""
         assert sockets
         loop = asyncio.get_running_loop()
-        self._sweeping = loop.create_task(sweeping(self._doors, loop.time), name="connections")
+        sweeps = loop.create_task(sweeping(self._doors, loop.time), name="connections")
+        self._tasks.append(sweeps)
+        if self._certificate is not None:
+            follows = loop.create_task(self._certificate.follow(), name="certificate")
+            self._tasks.append(follows)
+        context = None if self._certificate is None else self._certificate.context
         protocol = functools.partial(
             Connection, self._doors, config=self.config, server_state=self.server_state,
             app_state=self.lifespan.state,
         )  # fmt: skip
         self.servers = [
-            await loop.create_server(protocol, sock=one, backlog=self.config.backlog)
+            await loop.create_server(protocol, sock=one, backlog=self.config.backlog, ssl=context)
             for one in sockets
         ]
-        url = _url(sockets[0])
+        url = _url(sockets[0], tls=context is not None)
         log.info("health checks are answered on %s while the server starts", url)
         await self._start()
         if self.lifespan.should_exit:
@@ -153,7 +168,8 @@ class Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             grace.cancel()
-            self._sweeping.cancel()
+            for task in self._tasks:
+                task.cancel()
 
     async def _drain(self, until: float) -> None:
         """Serve for some more time; a second signal, or a failed store, ends that."""
@@ -184,9 +200,9 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, *, tls: bool) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -43,6 +43,7 @@ def serve(
     Exit status 4: the store failed for good (docs/operations.md); start again to recover.
     """
     # Imported here: other commands need none of it, and a server starts in less than a second.
+    from service.cli.certificate import certificate_of
     from service.cli.listening import Server, listen
     from service.http.keys import keys_of
     from service.observe import logs
@@ -56,6 +57,7 @@ def serve(
         keys = keys_of(settings)
         logs.configure(settings.log_format, settings.log_level)
         _log_access(settings, keys)
+        certificate = certificate_of(settings)
         listener = listen(settings.host, settings.port)
     except (ValueError, OSError) as error:
         _refuse("serve", error)
@@ -70,7 +72,7 @@ def serve(
     def status() -> int:
         return STORE_FAILED_STATUS if asgi.failed_for_good else 0
 
-    server = Server(asgi, settings, Crowded(asgi, asgi.metrics))
+    server = Server(asgi, settings, Crowded(asgi, asgi.metrics), certificate)
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         loops = server.config.get_loop_factory()
         with asyncio.Runner(loop_factory=loops) as runner:
