@@ -32,7 +32,7 @@ from bandexa_core.ids import ActionId, BanditUid, DecisionId
 from bandexa_core.policies import Candidates, Choice, EncodedContext, Uniform
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Policy
-from bandexa_core.randomness import keyed_number, keyed_rng
+from bandexa_core.randomness import drawing_rng, keyed_number
 from bandexa_core.spec import BanditSpec
 
 Indexes = NDArray[np.int64]
@@ -232,7 +232,9 @@ class Division:
         if method in ("thompson", "squarecb", "greedy"):
             policy = self._policy
             exploration = replace(exploration, method=method)
-        rng = keyed_rng(self._key[0], self._key[1], f"decision of {part.name}", self._key[2])
+        uid, seed, name = self._key
+        purpose = f"decision of {part.name}"
+        rng = drawing_rng(exploration.version, uid, seed, purpose, name)
         return policy.select(
             self._context, self._candidates, rng, num=self._num, retrieve=self._retrieve,
             exploration=exploration, forced=forced,

@@ -70,7 +70,7 @@ from bandexa_core.policies.schedule import (
 )
 from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.posterior.frame import FIRST_ROWS, frame_of_first
-from bandexa_core.randomness import keyed_number, keyed_rng, keyed_seed
+from bandexa_core.randomness import drawing_rng, keyed_number, keyed_seed
 from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec, LimitSpec
@@ -398,7 +398,10 @@ class ServingModel:
         return policy.ballot(context, candidates, rng, exploration, retrieve)
 
     def _rng(self, decision_id: DecisionId) -> np.random.Generator:
-        return keyed_rng(self.uid, self.spec.seed or 0, "decision", decision_id)
+        spec = self.spec
+        return drawing_rng(
+            spec.selection.version, self.uid, spec.seed or 0, "decision", decision_id
+        )
 
     def _selecting(self) -> tuple[Policy, Exploration]:
         """Return the policy that decides at this number of rows, and how it explores."""
@@ -408,7 +411,7 @@ class ServingModel:
         is_random = learned < selection.warmup_random or is_uniform
         gamma = selection.gamma_at(learned) / spec.reward_width
         epsilon, scale = spec.epsilon_at(learned), spec.posterior_scale
-        exploration = Exploration(selection.panel, epsilon, scale, method, gamma)
+        exploration = Exploration(selection.panel, epsilon, scale, method, gamma, selection.version)
         return Uniform() if is_random else self.policy, exploration
 
     # -- learning -----------------------------------------------------------------------------
@@ -588,6 +591,7 @@ class ServingModel:
         """Do now what the first select after a change of the catalogue would do."""
         if isinstance(self.policy, LinearHead):
             _ = self.enabled_candidates().groups  # and the changes and their parts, on the way
+            self.policy.prepare(len(self.enabled_candidates()))
 
     def share_before(self, row: LogRow) -> float:
         """Return the weight that learned rows retain when `row` is applied; 1 forgets nothing.

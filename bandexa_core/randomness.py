@@ -20,13 +20,13 @@ _COUNTER = np.zeros(4, np.uint64)  # Philox's own start value, whose conversion 
 
 
 class _Key(ISeedSequence):
-    """A Philox key: `Philox(key=...)` sets the same one but reads entropy from the system first."""
+    """A generator's key: `Philox(key=...)` sets the same, but reads entropy from the system."""
 
     def __init__(self, digest: bytes) -> None:
         self._words = np.frombuffer(digest, "<u8")
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
-        """Return the key's two words, all that Philox requests."""
+        """Return the key's words: as many as the generator requests."""
         return self._words
 
 
@@ -48,14 +48,28 @@ def keyed_rng(uid: BanditUid, seed: int, purpose: str, key: str) -> np.random.Ge
     return np.random.Generator(np.random.Philox(_Key(digest), counter=_COUNTER))  # type: ignore[arg-type]
 
 
+def drawing_rng(
+    version: int, uid: BanditUid, seed: int, purpose: str, key: str
+) -> np.random.Generator:
+    """Return the generator for the draws of a decision, in a version of `SelectionSpec.draws`.
+
+    From 2 on it is SFC64 (Doty-Humphrey, PractRand, 2014), whose state of 192 bits is the key's
+    hash: its numbers take half of Philox's time, and nothing here jumps within a stream.
+    """
+    if version == 1:
+        return keyed_rng(uid, seed, purpose, key)
+    digest = _digest(uid, seed, purpose, key, 24)
+    return np.random.Generator(np.random.SFC64(_Key(digest)))  # type: ignore[arg-type]
+
+
 def keyed_number(uid: BanditUid, seed: int, purpose: str, key: str) -> float:
     """Return a number in [0, 1) from the same kind of key: its hash, in 53 bits."""
     return (int.from_bytes(_digest(uid, seed, purpose, key)[:8], "little") >> 11) / 2.0**53
 
 
-def _digest(uid: BanditUid, seed: int, purpose: str, key: str) -> bytes:
+def _digest(uid: BanditUid, seed: int, purpose: str, key: str, size: int = 16) -> bytes:
     name = "\x1f".join((uid, str(seed), purpose, key))
-    return blake2b(name.encode(), digest_size=16).digest()
+    return blake2b(name.encode(), digest_size=size).digest()
 
 
 def keyed_seed(uid: BanditUid, seed: int, purpose: str, key: str) -> int:

@@ -34,6 +34,7 @@ RewardAggregate = Literal["first", "last", "sum", "mean", "median", "min", "max"
 # Of the rules by which values that a configuration leaves out are derived. A bandit has those of
 # the release that created it: 1 up to 0.3, 2 since 0.4.
 EDITION = 2
+DRAWS = 2
 DRAW_SCALES = {1: 1.0, 2: 0.2}
 # Of the kernel encoder, whose deviations are not too small: nothing is fitted to rewards by steps.
 KERNEL_DRAW_SCALE = 0.4
@@ -230,6 +231,8 @@ class SelectionSpec:
         log_propensities: "chosen": the probability of the chosen action is stored with a decision,
             and those of all candidates where the request asks for them; "all": those of all, of up
             to 10,000.
+        draws: Which random numbers a draw is made of. 2 takes fewer and cheaper ones, by the same
+            law; 1 are those of releases up to 0.4. None: 2 in a new bandit, else as it was.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -242,11 +245,14 @@ class SelectionSpec:
     method: SelectionMethod = "thompson"
     gamma: float = 10.0
     log_propensities: LoggedPropensities = "chosen"
+    draws: int | None = None
 
     def __post_init__(self) -> None:
         if self.log_propensities not in get_args(LoggedPropensities):
             known = ", ".join(get_args(LoggedPropensities))
             raise ValueError(f"log_propensities: must be one of {known}")
+        if self.draws not in (None, *range(1, DRAWS + 1)):
+            raise ValueError(f"draws: must be 1 to {DRAWS}")
         if self.method not in get_args(SelectionMethod):
             raise ValueError(f"method: must be one of {', '.join(get_args(SelectionMethod))}")
         if not 0.0 < self.gamma <= MAX_GAMMA:
@@ -261,6 +267,15 @@ class SelectionSpec:
             raise ValueError("panel: must be 1 to 4096")
         if self.epsilon is not None and not 0.0 <= self.epsilon <= 1.0:
             raise ValueError("epsilon: must be 0 to 1")
+
+    @property
+    def version(self) -> int:
+        """The version of the draws: 1 where a release that had no other made the bandit."""
+        return self.draws or 1
+
+    def completed(self, draws: int) -> SelectionSpec:
+        """Return it with this version of the draws, unless it names one."""
+        return self if self.draws is not None else replace(self, draws=draws)
 
     def epsilon_at(self, num_learned: int, default: float = EPSILON) -> float:
         """Return the probability of a uniform choice after `num_learned` learned values.
@@ -652,6 +667,7 @@ class BanditSpec:
                 mode=self.mode or "learn",
                 limits=self.limits or {},
                 rewards=self.rewards if edition == 1 else self._new_rewards(),
+                selection=self.selection.completed(DRAWS),
             )
         edition = (known.edition or EDITION) if self.edition is None else self.edition
         bounds = self.reward_range
@@ -663,6 +679,7 @@ class BanditSpec:
             policy=policy,
             encoder=encoder,
             rewards=self._completed_rewards(known, edition),
+            selection=self.selection.completed(known.selection.version),
             seed=known.seed if self.seed is None else self.seed,
             edition=edition,
             reward_range=bounds,

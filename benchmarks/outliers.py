@@ -93,14 +93,24 @@ class World:
         self.retires = scene == "action"
 
 
-def regret(scene: str, policy: str, seed: int, horizon: int, *, disturbed: bool) -> Array64:
-    """Return the regret of each decision, (N,)."""
+def regret(
+    scene: str,
+    policy: str,
+    seed: int,
+    horizon: int,
+    *,
+    disturbed: bool,
+    draws: int | None = None,
+) -> Array64:
+    """Return the regret of each decision, (N,); `draws`: their version, None: that of today."""
     world = World(scene, seed, horizon, disturbed=disturbed)
     body = {
         "context": {"shape": [SIZE]}, "action_dim": SIZE, "training": {"mode": "lockstep"},
         "reward_range": [-2.0, 2.0], "rewards": {"outside": "keep"}, "seed": seed,
         **POLICIES[policy],
     }  # fmt: skip
+    if draws is not None:
+        body["selection"] = {"draws": draws}
     ids = [f"a{k}" for k in range(ACTIONS)]
     client = InProcessClient(f"{scene}-{policy}-{seed}", body, ids, world.actions)
     out_N = np.zeros(horizon)

@@ -42,13 +42,16 @@ class PerActionEncoder:
 
     def __init__(self, context_shape: tuple[int, ...], action_dim: int) -> None:
         del action_dim  # an action is identified by its slot here; its features are not used
-        self._num_axes = len(context_shape)
         self.feature_dim = math.prod(context_shape) + 1
 
     def encode(self, contexts: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode`; `actions` is ignored."""
-        x_NX = flat64(contexts, self._num_axes)
-        return np.concatenate([x_NX, np.ones((len(x_NX), 1))], axis=1)
+        z_ND = np.empty((len(contexts), self.feature_dim))
+        z_ND[:, :-1] = contexts.reshape(len(contexts), self.feature_dim - 1)
+        if contexts.dtype == np.uint8:
+            z_ND[:, :-1] /= 255.0
+        z_ND[:, -1] = 1.0
+        return z_ND
 
     def encode_batch(self, context: Raw, actions: NDArray[np.float32]) -> Array64:
         """See `Encoder.encode_batch`."""
@@ -100,6 +103,25 @@ class ConcatEncoder:
         factors = np.concatenate([change.x_factor, change.a_factor])
         offsets = np.concatenate([change.x_offset, change.a_offset])
         return _affine(factors, offsets, self.feature_dim)
+
+    def images(self, contexts: Array64, columns_DN: Array64) -> Array64:
+        """Fold columns of weights into queries, (V), and offsets for each context, (B, V + 1, N).
+
+        The result for a context does not depend on the others, bit for bit.
+
+        Args:
+            contexts: Context parts, (B, X).
+            columns_DN: N vectors of weights.
+        """
+        images_BWN = np.empty((len(contexts), self._da + 1, columns_DN.shape[1]))
+        images_BWN[:, :-1] = self._queries(contexts, columns_DN)
+        np.matmul(contexts[:, None], columns_DN[: self._dx], out=images_BWN[:, -1:])
+        images_BWN[:, -1] += columns_DN[-1]
+        return images_BWN
+
+    def _queries(self, contexts: Array64, columns_DN: Array64) -> Array64:
+        """Return the queries of `images`, (B, V, N), or (V, N) if they do not depend on it."""
+        return columns_DN[self._dx : self._dx + self._da]
 
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a, c = w_x . x + w_1."""
@@ -161,6 +183,12 @@ class InteractionsEncoder(_ProductsEncoder):
         inner = np.arange(self._dx)
         return self._with_products(super().features_under(change), change, inner, inner)
 
+    def _queries(self, contexts: Array64, columns_DN: Array64) -> Array64:
+        d = self._dx
+        queries_BVN: Array64 = contexts[:, :, None] * columns_DN[2 * d : 3 * d]
+        queries_BVN += columns_DN[d : 2 * d]
+        return queries_BVN
+
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a + w_xa * x, c = w_x . x + w_1."""
         d = self._dx
@@ -207,6 +235,13 @@ class BilinearEncoder(_ProductsEncoder):
         """See `FixedEncoder.features_under`."""
         i_P, j_P = np.divmod(np.arange(self._dx * self._da), self._da)
         return self._with_products(super().features_under(change), change, i_P, j_P)
+
+    def _queries(self, contexts: Array64, columns_DN: Array64) -> Array64:
+        linear, num = self._dx + self._da, columns_DN.shape[1]
+        products = columns_DN[linear:-1].reshape(self._dx, self._da * num)
+        queries_BVN: Array64 = np.matmul(contexts[:, None], products).reshape(-1, self._da, num)
+        queries_BVN += columns_DN[self._dx : linear]
+        return queries_BVN
 
     def fold(self, context_part: Array64, weights: Array64) -> tuple[Array64, Array64]:
         """Q = w_a + x W, c = w_x . x + w_1, with W the (X, A) matrix of interaction weights."""

@@ -11,6 +11,7 @@ Legend: B decisions, K candidates, M members, D features, V size of an action pa
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -27,12 +28,14 @@ from bandexa_core.policies.ties import Ranking
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 
 log = logging.getLogger(__name__)
+NOT_FINITE = "context: the encoder gives no finite features for it"
 Array64 = NDArray[np.float64]
 # Multiply-adds of a panel above which its propensity is computed after the answer (about 1 ms).
 LATER_PRODUCTS = 1 << 23
 MAX_MEANS = 1 << 17  # features of candidates up to which the best posterior mean is computed
 ROUNDING = 1e-9  # of the largest value; two ways to compute a value differ by less
 ROWS_AT_ONCE = 512  # pairs of a decision and a candidate; their layers stay in the cache
+SCORES_AT_ONCE = 1 << 16  # of decisions without layers: all members' scores, half a megabyte
 
 
 class Draw(NamedTuple):
@@ -65,44 +68,34 @@ class JointDraw(NamedTuple):
     """Draws of several decisions over the same candidates.
 
     Attributes:
-        members: All members' sampled values less `offsets`, (B, M, K); the first one's are served.
+        scores: The first members' sampled values less `offsets`, which are served, (B, K).
         winners: Every member's best candidate, (B, M).
         means: Posterior means, less a number that they share, (B, K).
-        offsets: A number that all values of the served member share, (B,).
-        stds: Computes posterior standard deviations, given decisions and candidates, (N,) each.
+        offsets: For each decision a number that all values of the served member share.
+        std: Computes the posterior standard deviation, given a decision and a candidate.
         encode_s: Seconds spent on encoding all of them.
+        members: Computes all members' sampled values of a decision, (M, K).
     """
 
-    members: Array64
+    scores: Array64
     winners: NDArray[np.int64]
     means: Array64
-    offsets: Array64
-    stds: Callable[[NDArray[np.int64], NDArray[np.int64]], Array64]
+    offsets: Sequence[float]
+    std: Callable[[int, int], float]
     encode_s: float
-
-    @property
-    def scores(self) -> Array64:
-        """The served members' sampled values, (B, K)."""
-        return self.members[:, 0]
-
-    @property
-    def finite(self) -> bool:
-        """Whether the served score of every decision is finite; argmax selects a NaN."""
-        served_B = self.members[np.arange(len(self.members)), 0, self.winners[:, 0]]
-        return bool(np.isfinite(served_B + self.offsets).all())
+    members: Callable[[int], Array64]
 
     def only(self) -> Draw:
         """Return the draw of the only decision."""
-        winners_M, means_K, scores_MK = self.winners[0], self.means[0], self.members[0]
-        first, stds = np.zeros(1, np.int64), self.stds
+        winners_M, means_K, std, members = self.winners[0], self.means[0], self.std, self.members
         return Draw(
-            scores_MK[0],
+            self.scores[0],
             lambda: winners_M,
-            offset=float(self.offsets[0]),
+            offset=self.offsets[0],
             encode_s=self.encode_s,
             best=lambda: int(means_K.argmax()),
-            std=lambda index: float(stds(first, np.array([index]))[0]),
-            members=lambda: scores_MK,
+            std=lambda index: std(0, index),
+            members=lambda: members(0),
         )
 
 
@@ -114,17 +107,37 @@ def draw_disjoint(
     exploration: Exploration,
     encode_s: float,
 ) -> JointDraw:
-    """Draw the panels of B decisions with a posterior for each slot."""
+    """Draw the panels of B decisions with a posterior for each slot.
+
+    A single one of many candidates, in the second version, draws only those that can win.
+    """
+    if len(rngs) == 1 and exploration.version > 1:
+        sparse = posterior.sample_sparse(
+            rngs[0], z_BD, slots_K, exploration.panel, exploration.scale
+        )
+        if sparse is not None:
+            panel, mean_K, std_K = sparse
+            return JointDraw(
+                panel.member(0)[None],
+                panel.winners[None],
+                mean_K[None],
+                [posterior.frame.center],
+                lambda _, index: float(std_K[index]),
+                encode_s,
+                lambda _: panel.members(),
+            )
     scores_BMK, means_BK, stds_BK = posterior.sample_many(
-        rngs, z_BD, slots_K, exploration.panel, exploration.scale
-    )
+        rngs, z_BD, slots_K, exploration.panel, exploration.scale,
+        mirrored=exploration.version > 1,
+    )  # fmt: skip
     return JointDraw(
-        scores_BMK,
+        scores_BMK[:, 0],
         scores_BMK.argmax(axis=2),
         means_BK,
-        np.full(len(rngs), posterior.frame.center),
-        lambda decisions, candidates: stds_BK[decisions, candidates],
+        [posterior.frame.center] * len(rngs),
+        lambda row, index: float(stds_BK[row, index]),
         encode_s,
+        lambda row: scores_BMK[row],
     )
 
 
@@ -220,12 +233,13 @@ def draw_together(
     weights_BMD = posterior.sample_many(rngs, exploration.panel, exploration.scale)
     scores_BMK = np.matmul(weights_BMD, z_BDK)
     return JointDraw(
-        scores_BMK,
+        scores_BMK[:, 0],
         scores_BMK.argmax(axis=2),
         np.matmul(posterior.mean, z_BDK),
-        np.full(len(rngs), posterior.frame.center),
-        lambda decisions, candidates: posterior.stds_of(z_BDK[decisions, :, candidates]),
+        [posterior.frame.center] * len(rngs),
+        lambda row, index: posterior.std_of(z_BDK[row, :, index]),
         took,
+        lambda row: scores_BMK[row],
     )
 
 
@@ -241,50 +255,46 @@ def choose(
     """Return the choice of one action for each decision; uniform ones where one `explores`.
 
     `spread` is what standard deviations are multiplied by; `forced`: see `Policy.select`.
+
+    Raises:
+        ValueError: The value of one that would be served is not finite.
     """
-    best_B = drawn.winners[:, 0]
     num = drawn.scores.shape[1] if groups is None else len(groups.of)
-    rows_B = np.arange(len(best_B))
-    tops_B1 = drawn.scores[rows_B, best_B][:, None]
-    has_ties = np.count_nonzero(drawn.scores == tops_B1, axis=1) > 1
-    served_B, rankings = best_B.copy(), dict[int, Ranking]()
+    encode_s = drawn.encode_s / len(rngs)
+    choices = []
     for row, rng in enumerate(rngs):
-        if groups is not None or has_ties[row]:
-            ranking = Ranking.of(drawn.scores[row], groups, rng, whole=False)
-            rankings[row], served_B[row] = ranking, ranking.first
+        scores_K, winners_M = drawn.scores[row], drawn.winners[row]
+        best, ranking = int(winners_M[0]), None
+        if not math.isfinite(scores_K[best] + drawn.offsets[row]):  # argmax selects a NaN
+            raise ValueError(NOT_FINITE)
+        if groups is not None or np.count_nonzero(scores_K == scores_K[best]) > 1:
+            ranking = Ranking.of(scores_K, groups, rng, whole=False)
+        served = best if ranking is None else ranking.first
         if (instead := forced[row]) is not None:
-            served_B[row] = instead[0]
+            served = int(instead[0])
         elif explores[row]:
-            served_B[row] = rng.permutation(num)[0]
-    group_B = served_B if groups is None else groups.of[served_B]
-    votes_B = np.count_nonzero(drawn.winners == group_B[:, None], axis=1).astype(np.float64)
-    means_B = drawn.means.argmax(axis=1)
-    explored_B = means_B != group_B
-    for row, ranking in rankings.items():
-        votes_B[row] = ranking.votes(drawn.winners[row], int(served_B[row]))
-        explored_B[row] = not ranking.tie(int(means_B[row]), int(served_B[row]))
-    columns = zip(
-        served_B[:, None],
-        (drawn.scores[rows_B, group_B] + drawn.offsets)[:, None],
-        votes_B.tolist(),
-        explored_B.tolist(),
-        (spread * drawn.stds(rows_B, group_B)).tolist(),
-        strict=True,
-    )
-    return [
-        Choice(
-            chosen,
-            scores,
-            propensity=exploration.probability(votes, num),
-            encode_s=drawn.encode_s / len(rngs),
-            explored=explored,
-            std=std,
-            all_propensities=partial(
-                _probabilities, rankings.get(row), drawn.winners[row], num, exploration.epsilon
-            ),
+            served = int(rng.permutation(num)[0])
+        expected = int(drawn.means[row].argmax())
+        if ranking is None:
+            group, votes = served, float(np.count_nonzero(winners_M == served))
+            explored = expected != served
+        else:
+            group, votes = ranking.group(served), ranking.votes(winners_M, served)
+            explored = not ranking.tie(expected, served)
+        choices.append(
+            Choice(
+                np.array([served]),
+                np.array([scores_K[group] + drawn.offsets[row]]),
+                propensity=exploration.probability(votes, num),
+                encode_s=encode_s,
+                explored=explored,
+                std=spread * drawn.std(row, group),
+                all_propensities=partial(
+                    _probabilities, ranking, winners_M, num, exploration.epsilon
+                ),
+            )
         )
-        for row, (chosen, scores, votes, explored, std) in enumerate(columns)
-    ]
+    return choices
 
 
 def _probabilities(

@@ -21,7 +21,6 @@ from bandexa_core.encoders.protocol import (
     SplitEncoder,
 )
 from bandexa_core.features.scaling import InputScaling
-from bandexa_core.ids import INLINE_SLOT
 from bandexa_core.policies.named_inputs import NamedInputs
 from bandexa_core.policies.protocol import Candidates, EncodedContext, InputMaps
 from bandexa_core.spec import SelectionSpec
@@ -137,7 +136,7 @@ class EncodedInputs:
         return self.encoder.encode(context[None], first).reshape(-1)
 
     def _check_known(self, candidates: Candidates) -> None:
-        if (candidates.slots == INLINE_SLOT).any():
+        if not candidates.are_known:
             raise ValueError("candidates: this bandit knows actions by their catalogue id alone")
 
     def all_shared_features(
@@ -147,7 +146,7 @@ class EncodedInputs:
         if not isinstance(self.encoder, PerActionEncoder):
             return np.stack([self.shared_features(x, candidates) for x in contexts])
         self._check_known(candidates)
-        x_BX = np.stack([raw(context) for context in contexts])
+        x_BX = np.array([raw(context) for context in contexts])
         return self.encoder.encode(x_BX, candidates.action(0)[None])
 
     def _actions(self, raw_KA: NDArray[Any]) -> NDArray[Any]:

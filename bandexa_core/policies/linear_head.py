@@ -13,13 +13,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.encoders.protocol import Encoder, SlowEncoder
+from bandexa_core.encoders.fixed import ConcatEncoder
+from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
 from bandexa_core.policies.calibration import Calibration
 from bandexa_core.policies.draws import (
+    LATER_PRODUCTS,
+    NOT_FINITE,
     ROWS_AT_ONCE,
+    SCORES_AT_ONCE,
     Draw,
     JointDraw,
     choose,
@@ -28,6 +32,7 @@ from bandexa_core.policies.draws import (
     draw_folded,
     draw_together,
 )
+from bandexa_core.policies.folded import draw_queries
 from bandexa_core.policies.inputs import EncodedInputs, context_part, raw
 from bandexa_core.policies.laws import law_of
 from bandexa_core.policies.named_inputs import NamedCross, NamedInputs
@@ -47,6 +52,7 @@ from bandexa_core.posterior import (
     PosteriorConfig,
     Statistics,
 )
+from bandexa_core.posterior.exceedances import prepare
 from bandexa_core.posterior.frame import Frame
 from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import LearnedRows, Rows, TrainingRows
@@ -60,7 +66,6 @@ Contexts = Sequence[NDArray[Any] | EncodedContext]
 Drawing = Callable[[Contexts, Sequence[np.random.Generator], Exploration], JointDraw]
 NO_EXPLORATION = Exploration(panel=1)
 GREEDY = Exploration(panel=1, method="greedy")
-NOT_FINITE = "context: the encoder gives no finite features for it"
 
 
 class LinearHead(EncodedInputs):
@@ -117,6 +122,10 @@ class LinearHead(EncodedInputs):
 
         The methods that do not draw have the posterior means in their place.
         """
+        if num == 1 and retrieve is None:
+            plain = self._chosen([context], candidates, [rng], exploration, [forced])
+            if plain is not None:
+                return plain[0]
         context = self.ready(context)
         exploration, spread = self._exploring(exploration), self.calibration.spread
         explores = rng.random() < exploration.epsilon
@@ -161,25 +170,39 @@ class LinearHead(EncodedInputs):
     ) -> list[Choice]:
         """See `Policy.select_many`."""
         forced = forced or [None] * len(contexts)
+        choices = self._chosen(contexts, candidates, rngs, exploration, forced)
+        if choices is not None:
+            return choices
+        rows = zip(contexts, rngs, forced, strict=True)
+        return [
+            self.select(x, candidates, rng, exploration=exploration, forced=each)
+            for x, rng, each in rows
+        ]
+
+    def _chosen(
+        self,
+        contexts: Contexts,
+        candidates: Candidates,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration,
+        forced: Sequence[NDArray[np.int64] | None],
+    ) -> list[Choice] | None:
+        """Return choices of one candidate that are drawn together; None: these cannot be."""
+        if exploration.method != "thompson" or self.greedy:
+            return None
         groups, offered = self._grouped(candidates)
-        draws = exploration.method == "thompson" and not self.greedy
-        drawing = self._drawing(offered) if draws and len(contexts) > 1 else None
+        drawing = self._drawing(offered, exploration)
         if drawing is None:
-            rows = zip(contexts, rngs, forced, strict=True)
-            return [
-                self.select(x, candidates, rng, exploration=exploration, forced=each)
-                for x, rng, each in rows
-            ]
+            return None
         exploration, spread = self._calibrated(exploration), self.calibration.spread
         choices: list[Choice] = []
-        step = max(1, ROWS_AT_ONCE // len(offered))
+        num = ROWS_AT_ONCE if self.joint else SCORES_AT_ONCE // exploration.panel
+        step = max(1, num // len(offered))
         for first in range(0, len(contexts), step):
             own = rngs[first : first + step]
             explores = [rng.random() < exploration.epsilon for rng in own]
             x = self._all_ready(contexts[first : first + step])
             drawn = drawing(x, own, exploration)
-            if not drawn.finite:
-                raise ValueError(NOT_FINITE)
             choices += choose(
                 drawn, groups, own, explores, exploration, spread, forced[first : first + step]
             )
@@ -224,7 +247,7 @@ class LinearHead(EncodedInputs):
         groups = candidates.groups if self.encoder.uses_action else None
         return groups, candidates if groups is None else candidates.firsts
 
-    def _drawing(self, candidates: Candidates) -> Drawing | None:
+    def _drawing(self, candidates: Candidates, exploration: Exploration) -> Drawing | None:
         """Return what draws several decisions over these candidates together; None: nothing does.
 
         Its contexts are ready ones, as `_all_ready` returns them.
@@ -232,21 +255,52 @@ class LinearHead(EncodedInputs):
         posterior, joint, chunk = self.posterior, self.joint, self.action_chunk
         if isinstance(posterior, DisjointPosterior):
             return partial(self._draw_disjoint, posterior, candidates)
-        if joint is None or (chunk is not None and len(candidates) > chunk):
+        if joint is not None:
+            if chunk is not None and len(candidates) > chunk:
+                return None
+            return partial(self._draw_layers, joint, posterior, self.parts(joint, candidates))
+        encoder = self.encoder
+        if exploration.version == 1 or not isinstance(encoder, ConcatEncoder):
             return None
-        parts_KV = self.parts(joint, candidates)
+        parts_KV = self.parts(encoder, candidates)
+        if posterior.matrix is None or parts_KV.size * exploration.panel > LATER_PRODUCTS:
+            return None
+        return partial(self._draw_queries, encoder, posterior, parts_KV)
 
-        def draw(
-            contexts: Contexts, rngs: Sequence[np.random.Generator], exploration: Exploration
-        ) -> JointDraw:
-            x_BX = np.stack([raw(context) for context in contexts])
-            return draw_together(joint, posterior, x_BX, parts_KV, rngs, exploration)
+    def _draw_layers(
+        self,
+        encoder: JointEncoder,
+        posterior: GaussianPosterior,
+        parts_KV: Array64,
+        contexts: Contexts,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration,
+    ) -> JointDraw:
+        x_BX = np.stack([raw(context) for context in contexts])
+        return draw_together(encoder, posterior, x_BX, parts_KV, rngs, exploration)
 
-        return draw
+    def _draw_queries(
+        self,
+        encoder: ConcatEncoder,
+        posterior: GaussianPosterior,
+        parts_KV: Array64,
+        contexts: Contexts,
+        rngs: Sequence[np.random.Generator],
+        exploration: Exploration,
+    ) -> JointDraw:
+        started = time.perf_counter()
+        x_BX = np.array([encoder.context_part(raw(context)) for context in contexts])
+        took = time.perf_counter() - started
+        return draw_queries(encoder, posterior, x_BX, parts_KV, rngs, exploration, took)
+
+    def prepare(self, num: int) -> None:
+        """Import what decisions among so many candidates need, before one of them waits for it."""
+        if isinstance(self.posterior, DisjointPosterior):
+            prepare(num)
 
     def _all_ready(self, contexts: Contexts) -> Contexts:
         """Return contexts as the encoder takes them."""
-        if any(isinstance(context, EncodedContext) for context in contexts):
+        if len(contexts) == 1 or any(isinstance(context, EncodedContext) for context in contexts):
             return [self.ready(context) for context in contexts]
         return list(self.scaled(np.stack([raw(context) for context in contexts])))
 
@@ -282,7 +336,7 @@ class LinearHead(EncodedInputs):
                 offset=posterior.frame.center,
             )
         started = time.perf_counter()
-        drawing = self._drawing(candidates)
+        drawing = self._drawing(candidates, exploration)
         if drawing is not None:
             return drawing([context], [rng], exploration).only()
         assert isinstance(posterior, GaussianPosterior), "disjoint ones are drawn above"

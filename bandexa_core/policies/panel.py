@@ -41,6 +41,7 @@ class Exploration:
         scale: What deviations of a draw from the posterior mean are multiplied by.
         method: How the first action is chosen; see `SelectionSpec`.
         gamma: Of inverse-gap weighting, per unit of the posterior's frame.
+        version: Which random numbers a draw is made of; see `SelectionSpec.draws`.
     """
 
     panel: int = 64
@@ -48,6 +49,7 @@ class Exploration:
     scale: float = 1.0
     method: SelectionMethod = "thompson"
     gamma: float = 0.0
+    version: int = 1
 
     def propensity(self, ranking: Ranking, winners_M: NDArray[np.int64], candidate: int) -> float:
         """Return the probability of a candidate, given each member's best one.

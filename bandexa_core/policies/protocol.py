@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.features.equal_rows import Groups
-from bandexa_core.ids import ActionSlot
+from bandexa_core.ids import INLINE_SLOT, ActionSlot
 from bandexa_core.policies.panel import Exploration, with_floor
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.replay import LearnedRows, RowWeights, TrainingRows
@@ -60,7 +60,9 @@ class Candidates:
         parts: The encoder's cached action parts for them, (K, V), or None.
     """
 
-    __slots__ = ("_features", "_find_groups", "_firsts", "_groups", "_taken", "parts", "slots")
+    __slots__ = (
+        "_are_known", "_features", "_find_groups", "_firsts", "_groups", "_taken", "parts", "slots"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Candidates:
         self._find_groups = groups
         self._groups: Groups | bool | None = False  # not known yet
         self._firsts: Candidates | None = None
+        self._are_known: bool | None = None
         self.slots = slots
         self.parts = parts
         self._features = features
@@ -89,6 +92,14 @@ class Candidates:
         if taken is None:
             self._taken = taken = self._features[self.slots]
         return taken
+
+    @property
+    def are_known(self) -> bool:
+        """Whether all of them are in the catalogue."""
+        known = self._are_known
+        if known is None:
+            known = self._are_known = not bool((self.slots == INLINE_SLOT).any())
+        return known
 
     @property
     def groups(self) -> Groups | None:

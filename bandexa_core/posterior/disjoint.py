@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 from bandexa_core.posterior.blas import prepare
 from bandexa_core.posterior.config import PosteriorConfig
+from bandexa_core.posterior.exceedances import LEAST_CANDIDATES, SparsePanel
 from bandexa_core.posterior.frame import Frame, doubles, frame_tensors, read_frame
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
-from bandexa_core.posterior.noise import expected_noise, noise_of
-from bandexa_core.posterior.rows import FloatArray, as_row, as_rows
-from bandexa_core.posterior.stacked import STACKED_DIM, Stacked
+from bandexa_core.posterior.noise import expected_noise
+from bandexa_core.posterior.panels import OfEach, Shared, draw_scores
+from bandexa_core.posterior.rows import FloatArray, as_row
+from bandexa_core.posterior.stacked import STACKED_DIM, Found, Stacked
 from bandexa_core.posterior.state import IntArray, immediate_state, nonzero_rows
 from bandexa_core.posterior.statistics import Statistics
 from bandexa_core.posterior.tensors import read_scalar, read_tensor
@@ -73,6 +75,27 @@ class Pool(NamedTuple):
         )
 
 
+class _Asked(NamedTuple):
+    """The K slots of a query.
+
+    Attributes:
+        given: As the caller gave them.
+        slots_K: As an array, (K,).
+        are_distinct: Whether none of them occurs twice.
+        found: Where their matrices are, if they are stacked.
+        num_learned: How many slots had learned something.
+    """
+
+    given: Sequence[int] | npt.NDArray[np.integer]
+    slots_K: IntArray
+    are_distinct: bool
+    found: Found | None
+    num_learned: int
+
+
+_NOTHING = _Asked((), np.empty(0, np.intp), True, None, -1)
+
+
 class SampledScores(NamedTuple):
     """Draws of the scores of K slots for each of B vectors.
 
@@ -98,7 +121,9 @@ class DisjointPosterior:
         refresh_every: rows and corrections of one slot between two refreshes.
     """
 
-    __slots__ = ("_pool", "_slots", "_stacked", "config", "dim", "frame", "refresh_every")
+    __slots__ = (
+        "_last_asked", "_pool", "_slots", "_stacked", "config", "dim", "frame", "refresh_every"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -124,6 +149,7 @@ class DisjointPosterior:
         self.frame = Frame.first(config) if frame is None else frame
         self._slots: dict[int, _SlotPosterior] = {}
         self._stacked = Stacked(dim) if dim <= STACKED_DIM else None
+        self._last_asked = _NOTHING
         self._pool = Pool()
 
     @classmethod
@@ -174,7 +200,7 @@ class DisjointPosterior:
             frame = _frame_of({0: total}, frame, config)
         posterior = cls(dims.pop(), config, refresh_every=refresh_every, frame=frame)
         for slot, sums in known.items():
-            posterior._slots[_checked_slot(slot)] = _SlotPosterior.from_statistics(
+            posterior._slots[_checked(slot)] = _SlotPosterior.from_statistics(
                 sums, config, refresh_every=refresh_every, frame=frame, moves=False
             )
         posterior._slots_changed()
@@ -223,7 +249,7 @@ class DisjointPosterior:
             )
             before = Pool()
             posterior.update(z, r)
-            self._slots[_checked_slot(slot)] = posterior
+            self._slots[_checked(slot)] = posterior
         else:
             before = Pool.of(posterior)
             posterior.update(z, r)
@@ -316,7 +342,7 @@ class DisjointPosterior:
         Raises:
             ValueError: z or a slot is invalid.
         """
-        mean_1K, spread_1K = self._moments(as_row(z, self.dim)[None], _checked(slots))
+        mean_1K, spread_1K = self._moments(as_row(z, self.dim)[None], self._asked(slots))
         return mean_1K[0], np.sqrt(self._expected_noise(slots)) * spread_1K[0]
 
     def sample_scores(
@@ -355,43 +381,67 @@ class DisjointPosterior:
     def sample_many(
         self,
         rngs: Sequence[np.random.Generator],
-        z_BD: npt.ArrayLike,
+        z_BD: FloatArray,
         slots: Sequence[int] | npt.NDArray[np.integer],
         num: int,
         scale: float = 1.0,
+        *,
+        mirrored: bool = False,
     ) -> SampledScores:
         """Return the results of `sample_scores` and `mean_std` for several z, each as alone.
 
         Args:
             rngs: One generator for each z.
-            z_BD: features, shape (B, D).
+            z_BD: features, shape (B, D); scores of those that are not finite are not, either.
             slots: See `sample_scores`.
             num: likewise.
             scale: likewise.
+            mirrored: see `draw_scores`.
 
         Raises:
-            ValueError: As for `sample_scores`.
+            ValueError: z has a wrong shape, or slots are as in `sample_scores`.
         """
-        slots_K = _checked(slots)
-        mean_BK, spread_BK = self._moments(as_rows(z_BD, self.dim), slots_K)
-        if not _ascends(slots_K) and len(np.unique(slots_K)) != len(slots_K):
+        if z_BD.shape != (len(rngs), self.dim):
+            raise ValueError(f"z must have shape {len(rngs), self.dim}, got {z_BD.shape}")
+        asked = self._asked(slots)
+        if not asked.are_distinct:
             raise ValueError("slots must be distinct")
-        pooled, size = self.config.pooled, (num, len(slots_K))
+        mean_BK, spread_BK = self._moments(np.ascontiguousarray(z_BD), asked)
         std_BK = np.sqrt(self._expected_noise(slots)) * spread_BK
-        scores_BMK = np.empty((len(rngs), *size))
         if self.config.noise == "fixed":
-            for rng, scores_MK in zip(rngs, scores_BMK, strict=True):
-                rng.standard_normal(out=scores_MK)
-            scores_BMK *= (scale * std_BK)[:, None]
+            noise: OfEach | Shared = self._noise_var
+        elif self.config.pooled:
+            noise = self._pooled_noise()
         else:
-            a, b = self._pooled_noise() if pooled else self._noise_of_each(slots_K)
-            gammas = np.empty((len(rngs), num, 1) if pooled else scores_BMK.shape)
-            for rng, gamma, scores_MK in zip(rngs, gammas, scores_BMK, strict=True):
-                rng.standard_gamma(a, out=gamma)
-                rng.standard_normal(out=scores_MK)
-            scores_BMK *= (scale * np.sqrt(noise_of(gammas, b))) * spread_BK[:, None]
+            noise = self._noise_of_each(asked.slots_K)
+        scores_BMK = draw_scores(rngs, num, noise, spread_BK, scale, mirrors=mirrored)
         scores_BMK += mean_BK[:, None]
         return SampledScores(scores_BMK, mean_BK, std_BK)
+
+    def sample_sparse(
+        self,
+        rng: np.random.Generator,
+        z_1D: FloatArray,
+        slots: Sequence[int] | npt.NDArray[np.integer],
+        num: int,
+        scale: float,
+    ) -> tuple[SparsePanel, FloatArray, FloatArray] | None:
+        """Return a panel of thousands of slots, and the results of `mean_std`, (K,) each.
+
+        None, and no number is taken, where drawing all of it is as cheap; see `SparsePanel`.
+        """
+        is_shared = self.config.pooled or self.config.noise == "fixed"
+        if len(slots) < LEAST_CANDIDATES or not is_shared:
+            return None
+        asked = self._asked(slots)
+        if not asked.are_distinct:
+            raise ValueError("slots must be distinct")
+        mean_1K, spread_1K = self._moments(np.ascontiguousarray(z_1D), asked)
+        law = self._noise_var if self.config.noise == "fixed" else self._pooled_noise()
+        panel = SparsePanel.drawn(rng, mean_1K[0], spread_1K[0], num, law, scale)
+        if panel is None:
+            return None
+        return panel, mean_1K[0], np.sqrt(self.noise_mean) * spread_1K[0]
 
     def copy(self) -> DisjointPosterior:
         """Return an independent copy that continues bit for bit."""
@@ -498,33 +548,54 @@ class DisjointPosterior:
         shape, rate = self._prior_noise()
         return shape + self._pool.shape, rate + self._pool.rate
 
-    def _noise_of_each(self, slots_K: IntArray) -> tuple[FloatArray, FloatArray]:
+    def _noise_of_each(self, slots_K: IntArray) -> OfEach:
         """Return a and b of each slot, (K,), where noise is not pooled."""
         found = [self._slots.get(slot) for slot in slots_K.tolist()]
         prior = self._prior_noise()
         pairs = [prior if each is None else (each.a, each.b) for each in found]
         a_K, b_K = np.array(pairs).reshape(-1, 2).T
-        return a_K, b_K
+        return OfEach(a_K, b_K)
 
-    def _expected_noise(self, slots: Sequence[int] | npt.NDArray[np.integer]) -> FloatArray:
-        """Return E[s2]: of each slot, (K,), or of all together, ()."""
-        if self.config.noise == "fixed":
-            return np.asarray(self._noise_var)
-        if self.config.pooled:
-            return expected_noise(*self._pooled_noise())
+    def _expected_noise(self, slots: Sequence[int] | npt.NDArray[np.integer]) -> FloatArray | float:
+        """Return E[s2]: of each slot, (K,), or of all together."""
+        if self.config.pooled or self.config.noise == "fixed":
+            return self.noise_mean
         return expected_noise(*self._noise_of_each(np.asarray(slots)))
 
-    def _moments(self, z_BD: FloatArray, slots_K: IntArray) -> tuple[FloatArray, FloatArray]:
+    def _asked(self, slots: Sequence[int] | npt.NDArray[np.integer]) -> _Asked:
+        """Return slots as they are needed; those of an array that cannot change are remembered.
+
+        These are the enabled actions of a catalogue, which nearly all selects ask for.
+        """
+        last = self._last_asked
+        if slots is last.given and len(self._slots) == last.num_learned:
+            return last
+        slots_K = np.asarray(slots, dtype=np.intp)
+        if len(slots_K) and slots_K.min() < 0:
+            raise ValueError(f"a slot must be 0 or above, got {slots_K.min()}")
+        are_distinct = bool((slots_K[1:] > slots_K[:-1]).all()) or (
+            len(np.unique(slots_K)) == len(slots_K)
+        )
+        found = None if self._stacked is None else self._stacked.found(slots_K)
+        asked = _Asked(slots, slots_K, are_distinct, found, len(self._slots))
+        if isinstance(slots, np.ndarray) and not slots.flags.writeable:
+            self._last_asked = asked
+        return asked
+
+    def _moments(self, z_BD: FloatArray, asked: _Asked) -> tuple[FloatArray, FloatArray]:
         """Return z.mean_k and |S_k^T z|, (B, K) each."""
-        default_B = np.vecdot(z_BD, z_BD) / self.config.ridge
-        if self._stacked is not None:
-            mean_BK, square_BK = self._stacked.project(z_BD, slots_K, default_B)
+        default = z_BD[:, :1]
+        if asked.found is None or asked.found.learned_K is not None:
+            default = (np.vecdot(z_BD, z_BD) / self.config.ridge)[:, None]
+        if self._stacked is not None and asked.found is not None:
+            mean_BK, square_BK = self._stacked.project(z_BD, asked.found, default)
             return mean_BK, np.sqrt(square_BK)
-        mean_BK = np.zeros((len(z_BD), len(slots_K)))
-        square_BK = np.repeat(default_B[:, None], len(slots_K), axis=1)
+        mean_BK = np.zeros((len(z_BD), len(asked.slots_K)))
+        square_BK = np.empty_like(mean_BK)
+        square_BK[:] = default
         for z_D, mean_K, square_K in zip(z_BD, mean_BK, square_BK, strict=True):
             rows_Z = nonzero_rows(z_D)
-            for index, slot in enumerate(slots_K.tolist()):
+            for index, slot in enumerate(asked.slots_K.tolist()):
                 posterior = self._slots.get(slot)
                 if posterior is not None:
                     mean_K[index], square_K[index] = posterior.project(z_D, rows_Z)
@@ -541,18 +612,7 @@ def _frame_of(sums: Mapping[int, Statistics], frame: Frame, config: PosteriorCon
     return frame.moved(config, count, total, squares)
 
 
-def _checked_slot(slot: int | np.integer) -> int:
+def _checked(slot: int | np.integer) -> int:
     if slot < 0:
         raise ValueError(f"a slot must be 0 or above, got {slot}")
     return int(slot)
-
-
-def _checked(slots: Sequence[int] | npt.NDArray[np.integer]) -> IntArray:
-    slots_K = np.asarray(slots, dtype=np.intp)
-    if len(slots_K) and slots_K.min() < 0:
-        raise ValueError(f"a slot must be 0 or above, got {slots_K.min()}")
-    return slots_K
-
-
-def _ascends(slots_K: IntArray) -> bool:
-    return bool((slots_K[1:] > slots_K[:-1]).all())

@@ -194,6 +194,16 @@ class GaussianPosterior:
         return self._state.root
 
     @property
+    def matrix(self) -> FloatArray | None:
+        """[S mean], (D, D + 1), read-only; None where moves may be pending."""
+        return self._state.whole
+
+    @property
+    def noise_law(self) -> tuple[float, float] | float:
+        """A and b of the law of s2, or s2 where it is known."""
+        return (self.a, self.b) if self.config.noise == "nig" else self.noise_var
+
+    @property
     def num_rows(self) -> float:
         """Number of rows learned (a correction is not a row), less what was forgotten."""
         return self._rows.sums.n
@@ -472,8 +482,7 @@ class GaussianPosterior:
         """Draw bit for bit what `sample` draws with each generator: (B, M, D)."""
         if num == 1:
             return np.stack([self.sample_one(rng, scale)[None] for rng in rngs])
-        law = (self.a, self.b) if self.config.noise == "nig" else self.noise_var
-        return draw_panels(self._state, rngs, num, law, scale)
+        return draw_panels(self._state, rngs, num, self.noise_law, scale)
 
     def copy(self) -> Self:
         """Return an independent copy that continues bit for bit."""

@@ -9,7 +9,10 @@ Shapes: B vectors, K requested slots, N learned slots, D weights, W = D + 1.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 
 from bandexa_core.posterior.rows import FloatArray
 from bandexa_core.posterior.state import IntArray
@@ -17,6 +20,18 @@ from bandexa_core.posterior.state import IntArray
 # Above, matrices are too large to have twice, and a context of pixels does not read all of them.
 STACKED_DIM = 128
 _FIRST_ROWS = 16
+
+
+class Found(NamedTuple):
+    """Where the matrices of K slots are.
+
+    Attributes:
+        rows: The rows of those that have learned.
+        learned_K: Which these are, (K,); None: all.
+    """
+
+    rows: slice | IntArray
+    learned_K: npt.NDArray[np.bool_] | None
 
 
 class Stacked:
@@ -64,31 +79,32 @@ class Stacked:
         other._slot_of, other._row_of = self._slot_of[: self._num].copy(), self._row_of.copy()
         return other
 
-    def project(
-        self, z_BD: FloatArray, slots_K: IntArray, default_B: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return z.mean and z^T Sigma z of each slot, (B, K) each.
-
-        `default_B`: The latter of a slot that has learned nothing; its mean is 0.
-        """
+    def found(self, slots_K: IntArray) -> Found:
+        """Return where the matrices of slots are, until another slot is put."""
         slots_N = self._slot_of[: self._num]
         if len(slots_K) == len(slots_N) and np.array_equal(slots_K, slots_N):
-            return _projected(z_BD, self._matrices_NDW[: self._num])
+            return Found(slice(self._num), None)
         rows_K = np.full(len(slots_K), -1, np.intp)
         known_K = slots_K < len(self._row_of)
         rows_K[known_K] = self._row_of[slots_K[known_K]]
         learned_K = rows_K >= 0
-        if learned_K.all():
-            return _projected(z_BD, self._matrices_NDW[rows_K])
-        mean_BK = np.zeros((len(z_BD), len(slots_K)))
-        square_BK = np.repeat(default_B[:, None], len(slots_K), axis=1)
-        found = _projected(z_BD, self._matrices_NDW[rows_K[learned_K]])
-        mean_BK[:, learned_K], square_BK[:, learned_K] = found
-        return mean_BK, square_BK
+        return Found(rows_K[learned_K], None if learned_K.all() else learned_K)
 
+    def project(
+        self, z_BD: FloatArray, found: Found, default: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return z.mean and z^T Sigma z of each slot, (B, K) each.
 
-def _projected(z_BD: FloatArray, matrices_KDW: FloatArray) -> tuple[FloatArray, FloatArray]:
-    product_BKW = np.matmul(z_BD[:, None, None], matrices_KDW)[:, :, 0]
-    f_BKD = product_BKW[:, :, :-1]
-    square_BK: FloatArray = np.vecdot(f_BKD, f_BKD)
-    return product_BKW[:, :, -1], square_BK
+        `default`: The latter of a slot that has learned nothing, (B, 1); its mean is 0.
+        """
+        matrices_KDW = self._matrices_NDW[found.rows]
+        product_BKW = np.matmul(z_BD[:, None, None], matrices_KDW)[:, :, 0]
+        mean_BK, f_BKD = product_BKW[:, :, -1], product_BKW[:, :, :-1]
+        if found.learned_K is None:
+            return mean_BK, np.vecdot(f_BKD, f_BKD)
+        means_BK = np.zeros((len(z_BD), len(found.learned_K)))
+        squares_BK = np.empty_like(means_BK)
+        squares_BK[:] = default
+        means_BK[:, found.learned_K] = mean_BK
+        squares_BK[:, found.learned_K] = np.vecdot(f_BKD, f_BKD)
+        return means_BK, squares_BK

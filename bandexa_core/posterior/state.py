@@ -72,6 +72,11 @@ class State:
         return self._mean
 
     @property
+    def whole(self) -> FloatArray | None:
+        """[S mean], (D, W), not to be written; None where moves may be pending."""
+        return self.matrix_DW
+
+    @property
     def pending(self) -> dict[str, FloatArray]:
         """Copies of the moves that are not in the matrix yet."""
         return {}
@@ -179,6 +184,11 @@ class DeferredState(State):
                 raise ValueError(f"1 to {DEFERRED - 1} moves can wait, not {num}")
             self._gains[:num], self._moves[:num, :-1], self._shift_D[:] = gains, moves, shift
             self._num = num
+
+    @property
+    def whole(self) -> FloatArray | None:
+        """See `State.whole`."""
+        return None
 
     @property
     def pending(self) -> dict[str, FloatArray]:

@@ -144,3 +144,22 @@ def test_a_catalogue_of_ten_thousand_is_selected_from(api, packed, envelope, met
         index = answer["action"]["index"]
         assert everyone[index]["propensity"] == pytest.approx(answer["propensity"], abs=1e-12)
         assert answer["propensity"] > 0.0
+
+
+@pytest.mark.parametrize("encoder", ["per_action", "bilinear"])
+def test_older_draws_are_kept_until_they_are_changed_and_then_still_explained(api, encoder) -> None:
+    """A configuration that says nothing of the draws leaves them as they are."""
+    name = api.bandit(IDS, EYE, action_dim=4, encoder={"name": encoder}, selection={"draws": 1})
+    assert put(api, name, panel=32)["draws"] == 1
+    decided = {}
+    for draws in (1, 2):
+        assert put(api, name, draws=draws)["draws"] == draws
+        assert put(api, name, panel=32)["draws"] == draws
+        decided[draws] = [api.fresh("drawn") for _ in range(6)]
+        for own_id in decided[draws]:
+            api.select(name, [0.5, -1.0], decision_id=own_id)
+    for own_id in decided[1] + decided[2]:
+        found = api.call("GET", f"/bandits/{name}/decisions/{own_id}")
+        assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
+    fresh = api.bandit(IDS, EYE, action_dim=4, encoder={"name": encoder})
+    assert api.call("GET", f"/bandits/{fresh}")["spec"]["selection"]["draws"] == 2

@@ -8,7 +8,6 @@ inverse gamma, or Student's t where the posteriors are disjoint.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,17 +27,7 @@ REPEATS = 32
 LEAST_P = 0.01
 
 
-@dataclass(frozen=True)
-class Watched(Exploration):
-    """Records every vector of propensities behind a logged one."""
-
-    vectors: list[NDArray[np.float64]] = field(default_factory=list)
-
-    def propensity(self, ranking, winners_M, candidate):
-        number = super().propensity
-        vector = [number(ranking, winners_M, k) for k in range(ranking.num)]
-        self.vectors.append(np.array(vector))
-        return vector[candidate]
+VERSIONS = (1, 2)  # of the draws
 
 
 class Frozen(NamedTuple):
@@ -176,13 +165,17 @@ def test_the_mean_logged_propensity_is_the_actions_probability(freeze):
     for number in range(200):
         decision = freeze(*KINDS[number % len(KINDS)], seed=number)
         num = len(decision.candidates)
-        exploration = Watched(MEMBERS, (0.0, 0.005, 0.2)[number % 3])
+        exploration = Exploration(
+            MEMBERS, (0.0, 0.005, 0.2)[number % 3], version=VERSIONS[number // len(KINDS) % 2]
+        )
+        vectors = []
         for _ in range(REPEATS):
             choice = decision.policy.select(
                 decision.context, decision.candidates, rng, exploration=exploration
             )
-            assert choice.propensity == exploration.vectors[-1][choice.chosen[0]]
-        logged_K = np.mean(exploration.vectors, axis=0)
+            vectors.append(choice.all_propensities())
+            assert choice.propensity == pytest.approx(vectors[-1][choice.chosen[0]], rel=1e-15)
+        logged_K = np.mean(vectors, axis=0)
         shares_K = (logged_K - exploration.epsilon / num) / (1.0 - exploration.epsilon)
         votes_K = shares_K * REPEATS * MEMBERS
         assert np.abs(votes_K - votes_K.round()).max() < 1e-6
@@ -202,12 +195,13 @@ def test_given_its_panel_an_action_is_served_as_often_as_logged(freeze, power):
     rng = np.random.default_rng(3)
     errors, variance = 0.0, 0.0
     for number, kind in enumerate(KINDS):
-        decision, exploration = freeze(*kind, seed=1000 + number), Watched(8, 0.1)
-        for _ in range(100):
-            logged = decision.policy.select(
-                decision.context, decision.candidates, rng, exploration=exploration
-            ).propensity
-            p_K = exploration.vectors[-1]
+        decision = freeze(*kind, seed=1000 + number)
+        for version in 50 * VERSIONS:
+            choice = decision.policy.select(
+                decision.context, decision.candidates, rng,
+                exploration=Exploration(8, 0.1, version=version),
+            )  # fmt: skip
+            logged, p_K = choice.propensity, choice.all_propensities()
             mean = (p_K ** (power + 1)).sum()
             errors += logged**power - mean
             variance += (p_K ** (2 * power + 1)).sum() - mean**2
@@ -225,13 +219,15 @@ def test_propensities_are_votes_and_floor_and_sum_to_one(epsilon):
 
 
 def test_every_logged_vector_sums_to_one(freeze):
-    exploration = Watched(7, 0.02)
     for number, kind in enumerate(KINDS):
-        _served(freeze(*kind, seed=number), exploration, 5, seed=number)
-    assert len(exploration.vectors) == 5 * len(KINDS)
-    for p_K in exploration.vectors:
-        assert p_K.sum() == pytest.approx(1.0, abs=1e-12)
-        assert (p_K >= 0.02 / len(p_K) * (1 - 1e-12)).all()
+        policy, context, offered = freeze(*kind, seed=number)
+        rng = np.random.default_rng(number)
+        for version in VERSIONS:
+            exploration = Exploration(7, 0.02, version=version)
+            choice = policy.select(context, offered, rng, exploration=exploration)
+            p_K = choice.all_propensities()
+            assert p_K.sum() == pytest.approx(1.0, abs=1e-12)
+            assert (p_K >= 0.02 / len(p_K) * (1 - 1e-12)).all()
 
 
 # -- inverse-propensity estimates ----------------------------------------------------------------
@@ -295,9 +291,11 @@ def test_a_panel_of_any_size_serves_what_a_single_draw_would(freeze):
     for number, kind in enumerate(KINDS[1::2]):
         decision = freeze(*kind, seed=2000 + number)
         alone = _served(decision, Exploration(1), 1500, seed=number)
-        first = _served(decision, Exploration(24), 1500, seed=100 + number)
-        statistic, dof = _homogeneity(alone, first)
-        total, freedom = total + statistic, freedom + dof
+        for version in VERSIONS:
+            exploration = Exploration(24, version=version)
+            first = _served(decision, exploration, 1500, seed=100 * version + number)
+            statistic, dof = _homogeneity(alone, first)
+            total, freedom = total + statistic, freedom + dof
     assert freedom > 20
     assert stats.chi2.sf(total, freedom) > LEAST_P
 
@@ -350,7 +348,7 @@ def test_of_several_picks_the_propensity_is_the_firsts(freeze):
     for kind in (KINDS[1], KINDS[9], KINDS[21]):
         decision = freeze(*kind, seed=3)
         for seed in range(30):
-            exploration = Watched(16, 0.3)
+            exploration = Exploration(16, 0.3)
             one, many = (
                 decision.policy.select(
                     *decision[1:], np.random.default_rng(seed), num=num, exploration=exploration
@@ -358,7 +356,8 @@ def test_of_several_picks_the_propensity_is_the_firsts(freeze):
                 for num in (1, 2)
             )
             assert one.chosen[0] == many.chosen[0]
-            assert one.propensity == many.propensity == exploration.vectors[-1][many.chosen[0]]
+            served = many.all_propensities()[many.chosen[0]]
+            assert one.propensity == many.propensity == pytest.approx(served, rel=1e-15)
 
 
 # -- retrieval -----------------------------------------------------------------------------------
@@ -370,12 +369,13 @@ def test_retrieval_leaves_every_offered_action_its_floor(freeze, encoder):
     rng = np.random.default_rng(7)
     served = np.zeros(8, int)
     for _ in range(1500):
-        exploration = Watched(8, 0.5)
-        choice = decision.policy.select(*decision[1:], rng, retrieve=2, exploration=exploration)
-        (p_K,) = exploration.vectors
+        choice = decision.policy.select(
+            *decision[1:], rng, retrieve=2, exploration=Exploration(8, 0.5)
+        )
+        p_K = choice.all_propensities()
         assert len(p_K) == 8
         assert p_K.min() >= 0.5 / 8 * (1 - 1e-12)
-        assert choice.propensity == p_K[choice.chosen[0]]
+        assert choice.propensity == pytest.approx(p_K[choice.chosen[0]], rel=1e-15)
         assert choice.retrieved is not None
         assert choice.chosen[0] in choice.retrieved
         assert 2 <= len(choice.retrieved) <= 3

@@ -11,6 +11,7 @@ from bandexa_core.policies import Candidates, Choice, LinearHead
 from bandexa_core.policies.draws import ROWS_AT_ONCE
 from bandexa_core.policies.panel import STREAMED_BYTES, Exploration, products
 from bandexa_core.posterior import GaussianPosterior
+from bandexa_core.posterior.exceedances import LEAST_CANDIDATES
 
 WAYS: dict[str, dict[str, Any]] = {
     "mlp": {"encoder": "mlp"},
@@ -22,6 +23,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "per_action": {"encoder": "per_action"},
     "two_tower": {"encoder": "two_tower"},
     "concat": {"encoder": "concat"},
+    "interactions": {"encoder": "interactions"},
+    "bilinear": {"encoder": "bilinear"},
     "greedy": {"encoder": "mlp", "policy": "greedy"},
 }
 
@@ -40,13 +43,13 @@ def _told(choice: Choice) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+@pytest.mark.parametrize(("version", "epsilon"), [(1, 0.0), (1, 0.3), (2, 0.2)])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_gets_what_it_would_get_alone(
-    make, make_rows, learn_all, candidates_of, decision_rng, way, epsilon
+    make, make_rows, learn_all, candidates_of, decision_rng, way, version, epsilon
 ):
     policy = _policy(make, make_rows, learn_all, way)
-    exploration = Exploration(16, epsilon)
+    exploration = Exploration(16, epsilon, version=version)
     shape = WAYS[way].get("shape", (4,))
     for num_candidates in (1, 7, 50):
         offered = candidates_of(num_candidates)
@@ -140,3 +143,30 @@ def test_a_large_matrix_is_streamed_to_the_same_products():
     np.testing.assert_allclose(products(parts, query), parts @ query, rtol=1e-12, atol=1e-12)
     fewer = parts[: len(parts) // 2]
     assert np.array_equal(products(fewer, query), fewer @ query)
+
+
+def test_of_thousands_one_decision_has_one_draw_however_it_is_asked_for(
+    make, make_rows, learn_all, candidates_of, decision_rng
+):
+    """With the second draws, values that cannot win are drawn when they are asked for."""
+    policy = make("per_action", posterior={"noise_shape": 100.0})
+    learn_all(policy, make_rows(400, num_slots=300))
+    offered = candidates_of(LEAST_CANDIDATES)
+    for number in range(6):
+        epsilon = 1.0 if number == 5 else 0.0
+        exploration = Exploration(64, epsilon, 0.5, version=2)
+        x = np.random.default_rng(number).normal(size=4).astype(np.float32)
+        one, ranked = (
+            policy.select(x, offered, decision_rng(number), num=num, exploration=exploration)
+            for num in (1, 5)
+        )
+        ballot = policy.ballot(x, offered, decision_rng(number), exploration)
+        assert one.chosen[0] == ranked.chosen[0]
+        assert one.scores[0] == ranked.scores[0] == ballot.sampled[one.chosen[0]]
+        assert one.propensity == ranked.propensity
+        assert one.propensity == pytest.approx(ballot.propensities[one.chosen[0]], rel=1e-12)
+        assert np.array_equal(one.all_propensities(), ballot.propensities)
+        if not epsilon:
+            assert ballot.sampled.argmax() == one.chosen[0]
+            assert ranked.chosen.tolist() == np.argsort(-ballot.sampled)[:5].tolist()
+            assert ranked.propensities[0] == one.propensity

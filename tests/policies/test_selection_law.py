@@ -14,10 +14,13 @@ import pytest
 from scipy import stats
 
 from bandexa_core.policies import Uniform
+from bandexa_core.policies.panel import Exploration
 
 NUM_DECISIONS = 4000
 NUM_DRAWS = 100_000
 LEAST_P = 1e-3
+ALONE = Exploration(panel=1)
+SECOND = Exploration(panel=2, version=2)  # the first of a mirrored pair, of the second draws
 
 
 class Law(NamedTuple):
@@ -50,11 +53,13 @@ def _law(z_ND, r_N, config) -> Law:
     return Law(mean, cov, a0 + len(r_N) / 2, a0 * config.noise_var + squares / 2)
 
 
-def _counts(policy, context, candidates, decision_rng):
+def _counts(policy, context, candidates, decision_rng, exploration=ALONE):
     chosen = [
-        int(policy.select(context, candidates, decision_rng(number)).chosen[0])
+        int(policy.select(
+            context, candidates, decision_rng(number), exploration=exploration
+        ).chosen[0])
         for number in range(NUM_DECISIONS)
-    ]
+    ]  # fmt: skip
     return np.bincount(chosen, minlength=len(candidates))
 
 
@@ -90,9 +95,15 @@ def test_two_actions_with_known_noise_follow_the_normal_law(
 
 
 @pytest.mark.parametrize("noise", ["fixed", "nig"])
-@pytest.mark.parametrize("encoder", ["concat", "interactions", "mlp", "two_tower"])
+@pytest.mark.parametrize(
+    ("encoder", "exploration"),
+    [
+        *((encoder, ALONE) for encoder in ("concat", "interactions", "mlp", "two_tower")),
+        *((encoder, SECOND) for encoder in ("concat", "interactions", "bilinear")),
+    ],
+)
 def test_a_shared_posterior_is_sampled_jointly_over_all_candidates(
-    make, make_rows, learn_all, candidates_of, decision_rng, encoder, noise
+    make, make_rows, learn_all, candidates_of, decision_rng, encoder, exploration, noise
 ):
     posterior = {"noise": noise, "noise_var": 0.3, "prior_var": 1.0, "noise_shape": 1.5}
     policy = make(encoder, posterior=posterior)
@@ -105,13 +116,15 @@ def test_a_shared_posterior_is_sampled_jointly_over_all_candidates(
     z = policy.encoder.encode_batch(context, candidates.features)
     best = law.scores(z, np.random.default_rng(0), NUM_DRAWS).argmax(axis=1)
     probabilities = np.bincount(best, minlength=5) / NUM_DRAWS
-    _assert_law(_counts(policy, context, candidates, decision_rng), probabilities)
+    _assert_law(_counts(policy, context, candidates, decision_rng, exploration), probabilities)
 
 
 @pytest.mark.parametrize("noise", ["fixed", "nig"])
-@pytest.mark.parametrize("encoder", ["per_action", "mlp"])
+@pytest.mark.parametrize(
+    ("encoder", "exploration"), [("per_action", ALONE), ("mlp", ALONE), ("per_action", SECOND)]
+)
 def test_disjoint_posteriors_are_sampled_independently(
-    make, make_rows, learn_all, candidates_of, decision_rng, encoder, noise
+    make, make_rows, learn_all, candidates_of, decision_rng, encoder, exploration, noise
 ):
     """Slot 3 has learned nothing: its law is the prior's."""
     params = {} if encoder == "per_action" else {"heads": "per_action"}
@@ -139,7 +152,7 @@ def test_disjoint_posteriors_are_sampled_independently(
         scores = [law.scores(z, rng, NUM_DRAWS) for law in laws]
     best = np.concatenate(scores, axis=1).argmax(axis=1)
     probabilities = np.bincount(best, minlength=4) / NUM_DRAWS
-    _assert_law(_counts(policy, context, candidates, decision_rng), probabilities)
+    _assert_law(_counts(policy, context, candidates, decision_rng, exploration), probabilities)
 
 
 def test_several_picks_rank_one_joint_draw(make, make_rows, learn_all, candidates_of, decision_rng):
@@ -161,8 +174,9 @@ def test_several_picks_rank_one_joint_draw(make, make_rows, learn_all, candidate
     _assert_law(counts, probabilities)
 
 
+@pytest.mark.parametrize("exploration", [ALONE, SECOND], ids=["first", "second"])
 def test_the_sampled_score_has_the_posteriors_mean_and_spread(
-    make, make_rows, learn_all, candidates_of, decision_rng
+    make, make_rows, learn_all, candidates_of, decision_rng, exploration
 ):
     """With one candidate the score is z.w itself: Kolmogorov-Smirnov against its normal law."""
     policy = make("concat", posterior={"noise": "fixed", "noise_var": 0.5})
@@ -171,15 +185,17 @@ def test_the_sampled_score_has_the_posteriors_mean_and_spread(
     context = rows.contexts[0]
     law = _law(policy.encoder.encode(rows.contexts, rows.actions), rows.rewards, policy.config)
     (z,) = policy.encoder.encode_batch(context, candidates.features)
-    scores = [
-        float(policy.select(context, candidates, decision_rng(number)).scores[0])
+    choices = [
+        policy.select(context, candidates, decision_rng(number), exploration=exploration)
         for number in range(NUM_DECISIONS)
     ]
+    scores = [float(choice.scores[0]) for choice in choices]
     expected = stats.norm(z @ law.mean, math.sqrt(0.5 * z @ law.cov @ z))
     assert stats.kstest(scores, expected.cdf).pvalue > LEAST_P
     mean, std = policy.score(context, candidates)
     assert mean[0] == pytest.approx(expected.mean(), rel=1e-9)
     assert std[0] == pytest.approx(expected.std(), rel=1e-9)
+    assert choices[0].std == pytest.approx(expected.std(), rel=1e-9)
 
 
 @pytest.mark.parametrize("num", [1, 2])

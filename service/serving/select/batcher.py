@@ -22,7 +22,7 @@ from service.store.protocol import Done
 from service.store.records import DecisionRecord, StoredAnswer
 
 AT_ONCE = 16
-WORK_AT_ONCE = 20_000  # candidates, which take some ten milliseconds; one select may have more
+WORK_AT_ONCE = 10_000  # candidates, which take up to five milliseconds; one select may have more
 Stored = tuple[Drawn, StoredAnswer | None]
 _Group = list[tuple[Pending, "asyncio.Future[Stored]"]]
 
