@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from docs.openapi import document
-from tests.conformance.scenes import SCENES, Stage, check
+from tests.conformance.scenes import SCENES, Stage, check, nobody
 from tests.docs.pages import ROOT, blocks
 from tests.fixtures.servers import Server
+from tests.fixtures.system_packages import find
 
 TYPESCRIPT = ROOT / "clients" / "typescript"
 MANIFEST = json.loads((TYPESCRIPT / "package.json").read_text())
@@ -100,6 +102,112 @@ def test_the_client_plays_the_scene(name: str, played: dict[str, Any]) -> None:
     check(*played[name])
 
 
+SPOOLER = """
+import { BanditClient, RewardQueue } from "bandexa-client";
+import { FileSpool } from "bandexa-client/spool";
+const [url, folder, ids, ending] = process.argv.slice(2);
+const spool = new FileSpool(folder, { log: () => {} });
+const queue = new RewardQueue(new BanditClient(url), { spool, log: () => {} });
+const adopted = queue.numWaiting;
+for (const id of ids === "" ? [] : ids.split(",")) queue.put({ decision_id: id, reward: 1 });
+if (ending === "wait") {
+  console.log("accepted");
+  setInterval(() => {}, 1000);
+} else {
+  await queue.close(Number(ending));
+  const { numDelivered, numRejected, numWaiting } = queue;
+  const { numDamaged } = spool;
+  console.log(JSON.stringify({ adopted, numDelivered, numRejected, numWaiting, numDamaged }));
+}
+"""
+
+
+@pytest.fixture
+def installed(built: Path, tmp_path: Path) -> Path:
+    """A folder in which programs find the client, as one in which it was installed."""
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "bandexa-client").symlink_to(TYPESCRIPT)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    return tmp_path
+
+
+def test_what_a_killed_process_left_is_delivered_by_the_next_one_and_counts_once(
+    installed: Path, api: Any
+) -> None:
+    program, folder = installed / "spooler.js", installed / "spool"
+    program.write_text(SPOOLER)
+    name = api.bandit(
+        ["x", "y"], action_dim=0, encoder={"name": "per_action"}, rewards={"aggregate": "sum"}
+    )
+    ids = [api.select(name, [1, 1])["decision_id"] for _ in range(5)]
+    away, there = nobody(), str(api.http.base_url)
+
+    def spooled(url: str, ids: list[str], within_ms: int) -> dict[str, int]:
+        printed = node(program, url, folder, ",".join(ids), within_ms, cwd=installed)
+        found: dict[str, int] = json.loads(printed)
+        return found
+
+    with subprocess.Popen(
+        ["node", program, away, folder, ",".join(ids[:3]), "wait"], cwd=installed,
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "accepted\n"
+            assert spooled(there, [], 20_000)["adopted"] == 0, "the process lives"
+        finally:
+            process.kill()
+    assert spooled(away, ids[3:], 100) == {
+        "adopted": 3, "numDelivered": 0, "numRejected": 0, "numWaiting": 5, "numDamaged": 0,
+    }  # fmt: skip
+    (left,) = folder.glob("*.waiting")
+    lines = left.read_text()
+    left.write_text(lines + '{"decision_id": "half')
+    assert spooled(there, [], 20_000) == {
+        "adopted": 5, "numDelivered": 5, "numRejected": 0, "numWaiting": 0, "numDamaged": 1,
+    }  # fmt: skip
+    assert [path.name for path in folder.iterdir()] == ["damaged.txt"]
+    (folder / "again.waiting").write_text(lines)  # as if it was killed before it deleted them
+    assert spooled(there, [], 20_000)["numDelivered"] == 5
+    rows = [json.loads(line) for line in api.http.get(f"/bandits/{name}/log").text.splitlines()]
+    made = [row for row in rows if row["kind"] == "decision"]
+    assert [(row["value"], len(row["rewards"])) for row in made] == [(1.0, 1)] * 5
+
+
+IN_A_PAGE = """async ([bandit]) => {
+  const { BanditClient, RewardQueue } = await import("/client/index.js");
+  const client = new BanditClient(location.origin);
+  const queue = new RewardQueue(client);
+  const chosen = await client.select({ bandit, context: new Float32Array([0.5, 1]) });
+  queue.put({ decision_id: chosen.decision_id, reward: 1 });
+  await queue.close();
+  const state = await client.getBandit(bandit);
+  return [chosen.action.id, queue.numDelivered, state.num_learned];
+}"""
+
+
+@pytest.mark.needs("chromium")
+def test_the_client_works_in_a_browser(built: Path, stage: Stage) -> None:
+    def module(route: Any) -> None:
+        name = route.request.url.rpartition("/")[2]
+        route.fulfill(body=(built / name).read_text(), content_type="text/javascript")
+
+    with (
+        stage.set({"name": "browser", "steps": []}, "page") as (scene, _, _),
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=find("chromium"), args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.route("**/client/*", module)
+        page.goto(f"{scene['url']}/healthz")
+        action, delivered, learned = page.evaluate(IN_A_PAGE, [scene["bandit"]])
+        browser.close()
+    assert action in ("red", "blue")
+    assert (delivered, learned) == (1, 1)
+
+
 TSCONFIG = {
     "compilerOptions": {
         "target": "ES2022", "module": "NodeNext", "lib": ["ES2022", "DOM"], "strict": True,
@@ -114,19 +222,14 @@ WRITTEN = [
 ]
 
 
-def test_the_programs_of_the_documentation_compile_and_run(
-    built: Path, server: Server, tmp_path: Path
-) -> None:
-    (tmp_path / "node_modules").mkdir()
-    (tmp_path / "node_modules" / "bandexa-client").symlink_to(TYPESCRIPT)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "tsconfig.json").write_text(json.dumps(TSCONFIG))
+def test_the_programs_of_the_documentation_compile_and_run(installed: Path, server: Server) -> None:
+    (installed / "tsconfig.json").write_text(json.dumps(TSCONFIG))
     assert len(WRITTEN) > 5
     for number, block in enumerate(WRITTEN):
         text = block.text.replace("http://127.0.0.1:8080", server.url)
-        (tmp_path / f"block{number}.ts").write_text(text)
-    node(TYPESCRIPT / "node_modules" / "typescript" / "bin" / "tsc", "-p", tmp_path)
+        (installed / f"block{number}.ts").write_text(text)
+    node(TYPESCRIPT / "node_modules" / "typescript" / "bin" / "tsc", "-p", installed)
     for number, block in enumerate(WRITTEN):
-        printed = node(f"out/block{number}.js", cwd=tmp_path)
+        printed = node(f"out/block{number}.js", cwd=installed)
         for shown in re.findall(r"^ *console.log.*; // (\w+(?: \w+)*)", block.text, re.MULTILINE):
             assert shown in printed, block.name
