@@ -485,10 +485,11 @@ class NotedFindings:
 
 @dataclass(frozen=True, slots=True)
 class ActionValue:
-    """What an action earned where it was chosen first."""
+    """What an action earned where it was chosen first; `metrics`: what was reported of each."""
 
     id: str
     reward: Estimate
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -713,9 +713,22 @@ class BanditSpec:
             rewards = replace(rewards, outside=before.outside)
         if edition == 1:  # it has no other maturity than "report", which goes without saying
             return replace(rewards, maturity=None) if rewards.maturity == "report" else rewards
-        if rewards.maturity is None and replace(before, maturity=None) == rewards:
-            return before.matured()
-        return rewards.matured()
+        return self._kept_maturity(rewards, before).matured()
+
+    @staticmethod
+    def _kept_maturity(rewards: RewardSpec, before: RewardSpec) -> RewardSpec:
+        """Return rules with the maturity of those before, where they leave it out.
+
+        With a default_reward that comes or goes, or without a window, it follows from the rules.
+        """
+        derived = (rewards.default_reward is None) != (before.default_reward is None)
+        waits = before.waits and rewards.reward_window_s is None
+        if rewards.maturity is not None or derived or waits:
+            return rewards
+        try:
+            return replace(rewards, maturity=before.maturity)
+        except ValueError as error:  # seconds that are longer than another window
+            raise ValueError(f"rewards.{error}") from error
 
     @property
     def has_arms(self) -> bool:

@@ -368,26 +368,25 @@ def teach(
     value: Outcome,
     rules: RewardSpec,
     most: int,
-    allowed: tuple[float, float] | None = None,
 ) -> tuple[ImportStatus, Change | None]:
     """Return what the value of an imported decision does: it is learned at once, by any rules.
 
     Repeating it changes nothing, another value corrects the one before, and a void one stays void.
+    Where values outside of a range are refused, it is learned: it was taken elsewhere, as the rows
+    of a log were when they are learned anew.
 
     Raises:
-        OutOfRange: The value is not allowed.
         ValueError: The value cannot be taken; the message begins with the field.
     """
     item = state.items[index]
     if item.void:
         return "void", None
     if item.num:
-        return correct(state, index, value, rules, most, allowed)
+        return correct(state, index, value, rules, most)
     _check_room(state, most)
     after = counted(item, value, rules)
     made = value_of(after, rules)
     _check_size(after, made, rules)
-    _check_range(made, allowed)
     learned = _learned(index, item, after, made, rules)
     items = (*state.items[:index], after._replace(value=made), *state.items[index + 1 :])
     return "applied", Change(_after(state, state.num_rewards + 1, items), "applied", (learned,))

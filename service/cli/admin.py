@@ -167,6 +167,13 @@ def show_values(
             typer.echo(columns(head, sorted(parts)) + "\n")
     lines = [[action.id, *_estimate(action.reward)] for action in found.actions]
     typer.echo(columns(("action", "values", "reward", "interval"), lines))
+    measured = [
+        [action.id, name, *_estimate(part)]
+        for action in found.actions
+        for name, part in sorted((action.metrics or {}).items())
+    ]
+    if measured:
+        typer.echo("\n" + columns(("action", "metric", "values", "mean", "interval"), measured))
 
 
 @bandits_app.command("audit")

@@ -111,9 +111,11 @@ def _at_once(spec: BanditSpec) -> RewardSpec:
     What is logged was accepted, so that nothing is refused, as in a change of a configuration.
     """
     outside = spec.rewards.outside
+    first = spec.edition == 1
     return RewardSpec(
-        maturity=None if spec.edition == 1 else "report",
+        maturity=None if first else "report",
         outside="keep" if outside == "refuse" else outside,
+        clip_outliers=None if first else spec.clips_outliers,
     )
 
 

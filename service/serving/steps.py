@@ -270,9 +270,7 @@ class Steps:
     ) -> tuple[ImportStatus, Change | None]:
         rules = self._rules(decision, value if isinstance(value, tuple) else None)
         try:
-            return contract.teach(
-                decision.state, item, value, rules, self._max_rewards, self._allowed(decision)
-            )
+            return contract.teach(decision.state, item, value, rules, self._max_rewards)
         except ValueError as error:
             raise InvalidRequest.from_value_error(error, "value") from error
 

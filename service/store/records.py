@@ -504,6 +504,7 @@ class CountedValue(NamedTuple):
         context: The context of the decision as it is stored, where it was asked for.
         propensity: How probable the first of its actions was; None where it is not known.
         score: The value by which the action was chosen.
+        origin: The position at which its value was learned first.
     """
 
     position: int
@@ -523,3 +524,4 @@ class CountedValue(NamedTuple):
     context: bytes | None = None
     propensity: float | None = None
     score: float | None = None
+    origin: int | None = None

@@ -188,15 +188,27 @@ def test_a_refused_row_of_an_import_leaves_nothing(api: Any) -> None:
         found: dict[str, Any] = item
         return found
 
-    for wrong in ({"value": 7.0}, {"metrics": {"clicks": 1}}):
-        for dry_run in (True, False):
-            assert imported(dry_run, **wrong)["code"] == 422
-    assert REFUSED in imported(value=7.0)["error"]["detail"]
+    for dry_run in (True, False):
+        assert imported(dry_run, metrics={"clicks": 1})["code"] == 422
     assert (api.state(name)["imported"], api.state(name)["num_learned"]) == (0, 0)
     assert imported(value=1.0)["answer"]["status"] == "imported"
-    assert imported(value=7.0)["code"] == 422
+    assert imported(metrics={"clicks": 1})["code"] == 422
     assert imported(value=1.0)["answer"]["status"] == "duplicate"
     assert api.state(name)["imported"] == 1
+
+
+def test_what_was_taken_elsewhere_is_imported_whatever_is_refused_here(api: Any) -> None:
+    """As a change or a replay learns the rows of a log: nothing that was accepted is lost."""
+    name, other = (api.two_actions(rewards={"outside": each}) for each in ("refuse", "keep"))
+    for each in (name, other):
+        rows = [{"id": "a", "context": [1, 0], "action": "x", "value": 7.0}]
+        for status in ("imported", "duplicate"):
+            body = {"items": rows, "source": "old"}
+            (item,) = api.call("POST", f"/bandits/{each}/log", body)["items"]
+            assert item["answer"]["status"] == status
+    assert api.state(name)["num_learned"] == 1
+    assert api.means(name, [1, 0]) == pytest.approx(api.means(other, [1, 0]))
+    report(api, decide(api, name), 7.0, 422)
 
 
 def test_what_is_logged_is_replayed_into_a_bandit_that_refuses_its_like(api: Any) -> None:

@@ -123,3 +123,22 @@ def test_edition_1_may_name_the_maturity_that_it_has():
     assert named.completed(0, known) == known
     closing = replace(spec, rewards=replace(spec.rewards, maturity="close"))
     assert closing.completed(0, known).rewards != known.rewards
+
+
+def test_a_change_that_leaves_the_maturity_out_leaves_it_as_it_is():
+    def changed(before: RewardSpec, **rules: Any) -> Any:
+        spec = BanditSpec(context=ContextSpec(shape=(2,)), rewards=before)
+        known = spec.completed(1)
+        return replace(spec, rewards=RewardSpec(**rules)).completed(0, known).rewards.maturity
+
+    waits: dict[str, Any] = {"reward_window_s": 60.0, "default_reward": 0.0}
+    for maturity in ("close", "report", 30.0):
+        before = RewardSpec(**waits, maturity=maturity)
+        assert changed(before, **waits) == maturity
+        assert changed(before, **waits, aggregate="last") == maturity
+        assert changed(before, **waits, maturity="auto") == "auto"
+        assert changed(before) == "report", "there is no default any more"
+    assert changed(RewardSpec(reward_window_s=60.0, maturity="close")) == "report"
+    assert changed(RewardSpec(), **waits) == "auto", "a default came"
+    with pytest.raises(ValueError, match=r"rewards\.maturity: must be at most reward_window_s, 9"):
+        changed(RewardSpec(**waits, maturity=30.0), reward_window_s=9.0, default_reward=0.0)

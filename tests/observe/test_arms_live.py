@@ -168,6 +168,36 @@ def test_a_guard_acts_on_a_metric_that_is_not_learned(launch) -> None:
     assert "by refund" in finding["message"]
 
 
+def test_values_have_each_metric_of_each_action(api) -> None:
+    name = api.two_actions(
+        policy="uniform",
+        reward_range=[0, 10],
+        rewards={"learn": {"click": 1.0, "money": 0.1}, "aggregate": "last"},
+    )
+    reports: list[tuple[str, dict[str, float]]] = [
+        ("x", {"click": 1, "money": 20}), ("x", {"click": 0}), ("y", {"click": 1}),
+    ]  # fmt: skip
+    ids = []
+    for action, metrics in reports:
+        made = api.select(name, [1, 2], candidates=[action])
+        ids.append(made["decision_id"])
+        api.call("POST", "/reward", {"decision_id": ids[-1], "metrics": metrics})
+    api.call("POST", "/reward", {"decision_id": ids[1], "metrics": {"click": 1, "money": 10}})
+    api.call("POST", f"/bandits/{name}/rewards/void", {"decision_ids": [ids[2]]})
+
+    def found() -> dict[str, Any] | None:
+        values = api.call("GET", f"/bandits/{name}/values")["actions"]
+        whole = {each["id"]: {"reward": each["reward"]} | each["metrics"] for each in values}
+        nums = {key: {name: part["num"] for name, part in of.items()} for key, of in whole.items()}
+        wanted = {"x": {"reward": 2, "click": 2, "money": 2}, "y": {"reward": 0, "click": 0}}
+        return whole if nums == wanted else None
+
+    metrics = poll(found, "corrections and void values are counted")["x"]
+    assert metrics["click"]["mean"] == pytest.approx(1.0)
+    assert metrics["money"]["mean"] == pytest.approx(15.0)
+    assert metrics["reward"]["mean"] == pytest.approx(2.5)
+
+
 def test_the_state_has_the_lift_for_each_value_of_the_segment(api) -> None:
     name = api.fresh("segments")
     spec = {

@@ -151,6 +151,20 @@ def test_named_features_are_declared_anew_and_old_objects_are_read_by_the_new_on
     assert refused.status_code == 409
 
 
+def test_a_replay_learns_values_as_the_rules_of_outliers_say(api, command, tmp_path: Path) -> None:
+    plain = LINEAR | {"rewards": {"clip_outliers": False}}
+    name, clipped = created(api, plain), created(api, LINEAR)
+    for each in (name, clipped):
+        taught(api, each, 20)
+        api.teach(each, [1, 0, 0], "a", 1e4)
+    assert api.means(name, [1, 0, 0])[0] > 2.0 * api.means(clipped, [1, 0, 0])[0]
+    for rules, like in (({"clip_outliers": False}, name), ({}, clipped)):
+        target, file = api.fresh("replayed"), tmp_path / "spec.json"
+        file.write_text(json.dumps(LINEAR | {"rewards": rules}))
+        assert "learned 21 rows" in command("replay", name, target, "--config", file)
+        assert api.means(target, [1, 0, 0]) == pytest.approx(api.means(like, [1, 0, 0]), rel=1e-6)
+
+
 def test_policy_and_encoder_follow_from_each_other(api) -> None:
     name = created(api, LINEAR)
     state = changed(api, name, {"context": {"shape": [3]}, "policy": "neural_linear_ts"})

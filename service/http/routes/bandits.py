@@ -40,12 +40,12 @@ from service.http.schemas.health import FindingList, NotedFinding
 from service.http.shown import shown_features
 from service.http.states import arm_state, estimate_state, plan_answer, state_of
 from service.observe.dashboard import views
+from service.observe.dashboard.comparing import EarnedByAction
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
-from service.serving.standing import Estimated
 from service.store.errors import Conflict
 from service.store.records import AuditEntry
 from service.training.errors import BanditGone
@@ -139,14 +139,21 @@ async def bandit_values(
     """Return what arms and actions earned, with intervals that hold whenever one looks."""
     bandit = engine.bandit(name)
 
-    def found() -> tuple[int, list[tuple[str, Estimated]]]:
+    def found() -> tuple[int, list[EarnedByAction]]:
         with follower.aggregates() as aggregates:
             return views.action_values(aggregates, bandit.record.uid, limit)
 
     num, actions = await asyncio.get_running_loop().run_in_executor(None, found)
     return ValuesAnswer(
         arms=[arm_state(each) for each in bandit.current_standing()],
-        actions=[ActionValue(id=each, reward=estimate_state(value)) for each, value in actions],
+        actions=[
+            ActionValue(
+                id=each.name,
+                reward=estimate_state(each.reward),
+                metrics={name: estimate_state(part) for name, part in each.metrics.items()},
+            )
+            for each in actions
+        ],
         num_actions=num,
         behind=follower.behind,
     )

@@ -291,6 +291,9 @@ class ActionValue(BaseModel):
 
     id: str
     reward: EstimateState
+    metrics: dict[str, EstimateState] = Field(
+        description="By metric, the values that it is a part of; its interval is asymptotic."
+    )
 
 
 class ValuesAnswer(BaseModel):

@@ -198,21 +198,48 @@ def estimated_together(found: Sequence[Sums]) -> list[Estimated]:
     return [done.get(n) or sums.estimated() for n, sums in enumerate(found)]
 
 
+class EarnedByAction(NamedTuple):
+    """What an action earned where it was chosen first.
+
+    Attributes:
+        name: Its id.
+        reward: Its values.
+        metrics: By metric, those of its values that it is a part of.
+    """
+
+    name: str
+    reward: Estimated
+    metrics: Mapping[str, Estimated]
+
+
 def top_actions(
     found: Iterable[tuple[str, Kind, str, str]], limit: int
-) -> tuple[int, list[tuple[str, Estimated]]]:
+) -> tuple[int, list[EarnedByAction]]:
     """Return how many actions have values, and what those with the most of them earned.
 
     `found`: Stored rows of one bandit: it, kind, name, sums.
     """
     actions: list[tuple[str, Sums]] = []
+    metrics: dict[str, dict[str, str]] = defaultdict(dict)
     for _, kind, name, text in found:
-        if kind == "action" and isinstance(sums := unpacked(kind, text), Sums):
+        if kind != "action":
+            continue
+        key = Key.of_stored(kind, name)
+        if key.of:
+            metrics[key.name][key.of.removeprefix(METRIC)] = text
+        elif isinstance(sums := unpacked(kind, text), Sums):
             actions.append((name, sums))
     actions.sort(key=lambda pair: (-pair[1].state.num, pair[0]))
     shown = actions[:limit]
     values = estimated_together([sums for _, sums in shown])
-    return len(actions), [(name, value) for (name, _), value in zip(shown, values, strict=True)]
+    earned = [
+        EarnedByAction(
+            name, value,
+            {each: unpacked("action", text).estimated() for each, text in metrics[name].items()},
+        )
+        for (name, _), value in zip(shown, values, strict=True)
+    ]  # fmt: skip
+    return len(actions), earned
 
 
 def _spread(side: object) -> float:
@@ -285,7 +312,7 @@ def _defined(spec: BanditSpec, key: Key) -> Any:
     """Return what has to stay as it is for sums to go on."""
     value: Any = spec.reward_range, spec.rewards.learn
     if key.kind == "action":
-        return value
+        return None if key.of else value
     if key.of.startswith(METRIC):
         value = None
     elif key.of:
@@ -328,6 +355,7 @@ class Comparison:
         known: The configurations of the bandit.
         load: Returns stored sums; None where there are none.
         segments: The values of its segment that have sums.
+        begins: Values that were learned first up to this position are in no sum.
 
     Attributes:
         changed: The sums that differ from the stored ones, after `take`.
@@ -338,8 +366,10 @@ class Comparison:
         known: Configurations,
         load: Callable[[Key], str | None],
         segments: Iterable[str] = (),
+        begins: int = 0,
     ) -> None:
         self._definitions = Definitions(known)
+        self._begins = begins
         self._load = load
         self._segments = set(segments)
         self.changed: dict[Key, Sums | Lift] = {}
@@ -351,6 +381,8 @@ class Comparison:
         for row in rows:
             if row.made_at is None or row.place != 0:
                 continue  # its decision is gone; or it is not the first of several actions
+            if row.before is not None and (row.origin or self._begins + 1) <= self._begins:
+                continue  # what it corrects, or voids, was never counted
             if row.before is not None and row.first_learned is not None:
                 self._count(row, row.made_at, row.before, row.metrics_before, add=False)
             if row.after is not None and (row.before is None or row.first_learned is not None):
@@ -364,6 +396,8 @@ class Comparison:
         spec = self._definitions.spec(made_at)
         if row.action is not None:
             self._add(Key("action", row.action), made_at, value, add=add)
+            for name, part in metrics or ():
+                self._add(Key("action", row.action, METRIC + name), made_at, part, add=add)
         arm = row.arm
         if arm is None or not comparable(spec, arm, is_first=row.is_first):
             return

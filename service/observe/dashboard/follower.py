@@ -42,6 +42,7 @@ from service.store.sqlite.aggregates import (
     AggregateReader,
     AggregateWriter,
     Noted,
+    compared_of,
     decisions_of,
 )
 
@@ -312,8 +313,9 @@ class Follower:
             stored = by_bandit(self._aggregates.arms(uid)).get(uid, {})
             segments = {of.of.removeprefix(SEGMENT) for of in stored if of.of.startswith(SEGMENT)}
         comparison = Comparison(
-            known, lambda of: self._aggregates.sums(uid, of.kind, of.stored), segments
-        )
+            known, lambda of: self._aggregates.sums(uid, of.kind, of.stored), segments,
+            begins=self._aggregates.cursor(compared_of(uid)),
+        )  # fmt: skip
         comparison.take(rows)
         counts.compared += [
             (uid, of.kind, of.stored, packed(sums)) for of, sums in comparison.changed.items()

@@ -91,8 +91,8 @@ class Judging:
 def _rivals(rows: Iterable[Compared], top: str) -> tuple[Rival, ...]:
     _, actions = top_actions(rows, RIVALS)
     found = [
-        Rival(name, value.num, *(value.interval or (None, None)))
-        for name, value in actions
+        Rival(each.name, each.reward.num, *(each.reward.interval or (None, None)))
+        for each in actions
     ]  # fmt: skip
     return tuple(sorted(found, key=lambda rival: rival.name != top))
 

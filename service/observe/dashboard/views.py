@@ -8,8 +8,7 @@ from typing import Any
 
 from service.observe.counters import SECONDS
 from service.observe.dashboard.aggregates import DELAYS_S
-from service.observe.dashboard.comparing import top_actions
-from service.serving.standing import Estimated
+from service.observe.dashboard.comparing import EarnedByAction, top_actions
 from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader, Sums
 
 RANGES: dict[str, tuple[int, int]] = {  # length and step in seconds; length 0: no beginning
@@ -66,7 +65,7 @@ def _summary(whole: Sums, minutes: list[Sums], times: list[int]) -> dict[str, An
 
 def action_values(
     aggregates: AggregateReader, uid: str, limit: int
-) -> tuple[int, list[tuple[str, Estimated]]]:
+) -> tuple[int, list[EarnedByAction]]:
     """Return how many actions have values, and what those with the most of them earned."""
     return top_actions(aggregates.compared(uid), limit)
 

@@ -51,6 +51,7 @@ class MemoryCountingReader(View):
                     row.position, row.time, row.before,
                     row.after if isinstance(row, LearnRow) else None, None,
                     None if first is None else first.row.time, place=each.item,
+                    origin=row.origin,
                 )  # fmt: skip
                 if isinstance(row, LearnRow):
                     value = value._replace(metrics=row.metrics, metrics_before=row.metrics_before)

@@ -27,6 +27,7 @@ RETENTION_S = {MOMENT: 2 * 3600, MINUTE: 2 * 86400}
 MAX_ACTIONS = 64  # per bucket; actions beyond them are counted together, under `REST`
 REST = ""
 DECISIONS = "decisions"  # the cursor of version 1, over the rows of all decisions
+COMPARED_FROM = "compared"
 COMPARED = """
 CREATE TABLE IF NOT EXISTS compared (
   bandit TEXT, kind TEXT, name TEXT, sums TEXT NOT NULL, PRIMARY KEY (bandit, kind, name))
@@ -79,6 +80,11 @@ SELECT json_group_array(json_array(bandit, 0, selects, chosen, num_values, value
     sum(value) AS value {_OF_SOME} GROUP BY bandit)
 """
 _FROM_1 = "ALTER TABLE cursors DROP COLUMN mark; ALTER TABLE cursors DROP COLUMN time;"
+# What was learned up to there is in no sum of actions: their table is new.
+_BEGINS = f"""
+INSERT INTO cursors (name, at) SELECT '{COMPARED_FROM} ' || name, at FROM cursors
+  WHERE name <> '{DECISIONS}' AND name NOT LIKE '{DECISIONS} %';
+"""
 
 _COMPARED = "SELECT bandit, kind, name, sums FROM compared WHERE "
 Compared = tuple[str, Literal["action", "arm", "lift"], str, str]  # bandit, kind, name, sums
@@ -118,6 +124,11 @@ def decisions_of(uid: str) -> str:
     return f"{DECISIONS} {uid}"
 
 
+def compared_of(uid: str) -> str:
+    """Return the name of the cursor up to which a bandit's values are in no sum of `compared`."""
+    return f"{COMPARED_FROM} {uid}"
+
+
 class AggregateWriter:
     """The connection that writes the file; used by one thread at a time.
 
@@ -148,7 +159,8 @@ class AggregateWriter:
             db.execute("PRAGMA synchronous = OFF")
             found = db.execute("PRAGMA user_version").fetchone()[0]
             if found in (1, 2, 3):
-                steps = f"{_FROM_1 if found == 1 else ''} {COMPARED} {NOTED}"
+                begins = "" if found == 3 else _BEGINS
+                steps = f"{_FROM_1 if found == 1 else ''} {COMPARED} {NOTED} {begins}"
                 db.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
             elif found not in (0, VERSION):
                 raise sqlite3.DatabaseError(f"it is of version {found}, not {VERSION}")
@@ -288,7 +300,7 @@ class AggregateWriter:
     def prune(self, now: float, live: Iterable[str]) -> None:
         """Remove buckets older than the retention of their span, and deleted bandits."""
         names = {name for (name,) in self._db.execute("SELECT name FROM cursors")}
-        counted = {name.removeprefix(f"{DECISIONS} ") for name in names}
+        counted = {name.rpartition(" ")[2] for name in names}
         noted = {uid for (uid,) in self._db.execute("SELECT DISTINCT bandit FROM noted")}
         gone = counted.union(self._bandits(), noted) - {DECISIONS, *live}
         for table in ("buckets", "shares", "delays"):
@@ -300,7 +312,10 @@ class AggregateWriter:
             for uid in gone:
                 self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (uid,))
         for uid in gone:
-            self._db.execute("DELETE FROM cursors WHERE name IN (?, ?)", (uid, decisions_of(uid)))
+            self._db.execute(
+                "DELETE FROM cursors WHERE name IN (?, ?, ?)",
+                (uid, decisions_of(uid), compared_of(uid)),
+            )
         for span, retention_s in RETENTION_S.items():
             self._db.execute(
                 "DELETE FROM latency WHERE span = ? AND start < ?", (span, now - retention_s)

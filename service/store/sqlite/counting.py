@@ -52,7 +52,7 @@ SELECT l.position, l.time, l.before, l.after, d.time,
   d.arm IS NULL OR d.unit IS NULL OR NOT EXISTS (
     SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
     AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL),
-  l.payload, CASE WHEN :contexts THEN d.context END, d.propensity
+  l.payload, CASE WHEN :contexts THEN d.context END, d.propensity, l.origin
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT :most
@@ -174,6 +174,7 @@ def _value(
     payload: bytes | None,
     context: bytes | None,
     propensity: float | None,
+    origin: int | None,
 ) -> CountedValue:
     action, score = None, None
     if chosen is not None:
@@ -183,4 +184,5 @@ def _value(
     return CountedValue(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
         action, arm, bool(is_first), *unpack_log_metrics(payload), context, propensity, score,
+        origin,
     )  # fmt: skip

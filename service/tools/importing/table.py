@@ -4,6 +4,7 @@
 |---|---|
 | `action` | needed: the chosen action |
 | `reward`, or `cost` | its value, or the negative of it; empty: none is known |
+| `metrics.NAME` | a metric, in place of it; empty: it was not reported |
 | `propensity` | its probability; empty: it is not known |
 | `context.NAME` | a feature of the context; of a bandit with numbers `context.0`, ... |
 | `context` | in place of these: the whole context, as JSON |
@@ -24,6 +25,7 @@ from service.tools.importing.found import Action, Found
 from service.tools.importing.shape import Shape, Unfit, finite
 
 Row = dict[str, Any]
+METRIC, CONTEXT = "metrics.", "context."  # begin the names of columns
 KNOWN = ("action", "reward", "cost", "propensity", "context", "decision_id", "time", "candidates")
 _WORDS: dict[str, bool] = {"true": True, "false": False}
 
@@ -33,7 +35,7 @@ def read_csv(lines: IO[bytes], shape: Shape, names: list[str]) -> Iterator[Found
     text = io.TextIOWrapper(lines, encoding="utf-8-sig", newline="")
     try:
         reader = csv.DictReader(text, strict=True)
-        _check(list(reader.fieldnames or ()))
+        _check(list(reader.fieldnames or ()), shape)
         for row in reader:
             yield _found(reader.line_num, row, shape)
     finally:
@@ -49,14 +51,21 @@ def _found(line: int, row: Mapping[str, Any], shape: Shape) -> Found:
         return Found(line, reason=str(error))
 
 
-def _check(columns: list[str]) -> None:
+def _check(columns: list[str], shape: Shape) -> None:
     if "action" not in columns:
         raise csv.Error("the column 'action' is missing")
-    unknown = [name for name in columns if name not in KNOWN and not name.startswith("context.")]
+    free = (CONTEXT, METRIC)
+    unknown = [name for name in columns if name not in KNOWN and not name.startswith(free)]
     if unknown:
         raise csv.Error(f"the column {unknown[0]!r} is unknown: it is none of {', '.join(KNOWN)}")
     if "reward" in columns and "cost" in columns:
         raise csv.Error("give reward or cost, not both")
+    metric = next((name for name in columns if name.startswith(METRIC)), None)
+    if metric is not None and not shape.has_metrics:
+        raise csv.Error(
+            f"the column {metric!r}: the bandit learns single values; its rewards.learn says what"
+            " is learned of metrics"
+        )
 
 
 def _decision(line: int, row: Mapping[str, str], shape: Shape) -> Found:
@@ -67,7 +76,16 @@ def _decision(line: int, row: Mapping[str, str], shape: Shape) -> Found:
         "id": row.get("decision_id", "").strip(), "context": shape.context(_context(row)),
         "action": action,
     }  # fmt: skip
-    if row.get("reward", "").strip():
+    metrics = {
+        name.removeprefix(METRIC): finite(text, name)
+        for name, text in row.items()
+        if name.startswith(METRIC) and text.strip()
+    }
+    if metrics:
+        if row.get("reward", "").strip() or row.get("cost", "").strip():
+            raise Unfit("metrics: give these, or a reward or cost, not both")
+        item["metrics"] = metrics
+    elif row.get("reward", "").strip():
         item["value"] = finite(row["reward"], "reward")
     elif row.get("cost", "").strip():
         item["value"] = -finite(row["cost"], "cost") + 0.0
@@ -94,8 +112,8 @@ def _context(row: Mapping[str, str]) -> Any:
             raise Unfit(f"context: is no JSON: {error}") from None
     found = {}
     for name, text in row.items():
-        if name.startswith("context.") and text.strip():
-            found[name.removeprefix("context.")] = _value(text.strip())
+        if name.startswith(CONTEXT) and text.strip():
+            found[name.removeprefix(CONTEXT)] = _value(text.strip())
     return found
 
 

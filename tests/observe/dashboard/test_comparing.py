@@ -22,6 +22,7 @@ from service.observe.dashboard.comparing import (
     estimated_together,
     packed,
     standing,
+    top_actions,
     unpacked,
 )
 from service.serving.standing import Estimated, Standing
@@ -160,6 +161,48 @@ def test_corrected_and_void_values_are_taken_out(bounds: Any) -> None:
         assert interval(two.reward) == pytest.approx(interval(one.reward), abs=0.01)
     assert mean(found[0].lift) == pytest.approx(mean(right[0].lift), abs=0.02)
     assert interval(found[0].lift) == pytest.approx(interval(right[0].lift), abs=0.05)
+
+
+def test_metrics_of_actions_are_those_of_the_values_as_they_are() -> None:
+    """Of each metric the values that it is a part of, whatever was corrected or became void."""
+    buy, look = (("click", 1.0), ("money", 9.5)), (("click", 1.0),)
+    rows = [
+        row(1, None, 10.5, metrics=buy),
+        row(2, None, 1.0, metrics=look, action=ActionId("other")),
+        row(3, None, 1.0, metrics=look),
+        row(4, None, 3.0, metrics=(("money", 3.0),)),
+        row(5, None, 5.0, before=1.0, metrics=(("click", 1.0), ("money", 4.0)),
+            metrics_before=look, origin=3),
+        row(6, None, None, before=10.5, metrics_before=buy, origin=1),
+        row(7, None, None, before=3.0, metrics_before=(("money", 3.0),), origin=4),
+    ]  # fmt: skip
+    wide = dataclasses.replace(SPEC, reward_range=None)
+    for step in (1, 7):
+        stored = Stored(changed(wide)).take(rows, step)
+        found = [("uid", key.kind, key.stored, text) for key, text in stored.sums.items()]
+        num, (first, second) = top_actions(found, 10)
+        assert num == 2
+        assert (first.name, first.reward.num, second.name) == ("other", 1, "usual")
+        assert {name: (each.num, each.mean) for name, each in first.metrics.items()} == {
+            "click": (1, 1.0)
+        }
+        assert {name: (each.num, each.mean) for name, each in second.metrics.items()} == {
+            "click": (1, 1.0), "money": (1, pytest.approx(4.0)),
+        }  # fmt: skip
+
+
+def test_values_of_before_the_sums_are_not_taken_out_of_them() -> None:
+    rows = [
+        row(11, None, 0.5, origin=11),
+        row(12, None, None, before=1.0, origin=7),  # it became void, and was never counted
+        row(13, None, 0.0, before=1.0, origin=8),
+        row(14, None, 1.0, before=0.5, origin=11),
+    ]
+    comparison = Comparison(changed(SPEC), lambda _: None, begins=10)
+    comparison.take(rows)
+    sums = comparison.changed[Key("action", "usual")]
+    assert sums.estimated().num == 1
+    assert sums.estimated().mean == pytest.approx(1.0)
 
 
 def test_without_a_range_intervals_begin_with_100_values() -> None:

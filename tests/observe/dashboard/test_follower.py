@@ -19,7 +19,7 @@ from service.store.identity import first_key
 from service.store.opening import open_counting
 from service.store.records import ChosenAction
 from service.store.sqlite import counting
-from service.store.sqlite.aggregates import AggregateWriter, decisions_of
+from service.store.sqlite.aggregates import AggregateWriter, compared_of, decisions_of
 from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
 from service.store.sqlite.tables import create_tables
 from tests.fixtures.waiting import poll
@@ -195,6 +195,7 @@ def test_counting_goes_on_where_the_file_of_the_release_before_ends(database, tm
     assert counted(tmp_path, "selects") == 2
     assert counted(tmp_path, "num_values") == 1
     assert cursor(tmp_path, decisions_of("uid")) == first_key(1) + 7
+    assert cursor(tmp_path, compared_of("uid")) == 2, "older values are in no sum of actions"
 
 
 def test_chunks_of_large_picks_have_few_rows(database, follower, tmp_path) -> None:

@@ -141,6 +141,23 @@ def test_a_table(tmp_path: Path) -> None:
         read(wrong, NAMED)
 
 
+def test_metrics_of_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(
+        "action,metrics.click,metrics.money,context.age,reward\n"
+        "red,1,9.5,3,\nred,0,,3,\nred,,,3,\nred,,,3,0.5\nred,1,,3,0.5\nred,x,,3,\n"
+    )
+    measured = NAMED | {"rewards": {"learn": {"money": 1.0}}}
+    found = read(file, measured)
+    assert [(row.get("metrics"), row.get("value")) for row in items(found[:4])] == [
+        ({"click": 1.0, "money": 9.5}, None), ({"click": 0.0}, None), (None, None), (None, 0.5),
+    ]  # fmt: skip
+    assert found[4].reason == "metrics: give these, or a reward or cost, not both"
+    assert found[5].reason == "metrics.click: 'x' is no finite number"
+    with pytest.raises(Unreadable, match=r"'metrics\.click': the bandit learns single values"):
+        read(file, NAMED)
+
+
 @pytest.mark.parametrize("order", [[0, 1], [1, 1], [2, 3]])
 def test_probabilities_of_no_order_of_the_actions_are_no_decision(
     tmp_path: Path, order: list[int]
