@@ -160,6 +160,23 @@ class Reproduction:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What a named feature added to what was expected of the first chosen action.
+
+    Attributes:
+        side: context or action.
+        path: The feature.
+        value: What it was, as the log has it.
+        added: The posterior mean less that without the feature.
+    """
+
+    side: str
+    path: str
+    value: object
+    added: float
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """A decision, explained.
 
@@ -187,6 +204,7 @@ class Explanation:
         matured: When its values were learned at an age within its window.
         imported: The id that it had where it was made; None: it was made by this service.
         arm: The arm that decided; None without arms, or where none could.
+        added: What each named feature added to the mean of the first action, the most first.
     """
 
     decision_id: str
@@ -211,3 +229,4 @@ class Explanation:
     matured: float | None = field(default=None, metadata=SENT)
     imported: str | None = field(default=None, metadata=SENT)
     arm: str | None = field(default=None, metadata=SENT)
+    added: tuple[Added, ...] | None = field(default=None, metadata=SENT)

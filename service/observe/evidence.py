@@ -117,9 +117,10 @@ class Evidence:
         """The deciles that are off."""
         if not self.deciles:
             return ()
-        spread = math.sqrt(
-            sum(d.num * d.error * d.error * d.num for d in self.deciles)
-            / max(1, sum(d.num for d in self.deciles))
+        num = sum(d.num for d in self.deciles)
+        mean = sum(d.num * d.observed for d in self.deciles) / num
+        spread = math.sqrt(  # the deviation of all values: within the deciles, and between them
+            sum(d.num * (d.num * d.error**2 + (d.observed - mean) ** 2) for d in self.deciles) / num
         )
         return tuple(
             d

@@ -148,9 +148,16 @@ class Bandits:
         """
         return self._changing.setdefault(name, asyncio.Lock())
 
-    def page(self, after: str | None, limit: int) -> tuple[list[Bandit], str | None]:
-        """Return bandits by name, those behind `after`, and the last name where there are more."""
+    def page(
+        self, after: str | None, limit: int, among: Callable[[str], bool] | None = None
+    ) -> tuple[list[Bandit], str | None]:
+        """Return bandits by name, those behind `after`, and the last name where there are more.
+
+        `among`: Whether a name is one of those that are asked for; None: all are.
+        """
         names = sorted(self._by_name)
+        if among is not None:
+            names = [name for name in names if among(name)]
         first = 0 if after is None else bisect_right(names, after)
         found = names[first : first + limit]
         more = first + limit < len(names)

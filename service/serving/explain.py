@@ -24,6 +24,7 @@ from bandexa_core.log.rows import ErasedRow, Group
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.policies import Candidates
 from bandexa_core.snapshots.store import SnapshotStore
+from service.serving.contributing import Contribution, contributions
 from service.store.errors import LogTrimmed, Unavailable, UnknownDecision
 from service.store.loading import load_at
 from service.store.objects import action_row, context_row
@@ -66,6 +67,7 @@ class Explained:
         propensities: Probabilities of being chosen, (K,).
         total: The number of all candidates.
         reproduced: Whether drawing again gave the decision.
+        added: What each named feature added to the mean of the first chosen action.
     """
 
     ids: tuple[str, ...]
@@ -76,6 +78,7 @@ class Explained:
     propensities: NDArray[np.float64]
     total: int
     reproduced: Reproduced
+    added: tuple[Contribution, ...] = ()
 
 
 class Explainer:
@@ -253,6 +256,7 @@ def _explained(
         sampled=ballot.sampled[shown],
         propensities=propensities[shown],
         total=len(ids) if retrieval is None else retrieval.total,
+        added=contributions(model, record),
         reproduced=Reproduced(
             action=verdict(again == served and choice.arm == record.arm),
             score=verdict(bool(abs(ballot.sampled[first] - score) <= 1e-6 * max(1.0, abs(score)))),

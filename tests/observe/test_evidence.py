@@ -194,6 +194,13 @@ def test_predictions_that_are_off_are_noticed_and_right_ones_are_not() -> None:
     assert names(played(3000, mostly(0), mean).evidence()) == set()
 
 
+def test_values_without_noise_do_not_make_small_gaps_large() -> None:
+    rows = tuple(Decile(100, 0.1 * n + 0.002, 0.1 * n, 1e-17) for n in range(10))
+    assert names(Evidence(num=2000, top="a", share=0.5, deciles=rows)) == set()
+    rows = tuple(Decile(100, 0.1 * n + 0.2, 0.1 * n, 1e-17) for n in range(10))
+    assert names(Evidence(num=2000, top="a", share=0.5, deciles=rows)) == {"miscalibrated"}
+
+
 def test_one_decile_may_be_off() -> None:
     rows = tuple(Decile(100, 0.1 * n, 0.1 * n + (0.5 if n == 3 else 0.0), 0.04) for n in range(10))
     assert names(Evidence(num=2000, top="a", share=0.5, deciles=rows)) == set()

@@ -58,10 +58,19 @@ async def overview(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many bandits at most.")] = 100,
     after: Annotated[str | None, Query(description="`next` of an earlier answer.")] = None,
+    find: Annotated[
+        str | None, Query(max_length=128, description="A part of the names, in any case.")
+    ] = None,
+    only: Annotated[Literal["alarm"] | None, Query(description="Those with an alarm.")] = None,
 ) -> Response:
-    """Return the server and its bandits, with the traffic of the last hour."""
+    """Return the server and its bandits, with the traffic of the last hour.
+
+    Bandits with an alarm come first, and then the others by name.
+    """
     now = time.time()
-    page, following = engine.live.page(after, limit)
+    alarms: Alarms = request.app.state.alarms
+    alarmed = await alarms.names(engine)
+    page, following, found_num = _page(engine, alarmed, after, limit, find, only)
     uids = [bandit.record.uid for bandit in page]
 
     def summaries() -> list[dict[str, Any]]:
@@ -82,12 +91,44 @@ async def overview(
     lines: list[Raw] = []
     async for bandit, one in in_slices(zip(page, found, strict=True)):
         lines.append(as_part(_line(engine, bandit, one), encoding))
-    alarms: Alarms = request.app.state.alarms
     answer = {
         "now": now, "server": as_part(server, encoding), "bandits": lines, "next": following,
-        "total": len(engine.live), "alarmed": await alarms.names(engine),
+        "total": len(engine.live), "found": found_num, "alarmed": alarmed,
     }  # fmt: skip
     return await large(request, [encode(answer, encoding)], encoding)
+
+
+def _page(
+    engine: Engine,
+    alarmed: list[str],
+    after: str | None,
+    limit: int,
+    find: str | None,
+    only: str | None,
+) -> tuple[list[Bandit], str | None, int]:
+    """Return a page of the bandits that are asked for, the last name of it, and how many there are.
+
+    The first page begins with the first of those that have an alarm.
+    """
+    part = (find or "").casefold()
+
+    def matches(name: str) -> bool:
+        return part in name.casefold()
+
+    bad = set(alarmed)
+    if only == "alarm":
+        page, following = engine.live.page(after, limit, lambda name: name in bad and matches(name))
+        return page, following, sum(map(matches, alarmed))
+    first = [name for name in alarmed if matches(name)][: limit // 2]
+    pinned = set(first)
+    top = []
+    if after is None:
+        top = [one for one in map(engine.live.get, first) if one is not None]
+    rest, following = engine.live.page(
+        after, limit - len(top), lambda name: name not in pinned and matches(name)
+    )
+    num = sum(matches(bandit.record.name) for bandit in engine.bandits()) if part else None
+    return [*top, *rest], following, len(engine.live) if num is None else num
 
 
 def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:

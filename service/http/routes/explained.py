@@ -14,6 +14,7 @@ from service.http.codec import WireRoute
 from service.http.routes.common import EngineDep, Name, problems
 from service.http.schemas.common import Id
 from service.http.schemas.explained import (
+    AddedLine,
     AmendmentLine,
     CandidateLine,
     ChosenLine,
@@ -64,6 +65,10 @@ async def explain_decision(
         explained="yes" if isinstance(why, Explained) else "no",
         reason=None if isinstance(why, Explained) else why,
         candidates=_lines(decision, why) if isinstance(why, Explained) else [],
+        added=[
+            AddedLine(side=each.side, path=each.path, value=each.value, added=each.added)
+            for each in (why.added if isinstance(why, Explained) else ())
+        ],
         num_candidates=why.total if isinstance(why, Explained) else None,
         reproduced=ReproducedLine(
             action=why.reproduced.action,

@@ -70,13 +70,14 @@ class BanditLine(BaseModel):
 
 
 class Overview(BaseModel):
-    """The server and its bandits, sorted by name."""
+    """The server and its bandits: those with an alarm first, then the others by name."""
 
     now: float
     server: ServerState
     bandits: list[BanditLine]
     next: str | None = Field(description="The `after` of the following ones; null at the end.")
     total: int = Field(description="How many bandits there are.")
+    found: int = Field(description="How many of them are asked for.")
     alarmed: list[str] = Field(
         description="Those with an alarm, of all bandits; as of the last seconds."
     )

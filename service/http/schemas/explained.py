@@ -99,6 +99,18 @@ class CandidateLine(BaseModel):
     chosen: bool
 
 
+class AddedLine(BaseModel):
+    """What a named feature added to what the model expected of the first chosen action."""
+
+    side: Literal["context", "action"]
+    path: str
+    value: Any = Field(description="Its value in this decision, as the log has it.")
+    added: float = Field(
+        description="The posterior mean less that without the feature. These need not add up to"
+        " the mean: products of features are in several of them."
+    )
+
+
 class ReproducedLine(BaseModel):
     """Whether drawing again gave the same action, sampled value and propensity.
 
@@ -144,3 +156,7 @@ class DecisionAnswer(BaseModel):
         description="How many were offered; with `retrieve`, before it."
     )
     reproduced: ReproducedLine | None
+    added: list[AddedLine] = Field(
+        [],
+        description="What each named feature added, the most first; empty without named features.",
+    )

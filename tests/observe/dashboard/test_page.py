@@ -121,7 +121,7 @@ def test_every_view_shows_what_the_api_says(
         lines[NEURAL]["num_learned"]
     )
     fits(page)
-    card.get_by_role("link").click()
+    card.get_by_role("link", name=NEURAL).click()
     expect(page.locator(".u-over").first).to_be_visible()
     for title in ("Traffic", "Mean reward", "Exploration", "Posterior spread"):
         page.get_by_role("region", name=title).locator("summary").click()

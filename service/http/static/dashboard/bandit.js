@@ -22,10 +22,12 @@ export class BanditView {
     this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
     this.values = h("section", { class: "card", "aria-label": "Arms and actions" });
     this.audit = h("section", { class: "card", "aria-label": "Changes" });
+    this.features = h("section", { class: "card", "aria-label": "Features" });
+    this.noted = h("section", { class: "card", "aria-label": "Alarms and notices" });
     this.delay = h("section", { class: "card", "aria-label": "Reward delay" });
     this.charts = this.makeCharts();
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
-    this.tables.append(this.values, this.newest, this.rounds, this.audit);
+    this.tables.append(this.values, this.features, this.noted, this.newest, this.rounds, this.audit);
     root.replaceChildren(
       h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
   }
@@ -34,7 +36,7 @@ export class BanditView {
     const sync = `bandit-${this.name}`;
     const one = (title, hint, series, more = {}) => new Chart({ title, hint, series, sync, ...more });
     return {
-      reward: one("Mean reward", "Of the values learned, with the 95 % interval of their mean. Dashed: a snapshot swapped in.", [
+      reward: one("Mean reward", "Of the values learned, with the 95 % interval of their mean. Dashed: a snapshot swapped in; dotted: somebody changed it.", [
         { label: "high", colour: "--band", value: number, line: 0 }, { label: "low", colour: "--band", value: number, line: 0 },
         { label: "mean", colour: "--c0", value: number },
       ], { bands: [{ series: [1, 2], fill: "--band" }], unit: (value) => number(value) }),
@@ -42,10 +44,10 @@ export class BanditView {
         { label: "selects", colour: "--c0", value: count }, { label: "rewards", colour: "--c2", value: count },
       ], { unit: count }),
       join: one("Join rate", "Values learned per action chosen at the same time; late rewards shift it.", [
-        { label: "join rate", colour: "--c2", value: percent }], { unit: percent }),
+        { label: "join rate", colour: "--c2", value: percent }], { unit: percent, share: true }),
       exploration: one("Exploration", "Share of selects whose action had not the best posterior mean; left. Entropy of what is served, in nats; right.", [
         { label: "explored", colour: "--c1", value: percent }, { label: "entropy", colour: "--c7", value: number, scale: "nats" },
-      ], { unit: percent, scales: { nats: { range: (_, low, high) => [0, high > 0 ? 1.06 * high : 1] } } }),
+      ], { unit: percent, share: true, scales: { nats: { range: (_, low, high) => [0, high > 0 ? 1.06 * high : 1] } } }),
       spread: one("Posterior spread", "Standard deviation of the served action's expected reward: how unsure the model is.", [
         { label: "standard deviation", colour: "--c3", value: number }], { unit: (value) => number(value) }),
       loss: one("Training", "Mean squared error at the start and the end of each round.", [
@@ -102,12 +104,17 @@ export class BanditView {
   }
 
   async update(signal) {
-    const [found, values, audit, listed] = await Promise.all([
+    const [found, values, audit, listed, state, noted] = await Promise.all([
       get(`dashboard/${this.path}?range=${this.range}`, signal),
       get(`${this.path}/values?limit=20`, signal),
       get(`${this.path}/audit?limit=12`, signal),
-      get(`dashboard/${this.path}/decisions?limit=25`, signal)]);
+      get(`dashboard/${this.path}/decisions?limit=25`, signal),
+      get(this.path, signal),
+      get(`${this.path}/findings`, signal)]);
+    this.changes = audit.entries;
     this.showHead(found);
+    this.showFeatures(state.features);
+    this.showNoted(noted.findings);
     this.showCharts(found);
     this.showDelay(found.delay);
     this.showValues(values);
@@ -140,7 +147,13 @@ export class BanditView {
     const x = found.time;
     const first = Math.max(0, found.selects.findIndex(Boolean)); // a young bandit fills the charts, too
     const window = [Math.max(found.start, Math.min(x[first] - found.step_s, found.end - 20 * found.step_s)), found.end];
-    const marks = found.rounds;
+    const words = ({ changes, what }) => {
+      const keys = changes.map((one) => one.key);
+      if (keys.includes("spec")) return "created";
+      const key = keys.find((one) => one.startsWith("spec."));
+      return key ? key.slice(5) : keys.includes("num_actions") ? "actions" : what.split("/").at(-1);
+    };
+    const marks = [...found.rounds, ...this.changes.map((entry) => ({ time: entry.time, error: null, text: words(entry) }))];
     const put = (chart, ...columns) => chart.update([x, ...columns], { marks, window });
     put(charts.reward, found.reward.high, found.reward.low, found.reward.mean);
     put(charts.traffic, found.selects, found.rewards);
@@ -201,19 +214,54 @@ export class BanditView {
       arm.lift === null ? "" : number(arm.lift.mean), arm.lift === null ? "" : range(arm.lift)]);
     const acted = actions.map((action) => [action.id, ...of(action.reward)]);
     const more = num_actions > actions.length ? ` Those with the most values, of ${count(num_actions)}.` : "";
+    const parts = (kind) => arms.flatMap((arm) => Object.entries(arm[kind]).map(([name, part]) => [name, arm.name, ...of(part.reward),
+      part.lift === null ? "" : number(part.lift.mean), part.lift === null ? "" : range(part.lift)])).sort((a, b) => a[0].localeCompare(b[0]));
+    const head = (kind) => [kind, "arm", "mean", "interval", "values", "lift of the bandit", "interval"];
+    const metrics = parts("metrics");
+    const segments = parts("segments");
     fill(this.values, h("h2", {}, "Arms and actions"),
       h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at 95 %, whenever you look.${more}`),
       armed.length ? table(["arm", "share", "reward", "interval", "values", "lift of the bandit", "interval"], armed) : null,
+      metrics.length ? table(head("metric"), metrics) : null,
+      segments.length ? table(head("segment"), segments) : null,
       acted.length ? table(["action", "reward", "interval", "values"], acted) : h("p", { class: "soft" }, "No values yet."));
+  }
+
+  // What requests had of each named feature, and how far it has moved.
+  showFeatures(features) {
+    const sides = features === null ? [] : [["context", features.context], ["action", features.actions]].filter(([, side]) => side !== null);
+    this.features.hidden = sides.length === 0;
+    const rows = sides.flatMap(([name, side]) => Object.entries(side.fields).map(([path, field]) => {
+      const of = (num) => (side.num_counted ? percent(num / side.num_counted) : "\u2013");
+      const moved = field.drift !== null && field.drift >= 0.25 && field.type !== "time";
+      return [`${name}.${path}`, field.type ?? "not known yet", of(field.missing), of(field.unseen), of(field.wrong), moved ? `${number(field.drift)} moved` : number(field.drift)];
+    }));
+    const names = ["feature", "type", "missing", "unseen", "wrong", "drift"];
+    fill(this.features, h("h2", {}, "Features"),
+      h("p", { class: "soft small" }, `Of the requests counted since this encoding is served (${sides.map(([name, side]) => `${name}: ${count(side.num_counted)}`).join(", ")}). Drift: population stability index against the rows it was fitted to; .25 and more has moved.`),
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index > 1 ? "num" : "" }, name)))),
+        h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index > 1 ? "num" : "break" }, cell)))))))
+        : h("p", { class: "soft" }, "No field was seen yet."));
+  }
+
+  // When alarms and notices began and ended.
+  showNoted(list) {
+    const rows = list.slice(0, 20).map((one) => h("tr", {},
+      h("td", {}, h("span", { class: `badge ${one.severity === "alarm" ? "bad" : "warn"}` }, one.name)),
+      h("td", {}, time(one.since)), h("td", {}, one.until === null ? "still there" : `for ${seconds(one.until - one.since)}`), h("td", { class: "break" }, one.message)));
+    fill(this.noted, h("h2", {}, "Alarms and notices"), h("p", { class: "soft small" }, "When they began and ended, newest first."),
+      rows.length ? h("div", { class: "scroll" }, h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["what", "since", "", "seen"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
+        : h("p", { class: "soft" }, "None so far."));
   }
 
   // Who changed the bandit, and what that changed.
   showAudit(entries) {
-    const shown = (one) => `${one.key}: ${JSON.stringify(one.old)} \u2192 ${JSON.stringify(one.new)}`;
+    const short = (value) => { const text = JSON.stringify(value) ?? ""; return text.length > 120 ? `${text.slice(0, 117)}\u2026` : text; };
+    const shown = (one) => `${one.key}: ${short(one.old)} \u2192 ${short(one.new)}`;
     const rows = entries.map((entry) => h("tr", {}, h("td", {}, time(entry.time)), h("td", {}, entry.by), h("td", {}, entry.what),
       h("td", { class: "break" }, entry.changes.slice(0, 4).map(shown).join("; ") + (entry.changes.length > 4 ? `; and ${count(entry.changes.length - 4)} more` : ""))));
     fill(this.audit, h("h2", {}, "Changes"), h("p", { class: "soft small" }, "By administrators and guards, newest first."),
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["time", "by", "call", "changed"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
+      rows.length ? h("div", { class: "scroll" }, h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["time", "by", "call", "changed"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
         : h("p", { class: "soft" }, "None yet."));
   }
 
@@ -231,12 +279,12 @@ export class BanditView {
   showNewest(decisions) {
     const base = `#/bandit/${encodeURIComponent(this.name)}/decision/`;
     const rows = decisions.map((one) => h("tr", {},
-      h("td", {}, h("a", { href: base + encodeURIComponent(one.decision_id) }, one.decision_id)),
-      h("td", {}, time(one.time)), h("td", { class: "break" }, one.num_actions > 1 ? `${one.action} +${one.num_actions - 1}` : one.action),
-      h("td", { class: "num" }, number(one.propensity)), h("td", {}, one.explored === null ? "\u2013" : one.explored ? "explored" : "best mean"),
+      h("td", { class: "id" }, h("a", { href: base + encodeURIComponent(one.decision_id) }, one.decision_id)),
+      h("td", { class: "wide" }, time(one.time)), h("td", { class: "break" }, one.num_actions > 1 ? `${one.action} +${one.num_actions - 1}` : one.action),
+      h("td", { class: "num wide" }, number(one.propensity)), h("td", { class: "wide" }, one.explored === null ? "\u2013" : one.explored ? "explored" : "best mean"),
       h("td", { class: "num" }, one.reward === null ? "none yet" : number(one.reward))));
     fill(this.newest, h("h2", {}, "Newest decisions"), h("p", { class: "soft small" }, "Open one to see why that action was chosen."),
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["decision", "time", "action", "propensity", "", "reward"].map((name) => h("th", { class: name === "propensity" || name === "reward" ? "num" : "" }, name)))), h("tbody", {}, rows)))
+      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["decision", "time", "action", "propensity", "", "reward"].map((name) => h("th", { class: `${name === "propensity" || name === "reward" ? "num" : ""}${["time", "propensity", ""].includes(name) ? " wide" : ""}` }, name)))), h("tbody", {}, rows)))
         : h("p", { class: "soft" }, "None yet."));
   }
 

@@ -9,8 +9,9 @@ export const COLOURS = ["--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", 
 
 // One chart in a card. `series`: [{label, colour, value, scale?, fill?, points?}], `bands` as in uPlot.
 export class Chart {
-  constructor({ title, hint, series, bands = [], scales = {}, sync, unit }) {
-    this.options = { series, bands, scales, sync, unit };
+  constructor({ title, hint, series, bands = [], scales = {}, sync, unit, share = false }) {
+    this.options = { series, bands, scales, sync, unit, share };
+    this.empty = h("p", { class: "soft", hidden: true }, "Nothing in this range.");
     this.place = h("div", { class: "chart" });
     this.body = h("tbody");
     this.table = h("details", { ontoggle: () => this.listed() },
@@ -19,7 +20,7 @@ export class Chart {
         h("thead", {}, h("tr", {}, h("th", {}, "time"), series.map((one) => h("th", { class: "num" }, one.label)))),
         this.body)));
     this.card = h("section", { class: "card", "aria-label": title },
-      h("h2", {}, title), h("p", { class: "soft small" }, hint), this.place, this.table);
+      h("h2", {}, title), h("p", { class: "soft small" }, hint), this.empty, this.place, this.table);
     this.marks = [];
     this.window = null;
     this.data = null;
@@ -34,9 +35,19 @@ export class Chart {
     this.window = window;
     this.shown = shown ?? data;
     this.data = data;
+    this.empty.hidden = data.slice(1).some((column) => column.some((value) => value !== null && value !== undefined));
     if (this.plot === null) this.draw();
     else this.plot.setData(data);
+    this.rest();
     if (this.table.open) this.listed();
+  }
+
+  // Without a cursor the legend has the newest values.
+  rest() {
+    if (this.plot === null || this.plot.cursor.left >= 0) return;
+    const columns = this.data.slice(1);
+    const last = this.data[0].findLastIndex((_, row) => columns.some((column) => column[row] !== null && column[row] !== undefined));
+    if (last >= 0) this.plot.setLegend({ idx: last });
   }
 
   fit() {
@@ -54,7 +65,7 @@ export class Chart {
     const options = {
       width: Math.max(200, this.place.clientWidth), height: HEIGHT, padding: [10, 24, 0, 0],
       cursor: { sync: { key: sync }, drag: { x: false, y: false } }, legend: { live: true },
-      scales: { x: { time: true, range: () => this.window }, y: { range: (_, low, high) => spread(low, high) }, ...scales },
+      scales: { x: { time: true, range: () => this.window }, y: { range: (_, low, high) => spread(low, high, this.options.share) }, ...scales },
       axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text) },
         ...(right ? [{ ...axis, scale: right.scale, side: 1, size: 50, grid: { show: false } }] : [])],
       series: [{ label: "time", value: (_, value) => (value === null || value === undefined ? "\u2013" : timeText(value).slice(0, 16)) },
@@ -65,21 +76,35 @@ export class Chart {
           value: (_, value, at, row) => one.value(row === null || row === undefined ? null : this.shown[index + 1][row]),
         }))],
       bands: bands.map((band) => ({ series: band.series, fill: css(band.fill) + (band.alpha ?? "") })),
-      hooks: { drawAxes: [(plot) => this.markRounds(plot)] },
+      hooks: { drawAxes: [(plot) => this.markRounds(plot)], setCursor: [(plot) => { if (plot.cursor.left < 0) queueMicrotask(() => this.rest()); }] },
     };
     this.plot = new uPlot(options, this.data, this.place);
+    this.rest();
   }
 
-  // Rounds on the time axis: a line where a snapshot was swapped in, red where the round failed.
+  // What happened, on the time axis: dashed where a snapshot was swapped in, red where a round
+  // failed, dotted with a word where somebody changed something.
   markRounds(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
-    for (const mark of this.marks) {
+    let written = -Infinity; // where the last word ends: later ones do not cover it
+    for (const mark of this.marks.slice().sort((a, b) => a.time - b.time)) {
       const x = plot.valToPos(mark.time, "x", true);
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
-      ctx.strokeStyle = css(mark.error === null ? "--mark" : "--bad");
+      ctx.strokeStyle = css(mark.text ? "--c1" : mark.error === null ? "--mark" : "--bad");
       ctx.lineWidth = devicePixelRatio;
-      ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+      const dash = (mark.text ? 1.5 : 4) * devicePixelRatio;
+      ctx.setLineDash([dash, 4 * devicePixelRatio]);
+      if (mark.text) {
+        ctx.fillStyle = css("--soft");
+        ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+        const wide = ctx.measureText(mark.text).width;
+        const at = Math.max(bbox.left, Math.min(x + 3 * devicePixelRatio, bbox.left + bbox.width - wide));
+        if (at > written) {
+          ctx.fillText(mark.text, at, bbox.top + 9 * devicePixelRatio);
+          written = at + wide + 4 * devicePixelRatio;
+        }
+      }
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
@@ -113,8 +138,15 @@ function clock(value, step) {
   return text.slice(11, step < 60 ? 19 : 16) === "00:00" ? text.slice(5, 10) : text.slice(11, step < 60 ? 19 : 16);
 }
 
-function spread(low, high) {
+// The ends of an axis of shares, which has no room above 100 %.
+export function shareAxis(low, high) {
+  const begin = low < 0.6 * high || low === high ? 0 : Math.max(0, low - 0.08 * (high - low));
+  return [begin, high === 0 ? 1 : Math.min(1, high * 1.06)];
+}
+
+function spread(low, high, share) {
   if (low === null || high === null || !Number.isFinite(low)) return [0, 1];
+  if (share && low >= 0 && high <= 1) return shareAxis(low, high);
   if (low === 0 && high === 0) return [0, 1];
   if (low >= 0 && low < 0.6 * high) return [0, high === 0 ? 1 : high * 1.06];
   const pad = low === high ? Math.max(1e-9, Math.abs(low) * 0.1) : 0.08 * (high - low);

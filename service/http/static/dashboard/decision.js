@@ -45,7 +45,7 @@ export class DecisionView {
       h("div", { class: "grid" },
         h("section", { class: "card", "aria-label": "Context" }, h("h2", {}, "Context"), context(found.context), offered(first)),
         h("section", { class: "card", "aria-label": "What was learned" }, h("h2", {}, "What was learned"), learned(found))),
-      h("div", { class: "grid wide" }, this.candidates(found)));
+      h("div", { class: "grid wide" }, added(found), this.candidates(found)));
   }
 
   candidates(found) {
@@ -67,7 +67,7 @@ export class DecisionView {
     const rows = found.candidates.slice().sort((a, b) => way * (typeof a[column] === "string" ? a[column].localeCompare(b[column]) : a[column] - b[column]));
     const low = Math.min(...rows.map((one) => Math.min(one.mean - one.std, one.sampled)));
     const high = Math.max(...rows.map((one) => Math.max(one.mean + one.std, one.sampled)));
-    const at = (value) => `${(100 * (value - low)) / Math.max(1e-12, high - low)}%`;
+    const at = (value) => `${high > low ? (100 * (value - low)) / (high - low) : 50}%`; // one point: in the middle
     const head = (name, label, numeric) => h("th", { class: numeric ? "num" : "", "aria-sort": name === column ? (way > 0 ? "ascending" : "descending") : "none" },
       h("button", { type: "button", "data-sort": name, onclick: () => {
         this.sort = [name, name === column ? -way : name === "id" ? 1 : -1];
@@ -151,6 +151,22 @@ function image(values, channels, rows, columns) {
   }
   paint.putImageData(pixels, 0, 0);
   return canvas;
+}
+
+// What each named feature added to what was expected of the chosen action.
+function added(found) {
+  if (!found.added?.length) return null;
+  const most = Math.max(1e-12, ...found.added.map((one) => Math.abs(one.added)));
+  const text = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+  const rows = found.added.map((one) => {
+    const bar = h("i", { class: one.added < 0 ? "neg" : "" });
+    bar.style.width = `${(100 * Math.abs(one.added)) / most}%`;
+    return h("tr", {}, h("td", { class: "break" }, `${one.side === "action" ? `${found.chosen[0].id}: ` : ""}${one.path}`), h("td", { class: "break" }, text(one.value)),
+      h("td", { class: "num" }, `${one.added > 0 ? "+" : ""}${number(one.added)}`), h("td", { class: "wide" }, h("div", { class: "added", "aria-hidden": "true" }, bar)));
+  });
+  return h("section", { class: "card", "aria-label": "What counted" }, h("h2", {}, "What counted"),
+    h("p", { class: "soft small" }, "How much less would have been expected without each feature. Features that work together count in each of them."),
+    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "feature"), h("th", {}, "was"), h("th", { class: "num" }, "added"), h("th", { class: "wide" }, ""))), h("tbody", {}, rows))));
 }
 
 function reported({ reward, metrics }) {

@@ -1,4 +1,5 @@
 // Elements from plain data. Text is always text: nothing a server says becomes markup.
+import { time } from "./format.js";
 
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -26,8 +27,11 @@ export function facts(pairs, plain = false) {
     pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-export function findings(list) {
-  return list.map((one) => h("div", { class: `finding ${one.severity}` },
-    h("strong", {}, one.severity === "alarm" ? "Alarm: " : "Notice: "), `${one.message}. `,
-    h("span", { class: "soft" }, one.remedy)));
+// What is wrong, with its name and since when; `href`: where the bandit is shown, if not here.
+export function findings(list, href = null) {
+  const rank = (one) => (one.severity === "alarm" ? 0 : 1);
+  return list.slice().sort((a, b) => rank(a) - rank(b)).map((one) => h("div", { class: `finding ${one.severity}` },
+    h("strong", {}, `${one.severity === "alarm" ? "Alarm" : "Notice"} `, href === null ? one.name : h("a", { href }, one.name), ": "), `${one.message}. `,
+    one.since ? h("span", { class: "soft" }, `Since ${time(one.since).slice(0, 16)}. `) : null,
+    h("span", { class: "soft" }, `${one.remedy.charAt(0).toUpperCase()}${one.remedy.slice(1)}`)));
 }

@@ -10,11 +10,33 @@ export class Overview {
     this.title = "Overview";
     this.every = 2000;
     this.server = h("section", { class: "card", "aria-label": "Server" });
+    this.find = "";
+    this.only = null;
+    this.sort = "alarms";
+    this.filters = this.makeFilters();
     this.list = h("div", { class: "grid", id: "bandits" });
     this.cards = new Map();
     this.pages = [""]; // where each page begins, up to the one that is shown
     this.more = h("nav", { class: "row", "aria-label": "Pages" });
-    root.replaceChildren(this.server, this.list, this.more);
+    root.replaceChildren(this.server, this.filters, this.list, this.more);
+  }
+
+  // What is shown of many bandits: it stays as it is while figures change, and keeps the focus.
+  makeFilters() {
+    const again = () => this.turn([""]);
+    let typed = 0;
+    const field = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a bandit by name", autocomplete: "off",
+      oninput: (event) => { clearTimeout(typed); const text = event.target.value; typed = setTimeout(() => { this.find = text.trim(); again(); }, 200); } });
+    this.filterButtons = [["all", null], ["alarms", "alarm"]].map(([label, only]) => h("button", { type: "button", "data-only": only ?? "all",
+      "aria-pressed": String(only === this.only), onclick: () => { this.only = only; again(); } }, label));
+    const sort = h("select", { "aria-label": "Sort by", onchange: (event) => { this.sort = event.target.value; again(); } },
+      Object.entries(SORTS).map(([value, [label]]) => h("option", { value }, label)));
+    return h("div", { class: "row filters", role: "search" }, field, h("div", { class: "ranges", role: "group", "aria-label": "Filter" }, this.filterButtons), sort);
+  }
+
+  asked() {
+    const given = Object.entries({ after: this.pages.at(-1), find: this.find, only: this.only }).filter(([, value]) => value);
+    return given.length ? `?${new URLSearchParams(given)}` : "";
   }
 
   turn(pages) {
@@ -22,24 +44,31 @@ export class Overview {
     this.update().catch(() => {}); // the next turn says why
   }
 
-  links({ next, total, bandits }) {
+  links({ next, found, bandits }) {
     if (this.pages.length === 1 && next === null) return [];
     return [
-      h("span", { class: "soft" }, `${count(bandits.length)} of ${count(total)} bandits`),
+      h("span", { class: "soft" }, `${count(bandits.length)} of ${count(found)} bandits`),
       h("button", { type: "button", disabled: this.pages.length === 1, onclick: () => this.turn([""]) }, "First"),
       h("button", { type: "button", disabled: this.pages.length === 1, onclick: () => this.turn(this.pages.slice(0, -1)) }, "Back"),
       h("button", { type: "button", disabled: next === null, onclick: () => this.turn([...this.pages, next]) }, "Next")];
   }
 
   async update(signal) {
-    const after = this.pages.at(-1);
-    const found = await get(`dashboard/overview${after ? `?after=${encodeURIComponent(after)}` : ""}`, signal);
-    if (after !== this.pages.at(-1)) return; // the page was turned meanwhile
+    const asked = this.asked();
+    const found = await get(`dashboard/overview${asked}`, signal);
+    if (asked !== this.asked()) return; // the page was turned meanwhile, or something else is looked for
     const { server } = found;
     const shown = found.bandits.flatMap((one) => one.findings).concat(server.findings).filter((one) => one.severity === "alarm");
     const names = new Set(found.bandits.map((one) => one.name));
     const elsewhere = found.alarmed.filter((name) => !names.has(name)); // on other pages
     const alarms = shown.length + elsewhere.length;
+    this.title = `${alarms ? `(${count(alarms)} alarm${alarms > 1 ? "s" : ""}) ` : ""}${count(found.total)} bandit${found.total === 1 ? "" : "s"}`;
+    document.title = `${this.title} - Bandexa`;
+    this.filters.hidden = found.total < 2;
+    for (const button of this.filterButtons) {
+      button.setAttribute("aria-pressed", String((this.only ?? "all") === button.dataset.only));
+      button.textContent = button.dataset.only === "all" ? `all ${count(found.total)}` : `alarms ${count(found.alarmed.length)}`;
+    }
     const badge = !server.ready ? ["bad", "not ready"] : alarms ? ["bad", `${alarms} alarm${alarms > 1 ? "s" : ""}`] : ["good", "healthy"];
     fill(this.server,
       h("div", { class: "row between" }, h("h1", {}, "Is it learning?"), h("span", { class: `badge ${badge[0]}`, id: "verdict" }, badge[1])),
@@ -51,6 +80,12 @@ export class Overview {
       ...findings(server.findings),
       ...elsewhere.slice(0, 20).map((name) => h("div", { class: "finding alarm" }, h("strong", {}, "Alarm: "), h("a", { href: `#/bandit/${encodeURIComponent(name)}` }, name))));
     this.more.replaceChildren(...this.links(found));
+    if (!found.bandits.length && found.total) {
+      this.cards.clear();
+      fill(this.list, h("div", { class: "card" }, h("h2", {}, this.only ? "No alarm" : "None found"),
+        h("p", { class: "soft" }, this.find ? `No bandit${this.only ? " with an alarm" : ""} has "${this.find}" in its name.` : "Every bandit is free of alarms.")));
+      return;
+    }
     if (!found.bandits.length) {
       this.cards.clear();
       fill(this.list, h("div", { class: "card" }, h("h2", {}, "No bandit yet"),
@@ -65,12 +100,22 @@ export class Overview {
       }
       fill(this.cards.get(one.name), ...line(one));
     }
-    const order = found.bandits.map((one) => this.cards.get(one.name));
+    const [, by] = SORTS[this.sort];
+    const order = found.bandits.slice().sort((a, b) => by(a, b) || a.name.localeCompare(b.name)).map((one) => this.cards.get(one.name));
     if (order.some((card, index) => this.list.children[index] !== card)) this.list.replaceChildren(...order);
   }
 
   destroy() {}
 }
+
+const rank = (one) => (one.findings.some((finding) => finding.severity === "alarm") ? 0 : one.findings.length ? 1 : 2);
+const SORTS = { // of the bandits of a page
+  alarms: ["alarms first", (a, b) => rank(a) - rank(b)],
+  name: ["by name", () => 0],
+  selects: ["most selects", (a, b) => b.last_hour.selects - a.last_hour.selects],
+  reward: ["lowest reward", (a, b) => (a.reward_mean ?? Infinity) - (b.reward_mean ?? Infinity) || 0],
+  join: ["lowest join rate", (a, b) => (a.join_rate ?? Infinity) - (b.join_rate ?? Infinity) || 0],
+};
 
 const EXAMPLE = `curl -X PUT ${location.origin}/bandits/shop -H 'content-type: application/json' \\
   -d '{"policy": "linear_ts", "context": {"shape": [4]}, "encoder": {"name": "per_action"}}'`;
@@ -89,8 +134,8 @@ function line(one) {
     h("p", { class: "soft small" }, `${one.policy}, ${one.encoder}, ${count(one.num_actions)} actions, snapshot ${one.snapshot}`),
     facts([["mean reward", number(one.reward_mean)], ["join rate", percent(one.join_rate)],
       ["decisions", count(one.decisions)], ["learned", count(one.num_learned)]]),
-    spark(one),
-    ...findings(one.findings),
+    one.decisions ? spark(one) : h("p", { class: "soft small" }, "Nothing was decided yet: ask with POST /select."),
+    ...findings(one.findings, `#/bandit/${encodeURIComponent(one.name)}`),
   ];
 }
 

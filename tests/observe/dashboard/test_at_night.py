@@ -1,0 +1,193 @@
+"""The page for whoever is called at night: what is wrong, where, since when, and why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.fixtures.waiting import poll
+from tests.observe.dashboard.test_page import cells, fits, visit
+
+pytestmark = pytest.mark.needs("chromium")
+__all__ = ["visit"]  # a fixture
+FREE = {"floor": 0.9}
+
+
+def bad(fed: Any, name: str) -> None:
+    """Make a bandit that serves the worse of two actions, by a floor of 90 %, and is told so."""
+    fed.call("PUT", f"/bandits/{name}", {
+        "policy": "linear_ts", "context": {"features": "auto"}, "reward_range": [0, 1],
+        "limits": {"old": FREE}, "segment": "country",
+        "arms": [{"name": "control", "share": 0.1, "policy": "first"}],
+    })  # fmt: skip
+    fed.call("PUT", f"/bandits/{name}/actions", {"ids": ["old", "new"]})
+    countries = ["DE", "FR", "IT"]
+    for batch in range(6):
+        items = [
+            {
+                "bandit": name, "decision_id": f"{name}.{batch}.{number}",
+                "context": {"country": countries[number % 3], "age": 20 + number % 50},
+            }
+            for number in range(500)
+        ]  # fmt: skip
+        answers = [
+            i["answer"] for i in fed.call("POST", "/select/batch", {"items": items})["items"]
+        ]
+        rewards = [
+            {"decision_id": a["decision_id"], "reward": 0.8 if a["action"]["id"] == "new" else 0.3}
+            for a in answers
+        ]
+        fed.call("POST", "/reward/batch", {"items": rewards})
+
+    def is_bad() -> bool:
+        state = fed.call("GET", f"/bandits/{name}")
+        return any(f["name"] == "worse-action" for f in state["learning"]["findings"])
+
+    poll(is_bad, "the alarm")
+
+
+@pytest.fixture(scope="module")
+def server(start_session_server: Any) -> Any:
+    from tests.observe.dashboard.fed import Fed
+
+    found = start_session_server()
+    with Fed(found.url) as fed:
+        for name in ("alpha", "beta", "gamma"):
+            fed.shop(name)
+        fed.visit("alpha", 0, 30)
+        fed.call("PUT", "/bandits/beta/mode", {"mode": "frozen"})
+        bad(fed, "zulu")
+        fed.counted("zulu", 3000)
+        spec = fed.call("GET", "/bandits/zulu")["spec"]
+        fed.call("PUT", "/bandits/zulu", spec | {"training": {"train_every": 77}})
+
+        def is_at_rest() -> bool:
+            state = fed.call("GET", "/bandits/zulu")
+            return not state["train_due"] and state["trainer"]["phase"] == "idle"
+
+        poll(is_at_rest, "no round begins the counts of features anew")
+        for _ in range(5):
+            context = {"country": "DE", "age": 40}
+            fed.call("POST", "/select", {"bandit": "zulu", "context": context})
+    return found
+
+
+def names(page: Any) -> list[str]:
+    found: list[str] = page.locator("article").evaluate_all(
+        "all => all.map((one) => one.dataset.bandit)"
+    )
+    return found
+
+
+def test_the_overview_begins_with_what_is_wrong(server: Any, visit: Any) -> None:
+    opened = visit(server.url, viewport={"width": 1280, "height": 900})
+    page = opened.page
+    expect(page.locator("article").first).to_have_attribute("data-bandit", "zulu")
+    expect(page).to_have_title("(1 alarm) 4 bandits - Bandexa")
+    assert names(page) == ["zulu", "beta", "alpha", "gamma"]  # alarm, notice, the others
+    alarm = page.locator("article[data-bandit=zulu] .finding.alarm").first
+    expect(alarm).to_contain_text("Alarm worse-action")
+    expect(alarm).to_contain_text("'new' in all of them would have earned")
+    expect(alarm).to_contain_text(re.compile(r"Since 20\d\d-\d\d-\d\d \d\d:\d\d"))
+    expect(page.locator("article[data-bandit=gamma]")).to_contain_text("Nothing was decided yet")
+    page.get_by_label("Sort by").select_option("name")
+    expect(page.locator("article").first).to_have_attribute("data-bandit", "alpha")
+    page.get_by_label("Find a bandit by name").fill("ET")
+    expect(page.locator("article")).to_have_count(1)
+    assert names(page) == ["beta"]
+    page.get_by_label("Find a bandit by name").fill("nothing such")
+    expect(page.locator("#bandits")).to_contain_text('No bandit has "nothing such" in its name')
+    page.get_by_label("Find a bandit by name").fill("")
+    page.get_by_role("button", name="alarms 1").click()
+    expect(page.locator("article")).to_have_count(1)
+    assert names(page) == ["zulu"]
+    page.locator("article .finding a").first.click()
+    expect(page.locator("h1")).to_have_text("zulu")
+    assert opened.errors == []
+
+
+def test_a_page_of_bandits_begins_with_those_that_have_an_alarm(server: Any, feed: Any) -> None:
+    fed = feed(server.url)
+    first = fed.call("GET", "/dashboard/overview?limit=2")
+    assert [one["name"] for one in first["bandits"]] == ["zulu", "alpha"]
+    assert (first["total"], first["found"], first["next"]) == (4, 4, "alpha")
+    second = fed.call("GET", "/dashboard/overview?limit=2&after=alpha")
+    assert [one["name"] for one in second["bandits"]] == ["beta", "gamma"]
+    assert second["next"] is None
+    found = fed.call("GET", "/dashboard/overview?find=LPH")
+    assert [one["name"] for one in found["bandits"]] == ["alpha"]
+    assert found["found"] == 1
+    only = fed.call("GET", "/dashboard/overview?only=alarm&limit=1")
+    assert [one["name"] for one in only["bandits"]] == ["zulu"]
+    assert only["alarmed"] == ["zulu"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_bandit_shows_why_and_since_when(server: Any, visit: Any, width: int) -> None:
+    opened = visit(
+        f"{server.url}/#/bandit/zulu?range=15m", viewport={"width": width, "height": 900}
+    )
+    page = opened.page
+    expect(page.locator(".u-over").first).to_be_visible()
+    rows = {row[0]: row for row in cells(page, "Features")}
+    assert set(rows) == {"context.age", "context.country"}
+    assert rows["context.age"][2] == "0 %"
+    listed = [row[0] for row in cells(page, "Alarms and notices")]
+    assert "worse-action" in listed
+    regions = page.get_by_role("region", name="Arms and actions")
+    for text in ("control", "lift of the bandit", "DE", "FR", "IT", "new"):
+        expect(regions).to_contain_text(text)
+    assert any("train_every: null" in row[3] for row in cells(page, "Changes"))
+    newest = page.get_by_role("region", name="Newest decisions")
+    row = newest.locator("tbody tr").first
+    for cell in (row.locator("td").nth(2), row.locator("td").nth(5)):
+        expect(cell).to_be_visible()
+        box = cell.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width
+    legend = page.get_by_role("region", name="Mean reward").locator(".u-legend .u-value").last
+    expect(legend).to_have_text(re.compile(r"[0-9]"))  # without a cursor: the newest values
+    fits(page)
+    assert opened.errors == []
+
+
+def test_axes_of_shares_end_at_100_percent(server: Any, visit: Any) -> None:
+    page = visit(f"{server.url}/#/bandit/zulu?range=15m").page
+    expect(page.locator(".u-over").first).to_be_visible()
+    ends = page.evaluate(
+        """async () => {
+          const { shareAxis } = await import("/dashboard/static/charts.js");
+          return [shareAxis(0.9, 1), shareAxis(1, 1), shareAxis(0, 0), shareAxis(0.2, 0.97)];
+        }"""
+    )
+    assert [high for _, high in ends] == [1, 1, 1, 1]
+    assert all(0 <= low < 1 for low, _ in ends)
+
+
+def test_a_decision_says_what_counted(server: Any, visit: Any, feed: Any) -> None:
+    fed = feed(server.url)
+    made = fed.call("POST", "/select", {"bandit": "zulu", "context": {"country": "DE", "age": 40}})
+    found = fed.call("GET", f"/bandits/zulu/decisions/{made['decision_id']}")
+    assert {(one["side"], one["path"]) for one in found["added"]} == {
+        ("context", "age"), ("context", "country"),
+    }  # fmt: skip
+    opened = visit(f"{server.url}/#/bandit/zulu/decision/{made['decision_id']}")
+    counted = opened.page.get_by_role("region", name="What counted")
+    expect(counted).to_contain_text("country")
+    expect(counted).to_contain_text("DE")
+    assert len(cells(opened.page, "What counted")) == 2
+    fits(opened.page)
+    assert opened.errors == []
+
+
+def test_an_empty_bandit_says_that_nothing_was_decided(server: Any, visit: Any) -> None:
+    opened = visit(f"{server.url}/#/bandit/gamma")
+    region = opened.page.get_by_role("region", name="Mean reward")
+    expect(region).to_contain_text("Nothing in this range.")
+    expect(opened.page.get_by_role("region", name="Alarms and notices")).to_contain_text(
+        "None so far."
+    )
+    assert opened.errors == []
