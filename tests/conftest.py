@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.api",
     "tests.fixtures.nodes",
+    "tests.fixtures.forked_servers",
     "tests.fixtures.system_packages",
 ]
 # The folders whose files take longest. They run first, so that all workers end together.

@@ -21,6 +21,8 @@ from benchmarks.server import Server
 from service.store.sqlite.codec import StoredItem, pack_items, unpack_items
 from tests.fixtures.waiting import poll
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
+
 
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_over_kills(tmp_path):

@@ -8,6 +8,7 @@ from benchmarks import regret
 from benchmarks.regret import over_http, run_one
 from benchmarks.regret_problems import PROBLEMS
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
 DEVELOPMENT_SEED = 3
 
 

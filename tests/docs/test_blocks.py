@@ -72,7 +72,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forked_tools(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same folder with a `bandexa` that is forked with its imports done."""
+    """The same folder with programs that are forked with their imports done."""
     folder: Path = shutil.copytree(tools, tmp_path_factory.mktemp("forked") / "bin")
     forked_bandexa(folder)
     return folder

@@ -15,6 +15,7 @@ from simulators.environments.shop import SHOP, ShopStream, shop_stream
 from simulators.runner import Run
 from simulators.shop_runner import play_shop
 
+pytestmark = pytest.mark.usefixtures("forked_servers")
 HORIZON = 120
 TIMING = ("wall_s", "steps_per_s", "requests_per_s")
 

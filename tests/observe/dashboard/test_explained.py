@@ -60,7 +60,7 @@ def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
 
 
 def test_it_shows_the_means_at_its_own_position(fed: Fed) -> None:
-    fed.shop("then")
+    fed.shop("then", training={"mode": "lockstep"})  # no round changes the model between the calls
     fed.visit("then", 0, 12)
     context = [0.3, -0.4, 1.0]
     scored = fed.call("POST", "/bandits/then/score", {"context": context})["scores"]
