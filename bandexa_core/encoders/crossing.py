@@ -256,11 +256,13 @@ class _Rows:
         """Return the blocks whose products go with rewards most, where there are many."""
         if len(blocks) <= MOST_CANDIDATES:
             return blocks
-        sums_XA = (self._x * self._rewards[:, None]).T @ self._a
-        layout, scores = self._layout, []
-        for block in blocks:
-            x, a = layout.columns(block)
-            scores.append(float((sums_XA[np.ix_(x, a)] ** 2).sum()))
+        layout, scores = self._layout, np.empty(len(blocks))
+        for field in {block.x for block in blocks}:  # one at a time: sides may be wide
+            of_x, _ = layout.columns(Block(field, NONE, 1))
+            squares_A = (((self._x[:, of_x] * self._rewards[:, None]).T @ self._a) ** 2).sum(axis=0)
+            for number, block in enumerate(blocks):
+                if block.x == field:
+                    scores[number] = squares_A[layout.columns(block)[1]].sum()
         return [blocks[n] for n in np.argsort(scores, kind="stable")[::-1][:MOST_CANDIDATES]]
 
     def _inputs(self, block: Block) -> Array64:
@@ -359,7 +361,9 @@ def _action_blocks(layout: Layout) -> list[Block]:
     fields = _counts(layout.a)
     if len(fields) > MANY_FIELDS:
         return [Block(NONE, WHOLE, min(len(layout.a), UNHASHED))]
-    return [Block(NONE, field, _places(num)) for field, num in fields]
+    total = sum(_places(num) for _, num in fields)
+    most = min(1.0, MOST_INPUTS / max(1, total))
+    return [Block(NONE, field, max(1, int(most * _places(num)))) for field, num in fields]
 
 
 def _whole_contexts(layout: Layout, budget: int) -> list[Block]:

@@ -213,3 +213,19 @@ def test_wrong_parameters_are_named(params, message) -> None:
     )
     with pytest.raises(ValueError, match=re.escape(f"encoder.params.{message}")):
         make_policy(spec, BanditUid("b"), EncoderRegistry())
+
+
+def test_of_many_fields_those_that_go_with_rewards_are_looked_at() -> None:
+    """1,600 pairs of fields, of wide ones of actions: few inputs, and the pair that matters."""
+    rng = np.random.default_rng(2)
+    x = rng.integers(0, 2, (600, 80)).astype(float)
+    a = one_hot(rng, 600, (30,) * 20)
+    rewards = x[:, 7] * (a[:, :30] @ rng.standard_normal(30)) + 0.2 * rng.standard_normal(600)
+    of_x, of_a = (
+        Side(rows, np.arange(rows.shape[1]) // size, ()) for rows, size in ((x, 2), (a, 30))
+    )
+    module = CrossesEncoder((80,), 600)
+    module.fit(Sample(of_x, of_a, rewards, a[:50], [], 600, seed=1))
+    first = module.crosses()[0]
+    assert (first.x, first.a) == (3, 0)
+    assert module.output_dim <= 2 * crossing.MOST_INPUTS
