@@ -76,6 +76,10 @@ export interface components {
         /** @description What an action earned where it was chosen first. */
         ActionValue: {
             id: string;
+            /** @description By metric, the values that it is a part of; its interval is asymptotic. */
+            metrics: {
+                [key: string]: components["schemas"]["EstimateState"];
+            };
             reward: components["schemas"]["EstimateState"];
         };
         /** @description What became of an activation; `late`: the reward window of the decision had closed. */
@@ -86,6 +90,16 @@ export interface components {
         /** @description A decision made with `activate` false took effect: it counts from now on. */
         ActivateRequest: {
             decision_id: string;
+        };
+        /** @description What a named feature added to what the model expected of the first chosen action. */
+        AddedLine: {
+            /** @description The posterior mean less that without the feature. These need not add up to the mean: products of features are in several of them. */
+            added: number;
+            path: string;
+            /** @enum {string} */
+            side: "context" | "action";
+            /** @description Its value in this decision, as the log has it. */
+            value: unknown;
         };
         /** @description What an administrator did to a value: a correction, or (`after` is null) it became void. */
         AmendmentLine: {
@@ -456,6 +470,11 @@ export interface components {
         DecisionAnswer: {
             activated: boolean;
             activated_at: number | null;
+            /**
+             * @description What each named feature added, the most first; empty without named features.
+             * @default []
+             */
+            added: components["schemas"]["AddedLine"][];
             /** @description The arm that decided; null without arms, or where none could. */
             arm: string | null;
             bandit: string;
@@ -925,11 +944,13 @@ export interface components {
             /** @description When it ended; null while it is there. */
             until: number | null;
         };
-        /** @description The server and its bandits, sorted by name. */
+        /** @description The server and its bandits: those with an alarm first, then the others by name. */
         Overview: {
             /** @description Those with an alarm, of all bandits; as of the last seconds. */
             alarmed: string[];
             bandits: components["schemas"]["BanditLine"][];
+            /** @description How many of them are asked for. */
+            found: number;
             /** @description The `after` of the following ones; null at the end. */
             next: string | null;
             now: number;
@@ -1250,9 +1271,12 @@ export interface components {
          *         log_propensities: "chosen": the probability of the chosen action is stored with a decision,
          *             and those of all candidates where the request asks for them; "all": those of all, of up
          *             to 10,000.
+         *         draws: Which random numbers a draw is made of. 2 takes fewer and cheaper ones, by the same
+         *             law; 1 are those of releases up to 0.4. None: 2 in a new bandit, else as it was.
          */
         SelectionSpec: {
             action_chunk?: number | null;
+            draws?: number | null;
             epsilon?: number | null;
             /** @default 10 */
             gamma?: number;
@@ -1810,7 +1834,7 @@ export const FIELDS = {
     ImportAnswer: { status: "string", decision_id: "string" },
     ImportBatchAnswer: { items: "list" },
     LearnAnswer: { status: "string", findings: "list", bandits: "object" },
-    Overview: { now: "number", server: "object", bandits: "list", total: "integer", alarmed: "list" },
+    Overview: { now: "number", server: "object", bandits: "list", total: "integer", found: "integer", alarmed: "list" },
     PlanAnswer: { status: "string", changes: "list", relearned: "list", rows: "integer", lost_rows: "integer", spec: "object" },
     RecoverAnswer: { snapshot: "integer", position: "integer" },
     ReplayAnswer: { rows: "integer", sampled: "integer", skipped: "integer", bandit: "object" },
