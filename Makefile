@@ -72,6 +72,7 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks damage --json bench-out/damage.json
 	$(BIN)/python -m benchmarks evaluation --json bench-out/evaluation.json
 	$(BIN)/python -m benchmarks lift --json bench-out/lift.json
+	$(BIN)/python -m benchmarks challengers --json bench-out/challengers.json
 	$(BIN)/python -m benchmarks clocks --json bench-out/clocks.json
 	$(BIN)/python -m benchmarks hostile --json bench-out/hostile.json
 	$(BIN)/python -m benchmarks hostile_objects --json bench-out/hostile_objects.json

@@ -510,6 +510,63 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengerScore:
+    """How a challenger compares with what was served, by the log.
+
+    Attributes:
+        num: Decisions behind it.
+        learned: Learned values of the bandit then.
+        time: When that was, seconds since the epoch.
+        seconds: CPU time that it took, about.
+        lift, low, high: What it would have earned more than what was served, per decision, with an
+            interval that holds whenever one looks; None without decisions, or before 100.
+        value, served: What it would have earned, and what was earned.
+        effective, mean_weight: How many rows its weights amount to, and their mean.
+        reasons: Why nothing should be concluded; empty: it can be.
+        error: Why it could not be compared.
+        is_better: Whether the log says that it is better.
+    """
+
+    num: int
+    learned: int
+    time: float
+    seconds: float
+    lift: float | None
+    low: float | None
+    high: float | None
+    value: float | None
+    served: float | None
+    effective: float
+    mean_weight: float | None
+    reasons: tuple[str, ...]
+    error: str | None
+    is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengerState:
+    """A challenger: another configuration that learns the log of a bandit beside it.
+
+    Attributes:
+        name: Its name.
+        state: learning, trial, promoting, served or returned.
+        share: The probability that it decides.
+        differs: The sections in which its configuration differs from the bandit's.
+        promotion: How it is promoted: rule, margin, steps, step_values, least.
+        created: When it was declared, seconds since the epoch.
+        score: How it compares; None before the first comparison.
+    """
+
+    name: str
+    state: str
+    share: float
+    differs: Mapping[str, object]
+    promotion: Mapping[str, object]
+    created: float
+    score: ChallengerScore | None
+
+
+@dataclass(frozen=True, slots=True)
 class BanditState:
     """Configuration and progress of a bandit.
 
@@ -537,6 +594,7 @@ class BanditState:
         metrics: What was reported of each metric; None where the bandit has none.
         arms: How its arms stand, the bandit itself last; empty without arms.
         guarded: Why a guard made an arm serve everything; None where none did.
+        challengers: Other configurations that learn its log beside it, by name.
         warnings: What in the configuration keeps the bandit from learning which action suits which
             context; None where the service does not report it.
     """
@@ -561,6 +619,7 @@ class BanditState:
     metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
     arms: tuple[ArmState, ...] | None = field(default=None, metadata=SENT)
     guarded: Guarded | None = field(default=None, metadata=SENT)
+    challengers: tuple[ChallengerState, ...] | None = field(default=None, metadata=SENT)
     warnings: tuple[str, ...] | None = field(default=None, metadata=SENT)
 
 

@@ -9,7 +9,8 @@ Drawn by the decision, an action is served with the probability of the mixture,
     p(a) = sum_j share_j p_j(a),
 
 whatever the arm that was drawn; this is the propensity that is stored. An arm that follows a rule
-has p_j = 1 for its action; one with a method has the probability given its own panel of draws.
+has p_j = 1 for its action; one with a method, or with the model of a challenger, has the
+probability given its own panel of draws.
 Where the unit decides, the arm is known before the decision, and the propensity is that under it.
 
 A request that an arm cannot serve (its action is not offered, or the request names none) is the
@@ -20,7 +21,7 @@ Legend: K candidates, k picks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,12 +48,24 @@ class Asked(NamedTuple):
         served: The action that the caller would serve; None: the request names none.
         place: Returns the index of an action among the candidates; None where it is not offered.
         arm: The arm, where it is known and is not drawn: of a decision that is made again.
+        context: The context as it is logged, for the model of a challenger.
     """
 
     unit: str | None
     served: ActionId | None
     place: Callable[[ActionId], int | None]
     arm: str | None = None
+    context: NDArray[Any] | None = None
+
+
+class Trial(NamedTuple):
+    """The model of a challenger that decides as an arm: its policy, and how it explores."""
+
+    policy: Policy
+    exploration: Exploration
+
+
+NO_TRIALS: Mapping[str, Trial] = {}
 
 
 class Part(NamedTuple):
@@ -89,9 +102,16 @@ def shares(spec: BanditSpec) -> dict[str, float]:
 
 
 def assigned(
-    spec: BanditSpec, uid: BanditUid, decision_id: DecisionId, asked: Asked
+    spec: BanditSpec,
+    uid: BanditUid,
+    decision_id: DecisionId,
+    asked: Asked,
+    trials: Collection[str] = (),
 ) -> Assigned | None:
-    """Return who decides; None: the bandit, in a request that an arm cannot serve."""
+    """Return who decides; None: the bandit, in a request that an arm cannot serve.
+
+    `trials`: the arms of challengers whose models are there.
+    """
     chances = shares(spec)
     known = {arm.name: arm for arm in spec.arms}
     parts = []
@@ -99,11 +119,13 @@ def assigned(
         if weight <= 0.0:
             continue
         arm, place = known.get(name), None
+        if arm is not None and arm.challenger is not None and name not in trials:
+            return None
         if name == SERVED:
             place = asked.place(ActionId(spec.serve or ""))
-        elif arm is not None and not arm.has_method:
+        elif arm is not None and arm.has_rule:
             place = _place(arm, asked)
-        if place is None and (name == SERVED or (arm is not None and not arm.has_method)):
+        if place is None and (name == SERVED or (arm is not None and arm.has_rule)):
             return None
         parts.append(Part(name, weight, place, arm))
     if asked.arm is not None:
@@ -151,6 +173,7 @@ class Division:
         candidates: What is offered.
         asked: What arms need to know of the request.
         num, retrieve: See `Policy.select`.
+        trials: The models of challengers, by the name of their arm.
     """
 
     def __init__(
@@ -165,7 +188,10 @@ class Division:
         asked: Asked,
         num: int = 1,
         retrieve: int | None = None,
+        trials: Mapping[str, Trial] = NO_TRIALS,
     ) -> None:
+        self._asked = asked
+        self._trials = trials
         self._policy = policy
         self._exploration = exploration
         self._key = uid, spec.seed or 0, str(decision_id)
@@ -173,7 +199,7 @@ class Division:
         self._candidates = candidates
         self._num = num
         self._retrieve = retrieve
-        self._assigned = assigned(spec, uid, decision_id, asked)
+        self._assigned = assigned(spec, uid, decision_id, asked, trials)
 
     @property
     def forced(self) -> Indexes | None:
@@ -227,18 +253,32 @@ class Division:
     def _by_method(self, part: Part, forced: Indexes | None) -> Choice:
         """Return what an arm with a method picks; with `forced`, how probable that is to it."""
         assert part.arm is not None, "it is an arm with a method"
+        if part.arm.challenger is not None:
+            return self._by_trial(part, forced)
         method, exploration = part.arm.policy, self._exploration
         policy: Policy = Uniform()
         if method in ("thompson", "squarecb", "greedy"):
             policy = self._policy
             exploration = replace(exploration, method=method)
-        uid, seed, name = self._key
-        purpose = f"decision of {part.name}"
-        rng = drawing_rng(exploration.version, uid, seed, purpose, name)
         return policy.select(
-            self._context, self._candidates, rng, num=self._num, retrieve=self._retrieve,
-            exploration=exploration, forced=forced,
+            self._context, self._candidates, self._rng(part, exploration), num=self._num,
+            retrieve=self._retrieve, exploration=exploration, forced=forced,
         )  # fmt: skip
+
+    def _by_trial(self, part: Part, forced: Indexes | None) -> Choice:
+        """Return what the model of a challenger picks, from what was sent."""
+        trial, context = self._trials[part.name], self._asked.context
+        assert context is not None, "whoever draws arms has the context as it is logged"
+        mine = self._candidates
+        offered = Candidates(mine.slots, mine.features, groups=lambda: mine.groups)
+        return trial.policy.select(
+            context, offered, self._rng(part, trial.exploration), num=self._num,
+            retrieve=self._retrieve, exploration=trial.exploration, forced=forced,
+        )  # fmt: skip
+
+    def _rng(self, part: Part, exploration: Exploration) -> np.random.Generator:
+        uid, seed, name = self._key
+        return drawing_rng(exploration.version, uid, seed, f"decision of {part.name}", name)
 
     def _law(self, part: Part, own: Choice, chosen: Indexes) -> _Law:
         if part.place is not None:

@@ -32,6 +32,10 @@ class ArmSpec:
         policy: A method of `selection`, which acts on the bandit's posterior; "first": the first
             candidate that the caller sent; "request": the action that the select names in `served`.
         action: One action.
+        challenger: A challenger whose model decides; such an arm is made by promoting it, not by a
+            configuration.
+        snapshot: The snapshot that this model is, as it was learned.
+        learned: The configuration of that model.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -40,6 +44,9 @@ class ArmSpec:
     share: float
     policy: ArmPolicy | None = None
     action: str | None = None
+    challenger: str | None = None
+    snapshot: int | None = None
+    learned: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.name) or self.name in (BANDIT, SERVED):
@@ -49,8 +56,11 @@ class ArmSpec:
             )
         if not 0.0 <= self.share <= MAX_SHARE:
             raise ValueError(f"share: must be 0 to {MAX_SHARE}")
-        if (self.policy is None) == (self.action is None):
+        if sum(each is not None for each in (self.policy, self.action, self.challenger)) != 1:
             raise ValueError("policy: an arm has a policy or an action")
+        parts = self.challenger, self.snapshot, self.learned
+        if any(each is None for each in parts) and any(each is not None for each in parts):
+            raise ValueError("challenger: needs the snapshot that decides, and its configuration")
         if self.policy is not None and self.policy not in get_args(ArmPolicy):
             raise ValueError(f"policy: must be one of {', '.join(get_args(ArmPolicy))}")
         if self.action is not None and not _ID.fullmatch(self.action):
@@ -60,6 +70,11 @@ class ArmSpec:
     def has_method(self) -> bool:
         """Whether it acts on the bandit's posterior."""
         return self.policy not in (None, "first", "request")
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether what it serves follows from the request alone."""
+        return self.challenger is None and not self.has_method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

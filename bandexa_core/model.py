@@ -8,6 +8,7 @@ give equal models, bit for bit on one kind of CPU.
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.arms import Asked, Division
+from bandexa_core.arms import Asked, Division, Trial
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
-from bandexa_core.errors import RowNotApplied
+from bandexa_core.errors import BandexaError, RowNotApplied
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.features.watch import BLOCK, Extremes, InputWatch
@@ -76,6 +77,7 @@ from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec, LimitSpec
 from bandexa_core.training.plan import TrainingRound
 
+log = logging.getLogger(__name__)
 MODEL_FILE = "model"
 # Objects with named features, which an event loop encodes in some milliseconds.
 MANY_OBJECTS = 100
@@ -127,6 +129,8 @@ class ServingModel:
     newer model has replaced this one: selects in flight finish on it, rows go to its successor.
 
     Attributes:
+        passes_until: Switches to other generations up to here do not concern it: its own generation
+            is served again behind them.
         void_from: The first row of those that it may have learned and that are void since; None:
             there are none. A snapshot that is built from here on has not learned them.
         held: The values that it has passed over, because its bandit was frozen.
@@ -138,6 +142,7 @@ class ServingModel:
     ) -> None:
         self.spec = spec
         self.generation = LogPosition(0)  # see `configurations`
+        self.passes_until = LogPosition(0)
         self.uid = uid
         self.registry = registry
         self.policy = make_policy(spec, uid, registry)
@@ -153,6 +158,7 @@ class ServingModel:
         self.learns_held = False
         self._limits: tuple[dict[str, LimitSpec] | None, Limits] = (None, Limits({}))
         self._dated: tuple[Candidates, frozenset[ActionId], Candidates] | None = None
+        self._trials: dict[str, ServingModel] = {}
         self._watch = InputWatch(self._scaling(), Extremes())
         self._set_catalogue(catalogue)
 
@@ -297,7 +303,7 @@ class ServingModel:
         if asked is not None and self.spec.has_arms:
             division = Division(
                 self.spec, self.uid, self.policy, exploration, decision_id, context, candidates,
-                asked, num, retrieve,
+                asked, num, retrieve, self._trial_policies(),
             )  # fmt: skip
             forced = division.forced
         choice = policy.select(
@@ -375,10 +381,14 @@ class ServingModel:
         if asked is None or not self.spec.has_arms:
             return policy.select_many(contexts, candidates, rngs, exploration)
         rows = zip(decision_ids, contexts, asked, strict=True)
+        trials = self._trial_policies()
         divisions = [
-            Division(self.spec, self.uid, self.policy, exploration, name, x, candidates, each)
+            Division(
+                self.spec, self.uid, self.policy, exploration, name, x, candidates, each,
+                trials=trials,
+            )
             for name, x, each in rows
-        ]
+        ]  # fmt: skip
         forced = [division.forced for division in divisions]
         choices = policy.select_many(contexts, candidates, rngs, exploration, forced)
         pairs = zip(divisions, choices, strict=True)
@@ -396,6 +406,46 @@ class ServingModel:
         policy, exploration = self._selecting()
         rng = self._rng(decision_id)
         return policy.ballot(context, candidates, rng, exploration, retrieve)
+
+    def try_out(self, load: Callable[[SnapshotVersion], Snapshot]) -> None:
+        """Load the models of challengers that decide as arms, those that are not loaded yet.
+
+        Such a model stays as its snapshot is: what it decides is a function of that alone. Where it
+        cannot be read, no arm decides anything; see `has_trials`.
+        """
+        found = {}
+        for arm in self.spec.arms:
+            if arm.challenger is None:
+                continue
+            assert arm.snapshot is not None
+            assert arm.learned is not None
+            known = self._trials.get(arm.name)
+            if known is None or known.version != arm.snapshot:
+                spec = BanditSpec.from_json(arm.learned)
+                none = Catalogue.empty(spec.row_layout)
+                try:
+                    snapshot = load(SnapshotVersion(arm.snapshot))
+                    known = load_model(spec, self.uid, self.registry, snapshot, none)
+                except BandexaError as error:
+                    log.error(
+                        "arm %s: snapshot %d cannot decide: %s", arm.name, arm.snapshot, error
+                    )
+                    continue
+            found[arm.name] = known
+        self._trials = found
+
+    @property
+    def has_trials(self) -> bool:
+        """Whether the models of all challengers that are to decide as arms are there."""
+        return all(arm.challenger is None or arm.name in self._trials for arm in self.spec.arms)
+
+    def _trial_policies(self) -> dict[str, Trial]:
+        return {name: Trial(*model._selecting()) for name, model in self._trials.items()}
+
+    def loads_trials(self, group: Group) -> bool:
+        """Whether applying a group loads models of challengers."""
+        changes = (row.spec for row in group.rows if isinstance(row, ConfigRow))
+        return any(arm.get("challenger") for spec in changes for arm in spec.get("arms", ()))
 
     def _rng(self, decision_id: DecisionId) -> np.random.Generator:
         spec = self.spec
@@ -501,6 +551,7 @@ class ServingModel:
         other._changes = list(self._changes)
         other._watch = self._watch.copy()
         other.apply(group, load, z_ND)
+        other.try_out(load)
         other.prepare()
         return other
 
@@ -559,10 +610,13 @@ class ServingModel:
         elif isinstance(row, CatalogueRow):
             self._changes.append(row.change)
         elif isinstance(row, ConfigRow):
-            if row.spec.get(SWITCHED, self.generation) != self.generation:
+            switched = row.spec.get(SWITCHED, self.generation) != self.generation
+            if switched and row.position > self.passes_until:
                 raise ValueError("from this row on a model of another configuration is served")
             forgetting = self.spec.forgetting
             self.spec = changed_spec(self.spec, row.spec)
+            versions = {arm.name: arm.snapshot for arm in self.spec.arms}
+            self._trials = {n: m for n, m in self._trials.items() if versions.get(n) == m.version}
             if self.spec.forgetting != forgetting:
                 self.forgetting = self.forgetting.restarted()
             self.policy.configure(self.spec.selection)

@@ -659,6 +659,8 @@ class BanditSpec:
         """
         self.rewards.check_learn()
         if known is None:
+            if any(arm.challenger is not None for arm in self.arms):
+                raise ValueError("arms: a new bandit has no challengers")
             edition = EDITION if self.edition is None else self.edition
             return replace(
                 self,
@@ -670,6 +672,7 @@ class BanditSpec:
                 selection=self.selection.completed(DRAWS),
             )
         edition = (known.edition or EDITION) if self.edition is None else self.edition
+        arms = self._completed_arms(known)
         bounds = self.reward_range
         if bounds is None and "reward_range" not in given:
             bounds = known.reward_range
@@ -683,10 +686,27 @@ class BanditSpec:
             seed=known.seed if self.seed is None else self.seed,
             edition=edition,
             reward_range=bounds,
+            arms=arms,
             mode=self.mode or known.mode,
             serve=known.serve if self.mode is None and self.serve is None else self.serve,
             limits=known.limits if self.limits is None else self.limits,
         )
+
+    def _completed_arms(self, known: BanditSpec) -> tuple[ArmSpec, ...]:
+        """Return the arms of a change: a configuration neither makes nor ends those of challengers.
+
+        Raises:
+            ValueError: It would make one.
+        """
+        trials = tuple(arm for arm in known.arms if arm.challenger is not None)
+        names = {arm.name for arm in trials}
+        for number, arm in enumerate(self.arms):
+            if arm.challenger is not None and arm.name not in names:
+                raise ValueError(
+                    f"arms.{number}.challenger: is made by promoting a challenger, not by a"
+                    " configuration"
+                )
+        return (*(arm for arm in self.arms if arm.challenger is None), *trials)
 
     def _completed_policy(self, known: BanditSpec) -> tuple[PolicyName | None, EncoderSpec]:
         """Return policy and encoder of a change; None and "auto": they follow from the other one.

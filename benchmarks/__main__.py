@@ -46,6 +46,7 @@ PROOFS = {
     "bodies": "no body holds the event loop, or takes many times its size in memory",
     "evaluation": "intervals of values and lifts hold whenever one looks, and how wide they are",
     "lift": "the counted lift of a learning bandit over its control covers the truth",
+    "challengers": "a better challenger is promoted, an equal one is not, undoing restores",
     "clocks": "a wall clock that jumps removes, closes and forgets nothing early",
     "hostile": "no request breaks the server, and a rejected request changes nothing",
     "hostile_objects": "nothing in place of named features breaks the server",

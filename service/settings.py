@@ -279,6 +279,9 @@ class Settings(BaseModel):
         description="Features of inline candidates are stored with a decision up to this size;"
         " without them it cannot be explained.",
     )
+    max_challengers: int = Field(
+        3, ge=0, le=16, description="Most challengers of a bandit, which share an error of 5 %."
+    )
     max_rewards_per_decision: int = Field(
         10_000,
         ge=1,

@@ -5,7 +5,8 @@ A config row is one of two things.
 - A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
   `rewards` but for `rewards.learn`, arms and mode). It may also have `wanted`, a whole
   configuration: what has to be relearned from the log before it can be served. `wanted: null` takes
-  back what was wanted before. A change that a guard makes says why, in `trip`.
+  back what was wanted before. A change that a guard makes says why, in `trip`. One that promotes a
+  challenger, or ends its trial, says so: see `bandexa_core.log.promotions`.
 - A *switch* says that the model which was relearned under the configuration wanted at row
   `switched` is served from its position on, and which snapshot that model began as.
 
@@ -27,6 +28,17 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
+from bandexa_core.log.promotions import (
+    CANDIDATE,
+    KEYS,
+    PROMOTION,
+    TRIAL_END,
+    TRIP,
+    Promotion,
+    TrialEnd,
+    Trip,
+    Why,
+)
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import (
     ARM_KEYS,
@@ -41,7 +53,7 @@ from bandexa_core.spec import (
     limits_from_json,
 )
 
-WANTED, SWITCHED, VERSION, TRIP = "wanted", "switched", "version", "trip"
+WANTED, SWITCHED, VERSION = "wanted", "switched", "version"
 
 
 class Wanted(NamedTuple):
@@ -56,27 +68,6 @@ class Wanted(NamedTuple):
     position: LogPosition
     time: float
     spec: BanditSpec
-
-
-class Trip(NamedTuple):
-    """Why a guard made an arm serve everything.
-
-    Attributes:
-        arm: The arm.
-        margin: By how much the bandit might have been worse.
-        low, high: The interval of its lift over the arm.
-        num: How many values are behind that.
-        time: When it was, seconds since the epoch; 0 while it is not a row of the log.
-        metric: Which metric is worse; None: what is learned is.
-    """
-
-    arm: str
-    margin: float
-    low: float
-    high: float
-    num: int
-    time: float = 0.0
-    metric: str | None = None
 
 
 class Switch(NamedTuple):
@@ -138,7 +129,8 @@ class Configurations:
     @cached_property
     def pending(self) -> Wanted | None:
         """What is wanted and not served yet; None where nothing is."""
-        row = next((row for row in reversed(self._rows) if WANTED in row.spec), None)
+        rows = (row for row in reversed(self._rows) if CANDIDATE not in row.spec)
+        row = next((row for row in rows if WANTED in row.spec), None)
         if row is None or row.spec[WANTED] is None:
             return None
         if any(each.generation == row.position for each in self.switches):
@@ -155,13 +147,54 @@ class Configurations:
                 return Trip(**row.spec[TRIP] | {"time": row.time})
         return None
 
-    def requested_at(self, generation: int) -> float:
-        """Return the time of the row that wanted a generation.
+    def candidate(self, generation: int) -> Wanted | None:
+        """Return the configuration of a challenger that is to be tried out, by its generation."""
+        for row in self._rows:
+            if row.position == generation and CANDIDATE in row.spec:
+                return Wanted(row.position, row.time, self.spec(row.position, row.position))
+        return None
 
-        Raises:
-            StopIteration: There is none.
+    @cached_property
+    def has_candidates(self) -> bool:
+        """Whether there ever was a challenger to be tried out."""
+        return any(CANDIDATE in row.spec for row in self._rows)
+
+    @cached_property
+    def promotions(self) -> tuple[Promotion, ...]:
+        """The challengers that were promoted to be the bandit, oldest first."""
+        return tuple(
+            Promotion(**row.spec[PROMOTION] | {"position": row.position, "time": row.time})
+            for row in self._rows
+            if PROMOTION in row.spec
+        )
+
+    @cached_property
+    def promotion(self) -> Promotion | None:
+        """The challenger whose configuration is served, or is wanted; None: it is no challenger's.
+
+        What it replaced can be restored.
         """
-        return next(row.time for row in self._rows if row.position == generation)
+        pending = self.pending
+        at = self.switches[-1].generation if self.switches else 0
+        if pending is not None:
+            at = pending.position
+        return next((each for each in self.promotions if each.position == at), None)
+
+    @cached_property
+    def trial_ends(self) -> tuple[TrialEnd, ...]:
+        """The trials of challengers that were ended, oldest first."""
+        return tuple(
+            TrialEnd(**row.spec[TRIAL_END] | {"position": row.position, "time": row.time})
+            for row in self._rows
+            if TRIAL_END in row.spec
+        )
+
+    def requested_by(self, switch: Switch) -> ConfigRow:
+        """Return the row that wanted what a switch serves; its own, where it was served before."""
+        before = (each for each in self.switches if each.position < switch.position)
+        restores = not switch.generation or any(e.generation == switch.generation for e in before)
+        at = switch.position if restores else switch.generation
+        return next(row for row in self._rows if row.position == at)
 
     def spec(self, position: int, generation: int | None = None) -> BanditSpec:
         """Return the configuration of a generation as of a position; None: of the one served there.
@@ -301,12 +334,12 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
 def change_payload(
     spec: BanditSpec,
     wanted: BanditSpec | Literal["nothing"] | None = None,
-    trip: Trip | None = None,
+    why: Why | None = None,
 ) -> dict[str, Any]:
-    """Return the `spec` of the config row of a change; for `wanted` see `EventStore`."""
+    """Return the `spec` of the config row of a change; for `wanted` and `why` see `EventStore`."""
     payload = spec.changeable_part()
-    if trip is not None:
-        payload[TRIP] = trip._asdict()
+    if why is not None:
+        payload[KEYS[type(why)]] = why._asdict()
     if wanted is not None:
         payload[WANTED] = None if wanted == "nothing" else dataclasses.asdict(wanted)
     found: dict[str, Any] = json.loads(json.dumps(payload))  # as every reader of the log has it

@@ -22,6 +22,7 @@ import bandexa_core
 from service.cli import (
     admin,
     applying,
+    challengers,
     clock,
     data,
     erasing,
@@ -45,6 +46,7 @@ snapshots.register(registered)
 erasing.register(registered)
 registered.add_typer(rewards.app, name="rewards")
 registered.add_typer(clock.app, name="clock")
+registered.add_typer(challengers.app, name="challengers")
 data.register(registered)
 evidence.register(registered)
 importing.register(registered)

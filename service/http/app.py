@@ -37,6 +37,7 @@ from service.http.reloading import keys_read_anew
 from service.http.routes import (
     amending,
     bandits,
+    challengers,
     clock,
     dashboard,
     erasing,
@@ -59,6 +60,7 @@ from service.serving.guarding import guarding
 from service.serving.lifecycle import running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
+from service.tools.challenge.contest import Contest
 from service.tools.evaluate.jobs import Evaluations
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,8 @@ DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
 Bodies are JSON, or msgpack with `Content-Type: application/msgpack`; answers follow `Accept`.
 Errors are `application/problem+json`."""
 ROUTERS = (
-    score.router, bandits.router, snapshots.router, explained.router, evidence.router,
+    score.router, bandits.router, challengers.router, snapshots.router, explained.router,
+    evidence.router,
     evaluations.router, importing.router, erasing.router, amending.router, dashboard.router,
     page.router, system.router, clock.router,
 )  # fmt: skip
@@ -106,6 +109,7 @@ def create_app(settings: Settings) -> App:
             keys_read_anew(keys, settings),
             LargeBodies() as large,
             Evaluations(settings, partial(_uids, engine)).running() as evaluations,
+            Contest(engine).running(),
         ):
             app.state.evaluations = evaluations
             app.state.engine, app.state.follower, app.state.large = engine, follower, large

@@ -15,8 +15,8 @@ from typing import Any
 FOLDER = files("service.http") / "static" / "openapi"
 # In the order of the document.
 TAGS = (
-    "decisions", "rewards", "bandits", "actions", "snapshots", "log", "evaluations", "server",
-    "dashboard",
+    "decisions", "rewards", "bandits", "actions", "snapshots", "log", "evaluations",
+    "challengers", "server", "dashboard",
 )  # fmt: skip
 # Of what is part of an address.
 PARAMETERS = {
@@ -24,6 +24,7 @@ PARAMETERS = {
     "action_id": "ten-percent",
     "decision_id": "visit-4711",
     "evaluation_id": "01a22cfb9063d6fb9d80",
+    "challenger": "network",
 }
 
 

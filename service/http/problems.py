@@ -34,7 +34,12 @@ from service.http.errors import (
 )
 from service.http.schemas.decide import FieldProblem, Problem
 from service.observe.counters import Metrics
-from service.serving.errors import UnknownAction, UnknownBandit, UnknownSnapshot
+from service.serving.errors import (
+    UnknownAction,
+    UnknownBandit,
+    UnknownChallenger,
+    UnknownSnapshot,
+)
 from service.store.errors import (
     Conflict,
     Erased,
@@ -66,6 +71,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownAction: (404, "unknown-action", "No such action"),
     UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
     UnknownEvaluation: (404, "unknown-evaluation", "No such evaluation"),
+    UnknownChallenger: (404, "unknown-challenger", "No such challenger"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store cannot be used"),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+import msgspec
+
 from bandexa_core.log.metrics import Totals
 from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
@@ -25,9 +27,11 @@ from service.http.schemas.bandits import (
     SideState,
     TripState,
 )
+from service.http.schemas.challengers import ChallengerState, PromotionRule, ScoreState
 from service.http.schemas.health import FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
+from service.serving.challengers import Challenger
 from service.serving.engine import Engine
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
@@ -58,6 +62,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         imported=bandit.num_imported,
         arms=[arm_state(each) for each in bandit.current_standing()],
         guarded=trip_state(bandit),
+        challengers=challenger_states(bandit),
         unlearning="pending" if engine.rounds.must_unlearn(bandit) else "none",
         warnings=model.spec.warnings,
         held_values=model.held.num,
@@ -97,6 +102,30 @@ def compared_state(found: Compared) -> ComparedState:
     return ComparedState(reward=estimate_state(found.reward), lift=lift)
 
 
+def challenger_states(bandit: Bandit) -> list[ChallengerState]:
+    """Return the challengers of a bandit, by name."""
+    return [
+        challenger_state(bandit, bandit.challengers[name]) for name in sorted(bandit.challengers)
+    ]
+
+
+def challenger_state(bandit: Bandit, challenger: Challenger) -> ChallengerState:
+    """Return what is known of a challenger."""
+    served, score = bandit.model.spec, challenger.score
+    state = challenger.state(bandit.configurations, served)
+    arms = {arm.name: arm.share for arm in served.arms if arm.challenger is not None}
+    compared = None
+    if score is not None:
+        values = msgspec.to_builtins(score)
+        compared = ScoreState(**values, is_better=score.is_better)
+    return ChallengerState(
+        name=challenger.name, state=state,
+        share=1.0 if state == "served" else arms.get(challenger.name, 0.0),
+        differs=challenger.given, created=challenger.created, score=compared,
+        promotion=PromotionRule(**msgspec.to_builtins(challenger.rule)),
+    )  # fmt: skip
+
+
 def trip_state(bandit: Bandit) -> TripState | None:
     """Return why a guard made an arm serve everything; None where none did."""
     trip = bandit.configurations.trip
@@ -126,9 +155,10 @@ def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
     is_served = bandit.model.generation == switch.generation  # the row is logged just before
     before, after = known.spec(switch.position - 1), known.spec(switch.position)
     keys = [each.key for each in differences(before.relearned_part(), after.relearned_part())]
+    asked = known.requested_by(switch)
     return RebuildState(
         state="done" if is_served else "building", keys=keys, rows=rows,
-        requested_at=known.requested_at(switch.generation), position=switch.generation,
+        requested_at=asked.time, position=asked.position,
         served_from=switch.position if is_served else None, spec=after,
     )  # fmt: skip
 

@@ -66,6 +66,15 @@ _OF_ARMS = (
 )
 
 
+_OF_CHALLENGERS = (
+    ("share", "The probability that a challenger decides."),
+    ("decisions", "Decisions of the log that a challenger was compared on."),
+    ("lift", "What a challenger would have earned more than what was served, per decision."),
+    ("lift_low", "Lower end of the interval of that, which holds whenever one looks."),
+    ("lift_high", "Upper end of that interval."),
+)
+
+
 class _Traffic:
     """What has happened to bandits."""
 
@@ -94,6 +103,9 @@ class _Traffic:
             "bandexa_reported_metric_mean", "Mean of a reported metric over these values."
         )
         self._arms = [_Family(f"bandexa_arm_{name}", text) for name, text in _OF_ARMS]
+        self._challengers = [
+            _Family(f"bandexa_challenger_{name}", text) for name, text in _OF_CHALLENGERS
+        ]
         self._join = _Family(
             "bandexa_join_rate", "Rewarded per chosen actions, over about the last 1,000."
         )
@@ -143,6 +155,14 @@ class _Traffic:
             for family, number in zip(self._arms, numbers, strict=False):
                 if number is not None:
                     family.add(f'{label},arm="{arm.name}"', number)
+        shares = {arm.challenger: arm.share for arm in bandit.model.spec.arms}
+        for name, challenger in bandit.challengers.items():
+            found: list[float | None] = [shares.get(name, 0.0)]
+            if (score := challenger.score) is not None:
+                found += [score.num, score.lift, score.low, score.high]
+            for family, value in zip(self._challengers, found, strict=False):
+                if value is not None:
+                    family.add(f'{label},challenger="{name}"', value)
         for side, counts in (
             ("context", bandit.inputs.contexts),
             ("actions", bandit.inputs.actions),
@@ -182,7 +202,8 @@ class _Traffic:
         """Return the metrics."""
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
-            self._maturity, self._reported, self._means, self._join, *self._arms, self._objects,
+            self._maturity, self._reported, self._means, self._join, *self._arms,
+            *self._challengers, self._objects,
             self._values, self._hashes, self._drift,
         ]  # fmt: skip
 

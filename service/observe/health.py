@@ -24,7 +24,7 @@ from bandexa_core.evaluation import Interval
 from bandexa_core.features.robust import BOUND, FAR
 from bandexa_core.ids import ActionId
 from bandexa_core.log.catalogue import Catalogue
-from bandexa_core.log.configurations import Trip
+from bandexa_core.log.promotions import Trip
 from service.observe.counters import Traffic
 from service.observe.evidence import DECILES, GAPS, PULLS, SURE, Evidence
 from service.observe.silence import CHANCE, Loss
@@ -237,7 +237,33 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         loss=vitals.silence.loss(time.time()),
         drifts=tuple(drifts(bandit.inputs)),
     )
-    return list(check_bandit(state))
+    return [*check_bandit(state), *challenger_findings(bandit)]
+
+
+def challenger_findings(bandit: Bandit) -> Iterator[Finding]:
+    """Yield what is to be known of the challengers of a bandit."""
+    known, served = bandit.configurations, bandit.model.spec
+    for name, challenger in sorted(bandit.challengers.items()):
+        state, score = challenger.state(known, served), challenger.score
+        if state == "learning" and score is not None and score.is_better:
+            yield Finding(
+                "challenger-better", NOTICE,
+                f"challenger {name} would earn {score.low:.3g} to {score.high:.3g} a decision more"
+                f" than what was served, by {score.num} decisions of the log",
+                f"promote it: POST .../challengers/{name}/promote (docs/challengers.md)",
+            )  # fmt: skip
+        elif state == "returned":
+            yield Finding(
+                "challenger-returned", NOTICE,
+                f"challenger {name} was worse than the bandit in its trial, which has ended",
+                "remove it, or put it with another configuration or rule",
+            )  # fmt: skip
+        elif score is not None and score.error is not None:
+            yield Finding(
+                "challenger-failed", NOTICE,
+                f"challenger {name} cannot be compared: {score.error}",
+                "put it with a configuration that the log fits, or remove it",
+            )  # fmt: skip
 
 
 def _is_enabled(catalogue: Catalogue, name: str) -> bool:
@@ -247,7 +273,10 @@ def _is_enabled(catalogue: Catalogue, name: str) -> bool:
 
 def worse_than(bandit: Bandit) -> Iterator[tuple[str, Interval]]:
     """Yield the arms that earn more than the bandit, whatever chance did."""
+    trials = {arm.name for arm in bandit.model.spec.arms if arm.challenger is not None}
     for arm in bandit.current_standing():
+        if arm.name in trials:
+            continue  # that is what a trial hopes for
         if arm.lift is not None and arm.lift.interval is not None and arm.lift.interval.high < 0.0:
             yield arm.name, arm.lift.interval
 

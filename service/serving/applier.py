@@ -337,7 +337,9 @@ def _is_slow(model: ServingModel, group: Group) -> bool:
 def _is_replaced_by(model: ServingModel, group: Group) -> bool:
     """Whether a group takes long to apply: it factorises, brings many objects, or a snapshot."""
     first = group.rows[0]
-    return isinstance(first, ImportRow) or model.forgets_before(group) or model.encodes_many(group)
+    if isinstance(first, ImportRow) or model.loads_trials(group):
+        return True
+    return model.forgets_before(group) or model.encodes_many(group)
 
 
 def _features(model: ServingModel, group: Group) -> NDArray[np.float64] | None:

@@ -23,6 +23,7 @@ from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec
 from service.observe.counters import Vitals
 from service.observe.evidence import Evidence
 from service.serving.applier import Applier
+from service.serving.challengers import Challenger
 from service.serving.errors import UnknownAction
 from service.serving.inputs import NamedSide, conform
 from service.serving.observed import InputCounts
@@ -78,6 +79,7 @@ class Bandit:
         standing: How its arms stand, as of the last count; None before the first.
         evidence: What its recent values say, as of the last count.
         found_since: Since when each of its findings is there, by name, in seconds since the epoch.
+        challengers: Those that are declared for it, by name.
         change_error: Why the last attempt to learn the wanted configuration failed; None: it did
             not.
     """
@@ -99,6 +101,7 @@ class Bandit:
         self.configurations = configurations or Configurations(record.spec)
         self.num_imported = num_imported
         self.metrics = ReportedMetrics(self.configurations, totals)
+        self.challengers: dict[str, Challenger] = {}
         self.change_error: str | None = None
         self.standing: Standing | None = None
         self.evidence = Evidence()

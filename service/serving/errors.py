@@ -36,3 +36,10 @@ class UnknownSnapshot(ServiceError):
             f"there is no snapshot {version}, or not any more: docs/snapshots.md says how long each"
             " one lasts"
         )
+
+
+class UnknownChallenger(ServiceError):
+    """The bandit has no challenger of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no challenger {name!r}")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +174,8 @@ class Explainer:
             raise NotExplainable(f"values that it had learned were erased since: {num_erased}")
         if model.version != record.snapshot:
             raise NotExplainable(f"snapshot {record.snapshot} is not of this decision's log")
+        if record.arm is not None and not model.has_trials:
+            raise NotExplainable("the snapshot of a challenger that had an arm then was removed")
         ids, candidates = _candidates(model, record)
         return _explained(model, record, ids, candidates)
 
@@ -201,7 +204,9 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
     return record.candidates, candidates
 
 
-def _asked(model: ServingModel, record: DecisionRecord, ids: tuple[str, ...]) -> Asked | None:
+def _asked(
+    model: ServingModel, record: DecisionRecord, ids: tuple[str, ...], context: NDArray[Any]
+) -> Asked | None:
     """Return what arms have to know, to decide again; None: the bandit decided without arms.
 
     The unit is not known any more, and neither is the arm that it drew: that is the recorded one.
@@ -211,7 +216,7 @@ def _asked(model: ServingModel, record: DecisionRecord, ids: tuple[str, ...]) ->
     by_unit = model.spec.sticky == "unit" and record.unit is not None
     return Asked(
         record.unit, record.served, lambda action: ids.index(action) if action in ids else None,
-        record.arm if by_unit else None,
+        record.arm if by_unit else None, context,
     )  # fmt: skip
 
 
@@ -227,7 +232,7 @@ def _explained(
     bounds = model.limits.bounds(places.get, len(ids))
     choice = model.select(
         record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve,
-        asked=_asked(model, record, ids), bounds=bounds,
+        asked=_asked(model, record, ids, context), bounds=bounds,
     )  # fmt: skip
     means, stds = model.policy.score(context, candidates)
     again = [ids[index] for index in choice.chosen.tolist()]

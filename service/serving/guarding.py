@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from bandexa_core.ids import BanditUid
-from bandexa_core.log.configurations import Trip
+from bandexa_core.log.promotions import Trip
 from service.observe.evidence import Evidence
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -88,7 +88,7 @@ class Guarding:
                 return
             before = bandit.model.spec.mode
             spec = dataclasses.replace(bandit.model.spec, mode="control_only")
-            append = partial(engine.store.append_config, trip=trip)
+            append = partial(engine.store.append_config, why=trip)
             try:
                 row = await engine.commit(append, bandit.record, spec, then=bandit.logged)
                 await engine.settled(bandit, row.position)

@@ -20,6 +20,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.observe.counters import Metrics
 from service.serving.amending import Amending
 from service.serving.bandit import Bandit
+from service.serving.challengers import stored_challengers
 from service.serving.commits import Committer, Delivery
 from service.serving.engine import Bandits, Engine
 from service.serving.erase import Eraser
@@ -91,6 +92,7 @@ async def running(
                 store.ids.salt(record.uid), reader.configurations(record),
                 reader.num_imported(record.key), reader.metrics(record.key),
             )  # fmt: skip
+            bandit.challengers = stored_challengers(reader, record.key)
             live.add(bandit)
             return bandit
 

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
@@ -25,6 +26,7 @@ from service.serving.relearning import remove_learned
 from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.errors import ServiceError, StoreError, Unavailable
+from service.store.loading import generation_of
 from service.store.protocol import EventStore
 from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundDropped, RoundFailed
@@ -65,6 +67,7 @@ class Rounds:
         self._wanted: dict[BanditUid, LogPosition] = {}
         self._building: dict[BanditUid, LogPosition] = {}
         self._last_changed: set[BanditUid] = set()
+        self._candidates: dict[BanditUid, LogPosition] = {}  # wanted, and not to be served
         self._changing = changing
         self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
@@ -112,6 +115,52 @@ class Rounds:
         finally:
             if self._wanted.get(uid) == generation:
                 del self._wanted[uid]
+
+    async def learn_candidate(self, bandit: Bandit, generation: LogPosition) -> SnapshotVersion:
+        """Have the configuration of a challenger learned by a round now; returns its snapshot.
+
+        Nothing is switched to it.
+
+        Raises:
+            RoundFailed: It could not be.
+        """
+        uid = bandit.record.uid
+        self._candidates[uid] = generation
+        try:
+            while True:
+                event = await self.supervisor.request(uid)
+                manifest = await asyncio.to_thread(bandit.snapshots.manifest, event.version)
+                if generation_of(manifest) == generation:  # else a round of before was under way
+                    return event.version
+        except SnapshotError as error:
+            raise RoundFailed(str(error)) from error
+        finally:
+            if self._candidates.get(uid) == generation:
+                del self._candidates[uid]
+
+    async def restore(self, bandit: Bandit, generation: LogPosition) -> bool:
+        """Serve a generation that was served before, with all rows since; False: it is not there.
+
+        Raises:
+            RoundFailed: It could not be.
+        """
+        loop, uid = asyncio.get_running_loop(), bandit.record.uid
+        last_of = self._swapper.last_of
+        version = await loop.run_in_executor(self._loader, last_of, bandit, generation)
+        if version is None:
+            return False
+        promotion = bandit.configurations.promotion
+
+        async def log_switch() -> LogPosition:
+            if bandit.configurations.promotion != promotion:
+                raise RoundDropped("the configuration was changed again meanwhile")
+            return await self._append_switch(bandit, generation, version)
+
+        await self._swapper.switch(
+            bandit, version, log_switch, self._changing(bandit.record.name),
+            still_served=lambda: self._find(uid) is bandit, restores=True,
+        )  # fmt: skip
+        return True
 
     def take_change(self, bandit: Bandit) -> bool:
         """Whether the newest round of a bandit was for a wanted configuration; it is said once."""
@@ -196,6 +245,9 @@ class Rounds:
         else:
             self._building[uid] = wanted
             self._last_changed.add(uid)
+        candidate = self._candidates.get(uid)
+        if wanted is None and candidate is not None and candidate <= position:
+            wanted = candidate
         return RoundOrder(uid, position, bandit.model.version, erased_from, wanted)
 
     async def published(self, uid: BanditUid, event: Published) -> None:
@@ -214,7 +266,9 @@ class Rounds:
                 self._loader, bandit.snapshots.remove, event.version
             )
             raise RoundDropped("the bandit was frozen during the round")
-        if generation is None:
+        if generation is None and await self._is_candidate(bandit, event.version):
+            swapped = 0.0
+        elif generation is None:
             swapped = await self._swapper.swap(
                 bandit, event.version, still_served=lambda: self._find(uid) is bandit
             )
@@ -245,6 +299,17 @@ class Rounds:
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)
 
+    async def _is_candidate(self, bandit: Bandit, version: SnapshotVersion) -> bool:
+        """Whether a snapshot is of a challenger that is to be tried out, and not to be served."""
+        known = bandit.configurations
+        if not known.has_candidates:
+            return False
+        try:
+            manifest = await asyncio.to_thread(bandit.snapshots.manifest, version)
+        except SnapshotError as error:
+            raise RoundFailed(str(error)) from error
+        return known.candidate(generation_of(manifest)) is not None
+
     async def _log_switch(
         self, bandit: Bandit, generation: LogPosition, version: SnapshotVersion
     ) -> LogPosition:
@@ -256,6 +321,11 @@ class Rounds:
         pending = bandit.configurations.pending
         if pending is None or pending.position != generation:
             raise RoundDropped("the configuration was changed again meanwhile")
+        return await self._append_switch(bandit, generation, version)
+
+    async def _append_switch(
+        self, bandit: Bandit, generation: LogPosition, version: SnapshotVersion
+    ) -> LogPosition:
         append = self._store.append_switch
         try:
             row = await self._commit(append, bandit.record, generation, version, then=bandit.logged)

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from bandexa_core.encoders import EncoderRegistry
-from bandexa_core.errors import BandexaError
+from bandexa_core.errors import BandexaError, SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group
 from bandexa_core.model import MODEL_FILE, ServingModel
@@ -24,7 +24,7 @@ from service.observe.counters import Metrics
 from service.serving.applier import Applier
 from service.serving.bandit import Bandit
 from service.store.errors import StoreDamaged
-from service.store.loading import load_at
+from service.store.loading import contains_erased, load_at, newest_snapshot
 from service.store.protocol import EventStore
 from service.training.errors import BanditGone, RoundFailed
 
@@ -115,6 +115,7 @@ class Swapper:
         changing: asyncio.Lock,
         *,
         still_served: Callable[[], bool],
+        restores: bool = False,
     ) -> float:
         """Serve a snapshot of another generation from a row of the log on; returns the seconds.
 
@@ -127,6 +128,7 @@ class Swapper:
             log_switch: Logs the row; it may refuse by RoundFailed.
             changing: Held meanwhile: no other change comes in between.
             still_served: Whether the bandit is still live, after a wait.
+            restores: Whether that generation was served before.
 
         Raises:
             BanditGone: The bandit was deleted meanwhile.
@@ -143,7 +145,7 @@ class Swapper:
             return result
 
         try:
-            loaded = await off_loop(self._load, bandit, version, applier.model.position)
+            loaded = await off_loop(self._load, bandit, version, applier.model.position, restores)
             before: int | None = None
             while (behind := applier.model.position - loaded.position) > ROWS_TO_SWITCH:
                 if before is not None and behind > before // 2:
@@ -175,19 +177,42 @@ class Swapper:
         self._metrics.swaps.inc()
         return ended - begun
 
-    def _load(self, bandit: Bandit, version: SnapshotVersion, head: LogPosition) -> ServingModel:
+    def _load(
+        self,
+        bandit: Bandit,
+        version: SnapshotVersion,
+        head: LogPosition,
+        restores: bool = False,
+    ) -> ServingModel:
         snapshot = bandit.snapshots.load(version, (MODEL_FILE,))
         model = load_at(
-            self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head
-        )
+            self._reader, bandit.record, self._registry, bandit.snapshots, snapshot, head,
+            restored=restores,
+        )  # fmt: skip
         model.prepare()
         return model
+
+    def last_of(self, bandit: Bandit, generation: LogPosition) -> SnapshotVersion | None:
+        """Return the newest snapshot of a generation that can be served again; None without one.
+
+        It reads files: not for the event loop.
+        """
+        reader, record, snapshots = self._reader, bandit.record, bandit.snapshots
+        head = reader.head(record.key)
+        try:
+            found = newest_snapshot(reader, record, snapshots, head, generation=generation).manifest
+        except SnapshotError:
+            return None
+        if contains_erased(reader, record, self._registry, snapshots, found):
+            return None
+        return SnapshotVersion(found.version)
 
     def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
         for group in self._reader.follow(bandit.record, model.position, up_to):
             model.apply(group, bandit.applier.load_import)
         if model.position < up_to:
             raise StoreDamaged(f"row {model.position + 1} is not in the log")
+        model.try_out(bandit.applier.load_import)
         model.prepare()
 
 
@@ -199,5 +224,8 @@ def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
     if num > ROWS_ON_LOOP or model.slow_encoder is not None:
         return None
     groups = list(applier.read(model.position, applier.model.position))
-    slow = any(model.forgets_before(group) or model.encodes_many(group) for group in groups)
+    slow = any(
+        model.forgets_before(group) or model.encodes_many(group) or model.loads_trials(group)
+        for group in groups
+    )
     return None if slow else groups

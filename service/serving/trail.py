@@ -11,6 +11,8 @@ import json
 import time
 from typing import Any
 
+import msgspec
+
 from service.serving.engine import Engine
 from service.serving.errors import BanditFailed
 from service.serving.planning import differences
@@ -31,9 +33,13 @@ def snapshot_of(engine: Engine, name: str) -> dict[str, Any]:
     spec = dataclasses.asdict(model.spec if pending is None else pending.spec)
     if pending is not None:  # what holds at once is in the served one
         spec |= model.spec.changeable_part()
+    challengers = {
+        name: {"differs": each.given, "promotion": msgspec.to_builtins(each.rule)}
+        for name, each in bandit.challengers.items()
+    }
     return {
-        "spec": spec, "snapshot": model.version, "position": model.position,
-        "num_actions": len(model.catalogue.enabled_slots),
+        "spec": spec, "challengers": challengers, "snapshot": model.version,
+        "position": model.position, "num_actions": len(model.catalogue.enabled_slots),
     }  # fmt: skip
 
 

@@ -378,6 +378,15 @@ def place_imports(reader: LogReader, record: BanditRecord, snapshots: SnapshotSt
             snapshots.remove(version)
 
 
+def passes_until(
+    reader: LogReader, record: BanditRecord, generation: LogPosition, up_to: LogPosition
+) -> LogPosition:
+    """Return the last row up to `up_to` from which a generation is served, again or at first."""
+    switches = reader.configurations(record, up_to).switches
+    own = (each.position for each in switches if each.generation == generation)
+    return max(own, default=BEGINNING)
+
+
 def load_at(
     reader: LogReader,
     record: BanditRecord,
@@ -390,6 +399,7 @@ def load_at(
     void: Sequence[VoidRow] = (),
     *,
     learns_held: bool = False,
+    restored: bool = False,
 ) -> ServingModel:
     """Return the serving model of `snapshot` with the log rows up to `up_to` applied.
 
@@ -405,6 +415,7 @@ def load_at(
             that served while they became void.
         void: The rows that void values which the snapshot has learned: see `remove_void`.
         learns_held: Learn what was held back while the bandit was frozen: to build a snapshot.
+        restored: Whether its generation is not served up to there, and is to be served again.
 
     Raises:
         LogTrimmed: Retention removed rows after the snapshot's position.
@@ -415,13 +426,17 @@ def load_at(
         return snapshots.load(version, (MODEL_FILE,))
 
     base = LogPosition(snapshot.manifest.position)
-    spec = reader.spec_at(record, base, generation_of(snapshot.manifest))
+    generation = generation_of(snapshot.manifest)
+    spec = reader.spec_at(record, base, generation)
     catalogue = catalogue_of(reader, record, snapshot, base)
     model = load_model(spec, record.uid, registry, snapshot, catalogue)
     model.learns_held = learns_held
+    passed = up_to if restored else passes_until(reader, record, generation, up_to)
+    model.passes_until = passed
     remove_void(reader, record, model, void, up_to)
     for group in reader.follow(record, base, up_to, voids=voids):
         model.apply(group, load)
         if applied is not None:
             applied(group)
+    model.try_out(load)
     return model

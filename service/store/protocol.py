@@ -21,9 +21,9 @@ from bandexa_core.ids import (
     SnapshotVersion,
 )
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.configurations import Trip
 from bandexa_core.log.contract import Change, DecisionState, Outcome, Reported, metrics_of
 from bandexa_core.log.metrics import changed_totals
+from bandexa_core.log.promotions import Why
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec, RewardSpec
 from service.observe.counters import WriterTimes
@@ -277,7 +277,7 @@ class EventStore(Protocol):
         spec: BanditSpec,
         done: Done[ConfigRow],
         wanted: BanditSpec | Literal["nothing"] | None = None,
-        trip: Trip | None = None,
+        why: Why | None = None,
     ) -> None:
         """Log a change of the configuration.
 
@@ -287,7 +287,8 @@ class EventStore(Protocol):
             done: Receives the row.
             wanted: The configuration to be served once it is relearned; "nothing": take back what
                 was wanted so far; None: that stays as it is.
-            trip: Why a guard makes the change; None: it is not one of a guard.
+            why: Why a guard makes the change, or what it means for a challenger; None: it is
+                neither.
         """
 
     def append_switch(
@@ -315,6 +316,11 @@ class EventStore(Protocol):
 
     def append_audit(self, entry: AuditEntry, done: Done[None]) -> None:
         """Store what was done to a bandit; the oldest of `MAX_AUDIT` entries of a name go."""
+
+    def put_challenger(
+        self, bandit: BanditRecord, name: str, state: str | None, done: Done[None]
+    ) -> None:
+        """Store what is noted of a challenger of a bandit, in place of what was; None: nothing."""
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]

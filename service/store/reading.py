@@ -81,6 +81,9 @@ class LogReader(Reader, Protocol):
     def num_imported(self, bandit: int) -> int:
         """Return how many decisions were imported into a bandit, those that left included."""
 
+    def challengers(self, bandit: int) -> dict[str, str]:
+        """Return what is noted of each challenger of a bandit, by its name, in that order."""
+
     # -- the log ------------------------------------------------------------------------------
 
     def head(self, bandit: int) -> LogPosition:

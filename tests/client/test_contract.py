@@ -45,6 +45,8 @@ MODELS = {
     "BanditState": "BanditAnswer",
     "Catalogue": "CatalogueAnswer",
     "CandidatePropensity": "CandidatePropensity",
+    "ChallengerScore": "ScoreState",
+    "ChallengerState": "ChallengerState",
     "ClockState": "ClockAnswer",
     "Amendment": "AmendmentLine",
     "Compacted": "CompactAnswer",

@@ -15,7 +15,8 @@ MINIMAL = {"policy": "linear_ts", "context": {"shape": [2]}}
 STATE_KEYS = {
     "name", "uid", "spec", "num_actions", "snapshot", "position", "num_learned", "train_due",
     "trainer", "learning", "features", "rebuild", "unlearning",
-    "maturity_s", "imported", "metrics", "arms", "guarded", "warnings", "held_values",
+    "maturity_s", "imported", "metrics", "arms", "guarded", "challengers",
+    "warnings", "held_values",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bandexa_core.arms_spec import Mode
 from bandexa_core.spec import BanditSpec
+from service.http.schemas.challengers import ChallengerState
 from service.http.schemas.common import Id
 from service.http.schemas.health import Learning, TrainerState
 
@@ -243,6 +244,9 @@ class BanditAnswer(BaseModel):
     )
     guarded: TripState | None = Field(
         None, description="Why a guard made an arm serve everything; null where none did."
+    )
+    challengers: list[ChallengerState] = Field(
+        [], description="Other configurations that learn its log beside it, by name."
     )
     warnings: Sequence[str] = Field(
         (),

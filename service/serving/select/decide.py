@@ -143,7 +143,10 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
 
 def _asked(pending: Pending, offer: Offer) -> Asked:
     slots, command = pending.bandit.model.catalogue.slots, pending.command
-    return Asked(command.unit, command.served, lambda action: offer.place(action, slots))
+    return Asked(
+        command.unit, command.served, lambda action: offer.place(action, slots),
+        context=pending.context,
+    )  # fmt: skip
 
 
 def _bounds(pending: Pending, offer: Offer) -> Bounds | None:

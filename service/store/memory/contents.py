@@ -136,6 +136,7 @@ class HeldBandit:
         blanked: When these were blanked; see `LogReader.blanked`.
         num_imported: How many decisions were imported.
         metrics: The totals of metrics, by name.
+        challengers: What is noted of each, by name.
     """
 
     decisions: dict[DecisionKey, HeldDecision] = field(default_factory=dict)
@@ -148,6 +149,7 @@ class HeldBandit:
     blanked: list[Blanked] = field(default_factory=list)
     num_imported: int = 0
     metrics: dict[str, Totals] = field(default_factory=dict)
+    challengers: dict[str, str] = field(default_factory=dict)
 
     def in_order(self, after: int = -1) -> list[HeldDecision]:
         """Return the decisions with keys above `after`, oldest first."""

@@ -116,6 +116,14 @@ class Operations:
         if len(mine) > MAX_AUDIT:
             audit.remove(mine[0])
 
+    def challenger(self, bandit: BanditRecord, name: str, state: str | None) -> None:
+        """Store, or remove, what is noted of a challenger."""
+        self._log(bandit)  # of a bandit that is deleted there are none
+        challengers = self._contents.of(bandit.key).challengers
+        challengers.pop(name, None)
+        if state is not None:
+            challengers[name] = state
+
     def begin_erasure(
         self, bandit: int | None, unit: str | None, ids: tuple[DecisionId, ...]
     ) -> Erasure:

@@ -81,6 +81,11 @@ class MemoryReader(View):
         with self._reading() as contents:
             return contents.of(bandit).num_imported
 
+    def challengers(self, bandit: int) -> dict[str, str]:
+        """See `LogReader.challengers`."""
+        with self._reading() as contents:
+            return dict(sorted(contents.of(bandit).challengers.items()))
+
     def trim(self, bandit: int) -> Trim:
         """See `LogReader.trim`."""
         with self._reading() as contents:

@@ -321,6 +321,15 @@ class Operations:
             (entry.bandit, entry.bandit, MAX_AUDIT),
         )
 
+    def challenger(self, bandit: BanditRecord, name: str, state: str | None) -> None:
+        """Store, or remove, what is noted of a challenger."""
+        self._must_live(bandit.key)
+        self._db.execute(
+            "DELETE FROM challengers WHERE bandit = ? AND name = ?", (bandit.key, name)
+        )
+        if state is not None:
+            self._db.execute("INSERT INTO challengers VALUES (?, ?, ?)", (bandit.key, name, state))
+
     # -- retention ----------------------------------------------------------------------------
 
     def trim_log(self, bandit: BanditRecord, up_to: LogPosition, sample_size: int) -> Trimmed:
@@ -443,7 +452,7 @@ class Operations:
         ).rowcount
         for table in (
             "imports", "trims", "catalogues", "evicted", "sampled", "erased", "relearning",
-            "blanked", "rounds", "delays", "metrics",
+            "blanked", "rounds", "delays", "metrics", "challengers",
         ):  # fmt: skip
             self._db.execute(f"DELETE FROM {table} WHERE bandit = ?", (key,))
         return removed > 0

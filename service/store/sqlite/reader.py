@@ -228,6 +228,13 @@ class StoreReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
+    def challengers(self, bandit: int) -> dict[str, str]:
+        """See `LogReader.challengers`."""
+        rows = self._connection.execute(
+            "SELECT name, state FROM challengers WHERE bandit = ? ORDER BY name", (bandit,)
+        )
+        return dict(rows.fetchall())
+
     def metrics(self, bandit: int) -> dict[str, Totals]:
         """See `LogReader.metrics`."""
         rows = self._connection.execute(

@@ -24,8 +24,9 @@ from typing import Literal, TypeVar
 from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
-from bandexa_core.log.configurations import Trip, change_payload, switch_payload
+from bandexa_core.log.configurations import change_payload, switch_payload
 from bandexa_core.log.contract import Outcome
+from bandexa_core.log.promotions import Why
 from bandexa_core.log.rows import CatalogueRow, ConfigRow, ImportRow
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import WriterTimes
@@ -257,10 +258,10 @@ class SqliteStore:
         spec: BanditSpec,
         done: Done[ConfigRow],
         wanted: BanditSpec | Literal["nothing"] | None = None,
-        trip: Trip | None = None,
+        why: Why | None = None,
     ) -> None:
         """See `EventStore.append_config`."""
-        payload = change_payload(spec, wanted, trip)
+        payload = change_payload(spec, wanted, why)
         self._put(lambda: self._operations.config(bandit, payload), done)
 
     def append_switch(
@@ -287,6 +288,12 @@ class SqliteStore:
     def append_audit(self, entry: AuditEntry, done: Done[None]) -> None:
         """See `EventStore.append_audit`."""
         self._put(lambda: self._operations.audit(entry), done)
+
+    def put_challenger(
+        self, bandit: BanditRecord, name: str, state: str | None, done: Done[None]
+    ) -> None:
+        """See `EventStore.put_challenger`."""
+        self._put(lambda: self._operations.challenger(bandit, name, state), done)
 
     def trim_log(
         self, bandit: BanditRecord, up_to: LogPosition, sample_size: int, done: Done[Trimmed]

@@ -39,6 +39,7 @@ from service.store.identity import CELL, DecisionIds
 # evicted: a sample of the removed rows. metrics: what the value is made of.
 # rounds: training rounds, for people only.
 # audit: what was done to the bandits of a name; by whom, and what that changed.
+# challengers: what whoever compares configurations has noted of each, as JSON.
 # erasures, erased, relearning, blanked: see `erasing`. A decision whose context is empty was
 #   erased.
 # sampled: whose rows are in `evicted`, so that they are found when their decision has left.
@@ -101,6 +102,9 @@ CREATE TABLE audit (
   row INTEGER PRIMARY KEY, time REAL NOT NULL, bandit TEXT NOT NULL, by TEXT NOT NULL,
   what TEXT NOT NULL, changes TEXT NOT NULL);
 CREATE INDEX audit_bandit ON audit (bandit, row);
+CREATE TABLE challengers (
+  bandit INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (bandit, name))
+  WITHOUT ROWID;
 CREATE INDEX decisions_unit ON decisions (unit) WHERE unit IS NOT NULL;
 CREATE TABLE erasures (
   erasure INTEGER PRIMARY KEY, bandit INTEGER, unit TEXT, ids BLOB NOT NULL, until REAL NOT NULL);
@@ -123,7 +127,7 @@ _CREATE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) (\w+) .*?;$", re.DOTAL
 _AFTER_0_3 = (
     "erasures", "erased", "relearning", "blanked", "amendments", "maturing", "delays", "imports",
     "metrics",
-    "audit",
+    "audit", "challengers",
 )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -43,15 +44,23 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-def main() -> None:
-    """Do one job."""
+class _Job(Protocol):
+    @property
+    def niceness(self) -> int: ...
+
+
+J = TypeVar("J", bound=_Job)
+
+
+def work(kind: type[J], do: Callable[[J], msgspec.Struct]) -> None:
+    """Do one job of a kind, in a process of its own; its outcome is written as a line, too."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a print of a user's encoder must not be taken for the result
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.readline(), type=kind)
     threading.Thread(target=_end_with_input, daemon=True).start()
     os.nice(job.niceness)  # requests go first
     _end_first_without_memory()
-    output.write(msgspec.json.encode(done(job)) + b"\n")
+    output.write(msgspec.json.encode(do(job)) + b"\n")
     output.flush()
 
 
@@ -87,4 +96,4 @@ def _end_first_without_memory() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work(Job, done)

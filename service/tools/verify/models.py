@@ -23,7 +23,7 @@ from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from service.store.findings import Check, Say
-from service.store.loading import catalogue_of, generation_of
+from service.store.loading import catalogue_of, generation_of, passes_until
 from service.store.logged_rows import LoggedRows, learned_rows
 from service.store.reading import BEGINNING, LogReader
 from service.store.records import BanditRecord
@@ -162,11 +162,13 @@ class ModelAudit:
         snapshot = replace(snapshot, manifest=self._manifests.get(version, snapshot.manifest))
         position = LogPosition(snapshot.manifest.position)
         record, reader = self._record, self._reader
-        return load_model(
-            reader.spec_at(record, position, generation_of(snapshot.manifest)), record.uid,
-            self._registry, snapshot,
+        generation = generation_of(snapshot.manifest)
+        model = load_model(
+            reader.spec_at(record, position, generation), record.uid, self._registry, snapshot,
             catalogue_of(reader, record, snapshot, position),
         )  # fmt: skip
+        model.passes_until = passes_until(reader, record, generation, reader.head(record.key))
+        return model
 
     def apply(self, model: ServingModel, up_to: LogPosition) -> None:
         """Apply the rows up to a position to a model, as a server does."""
@@ -360,7 +362,10 @@ class ModelAudit:
         if older is None:
             return
         positions = LogPosition(before.position), LogPosition(manifest.position)
-        expected = self._reader.forgetting_at(self._record, older.forgetting, *positions)
+        generation = generation_of(before)
+        expected = self._reader.forgetting_at(
+            self._record, older.forgetting, *positions, generation
+        )
         compare_forgetting(self._check, f"snapshot {manifest.version}", expected, found.forgetting)
 
     def _rescaled(

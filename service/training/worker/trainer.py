@@ -238,7 +238,11 @@ class Trainer:
             parent=parent, progress=progress, training=training, metrics=metrics,
             before_rename=self._check_epoch, blanked=blanked,
         )  # fmt: skip
+        known = self._reader.configurations(record)
         pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
+        pinned |= {SnapshotVersion(arm.snapshot) for arm in known.specs[-1].arms if arm.snapshot}
+        if known.promotion is not None:  # what it replaced can be restored
+            pinned.add(SnapshotVersion(known.promotion.version))
         knobs = self._configuration
         snapshots.prune(
             knobs.keep_snapshots, pinned,
@@ -299,8 +303,9 @@ class Trainer:
         model = load_model(spec, record.uid, self._registry, parent, catalogue)
         if model.learns_features and model.progress.may_train(total):
             model.forgetting = self._reader.forgetting_at(
-                record, model.forgetting, LogPosition(parent.manifest.position), position
-            )
+                record, model.forgetting, LogPosition(parent.manifest.position), position,
+                model.generation,
+            )  # fmt: skip
             return model
         return load_at(
             self._reader, record, self._registry, snapshots, parent, position, voids=position,

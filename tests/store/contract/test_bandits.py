@@ -161,3 +161,21 @@ def test_the_audit_trail_is_by_name_newest_first_and_outlives_its_bandit(client,
         assert [each.row for each in found] == sorted((each.row for each in found), reverse=True)
         assert history.audit("shop", found[0].row, 1) == found[1:2]
         assert history.audit("nothing", None, 10) == []
+
+
+def test_challengers_are_stored_replaced_and_removed_with_their_bandit(client, store, make):
+    bandit, other = make.bandit(client, store, "shop"), make.bandit(client, store, "other")
+    for name, state in (("wide", "1"), ("linear", "2"), ("wide", "3")):
+        assert client.call(store.put_challenger, bandit, name, state) is None
+    client.call(store.put_challenger, other, "wide", "4")
+    with store.reader() as reader:
+        assert list(reader.challengers(bandit.key).items()) == [("linear", "2"), ("wide", "3")]
+        assert reader.challengers(other.key) == {"wide": "4"}
+    client.call(store.put_challenger, bandit, "wide", None)
+    client.call(store.put_challenger, bandit, "never", None)
+    with store.reader() as reader:
+        assert reader.challengers(bandit.key) == {"linear": "2"}
+    client.call(store.delete_bandit, bandit)
+    refused = client.ask(store.put_challenger, bandit, "late", "5")
+    client.commit()
+    assert isinstance(refused.exception(0), Conflict)

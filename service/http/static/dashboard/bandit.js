@@ -1,5 +1,6 @@
 // One bandit over time, its rounds and newest decisions, and what an administrator can do to it.
 import { call, get, may } from "./api.js";
+import { showChallengers } from "./challengers.js";
 import { COLOURS, Chart, stacked } from "./charts.js";
 import { ask, tell } from "./dialogs.js";
 import { facts, fill, findings, h } from "./dom.js";
@@ -21,13 +22,14 @@ export class BanditView {
     this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
     this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
     this.values = h("section", { class: "card", "aria-label": "Arms and actions" });
+    this.challengers = h("section", { class: "card", "aria-label": "Challengers" });
     this.audit = h("section", { class: "card", "aria-label": "Changes" });
     this.features = h("section", { class: "card", "aria-label": "Features" });
     this.noted = h("section", { class: "card", "aria-label": "Alarms and notices" });
     this.delay = h("section", { class: "card", "aria-label": "Reward delay" });
     this.charts = this.makeCharts();
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
-    this.tables.append(this.values, this.features, this.noted, this.newest, this.rounds, this.audit);
+    this.tables.append(this.values, this.challengers, this.features, this.noted, this.newest, this.rounds, this.audit);
     root.replaceChildren(
       h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
   }
@@ -118,6 +120,7 @@ export class BanditView {
     this.showCharts(found);
     this.showDelay(found.delay);
     this.showValues(values);
+    showChallengers(this.challengers, this.path, state.challengers);
     this.showAudit(audit.entries);
     this.showRounds(found.rounds);
     this.showNewest(listed.decisions);

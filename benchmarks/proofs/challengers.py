@@ -1,0 +1,247 @@
+"""Proves what challengers promise: a better one is promoted, an equal one is not, undone is undone.
+
+- In process: a served model decides and learns in worlds where another encoder earns .05 more, at a
+  floor of .05; the challenger is compared as a server does it, each time the log has a quarter more
+  values. It has to be found better within the decisions that are asked for.
+- The same with a challenger that is equal: the same features under another prior. It may be found
+  better in 5 of 200 worlds at most.
+- On a server: a better challenger with a rule passes its trial, and is served, within the decisions
+  that are asked for; then it is demoted. The posterior has to be that of a twin which got the same
+  rows and was never promoted, and `bandexa verify` finds nothing wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import ActionSlot, DecisionId, LogPosition
+from bandexa_core.log.rows import LearnRow, row_by_row
+from benchmarks.in_process import InProcessClient
+from benchmarks.proofs.audit import verify
+from benchmarks.report import arguments, report
+from benchmarks.server import Server, temporary_server
+from service.serving.challengers import Challenger
+from service.tools.challenge.contest import GROWTH
+from service.tools.challenge.scoring import Comparison
+from service.tools.evaluate.cases import Case, Changes, blocks
+from service.tools.evaluate.learner import Learner
+
+IDS = ("a", "b", "c")
+RARE = 0.25  # how often a context is of the kind whose best action is another one
+MEANS = np.array([[0.5, 0.29, 0.3], [0.3, 0.51, 0.3]])  # by kind; .25 x .21 x .95 is .05
+FLOOR = 0.05
+SHARING = 3  # challengers that share the error, as on a server
+CHAMPION: dict[str, Any] = {
+    "policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 3, "reward_range": [0, 1],
+    "encoder": {"name": "concat"}, "selection": {"epsilon": FLOOR},
+}  # fmt: skip
+PRODUCTS = {"encoder": {"name": "bilinear"}}
+EQUAL = {"posterior": {"prior_var": 2.0}}
+LEAST = 1000
+_AT_ONCE = 250
+_WITHIN_S = 1800.0
+
+
+class World(NamedTuple):
+    """What became of a challenger.
+
+    Attributes:
+        seen: After how many decisions it was found better; None: never.
+        lift, low, high: What was found last.
+    """
+
+    seen: int | None
+    lift: float
+    low: float
+    high: float
+
+
+def world(champion: dict[str, Any], differs: dict[str, Any], seed: int, num: int) -> World:
+    """Return what becomes of a challenger within so many decisions."""
+    client = InProcessClient(f"world-{seed}", champion | {"seed": seed}, IDS, np.eye(3))
+    challenger = Challenger(name="c", created=0.0, position=0, given=differs)
+    learner = Learner("c", challenger.spec(client.model.spec), EncoderRegistry())
+    comparison = Comparison({"c": learner}, {"c": LEAST}, SHARING)
+    seen, look_at, count = None, 100.0, 0
+    for block in blocks(_decided(client.model, np.random.default_rng((29, seed)), num)):
+        comparison.take(block)
+        count += len(block) if isinstance(block, list) else 0
+        if count < look_at:
+            continue
+        look_at = GROWTH * count
+        if comparison.scores()["c"].is_better:
+            seen = count
+            break
+    score = comparison.scores()["c"]
+    return World(seen, score.lift or 0.0, score.low or 0.0, score.high or 0.0)
+
+
+def _decided(model: Any, rng: np.random.Generator, num: int) -> Iterator[Case | Changes]:
+    """Have a served model decide and learn; yields what its log has."""
+    features = np.eye(3, dtype=np.float32)
+    yield Changes(
+        [
+            {"id": name, "enabled": True, "features": row.tolist()}
+            for name, row in zip(IDS, features, strict=True)
+        ]
+    )
+    for number in range(num):
+        kind = int(rng.random() < RARE)
+        x = np.array([1.0, kind], np.float32)
+        name = DecisionId(f"d{number}")
+        choice = model.select(name, x, model.enabled_candidates())
+        served = int(choice.chosen[0])
+        propensity = choice.propensity
+        if propensity is None:
+            propensity = choice.late_propensity()
+        value = float(rng.random() < MEANS[kind, served])
+        position = LogPosition(model.position + 1)
+        row = LearnRow(
+            position, 0.0, name, position, None, value, x, features[served], ActionSlot(served)
+        )
+        model.apply(row_by_row(row), lambda version: None)
+        yield Case(name, 0.0, x.tolist(), IDS, None, False, served, propensity, None, value)
+
+
+# -- on a server --------------------------------------------------------------------------------
+
+
+class _Live:
+    """A bandit on a server whose challenger has a rule, and a twin without one."""
+
+    def __init__(self, server: Server, http: httpx.Client) -> None:
+        self.server = server
+        self.http = http
+        self.rng = np.random.default_rng(31)
+        for name in ("shop", "twin"):
+            self.call("PUT", f"/bandits/{name}", CHAMPION | {"seed": 3})
+            actions = {"ids": list(IDS), "features": np.eye(3).tolist()}
+            self.call("PUT", f"/bandits/{name}/actions", actions)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self.http.request(method, f"{self.server.address}{path}", json=body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def play(self, num: int) -> float:
+        """Have the bandit decide and learn; the twin learns the same rows. Returns the mean."""
+        kinds = (self.rng.random(num) < RARE).astype(int).tolist()
+        items = [{"bandit": "shop", "context": [1.0, kind]} for kind in kinds]
+        answers = self.call("POST", "/select/batch", {"items": items})["items"]
+        chosen = [item["answer"]["action"]["id"] for item in answers]
+        values = [
+            float(self.rng.random() < MEANS[kind, IDS.index(name)])
+            for kind, name in zip(kinds, chosen, strict=True)
+        ]
+        same = [
+            {"bandit": "twin", "context": [1.0, kind], "candidates": [name]}
+            for kind, name in zip(kinds, chosen, strict=True)
+        ]
+        taught = self.call("POST", "/select/batch", {"items": same})["items"]
+        for part in (answers, taught):
+            rewards = [
+                {"decision_id": item["answer"]["decision_id"], "reward": value}
+                for item, value in zip(part, values, strict=True)
+            ]
+            self.call("POST", "/reward/batch", {"items": rewards})
+        return float(np.mean(values))
+
+    def challenger(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", "/bandits/shop/challengers/products")
+        return found
+
+    def scores(self, name: str) -> np.ndarray:
+        answers = [
+            self.call("POST", f"/bandits/{name}/score", {"context": context})["scores"]
+            for context in ([1.0, 0.0], [1.0, 1.0], [0.3, -0.7])
+        ]
+        return np.array([[(row["mean"], row["std"]) for row in each] for each in answers])
+
+
+def live(most: int) -> tuple[dict[str, Any], list[str]]:
+    """Return what became of a rule on a server, and what contradicts the claims."""
+    results: dict[str, Any] = {}
+    wrong: list[str] = []
+    with temporary_server() as server, httpx.Client(timeout=120.0) as http:
+        run = _Live(server, http)
+        rule = {"rule": "auto", "margin": 0.02, "steps": [0.05, 0.25, 1]}
+        run.call("PUT", "/bandits/shop/challengers/products", PRODUCTS | {"promotion": rule})
+        num, deadline = 0, time.monotonic() + _WITHIN_S
+        while time.monotonic() < deadline:
+            found = run.challenger()
+            if found["state"] not in ("learning", "promoting"):
+                results.setdefault("decisions until its trial", num)
+            if found["state"] == "served":
+                break
+            learned = 0 if found["score"] is None else found["score"]["learned"]
+            waits = found["state"] == "learning" and num >= max(250, 1.3 * learned)
+            if waits or found["state"] == "promoting" or num >= most:
+                time.sleep(0.2)  # a comparison, or a round, is under way
+                if num >= most and found["state"] == "learning" and learned >= num / GROWTH:
+                    break
+                continue
+            run.play(_AT_ONCE)
+            num += _AT_ONCE
+        results["decisions until it is served"] = num
+        if run.challenger()["state"] != "served":
+            return results, [f"the better challenger is {found['state']} after {num} decisions"]
+        before = np.mean([run.play(_AT_ONCE) for _ in range(8)])
+        results["mean reward, served"] = float(before)
+        run.call("POST", "/bandits/shop/challengers/products/demote")
+        run.play(_AT_ONCE)
+        mine, twin = run.scores("shop"), run.scores("twin")
+        apart = float(np.max(np.abs(mine - twin) / np.maximum(np.abs(twin), 1e-3)))
+        results["largest difference from the twin"] = apart
+        if apart > 1e-9:
+            wrong.append(f"demoted, the posterior differs by {apart:.1e}")
+        server.stop()
+        if (problem := verify(server.data_dir)) is not None:
+            wrong.append(problem)
+    return results, wrong
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the proof; returns 0 when every claim holds."""
+    parser = arguments("challengers", __doc__)
+    parser.add_argument("--better", type=int, default=10, help="worlds with a better challenger")
+    parser.add_argument("--equal", type=int, default=200, help="worlds with an equal one")
+    parser.add_argument("--decisions", type=int, default=30_000, help="in the first ones, at most")
+    parser.add_argument("--equal-decisions", type=int, default=5000, help="in the others")
+    parser.add_argument("--no-server", action="store_true", help="leave out the server")
+    given = parser.parse_args(argv)
+    results: dict[str, Any] = {}
+    wrong: list[str] = []
+    better = [world(CHAMPION, PRODUCTS, seed, given.decisions) for seed in range(given.better)]
+    seen = [each.seen for each in better if each.seen is not None]
+    results["better: worlds"] = len(better)
+    results["better: found"] = len(seen)
+    if seen:
+        results["better: median decisions"] = float(np.median(seen))
+        results["better: most decisions"] = max(seen)
+    if len(seen) < len(better):
+        wrong.append(f"a better challenger was found in {len(seen)} of {len(better)} worlds")
+    champion = CHAMPION | PRODUCTS
+    equal = [world(champion, EQUAL, seed, given.equal_decisions) for seed in range(given.equal)]
+    false = sum(each.seen is not None for each in equal)
+    results["equal: worlds"], results["equal: found better"] = len(equal), false
+    if equal:
+        results["equal: mean lift"] = float(np.mean([each.lift for each in equal]))
+    if false > 0.025 * len(equal):
+        wrong.append(f"an equal challenger was found better in {false} of {len(equal)} worlds")
+    if not given.no_server:
+        found, problems = live(given.decisions)
+        results |= found
+        wrong += problems
+    claim = "a better challenger is promoted, an equal one is not, and undoing restores"
+    return report("challengers", results, given.json, wrong=wrong, claim=claim)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Compares the challengers of a bandit with what is served, and promotes them by their rules."""

@@ -1,0 +1,85 @@
+"""Challengers across kills: trials, promotions and what they replaced are as the log has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fixtures.commands import bandexa
+from tests.fixtures.waiting import poll
+
+BETTER = {"encoder": {"name": "bilinear"}}
+
+
+def verified(node) -> None:
+    done = bandexa("verify", node.data_dir, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict: ok" in done.stdout
+
+
+def restarted(node) -> None:
+    node.kill()
+    node.start()
+
+
+def challenger(node, name: str = "products") -> dict[str, Any]:
+    found: dict[str, Any] = node.call("GET", f"/bandits/b/challengers/{name}")
+    return found
+
+
+def test_trial_promotion_and_return_survive_kills(launch, rig) -> None:
+    node = launch("challengers")
+    spec = rig.linear(training=rig.training(optimizer_steps=10), encoder={"name": "concat"})
+    for name in ("b", "twin"):
+        node.create(name, spec)
+    where = "/bandits/b/challengers/products"
+
+    def taught(num: int, first: int) -> None:
+        for name in ("b", "twin"):
+            for number in range(first, first + num):
+                context = rig.context_of(f"row{number}", 0)
+                action = f"a{number % 5}"
+                body = {"bandit": name, "context": context, "candidates": [action]}
+                chosen = node.call("POST", "/select", body)["decision_id"]
+                node.call("POST", "/reward", {"decision_id": chosen, "reward": number % 3 / 2})
+
+    taught(60, 0)
+    node.call("PUT", where, BETTER)
+    restarted(node)
+    assert challenger(node)["state"] == "learning"
+    node.call("POST", f"{where}/promote", {"share": 0.5})
+    select = {"bandit": "b", "context": rig.context_of("seen", 0)}
+    decided = {
+        own: node.call("POST", "/select", select | {"decision_id": own})
+        for own in (f"trial{number}" for number in range(20))
+    }
+    assert {each["arm"] for each in decided.values()} == {"products", "bandit"}
+    restarted(node)
+    assert (challenger(node)["state"], challenger(node)["share"]) == ("trial", 0.5)
+    for own, answer in decided.items():
+        explained = node.call("GET", f"/bandits/b/decisions/{own}")
+        assert explained["reproduced"] == {"action": True, "score": True, "propensity": True}
+        assert node.call("POST", "/select", select | {"decision_id": own}) == answer
+    verified(node)
+    node.call("POST", f"{where}/promote", {})
+    restarted(node)  # while it is learned, or before
+    poll(lambda: challenger(node)["state"] == "served", "the promotion goes on", 60)
+    poll(lambda: node.state("b")["arms"] == [], "its trial has ended", 60)
+    taught(20, 60)
+    node.call("POST", "/bandits/b/train", wait="true")
+    restarted(node)
+    assert node.state("b")["spec"]["encoder"]["name"] == "bilinear"
+    node.call("POST", f"{where}/demote")
+    restarted(node)
+    assert node.state("b")["spec"]["encoder"]["name"] == "concat"
+    assert challenger(node)["state"] == "learning"
+    for mine, twin in zip(node.score("b"), node.score("twin"), strict=True):
+        assert mine == pytest.approx(twin, rel=1e-9)
+    taught(10, 80)
+    node.call("POST", "/bandits/b/train", wait="true")
+    verified(node)
+    node.call("DELETE", where)
+    restarted(node)
+    assert node.state("b")["challengers"] == []
+    assert node.state("b")["num_learned"] == node.state("twin")["num_learned"] == 90
