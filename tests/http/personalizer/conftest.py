@@ -100,4 +100,6 @@ def doorway(
 def personalizer(doorway: Any) -> Iterator[Personalizer]:
     """Calls to that server."""
     with doorway.client() as http:
-        yield Personalizer(http)
+        calls = Personalizer(http)
+        calls.rank()  # which creates the bandit
+        yield calls
