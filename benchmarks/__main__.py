@@ -32,6 +32,7 @@ TIMINGS = {
     "changed_regret": "regret after a change of configuration over that of it from the start",
     "wrong_values": "how often the best action is chosen behind one wrong reward or context",
     "peers": "our policies and other bandit libraries on the same streams, tables and scenes",
+    "personalizer": "regret of Rank and Reward beside that of Vowpal Wabbit, as Personalizer's",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
@@ -62,14 +63,14 @@ PROOFS = {
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
     "http", "core", "decisions", "rebuild", "catalog", "memory", "simulated", "images", "compare",
-    "startup", "peers",
+    "startup", "peers", "personalizer",
 }  # fmt: skip
 
 
 def _listing() -> str:
     lines = ["usage: python -m benchmarks NAME [options]"]
     for title, commands in (("measurements", TIMINGS), ("proofs", PROOFS)):
-        lines += ["", f"{title}:", *(f"  {name:<16}{text}" for name, text in commands.items())]
+        lines += ["", f"{title}:", *(f"  {name:<22}{text}" for name, text in commands.items())]
     return "\n".join(lines)
 
 

@@ -122,6 +122,31 @@ class InProcessClient:
             model.version, model.position,
         )  # fmt: skip
 
+    def select_inline(
+        self,
+        decision_id: str,
+        context: Mapping[str, Any],
+        ids: Sequence[str],
+        features: Sequence[Any],
+    ) -> tuple[int, float]:
+        """Choose among candidates that bring objects; returns the place and its propensity."""
+        model, spec = self.model, self.model.spec
+        of_context, of_actions = spec.context.declared, spec.actions.declared
+        assert of_context is not None, "both sides have names"
+        assert of_actions is not None, "both sides have names"
+        array = padded(accept(of_context, context, "context"), spec.context.max_bytes)
+        size = spec.actions.max_bytes
+        rows: Any = np.stack(
+            [padded(accept(of_actions, each, "action"), size) for each in features]
+        )
+        offered = model.inline_candidates([ActionId(each) for each in ids], rows)
+        choice = model.select(DecisionId(decision_id), array, offered)
+        place = int(choice.chosen[0])
+        slot = ActionSlot(int(offered.slots[place]))
+        self._open[decision_id] = (array, offered.features[place], slot)
+        assert choice.all_propensities is not None, "every policy gives them"
+        return place, float(choice.all_propensities()[place])
+
     def enable(self, action_id: str, *, enabled: bool) -> None:
         """Enable or retire an action; see `BanditClient.patch_action`."""
         change = CatalogueChange((ActionId(action_id),), None, np.array([enabled]))

@@ -16,7 +16,7 @@ def test_without_a_name_the_list_is_printed() -> None:
     command = [sys.executable, "-m", "benchmarks"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for name, text in (TIMINGS | PROOFS).items():
-        assert f"  {name:<16}{text}\n" in done.stdout
+        assert f"  {name:<22}{text}\n" in done.stdout
 
 
 def test_an_unknown_name_is_refused_with_the_list(capsys: pytest.CaptureFixture[str]) -> None:
