@@ -60,6 +60,7 @@ from bandexa_client.errors import (
     ServiceUnavailable,
 )
 from bandexa_client.explanation import (
+    Added,
     Amendment,
     ExplainedAction,
     ExplainedCandidate,
@@ -80,6 +81,7 @@ __all__ = [
     "ActionState",
     "ActionValue",
     "ActivationStatus",
+    "Added",
     "Amendment",
     "ArmState",
     "Array",

@@ -25,6 +25,7 @@ from bandexa_client import (
     SelectRequest,
 )
 from tests.client.scripted import Connect
+from tests.fixtures.waiting import poll
 
 SPEC = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2, "seed": 1}
 NUMBERS = itertools.count()
@@ -35,9 +36,13 @@ MODELS = {
     "ActionScore": "Score",
     "ActionState": "ActionState",
     "ActionValue": "ActionValue",
+    "Added": "AddedLine",
     "AuditEntry": "AuditLine",
     "AuditTrail": "AuditList",
     "ArmState": "ArmState",
+    "ComparedArm": "ComparedState",
+    "NotedFinding": "NotedFinding",
+    "NotedFindings": "FindingList",
     "Estimate": "EstimateState",
     "Guarded": "TripState",
     "Values": "ValuesAnswer",
@@ -148,6 +153,23 @@ def test_actions_are_put_listed_and_retired(client: BanditClient, bandit: str) -
         client.retire_action(bandit, "nothing")
     with pytest.raises(Invalid, match="features"):
         client.put_actions(bandit, ["new"])
+
+
+def test_what_was_wrong_is_listed(client: BanditClient, bandit: str) -> None:
+    assert client.findings(bandit).findings == ()
+    state = client.set_mode(bandit, "frozen")
+    assert [one.name for one in state.learning.findings] == ["frozen"]
+    assert state.held_values == 0
+
+    def noted() -> bool:
+        found = client.findings(bandit).findings
+        return [(one.name, one.severity, one.until) for one in found] == [
+            ("frozen", "notice", None)
+        ]
+
+    poll(noted, "the notice is noted")
+    with pytest.raises(NotFound):
+        client.findings("nothing")
 
 
 def test_a_decision_is_selected_rewarded_and_explained(client: BanditClient, bandit: str) -> None:
