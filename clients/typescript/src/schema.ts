@@ -119,12 +119,21 @@ export interface components {
          *         policy: A method of `selection`, which acts on the bandit's posterior; "first": the first
          *             candidate that the caller sent; "request": the action that the select names in `served`.
          *         action: One action.
+         *         challenger: A challenger whose model decides; such an arm is made by promoting it, not by a
+         *             configuration.
+         *         snapshot: The snapshot that this model is, as it was learned.
+         *         learned: The configuration of that model.
          */
         ArmSpec: {
             action?: string | null;
+            challenger?: string | null;
+            learned?: {
+                [key: string]: unknown;
+            } | null;
             name: string;
             policy?: ("thompson" | "squarecb" | "greedy" | "uniform" | "first" | "request") | null;
             share: number;
+            snapshot?: number | null;
         };
         /** @description How an arm stands, since it is what it is now. */
         ArmState: {
@@ -174,6 +183,11 @@ export interface components {
              * @default []
              */
             arms: components["schemas"]["ArmState"][];
+            /**
+             * @description Other configurations that learn its log beside it, by name.
+             * @default []
+             */
+            challengers: components["schemas"]["ChallengerState"][];
             /** @description What is known of named features, where the bandit has some. */
             features: components["schemas"]["FeaturesState"] | null;
             /** @description Why a guard made an arm serve everything; null where none did. */
@@ -328,6 +342,57 @@ export interface components {
         CatalogueAnswer: {
             num_actions: number;
             position: number;
+        };
+        /** @description The challengers of a bandit, by name. */
+        ChallengerList: {
+            challengers: components["schemas"]["ChallengerState"][];
+        };
+        /** @description In what a challenger differs from its bandit; what is left out is the bandit's. */
+        ChallengerRequest: {
+            actions?: components["schemas"]["ActionsSpec"] | null;
+            context?: components["schemas"]["ContextSpec"] | null;
+            encoder?: components["schemas"]["EncoderSpec"] | null;
+            forgetting?: components["schemas"]["ForgettingSpec"] | null;
+            policy?: ("linear_ts" | "neural_linear_ts" | "greedy" | "uniform") | null;
+            posterior?: components["schemas"]["PosteriorSpec"] | null;
+            /**
+             * @default {
+             *       "rule": "person",
+             *       "margin": 0,
+             *       "steps": [
+             *         0.05,
+             *         0.25,
+             *         1
+             *       ],
+             *       "step_values": 1000,
+             *       "least": 1000
+             *     }
+             */
+            promotion?: components["schemas"]["PromotionRule"];
+            reward_range?: [
+                number,
+                number
+            ] | null;
+        };
+        /** @description A challenger: another configuration that learns the log of a bandit beside it. */
+        ChallengerState: {
+            /** @description When it was declared, seconds since the epoch. */
+            created: number;
+            /** @description The sections in which it differs from the bandit. */
+            differs: {
+                [key: string]: unknown;
+            };
+            name: string;
+            promotion: components["schemas"]["PromotionRule"];
+            /** @description null before the first comparison. */
+            score: components["schemas"]["ScoreState"] | null;
+            /** @description The probability that it decides. */
+            share: number;
+            /**
+             * @description trial: it decides a share; promoting: its configuration is being learned, to be served; served: that is the bandit's; returned: it was worse in its trial.
+             * @enum {string}
+             */
+            state: "learning" | "trial" | "promoting" | "served" | "returned";
         };
         /** @description One chosen action: its sampled value, its rewards and what was learned from them. */
         ChosenLine: {
@@ -1007,6 +1072,47 @@ export interface components {
             title: string;
             type: string;
         };
+        /** @description How much of the decisions a challenger gets. */
+        PromoteRequest: {
+            /**
+             * @description 1: its configuration becomes the bandit's; up to 0.5: a trial.
+             * @default 1
+             */
+            share?: number;
+        };
+        /** @description How a challenger is promoted. */
+        PromotionRule: {
+            /**
+             * @description Decisions before which nothing is concluded.
+             * @default 1000
+             */
+            least?: number;
+            /**
+             * @description Its trial ends once it is worse than the bandit by more than this, in units of reward, for certain.
+             * @default 0
+             */
+            margin?: number;
+            /**
+             * @description person: by the call `promote` alone; auto: also by itself, once the lower end of its lift is above 0.
+             * @default person
+             * @enum {string}
+             */
+            rule?: "person" | "auto";
+            /**
+             * @description Values of bandit and challenger in each step.
+             * @default 1000
+             */
+            step_values?: number;
+            /**
+             * @description The shares of its trial, ascending, each at most 0.5; the last one is 1: then its configuration is the bandit's.
+             * @default [
+             *       0.05,
+             *       0.25,
+             *       1
+             *     ]
+             */
+            steps?: number[];
+        };
         /**
          * @description A change of the configuration that is learned anew from the log.
          *
@@ -1218,6 +1324,36 @@ export interface components {
                 dtype: "uint8" | "int64" | "float32" | "float64";
                 shape: number[];
             } | Record<string, unknown>;
+        };
+        /** @description How a challenger compares with what was served, by the log. */
+        ScoreState: {
+            /** @description How many rows its weights amount to. */
+            effective: number;
+            /** @description Why it could not be compared. */
+            error: string | null;
+            high: number | null;
+            /** @description Whether the log says that it is better. */
+            is_better: boolean;
+            /** @description Learned values of the bandit then. */
+            learned: number;
+            /** @description What it would have earned more than what was served, per decision. */
+            lift: number | null;
+            /** @description The interval of that, which holds whenever one looks, for all challengers of a bandit together at 95 %; null before 100 decisions. */
+            low: number | null;
+            /** @description Their mean, which should be 1. */
+            mean_weight: number | null;
+            /** @description Decisions behind it. */
+            num: number;
+            /** @description Why nothing should be concluded; empty: it can be. */
+            reasons: string[];
+            /** @description CPU time that it took, about. */
+            seconds: number;
+            /** @description What was earned. */
+            served: number | null;
+            /** @description When that was, seconds since the epoch. */
+            time: number;
+            /** @description What it would have earned, per decision. */
+            value: number | null;
         };
         /** @description The decision. */
         SelectAnswer: {
@@ -1544,6 +1680,11 @@ export interface operations {
         body: undefined;
         answer: components["schemas"]["AuditList"];
     };
+    /** Get a challenger, and how it compares. */
+    challenger: {
+        body: undefined;
+        answer: components["schemas"]["ChallengerState"];
+    };
     /** Check up to 1000 outcomes; nothing is stored. */
     check_rewards: {
         body: components["schemas"]["RewardBatch"];
@@ -1589,10 +1730,20 @@ export interface operations {
         body: undefined;
         answer: undefined;
     };
+    /** Remove a challenger. */
+    delete_challenger: {
+        body: undefined;
+        answer: undefined;
+    };
     /** Cancel or remove an evaluation. */
     delete_evaluation: {
         body: undefined;
         answer: undefined;
+    };
+    /** End a trial, or undo a promotion. */
+    demote: {
+        body: undefined;
+        answer: components["schemas"]["BanditAnswer"];
     };
     /** Erase decisions and what was learned from them. */
     erase: {
@@ -1659,6 +1810,11 @@ export interface operations {
         body: undefined;
         answer: components["schemas"]["BanditList"];
     };
+    /** List challengers side by side. */
+    list_challengers: {
+        body: undefined;
+        answer: components["schemas"]["ChallengerList"];
+    };
     /** List evaluations. */
     list_evaluations: {
         body: undefined;
@@ -1674,6 +1830,11 @@ export interface operations {
         body: undefined;
         answer: undefined;
     };
+    /** Give a challenger a share, or make it the bandit. */
+    promote: {
+        body: components["schemas"]["PromoteRequest"];
+        answer: components["schemas"]["BanditAnswer"];
+    };
     /** Add or overwrite actions. */
     put_actions: {
         body: components["schemas"]["ActionsRequest"];
@@ -1683,6 +1844,11 @@ export interface operations {
     put_bandit: {
         body: components["schemas"]["BanditSpec"];
         answer: components["schemas"]["BanditAnswer"] | components["schemas"]["PlanAnswer"];
+    };
+    /** Declare a challenger, or change it. */
+    put_challenger: {
+        body: components["schemas"]["ChallengerRequest"];
+        answer: components["schemas"]["ChallengerState"];
     };
     /** Say whether the server takes requests. */
     ready: {
@@ -1766,6 +1932,7 @@ export const CALLS = {
     accept_clock: ["POST", "/clock/accept"],
     activate: ["POST", "/activate"],
     audit: ["GET", "/bandits/{name}/audit"],
+    challenger: ["GET", "/bandits/{name}/challengers/{challenger}"],
     check_rewards: ["POST", "/reward/check"],
     clock: ["GET", "/clock"],
     compact: ["POST", "/compact"],
@@ -1775,7 +1942,9 @@ export const CALLS = {
     dashboard_overview: ["GET", "/dashboard/overview"],
     dashboard_session: ["GET", "/dashboard/session"],
     delete_bandit: ["DELETE", "/bandits/{name}"],
+    delete_challenger: ["DELETE", "/bandits/{name}/challengers/{challenger}"],
     delete_evaluation: ["DELETE", "/bandits/{name}/evaluations/{evaluation_id}"],
+    demote: ["POST", "/bandits/{name}/challengers/{challenger}/demote"],
     erase: ["POST", "/erase"],
     evaluation: ["GET", "/bandits/{name}/evaluations/{evaluation_id}"],
     explain: ["GET", "/bandits/{name}/decisions/{decision_id}"],
@@ -1789,11 +1958,14 @@ export const CALLS = {
     learnz: ["GET", "/learnz"],
     list_actions: ["GET", "/bandits/{name}/actions"],
     list_bandits: ["GET", "/bandits"],
+    list_challengers: ["GET", "/bandits/{name}/challengers"],
     list_evaluations: ["GET", "/bandits/{name}/evaluations"],
     list_snapshots: ["GET", "/bandits/{name}/snapshots"],
     metrics: ["GET", "/metrics"],
+    promote: ["POST", "/bandits/{name}/challengers/{challenger}/promote"],
     put_actions: ["PUT", "/bandits/{name}/actions"],
     put_bandit: ["PUT", "/bandits/{name}"],
+    put_challenger: ["PUT", "/bandits/{name}/challengers/{challenger}"],
     ready: ["GET", "/readyz"],
     recover: ["POST", "/bandits/{name}/recover"],
     replay_bandit: ["POST", "/bandits/{name}/replay"],
@@ -1821,6 +1993,8 @@ export const FIELDS = {
     BanditList: { bandits: "list" },
     CandidatePropensity: { id: "string", index: "integer", propensity: "number" },
     CatalogueAnswer: { num_actions: "integer", position: "integer" },
+    ChallengerList: { challengers: "list" },
+    ChallengerState: { name: "string", state: "string", share: "number", differs: "object", promotion: "object", created: "number" },
     ClockAnswer: { wall: "number", service: "number", offset_s: "number" },
     CompactAnswer: { bytes_before: "integer", bytes_after: "integer", is_done: "boolean" },
     CorrectAnswer: { status: "string", action: "string", after: "number" },
