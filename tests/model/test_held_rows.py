@@ -42,11 +42,13 @@ def frozen_part(log) -> tuple[int, int]:
     return first, last
 
 
+@pytest.mark.parametrize("forgetting", [ForgettingSpec(), ForgettingSpec(half_life=40.0)])
 @pytest.mark.parametrize("kind", ["concat", "per_action", "mlp", "uniform"])
 def test_a_frozen_model_stays_as_it_is_and_counts_what_it_holds(
-    frozen_log, new_model, apply_all, kind
+    frozen_log, new_model, apply_all, kind, forgetting
 ):
-    log = frozen_log(kind)
+    """It forgets nothing either."""
+    log = frozen_log(kind, forgetting=forgetting)
     first, last = frozen_part(log)
     model = apply_all(new_model(log.spec), log.rows[: first + 1])
     before = {name: tensor.copy() for name, tensor in model.policy.tensors().items()}
