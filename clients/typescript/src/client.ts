@@ -13,6 +13,7 @@ import {
 
   type Catalogue,
   type CatalogueAction,
+  type ChallengerState,
   checked,
   type ClockState,
   type Compacted,
@@ -25,6 +26,7 @@ import {
   type LearnState,
   type LogPage,
   logPage,
+  type NotedFindings,
   type Plan,
   type Readiness,
   reads,
@@ -185,7 +187,7 @@ export class BanditClient {
     return this.#send("correct_reward", [bandit], reads("CorrectAnswer"), options, { body: request });
   }
 
-  // -- bandits and actions ------------------------------------------------------------------------
+  // -- bandits ------------------------------------------------------------------------------------
 
   /**
    * Create a bandit, or change its configuration; `created` says which.
@@ -257,6 +259,11 @@ export class BanditClient {
     return this.#send("audit", [bandit], reads("AuditList"), options, sent);
   }
 
+  /** Return what was wrong with a bandit, and when: the last 200 findings, newest first. */
+  findings(bandit: string, options?: CallOptions): Promise<NotedFindings> {
+    return this.#send("findings", [bandit], reads("FindingList"), options);
+  }
+
   /** Create another bandit, which learns the rows of this one under another configuration. */
   replayBandit(
     bandit: string,
@@ -266,6 +273,59 @@ export class BanditClient {
     const sent = { body: request, repeatable: false, slow: true };
     return this.#send("replay_bandit", [bandit], reads("ReplayAnswer"), options, sent);
   }
+
+  // -- challengers --------------------------------------------------------------------------------
+
+  /**
+   * Declare a challenger, or change it; it learns the bandit's log and serves nothing.
+   *
+   * `differs` are the keys in which its configuration differs; "linear" and "greedy" need none.
+   */
+  putChallenger(
+    bandit: string,
+    challenger: string,
+    differs: Body<"put_challenger"> = {},
+    options?: CallOptions,
+  ): Promise<ChallengerState> {
+    const sent = { body: differs, slow: true };
+    return this.#send("put_challenger", [bandit, challenger], reads("ChallengerState"), options, sent);
+  }
+
+  /** Return a challenger, and how it compares with what was served. */
+  challenger(bandit: string, challenger: string, options?: CallOptions): Promise<ChallengerState> {
+    return this.#send("challenger", [bandit, challenger], reads("ChallengerState"), options);
+  }
+
+  /** Return the challengers of a bandit, by name. */
+  async listChallengers(bandit: string, options?: CallOptions): Promise<ChallengerState[]> {
+    const read = reads("ChallengerList");
+    return (await this.#send("list_challengers", [bandit], read, options)).challengers;
+  }
+
+  /** Remove a challenger; a trial of it ends, and what is served stays. */
+  deleteChallenger(bandit: string, challenger: string, options?: CallOptions): Promise<void> {
+    const sent = { repeatable: false };
+    return this.#send("delete_challenger", [bandit, challenger], nothing, options, sent);
+  }
+
+  /** Give a challenger a share of the decisions, or make its configuration the bandit's (1). */
+  promote(
+    bandit: string,
+    challenger: string,
+    options: CallOptions & { share?: number; wait?: boolean } = {},
+  ): Promise<BanditState> {
+    const { share, wait } = options;
+    const sent = { body: { share: share ?? 1 }, repeatable: false, slow: true, query: { wait } };
+    return this.#send("promote", [bandit, challenger], reads("BanditAnswer"), options, sent);
+  }
+
+  /** End the trial of a challenger, or serve again what it replaced, with all rows since. */
+  demote(bandit: string, challenger: string, options?: CallOptions): Promise<BanditState> {
+    const sent = { repeatable: false, slow: true };
+    return this.#send("demote", [bandit, challenger], reads("BanditAnswer"), options, sent);
+  }
+
+  // -- the catalogue ------------------------------------------------------------------------------
 
   /** Add actions, or overwrite those of the same ids. Others stay as they are. */
   putActions(
