@@ -9,6 +9,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -114,7 +115,8 @@ def behind_nginx(
     start_server: Callable[..., Server], authority: trustme.CA, tmp_path: Path
 ) -> Iterator[tuple[str, Server]]:
     """A server behind the example's nginx; yields nginx' address and the server."""
-    server = start_server(env={"BANDEXA_ALLOWED_HOSTS": '["bandits.shop.example"]'})
+    doorway = {f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")}
+    server = start_server(env={"BANDEXA_ALLOWED_HOSTS": '["bandits.shop.example"]'} | doorway)
     certificate, key = issue(authority, tmp_path, "bandits.shop.example", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -170,9 +172,31 @@ def test_nginx_as_in_the_example_passes_requests_on(
         assert too_large.headers["content-type"] == "application/problem+json"
         foreign = http.post("/bandexa/select", json={}, headers={"Origin": "https://evil.example"})
         assert foreign.status_code == 403
+        own = http.post("/bandexa/select", json={}, headers={"Origin": url})
+        assert own.status_code == 422  # the page's own address has a port
+        listed = http.get("/bandexa/bandits", params={"limit": 0})
+        assert listed.status_code == 422  # the query arrives
         for _ in range(20):
             assert http.get("/bandexa/healthz").status_code == 200
     assert server.http.get("/readyz").status_code == 200
+
+
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize("root", ["/bandexa/personalizer", "/personalizer"])
+def test_nginx_passes_ids_on_as_they_were_sent(
+    behind_nginx: tuple[str, Server], trusted: ssl.SSLContext, root: str
+) -> None:
+    """An id that is an address has two slashes, and one with dots is no path."""
+    url, server = behind_nginx
+    body = {"actions": [{"id": "soup", "features": [{"price": 4}]}]}
+    with httpx.Client(base_url=url, verify=trusted, trust_env=False) as http:
+        for number, event in enumerate(("https://shop.example/a b", "a/../b", "50%2F")):
+            ranked = http.post(f"{root}/v1.0/rank", json=body | {"eventId": event})
+            assert ranked.json()["eventId"] == event
+            path = f"{root}/v1.0/events/{quote(event, safe='')}/reward"
+            assert http.post(path, json={"value": number}).status_code == 204
+    metrics = server.http.get("/metrics").text
+    assert "\nbandexa_personalizer_unknown_events_total 0.0\n" in metrics
 
 
 @pytest.mark.needs("systemd-analyze")
