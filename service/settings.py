@@ -88,6 +88,9 @@ class KeySetting(BaseModel):
         return scopes
 
 
+BanditName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+
+
 class PersonalizerSetting(BaseModel):
     """The doorway for clients of Azure Personalizer."""
 
@@ -99,12 +102,10 @@ class PersonalizerSetting(BaseModel):
         description="The first Rank creates its bandit where it is missing: without keys on"
         " loopback alone, with keys for those of the scope admin.",
     )
-    bandit: str = Field(
-        "default",
-        pattern=r"^[A-Za-z0-9._:-]{1,128}$",
-        description="The bandit of callers whose key has none in `keys`.",
+    bandit: BanditName = Field(
+        "default", description="The bandit of callers whose key has none in `keys`."
     )
-    keys: dict[str, str] = Field(
+    keys: dict[str, BanditName] = Field(
         default_factory=dict,
         description="The bandit of each API key, by the key's name: one of `keys` of the server.",
     )

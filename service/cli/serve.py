@@ -15,6 +15,8 @@ import typer
 from service.cli.options import USAGE
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from service.http.keys import Keys
     from service.settings import Settings
 
@@ -63,6 +65,7 @@ def serve(
         _refuse("serve", error)
     from service.http.app import create_app  # after what refuses a start in a moment
     from service.http.crowded import Crowded
+    from service.http.personalizer.errors import AzureErrors
 
     try:
         asgi = create_app(settings)
@@ -72,7 +75,10 @@ def serve(
     def status() -> int:
         return STORE_FAILED_STATUS if asgi.failed_for_good else 0
 
-    server = Server(asgi, settings, Crowded(asgi, asgi.metrics), certificate)
+    crowded: ASGIApp = Crowded(asgi, asgi.metrics)
+    if settings.personalizer.enabled:
+        crowded = AzureErrors(crowded)
+    server = Server(asgi, settings, crowded, certificate)
     with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
         loops = server.config.get_loop_factory()
         with asyncio.Runner(loop_factory=loops) as runner:

@@ -26,7 +26,7 @@ from service.http.alarms import Alarms
 from service.http.budget import BytesInFlight
 from service.http.counting import RequestCount
 from service.http.hot import CALLS, HotCalls
-from service.http.keys import Keys, is_loopback, load_keys
+from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
@@ -85,6 +85,8 @@ def create_app(settings: Settings) -> App:
     """
     wanted = configured.parse(settings.bandits)
     keys = load_keys(settings.keys, settings.keys_file)
+    if settings.personalizer.enabled:
+        refuse_unknown(settings.personalizer.keys, keys)
     registry = EncoderRegistry(
         settings.encoders, settings.weights, torch_threads=settings.service_threads,
         downloads=False,

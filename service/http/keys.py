@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 import secrets
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -135,6 +135,17 @@ def refuse_exposure(host: str, keys: Keys, allow_anonymous: bool) -> None:
             f"host: {host} can be reached from other machines and there are no API keys; make some"
             " with `bandexa keygen`, or set allow_anonymous = true"
         )
+
+
+def refuse_unknown(names: Iterable[str], keys: Keys) -> None:
+    """Refuse settings that give bandits to keys that there are not: a slip would mix two bandits.
+
+    Raises:
+        ValueError: A name is that of no key.
+    """
+    for name in names:
+        if name not in keys.names:
+            raise ValueError(f"personalizer.keys: {name!r} is the name of no key")
 
 
 def is_loopback(host: str) -> bool:

@@ -202,7 +202,8 @@ def test_a_request_whose_body_is_on_its_way_does_not_make_room(peers: Peers) -> 
 def test_when_all_connections_are_under_way_health_checks_pass(
     start_server: StartServer, api_of
 ) -> None:
-    server: Server = start_server(env={"BANDEXA_MAX_CONNECTIONS": "3"})
+    doorway = {"BANDEXA_PERSONALIZER__ENABLED": "true"}
+    server: Server = start_server(env={"BANDEXA_MAX_CONNECTIONS": "3"} | doorway)
     api = api_of(server.http)
     name = api.two_actions(
         policy="neural_linear_ts", encoder={"name": "mlp"},
@@ -223,6 +224,10 @@ def test_when_all_connections_are_under_way_health_checks_pass(
                 return answer.status_code == 503 and check(answer)
 
         poll(refused, "the limit")
+        with server.client() as client:
+            told = client.post("/personalizer/v1.0/rank", json={})
+        assert told.status_code == 503
+        assert told.json()["error"]["message"] == "too many connections are open"
         assert not any(is_closed(peer) for peer in waiting)
 
 

@@ -49,7 +49,7 @@ from service.http.personalizer.paths import Call, call_of, is_personalizer
 from service.http.problems import refusal_of
 from service.serving import manage
 from service.serving.engine import Engine
-from service.settings import PersonalizerSetting, Settings
+from service.settings import KeySetting, PersonalizerSetting, Settings
 from service.settings import Scope as KeyScope
 
 KEY_HEADER = "ocp-apim-subscription-key"
@@ -63,14 +63,19 @@ class Caller(NamedTuple):
     """Who calls.
 
     Attributes:
-        name: The name of the key.
+        holder: The key; None: there are no keys.
         bandit: The bandit of the key.
         may_create: Whether its first Rank creates that.
     """
 
-    name: str
+    holder: KeySetting | None
     bandit: str
     may_create: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the key."""
+        return auth.ANONYMOUS if self.holder is None else self.holder.name
 
 
 class Asked(NamedTuple):
@@ -169,6 +174,11 @@ class Doorway:
         is_new = asked.caller.may_create and not self.engine.live.exists(name)
         return new_loop(name) if is_new else loop_of(self.engine, name)
 
+    def charge(self, asked: Asked, slots: int) -> None:
+        """Count the slots of a call as the items of a batch."""
+        if asked.caller.holder is not None:
+            self._keys.rates.charge_items(asked.caller.holder, slots)
+
     async def ensure(self, loop: Loop) -> None:
         """Create what a Rank asks, where it is missing: only one without a mistake comes here."""
         if not loop.exists:
@@ -220,7 +230,7 @@ class Doorway:
         setting: PersonalizerSetting = self.settings.personalizer
         if not self._keys:
             may = setting.create and is_loopback(self.settings.host)
-            return Caller(auth.ANONYMOUS, setting.bandit, may)
+            return Caller(None, setting.bandit, may)
         key = request.headers.get(KEY_HEADER, "").strip() or auth.bearer_of(request)
         if key is None:
             auth.record("refused call", request, auth.ANONYMOUS, "no key")
@@ -228,7 +238,7 @@ class Doorway:
         holder = auth.holder_of(request, self._keys, key)
         auth.check_scope(request, holder, needed)
         may = setting.create and "admin" in holder.scopes
-        return Caller(holder.name, setting.keys.get(holder.name, setting.bandit), may)
+        return Caller(holder, setting.keys.get(holder.name, setting.bandit), may)
 
     async def _refuse(self, error: Exception, wrong: str, scope: Scope, send: Send) -> None:
         metrics = self.engine.metrics
@@ -284,6 +294,7 @@ async def _rank_slots(door: Doorway, asked: Asked) -> Answer:
         return multislot.slots_command(loop, body, asked.raw, asked.request_id, asked.arrived)
 
     command = await door.decoded(_RANK_SLOTS, asked, prepare)
+    door.charge(asked, len(command.selects))
     await door.ensure(loop)
     answer, selects = await multislot.rank_slots(engine, command)
     if loop.mode != "Online":
@@ -295,6 +306,7 @@ async def _rank_slots(door: Doorway, asked: Asked) -> Answer:
 async def _reward_slots(door: Doorway, asked: Asked) -> Answer:
     loop, engine = loop_of(door.engine, asked.caller.bandit), door.engine
     rewards = await door.decoded(_REWARD_SLOTS, asked, lambda body: body.reward)
+    door.charge(asked, len(rewards))
     known = await multislot.reward_slots(engine, loop.name, asked.event, rewards, asked.request_id)
     for report in known:
         door.apprentices.rewarded(engine.bandit(loop.name).record.uid, report)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.http.keys import hash_of
+from tests.fixtures.commands import bandexa
 from tests.fixtures.servers import Server, servers
 from tests.http.personalizer.conftest import ACTIONS, Personalizer, error_of
 
@@ -95,6 +96,31 @@ def test_a_key_has_its_bandit_and_creates_it_where_it_may(locked: Server) -> Non
         too_large = rank({"actions": ACTIONS, "contextFeatures": [{"x": "y" * 3000}]}, **admin)
         assert too_large.status_code == 413
         assert error_of(too_large)["code"] == "PayloadSizeExceeded"
+
+
+@pytest.mark.parametrize("wrong", ['{ ownr = "own" }', '{ owner = "own one" }'])
+def test_a_bandit_for_no_key_stops_the_start(tmp_path: Path, wrong: str) -> None:
+    config = tmp_path / "bandexa.toml"
+    doorway = f"[personalizer]\nenabled = true\nkeys = {wrong}\n"
+    config.write_text("port = 0\n" + table("owner", KEYS["owner"]) + doorway)
+    ended = bandexa("serve", "--config", config, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "personalizer.keys" in ended.stderr
+
+
+def test_slots_count_as_calls_of_a_key(tmp_path: Path) -> None:
+    config = tmp_path / "bandexa.toml"
+    slow = table("slow", KEYS["owner"]) + "rate = 0.001\nburst = 1\n"
+    config.write_text(f"{slow}[personalizer]\nenabled = true\ncreate = true\n")
+    slots = [{"id": each, "baselineAction": each} for each in ("soup", "toast", "salad")]
+    with servers(tmp_path) as start, start(None, "--config", config).client() as http:
+        calls, key = Personalizer(http), {"ocp-apim-subscription-key": "slow"}
+        path = "/personalizer/v1.1-preview.3/multislot/rank"
+        assert calls.send("POST", path, RANK | {"slots": slots}, key).status_code == 201
+        refused = calls.send("POST", path, RANK | {"slots": slots}, key)
+        assert refused.status_code == 429
+        assert error_of(refused)["code"] == "429"
+        assert 2990 <= int(refused.headers["retry-after"]) <= 3000  # two are owed, and one is needed
 
 
 def test_without_the_setting_there_are_no_such_paths(http, problem) -> None:
