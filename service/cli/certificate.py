@@ -30,8 +30,8 @@ class Certificate:
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate, self._key = certificate, key
+        self._version = self._seen()  # before they are read: a change in between is read next
         self.context = self._loaded()
-        self._version = self._seen()
 
     async def follow(self) -> None:
         """Read the files anew whenever they change, for the connections from then on."""
@@ -47,7 +47,7 @@ class Certificate:
                 return
             self._version = version
             await asyncio.to_thread(self._loaded)  # what is wrong must not get into the context
-            self.context.load_cert_chain(self._certificate, self._key)
+            self.context.load_cert_chain(self._certificate, self._key, self._no_password)
         except (ValueError, OSError) as error:
             log.error("the TLS certificate stays as it is: %s", error)
         else:
@@ -57,20 +57,24 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-
-        def no_password() -> str:
-            raise ValueError(f"tls_key: {self._key} has a password")
-
         try:
-            context.load_cert_chain(self._certificate, self._key, no_password)
+            context.load_cert_chain(self._certificate, self._key, self._no_password)
         except OSError as error:  # ssl.SSLError is one
             raise ValueError(
                 f"tls_certificate: {self._certificate} with {self._key}: {error}"
             ) from error
         return context
 
-    def _seen(self) -> tuple[tuple[int, int], ...]:
-        stats = [path.stat() for path in (self._certificate, self._key)]
+    def _no_password(self) -> str:
+        """Refuse a key that needs one: nobody is there to type it."""
+        raise ValueError(f"tls_key: {self._key} has a password")
+
+    def _seen(self) -> tuple[tuple[int, int], ...] | None:
+        """Return what differs when a file has changed; None: one of them is not there."""
+        try:
+            stats = [path.stat() for path in (self._certificate, self._key)]
+        except OSError:
+            return None
         return tuple((found.st_mtime_ns, found.st_ino) for found in stats)
 
 

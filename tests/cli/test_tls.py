@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import socket
@@ -108,6 +109,22 @@ def test_wrong_certificates_are_refused_by_name(authority: trustme.CA, tmp_path:
         (other_one,) = {"tls_certificate", "tls_key"} - {one}
         with pytest.raises(ValueError, match=rf"{other_one}: .*belong together"):
             load_settings(None, **{one: certificate})
+
+
+def test_files_that_are_away_are_reported_once_and_read_when_they_are_back(
+    authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = issue(authority, tmp_path, "localhost")
+    found = Certificate(*paths)
+    paths[1].unlink()
+    for _ in range(3):
+        asyncio.run(found.read_anew())
+    (told,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "the TLS certificate stays as it is" in told.getMessage()
+    caplog.set_level("INFO")
+    issue(authority, tmp_path, "localhost")
+    asyncio.run(found.read_anew())
+    assert "was read anew" in caplog.text
 
 
 @pytest.fixture
