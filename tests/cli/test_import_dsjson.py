@@ -16,6 +16,7 @@ from estimators.utils.ds_parse import json_cooked
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.tools.importing.names import action_of
 
 DISHES = ("soup", "salad", "kräuter quark")
 KINDS = ("plain", "skipped", "dangling", "apprentice", "ccb", "broken", "impossible", "blank")
@@ -230,3 +231,37 @@ def test_all_lines_may_be_those_of_an_apprentice(
     rows = [json.loads(line) for line in api.http.get(f"/bandits/{name}/log").text.splitlines()]
     single = [r for r in rows if r["kind"] == "decision" and "/" not in r["imported"]]
     assert {(row["action"], row["propensity"]) for row in single} == {("soup", 1.0)}
+
+
+def test_failures_of_an_apprentice_are_those_of_the_first_action(
+    api, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    """With rewards of 0 and 1, a label of Apprentice is often the reward, too: 0 and 0, 1 and 1.
+
+    Each line: what the learner would choose, and the reward. Then the loop goes online.
+    """
+    chances, log = [0.5, 0.3, 0.2], Log(0)
+    before = [(2, 1), (1, 0), (0, 1), (0, 0), (2, 0)]
+    online = [(2, 1), (1, 0), (0, 1), (0, 0), (2, 0)]
+    lines = []
+    for number, (chosen, reward) in enumerate(before + online):
+        label = -reward if number >= len(before) else -1 if chosen == 0 else 0
+        line = log._line(number, label, chances, chosen, _original_label_cost=-reward)
+        lines.append(line.encode())
+    file = tmp_path / "joined.dsjson"
+    file.write_bytes(b"\n".join(lines))
+    name = api.bandit(
+        action_dim=0, context={"features": "auto"}, policy="uniform", actions={"features": "auto"}
+    )
+    run("import", name, file)
+    text = api.http.get(f"/bandits/{name}/log").text
+    rows = [row for row in map(json.loads, text.splitlines()) if row["kind"] == "decision"]
+    found = {row["imported"]: (row["action"], row["propensity"], row["value"]) for row in rows}
+    quark = str(action_of(DISHES[2]))
+    assert [found[f"visit-{number}"] for number in range(5)] == [
+        ("soup", 1.0, float(reward)) for _, reward in before
+    ]
+    assert [found[f"visit-{number}"] for number in range(5, 10)] == [
+        (quark, 0.2, 1.0), ("salad", 0.3, 0.0), ("soup", 0.5, 1.0), ("soup", 0.5, 0.0),
+        (quark, 0.2, 0.0),
+    ]  # fmt: skip

@@ -18,10 +18,10 @@ from service.tools.importing.found import Found, offered
 from service.tools.importing.joined import (
     APPRENTICE,
     WRAPPED,
+    Modes,
     context_of,
     features_of,
     is_wrapped,
-    was_apprentice,
 )
 from service.tools.importing.names import action_of
 from service.tools.importing.shape import Shape, Unfit, finite
@@ -64,6 +64,7 @@ def read_dsjson(
         names: The names of actions that have none, from 1.
         apprentice: Whether all lines are of Personalizer's mode Apprentice.
     """
+    modes = Modes(always=apprentice)
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -77,7 +78,7 @@ def read_dsjson(
             yield Found(number, reason=reason, passed=True)
             continue
         try:
-            yield from _decisions(number, text.strip(), row, shape, names, apprentice)
+            yield from _decisions(number, text.strip(), row, shape, names, modes)
         except Unfit as error:
             yield Found(number, reason=str(error))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -109,7 +110,7 @@ def _was_activated(row: Row) -> bool:
 
 
 def _decisions(
-    line: int, text: bytes, row: Row, shape: Shape, names: list[str], apprentice: bool
+    line: int, text: bytes, row: Row, shape: Shape, names: list[str], modes: Modes
 ) -> Iterator[Found]:
     """Yield the decision of a line, or those of its slots.
 
@@ -128,7 +129,7 @@ def _decisions(
     notes = [DROPPED] if row.get("pdrop") else []
     if "_outcomes" in row or "_slots" in context:
         choices = _slots(row)
-    elif apprentice or was_apprentice(row):
+    elif modes.is_apprentice(row):
         choices, notes = [_shown(row, len(ids))], [*notes, APPRENTICE]
     else:
         choices = [_chosen(row, len(ids))]

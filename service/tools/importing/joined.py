@@ -51,13 +51,39 @@ def features_of(action: Row, name: str) -> dict[str, Any]:
     return _united([rest, *_listed(action.get("j"))], "j") | {ACTION: name}
 
 
-def was_apprentice(row: Row) -> bool:
-    """Whether a line is certainly one of the mode Apprentice: its label is no reward."""
-    original, label = row.get("_original_label_cost"), row.get("_label_cost")
-    if original is None or label is None:
-        return False
-    label = finite(label, "_label_cost")
-    return label in _IMITATED and finite(original, "_original_label_cost") != label
+class Modes:
+    """Tells which lines of a file are of the mode Apprentice.
+
+    There a label is -1 where the learner would have chosen the first action, and 0 elsewhere. It
+    may be the reward all the same, in whichever mode: such a line is of the mode of the last line
+    that tells. Otherwise a loop's failures would count as those of actions that were never shown.
+
+    Args:
+        always: All lines are.
+    """
+
+    def __init__(self, *, always: bool) -> None:
+        self._always = always
+        self._last = False
+
+    def is_apprentice(self, row: Row) -> bool:
+        """Whether a line, the next one of the file, is of the mode Apprentice."""
+        original, label = row.get("_original_label_cost"), row.get("_label_cost")
+        if original is None or label is None:
+            self._last = False
+        else:
+            label = finite(label, "_label_cost")
+            if finite(original, "_original_label_cost") != label:
+                self._last = label in _IMITATED
+            elif label != (-1.0 if _intended(row) == 0 else 0.0):
+                self._last = False
+        return self._always or self._last
+
+
+def _intended(row: Row) -> int:
+    """Return the place of the action that the learner would choose."""
+    order = row.get("a")
+    return int(order[0]) - 1 if order else int(row.get("_labelIndex", -1))
 
 
 def _actions(context: Row) -> Sequence[Row]:
