@@ -120,7 +120,7 @@ def test_slots_count_as_calls_of_a_key(tmp_path: Path) -> None:
         refused = calls.send("POST", path, RANK | {"slots": slots}, key)
         assert refused.status_code == 429
         assert error_of(refused)["code"] == "429"
-        assert 2990 <= int(refused.headers["retry-after"]) <= 3000  # two are owed, and one is needed
+        assert 2990 <= int(refused.headers["retry-after"]) <= 3000  # of three, two are owed
 
 
 def test_without_the_setting_there_are_no_such_paths(http, problem) -> None:
