@@ -266,7 +266,7 @@ async def _rank(door: Doorway, asked: Asked) -> Answer:
     command = await door.decoded(_RANK, asked, prepare)
     await door.ensure(loop)
     body = await rank.rank(engine, command)
-    if loop.mode != "Online":
+    if loop.mode == "Apprentice":
         await door.apprentices.decided(engine, command.select)
     return Answer(201, body)
 
@@ -297,7 +297,7 @@ async def _rank_slots(door: Doorway, asked: Asked) -> Answer:
     door.charge(asked, len(command.selects))
     await door.ensure(loop)
     answer, selects = await multislot.rank_slots(engine, command)
-    if loop.mode != "Online":
+    if loop.mode == "Apprentice":
         for select in selects:
             await door.apprentices.decided(engine, select)
     return Answer(201, answer)

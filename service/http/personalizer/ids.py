@@ -29,11 +29,6 @@ def decision_of(bandit: str, event: str, slot: str | None = None) -> DecisionId:
     return DecisionId(digest(head, *parts))
 
 
-def isdigest(decision: DecisionId) -> bool:
-    """Whether an id says nothing of the event's own, so that it has to be kept."""
-    return decision.startswith(DIGEST)
-
-
 def reward_of(bandit: str, decision: DecisionId, request: str) -> str:
     """Return the id of a reward that a client's request reports, however often it is sent."""
     return digest("reward", bandit, decision, request)

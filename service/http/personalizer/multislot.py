@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -178,14 +179,16 @@ async def reward_slots(
         InvalidRequest: A reward cannot be taken.
     """
     marks = await _marks(engine, name, event)
-    reports = []
+    reports, times = [], Counter[str]()
     for each in rewards:
         mark = _mark(each.slot_id)
         if mark not in marks:
             engine.metrics.unknown_events.inc()
             continue
         decision = decision_of(name, event, marks.index(mark))
-        reports.append(events.report_of(engine, name, decision, each.value, request_id))
+        times[mark] += 1  # another reward of the same slot is not a try of the first one
+        own = None if request_id is None else f"{request_id}{'+' * (times[mark] - 1)}"
+        reports.append(events.report_of(engine, name, decision, each.value, own))
     for report in reports:  # none is stored where another one is refused
         await events.check(engine, report)
     for report in reports:

@@ -143,6 +143,7 @@ def test_logging_alone_learns_nothing_whatever_is_activated(own: Personalizer) -
         own.activate(f"l{number}")
         own.reward(f"l{number}", 1)
     assert own.decision("l0")["activated"] is False
+    assert own.call("GET", SERVICE)["latestApprenticeModeMetrics"] is None  # not that mode's events
 
     def closed() -> bool:
         return own.decision("l4")["window_closed"] is not None

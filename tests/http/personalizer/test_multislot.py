@@ -70,6 +70,26 @@ def test_each_slot_has_its_reward_and_the_event_its_activation(personalizer) -> 
         personalizer.call("POST", f"{ROOT}/events/none/{call}", body, 204)
 
 
+def test_two_rewards_of_a_slot_in_one_request_are_two_however_often_it_is_sent(
+    personalizer,
+) -> None:
+    event, summed = personalizer.fresh(), {"rewardAggregation": "sum"}
+    service = "/v1.0/configurations/service"
+    before = personalizer.call("GET", service)
+    personalizer.call("PUT", service, before | summed)
+    rank(personalizer, eventId=event)
+    body = {"reward": [{"slotId": "top", "value": value} for value in (1.0, 0.5)]}
+    same = {"x-ms-client-request-id": "two of a slot"}
+    for _ in range(2):
+        path = f"/personalizer{ROOT}/events/{event}/reward"
+        assert personalizer.send("POST", path, body, same).status_code == 204
+    personalizer.call("PUT", service, before)
+    found = decision(personalizer, event, 0)["chosen"][0]["rewards"]
+    assert [(each["reward"], each["status"]) for each in found] == [
+        (1.0, "pending"), (0.5, "aggregated"),
+    ]  # fmt: skip
+
+
 def test_a_refused_reward_of_one_slot_changes_no_other(personalizer) -> None:
     event = personalizer.fresh()
     rank(personalizer, eventId=event)
