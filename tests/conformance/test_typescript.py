@@ -174,6 +174,29 @@ def test_what_a_killed_process_left_is_delivered_by_the_next_one_and_counts_once
     assert [(row["value"], len(row["rewards"])) for row in made] == [(1.0, 1)] * 5
 
 
+ENDLESS = """
+import { BanditClient, RewardQueue } from "bandexa-client";
+const warnings = [];
+process.on("warning", (warning) => warnings.push(warning.name));
+const client = new BanditClient(process.argv[2], { retry: { attempts: 1 } });
+const queue = new RewardQueue(client, { log: () => {} });
+queue.put({ decision_id: "d", reward: 1 });
+const waited = await Promise.race([
+  queue.flush(Infinity),
+  new Promise((resolve) => setTimeout(resolve, 500, "still")),
+]);
+console.log(JSON.stringify({ waited, warnings }));
+process.exit();
+"""
+
+
+def test_a_wait_without_an_end_waits(installed: Path) -> None:
+    """A timer that is longer than Node's longest is over at once: such a wait would spin."""
+    (installed / "endless.js").write_text(ENDLESS)
+    found = json.loads(node("endless.js", nobody(), cwd=installed))
+    assert found == {"waited": "still", "warnings": []}
+
+
 IN_A_PAGE = """async ([bandit]) => {
   const { BanditClient, RewardQueue } = await import("/client/index.js");
   const client = new BanditClient(location.origin);

@@ -15,7 +15,7 @@ import type { BanditClient } from "./client.js";
 import { BanditError, Rejected } from "./errors.js";
 import { isFallback, newId } from "./ids.js";
 import { Retry } from "./retry.js";
-import { now, pause } from "./transport.js";
+import { MAX_TIMER_MS, now, pause } from "./transport.js";
 
 const LATER = [401, 403, 429, 503]; // the key is wrong, or the service is busy: not the reward's fault
 const PAUSES = new Retry({ firstWaitMs: 200, maxWaitMs: 10_000 });
@@ -80,7 +80,7 @@ export class RewardQueue {
   #hurry = new AbortController(); // ends a pause early
   #waiting: WaitingReward[] = [];
   #failing = new Set<string>(); // reward ids that the service failed on
-  #changed: (() => void)[] = [];
+  readonly #changed = new Set<() => void>();
   #delivering: Promise<void> | undefined;
   #closing = false;
   /** Rewards that the service has accepted. */
@@ -253,7 +253,7 @@ export class RewardQueue {
       ...failed,
       ...left.filter((report) => decisions.has(report.decision_id)),
     ];
-    for (const wake of this.#changed.splice(0)) wake();
+    for (const wake of [...this.#changed]) wake();
     this.#spool?.settled(this.#waiting);
   }
 
@@ -285,11 +285,13 @@ export class RewardQueue {
       const left = deadline - now();
       if (left <= 0) return false;
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, left);
-        this.#changed.push(() => {
+        const wake = (): void => {
           clearTimeout(timer);
+          this.#changed.delete(wake); // nothing is left of a wait that ended
           resolve();
-        });
+        };
+        const timer = setTimeout(wake, Math.min(left, MAX_TIMER_MS));
+        this.#changed.add(wake);
       });
     }
     return true;

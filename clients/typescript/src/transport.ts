@@ -10,7 +10,8 @@ import { encode } from "./arrays.js";
 import { BanditError, ContractBroken, failure, ServiceUnavailable } from "./errors.js";
 import { Retry, type RetryOptions } from "./retry.js";
 
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** The longest time of a timer; a longer one would be over at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 const MAX_KEEPALIVE_BYTES = 60_000; // of all requests that outlive their page, browsers take 64 KiB
 
 export interface ClientOptions {
