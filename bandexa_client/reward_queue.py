@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _LATER = (401, 403, 429, 503)  # the key is wrong, or the service is busy: not the reward's fault
 _AT_EXIT_S = 5.0
+_LONGEST_S = 1e9  # of a wait: threading takes no infinite time
 _PAUSES = Retry(first_wait_s=0.2, max_wait_s=10.0)
 
 
@@ -192,7 +193,8 @@ class RewardQueue:
         report = RewardReport(decision_id, number, reward_id or new_id(), action, metrics=several)
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closing or len(self._waiting) < self._max_waiting, wait_s
+                lambda: self._closing or len(self._waiting) < self._max_waiting,
+                min(wait_s, _LONGEST_S),
             )
             if self._closing:
                 raise QueueClosed("the reward queue is closed")
@@ -214,7 +216,7 @@ class RewardQueue:
     def flush(self, within_s: float) -> bool:
         """Wait until every accepted reward is settled; return False when that takes longer."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting, within_s)
+            return self._changed.wait_for(lambda: not self._waiting, min(within_s, _LONGEST_S))
 
     def close(self, within_s: float = 30.0) -> None:
         """Deliver the waiting rewards and end the thread; a second call does nothing.
@@ -232,7 +234,7 @@ class RewardQueue:
             self._changed.notify_all()
         self._hurry.set()
         if self._thread is not None:
-            self._thread.join(within_s)
+            self._thread.join(min(within_s, _LONGEST_S))
         with self._changed:
             spool, self._spool = self._spool, None
             left = list(self._waiting)

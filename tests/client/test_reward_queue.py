@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import subprocess
 import sys
@@ -65,6 +66,16 @@ def test_nothing_is_dropped_while_the_service_refuses_everything(script, client,
     assert len(bodies) >= 3
     assert all(body == bodies[0] for body in bodies)
     assert queue.num_delivered == 1
+
+
+def test_waits_may_have_no_end(script, client):
+    script.then(503, {}).then(503, {}).then(200, items(200)).then(503, {}).then(200, items(200))
+    queue = RewardQueue(client, max_batch=1)
+    queue.put("d", 1.0, wait_s=math.inf)
+    assert queue.flush(math.inf)
+    queue.put("e", 1.0)
+    queue.close(math.inf)
+    assert (queue.num_delivered, queue.num_waiting) == (2, 0)
 
 
 def test_a_reward_that_is_refused_for_good_is_returned(script, client):
