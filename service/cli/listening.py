@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
         self._tasks: list[asyncio.Task[None]] = []
         self._served = app
         self._drain_s, self._grace_s = settings.drain_s, settings.grace_s
+        self._handshake_s = settings.head_timeout_s
         most = settings.max_connections
         config = uvicorn.Config(
             app,
@@ -121,10 +122,15 @@ class Server(uvicorn.Server):
             Connection, self._doors, config=self.config, server_state=self.server_state,
             app_state=self.lifespan.state,
         )  # fmt: skip
+        # A connection is one of the doors' once its handshake is done; it takes no longer than a head.
+        handshake_s = None if context is None else self._handshake_s
         self.servers = [
-            await loop.create_server(protocol, sock=one, backlog=self.config.backlog, ssl=context)
+            await loop.create_server(
+                protocol, sock=one, backlog=self.config.backlog, ssl=context,
+                ssl_handshake_timeout=handshake_s,
+            )
             for one in sockets
-        ]
+        ]  # fmt: skip
         url = _url(sockets[0], tls=context is not None)
         log.info("health checks are answered on %s while the server starts", url)
         await self._start()

@@ -78,7 +78,7 @@ def test_a_server_with_a_certificate_speaks_tls_and_renews_it(
 ) -> None:
     certificate, key = issue(authority, tmp_path, "127.0.0.1")
     names = {"BANDEXA_TLS_CERTIFICATE": str(certificate), "BANDEXA_TLS_KEY": str(key)}
-    server = start_server(env=names)
+    server = start_server(env=names | {"BANDEXA_HEAD_TIMEOUT_S": "2"})
     assert server.url.startswith("https://127.0.0.1:")
     assert decides(server.url) == "a"
     first = serial(server.url, trusted)
@@ -88,6 +88,10 @@ def test_a_server_with_a_certificate_speaks_tls_and_renews_it(
     old = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     assert serial(server.url, old) == first
+
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port), timeout=20.0) as silent:
+        assert silent.recv(1) == b"", "who begins no handshake takes no connection for long"
 
     key.write_text("no key")
     poll(lambda: "the TLS certificate stays as it is" in server.log_text(), "the report")
