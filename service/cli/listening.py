@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
             Connection, self._doors, config=self.config, server_state=self.server_state,
             app_state=self.lifespan.state,
         )  # fmt: skip
-        # A connection is one of the doors' once its handshake is done; it takes no longer than a head.
+        # The doors see a connection once its handshake is done; that takes no longer than a head.
         handshake_s = None if context is None else self._handshake_s
         self.servers = [
             await loop.create_server(
