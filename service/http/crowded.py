@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.counting import RequestCount
 from service.http.limits import ALWAYS_SERVED
 from service.http.problems import refusal_of, send_refusal
 from service.observe.counters import Metrics
@@ -25,12 +26,16 @@ class Crowded:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._refuses = RequestCount(self._refuse, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["path"] in ALWAYS_SERVED:
             await self._app(scope, receive, send)
             return
+        await self._refuses(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = refusal_of(Unavailable("too many connections are open"), self._metrics)
         refusal.headers["Connection"] = "close"
         await send_refusal(refusal, send)
