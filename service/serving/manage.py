@@ -53,6 +53,19 @@ async def put_bandit(
         return await _create(engine, name, spec), True
 
 
+async def create_missing(engine: Engine, name: str, spec: BanditSpec) -> bool:
+    """Create a bandit; one of its name that is there already stays as it is (False).
+
+    Raises:
+        InvalidRequest: The configuration names what does not exist.
+    """
+    async with engine.live.changing(name):
+        if engine.live.exists(name):
+            return False
+        await _create(engine, name, spec)
+        return True
+
+
 async def plan(engine: Engine, name: str, spec: BanditSpec, given: Collection[str] = ()) -> Plan:
     """Return what `put_bandit` would do; nothing is changed.
 

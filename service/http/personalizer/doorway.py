@@ -47,7 +47,7 @@ from service.http.personalizer.errors import (
 from service.http.personalizer.loops import NEW, Loop, loop_of, new_loop
 from service.http.personalizer.paths import Call, call_of, is_personalizer
 from service.http.problems import refusal_of
-from service.serving import manage
+from service.serving import manage, trail
 from service.serving.engine import Engine
 from service.settings import KeySetting, PersonalizerSetting, Settings
 from service.settings import Scope as KeyScope
@@ -179,10 +179,20 @@ class Doorway:
         if asked.caller.holder is not None:
             self._keys.rates.charge_items(asked.caller.holder, slots)
 
-    async def ensure(self, loop: Loop) -> None:
-        """Create what a Rank asks, where it is missing: only one without a mistake comes here."""
-        if not loop.exists:
-            await manage.put_bandit(self.engine, loop.name, NEW)
+    async def is_there(self, asked: Asked, loop: Loop) -> bool:
+        """Create what a Rank asks, where it is missing: only one without a mistake comes here.
+
+        False: somebody else has created it meanwhile, and perhaps otherwise.
+        """
+        if loop.exists:
+            return True
+        engine, by = self.engine, asked.caller.name
+        before = trail.snapshot_of(engine, loop.name)
+        if not await manage.create_missing(engine, loop.name, NEW):
+            return False
+        auth.record("administrative call", asked.request, by, "201")
+        await trail.note(engine, loop.name, by, "POST /personalizer rank", before, {})
+        return True
 
     async def decoded(self, kind: Decoder[B], asked: Asked, prepare: Callable[[B], T]) -> T:
         """Return what `prepare` makes of the decoded body, in the thread for large ones.
@@ -216,8 +226,10 @@ class Doorway:
         )  # fmt: skip
         try:
             raw = await reader.whole()
-            arrived = time.perf_counter()
-            return await served.answer(self, Asked(call, caller, request, raw, arrived))
+            asked = Asked(call, caller, request, raw, time.perf_counter())
+            if served.scope != "admin":
+                return await served.answer(self, asked)
+            return await _recorded(served, self, asked)
         finally:
             reader.release()
 
@@ -254,6 +266,20 @@ class Doorway:
         await send_error(send, status, code, body, more)
 
 
+async def _recorded(served: Served, door: Doorway, asked: Asked) -> Answer:
+    """Answer an administrative call; the audit log has what came of it."""
+    outcome = ""
+    try:
+        answer = await served.answer(door, asked)
+        outcome = str(answer.status)
+        return answer
+    except BaseException as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        auth.record("administrative call", asked.request, asked.caller.name, outcome)
+
+
 # -- the calls ----------------------------------------------------------------------------------
 
 
@@ -264,7 +290,8 @@ async def _rank(door: Doorway, asked: Asked) -> Answer:
         return rank.rank_command(loop, body, asked.raw, asked.request_id, asked.arrived)
 
     command = await door.decoded(_RANK, asked, prepare)
-    await door.ensure(loop)
+    if not await door.is_there(asked, loop):
+        return await _rank(door, asked)
     body = await rank.rank(engine, command)
     if loop.mode == "Apprentice":
         await door.apprentices.decided(engine, command.select)
@@ -294,8 +321,9 @@ async def _rank_slots(door: Doorway, asked: Asked) -> Answer:
         return multislot.slots_command(loop, body, asked.raw, asked.request_id, asked.arrived)
 
     command = await door.decoded(_RANK_SLOTS, asked, prepare)
+    if not await door.is_there(asked, loop):
+        return await _rank_slots(door, asked)
     door.charge(asked, len(command.selects))
-    await door.ensure(loop)
     answer, selects = await multislot.rank_slots(engine, command)
     if loop.mode == "Apprentice":
         for select in selects:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from service.http.personalizer.durations import duration_of, seconds_of
@@ -29,6 +31,34 @@ def own(start_server: Callable[..., Any]) -> Iterator[Personalizer]:
 def configured(calls: Personalizer, expect: int = 200, **changes: Any) -> Any:
     """Read the configuration, change it, and write it back, as an SDK does."""
     return calls.call("PUT", SERVICE, calls.call("GET", SERVICE) | changes, expect)
+
+
+def test_a_rank_never_changes_a_bandit_that_is_just_being_created(
+    start_server: Callable[..., Any],
+) -> None:
+    flags = {f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")}
+    server = start_server(env=flags)
+    spec = {  # as the first Rank creates it, where that comes before
+        "context": {"features": {"*": "auto", "_event": "ignore", "_slots": "ignore"},
+                    "max_bytes": 8192},
+        "actions": {"features": "auto", "max_bytes": 4096}, "rewards": {"aggregate": "sum"},
+    }  # fmt: skip
+
+    def created() -> httpx.Response:
+        with server.client() as http:
+            return http.put("/bandits/default", json=spec)
+
+    def ranked() -> dict[str, Any]:
+        with server.client() as http:
+            answer: dict[str, Any] = Personalizer(http).rank()
+            return answer
+
+    with ThreadPoolExecutor(4) as pool:
+        made, answers = pool.submit(created), [pool.submit(ranked) for _ in range(12)]
+        assert all(answer.result()["ranking"] for answer in answers)
+        assert made.result().is_success
+    with server.client() as http:
+        assert http.get("/bandits/default").json()["spec"]["rewards"]["aggregate"] == "sum"
 
 
 def test_a_configuration_is_read_and_written_back(own: Personalizer) -> None:
@@ -56,6 +86,7 @@ def test_a_configuration_is_read_and_written_back(own: Personalizer) -> None:
     assert others == {key: spec[key] for key in others}
     trail = own.http.get("/bandits/default/audit").json()["entries"]
     assert trail[0]["what"] == "PUT /personalizer configurations/service"
+    assert trail[-1]["what"] == "POST /personalizer rank", "which created the bandit"
 
 
 @pytest.mark.parametrize(
