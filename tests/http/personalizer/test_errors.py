@@ -93,8 +93,9 @@ def test_a_key_has_its_bandit_and_creates_it_where_it_may(locked: Server) -> Non
         assert rank(RANK, **admin).status_code == 201
         assert http.get("/bandits/own", headers=admin).status_code == 200
         assert calls.send("DELETE", "/personalizer/v1.0/model", None, admin).status_code == 204
-        audited = [line for line in locked.log_text().splitlines() if "administrative" in line]
-        called = [(line["method"], line["path"], line["outcome"]) for line in map(json.loads, audited)]
+        lines = [line for line in locked.log_text().splitlines() if "administrative" in line]
+        audited = map(json.loads, lines)
+        called = [(line["method"], line["path"], line["outcome"]) for line in audited]
         assert ("POST", "/personalizer/v1.0/rank", "201") in called
         assert ("DELETE", "/personalizer/v1.0/model", "204") in called
         assert http.get("/bandits/default", headers=admin).status_code == 404
