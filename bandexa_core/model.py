@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -433,6 +433,10 @@ class ServingModel:
                     continue
             found[arm.name] = known
         self._trials = found
+
+    def end_trials(self, stored: Collection[SnapshotVersion]) -> None:
+        """Drop the models of challengers whose snapshots are not stored any more."""
+        self._trials = {n: m for n, m in self._trials.items() if m.version in stored}
 
     @property
     def has_trials(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from bandexa_core.arms_spec import MAX_SHARE, ArmSpec
+from bandexa_core.arms_spec import BANDIT, MAX_SHARE, SERVED, ArmSpec
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
@@ -65,6 +65,8 @@ async def declare(
         most = engine.settings.max_challengers
         if known is None and len(bandit.challengers) >= most:
             raise Conflict(f"the bandit has {most} challengers, the most (max_challengers)")
+        if challenger in (BANDIT, SERVED):
+            raise InvalidRequest("challenger", f"must be neither {BANDIT!r} nor {SERVED!r}")
         if known is None and any(arm.name == challenger for arm in served.arms):
             raise InvalidRequest("challenger", "is the name of an arm of the bandit")
         new = Challenger(
@@ -157,6 +159,8 @@ async def try_out(engine: Engine, name: str, challenger: str, share: float) -> B
     async with engine.live.changing(name):
         bandit = engine.bandit(name)
         spec = _candidate_spec(engine, bandit, challenger)
+        if engine.rounds.learns_candidate(bandit.record.uid):
+            raise Conflict("a challenger of the bandit is being learned for its trial already")
         if await in_own_thread(_is_slow, spec, engine.registry):
             raise InvalidRequest(
                 "share", "must be 1: its encoder takes too long for a context to decide a share"
@@ -164,6 +168,7 @@ async def try_out(engine: Engine, name: str, challenger: str, share: float) -> B
         _with_arm(bandit, challenger, share, SnapshotVersion(1), spec)  # whether it may have it
         served = bandit.model.spec
         row = await _log(engine, bandit, served, Candidacy(challenger), spec)
+    # Nothing is awaited from here until the round is asked for: no second one comes in between.
     version = await engine.rounds.learn_candidate(bandit, row)
     async with engine.live.changing(name):
         if engine.live.find(bandit.record.uid) is not bandit:
@@ -196,6 +201,8 @@ def _free(bandit: Bandit, name: str) -> None:
         Conflict: Something is.
     """
     known, served = bandit.configurations, bandit.model.spec
+    if served.mode == "frozen":
+        raise Conflict("the bandit is frozen: no other configuration is learned until it is not")
     if known.promotion is not None and known.promotion.challenger == name:
         raise Conflict(f"challenger {name!r} was promoted already")
     if known.pending is not None:
@@ -209,6 +216,8 @@ def _with_arm(
     bandit: Bandit, name: str, share: float, version: SnapshotVersion, spec: BanditSpec
 ) -> BanditSpec:
     served = bandit.model.spec
+    if any(each.name == name and each.challenger is None for each in served.arms):
+        raise Conflict(f"the bandit has an arm {name!r}, which is no challenger's")
     arm = ArmSpec(
         name=name, share=share, challenger=name, snapshot=version, learned=spec_json(spec)
     )  # fmt: skip
@@ -275,6 +284,10 @@ async def demote(engine: Engine, name: str, challenger: str) -> Bandit:
             await _want(engine, bandit, "nothing")
             return bandit
     if not await engine.rounds.restore(bandit, LogPosition(promotion.generation)):
+        if bandit.model.spec.mode == "frozen":
+            raise Conflict(
+                "the model of before is not there any more, and a frozen bandit learns no other one"
+            )
         log.warning(
             "bandit %s: the model that challenger %s replaced is not there any more: it is learned"
             " anew from the log", name, challenger,

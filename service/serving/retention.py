@@ -254,11 +254,15 @@ class Retention:
         Snapshots that were stored for explanations alone, and whose rows go up to `wanted`, go
         first: what they explain is removed, and the limits of the store come before them.
         """
+        trials = {arm.snapshot for arm in bandit.model.spec.arms if arm.snapshot is not None}
         positions = _positions(bandit.snapshots)
+        for version in trials:  # they need no rows: their models stay as they are
+            positions.pop(SnapshotVersion(version), None)
         if any(position < wanted for position in positions.values()):
             with self._store.reader() as reader:
                 pinned = {bandit.model.version, *reader.imports(bandit.record.key)}
             pinned |= {version for version, position in positions.items() if position >= wanted}
+            pinned |= {SnapshotVersion(version) for version in trials}
             for version in bandit.snapshots.prune(self._settings.keep_snapshots, pinned):
                 positions.pop(version, None)
         return LogPosition(min(positions.values(), default=0))

@@ -100,7 +100,10 @@ class Rounds:
         Raises:
             RoundFailed: The round could not be completed.
         """
-        return await self.supervisor.request(bandit.record.uid)
+        while True:
+            event = await self.supervisor.request(bandit.record.uid)
+            if not await self._is_candidate(bandit, event.version):
+                return event
 
     async def reconfigure(self, bandit: Bandit, generation: LogPosition) -> Published:
         """Have the wanted configuration learned by a round now, and served.
@@ -116,6 +119,10 @@ class Rounds:
             if self._wanted.get(uid) == generation:
                 del self._wanted[uid]
 
+    def learns_candidate(self, uid: BanditUid) -> bool:
+        """Whether the configuration of a challenger is being learned for a trial."""
+        return uid in self._candidates
+
     async def learn_candidate(self, bandit: Bandit, generation: LogPosition) -> SnapshotVersion:
         """Have the configuration of a challenger learned by a round now; returns its snapshot.
 
@@ -125,6 +132,7 @@ class Rounds:
             RoundFailed: It could not be.
         """
         uid = bandit.record.uid
+        assert uid not in self._candidates, "one candidate of a bandit is learned at a time"
         self._candidates[uid] = generation
         try:
             while True:
@@ -135,8 +143,7 @@ class Rounds:
         except SnapshotError as error:
             raise RoundFailed(str(error)) from error
         finally:
-            if self._candidates.get(uid) == generation:
-                del self._candidates[uid]
+            del self._candidates[uid]
 
     async def restore(self, bandit: Bandit, generation: LogPosition) -> bool:
         """Serve a generation that was served before, with all rows since; False: it is not there.
@@ -246,8 +253,9 @@ class Rounds:
             self._building[uid] = wanted
             self._last_changed.add(uid)
         candidate = self._candidates.get(uid)
-        if wanted is None and candidate is not None and candidate <= position:
-            wanted = candidate
+        unlearns = mark is not None or self.must_relearn(bandit)
+        if wanted is None and candidate is not None and candidate <= position and not unlearns:
+            wanted = candidate  # else after the round that takes erased or void rows out
         return RoundOrder(uid, position, bandit.model.version, erased_from, wanted)
 
     async def published(self, uid: BanditUid, event: Published) -> None:
@@ -344,6 +352,7 @@ class Rounds:
             self._loader, remove_learned, self._store, bandit.record, bandit.snapshots, mark.first,
             version,
         )  # fmt: skip
+        bandit.model.end_trials(await loop.run_in_executor(self._loader, bandit.snapshots.versions))
         try:
             await Committer(loop)(self._store.relearned, mark)
         except (StoreError, Unavailable) as error:

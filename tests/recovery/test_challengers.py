@@ -83,3 +83,32 @@ def test_trial_promotion_and_return_survive_kills(launch, rig) -> None:
     restarted(node)
     assert node.state("b")["challengers"] == []
     assert node.state("b")["num_learned"] == node.state("twin")["num_learned"] == 90
+
+
+def test_a_trial_that_learned_what_is_erased_begins_anew(launch, rig) -> None:
+    node = launch("erased-trial")
+    node.create("b", rig.linear(encoder={"name": "concat"}))
+    for number in range(20):
+        select = {
+            "bandit": "b", "context": rig.context_of(f"row{number}", 0), "unit": f"u{number}",
+            "decision_id": f"d{number}",
+        }  # fmt: skip
+        node.call("POST", "/select", select)
+        node.call("POST", "/reward", {"decision_id": f"d{number}", "reward": number % 3 / 2})
+    node.call("PUT", "/bandits/b/challengers/products", BETTER)
+    where = "/bandits/b/challengers/products"
+    (arm,) = node.call("POST", f"{where}/promote", {"share": 0.25})["spec"]["arms"]
+    assert node.call("POST", "/erase", {"unit": "u3"})["rebuilt"] == ["b"]
+
+    def learned_anew() -> bool:
+        (mine,) = node.state("b")["spec"]["arms"]
+        assert (mine["name"], mine["share"]) == ("products", 0.25)
+        newer: bool = mine["snapshot"] > arm["snapshot"]
+        return newer
+
+    poll(learned_anew, "the trial begins anew", 60)
+    newest = node.call("GET", "/bandits/b/audit")["entries"][0]
+    assert (newest["by"], newest["what"]) == ("(rule)", "trial begins anew")
+    restarted(node)
+    assert (challenger(node)["state"], challenger(node)["share"]) == ("trial", 0.25)
+    verified(node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -240,3 +241,54 @@ def test_a_worse_challenger_is_returned_and_not_tried_again_by_its_rule(api) -> 
     newest = api.call("GET", f"/bandits/{name}/audit")["entries"][0]
     assert (newest["by"], newest["changes"][0]["new"]) == ("(rule)", "worse")
     assert api.call("PUT", where, {"encoder": {"name": "concat"}})["state"] == "learning"
+
+
+def test_a_trial_takes_no_arm_away_and_its_name_is_free(api) -> None:
+    name = api.two_actions(**CHAMPION)
+    taught(api.call, name, 20)
+    where = f"/bandits/{name}/challengers"
+    for taken in ("bandit", "served"):
+        refused = api.call("PUT", f"{where}/{taken}", BETTER, expect=422)
+        assert refused["detail"] == "challenger: must be neither 'bandit' nor 'served'"
+    declared(api.call, name, "products", **BETTER)
+    own = {"name": "products", "share": 0.2, "action": "x"}
+    api.call("PUT", f"/bandits/{name}", api.state(name)["spec"] | {"arms": [own]})
+    refused = api.call("POST", f"{where}/products/promote", {"share": 0.1}, expect=409)
+    assert "has an arm 'products'" in refused["detail"]
+    (arm,) = api.state(name)["spec"]["arms"]
+    assert {key: arm[key] for key in own} == own
+
+
+def test_a_frozen_bandit_learns_no_challenger_to_serve(api) -> None:
+    name = api.two_actions(**CHAMPION)
+    taught(api.call, name, 20)
+    declared(api.call, name, "products", **BETTER)
+    api.call("PUT", f"/bandits/{name}", api.state(name)["spec"] | {"mode": "frozen"})
+    before = api.state(name)
+    for body in ({}, {"share": 0.1}):
+        where = f"/bandits/{name}/challengers/products/promote"
+        assert "is frozen" in api.call("POST", where, body, expect=409)["detail"]
+    assert api.state(name) == before
+
+
+def test_of_two_trials_asked_for_at_once_one_begins(api) -> None:
+    name = api.two_actions(**CHAMPION)
+    taught(api.call, name, 60)
+    names = ("products", "wide")
+    declared(api.call, name, "products", **BETTER)
+    declared(api.call, name, "wide", **BETTER, posterior={"prior_var": 3.0})
+
+    def tried(challenger: str) -> int:
+        path = f"/bandits/{name}/challengers/{challenger}/promote"
+        status: int = api.http.request("POST", path, json={"share": 0.1}).status_code
+        return status
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(tried, names * 2))
+    assert set(found) == {200, 409}
+    begun = [arm["name"] for arm in api.state(name)["arms"] if arm["name"] != "bandit"]
+    assert len(begun) == 1
+    versions = [
+        each["version"] for each in api.call("GET", f"/bandits/{name}/snapshots")["snapshots"]
+    ]
+    assert max(versions) <= 4, "no round follows another"

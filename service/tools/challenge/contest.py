@@ -29,7 +29,7 @@ from service.serving.bandit import Bandit
 from service.serving.challengers import Challenger, Score, spec_json
 from service.serving.engine import Engine
 from service.serving.standing import ArmStanding
-from service.store.errors import ServiceError
+from service.store.errors import Conflict, InvalidRequest, ServiceError
 from service.store.records import AuditEntry
 from service.tools.challenge.worker import Found, Job
 
@@ -137,6 +137,12 @@ class Contest:
                         "bandit %s: challenger %s: its step is tried again in %.0f s: %s",
                         bandit.record.name, challenger.name, AGAIN_S, error,
                     )  # fmt: skip
+                except Exception:  # the top of the loop: other challengers take their steps
+                    self._again[key] = now + AGAIN_S
+                    log.exception(
+                        "bandit %s: the step of challenger %s failed", bandit.record.name,
+                        challenger.name,
+                    )  # fmt: skip
 
     async def _take_step(self, bandit: Bandit, challenger: Challenger) -> None:
         """Take the next step of a challenger, if one is due."""
@@ -145,8 +151,8 @@ class Contest:
         arm = next((each for each in bandit.current_standing() if each.name == name), None)
         if state == "served" and any(each.challenger == name for each in served.arms):
             await self._end(bandit, TrialEnd(name, "promoted"))
-        elif state == "trial" and not bandit.model.has_trials:
-            await self._end(bandit, TrialEnd(name, "lost"))
+        elif state == "trial" and not await self._is_there(bandit):
+            await self._begin_again(bandit, challenger)
         elif state == "trial" and arm is not None:
             await self._go_on(bandit, challenger, arm)
         elif state == "learning" and self._begins(bandit, challenger):
@@ -180,6 +186,26 @@ class Contest:
             )
             further = [step for step in rule.steps if step > share]
             await self._step_to(bandit, challenger, further[0] if further else 1.0)
+
+    async def _is_there(self, bandit: Bandit) -> bool:
+        """Whether the model of a trial is there, and its snapshot is still stored."""
+        bandit.model.end_trials(await asyncio.to_thread(bandit.snapshots.versions))
+        return bandit.model.has_trials
+
+    async def _begin_again(self, bandit: Bandit, challenger: Challenger) -> None:
+        """Learn the model of a trial anew: its snapshot was damaged, or had erased rows.
+
+        The bandit decides meanwhile. Where it cannot be learned any more, the trial ends.
+        """
+        arms, name = bandit.model.spec.arms, challenger.name
+        share = next((arm.share for arm in arms if arm.challenger == name), 0.0)
+        try:
+            await promoting.try_out(self._engine, bandit.record.name, name, share)
+        except (Conflict, InvalidRequest) as error:
+            log.warning("bandit %s: the trial of %s is over: %s", bandit.record.name, name, error)
+            await self._end(bandit, TrialEnd(name, "lost"))
+        else:
+            await self._note(bandit, name, "trial begins anew", "share", share)
 
     async def _step_to(self, bandit: Bandit, challenger: Challenger, share: float) -> None:
         engine, name = self._engine, bandit.record.name
