@@ -66,7 +66,7 @@ class TrialEnd(NamedTuple):
     Attributes:
         challenger: The challenger.
         why: "worse": its guard ended it; "promoted": it is the bandit; "stopped": somebody did;
-            "lost": its snapshot could not be read.
+            "lost": its model was, and could not be learned anew.
         low, high: The interval of its lift over the bandit; None: there was none.
         num: How many values are behind that.
         position, time: Of its row; 0 while it is none.
