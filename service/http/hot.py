@@ -58,7 +58,7 @@ from service.http.schemas.decide import (
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
-from service.serving.select.commands import CandidateInput, Decision, SelectCommand
+from service.serving.select.commands import CandidateInput, Decision, SelectCommand, place_of
 from service.settings import Scope as KeyScope
 from service.settings import Settings
 from service.store.errors import InvalidRequest, ServiceError
@@ -122,10 +122,9 @@ async def select(engine: Engine, command: SelectCommand, *, patient: bool = Fals
         raise
     found = decision.propensities
     if found is None or not command.all_propensities:  # the bandit's log may want them
-        return _answer(decision)
-    names = engine.selecting.names(command, found)
-    columns = zip(names, found.indexes.tolist(), found.values.tolist(), strict=True)
-    return _answer(decision, [CandidatePropensity(*each) for each in columns])
+        return _answer(command, decision)
+    chances = engine.selecting.chances(command, decision)
+    return _answer(command, decision, [CandidatePropensity(*each) for each in chances])
 
 
 def _identity(
@@ -154,9 +153,11 @@ def _identity(
 
 
 def _answer(
-    decision: Decision, all_propensities: list[CandidatePropensity] | None = None
+    command: SelectCommand,
+    decision: Decision,
+    all_propensities: list[CandidatePropensity] | None = None,
 ) -> SelectAnswer:
-    actions = [ActionRef(chosen.id, chosen.place) for chosen in decision.chosen]
+    actions = [ActionRef(chosen.id, place_of(command, chosen)) for chosen in decision.chosen]
     return SelectAnswer(
         decision_id=decision.decision_id,
         action=actions[0],

@@ -208,7 +208,7 @@ class Trim:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """The part of a decision that answers a repeated select."""
+    """The part of a decision that answers a repeated select; `candidates`: see the record."""
 
     body_hash: bytes | None
     chosen: tuple[ChosenAction, ...]
@@ -217,6 +217,7 @@ class StoredAnswer:
     propensity: float | None
     propensities: Propensities | None = None
     arm: str | None = None
+    candidates: tuple[ActionId, ...] | None = None
 
 
 class Erasure(NamedTuple):

@@ -73,7 +73,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def call(served: Server, route: tuple[str, str], authorization: str | None) -> httpx.Response:
     method, path = route
     path = path.format(
-        name="nobody", action_id="a", decision_id="d", evaluation_id="e",
+        name="nobody", action_id="a", decision_id="d", evaluation_id="e", challenger="c",
         asset="app.css" if "static" in path else "swagger-ui.css",
     )  # fmt: skip
     headers = {"content-type": "application/json"}

@@ -70,6 +70,22 @@ def test_a_decision_of_before_is_explained_with_what_was_offered_then(api) -> No
         assert [row["id"] for row in why["candidates"]] == offered
 
 
+def test_places_are_those_of_the_list_that_was_sent(api) -> None:
+    """Also where an action before them is outside its dates, and of a repeated select."""
+    name = limited(api, x={"ends_at": at(-1)})
+    listed = ["x", "y", "z"]
+    for _ in range(5):
+        answer = select(api, name, candidates=listed, all_propensities=True)
+        assert listed[answer["action"]["index"]] == answer["action"]["id"] != "x"
+        chances = {row["id"]: row["propensity"] for row in answer["all_propensities"]}
+        assert chances.keys() == {"y", "z"}
+        assert answer["propensity"] == chances[answer["action"]["id"]]
+        for row in answer["all_propensities"]:
+            assert listed[row["index"]] == row["id"]
+        again = {"decision_id": answer["decision_id"], "candidates": listed}
+        assert api.select(name, [1, 0.5], all_propensities=True, **again) == answer
+
+
 @pytest.mark.parametrize("method", ["thompson", "squarecb", "greedy"])
 def test_floors_and_caps_hold_in_every_decision(api, method: str) -> None:
     """And what is logged is what was used: the probabilities of all add up to 1."""

@@ -34,7 +34,7 @@ from service.http.personalizer.filling import fillable
 from service.http.personalizer.loops import Loop
 from service.http.personalizer.rank import check_actions, inline
 from service.serving.engine import Engine
-from service.serving.select.commands import InlineCandidates, SelectCommand
+from service.serving.select.commands import InlineCandidates, SelectCommand, place_of
 from service.store.errors import Conflict, InvalidRequest
 from service.store.objects import row_identity
 from service.store.records import RewardReport
@@ -159,7 +159,7 @@ async def rank_slots(engine: Engine, command: SlotsCommand) -> tuple[bytes, list
         except Conflict:
             message = f"eventId: {command.event!r} is the event of another Rank"
             raise Refused("InvalidRankRequest", message, 409) from None
-        chosen = offered[decision.chosen[0].place]
+        chosen = offered[place_of(select, decision.chosen[0])]
         taken |= {chosen}
         slots.append(SlotAnswer(id=slot.id, reward_action_id=body.actions[chosen].id))
         asked.append(select)

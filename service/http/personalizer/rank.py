@@ -16,7 +16,7 @@ from service.http.personalizer.features import EVENT, united
 from service.http.personalizer.loops import Loop
 from service.http.personalizer.ranking import ranked
 from service.serving.engine import Engine
-from service.serving.select.commands import InlineCandidates, SelectCommand
+from service.serving.select.commands import InlineCandidates, SelectCommand, place_of
 from service.store.errors import Conflict, InvalidRequest
 from service.store.objects import row_identity
 
@@ -122,13 +122,13 @@ async def rank(engine: Engine, command: RankCommand) -> bytes:
     except Conflict:
         message = f"eventId: {command.event!r} is the event of another Rank"
         raise Refused("InvalidRankRequest", message, 409) from None
-    found = decision.propensities
-    assert found is not None, "it asks for them"
     body = command.body
     offered = [each.id for each in body.actions if each.id not in command.excluded]
-    chances = dict(zip(offered, found.values.tolist(), strict=True))
-    chosen = offered[decision.chosen[0].place]
-    ranking = ranked([each.id for each in body.actions], command.excluded, chosen, chances)
+    found = engine.selecting.chances(command.select, decision)
+    chances = {offered[place]: chance for _, place, chance in found}
+    chosen = offered[place_of(command.select, decision.chosen[0])]
+    absent = command.excluded | (set(offered) - chances.keys())  # outside their dates
+    ranking = ranked([each.id for each in body.actions], absent, chosen, chances)
     return msgspec.json.encode(
         RankAnswer(
             ranking=[Ranked(id=each, probability=chance) for each, chance in ranking],

@@ -35,6 +35,7 @@ from service.serving.select.commands import (
     InlineCandidates,
     Scores,
     SelectCommand,
+    listed_ids,
 )
 from service.serving.select.decide import Pending
 from service.serving.select.encoder_queue import EncoderQueue
@@ -43,7 +44,7 @@ from service.store.errors import Conflict, InvalidRequest, Unavailable
 from service.store.identity import is_server_form
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
-from service.store.records import DecisionRecord, Propensities, StoredAnswer
+from service.store.records import DecisionRecord, StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -225,13 +226,27 @@ class Selecting:
             return len(self._bandit(command.bandit).model.catalogue)
         return len(given.ids if isinstance(given, InlineCandidates) else given)
 
-    def names(self, command: SelectCommand, propensities: Propensities) -> list[ActionId]:
-        """Return the ids of the candidates of a decision that has these propensities, K."""
-        given = command.candidates
-        if given is None:  # a slot has its action for ever
-            given = self._bandit(command.bandit).model.catalogue.ids
-        ids = given.ids if isinstance(given, InlineCandidates) else given
-        return [ids[index] for index in propensities.indexes.tolist()]
+    def chances(
+        self, command: SelectCommand, decision: Decision
+    ) -> list[tuple[ActionId, int, float]]:
+        """Return each candidate of a decision that has propensities: its id, place and chance, K.
+
+        A place is that in the list of the request, else a slot of the catalogue.
+        """
+        found = decision.propensities
+        assert found is not None, "it has them"
+        indexes, values = found.indexes.tolist(), found.values.tolist()
+        listed = listed_ids(command)
+        if listed is None:  # a slot has its action for ever
+            names = self._bandit(command.bandit).model.catalogue.ids
+            return [(names[i], i, chance) for i, chance in zip(indexes, values, strict=True)]
+        retrieved = command.retrieve is not None
+        offered = listed if retrieved else decision.candidates or listed
+        places = {name: place for place, name in enumerate(listed)}
+        return [
+            (offered[i], places[offered[i]], chance)
+            for i, chance in zip(indexes, values, strict=True)
+        ]
 
     async def score(self, name: str, context: Any, candidates: CandidateInput) -> Scores:
         """Return the served model's expectation of the candidates; stores nothing.
@@ -282,7 +297,7 @@ def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredA
         raise Conflict(f"decision {decision_id!r} was made for another request")
     return Decision(
         decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position,
-        earlier.propensities, earlier.arm,
+        earlier.propensities, earlier.arm, earlier.candidates,
     )  # fmt: skip
 
 

@@ -83,6 +83,23 @@ class InlineCandidates:
 CandidateInput = Sequence[ActionId] | InlineCandidates | None
 
 
+def listed_ids(command: SelectCommand) -> Sequence[ActionId] | None:
+    """Return the ids of the candidates that a request lists; None: it lists none."""
+    given = command.candidates
+    return given.ids if isinstance(given, InlineCandidates) else given
+
+
+def place_of(command: SelectCommand, chosen: ChosenAction) -> int:
+    """Return the place of a chosen action in the list of the request, else its slot.
+
+    What is noted is its place among those that were offered: some may be outside their dates.
+    """
+    listed = listed_ids(command)
+    if listed is None or listed[chosen.place] == chosen.id:
+        return chosen.place
+    return listed.index(chosen.id)
+
+
 def within_dates(
     given: Sequence[ActionId] | InlineCandidates, absent: Collection[ActionId]
 ) -> Sequence[ActionId] | InlineCandidates:
@@ -156,7 +173,11 @@ class SelectCommand(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The answer of a select; `propensities` are of all candidates, where it asked for them."""
+    """The answer of a select; `propensities` are of all candidates, where it asked for them.
+
+    `candidates`: those that were offered, less than the request lists where some are outside their
+    dates, or the retrieved ones; None: all enabled actions.
+    """
 
     decision_id: DecisionId
     chosen: tuple[ChosenAction, ...]
@@ -165,13 +186,14 @@ class Decision(NamedTuple):
     position: LogPosition
     propensities: Propensities | None = None
     arm: str | None = None
+    candidates: tuple[ActionId, ...] | None = None
 
     @classmethod
     def of(cls, record: DecisionRecord) -> Decision:
         """Return the answer of a decision that was just stored."""
         return cls(
             record.decision_id, record.chosen, record.propensity, record.snapshot, record.position,
-            record.propensities, record.arm,
+            record.propensities, record.arm, record.candidates,
         )  # fmt: skip
 
 

@@ -89,8 +89,9 @@ class HeldDecision:
         """Return what answered its select."""
         r = self.record
         return StoredAnswer(
-            r.body_hash, r.chosen, r.snapshot, r.position, r.propensity, r.propensities, r.arm
-        )
+            r.body_hash, r.chosen, r.snapshot, r.position, r.propensity, r.propensities, r.arm,
+            r.candidates,
+        )  # fmt: skip
 
     def num_bytes(self) -> int:
         """Return about how much memory it takes."""

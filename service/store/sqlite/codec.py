@@ -160,6 +160,21 @@ def pack_candidates(record: DecisionRecord) -> bytes | None:
     return bytes(msgpack.packb(parts if record.served is None else (*parts, record.served)))
 
 
+def unpack_candidate_ids(decision_id: str, blob: bytes | None) -> tuple[ActionId, ...] | None:
+    """Return the ids of the candidates of a decision; None where all enabled actions were.
+
+    Raises:
+        StoreDamaged: They cannot be read.
+    """
+    if blob is None:
+        return None
+    try:
+        ids = msgpack.unpackb(blob, use_list=False)[0]
+    except (ValueError, TypeError, IndexError) as error:
+        raise StoreDamaged(f"decision {decision_id!r}: its candidates are damaged") from error
+    return None if ids is None else tuple(map(ActionId, ids))
+
+
 def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:
     """Return the hash up to and including a row that schema 4 wrote: each row had the chain's."""
     return blake2b(previous + msgpack.packb(row), digest_size=HASH_BYTES).digest()

@@ -29,7 +29,12 @@ from service.store.reading import BEGINNING, NOTHING_EXAMINED
 from service.store.records import BanditRecord, Blanked, Erasure, Relearning, StoredAnswer, Trim
 from service.store.sqlite import old_rows
 from service.store.sqlite.catalogues import catalogue_at, removable_changes
-from service.store.sqlite.codec import INSIDE, unpack_chosen, unpack_propensities
+from service.store.sqlite.codec import (
+    INSIDE,
+    unpack_candidate_ids,
+    unpack_chosen,
+    unpack_propensities,
+)
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.erasing import blanked_times, open_erasures, open_relearning
 from service.store.sqlite.evicted import evicted_rows, trim_of
@@ -420,13 +425,13 @@ def stored_answer(
     """Return what answered a decision's select, None without such a decision."""
     column, value = ids.place(decision_id)
     found = db.execute(
-        "SELECT body_hash, chosen, snapshot, position, propensity, propensities, arm"
+        "SELECT body_hash, chosen, snapshot, position, propensity, propensities, arm, candidates"
         f" FROM decisions WHERE {column} = ?",
         (value,),
     ).fetchone()
     if found is None:
         return None
-    body_hash, chosen, snapshot, position, propensity, propensities, arm = found
+    body_hash, chosen, snapshot, position, propensity, propensities, arm, candidates = found
     return StoredAnswer(
         body_hash,
         unpack_chosen(decision_id, chosen),
@@ -435,4 +440,5 @@ def stored_answer(
         propensity,
         unpack_propensities(decision_id, propensities),
         arm,
+        unpack_candidate_ids(decision_id, candidates),
     )

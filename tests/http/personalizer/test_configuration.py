@@ -165,6 +165,26 @@ def test_an_apprentice_serves_the_callers_first_action_and_learns(own: Personali
     assert own.http.get("/bandits/default").json()["spec"]["arms"] == []
 
 
+def test_an_action_outside_its_dates_stands_where_it_was_sent_with_probability_0(
+    own: Personalizer,
+) -> None:
+    spec = own.http.get("/bandits/default").json()["spec"]
+    limits = {"soup": {"ends_at": "2026-01-01T00:00:00+00:00"}}
+    assert own.http.put("/bandits/default", json=spec | {"limits": limits}).status_code == 200
+    slots = [{"id": each, "baselineAction": each} for each in ("salad", "toast")]
+    for number in range(6):
+        answer = own.rank(eventId=f"d{number}")
+        assert answer["ranking"][0] == {"id": "soup", "probability": 0.0}
+        assert answer["rewardActionId"] == answer["ranking"][1]["id"]
+        chosen, chance = answer["rewardActionId"], answer["ranking"][1]["probability"]
+        stored = own.decision(f"d{number}")
+        assert (stored["chosen"][0]["id"], stored["propensity"]) == (chosen, chance)
+        assert own.rank(eventId=f"d{number}") == answer
+        body = {"actions": ACTIONS, "slots": slots, "eventId": f"s{number}"}
+        shown = own.call("POST", "/v1.1-preview.3/multislot/rank", body, 201)["slots"]
+        assert {each["rewardActionId"] for each in shown} == {"toast", "salad"}
+
+
 def test_logging_alone_learns_nothing_whatever_is_activated(own: Personalizer) -> None:
     configured(own, rewardWaitTime="PT5S")
     configured(own, learningMode="LoggingOnly")
