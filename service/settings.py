@@ -64,8 +64,8 @@ class KeySetting(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
     expires: AwareDatetime | None = None
-    rate: float | None = Field(None, gt=0.0, allow_inf_nan=False)
-    burst: int | None = Field(None, ge=1)
+    rate: float | None = Field(None, ge=1e-6, allow_inf_nan=False)
+    burst: int | None = Field(None, ge=1, le=1_000_000_000)
 
     @property
     def at_once(self) -> float:

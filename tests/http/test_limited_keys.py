@@ -107,6 +107,8 @@ def test_a_bucket_gains_its_rate_and_never_more_than_its_burst() -> None:
         (["expires = 'soon'"], "expires"),
         (["rate = 0"], "rate"),
         (["rate = inf"], "rate"),
+        (["rate = 5e-324"], "rate"),  # after which no time is left to wait for
+        (["rate = 1.0", f"burst = 1{'0' * 400}"], "burst"),
         (["rate = 1.0", "burst = 0"], "burst"),
         (["burst = 5"], "burst: belongs to a rate"),
     ],
