@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.fixtures.commands import bandexa
@@ -112,3 +116,53 @@ def test_a_trial_that_learned_what_is_erased_begins_anew(launch, rig) -> None:
     restarted(node)
     assert (challenger(node)["state"], challenger(node)["share"]) == ("trial", 0.25)
     verified(node)
+
+
+def test_a_trial_is_returned_while_the_challenger_of_another_bandit_is_learned(launch) -> None:
+    node = launch("two-trials")
+    spec = {
+        "context": {"shape": [2]}, "action_dim": 2, "reward_range": [0, 1], "seed": 5,
+        "selection": {"epsilon": 0.1}, "encoder": {"name": "bilinear"},
+        "training": {"mode": "lockstep"},
+    }  # fmt: skip
+    actions = {"ids": ["x", "y"], "features": [[1, 0], [0, 1]]}
+    rng = np.random.default_rng(3)
+
+    def played(name: str, num: int) -> None:
+        """Have a bandit learn that each of two contexts has its own best action."""
+        kinds = rng.integers(2, size=num).tolist()
+        items = [{"bandit": name, "context": [1 - kind, kind]} for kind in kinds]
+        answers = node.call("POST", "/select/batch", {"items": items})["items"]
+        rewards = [
+            {
+                "decision_id": each["answer"]["decision_id"],
+                "reward": float(
+                    rng.random() < (0.9 if each["answer"]["action"]["id"] == best else 0.1)
+                ),
+            }
+            for each, best in zip(answers, ("xy"[kind] for kind in kinds), strict=True)
+        ]
+        node.call("POST", "/reward/batch", {"items": rewards})
+
+    for name in ("a", "b"):
+        node.call("PUT", f"/bandits/{name}", spec)
+        node.call("PUT", f"/bandits/{name}/actions", actions)
+        played(name, 200)
+        where = f"/bandits/{name}/challengers/sums"
+        node.call("PUT", where, {"encoder": {"name": "concat"}})
+        node.call("POST", f"{where}/promote", {"share": 0.5})
+    state = node.state("a")
+    version = state["spec"]["arms"][0]["snapshot"]
+    trainer = node.trainer_pid()
+    os.kill(trainer, signal.SIGSTOP)
+    try:
+        (folder,) = (node.data_dir / "snapshots" / state["uid"]).glob(f"*{version}")
+        shutil.rmtree(folder)  # so that it is learned anew, which waits for the trainer
+        poll(lambda: node.trainer()["state"] == "training", "it waits")
+        for _ in range(4):
+            played("b", 500)
+        poll(lambda: node.state("b")["arms"] == [], "the other trial is ended", 30)
+    finally:
+        os.kill(trainer, signal.SIGCONT)
+    found = node.call("GET", "/bandits/b/challengers/sums")
+    assert found["state"] == "returned"

@@ -19,9 +19,11 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
+from bandexa_core.ids import BanditUid
 from bandexa_core.log.promotions import TrialEnd
 from service import BLAS_THREADS
 from service.serving import promoting
@@ -54,6 +56,7 @@ class Contest:
         self._engine = engine
         self._next = 0
         self._again: dict[tuple[str, str], float] = {}  # when a step that failed is tried again
+        self._steps: dict[BanditUid, asyncio.Task[None]] = {}  # which are being taken
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Contest]:
@@ -65,9 +68,9 @@ class Contest:
         try:
             yield self
         finally:
-            for task in tasks:
+            for task in (*tasks, *self._steps.values()):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._steps.values(), return_exceptions=True)
 
     async def _forever(self, step: object) -> None:
         assert callable(step)
@@ -123,26 +126,37 @@ class Contest:
     # -- rules ------------------------------------------------------------------------------------
 
     async def _take_steps(self) -> None:
+        """Take the steps of each bandit that are due; none waits for what another one learns."""
         for bandit in self._engine.bandits():
-            for challenger in list(bandit.challengers.values()):
-                key, now = (bandit.record.uid, challenger.name), time.monotonic()
-                if self._again.get(key, 0.0) > now:
-                    continue
-                self._again.pop(key, None)
-                try:
-                    await self._take_step(bandit, challenger)
-                except ServiceError as error:
-                    self._again[key] = now + AGAIN_S
-                    log.warning(
-                        "bandit %s: challenger %s: its step is tried again in %.0f s: %s",
-                        bandit.record.name, challenger.name, AGAIN_S, error,
-                    )  # fmt: skip
-                except Exception:  # the top of the loop: other challengers take their steps
-                    self._again[key] = now + AGAIN_S
-                    log.exception(
-                        "bandit %s: the step of challenger %s failed", bandit.record.name,
-                        challenger.name,
-                    )  # fmt: skip
+            uid = bandit.record.uid
+            if bandit.challengers and uid not in self._steps:
+                task = asyncio.create_task(self._take_steps_of(bandit), name="challengers-steps")
+                self._steps[uid] = task
+                task.add_done_callback(partial(self._taken, uid))
+
+    def _taken(self, uid: BanditUid, _: asyncio.Task[None]) -> None:
+        del self._steps[uid]
+
+    async def _take_steps_of(self, bandit: Bandit) -> None:
+        for challenger in list(bandit.challengers.values()):
+            key, now = (bandit.record.uid, challenger.name), time.monotonic()
+            if self._again.get(key, 0.0) > now:
+                continue
+            self._again.pop(key, None)
+            try:
+                await self._take_step(bandit, challenger)
+            except ServiceError as error:
+                self._again[key] = now + AGAIN_S
+                log.warning(
+                    "bandit %s: challenger %s: its step is tried again in %.0f s: %s",
+                    bandit.record.name, challenger.name, AGAIN_S, error,
+                )  # fmt: skip
+            except Exception:  # the top of the loop: other challengers take their steps
+                self._again[key] = now + AGAIN_S
+                log.exception(
+                    "bandit %s: the step of challenger %s failed", bandit.record.name,
+                    challenger.name,
+                )  # fmt: skip
 
     async def _take_step(self, bandit: Bandit, challenger: Challenger) -> None:
         """Take the next step of a challenger, if one is due."""
