@@ -54,7 +54,8 @@ class RewardBounds:
 
     The window is held in the order of arrival and in the order of size. The latter has the median
     in its middle and the largest distances at its ends, so that a value costs two searches and no
-    sorting. Of values that have left it the most distant ones are remembered.
+    sorting. Of values that have left it the most distant ones are remembered. Where the value that
+    leaves equals the one that comes, as most rewards of few kinds do, nothing else changes.
 
     Args:
         reward_range: The range that rewards were declared to have. The bounds are then at least its
@@ -77,6 +78,8 @@ class RewardBounds:
         self._by_size: list[float] = []  # the same values
         self._lowest: list[float] = []  # `_RANK` of them at each end
         self._highest: list[float] = []
+        self._bounds: Bounds | None = None  # what holds now, once it is computed
+        self._least: float | None = None  # see `_least_distance`; likewise
         for value in values:
             self._add(value)
 
@@ -88,6 +91,11 @@ class RewardBounds:
 
     def current(self) -> Bounds:
         """Return the bounds that hold now."""
+        if self._bounds is None:
+            self._bounds = self._computed()
+        return self._bounds
+
+    def _computed(self) -> Bounds:
         ordered = self._sorted
         if len(ordered) < LEAST:
             return UNBOUNDED
@@ -119,14 +127,18 @@ class RewardBounds:
         self._num += 1
         if len(self._newest) < WINDOW:
             self._newest.append(value)
-        else:
-            leaving = self._newest[self._oldest]
+            insort(self._sorted, value)
+            self._bounds = self._least = None
+            return
+        oldest = self._oldest
+        leaving = self._newest[oldest]
+        if leaving != value:
             del self._sorted[bisect_left(self._sorted, leaving)]
-            self._newest[self._oldest] = value
-            self._oldest = (self._oldest + 1) % WINDOW
-        insort(self._sorted, value)
-        if self._num > WINDOW:
-            self._remember(self._num - WINDOW, leaving)
+            insort(self._sorted, value)
+            self._newest[oldest] = value
+            self._bounds = self._least = None
+        self._oldest = (oldest + 1) % WINDOW
+        self._remember(self._num - WINDOW, leaving)
 
     def _remember(self, number: int, value: float) -> None:
         """Remember a value that has left the window, unless it is less distant than the others."""
@@ -135,7 +147,9 @@ class RewardBounds:
             del distant[0]
         elif len(distant) == MOST_DISTANT:
             median = self._median()
-            least = self._least_distance(median)
+            if self._least is None:
+                self._least = self._least_distance(median)
+            least = self._least
             if abs(value - median) < least:
                 return
             place = 0  # of the oldest one that is as near as any
@@ -145,6 +159,7 @@ class RewardBounds:
                 distant.append((number, value))
                 return
         distant.append((number, value))
+        self._bounds = self._least = None
         self._by_size = sorted([held for _, held in distant])
         self._lowest, self._highest = self._by_size[:_RANK], self._by_size[-_RANK:]
 

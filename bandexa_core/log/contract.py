@@ -228,8 +228,11 @@ def report(
             return _stored(state, "ignored", most)
     after = counted(item, reward, rules)
     value = value_of(after, rules)
-    _check_size(after, value, rules)
-    if isinstance(reward, tuple):
+    if after.metrics or abs(value) > MAX_REWARD:
+        _check_size(after, value, rules)
+    if allowed is None:
+        pass
+    elif isinstance(reward, tuple):
         _check_range(value, allowed, "metrics: they make a value of ")
     elif aggregate == "sum":
         _check_range(value, allowed, "reward: makes a sum of ")
@@ -420,6 +423,8 @@ def counted(item: ItemState, reward: Outcome, rules: RewardSpec) -> ItemState:
 
 def joined(partials: tuple[float, ...], reward: float, aggregate: str) -> tuple[float, ...]:
     """Return what is kept of the rewards that count after one more; see `ItemState`."""
+    if aggregate in ("first", "last"):
+        return (reward,)
     if aggregate in ("sum", "mean"):
         return grown(partials, reward)
     if aggregate == "median":
@@ -427,9 +432,8 @@ def joined(partials: tuple[float, ...], reward: float, aggregate: str) -> tuple[
         return (*partials[:place], reward, *partials[place:])
     if aggregate == "min":
         return (min(*partials, reward),) if partials else (reward,)
-    if aggregate == "max":
-        return (max(*partials, reward),) if partials else (reward,)
-    return (reward,)
+    assert aggregate == "max"
+    return (max(*partials, reward),) if partials else (reward,)
 
 
 def repeated(item: ItemState, reward: Outcome) -> bool:
@@ -489,6 +493,8 @@ def _check_size(item: ItemState, value: float, rules: RewardSpec) -> None:
 def _learned(
     index: int, before: ItemState, after: ItemState, value: float, rules: RewardSpec
 ) -> Learned:
+    if not (before.metrics or after.metrics):
+        return Learned(index, before.value, value, None, None)
     known = None if before.value is None else metrics_of(before, rules)
     return Learned(index, before.value, value, metrics_of(after, rules), known)
 

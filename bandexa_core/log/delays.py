@@ -72,8 +72,9 @@ class Delays:
         """Count a reward that was reported `delay_s` after its decision, at the service time."""
         if self._since is None:
             self._since = now
-        octaves = math.log2(max(delay_s, _SHORTEST_S) / _SHORTEST_S)
-        bin_ = math.ceil(_PER_OCTAVE * octaves)
+        bin_ = 0
+        if delay_s > _SHORTEST_S:
+            bin_ = math.ceil(_PER_OCTAVE * math.log2(delay_s / _SHORTEST_S))
         self._counts[bin_] = self._counts.get(bin_, 0.0) + 1.0
         self._total += 1.0
         self._num += 1

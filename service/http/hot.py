@@ -89,7 +89,9 @@ def select_command(
     """
     bandit = engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong in the context
     context = decode_context(bandit, body.context, packed=encoding == MSGPACK)
-    offered = candidates.resolved(body.candidates, bandit.actions)
+    offered = None
+    if body.candidates is not None:
+        offered = candidates.resolved(body.candidates, bandit.actions)
     own_id = None if body.decision_id is None else DecisionId(body.decision_id)
     return SelectCommand(
         bandit=body.bandit,

@@ -143,12 +143,17 @@ class _Block:
         self.num += 1
         self.total += value
         self.square += value * value
-        sums = self.actions.setdefault(action, [0.0] * 7)
+        sums = self.actions.get(action)
+        if sums is None:
+            sums = self.actions[action] = [0.0] * 7
         w = 1.0 / propensity
-        for place, term in enumerate(
-            (1.0, w, w * w, value * w, value * w * w, value * value * w, (value * w) ** 2)
-        ):
-            sums[place] += term
+        sums[0] += 1.0  # written out: every first value passes here
+        sums[1] += w
+        sums[2] += w * w
+        sums[3] += value * w
+        sums[4] += value * w * w
+        sums[5] += value * value * w
+        sums[6] += (value * w) ** 2
 
 
 class Recent:

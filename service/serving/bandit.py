@@ -73,6 +73,7 @@ class Bandit:
         inputs: What the objects of requests had.
         imported: Snapshots that are being imported, by version.
         num_numbers: How many numbers a context has; 0 where contexts are objects.
+        has_objects: Whether contexts or actions are objects with named features.
         configurations: Those that its log has, as far as is known here.
         num_imported: How many decisions were imported into it.
         metrics: What is known of the metrics that are reported for it.
@@ -111,7 +112,8 @@ class Bandit:
         self.inputs = InputCounts()
         self.num_numbers = math.prod(record.spec.context.shape or (0,))
         self._salt = salt
-        self._sides = _Sides.of(model.spec, salt)
+        self._sides = sides = _Sides.of(model.spec, salt)
+        self.has_objects = sides.contexts is not None or sides.actions is not None
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
             record.name, model, self._load_import, partial(read, record),
@@ -126,12 +128,12 @@ class Bandit:
     @property
     def contexts(self) -> NamedSide | None:
         """What the named features of contexts may be; None where they are numbers."""
-        return self._named_sides().contexts
+        return self._named_sides().contexts if self.has_objects else None
 
     @property
     def actions(self) -> NamedSide | None:
         """What the named features of actions may be; None where they are numbers."""
-        return self._named_sides().actions
+        return self._named_sides().actions if self.has_objects else None
 
     def _named_sides(self) -> _Sides:
         spec = self.applier.model.spec
@@ -171,8 +173,9 @@ class Bandit:
         Raises:
             InvalidRequest: It does not fit.
         """
-        if self.contexts is not None and not isinstance(value, np.ndarray):
-            return self.contexts.row(value, "context")
+        side = self.contexts
+        if side is not None and not isinstance(value, np.ndarray):
+            return side.row(value, "context")
         spec = self.record.spec.context
         return conform(value, spec.stored_shape, spec.stored_dtype, "context")
 

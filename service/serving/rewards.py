@@ -146,12 +146,14 @@ class Rewards:
             return
         bandit.applier.follow(rows[-1].position)
         spec, vitals = bandit.model.spec, bandit.vitals
+        expected, clips = spec.expected_rewards, spec.clipped_to is not None
         for row in () if step.imported else rows:  # what was served elsewhere is no sign of health
             if row.after is None or row.learned is None:  # it became void
                 continue
-            vitals.learned(row.before, row.after, spec.expected_rewards)
-            if (learned := spec.learned_as(row.learned)) != row.after:
-                vitals.clipped(row.after, learned, spec.expected_rewards)
+            vitals.learned(row.before, row.after, expected)
+            learned = spec.learned_as(row.learned) if clips else row.learned
+            if learned != row.after:
+                vitals.clipped(row.after, learned, expected)
         self.train_if_due(bandit)  # here as well: the caller may have gone away
 
     async def activate(self, decision_id: DecisionId) -> ActivationStatus:

@@ -7,7 +7,7 @@ result or the exception, never both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -126,15 +126,17 @@ class Step(NamedTuple):
     matures: float | None = None
     imported: bool = False
 
-    def metric_totals(self) -> Iterator[tuple[str, int, float]]:
-        """Yield what it adds to the totals of metrics: name, number of values, sum."""
-        rules = self.decision.rules
+    def metric_totals(self) -> Sequence[tuple[str, int, float]]:
+        """Return what it adds to the totals of metrics: name, number of values, sum."""
+        found: list[tuple[str, int, float]] = []
         pairs = zip(self.decision.state.items, self.change.state.items, strict=False)
         for before, after in pairs:
             if before.metrics is not after.metrics:
+                rules = self.decision.rules
                 old, new = metrics_of(before, rules) or (), metrics_of(after, rules) or ()
                 for name, added in changed_totals(old, new).items():
-                    yield name, added.num_values, added.total
+                    found.append((name, added.num_values, added.total))
+        return found
 
 
 class Due(NamedTuple):

@@ -298,6 +298,8 @@ class Definitions:
 
     def since(self, position: int, key: Key) -> int:
         """Return the position from which what is defined at another one holds."""
+        if not self.end:  # there is one configuration
+            return 0
         place = bisect_right(self._starts, position) - 1
         found = self._since.get((place, key))
         if found is None:
@@ -375,6 +377,7 @@ class Comparison:
         self.changed: dict[Key, Sums | Lift] = {}
         self._read: dict[Key, Sums | Lift | None] = {}
         self._waiting: dict[Key, list[tuple[float, bool]]] = defaultdict(list)  # to be added
+        self._actions: dict[str, Key] = {}
 
     def take(self, rows: Iterable[CountedValue]) -> None:
         """Add rows in order; what they correct or void is taken out again."""
@@ -393,13 +396,18 @@ class Comparison:
     def _count(
         self, row: CountedValue, made_at: int, value: float, metrics: Metrics | None, *, add: bool
     ) -> None:
-        spec = self._definitions.spec(made_at)
         if row.action is not None:
-            self._add(Key("action", row.action), made_at, value, add=add)
+            key = self._actions.get(row.action)
+            if key is None:
+                key = self._actions[row.action] = Key("action", row.action)
+            self._add(key, made_at, value, add=add)
             for name, part in metrics or ():
                 self._add(Key("action", row.action, METRIC + name), made_at, part, add=add)
         arm = row.arm
-        if arm is None or not comparable(spec, arm, is_first=row.is_first):
+        if arm is None:
+            return
+        spec = self._definitions.spec(made_at)
+        if not comparable(spec, arm, is_first=row.is_first):
             return
         others = [each for each, share in shares(spec).items() if each != BANDIT and share > 0.0]
         parts, known = [("", value)], dict(metrics or ())

@@ -150,7 +150,7 @@ class Selecting:
                 record.time, [chosen.id for chosen in record.chosen], record.propensity,
                 choice=drawn.several, activated=record.activated,
             )  # fmt: skip
-            if bandit.contexts is not None or bandit.actions is not None:
+            if bandit.has_objects:
                 named = named_inputs(bandit.model.policy)
                 bandit.inputs.selected(named, record.context, record.chosen[0].features)
             if drawn.late_propensity is not None:

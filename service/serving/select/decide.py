@@ -173,7 +173,8 @@ def _drawn(
     now: float,
     max_inline_bytes: int,
 ) -> Drawn:
-    model, command = pending.bandit.model, pending.command
+    bandit, command = pending.bandit, pending.command
+    model = bandit.model
     propensity, late = choice.propensity, choice.late_propensity
     everyone = _all_propensities(offer, choice) if _stores_all(model, command, offer) else None
     if everyone is not None and late is not None:
@@ -181,10 +182,10 @@ def _drawn(
     record = DecisionRecord(
         decision_id=decision_id,
         key=key,
-        bandit=pending.bandit.record.key,
+        bandit=bandit.record.key,
         time=now,
         body_hash=command.body_hash,
-        context=trimmed(pending.context) if pending.bandit.contexts else pending.context,
+        context=trimmed(pending.context) if bandit.contexts else pending.context,
         chosen=_chosen_actions(model, offer, choice),
         candidates=_offered_ids(model, offer, choice),
         features=_inline_features(command, offer, choice, max_inline_bytes),

@@ -105,6 +105,21 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
 
 
+def chosen_score(decision_id: str, blob: bytes, place: int) -> tuple[ActionId, float]:
+    """Decode only the id and the score of one of the actions of `pack_chosen`.
+
+    Raises:
+        StoreDamaged: A checksum differs.
+        IndexError: There are not so many.
+    """
+    item = _unpacked_chosen(decision_id, blob, None)[place]
+    try:
+        name, _, _, _, score, *_ = item
+    except (TypeError, ValueError) as error:
+        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+    return name, score
+
+
 def chosen_items(
     decision_id: str, blob: bytes, context: bytes | None = None
 ) -> Sequence[ChosenItem]:

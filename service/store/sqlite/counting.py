@@ -7,7 +7,6 @@ decisions comes as one row of JSON.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from service.store.hashing import KIND_CONFIG, unpack_log_metrics
 from service.store.identity import TIME_BITS, first_key
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.clock import stored_clock
-from service.store.sqlite.codec import chosen_ids, chosen_items
+from service.store.sqlite.codec import chosen_ids, chosen_score
 from service.store.sqlite.connection import connect_reader
 from service.store.sqlite.log_rows import config_rows
 from service.store.sqlite.reader import stored_spec
@@ -176,13 +175,15 @@ def _value(
     propensity: float | None,
     origin: int | None,
 ) -> CountedValue:
-    action, score = None, None
+    action = score = metrics = metrics_before = None
     if chosen is not None:
-        with suppress(StoreDamaged, IndexError):  # verification reports it
-            item = chosen_items(f"of log row {position}", chosen)[place]
-            action, score = item.id, item.score
+        try:
+            action, score = chosen_score(f"of log row {position}", chosen, place)
+        except (StoreDamaged, IndexError):  # verification reports it
+            action = score = None
+    if payload is not None:
+        metrics, metrics_before = unpack_log_metrics(payload)
     return CountedValue(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
-        action, arm, bool(is_first), *unpack_log_metrics(payload), context, propensity, score,
-        origin,
+        action, arm, bool(is_first), metrics, metrics_before, context, propensity, score, origin,
     )  # fmt: skip

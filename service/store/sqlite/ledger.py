@@ -243,7 +243,8 @@ class Ledger:
                 closed.append((step.closes, decision.key))
             if step.matures is not None:
                 matured.append((step.matures, decision.key))
-            totals += ((decision.bandit.key, *each) for each in step.metric_totals())
+            for each in step.metric_totals():
+                totals.append((decision.bandit.key, *each))
             stored[decision.key] = _after(step, found, items)
             changed[decision.key] = step.change.state
             answers.append(rows)
@@ -259,9 +260,10 @@ class Ledger:
 
     def _note_delay(self, step: Step, found: _Stored) -> None:
         """Count how late a reward came, where the age of mature decisions is learned from that."""
+        if step.change.reward not in SOON:
+            return
         bandit, key = step.decision.bandit, step.decision.key
-        rules = self._configurations(bandit).rules(found.position)
-        if rules.maturity == "auto" and step.change.reward in SOON:
+        if self._configurations(bandit).rules(found.position).maturity == "auto":
             now = self._clock()
             self._delays.add(bandit.key, now - made_at(key, found.time), now)
 

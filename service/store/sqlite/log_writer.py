@@ -112,7 +112,7 @@ class LogWriter:
         hashed = (row.position, KIND_LEARN, row.time, *learned_content(key, item, row))
         group.rows.append(row)
         group.num_bytes += row.context.nbytes + row.action.nbytes
-        payload = pack_log_metrics(row.metrics, row.metrics_before)
+        payload = hashed[_NUMBERS] if len(hashed) > _NUMBERS else None
         group.columns.append((bandit, *hashed[:_NUMBERS], payload))
         group.leaves.append(leaf_hash(hashed))
         if len(group.rows) == MAX_GROUP:
