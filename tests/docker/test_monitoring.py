@@ -128,6 +128,8 @@ def test_every_panel_has_an_answer_on_a_live_server(prometheus: str, api):
             ):  # fmt: skip
                 query = query.replace(written, here)
             answer = client.get("/api/v1/query", params={"query": query})
+            if answer.status_code == 503:  # it has not started yet
+                return []
             assert answer.status_code == 200, (query, answer.text)
             found: list[Any] = answer.json()["data"]["result"]
             return found

@@ -58,7 +58,9 @@ def busy(api) -> str:
 def documented() -> dict[str, set[str]]:
     """Return the metrics of the table with their labels."""
     text = DOCUMENTED.read_text()
-    table = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|([a-z, ]*)\|", text, re.MULTILINE)
+    table = re.findall(
+        r"^\| ((?:`(?:bandexa|process)_[a-z_]+`(?:, )?)+) \|([a-z, ]*)\|", text, re.MULTILINE
+    )
     found: dict[str, set[str]] = {}
     for names, labels in table:
         for name in re.findall(r"`([a-z_]+)`", names):

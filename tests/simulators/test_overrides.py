@@ -37,7 +37,7 @@ def test_every_setting_can_be_given_but_those_of_the_simulation() -> None:
     """The defaults of a specification, written as assignments, return unchanged."""
     spec = dataclasses.asdict(BanditSpec(policy="linear_ts", context=ContextSpec(shape=(1,))))
     simulated = {"policy", "context", "action_dim", "actions", "seed", "edition"}
-    operated = {"arms", "sticky", "guard", "mode", "serve"}
+    operated = {"arms", "sticky", "segment", "guard", "mode", "serve", "limits"}
     given = {key: value for key, value in spec.items() if key not in simulated | operated}
     del given["training"]["mode"], given["encoder"]["params"]
     flat = {"reward_range": "[0.0, 1.0]"}
