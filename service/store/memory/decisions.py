@@ -218,6 +218,7 @@ class Decisions:
         learned = held.learned[item]
         row = VoidRow(position, now, learned.origin, value, *learned.bounds, metrics)
         bandit.log.voided(HeldVoid(row, key, item))
+        self._contents.end_groups()  # of all logs: the next bounds are read from the values in them
         leave_sample(bandit, learned.origin)
         self._bounds.forget(held.record.bandit)
         return Logged(position, now, self._contents.name(held), value, None, None)
