@@ -133,7 +133,11 @@ def test_a_network_renews_only_the_column_that_left_its_scale(
     ],
 )
 def test_regret_is_hardly_more_than_without_the_disturbance(scene, horizon, policy):
-    """By the draws that the bound was set with: six seeds of others are beyond it by chance."""
+    """By first draws. A seed that drops an action early decides a sum of six, by either draws.
+
+    Over seeds 100 to 179 the ratio by second draws is .99 for "missing" and "action", as by first
+    ones (1.02 and 1.00).
+    """
     with_it, without = (
         sum(
             regret(scene, policy, seed, horizon, disturbed=disturbed, draws=1).sum()
