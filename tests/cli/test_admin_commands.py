@@ -92,6 +92,41 @@ def test_actions_are_put_listed_and_retired(api, run: Run, tmp_path: Path) -> No
         run("actions", "put", featured, *wrong, expect=2)
 
 
+def test_challengers_are_declared_promoted_demoted_and_deleted(
+    api, run: Run, tmp_path: Path
+) -> None:
+    name = api.two_actions(encoder={"name": "concat"})
+    for _ in range(3):
+        api.teach(name, [1, 2], "x", 1.0)
+    file = tmp_path / "products.json"
+    file.write_text(json.dumps({"encoder": {"name": "bilinear"}, "promotion": {"margin": 0.5}}))
+    put = run("challengers", "put", name, "products", "--file", str(file))
+    assert put.stdout == "products: learning\n"
+    assert run("challengers", "put", name, "greedy", "--quiet").stdout == ""
+    assert run("challengers", "list", name, "--quiet").stdout == "greedy\nproducts\n"
+    table = run("challengers", "list", name).stdout.splitlines()
+    assert table[0].split()[:4] == ["challenger", "state", "share", "decisions"]
+    assert table[2].split() == ["products", "learning", "0", "0", "not", "compared", "yet"]
+    listed = of_json(run("challengers", "list", name, "--json"))
+    assert [each["name"] for each in listed] == ["greedy", "products"]
+    assert listed[1]["promotion"]["margin"] == 0.5
+
+    tried = run("challengers", "promote", name, "products", "--share", "0.25")
+    assert tried.stdout == "products: trial, share 0.25\n"
+    assert api.state(name)["arms"][0]["share"] == 0.25
+    assert run("challengers", "demote", name, "products").stdout == "products: learning, share 0\n"
+    assert api.state(name)["arms"] == []
+    served = run("challengers", "promote", name, "products")
+    assert served.stdout == "products: served, share 1\n"
+    assert api.state(name)["spec"]["encoder"]["name"] == "bilinear"
+    run("challengers", "demote", name, "products", "--quiet")
+    assert api.state(name)["spec"]["encoder"]["name"] == "concat"
+    again = run("challengers", "demote", name, "products", expect=1)
+    assert "neither tried out nor served" in again.stderr
+    assert run("challengers", "delete", name, "greedy").stdout == "greedy: deleted\n"
+    assert [each["name"] for each in api.state(name)["challengers"]] == ["products"]
+
+
 def test_train_export_import_and_roll_back(api, run: Run, tmp_path: Path) -> None:
     name, copy = api.two_actions(), api.two_actions()
     api.teach(name, [1, 2], "x", 1.0)

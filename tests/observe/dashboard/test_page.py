@@ -310,6 +310,42 @@ def test_buttons_do_what_they_say_after_asking(server: Any, visit: Any, feed: An
     assert fed.call("GET", "/bandits/pressed")["snapshot"] == 2
 
 
+def test_challengers_are_promoted_and_demoted_from_the_page(
+    server: Any, visit: Any, feed: Any
+) -> None:
+    fed = feed(server.url)
+    fed.shop("contested", policy="linear_ts", encoder={"name": "concat"})
+    fed.visit("contested", 0, 30)
+    where = "/bandits/contested/challengers/products"
+    fed.call("PUT", where, {"encoder": {"name": "bilinear"}})
+    page = visit(f"{server.url}/#/bandit/contested").page
+    card = page.get_by_role("region", name="Challengers")
+    expect(card.locator("tbody tr")).to_contain_text("not compared yet")
+    card.get_by_role("button", name="Promote").click()
+    page.get_by_role("button", name="Cancel").click()
+    assert fed.call("GET", where)["state"] == "learning", "nothing is done before it is confirmed"
+    card.get_by_role("button", name="Promote").click()
+    page.locator("dialog select").select_option("0.25")
+    page.get_by_role("button", name="Promote", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("products decides 25")
+    assert (fed.call("GET", where)["state"], fed.call("GET", where)["share"]) == ("trial", 0.25)
+    card.get_by_role("button", name="Demote").click()
+    page.get_by_role("button", name="Demote", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("products is demoted")
+    assert fed.call("GET", "/bandits/contested")["arms"] == []
+    card.get_by_role("button", name="Promote").click()
+    page.locator("dialog select").select_option("1")
+    page.get_by_role("button", name="Promote", exact=True).click()
+    expect(page.locator("#toast")).to_contain_text("products is being learned")
+    poll(lambda: fed.call("GET", where)["state"] == "served", "its configuration is served")
+    expect(card.locator("tbody tr td").nth(1)).to_have_text("served")
+    card.get_by_role("button", name="Demote").click()
+    page.get_by_role("button", name="Demote", exact=True).click()
+    poll(lambda: fed.call("GET", where)["state"] == "learning", "what it replaced is served")
+    spec = fed.call("GET", "/bandits/contested")["spec"]
+    assert spec["encoder"]["name"] == "concat"
+
+
 def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
     start_server: Any, visit: Any, tmp_path: Path, feed: Any
 ) -> None:
