@@ -3,8 +3,11 @@
 - In process: a served model decides and learns in worlds where another encoder earns .05 more, at a
   floor of .05; the challenger is compared as a server does it, each time the log has a quarter more
   values. It has to be found better within the decisions that are asked for.
-- The same with a challenger that is equal: the same features under another prior. It may be found
-  better in 5 of 200 worlds at most.
+- Many worlds at once, with posteriors in closed form (`finite_worlds`): in 95 % of those where a
+  tenth of the contexts gains .5 the better one is found, and in three quarters of those where a
+  quarter gains .2. These rows say least: each is weighed by what the floor leaves of its action.
+- Many worlds with a challenger that is equal: the same features under another prior. It may be
+  found better in 5 of 200 worlds at most.
 - On a server: a better challenger with a rule passes its trial, and is served, within the decisions
   that are asked for; then it is demoted. The posterior has to be that of a twin which got the same
   rows and was never promoted, and `bandexa verify` finds nothing wrong.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,6 +28,7 @@ from bandexa_core.ids import ActionSlot, DecisionId, LogPosition
 from bandexa_core.log.rows import LearnRow, row_by_row
 from benchmarks.in_process import InProcessClient
 from benchmarks.proofs.audit import verify
+from benchmarks.proofs.finite_worlds import FiniteWorlds, Found
 from benchmarks.report import arguments, report
 from benchmarks.server import Server, temporary_server
 from service.serving.challengers import Challenger
@@ -34,8 +38,12 @@ from service.tools.evaluate.cases import Case, Changes, blocks
 from service.tools.evaluate.learner import Learner
 
 IDS = ("a", "b", "c")
-RARE = 0.25  # how often a context is of the kind whose best action is another one
-MEANS = np.array([[0.5, 0.29, 0.3], [0.3, 0.51, 0.3]])  # by kind; .25 x .21 x .95 is .05
+RARE = 0.1  # how often a context is of the kind whose best action is another one
+MEANS = np.array([[0.5, 0.29, 0.3], [0.2, 0.73, 0.2]])  # by kind; .1 x .53 x .95 is .05
+# The same lift, from more contexts that gain less: each of their rows says less of it.
+OFTEN = 0.25
+SMALL = np.array([[0.5, 0.29, 0.3], [0.3, 0.51, 0.3]])  # .25 x .21 x .95 is .05
+CONTEXTS = np.array([[1.0, 0.0], [1.0, 1.0]])
 FLOOR = 0.05
 SHARING = 3  # challengers that share the error, as on a server
 CHAMPION: dict[str, Any] = {
@@ -43,6 +51,8 @@ CHAMPION: dict[str, Any] = {
     "encoder": {"name": "concat"}, "selection": {"epsilon": FLOOR},
 }  # fmt: skip
 PRODUCTS = {"encoder": {"name": "bilinear"}}
+PLAIN = {"encoder": {"name": "bilinear", "standardize": False}}
+SUMS = {"encoder": {"name": "concat", "standardize": False}}
 EQUAL = {"posterior": {"prior_var": 2.0}}
 LEAST = 1000
 # Rounds scale inputs anew by the rows that there are then: those of two bandits come at other rows.
@@ -51,21 +61,7 @@ _AT_ONCE = 250
 _WITHIN_S = 1800.0
 
 
-class World(NamedTuple):
-    """What became of a challenger.
-
-    Attributes:
-        seen: After how many decisions it was found better; None: never.
-        lift, low, high: What was found last.
-    """
-
-    seen: int | None
-    lift: float
-    low: float
-    high: float
-
-
-def world(champion: dict[str, Any], differs: dict[str, Any], seed: int, num: int) -> World:
+def world(champion: dict[str, Any], differs: dict[str, Any], seed: int, num: int) -> Found:
     """Return what becomes of a challenger within so many decisions."""
     client = InProcessClient(f"world-{seed}", champion | {"seed": seed}, IDS, np.eye(3))
     challenger = Challenger(name="c", created=0.0, position=0, given=differs)
@@ -82,7 +78,26 @@ def world(champion: dict[str, Any], differs: dict[str, Any], seed: int, num: int
             seen = count
             break
     score = comparison.scores()["c"]
-    return World(seen, score.lift or 0.0, score.low or 0.0, score.high or 0.0)
+    return Found(seen, score.lift or 0.0, score.low or 0.0, score.high or 0.0)
+
+
+def worlds(
+    champion: dict[str, Any],
+    differs: dict[str, Any],
+    num_worlds: int,
+    num: int,
+    *,
+    means: Any = MEANS,
+    rare: float = RARE,
+) -> list[Found]:
+    """Return what becomes of a challenger in many worlds; inputs are not standardised."""
+    served = InProcessClient("worlds", champion | {"seed": 0}, IDS, np.eye(3)).model.spec
+    challenger = Challenger(name="c", created=0.0, position=0, given=differs)
+    shares = np.array([1.0 - rare, rare])
+    return FiniteWorlds(means, shares, CONTEXTS, np.eye(3, dtype=np.float32)).compared(
+        served, challenger.spec(served), num_worlds=num_worlds, num=num, least=LEAST,
+        sharing=SHARING, growth=GROWTH, seed=0,
+    )  # fmt: skip
 
 
 def _decided(model: Any, rng: np.random.Generator, num: int) -> Iterator[Case | Changes]:
@@ -184,9 +199,10 @@ def live(most: int) -> tuple[dict[str, Any], list[str]]:
                 break
             learned = 0 if found["score"] is None else found["score"]["learned"]
             waits = found["state"] == "learning" and num >= max(250, 1.3 * learned)
-            if waits or found["state"] == "promoting" or num >= most:
+            ends = num >= most and found["state"] == "learning"
+            if waits or ends or found["state"] == "promoting":
                 time.sleep(0.2)  # a comparison, or a round, is under way
-                if num >= most and found["state"] == "learning" and learned >= num / GROWTH:
+                if ends and learned >= num / GROWTH:
                     break
                 continue
             run.play(_AT_ONCE)
@@ -213,6 +229,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the proof; returns 0 when every claim holds."""
     parser = arguments("challengers", __doc__)
     parser.add_argument("--better", type=int, default=10, help="worlds with a better challenger")
+    parser.add_argument("--many", type=int, default=100, help="worlds of large and of small gains")
     parser.add_argument("--equal", type=int, default=200, help="worlds with an equal one")
     parser.add_argument("--decisions", type=int, default=30_000, help="in the first ones, at most")
     parser.add_argument("--equal-decisions", type=int, default=5000, help="in the others")
@@ -229,8 +246,19 @@ def main(argv: Sequence[str]) -> int:
         results["better: most decisions"] = max(seen)
     if len(seen) < len(better):
         wrong.append(f"a better challenger was found in {len(seen)} of {len(better)} worlds")
-    champion = CHAMPION | PRODUCTS
-    equal = [world(champion, EQUAL, seed, given.equal_decisions) for seed in range(given.equal)]
+    for name, means, rare in (("large", MEANS, RARE), ("small", SMALL, OFTEN)):
+        most = given.decisions
+        many = worlds(CHAMPION | SUMS, PLAIN, given.many, most, means=means, rare=rare)
+        took = sorted(np.inf if each.seen is None else each.seen for each in many)
+        if many:
+            results[f"{name} gains: worlds"] = len(many)
+            results[f"{name} gains: found"] = int(np.isfinite(took).sum())
+            results[f"{name} gains: median decisions"] = took[len(took) // 2]
+            results[f"{name} gains: mean lift"] = float(np.mean([each.lift for each in many]))
+            least = 0.95 if name == "large" else 0.75
+            if np.isfinite(took).mean() < least:
+                wrong.append(f"{name} gains are found in fewer than {least:.0%} of the worlds")
+    equal = worlds(CHAMPION | PLAIN, EQUAL, given.equal, given.equal_decisions)
     false = sum(each.seen is not None for each in equal)
     results["equal: worlds"], results["equal: found better"] = len(equal), false
     if equal:

@@ -129,7 +129,7 @@ def blocks(cases: Iterable[Case | Changes]) -> Iterator[list[Case] | Changes]:
     waiting: list[Case] = []
     num = 0
     for each in cases:
-        if waiting and (isinstance(each, Changes) or len(waiting) >= _size(num)):
+        if waiting and (isinstance(each, Changes) or len(waiting) >= block_size(num)):
             yield waiting
             num += len(waiting)
             waiting = []
@@ -141,5 +141,6 @@ def blocks(cases: Iterable[Case | Changes]) -> Iterator[list[Case] | Changes]:
         yield waiting
 
 
-def _size(num_before: int) -> int:
+def block_size(num_before: int) -> int:
+    """Return how many cases the next block has, after so many before it."""
     return min(max(LEAST_BLOCK, num_before // 8), MOST_BLOCK)
