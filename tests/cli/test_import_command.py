@@ -96,7 +96,10 @@ def test_an_imported_export_gives_the_same_posterior(
     assert (state["imported"], state["learning"]["join_rate"]) == (NUM, None)
     again = report(run("import", copy, log, "--add-actions", "--json"))
     assert (again["imported"], again["duplicate"], again["added_actions"]) == (0, NUM, [])
-    assert api.state(copy) == state
+    unchanged = api.state(copy)
+    # A finding says since when it is there a few seconds after it was seen first.
+    assert {**unchanged, "learning": None} == {**state, "learning": None}
+    assert unchanged["learning"]["join_rate"] is None
     # Its own export says what was imported, and is the evidence that the first one is.
     back = tmp_path / "copy.jsonl"
     run("export", copy, back)
