@@ -28,6 +28,7 @@ from service.cli import (
     erasing,
     evidence,
     importing,
+    keys,
     rewards,
     serve,
     snapshots,
@@ -37,6 +38,7 @@ from service.cli import (
 # reading the parameters of all of them takes longer than many a command.
 registered = typer.Typer()
 serve.register(registered)
+registered.add_typer(keys.app, name="keys")
 registered.add_typer(admin.bandits_app, name="bandits")
 registered.add_typer(admin.actions_app, name="actions")
 admin.register(registered)

@@ -18,7 +18,8 @@ START = "start it with `bandexa serve`, or give --url (or BANDEXA_URL)"
 OTHER_SERVER = "is this the server's address?"
 REMEDIES = {
     "unauthorized": "give --api-key, or set BANDEXA_API_KEY",
-    "forbidden": "use a key with that scope (`bandexa keygen` makes one)",
+    "forbidden": "use a key that may (`bandexa keygen` makes one)",
+    "quota-exceeded": "`bandexa keys check FILE` lists the quotas of keys",
     "erased": "nothing of it is left",
     "unknown-bandit": "`bandexa bandits list` shows the existing ones",
     "unknown-action": "`bandexa actions list BANDIT` shows the existing ones",

@@ -106,6 +106,16 @@ def keygen(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="The most calls a second, over time.")] = None,
     burst: Annotated[int | None, typer.Option(help="The most calls at once.")] = None,
+    bandit: Annotated[
+        list[str] | None,
+        typer.Option(help="A bandit that it is limited to, or a pattern (shop-*); repeat it."),
+    ] = None,
+    max_bandits: Annotated[
+        int | None, typer.Option(help="The most bandits among those it reaches.")
+    ] = None,
+    max_actions: Annotated[
+        int | None, typer.Option(help="The most actions of all of them together.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all on standard output.")] = False,
 ) -> None:
     """Make an API key: its table for the server's TOML, and on standard error the key itself."""
@@ -116,6 +126,7 @@ def keygen(
     try:
         given = {
             "name": name, "sha256": hash_of(key), "scopes": scope, "rate": rate, "burst": burst,
+            "bandits": bandit or None, "max_bandits": max_bandits, "max_actions": max_actions,
             "expires": None if expires is None else _moment(expires),
         }  # fmt: skip
         made = KeySetting.model_validate(given)
@@ -126,9 +137,12 @@ def keygen(
         return
     scopes = ", ".join(f'"{one}"' for one in made.scopes)
     typer.echo(f'[[keys]]\nname = "{made.name}"\nsha256 = "{made.sha256}"\nscopes = [{scopes}]')
+    if made.bandits is not None:
+        patterns = ", ".join(f'"{one}"' for one in made.bandits)
+        typer.echo(f"bandits = [{patterns}]")
     if made.expires is not None:
         typer.echo(f"expires = {made.expires.isoformat()}")
-    for field in ("rate", "burst"):
+    for field in ("rate", "burst", "max_bandits", "max_actions"):
         if getattr(made, field) is not None:
             typer.echo(f"{field} = {getattr(made, field)!r}")
     typer.echo(f"The key, shown only here: {key}", err=True)

@@ -25,16 +25,49 @@ from service.settings import KeySetting, Scope
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 ANONYMOUS = "(anonymous)"
 DECLARED = "x-required-scope"
+REACH = "x-key-reach"
 
 audit = logging.getLogger(AUDIT)
 
 
-def needs(scope: Scope | Literal["public", "any"]) -> dict[str, Any]:
+def needs(scope: Scope | Literal["public", "any"], *, checks_reach: bool = False) -> dict[str, Any]:
     """Return the `openapi_extra` that declares the scope a key needs to call a route.
 
-    `public` needs no key, `any` a known key with whatever scopes.
+    Args:
+        scope: `public` needs no key, `any` a known key with whatever scopes.
+        checks_reach: Whether the route itself heeds that a key may be limited to bandits. Of others
+            those with a bandit in their path are checked, and all others are refused to such keys.
     """
-    return {DECLARED: scope}
+    return {DECLARED: scope, **({REACH: "by the call"} if checks_reach or scope == "any" else {})}
+
+
+def check_reach(holder: KeySetting | None, bandit: str) -> None:
+    """Check that a key may be used for a bandit; whoever has none may be, where none is needed.
+
+    Raises:
+        Forbidden: It is limited to others.
+    """
+    if holder is not None and not holder.reaches(bandit):
+        raise Forbidden(f"the key {holder.name!r} does not reach the bandit {bandit!r}")
+
+
+def _check_path(request: Request, holder: KeySetting) -> None:
+    """Check that a key which is limited to bandits may make a call.
+
+    Raises:
+        Forbidden: The call is of another bandit, or of the whole server.
+    """
+    name = request.path_params.get("name")
+    try:
+        if name is None:
+            raise Forbidden(
+                f"the key {holder.name!r} is limited to bandits, and this call is of the whole"
+                " server"
+            )
+        check_reach(holder, name)
+    except Forbidden:
+        record("refused call", request, holder.name, "out of reach")
+        raise
 
 
 class GuardedRoute(APIRoute):
@@ -53,9 +86,15 @@ class GuardedRoute(APIRoute):
         if scope == "public":
             return handler
 
+        reach = (self.openapi_extra or {}).get(REACH)
+
         async def guarded(request: Request) -> Response:
             keys: Keys = request.app.state.keys
-            name = authorize(request, keys, scope).name if keys else ANONYMOUS
+            holder = authorize(request, keys, scope) if keys else None
+            request.state.holder = holder
+            if holder is not None and holder.bandits is not None and reach is None:
+                _check_path(request, holder)
+            name = ANONYMOUS if holder is None else holder.name
             if scope != "admin":
                 return await handler(request)
             outcome = ""

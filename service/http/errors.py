@@ -35,7 +35,19 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The API key lacks the scope of the call."""
+    """The API key lacks the scope of the call, or does not reach its bandit."""
+
+
+class QuotaExceeded(ServiceError):
+    """The API key may not create more than is there.
+
+    Args:
+        quota: The name of the setting of the key.
+        message: How many there are, and may be.
+    """
+
+    def __init__(self, quota: str, message: str) -> None:
+        super().__init__(f"{quota}: {message}")
 
 
 class TooManyCalls(ServiceError):

@@ -14,7 +14,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandexa_core.ids import ActionId, DecisionId
 from service.http import candidates
-from service.http.auth import authorize
+from service.http.auth import authorize, check_reach
 from service.http.budget import BytesInFlight
 from service.http.codec import (
     MSGPACK,
@@ -59,8 +60,8 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
 from service.serving.select.commands import CandidateInput, Decision, SelectCommand, place_of
+from service.settings import KeySetting, Settings
 from service.settings import Scope as KeyScope
-from service.settings import Settings
 from service.store.errors import InvalidRequest, ServiceError
 from service.store.objects import row_identity
 from service.store.records import RewardReport
@@ -70,6 +71,7 @@ Value = TypeVar("Value")
 Answer = TypeVar("Answer")
 MANY = 1000  # propensities, which are encoded in about a millisecond
 MAX_OF_BATCH = 100_000  # propensities of all candidates, in all items of a batch
+Holder: TypeAlias = KeySetting | None  # of the key that a call carries; None: there are no keys
 AT_ONCE = 50  # items of a batch that begin before other requests go on
 
 
@@ -77,16 +79,19 @@ AT_ONCE = 50  # items of a batch that begin before other requests go on
 
 
 def select_command(
-    engine: Engine, body: SelectRequest, encoding: str, arrived: float
+    engine: Engine, holder: Holder, body: SelectRequest, encoding: str, arrived: float
 ) -> SelectCommand:
     """Return what a select asks for; in the thread for large bodies where it is one.
 
     Args:
         engine: Knows the bandits.
+        holder: The key of the caller; None: there are no keys.
         body: The request.
         encoding: The media type it came in.
         arrived: When its body was complete, by perf_counter.
     """
+    if holder is not None:
+        check_reach(holder, body.bandit)
     bandit = engine.bandit(body.bandit)  # UnknownBandit comes before what is wrong in the context
     context = decode_context(bandit, body.context, packed=encoding == MSGPACK)
     offered = None
@@ -180,14 +185,15 @@ def _of_places(decision: Decision) -> list[float] | None:
 
 
 def select_commands(
-    engine: Engine, body: SelectBatch, encoding: str, arrived: float
+    engine: Engine, holder: Holder, body: SelectBatch, encoding: str, arrived: float
 ) -> list[SelectCommand | Problem]:
     """Return what each item asks for, or what is wrong with it; see `select_command`."""
     share = (time.perf_counter() - arrived) / len(body.items)  # of the time that decoding took
 
     def command_of(raw: msgspec.Raw) -> SelectCommand:
         arrived = time.perf_counter() - share
-        return select_command(engine, SELECT.decode(raw, encoding, None), encoding, arrived)
+        decoded = SELECT.decode(raw, encoding, None)
+        return select_command(engine, holder, decoded, encoding, arrived)
 
     return [_or_problem(command_of, raw) for raw in body.items]
 
@@ -249,7 +255,7 @@ def _num_rows(answer: msgspec.Struct) -> int:
 
 
 def reward_report(
-    engine: Engine, body: RewardRequest, encoding: str, arrived: float
+    engine: Engine, holder: Holder, body: RewardRequest, encoding: str, arrived: float
 ) -> RewardReport:
     """Return what a reward reports; see `select_command`."""
     return RewardReport(
@@ -259,6 +265,7 @@ def reward_report(
         action=None if body.action is None else ActionId(body.action),
         time=time.time(),
         bandit=body.bandit,
+        check=None if holder is None or holder.bandits is None else partial(check_reach, holder),
     )
 
 
@@ -269,12 +276,13 @@ async def reward(engine: Engine, report: RewardReport) -> RewardAnswer:
 
 
 def reward_reports(
-    engine: Engine, body: RewardBatch, encoding: str, arrived: float
+    engine: Engine, holder: Holder, body: RewardBatch, encoding: str, arrived: float
 ) -> list[RewardReport | Problem]:
     """Return what each item reports, or what is wrong with it; see `select_command`."""
 
     def report_of(raw: msgspec.Raw) -> RewardReport:
-        return reward_report(engine, REWARD.decode(raw, encoding, None), encoding, arrived)
+        decoded = REWARD.decode(raw, encoding, None)
+        return reward_report(engine, holder, decoded, encoding, arrived)
 
     return [_or_problem(report_of, raw) for raw in body.items]
 
@@ -354,7 +362,7 @@ class HotCall:
 
     scope: KeyScope
     request: Typed[Any]
-    prepare: Callable[[Engine, Any, str, float], Any]
+    prepare: Callable[[Engine, Holder, Any, str, float], Any]
     answer: Callable[[Engine, Any], Awaitable[msgspec.Struct]]
     answer_kind: type[msgspec.Struct]
     problems: tuple[int, ...]
@@ -461,13 +469,14 @@ class HotCalls:
             encoding = media_type(kind.decode("latin-1"))
             if len(raw) <= call.large_bytes:
                 body = call.request.decode(raw, encoding, self._bounds)
-                prepared = call.prepare(engine, body, encoding, arrived)
+                prepared = call.prepare(engine, holder, body, encoding, arrived)
             else:
-                prepared = await self._large.run(
-                    lambda: call.prepare(
-                        engine, call.request.decode(raw, encoding, self._bounds), encoding, arrived
-                    )
-                )
+
+                def decoded() -> Any:
+                    body = call.request.decode(raw, encoding, self._bounds)
+                    return call.prepare(engine, holder, body, encoding, arrived)
+
+                prepared = await self._large.run(decoded)
             if holder is not None and isinstance(prepared, list):  # a batch
                 self._keys.rates.charge_items(holder, len(prepared))
             answer = await call.answer(engine, prepared)

@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 import secrets
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,8 @@ class Keys:
     """All keys of a server; without keys, every caller may do everything.
 
     Attributes:
-        rates: Counts the calls of keys with a rate; they outlive a new reading of the keys.
+        rates: Counts the calls of keys with a rate. What a key owes outlives a new reading of the
+            keys that leaves its rate as it was.
 
     Raises:
         ValueError: Two keys share a name or a hash.
@@ -54,6 +55,9 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
+    def __iter__(self) -> Iterator[KeySetting]:
+        return iter(self._keys)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The holders' names."""
@@ -71,6 +75,7 @@ class Keys:
     def replace(self, other: Keys) -> None:
         """Take the keys of `other` from now on."""
         self._keys = other._keys
+        self.rates.forget(self._keys)
 
     def holder(self, key: str) -> KeySetting | None:
         """Return the settings of a key, None for an unknown one; always in the same time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from service.http.errors import TooManyCalls
 from service.settings import KeySetting
@@ -56,6 +56,15 @@ class Rates:
 
     def __init__(self) -> None:
         self._buckets: dict[str, Bucket] = {}
+
+    def forget(self, holders: Iterable[KeySetting]) -> None:
+        """Forget the buckets of keys that have no rate now, or another one: these begin anew."""
+        now = {each.name: (each.rate, each.at_once) for each in holders}
+        self._buckets = {
+            name: bucket
+            for name, bucket in self._buckets.items()
+            if now.get(name) == (bucket.rate, bucket.burst)
+        }
 
     def charge(self, holder: KeySetting) -> None:
         """Count a call of a key; a key without a rate may make as many as it likes.

@@ -156,15 +156,19 @@ class Rewards:
                 vitals.clipped(row.after, learned, expected)
         self.train_if_due(bandit)  # here as well: the caller may have gone away
 
-    async def activate(self, decision_id: DecisionId) -> ActivationStatus:
+    async def activate(
+        self, decision_id: DecisionId, check: Callable[[str], None] | None = None
+    ) -> ActivationStatus:
         """Count a decision that was made with `activate` false, and learn from its rewards.
+
+        `check`: see `RewardReport`.
 
         Raises:
             UnknownDecision: Nothing was stored.
         """
         now = time.time()
         await self._batcher.arrived(decision_id)
-        decision, status, rows = await self._steps.activate(decision_id, now)
+        decision, status, rows = await self._steps.activate(decision_id, now, check)
         bandit = self._find(decision.bandit.uid)
         if bandit is not None and status == "applied":
             bandit.vitals.activated(now, len(decision.actions))

@@ -119,9 +119,9 @@ class Steps:
         raise _too_busy(report.decision_id)
 
     async def activate(
-        self, decision_id: DecisionId, now: float
+        self, decision_id: DecisionId, now: float, check: Callable[[str], None] | None = None
     ) -> tuple[Reportable, ActivationStatus, Rows]:
-        """Make a decision's rewards count.
+        """Make a decision's rewards count; `check`: see `RewardReport`.
 
         Raises:
             UnknownDecision: Nothing was stored.
@@ -130,6 +130,8 @@ class Steps:
         for _ in range(MAX_TRIES):
             entry = self._recent.get(decision_id) or await self._find(decision_id)
             decision = entry.decision
+            if check is not None:
+                check(decision.bandit.name)
             status, change = contract.activate(decision.state, self._rules(decision))
             if change is None:
                 commit = self._committed(entry)
@@ -362,6 +364,8 @@ class Steps:
             return None
         if report.bandit is not None and report.bandit != bandit.name:
             return None
+        if report.check is not None:
+            report.check(bandit.name)
         return Reportable(key, report.decision_id, bandit, (), NEW)
 
     def _report(
@@ -512,7 +516,10 @@ def _item_of(decision: Reportable, report: RewardReport) -> int:
 
     Raises:
         InvalidRequest: The report names another bandit, or no chosen action.
+        ServiceError: Its caller may not report on the bandit.
     """
+    if report.check is not None:
+        report.check(decision.bandit.name)
     if report.bandit is not None and report.bandit != decision.bandit.name:
         raise InvalidRequest("bandit", f"the decision is not one of {report.bandit!r}")
     if report.action is None:

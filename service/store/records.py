@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -296,6 +297,7 @@ class RewardReport(NamedTuple):
         action: The id of the chosen action that it is for; None where one was chosen.
         time: When it arrived, seconds since the epoch.
         bandit: The name of the bandit, where the caller gave it; it must be the decision's.
+        check: Raises where the caller may not report on the bandit of a name.
     """
 
     decision_id: DecisionId
@@ -304,6 +306,7 @@ class RewardReport(NamedTuple):
     action: ActionId | None
     time: float
     bandit: str | None = None
+    check: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

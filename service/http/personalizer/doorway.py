@@ -47,6 +47,7 @@ from service.http.personalizer.errors import (
 from service.http.personalizer.loops import NEW, Loop, loop_of, new_loop
 from service.http.personalizer.paths import Call, call_of, is_personalizer
 from service.http.problems import refusal_of
+from service.http.quotas import within_quotas
 from service.serving import manage, trail
 from service.serving.engine import Engine
 from service.settings import KeySetting, PersonalizerSetting, Settings
@@ -188,8 +189,9 @@ class Doorway:
             return True
         engine, by = self.engine, asked.caller.name
         before = trail.snapshot_of(engine, loop.name)
-        if not await manage.create_missing(engine, loop.name, NEW):
-            return False
+        async with within_quotas(engine, asked.caller.holder, loop.name):
+            if not await manage.create_missing(engine, loop.name, NEW):
+                return False
         auth.record("administrative call", asked.request, by, "201")
         await trail.note(engine, loop.name, by, "POST /personalizer rank", before, {})
         return True
@@ -250,7 +252,9 @@ class Doorway:
         holder = auth.holder_of(request, self._keys, key)
         auth.check_scope(request, holder, needed)
         may = setting.create and "admin" in holder.scopes
-        return Caller(holder, setting.keys.get(holder.name, setting.bandit), may)
+        bandit = setting.keys.get(holder.name, setting.bandit)
+        auth.check_reach(holder, bandit)
+        return Caller(holder, bandit, may)
 
     async def _refuse(self, error: Exception, wrong: str, scope: Scope, send: Send) -> None:
         metrics = self.engine.metrics

@@ -11,11 +11,12 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from bandexa_core.ids import ActionId
 from bandexa_core.spec import BanditSpec
 from service.http.actions import ActionColumns, action_columns
-from service.http.auth import needs
+from service.http.auth import check_reach, needs
 from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
 from service.http.large import large
 from service.http.openapi import reads
-from service.http.routes.common import EngineDep, FollowerDep, Name, problems
+from service.http.quotas import within_quotas
+from service.http.routes.common import EngineDep, FollowerDep, HolderDep, Name, problems, reached
 from service.http.schemas.bandits import (
     ActionList,
     ActionState,
@@ -66,6 +67,7 @@ async def put_bandit(
     name: Name,
     body: BanditSpec,
     engine: EngineDep,
+    holder: HolderDep,
     request: Request,
     response: Response,
     dry_run: Annotated[
@@ -83,9 +85,11 @@ async def put_bandit(
     """
     given = frozenset(await request.json())
     if dry_run:
-        plan = await manage.plan(engine, name, body, given)
+        async with within_quotas(engine, holder, name):
+            plan = await manage.plan(engine, name, body, given)
         return plan_answer(None if plan.status == "created" else engine.bandit(name), plan)
-    bandit, created = await manage.put_bandit(engine, name, body, given)
+    async with within_quotas(engine, holder, name):
+        bandit, created = await manage.put_bandit(engine, name, body, given)
     if wait:
         try:
             await engine.reconfiguring.served(bandit)
@@ -95,19 +99,26 @@ async def put_bandit(
     return state_of(engine, bandit)
 
 
-@router.get("", openapi_extra=needs("read"), response_model=BanditList, responses=problems(422))
+@router.get(
+    "",
+    openapi_extra=needs("read", checks_reach=True),
+    response_model=BanditList,
+    responses=problems(422),
+)
 async def list_bandits(
     engine: EngineDep,
+    holder: HolderDep,
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_BANDITS, description="How many at most.")] = 1000,
     after: Annotated[str | None, Query(description="`next` of an earlier answer.")] = None,
 ) -> Response:
     """List the bandits with their configurations and states, sorted by name.
 
-    Where there are more than `limit`, `next` is the `after` of the following ones.
+    Where there are more than `limit`, `next` is the `after` of the following ones. A key that is
+    limited to bandits lists those.
     """
     encoding = wanted_by(request)
-    page, following = engine.live.page(after, limit)
+    page, following = engine.live.page(after, limit, reached(holder))
     bandits = [as_part(state_of(engine, one), encoding) async for one in in_slices(page)]
     answer = encode({"bandits": bandits, "next": following}, encoding)
     return await large(request, [answer], encoding)
@@ -238,14 +249,17 @@ async def list_actions(
     openapi_extra=needs("admin") | reads(ActionsRequest),
     responses=problems(404, 413, 415, 422),
 )
-async def put_actions(name: Name, request: Request, engine: EngineDep) -> CatalogueAnswer:
+async def put_actions(
+    name: Name, request: Request, engine: EngineDep, holder: HolderDep
+) -> CatalogueAnswer:
     """Add the listed actions or overwrite them; other actions do not change."""
 
     def columns(body: ActionsRequest, encoding: str) -> ActionColumns:
         return action_columns(body, lambda: engine.bandit(name), packed=encoding == MSGPACK)
 
     ids, features, enabled = await prepared(request, _ACTIONS, columns)
-    return _catalogue(await manage.put_actions(engine, name, ids, features, enabled))
+    async with within_quotas(engine, holder, name, ids):
+        return _catalogue(await manage.put_actions(engine, name, ids, features, enabled))
 
 
 @router.delete(
@@ -303,14 +317,17 @@ async def train(
     responses=problems(404, 409, 413, 415, 422),
 )
 async def replay_bandit(
-    name: Name, body: ReplayRequest, engine: EngineDep, request: Request
+    name: Name, body: ReplayRequest, engine: EngineDep, holder: HolderDep, request: Request
 ) -> ReplayAnswer:
     """Create another bandit from the log of this one: it learns the same rows, otherwise.
 
     Answered once it has learned them. This bandit is not changed.
     """
     given = frozenset((await request.json())["spec"])
-    bandit, done = await replay(engine, name, body.to, body.spec, given)
+    check_reach(holder, body.to)
+    actions = engine.bandit(name).model.catalogue.ids
+    async with within_quotas(engine, holder, body.to, actions):
+        bandit, done = await replay(engine, name, body.to, body.spec, given)
     return ReplayAnswer(**done._asdict(), bandit=state_of(engine, bandit))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -10,8 +11,9 @@ from service.http.openapi import problems
 from service.http.schemas.common import Id
 from service.observe.dashboard.follower import Follower
 from service.serving.engine import Engine
+from service.settings import KeySetting
 
-__all__ = ["EngineDep", "FollowerDep", "Name", "problems"]
+__all__ = ["EngineDep", "FollowerDep", "HolderDep", "Name", "problems", "reached"]
 
 
 async def _engine(request: Request) -> Engine:  # FastAPI runs plain functions in a thread
@@ -27,5 +29,16 @@ async def _follower(request: Request) -> Follower:
     return follower
 
 
+async def _holder(request: Request) -> KeySetting | None:
+    holder: KeySetting | None = request.state.holder
+    return holder
+
+
+def reached(holder: KeySetting | None) -> Callable[[str], bool] | None:
+    """Return whether a key reaches the bandit of a name; None: it reaches all."""
+    return None if holder is None or holder.bandits is None else holder.reaches
+
+
+HolderDep = Annotated[KeySetting | None, Depends(_holder)]
 FollowerDep = Annotated[Follower, Depends(_follower)]
 Name = Annotated[Id, Path(description="The bandit's name.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +17,7 @@ from service.http.auth import identify, needs
 from service.http.codec import WireRoute, as_part, encode, wanted_by
 from service.http.keys import Keys
 from service.http.large import large
-from service.http.routes.common import EngineDep, FollowerDep, Name, problems
+from service.http.routes.common import EngineDep, FollowerDep, HolderDep, Name, problems, reached
 from service.http.schemas.dashboard import (
     BanditLine,
     DecisionLine,
@@ -44,16 +45,22 @@ async def session(request: Request) -> Session:
     """Return the scopes of the caller's key; 401 where keys are set and it sent none."""
     keys: Keys = request.app.state.keys
     if not keys:
-        return Session(name=None, scopes=list(SCOPES), keys_needed=False)
+        return Session(name=None, scopes=list(SCOPES), bandits=None, keys_needed=False)
     holder = identify(request, keys)
-    return Session(name=holder.name, scopes=list(holder.scopes), keys_needed=True)
+    bandits = None if holder.bandits is None else list(holder.bandits)
+    scopes = list(holder.scopes)
+    return Session(name=holder.name, scopes=scopes, bandits=bandits, keys_needed=True)
 
 
 @router.get(
-    "/overview", openapi_extra=needs("read"), response_model=Overview, responses=problems(422)
+    "/overview",
+    openapi_extra=needs("read", checks_reach=True),
+    response_model=Overview,
+    responses=problems(422),
 )
 async def overview(
     engine: EngineDep,
+    holder: HolderDep,
     follower: FollowerDep,
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many bandits at most.")] = 100,
@@ -65,12 +72,14 @@ async def overview(
 ) -> Response:
     """Return the server and its bandits, with the traffic of the last hour.
 
-    Bandits with an alarm come first, and then the others by name.
+    Bandits with an alarm come first, and then the others by name. A key that is limited to bandits
+    gets those.
     """
     now = time.time()
     alarms: Alarms = request.app.state.alarms
-    alarmed = await alarms.names(engine)
-    page, following, found_num = _page(engine, alarmed, after, limit, find, only)
+    among = reached(holder)
+    alarmed = list(filter(among, await alarms.names(engine)))
+    page, following, found_num = _page(engine, alarmed, after, limit, find, only, among)
     uids = [bandit.record.uid for bandit in page]
 
     def summaries() -> list[dict[str, Any]]:
@@ -93,7 +102,7 @@ async def overview(
         lines.append(as_part(_line(engine, bandit, one), encoding))
     answer = {
         "now": now, "server": as_part(server, encoding), "bandits": lines, "next": following,
-        "total": len(engine.live), "found": found_num, "alarmed": alarmed,
+        "total": _num_reached(engine, among), "found": found_num, "alarmed": alarmed,
     }  # fmt: skip
     return await large(request, [encode(answer, encoding)], encoding)
 
@@ -105,6 +114,7 @@ def _page(
     limit: int,
     find: str | None,
     only: str | None,
+    among: Callable[[str], bool] | None,
 ) -> tuple[list[Bandit], str | None, int]:
     """Return a page of the bandits that are asked for, the last name of it, and how many there are.
 
@@ -113,7 +123,7 @@ def _page(
     part = (find or "").casefold()
 
     def matches(name: str) -> bool:
-        return part in name.casefold()
+        return part in name.casefold() and (among is None or among(name))
 
     bad = set(alarmed)
     if only == "alarm":
@@ -127,8 +137,13 @@ def _page(
     rest, following = engine.live.page(
         after, limit - len(top), lambda name: name not in pinned and matches(name)
     )
-    num = sum(matches(bandit.record.name) for bandit in engine.bandits()) if part else None
-    return [*top, *rest], following, len(engine.live) if num is None else num
+    return [*top, *rest], following, _num_reached(engine, matches if part else among)
+
+
+def _num_reached(engine: Engine, among: Callable[[str], bool] | None) -> int:
+    if among is None:
+        return len(engine.live)
+    return sum(among(bandit.record.name) for bandit in engine.bandits())
 
 
 def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 
 from bandexa_core.ids import DecisionId
 from service.http import candidates
-from service.http.auth import GuardedRoute, needs
+from service.http.auth import GuardedRoute, check_reach, needs
 from service.http.codec import MSGPACK, Typed, prepared, typed_answer
 from service.http.inputs import decode_context
 from service.http.large_bodies import LargeBodies
 from service.http.openapi import typed
-from service.http.routes.common import EngineDep, Name, problems
+from service.http.routes.common import EngineDep, HolderDep, Name, problems
 from service.http.schemas.decide import (
     ActivateAnswer,
     ActivateRequest,
@@ -32,14 +33,15 @@ _ACTIVATE, _SCORE = Typed(ActivateRequest), Typed(ScoreRequest)
 
 @router.post(
     "/activate",
-    openapi_extra=needs("reward") | typed(ActivateRequest, ActivateAnswer),
+    openapi_extra=needs("reward", checks_reach=True) | typed(ActivateRequest, ActivateAnswer),
     responses=problems(404, 413, 415, 422),
     response_class=Response,
 )
-async def activate(request: Request, engine: EngineDep) -> Response:
+async def activate(request: Request, engine: EngineDep, holder: HolderDep) -> Response:
     """Count a decision that was made with `activate` false: an offer that was shown after all."""
     own_id = await prepared(request, _ACTIVATE, lambda body, _: DecisionId(body.decision_id))
-    status = await engine.rewards.activate(own_id)
+    check = None if holder is None else partial(check_reach, holder)
+    status = await engine.rewards.activate(own_id, check)
     return typed_answer(request, ActivateAnswer(status))
 
 

@@ -11,10 +11,11 @@ from service.http.schemas.health import FindingAnswer, TrainerState
 
 
 class Session(BaseModel):
-    """The caller's key and its scopes."""
+    """The caller's key, its scopes, and the bandits that it is limited to; null: it is to none."""
 
     name: str | None
     scopes: list[str]
+    bandits: list[str] | None
     keys_needed: bool
 
 
