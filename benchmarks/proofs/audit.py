@@ -28,7 +28,7 @@ from bandexa_core.ids import DecisionKey
 from benchmarks.proofs.fault_clients import FaultClient, Ledger, create_bandits
 from benchmarks.server import ROOT, Server, code_of
 from service.store.identity import bandit_of
-from service.store.sqlite.codec import StoredItem, unpack_chosen, unpack_items
+from service.store.sql.codec import StoredItem, unpack_chosen, unpack_items
 from service.store.sqlite.tables import decision_ids
 
 _VERIFY = (sys.executable, "-m", "service.cli", "verify", "--quiet")

@@ -17,7 +17,8 @@ from service.store.errors import StoreError, StoreUnreadable
 from service.store.memory.store import MemoryStore
 from service.store.protocol import Deliver, Durability, EventStore
 from service.store.reading import Audit, CountingReader, DecisionHistory, LogReader
-from service.store.sqlite.clock import stored_clock
+from service.store.sql.clock import stored_clock
+from service.store.sqlite.audit import SqliteAudit
 from service.store.sqlite.connection import LIBRARY_VERSION, connect_reader
 from service.store.sqlite.copying import copy_database
 from service.store.sqlite.counting import SqliteCountingReader
@@ -27,7 +28,6 @@ from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import SCHEMA_VERSION, open_writer, require_current, schema_version
 from service.store.sqlite.shrinking import vacuum
 from service.store.sqlite.store import SqliteStore
-from service.store.sqlite.verification.audit import SqliteAudit
 
 ENGINE = f"SQLite {LIBRARY_VERSION}"
 NEWEST_SCHEMA = SCHEMA_VERSION

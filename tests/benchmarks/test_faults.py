@@ -18,7 +18,7 @@ from benchmarks.proofs.fault_clients import Ledger
 from benchmarks.proofs.faults import main
 from benchmarks.proofs.soak import main as soak
 from benchmarks.server import Server
-from service.store.sqlite.codec import StoredItem, pack_items, unpack_items
+from service.store.sql.codec import StoredItem, pack_items, unpack_items
 from tests.fixtures.waiting import poll
 
 pytestmark = pytest.mark.usefixtures("forked_servers")

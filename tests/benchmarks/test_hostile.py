@@ -11,7 +11,7 @@ import pytest
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs import hostile_objects, hostile_personalizer
 from benchmarks.proofs.hostile import Fingerprint, main
-from service.store.sqlite.codec import NEW_ITEM, pack_items
+from service.store.sql.codec import NEW_ITEM, pack_items
 from service.store.sqlite.tables import create_tables
 
 

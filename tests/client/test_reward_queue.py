@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from bandexa_client import BanditClient, QueueClosed, QueueFull, Retry, RewardQueue, Undelivered
-from service.store.sqlite.codec import unpack_items
+from service.store.sql.codec import unpack_items
 from service.store.sqlite.tables import decision_ids
 from tests.fixtures.waiting import poll
 

@@ -22,7 +22,7 @@ import pytest
 from bandexa_core.ids import DecisionId
 from service.store.identity import first_key
 from service.store.records import StoredDecision
-from service.store.sqlite.codec import unpack_chosen
+from service.store.sql.codec import unpack_chosen
 from service.store.sqlite.history import History
 from service.store.sqlite.reader import StoreReader
 from tests.fixtures.commands import bandexa

@@ -25,7 +25,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.identity import bandit_of, unpack_own_id
-from service.store.sqlite.codec import LEGACY, chosen_ids, unpack_items
+from service.store.sql.codec import LEGACY, chosen_ids, unpack_items
 from service.store.sqlite.history import History
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import SCHEMA_VERSION, open_writer

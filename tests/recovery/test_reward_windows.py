@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from service.store.sqlite.codec import unpack_items
+from service.store.sql.codec import unpack_items
 
 DEFAULT = {"aggregate": "sum", "reward_window_s": 4.0, "default_reward": 0.5}
 AGED = {"reward_window_s": 600.0, "default_reward": 0.5, "maturity": 4.0}

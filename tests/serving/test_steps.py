@@ -24,7 +24,7 @@ from service.serving.steps import Steps
 from service.store.errors import InvalidRequest, Unavailable, UnknownDecision
 from service.store.protocol import Step
 from service.store.records import BanditRecord, DecisionRecord, Erasure, RewardReport
-from service.store.sqlite.ledger import MAX_LISTED
+from service.store.sql.ledger import MAX_LISTED
 from service.store.sqlite.store import SqliteStore
 from tests.store.conftest import creating, make_decision, make_report, make_spec
 

@@ -14,7 +14,7 @@ from bandexa_core.ids import ActionId, DecisionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
 from service.store.errors import StoreDamaged
 from service.store.records import Propensities
-from service.store.sqlite.codec import chosen_ids, unpack_chosen
+from service.store.sql.codec import chosen_ids, unpack_chosen
 from tests.store.reporting import rewards
 
 

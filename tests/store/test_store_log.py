@@ -13,7 +13,7 @@ import pytest
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.rows import CatalogueRow, row_by_row
 from service.store.errors import StoreDamaged
-from service.store.sqlite.tail import LogTail
+from service.store.sql.tail import LogTail
 from tests.store.conftest import Blocker
 from tests.store.contract.readable import plain
 from tests.store.logs import answer_of, change, fill, followed, learn
@@ -50,7 +50,7 @@ def assert_chained(client, bandit) -> None:
 def test_a_follower_finds_the_newest_rows_in_memory_and_they_are_those_on_disk(
     client, store, make, monkeypatch
 ):
-    monkeypatch.setattr("service.store.sqlite.tail.MAX_GROUPS", 6)
+    monkeypatch.setattr("service.store.sql.tail.MAX_GROUPS", 6)
     bandit = make.bandit(client, store)
     fill(client, store, make, bandit)
     with store.reader() as reader, store.follower() as follower:

@@ -1,1 +1,1 @@
-"""The event store on SQLite; the one room that speaks SQL to the event store."""
+"""The event store on SQLite; the one room that imports its driver."""

@@ -17,7 +17,7 @@ from bandexa_core.log import contract
 from bandexa_core.spec import BanditSpec, RewardSpec
 from service.store.errors import StoreDamaged
 from service.store.identity import TIME_BITS, pack_own_id
-from service.store.sqlite.codec import LEGACY, NEW_ITEM, StoredItem, chosen_ids, pack_items
+from service.store.sql.codec import LEGACY, NEW_ITEM, StoredItem, chosen_ids, pack_items
 from service.store.sqlite.tables import create_tables
 
 _OLD = ("decisions", "rewards", "windows", "log", "outcomes", "activations")

@@ -54,18 +54,18 @@ from service.store.records import (
     RoundRecord,
     StoredAnswer,
 )
+from service.store.sql.tail import LogTail
+from service.store.sql.windows import Tick
 from service.store.sqlite.connection import as_store_errors, connect
 from service.store.sqlite.counting import SqliteCountingReader
 from service.store.sqlite.disk_faults import Damaged, describe
 from service.store.sqlite.group_writer import PROBE_S, Answer, GroupWriter, Queued
 from service.store.sqlite.history import History
 from service.store.sqlite.integrity import BackgroundCheck, checked_at_start
-from service.store.sqlite.operations import Operations
+from service.store.sqlite.operations import SqliteOperations
 from service.store.sqlite.reader import StoreReader
 from service.store.sqlite.schema import next_epoch, open_writer
 from service.store.sqlite.tables import decision_ids
-from service.store.sqlite.tail import LogTail
-from service.store.sqlite.windows import Tick
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -115,7 +115,9 @@ class SqliteStore:
         self.clock = as_service_clock(clock)
         with as_store_errors():
             self.ids = decision_ids(self._db, self.clock)
-            self._operations = Operations(self._db, self.clock, self._tail, decision_ids(self._db))
+            self._operations = SqliteOperations(
+                self._db, self.clock, self._tail, decision_ids(self._db)
+            )
         self._wal = path.with_name(path.name + "-wal")
         with as_store_errors(), self.reader() as reader:
             operations = self._operations

@@ -18,9 +18,9 @@ from service.store.errors import StoreDamaged
 from service.store.identity import first_key
 from service.store.opening import open_counting
 from service.store.records import ChosenAction
-from service.store.sqlite import counting
+from service.store.sql import counting
+from service.store.sql.codec import chosen_ids, pack_chosen, unpack_chosen
 from service.store.sqlite.aggregates import AggregateWriter, compared_of, decisions_of
-from service.store.sqlite.codec import chosen_ids, pack_chosen, unpack_chosen
 from service.store.sqlite.tables import create_tables
 from tests.fixtures.waiting import poll
 

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.settings import Settings
-from service.store.sqlite.codec import pack_items, unpack_items
+from service.store.sql.codec import pack_items, unpack_items
 from service.tools.backup import backup
 from service.tools.verify import Report, verify
 from tests.fixtures.waiting import poll

@@ -21,15 +21,15 @@ from service.store.hashing import (
 )
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import (
+from service.store.sql.codec import (
     INSIDE,
     RULES,
     StoredItem,
     unpack_chosen,
     unpack_items,
 )
-from service.store.sqlite.log_rows import StoredRow, wrong_leaves, wrong_rows
-from service.store.sqlite.verification.tables import Tables
+from service.store.sql.log_rows import StoredRow, wrong_leaves, wrong_rows
+from service.store.sql.verification.tables import Tables
 
 CHUNK = 1000
 _KINDS = (KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +33,8 @@ from service.store.hashing import (
 from service.store.identity import DecisionIds, unpack_own_id
 from service.store.objects import action_row, context_row, recorded_context
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import LEGACY, RULES, legacy_hash, unpack_chosen
+from service.store.sql.codec import LEGACY, RULES, legacy_hash, unpack_chosen
+from service.store.sql.database import Database
 
 LOG_ROWS = """
 SELECT l.position, l.kind, l.time, l.key, l.item, l.origin, l.before, l.after, l.low, l.high,
@@ -166,7 +166,7 @@ def decoded(record: BanditRecord, row: StoredRow, ids: DecisionIds) -> LogRow:
     return ImportRow(position, time, SnapshotVersion(json.loads(payload)["version"]))
 
 
-def config_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition = LAST) -> list[ConfigRow]:
+def config_rows(db: Database, bandit: int, up_to: LogPosition = LAST) -> list[ConfigRow]:
     """Return the config rows of a bandit up to a position, oldest first.
 
     Raises:
@@ -176,9 +176,7 @@ def config_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition = LAST) 
     return [ConfigRow(at, time, json.loads(payload)) for at, time, payload in found]
 
 
-def void_rows(
-    db: sqlite3.Connection, bandit: int, after: LogPosition, up_to: LogPosition
-) -> list[VoidRow]:
+def void_rows(db: Database, bandit: int, after: LogPosition, up_to: LogPosition) -> list[VoidRow]:
     """Return the rows in (after, up_to] that void values, in order."""
     found = db.execute(_VOIDS, (bandit, after, up_to)).fetchall()
     return [
@@ -188,7 +186,7 @@ def void_rows(
 
 
 def void_value(
-    db: sqlite3.Connection, record: BanditRecord, void: VoidRow, ids: DecisionIds
+    db: Database, record: BanditRecord, void: VoidRow, ids: DecisionIds
 ) -> LearnRow | None:
     """Return a void value as its first learn row; None where its decision is gone, or erased.
 
@@ -209,7 +207,7 @@ def void_value(
 
 
 def payloads(
-    db: sqlite3.Connection, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
+    db: Database, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
 ) -> list[bytes]:
     """Return the payloads of a bandit's rows of one kind in (after, up_to], oldest first.
 
@@ -220,7 +218,7 @@ def payloads(
 
 
 def _changes(
-    db: sqlite3.Connection, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
+    db: Database, bandit: int, kind: int, after: LogPosition, up_to: LogPosition
 ) -> list[tuple[LogPosition, float, bytes]]:
     """Return position, time and payload of a bandit's rows of one kind, oldest first.
 

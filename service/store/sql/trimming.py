@@ -8,7 +8,6 @@ The trim point moves in the transaction that removes the rows.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
@@ -20,8 +19,9 @@ from bandexa_core.replay.evicted import ranks
 from service.store.hashing import pack_metrics
 from service.store.protocol import Dropped, Trimmed
 from service.store.records import BanditRecord
-from service.store.sqlite.evicted import checksum_of, first_row, trim_of
-from service.store.sqlite.removable import (
+from service.store.sql.database import Database
+from service.store.sql.evicted import checksum_of, first_row, trim_of
+from service.store.sql.removable import (
     DROP_CHUNK,
     group_end,
     held_back,
@@ -43,7 +43,7 @@ class Trimming:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Database,
         configurations: Callable[[BanditRecord], Configurations],
     ) -> None:
         self._db = connection
@@ -135,7 +135,7 @@ class Trimming:
             )
         self._db.execute(
             "DELETE FROM evicted WHERE bandit = ? AND origin IN (SELECT origin FROM evicted"
-            " WHERE bandit = ? ORDER BY rank LIMIT -1 OFFSET ?)",
+            " WHERE bandit = ? ORDER BY rank LIMIT 9223372036854775807 OFFSET ?)",
             (bandit.key, bandit.key, size),
         )
         self._db.execute(
@@ -170,7 +170,8 @@ class Trimming:
         ):
             return
         self._db.execute(
-            "INSERT OR REPLACE INTO catalogues VALUES (?, ?, ?, ?)",
+            "INSERT INTO catalogues VALUES (?, ?, ?, ?) ON CONFLICT (bandit) DO UPDATE SET"
+            " position = excluded.position, change = excluded.change, checksum = excluded.checksum",
             (bandit.key, position, change, crc32(change)),
         )
         self._db.execute(

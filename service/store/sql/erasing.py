@@ -12,7 +12,6 @@ learn rows were blanked, so that it is known of every snapshot whether it was le
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,8 +28,9 @@ from service.store.identity import (
     place_of,
 )
 from service.store.records import Blanked, ErasedPart, Erasure, Relearning
-from service.store.sqlite.codec import blank_chosen, unpack_items
-from service.store.sqlite.evicted import leave_sample, trim_of
+from service.store.sql.codec import blank_chosen, unpack_items
+from service.store.sql.database import Database
+from service.store.sql.evicted import leave_sample, trim_of
 
 AT_ONCE = 50  # decisions
 BYTES_AT_ONCE = 64 << 10  # and one decision more
@@ -46,9 +46,9 @@ _OF_UNIT = f"""
 {_FOUND} d.unit = ? AND (d.key & {MOST_PLACE}) <= ? AND d.key >= ? AND d.key < ? LIMIT {AT_ONCE}
 """
 _BLANK = """
-UPDATE decisions SET own_id = NULL, body_hash = NULL, context = x'', chosen = ?, candidates = NULL,
+UPDATE decisions SET own_id = NULL, body_hash = NULL, context = ?, chosen = ?, candidates = NULL,
   schema = NULL, objects = NULL, unit = NULL, propensities = NULL,
-  imported = CASE WHEN imported IS NULL THEN NULL ELSE x'' END WHERE key = ?
+  imported = CASE WHEN imported IS NULL THEN imported ELSE ? END WHERE key = ?
 """
 _REWARDS = f"""
 SELECT key, item, reward_id, reward, seq FROM rewards
@@ -58,6 +58,7 @@ _BLANK_REWARD = """
 UPDATE rewards SET reward_id = ''
 WHERE key = ? AND item = ? AND reward_id = ? AND reward = ? AND seq = ?
 """
+_UNLEARNED = "INSERT INTO erased VALUES (?, ?) ON CONFLICT DO NOTHING"
 _ALL_KEYS = (0, (1 << 63) - 1)
 
 
@@ -80,7 +81,7 @@ class Erasing:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, ids: DecisionIds, is_live: Callable[[int], bool]
+        self, connection: Database, ids: DecisionIds, is_live: Callable[[int], bool]
     ) -> None:
         self._db = connection
         self._ids = ids
@@ -90,12 +91,11 @@ class Erasing:
         self, bandit: int | None, unit: bytes | None, ids: tuple[DecisionId, ...], until: float
     ) -> Erasure:
         """Store what is to be erased, before anything is."""
-        cursor = self._db.execute(
-            "INSERT INTO erasures (bandit, unit, ids, until) VALUES (?, ?, ?, ?)",
+        (number,) = self._db.execute(
+            "INSERT INTO erasures (bandit, unit, ids, until) VALUES (?, ?, ?, ?) RETURNING erasure",
             (bandit, unit, msgpack.packb(ids), until),
-        )
-        assert cursor.lastrowid is not None
-        return Erasure(cursor.lastrowid, bandit, unit, ids, until)
+        ).fetchone()
+        return Erasure(number, bandit, unit, ids, until)
 
     def part(self, erasure: Erasure, start: int) -> ErasedPart:
         """Erase some decisions; with the last of them the request for it is removed, too."""
@@ -155,7 +155,8 @@ class Erasing:
 
     def _blank(self, found: _Found) -> None:
         name = self._ids.name(found.key, found.own_id)
-        self._db.execute(_BLANK, (blank_chosen(name, found.chosen), found.key))
+        chosen = blank_chosen(name, found.chosen)
+        self._db.execute(_BLANK, (b"", chosen, b"", found.key))
 
     def _blank_rewards(self, key: DecisionKey) -> bool:
         """Blank the callers' ids of some rewards; False: there may be others."""
@@ -177,7 +178,9 @@ class Erasing:
         positions += void
         for position in positions:
             if position > trim_of(self._db, bandit).position:
-                self._db.execute("INSERT OR IGNORE INTO erased VALUES (?, ?)", (bandit, position))
+                self._db.execute(
+                    "INSERT INTO erased VALUES (?, ?) ON CONFLICT DO NOTHING", (bandit, position)
+                )
         return [*positions, *(int(item.latest) for item in items if item.origin)]
 
     def _void_origins(self, bandit: int, key: DecisionKey) -> list[int]:
@@ -230,7 +233,8 @@ class Erasing:
         self._db.execute("INSERT INTO blanked VALUES (?, ?, ?, ?)", (bandit, number, first, last))
         row = self._db.execute(
             "INSERT INTO relearning VALUES (?, ?, ?) ON CONFLICT (bandit) DO UPDATE SET"
-            " first = min(first, excluded.first), changes = excluded.changes RETURNING first",
+            " first = CASE WHEN relearning.first < excluded.first THEN relearning.first"
+            " ELSE excluded.first END, changes = excluded.changes RETURNING first",
             (bandit, first, number),
         ).fetchone()
         return Relearning(bandit, LogPosition(row[0]), number)

@@ -11,7 +11,7 @@ from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition, Sna
 from service.store.errors import StoreDamaged
 from service.store.objects import recorded_context, unpacked_rows
 from service.store.records import BanditRecord, DecisionRecord, Retrieval
-from service.store.sqlite.codec import unpack_chosen, unpack_propensities
+from service.store.sql.codec import unpack_chosen, unpack_propensities
 
 COLUMNS = """d.key, d.time, d.body_hash, d.context, d.chosen, d.candidates, d.snapshot, d.position,
   d.propensity, d.activated, d.explored, d.std, d.propensities, d.imported, d.arm, d.unit"""

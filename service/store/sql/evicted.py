@@ -6,7 +6,6 @@ that all is read at one moment.
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,8 +20,9 @@ from service.store.errors import StoreDamaged
 from service.store.hashing import unpack_log_metrics, unpack_metrics
 from service.store.objects import action_row, context_row, recorded_context
 from service.store.records import BanditRecord, ChosenAction, SampledValue, Trim
-from service.store.sqlite.codec import unpack_chosen, unpack_items
-from service.store.sqlite.log_rows import void_rows
+from service.store.sql.codec import unpack_chosen, unpack_items
+from service.store.sql.database import Database
+from service.store.sql.log_rows import void_rows
 
 _END = LogPosition((1 << 63) - 1)
 _FIRST_ROW = """
@@ -30,14 +30,13 @@ SELECT l.key, l.item, r.items, d.chosen, d.context, d.own_id, d.unit FROM log AS
 JOIN decisions AS d ON d.key = l.key JOIN ledger AS r ON r.key = l.key
 WHERE l.bandit = ? AND l.position = ?
 """
-# SQLite takes the other columns from the row of the minimum.
 _LATER = """
-SELECT origin, before, low, high, payload, min(position) FROM log
-WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL GROUP BY origin
+SELECT origin, before, low, high, payload FROM log
+WHERE bandit = ? AND position > ? AND kind = 1 AND before IS NOT NULL ORDER BY position DESC
 """
 
 
-def trim_of(db: sqlite3.Connection, bandit: int) -> Trim:
+def trim_of(db: Database, bandit: int) -> Trim:
     """Return where the log of a bandit begins."""
     found = db.execute(
         "SELECT position, hash, learned FROM trims WHERE bandit = ?", (bandit,)
@@ -47,7 +46,7 @@ def trim_of(db: sqlite3.Connection, bandit: int) -> Trim:
     return Trim(LogPosition(found[0]), bytes(found[1]), found[2])
 
 
-def leave_sample(db: sqlite3.Connection, bandit: int, position: int) -> None:
+def leave_sample(db: Database, bandit: int, position: int) -> None:
     """Remove a row that left the log from its sample, and from the count of such rows.
 
     A row that is in the log does not change: it will not enter the sample.
@@ -56,11 +55,11 @@ def leave_sample(db: sqlite3.Connection, bandit: int, position: int) -> None:
         return
     for table in ("evicted", "sampled"):
         db.execute(f"DELETE FROM {table} WHERE bandit = ? AND origin = ?", (bandit, position))
-    db.execute("UPDATE trims SET learned = max(0, learned - 1) WHERE bandit = ?", (bandit,))
+    db.execute("UPDATE trims SET learned = learned - 1 WHERE bandit = ? AND learned > 0", (bandit,))
 
 
 def evicted_rows(
-    db: sqlite3.Connection,
+    db: Database,
     record: BanditRecord,
     through: LogPosition,
     position: LogPosition,
@@ -99,9 +98,9 @@ def evicted_rows(
     if not len(chosen):
         return None
     rows = [_row(db, record, trim, int(origin)) for origin in chosen]
-    later = {
+    later = {  # of each value the first one after the position
         LogPosition(origin): SampledValue(before, unpack_log_metrics(payload)[1], low, high)
-        for origin, before, low, high, payload, _ in db.execute(_LATER, (record.key, position))
+        for origin, before, low, high, payload in db.execute(_LATER, (record.key, position))
     }
     # A value that became void after that has none in the ledger.
     voided = {
@@ -125,7 +124,7 @@ def evicted_rows(
 
 
 def _sampled(
-    db: sqlite3.Connection, record: BanditRecord, trim: Trim, logged: list[int], size: int
+    db: Database, record: BanditRecord, trim: Trim, logged: list[int], size: int
 ) -> NDArray[np.int64]:
     """Return the positions of the sampled rows in order: those with the lowest ranks."""
     stored = db.execute(
@@ -145,7 +144,7 @@ def checksum_of(origin: int, slot: int, action: bytes, context: bytes) -> int:
 
 
 def _row(
-    db: sqlite3.Connection, record: BanditRecord, trim: Trim, origin: int
+    db: Database, record: BanditRecord, trim: Trim, origin: int
 ) -> tuple[int, SampledValue, NDArray[Any], bytes]:
     """Return slot, newest value, action features and context of a row."""
     if origin <= trim.position:
@@ -174,7 +173,7 @@ class FirstRow(NamedTuple):
     unit: bytes | None
 
 
-def first_row(db: sqlite3.Connection, record: BanditRecord, position: int) -> FirstRow:
+def first_row(db: Database, record: BanditRecord, position: int) -> FirstRow:
     """Return the learn row at `position`."""
     key, item, items, packed, context, own_id, unit = db.execute(
         _FIRST_ROW, (record.key, position)

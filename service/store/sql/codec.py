@@ -7,7 +7,6 @@ See `hashing` for these hashes.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from service.store.hashing import (
 )
 from service.store.objects import packed_action, packed_rows, recorded_action
 from service.store.records import ChosenAction, DecisionRecord, Propensities
+from service.store.sql.database import Database
 
 ERASED_ACTION = "erased"  # in place of an action that no catalogue has
 INSIDE, LEGACY = 0, 3  # column `ends`: inside a group, or its rule (see `hashing`; of schema 4)
@@ -283,7 +283,7 @@ def pack_delays(state: DelayState) -> bytes:
     return bytes(msgpack.packb((state.since, state.num, state.age_s, dict(state.counts))))
 
 
-def stored_delays(connection: sqlite3.Connection) -> dict[int, DelayState]:
+def stored_delays(connection: Database) -> dict[int, DelayState]:
     """Return what is stored of the delays of all bandits.
 
     Raises:

@@ -24,15 +24,15 @@ from service.store.findings import Check, Report, Say
 from service.store.hashing import unpack_log_metrics
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import (
+from service.store.sql.codec import (
     StoredItem,
     outcome,
     unpack_chosen,
     unpack_items,
     unpack_propensities,
 )
-from service.store.sqlite.verification.log import LogAudit
-from service.store.sqlite.verification.tables import (
+from service.store.sql.verification.log import LogAudit
+from service.store.sql.verification.tables import (
     AmendmentFound,
     LedgerFound,
     RewardFound,

@@ -6,10 +6,9 @@ so that rows of several tables belong together although a server writes meanwhil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +19,9 @@ from bandexa_core.log.configurations import Configurations
 from service.store.errors import StoreDamaged
 from service.store.identity import DecisionIds, bandit_of, first_key
 from service.store.records import BanditRecord, Trim
-from service.store.sqlite.connection import connect_reader
-from service.store.sqlite.evicted import trim_of
-from service.store.sqlite.log_rows import LOG_ROWS, StoredRow, config_rows
-from service.store.sqlite.tables import decision_ids, stand_in
+from service.store.sql.database import Database
+from service.store.sql.evicted import trim_of
+from service.store.sql.log_rows import LOG_ROWS, StoredRow, config_rows
 
 _LEDGER = """
 SELECT l.key, l.version, l.rewards, l.activated, l.closed, l.items, d.own_id, d.chosen, d.position,
@@ -134,11 +132,20 @@ class FirstRow(NamedTuple):
 
 
 class Tables:
-    """A read-only view of the tables."""
+    """A read-only view of the tables.
 
-    def __init__(self, path: Path) -> None:
-        self._db = connect_reader(path)
-        stand_in(self._db)
+    Args:
+        connection: Is used for nothing else, and closed with the view.
+        ids: Reads the ids of the store's decisions.
+    """
+
+    def __init__(self, connection: Database, ids: Callable[[], DecisionIds]) -> None:
+        self._db = connection
+        self._read_ids = ids
+
+    @cached_property
+    def _ids(self) -> DecisionIds:
+        return self._read_ids()
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -149,10 +156,6 @@ class Tables:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    @cached_property
-    def _ids(self) -> DecisionIds:
-        return decision_ids(self._db)
 
     @contextmanager
     def moment(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,8 +11,9 @@ from bandexa_core.log.configurations import Configurations
 from service.store.hashing import MAX_GROUP
 from service.store.identity import first_key, is_older
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import unpack_items
-from service.store.sqlite.evicted import trim_of
+from service.store.sql.codec import unpack_items
+from service.store.sql.database import Database
+from service.store.sql.evicted import trim_of
 
 DROP_CHUNK = 500
 _COLUMNS = "d.key, d.time, l.closed, l.items, length(d.context), d.position"
@@ -48,7 +48,7 @@ class OldDecision(NamedTuple):
     position: int
 
 
-def last_removable(db: sqlite3.Connection, bandit: int, up_to: LogPosition) -> LogPosition:
+def last_removable(db: Database, bandit: int, up_to: LogPosition) -> LogPosition:
     """Return the last position up to which log rows may go; one at the trim point: none may.
 
     The newest row of a log never goes.
@@ -58,7 +58,7 @@ def last_removable(db: sqlite3.Connection, bandit: int, up_to: LogPosition) -> L
 
 
 def group_end(
-    db: sqlite3.Connection, bandit: int, after: LogPosition, up_to: LogPosition
+    db: Database, bandit: int, after: LogPosition, up_to: LogPosition
 ) -> LogPosition | None:
     """Return the last position in (after, up_to] at which a group ends, and has a hash."""
     (end,) = db.execute(
@@ -69,14 +69,14 @@ def group_end(
     return None if end is None else LogPosition(end)
 
 
-def has_removable_rows(db: sqlite3.Connection, bandit: int, up_to: LogPosition) -> bool:
+def has_removable_rows(db: Database, bandit: int, up_to: LogPosition) -> bool:
     """Whether a log has rows up to a position that may go."""
     trim, last = trim_of(db, bandit).position, last_removable(db, bandit, up_to)
     return last > trim and group_end(db, bandit, trim, last) is not None
 
 
 def old_decisions(
-    db: sqlite3.Connection,
+    db: Database,
     bandit: BanditRecord,
     known: Configurations,
     before: DecisionKey,
@@ -104,7 +104,7 @@ def old_decisions(
 
 
 def held_back(
-    db: sqlite3.Connection, bandit: BanditRecord, up_to: LogPosition, through: DecisionKey
+    db: Database, bandit: BanditRecord, up_to: LogPosition, through: DecisionKey
 ) -> list[OldDecision]:
     """Return the decisions up to a key that learn rows up to a position refer to."""
     found = db.execute(_HELD_BACK, (bandit.key, up_to, through)).fetchall()

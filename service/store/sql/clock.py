@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
 from service.store.clock import ClockState, ServiceClock
+from service.store.sql.database import Database
 
 STORED_EVERY_S = 60.0  # after a killed process, service time may be behind by this much
 _KEY = "clock"
@@ -19,7 +19,7 @@ class ClockNotes:
         clock: Goes on from what is stored.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: ServiceClock) -> None:
+    def __init__(self, connection: Database, clock: ServiceClock) -> None:
         self._db = connection
         self._clock = clock
         self._stored = -float("inf")
@@ -46,7 +46,7 @@ class ClockNotes:
         self._stored = -float("inf")
 
 
-def stored_clock(db: sqlite3.Connection) -> ClockState | None:
+def stored_clock(db: Database) -> ClockState | None:
     """Return the state of the clock as it was stored last, None where none was."""
     found = db.execute("SELECT value FROM meta WHERE key = ?", (_KEY,)).fetchone()
     return None if found is None else ClockState.unpacked(found[0])

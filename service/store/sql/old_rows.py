@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 
 from bandexa_core.ids import DecisionKey, LogPosition
 from service.store.hashing import KIND_CATALOGUE, KIND_LEARN, MAX_GROUP
 from service.store.identity import TIME_BITS, first_key, key_at, place_of, time_of
-from service.store.sqlite.evicted import trim_of
+from service.store.sql.database import Database
+from service.store.sql.evicted import trim_of
 
 _FIRST_LEARNED = f"""
 SELECT position FROM log WHERE bandit = ?1 AND kind = {KIND_LEARN} AND before IS NULL
@@ -24,7 +23,7 @@ ORDER BY position LIMIT 1 OFFSET ?3
 """
 # Some seeks per bandit, in one statement: ten thousand bandits take some 50 ms.
 _WITH_OLD_ROWS = f"""
-SELECT json_group_array(bandit) FROM bandits AS b WHERE deleted IS NULL AND (
+SELECT bandit FROM bandits AS b WHERE deleted IS NULL AND (
   (SELECT key FROM decisions WHERE key >= b.bandit << :bits AND key < (b.bandit + 1) << :bits
    ORDER BY key LIMIT 1) < (b.bandit << :bits) + :place
   OR (SELECT time FROM log AS l WHERE l.bandit = b.bandit AND kind = {KIND_LEARN}
@@ -34,9 +33,7 @@ SELECT json_group_array(bandit) FROM bandits AS b WHERE deleted IS NULL AND (
 """
 
 
-def first_learned(
-    db: sqlite3.Connection, bandit: int, number: int, up_to: LogPosition
-) -> LogPosition:
+def first_learned(db: Database, bandit: int, number: int, up_to: LogPosition) -> LogPosition:
     """Return the position of the n-th (from 1) first value that is in the log.
 
     Values that were erased, or that a row up to `up_to` voids, do not count.
@@ -45,7 +42,7 @@ def first_learned(
     return LogPosition(position)
 
 
-def last_before(db: sqlite3.Connection, bandit: int, time: float) -> LogPosition:
+def last_before(db: Database, bandit: int, time: float) -> LogPosition:
     """Return where the last group ends of which all rows are older than `time`; in a transaction.
 
     Args:
@@ -73,16 +70,15 @@ def last_before(db: sqlite3.Connection, bandit: int, time: float) -> LogPosition
     return LogPosition(end or 0)
 
 
-def with_old_rows(db: sqlite3.Connection, before: float, change_bytes: int) -> set[int]:
+def with_old_rows(db: Database, before: float, change_bytes: int) -> set[int]:
     """Return the bandits with rows older than `before`, or so many bytes of catalogue changes."""
     place = place_of(key_at(0, before))
     wanted = {"bits": TIME_BITS, "place": place, "before": before, "bytes": change_bytes}
-    (found,) = db.execute(_WITH_OLD_ROWS, wanted).fetchone()
-    return set(json.loads(found))
+    return {bandit for (bandit,) in db.execute(_WITH_OLD_ROWS, wanted).fetchall()}
 
 
 def decision_time(
-    db: sqlite3.Connection, number: int, after: Mapping[int, DecisionKey], behind: float
+    db: Database, number: int, after: Mapping[int, DecisionKey], behind: float
 ) -> float | None:
     """Return the service time of the n-th oldest decision (from 0); see `LogReader`."""
     bandits = db.execute("SELECT bandit FROM bandits WHERE deleted IS NULL").fetchall()
@@ -94,7 +90,7 @@ def decision_time(
     return next(itertools.islice(times, number, None), None)
 
 
-def _times(db: sqlite3.Connection, bandit: int, after: int) -> Iterator[float]:
+def _times(db: Database, bandit: int, after: int) -> Iterator[float]:
     for (key,) in db.execute(
         "SELECT key FROM decisions WHERE key > ? AND key < ? ORDER BY key",
         (max(after, first_key(bandit) - 1), first_key(bandit + 1)),

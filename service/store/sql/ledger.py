@@ -9,7 +9,6 @@ so that forgetting follows no jump of the wall clock.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from service.store.identity import DecisionIds, bandit_of, made_at
 from service.store.objects import action_row, context_row, recorded_action, recorded_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
-from service.store.sqlite.codec import (
+from service.store.sql.codec import (
     NEW_ITEM,
     ChosenItem,
     StoredItem,
@@ -39,8 +38,9 @@ from service.store.sqlite.codec import (
     pack_items,
     unpack_items,
 )
-from service.store.sqlite.evicted import leave_sample
-from service.store.sqlite.log_writer import LogWriter
+from service.store.sql.database import Database
+from service.store.sql.evicted import leave_sample
+from service.store.sql.log_writer import LogWriter
 
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
@@ -59,8 +59,8 @@ _NO_LONGER = (
     f" ({', '.join(map(repr, COUNTED))})"
 )
 _ADD_TOTALS = """
-INSERT INTO metrics VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE
-SET count = count + excluded.count, total = total + excluded.total
+INSERT INTO metrics VALUES (?, ?, ?, ?) ON CONFLICT (bandit, name) DO UPDATE
+SET count = metrics.count + excluded.count, total = metrics.total + excluded.total
 """
 _ROWS = {"rewards": f"({', '.join('?' * 8)})", "ledger": f"({', '.join('?' * 7)})"}
 _INSERTS = {
@@ -103,7 +103,7 @@ class Ledger:
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Database,
         log: LogWriter,
         ids: DecisionIds,
         bandit: Callable[[int], BanditRecord | None],
@@ -193,7 +193,7 @@ class Ledger:
         else:
             found = self._db.execute(
                 "SELECT reward, metrics FROM rewards WHERE key = ? AND item = ? AND reward_id = ''"
-                " AND reward = ? AND metrics IS ? AND status = 'late'",
+                " AND reward = ? AND metrics IS NOT DISTINCT FROM ? AND status = 'late'",
                 (key, item, *outcome_columns(reward)),
             )
         return [outcome(*each) for each in found]

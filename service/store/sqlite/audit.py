@@ -8,12 +8,13 @@ from pathlib import Path
 
 from service.store.findings import Report, Say
 from service.store.records import BanditRecord
-from service.store.sqlite.connection import connect
+from service.store.sql.verification.ledger import LedgerAudit
+from service.store.sql.verification.tables import Tables
+from service.store.sql.verification.windows import WindowAudit
+from service.store.sqlite.connection import connect, connect_reader
 from service.store.sqlite.disk_faults import describe
 from service.store.sqlite.integrity import problems
-from service.store.sqlite.verification.ledger import LedgerAudit
-from service.store.sqlite.verification.tables import Tables
-from service.store.sqlite.verification.windows import WindowAudit
+from service.store.sqlite.tables import decision_ids, stand_in
 
 MAX_LINES = 20  # of SQLite's own check
 
@@ -23,7 +24,9 @@ class SqliteAudit:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tables = Tables(path)
+        db = connect_reader(path)
+        stand_in(db)
+        self._tables = Tables(db, lambda: decision_ids(db))
 
     def close(self) -> None:
         """Close it; calling it again does nothing."""

@@ -7,7 +7,6 @@ A value that is void by now is void in every export: it is known to be wrong.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from contextlib import suppress
 
@@ -15,6 +14,7 @@ from bandexa_core.ids import DecisionKey, LogPosition
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import metrics_of
 from bandexa_core.log.rows import Metrics
+from service.store.errors import StoreError
 from service.store.hashing import unpack_log_metrics
 from service.store.identity import DecisionIds, first_key
 from service.store.records import (
@@ -24,9 +24,10 @@ from service.store.records import (
     Moment,
     ReportedReward,
 )
-from service.store.sqlite.codec import outcome, unpack_items
-from service.store.sqlite.decision_rows import COLUMNS, decision_record
-from service.store.sqlite.log_rows import config_rows
+from service.store.sql.codec import outcome, unpack_items
+from service.store.sql.database import Database
+from service.store.sql.decision_rows import COLUMNS, decision_record
+from service.store.sql.log_rows import config_rows
 
 MAX_REWARDS = 1000  # of one decision
 _PAGE = f"""
@@ -55,7 +56,7 @@ class Exported:
     """
 
     def __init__(
-        self, db: sqlite3.Connection, ids: DecisionIds, bandit: BanditRecord, moment: Moment
+        self, db: Database, ids: DecisionIds, bandit: BanditRecord, moment: Moment
     ) -> None:
         self._db = db
         self._ids = ids
@@ -88,7 +89,7 @@ class Exported:
             rewards = self._rewards(rows[0][0], last)
             self._learned_since(DecisionKey(start))
         finally:
-            with suppress(sqlite3.Error):
+            with suppress(StoreError):
                 self._db.execute("COMMIT")
         found = [self._decision(row, rewards[row[0]]) for row in rows if row[3]]
         for key in [key for key in self._before if key[0] <= last]:

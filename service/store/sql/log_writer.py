@@ -8,7 +8,6 @@ ends of the logs are cached, and read again after a rollback (`forget`).
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any, NamedTuple
 
 from bandexa_core.ids import DecisionKey, LogPosition
@@ -28,8 +27,9 @@ from service.store.hashing import (
     rule_of,
     void_content,
 )
-from service.store.sqlite.codec import INSIDE
-from service.store.sqlite.tail import LogTail
+from service.store.sql.codec import INSIDE
+from service.store.sql.database import Database
+from service.store.sql.tail import LogTail
 
 _COLUMNS = 14
 _NUMBERS = 10  # the columns from `position` to `high`
@@ -67,7 +67,7 @@ class LogWriter:
         tail: Gets each group that is appended.
     """
 
-    def __init__(self, connection: sqlite3.Connection, tail: LogTail) -> None:
+    def __init__(self, connection: Database, tail: LogTail) -> None:
         self._db = connection
         self.tail = tail
         self._heads: dict[int, LogHead] = {}

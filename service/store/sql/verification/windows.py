@@ -16,7 +16,7 @@ from bandexa_core.log.configurations import Configurations
 from service.store.findings import Check, Report, Say
 from service.store.identity import bandit_of
 from service.store.records import BanditRecord
-from service.store.sqlite.verification.tables import Tables
+from service.store.sql.verification.tables import Tables
 
 CHUNK = 5000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from zlib import crc32
 
 from bandexa_core.ids import LogPosition
@@ -12,12 +11,13 @@ from service.store.hashing import KIND_CATALOGUE, unpack_change
 from service.store.identity import first_key
 from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
-from service.store.sqlite.evicted import trim_of
-from service.store.sqlite.log_rows import payloads
+from service.store.sql.database import Database
+from service.store.sql.evicted import trim_of
+from service.store.sql.log_rows import payloads
 
 
 def catalogue_at(
-    db: sqlite3.Connection,
+    db: Database,
     record: BanditRecord,
     position: LogPosition,
     start: Catalogue | None,
@@ -45,7 +45,7 @@ def catalogue_at(
     return folded(start, [unpack_change(change, layout) for change in changes])
 
 
-def _oldest(db: sqlite3.Connection, record: BanditRecord) -> tuple[Catalogue, LogPosition]:
+def _oldest(db: Database, record: BanditRecord) -> tuple[Catalogue, LogPosition]:
     """Return the oldest known actions, and their position."""
     layout = record.spec.row_layout
     empty = Catalogue.empty(layout)
@@ -60,7 +60,7 @@ def _oldest(db: sqlite3.Connection, record: BanditRecord) -> tuple[Catalogue, Lo
     return folded(empty, [unpack_change(change, layout)]), LogPosition(position)
 
 
-def removable_changes(db: sqlite3.Connection, bandit: int) -> tuple[LogPosition, int]:
+def removable_changes(db: Database, bandit: int) -> tuple[LogPosition, int]:
     """Return up to which row no decision or sample needs the changes, and their size in bytes.
 
     In a transaction.

@@ -8,12 +8,12 @@ that callers give are service time: no jump of the wall clock ends a window (see
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.store.identity import FIRST_TIMED, TICKS_PER_S, TIME_BITS
 from service.store.protocol import UNWATCHED_S
+from service.store.sql.database import Database
 
 STORED_EVERY_S = 5.0  # after a killed process, windows may close this much later than they should
 _LAST, _OFFSET = "windows_looked", "service_time_offset"  # in the table `meta`
@@ -37,7 +37,7 @@ class Windows:
         connection: The writing connection.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Database) -> None:
         self._db = connection
         self._offset = self._meta(_OFFSET) or 0.0
         self._last: float | None = None  # None: no tick yet, in this opening of the store
