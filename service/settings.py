@@ -354,6 +354,19 @@ class Settings(BaseModel):
     log_format: Literal["json", "text"] = Field(
         "json", description="json: lines for machines; text: for people."
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Address of an OpenTelemetry receiver (OTLP over HTTP), such as"
+        " http://127.0.0.1:4318, which gets traces. Needs the extra `otel`.",
+    )
+    trace_ratio: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the requests that are traced, of those whose `traceparent` does not"
+        " say whether they are.",
+    )
     encoders: dict[str, str] = Field(
         default_factory=dict,
         description='Own encoders by name: "package.module:Class" of an EncoderModule.',

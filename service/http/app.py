@@ -8,10 +8,11 @@ follower start and stop with the ASGI lifespan; until they have started, `Starti
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,7 @@ from service.http.routes import (
 )
 from service.http.starting import Starting
 from service.http.startup import one_line_refusal
+from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
 from service.observe.dashboard.noting import noting
@@ -84,6 +86,8 @@ def create_app(settings: Settings) -> App:
         ValueError: Keys, own encoders or bandits of the settings are wrong; names the field.
     """
     wanted = configured.parse(settings.bandits)
+    if settings.otlp_endpoint is not None:
+        spans.require()
     keys = load_keys(settings.keys, settings.keys_file)
     if settings.personalizer.enabled:
         refuse_unknown(settings.personalizer.keys, keys)
@@ -104,6 +108,7 @@ def create_app(settings: Settings) -> App:
     @asynccontextmanager
     async def serving(app: App) -> AsyncIterator[None]:
         async with (
+            tracing(settings),
             running(settings, metrics, registry, app.progress) as engine,
             guarding(engine) as guards,
             following(settings, metrics, guards.stood, guards.judged) as follower,
@@ -143,6 +148,17 @@ def create_app(settings: Settings) -> App:
     app.state.registry = registry
     problems.install(app, metrics)
     return app
+
+
+@asynccontextmanager
+async def tracing(settings: Settings) -> AsyncIterator[None]:
+    """Send spans until the exit, where the settings say so; what is left is sent off the loop."""
+    with ExitStack() as stack:
+        stack.enter_context(spans.sending(settings.otlp_endpoint, settings.trace_ratio))
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(stack.close)
 
 
 def _uids(engine: Engine) -> set[str]:

@@ -1,4 +1,7 @@
-"""Counts every request by method, route and status, and how long it took (the RED method)."""
+"""Counts every request by method, route and status, and how long it took (the RED method).
+
+It also notes what the request is known by, for log lines, and makes its span where spans are sent.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.hot import CALLS
 from service.http.personalizer.paths import is_personalizer
+from service.observe import spans
+from service.observe.correlation import Correlation, current
 from service.observe.counters import Metrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLOSED = 499  # nothing was answered: the client left before; the number that proxies log for it
+REQUEST_ID = b"x-request-id"
 PERSONALIZER = "/personalizer"  # its paths have ids of events in them
 OTHER = "other"  # paths without a route, and unknown methods: guesses must not make labels
 
@@ -34,6 +40,21 @@ class RequestCount:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = Correlation.of(scope["headers"])
+        current.set(asked)  # in the task of this request
+        if spans.active is None:
+            await self._counted(asked, scope, receive, send)
+            return
+        made = spans.active
+        with made.request(scope["headers"]) as span:
+            asked.trace_id = made.trace_id(span)
+            method, route, status = await self._counted(asked, scope, receive, send)
+            made.served(span, method, route, status)
+
+    async def _counted(
+        self, asked: Correlation, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[str, str, int]:
+        """Serve a request; returns its method, route and status."""
         started = time.perf_counter()
         status = CLOSED
 
@@ -41,14 +62,19 @@ class RequestCount:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if asked.given is not None or status >= 400:
+                    named = (REQUEST_ID, asked.request_id.encode("ascii"))
+                    message = {**message, "headers": [*message.get("headers", ()), named]}
             return send(message)
 
+        method = scope["method"] if scope["method"] in METHODS else OTHER
         try:
             await self._app(scope, receive, counted)
         finally:
             seconds = time.perf_counter() - started
-            method = scope["method"] if scope["method"] in METHODS else OTHER
-            self._metrics.requested(method, route_of(scope), status, seconds)
+            route = route_of(scope)
+            self._metrics.requested(method, route, status, seconds)
+        return method, route, status
 
 
 def route_of(scope: Scope) -> str:

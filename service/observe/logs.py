@@ -1,8 +1,9 @@
 """Logs on standard error: JSON lines for machines, or text for people, of both processes.
 
-A line that is logged while a request is handled carries the id of the request's decision, which the
-handler sets with `about`. No context, reward text or key is ever logged. The standard library does
-the rest: importing a logging library costs a tenth of the CPU time of a whole start.
+A line that is logged while a request is handled carries the id of the request, that of its trace,
+and that of its decision, which the handler sets with `about`. No context, reward text or key is
+ever logged. The standard library does the rest: importing a logging library costs a tenth of the
+CPU time of a whole start.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from service.observe.correlation import current
 from service.observe.log_output import handler_for
 
 LogFormat = Literal["json", "text"]
@@ -61,6 +63,10 @@ class _Formatter(logging.Formatter):
         decision_id = _decision.get()
         if decision_id is not None:
             found.setdefault("decision_id", decision_id)
+        if (asked := current.get()) is not None:
+            found["request_id"] = asked.request_id
+            if asked.trace_id is not None:
+                found["trace_id"] = asked.trace_id
         if self._process is not None:
             found["process"] = self._process
         return found

@@ -23,6 +23,7 @@ from bandexa_core.log.contract import (
     RewardStatus,
 )
 from bandexa_core.spec import RewardSpec
+from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.amendments import Corrected, Voided
@@ -106,6 +107,7 @@ class Rewards:
             if error.uid is not None and (bandit := self._find(error.uid)) is not None:
                 bandit.vitals.rewarded("refused")
             raise
+        committed = time.perf_counter()
         bandit = self._find(decision.bandit.uid)
         status: AnsweredStatus = reported
         if rows:
@@ -117,7 +119,15 @@ class Rewards:
             else:
                 status = "stored" if bandit.model.holds else status
                 self.train_if_due(bandit)
-        self._metrics.reward_seconds.observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self._metrics.reward_seconds.observe(ended - started)
+        if spans.active is not None:
+            attributes = {
+                "bandexa.bandit": decision.bandit.name, "bandexa.decision_id": report.decision_id,
+                "bandexa.status": status,
+            }  # fmt: skip
+            stages = {"commit": committed - started, "apply": ended - committed}
+            spans.active.ended("reward", stages, attributes)
         if bandit is None:
             return status, False
         bandit.vitals.rewarded(status)

@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from service.observe import spans
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
@@ -67,6 +69,7 @@ class Rounds:
         self._wanted: dict[BanditUid, LogPosition] = {}
         self._building: dict[BanditUid, LogPosition] = {}
         self._last_changed: set[BanditUid] = set()
+        self._asked_in: dict[BanditUid, Any] = {}  # the spans of requests that wait for a round
         self._candidates: dict[BanditUid, LogPosition] = {}  # wanted, and not to be served
         self._changing = changing
         self._commit = Committer(asyncio.get_running_loop())
@@ -101,6 +104,8 @@ class Rounds:
             RoundFailed: The round could not be completed.
         """
         while True:
+            if spans.active is not None:
+                self._asked_in[bandit.record.uid] = spans.active.current()
             event = await self.supervisor.request(bandit.record.uid)
             if not await self._is_candidate(bandit, event.version):
                 return event
@@ -209,6 +214,7 @@ class Rounds:
         self._relearning.pop(uid, None)
         self._wanted.pop(uid, None)
         self._building.pop(uid, None)
+        self._asked_in.pop(uid, None)
         self._last_changed.discard(uid)
         if not await self.supervisor.forget(uid):
             await asyncio.to_thread(remove_files, self._settings, uid)
@@ -303,9 +309,26 @@ class Rounds:
                 error=None,
             ),
         )
+        round_s = event.metrics["round_seconds"]
+        self._traced(bandit, {"train": round_s, "swap": swapped}, event)
         model = bandit.model
         if model.spec.training.mode == "background" and model.round_due():
             self.supervisor.request(uid)
+
+    def _traced(
+        self, bandit: Bandit, stages: dict[str, float], event: Published | None, error: str = ""
+    ) -> None:
+        """Make the span of a round that has ended, where spans are sent."""
+        parent = self._asked_in.pop(bandit.record.uid, None)
+        if spans.active is None:
+            return
+        attributes: dict[str, Any] = {"bandexa.bandit": bandit.record.name}
+        if event is not None:
+            attributes |= {"bandexa.snapshot": event.version, "bandexa.position": event.position}
+        spans.active.ended(
+            "round", stages, attributes, parent=parent or spans.active.no_parent,
+            error=error or None,
+        )  # fmt: skip
 
     async def _is_candidate(self, bandit: Bandit, version: SnapshotVersion) -> bool:
         """Whether a snapshot is of a challenger that is to be tried out, and not to be served."""
@@ -366,6 +389,7 @@ class Rounds:
         self._building.pop(uid, None)
         bandit = self._find(uid)
         if bandit is not None:
+            self._traced(bandit, {"train": seconds}, None, error)
             now = time.time()
             self._record(bandit, RoundRecord(now, None, None, seconds, None, None, None, error))
 

@@ -1484,8 +1484,9 @@ export interface components {
             trainer: components["schemas"]["TrainerState"];
             version: string;
         };
-        /** @description The caller's key and its scopes. */
+        /** @description The caller's key, its scopes, and the bandits that it is limited to; null: it is to none. */
         Session: {
+            bandits: string[] | null;
             keys_needed: boolean;
             name: string | null;
             scopes: string[];

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bandexa_core.ids import ActionId, DecisionId
 from bandexa_core.model import MANY_OBJECTS
 from bandexa_core.policies import EncodedContext, LinearHead
+from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
@@ -160,12 +161,15 @@ class Selecting:
         else:
             answer = _repeated(record.decision_id, record.body_hash, earlier)
         bandit.vitals.selects += 1
-        self._metrics.stages.observe(
-            command.decode_s,
-            encoded - started + drawn.encode_s,
-            drawn.draw_s,
-            time.perf_counter() - encoded - drawn.encode_s - drawn.draw_s,
-        )
+        encode_s = encoded - started + drawn.encode_s
+        commit_s = time.perf_counter() - encoded - drawn.encode_s - drawn.draw_s
+        self._metrics.stages.observe(command.decode_s, encode_s, drawn.draw_s, commit_s)
+        if spans.active is not None:
+            stages = {
+                "decode": command.decode_s, "encode": encode_s, "draw": drawn.draw_s,
+                "commit": commit_s,
+            }  # fmt: skip
+            spans.active.ended("select", stages, _span_attributes(command.bandit, answer))
         return answer
 
     def _fill_in(self, record: DecisionRecord, compute: Callable[[], float]) -> None:
@@ -299,6 +303,16 @@ def _repeated(decision_id: DecisionId, body_hash: bytes | None, earlier: StoredA
         decision_id, earlier.chosen, earlier.propensity, earlier.snapshot, earlier.position,
         earlier.propensities, earlier.arm, earlier.candidates,
     )  # fmt: skip
+
+
+def _span_attributes(bandit: str, decision: Decision) -> dict[str, Any]:
+    return {
+        "bandexa.bandit": bandit,
+        "bandexa.decision_id": decision.decision_id,
+        "bandexa.snapshot": decision.snapshot,
+        "bandexa.position": decision.position,
+        "bandexa.arm": decision.arm or "",
+    }
 
 
 def _log_fields(bandit: str, decision: Decision) -> dict[str, Any]:
