@@ -262,6 +262,12 @@ class LogReader(Reader, Protocol):
 class DecisionHistory(Reader, Protocol):
     """Reads decisions with their rewards, and training rounds: for people to inspect."""
 
+    def bandit_of(self, decision_id: DecisionId) -> int | None:
+        """Return the key of the bandit that made a decision; None without such a decision.
+
+        Bandits that were deleted are among them.
+        """
+
     def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
         """Return a decision of a bandit; None without such a decision.
 

@@ -59,6 +59,7 @@ IDS = {
     "POST /compact": "compact",
     "GET /dashboard/session": "dashboard_session",
     "GET /dashboard/overview": "dashboard_overview",
+    "GET /dashboard/decisions/{decision_id}": "dashboard_decision",
     "GET /dashboard/bandits/{name}": "dashboard_bandit",
     "GET /dashboard/bandits/{name}/decisions": "dashboard_decisions",
 }

@@ -8,20 +8,23 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from msgspec import Raw
 
 from bandexa_core import __version__
+from bandexa_core.ids import DecisionId
 from service.http.alarms import Alarms
 from service.http.auth import identify, needs
 from service.http.codec import WireRoute, as_part, encode, wanted_by
 from service.http.keys import Keys
 from service.http.large import large
 from service.http.routes.common import EngineDep, FollowerDep, HolderDep, Name, problems, reached
+from service.http.schemas.common import Id
 from service.http.schemas.dashboard import (
     BanditLine,
     DecisionLine,
     DecisionList,
+    FoundDecision,
     Overview,
     ServerState,
     Session,
@@ -33,6 +36,7 @@ from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.settings import SCOPES
+from service.store.errors import UnknownDecision
 
 router = APIRouter(prefix="/dashboard", route_class=WireRoute)
 MAX_ROW = 2**63 - 1  # the largest integer of a store; places are smaller
@@ -160,6 +164,30 @@ def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:
         findings=state.findings,
         **found,
     )
+
+
+@router.get(
+    "/decisions/{decision_id}",
+    openapi_extra=needs("read", checks_reach=True),
+    responses=problems(404, 422),
+)
+async def find_decision(
+    decision_id: Annotated[Id, Path(description="The decision's id.")],
+    engine: EngineDep,
+    holder: HolderDep,
+) -> FoundDecision:
+    """Return which bandit made a decision: whoever has an id from a log need not know it."""
+    among = reached(holder)
+
+    def found() -> int | None:
+        with engine.store.history() as history:
+            return history.bandit_of(DecisionId(decision_id))
+
+    key = await asyncio.get_running_loop().run_in_executor(None, found)
+    for bandit in engine.bandits():
+        if bandit.record.key == key and (among is None or among(bandit.record.name)):
+            return FoundDecision(bandit=bandit.record.name, decision_id=decision_id)
+    raise UnknownDecision(decision_id)
 
 
 @router.get(

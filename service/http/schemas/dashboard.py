@@ -103,3 +103,10 @@ class DecisionList(BaseModel):
 
     decisions: list[DecisionLine]
     next: int | None
+
+
+class FoundDecision(BaseModel):
+    """Which bandit made a decision."""
+
+    bandit: str
+    decision_id: str

@@ -109,6 +109,7 @@ def series(aggregates: AggregateReader, uid: str, name: str, now: float) -> dict
         "step_s": step,
         "join_rate": ratio(whole["num_values"], whole["chosen"]),
         "reward_mean": ratio(whole["value"], whole["num_values"]),
+        "reward_total": _total(whole),
         "time": times,
         "selects": [row["selects"] if row else 0 for row in rows],
         "rewards": [row["num_values"] if row else 0 for row in rows],
@@ -127,6 +128,12 @@ def series(aggregates: AggregateReader, uid: str, name: str, now: float) -> dict
             for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
         },
     }
+
+
+def _total(whole: dict[str, float]) -> dict[str, float | None]:
+    """Return the mean reward of a whole range, with its interval."""
+    mean, low, high = _intervals([whole])
+    return {"num": whole["num_values"], "mean": mean[0], "low": low[0], "high": high[0]}
 
 
 def _intervals(rows: Sequence[dict[str, float] | None]) -> tuple[Numbers, Numbers, Numbers]:

@@ -34,6 +34,12 @@ Before = dict[tuple[DecisionKey, int], tuple[float | None, Metrics | None]]
 class MemoryHistory(View):
     """See `DecisionHistory`."""
 
+    def bandit_of(self, decision_id: DecisionId) -> int | None:
+        """See `DecisionHistory.bandit_of`."""
+        with self._reading() as contents:
+            held = contents.find(decision_id)
+            return None if held is None else held.record.bandit
+
     def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
         """See `DecisionHistory.decision`."""
         with self._reading() as contents:

@@ -86,6 +86,12 @@ class SqlHistory:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def bandit_of(self, decision_id: DecisionId) -> int | None:
+        """See `DecisionHistory.bandit_of`."""
+        column, value = self._ids.place(decision_id)
+        row = self._db.execute(f"SELECT key FROM decisions WHERE {column} = ?", (value,)).fetchone()
+        return None if row is None else bandit_of(DecisionKey(row[0]))
+
     def decision(self, bandit: BanditRecord, decision_id: DecisionId) -> StoredDecision | None:
         """See `DecisionHistory.decision`."""
         column, value = self._ids.place(decision_id)

@@ -304,7 +304,10 @@ def test_buttons_do_what_they_say_after_asking(server: Any, visit: Any, feed: An
     page.get_by_role("button", name="Train", exact=True).click()
     poll(lambda: fed.call("GET", "/bandits/pressed")["snapshot"] == 1, "the round is served")
     page.get_by_role("button", name="Roll back").click()
-    page.locator("dialog select").select_option("0")
+    row = page.locator("dialog tbody tr").first  # the served one is the newest
+    expect(row).to_contain_text("1 (served)")
+    expect(row.locator("input")).to_be_disabled()
+    page.get_by_label("0", exact=True).check()
     page.get_by_role("button", name="Roll back", exact=True).click()
     expect(page.locator("#toast")).to_contain_text("Snapshot 0 is served again")
     assert fed.call("GET", "/bandits/pressed")["snapshot"] == 2

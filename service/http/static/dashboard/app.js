@@ -1,6 +1,10 @@
 // Which view is shown, and when it asks again: never while hidden, more slowly while nobody answers.
 import { Refused, identify, may, session } from "./api.js";
 import { BanditView } from "./bandit.js";
+import { CatalogueView } from "./catalogue.js";
+import { CompareView } from "./compare.js";
+import { ConfigurationView } from "./configuration.js";
+import { CreateView } from "./create.js";
 import { DecisionView } from "./decision.js";
 import { askForKey, asking } from "./dialogs.js";
 import { fill, h } from "./dom.js";
@@ -20,21 +24,24 @@ function route() {
   const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
   const range = new URLSearchParams(query ?? "").get("range");
   if (parts[0] === "bandits") parts[0] = "bandit"; // as the API calls them
-  if (parts[0] === "bandit" && parts[2] === "decision" && parts[3]) return [() => new DecisionView(main, parts[1], parts[3]), parts];
-  if (parts[0] === "bandit" && parts[1]) return [() => new BanditView(main, parts[1], range), parts];
-  return [() => new Overview(main), []];
+  const [what, name, page, id] = parts;
+  const crumb = (view) => [["Overview", "#/"], ...(name ? [[name, `#/bandit/${encodeURIComponent(name)}`]] : []), ...(view ? [[view, null]] : [])];
+  if (what === "bandit" && page === "decision" && id) return [() => new DecisionView(main, name, id), crumb(id)];
+  if (what === "bandit" && page === "configuration") return [() => new ConfigurationView(main, name), crumb("Configuration")];
+  if (what === "bandit" && page === "catalogue") return [() => new CatalogueView(main, name), crumb("Catalogue")];
+  if (what === "bandit" && name) return [() => new BanditView(main, name, range), crumb(null)];
+  if (what === "compare") return [() => new CompareView(main, name, page, range), [["Overview", "#/"], ["Compare", null]]];
+  if (what === "new") return [() => new CreateView(main), [["Overview", "#/"], ["New bandit", null]]];
+  return [() => new Overview(main), [["Overview", "#/"]]];
 }
 
 function show() {
   if (location.hash === "#main") return; // the skip link
-  const [make, parts] = route();
+  const [make, crumbs] = route();
   running?.abort();
   view?.destroy();
   view = may("read") ? make() : null;
-  const crumbs = [h("a", { href: "#/" }, "Overview")];
-  if (parts[1]) crumbs.push(h("a", { href: `#/bandit/${encodeURIComponent(parts[1])}` }, parts[1]));
-  if (parts[3]) crumbs.push(h("span", {}, parts[3]));
-  fill(document.getElementById("crumbs"), ...crumbs);
+  fill(document.getElementById("crumbs"), ...crumbs.map(([label, href]) => (href === null ? h("span", { "aria-current": "page" }, label) : h("a", { href }, label))));
   document.title = view ? `${view.title} - Bandexa` : "Bandexa";
   if (view === null) main.replaceChildren(h("section", { class: "card" }, h("h1", {}, "This key may not read"), h("p", {}, "The dashboard needs a key with the scope read.")));
   poll(0);

@@ -1,10 +1,13 @@
-// One bandit over time, its rounds and newest decisions, and what an administrator can do to it.
-import { call, get, may } from "./api.js";
+// One bandit over time, its rounds and newest decisions.
+import { administration } from "./administration.js";
+import { get } from "./api.js";
 import { showChallengers } from "./challengers.js";
 import { COLOURS, Chart, stacked } from "./charts.js";
-import { ask, tell } from "./dialogs.js";
-import { facts, fill, findings, h } from "./dom.js";
+import { facts, fill, findings, h, scroll } from "./dom.js";
 import { count, number, percent, seconds, time } from "./format.js";
+import { findForm } from "./find.js";
+import { showNoted } from "./noted.js";
+import { tabs } from "./tabs.js";
 
 const RANGES = ["15m", "1h", "6h", "1d", "7d", "30d", "all"];
 
@@ -21,6 +24,8 @@ export class BanditView {
     this.tables = h("div", { class: "grid wide" });
     this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
     this.newest = h("section", { class: "card", "aria-label": "Newest decisions" });
+    this.newestList = h("div");
+    this.newest.append(h("h2", {}, "Newest decisions"), h("p", { class: "soft small" }, "Open one to see why that action was chosen."), findForm(), this.newestList);
     this.values = h("section", { class: "card", "aria-label": "Arms and actions" });
     this.challengers = h("section", { class: "card", "aria-label": "Challengers" });
     this.audit = h("section", { class: "card", "aria-label": "Changes" });
@@ -31,7 +36,7 @@ export class BanditView {
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
     this.tables.append(this.values, this.challengers, this.features, this.noted, this.newest, this.rounds, this.audit);
     root.replaceChildren(
-      h("section", { class: "card" }, this.head, this.buttons(), this.notes), this.grid, this.tables);
+      h("section", { class: "card" }, this.makeTop(), this.head, administration(name), this.notes), this.grid, this.tables);
   }
 
   makeCharts() {
@@ -60,51 +65,6 @@ export class BanditView {
     };
   }
 
-  buttons() {
-    if (!may("admin")) return h("p", { class: "soft small" }, "This key lacks the scope admin: there is nothing to press here.");
-    return h("div", { class: "row", id: "admin" },
-      h("button", { type: "button", onclick: () => this.train() }, "Train now\u2026"),
-      h("button", { type: "button", onclick: () => this.rollBack() }, "Roll back\u2026"),
-      h("button", { type: "button", onclick: () => this.retire() }, "Retire an action\u2026"));
-  }
-
-  async train() {
-    await ask({
-      title: `Train ${this.name} now?`, button: "Train",
-      text: "A round runs in the background; its snapshot is swapped in when it is done. Selects go on meanwhile.",
-      act: async () => { await call("POST", `${this.path}/train?wait=false`); tell("A round is queued."); },
-    });
-  }
-
-  async rollBack() {
-    const { served, snapshots } = await get(`${this.path}/snapshots`);
-    const field = h("select", {}, snapshots.slice().reverse().map((one) => h("option", { value: one.version },
-      `${one.version}: ${time(one.created_at)}, ${count(one.num_learned)} learned${one.version === served ? " (served)" : ""}`)));
-    await ask({
-      title: `Roll ${this.name} back?`, button: "Roll back", danger: true, fields: [["Snapshot", field]],
-      text: "What was learned after that snapshot leaves the model. The log keeps it, and a later round learns from it again.",
-      act: async (version) => {
-        const answer = await call("POST", `${this.path}/rollback`, { body: { version: Number(version) } });
-        tell(`Snapshot ${version} is served again, as snapshot ${answer.snapshot}.`);
-      },
-    });
-  }
-
-  async retire() {
-    const { actions } = await get(`${this.path}/actions?limit=10000`);
-    const known = h("datalist", { id: "known-actions" }, actions.filter((one) => one.enabled).map((one) => h("option", { value: one.id })));
-    const field = h("input", { list: "known-actions", required: true, autocomplete: "off" });
-    field.append(known);
-    await ask({
-      title: "Retire an action?", button: "Retire", danger: true, fields: [["Action", field]],
-      text: "It is not offered any more. What was learned from it stays, and putting it again brings it back.",
-      act: async (id) => {
-        await call("DELETE", `${this.path}/actions/${encodeURIComponent(id.trim())}`);
-        tell(`${id.trim()} is retired.`);
-      },
-    });
-  }
-
   async update(signal) {
     const [found, values, audit, listed, state, noted] = await Promise.all([
       get(`dashboard/${this.path}?range=${this.range}`, signal),
@@ -116,7 +76,7 @@ export class BanditView {
     this.changes = audit.entries;
     this.showHead(found);
     this.showFeatures(state.features);
-    this.showNoted(noted.findings);
+    showNoted(this.noted, noted.findings, found.start, found.end);
     this.showCharts(found);
     this.showDelay(found.delay);
     this.showValues(values);
@@ -126,20 +86,21 @@ export class BanditView {
     this.showNewest(listed.decisions);
   }
 
+  // What stays as it is while figures change, so that it keeps the focus.
+  makeTop() {
+    const choose = (range) => h("button", { type: "button", "data-range": range, "aria-pressed": String(range === this.range),
+      onclick: () => { location.hash = `#/bandit/${encodeURIComponent(this.name)}?range=${range}`; } }, range);
+    return [h("div", { class: "row between" }, h("h1", {}, this.name), h("div", { class: "ranges", role: "group", "aria-label": "Range" }, RANGES.map(choose))),
+      tabs(this.name, "")];
+  }
+
   showHead(found) {
-    const choose = (range) => h("button", { type: "button", "data-range": range, "aria-pressed": String(range === this.range) }, range);
     fill(this.head,
-      h("div", { class: "row between" }, h("h1", {}, this.name),
-        h("div", { class: "ranges", role: "group", "aria-label": "Range" }, RANGES.map(choose))),
       h("p", { class: "soft small" }, `${found.policy}, ${found.spec.encoder.name}, ${count(found.num_actions)} actions`
         + `${found.behind ? "; the past is still being counted" : ""}`),
       facts([["mean reward", number(found.reward_mean)], ["join rate", percent(found.join_rate)], ["learned", count(found.num_learned)],
         ["snapshot", String(found.snapshot)], ["position", count(found.position)],
         ["round", found.train_due ? "due" : "not due"], ["trainer", found.trainer.phase]]));
-    this.head.onclick = (event) => {
-      const range = event.target.dataset?.range;
-      if (range) location.hash = `#/bandit/${encodeURIComponent(this.name)}?range=${range}`;
-    };
     fill(this.notes, ...findings(found.findings),
       found.selects.some(Boolean) ? null : h("div", { class: "finding" }, h("strong", {}, "Nothing was decided in this range. "),
         "Ask for a decision with POST /select, or look further back."));
@@ -210,7 +171,7 @@ export class BanditView {
   showValues({ arms, actions, num_actions }) {
     const range = (one) => (one === null || one.low === null ? "\u2013" : `${number(one.low)} to ${number(one.high)}`);
     const of = (one) => [number(one.mean), range(one), count(one.num)];
-    const table = (names, rows) => h("div", { class: "scroll" }, h("table", {},
+    const table = (names, rows) => scroll(names.slice(0, 2).join(" and "), h("table", {},
       h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index ? "num" : "" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index ? "num" : "break" }, cell)))))));
     const armed = arms.map((arm) => [arm.name, percent(arm.share), ...of(arm.reward),
@@ -242,19 +203,9 @@ export class BanditView {
     const names = ["feature", "type", "missing", "unseen", "wrong", "drift"];
     fill(this.features, h("h2", {}, "Features"),
       h("p", { class: "soft small" }, `Of the requests counted since this encoding is served (${sides.map(([name, side]) => `${name}: ${count(side.num_counted)}`).join(", ")}). Drift: population stability index against the rows it was fitted to; .25 and more has moved.`),
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index > 1 ? "num" : "" }, name)))),
+      rows.length ? scroll("What requests had of each", h("table", {}, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index > 1 ? "num" : "" }, name)))),
         h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index > 1 ? "num" : "break" }, cell)))))))
         : h("p", { class: "soft" }, "No field was seen yet."));
-  }
-
-  // When alarms and notices began and ended.
-  showNoted(list) {
-    const rows = list.slice(0, 20).map((one) => h("tr", {},
-      h("td", {}, h("span", { class: `badge ${one.severity === "alarm" ? "bad" : "warn"}` }, one.name)),
-      h("td", {}, time(one.since)), h("td", {}, one.until === null ? "still there" : `for ${seconds(one.until - one.since)}`), h("td", { class: "break" }, one.message)));
-    fill(this.noted, h("h2", {}, "Alarms and notices"), h("p", { class: "soft small" }, "When they began and ended, newest first."),
-      rows.length ? h("div", { class: "scroll" }, h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["what", "since", "", "seen"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
-        : h("p", { class: "soft" }, "None so far."));
   }
 
   // Who changed the bandit, and what that changed.
@@ -264,7 +215,7 @@ export class BanditView {
     const rows = entries.map((entry) => h("tr", {}, h("td", {}, time(entry.time)), h("td", {}, entry.by), h("td", {}, entry.what),
       h("td", { class: "break" }, entry.changes.slice(0, 4).map(shown).join("; ") + (entry.changes.length > 4 ? `; and ${count(entry.changes.length - 4)} more` : ""))));
     fill(this.audit, h("h2", {}, "Changes"), h("p", { class: "soft small" }, "By administrators and guards, newest first."),
-      rows.length ? h("div", { class: "scroll" }, h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["time", "by", "call", "changed"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
+      rows.length ? scroll("List of changes", h("table", { class: "stack" }, h("thead", {}, h("tr", {}, ["time", "by", "call", "changed"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))
         : h("p", { class: "soft" }, "None yet."));
   }
 
@@ -275,7 +226,7 @@ export class BanditView {
       h("td", { class: "num" }, seconds(round.swap_s)),
       round.error === null ? h("td", { class: "num" }, `${number(round.loss_before)} \u2192 ${number(round.loss_after)}`) : h("td", { class: "break" }, round.error)));
     fill(this.rounds, h("h2", {}, "Training rounds"), h("p", { class: "soft small" }, "Newest first; each ends with its snapshot swapped in."),
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["ended", "snapshot", "position", "took", "swap", "loss"].map((name, index) => h("th", { class: index ? "num" : "" }, name)))), h("tbody", {}, rows)))
+      rows.length ? scroll("List of rounds", h("table", {}, h("thead", {}, h("tr", {}, ["ended", "snapshot", "position", "took", "swap", "loss"].map((name, index) => h("th", { class: index ? "num" : "" }, name)))), h("tbody", {}, rows)))
         : h("p", { class: "soft" }, "None in this range."));
   }
 
@@ -286,9 +237,9 @@ export class BanditView {
       h("td", { class: "wide" }, time(one.time)), h("td", { class: "break" }, one.num_actions > 1 ? `${one.action} +${one.num_actions - 1}` : one.action),
       h("td", { class: "num wide" }, number(one.propensity)), h("td", { class: "wide" }, one.explored === null ? "\u2013" : one.explored ? "explored" : "best mean"),
       h("td", { class: "num" }, one.reward === null ? "none yet" : number(one.reward))));
-    fill(this.newest, h("h2", {}, "Newest decisions"), h("p", { class: "soft small" }, "Open one to see why that action was chosen."),
-      rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["decision", "time", "action", "propensity", "", "reward"].map((name) => h("th", { class: `${name === "propensity" || name === "reward" ? "num" : ""}${["time", "propensity", ""].includes(name) ? " wide" : ""}` }, name)))), h("tbody", {}, rows)))
-        : h("p", { class: "soft" }, "None yet."));
+    fill(this.newestList,
+      rows.length ? scroll("List of decisions", h("table", {}, h("thead", {}, h("tr", {}, ["decision", "time", "action", "propensity", "why", "reward"].map((name) => h("th", { class: `${name === "propensity" || name === "reward" ? "num" : ""}${["time", "propensity", "why"].includes(name) ? " wide" : ""}` }, name)))), h("tbody", {}, rows)))
+        : h("p", { class: "soft" }, "None yet: ask with POST /select."));
   }
 
   recolour() {

@@ -1,6 +1,6 @@
 // Charts on uPlot: updated in place, one time axis and one cursor per page.
 import uPlot from "./uplot.js";
-import { h } from "./dom.js";
+import { h, scroll } from "./dom.js";
 import { time as timeText } from "./format.js";
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -16,7 +16,7 @@ export class Chart {
     this.body = h("tbody");
     this.table = h("details", { ontoggle: () => this.listed() },
       h("summary", {}, "Values as a table"),
-      h("div", { class: "scroll" }, h("table", {},
+      scroll(`Values of ${title}`, h("table", {},
         h("thead", {}, h("tr", {}, h("th", {}, "time"), series.map((one) => h("th", { class: "num" }, one.label)))),
         this.body)));
     this.card = h("section", { class: "card", "aria-label": title },

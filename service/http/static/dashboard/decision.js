@@ -1,6 +1,6 @@
 // One decision: what was asked, what the model thought, what was chosen, what was learned.
 import { get } from "./api.js";
-import { facts, h } from "./dom.js";
+import { facts, h, scroll } from "./dom.js";
 import { count, number, percent, seconds, time } from "./format.js";
 
 const READERS = {
@@ -32,7 +32,7 @@ export class DecisionView {
 
   show(found) {
     const [first] = found.chosen;
-    this.table = h("div", { class: "scroll" });
+    this.table = scroll("List of candidates");
     this.root.replaceChildren(
       h("section", { class: "card" },
         h("div", { class: "row between" }, h("h1", {}, found.chosen.map((one) => one.id).join(", ")), verdict(found)),
@@ -85,7 +85,7 @@ export class DecisionView {
       return h("div", { class: "range", "aria-hidden": "true" }, line, mean, sampled);
     };
     this.table.replaceChildren(h("table", {},
-      h("thead", {}, h("tr", {}, head("id", "action", false), head("mean", "mean", true), head("std", "std", true), head("sampled", "sampled", true), head("propensity", "propensity", true), h("th", {}, ""))),
+      h("thead", {}, h("tr", {}, head("id", "action", false), head("mean", "mean", true), head("std", "std", true), head("sampled", "sampled", true), head("propensity", "propensity", true), h("td", {}))),
       h("tbody", {}, rows.map((one) => h("tr", { class: one.chosen ? "chosen" : "", "data-action": one.id },
         h("td", { class: "break" }, one.id, one.chosen ? h("span", { class: "badge good" }, "chosen") : null),
         h("td", { class: "num" }, number(one.mean)), h("td", { class: "num" }, number(one.std)), h("td", { class: "num" }, number(one.sampled)),
@@ -108,7 +108,7 @@ function verdict(found) {
 
 // Named features: an object as its JSON, a field a line.
 function named(object) {
-  return h("pre", { class: "break" }, JSON.stringify(object, null, 2));
+  return h("pre", { class: "break", tabindex: "0", role: "group", "aria-label": "The object" }, JSON.stringify(object, null, 2));
 }
 
 function offered({ id, features }) {
@@ -166,7 +166,7 @@ function added(found) {
   });
   return h("section", { class: "card", "aria-label": "What counted" }, h("h2", {}, "What counted"),
     h("p", { class: "soft small" }, "How much less would have been expected without each feature. Features that work together count in each of them."),
-    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "feature"), h("th", {}, "was"), h("th", { class: "num" }, "added"), h("th", { class: "wide" }, ""))), h("tbody", {}, rows))));
+    scroll("List of features", h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "feature"), h("th", {}, "was"), h("th", { class: "num" }, "added"), h("td", { class: "wide" }))), h("tbody", {}, rows))));
 }
 
 function reported({ reward, metrics }) {
@@ -179,7 +179,7 @@ function learned(found) {
     h("td", { class: "num" }, count(row.position)), h("td", {}, time(row.time)), h("td", { class: "num" }, seconds(row.time - found.time)))));
   const reports = found.chosen.flatMap((one) => one.rewards.map((row) => h("tr", {},
     h("td", { class: "break" }, one.id), h("td", { class: "num" }, reported(row)), h("td", {}, row.status), h("td", {}, time(row.time)))));
-  const table = (names, body) => h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", {}, name)))), h("tbody", {}, body)));
+  const table = (names, body) => scroll(names.join(", "), h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", {}, name)))), h("tbody", {}, body)));
   return h("div", {},
     rows.length ? table(["action", "value", "position", "time", "after"], rows) : h("p", { class: "soft" }, "Nothing yet: no reward was learned for it."),
     found.window_closes === null ? null : h("p", { class: "soft small" }, found.window_closed === null ? `Its reward window closes ${time(found.window_closes)}.` : `Its reward window closed ${time(found.window_closed)}.`),

@@ -13,13 +13,14 @@ export function tell(text) {
 }
 
 // Ask, and call `act` with the fields' values; a refusal is shown in the dialog, which stays.
-export function ask({ title, text, fields = [], button, danger = false, closable = true, act }) {
+// `fields`: [label, control] each; `content`: further nodes, which `act` reads by itself.
+export function ask({ title, text, fields = [], content = [], button, danger = false, wide = false, closable = true, act }) {
   return new Promise((resolve) => {
     const error = h("p", { class: "error", role: "alert" });
     const confirm = h("button", { type: "submit", class: danger ? "danger" : "main" }, button);
     const form = h("form", { method: "dialog" },
       h("h2", { id: "dialog-title" }, title), h("p", { class: "soft" }, text),
-      fields.map(([label, field]) => h("label", {}, label, field)), error,
+      fields.map(([label, field]) => h("label", {}, label, field)), content, error,
       h("div", { class: "row" },
         closable ? h("button", { type: "button", onclick: () => dialog.close() }, "Cancel") : null,
         confirm));
@@ -41,8 +42,9 @@ export function ask({ title, text, fields = [], button, danger = false, closable
     dialog.oncancel = (event) => { if (!closable) event.preventDefault(); };
     dialog.onclose = () => { dialog.replaceChildren(); resolve(done); };
     dialog.replaceChildren(form);
+    dialog.className = wide ? "wide-dialog" : "";
     if (!dialog.open) dialog.showModal();
-    (fields[0]?.[1] ?? confirm).focus();
+    (fields[0]?.[1] ?? form.querySelector("input:not([readonly]), select, textarea") ?? confirm).focus();
   });
 }
 

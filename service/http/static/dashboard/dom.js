@@ -27,6 +27,9 @@ export function facts(pairs, plain = false) {
     pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
+// What may be wider than the page: it scrolls by itself, by the keyboard, too.
+export const scroll = (label, ...children) => h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": label }, ...children);
+
 // What is wrong, with its name and since when; `href`: where the bandit is shown, if not here.
 export function findings(list, href = null) {
   const rank = (one) => (one.severity === "alarm" ? 0 : 1);

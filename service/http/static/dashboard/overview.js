@@ -1,6 +1,7 @@
 // All bandits: traffic, reward, join rate, trainer, alarms.
 import { get } from "./api.js";
 import { facts, fill, findings, h } from "./dom.js";
+import { findForm } from "./find.js";
 import { count, number, percent } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -18,7 +19,8 @@ export class Overview {
     this.cards = new Map();
     this.pages = [""]; // where each page begins, up to the one that is shown
     this.more = h("nav", { class: "row", "aria-label": "Pages" });
-    root.replaceChildren(this.server, this.filters, this.list, this.more);
+    this.finding = findForm();
+    root.replaceChildren(this.server, this.filters, this.list, this.more, this.finding);
   }
 
   // What is shown of many bandits: it stays as it is while figures change, and keeps the focus.
@@ -31,7 +33,7 @@ export class Overview {
       "aria-pressed": String(only === this.only), onclick: () => { this.only = only; again(); } }, label));
     const sort = h("select", { "aria-label": "Sort by", onchange: (event) => { this.sort = event.target.value; again(); } },
       Object.entries(SORTS).map(([value, [label]]) => h("option", { value }, label)));
-    return h("div", { class: "row filters", role: "search" }, field, h("div", { class: "ranges", role: "group", "aria-label": "Filter" }, this.filterButtons), sort);
+    return h("div", { class: "row filters", role: "search", "aria-label": "Bandits" }, field, h("div", { class: "ranges", role: "group", "aria-label": "Filter" }, this.filterButtons), sort);
   }
 
   asked() {
@@ -65,6 +67,7 @@ export class Overview {
     this.title = `${alarms ? `(${count(alarms)} alarm${alarms > 1 ? "s" : ""}) ` : ""}${count(found.total)} bandit${found.total === 1 ? "" : "s"}`;
     document.title = `${this.title} - Bandexa`;
     this.filters.hidden = found.total < 2;
+    this.finding.hidden = found.total === 0;
     for (const button of this.filterButtons) {
       button.setAttribute("aria-pressed", String((this.only ?? "all") === button.dataset.only));
       button.textContent = button.dataset.only === "all" ? `all ${count(found.total)}` : `alarms ${count(found.alarmed.length)}`;
@@ -89,7 +92,9 @@ export class Overview {
     if (!found.bandits.length) {
       this.cards.clear();
       fill(this.list, h("div", { class: "card" }, h("h2", {}, "No bandit yet"),
-        h("p", { class: "soft" }, "Create one and it shows up here:"), h("pre", {}, EXAMPLE)));
+        h("p", { class: "soft" }, "A bandit chooses one of several actions for each request, and learns from rewards which suits whom."),
+        h("p", {}, h("a", { class: "button main", href: "#/new" }, "Create the first one, step by step")),
+        h("p", { class: "soft" }, "Or by a call; it shows up here:"), h("pre", { tabindex: "0", role: "group", "aria-label": "Example of a call" }, EXAMPLE)));
       return;
     }
     for (const [name, card] of this.cards) if (!names.has(name)) { card.remove(); this.cards.delete(name); }
