@@ -63,7 +63,9 @@ def reward(server: Server, key: str, decision: str) -> tuple[int, dict[str, Any]
     return call(server, key, "POST", "/reward", {"decision_id": decision, "reward": 1})
 
 
-OWN = {"/activate", "/erase", "/bandits", "/dashboard/overview"}  # they heed what their bodies name
+OWN = {  # they heed what their bodies name, or what they would show
+    "/activate", "/erase", "/bandits", "/dashboard/overview", "/dashboard/decisions/{decision_id}",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
@@ -128,6 +130,10 @@ def test_a_limited_key_lists_its_bandits(server: Server) -> None:
     assert (overview["total"], overview["found"]) == (2, 2)
     found = call(server, TEAM, "GET", "/dashboard/overview?find=team")[1]
     assert (found["total"], found["found"]) == (2, 1)
+    for name, status in (("team-1", 200), ("other", 404)):
+        made = select(server, ALL, name)[1]["decision_id"]
+        assert call(server, TEAM, "GET", f"/dashboard/decisions/{made}")[0] == status
+        assert call(server, ALL, "GET", f"/dashboard/decisions/{made}")[1]["bandit"] == name
     session = call(server, TEAM, "GET", "/dashboard/session")[1]
     assert session["bandits"] == ["team-*", "shared"]
     replay = {"to": "elsewhere", "spec": SPEC}
