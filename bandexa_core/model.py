@@ -637,6 +637,15 @@ class ServingModel:
         self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
         self._watch.see([row.context for row in rows])
 
+    def ends_before(self, group: Group) -> bool:
+        """Whether a model of another configuration is served from a group on: it is a switch."""
+        row = group.rows[0]
+        return (
+            isinstance(row, ConfigRow)
+            and row.spec.get(SWITCHED, self.generation) != self.generation
+            and row.position > self.passes_until
+        )
+
     def encodes_many(self, group: Group) -> bool:
         """Whether a group brings so many objects that encoding them is not for an event loop."""
         if self.spec.actions.features is None:

@@ -189,6 +189,13 @@ class Settings(BaseModel):
     replay_dir: Path | None = Field(
         None, description="Directory of the disk replays; inside data_dir when not given."
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer selects and rewards. More than one share one store,"
+        " which a further process writes; see [scaling](scaling.md).",
+    )
     durability: Literal["commit", "os"] = Field(
         "commit",
         description="commit: answers wait for the disk and survive power loss; os: they survive a"

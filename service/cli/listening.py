@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import uvicorn
@@ -124,9 +125,12 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         # The doors see a connection once its handshake is done; that takes no longer than a head.
         handshake_s = None if context is None else self._handshake_s
+        backlog = self.config.backlog
         self.servers = [
-            await loop.create_server(
-                protocol, sock=one, backlog=self.config.backlog, ssl=context,
+            await loop.create_unix_server(protocol, sock=one, backlog=backlog)
+            if one.family == socket.AF_UNIX
+            else await loop.create_server(
+                protocol, sock=one, backlog=backlog, ssl=context,
                 ssl_handshake_timeout=handshake_s,
             )
             for one in sockets
@@ -207,12 +211,29 @@ class Server(uvicorn.Server):
 
 
 def _url(listener: socket.socket, *, tls: bool) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen_privately(path: Path) -> socket.socket:
+    """Return a Unix socket bound to a path, for this user alone."""
+    with contextlib.suppress(FileNotFoundError):  # of a process that was killed
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a socket bound to an address.
+
+    `shared`: Other processes of this user may bind it as well; the kernel spreads connections.
 
     Raises:
         OSError: The address cannot be used; the message names it.
@@ -220,6 +241,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux; connections have it from their listener
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 from datetime import UTC, datetime, timedelta
@@ -15,12 +13,8 @@ import typer
 from service.cli.options import USAGE
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
     from service.http.keys import Keys
     from service.settings import Settings
-
-STORE_FAILED_STATUS = 4  # the disk failed to sync; a new start recovers from what it holds
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +31,9 @@ def serve(
     replay_dir: Annotated[Path | None, typer.Option(help="Directory of the disk replays.")] = None,
     durability: Annotated[str | None, typer.Option(help="commit or os.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer selects and rewards.")
+    ] = None,
 ) -> None:
     """Serve bandits over HTTP until SIGTERM.
 
@@ -46,7 +43,7 @@ def serve(
     """
     # Imported here: other commands need none of it, and a server starts in less than a second.
     from service.cli.certificate import certificate_of
-    from service.cli.listening import Server, listen
+    from service.cli.listening import listen
     from service.http.keys import keys_of
     from service.observe import logs
     from service.settings import load_settings
@@ -54,7 +51,7 @@ def serve(
     try:
         settings = load_settings(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
-            durability=durability, device=device,
+            durability=durability, device=device, workers=workers,
         )  # fmt: skip
         keys = keys_of(settings)
         logs.configure(settings.log_format, settings.log_level)
@@ -63,28 +60,18 @@ def serve(
         listener = listen(settings.host, settings.port)
     except (ValueError, OSError) as error:
         _refuse("serve", error)
-    from service.http.app import create_app  # after what refuses a start in a moment
-    from service.http.crowded import Crowded
-    from service.http.personalizer.errors import AzureErrors
-
     try:
-        asgi = create_app(settings)
+        if settings.workers > 1:
+            from service.cli.workers import Workers
+
+            status = Workers(settings, listener, certificate).run()
+        else:
+            from service.cli.process import serve_process
+
+            status = serve_process(settings, listener, certificate)
     except ValueError as error:
         _refuse("serve", error)
-
-    def status() -> int:
-        return STORE_FAILED_STATUS if asgi.failed_for_good else 0
-
-    crowded: ASGIApp = Crowded(asgi, asgi.metrics)
-    if settings.personalizer.enabled:
-        crowded = AzureErrors(crowded)
-    server = Server(asgi, settings, crowded, certificate)
-    with contextlib.suppress(SystemExit):  # of a start that failed, with uvicorn's own status
-        loops = server.config.get_loop_factory()
-        with asyncio.Runner(loop_factory=loops) as runner:
-            # It ends the process: after a failed store, closing the database would write.
-            runner.run(server.serve_and_exit([listener], status))
-    raise typer.Exit(USAGE if asgi.state.refused else 1)
+    raise typer.Exit(status)
 
 
 def _log_access(settings: Settings, keys: Keys) -> None:

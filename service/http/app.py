@@ -9,6 +9,7 @@ follower start and stop with the ASGI lifespan; until they have started, `Starti
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from service.http import auth, configured, problems
 from service.http.alarms import Alarms
 from service.http.budget import BytesInFlight
 from service.http.counting import RequestCount
+from service.http.forwarding import Forwarding
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
@@ -51,6 +53,7 @@ from service.http.routes import (
     snapshots,
     system,
 )
+from service.http.settling import Settling
 from service.http.starting import Starting
 from service.http.startup import one_line_refusal
 from service.observe import spans
@@ -59,7 +62,7 @@ from service.observe.dashboard.follower import following
 from service.observe.dashboard.noting import noting
 from service.serving.engine import Engine
 from service.serving.guarding import guarding
-from service.serving.lifecycle import running
+from service.serving.lifecycle import KeeperPlace, Place, replicating, running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
 from service.tools.challenge.contest import Contest
@@ -79,8 +82,12 @@ ROUTERS = (
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 
 
-def create_app(settings: Settings) -> App:
+def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -> App:
     """Build the app.
+
+    Args:
+        settings: The server's settings.
+        process: Which of several processes of a server this one is; None: it is the only one.
 
     Raises:
         ValueError: Keys, own encoders or bandits of the settings are wrong; names the field.
@@ -106,10 +113,29 @@ def create_app(settings: Settings) -> App:
         return RequestCount(shaped, metrics)
 
     @asynccontextmanager
-    async def serving(app: App) -> AsyncIterator[None]:
+    async def beside(app: App, place: Place) -> AsyncIterator[None]:
         async with (
             tracing(settings),
-            running(settings, metrics, registry, app.progress) as engine,
+            replicating(settings, metrics, registry, place) as (engine, replica),
+            keys_read_anew(keys, settings),
+            LargeBodies() as large,
+            Forwarding(
+                app.behind, CALLS, place.own, place.keeper, replica.failure, metrics
+            ).running() as forwarding,
+        ):
+            replica.shows = partial(shown_metrics, engine)
+            app.state.engine, app.state.large = engine, large
+            hot = HotCalls(forwarding, engine, settings, keys, large, app.budget)
+            limited = InFlightLimit(hot, max_in_flight=settings.max_in_flight, metrics=metrics)
+            app.front = guarded(limited)
+            yield
+
+    @asynccontextmanager
+    async def serving(app: App) -> AsyncIterator[None]:
+        hub = process.hub if isinstance(process, KeeperPlace) else None
+        async with (
+            tracing(settings),
+            running(settings, metrics, registry, app.progress, hub) as engine,
             guarding(engine) as guards,
             following(settings, metrics, guards.stood, guards.judged) as follower,
             noting(engine, follower),
@@ -129,7 +155,10 @@ def create_app(settings: Settings) -> App:
             if settings.personalizer.enabled:
                 inner = Doorway(inner, engine, settings, keys, large, app.budget)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
-            app.front = guarded(limited)
+            if hub is None:
+                app.front = guarded(limited)
+            else:  # the processes that pass requests on have looked where they come from
+                app.front = RequestCount(Settling(limited, engine.keeping), metrics)
             yield
 
     @asynccontextmanager
@@ -138,7 +167,10 @@ def create_app(settings: Settings) -> App:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(serving(app))
+                if isinstance(process, Place):
+                    await stack.enter_async_context(beside(app, process))
+                else:
+                    await stack.enter_async_context(serving(app))
             except StartGivenUp:
                 log.info("the start was given up; nothing was accepted yet")
             yield
@@ -159,6 +191,14 @@ async def tracing(settings: Settings) -> AsyncIterator[None]:
             yield
         finally:
             await asyncio.to_thread(stack.close)
+
+
+async def shown_metrics(engine: Engine) -> bytes:
+    """Return the metrics of a process that serves beside the keeper."""
+    await asyncio.to_thread(importlib.import_module, "service.observe.metrics")
+    from service.observe.metrics import of_replica
+
+    return of_replica(engine)
 
 
 def _uids(engine: Engine) -> set[str]:

@@ -46,6 +46,7 @@ def configure(log_format: LogFormat, level: str, process: str | None = None) -> 
     handler.setFormatter(_Json(process) if log_format == "json" else _Text(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger(AUDIT).setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each request
 
 
 class _Formatter(logging.Formatter):

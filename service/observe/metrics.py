@@ -28,7 +28,7 @@ from service.serving.engine import Engine
 from service.training.supervisor import PHASES
 
 Labelled = Iterable[tuple[Sequence[str], float]]
-__all__ = ["CONTENT_TYPE_LATEST", "exposition"]
+__all__ = ["CONTENT_TYPE_LATEST", "exposition", "of_replica"]
 
 
 async def exposition(engine: Engine, *, histograms: bool) -> list[bytes]:
@@ -42,6 +42,11 @@ async def exposition(engine: Engine, *, histograms: bool) -> list[bytes]:
         generate_latest(_EngineCollector(engine)),
         *await bandit_metrics(engine, histograms=histograms),
     ]
+
+
+def of_replica(engine: Engine) -> bytes:
+    """Return what a process that serves beside the keeper has to say of itself."""
+    return generate_latest(_ReplicaCollector(engine))
 
 
 class _EngineCollector(Collector):
@@ -205,6 +210,15 @@ class _EngineCollector(Collector):
             "bandexa_recoveries", "Failed bandits that were recovered.",
             self._engine.metrics.recoveries,
         )  # fmt: skip
+
+
+class _ReplicaCollector(_EngineCollector):
+    """Collects the requests of a process, and the process itself."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield from ProcessCollector(registry=None).collect()
+        yield from self._requests()
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -22,7 +22,7 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,9 @@ class Applier:
     Attributes:
         model: The model that is served now.
         load_import: As given.
+        switch: Returns the model of another configuration that is served from a position on; None:
+            this process brings it about itself, and never reads of it here.
+        grown: Called with every new head.
         head: The newest committed row, as far as is known here.
         failure: Why rows are not applied; None while they are.
     """
@@ -91,6 +94,8 @@ class Applier:
         self.load_import = load_import
         self.read = read
         self._on_failure = on_failure
+        self.switch: Callable[[LogPosition], Awaitable[ServingModel]] | None = None
+        self.grown: Callable[[LogPosition], None] | None = None
         self.head = model.position
         self.failure: Failure | None = None
         self._due_since: float | None = None
@@ -116,6 +121,8 @@ class Applier:
         if self.head == self.model.position:
             self._waiting_since = time.monotonic()
         self.head = head
+        if self.grown is not None:
+            self.grown(head)
         if not self._is_scheduled and self._catching_up is None:
             self._is_scheduled = True
             if self._after is None:
@@ -155,7 +162,7 @@ class Applier:
         if self.head - model.position > ROWS_AT_ONCE:
             return False
         for group in self.read(model.position, self.head):
-            if _is_slow(model, group) or _is_replaced_by(model, group):
+            if _is_slow(model, group) or _is_replaced_by(model, group) or self._switches(group):
                 return False
             self._apply(group)
         return model.position >= self.head
@@ -192,6 +199,11 @@ class Applier:
         loop, model = asyncio.get_running_loop(), self.model
         if group.rows[0].position != model.position + 1:
             return False
+        if self.switch is not None and self._switches(group):
+            other = await self.switch(group.position)
+            if self._still_served(model):
+                self.swap(other)
+            return False
         z_ND: NDArray[np.float64] | None = None
         if _is_slow(model, group):
             computing = loop.run_in_executor(None, _features, model, group)
@@ -212,6 +224,10 @@ class Applier:
         self.model = successor
         self._moved()
         return True
+
+    def _switches(self, group: Group) -> bool:
+        """Whether a model of another configuration has to be loaded for a group."""
+        return self.switch is not None and self.model.ends_before(group)
 
     def _still_served(self, model: ServingModel) -> bool:
         """Whether rows still go to `model`, after a wait."""

@@ -63,6 +63,7 @@ class Bandit:
         on_failure: Receives it when a log row could not be applied.
         after: See `Applier`.
         totals: Of the metrics that were reported for it so far, by name.
+        follows: Whether another process changes its configuration: it is then read from the log.
         salt: The key of the digests that are logged in place of personal values.
 
     Attributes:
@@ -97,6 +98,8 @@ class Bandit:
         configurations: Configurations | None = None,
         num_imported: int = 0,
         totals: Mapping[str, Totals] | None = None,
+        *,
+        follows: bool = False,
     ) -> None:
         self.record = record
         self.configurations = configurations or Configurations(record.spec)
@@ -116,7 +119,8 @@ class Bandit:
         self.has_objects = sides.contexts is not None or sides.actions is not None
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
-            record.name, model, self._load_import, partial(read, record),
+            record.name, model, self._load_import,
+            partial(self._read_noting, read) if follows else partial(read, record),
             partial(on_failure, self), after,
         )  # fmt: skip
 
@@ -158,6 +162,17 @@ class Bandit:
             if self.standing is not None and not self.standing.is_of(self.configurations.specs[-1]):
                 self.standing = None  # an equal configuration later begins anew
         self.applier.follow(row.position)
+
+    def _read_noting(
+        self, read: ReadLog, after: LogPosition, up_to: LogPosition
+    ) -> Iterator[Group]:
+        """Read log rows, and note the changes of the configuration among them."""
+        for group in read(self.record, after, up_to):
+            row = group.rows[0]
+            if isinstance(row, ConfigRow) and row.position not in self.configurations.positions:
+                self.configurations = self.configurations.with_row(row)
+                self.metrics.configure(self.configurations)
+            yield group
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:
         """Return an imported snapshot: from memory while it is being imported, else from disk."""

@@ -32,6 +32,10 @@ class Delivery:
             for run in after:
                 run()
 
+    def now(self, answer: Callable[[], None]) -> None:
+        """Run `answer`, and what it leaves to be done; on the loop."""
+        self._run(answer)
+
     def after(self, run: Callable[[], None]) -> None:
         """Run a function after the answers that are being delivered, else in the next turn."""
         if self._after is None:

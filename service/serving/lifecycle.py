@@ -12,6 +12,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.filesystem import LocalFileSystem, make_dirs
@@ -22,15 +25,18 @@ from service.serving.amending import Amending
 from service.serving.bandit import Bandit
 from service.serving.challengers import stored_challengers
 from service.serving.commits import Committer, Delivery
-from service.serving.engine import Bandits, Engine
+from service.serving.engine import Engine
 from service.serving.erase import Eraser
 from service.serving.explain import Explainer
+from service.serving.keeping import Keeping
+from service.serving.live import Bandits
 from service.serving.progress import StartProgress
 from service.serving.recent import RecentDecisions
 from service.serving.reconfiguring import Reconfiguring
 from service.serving.recover import recover, refuse_lost_database
 from service.serving.recovery import Recovery, SetAside
 from service.serving.relearner import Relearner
+from service.serving.replica import Replica
 from service.serving.retention import Retention
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
@@ -39,7 +45,10 @@ from service.serving.select.batcher import DecisionBatcher
 from service.settings import Settings
 from service.store.opening import open_store
 from service.store.protocol import EventStore
+from service.store.reading import LogReader
 from service.store.records import BanditRecord
+from service.store.socket.client import SocketStore
+from service.store.socket.hub import Hub
 
 ADDED_AT_ONCE = 100  # recovered bandits; then the event loop goes on
 
@@ -50,6 +59,7 @@ async def running(
     metrics: Metrics,
     registry: EncoderRegistry,
     progress: StartProgress | None = None,
+    hub_address: Path | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine; at the exit everything accepted is committed and the store is closed.
 
@@ -60,6 +70,7 @@ async def running(
         metrics: Counts.
         registry: Encoders by name.
         progress: Counts the recovery, and may give it up.
+        hub_address: The socket at which other processes append to the store; None: there are none.
 
     Raises:
         StoreError: The database cannot be served. A single bandit that cannot is set aside.
@@ -85,15 +96,20 @@ async def running(
         stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
+        hub: Hub | None = None
+        if hub_address is not None:
+            store.ids.share = (0, settings.workers + 1)
+            hub = Hub(store, hub_address)
+            for record in reader.bandits():
+                hub.recovers(record)
+            await hub.start()
+            stack.push_async_callback(hub.close)
+        keeping = Keeping(hub)
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
-            bandit = Bandit(
-                record, model, snapshots, reader.follow, recovery.failed, delivery.after,
-                store.ids.salt(record.uid), reader.configurations(record),
-                reader.num_imported(record.key), reader.metrics(record.key),
-            )  # fmt: skip
-            bandit.challengers = stored_challengers(reader, record.key)
+            bandit = _live_bandit(record, snapshots, model, reader, store, recovery, delivery)
             live.add(bandit)
+            keeping.serves(bandit)
             return bandit
 
         def serve_again(aside: SetAside, model: ServingModel) -> None:
@@ -121,12 +137,15 @@ async def running(
             actions,
         )  # fmt: skip
         await stack.enter_async_context(finished(selecting))
-        rounds = Rounds(settings, registry, metrics, store, live.find, loader, live.changing)
+        rounds = Rounds(
+            settings, registry, metrics, store, live.find, loader, live.changing, keeping.swapped
+        )
         await stack.enter_async_context(rounds.running())
         rewards = Rewards(
             metrics, live.find, live.with_first_rules, store, commit, recent,
             settings.max_rewards_per_decision, batcher, rounds.order, live.metrics_of,
         )  # fmt: skip
+        keeping.begin(live, rewards)
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())
@@ -141,8 +160,121 @@ async def running(
         await stack.enter_async_context(retention.running())
         yield Engine(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
-            rounds, explainer, recovery, serve, eraser, reconfiguring, amending,
+            rounds, explainer, recovery, serve, eraser, reconfiguring, amending, keeping,
         )  # fmt: skip
+
+
+def _live_bandit(
+    record: BanditRecord,
+    snapshots: SnapshotStore,
+    model: ServingModel,
+    reader: LogReader,
+    store: EventStore,
+    recovery: Recovery,
+    delivery: Delivery,
+) -> Bandit:
+    bandit = Bandit(
+        record, model, snapshots, reader.follow, recovery.failed, delivery.after,
+        store.ids.salt(record.uid), reader.configurations(record),
+        reader.num_imported(record.key), reader.metrics(record.key), follows=store.shared,
+    )  # fmt: skip
+    bandit.challengers = stored_challengers(reader, record.key)
+    return bandit
+
+
+class KeeperPlace(NamedTuple):
+    """Where the process stands that has the store open for others.
+
+    Attributes:
+        hub: The socket of its store.
+    """
+
+    hub: Path
+
+
+class Place(NamedTuple):
+    """Where a process that serves beside the keeper stands.
+
+    Attributes:
+        own: Its number, from 1 on.
+        hub: The socket of the keeper's store.
+        keeper: The socket at which the keeper serves HTTP.
+    """
+
+    own: int
+    hub: Path
+    keeper: Path
+
+
+@asynccontextmanager
+async def replicating(
+    settings: Settings,
+    metrics: Metrics,
+    registry: EncoderRegistry,
+    place: Place,
+) -> AsyncIterator[tuple[Engine, Replica]]:
+    """Run an engine beside the keeper, which has the store open; see `Replica`.
+
+    Of its parts, those that a keeper has running stand still.
+
+    Raises:
+        StoreError: The keeper does not answer.
+    """
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        loader, panels, encoders, actions = (
+            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
+            for name in ("loader", "panels", "encoders", "actions")
+        )
+        delivery = Delivery(loop)
+        store = SocketStore(
+            place.hub, settings.database, place.own, settings.workers + 1, delivery.now
+        )
+        stack.callback(store.close)
+        await store.connect()
+        reader = stack.enter_context(closing(store.follower()))
+        live = Bandits()
+
+        def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
+            bandit = _live_bandit(record, snapshots, model, reader, store, recovery, delivery)
+            bandit.applier.switch = partial(replica.switched, bandit)
+            live.add(bandit)
+            return bandit
+
+        def serve_again(aside: SetAside, model: ServingModel) -> None:
+            if aside in live.aside():
+                serve(aside.record, aside.snapshots, model)
+
+        recovery = Recovery(registry, metrics, store, loader, serve_again)
+        await stack.enter_async_context(recovery.running())
+        commit = Committer(loop)
+        batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
+        recent = RecentDecisions()
+        selecting = Selecting(
+            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,
+            actions,
+        )  # fmt: skip
+        await stack.enter_async_context(finished(selecting))
+        rounds = Rounds(settings, registry, metrics, store, live.find, loader, live.changing)
+        await stack.enter_async_context(rounds.standing_still())
+        rewards = Rewards(
+            metrics, live.find, live.with_first_rules, store, commit, recent,
+            settings.max_rewards_per_decision, batcher, lambda bandit: None, live.metrics_of,
+        )  # fmt: skip
+        explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
+        stack.enter_context(closing(explainer))
+        relearner = Relearner(store, rounds, live.at, live.all)
+        eraser = Eraser(store, commit, recent, relearner, rounds, live.at)
+        reconfiguring = Reconfiguring(rounds, live.find, live.all)
+        amending = Amending(store, rewards, relearner)
+        replica = Replica(settings, registry, store, live, loader, recovery, serve)
+        await stack.enter_async_context(replica.running(rounds))
+        await replica.synced()
+        engine = Engine(
+            settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
+            rounds, explainer, recovery, serve, eraser, reconfiguring, amending, Keeping(None),
+        )  # fmt: skip
+        yield engine, replica
 
 
 async def _close_store(store: EventStore) -> None:

@@ -212,6 +212,7 @@ async def delete_bandit(engine: Engine, name: str) -> None:
         if not engine.live.exists(name):  # the store refused, and changed nothing
             engine.live.put_back(bandit)
         raise
+    engine.keeping.deleted(bandit.record)
     engine.recovery.forget(bandit)
     await engine.rounds.forget(bandit.record.uid)
 

@@ -292,6 +292,11 @@ class Rewards:
                     log.warning("reward windows cannot be closed: %s", error)
                 reported = True
 
+    def stepped_elsewhere(self, step: Step, rows: Rows) -> None:
+        """Note a step that another process has stored, and learn its rows."""
+        self._steps.stepped_elsewhere(step.decision.id)
+        self._learn(step, rows)
+
     def train_if_due(self, bandit: Bandit) -> None:
         """Order the round of a bandit, where one is due and is not the client's to order."""
         if bandit.model.spec.training.mode == "background" and bandit.applier.round_due():

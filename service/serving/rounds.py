@@ -49,6 +49,7 @@ class Rounds:
         find: Returns the live bandit of a uid, or None.
         loader: One thread, off the event loop, that loads models.
         changing: Returns the lock under which a bandit of this name is changed.
+        swapped: Called with each snapshot of a round that is served from then on.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Rounds:
         find: Callable[[BanditUid], Bandit | None],
         loader: Executor,
         changing: Callable[[str], asyncio.Lock],
+        swapped: Callable[[BanditUid, SnapshotVersion], None] = lambda uid, version: None,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -72,6 +74,7 @@ class Rounds:
         self._asked_in: dict[BanditUid, Any] = {}  # the spans of requests that wait for a round
         self._candidates: dict[BanditUid, LogPosition] = {}  # wanted, and not to be served
         self._changing = changing
+        self._swapped = swapped
         self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
@@ -87,6 +90,24 @@ class Rounds:
         finally:
             await self.supervisor.close()
             await self._swapper.close()
+
+    @asynccontextmanager
+    async def standing_still(self) -> AsyncIterator[None]:
+        """Begin no rounds: another process does, and this one swaps their models in."""
+        try:
+            yield
+        finally:
+            await self._swapper.close()
+
+    async def swap_in(self, bandit: Bandit, version: SnapshotVersion) -> None:
+        """Serve what a round of another process has published.
+
+        Raises:
+            BanditGone: The bandit was deleted.
+            RoundFailed: The snapshot cannot be served.
+        """
+        uid = bandit.record.uid
+        await self._swapper.swap(bandit, version, still_served=lambda: self._find(uid) is bandit)
 
     async def end(self) -> None:
         """Begin no more rounds, and fail those that are waited for; the server is ending."""
@@ -286,6 +307,7 @@ class Rounds:
             swapped = await self._swapper.swap(
                 bandit, event.version, still_served=lambda: self._find(uid) is bandit
             )
+            self._swapped(uid, event.version)
         else:
             swapped = await self._swapper.switch(
                 bandit, event.version,

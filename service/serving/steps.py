@@ -34,11 +34,13 @@ from service.serving.commits import Committer
 from service.serving.recent import RecentDecision, RecentDecisions, Rows
 from service.serving.reported_metrics import ReportedMetrics
 from service.store.errors import Erased, InvalidRequest, OutOfRange, Unavailable, UnknownDecision
-from service.store.identity import bandit_of
+from service.store.identity import bandit_of, is_server_form
 from service.store.protocol import Due, EventStore, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
 
 MAX_TRIES = 100
+# For a decision that another process is storing: 4 + 8 + ... + 128 ms.
+FIRST_WAIT_S, MAX_WAIT_S = 0.004, 0.128
 NEW = DecisionState.of(1, activated=True)
 Commit = asyncio.Future[Rows | None]  # None: the decision has moved on
 
@@ -97,7 +99,8 @@ class Steps:
                 if rows is not None:
                     return decision, status, rows
         for _ in range(MAX_TRIES):
-            entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
+            held = self._recent.get(report.decision_id)
+            entry = held or await self._find(report.decision_id)
             item = _item_of(entry.decision, report)
             if entry.rewards is None and _may_repeat(entry, report):
                 entry.lock = entry.lock or asyncio.Lock()
@@ -112,6 +115,8 @@ class Steps:
                 repeats = known.get((item, report.reward_id or ""), ())
                 status, commit = self._report(entry, report, item, repeats)
             if commit is None:
+                if self._may_be_old(held):
+                    continue
                 return entry.decision, status, ()
             rows = await commit
             if rows is not None:
@@ -128,7 +133,8 @@ class Steps:
             Unavailable, StoreError: The store takes no writes.
         """
         for _ in range(MAX_TRIES):
-            entry = self._recent.get(decision_id) or await self._find(decision_id)
+            held = self._recent.get(decision_id)
+            entry = held or await self._find(decision_id)
             decision = entry.decision
             if check is not None:
                 check(decision.bandit.name)
@@ -138,6 +144,8 @@ class Steps:
             else:
                 commit = self._append(Step(decision, change, now), entry)
             if commit is None:
+                if self._may_be_old(held):
+                    continue
                 return decision, status, ()
             rows = await commit
             if rows is not None:
@@ -289,7 +297,9 @@ class Steps:
             UnknownDecision, Erased, InvalidRequest: It would be refused.
             Unavailable, StoreError: The store cannot be asked.
         """
-        entry = self._recent.get(report.decision_id) or await self._find(report.decision_id)
+        held = self._recent.get(report.decision_id)
+        entry = await self._find(report.decision_id) if self._may_be_old(held) else held
+        entry = entry or await self._find(report.decision_id)
         item = _item_of(entry.decision, report)
         repeats: Sequence[Outcome] = (entry.rewards or {}).get((item, report.reward_id or ""), ())
         if entry.rewards is None and _may_repeat(entry, report):
@@ -341,13 +351,40 @@ class Steps:
                 raise result
         return due
 
+    def _may_be_old(self, held: RecentDecision | None) -> bool:
+        """Whether a decision in memory may be older than what others have stored.
+
+        It is forgotten then. What a report changes is compared with the store in any case; this is
+        for reports that change nothing, by what is in memory.
+        """
+        if held is None or not self._store.shared:
+            return False
+        self._recent.drop(held.decision.id, held)
+        return True
+
+    def stepped_elsewhere(self, decision_id: DecisionId) -> None:
+        """Forget a decision of which another process has stored a step."""
+        self._recent.drop(decision_id)
+
     async def _find(self, decision_id: DecisionId) -> RecentDecision:
         """Return a decision that is not in memory.
+
+        A decision of a caller's own id may be on its way from another process: it is waited for.
 
         Raises:
             UnknownDecision: There is none.
         """
-        found: FoundDecision = await self._commit(self._store.find_decision, decision_id)
+        wait_s = FIRST_WAIT_S
+        waits = self._store.shared and not is_server_form(decision_id)
+        while True:
+            try:
+                found: FoundDecision = await self._commit(self._store.find_decision, decision_id)
+                break
+            except UnknownDecision:
+                if not waits or wait_s > MAX_WAIT_S:
+                    raise
+            await asyncio.sleep(wait_s)
+            wait_s *= 2.0
         # Another report may have found it, and stepped it, meanwhile.
         return self._recent.get(decision_id) or self._recent.found(found)
 

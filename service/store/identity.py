@@ -24,6 +24,7 @@ TICKS_PER_S = 1 << _TICK_BITS  # ids made faster than that run ahead of the cloc
 FIRST_TIMED = 10**9 * TICKS_PER_S  # smaller places are row numbers of an older format
 AHEAD_S = 1.0  # more than a burst of decisions makes their keys run ahead of the clock
 MOST_PLACE = (1 << TIME_BITS) - 1  # the largest place of a decision
+ALL_KEYS = (0, 1)
 MAX_BANDITS = 1 << (63 - TIME_BITS)
 _KEY_BYTES, _MAC_BYTES = 8, 6
 _MAC_DIGITS = 2 * _MAC_BYTES
@@ -93,9 +94,14 @@ class DecisionIds:
         cell: The store's cell, 1 to 8 of the characters a-z and 0-9.
         secret: The key of the hash, 16 random bytes.
         clock: Service time, seconds since the epoch; None: the machine's wall clock.
+
+    Attributes:
+        share: Which keys it makes, where several processes make those of one store: those whose
+            places leave the first number as their remainder when divided by the second.
     """
 
     def __init__(self, cell: str, secret: bytes, clock: Callable[[], float] | None = None) -> None:
+        self.share = ALL_KEYS
         self._clock = clock
         self._prefix = f"{cell}."
         self._secret = secret
@@ -121,6 +127,9 @@ class DecisionIds:
         last = self._last.get(bandit, 0)
         if key <= last:
             key = last + 1
+        if self.share is not ALL_KEYS:
+            own, num = self.share
+            key += (own - (key & MOST_PLACE)) % num
         self._last[bandit] = key
         return DecisionKey(key)
 

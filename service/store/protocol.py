@@ -190,11 +190,14 @@ class EventStore(Protocol):
         epoch: How many times the store was opened, this opening included.
         ids: Makes the ids of decisions; used on the thread that appends.
         clock: Service time; every `due_windows` compares it with the wall clock.
+        shared: Whether other processes append to it as well. What is in memory of a decision may
+            then be older than what is stored.
     """
 
     epoch: int
     ids: DecisionIds
     clock: ServiceClock
+    shared: bool
 
     @property
     def failure(self) -> str | None:

@@ -22,6 +22,7 @@ async def clock(engine: EngineDep) -> ClockAnswer:
 async def accept_clock(engine: EngineDep) -> ClockAnswer:
     """Say that the wall clock is right: service time moves up to it. It never goes back."""
     await engine.commit(engine.store.accept_clock)
+    engine.keeping.clock_moved()
     return _state(engine)
 
 

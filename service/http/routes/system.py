@@ -22,6 +22,7 @@ from service.http.routes.common import EngineDep, problems
 from service.http.schemas.health import Health, LearnAnswer
 from service.http.states import answered, learning_state, not_served, trainer_state
 from service.observe.health import ALARM, server_findings
+from service.observe.merging import merged
 from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.recovery import SetAside
@@ -105,6 +106,9 @@ async def metrics(
     from service.observe.metrics import CONTENT_TYPE_LATEST, exposition
 
     parts = await exposition(engine, histograms=histograms)
+    if others := await engine.keeping.shows():
+        named = {str(number): text for number, text in sorted(others.items())}
+        parts[0] = merged({"keeper": parts[0], **named})
     return await large(request, parts, CONTENT_TYPE_LATEST)
 
 

@@ -85,8 +85,9 @@ class ClockAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """Alive, or ready."""
+    """Alive, or ready; `worker`: which of several workers answers."""
 
     status: str
     detail: str | None = None
     trainer: TrainerState | None = None
+    worker: int | None = None

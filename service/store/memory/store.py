@@ -62,6 +62,7 @@ class MemoryStore:
     epoch = EPOCH
     failure = None
     failed_for_good = False
+    shared = False
 
     def __init__(
         self,

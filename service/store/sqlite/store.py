@@ -111,6 +111,7 @@ class SqliteStore:
         except BaseException:
             os.close(self._lock)
             raise
+        self.shared = False
         self._tail = LogTail()
         self.clock = as_service_clock(clock)
         with as_store_errors():

@@ -1,0 +1,340 @@
+"""`bandexa serve --workers N`: N processes answer, and one more writes the store for them.
+
+This process starts them, starts those anew that end, and serves nothing itself. The *keeper* has
+the store open, and does what must happen once: training, windows, retention, administration. The
+workers listen on one port; the kernel spreads connections over them. While the keeper is away, the
+workers answer scores, and writes get 503; a worker that is away takes its connections along.
+
+The processes are forked, so that they begin with the imports done. Each ends in order when this
+process ends, however that ends: it holds the other end of a pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.cli.certificate import Certificate
+from service.cli.listening import listen, listen_privately
+from service.cli.process import STORE_FAILED_STATUS, serve_process
+from service.observe import logs
+from service.serving.lifecycle import KeeperPlace, Place
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+KEEPER = 0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
+STEADY_S = 10.0  # a process that lived as long is started again at once
+ENDS_WITHIN_S = 10.0  # beyond the times of the settings; then it is killed
+_CHUNK = 1 << 16
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process.
+
+    Attributes:
+        number: 0 for the keeper; else that of a worker.
+        pid: Its id; 0 while it does not run.
+        said: What it has written to its standard output, and not ended by a line feed.
+        pipe: That output.
+        url: Where it listens; None until it serves.
+        started: When it was started.
+        backoff_s: How long the next start waits.
+        due: When it is started; None while it runs.
+        failures: How many starts have failed, one after the other.
+    """
+
+    number: int
+    pid: int = 0
+    said: bytearray = field(default_factory=bytearray)
+    pipe: int = -1
+    url: str | None = None
+    started: float = 0.0
+    backoff_s: float = FIRST_BACKOFF_S
+    due: float | None = None
+    failures: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+        return "keeper" if self.number == KEEPER else f"worker-{self.number}"
+
+
+class Workers:
+    """The processes of a server.
+
+    Args:
+        settings: The server's settings, with more than one worker.
+        listener: The address, bound by this process alone; the workers bind it anew.
+        certificate: What the workers speak TLS with.
+
+    Raises:
+        ValueError: The platform cannot do it.
+    """
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, certificate: Certificate | None
+    ) -> None:
+        if not hasattr(socket, "SO_REUSEPORT") or not hasattr(os, "fork"):
+            raise ValueError("workers: more than one needs SO_REUSEPORT and fork: Linux, or a BSD")
+        host, port = settings.host, listener.getsockname()[1]
+        listener.close()  # nobody else had it
+        self._reserved = listen(host, port, shared=True)  # and so it stays: it never listens
+        self._settings = settings.model_copy(update={"port": port})
+        self._certificate = certificate
+        self._folder = Path(tempfile.mkdtemp(prefix="bandexa-"))
+        self._alive, self._lifeline = os.pipe()
+        self._children = [_Child(number) for number in range(settings.workers + 1)]
+        self._selector = selectors.DefaultSelector()
+        self._ending = False
+        self._announced = False
+        self._status: int | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit status."""
+        gc.collect()
+        gc.freeze()  # what the processes share stays shared
+        try:
+            with self._signals():
+                self._start(self._children[KEEPER])
+                while self._status is None:
+                    self._step()
+                return self._status
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Wake the loop at signals: ends of children, SIGTERM, SIGINT, SIGHUP."""
+        woken, waker = os.pipe()
+        for end in (woken, waker):
+            os.set_blocking(end, False)
+        before = signal.set_wakeup_fd(waker)
+        handlers = {
+            number: signal.signal(number, self._caught)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+        }
+        self._selector.register(woken, selectors.EVENT_READ)
+        self._woken = woken
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _caught(self, number: int, _: object) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._ending = True
+        elif number == signal.SIGHUP:
+            if self._settings.keys_file is None:
+                self._ending = True
+            else:
+                self._signal_all(signal.SIGHUP)
+
+    def _step(self) -> None:
+        """Wait for something to happen, and see to it."""
+        if self._ending:
+            self._end()
+            return
+        due = [child.due for child in self._children if child.due is not None]
+        wait_s = max(0.0, min(due) - time.monotonic()) if due else None
+        for key, _ in self._selector.select(wait_s):
+            if key.fd == self._woken:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, _CHUNK)
+            else:
+                self._read(key.data)
+        for child in self._children:
+            if child.pid:
+                self._look_after(child)
+        now = time.monotonic()
+        for child in self._children:
+            if child.due is not None and child.due <= now and self._status is None:
+                self._start(child)
+
+    # -- starting -----------------------------------------------------------------------------
+
+    def _start(self, child: _Child) -> None:
+        output, theirs = os.pipe()
+        with warnings.catch_warnings():
+            # The other thread writes log lines. The child begins with a log of its own.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            self._become(child, theirs)
+        os.close(theirs)
+        child.pid, child.pipe, child.url, child.due = pid, output, None, None
+        child.started = time.monotonic()
+        child.said.clear()
+        os.set_blocking(output, False)
+        self._selector.register(output, selectors.EVENT_READ, child)
+
+    def _become(self, child: _Child, output: int) -> None:
+        """Be a process of the server; never returns."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            self._selector.close()
+            os.close(self._lifeline)
+            os.dup2(output, 1)
+            os.close(output)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            with contextlib.suppress(OSError):  # as `ps` and `top` show it, on Linux
+                Path("/proc/self/comm").write_text(f"bx-{child.name}")
+            settings = self._settings
+            logs.configure(settings.log_format, settings.log_level, child.name)
+            hub, keeper = self._folder / "store", self._folder / "http"
+            if child.number == KEEPER:
+                self._reserved.close()
+                status = serve_process(
+                    settings, listen_privately(keeper), place=KeeperPlace(hub),
+                    beside=_ends_with(self._alive),
+                )  # fmt: skip
+            else:
+                listener = listen(settings.host, settings.port, shared=True)
+                self._reserved.close()
+                status = serve_process(
+                    settings, listener, self._certificate, Place(child.number, hub, keeper),
+                    beside=_ends_with(self._alive),
+                )  # fmt: skip
+        except Exception:  # the top of a process
+            log.exception("the process %s fails", child.name)
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _read(self, child: _Child) -> None:
+        """Read what a process says: one line, once it serves."""
+        try:
+            said = os.read(child.pipe, _CHUNK)
+        except (BlockingIOError, OSError):
+            return
+        if not said:
+            self._selector.unregister(child.pipe)
+            os.close(child.pipe)
+            child.pipe = -1
+            return
+        child.said += said
+        if b"\n" not in child.said or child.url is not None:
+            return
+        child.url = json.loads(child.said.split(b"\n")[0])["url"]
+        child.failures = 0
+        if child.number == KEEPER:
+            for other in self._children:
+                if not other.pid and other.due is None:
+                    self._start(other)
+        elif not self._announced and all(one.url for one in self._children):
+            self._announced = True
+            line = {
+                "event": "listening", "url": child.url, "pid": os.getpid(),
+                "workers": self._settings.workers,
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+
+    # -- ends ---------------------------------------------------------------------------------
+
+    def _look_after(self, child: _Child) -> None:
+        """Start a process again that has ended."""
+        pid, state = os.waitpid(child.pid, os.WNOHANG)
+        if not pid:
+            return
+        while child.pipe >= 0:  # the rest of what it said
+            before = child.pipe
+            self._read(child)
+            if child.pipe == before:
+                self._selector.unregister(child.pipe)
+                os.close(child.pipe)
+                child.pipe = -1
+        child.pid = 0
+        if self._ending:
+            return
+        status = os.waitstatus_to_exitcode(state)
+        if not self._announced and child.url is None and status != STORE_FAILED_STATUS:
+            # It has said in the log why it cannot start, and the others could not, either.
+            self._ending = True
+            self._status = status if status > 0 else 1
+            self._stop_all()
+            return
+        lived_s = time.monotonic() - child.started
+        child.backoff_s = (
+            FIRST_BACKOFF_S if lived_s > STEADY_S else min(2 * child.backoff_s, MAX_BACKOFF_S)
+        )
+        child.due = time.monotonic() + child.backoff_s
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        log.error(
+            "%s (process %d) ended with %s after %.1f s: it is started again", child.name, pid,
+            how, lived_s,
+        )  # fmt: skip
+
+    def _end(self) -> None:
+        """End in order: first the workers, then the keeper, which has to store what they send."""
+        self._stop_all()
+        self._status = 0
+
+    def _stop_all(self) -> None:
+        settings = self._settings
+        most_s = settings.drain_s + settings.grace_s + ENDS_WITHIN_S
+        for group in (self._children[1:], self._children[:1]):
+            running = [child for child in group if child.pid]
+            for child in running:
+                _signal(child.pid, signal.SIGTERM)
+            until = time.monotonic() + most_s
+            for child in running:
+                self._wait(child, until)
+
+    def _wait(self, child: _Child, until: float) -> None:
+        """Wait for the end of a process, and kill it when that takes too long."""
+        while time.monotonic() < until:
+            pid, _ = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                child.pid = 0
+                return
+            for key, _ in self._selector.select(0.05):
+                if key.fd == self._woken:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._woken, _CHUNK)
+                else:
+                    self._read(key.data)
+        log.error("%s does not end: it is killed", child.name)
+        _signal(child.pid, signal.SIGKILL)
+        os.waitpid(child.pid, 0)
+        child.pid = 0
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for child in self._children:
+            if child.pid:
+                _signal(child.pid, number)
+
+
+async def _ends_with(alive: int) -> None:
+    """End this process in order once the other end of a pipe is closed: its parent has ended."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(alive, ended.set)
+    await ended.wait()
+    loop.remove_reader(alive)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

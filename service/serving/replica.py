@@ -1,0 +1,295 @@
+"""A process that serves beside the keeper: it follows the keeper's store and changes nothing else.
+
+Selects, rewards and scores are answered here. What is learned comes from the log, here as
+everywhere, so that two processes at one log position, with one snapshot, have the same posterior to
+the last bit. Bandits appear and vanish, and snapshots are swapped in, as the keeper announces it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+
+from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from bandexa_core.model import ServingModel
+from bandexa_core.snapshots.store import SnapshotStore
+from service.serving.bandit import Bandit
+from service.serving.live import Bandits
+from service.serving.recovery import Recovery, SetAside, build_model, failure_of
+from service.serving.rounds import Rounds
+from service.serving.threads import in_own_thread
+from service.settings import Settings
+from service.store.reading import LogReader
+from service.store.records import BanditRecord
+from service.store.socket.client import Changes, SocketStore
+from service.store.socket.messages import Counted
+from service.training.errors import BanditGone, RoundFailed
+
+log = logging.getLogger(__name__)
+COUNTED_S = 1.0
+AWAY_S = 3.0  # without the keeper, after which this process is not ready
+MAX_LAG_S = 5.0
+Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
+
+
+class Replica:
+    """Follows what the keeper announces.
+
+    Args:
+        settings: Where snapshots are.
+        registry: Encoders by name.
+        store: Announces.
+        live: The live bandits.
+        loader: One thread that loads models.
+        recovery: Recovers failed bandits.
+        serve: Serves a bandit from now on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: EncoderRegistry,
+        store: SocketStore,
+        live: Bandits,
+        loader: Executor,
+        recovery: Recovery,
+        serve: Serve,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._store = store
+        self._live = live
+        self._loader = loader
+        self._recovery = recovery
+        self._serve = serve
+        self._reader: LogReader = store.reader()
+        self._rounds: Rounds | None = None
+        self._heads: dict[int, LogPosition] = {}
+        self._hashes: dict[BanditUid, tuple[LogPosition, bytes | None]] = {}
+        self._served: dict[BanditUid, SnapshotVersion] = {}
+        self._swapping: dict[BanditUid, asyncio.Task[None]] = {}
+        self._syncing: asyncio.Task[None] | None = None
+        self._sync_again = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reported: dict[int, Counted] = {}
+        self.shows: Callable[[], Awaitable[bytes]] = _nothing
+
+    @asynccontextmanager
+    async def running(self, rounds: Rounds) -> AsyncIterator[None]:
+        """Follow until the exit."""
+        self._rounds = rounds
+        self._store.watch(self._changed, self._lost, self._found)
+        counting = asyncio.create_task(self._count(), name="counts")
+        self._changed(Changes(bandits=True))
+        try:
+            yield
+        finally:
+            self._store.watch(lambda changes: None, lambda: None, lambda: None)
+            tasks = [counting, *self._tasks, *self._swapping.values()]
+            if self._syncing is not None:
+                tasks.append(self._syncing)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._loader, self._reader.close)
+
+    def failure(self) -> str | None:
+        """Return why this process is not ready, None while it is."""
+        if (away_s := self._store.lost_s()) > AWAY_S:
+            return f"{self._store.failure}, for {away_s:.0f} s by now"
+        now = time.monotonic()
+        for bandit in self._live.all():
+            applier = bandit.applier
+            if applier.failure is None and applier.rows_wait_s(now) > MAX_LAG_S:
+                name = bandit.record.name
+                return f"bandit {name} is {applier.rows_waiting} rows behind its log"
+        return None
+
+    # -- what is announced ----------------------------------------------------------------------
+
+    def _changed(self, changes: Changes) -> None:
+        if changes.bandits:
+            self._sync()
+        for key, head in changes.heads.items():
+            self._heads[key] = max(head, self._heads.get(key, LogPosition(0)))
+            if (bandit := self._live.at(key)) is not None:
+                bandit.applier.follow(head)
+        for uid, version in changes.served.items():
+            self._served[uid] = version
+            self._swap(uid)
+        for number in changes.settle:
+            self._start(self._settle(number))
+        for number in changes.show:
+            self._start(self._show(number))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _show(self, number: int) -> None:
+        self._store.show(number, await self.shows())
+
+    async def synced(self) -> None:
+        """Return once all bandits of the store are served, or set aside."""
+        while self._syncing is not None:
+            await asyncio.wait({self._syncing})
+
+    async def _settle(self, number: int) -> None:
+        """Give a number back once everything that was announced before it is served."""
+        await self.synced()
+        if self._swapping:
+            await asyncio.wait(self._swapping.values())
+        for key, head in list(self._heads.items()):
+            if (bandit := self._live.at(key)) is not None:
+                await bandit.applier.applied(head)
+        self._store.settled(number)
+
+    # -- bandits --------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        if self._syncing is None:
+            self._syncing = asyncio.create_task(self._follow_bandits(), name="bandits")
+            self._syncing.add_done_callback(self._synced)
+        else:
+            self._sync_again = True
+
+    def _synced(self, task: asyncio.Task[None]) -> None:
+        self._syncing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the bandits of the store cannot be read: %s", error)
+            asyncio.get_running_loop().call_later(1.0, self._sync)
+
+    async def _follow_bandits(self) -> None:
+        """Serve the bandits that the store has, and no others."""
+        loop = asyncio.get_running_loop()
+        again = True
+        while again:
+            self._sync_again = False
+            records = await loop.run_in_executor(self._loader, self._reader.bandits)
+            uids = {record.uid for record in records}
+            everyone: list[Bandit | SetAside] = [*self._live.all(), *self._live.aside()]
+            for known in everyone:
+                if known.record.uid not in uids:
+                    self._live.remove(known.record.name)
+                    self._recovery.forget(known)
+                    self._store.forget(known.record.key)
+            aside = {each.record.uid for each in self._live.aside()}
+            for record in records:
+                self._store.remember(record)
+                if self._live.find(record.uid) is None and record.uid not in aside:
+                    await self._load(record)
+            again = self._sync_again
+
+    async def _load(self, record: BanditRecord) -> None:
+        loop = asyncio.get_running_loop()
+        snapshots = SnapshotStore(self._settings.snapshots / record.uid)
+        try:
+            await in_own_thread(self._registry.fetch, record.spec)
+            model = await loop.run_in_executor(
+                self._loader, build_model, self._reader, self._registry, record, snapshots
+            )
+        except Exception as error:  # the others are served; own encoders raise anything
+            log.error("bandit %s is set aside: %s", record.name, error)
+            aside = SetAside(record, snapshots, failure_of(error))
+            self._live.set_aside(aside)
+            self._recovery.failed(aside)
+            return
+        self._reported.pop(record.key, None)  # it counts anew
+        bandit = self._serve(record, snapshots, model)
+        bandit.applier.follow(self._heads.get(record.key, LogPosition(0)))
+        self._swap(record.uid)
+
+    async def switched(self, bandit: Bandit, position: LogPosition) -> ServingModel:
+        """Return the model that is served from a switch of the configuration on."""
+        loop = asyncio.get_running_loop()
+        model = await loop.run_in_executor(
+            self._loader, build_model, self._reader, self._registry, bandit.record, bandit.snapshots
+        )
+        assert model.position >= position
+        return model
+
+    # -- snapshots ------------------------------------------------------------------------------
+
+    def _swap(self, uid: BanditUid) -> None:
+        if uid not in self._swapping and self._lacks(uid):
+            task = asyncio.create_task(self._swap_in(uid), name=f"swap-{uid}")
+            self._swapping[uid] = task
+
+    def _lacks(self, uid: BanditUid) -> bool:
+        bandit = self._live.find(uid)
+        return bandit is not None and bandit.model.version < self._served.get(uid, -1)
+
+    async def _swap_in(self, uid: BanditUid) -> None:
+        """Serve the newest snapshot that the keeper serves."""
+        assert self._rounds is not None
+        try:
+            while self._lacks(uid):
+                bandit, version = self._live.find(uid), self._served[uid]
+                if bandit is None:
+                    return
+                try:
+                    await self._rounds.swap_in(bandit, version)
+                except BanditGone:
+                    return
+                except RoundFailed as error:  # it may be gone by now, and a later one come
+                    log.warning("bandit %s: %s", bandit.record.name, error)
+                    if self._served.get(uid) == version:
+                        return
+        finally:
+            self._swapping.pop(uid, None)
+
+    # -- the keeper is away ---------------------------------------------------------------------
+
+    def _lost(self) -> None:
+        """Note where every model is, by the log as it was."""
+        for bandit in self._live.all():
+            position = bandit.model.position
+            self._hashes[bandit.record.uid] = (
+                position, self._reader.hash_at(bandit.record.key, position),
+            )  # fmt: skip
+
+    def _found(self) -> None:
+        """Compare the log with the one that every model has followed; drop a model of another."""
+        for bandit in self._live.all():
+            position, known = self._hashes.pop(bandit.record.uid, (LogPosition(0), None))
+            if known is None:  # nothing was learned, or retention has removed that row
+                continue
+            if self._reader.hash_at(bandit.record.key, position) != known:
+                log.critical(
+                    "bandit %s: the log is another one than before row %d: its model is built anew",
+                    bandit.record.name, position,
+                )  # fmt: skip
+                self._live.remove(bandit.record.name)
+        self._sync()
+
+    # -- counts ---------------------------------------------------------------------------------
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(COUNTED_S)
+            counts = []
+            for bandit in self._live.all():
+                vitals, key = bandit.vitals, bandit.record.key
+                before = self._reported.get(key, Counted(key, 0, {}))
+                selects = vitals.selects - before.selects
+                rewards = {
+                    status: num - before.rewards.get(status, 0)
+                    for status, num in vitals.rewards.items()
+                    if num > before.rewards.get(status, 0)
+                }
+                if selects or rewards:
+                    counts.append(Counted(key, selects, rewards))
+                    self._reported[key] = Counted(key, vitals.selects, dict(vitals.rewards))
+            if counts:
+                self._store.counted(counts)
+
+
+async def _nothing() -> bytes:
+    return b""
