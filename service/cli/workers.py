@@ -202,18 +202,18 @@ class Workers:
                 Path("/proc/self/comm").write_text(f"bx-{child.name}")
             settings = self._settings
             logs.configure(settings.log_format, settings.log_level, child.name)
-            hub, keeper = self._folder / "store", self._folder / "http"
+            hub, keeper, rates = (self._folder / name for name in ("store", "http", "rates"))
             if child.number == KEEPER:
                 self._reserved.close()
                 status = serve_process(
-                    settings, listen_privately(keeper), place=KeeperPlace(hub),
+                    settings, listen_privately(keeper), place=KeeperPlace(hub, rates),
                     beside=_ends_with(self._alive),
                 )  # fmt: skip
             else:
                 listener = listen(settings.host, settings.port, shared=True)
                 self._reserved.close()
                 status = serve_process(
-                    settings, listener, self._certificate, Place(child.number, hub, keeper),
+                    settings, listener, self._certificate, Place(child.number, hub, keeper, rates),
                     beside=_ends_with(self._alive),
                 )  # fmt: skip
         except Exception:  # the top of a process

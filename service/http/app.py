@@ -103,6 +103,8 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         downloads=False,
     )  # fmt: skip
     metrics = Metrics()
+    if process is not None:
+        keys.rates.share(process.rates)
 
     def guarded(app: ASGIApp) -> ASGIApp:
         checked = OriginCheck(

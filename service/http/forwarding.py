@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import refusal_of, send_refusal
 from service.http.schemas.health import Health
+from service.observe.correlation import current
 from service.observe.counters import Metrics
 from service.store.errors import Unavailable
 
@@ -27,7 +28,8 @@ _OF_CONNECTIONS = frozenset(
      b"upgrade", b"expect")
 )  # fmt: skip
 CLIENT = b"x-bandexa-client"  # who has sent a request; what a client says itself is dropped
-_NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT}
+REQUEST_ID = b"x-request-id"  # the keeper logs the id that is answered here
+_NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID}
 IDLE_S = 5.0  # shorter than the keeper retains a connection
 AWAY = "the process that administers the server is starting again"
 
@@ -93,6 +95,8 @@ class Forwarding:
     async def _asked(self, scope: Scope, receive: Receive) -> httpx.Response | None:
         """Return the keeper's answer; None where the client left before."""
         headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
+        if (correlation := current.get()) is not None:
+            headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
         if client := scope.get("client"):
             headers.append((CLIENT, f"{client[0]} {client[1]}".encode()))
         names = {name for name, _ in scope["headers"]}
@@ -176,7 +180,7 @@ async def _pass_back(response: httpx.Response, send: Send) -> None:
     headers = [
         (name.lower(), value)
         for name, value in response.headers.raw
-        if name.lower() not in _OF_CONNECTIONS
+        if name.lower() not in _NOT_PASSED_ON
     ]
     try:
         await send(

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from service.http.errors import TooManyCalls
+from service.http.shared_rates import BucketTable, SharedBucket
 from service.settings import KeySetting
 
 
@@ -55,7 +57,18 @@ class Rates:
     """The buckets of all keys of a server, by the keys' names."""
 
     def __init__(self) -> None:
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, Bucket | SharedBucket] = {}
+        self._table: BucketTable | None = None
+
+    def share(self, path: Path) -> None:
+        """Have the buckets in common with the other processes that name this file."""
+        self._table = BucketTable(path)
+
+    def _new(self, holder: KeySetting) -> Bucket | SharedBucket:
+        rate, burst = holder.rate or 0.0, holder.at_once
+        if self._table is None:
+            return Bucket(rate, burst)
+        return SharedBucket(self._table, holder.name, rate, burst)
 
     def forget(self, holders: Iterable[KeySetting]) -> None:
         """Forget the buckets of keys that have no rate now, or another one: these begin anew."""
@@ -76,7 +89,7 @@ class Rates:
             return
         bucket = self._buckets.get(holder.name)
         if bucket is None or (bucket.rate, bucket.burst) != (holder.rate, holder.at_once):
-            bucket = self._buckets[holder.name] = Bucket(holder.rate, holder.at_once)
+            bucket = self._buckets[holder.name] = self._new(holder)
         wait_s = bucket.take()
         if wait_s > 0.0:
             raise TooManyCalls(

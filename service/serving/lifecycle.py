@@ -187,9 +187,11 @@ class KeeperPlace(NamedTuple):
 
     Attributes:
         hub: The socket of its store.
+        rates: The file of what callers may still call.
     """
 
     hub: Path
+    rates: Path
 
 
 class Place(NamedTuple):
@@ -199,11 +201,13 @@ class Place(NamedTuple):
         own: Its number, from 1 on.
         hub: The socket of the keeper's store.
         keeper: The socket at which the keeper serves HTTP.
+        rates: The file of what callers may still call.
     """
 
     own: int
     hub: Path
     keeper: Path
+    rates: Path
 
 
 @asynccontextmanager

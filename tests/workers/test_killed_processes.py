@@ -69,6 +69,11 @@ class Traffic:
             self.failed.append(answer.text)
         return answer.status_code == expected
 
+    def goes_on(self) -> None:
+        """Wait until rewards have been answered for a while."""
+        before = len(self.rewarded)
+        poll(lambda: len(self.rewarded) > before + 40, "rewards go on")
+
     def stop(self) -> None:
         """Stop it, and check that nothing but 503 was answered."""
         self._stop.set()
@@ -94,11 +99,9 @@ def test_whichever_process_is_killed_nothing_answered_is_lost(own_crew, tmp_path
     traffic = Traffic(crew, name)
     try:
         for process in ("worker-1", KEEPER, "worker-2", KEEPER):
-            before = len(traffic.rewarded)
-            poll(lambda before=before: len(traffic.rewarded) > before + 40, "rewards go on")
+            traffic.goes_on()
             killed(crew.pids()[process])
-        before = len(traffic.rewarded)
-        poll(lambda: len(traffic.rewarded) > before + 40, "rewards go on")
+        traffic.goes_on()
     finally:
         traffic.stop()
     with crew.server.client() as client:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.api import Api
 from tests.fixtures.waiting import poll
 
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
@@ -52,14 +53,14 @@ def test_one_id_at_both_at_once_is_one_decision(crew) -> None:
     one, _ = crew.both
     name = one.two_actions()
     with ThreadPoolExecutor(2) as threads:
-        for number in range(50):
+        for _ in range(50):
             own, start = one.fresh("twice"), threading.Barrier(2)
 
-            def select(api, own: str = own, start: threading.Barrier = start) -> dict[str, Any]:
+            def select(api: Api, own: str, start: threading.Barrier) -> dict[str, Any]:
                 start.wait()
-                return api.select(name, [number / 50, 1.0], decision_id=own)  # noqa: B023
+                return api.select(name, [0.5, 1.0], decision_id=own)
 
-            first, second = threads.map(select, crew.both)
+            first, second = threads.map(select, crew.both, [own] * 2, [start] * 2)
             assert first == second
     assert len(one.call("GET", f"/dashboard/bandits/{name}/decisions?limit=100")["decisions"]) == 50
 
@@ -126,7 +127,7 @@ def test_another_configuration_is_relearned_and_served_at_both(crew) -> None:
 
     def switched() -> bool:
         found = [api.scores(name, [0.5, 1.0]) for api in crew.both]
-        return found[0] == found[1] and found[0]["snapshot"] > 0
+        return bool(found[0] == found[1] and found[0]["snapshot"] > 0)
 
     poll(switched, "the switch at both workers")
     one.teach(name, [0.25, 1.0], "x", 1.0)

@@ -53,6 +53,8 @@ SHORT_PAUSE_S = 0.02  # between chunks while there is more
 PAUSE_S = 1.0
 TIMES_EVERY_S = 10.0
 PRUNE_EVERY_S = 600.0
+# Keys of several processes are stored out of order, but none that is as old as `hub.STALE_S`.
+HELD_BACK_S = 5.0
 PROPENSITY_WAIT_S = 5.0  # one that is computed after the answer is stored long before
 Publish = Callable[[BanditUid, Standing], None]
 Judge = Callable[[BanditUid, Evidence], None]
@@ -79,7 +81,7 @@ async def following(
 
     follower = Follower(
         open_counting(settings.database), settings.aggregates, metrics.stages.total, publish_there,
-        judge_there,
+        judge_there, HELD_BACK_S if settings.workers > 1 else 0.0,
     )  # fmt: skip
     follower.start()
     try:
@@ -97,6 +99,7 @@ class Follower:
         times: Durations of selects since the server's start.
         publish: Receives how the arms of a bandit stand: at the start, and when that has changed.
         judge: Receives what the recent values of a bandit say, about once a second.
+        held_back_s: How old a decision is before it is counted.
 
     Attributes:
         behind: Whether there are rows that are not counted yet.
@@ -109,6 +112,7 @@ class Follower:
         times: Tally,
         publish: Publish = lambda uid, found: None,
         judge: Judge = lambda uid, found: None,
+        held_back_s: float = 0.0,
     ) -> None:
         self.path = path
         self.behind = True
@@ -125,6 +129,7 @@ class Follower:
         self._store = store
         self._aggregates = AggregateWriter(path)
         self._publish = publish
+        self._held_back_s = held_back_s
         self._judge = judge
         self._judging = Judging()
         self._noted: deque[Noted] = deque()
@@ -263,7 +268,10 @@ class Follower:
         """Count rows up to the first one that waits for its propensity; returns how many."""
         now = time.time()
         for num, row in enumerate(rows):
-            if row.propensity is None and abs(now - row.time) < PROPENSITY_WAIT_S:
+            age_s = abs(now - row.time)
+            if age_s < self._held_back_s and not row.imported:
+                return num
+            if row.propensity is None and age_s < PROPENSITY_WAIT_S:
                 return num
             cursors[decisions_of(uid)] = row.key
             if row.imported:  # it was not served here
