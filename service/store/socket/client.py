@@ -44,7 +44,7 @@ from service.store.sqlite.tables import decision_ids
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.05
-MAX_RETRY_S = 1.0
+MAX_RETRY_S = 0.25
 CONNECTS_WITHIN_S = 30.0
 LOST = "the process that writes the store is starting again"
 IN_DOUBT = f"{LOST}: whether this was stored is not known; repeat it"
