@@ -114,19 +114,17 @@ def select_command(
     )
 
 
-async def select(engine: Engine, command: SelectCommand, *, patient: bool = False) -> SelectAnswer:
-    """Choose an action for a context. Retrying with the same `decision_id` and body is safe.
-
-    Args:
-        engine: Decides.
-        command: What was asked for.
-        patient: Whether it waits for room in the queue of a slow encoder.
-    """
+async def select(engine: Engine, command: SelectCommand) -> SelectAnswer:
+    """Choose an action for a context. Retrying with the same `decision_id` and body is safe."""
     try:
-        decision = await engine.selecting.select(command, patient=patient)
+        decision = await engine.selecting.select(command)
     except UnknownAction:
         candidates.check_ids(command.candidates)
         raise
+    return _answered(engine, command, decision)
+
+
+def _answered(engine: Engine, command: SelectCommand, decision: Decision) -> SelectAnswer:
     found = decision.propensities
     if found is None or not command.all_propensities:  # the bandit's log may want them
         return _answer(command, decision)
@@ -202,18 +200,27 @@ async def select_batch(
     engine: Engine, commands: list[SelectCommand | Problem]
 ) -> SelectBatchAnswer:
     """Answer up to 1000 selects; each succeeds or fails on its own."""
-
-    async def one(command: SelectCommand | Problem) -> SelectItem:
+    commands = _within(engine, commands)
+    wanted = [each for each in commands if not isinstance(each, Problem)]
+    decisions = iter(await engine.selecting.select_all(wanted))
+    items = []
+    for number, command in enumerate(commands, 1):
+        if number % AT_ONCE == 0:
+            await asyncio.sleep(0)
+        found = command if isinstance(command, Problem) else next(decisions)
         try:
-            if not isinstance(command, Problem):
-                return SelectItem(200, await select(engine, command, patient=True))
-            problem = command
+            if isinstance(command, SelectCommand) and isinstance(found, UnknownAction):
+                candidates.check_ids(command.candidates)
+            if isinstance(command, SelectCommand) and isinstance(found, Decision):
+                items.append(SelectItem(200, _answered(engine, command, found)))
+                continue
         except ServiceError as error:
-            problem = problem_of(error)
+            found = error
+        assert not isinstance(found, Decision)
+        problem = problem_of(found) if isinstance(found, ServiceError) else found
         engine.metrics.problem(problem.type)
-        return SelectItem(problem.status, error=problem)
-
-    return SelectBatchAnswer(await _each(one, _within(engine, commands)))
+        items.append(SelectItem(problem.status, error=problem))
+    return SelectBatchAnswer(items)
 
 
 def _within(

@@ -29,8 +29,8 @@ _FIELDS = (
 _decision: ContextVar[str | None] = ContextVar("decision", default=None)
 
 
-def about(decision_id: str) -> None:
-    """Set the decision that the current request is about, for its own task."""
+def about(decision_id: str | None) -> None:
+    """Set the decision that the current request is about, for its own task; None: several."""
     _decision.set(decision_id)
 
 

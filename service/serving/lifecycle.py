@@ -130,7 +130,7 @@ async def running(
             if len(live) % ADDED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         commit = Committer(loop)
-        batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
+        batcher = DecisionBatcher(loop, store, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()
         selecting = Selecting(
             settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,
@@ -252,7 +252,7 @@ async def replicating(
         recovery = Recovery(registry, metrics, store, loader, serve_again)
         await stack.enter_async_context(recovery.running())
         commit = Committer(loop)
-        batcher = DecisionBatcher(loop, store.append_decision, store.ids, settings.max_inline_bytes)
+        batcher = DecisionBatcher(loop, store, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()
         selecting = Selecting(
             settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,

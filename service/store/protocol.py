@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
+from bandexa_core.errors import BandexaError
 from bandexa_core.ids import (
     ActionId,
     BanditUid,
@@ -223,6 +224,22 @@ class EventStore(Protocol):
 
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """Store a decision; the result is an answer, not None, where its id was stored before."""
+
+    def append_decisions(
+        self,
+        records: Sequence[DecisionRecord],
+        done: Done[list[StoredAnswer | BandexaError | None]],
+        *,
+        more: bool = False,
+    ) -> None:
+        """Store several decisions, in their order, each as by `append_decision`.
+
+        The result has for each what that returns, or the error that it raises. With `more` others
+        follow soon, and are committed with these: at the next append without it, or `hand_over`.
+        """
+
+    def hand_over(self) -> None:
+        """Commit now what was appended with `more`."""
 
     def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """Fill in the propensity of a decision that was answered without one."""

@@ -416,7 +416,7 @@ def test_only_a_split_module_may_be_slow(tmp_path: Path, monkeypatch: pytest.Mon
         EncoderRegistry({"mine": "whole_and_slow:A"})
 
 
-def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
+def test_what_was_encoded_is_drawn_before_the_model_can_change(play, monkeypatch):
     """A swap in the next iteration would meet the part of another encoder."""
 
     async def scene(s: Scene) -> None:
@@ -427,9 +427,12 @@ def test_what_was_encoded_is_drawn_before_the_model_can_change(play):
         part = EncodedContext(encoder.context_parts(context[None])[0])
         command = SelectCommand("b", context, None, None, None, 1, True, None)
         stored: list[DecisionRecord] = []
-        batcher = DecisionBatcher(
-            s.engine.loop, lambda record, _: stored.append(record), s.engine.store.ids, 0
+        monkeypatch.setattr(
+            s.engine.store,
+            "append_decisions",
+            lambda records, done, *, more: stored.extend(records),
         )
+        batcher = DecisionBatcher(s.engine.loop, s.engine.store, s.engine.store.ids, 0)
         deciding = asyncio.create_task(batcher.decide(Pending(bandit, command, context, part)))
         await asyncio.sleep(0)
         assert len(stored) == 1

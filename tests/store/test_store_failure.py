@@ -104,6 +104,20 @@ def test_a_failed_group_is_refused_as_a_whole(client, store, make, caplog):
         assert reader.head(bandit.key) == LogPosition(0)
 
 
+def test_of_several_in_one_append_only_what_cannot_be_written_fails(client, store, make, caplog):
+    bandit = make.bandit(client, store)
+    records = [make.decision(bandit, f"d{number}") for number in range(5)]
+    records[3] = records[3]._replace(unit=object())  # no text, as it should be
+    with caplog.at_level(logging.CRITICAL):
+        *first, bad, last = client.call(store.append_decisions, records)
+    assert [*first, last] == [None] * 4
+    assert isinstance(bad, StoreError)
+    assert store.failure is None
+    with closing(sqlite3.connect(client.path)) as connection:
+        found = connection.execute("SELECT own_id FROM decisions ORDER BY key").fetchall()
+    assert [name for (name,) in found] == ["d0", "d1", "d2", "d4"]
+
+
 def test_a_failing_callback_prevents_no_other_answer(client, store, make, caplog):
     bandit = make.bandit(client, store)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,16 +38,17 @@ from service.serving.select.commands import (
     SelectCommand,
     listed_ids,
 )
-from service.serving.select.decide import Pending
+from service.serving.select.decide import Drawn, Pending
 from service.serving.select.encoder_queue import EncoderQueue
 from service.settings import Settings
-from service.store.errors import Conflict, InvalidRequest, Unavailable
+from service.store.errors import Conflict, InvalidRequest, ServiceError, Unavailable
 from service.store.identity import is_server_form
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
 from service.store.records import DecisionRecord, StoredAnswer
 
 log = logging.getLogger(__name__)
+AT_ONCE = 50  # items of a batch that are prepared, or answered, before other requests go on
 
 
 class Selecting:
@@ -114,11 +115,7 @@ class Selecting:
             Unavailable: Too many selects wait for a slow encoder.
         """
         started = time.perf_counter()
-        if command.decision_id is not None:
-            about(command.decision_id)
-            if is_server_form(command.decision_id):
-                raise InvalidRequest("decision_id", "has the form of the ids that servers make")
-        bandit = self._bandit(command.bandit)
+        bandit = self._asked(command)
         try:
             context = bandit.context(command.context)
             ready: NDArray[Any] | EncodedContext = context
@@ -132,14 +129,141 @@ class Selecting:
             encoded = time.perf_counter()
             pending = Pending(bandit, command, context, ready)
             drawn, earlier = await self._batcher.decide(pending)
-        except (InvalidRequest, UnknownAction, Unavailable):
-            # The actions of a repeated select may be retired by now: its answer still stands.
-            own_id = command.decision_id
-            earlier = None if own_id is None else self._reader.answer(own_id)
-            if own_id is None or earlier is None:
-                raise
-            return _repeated(own_id, command.body_hash, earlier)
-        record = drawn.record
+        except (InvalidRequest, UnknownAction, Unavailable) as error:
+            return self._stands(command, error)
+        answer = self._stored(pending, drawn, earlier)
+        waited_s = time.perf_counter() - encoded
+        self._timed(command, answer, encoded - started, drawn, waited_s)
+        return answer
+
+    async def select_all(self, commands: Sequence[SelectCommand]) -> list[Decision | ServiceError]:
+        """Answer the selects of a batch; each succeeds or fails on its own, as by `select`.
+
+        They are waited for together, but for those whose contexts or candidates are encoded off the
+        event loop.
+        """
+        started = time.perf_counter()
+        found: list[Decision | ServiceError | None] = [None] * len(commands)
+        alone: dict[int, asyncio.Task[Decision]] = {}
+        places: list[int] = []
+        plain: list[Pending] = []
+        for place, command in enumerate(commands):
+            if place and place % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                bandit = self._asked(command)
+            except ServiceError as error:
+                found[place] = error
+                continue
+            try:
+                if _brings_many(command.candidates) or bandit.model.slow_encoder is not None:
+                    alone[place] = asyncio.create_task(self.select(command, patient=True))
+                    continue
+                context = bandit.context(command.context)
+            except ServiceError as error:
+                found[place] = self._failed(command, error)
+                continue
+            places.append(place)
+            plain.append(Pending(bandit, command, context, context))
+        encode_s = (time.perf_counter() - started) / max(1, len(commands))
+        drawn_from = time.perf_counter()
+        outcomes = await self._batcher.decide_all(plain) if plain else []
+        waited_s = time.perf_counter() - drawn_from
+        for number, (place, pending, outcome) in enumerate(
+            zip(places, plain, outcomes, strict=True)
+        ):
+            if number and number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            try:
+                if isinstance(outcome, Exception):
+                    found[place] = self._failed(pending.command, outcome)
+                    continue
+                found[place] = answer = self._stored(pending, *outcome)
+            except ServiceError as error:
+                found[place] = error
+                continue
+            self._timed(pending.command, answer, encode_s, outcome[0], waited_s)
+        for place, result in zip(
+            alone, await asyncio.gather(*alone.values(), return_exceptions=True), strict=True
+        ):
+            if isinstance(result, BaseException) and not isinstance(result, ServiceError):
+                raise result
+            found[place] = result
+        about(None)
+        return [each for each in found if each is not None]  # of all
+
+    def _timed(
+        self,
+        command: SelectCommand,
+        answer: Decision,
+        encode_s: float,
+        drawn: Drawn,
+        waited_s: float,
+    ) -> None:
+        """Note where the time of an answered select went.
+
+        Args:
+            command: What was asked for.
+            answer: Its answer.
+            encode_s: Seconds of everything before it was given to the batcher.
+            drawn: What the batcher drew.
+            waited_s: Seconds from then until it was stored.
+        """
+        encode_s += drawn.encode_s
+        commit_s = waited_s - drawn.encode_s - drawn.draw_s
+        self._metrics.stages.observe(command.decode_s, encode_s, drawn.draw_s, commit_s)
+        if spans.active is not None:
+            stages = {
+                "decode": command.decode_s, "encode": encode_s, "draw": drawn.draw_s,
+                "commit": commit_s,
+            }  # fmt: skip
+            spans.active.ended("select", stages, _span_attributes(command.bandit, answer))
+
+    def _asked(self, command: SelectCommand) -> Bandit:
+        """Return the bandit of a select.
+
+        Raises:
+            UnknownBandit: There is none.
+            InvalidRequest: The id of the decision cannot be a caller's.
+        """
+        if command.decision_id is not None:
+            about(command.decision_id)
+            if is_server_form(command.decision_id):
+                raise InvalidRequest("decision_id", "has the form of the ids that servers make")
+        return self._bandit(command.bandit)
+
+    def _failed(self, command: SelectCommand, error: Exception) -> Decision | ServiceError:
+        """Return what answers a select of a batch that failed; raises what no request explains."""
+        if isinstance(error, InvalidRequest | UnknownAction | Unavailable):
+            try:
+                return self._stands(command, error)
+            except ServiceError as second:
+                return second
+        if isinstance(error, ServiceError):
+            return error
+        raise error
+
+    def _stands(self, command: SelectCommand, error: ServiceError) -> Decision:
+        """Return the answer of a repeated select that fails now: it still stands.
+
+        The actions that it named may be retired, for example.
+
+        Raises:
+            ServiceError: It is no repeated one; or it is, of another request.
+        """
+        own_id = command.decision_id
+        earlier = None if own_id is None else self._reader.answer(own_id)
+        if own_id is None or earlier is None:
+            raise error
+        return _repeated(own_id, command.body_hash, earlier)
+
+    def _stored(self, pending: Pending, drawn: Drawn, earlier: StoredAnswer | None) -> Decision:
+        """Return the answer of a select whose decision is stored, and count it.
+
+        Raises:
+            Conflict: Its id has a decision for another request.
+        """
+        bandit, command, record = pending.bandit, pending.command, drawn.record
         about(record.decision_id)
         if earlier is None:
             answer = Decision.of(record)
@@ -161,15 +285,6 @@ class Selecting:
         else:
             answer = _repeated(record.decision_id, record.body_hash, earlier)
         bandit.vitals.selects += 1
-        encode_s = encoded - started + drawn.encode_s
-        commit_s = time.perf_counter() - encoded - drawn.encode_s - drawn.draw_s
-        self._metrics.stages.observe(command.decode_s, encode_s, drawn.draw_s, commit_s)
-        if spans.active is not None:
-            stages = {
-                "decode": command.decode_s, "encode": encode_s, "draw": drawn.draw_s,
-                "commit": commit_s,
-            }  # fmt: skip
-            spans.active.ended("select", stages, _span_attributes(command.bandit, answer))
         return answer
 
     def _fill_in(self, record: DecisionRecord, compute: Callable[[], float]) -> None:

@@ -2,29 +2,79 @@
 
 Selects that arrive at the same time cost little more than one, because they share numpy's calls.
 No select waits for others to arrive: the batcher draws what has arrived, a few decisions at a time
-so that other requests run in between. It runs on the event loop. A crash loses nothing: a decision
-does not exist before it is drawn, and is answered only once it is stored.
+so that other requests run in between. What it has drawn of a batch request is committed together,
+where nothing else is appended meanwhile. It runs on the event loop. A crash loses nothing: a
+decision does not exist before it is drawn, and is answered only once it is stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
+from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
 from service.serving.select.decide import Drawn, Pending, draw, draw_together
 from service.store.identity import DecisionIds
-from service.store.protocol import Done
-from service.store.records import DecisionRecord, StoredAnswer
+from service.store.protocol import Done, EventStore
+from service.store.records import StoredAnswer
 
 AT_ONCE = 16
 WORK_AT_ONCE = 10_000  # candidates, which take up to five milliseconds; one select may have more
+MOST_HELD = 256  # decisions of a batch that are committed together
 Stored = tuple[Drawn, StoredAnswer | None]
-_Group = list[tuple[Pending, "asyncio.Future[Stored]"]]
+
+
+class _Batch:
+    """The selects of a batch request, which one caller waits for.
+
+    Attributes:
+        found: What became of each.
+        all: Resolved once all are stored, or have failed.
+    """
+
+    __slots__ = ("_left", "all", "found")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, num: int) -> None:
+        self.found: list[Stored | Exception | None] = [None] * num
+        self.all: asyncio.Future[None] = loop.create_future()
+        self._left = num
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.all.done()
+
+    def put(self, place: int, found: Stored | Exception) -> None:
+        """Note what became of a select."""
+        self.found[place] = found
+        self._left -= 1
+        if not self._left and not self.all.done():
+            self.all.set_result(None)
+
+
+class _Waiting(NamedTuple):
+    """A select that waits to be drawn, and who waits for it: a caller, or a batch."""
+
+    pending: Pending
+    caller: asyncio.Future[Stored] | _Batch
+    place: int = 0  # in the batch
+
+    def answer(self, found: Stored | Exception) -> None:
+        """Say what became of it."""
+        caller = self.caller
+        if isinstance(caller, _Batch):
+            caller.put(self.place, found)
+        elif caller.done():  # it went away; the decision is stored
+            pass
+        elif isinstance(found, Exception):
+            caller.set_exception(found)
+        else:
+            caller.set_result(found)
 
 
 class DecisionBatcher:
@@ -32,7 +82,7 @@ class DecisionBatcher:
 
     Args:
         loop: The event loop.
-        store: Appends a decision to the store.
+        store: Stores the decisions.
         ids: Makes the ids of decisions.
         max_inline_bytes: See the settings.
     """
@@ -40,7 +90,7 @@ class DecisionBatcher:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        store: Callable[[DecisionRecord, Done[StoredAnswer | None]], None],
+        store: EventStore,
         ids: DecisionIds,
         max_inline_bytes: int,
     ) -> None:
@@ -48,9 +98,10 @@ class DecisionBatcher:
         self._store = store
         self._ids = ids
         self._max_inline_bytes = max_inline_bytes
-        self._queue: deque[tuple[Pending, asyncio.Future[Stored]]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._queued_ids: Counter[DecisionId] = Counter()  # ids of callers, in the queue
         self._scheduled = False
+        self._num_held = 0  # decisions that wait in the store for those behind them
         self._encoding: dict[DecisionId, set[asyncio.Future[None]]] = {}  # see `announced`
 
     @contextmanager
@@ -94,13 +145,29 @@ class DecisionBatcher:
         future: asyncio.Future[Stored] = self._loop.create_future()
         if isinstance(pending.ready, EncodedContext):
             # It is drawn at once: an iteration later the bandit may serve another encoder.
-            self._draw_each([(pending, future)])
+            self._draw_each([_Waiting(pending, future)], more=False)
             return await future
-        self._queue.append((pending, future))
-        if pending.command.decision_id is not None:
-            self._queued_ids[pending.command.decision_id] += 1
+        self._add(_Waiting(pending, future))
         self._schedule()
         return await future
+
+    async def decide_all(self, pending: Sequence[Pending]) -> list[Stored | Exception]:
+        """Return for each of the selects of a batch what `decide` returns, or its error.
+
+        None of them is encoded already.
+        """
+        batch = _Batch(self._loop, len(pending))
+        for place, each in enumerate(pending):
+            self._add(_Waiting(each, batch, place))
+        self._schedule()
+        await batch.all
+        return [found for found in batch.found if found is not None]  # of all
+
+    def _add(self, waiting: _Waiting) -> None:
+        own_id = waiting.pending.command.decision_id
+        if own_id is not None:
+            self._queued_ids[own_id] += 1
+        self._queue.append(waiting)
 
     def _schedule(self) -> None:
         if self._queue and not self._scheduled:
@@ -116,45 +183,58 @@ class DecisionBatcher:
 
     def _draw_some(self) -> None:
         """Draw the oldest selects; each is answered, whatever happens to the others."""
-        for group in self._next_groups():
+        groups = self._next_groups()
+        # The rest of a batch follows in the next turns, and is committed together with this part.
+        more = bool(self._queue) and isinstance(self._queue[0].caller, _Batch)
+        more = more and self._num_held < MOST_HELD
+        for group in groups:
             try:
-                several = [each for each, _ in group] if len(group) > 1 else None
+                several = [each.pending for each in group] if len(group) > 1 else None
                 drawn = None if several is None else draw_together(several, self._ids)
             except Exception:  # one of them failed: each is drawn and answered on its own
                 drawn = None
             if drawn is None:
-                self._draw_each(group)
-                continue
-            for one, (_, future) in zip(drawn, group, strict=True):
-                self._store(one.record, _resolves(one, future))
-
-    def _draw_each(self, group: _Group) -> None:
-        for pending, future in group:
-            try:
-                drawn = draw(pending, self._ids, self._max_inline_bytes)
-            except Exception as error:  # the caller receives it
-                future.set_exception(error)
+                self._draw_each(group, more=more)
             else:
-                self._store(drawn.record, _resolves(drawn, future))
+                self._append(group, drawn, more=more)
+        if self._num_held and not more:
+            self._num_held = 0
+            self._store.hand_over()
 
-    def _next_groups(self) -> list[_Group]:
+    def _draw_each(self, group: list[_Waiting], *, more: bool) -> None:
+        for waiting in group:
+            try:
+                drawn = draw(waiting.pending, self._ids, self._max_inline_bytes)
+            except Exception as error:  # the caller receives it
+                waiting.answer(error)
+            else:
+                self._append([waiting], [drawn], more=more)
+
+    def _append(self, group: list[_Waiting], drawn: Sequence[Drawn], *, more: bool) -> None:
+        self._num_held += len(drawn) if more else 0
+        self._store.append_decisions(
+            [each.record for each in drawn], _answers(group, drawn), more=more
+        )
+
+    def _next_groups(self) -> list[list[_Waiting]]:
         """Take up to `AT_ONCE` selects, plain ones grouped by bandit, without cancelled ones.
 
         Fewer where they have many candidates: other requests run in between.
         """
-        groups: list[_Group] = []
-        plain: dict[Bandit, tuple[_Group, int]] = {}  # and the work of each of its selects
+        groups: list[list[_Waiting]] = []
+        plain: dict[Bandit, tuple[list[_Waiting], int]] = {}  # and the work of each of its selects
         work = 0
         for _ in range(min(AT_ONCE, len(self._queue))):
             if work > WORK_AT_ONCE:
                 break
-            pending, future = self._queue.popleft()
+            waiting = self._queue.popleft()
+            pending = waiting.pending
             own_id = pending.command.decision_id
             if own_id is not None:
                 self._queued_ids[own_id] -= 1
                 if not self._queued_ids[own_id]:
                     del self._queued_ids[own_id]
-            if future.done():
+            if waiting.caller.done():
                 continue
             found = plain.get(pending.bandit) if pending.plain else None
             if found is None:
@@ -162,18 +242,24 @@ class DecisionBatcher:
                 groups.append(found[0])
                 if pending.plain:
                     plain[pending.bandit] = found
-            found[0].append((pending, future))
+            found[0].append(waiting)
             work += found[1]
         return groups
 
 
-def _resolves(drawn: Drawn, future: asyncio.Future[Stored]) -> Done[StoredAnswer | None]:
-    def done(earlier: StoredAnswer | None, error: Exception | None) -> None:
-        if future.done():  # the caller went away; the decision is stored
-            return
-        if error is None:
-            future.set_result((drawn, earlier))
-        else:
-            future.set_exception(error)
+def _answers(
+    group: list[_Waiting], drawn: Sequence[Drawn]
+) -> Done[list[StoredAnswer | BandexaError | None]]:
+    def done(
+        results: list[StoredAnswer | BandexaError | None] | None, error: Exception | None
+    ) -> None:
+        for number, (waiting, one) in enumerate(zip(group, drawn, strict=True)):
+            earlier = None if results is None else results[number]
+            if error is not None:
+                waiting.answer(error)
+            elif isinstance(earlier, Exception):
+                waiting.answer(earlier)
+            else:
+                waiting.answer((one, earlier))
 
     return done

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from bandexa_core.errors import BandexaError
@@ -79,6 +80,7 @@ class MemoryStore:
         self._deliver = deliver
         self._gather = gather
         self._queued: list[Queued] = []
+        self._is_waking = False  # whether they are committed in the next turn
         self._closed = False
 
     @property
@@ -125,6 +127,26 @@ class MemoryStore:
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
         self._put(lambda: self._operations.decisions.add(record), done)
+
+    def append_decisions(
+        self,
+        records: Sequence[DecisionRecord],
+        done: Done[list[StoredAnswer | BandexaError | None]],
+        *,
+        more: bool = False,
+    ) -> None:
+        """See `EventStore.append_decisions`."""
+        add = self._operations.decisions.add
+
+        def run() -> list[StoredAnswer | BandexaError | None]:
+            found = [_outcome(partial(add, record)) for record in records]
+            return [result if error is None else error for result, error in found]
+
+        self._put(run, done, wakes=not more)
+
+    def hand_over(self) -> None:
+        """See `EventStore.hand_over`."""
+        self._commit()
 
     def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """See `EventStore.append_propensity`."""
@@ -266,35 +288,38 @@ class MemoryStore:
 
     # -- commits ------------------------------------------------------------------------------
 
-    def _put(self, run: Callable[[], T], done: Done[T]) -> None:
+    def _put(self, run: Callable[[], T], done: Done[T], *, wakes: bool = True) -> None:
         if self._closed:
             done(None, StoreError("the store takes no writes: closed"))
             return
         self._queued.append((run, done))
         if self._gather is None:
             self._commit()
-        elif len(self._queued) == 1:
+        elif wakes and not self._is_waking:
+            self._is_waking = True
             self._gather(self._commit)
 
     def _commit(self) -> None:
         """Run what is queued as one group, and deliver its answers in order."""
+        self._is_waking = False
         queued, self._queued = self._queued, []
         if not queued:  # the store was closed before this turn began
             return
         with self._contents.lock:
-            answers = [_run(run, done) for run, done in queued]
+            answers: list[Answer] = [(done, *_outcome(run)) for run, done in queued]
             self._contents.end_groups()
         self._deliver(lambda: _answer(answers))
 
 
-def _run(run: Callable[[], Any], done: Done[Any]) -> Answer:
+def _outcome(run: Callable[[], Any]) -> tuple[Any, BandexaError | None]:
+    """Return what an operation returns, or the error that its caller receives."""
     try:
-        return done, run(), None
+        return run(), None
     except BandexaError as error:
-        return done, None, error
+        return None, error
     except Exception as error:  # the top of the operations' loop: the others must be committed
         log.error("an unexpected error in a write; it alone fails", exc_info=error)
-        return done, None, StoreError("an unforeseen error; it is in the log")
+        return None, StoreError("an unforeseen error; it is in the log")
 
 
 def _answer(answers: list[Answer]) -> None:

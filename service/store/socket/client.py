@@ -13,13 +13,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bandexa_core.errors import BandexaError
 from bandexa_core.ids import (
     BanditUid,
     DecisionId,
@@ -325,6 +326,35 @@ class SocketStore:
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
         self._ask(m.DECISION, record, done)
+
+    def append_decisions(
+        self,
+        records: Sequence[DecisionRecord],
+        done: Done[list[StoredAnswer | BandexaError | None]],
+        *,
+        more: bool = False,
+    ) -> None:
+        """See `EventStore.append_decisions`: a message for each.
+
+        They leave at the end of the turn, with or without `more`: the process that has the store
+        open commits what arrives together.
+        """
+        results: list[StoredAnswer | BandexaError | None] = [None] * len(records)
+        left = len(records)
+
+        def answered(place: int, earlier: StoredAnswer | None, error: Exception | None) -> None:
+            nonlocal left
+            assert error is None or isinstance(error, BandexaError), "others do not come back"
+            results[place] = earlier if error is None else error
+            left -= 1
+            if not left:
+                done(results, None)
+
+        for place, record in enumerate(records):
+            self._ask(m.DECISION, record, partial(answered, place))
+
+    def hand_over(self) -> None:
+        """See `EventStore.hand_over`: nothing waits beyond the end of a turn."""
 
     def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """See `EventStore.append_propensity`."""

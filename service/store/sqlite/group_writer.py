@@ -44,6 +44,8 @@ class Queued(NamedTuple):
         many: Runs consecutive operations of this kind at once, given their `item`s; returns a
             result or an error for each.
         item: The argument for `many`.
+        in_parts: Whether `item` is a list of what is written each by itself where they fail
+            together; the result is then a list as well.
         empties: Whether the write-ahead log is emptied after its commit; its result says if that
             was possible.
     """
@@ -54,7 +56,13 @@ class Queued(NamedTuple):
     undo: Callable[[], None] | None = None
     many: Callable[[list[Any]], list[Any]] | None = None
     item: Any = None
+    in_parts: bool = False
     empties: bool = False
+
+    @property
+    def num(self) -> int:
+        """How many operations it stands for."""
+        return len(self.item) if self.in_parts else 1
 
 
 class GroupWriter:
@@ -132,7 +140,7 @@ class GroupWriter:
                 return self._one_by_one(group)
             return self._refused(group)
         ended = time.perf_counter()
-        self.times.operations.observe(len(group))
+        self.times.operations.observe(sum(queued.num for queued in group))
         self.times.sync.observe(ended - written)
         self.times.commit.observe(ended - started)
         return answers
@@ -218,7 +226,7 @@ class GroupWriter:
             if queued.undo is not None:
                 queued.undo()
         if fault is Fault.OPERATION:
-            if len(group) == 1:
+            if len(group) == 1 and group[0].num == 1:
                 log.error("an unexpected error in a write; it alone fails", exc_info=error)
             return fault
         if fault is Fault.FINAL:
@@ -237,12 +245,22 @@ class GroupWriter:
 
     def _one_by_one(self, group: list[Queued]) -> list[Answer]:
         """Run the operations of a rolled back group one at a time: only the faulty ones fail."""
+        if len(group) == 1 and group[0].num > 1:
+            return [self._in_parts(group[0])]
         if len(group) == 1:
             return [(group[0].done, None, StoreError("an unforeseen error; it is in the log"))]
         answers: list[Answer] = []
         for queued in group:
             answers += self.commit([queued])
         return answers
+
+    def _in_parts(self, queued: Queued) -> Answer:
+        """Run what an operation consists of, each by itself."""
+        found: list[Any] = []
+        for each in queued.item:
+            ((_, result, error),) = self.commit([queued._replace(item=[each])])
+            found += result if error is None else [error]
+        return queued.done, found, None
 
     def _refused(self, group: list[Queued]) -> list[Answer]:
         return [(queued.done, None, self.refusal()) for queued in group]

@@ -17,10 +17,11 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from bandexa_core.errors import BandexaError
 from bandexa_core.filesystem import lock_file, note_holder
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
@@ -104,6 +105,7 @@ class SqliteStore:
         self._deliver = deliver
         self._gather: Deliver | None = None  # until the end: this may be another thread
         self._gathered: list[Queued] = []
+        self._is_waking = False  # whether the gathered ones are handed over in the next turn
         self._lock = _lock(path)
         try:
             checked = checked_at_start(path)
@@ -196,7 +198,7 @@ class SqliteStore:
         self._closed = True
         if self._check is not None:
             self._check.close()
-        self._hand_over()
+        self.hand_over()
         self._queue.put(None)
         self._thread.join()
         _answer(self._writer.commit([Queued(self._operations.end, _ended)]))
@@ -211,6 +213,17 @@ class SqliteStore:
     def append_decision(self, record: DecisionRecord, done: Done[StoredAnswer | None]) -> None:
         """See `EventStore.append_decision`."""
         self._enqueue(Queued(None, done, many=self._operations.decisions, item=record))
+
+    def append_decisions(
+        self,
+        records: Sequence[DecisionRecord],
+        done: Done[list[StoredAnswer | BandexaError | None]],
+        *,
+        more: bool = False,
+    ) -> None:
+        """See `EventStore.append_decisions`."""
+        many = self._operations.decision_groups
+        self._enqueue(Queued(None, done, many=many, item=records, in_parts=True), wakes=not more)
 
     def append_propensity(self, key: DecisionKey, propensity: float, done: Done[None]) -> None:
         """See `EventStore.append_propensity`."""
@@ -390,7 +403,7 @@ class SqliteStore:
     def _put(self, run: Callable[[], T], done: Done[T]) -> None:
         self._enqueue(Queued(run, done))
 
-    def _enqueue(self, queued: Queued) -> None:
+    def _enqueue(self, queued: Queued, *, wakes: bool = True) -> None:
         if self._closed:
             queued.done(None, StoreError("the store takes no writes: closed"))
         elif (refusal := self._writer.refusal()) is not None:
@@ -399,11 +412,13 @@ class SqliteStore:
             self._queue.put([queued])
         else:
             self._gathered.append(queued)
-            if len(self._gathered) == 1:
-                self._gather(self._hand_over)
+            if wakes and not self._is_waking:
+                self._is_waking = True
+                self._gather(self.hand_over)
 
-    def _hand_over(self) -> None:
-        """Wake the writer, once for all gathered appends."""
+    def hand_over(self) -> None:
+        """See `EventStore.hand_over`: wake the writer, once for all gathered appends."""
+        self._is_waking = False
         if self._gathered:
             self._queue.put(self._gathered)
             self._gathered = []

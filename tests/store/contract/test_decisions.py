@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -96,6 +98,40 @@ def test_of_many_decisions_each_id_is_stored_once(client, store, make):
         assert isinstance(twice.result(0), StoredAnswer)
         expected += size
         assert len(stored(store, bandit)) == expected
+
+
+def test_decisions_of_one_append_are_stored_each_by_itself(client, store, make):
+    """One of 40 is of a deleted bandit, one has a stored id, and one comes twice."""
+    bandit, gone = make.bandit(client, store), make.bandit(client, store, "gone")
+    client.call(store.delete_bandit, gone)
+    old = make.decision(bandit, "old")
+    assert client.call(store.append_decision, old) is None
+    fresh = [make.decision(bandit, f"d{n}") for n in range(37)]
+    others = [make.decision(gone, "lost"), old, fresh[3]]
+    *new, lost, again, twice = client.call(store.append_decisions, [*fresh, *others])
+    assert new == [None] * 37
+    assert isinstance(lost, Conflict)
+    assert again.position == old.position
+    assert isinstance(twice, StoredAnswer)
+    assert stored(store, bandit) == [*[f"d{n}" for n in reversed(range(37))], "old"]
+
+
+def test_what_more_follows_is_committed_with_the_next_append_or_when_it_is_handed_over(
+    client, store, make
+):
+    bandit = make.bandit(client, store)
+    one, two, three = ([make.decision(bandit, f"d{n}")] for n in range(3))
+    first = client.ask(partial(store.append_decisions, more=True), one)
+    assert stored(store, bandit) == []
+    assert not first.done()
+    assert client.call(store.append_decisions, two) == [None]
+    assert first.result(0) == [None]
+    last = client.ask(partial(store.append_decisions, more=True), three)
+    assert not last.done()
+    store.hand_over()
+    client.commit()
+    assert last.result(0) == [None]
+    assert stored(store, bandit) == ["d2", "d1", "d0"]
 
 
 def test_a_stored_id_undoes_nothing_else_of_its_commit(client, store, make):
