@@ -261,22 +261,31 @@ def choose(
     """
     num = drawn.scores.shape[1] if groups is None else len(groups.of)
     encode_s = drawn.encode_s / len(rngs)
+    # What most decisions need is computed for all of them: calls on one are most of their cost.
+    best_B = drawn.winners[:, 0]
+    values_B1 = drawn.scores[np.arange(len(rngs)), best_B][:, None]
+    bests, values = best_B.tolist(), values_B1[:, 0].tolist()
+    num_bests = np.count_nonzero(drawn.scores == values_B1, axis=1).tolist()
+    votes_of_best = np.count_nonzero(drawn.winners == best_B[:, None], axis=1).tolist()
+    expecteds = drawn.means.argmax(axis=1).tolist()
     choices = []
     for row, rng in enumerate(rngs):
         scores_K, winners_M = drawn.scores[row], drawn.winners[row]
-        best, ranking = int(winners_M[0]), None
-        if not math.isfinite(scores_K[best] + drawn.offsets[row]):  # argmax selects a NaN
+        best, ranking = bests[row], None
+        if not math.isfinite(values[row] + drawn.offsets[row]):  # argmax selects a NaN
             raise ValueError(NOT_FINITE)
-        if groups is not None or np.count_nonzero(scores_K == scores_K[best]) > 1:
+        if groups is not None or num_bests[row] > 1:
             ranking = Ranking.of(scores_K, groups, rng, whole=False)
         served = best if ranking is None else ranking.first
         if (instead := forced[row]) is not None:
             served = int(instead[0])
         elif explores[row]:
             served = int(rng.permutation(num)[0])
-        expected = int(drawn.means[row].argmax())
+        expected = expecteds[row]
         if ranking is None:
-            group, votes = served, float(np.count_nonzero(winners_M == served))
+            is_best = served == best
+            votes = votes_of_best[row] if is_best else np.count_nonzero(winners_M == served)
+            group, votes = served, float(votes)
             explored = expected != served
         else:
             group, votes = ranking.group(served), ranking.votes(winners_M, served)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.arms import Asked
-from bandexa_core.ids import ActionId, ActionSlot, DecisionId, DecisionKey
+from bandexa_core.ids import (
+    ActionId,
+    ActionSlot,
+    DecisionId,
+    DecisionKey,
+    LogPosition,
+    SnapshotVersion,
+)
 from bandexa_core.limits import Bounds
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import Choice, EncodedContext
@@ -134,11 +141,64 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
         )
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "candidates") from error
-    started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share each
+    rows = zip(pending, made, choices, strict=True)
+    if _stores_all(bandit.model, pending[0].command, offer):
+        started += (time.perf_counter() - started) * (1.0 - 1.0 / len(pending))  # an equal share
+        return [
+            _drawn(each, key, decision_id, offer, choice, started, now, 0)
+            for each, (key, decision_id), choice in rows
+        ]
+    recording = _Recording.of(bandit, offer, now)
+    records = [recording.record(each, *ids_of, choice) for each, ids_of, choice in rows]
+    draw_s = (time.perf_counter() - started) / len(pending)
+    several = len(offer.candidates) > 1
     return [
-        _drawn(each, key, decision_id, offer, choice, started, now, 0)
-        for each, (key, decision_id), choice in zip(pending, made, choices, strict=True)
+        Drawn(record, choice.late_propensity, several, choice.encode_s, draw_s - choice.encode_s)
+        for record, choice in zip(records, choices, strict=True)
     ]
+
+
+class _Recording(NamedTuple):
+    """What the records of plain selects have in common, which one of them would look up again.
+
+    Attributes:
+        trims: Whether contexts, and features of actions, are objects, which are trimmed.
+    """
+
+    bandit: int
+    now: float
+    version: SnapshotVersion
+    position: LogPosition
+    ids: Sequence[ActionId]
+    slots: NDArray[np.int64]
+    action: Callable[[int], NDArray[np.float32]]
+    trims: tuple[bool, bool]
+
+    @classmethod
+    def of(cls, bandit: Bandit, offer: Offer, now: float) -> Self:
+        model = bandit.model
+        trims = bandit.contexts is not None, model.spec.actions.features is not None
+        return cls(
+            bandit.record.key, now, model.version, model.position, model.catalogue.ids,
+            offer.candidates.slots, offer.candidates.action, trims,
+        )  # fmt: skip
+
+    def record(
+        self, pending: Pending, key: DecisionKey, decision_id: DecisionId, choice: Choice
+    ) -> DecisionRecord:
+        """Return what `_drawn` records of a plain select without the propensities of all."""
+        command, index = pending.command, int(choice.chosen[0])
+        slot, features = int(self.slots[index]), self.action(index)
+        features = trimmed(features) if self.trims[1] else features
+        score = float(choice.scores[0])
+        chosen = ChosenAction(self.ids[slot], slot, ActionSlot(slot), features, score)
+        return DecisionRecord(
+            decision_id, key, self.bandit, self.now, command.body_hash,
+            trimmed(pending.context) if self.trims[0] else pending.context,
+            (chosen,), None, None, self.version, self.position, choice.propensity,
+            command.activate, choice.explored, choice.std, command.unit,
+            arm=choice.arm, served=None if choice.arm is None else command.served,
+        )  # fmt: skip
 
 
 def _asked(pending: Pending, offer: Offer) -> Asked:
