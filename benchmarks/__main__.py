@@ -22,6 +22,8 @@ TIMINGS = {
     "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
     "changes": "start, explanation and swap after an hour of catalogue changes over none",
     "memory": "resident memory of an idle bandit",
+    "spread": "CPU time of a select where 100 bandits have the traffic, over one bandit's",
+    "event_loop": "callbacks of more than 5 ms on the event loop, in the loads of the timings",
     "swap": "longest stall of the event loop while a model is swapped",
     "interference": "tail latency of selects while another bandit trains",
     "simulated": "a simulation over HTTP over the same simulation in process",
@@ -63,7 +65,7 @@ PROOFS = {
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
     "http", "core", "decisions", "rebuild", "catalog", "memory", "simulated", "images", "compare",
-    "startup", "peers", "personalizer",
+    "startup", "peers", "personalizer", "spread", "event_loop",
 }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ take at most 60 minutes on two cores, shops about seven more; `--quick` plays a 
 of every problem, two seeds.
 
 The strongest peer of a table or shop is picked on other seeds (`--pick-from`) than those reported.
+
+`--serving` compares decisions per second instead: see `benchmarks.peers --serving --help`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from benchmarks.peers import shop
+from benchmarks.peers import serving, shop
 from benchmarks.peers.data import DEFAULT_FOLDER, TableUnavailableError, load
 from benchmarks.peers.play import figures, play
 from benchmarks.peers.player import UnavailableError
@@ -186,6 +188,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, AnyProble
 
 def main(argv: Sequence[str]) -> int:
     """Play the comparison; 1 where a policy of ours broke down, else 0."""
+    if serving.OPTION in argv:
+        return serving.compare(argv)
     given, problems = _parse(argv)
     policies = [name for name in _NAMES if name in (given.policies or _NAMES)]
     started = time.perf_counter()

@@ -150,21 +150,14 @@ class Selecting:
         for place, command in enumerate(commands):
             if place and place % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            try:
-                bandit = self._asked(command)
-            except ServiceError as error:
-                found[place] = error
-                continue
-            try:
-                if _brings_many(command.candidates) or bandit.model.slow_encoder is not None:
-                    alone[place] = asyncio.create_task(self.select(command, patient=True))
-                    continue
-                context = bandit.context(command.context)
-            except ServiceError as error:
-                found[place] = self._failed(command, error)
-                continue
-            places.append(place)
-            plain.append(Pending(bandit, command, context, context))
+            ready = self._plain(command)
+            if isinstance(ready, Pending):
+                places.append(place)
+                plain.append(ready)
+            elif ready is None:
+                alone[place] = asyncio.create_task(self.select(command, patient=True))
+            else:
+                found[place] = ready
         encode_s = (time.perf_counter() - started) / max(1, len(commands))
         drawn_from = time.perf_counter()
         outcomes = await self._batcher.decide_all(plain) if plain else []
@@ -191,6 +184,23 @@ class Selecting:
             found[place] = result
         about(None)
         return [each for each in found if each is not None]  # of all
+
+    def _plain(self, command: SelectCommand) -> Pending | Decision | ServiceError | None:
+        """Return a select of a batch that is ready to be drawn, or what answers it already.
+
+        None: something of it is to be encoded off the event loop.
+        """
+        try:
+            bandit = self._asked(command)
+        except ServiceError as error:
+            return error
+        try:
+            if _brings_many(command.candidates) or bandit.model.slow_encoder is not None:
+                return None
+            context = bandit.context(command.context)
+        except ServiceError as error:
+            return self._failed(command, error)
+        return Pending(bandit, command, context, context)
 
     def _timed(
         self,
