@@ -38,6 +38,7 @@ TIMINGS = {
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
+    "sizing": "bytes on disk of a decision, by what is sent with it, and how long a disk lasts",
     "erasing": "longest wait of a write while a person is erased, and while the file shrinks",
     "export": "selects beside an export of a million decisions over selects alone, and its memory",
     "dashboard": "the dashboard over a million decisions, and selects beside open pages",

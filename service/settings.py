@@ -41,7 +41,7 @@ _TABLES = (
     "allowed_hosts",
     "allowed_origins",
 )  # a variable of this name is JSON
-_DEEP = ("bandits", "personalizer")  # a variable of one of its keys may be JSON, too
+_DEEP = ("bandits", "personalizer", "backup")  # a variable of one of its keys may be JSON, too
 
 
 Scope = Literal["select", "reward", "read", "admin"]
@@ -126,6 +126,37 @@ class PersonalizerSetting(BaseModel):
         default_factory=dict,
         description="The bandit of each API key, by the key's name: one of `keys` of the server.",
     )
+
+
+class BackupSetting(BaseModel):
+    """Backups that the server makes by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(
+        None, description="Folder of the backups, on another disk; none are made without it."
+    )
+    every_h: float | None = Field(
+        None, gt=0.0, le=8760.0, description="Hours between two backups; or `at`."
+    )
+    at: str | None = Field(
+        None,
+        pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$",
+        description='Time of day of a daily backup, in UTC, such as "03:30"; or `every_h`.',
+    )
+    keep: int = Field(7, ge=1, description="The newest backups that are stored.")
+    verify: bool = Field(
+        False,
+        description="Verify each backup before it counts: that takes a rebuild of the models.",
+    )
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Self:
+        if self.folder is None and (self.every_h is not None or self.at is not None):
+            raise ValueError("folder: needed where there is a schedule")
+        if self.folder is not None and (self.every_h is None) == (self.at is None):
+            raise ValueError("every_h: give either every_h or at")
+        return self
 
 
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -394,6 +425,19 @@ class Settings(BaseModel):
         description="Calls for clients of Azure Personalizer: a table of `enabled`, `create`,"
         " `bandit` and `keys`; see [personalizer](personalizer.md).",
     )
+
+    backup: BackupSetting = Field(
+        default_factory=BackupSetting,
+        description="Scheduled backups: a table of `folder`, `every_h` or `at`, `keep`, `verify`;"
+        " see [backup](backup.md#scheduled-backups).",
+    )
+
+    @model_validator(mode="after")
+    def _backups_elsewhere(self) -> Self:
+        folder = self.backup.folder
+        if folder is not None and folder.resolve().is_relative_to(self.data_dir.resolve()):
+            raise ValueError("backup.folder: must not be inside of data_dir")
+        return self
 
     @model_validator(mode="after")
     def _certificate_with_key(self) -> Self:

@@ -22,6 +22,7 @@ import bandexa_core
 from service.cli import (
     admin,
     applying,
+    backups,
     challengers,
     clock,
     data,
@@ -50,6 +51,7 @@ registered.add_typer(rewards.app, name="rewards")
 registered.add_typer(clock.app, name="clock")
 registered.add_typer(challengers.app, name="challengers")
 data.register(registered)
+backups.register(registered)
 evidence.register(registered)
 importing.register(registered)
 

@@ -67,6 +67,7 @@ from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
 from service.tools.challenge.contest import Contest
 from service.tools.evaluate.jobs import Evaluations
+from service.tools.scheduled import ScheduledBackups
 
 log = logging.getLogger(__name__)
 DESCRIPTION = """Online contextual bandits with Neural-Linear Thompson sampling.
@@ -145,6 +146,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
             LargeBodies() as large,
             Evaluations(settings, partial(_uids, engine)).running() as evaluations,
             Contest(engine).running(),
+            ScheduledBackups(settings, metrics).running(),
         ):
             app.state.evaluations = evaluations
             app.state.engine, app.state.follower, app.state.large = engine, follower, large

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.observe.backups import BackupStanding
+from service.observe.growth import Growth
 from service.observe.silence import Silence
 
 SECONDS = (
@@ -332,9 +334,11 @@ class Metrics:
         trainer_restarts: Restarts of the trainer process.
         store_bytes: Bytes of the database that hold data, as of retention's last check.
         disk_free_bytes: Bytes that the server can write beside the database, as of that check.
+        growth: How fast the database grows.
         decisions_removed: Decisions that retention removed.
         unknown_events: Rewards and activations of events that Personalizer's clients name, and
             that do not exist here.
+        backups: How scheduled backups stand; None: there are none.
     """
 
     def __init__(self) -> None:
@@ -354,8 +358,10 @@ class Metrics:
         self.trainer_restarts = Count()
         self.store_bytes = 0
         self.disk_free_bytes = 0
+        self.growth = Growth()
         self.decisions_removed = Count()
         self.unknown_events = Count()
+        self.backups: BackupStanding | None = None
 
     def requested(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request; the router knows few routes, so there are few labels."""

@@ -25,6 +25,7 @@ from bandexa_core.features.robust import BOUND, FAR
 from bandexa_core.ids import ActionId
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.promotions import Trip
+from service.observe.backups import BackupStanding
 from service.observe.counters import Traffic
 from service.observe.evidence import DECILES, GAPS, PULLS, SURE, Evidence
 from service.observe.silence import CHANCE, Loss
@@ -49,6 +50,8 @@ PAST_JOINS = 50  # rewards before them, at least
 OUTSIDE_VALUES = 100  # learned values before their share outside of the range counts
 OUTSIDE = 0.05
 COLLAPSED = 0.25  # of the predicted rewards
+DAY_S = 86400.0
+DISK_DAYS = 7.0  # that a disk lasts, at least
 LEAST_COUNTED = 100  # requests before the shares of unseen and wrong values count
 MISFIT = 0.2
 RIVALS_SHOWN = 99  # of whom it is known what they earned
@@ -78,6 +81,9 @@ class ServerState:
         wal_pinned_s: Seconds for which a reader has prevented that the write-ahead log is emptied.
         wal_bytes: The size of that log.
         clock_offset_s: How much wall time is ahead of service time.
+        backups: How scheduled backups stand, and the time; None: there are none.
+        disk_full_in_s: When the disk is full at the growth of the database; None: not known.
+        disk_free_bytes: What can be written to it.
     """
 
     store_failure: str | None
@@ -87,6 +93,9 @@ class ServerState:
     wal_pinned_s: float = 0.0
     wal_bytes: int = 0
     clock_offset_s: float = 0.0
+    backups: tuple[BackupStanding, float] | None = None
+    disk_full_in_s: float | None = None
+    disk_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +202,18 @@ def server_findings(engine: Engine) -> list[Finding]:
         wal_pinned_s=engine.store.wal_pinned_s(),
         wal_bytes=engine.store.wal_bytes(),
         clock_offset_s=engine.store.clock.offset,
+        backups=None if engine.metrics.backups is None else (engine.metrics.backups, time.time()),
+        disk_full_in_s=disk_full_in_s(engine),
+        disk_free_bytes=engine.metrics.disk_free_bytes,
     )
     return list(check_server(state))
+
+
+def disk_full_in_s(engine: Engine) -> float | None:
+    """Return when the disk is full at the growth of the database; see `Growth.full_in_s`."""
+    settings, metrics = engine.settings, engine.metrics
+    max_age_s = None if settings.max_age_days is None else settings.max_age_days * DAY_S
+    return metrics.growth.full_in_s(metrics.disk_free_bytes, settings.max_store_bytes, max_age_s)
 
 
 def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
@@ -354,6 +373,15 @@ def check_server(state: ServerState) -> Iterator[Finding]:
             "end the trainer process; the server restarts it, and nothing is lost",
         )  # fmt: skip
     yield from _check_clock(state.clock_offset_s)
+    if state.backups is not None:
+        yield from _check_backups(*state.backups)
+    if state.disk_full_in_s is not None and state.disk_full_in_s < DISK_DAYS * DAY_S:
+        yield Finding(
+            "disk-fills", NOTICE,
+            f"the disk has {state.disk_free_bytes / 2**30:.1f} GiB left, and is full in"
+            f" {state.disk_full_in_s / DAY_S:.1f} days at the growth of the database",
+            "set max_age_days or max_store_bytes (docs/retention.md), or take a larger disk",
+        )  # fmt: skip
 
 
 def _check_clock(offset_s: float) -> Iterator[Finding]:
@@ -371,6 +399,25 @@ def _check_clock(offset_s: float) -> Iterator[Finding]:
             f"the wall clock is {-offset_s:.0f} s behind service time: it was set back, and reward"
             " windows, forgetting and retention go on as before",
             "check the clock; if it is right now, nothing has to be done",
+        )  # fmt: skip
+
+
+def _check_backups(backups: BackupStanding, now: float) -> Iterator[Finding]:
+    """Yield what is wrong with the scheduled backups."""
+    last = "there is none"
+    if backups.last_good is not None:
+        moment = datetime.fromtimestamp(backups.last_good, UTC).isoformat(timespec="seconds")
+        last = f"the newest one is of {moment}"
+    if backups.error is not None:
+        yield Finding(
+            "backup-failing", ALARM, f"the last backup failed, and {last}: {backups.error}",
+            f"make room in {backups.folder}, or see to its rights; it is tried again",
+        )  # fmt: skip
+    elif late_s := backups.late_s(now):
+        yield Finding(
+            "backup-late", ALARM,
+            f"for {late_s / 3600:.1f} h no backup was begun that was complete, and {last}",
+            f"does a copy take longer than the time between two, or does {backups.folder} hang?",
         )  # fmt: skip
 
 

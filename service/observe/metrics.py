@@ -9,6 +9,7 @@ server's start.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
@@ -24,6 +25,7 @@ from bandexa_core import __version__
 from service.observe import log_output
 from service.observe.bandit_metrics import bandit_metrics
 from service.observe.counters import Count, Tally
+from service.observe.health import disk_full_in_s
 from service.serving.engine import Engine
 from service.training.supervisor import PHASES
 
@@ -68,6 +70,7 @@ class _EngineCollector(Collector):
         )  # fmt: skip
         yield from self._requests()
         yield from self._store()
+        yield from self._backups()
         yield from self._rounds()
         yield from self._trainer()
         yield from self._models()
@@ -153,10 +156,38 @@ class _EngineCollector(Collector):
             "bandexa_disk_free_bytes", "Bytes that can be written to the disk of the database.",
             metrics.disk_free_bytes,
         )  # fmt: skip
+        growth = metrics.growth.rate
+        if growth is not None:
+            yield _gauge(
+                "bandexa_store_growth_bytes_per_second",
+                "Growth of the database over the last day, or since the start.", growth,
+            )  # fmt: skip
+        full_in_s = disk_full_in_s(self._engine)
+        if full_in_s is not None:
+            yield _gauge(
+                "bandexa_disk_full_in_seconds",
+                "When the disk is full at this growth; +Inf: not of decisions.", full_in_s,
+            )  # fmt: skip
         yield _counter(
             "bandexa_decisions_removed", "Decisions that retention removed.",
             metrics.decisions_removed,
         )  # fmt: skip
+
+    def _backups(self) -> Iterator[Metric]:
+        backups = self._engine.metrics.backups
+        if backups is None:
+            return
+        yield _gauge(
+            "bandexa_backup_age_seconds", "Age of the newest complete scheduled backup.",
+            backups.age_s(time.time()),
+        )  # fmt: skip
+        yield _gauge("bandexa_backup_seconds", "How long the newest one took.", backups.seconds)
+        yield _gauge("bandexa_backup_bytes", "Size of the newest one.", backups.bytes)
+        for name, text, value in (
+            ("bandexa_backups", "Scheduled backups that were made.", backups.made),
+            ("bandexa_backups_failed", "Scheduled backups that failed.", backups.failed),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
 
     def _rounds(self) -> Iterator[Metric]:
         metrics = self._engine.metrics

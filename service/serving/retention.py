@@ -118,6 +118,7 @@ class Retention:
         self._metrics.store_bytes = await self._on_thread(self._reader.used_bytes)
         free = await self._on_thread(shutil.disk_usage, self._settings.data_dir)
         self._metrics.disk_free_bytes = free.free
+        self._metrics.growth.add(time.monotonic(), self._metrics.store_bytes)
 
     async def _make_room(self, most: int) -> None:
         if await self._on_thread(self._reader.used_bytes) > most:

@@ -1,0 +1,269 @@
+"""Scheduled backups: when one is due, a process of low priority copies the data directory.
+
+Runs on the event loop of a server. A backup is a folder below `backup.folder`, named after the time
+at which it was begun; it gets that name when it is complete. What is there says when the last one
+was made, so a restart changes nothing, and one that was missed is made after the next start. Old
+ones are removed once a newer one is complete, and only those of this data directory; a failure
+removes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bandexa_core.filesystem import LocalFileSystem
+from service.observe.backups import BackupStanding
+from service.observe.counters import Metrics
+from service.settings import BackupSetting, Settings
+from service.tools.backup import MARKER
+
+log = logging.getLogger(__name__)
+NAME, NAMED = "bandexa-", "bandexa-%Y%m%dT%H%M%SZ"
+CHECKED_S = 30.0
+RETRY_S = 900.0
+DAY_S = 86400.0
+MAX_TOLD = 1 << 20
+LAST_LINES = 3  # of a failed command that its error has
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A backup that is there.
+
+    Attributes:
+        path: Its folder.
+        begun: When it was begun, by its name; None: another name.
+        source: The data directory that it is a copy of.
+        created_at: When the copy ended.
+        bandits: The position of each bandit's log.
+    """
+
+    path: Path
+    begun: float | None
+    source: str
+    created_at: float
+    bandits: dict[str, int]
+
+    @property
+    def time(self) -> float:
+        """The time up to which it surely has everything."""
+        return self.created_at if self.begun is None else self.begun
+
+
+def backups_in(folder: Path) -> list[Found]:
+    """Return the complete backups in a folder, oldest first.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if not folder.exists():
+        return []
+    found = [_found(path) for path in folder.iterdir() if path.is_dir()]
+    known = [each for each in found if each is not None]
+    return sorted(known, key=lambda each: (each.time, each.path.name))
+
+
+def _found(path: Path) -> Found | None:
+    begun = None
+    with contextlib.suppress(ValueError):
+        begun = datetime.strptime(path.name, NAMED).replace(tzinfo=UTC).timestamp()
+    try:
+        marker = json.loads((path / MARKER).read_text())
+        positions = {name: int(one["position"]) for name, one in marker["bandits"].items()}
+        source, created_at = str(marker["source"]), float(marker["created_at"])
+        return Found(path, begun, source, created_at, positions)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # incomplete, or no backup
+        return None
+
+
+def due_at(setting: BackupSetting, last_good: float | None, now: float) -> float:
+    """Return when the next backup is due, seconds since the epoch; perhaps in the past.
+
+    Args:
+        setting: The schedule.
+        last_good: When the newest complete one was begun; None: there is none.
+        now: The time.
+    """
+    if setting.at is None:
+        assert setting.every_h is not None, "the settings have one of the two"
+        return now if last_good is None else last_good + setting.every_h * 3600.0
+    hours, minutes = map(int, setting.at.split(":"))
+    day = datetime.fromtimestamp(now, UTC)
+    last = day.replace(hour=hours, minute=minutes, second=0, microsecond=0)
+    if last > day:
+        last -= timedelta(days=1)
+    if last_good is None or last_good < last.timestamp():
+        return last.timestamp()
+    return last.timestamp() + DAY_S
+
+
+class ScheduledBackups:
+    """Makes the backups of a server.
+
+    Args:
+        settings: Of the server; without `backup.folder` nothing is done.
+        metrics: Gets how they stand.
+        now: The wall clock.
+    """
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, now: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._setting = settings.backup
+        self._metrics = metrics
+        self._now = now
+        self._source = str(settings.data_dir.resolve())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Make a backup whenever one is due, until the exit; one under way is given up then."""
+        setting = self._setting
+        if setting.folder is None:
+            yield
+            return
+        between_s = DAY_S if setting.every_h is None else setting.every_h * 3600.0
+        standing = BackupStanding(str(setting.folder), between_s, self._now())
+        self._metrics.backups = standing
+        task = asyncio.create_task(self._run(setting.folder, standing), name="backups")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self, folder: Path, standing: BackupStanding) -> None:
+        not_before, retry_s = 0.0, min(RETRY_S, standing.between_s)
+        while True:
+            try:
+                standing.last_good = await asyncio.to_thread(self._last_good, folder)
+            except OSError as error:
+                self._failed(standing, f"{folder} cannot be read: {error}")
+                not_before = self._now() + retry_s
+            now = self._now()
+            due = max(due_at(self._setting, standing.last_good, now), not_before)
+            if due > now:
+                await asyncio.sleep(min(due - now, CHECKED_S))  # the clock may be set meanwhile
+                continue
+            if not await self._make(folder, standing):
+                not_before = self._now() + retry_s
+
+    async def _make(self, folder: Path, standing: BackupStanding) -> bool:
+        """Make a backup; returns whether it is complete."""
+        begun = self._now()
+        dest = folder / datetime.fromtimestamp(begun, UTC).strftime(NAMED)
+        unfinished = folder / f".{NAME}{hashlib.sha256(self._source.encode()).hexdigest()[:16]}"
+        log.info("a backup is made in %s", dest)
+        started = time.monotonic()
+        try:
+            await asyncio.to_thread(_prepare, unfinished)
+            error = await self._command("backup", self._source, str(unfinished))
+            if error is None and self._setting.verify:
+                error = await self._command("verify", str(unfinished))
+            if error is None:
+                await asyncio.to_thread(_complete, unfinished, dest)
+        except OSError as failure:
+            error = str(failure)
+        except Exception as failure:  # the top of an attempt: the next one must come all the same
+            log.exception("the backup failed")
+            error = f"{type(failure).__name__}: {failure}"
+        if error is not None:
+            self._failed(standing, error)
+            return False
+        standing.last_good, standing.error = begun, None
+        standing.seconds = time.monotonic() - started
+        standing.made += 1
+        try:
+            standing.bytes = await asyncio.to_thread(_num_bytes, dest)
+            removed = await asyncio.to_thread(self._remove_old, folder)
+        except OSError as failure:
+            log.warning("old backups in %s cannot be removed: %s", folder, failure)
+            return True
+        log.info(
+            "the backup in %s is complete: %d bytes in %.1f s; %d older ones were removed",
+            dest, standing.bytes, standing.seconds, removed,
+        )  # fmt: skip
+        return True
+
+    async def _command(self, name: str, *arguments: str) -> str | None:
+        """Run a command of `bandexa`; returns why it failed, None where it did not."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "service.cli", name, *arguments, "--quiet",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT, limit=MAX_TOLD, env=self._environment(),
+        )  # fmt: skip
+        try:
+            with contextlib.suppress(OSError):  # it has ended already
+                niceness = self._settings.trainer_niceness
+                os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+            told, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode == 0:
+            return None
+        lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
+        return f"bandexa {name}: status {process.returncode}: {'; '.join(lines[-LAST_LINES:])}"
+
+    def _failed(self, standing: BackupStanding, error: str) -> None:
+        standing.error = error
+        standing.failed += 1
+        log.error("the backup failed: %s", error)
+
+    def _mine(self, folder: Path) -> list[Found]:
+        return [each for each in backups_in(folder) if each.source == self._source]
+
+    def _last_good(self, folder: Path) -> float | None:
+        return max((each.time for each in self._mine(folder)), default=None)
+
+    def _remove_old(self, folder: Path) -> int:
+        """Remove all but the newest backups of this data directory, and return how many.
+
+        Those that somebody made by hand under another name stay.
+        """
+        mine = [each for each in self._mine(folder) if each.begun is not None]
+        old = mine[: -self._setting.keep]
+        for each in old:
+            (each.path / MARKER).unlink()  # without it, it is none, should the rest not be done
+            shutil.rmtree(each.path)
+        return len(old)
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment of a command: of the settings it needs own encoders alone."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("BANDEXA_")}
+        weights = {name: str(path) for name, path in self._settings.weights.items()}
+        return kept | {
+            "BANDEXA_ENCODERS": json.dumps(self._settings.encoders),
+            "BANDEXA_WEIGHTS": json.dumps(weights),
+        }
+
+
+def _prepare(unfinished: Path) -> None:
+    """Make room for a backup: what a server that was killed left of the one before goes."""
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(unfinished)
+
+
+def _complete(unfinished: Path, dest: Path) -> None:
+    unfinished.rename(dest)
+    LocalFileSystem().sync_dir(dest.parent)
+
+
+def _num_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
