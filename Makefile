@@ -12,7 +12,7 @@ NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 # Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.
 TIER ?= not gpu and not slow
 
-.PHONY: demo serve test test-deps check format docs docs-site pictures bench proof docker-check clients dist clean
+.PHONY: demo serve test test-deps check format docs docs-site pictures bench proof docker-check clients sbom release-check dist clean
 
 $(VENV)/.run: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -98,6 +98,29 @@ clients: $(VENV)/.run $(NODE_MODULES)  ## the TypeScript client: its types from 
 	node $(TYPESCRIPT)/tools/build.mjs
 	mkdir -p dist
 	cd $(TYPESCRIPT) && npm pack --pack-destination ../../dist
+
+# What a user's installation has, under the pinned versions, with an SBOM by CycloneDX.
+sbom: $(VENV)/.dev  ## dist/bandexa.cdx.json: all that an installation of the server has (CycloneDX)
+	$(BIN)/python -m pip install --quiet --editable '.[release]' --constraint constraints.txt
+	rm -rf build/sbom
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check . --constraint constraints.txt
+	build/sbom/bin/python -m pip uninstall --quiet --yes pip
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file dist/bandexa.cdx.json
+	rm -rf build/sbom
+
+release-check: $(VENV)/.dev $(NODE_MODULES)  ## before a release: API, links, licences, SBOM, alerts, all clients
+	$(BIN)/python -m docs.openapi | node $(TYPESCRIPT)/tools/lint.mjs
+	$(BIN)/python -m docs.openapi | node $(TYPESCRIPT)/tools/types.mjs --check
+	$(MAKE) docs-site
+	$(BIN)/python -m docs.licences --check
+	promtool check rules docker/monitor/alerts.yml
+	promtool test rules docker/monitor/alerts.test.yml
+	$(PYTEST) -m 'not gpu' tests/conformance tests/docker/test_monitoring.py tests/docs/test_licences.py
+	$(MAKE) sbom
 
 dist: $(VENV)/.dev  ## wheels and source archives of server and client, checked in clean environments
 	rm -rf dist

@@ -57,7 +57,7 @@ The TypeScript client has no dependency.
 
 torch from PyPI for Linux also brings NVIDIA's CUDA libraries (`nvidia-*`, `cuda-*`), which are
 under [NVIDIA's licence](https://docs.nvidia.com/cuda/eula/index.html), and `triton` (MIT). The CPU
-build of torch brings neither. `make sbom` writes the same list for programs, as CycloneDX.
+build of torch brings neither. `make sbom` writes such a list for programs, as CycloneDX.
 """
 
 

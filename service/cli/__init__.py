@@ -30,6 +30,7 @@ from service.cli import (
     evidence,
     importing,
     keys,
+    limits,
     rewards,
     serve,
     snapshots,
@@ -42,6 +43,7 @@ serve.register(registered)
 registered.add_typer(keys.app, name="keys")
 registered.add_typer(admin.bandits_app, name="bandits")
 registered.add_typer(admin.actions_app, name="actions")
+limits.register(admin.bandits_app, admin.actions_app)
 admin.register(registered)
 applying.register(registered)
 registered.add_typer(snapshots.app, name="snapshots")

@@ -66,6 +66,13 @@ _OF_ARMS = (
 )
 
 
+_OF_METRICS = (
+    ("lift", "What the bandit earns more than an arm of a reported metric, per decision."),
+    ("lift_low", "Lower end of the interval of that, which holds whenever one looks."),
+    ("lift_high", "Upper end of that interval."),
+)
+
+
 _OF_CHALLENGERS = (
     ("share", "The probability that a challenger decides."),
     ("decisions", "Decisions of the log that a challenger was compared on."),
@@ -103,6 +110,9 @@ class _Traffic:
             "bandexa_reported_metric_mean", "Mean of a reported metric over these values."
         )
         self._arms = [_Family(f"bandexa_arm_{name}", text) for name, text in _OF_ARMS]
+        self._arm_metrics = [
+            _Family(f"bandexa_arm_metric_{name}", text) for name, text in _OF_METRICS
+        ]
         self._challengers = [
             _Family(f"bandexa_challenger_{name}", text) for name, text in _OF_CHALLENGERS
         ]
@@ -155,6 +165,14 @@ class _Traffic:
             for family, number in zip(self._arms, numbers, strict=False):
                 if number is not None:
                     family.add(f'{label},arm="{arm.name}"', number)
+            for metric, by in arm.metrics.items():
+                if by.lift is None:
+                    continue
+                ends = [by.lift.mean, *(by.lift.interval or ())]
+                for family, end in zip(self._arm_metrics, ends, strict=False):
+                    if end is not None:
+                        name = _escaped(metric)
+                        family.add(f'{label},arm="{arm.name}",metric="{name}"', end)
         shares = {arm.challenger: arm.share for arm in bandit.model.spec.arms}
         for name, challenger in bandit.challengers.items():
             found: list[float | None] = [shares.get(name, 0.0)]
@@ -203,7 +221,7 @@ class _Traffic:
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
             self._maturity, self._reported, self._means, self._join, *self._arms,
-            *self._challengers, self._objects,
+            *self._arm_metrics, *self._challengers, self._objects,
             self._values, self._hashes, self._drift,
         ]  # fmt: skip
 

@@ -92,6 +92,28 @@ def test_actions_are_put_listed_and_retired(api, run: Run, tmp_path: Path) -> No
         run("actions", "put", featured, *wrong, expect=2)
 
 
+def test_limits_of_actions_and_findings(api, run: Run) -> None:
+    name = api.two_actions(reward_range=[0, 1])
+    a, b = run("actions", "list", name, "--quiet").stdout.split()
+    run("actions", "limit", name, a, "--floor", "0.1", "--max-share", "0.5")
+    run("actions", "limit", name, b, "--until", "2999-01-01T00:00:00+01:00")
+    changed = of_json(run("actions", "limit", name, a, "--floor", "0.2", "--json"))
+    assert changed == {
+        a: {"floor": 0.2, "max_share": 0.5, "starts_at": None, "ends_at": None},
+        b: {"floor": 0.0, "max_share": 1.0, "starts_at": None,
+            "ends_at": "2998-12-31T23:00:00Z"},
+    }  # fmt: skip
+    listed = [line.split() for line in run("actions", "limits", name).stdout.splitlines()]
+    assert listed[1] == [a, "0.2", "0.5", "-", "-"]
+    run("actions", "limit", name, a, "--remove")
+    assert list(of_json(run("actions", "limits", name, "--json"))) == [b]
+    assert "either limits or --remove" in run("actions", "limit", name, a, expect=2).stderr
+    refused = run("actions", "limit", name, a, "--floor", "1.5", expect=1)
+    assert "floor" in refused.stderr
+    assert list(of_json(run("actions", "limits", name, "--json"))) == [b]
+    assert of_json(run("bandits", "findings", name, "--json")) == []
+
+
 def test_challengers_are_declared_promoted_demoted_and_deleted(
     api, run: Run, tmp_path: Path
 ) -> None:

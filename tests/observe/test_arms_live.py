@@ -168,6 +168,25 @@ def test_a_guard_acts_on_a_metric_that_is_not_learned(launch) -> None:
     assert "by refund" in finding["message"]
 
 
+def test_the_lift_by_each_metric_is_a_metric_of_prometheus(api) -> None:
+    name = api.two_actions(
+        policy="uniform", arms=ARMS, rewards={"learn": {"sale": 1.0}, "metrics": ["sale", "click"]}
+    )
+    reward_of = {"control": {"sale": 0.5, "click": 0.1}, "bandit": {"sale": 0.5, "click": 0.9}}
+    rewarded(api.call, name, 400, reward_of)
+    control, _ = counted(api.call, name, 400)["arms"]
+    text = api.http.get("/metrics").text
+    for metric in ("sale", "click"):
+        label = f'bandit="{name}",arm="control",metric="{metric}"'
+        lift = control["metrics"][metric]["lift"]
+        for end, key in (("", "mean"), ("_low", "low"), ("_high", "high")):
+            line = f"bandexa_arm_metric_lift{end}{{{label}}} "
+            (value,) = [one.split()[-1] for one in text.splitlines() if one.startswith(line)]
+            assert float(value) == pytest.approx(lift[key])
+    click = control["metrics"]["click"]["lift"]
+    assert 0.0 < click["low"] < 0.8 < click["high"]
+
+
 def test_values_have_each_metric_of_each_action(api) -> None:
     name = api.two_actions(
         policy="uniform",
