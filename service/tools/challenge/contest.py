@@ -11,11 +11,8 @@ A step of a rule is a row of the log, so that a start goes on with the next one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +22,6 @@ import msgspec
 
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.promotions import TrialEnd
-from service import BLAS_THREADS
 from service.serving import promoting
 from service.serving.bandit import Bandit
 from service.serving.challengers import Challenger, Score, spec_json
@@ -34,6 +30,7 @@ from service.serving.standing import ArmStanding
 from service.store.errors import Conflict, InvalidRequest, ServiceError
 from service.store.records import AuditEntry
 from service.tools.challenge.worker import Found, Job
+from service.tools.job_process import NoOutcome, job_process
 
 log = logging.getLogger(__name__)
 BY_RULE = "(rule)"
@@ -103,13 +100,10 @@ class Contest:
                 specs[each.name] = spec_json(promoting.checked_spec(engine, each, served))
             except ServiceError as error:
                 scores[each.name] = Score(error=str(error))
-        job = Job(
-            data_dir=str(settings.data_dir), bandit=bandit.record.name, specs=specs,
+        job = Job.of(
+            settings, bandit.record.name, specs=specs,
             least={each.name: each.rule.least for each in challengers},
             num=max(settings.max_challengers, len(bandit.challengers)),
-            encoders=settings.encoders,
-            weights={name: str(path) for name, path in settings.weights.items()},
-            niceness=settings.trainer_niceness,
         )  # fmt: skip
         found = await answer(job)
         for each in challengers:
@@ -264,28 +258,10 @@ def due_challengers(bandit: Bandit) -> list[Challenger]:
 
 async def answer(job: Job) -> Found:
     """Return what the process of a comparison finds; it ends with the caller."""
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "service.tools.challenge.worker",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_FOUND,
-        env=os.environ | {BLAS_THREADS: "1", "PYTHONPATH": path},
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end says why
-                process.stdin.write(msgspec.json.encode(job) + b"\n")
-                await process.stdin.drain()
-            line = await process.stdout.readline()
-            if line.endswith(b"\n"):
-                return msgspec.json.decode(line, type=Found)
-            code = await process.wait()
-            return Found(error=f"its process ended with {code}; the server's log may say why")
-    except TimeoutError:
-        return Found(error=f"it took longer than {LIMIT_S:.0f} s")
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    async with job_process(
+        "service.tools.challenge.worker", limit_s=LIMIT_S, max_bytes=MAX_FOUND
+    ) as process:
+        try:
+            return await process.outcome(job, Found)
+        except NoOutcome as error:
+            return Found(error=str(error))

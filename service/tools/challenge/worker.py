@@ -1,7 +1,6 @@
-"""The process of one comparison: a job on its input, what it found on its output, as JSON lines.
+"""The process of one comparison, see `service.tools.job_process`.
 
-It reads the server's database as an evaluation does (see `service.tools.evaluate.worker`), in short
-reads, at a low priority, and ends when its input closes.
+It reads the server's database as an evaluation does, in short reads.
 """
 
 from __future__ import annotations
@@ -12,30 +11,21 @@ from typing import Any
 import msgspec
 
 from service.serving.challengers import Score
-from service.tools.evaluate.worker import work
+from service.tools import job_process
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(job_process.Job, frozen=True, kw_only=True):
     """What to do.
 
     Attributes:
-        data_dir: The server's.
-        bandit: The name of the bandit.
         specs: The configurations of its challengers by name, as JSON.
         least: Of each: how many decisions a conclusion needs.
         num: How many challengers share the error.
-        encoders, weights: Own encoders and weight files by name, as in the server's settings.
-        niceness: How much lower its priority is than the server's.
     """
 
-    data_dir: str
-    bandit: str
     specs: dict[str, dict[str, Any]]
     least: dict[str, int]
     num: int
-    encoders: dict[str, str]
-    weights: dict[str, str]
-    niceness: int
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,4 +64,4 @@ def done(job: Job) -> Found:
 
 
 if __name__ == "__main__":
-    work(Job, done)
+    job_process.work(Job, done)

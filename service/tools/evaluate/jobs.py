@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -22,11 +21,11 @@ from typing import Any, Literal
 import msgspec
 
 from bandexa_core.ids import BanditUid
-from service import BLAS_THREADS
 from service.settings import Settings
 from service.store.errors import Unavailable
 from service.tools.evaluate.request import Request
 from service.tools.evaluate.worker import Job, Outcome
+from service.tools.job_process import JobProcess, NoOutcome, job_process
 
 log = logging.getLogger(__name__)
 MAX_WAITING = 8  # that have not begun
@@ -78,7 +77,7 @@ class Evaluations:
         self._known: dict[str, Record] = {}  # without results, by id, oldest first
         self._ended: dict[str, asyncio.Event] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: JobProcess | None = None
         self._running: str | None = None
         self._ending = asyncio.Lock()
 
@@ -132,7 +131,7 @@ class Evaluations:
             return
         await self._end(record, "cancelled")
         if self._running == record.id and self._process is not None:
-            _kill(self._process)
+            self._process.kill()
 
     # -- the queue ------------------------------------------------------------------------------
 
@@ -147,9 +146,6 @@ class Evaluations:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            if self._process is not None:
-                _kill(self._process)
-                await self._process.wait()
             for record in [each for each in self._known.values() if each.state in OPEN]:
                 await self._end(record, "interrupted", error="the server ended")
 
@@ -172,46 +168,25 @@ class Evaluations:
             await self._store(record)
         self._running = record.id
         try:
-            async with asyncio.timeout(LIMIT_S):
-                outcome = await self._work(record)
-        except TimeoutError:
-            outcome = Outcome(error=f"it took longer than {LIMIT_S:.0f} s")
+            outcome = await self._work(record)
         finally:
-            process, self._process, self._running = self._process, None, None
-            if process is not None and process.returncode is None:
-                _kill(process)
-                await process.wait()
+            self._process, self._running = None, None
         if outcome.error is not None:
             await self._end(record, "failed", error=outcome.error)
         else:
             await self._end(record, "done", result=outcome.result)
 
     async def _work(self, record: Record) -> Outcome:
-        settings = self._settings
-        job = Job(
-            data_dir=str(settings.data_dir), bandit=record.bandit, request=record.request,
-            encoders=settings.encoders,
-            weights={name: str(path) for name, path in settings.weights.items()},
-            niceness=settings.trainer_niceness,
-        )  # fmt: skip
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "service.tools.evaluate.worker",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_RESULT,
-            env=os.environ | {BLAS_THREADS: "1", "PYTHONPATH": path},
-        )  # fmt: skip
-        if record.id not in self._ended:
-            return Outcome(error="it was cancelled")
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end says why
-            process.stdin.write(msgspec.json.encode(job) + b"\n")
-            await process.stdin.drain()
-        line = await process.stdout.readline()
-        if line.endswith(b"\n"):
-            return msgspec.json.decode(line, type=Outcome)
-        code = await process.wait()
-        return Outcome(error=f"its process ended with {code}; the server's log may say why")
+        job = Job.of(self._settings, record.bandit, request=record.request)
+        async with job_process(
+            "service.tools.evaluate.worker", limit_s=LIMIT_S, max_bytes=MAX_RESULT
+        ) as self._process:
+            if record.id not in self._ended:
+                return Outcome(error="it was cancelled")
+            try:
+                return await self._process.outcome(job, Outcome)
+            except NoOutcome as error:
+                return Outcome(error=str(error))
 
     async def _end(
         self, record: Record, state: State, *, result: Any = None, error: str | None = None
@@ -284,8 +259,3 @@ def _write(file: Path, data: bytes) -> None:
     part = file.with_suffix(".part")
     part.write_bytes(data)
     part.replace(file)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended just now
-        process.kill()
