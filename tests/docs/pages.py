@@ -25,6 +25,8 @@ TIERS = re.compile(
     r"^(make (test|check|proof|bench|clients|dist|docker-check|pictures)\b|\.ci/run)"
 )
 HOURS = re.compile(r"^(\.venv/bin/)?python -m benchmarks\b(?!.*--quick)")
+# What a page has installed from a registry, the environment of the tests has.
+INSTALLS = re.compile(r"^pip install\b")
 # Blocks with such a line start a server, which serves until a signal ends it.
 SERVES = re.compile(r"^(make serve|(\w+=\S+ )*(\.venv/bin/)?bandexa serve)", re.MULTILINE)
 # Commands in the middle of a sentence: they name what exists, and blocks run what they do.
