@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A bandit of three offers and 200 visits, with curl alone:
+# A bandit of three offers and 100 visits, with curl alone:
 #
 #   bash examples/curl.sh [URL]
 #
@@ -17,8 +17,8 @@ call() {
         ${3:+--data "$3"}
 }
 
-# Print the value of a field of the JSON on standard input.
-field() { sed -E "s/.*\"$1\":\"?([^,\"}]*).*/\1/"; }
+# Put the text after the first $2 in the JSON $1, up to the next quote, in $found.
+find_after() { found=${1#*"$2"} && found=${found%%\"*}; }
 
 call PUT /bandits/curl-shop '{
     "policy": "linear_ts", "context": {"shape": [2]}, "encoder": {"name": "per_action"}}' > /dev/null
@@ -26,11 +26,11 @@ call PUT /bandits/curl-shop/actions '{
     "actions": [{"id": "ten-percent"}, {"id": "free-shipping"}, {"id": "nothing"}]}' > /dev/null
 
 taken=0
-for visit in $(seq 200); do
+for visit in {1..100}; do
     full=$((visit % 2))
     decision=$(call POST /select "{\"bandit\": \"curl-shop\", \"context\": [$full, 1]}")
-    offer=$(field 'action":\{"id' <<< "$decision")
-    id=$(field decision_id <<< "$decision")
+    find_after "$decision" '"action":{"id":"' && offer=$found
+    find_after "$decision" '"decision_id":"' && id=$found
     reward=0
     if [[ $full == 1 && $offer == free-shipping ]] || [[ $full == 0 && $offer == ten-percent ]]; then
         reward=1
@@ -38,6 +38,6 @@ for visit in $(seq 200); do
     fi
     call POST /reward "{\"decision_id\": \"$id\", \"reward\": $reward}" > /dev/null
 done
-echo "offers taken: $taken of 200"
+echo "offers taken: $taken of 100"
 call POST /bandits/curl-shop/score '{"context": [1, 1]}'
 echo

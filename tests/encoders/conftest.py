@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,7 +145,11 @@ def encoder_of():
 
 @pytest.fixture(scope="session")
 def make_resnet():
-    """Build a ResNet as the service does: `make_resnet(name, shape, dtype, action_dim, ...)`."""
+    """Build a ResNet as the service does: `make_resnet(name, shape, dtype, action_dim, ...)`.
+
+    Its initial weights are drawn once, and copied for each test.
+    """
+    made: dict[str, EncoderModule] = {}
 
     def make(
         name: str = "resnet18",
@@ -162,7 +167,12 @@ def make_resnet():
             action_dim=action_dim,
             encoder=EncoderSpec(name=name, params={"image_size": 32} | params),
         )
-        return EncoderRegistry(weights=files).module(spec, seed).eval()
+        if params.get("weights", "none") != "none":  # what is loaded may change
+            return EncoderRegistry(weights=files).module(spec, seed).eval()
+        key = f"{spec} {seed}"
+        if key not in made:
+            made[key] = EncoderRegistry().module(spec, seed).eval()
+        return copy.deepcopy(made[key])
 
     return make
 

@@ -29,9 +29,9 @@ def test_the_curl_example_learns_the_best_offers(server):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, scores = done.stdout.splitlines()
-    taken = re.fullmatch(r"offers taken: (\d+) of 200", first)
+    taken = re.fullmatch(r"offers taken: (\d+) of 100", first)
     assert taken is not None
-    assert int(taken.group(1)) > 120, "a uniform choice takes a third"
+    assert int(taken.group(1)) > 55, "a uniform choice takes a third"
     assert '"free-shipping"' in scores
 
 

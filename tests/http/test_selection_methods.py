@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.fixtures.matrices import spread
+
 IDS = ["a", "b", "c", "d"]
 EYE = np.eye(4).tolist()
 METHODS = ["thompson", "squarecb", "greedy", "uniform"]
@@ -67,8 +69,7 @@ def test_a_method_is_changed_on_a_live_bandit_and_back(api, taught) -> None:
     assert put(api, name, **before) == before
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize(("method", "way"), spread(METHODS, WAYS))
 def test_every_decision_is_explained_as_it_was_served(api, taught, method, way) -> None:
     name = taught(selection={"method": method, "epsilon": 0.3, "gamma": 1.0})
     for _ in range(8):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.snapshots.packing import pack, unpack
+from tests.fixtures.matrices import spread
 
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -134,8 +135,10 @@ def test_imports_and_training_rounds_at_the_same_time_do_not_disturb_one_another
         {"posterior": {"prior_var": 7.0}},
     ],
 )
-def test_a_snapshot_of_another_shape_is_a_conflict(api, problem, other: dict[str, Any]) -> None:
-    data = exported(api, trained(api))
+def test_a_snapshot_of_another_shape_is_a_conflict(
+    api, problem, export, other: dict[str, Any]
+) -> None:
+    data = export("linear")
     copy = api.two_actions(**other)
     before = api.state(copy)
     problem(put(api, copy, data), 409, "conflict")
@@ -146,8 +149,7 @@ def means_by_id(api, name: str, context: Any) -> dict[str, float]:
     return {row["id"]: row["mean"] for row in api.scores(name, context)["scores"]}
 
 
-@pytest.mark.parametrize("shape", ["per_action", "mlp heads"])
-@pytest.mark.parametrize("ids", ["yx", "zywx"])
+@pytest.mark.parametrize(("shape", "ids"), spread(["per_action", "mlp heads"], ["yx", "zywx"]))
 def test_learned_values_go_to_the_actions_of_the_same_ids(api, export, shape: str, ids) -> None:
     source = trained(api, **SHAPES[shape])
     features = np.eye(2)[[0, 1, 0, 1][: len(ids)]].tolist()
@@ -172,9 +174,9 @@ def test_learned_values_go_to_the_actions_of_the_same_ids(api, export, shape: st
 @pytest.mark.parametrize("shape", ["per_action", "mlp heads"])
 @pytest.mark.parametrize("ids", ["", "x", "zx"])
 def test_learned_values_of_actions_that_are_missing_are_a_conflict(
-    api, problem, shape: str, ids: str
+    api, problem, export, shape: str, ids: str
 ) -> None:
-    data = exported(api, trained(api, **SHAPES[shape]))
+    data = export(shape)
     copy = api.bandit([], None, **SHAPES[shape])
     if ids:
         copy = api.bandit(list(ids), [[1, 0], [0, 1]][: len(ids)], **SHAPES[shape])
@@ -206,8 +208,7 @@ def with_other(data: bytes, tensor: str, change: Callable[[Any], Any]) -> bytes:
     return pack(manifest, tensors | {name: np.asarray(change(tensors[name]), np.float64)})
 
 
-@pytest.mark.parametrize("tensor", REFUSED)
-@pytest.mark.parametrize("shape", ["per_action", "forgetting"])
+@pytest.mark.parametrize(("tensor", "shape"), spread([*REFUSED], ["per_action", "forgetting"]))
 def test_sums_that_are_not_those_of_rows_are_refused(
     api, problem, export, shape: str, tensor: str
 ) -> None:
@@ -221,8 +222,7 @@ def test_sums_that_are_not_those_of_rows_are_refused(
     assert put(api, copy, export(shape)).status_code == 200
 
 
-@pytest.mark.parametrize("tensor", DERIVED)
-@pytest.mark.parametrize("shape", ["per_action", "forgetting"])
+@pytest.mark.parametrize(("tensor", "shape"), spread([*DERIVED], ["per_action", "forgetting"]))
 def test_of_a_posterior_that_is_not_what_its_sums_give_the_sums_are_served(
     api, export, shape: str, tensor: str
 ) -> None:
@@ -294,8 +294,9 @@ def test_snapshots_of_unknown_bandits_are_404(api, problem) -> None:
     problem(api.http.put(path, content=b"x"), 404, "unknown-bandit")
 
 
-@pytest.mark.parametrize("constant", [10.0, 2026.0, 1e7])
-@pytest.mark.parametrize("shape", ["joint", "per_action"])
+@pytest.mark.parametrize(
+    ("constant", "shape"), spread([10.0, 2026.0, 1e7], ["joint", "per_action"])
+)
 def test_a_bandit_with_a_constant_feature_takes_its_export_back(api, shape, constant) -> None:
     encoder = {"name": "concat" if shape == "joint" else "per_action"}
     name = api.two_actions(encoder=encoder, training=TRAINING)

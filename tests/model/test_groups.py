@@ -29,6 +29,7 @@ from bandexa_core.policies import LinearHead
 from bandexa_core.policies.linear_head import BLOCK_ROWS
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, Statistics
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
+from tests.fixtures.matrices import spread
 
 # Each has about 45 weights: shorter blocks are learned by `learn_block`, longer ones by a refresh.
 JOINT = ["concat", "bilinear", "greedy", "mlp", "two_tower"]
@@ -173,9 +174,9 @@ def _assert_same_to_rounding(found: ServingModel, expected: ServingModel) -> Non
 # -- a block and its rows ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("forgetting", [NEVER, EVERY_10, EVERY_10_S], ids=["never", "rows", "s"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize(
+    ("name", "size", "forgetting"), spread(JOINT, SIZES, [NEVER, EVERY_10, EVERY_10_S])
+)
 def test_a_block_equals_its_rows_one_by_one_to_rounding(
     name, size, forgetting, wide, log_writer, new_model, apply_all
 ):
@@ -254,8 +255,7 @@ def test_uniform_counts_the_rows_of_a_block(wide, log_writer, new_model, apply_a
 # -- corrections ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [0, 2, BLOCK_ROWS, 20])
-@pytest.mark.parametrize("name", [*JOINT, *DISJOINT])
+@pytest.mark.parametrize(("name", "before"), spread([*JOINT, *DISJOINT], [0, 2, BLOCK_ROWS, 20]))
 def test_a_value_is_corrected_in_the_block_that_learned_it_first(
     name, before, wide, log_writer, new_model, apply_all
 ):
@@ -343,9 +343,10 @@ def test_a_model_knows_beforehand_which_groups_forget(
 # -- features that are not finite -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [1e300, np.inf, np.nan])
-@pytest.mark.parametrize("size", [5, 29])
-@pytest.mark.parametrize("name", ["concat", "bilinear", "mlp", "per_action"])
+@pytest.mark.parametrize(
+    ("name", "size", "value"),
+    spread(["concat", "bilinear", "mlp", "per_action"], [5, 29], [1e300, np.inf, np.nan]),
+)
 def test_rows_without_finite_features_are_passed_over_in_a_block_too(
     name, size, value, wide, log_writer, new_model, apply_all
 ):

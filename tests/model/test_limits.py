@@ -13,6 +13,7 @@ from bandexa_core.arms_spec import ArmSpec
 from bandexa_core.ids import DecisionId
 from bandexa_core.limits import Bounds, Limits, LimitSpec, kept_or_drawn, projected
 from bandexa_core.spec import BanditSpec, SelectionSpec
+from tests.fixtures.matrices import spread
 
 IDS = ["a", "b", "c", "d", "e"]
 NUM = 2000
@@ -131,8 +132,12 @@ def test_limits_that_do_not_bind_change_no_bit(grown):
         assert (mine.scores[0], mine.propensity) == (own.scores[0], own.propensity)
 
 
-@pytest.mark.parametrize("kind", ["concat", "per_action", "mlp"])
-@pytest.mark.parametrize("arms", [(), (ArmSpec(name="control", share=0.3, action="b"),)])
+@pytest.mark.parametrize(
+    ("kind", "arms"),
+    spread(
+        ["concat", "per_action", "mlp"], [(), (ArmSpec(name="control", share=0.3, action="b"),)]
+    ),
+)
 def test_every_action_is_served_once_per_propensity_and_within_its_limits(grown, kind, arms):
     """Weighted by 1/p each action is served once a decision on average: p is what was used."""
     model = grown(kind, limits=LIMITS, arms=arms)

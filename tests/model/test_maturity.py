@@ -14,6 +14,7 @@ from bandexa_core.log.contract import DecisionState, Reported
 from bandexa_core.log.delays import Delays
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
 from benchmarks.in_process import InProcessClient
+from tests.fixtures.matrices import slow
 
 RATES = {"a": 0.3, "b": 0.1}
 A_SECOND = 10  # decisions
@@ -75,14 +76,14 @@ def shares_of_the_new_offer(rate: float, maturity: Any, seed: int) -> tuple[floa
     return float(new[: 3 * WINDOW].mean()), float(new[3 * WINDOW :].mean())
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *slow(2, 3)])
 def test_a_new_offer_that_is_worse_gets_little(seed):
     early, later = shares_of_the_new_offer(0.05, "auto", seed)
     assert early < 0.1, "it is tried before anything is known of it"
     assert later < 0.1
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *slow(2, 3)])
 def test_a_new_offer_that_is_better_has_half_of_the_decisions_within_three_windows(seed):
     assert shares_of_the_new_offer(0.6, "auto", seed)[0] > 0.5
 
@@ -94,7 +95,7 @@ def test_nothing_is_learned_before_the_close_where_that_is_asked_for():
     assert later < 0.1
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *slow(2)])
 def test_values_that_are_learned_as_they_are_reported_favour_what_is_new(seed):
     """All that is known of an offer in its first window are clicks."""
     early, _ = shares_of_the_new_offer(0.05, "report", seed)

@@ -124,7 +124,6 @@ def test_counts_of_what_requests_have(shop):
 
 def test_a_restart_serves_the_same_scores(shop):
     before, state = scores(shop), shop.state("shop")
-    verified(shop)
     shop.kill()
     shop.start()
     assert scores(shop) == before
@@ -172,7 +171,6 @@ def test_a_linear_bandit_crosses_the_fields_that_matter(shop):
     assert shop.state("linear")["features"]["crosses"] == state["features"]["crosses"]
     found = shop.call("GET", f"/bandits/linear/decisions/{chosen['decision_id']}")
     assert found["reproduced"] == {"action": True, "score": True, "propensity": True}
-    verified(shop)
     declared = {"name": "crosses", "params": {"crosses": [["user.age", "price"]], "inputs": 64}}
     wanted = SPEC | {"policy": "linear_ts", "encoder": declared}
     changed = shop.http.put("/bandits/linear?wait=true", json=wanted)
@@ -218,7 +216,6 @@ def test_offers_come_and_go(shop):
     assert made["action"]["id"] == "offer-9"
     assert shop.call("POST", "/reward", {"decision_id": made["decision_id"], "reward": 1.0})
     shop.train("shop")
-    verified(shop)
     change = {"id": "offer-9", "features": {"kind": "tea", "price": 3.5}}
     shop.call("PUT", "/bandits/shop/actions", {"actions": [change]})
     shop.call("PUT", "/bandits/shop/actions", {"actions": [{"id": "offer-1"}]})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.commands import bandexa
+from tests.fixtures.matrices import slow
 
 LOCKSTEP = {"mode": "lockstep"}
 LINEAR: dict[str, Any] = {
@@ -47,8 +48,7 @@ def changed(api, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     "change",
     [
         {"posterior": {"prior_var": 4.0}},
-        {"posterior": {"noise": "fixed", "noise_var": 0.5}},
-        {"reward_range": [0, 10]},
+        *slow({"posterior": {"noise": "fixed", "noise_var": 0.5}}, {"reward_range": [0, 10]}),
         {"reward_range": None},
         {"encoder": {"name": "per_action"}},
         {"forgetting": {"half_life": 64}},

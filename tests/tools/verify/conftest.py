@@ -59,8 +59,9 @@ REPORTED = {"linear", "waiting", "closing", "last"}
 class Feeder:
     """Creates bandits on a server and trains them; everything follows from names and numbers."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, changes: dict[str, Any] | None = None) -> None:
         self.http = http
+        self._changes = changes or {}  # of every bandit's configuration
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         response = self.http.request(method, path, json=body)
@@ -68,7 +69,7 @@ class Feeder:
         return response.json()
 
     def create(self, name: str) -> None:
-        self.call("PUT", f"/bandits/{name}", SPECS[name])
+        self.call("PUT", f"/bandits/{name}", SPECS[name] | self._changes)
         features = np.random.default_rng(5).standard_normal((NUM_ACTIONS, ACTION_DIM)).tolist()
         actions: list[dict[str, Any]] = [{"id": f"a{n}"} for n in range(NUM_ACTIONS)]
         if SPECS[name]["action_dim"]:
@@ -166,15 +167,17 @@ def learned(
     """Return a data directory that no server has open, with all bandits but photos.
 
     A ResNet takes seconds of every check; `test_running_servers` has it verified. A test file that
-    verifies often has fewer bandits, and names them in `BANDITS`, or fewer snapshots: `ROUNDS`.
+    verifies often has fewer bandits, and names them in `BANDITS`, fewer snapshots: `ROUNDS`, or
+    bandits whose models are checked sooner: `CHANGES`.
     """
     names = getattr(request.module, "BANDITS", [name for name in SPECS if name != "photos"])
     server = start_session_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
     with server.client() as http:
+        feeder = Feeder(http, getattr(request.module, "CHANGES", None))
         for name in names:
-            Feeder(http).grow(name, getattr(request.module, "ROUNDS", 4))
+            feeder.grow(name, getattr(request.module, "ROUNDS", 4))
         if set(names) >= REPORTED:
-            Feeder(http).report()
+            feeder.report()
     copy = Path(tmp_path_factory.mktemp("learned") / "data")
     backup(server.data_dir, copy, say=lambda text: None)
     server.stop()

@@ -43,16 +43,18 @@ def replace(directory, version, **changed):
     store.publish(snapshot.manifest, snapshot.tensors)
 
 
-@pytest.mark.parametrize("name", ["linear", "disjoint", "forgetting", "neural", "drifting"])
 @pytest.mark.parametrize("version", [2, 4])
-def test_a_snapshot_of_another_posterior_is_found(copy, name, version):
-    replace(copy.snapshots(name), version, mean=lambda mean: mean * (1 + 1e-6))
+def test_a_snapshot_of_another_posterior_is_found(copy, version):
+    names = [name for name in BANDITS if name != "linear"]
+    for name in names:
+        replace(copy.snapshots(name), version, mean=lambda mean: mean * (1 + 1e-6))
     problems = copy.problems()
-    assert [text for text in problems if text.startswith(f"{name}: ") and ": mean: " in text]
-    assert all(text.startswith(f"{name}: ") for text in problems)
+    for name in names:
+        assert [text for text in problems if text.startswith(f"{name}: ") and ": mean: " in text]
+    assert not [text for text in problems if text.startswith("linear: ")], "it is as it was"
 
 
-@pytest.mark.parametrize("tensor", ["root", "b", "zz", "zr", "rr", "n"])
+@pytest.mark.parametrize("tensor", ["mean", "root", "b", "zz", "zr", "rr", "n"])
 def test_every_part_of_a_posterior_is_compared(copy, tensor):
     replace(copy.snapshots("linear"), 3, **{tensor: lambda values: values * (1 + 1e-6)})
     assert [text for text in copy.problems() if "relative difference" in text]

@@ -18,6 +18,7 @@ from tests.tools.verify.conftest import Copy
 
 BANDITS = ("linear", "summing", "last", "waiting", "closing")
 ROUNDS = 1  # what is damaged here are rows
+CHANGES = {"encoder": {"name": "concat", "standardize": False}}  # inputs are not scaled again
 Damage = Callable[[Copy], object]
 LINEAR = "(SELECT bandit FROM bandits WHERE name = 'linear')"
 WAITING = "(SELECT bandit FROM bandits WHERE name = 'waiting')"
