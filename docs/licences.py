@@ -112,7 +112,7 @@ def installed() -> dict[str, Package]:
         [sys.executable, "-m", "piplicenses", "--format=json", "--from=mixed", "--with-system"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    found = {}
+    found: dict[str, Package] = {}
     for each in json.loads(told):
         name = canonicalize_name(each["Name"])
         licence = SPDX.get(each["License"], each["License"])
