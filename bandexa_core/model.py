@@ -21,6 +21,7 @@ from bandexa_core.arms import Asked, Division, Trial
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
 from bandexa_core.errors import BandexaError, RowNotApplied
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.features.watch import BLOCK, Extremes, InputWatch
@@ -737,8 +738,8 @@ class ServingModel:
         if not rows or not isinstance(self.policy, LinearHead):
             return None
         if group.as_block:
-            contexts = np.stack([row.context for row in rows])
-            return self.policy.features(contexts, np.stack([row.action for row in rows]))
+            contexts = stacked([row.context for row in rows])
+            return self.policy.features(contexts, stacked([row.action for row in rows]))
         of = self.policy.features
         if len(rows) == 1:
             return of(rows[0].context[None], rows[0].action[None])

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, get_args
 from bandexa_core.arms_spec import ArmSpec as ArmSpec  # sections of the configuration
 from bandexa_core.arms_spec import GuardSpec as GuardSpec
 from bandexa_core.arms_spec import Mode, check_arms
-from bandexa_core.inputs_spec import MAX_FEATURES, stored_action
+from bandexa_core.inputs_spec import MAX_FEATURES, OBJECT_BYTES, stored_action
 from bandexa_core.inputs_spec import ActionsSpec as ActionsSpec
 from bandexa_core.inputs_spec import ContextSpec as ContextSpec
 from bandexa_core.limits import LimitSpec as LimitSpec
@@ -46,6 +46,8 @@ TRAINING_LIMITS = {
     "rebuild_chunk": 1 << 20,
 }
 ARM_KEYS = frozenset({"arms", "sticky", "guard", "mode", "serve"})
+SIDES = ("context", "actions")
+MAX_BYTES = "max_bytes"  # of both sides: the part of a config row that has them
 EPSILON_ROWS = 1000
 # With named features, few of many columns are not 0. A network may then be sure that an action does
 # not suit some contexts, and never try it there.
@@ -810,6 +812,8 @@ class BanditSpec:
         """Return the sections that a model learns under, as JSON-able values."""
         whole = dataclasses.asdict(self)
         relearned = {key: value for key, value in whole.items() if key not in self.CHANGEABLE}
+        for side in SIDES:  # a limit of requests: no model depends on it
+            del relearned[side]["max_bytes"]
         rewards = self.rewards
         outside = "clip" if rewards.outside == "clip" else None
         return relearned | {"rewards": {"learn": rewards.learn, "outside": outside}}
@@ -818,7 +822,10 @@ class BanditSpec:
         """Return the sections that a change takes at once, as JSON-able values."""
         whole = dataclasses.asdict(self)
         del whole["rewards"]["learn"]  # what is learned of the log's metrics is learned anew
-        return {key: whole[key] for key in sorted(self.CHANGEABLE)}
+        found = {key: whole[key] for key in sorted(self.CHANGEABLE)}
+        if self.has_named_features:
+            found[MAX_BYTES] = {side: whole[side]["max_bytes"] for side in SIDES}
+        return found
 
     def _posterior_part(self) -> dict[str, Any]:
         whole = dataclasses.asdict(self.posterior_config())
@@ -842,8 +849,9 @@ class BanditSpec:
             "posterior": self._posterior_part(),
         }
         if self.has_named_features:  # before release 0.4 there were none
-            shape |= {"context": dataclasses.asdict(context)}
-            shape |= {"actions": dataclasses.asdict(actions)}
+            limit = {"max_bytes": OBJECT_BYTES}  # whatever it is: it shapes no model, and changes
+            shape |= {"context": dataclasses.asdict(context) | limit}
+            shape |= {"actions": dataclasses.asdict(actions) | limit}
         return blake2b(dumps(shape, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -857,6 +865,4 @@ def _stored_form(side: ContextSpec | ActionsSpec) -> dict[str, Any]:
     form: dict[str, Any] = {"features": "named" if side.features is not None else None}
     if isinstance(side, ContextSpec):
         form["shape"] = side.shape
-    if side.features is not None:
-        form["max_bytes"] = side.max_bytes
     return form

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.byte_rows import longest, resized
 from bandexa_core.features.equal_rows import Groups, equal_rows
 from bandexa_core.ids import ActionId, ActionSlot
 from bandexa_core.replay.protocol import RowLayout
@@ -25,8 +26,9 @@ class CatalogueChange(NamedTuple):
 
     Attributes:
         ids: The N action ids, each at most once.
-        features: float32 (N, A), or the bytes of objects with named features, uint8 (N, A); None
-            leaves the features of known actions as they are.
+        features: float32 (N, A), or the bytes of objects with named features, uint8 (N, A), where
+            A may differ from the catalogue's; None leaves the features of known actions as they
+            are.
         enabled: Whether each action can be selected, bool (N,).
     """
 
@@ -120,7 +122,9 @@ class Catalogue:
         text = tensors["ids"].tobytes().decode()
         ids = tuple(ActionId(name) for name in text.split("\n")) if text else ()
         slots = {name: ActionSlot(slot) for slot, name in enumerate(ids)}
-        fits = features.shape == (len(ids), layout.action_dim) and enabled.shape == (len(ids),)
+        # Rows of objects are as wide as the longest one once had to be.
+        dim = features.shape[-1] if layout.action_dtype == "uint8" else layout.action_dim
+        fits = features.shape == (len(ids), dim) and enabled.shape == (len(ids),)
         if not fits or features.dtype != layout.action_dtype or enabled.dtype != np.bool_:
             raise ValueError("catalogue: tensors of a wrong dtype or shape")
         if len(slots) != len(ids):
@@ -147,7 +151,7 @@ class Fold:
         changes: The changes, in order.
 
     Attributes:
-        features: (K, A), after the changes so far.
+        features: (K, A), after the changes so far; of objects, as wide as the longest one needs.
     """
 
     def __init__(self, start: Catalogue, changes: Sequence[CatalogueChange]) -> None:
@@ -155,9 +159,9 @@ class Fold:
         new = {a for change in changes for a in change.ids if a not in start.slots}
         self._ids, self._added = start.ids, list[ActionId]()
         self._slots = dict(start.slots) if new else start.slots
-        size, dim = len(start) + len(new), start.action_dim
+        size, dim = len(start) + len(new), _width(start, changes)
         self.features: NDArray[Any] = np.zeros((size, dim), start.features.dtype)
-        self.features[: len(start)] = start.features
+        self.features[: len(start), : start.action_dim] = start.features
         self._enabled = np.zeros(size, np.bool_)
         self._enabled[: len(start)] = start.enabled
 
@@ -183,7 +187,7 @@ class Fold:
             else:
                 touched = np.array([slots[a] for a in change.ids], np.int64)
             if change.features is not None and dim:
-                self.features[touched] = change.features
+                self.features[touched] = resized(change.features, dim)
             self._enabled[touched] = change.enabled
             yield touched
 
@@ -191,6 +195,15 @@ class Fold:
         """Return the catalogue after all changes; the fold cannot be used afterwards."""
         ids = (*self._ids, *self._added) if self._added else self._ids
         return Catalogue(ids, self._slots, self.features, self._enabled)
+
+
+def _width(start: Catalogue, changes: Sequence[CatalogueChange]) -> int:
+    """Return how wide rows of features have to be for the catalogue and for its changes."""
+    dim = start.action_dim
+    if start.features.dtype != np.uint8:
+        return dim
+    wider = (c.features for c in changes if c.features is not None and c.features.shape[1] > dim)
+    return max(dim, max(map(longest, wider), default=0))
 
 
 def folded(start: Catalogue, changes: Sequence[CatalogueChange]) -> Catalogue:

@@ -3,10 +3,10 @@
 A config row is one of two things.
 
 - A *change* has the sections that hold from its position on (`training`, `replay`, `selection`,
-  `rewards` but for `rewards.learn`, arms and mode). It may also have `wanted`, a whole
-  configuration: what has to be relearned from the log before it can be served. `wanted: null` takes
-  back what was wanted before. A change that a guard makes says why, in `trip`. One that promotes a
-  challenger, or ends its trial, says so: see `bandexa_core.log.promotions`.
+  `rewards` but for `rewards.learn`, arms and mode, and `max_bytes` of both sides). It may also have
+  `wanted`, a whole configuration: what has to be relearned from the log before it can be served.
+  `wanted: null` takes back what was wanted before. A change that a guard makes says why, in `trip`.
+  One that promotes a challenger, or ends its trial, says so: see `bandexa_core.log.promotions`.
 - A *switch* says that the model which was relearned under the configuration wanted at row
   `switched` is served from its position on, and which snapshot that model began as.
 
@@ -40,8 +40,11 @@ from bandexa_core.log.promotions import (
     Why,
 )
 from bandexa_core.log.rows import ConfigRow
+from bandexa_core.replay.protocol import RowLayout
 from bandexa_core.spec import (
     ARM_KEYS,
+    MAX_BYTES,
+    SIDES,
     ArmSpec,
     BanditSpec,
     ForgettingSpec,
@@ -225,6 +228,23 @@ class Configurations:
             found.append(self.spec(row.position) if switches else changed_spec(found[-1], row.spec))
         return tuple(found)
 
+    def row_layout(self, spec: BanditSpec) -> RowLayout:
+        """Return the layout of all rows that were logged, to be learned under a configuration.
+
+        Objects are as long as any of the configurations allowed.
+        """
+        layout, created = spec.row_layout, self.created
+        limits = [row.spec[MAX_BYTES] for row in self._rows if MAX_BYTES in row.spec]
+        widest = {
+            side: max(getattr(created, side).max_bytes, *(limit[side] for limit in limits), 0)
+            for side in SIDES
+        }
+        if spec.context.features is not None:
+            layout = dataclasses.replace(layout, context_shape=(widest["context"],))
+        if spec.actions.features is not None:
+            layout = dataclasses.replace(layout, action_dim=widest["actions"])
+        return layout
+
     # -- rewards ------------------------------------------------------------------------------
 
     @cached_property
@@ -328,6 +348,10 @@ def changed_spec(spec: BanditSpec, changes: dict[str, Any]) -> BanditSpec:
         new["segment"] = changes["segment"]
     if "limits" in changes:
         new["limits"] = limits_from_json(changes["limits"])
+    for side, size in changes.get(MAX_BYTES, {}).items():
+        known = getattr(spec, side)
+        if known.max_bytes != size and known.features is not None:
+            new[side] = dataclasses.replace(known, max_bytes=size)
     return dataclasses.replace(spec, **new)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders.fixed import ConcatEncoder
 from bandexa_core.encoders.protocol import Encoder, JointEncoder, SlowEncoder
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.features.equal_rows import Groups
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.ids import ActionSlot
@@ -302,7 +303,7 @@ class LinearHead(EncodedInputs):
         """Return contexts as the encoder takes them."""
         if len(contexts) == 1 or any(isinstance(context, EncodedContext) for context in contexts):
             return [self.ready(context) for context in contexts]
-        return list(self.scaled(np.stack([raw(context) for context in contexts])))
+        return list(self.scaled(stacked([raw(context) for context in contexts])))
 
     def _draw_disjoint(
         self,

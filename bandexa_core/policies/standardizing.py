@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.byte_rows import joined
 from bandexa_core.features.robust import Scale, scale_now, scale_of
 from bandexa_core.replay import LearnedRows, Rows, RowWeights, TrainingRows
 
@@ -122,8 +123,8 @@ def _some(rows: Rows, numbers: NDArray[np.int64]) -> Rows:
 def _joined(parts: list[Rows], weights: RowWeights | None, newest: int) -> InputRows:
     positions_N = np.concatenate([part.positions for part in parts])
     return InputRows(
-        np.concatenate([part.contexts.reshape(len(part), -1) for part in parts]),
-        np.concatenate([part.actions for part in parts]),
+        joined([part.contexts.reshape(len(part), -1) for part in parts]),
+        joined([part.actions for part in parts]),
         None if weights is None else weights(positions_N),
         newest,
     )

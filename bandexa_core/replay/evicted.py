@@ -26,6 +26,7 @@ from bandexa_core.replay.protocol import (
     RowWeights,
     check_buffers,
     drawn_rows,
+    laid_out,
 )
 
 SAMPLE_BYTES = 64 << 20  # limits the number of rows with large contexts
@@ -77,7 +78,7 @@ class ExtendedReplay:
 
     def __init__(self, replay: Replay, evicted: Evicted) -> None:
         self.replay = replay
-        self.evicted = evicted
+        self.evicted = Evicted(laid_out(evicted.rows, replay.layout), evicted.num_rows)
 
     @property
     def layout(self) -> RowLayout:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.byte_rows import longest, resized
 from bandexa_core.ids import LogPosition
 
 ContextDtype = Literal["uint8", "float32", "float64"]
@@ -337,3 +338,28 @@ def check_corrections(positions: NDArray[np.int64], rewards: NDArray[np.float64]
 
 def _is_count(value: object, *, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def laid_out(rows: Rows, layout: RowLayout) -> Rows:
+    """Return rows whose objects have as many bytes as a layout has; see `byte_rows`.
+
+    Raises:
+        ValueError: An object is longer.
+    """
+    contexts, actions = rows.contexts, rows.actions
+    if contexts.dtype == np.uint8 and contexts.ndim == 2:
+        contexts = resized(contexts, layout.context_shape[0])
+    if actions.dtype == np.uint8:
+        actions = resized(actions, layout.action_dim)
+    return replace(rows, contexts=contexts, actions=actions)
+
+
+def wide_enough(layout: RowLayout, rows: Rows) -> RowLayout:
+    """Return a layout for rows: with more bytes for objects, where theirs are longer."""
+    if rows.contexts.dtype == np.uint8 and rows.contexts.ndim == 2:
+        layout = replace(
+            layout, context_shape=(max(layout.context_shape[0], longest(rows.contexts)),)
+        )
+    if rows.actions.dtype == np.uint8:
+        layout = replace(layout, action_dim=max(layout.action_dim, longest(rows.actions)))
+    return layout

@@ -191,6 +191,8 @@ class Bandit:
         side = self.contexts
         if side is not None and not isinstance(value, np.ndarray):
             return side.row(value, "context")
+        if side is not None:
+            return _objects(value, "context")
         spec = self.record.spec.context
         return conform(value, spec.stored_shape, spec.stored_dtype, "context")
 
@@ -203,7 +205,7 @@ class Bandit:
         spec = self.record.spec
         if self.actions is not None:
             if isinstance(value, np.ndarray):
-                return conform(value, (num, spec.actions.max_bytes), "uint8", field)
+                return _objects(value, field)
             return self.actions.rows(value, f"{field}.{{}}.features")
         return conform(value, (num, spec.action_dim), "float32", field)
 
@@ -244,3 +246,8 @@ class Bandit:
             retired = given[int(np.argmin(enabled))]
             raise InvalidRequest("candidates", f"action {retired!r} is retired")
         return Offer(candidates, given)
+
+
+def _objects(rows: NDArray[Any], field: str) -> NDArray[np.uint8]:
+    """Return objects that were read already, under whichever `max_bytes` was in force then."""
+    return conform(rows, rows.shape, "uint8", field)

@@ -15,7 +15,7 @@ import msgspec
 
 from bandexa_core.arms_spec import GuardSpec
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.spec import BanditSpec, EncoderSpec
+from bandexa_core.spec import SIDES, BanditSpec, EncoderSpec
 from service.store.reading import LogReader
 
 ALPHA = 0.05  # of all challengers of a bandit together
@@ -139,7 +139,10 @@ class Challenger(msgspec.Struct, frozen=True, kw_only=True):
 
 def promoted_spec(spec: BanditSpec, served: BanditSpec) -> BanditSpec:
     """Return the configuration of a bandit that a challenger's becomes: arms and rules stay."""
-    kept = {key: getattr(served, key) for key in BanditSpec.CHANGEABLE}
+    kept: dict[str, Any] = {key: getattr(served, key) for key in BanditSpec.CHANGEABLE}
+    for side in SIDES:
+        limit = getattr(served, side).max_bytes
+        kept[side] = dataclasses.replace(getattr(spec, side), max_bytes=limit)
     return dataclasses.replace(spec, **kept)
 
 

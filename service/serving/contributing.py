@@ -57,17 +57,17 @@ def contributions(model: ServingModel, record: DecisionRecord) -> tuple[Contribu
     whole = mean(context, action)
     found = []
     if spec.context.features is not None:
-        for path, value, row in _without(context, spec.context.max_bytes):
+        for path, value, row in _without(context):
             found.append(Contribution("context", path, value, whole - mean(row, action)))
     if spec.actions.features is not None:
-        for path, value, row in _without(action, spec.actions.max_bytes):
+        for path, value, row in _without(action):
             found.append(Contribution("action", path, value, whole - mean(context, row)))
     return tuple(sorted(found, key=lambda each: -abs(each.added)))
 
 
-def _without(row: NDArray[Any], size: int) -> list[tuple[str, Any, NDArray[np.uint8]]]:
+def _without(row: NDArray[Any]) -> list[tuple[str, Any, NDArray[np.uint8]]]:
     """Return each field with its value, and the row without it."""
-    fields = flatten(object_of(row))
+    fields, size = flatten(object_of(row)), len(row)
     return [
         (path, fields[path], padded(to_bytes({k: v for k, v in fields.items() if k != path}), size))
         for path in list(fields)[:MAX_FIELDS]

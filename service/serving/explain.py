@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bandexa_core.arms import Asked
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import DecisionId
 from bandexa_core.log.rows import ErasedRow, Group
 from bandexa_core.model import MODEL_FILE, ServingModel
@@ -197,7 +198,8 @@ def _candidates(model: ServingModel, record: DecisionRecord) -> tuple[tuple[str,
         features = by_slot.get(slot)
         if features is None:
             continue
-        if not np.array_equal(action_row(model.spec.actions, features), candidates.features[row]):
+        known, offered = action_row(model.spec.actions, features), candidates.features[row]
+        if not np.array_equal(*stacked([known, offered])):
             raise NotExplainable(
                 "the candidates' own features were too large to store: see `max_inline_bytes`"
             )

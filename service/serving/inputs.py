@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.byte_rows import resized
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema import Features, accept, to_bytes
@@ -69,12 +70,15 @@ class NamedSide:
         salt: The key of the digests that are logged in place of personal values.
         takes_digests: Whether objects are of a log, so that a digest in place of a personal value
             is logged as it is.
+        any_length: Whether objects may be longer: those of a log are read, under whichever limit
+            they were accepted.
     """
 
     declared: Features
     max_bytes: int
     salt: bytes
     takes_digests: bool = False
+    any_length: bool = False
 
     @classmethod
     def of(cls, spec: ContextSpec | ActionsSpec, salt: bytes) -> Self | None:
@@ -92,10 +96,12 @@ class NamedSide:
         if declared is None:
             return None
         fields = {path: replace(known, log="keep") for path, known in declared.learned.items()}
-        return cls(replace(declared, fields=fields), spec.max_bytes, b"")
+        return cls(replace(declared, fields=fields), spec.max_bytes, b"", any_length=True)
 
     def copied(self, rows: NDArray[Any], other: Features) -> NDArray[np.uint8]:
-        """Return objects of another bandit's log, uint8 (N, max_bytes), as this one's log has them.
+        """Return objects of another bandit's log, uint8 (N, R), as this one's log has them.
+
+        They are uint8 (N, max_bytes).
 
         What is personal in both is copied as it is, so that no digest is hashed again; what only
         this bandit declares so is hashed or dropped.
@@ -105,11 +111,11 @@ class NamedSide:
             other: What is declared for them where they are from.
 
         Raises:
-            ValueError: With digests in it, an object is too large.
+            ValueError: An object is too large, or is with digests in it.
         """
         here = {path for path in self.declared.personal if path not in other.personal}
         if not here:
-            return rows
+            return resized(rows, self.max_bytes)
         fields = {
             path: known if path in here else replace(known, log="keep")
             for path, known in self.declared.fields.items()
@@ -133,8 +139,9 @@ class NamedSide:
             data = accept(declared, value, field, self.salt)
         except ValueError as error:
             raise _refusal(error, field) from error
+        size = max(self.max_bytes, len(data)) if self.any_length else self.max_bytes
         try:
-            return padded(data, self.max_bytes)
+            return padded(data, size)
         except ValueError as error:
             raise InvalidRequest(field, str(error)) from error
 
@@ -167,7 +174,10 @@ class NamedSide:
             raise InvalidRequest(side, f"at most {most} objects of {self.max_bytes} bytes at once")
         rows = np.zeros((len(values), self.max_bytes), np.uint8)
         for number, value in enumerate(values):
-            rows[number] = self.row(value, field.format(number))
+            row = self.row(value, field.format(number))
+            if len(row) > rows.shape[1]:
+                rows = resized(rows, len(row))
+            rows[number, : len(row)] = row
         rows.setflags(write=False)
         return rows
 

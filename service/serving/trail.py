@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bandexa_core.log.configurations import changed_spec
 from service.serving.engine import Engine
 from service.serving.errors import BanditFailed
 from service.serving.planning import differences
@@ -30,15 +31,15 @@ def snapshot_of(engine: Engine, name: str) -> dict[str, Any]:
     if bandit is None:
         return {}
     model, pending = bandit.model, bandit.configurations.pending
-    spec = dataclasses.asdict(model.spec if pending is None else pending.spec)
+    spec = model.spec
     if pending is not None:  # what holds at once is in the served one
-        spec |= model.spec.changeable_part()
+        spec = changed_spec(pending.spec, spec.changeable_part())
     challengers = {
         name: {"differs": each.given, "promotion": msgspec.to_builtins(each.rule)}
         for name, each in bandit.challengers.items()
     }
     return {
-        "spec": spec, "challengers": challengers, "snapshot": model.version,
+        "spec": dataclasses.asdict(spec), "challengers": challengers, "snapshot": model.version,
         "position": model.position, "num_actions": len(model.catalogue.enabled_slots),
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.metrics import Weights, weighted_group
 from bandexa_core.log.rows import Group, LearnRow
@@ -114,6 +115,6 @@ def _rows(batch: list[LearnRow], values: dict[int, float]) -> Rows:
         positions=np.array([row.position for row in batch], np.int64),
         slots=np.array([row.slot for row in batch], np.int64),
         rewards=np.array([values.get(row.position, row.learned) for row in batch]),
-        actions=np.stack([row.action for row in batch]),
-        contexts=np.stack([row.context for row in batch]),
+        actions=stacked([row.action for row in batch]),
+        contexts=stacked([row.context for row in batch]),
     )

@@ -1,7 +1,8 @@
 """Objects with named features: as the store keeps them, and as rows of one size.
 
-A model and its log rows have an object as its JSON, padded with zeros to the bytes that the bandit
-allows. The store keeps the JSON alone, and so do the records of decisions.
+A model and its log rows have an object as its JSON, with zeros behind it: as many as make it as
+long as the bandit allowed when it was created. The store keeps the JSON alone, and so do the
+records of decisions. A limit that changes thus changes nothing that is stored.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def recorded_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:
 
 
 def context_row(spec: ContextSpec, context: NDArray[Any]) -> NDArray[Any]:
-    """Return a recorded context as it is learned from: of the bandit's size."""
-    return context if spec.shape is not None else padded(context.tobytes(), spec.max_bytes)
+    """Return a recorded context as it is learned from: of one size, see `_row`."""
+    return context if spec.shape is not None else _row(context, spec.max_bytes)
 
 
 def packed_action(features: NDArray[Any]) -> bytes | str:
@@ -56,8 +57,17 @@ def recorded_action(data: bytes | str) -> NDArray[Any]:
 
 
 def action_row(spec: ActionsSpec, features: NDArray[Any]) -> NDArray[Any]:
-    """Return recorded features of an action as they are learned from: of the bandit's size."""
-    return features if spec.features is None else padded(features.tobytes(), spec.max_bytes)
+    """Return recorded features of an action as they are learned from: of one size, see `_row`."""
+    return features if spec.features is None else _row(features, spec.max_bytes)
+
+
+def _row(array: NDArray[Any], size: int) -> NDArray[np.uint8]:
+    """Return an object as a row of `size` bytes, or of more where it is longer.
+
+    The limit may have been another one when it was accepted.
+    """
+    data = array.tobytes().rstrip(b"\0")
+    return padded(data, max(size, len(data)))
 
 
 def packed_rows(rows: NDArray[Any]) -> bytes | list[bytes]:
@@ -70,6 +80,8 @@ def packed_rows(rows: NDArray[Any]) -> bytes | list[bytes]:
 def unpacked_rows(data: bytes | list[bytes], num: int, size: int) -> NDArray[Any]:
     """Return the features of `num` actions that `packed_rows` wrote, (num, size).
 
+    Rows of objects are wider where one of them is longer.
+
     Raises:
         ValueError: They are of another number or size.
     """
@@ -77,7 +89,7 @@ def unpacked_rows(data: bytes | list[bytes], num: int, size: int) -> NDArray[Any
         return np.frombuffer(data, np.dtype("<f4")).reshape(num, size)
     if len(data) != num:
         raise ValueError(f"{len(data)} objects of {num} actions")
-    rows = np.zeros((num, size), np.uint8)
+    rows = np.zeros((num, max(size, max(map(len, data), default=0))), np.uint8)
     for row, each in zip(rows, data, strict=True):
         row[: len(each)] = np.frombuffer(each, np.uint8)
     rows.setflags(write=False)

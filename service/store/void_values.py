@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.bounds import clip
 from bandexa_core.log.metrics import weighted_group, weighted_row
@@ -62,8 +63,8 @@ def remove_void(
             positions=np.array([row.origin for row in part], np.int64),
             slots=np.array([row.slot for row in part], np.int64),
             rewards=np.array([before.get(row.origin, row.learned) for row in part]),
-            actions=np.stack([row.action for row in part]),
-            contexts=np.stack([row.context for row in part]),
+            actions=stacked([row.action for row in part]),
+            contexts=stacked([row.context for row in part]),
         )
         weights = model.row_weights
         weights_N = np.ones(len(part)) if weights is None else weights(rows.positions)

@@ -15,10 +15,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.encoders.protocol import SlowEncoder
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
@@ -122,7 +122,7 @@ class EncoderQueue:
         if not batch:
             return
         loop = asyncio.get_running_loop()
-        contexts = np.stack([item.context for item in batch])
+        contexts = stacked([item.context for item in batch])
         try:
             encode = batch[0].encoder.context_parts
             parts = list(await loop.run_in_executor(self._executor, encode, contexts))

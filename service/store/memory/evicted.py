@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Evicted, Rows
@@ -98,7 +99,7 @@ def evicted_rows(
         positions=np.array(origins, np.int64),
         slots=np.array([both[origin].slot for origin in origins], np.int64),
         rewards=np.array([values[origin].learned(weights) for origin in origins], np.float64),
-        actions=np.stack([both[origin].action for origin in origins]),
-        contexts=np.stack([both[origin].context for origin in origins]),
+        actions=stacked([both[origin].action for origin in origins]),
+        contexts=stacked([both[origin].context for origin in origins]),
     )
     return Evicted(sample, trim.learned + len(first))

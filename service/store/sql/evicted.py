@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Evicted, Rows
@@ -115,8 +116,8 @@ def evicted_rows(
         positions=chosen,
         slots=np.array([row[0] for row in rows], np.int64),
         rewards=np.array([value.learned(weights) for value in values], np.float64),
-        actions=np.stack([action_row(spec.actions, row[2]) for row in rows]),
-        contexts=np.stack(
+        actions=stacked([action_row(spec.actions, row[2]) for row in rows]),
+        contexts=stacked(
             [context_row(spec.context, recorded_context(spec.context, row[3])) for row in rows]
         ),
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import BandexaError
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import (
     ActionId,
     ActionSlot,
@@ -32,6 +33,7 @@ from bandexa_core.model import Progress, ServingModel, plan_round
 from bandexa_core.policies import Candidates, LinearHead
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import MemoryReplay, Rows
+from bandexa_core.replay.protocol import laid_out, wide_enough
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
 from service.serving.inputs import NamedSide, conform
@@ -39,6 +41,7 @@ from service.store.errors import InvalidRequest
 from service.tools.evaluate.cases import Case, Changes
 from service.tools.evaluate.policies import Chances, PolicyError
 
+ROWS_AT_ONCE = 512
 OWN_NAME = "a configuration under evaluation"  # keys its draws: others than those of the log
 
 
@@ -119,17 +122,26 @@ class Learner:
             self._model.apply(Group(tuple(rows), as_block=len(rows) > 1), _no_import)
         except BandexaError as error:
             raise PolicyError(f"{self.name}: it cannot learn from this log: {error}") from error
-        self._replay.append(
+        self._append(
             Rows(
                 np.array([row.position for row in rows]),
                 np.array([row.slot for row in rows]),
                 np.array([row.learned for row in rows]),
-                np.stack([row.action for row in rows]),
-                np.stack([row.context for row in rows]),
+                stacked([row.action for row in rows]),
+                stacked([row.context for row in rows]),
             )
         )
         if self._model.round_due():
             self._train()
+
+    def _append(self, rows: Rows) -> None:
+        """Append rows to the replay; a larger one takes its place where an object is longer."""
+        known, wider = self._replay, wide_enough(self._replay.layout, rows)
+        if wider != known.layout:
+            self._replay = MemoryReplay(wider)
+            for part in known.scan(ROWS_AT_ONCE):
+                self._replay.append(laid_out(part, wider))
+        self._replay.append(laid_out(rows, wider))
 
     def _train(self) -> None:
         """Run a round, as a trainer does in lockstep."""

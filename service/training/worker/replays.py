@@ -11,15 +11,19 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from bandexa_core.errors import ReplayError
+from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import BanditUid, LogPosition
 from bandexa_core.log.metrics import Weights, weighted_group
 from bandexa_core.log.rows import LearnRow, LogRow
-from bandexa_core.replay import ExtendedReplay, Replay, Rows, open_replay
+from bandexa_core.replay import ExtendedReplay, Replay, RowLayout, Rows, open_replay
 from bandexa_core.replay.activations import ActivationCache
+from bandexa_core.replay.evicted import sample_size
+from bandexa_core.replay.protocol import laid_out
 from bandexa_core.spec import BanditSpec, ReplaySpec
 from service.store.errors import LogTrimmed
 from service.store.reading import LogReader
@@ -30,13 +34,21 @@ WEIGHTS_FILE = "weights.json"  # beside the shards; missing where rewards are si
 log = logging.getLogger(__name__)
 
 
+class _Kind(NamedTuple):
+    """What a replay was opened for; a change of the configuration may need another one."""
+
+    knobs: ReplaySpec
+    weights: Weights | None
+    layout: RowLayout
+
+
 class FollowedReplays:
     """One open replay per bandit."""
 
     def __init__(self, reader: LogReader, root: Path) -> None:
         self._reader = reader
         self._replay_root = root
-        self._replays: dict[BanditUid, tuple[ReplaySpec, Weights | None, Replay]] = {}
+        self._replays: dict[BanditUid, tuple[_Kind, Replay]] = {}
         self._activations: dict[BanditUid, ActivationCache] = {}
 
     def at(
@@ -46,18 +58,21 @@ class FollowedReplays:
 
         Rows that left the store leave the replay, and a sample stands for all that were evicted.
         """
-        replay = self._open(record, spec)
+        layout = self._reader.configurations(record, position).row_layout(spec)
+        kind = _Kind(spec.replay, spec.rewards.learn, layout)
+        most = sample_size(layout, spec.replay.evicted_sample)
+        replay = self._open(record, kind)
         # Rows of a log that was lost with the machine's power, or of values that are void since.
         if replay.followed > position or self._has_void(record, replay, position):
-            replay = self._start_over(record, spec)
+            replay = self._start_over(record, kind)
         while True:
             replay.evict_through(self._reader.trim(record.key).position)
             start = LogPosition(max(replay.followed, replay.evicted_through))
             try:
                 self._follow(replay, record, start, position, spec.rewards.learn)
                 evicted = self._reader.evicted(
-                    record, LogPosition(max(replay.evicted_through, 0)), position,
-                    spec.replay.evicted_sample, spec.rewards.learn,
+                    record, LogPosition(max(replay.evicted_through, 0)), position, most,
+                    spec.rewards.learn,
                 )  # fmt: skip
             except LogTrimmed:  # the server trimmed it during the read
                 continue
@@ -80,7 +95,7 @@ class FollowedReplays:
             learned = [row for row in rows if isinstance(row, LearnRow)]
             for batch in _runs(learned):
                 if batch[0].before is None:
-                    replay.append(_rows(batch))
+                    replay.append(laid_out(_rows(batch), replay.layout))
                 else:
                     origins = np.array([row.origin for row in batch], np.int64)
                     values = np.array([row.learned for row in batch])
@@ -122,24 +137,26 @@ class FollowedReplays:
         if known is not None:
             known.close()
 
-    def _open(self, record: BanditRecord, spec: BanditSpec) -> Replay:
+    def _open(self, record: BanditRecord, kind: _Kind) -> Replay:
         known = self._replays.get(record.uid)
-        weights = spec.rewards.learn
-        if known is not None and known[:2] == (spec.replay, weights):
-            return known[2]
+        if known is not None and known[0] == kind:
+            return known[1]
         if known is not None:
-            known[2].close()
+            known[1].close()
+        knobs, weights, layout = kind
         root = self._replay_root / record.uid
         if _weights_of(root) != _text(weights):  # its values were made under others
             self.drop_activations(record.uid)
             shutil.rmtree(root, ignore_errors=True)
-        knobs = spec.replay
+        capacity_bytes = knobs.capacity_bytes
+        if capacity_bytes is not None:  # the configuration's own rows may be shorter
+            capacity_bytes = max(capacity_bytes, layout.row_bytes)
         for attempt in range(2):
             try:
                 replay = open_replay(
-                    knobs.backend, root, spec.row_layout, shard_size=knobs.shard_size,
+                    knobs.backend, root, layout, shard_size=knobs.shard_size,
                     cache_shards=knobs.cache_shards, flush_every=knobs.flush_every,
-                    capacity=knobs.capacity, capacity_bytes=knobs.capacity_bytes,
+                    capacity=knobs.capacity, capacity_bytes=capacity_bytes,
                 )  # fmt: skip
                 break
             except ReplayError as error:
@@ -150,21 +167,21 @@ class FollowedReplays:
         if weights is not None:
             root.mkdir(parents=True, exist_ok=True)
             (root / WEIGHTS_FILE).write_text(_text(weights))
-        self._replays[record.uid] = (knobs, weights, replay)
+        self._replays[record.uid] = (kind, replay)
         return replay
 
-    def _start_over(self, record: BanditRecord, spec: BanditSpec) -> Replay:
+    def _start_over(self, record: BanditRecord, kind: _Kind) -> Replay:
         self.drop_activations(record.uid)  # other rows may receive its positions
-        self._replays.pop(record.uid)[2].close()
+        self._replays.pop(record.uid)[1].close()
         shutil.rmtree(self._replay_root / record.uid, ignore_errors=True)
-        return self._open(record, spec)
+        return self._open(record, kind)
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove the replay of a deleted bandit."""
         self.drop_activations(uid)
         known = self._replays.pop(uid, None)
         if known is not None:
-            known[2].close()
+            known[1].close()
         shutil.rmtree(self._replay_root / uid, ignore_errors=True)
 
 
@@ -200,6 +217,6 @@ def _rows(batch: list[LearnRow]) -> Rows:
         positions=np.array([row.position for row in batch], np.int64),
         slots=np.array([row.slot for row in batch], np.int64),
         rewards=np.array([row.learned for row in batch]),
-        actions=np.stack([row.action for row in batch]),
-        contexts=np.stack([row.context for row in batch]),
+        actions=stacked([row.action for row in batch]),
+        contexts=stacked([row.context for row in batch]),
     )
