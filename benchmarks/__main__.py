@@ -18,6 +18,7 @@ TIMINGS = {
     "http": "selects, rewards and batches per second over two ceilings of HTTP",
     "core": "select + update over the textbook method, log rows in groups over one by one",
     "decisions": "decisions in process, alone and 16 together; over those of another checkout",
+    "named": "selects with named features over selects with the equal vector, in process and HTTP",
     "rebuild": "rebuild of a posterior over one matrix product and one read of its rows",
     "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
     "changes": "start, explanation and swap after an hour of catalogue changes over none",
@@ -66,7 +67,7 @@ PROOFS = {
 # with like. The others take the threads that a user's process takes.
 _ON_ONE_THREAD = {
     "http", "core", "decisions", "rebuild", "catalog", "memory", "simulated", "images", "compare",
-    "startup", "peers", "personalizer", "spread", "event_loop",
+    "startup", "peers", "personalizer", "spread", "event_loop", "named",
 }  # fmt: skip
 
 

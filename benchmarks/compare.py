@@ -69,7 +69,7 @@ class _Side:
         server = self.servers[load.durability]
         before = cpu_s(server.pid)
         rate(replace(load.plan, url=server.address))
-        return 1e6 * (_settled_cpu_s(server.pid) - before) / load.count
+        return 1e6 * (settled_cpu_s(server.pid) - before) / load.count
 
     def core_us(self, measure: str, steps: int) -> float:
         """Return the CPU time of one step of the core, in microseconds."""
@@ -80,7 +80,7 @@ class _Side:
         return 1e6 * float(json.loads(self.core.stdout.readline())) / steps
 
 
-def _settled_cpu_s(pid: int) -> float:
+def settled_cpu_s(pid: int) -> float:
     """Return the CPU time of a process once it is idle: what requests left behind is done."""
     deadline = time.monotonic() + _IDLE_WITHIN_S
     used = cpu_s(pid)

@@ -78,7 +78,7 @@ class ExtendedReplay:
 
     def __init__(self, replay: Replay, evicted: Evicted) -> None:
         self.replay = replay
-        self.evicted = Evicted(laid_out(evicted.rows, replay.layout), evicted.num_rows)
+        self.evicted = evicted
 
     @property
     def layout(self) -> RowLayout:
@@ -126,6 +126,10 @@ class ExtendedReplay:
         """See `TrainingRows.sample`."""
         into = out or RowBuffers.for_rows(self.layout, batch_size)
         check_buffers(self.layout, batch_size, into)
+        if self.evicted.rows.contexts.shape[1:] != self.layout.context_shape or (
+            self.evicted.rows.actions.shape[1] != self.layout.action_dim
+        ):
+            self.evicted = Evicted(laid_out(self.evicted.rows, self.layout), self.evicted.num_rows)
         numbers = drawn_rows(rng, len(self), batch_size, cumulative_N)
         old = self.evicted.rows
         num_old = int(np.searchsorted(numbers, len(old)))

@@ -1,9 +1,11 @@
 """Whatever stands where named features belong: answers are 2xx or 4xx, in bounded time and memory.
 
 Objects in contexts, candidates, batches and the catalogue, as JSON and msgpack, and declarations of
-fields: wrong types, depth, sizes, duplicate keys, numbers that are none, text that is none. What is
-accepted is explained, rewarded and trained on. A refused request must change nothing in the
-database, and the server's data must pass `verify` at the end.
+fields: wrong types, depth, sizes, duplicate keys, numbers that are none, text that is none. Besides
+them metrics of rewards, and limits of objects (`max_bytes`) that change meanwhile. Bandits have the
+default encoder, crosses that are chosen or declared, personal fields, and metrics. What is accepted
+is explained, rewarded and trained on. A refused request must change nothing in the database, and
+the server's data must pass `verify` at the end.
 """
 
 from __future__ import annotations
@@ -38,8 +40,22 @@ _PERSONAL = {
     "a": {"type": "ignore", "log": "drop"}, "v": {"type": "vector", "size": 2, "log": "hash"},
     "at": {"type": "time", "log": "hash"}, "*": "auto",
 }  # fmt: skip
+_BOTH = {"context": {"features": "auto"}, "actions": {"features": "auto"}}
+_CROSSED = [["device", "device"], ["age", "on"], ["tags", "x"], ["v", "device"]]
+_LIMITS = (
+    "1024", "64", "2", "4096", "65536", "300", "1", "0", "-5", "65537", "1e9", "1.5", "true",
+    '"400"', "null", "[]", "{}",
+)  # fmt: skip
 _KEPT: dict[str, dict[str, Any]] = {
-    "auto": {"context": {"features": "auto"}, "actions": {"features": "auto"}},
+    "auto": _BOTH,
+    "crosses": _BOTH | {"policy": "linear_ts"},
+    "declared-crosses": {
+        "context": {"features": {"*": "auto"} | _FIELDS, "max_bytes": 2048},
+        "actions": {"features": {"*": "auto"} | _FIELDS},
+        "policy": "linear_ts",
+        "encoder": {"name": "crosses", "params": {"crosses": _CROSSED}},
+    },
+    "metrics": _BOTH | {"rewards": {"learn": {"click": 1.0, "money": 0.1}}},
     "declared": {
         "context": {"features": _FIELDS, "unknown": "refuse", "max_bytes": 4096},
         "actions": {"features": {"*": "auto"} | _FIELDS, "strict": True},
@@ -47,6 +63,7 @@ _KEPT: dict[str, dict[str, Any]] = {
     "personal": {"context": {"features": _PERSONAL}, "actions": {"features": _PERSONAL}},
     "numbers": {"context": {"shape": [2]}, "action_dim": 1},
 }
+_TRAINING = {"mode": "lockstep", "optimizer_steps": 5}
 SETTLED = 1000  # cases between two settlings
 SLOW_S = 5.0  # of one answer, on a machine that others use as well
 RSS_RISE = 0.1
@@ -82,6 +99,7 @@ class ObjectAttack:
         kinds: dict[str, Callable[[], None]] = {
             "context": self._context, "score": self._score, "candidates": self._candidates,
             "batch": self._batch, "catalogue": self._catalogue, "declaration": self._declaration,
+            "limit": self._limit, "metrics": self._metrics,
         }  # fmt: skip
         names = list(kinds)
         for number in range(num):
@@ -167,6 +185,31 @@ class ObjectAttack:
                 self._send("declared", "POST", f"/bandits/{name}/score", False, content)
             self._http.delete(f"/bandits/{name}").raise_for_status()
 
+    def _limit(self) -> None:
+        """Change the most bytes of objects, to something or to nonsense."""
+        name = self._name()
+        one, other = (_LIMITS[int(n)] for n in self._rng.integers(len(_LIMITS), size=2))
+        spec = _KEPT[name] | {"training": _TRAINING}
+        marks = {"context": "@context", "actions": "@actions"}
+        sides = {side: spec.get(side, {}) | {"max_bytes": mark} for side, mark in marks.items()}
+        body = json.dumps(spec | sides).replace('"@context"', one).replace('"@actions"', other)
+        self._send("limit", "PUT", f"/bandits/{name}", False, body.encode())
+
+    def _metrics(self) -> None:
+        """Report metrics of a decision, or an object in their place."""
+        packed = self._rng.random() < 0.5
+        chosen = self._http.post("/select", json={"bandit": "metrics", "context": {}})
+        name = chosen.raise_for_status().json()["decision_id"]
+        value = self._object(packed)
+        if self._rng.random() < 0.5:
+            value, packed = b'{"click":%s,"money":2.5}' % self._values.json_object(), False
+        if packed:
+            body = b"\x82\xabdecision_id\xd9" + bytes([len(name)]) + name.encode()
+            body += b"\xa7metrics" + value
+        else:
+            body = b'{"decision_id":"%s","metrics":%s}' % (name.encode(), value)
+        self._send("metrics", "POST", "/reward", packed, body)
+
     # -- checks -----------------------------------------------------------------------------------
 
     def _send(
@@ -199,7 +242,9 @@ class ObjectAttack:
     def _settle(self) -> None:
         """Learn from what was accepted, explain some of it, and replace all bandits."""
         for number, (name, decision_id) in enumerate(self._made):
-            body = {"decision_id": decision_id, "reward": number % 2}
+            body: dict[str, Any] = {"decision_id": decision_id, "reward": number % 2}
+            if name == "metrics":
+                body = {"decision_id": decision_id, "metrics": {"click": number % 2, "seen": 1}}
             self._http.post("/reward", json=body).raise_for_status()
             if number % 20 == 0:
                 found = self._http.get(f"/bandits/{name}/decisions/{decision_id}")
@@ -224,9 +269,8 @@ class ObjectAttack:
 
     def _prepare(self) -> None:
         for name, spec in _KEPT.items():
-            training = {"mode": "lockstep", "optimizer_steps": 5}
             self._http.put(
-                f"/bandits/{name}", json=spec | {"training": training}
+                f"/bandits/{name}", json=spec | {"training": _TRAINING}
             ).raise_for_status()
             features: Any = [0.5] if "action_dim" in spec else {"device": "pc"}
             actions = {"actions": [{"id": "a", "features": features}]}
