@@ -40,6 +40,7 @@ _TABLES = (
     "bandits",
     "allowed_hosts",
     "allowed_origins",
+    "trusted_proxies",
 )  # a variable of this name is JSON
 _DEEP = ("bandits", "personalizer", "backup")  # a variable of one of its keys may be JSON, too
 
@@ -329,6 +330,12 @@ class Settings(BaseModel):
         description="Origins, such as https://shop.example, whose web pages may call this server"
         " beside its own: where a proxy in front changes the Host. A JSON list in the environment.",
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies, such as 10.0.0.0/8, whose"
+        " `X-Forwarded-For` names the client in the audit log. A JSON list in the environment; []:"
+        " none is believed.",
+    )
     max_inline_bytes: int = Field(
         1 << 16,
         ge=0,
@@ -450,6 +457,16 @@ class Settings(BaseModel):
     @classmethod
     def _host_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(host_name, names))
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"{proxy!r} is no address and no network: {error}") from None
+        return proxies
 
     @field_validator("allowed_origins")
     @classmethod

@@ -46,6 +46,8 @@ def findings(
     if as_json:
         echo_json([dataclasses.asdict(each) for each in found])
     elif not quiet:
+        if not found:
+            typer.echo("nothing was wrong so far")
         for each in found:
             until = "now" if each.until is None else _moment(each.until)
             typer.echo(f"{_moment(each.since)} to {until}  {each.severity}  {each.name}")
@@ -73,7 +75,7 @@ def list_limits(
             (name, *("-" if one[key] is None else one[key] for key in HEAD[1:]))
             for name, one in sorted(found.items())
         ]
-        typer.echo(columns(HEAD, rows))
+        typer.echo(columns(HEAD, rows) if rows else "no action has limits")
 
 
 def limit(

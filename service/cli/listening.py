@@ -85,6 +85,8 @@ class Server(uvicorn.Server):
             http="httptools",
             log_config=None,
             access_log=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_graceful_shutdown=math.ceil(settings.grace_s) + LATER_S,
             timeout_keep_alive=math.ceil(settings.keep_alive_s),
         )

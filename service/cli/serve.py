@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -103,6 +104,10 @@ def keygen(
     max_actions: Annotated[
         int | None, typer.Option(help="The most actions of all of them together.")
     ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="New file for the key itself, which its owner alone can read."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all on standard output.")] = False,
 ) -> None:
     """Make an API key: its table for the server's TOML, and on standard error the key itself."""
@@ -119,6 +124,13 @@ def keygen(
         made = KeySetting.model_validate(given)
     except ValueError as error:
         _refuse("keygen", error)
+    if key_file is not None:
+        try:
+            descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            _refuse("keygen", error)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key)
     if as_json:
         typer.echo(json.dumps({"key": key, **made.model_dump(mode="json", exclude_none=True)}))
         return
@@ -132,7 +144,10 @@ def keygen(
     for field in ("rate", "burst", "max_bandits", "max_actions"):
         if getattr(made, field) is not None:
             typer.echo(f"{field} = {getattr(made, field)!r}")
-    typer.echo(f"The key, shown only here: {key}", err=True)
+    if key_file is None:
+        typer.echo(f"The key, shown only here: {key}", err=True)
+    else:
+        typer.echo(f"The key is in {key_file}", err=True)
 
 
 def _moment(text: str) -> datetime:

@@ -227,6 +227,19 @@ def test_wrong_limits_are_refused_by_name(tmp_path: Path, lines: list[str], name
         load_keys(None, path)
 
 
+def test_a_key_file_has_the_key_alone_and_is_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "shop.key"
+    made = bandexa("keygen", "--name", "x", "--scope", "read", "--key-file", path)
+    assert made.returncode == 0
+    key = path.read_text()
+    assert hash_of(key) in made.stdout
+    assert key not in made.stdout + made.stderr
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = bandexa("keygen", "--name", "x", "--scope", "read", "--key-file", path)
+    assert (again.returncode, "File exists" in again.stderr) == (2, True)
+    assert path.read_text() == key
+
+
 def test_the_command_lists_what_a_server_would_read(tmp_path: Path) -> None:
     made = bandexa(
         "keygen", "--name", "shop", "--scope", "select", "--bandit", "shop-*", "--bandit", "news",

@@ -119,6 +119,21 @@ def test_answers_and_log_lines_have_the_id_and_the_trace_of_a_request(start_serv
 
 
 @pytest.mark.parametrize(
+    ("trusted", "client"),
+    [(None, "203.0.113.7"), ('["127.0.0.0/8"]', "203.0.113.7"), ("[]", "127.0.0.1")],
+)
+def test_the_audit_log_has_the_client_that_a_trusted_proxy_names(
+    start_server, trusted: str | None, client: str
+) -> None:
+    env = {} if trusted is None else {"BANDEXA_TRUSTED_PROXIES": trusted}
+    server: Server = start_server(env=env)
+    with server.client() as http:
+        http.delete("/bandits/nobody", headers={"x-forwarded-for": "203.0.113.7"})
+    [line] = [each for each in lines(server) if each["logger"] == "bandexa.audit"]
+    assert line["client"] == client
+
+
+@pytest.mark.parametrize(
     ("value", "found"),
     [
         (SAMPLED, TRACE),
@@ -247,6 +262,8 @@ def test_a_server_without_the_extra_says_what_to_install() -> None:
 def test_an_endpoint_that_is_no_address_is_refused() -> None:
     from service.settings import SettingsError, load_settings
 
-    for wrong in ({"otlp_endpoint": "collector:4318"}, {"trace_ratio": 1.5}):
+    for wrong in (
+        {"otlp_endpoint": "collector:4318"}, {"trace_ratio": 1.5}, {"trusted_proxies": ["proxy"]},
+    ):  # fmt: skip
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             load_settings(None, **wrong)
