@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import base64
 import socket
-import sqlite3
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,7 +40,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from benchmarks.processes import resident_bytes
-from benchmarks.proofs.audit import verify
+from benchmarks.proofs.hostile_frame import Findings, Fingerprint, after_the_end, level
 from benchmarks.proofs.raw_requests import RawRequests, Valid
 from benchmarks.report import arguments, report
 from benchmarks.server import Server
@@ -67,43 +64,6 @@ _KEPT: dict[str, dict[str, Any]] = {
 _RAW_SHARE = 0.25
 _GRACE_S = 0.05  # for the answer to what need not be answered
 _RSS_RISE = 0.05
-_COUNTED = ("bandits", "decisions", "ledger", "rewards", "windows", "log")
-
-
-class Fingerprint:
-    """The parts of a database that a rejected request must not change."""
-
-    def __init__(self, database: Path) -> None:
-        self._db = sqlite3.connect(f"file:{database}?mode=ro", uri=True, isolation_level=None)
-        self._version = -1
-        self._found: tuple[Any, ...] = ()
-
-    def take(self) -> tuple[Any, ...]:
-        """Return the counts of all tables, the positions of the logs, and the whole ledger."""
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._version:  # else nothing was committed since
-            self._version = version
-            counts = [f"(SELECT count(*) FROM {table})" for table in _COUNTED]
-            parts = self._db.execute(
-                f"SELECT {', '.join(counts)}, (SELECT total(position) FROM log),"
-                " (SELECT count(deleted) FROM bandits)"
-            )
-            self._found = (*parts.fetchone(), self._db.execute("SELECT * FROM ledger").fetchall())
-        return self._found
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
-
-
-@dataclass
-class Findings:
-    """What was sent, what was answered, and what is wrong."""
-
-    sent: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[int] = field(default_factory=Counter)
-    rss_mb: list[float] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
 
 
 class Attack:
@@ -349,15 +309,6 @@ def _show(found: Findings, target: int) -> None:
         print(f"\r{sum(found.sent.values())} of {target} requests", end="", flush=True)
 
 
-def level(found: Findings) -> tuple[float, float]:
-    """Return the level of resident memory after warm-up, and the rise of a fitted line."""
-    seen = np.array(found.rss_mb[len(found.rss_mb) // 4 :])
-    if len(seen) < 3:
-        return float(seen.mean()), 0.0
-    slope, _ = np.polyfit(np.arange(len(seen)), seen, 1)
-    return float(seen.mean()), float(slope * (len(seen) - 1))
-
-
 def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str]]:
     server = Server(folder / "data", "os")
     started = time.perf_counter()
@@ -378,10 +329,7 @@ def _run(folder: Path, num: int, seed_: int) -> tuple[dict[str, float], list[str
             wrong.append(f"the server ended with status {status}")
     finally:
         server.close()
-    if (differs := verify(server.data_dir)) is not None:
-        wrong.append(f"verify at the end: {differs}")
-    lines = server.log.read_text().splitlines()
-    wrong += [line[:1500] for line in lines if '"level": "error"' in line or "Traceback" in line]
+    wrong += after_the_end(server)
     mean, rise = level(found)
     if rise > _RSS_RISE * mean:
         wrong.append(f"resident memory rose by {rise:.1f} MB from about {mean:.1f}")

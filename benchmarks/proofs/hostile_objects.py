@@ -12,21 +12,14 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
-from benchmarks.processes import resident_bytes
-from benchmarks.proofs.audit import verify
-from benchmarks.proofs.hostile import Findings, Fingerprint, level
+from benchmarks.proofs.hostile_frame import Attack, Proof
 from benchmarks.proofs.hostile_values import HostileValues
-from benchmarks.report import arguments, report
 from benchmarks.server import Server
 
 JSON, MSGPACK = "application/json", "application/msgpack"
@@ -65,12 +58,11 @@ _KEPT: dict[str, dict[str, Any]] = {
 }
 _TRAINING = {"mode": "lockstep", "optimizer_steps": 5}
 SETTLED = 1000  # cases between two settlings
-SLOW_S = 5.0  # of one answer, on a machine that others use as well
 RSS_RISE = 0.1
 
 
-class ObjectAttack:
-    """Sends the cases, and checks the answers and the database behind them.
+class ObjectAttack(Attack):
+    """Sends the cases to bandits of several kinds.
 
     Args:
         server: A server without bandits.
@@ -78,21 +70,12 @@ class ObjectAttack:
     """
 
     def __init__(self, server: Server, seed: int) -> None:
-        self.found = Findings()
-        self.slowest_s = 0.0
-        self._server = server
-        self._http = httpx.Client(base_url=server.address, trust_env=False, timeout=300.0)
-        self._print = Fingerprint(server.data_dir / "bandexa.db")
+        super().__init__(server)
         self._rng = np.random.default_rng(seed)
         self._values = HostileValues(self._rng)
         self._made: list[tuple[str, str]] = []  # bandit and id of accepted decisions
         self._declared = 0
         self._prepare()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
-        self._print.close()
 
     def run(self, num: int) -> None:
         """Send `num` cases."""
@@ -183,7 +166,7 @@ class ObjectAttack:
                 one, other = self._values.json_object(), self._values.json_object()
                 content = b'{"context":%s,"candidates":[{"id":"x","features":%s}]}' % (one, other)
                 self._send("declared", "POST", f"/bandits/{name}/score", False, content)
-            self._http.delete(f"/bandits/{name}").raise_for_status()
+            self.http.delete(f"/bandits/{name}").raise_for_status()
 
     def _limit(self) -> None:
         """Change the most bytes of objects, to something or to nonsense."""
@@ -198,7 +181,7 @@ class ObjectAttack:
     def _metrics(self) -> None:
         """Report metrics of a decision, or an object in their place."""
         packed = self._rng.random() < 0.5
-        chosen = self._http.post("/select", json={"bandit": "metrics", "context": {}})
+        chosen = self.http.post("/select", json={"bandit": "metrics", "context": {}})
         name = chosen.raise_for_status().json()["decision_id"]
         value = self._object(packed)
         if self._rng.random() < 0.5:
@@ -215,20 +198,9 @@ class ObjectAttack:
     def _send(
         self, kind: str, method: str, path: str, packed: bool, content: bytes
     ) -> httpx.Response:
-        before, begun = self._print.take(), time.perf_counter()
         headers = {"content-type": MSGPACK if packed else JSON}
-        answer = self._http.request(method, path, content=content, headers=headers)
-        took = time.perf_counter() - begun
-        self.slowest_s = max(self.slowest_s, took)
-        self.found.sent[f"{kind}, {'msgpack' if packed else 'JSON'}"] += 1
-        self.found.statuses[answer.status_code] += 1
-        what = f"{kind}: {content[:300]!r}: {answer.status_code}"
-        if not 200 <= answer.status_code < 300 and not 400 <= answer.status_code < 500:
-            self.found.wrong.append(f"{what} {answer.text[:300]}")
-        elif answer.status_code >= 400 and self._print.take() != before:
-            self.found.wrong.append(f"{what}, and the database changed")
-        if took > SLOW_S:
-            self.found.wrong.append(f"{what} after {took:.1f} s")
+        sent = f"{kind}, {'msgpack' if packed else 'JSON'}"
+        answer, what = self.exchange(sent, method, path, content, headers)
         try:
             json.loads(answer.content)
         except ValueError as error:
@@ -245,15 +217,15 @@ class ObjectAttack:
             body: dict[str, Any] = {"decision_id": decision_id, "reward": number % 2}
             if name == "metrics":
                 body = {"decision_id": decision_id, "metrics": {"click": number % 2, "seen": 1}}
-            self._http.post("/reward", json=body).raise_for_status()
+            self.http.post("/reward", json=body).raise_for_status()
             if number % 20 == 0:
-                found = self._http.get(f"/bandits/{name}/decisions/{decision_id}")
+                found = self.http.get(f"/bandits/{name}/decisions/{decision_id}")
                 if found.status_code != 200 or not found.json()["reproduced"]["action"]:
                     self.found.wrong.append(
                         f"{decision_id}: {found.status_code} {found.text[:300]}"
                     )
         for name in _KEPT:
-            trained = self._http.post(f"/bandits/{name}/train?wait=true")
+            trained = self.http.post(f"/bandits/{name}/train?wait=true")
             if trained.status_code != 200:
                 self.found.wrong.append(f"a round of {name}: {trained.text[:500]}")
             if "features" in _KEPT[name]["context"]:
@@ -262,19 +234,19 @@ class ObjectAttack:
                     content = b'{"context":%s}' % value
                     self._send("trained", "POST", f"/bandits/{name}/score", False, content)
         self._made.clear()
-        for bandit in self._http.get("/bandits").json()["bandits"]:
-            self._http.delete(f"/bandits/{bandit['name']}").raise_for_status()
+        for bandit in self.http.get("/bandits").json()["bandits"]:
+            self.http.delete(f"/bandits/{bandit['name']}").raise_for_status()
         self._prepare()
-        self.found.rss_mb.append(resident_bytes(self._server.pid) / 1e6)
+        self.measure_memory()
 
     def _prepare(self) -> None:
         for name, spec in _KEPT.items():
-            self._http.put(
+            self.http.put(
                 f"/bandits/{name}", json=spec | {"training": _TRAINING}
             ).raise_for_status()
             features: Any = [0.5] if "action_dim" in spec else {"device": "pc"}
             actions = {"actions": [{"id": "a", "features": features}]}
-            self._http.put(f"/bandits/{name}/actions", json=actions).raise_for_status()
+            self.http.put(f"/bandits/{name}/actions", json=actions).raise_for_status()
 
 
 def _packed(text: str) -> bytes:
@@ -287,48 +259,16 @@ def _select(packed: bool, name: str, value: bytes) -> bytes:
     return b'{"bandit":"%s","context":%s}' % (name.encode(), value)
 
 
-def _run(folder: Path, num: int, seed: int) -> tuple[dict[str, float], list[str]]:
-    server = Server(folder / "data", "os")
-    started = time.perf_counter()
-    try:
-        server.spawn()
-        server.wait_ready()
-        with closing(ObjectAttack(server, seed)) as attack:
-            attack.run(num)
-        found, wrong = attack.found, attack.found.wrong
-        if (status := server.stop()) != 0:
-            wrong.append(f"the server ended with status {status}")
-    finally:
-        server.close()
-    if (differs := verify(server.data_dir)) is not None:
-        wrong.append(f"verify at the end: {differs}")
-    lines = server.log.read_text().splitlines()
-    wrong += [line[:1500] for line in lines if '"level": "error"' in line or "Traceback" in line]
-    mean, rise = level(found)
-    if rise > RSS_RISE * mean:
-        wrong.append(f"resident memory rose by {rise:.1f} MB from about {mean:.1f}")
-    results: dict[str, float] = {
-        "cases": sum(found.sent.values()),
-        **{f"sent: {kind}": count for kind, count in sorted(found.sent.items())},
-        **{f"answered {status}": count for status, count in sorted(found.statuses.items())},
-        "slowest_s": round(attack.slowest_s, 3),
-        "rss_mb": round(mean, 1),
-        "rss_rise_mb": round(rise, 2),
-        "seconds": round(time.perf_counter() - started, 1),
-        "wrong": len(wrong),
-    }
-    return results, wrong
+PROOF = Proof(
+    name="hostile_objects",
+    about=__doc__,
+    claim="no value in place of named features breaks the server or changes anything if refused",
+    make=ObjectAttack,
+    cases=20_000,
+    rss_rise=RSS_RISE,
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the proof; returns 0 when every claim holds."""
-    parser = arguments("hostile_objects", __doc__)
-    parser.add_argument("--cases", type=int, default=20_000, help="requests, all kinds together")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is generated")
-    given = parser.parse_args(argv)
-    if given.cases < 1:
-        parser.error("--cases must be at least 1")
-    with tempfile.TemporaryDirectory(prefix="bandexa-hostile-") as name:
-        results, wrong = _run(Path(name), given.cases, given.seed)
-    claim = "no value in place of named features breaks the server or changes anything if refused"
-    return report("hostile_objects", results, given.json, wrong=wrong, claim=claim)
+    return PROOF.main(argv)

@@ -9,25 +9,19 @@ server's data must pass `verify` at the end.
 from __future__ import annotations
 
 import json
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 import httpx
 import numpy as np
 
-from benchmarks.processes import resident_bytes
-from benchmarks.proofs.audit import verify
-from benchmarks.proofs.hostile import Findings, Fingerprint
+from benchmarks.proofs.hostile_frame import Attack, Proof
 from benchmarks.proofs.hostile_values import HostileValues
-from benchmarks.report import arguments, report
 from benchmarks.server import Server
 
-SLOW_S = 5.0  # of one answer, on a machine that others use as well
+MEASURED = 1000  # cases between two looks at the memory
+RSS_RISE = 0.1
 ROOTS = (
     "/personalizer/v1.0", "/personalizer/v1.1-preview.3", "//personalizer/v1.1-preview.1",
     "/personalizer/v9", "/personalizer",
@@ -58,8 +52,8 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
-class DoorwayAttack:
-    """Sends the cases, and checks the answers and the database behind them.
+class DoorwayAttack(Attack):
+    """Sends the cases, and checks that refusals have Personalizer's shape.
 
     Args:
         server: A server with the doorway.
@@ -67,13 +61,9 @@ class DoorwayAttack:
     """
 
     def __init__(self, server: Server, seed: int) -> None:
-        self.found = Findings()
-        self.slowest_s = 0.0
-        self._http = httpx.Client(base_url=server.address, trust_env=False, timeout=300.0)
-        self._print = Fingerprint(server.data_dir / "bandexa.db")
+        super().__init__(server)
         self._rng = np.random.default_rng(seed)
         self._values = HostileValues(self._rng)
-        self._host = server.address
         self._kinds: tuple[tuple[str, Callable[[], bytes]], ...] = (
             ("a value", self._with_value), ("no body", lambda: b""),
             ("any JSON", self._any_json), ("bytes", self._bytes), ("cut", self._cut),
@@ -81,19 +71,16 @@ class DoorwayAttack:
         )  # fmt: skip
         self._call = CALLS[0]
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
-        self._print.close()
-
     def run(self, num: int) -> None:
         """Send `num` cases."""
-        first = self._http.post("/personalizer/v1.0/rank", json=GOOD["rank"])
+        first = self.http.post("/personalizer/v1.0/rank", json=GOOD["rank"])
         first.raise_for_status()  # which creates the bandit
         for number in range(num):
             kind, make = self._kinds[number % len(self._kinds)]
             self._call = self._one_of(OTHERS if number % 5 == 0 else CALLS)
             self._send(kind, make())
+            if number % MEASURED == MEASURED - 1:
+                self.measure_memory()
 
     # -- cases ------------------------------------------------------------------------------------
 
@@ -161,29 +148,13 @@ class DoorwayAttack:
     # -- checks -----------------------------------------------------------------------------------
 
     def _send(self, kind: str, content: bytes) -> None:
-        before, begun = self._print.take(), time.perf_counter()
         kinds = ("application/json",) * 8 + ("text/plain", "application/msgpack")
         headers = {"content-type": self._one_of(kinds)}
         if self._rng.random() < 0.3:
             headers["x-ms-client-request-id"] = str(self._rng.integers(50))
-        path = self._path()
-        answer = self._http.request(
-            self._call[0], httpx.URL(f"{self._host}{path}"), content=content, headers=headers
-        )
-        took = time.perf_counter() - begun
-        self.slowest_s = max(self.slowest_s, took)
-        self.found.sent[kind] += 1
-        self.found.statuses[answer.status_code] += 1
-        what = f"{kind}: {self._call[0]} {path}: {content[:300]!r}: {answer.status_code}"
-        if answer.status_code >= 500 or answer.status_code < 200:
-            self.found.wrong.append(f"{what} {answer.text[:300]}")
-        elif answer.status_code >= 400:
-            if not _is_error(answer):
-                self.found.wrong.append(f"{what}: not in the error shape: {answer.text[:300]}")
-            if self._print.take() != before:
-                self.found.wrong.append(f"{what}, and the database changed")
-        if took > SLOW_S:
-            self.found.wrong.append(f"{what} after {took:.1f} s")
+        answer, what = self.exchange(kind, self._call[0], self._path(), content, headers)
+        if 400 <= answer.status_code < 500 and not _is_error(answer):
+            self.found.wrong.append(f"{what}: not in the error shape: {answer.text[:300]}")
 
 
 _ODD = (
@@ -204,46 +175,17 @@ def _is_error(answer: httpx.Response) -> bool:
         return False
 
 
-def _run(folder: Path, num: int, seed: int) -> tuple[dict[str, float], list[str]]:
-    doorway = {f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")}
-    server = Server(folder / "data", "os", environment=doorway)
-    started = time.perf_counter()
-    try:
-        server.spawn()
-        server.wait_ready()
-        with closing(DoorwayAttack(server, seed)) as attack:
-            attack.run(num)
-        resident = resident_bytes(server.pid) / 1e6
-        found, wrong = attack.found, attack.found.wrong
-        if (status := server.stop()) != 0:
-            wrong.append(f"the server ended with status {status}")
-    finally:
-        server.close()
-    if (differs := verify(server.data_dir)) is not None:
-        wrong.append(f"verify at the end: {differs}")
-    lines = server.log.read_text().splitlines()
-    wrong += [line[:1500] for line in lines if '"level": "error"' in line or "Traceback" in line]
-    results: dict[str, float] = {
-        "cases": sum(found.sent.values()),
-        **{f"sent: {kind}": count for kind, count in sorted(found.sent.items())},
-        **{f"answered {status}": count for status, count in sorted(found.statuses.items())},
-        "slowest_s": round(attack.slowest_s, 3),
-        "rss_mb": round(resident, 1),
-        "seconds": round(time.perf_counter() - started, 1),
-        "wrong": len(wrong),
-    }
-    return results, wrong
+PROOF = Proof(
+    name="hostile_personalizer",
+    about=__doc__,
+    claim="nothing sent to Personalizer's paths breaks the server, or is refused in another shape",
+    make=DoorwayAttack,
+    cases=10_000,
+    rss_rise=RSS_RISE,
+    environment={f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")},
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the proof; returns 0 when every claim holds."""
-    parser = arguments("hostile_personalizer", __doc__)
-    parser.add_argument("--cases", type=int, default=10_000, help="requests, all kinds together")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is generated")
-    given = parser.parse_args(argv)
-    if given.cases < 1:
-        parser.error("--cases must be at least 1")
-    with tempfile.TemporaryDirectory(prefix="bandexa-hostile-") as name:
-        results, wrong = _run(Path(name), given.cases, given.seed)
-    claim = "nothing sent to Personalizer's paths breaks the server, or is refused in another shape"
-    return report("hostile_personalizer", results, given.json, wrong=wrong, claim=claim)
+    return PROOF.main(argv)

@@ -10,7 +10,8 @@ import pytest
 
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs import hostile_objects, hostile_personalizer
-from benchmarks.proofs.hostile import Fingerprint, main
+from benchmarks.proofs.hostile import main
+from benchmarks.proofs.hostile_frame import Fingerprint
 from service.store.sql.codec import NEW_ITEM, pack_items
 from service.store.sqlite.tables import create_tables
 
