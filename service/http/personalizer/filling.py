@@ -21,18 +21,27 @@ def fillable(place: int, allowed: Sequence[frozenset[int]], taken: frozenset[int
     return [each for each in sorted(allowed[place] - taken) if matching.is_spared(each)]
 
 
+def can_be_filled(allowed: Sequence[frozenset[int]]) -> bool:
+    """Whether all slots can get an action of their own of those that each may take."""
+    return _Matching(allowed).is_whole
+
+
 class _Matching:
     """An action for each of some slots, no two the same.
 
     Args:
-        allowed: The actions that each slot may take; there is such a matching.
+        allowed: The actions that each slot may take.
+
+    Attributes:
+        is_whole: Whether each slot has one.
     """
 
     def __init__(self, allowed: Sequence[frozenset[int]]) -> None:
         self._allowed = allowed
         self._owner: dict[int, int] = {}
-        for slot in range(len(allowed)):
-            self._place(self._owner, slot, set())
+        self.is_whole = all(
+            [self._place(self._owner, slot, set()) for slot in range(len(allowed))]
+        )
 
     def is_spared(self, action: int) -> bool:
         """Whether the slots can be filled without an action."""

@@ -30,7 +30,7 @@ from service.http.personalizer.bodies import (
 )
 from service.http.personalizer.errors import Refused
 from service.http.personalizer.features import EVENT, SLOTS, united
-from service.http.personalizer.filling import fillable
+from service.http.personalizer.filling import can_be_filled, fillable
 from service.http.personalizer.loops import Loop
 from service.http.personalizer.rank import check_actions, inline
 from service.serving.engine import Engine
@@ -144,11 +144,13 @@ async def rank_slots(engine: Engine, command: SlotsCommand) -> tuple[bytes, list
 
     Raises:
         Refused: The event is that of another Rank.
+        InvalidRequest: Too few actions are within their dates; nothing was stored.
     """
     body, taken = command.body, frozenset[int]()
+    allowed = _offered_now(engine, command)
     slots, asked = [], []
     for number, slot in enumerate(body.slots):
-        offered = fillable(number, command.allowed, taken)
+        offered = fillable(number, allowed, taken)
         candidates = InlineCandidates(
             tuple(command.actions.ids[each] for each in offered),
             command.actions.features[offered], objects=True,
@@ -165,6 +167,27 @@ async def rank_slots(engine: Engine, command: SlotsCommand) -> tuple[bytes, list
         asked.append(select)
     answer = MultiSlotRankAnswer(slots=slots, event_id=command.event)
     return msgspec.json.encode(answer), asked
+
+
+def _offered_now(engine: Engine, command: SlotsCommand) -> list[frozenset[int]]:
+    """Return which actions each slot may take now: none outside its dates.
+
+    All slots of an event that has an answer may take what they could, and are answered as before.
+
+    Raises:
+        InvalidRequest: Not all slots can be filled.
+    """
+    first = command.selects[0]
+    limits = engine.bandit(first.bandit).model.limits
+    absent = limits.absent(time.time()) if limits.has_dates else frozenset()
+    gone = {place for place, name in enumerate(command.actions.ids) if name in absent}
+    assert first.decision_id is not None, "each has an id"
+    if not gone or engine.reader.answer(first.decision_id) is not None:
+        return command.allowed
+    allowed = [each - gone for each in command.allowed]
+    if not can_be_filled(allowed):
+        raise InvalidRequest("slots", "cannot all be filled: actions are outside their dates")
+    return allowed
 
 
 # -- what became of them ------------------------------------------------------------------------

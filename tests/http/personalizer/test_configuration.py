@@ -170,6 +170,10 @@ def test_an_action_outside_its_dates_stands_where_it_was_sent_with_probability_0
 ) -> None:
     spec = own.http.get("/bandits/default").json()["spec"]
     limits = {"soup": {"ends_at": "2026-01-01T00:00:00+00:00"}}
+    path = "/v1.1-preview.3/multislot/rank"
+    all_three = [{"id": each, "baselineAction": each} for each in ("soup", "salad", "toast")]
+    earlier = {"actions": ACTIONS, "slots": all_three, "eventId": "all three"}
+    filled = own.call("POST", path, earlier, 201)
     assert own.http.put("/bandits/default", json=spec | {"limits": limits}).status_code == 200
     slots = [{"id": each, "baselineAction": each} for each in ("salad", "toast")]
     for number in range(6):
@@ -181,8 +185,12 @@ def test_an_action_outside_its_dates_stands_where_it_was_sent_with_probability_0
         assert (stored["chosen"][0]["id"], stored["propensity"]) == (chosen, chance)
         assert own.rank(eventId=f"d{number}") == answer
         body = {"actions": ACTIONS, "slots": slots, "eventId": f"s{number}"}
-        shown = own.call("POST", "/v1.1-preview.3/multislot/rank", body, 201)["slots"]
+        shown = own.call("POST", path, body, 201)["slots"]
         assert {each["rewardActionId"] for each in shown} == {"toast", "salad"}
+    assert own.call("POST", path, earlier, 201) == filled
+    error = own.call("POST", path, earlier | {"eventId": "too-few"}, 400)
+    assert (error["code"], error["target"]) == ("InvalidRankRequest", "slots")
+    assert own.http.get("/bandits/default/decisions/ps:default:too-few:0").status_code == 404
 
 
 def test_logging_alone_learns_nothing_whatever_is_activated(own: Personalizer) -> None:
