@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bandexa_core.schema.fields import Field
 from bandexa_core.schema.hashing import bucket
 from bandexa_core.schema.objects import JsonObject, flatten
+from bandexa_core.schema.sets import gathered
 from bandexa_core.schema.values import DAY_S, as_number, as_text, as_texts, as_time, as_truth
 from bandexa_core.schema.words import terms
 
@@ -157,10 +158,14 @@ class RecentBins:
     Args:
         bins: Those of the encoding.
         num_rows: The rows behind it, m.
+        sets: The paths of objects that it reads as sets.
     """
 
-    def __init__(self, bins: Sequence[Bins], num_rows: int) -> None:
+    def __init__(
+        self, bins: Sequence[Bins], num_rows: int, sets: Collection[str] = frozenset()
+    ) -> None:
         self._bins = bins
+        self._sets = sets
         self._num_rows = min(num_rows, MOST_ROWS)
         self._num = 0
         self._sums = [np.zeros(len(each.shares)) for each in bins]
@@ -175,6 +180,8 @@ class RecentBins:
         self._num += 1
         self._found = None
         found = flatten(value)
+        if self._sets:
+            found = gathered(found, self._sets)
         for each, sums in zip(self._bins, self._sums, strict=True):
             places = tuple(each.of(found.get(each.path)))
             for place in places:

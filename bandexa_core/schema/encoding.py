@@ -65,7 +65,7 @@ class Encoding:
         else:
             columns = tuple(name for part in self.parts for name in part.columns)
             ignored = {path for path, known in self.fields.items() if known.type == "ignore"}
-            plan = FieldPlan(self.parts, ignored)
+            plan = FieldPlan(self.parts, ignored, self.sets)
         if len(columns) > MAX_INPUTS or len(set(columns)) < len(columns):
             raise ValueError(f"encoding: at most {MAX_INPUTS} columns, with different names")
         object.__setattr__(self, "columns", columns)
@@ -83,6 +83,18 @@ class Encoding:
     def is_first(self) -> bool:
         """Whether nothing was fitted, and everything is hashed."""
         return self.num_rows == 0
+
+    @property
+    def sets(self) -> frozenset[str]:
+        """The paths of objects whose names are the values of one field."""
+        if not self.features.namespaces:
+            return frozenset()
+        declared = self.features.fields
+        return frozenset(
+            path
+            for path, known in self.fields.items()
+            if known.type == "categories" and path not in declared
+        )
 
     @property
     def width(self) -> int:

@@ -14,6 +14,7 @@ from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_PATH_BYTES, i
 from bandexa_core.schema.values import as_text
 
 AUTO = "auto"
+NAMESPACES = "namespaces"
 OTHERS = "*"
 _PATH_RULE = f"a path must be valid text of at most {MAX_PATH_BYTES} bytes"
 UnknownRule = Literal["ignore", "refuse"]
@@ -26,6 +27,7 @@ class Features:
     Attributes:
         fields: The type of each declared field by its path, such as "age" or "user.age".
         auto: Keys that are not declared are fields as well, typed from the values seen.
+        namespaces: With `auto`: objects whose values are only ever 1 are sets; see `sets`.
         unknown: Whether keys that are no fields are ignored and counted, or refused.
         strict: Refuse values that would have to be converted, such as "7" for a number.
         learned: The type of each declared field as a model sees it: what is logged as a digest is a
@@ -40,6 +42,7 @@ class Features:
 
     fields: Mapping[str, Field] = field(default_factory=dict)
     auto: bool = False
+    namespaces: bool = False
     unknown: UnknownRule = "ignore"
     strict: bool = False
     learned: Mapping[str, Field] = field(init=False, repr=False, compare=False)
@@ -56,6 +59,8 @@ class Features:
             raise ValueError("unknown: must be ignore or refuse")
         if self.auto and self.unknown == "refuse":
             raise ValueError("unknown: no key is unknown where features are auto")
+        if self.namespaces and not self.auto:
+            raise ValueError("features: objects are sets where features are auto")
         if not self.fields and not self.auto:
             raise ValueError('features: at least one field is needed, or "auto"')
         if len(self.fields) > MAX_FIELDS:
@@ -91,7 +96,8 @@ class Features:
         Args:
             value: "auto", or an object of fields by their paths. A field is an object with its
                 type and options, or the name of its type. {"*": "auto"} among them types all other
-                keys from the values seen.
+                keys from the values seen; {"*": "namespaces"} does so, too, and reads objects of
+                ones as sets.
             unknown: As the attribute.
             strict: As the attribute.
 
@@ -104,15 +110,20 @@ class Features:
             raise ValueError('features: must be "auto" or an object of fields')
         declared = dict(value)
         auto = OTHERS in declared
-        if auto and declared.pop(OTHERS) != AUTO:
-            raise ValueError('*: must be "auto"')
-        return cls(fields=fields_from_json(declared), auto=auto, unknown=unknown, strict=strict)
+        rule = declared.pop(OTHERS, None)
+        if auto and rule not in (AUTO, NAMESPACES):
+            raise ValueError('*: must be "auto" or "namespaces"')
+        return cls(
+            fields=fields_from_json(declared), auto=auto, namespaces=rule == NAMESPACES,
+            unknown=unknown, strict=strict,
+        )  # fmt: skip
 
     def to_json(self) -> Any:
         """Return the JSON value that `from_json` reads; `unknown` and `strict` are beside it."""
-        if self.auto and not self.fields:
+        if self.auto and not self.fields and not self.namespaces:
             return AUTO
-        value: dict[str, Any] = {OTHERS: AUTO} if self.auto else {}
+        rule = NAMESPACES if self.namespaces else AUTO
+        value: dict[str, Any] = {OTHERS: rule} if self.auto else {}
         return value | {path: field_to_json(item) for path, item in self.fields.items()}
 
 

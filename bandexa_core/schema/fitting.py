@@ -6,6 +6,7 @@ A pure function of the declaration and of the sequence of objects, in one pass a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from bandexa_core.schema.fields import (
 from bandexa_core.schema.fit_numbers import fit_number, fit_time, fit_vector
 from bandexa_core.schema.fit_values import vocabulary
 from bandexa_core.schema.inference import field_types
-from bandexa_core.schema.limits import MAX_INPUTS, MAX_VALUES
+from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_VALUES
 from bandexa_core.schema.objects import JsonObject
 from bandexa_core.schema.parts import (
     BoolPart,
@@ -40,6 +41,7 @@ from bandexa_core.schema.parts import (
     TextPart,
 )
 from bandexa_core.schema.sampling import SAMPLE_ROWS, Sample, sample_rows
+from bandexa_core.schema.sets import gathered, sets_of
 from bandexa_core.schema.values import (
     as_number,
     as_text,
@@ -88,7 +90,13 @@ def fit(
     if not sample.rows:
         return Encoding.initial(features)
     known = features.learned
-    types = field_types(sample.rows, known) if features.auto else dict(known)
+    if features.namespaces:
+        sets = sets_of(sample.rows, known)
+        sample = replace(sample, rows=tuple(gathered(row, sets) for row in sample.rows))
+        pinned = dict(known) | dict.fromkeys(sets[: MAX_FIELDS - len(known)], CategoriesField())
+        types = field_types(sample.rows, pinned)
+    else:
+        types = field_types(sample.rows, known) if features.auto else dict(known)
     parts = [
         _part(path, known, [row.get(path) for row in sample.rows], sample, least_rows, MAX_VALUES)
         for path, known in types.items()

@@ -6,24 +6,33 @@ A plan is made once for an encoding, so that encoding an object is a look-up and
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 
 from bandexa_core.schema.features import field_around
 from bandexa_core.schema.limits import MAX_NAMES
 from bandexa_core.schema.objects import JsonObject, flatten
 from bandexa_core.schema.observed import WRONG, Observed
 from bandexa_core.schema.parts import Part, Write
+from bandexa_core.schema.sets import gathered
 
 
 class FieldPlan:
     """Writes objects by the fitted fields of an encoding.
 
+    Args:
+        parts: The fitted fields.
+        ignored: The paths of what is no input.
+        sets: The paths of objects that are sets; see `sets`.
+
     Attributes:
         empty: The row of an object without any field, as float32 bytes.
     """
 
-    def __init__(self, parts: Sequence[Part], ignored: Container[str]) -> None:
+    def __init__(
+        self, parts: Sequence[Part], ignored: Container[str], sets: Collection[str]
+    ) -> None:
         self._ignored = ignored
+        self._sets = sets
         self._parts = {part.path: part for part in parts}
         self._writers: dict[str, Write] = {}
         row: list[float] = []
@@ -35,6 +44,8 @@ class FieldPlan:
     def write(self, value: JsonObject, out: array[float], base: int) -> None:
         """Write an object into the row that starts at `base`."""
         find = self._writers.get
+        if self._sets:
+            value = gathered(flatten(value), self._sets)
         for name, item in value.items():
             if item is None:
                 continue
@@ -59,7 +70,10 @@ class FieldPlan:
     def observe(self, value: JsonObject, out: array[float], base: int, observed: Observed) -> None:
         """Write an object, and count what it had."""
         observed.rows += 1
-        for path, item in flatten(value).items():
+        found = flatten(value)
+        if self._sets:
+            found = gathered(found, self._sets)
+        for path, item in found.items():
             write = self._writers.get(path)
             if write is None:
                 if field_around(path, self._ignored) is None:

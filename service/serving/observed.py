@@ -57,7 +57,7 @@ class SideCounts:
     def add(self, encoding: Encoding, value: JsonObject) -> None:
         """Count an object."""
         if self.recent is None:
-            self.recent = RecentBins(encoding.bins, encoding.num_rows)
+            self.recent = RecentBins(encoding.bins, encoding.num_rows, encoding.sets)
         encoding.encode([value], self.observed)
         self.recent.add(value)
 

@@ -24,9 +24,9 @@ CONTEXT_BYTES, ACTION_BYTES = 8192, 4096
 WAIT_S = 600.0  # Personalizer's default
 NEW = BanditSpec(
     context=ContextSpec(
-        features={"*": "auto", EVENT: "ignore", SLOTS: "ignore"}, max_bytes=CONTEXT_BYTES
+        features={"*": "namespaces", EVENT: "ignore", SLOTS: "ignore"}, max_bytes=CONTEXT_BYTES
     ),
-    actions=ActionsSpec(features="auto", max_bytes=ACTION_BYTES),
+    actions=ActionsSpec(features={"*": "namespaces"}, max_bytes=ACTION_BYTES),
     rewards=RewardSpec(aggregate="first", reward_window_s=WAIT_S, default_reward=0.0),
     selection=SelectionSpec(log_propensities="all"),
 )
@@ -63,7 +63,7 @@ def loop_of(engine: Engine, name: str) -> Loop:
         raise InvalidRequest(
             "bandit",
             f"contexts and actions of the bandit {name!r} need named features: create it with"
-            ' "features": "auto" for both',
+            ' "features": {"*": "namespaces"} for both',
         )
     return Loop(name, contexts, actions, learning_mode(bandit.model.spec))
 
