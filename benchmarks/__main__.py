@@ -36,6 +36,7 @@ TIMINGS = {
     "wrong_values": "how often the best action is chosen behind one wrong reward or context",
     "peers": "our policies and other bandit libraries on the same streams, tables and scenes",
     "personalizer": "regret of Rank and Reward beside that of Vowpal Wabbit, as Personalizer's",
+    "slots": "two laws of filling slots: regret, and what their logs are worth",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",

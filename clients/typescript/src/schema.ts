@@ -43,7 +43,8 @@ export interface components {
          *
          *     Attributes:
          *         features: "auto", or the field of each named feature by its path: a type, or an object with
-         *             `type` and options. {"*": "auto"} among them types all other keys from the values seen.
+         *             `type` and options. {"*": "auto"} among them types all other keys from the values seen;
+         *             {"*": "namespaces"} does so, too, and reads objects whose values are all 1 as sets.
          *         unknown: Whether keys that are no fields are ignored and counted, or refused.
          *         strict: Refuse values that would have to be converted, such as "7" for a number.
          *         max_bytes: The most bytes that an object takes as JSON.
@@ -471,7 +472,8 @@ export interface components {
          *         dtype: "uint8" contexts are images, whose values encoders scale to 0..1.
          *         features: In place of a shape: "auto", or the field of each named feature by its path, a
          *             type or an object with `type` and options. {"*": "auto"} among them types all other keys
-         *             from the values seen.
+         *             from the values seen; {"*": "namespaces"} does so, too, and reads objects whose values
+         *             are all 1 as sets.
          *         unknown: Whether keys that are no fields are ignored and counted, or refused.
          *         strict: Refuse values that would have to be converted, such as "7" for a number.
          *         max_bytes: The most bytes that an object takes as JSON.

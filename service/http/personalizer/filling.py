@@ -39,9 +39,7 @@ class _Matching:
     def __init__(self, allowed: Sequence[frozenset[int]]) -> None:
         self._allowed = allowed
         self._owner: dict[int, int] = {}
-        self.is_whole = all(
-            [self._place(self._owner, slot, set()) for slot in range(len(allowed))]
-        )
+        self.is_whole = all(self._place(self._owner, slot, set()) for slot in range(len(allowed)))
 
     def is_spared(self, action: int) -> bool:
         """Whether the slots can be filled without an action."""

@@ -56,6 +56,34 @@ def test_each_slot_has_an_action_of_its_own(personalizer) -> None:
     assert error["code"] == "InvalidRankRequest"
 
 
+def test_the_propensity_of_a_slot_is_its_probability_given_the_slots_before_it(
+    personalizer,
+) -> None:
+    """Each choice less its propensity has mean 0 and variance p (1 - p), given what came before.
+
+    So the sums over events, for each first choice alone, are within 4.5 of their deviations. The
+    candidates of the second slot are what the first one has left.
+    """
+    slots = [{"id": each, "baselineAction": each} for each in ("soup", "toast")]
+    sums: dict[str, list[float]] = {}
+    for _ in range(36):
+        event = personalizer.fresh()
+        rank(personalizer, eventId=event, slots=slots)
+        first, second = (decision(personalizer, event, number) for number in range(2))
+        taken = first["chosen"][0]["id"]
+        left = [row["id"] for row in second["candidates"]]
+        assert sorted([taken, *left]) == ["salad", "soup", "toast"]
+        for of, stored in (("first", first), (taken, second)):
+            chances = {row["id"]: row["propensity"] for row in stored["candidates"]}
+            assert sum(chances.values()) == pytest.approx(1.0)
+            assert chances[stored["chosen"][0]["id"]] == stored["propensity"]
+            name = min(chances)
+            found = sums.setdefault(of, [0.0, 0.0])
+            found[0] += (stored["chosen"][0]["id"] == name) - chances[name]
+            found[1] += chances[name] * (1.0 - chances[name])
+    assert all(abs(total) < 4.5 * variance**0.5 + 1e-9 for total, variance in sums.values()), sums
+
+
 def test_each_slot_has_its_reward_and_the_event_its_activation(personalizer) -> None:
     event = personalizer.fresh()
     rank(personalizer, eventId=event, deferActivation=True)
