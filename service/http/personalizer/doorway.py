@@ -52,6 +52,7 @@ from service.serving import manage, trail
 from service.serving.engine import Engine
 from service.settings import KeySetting, PersonalizerSetting, Settings
 from service.settings import Scope as KeyScope
+from service.store.errors import InvalidRequest
 
 KEY_HEADER = "ocp-apim-subscription-key"
 REQUEST_ID = "x-ms-client-request-id"
@@ -90,8 +91,15 @@ class Asked(NamedTuple):
 
     @property
     def event(self) -> str:
-        """The event that the path names."""
-        return self.call.event or ""
+        """The event that the path names.
+
+        Raises:
+            InvalidRequest: It is longer than any.
+        """
+        event = self.call.event or ""
+        if len(event) > ids.MOST:
+            raise InvalidRequest("eventId", f"is longer than {ids.MOST} characters")
+        return event
 
     @property
     def request_id(self) -> str | None:

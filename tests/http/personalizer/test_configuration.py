@@ -38,9 +38,10 @@ def test_a_rank_never_changes_a_bandit_that_is_just_being_created(
     flags = {f"BANDEXA_PERSONALIZER__{name}": "true" for name in ("ENABLED", "CREATE")}
     server = start_server(env=flags)
     spec = {  # as the first Rank creates it, where that comes before
-        "context": {"features": {"*": "auto", "_event": "ignore", "_slots": "ignore"},
+        "context": {"features": {"*": "namespaces", "_event": "ignore", "_slots": "ignore"},
                     "max_bytes": 8192},
-        "actions": {"features": "auto", "max_bytes": 4096}, "rewards": {"aggregate": "sum"},
+        "actions": {"features": {"*": "namespaces"}, "max_bytes": 4096},
+        "rewards": {"aggregate": "sum"},
     }  # fmt: skip
 
     def created() -> bool:
