@@ -28,6 +28,7 @@ from service.http.alarms import Alarms
 from service.http.budget import BytesInFlight
 from service.http.counting import RequestCount
 from service.http.forwarding import Forwarding
+from service.http.front import Front
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
@@ -128,7 +129,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         ):
             replica.shows = partial(shown_metrics, engine)
             app.state.engine, app.state.large = engine, large
-            hot = HotCalls(forwarding, engine, settings, keys, large, app.budget)
+            hot = HotCalls(forwarding, Front(engine, settings, keys, large, app.budget))
             limited = InFlightLimit(hot, max_in_flight=settings.max_in_flight, metrics=metrics)
             app.front = guarded(limited)
             yield
@@ -155,9 +156,10 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
             except SettingsError:
                 app.state.refused = True
                 raise
-            inner: ASGIApp = HotCalls(app.behind, engine, settings, keys, large, app.budget)
+            front = Front(engine, settings, keys, large, app.budget)
+            inner: ASGIApp = HotCalls(app.behind, front)
             if settings.personalizer.enabled:
-                inner = Doorway(inner, engine, settings, keys, large, app.budget)
+                inner = Doorway(inner, front)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             if hub is None:
                 app.front = guarded(limited)

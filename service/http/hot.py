@@ -26,20 +26,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bandexa_core.ids import ActionId, DecisionId
 from service.http import candidates
 from service.http.auth import authorize, check_reach
-from service.http.budget import BytesInFlight
 from service.http.codec import (
     MSGPACK,
     Typed,
     answer_type,
     body_hash,
-    bounds_of,
     encode,
     media_type,
 )
+from service.http.front import Front
 from service.http.inputs import decode_context, outcome_of
-from service.http.keys import Keys
-from service.http.large_bodies import LARGE_BYTES, LargeBodies
-from service.http.limits import BodyReader, refuse_compressed
+from service.http.large_bodies import LARGE_BYTES
+from service.http.limits import refuse_compressed
 from service.http.problems import problem_of, refusal_of, send_refusal
 from service.http.schemas.decide import (
     ActionRef,
@@ -60,7 +58,7 @@ from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
 from service.serving.select.commands import CandidateInput, Decision, SelectCommand, place_of
-from service.settings import KeySetting, Settings
+from service.settings import KeySetting
 from service.settings import Scope as KeyScope
 from service.store.errors import InvalidRequest, ServiceError
 from service.store.objects import row_identity
@@ -404,29 +402,12 @@ class HotCalls:
 
     Args:
         app: The app behind it.
-        engine: Decides and learns.
-        settings: Limits.
-        keys: API keys; without any, every caller may call.
-        large: The thread for large bodies.
-        budget: What all bodies may take together.
+        front: Who may call, and how bodies come in.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        engine: Engine,
-        settings: Settings,
-        keys: Keys,
-        large: LargeBodies,
-        budget: BytesInFlight,
-    ) -> None:
+    def __init__(self, app: ASGIApp, front: Front) -> None:
         self._app = app
-        self._engine = engine
-        self._settings = settings
-        self._keys = keys
-        self._large = large
-        self._budget = budget
-        self._bounds = bounds_of(settings)
+        self._front = front
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -440,7 +421,7 @@ class HotCalls:
             return  # nobody is there to read an answer
         except Exception as error:  # the top of a request
             name = f"{scope['method']} {scope['path']}"
-            await send_refusal(refusal_of(error, self._engine.metrics, name), send)
+            await send_refusal(refusal_of(error, self._front.engine.metrics, name), send)
             return
         headers = [
             (b"content-length", b"%d" % len(content)),
@@ -453,7 +434,9 @@ class HotCalls:
         """Return the answer's bytes and their media type."""
         if scope["method"] != "POST":
             raise HTTPException(405, "Method Not Allowed", {"Allow": "POST"})
-        holder = authorize(Request(scope), self._keys, call.scope) if self._keys else None
+        front = self._front
+        engine, keys = front.engine, front.keys
+        holder = authorize(Request(scope), keys, call.scope) if keys else None
         kind = length = accept = b""
         for name, value in scope["headers"]:
             if name == b"content-length":
@@ -465,30 +448,26 @@ class HotCalls:
             elif name == b"accept":
                 accept = accept + b"," + value if accept else value
         accepted = answer_type(accept.decode("latin-1"))
-        settings, engine = self._settings, self._engine
-        reader = BodyReader(
-            receive, settings.max_body_bytes, settings.body_timeout_s, engine.loop, self._budget,
-            length,
-        )  # fmt: skip
+        reader = front.body(receive, length)
         try:
             raw = await reader.whole()
             arrived = time.perf_counter()
             encoding = media_type(kind.decode("latin-1"))
             if len(raw) <= call.large_bytes:
-                body = call.request.decode(raw, encoding, self._bounds)
+                body = call.request.decode(raw, encoding, front.bounds)
                 prepared = call.prepare(engine, holder, body, encoding, arrived)
             else:
 
                 def decoded() -> Any:
-                    body = call.request.decode(raw, encoding, self._bounds)
+                    body = call.request.decode(raw, encoding, front.bounds)
                     return call.prepare(engine, holder, body, encoding, arrived)
 
-                prepared = await self._large.run(decoded)
+                prepared = await front.large.run(decoded)
             if holder is not None and isinstance(prepared, list):  # a batch
-                self._keys.rates.charge_items(holder, len(prepared))
+                keys.rates.charge_items(holder, len(prepared))
             answer = await call.answer(engine, prepared)
             if _num_rows(answer) > MANY:
-                content = await self._large.run(lambda: encode(answer, accepted))
+                content = await front.large.run(lambda: encode(answer, accepted))
                 return content, accepted.encode()
             return encode(answer, accepted), accepted.encode()
         finally:

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http import auth
-from service.http.budget import BytesInFlight
-from service.http.codec import JSON, bounds_of, media_type
+from service.http.codec import JSON, media_type
 from service.http.errors import Unauthorized, UnsupportedBody
-from service.http.keys import Keys, is_loopback
-from service.http.large_bodies import LARGE_BYTES, LargeBodies
-from service.http.limits import BodyReader, refuse_compressed
+from service.http.front import Front
+from service.http.keys import is_loopback
+from service.http.large_bodies import LARGE_BYTES
+from service.http.limits import refuse_compressed
 from service.http.personalizer import administration, events, ids, multislot, rank
 from service.http.personalizer.apprentice import Apprentices
 from service.http.personalizer.bodies import (
@@ -49,8 +49,7 @@ from service.http.personalizer.paths import Call, call_of, is_personalizer
 from service.http.problems import refusal_of
 from service.http.quotas import within_quotas
 from service.serving import manage, trail
-from service.serving.engine import Engine
-from service.settings import KeySetting, PersonalizerSetting, Settings
+from service.settings import KeySetting, PersonalizerSetting
 from service.settings import Scope as KeyScope
 from service.store.errors import InvalidRequest
 
@@ -128,29 +127,14 @@ class Doorway:
 
     Args:
         app: The app behind it.
-        engine: Decides and learns.
-        settings: Its own settings, and limits.
-        keys: API keys; without any, every caller may call.
-        large: The thread for large bodies.
-        budget: What all bodies may take together.
+        front: Who may call, and how bodies come in.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        engine: Engine,
-        settings: Settings,
-        keys: Keys,
-        large: LargeBodies,
-        budget: BytesInFlight,
-    ) -> None:
+    def __init__(self, app: ASGIApp, front: Front) -> None:
         self._app = app
-        self.engine = engine
-        self.settings = settings
-        self._keys = keys
-        self._large = large
-        self._budget = budget
-        self._bounds = bounds_of(settings)
+        self._front = front
+        self.engine = front.engine
+        self.settings = front.settings
         self.apprentices = Apprentices()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,7 +170,7 @@ class Doorway:
     def charge(self, asked: Asked, slots: int) -> None:
         """Count the slots of a call as the items of a batch."""
         if asked.caller.holder is not None:
-            self._keys.rates.charge_items(asked.caller.holder, slots)
+            self._front.keys.rates.charge_items(asked.caller.holder, slots)
 
     async def is_there(self, asked: Asked, loop: Loop) -> bool:
         """Create what a Rank asks, where it is missing: only one without a mistake comes here.
@@ -215,9 +199,9 @@ class Doorway:
         raw = asked.raw
 
         def work() -> T:
-            return prepare(kind.decode(raw, self._bounds))
+            return prepare(kind.decode(raw, self._front.bounds))
 
-        return work() if len(raw) <= LARGE_BYTES else await self._large.run(work)
+        return work() if len(raw) <= LARGE_BYTES else await self._front.large.run(work)
 
     async def _answer(
         self, call: Call, served: Served | None, scope: Scope, receive: Receive
@@ -229,11 +213,7 @@ class Doorway:
         headers = request.headers
         refuse_compressed(headers.get("content-encoding", "").encode("latin-1"))
         announced = headers.get("content-length", "").encode("latin-1")
-        settings = self.settings
-        reader = BodyReader(
-            receive, settings.max_body_bytes, settings.body_timeout_s, self.engine.loop,
-            self._budget, announced,
-        )  # fmt: skip
+        reader = self._front.body(receive, announced)
         try:
             raw = await reader.whole()
             asked = Asked(call, caller, request, raw, time.perf_counter())
@@ -250,14 +230,14 @@ class Doorway:
             Unauthorized, Forbidden: They may not.
         """
         setting: PersonalizerSetting = self.settings.personalizer
-        if not self._keys:
+        if not self._front.keys:
             may = setting.create and is_loopback(self.settings.host)
             return Caller(None, setting.bandit, may)
         key = request.headers.get(KEY_HEADER, "").strip() or auth.bearer_of(request)
         if key is None:
             auth.record("refused call", request, auth.ANONYMOUS, "no key")
             raise Unauthorized("send an API key, as `Ocp-Apim-Subscription-Key: KEY`")
-        holder = auth.holder_of(request, self._keys, key)
+        holder = auth.holder_of(request, self._front.keys, key)
         auth.check_scope(request, holder, needed)
         may = setting.create and "admin" in holder.scopes
         bandit = setting.keys.get(holder.name, setting.bandit)
