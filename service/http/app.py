@@ -35,6 +35,7 @@ from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
+from service.http.personalizer.closed import ClosedDoorway
 from service.http.personalizer.doorway import Doorway
 from service.http.personalizer.errors import AzureErrors
 from service.http.reloading import keys_read_anew
@@ -157,9 +158,10 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
                 app.state.refused = True
                 raise
             front = Front(engine, settings, keys, large, app.budget)
-            inner: ASGIApp = HotCalls(app.behind, front)
             if settings.personalizer.enabled:
-                inner = Doorway(inner, front)
+                inner: ASGIApp = Doorway(HotCalls(app.behind, front), front)
+            else:
+                inner = HotCalls(ClosedDoorway(app.behind), front)
             limited = InFlightLimit(inner, max_in_flight=settings.max_in_flight, metrics=metrics)
             if hub is None:
                 app.front = guarded(limited)

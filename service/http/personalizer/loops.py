@@ -12,8 +12,10 @@ from typing import Literal
 
 from bandexa_core.arms_spec import ArmSpec, GuardSpec
 from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec, RewardSpec, SelectionSpec
+from service.http.personalizer.errors import CODES, Refused
 from service.http.personalizer.features import EVENT, SLOTS
 from service.serving.engine import Engine
+from service.serving.errors import UnknownBandit
 from service.serving.inputs import NamedSide
 from service.store.errors import InvalidRequest
 
@@ -54,10 +56,18 @@ def loop_of(engine: Engine, name: str) -> Loop:
     """Return the bandit of a caller.
 
     Raises:
-        UnknownBandit: There is none.
+        Refused: There is none.
         InvalidRequest: Its contexts or actions have no named features.
     """
-    bandit = engine.bandit(name)
+    try:
+        bandit = engine.bandit(name)
+    except UnknownBandit as error:
+        raise Refused(
+            CODES[404],
+            f"{error}: create it, or let the first Rank do so, with `create` in [personalizer]"
+            " and, where there are keys, one with the scope admin",
+            404,
+        ) from error
     contexts, actions = bandit.contexts, bandit.actions
     if contexts is None or actions is None:
         raise InvalidRequest(

@@ -85,7 +85,9 @@ def test_a_key_has_its_bandit_and_creates_it_where_it_may(locked: Server) -> Non
 
         refused = rank(RANK, **{key: "caller"})  # it may not create "default"
         assert refused.status_code == 404
-        assert error_of(refused)["code"] == "ResourceNotFound"
+        error = error_of(refused)
+        assert error["code"] == "ResourceNotFound"
+        assert "let the first Rank do so" in error["message"]
         assert rank({"actions": []}, **{key: "owner"}).status_code == 400
         admin = {"authorization": "Bearer owner"}
         assert http.get("/bandits/own", headers=admin).status_code == 404  # nothing was changed
@@ -129,8 +131,13 @@ def test_slots_count_as_calls_of_a_key(tmp_path: Path) -> None:
         assert 2990 <= int(refused.headers["retry-after"]) <= 3000  # of three, two are owed
 
 
-def test_without_the_setting_there_are_no_such_paths(http, problem) -> None:
-    problem(http.post("/personalizer/v1.0/rank", json=RANK), 404, "not-found")
+def test_without_the_setting_the_error_says_how_to_switch_it_on(http, problem) -> None:
+    refused = http.post("/personalizer/v1.0/rank", json=RANK)
+    assert refused.status_code == 404
+    error = error_of(refused)
+    assert error["code"] == "ResourceNotFound"
+    assert "personalizer.enabled" in error["message"]
+    problem(http.get("/personalizers"), 404, "not-found")
 
 
 def test_a_bandit_of_numbers_is_refused(locked: Server) -> None:
