@@ -262,15 +262,21 @@ def under_load(
     during: Callable[[Server], None],
     *,
     capacity: int | None = None,
+    workers: int = 1,
+    at_rest: Callable[[Server], None] = lambda server: None,
 ) -> tuple[list[Ledger], Counter[str], list[str]]:
     """Have clients at a new server while `during` runs; then end it, verify and audit.
+
+    `at_rest` runs between the clients' end and the server's.
 
     Returns the ledgers, the differences found in the store, and what does not hold, in words.
     """
     folder.mkdir(exist_ok=True)
-    server, stop, wrong = Server(folder / "data"), threading.Event(), list[str]()
-    workers = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
-    threads = [threading.Thread(target=worker.run) for worker in workers]
+    environment = {"BANDEXA_WORKERS": str(workers)}
+    server = Server(folder / "data", environment=environment)
+    stop, wrong = threading.Event(), list[str]()
+    crew = [FaultClient(number, lambda: server.url, stop) for number in range(clients)]
+    threads = [threading.Thread(target=one.run) for one in crew]
     try:
         server.spawn()
         server.wait_ready()
@@ -283,13 +289,14 @@ def under_load(
             stop.set()
             for thread in threads:
                 thread.join()
+        at_rest(server)
         if (status := server.stop()) != 0:
             wrong.append(f"the server ended with status {status}")
         if (found := verify(server.data_dir)) is not None:
             wrong.append(f"verify at the end: {found}")
     finally:
         server.close()
-    ledgers = [worker.ledger for worker in workers]
+    ledgers = [one.ledger for one in crew]
     differences = audit(server.data_dir / "bandexa.db", ledgers)
     wrong += [f"{name}: {count}" for name, count in differences.items() if count]
     wrong += [violation for ledger in ledgers for violation in ledger.violations]

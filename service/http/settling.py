@@ -1,7 +1,7 @@
 """Answers administrative calls once every process of the server serves what they changed.
 
 So whoever creates a bandit finds it at any process that answers the next call. A process that does
-not follow within two seconds follows later; its `/readyz` says so.
+not follow within ten seconds follows later; its `/readyz` says so.
 """
 
 from __future__ import annotations

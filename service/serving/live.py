@@ -13,13 +13,19 @@ from service.serving.collection import ImportedModules
 from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.recovery import SetAside
 from service.serving.reported_metrics import ReportedMetrics
+from service.store.errors import Unavailable
 from service.store.records import BanditRecord
 
 
 class Bandits:
-    """The live bandits of a server."""
+    """The live bandits of a server.
+
+    Attributes:
+        coming: The names of those that are about to be served.
+    """
 
     def __init__(self) -> None:
+        self.coming: set[str] = set()
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
         self._records: dict[int, BanditRecord] = {}
@@ -59,6 +65,8 @@ class Bandits:
         """
         bandit = self.get(name)
         if bandit is None:
+            if name in self.coming:
+                raise Unavailable(f"bandit {name!r} is being loaded")
             raise UnknownBandit(name)
         return bandit
 

@@ -183,8 +183,15 @@ class Replica:
             aside = {each.record.uid for each in self._live.aside()}
             for record in records:
                 self._store.remember(record)
-                if self._live.find(record.uid) is None and record.uid not in aside:
-                    await self._load(record)
+            missing = [
+                record
+                for record in records
+                if self._live.find(record.uid) is None and record.uid not in aside
+            ]
+            self._live.coming = {record.name for record in missing}
+            for record in missing:
+                await self._load(record)
+                self._live.coming.discard(record.name)
             again = self._sync_again
 
     async def _load(self, record: BanditRecord) -> None:

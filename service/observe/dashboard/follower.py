@@ -54,7 +54,7 @@ PAUSE_S = 1.0
 TIMES_EVERY_S = 10.0
 PRUNE_EVERY_S = 600.0
 # Keys of several processes are stored out of order, but none that is as old as `hub.STALE_S`.
-HELD_BACK_S = 5.0
+HELD_BACK_S = 10.0
 PROPENSITY_WAIT_S = 5.0  # one that is computed after the answer is stored long before
 Publish = Callable[[BanditUid, Standing], None]
 Judge = Callable[[BanditUid, Evidence], None]

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 128
 CLOCK_S = 5.0
 # A decision that was on its way for so long is not stored: those that are newer may be counted.
-STALE_S = 2.0
-SETTLES_WITHIN_S = 2.0
+STALE_S = 8.0
+SETTLES_WITHIN_S = 10.0  # a worker that loads torch takes some of that
 SHOWN_WITHIN_S = 1.0
 
 
@@ -158,8 +158,13 @@ class Hub:
         self._announce(m.CLOCK, None)
 
     async def settle(self, within_s: float = SETTLES_WITHIN_S) -> bool:
-        """Return once every process serves what was announced so far; False: not in this time."""
-        waiting = {stream for stream, each in self._streams.items() if each.follows}
+        """Return once every process serves what was announced so far; False: not in this time.
+
+        One that was too late the last time is not waited for until it has caught up.
+        """
+        waiting = {
+            stream for stream, each in self._streams.items() if each.follows and not each.is_late
+        }
         if not waiting:
             return True
         self._numbers += 1
@@ -169,6 +174,8 @@ class Hub:
         try:
             await asyncio.wait_for(done, within_s)
         except TimeoutError:
+            for stream in waiting & self._streams.keys():
+                self._streams[stream].is_late = True
             return False
         finally:
             self._settling.pop(number, None)
@@ -176,6 +183,8 @@ class Hub:
 
     def settled(self, stream: FrameStream, number: int) -> None:
         """Note that a process serves what was announced before a number."""
+        if (follower := self._streams.get(stream)) is not None:
+            follower.is_late = False
         found = self._settling.get(number)
         if found is None:
             return
@@ -282,6 +291,7 @@ class _Follower:
         self._own = 0
         self._outgoing: list[tuple[int, int, Any]] = []
         self.follows = False
+        self.is_late = False
         self.stream: FrameStream
 
     def flush(self, shared: list[tuple[int, int, Any]]) -> None:
