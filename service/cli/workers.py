@@ -41,6 +41,7 @@ KEEPER = 0
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
 STEADY_S = 10.0  # a process that lived as long is started again at once
 ENDS_WITHIN_S = 10.0  # beyond the times of the settings; then it is killed
+MAX_FOLDER = 90  # characters: those of a Unix socket's path are 107 at most
 _CHUNK = 1 << 16
 
 
@@ -99,6 +100,11 @@ class Workers:
         self._settings = settings.model_copy(update={"port": port})
         self._certificate = certificate
         self._folder = Path(tempfile.mkdtemp(prefix="bandexa-"))
+        if len(str(self._folder)) > MAX_FOLDER:
+            self._folder.rmdir()
+            raise ValueError(
+                f"workers: {tempfile.gettempdir()} is too long a path for Unix sockets: set TMPDIR"
+            )
         self._alive, self._lifeline = os.pipe()
         self._children = [_Child(number) for number in range(settings.workers + 1)]
         self._selector = selectors.DefaultSelector()
@@ -161,9 +167,7 @@ class Workers:
                     os.read(self._woken, _CHUNK)
             else:
                 self._read(key.data)
-        for child in self._children:
-            if child.pid:
-                self._look_after(child)
+        self._reap()
         now = time.monotonic()
         for child in self._children:
             if child.due is not None and child.due <= now and self._status is None:
@@ -252,11 +256,24 @@ class Workers:
 
     # -- ends ---------------------------------------------------------------------------------
 
-    def _look_after(self, child: _Child) -> None:
-        """Start a process again that has ended."""
-        pid, state = os.waitpid(child.pid, os.WNOHANG)
-        if not pid:
-            return
+    def _reap(self) -> None:
+        """See to the processes that have ended.
+
+        In a container this is the first process, and gets those of others: the trainer's of a
+        keeper that was killed.
+        """
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, state = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                for child in self._children:
+                    if child.pid == pid:
+                        self._look_after(child, state)
+
+    def _look_after(self, child: _Child, state: int) -> None:
+        """Start a process again that has ended with a state."""
+        pid = child.pid
         while child.pipe >= 0:  # the rest of what it said
             before = child.pipe
             self._read(child)

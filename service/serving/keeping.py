@@ -7,9 +7,10 @@ alarms are those of all processes, and it announces what changes.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from bandexa_core.ids import BanditUid, SnapshotVersion
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from service.serving.bandit import Bandit
 from service.serving.live import Bandits
 from service.serving.observed import named_inputs
@@ -31,6 +32,7 @@ class Keeping:
         self._hub = hub
         self._live: Bandits | None = None
         self._rewards: Rewards | None = None
+        self._checks: dict[Bandit, asyncio.Task[None]] = {}
 
     def begin(self, live: Bandits, rewards: Rewards) -> None:
         """Count what others do from now on, and apply what they have appended meanwhile."""
@@ -40,6 +42,11 @@ class Keeping:
         self._hub.listener = self
         for bandit in live.all():
             bandit.applier.follow(self._hub.head(bandit.record.key))
+
+    def close(self) -> None:
+        """Order no more rounds."""
+        for task in self._checks.values():
+            task.cancel()
 
     # -- what changes here ----------------------------------------------------------------------
 
@@ -100,11 +107,26 @@ class Keeping:
         assert self._rewards is not None
         assert self._live is not None
         decision, before = step.decision, step.decision.state
-        if step.change.state.activated and not before.activated:
-            bandit = self._live.at(decision.bandit.key)
-            if bandit is not None:
-                bandit.vitals.activated(step.time, len(decision.actions))
+        bandit = self._live.at(decision.bandit.key)
+        if bandit is not None and step.change.state.activated and not before.activated:
+            bandit.vitals.activated(step.time, len(decision.actions))
         self._rewards.stepped_elsewhere(step, rows)
+        if bandit is not None and rows and bandit not in self._checks:
+            self._checks[bandit] = asyncio.create_task(self._order_when_due(bandit))
+
+    async def _order_when_due(self, bandit: Bandit) -> None:
+        """Order a round where one is due once all committed rows are applied."""
+        assert self._rewards is not None
+        applier = bandit.applier
+        try:
+            applied = LogPosition(-1)
+            while applied < applier.head:
+                applied = applier.head
+                if not await applier.applied(applied):
+                    return
+                self._rewards.train_if_due(bandit)
+        finally:
+            self._checks.pop(bandit, None)
 
     def counted(self, counts: list[Counted]) -> None:
         """Add what a process has answered; see `Listener`."""

@@ -146,6 +146,7 @@ async def running(
             settings.max_rewards_per_decision, batcher, rounds.order, live.metrics_of,
         )  # fmt: skip
         keeping.begin(live, rewards)
+        stack.callback(keeping.close)
         explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())

@@ -111,11 +111,16 @@ def _processors(settings: Settings) -> Iterator[Check]:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota()
     usable = cpus if quota is None else min(float(cpus), quota)
-    wanted = settings.service_threads + settings.trainer_threads
+    workers = settings.workers
+    processes = 1 if workers == 1 else workers + 1  # and the one that writes the store
+    wanted = processes * settings.service_threads + settings.trainer_threads
     found = f"{usable:g} processors; {settings.service_threads} service and"
     found += f" {settings.trainer_threads} trainer threads"
+    found += "" if workers == 1 else f", of {workers} workers and the process that writes for them"
     if wanted > max(2.0, usable):
-        remedy = "lower service_threads or trainer_threads, or add processors"
+        lower = "service_threads or trainer_threads"
+        lower = lower if workers == 1 else f"workers, {lower}"
+        remedy = f"lower {lower}, or add processors"
         yield Check("processors", "note", f"{found}: they compete", remedy)
     elif usable < 2:
         remedy = "the trainer yields to requests, but selects are slower while it trains"

@@ -10,7 +10,7 @@ from tests.workers.crew import KEEPER, crew_of, killed
 def test_rewards_at_workers_lead_to_rounds(crew) -> None:
     one, two = crew.both
     name = one.two_actions(training={"mode": "background", "train_every": 20})
-    for number in range(40):
+    for number in range(20):  # the last one makes it due
         (one, two)[number % 2].teach(name, [number / 40, 1.0], "xy"[number % 2], number % 2)
     poll(
         lambda: min(api.scores(name, [0.5, 1.0])["snapshot"] for api in crew.both) > 0,
