@@ -51,7 +51,10 @@ class Counts(Additions):
     def add_value(self, uid: str, time: float, value: float, delay_s: float | None) -> None:
         """Count a first value, learned `delay_s` after its decision (None: unknown)."""
         key = _moment(uid, time)
-        self.sums[key].update(num_values=1, value=value, square=value * value)
+        sums = self.sums[key]
+        sums["num_values"] += 1  # `update` takes five times as long
+        sums["value"] += value
+        sums["square"] += value * value
         if delay_s is not None:
             self.delays[key][bisect_left(DELAYS_S, delay_s)] += 1
 

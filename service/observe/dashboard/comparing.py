@@ -429,6 +429,9 @@ class Comparison:
     def _add(
         self, key: Key, made_at: int, value: float, *, add: bool, is_bandit: bool = False
     ) -> None:
+        if add and not self._definitions.end and key in self._waiting:
+            self._waiting[key].append((value, is_bandit))  # one definition, which others met
+            return
         since = self._definitions.since(made_at, key)
         sums = self._of(key)
         if sums is not None and since < sums.since:
