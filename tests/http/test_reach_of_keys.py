@@ -98,6 +98,19 @@ def test_a_limited_key_decides_and_rewards_at_its_bandits_alone(server: Server) 
     assert [each["code"] for each in batch] == [200, 403, 200]
 
 
+@pytest.mark.parametrize("own_id", [None, "fresh"])
+def test_a_first_reward_of_a_limited_key_is_refused_at_once(
+    server: Server, own_id: str | None
+) -> None:
+    """Nothing was asked about the decision so far: its id alone says which bandit it is of."""
+    body: dict[str, Any] = {"bandit": "other", "context": [1.0]}
+    if own_id:
+        body["decision_id"] = own_id
+    made = call(server, ALL, "POST", "/select", body)[1]["decision_id"]
+    assert reward(server, TEAM, made)[0] == 403
+    assert reward(server, ALL, made)[1]["status"] == "applied"
+
+
 @pytest.mark.parametrize("own_id", [None, "given"])
 def test_no_decision_of_another_bandit_takes_a_reward_of_a_limited_key(
     server: Server, own_id: str | None
