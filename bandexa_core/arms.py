@@ -16,6 +16,9 @@ Where the unit decides, the arm is known before the decision, and the propensity
 A request that an arm cannot serve (its action is not offered, or the request names none) is the
 bandit's: no arm is drawn, whichever it would have been, so that all arms see the same requests.
 
+A shadow decides by numbers of its own and serves nothing: neither the draw of another arm nor any
+probability depends on it. What it would have served is part of the choice.
+
 Legend: K candidates, k picks.
 """
 
@@ -97,7 +100,7 @@ def shares(spec: BanditSpec) -> dict[str, float]:
         return {SERVED: 1.0}
     if spec.mode == "control_only":
         return {spec.guard.arm: 1.0}
-    found = {arm.name: arm.share for arm in spec.arms}
+    found = {arm.name: arm.share for arm in spec.arms if not arm.shadow}
     return found | {BANDIT: 1.0 - sum(found.values())}
 
 
@@ -200,6 +203,7 @@ class Division:
         self._num = num
         self._retrieve = retrieve
         self._assigned = assigned(spec, uid, decision_id, asked, trials)
+        self._shadows = [arm for arm in spec.arms if arm.shadow]
 
     @property
     def forced(self) -> Indexes | None:
@@ -213,6 +217,21 @@ class Division:
 
     def made(self, own: Choice) -> Choice:
         """Return the choice, given that of the bandit's policy with `forced`."""
+        served = self._served(own)
+        return served._replace(shadows=self._shadowed()) if self._shadows else served
+
+    def _shadowed(self) -> dict[str, int]:
+        """Return the index that each shadow would have served, of those that can serve this."""
+        found = {}
+        for arm in self._shadows:
+            part = Part(arm.name, 0.0, _place(arm, self._asked) if arm.has_rule else None, arm)
+            if part.place is not None:
+                found[arm.name] = part.place
+            elif not arm.has_rule:
+                found[arm.name] = int(self._by_method(part, None).chosen[0])
+        return found
+
+    def _served(self, own: Choice) -> Choice:
         if self._assigned is None:
             return own
         mine, parts = self._assigned

@@ -36,6 +36,8 @@ class ArmSpec:
             configuration.
         snapshot: The snapshot that this model is, as it was learned.
         learned: The configuration of that model.
+        shadow: It decides and serves nothing: what it would have served is logged with each
+            decision. Its share is 0.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -47,6 +49,7 @@ class ArmSpec:
     challenger: str | None = None
     snapshot: int | None = None
     learned: dict[str, Any] | None = None
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.name) or self.name in (BANDIT, SERVED):
@@ -56,6 +59,10 @@ class ArmSpec:
             )
         if not 0.0 <= self.share <= MAX_SHARE:
             raise ValueError(f"share: must be 0 to {MAX_SHARE}")
+        if self.shadow and self.share > 0.0:
+            raise ValueError("share: a shadow serves nothing, so that its share is 0")
+        if self.shadow and self.challenger is not None:
+            raise ValueError("shadow: a challenger on trial serves its share")
         if sum(each is not None for each in (self.policy, self.action, self.challenger)) != 1:
             raise ValueError("policy: an arm has a policy or an action")
         parts = self.challenger, self.snapshot, self.learned
@@ -143,6 +150,7 @@ def check_arms(
         ValueError: The message begins with the field.
     """
     names = [arm.name for arm in arms]
+    serving = [arm.name for arm in arms if not arm.shadow]
     if len(set(names)) < len(names):
         raise ValueError("arms: two have one name")
     if len(arms) > MAX_ARMS:
@@ -151,9 +159,9 @@ def check_arms(
         raise ValueError("arms: the sum of their shares must be below 1")
     if mode is not None and mode not in get_args(Mode):
         raise ValueError(f"mode: must be one of {', '.join(get_args(Mode))}")
-    if guard.num_watched and guard.arm not in names:
-        raise ValueError(f"guard: there is no arm {guard.arm!r}")
-    if mode == "control_only" and serve is None and guard.arm not in names:
+    if guard.num_watched and guard.arm not in serving:
+        raise ValueError(f"guard: there is no arm {guard.arm!r} that may serve")
+    if mode == "control_only" and serve is None and guard.arm not in serving:
         raise ValueError(f"mode: control_only needs an arm {guard.arm!r} (guard.arm)")
     if serve is not None and not _ID.fullmatch(serve):
         raise ValueError("serve: must be the id of an action")

@@ -754,7 +754,7 @@ class BanditSpec:
 
     @property
     def has_arms(self) -> bool:
-        """Whether something else than the bandit may decide."""
+        """Whether something else than the bandit may decide, or decides in its shadow."""
         return bool(self.arms) or self.serve is not None
 
     @property

@@ -94,13 +94,25 @@ class Calibration(NamedTuple):
         return cls(squares, num_rows)
 
 
-def squared_errors(
+class HeldOut(NamedTuple):
+    """The errors of a posterior on rows that it has not learned.
+
+    Attributes:
+        squares: Squared errors over their predicted variances, (N,).
+        error: The mean of the squared errors, in squared reward units.
+    """
+
+    squares: NDArray[np.float64]
+    error: float
+
+
+def held_out(
     posterior: GaussianPosterior | DisjointPosterior,
     z_ND: NDArray[np.float64],
     slots: NDArray[np.int64],
     rewards: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return squared errors over their predicted variances, (N,), of rows that are not learned.
+) -> HeldOut:
+    """Return the errors on N rows that are not learned.
 
     Args:
         posterior: What predicts them.
@@ -115,4 +127,4 @@ def squared_errors(
         mean_N, std_N = posterior.mean_std(z_ND)
     errors_N = rewards - posterior.frame.center - mean_N
     squares_N: NDArray[np.float64] = errors_N**2 / (posterior.noise_mean + std_N**2)
-    return squares_N
+    return HeldOut(squares_N, float(np.mean(errors_N**2)))

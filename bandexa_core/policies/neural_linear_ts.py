@@ -7,6 +7,7 @@ The posterior treats the features as known: its uncertainty is that of the last 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from bandexa_core.encoders.torch.module import (
     module_tensors,
 )
 from bandexa_core.features.scaling import InputScaling
-from bandexa_core.policies.calibration import MOST_ROWS, Calibration, squared_errors
+from bandexa_core.policies.calibration import MOST_ROWS, Calibration, held_out
 from bandexa_core.policies.linear_head import LinearHead, take_prefix
 from bandexa_core.policies.named_inputs import NamedCross, NamedInputs
 from bandexa_core.policies.protocol import RowWeights
@@ -137,8 +138,9 @@ class NeuralLinearTS(LinearHead):
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
         """
+        tested: dict[str, float] = {}
         if self.config.calibrated:
-            self._calibrate(replay, plan.since, weights)
+            tested = self._calibrate(replay, plan.since, weights)
         if self.scaling is not None:
             self._standardize(replay, plan, weights)
         if self.named is not None and self.named.is_due(plan.num_rows):
@@ -148,7 +150,7 @@ class NeuralLinearTS(LinearHead):
             metrics = self._fit(self.module, replay, plan, weights)
             self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
             metrics["calibration"] = self.calibration.factor
-            return {}, metrics
+            return {}, metrics | tested
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
         decay = plan.weight_decay
         if plan.most_decay is not None:
@@ -163,7 +165,7 @@ class NeuralLinearTS(LinearHead):
         self.encoder = serving(self.module)
         self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
         metrics["calibration"] = self.calibration.factor
-        return trainer.tensors(), metrics
+        return trainer.tensors(), metrics | tested
 
     def _fit(
         self,
@@ -194,20 +196,27 @@ class NeuralLinearTS(LinearHead):
         self.encoder = serving(module)
         return found
 
-    def _calibrate(self, replay: TrainingRows, since: int, weights: RowWeights | None) -> None:
-        """Test the posterior, with the network as it is, on the rows after position `since`."""
+    def _calibrate(
+        self, replay: TrainingRows, since: int, weights: RowWeights | None
+    ) -> dict[str, float]:
+        """Test the posterior, with the network as it is, on the rows after position `since`.
+
+        Returns the mean squared error there, as a metric of the round; none without such rows.
+        """
         positions = replay.positions()
         num_new = len(positions) - int(np.searchsorted(positions, since, "right"))
         if not (num_new and self.posterior.num_rows):
-            return
+            return {}
         rows = replay.newest(min(num_new, MOST_ROWS))
         z_ND = self.features(rows.contexts, rows.actions)
         good_N = learnable(z_ND)
-        if good_N.any():
-            values_N = self.config.clipped(rows.rewards)[good_N]
-            squares_N = squared_errors(self.posterior, z_ND[good_N], rows.slots[good_N], values_N)
-            num_rows = len(positions) if weights is None else float(weights(positions).sum())
-            self.calibration = self.calibration.tested(squares_N, num_new, num_rows)
+        if not good_N.any():
+            return {}
+        values_N = self.config.clipped(rows.rewards)[good_N]
+        found = held_out(self.posterior, z_ND[good_N], rows.slots[good_N], values_N)
+        num_rows = len(positions) if weights is None else float(weights(positions).sum())
+        self.calibration = self.calibration.tested(found.squares, num_new, num_rows)
+        return {"held_out_error": found.error} if math.isfinite(found.error) else {}
 
     def _first_frame(self, replay: TrainingRows) -> Frame:
         """Return the frame to train in: the trainer has not applied the rows that it trains on."""

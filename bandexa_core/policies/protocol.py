@@ -5,8 +5,9 @@ Legend: K candidates, A action features, V size of a cached action part, `*X` co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -135,6 +136,9 @@ class Candidates:
         return Candidates(slots, self._taken[indexes], parts)
 
 
+NO_SHADOWS: Mapping[str, int] = MappingProxyType({})
+
+
 class Choice(NamedTuple):
     """The result of a selection.
 
@@ -153,6 +157,7 @@ class Choice(NamedTuple):
         all_propensities: Computes the probability of each candidate, (K,), to sum 1; it takes as
             long as the draw. It reads immutable arrays only.
         arm: The arm that decided; None where there are none, or none could serve the request.
+        shadows: The index that each shadow would have served, by its name.
     """
 
     chosen: NDArray[np.int64]
@@ -166,6 +171,7 @@ class Choice(NamedTuple):
     propensities: tuple[float, ...] | None = None
     all_propensities: Callable[[], NDArray[np.float64]] | None = None
     arm: str | None = None
+    shadows: Mapping[str, int] = NO_SHADOWS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from bandexa_core.log.metrics import Totals
 from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
 from service.http.schemas.bandits import (
+    AgreementState,
     ArmState,
     BanditAnswer,
     ComparedState,
@@ -36,7 +37,7 @@ from service.serving.engine import Engine
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
 from service.serving.recovery import SetAside
-from service.serving.standing import ArmStanding, Compared, Estimated
+from service.serving.standing import Agreement, ArmStanding, Compared, Estimated
 
 NOWHEN: Mapping[str, float] = MappingProxyType({})
 
@@ -93,7 +94,15 @@ def arm_state(arm: ArmStanding) -> ArmState:
         lift=None if arm.lift is None else estimate_state(arm.lift),
         metrics={name: compared_state(each) for name, each in arm.metrics.items()},
         segments={name: compared_state(each) for name, each in arm.segments.items()},
+        agreement=agreement_state(arm.agreement),
     )  # fmt: skip
+
+
+def agreement_state(found: Agreement | None) -> AgreementState | None:
+    """Return how often an arm and the bandit choose alike."""
+    if found is None:
+        return None
+    return AgreementState(share=estimate_state(found.share), reward_share=found.reward_share)
 
 
 def compared_state(found: Compared) -> ComparedState:

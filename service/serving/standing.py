@@ -37,6 +37,19 @@ class Compared(NamedTuple):
     lift: Estimated | None
 
 
+class Agreement(NamedTuple):
+    """How often an arm and the bandit choose alike.
+
+    Attributes:
+        share: The share of values in whose decisions they did.
+        reward_share: Which share of all that was earned was earned there; None where that says
+            nothing, because nothing was earned.
+    """
+
+    share: Estimated
+    reward_share: float | None
+
+
 class ArmStanding(NamedTuple):
     """How an arm stands.
 
@@ -49,6 +62,7 @@ class ArmStanding(NamedTuple):
         segments: The same for each value of the segment.
         guarded: Of the arm that guards: the lifts that it acts on, by metric ("": what is learned),
             with intervals that share the probability of an error.
+        agreement: Of an arm that follows a rule, and of a shadow; None of others.
     """
 
     name: str
@@ -58,6 +72,7 @@ class ArmStanding(NamedTuple):
     metrics: Mapping[str, Compared] = EMPTY
     segments: Mapping[str, Compared] = EMPTY
     guarded: Mapping[str, Estimated] = EMPTY_GUARDED
+    agreement: Agreement | None = None
 
 
 class Standing(NamedTuple):
@@ -75,9 +90,14 @@ class Standing(NamedTuple):
     def new(cls, spec: BanditSpec) -> Standing:
         """Return how arms stand before any value."""
         nothing, chances = Estimated(0, None, None), shares(spec)
+        none = Agreement(nothing, None)
         arms = [
-            ArmStanding(arm.name, chances.get(arm.name, 0.0), nothing, nothing) for arm in spec.arms
-        ]
+            ArmStanding(
+                arm.name, chances.get(arm.name, 0.0), nothing, nothing,
+                agreement=none if arm.shadow or arm.has_rule else None,
+            )
+            for arm in spec.arms
+        ]  # fmt: skip
         own = ArmStanding(BANDIT, chances.get(BANDIT, 0.0), nothing, None)
         return cls((*arms, own), spec)
 

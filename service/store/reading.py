@@ -363,11 +363,19 @@ class CountingReader(Reader, Protocol):
         """
 
     def learned(
-        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+        self,
+        bandit: int,
+        after: int,
+        up_to: int,
+        most: int,
+        *,
+        contexts: bool = False,
+        shadows: bool = False,
     ) -> list[CountedValue]:
         """Return at most so many learn rows, and rows that void values, in (after, up_to].
 
-        `contexts`: With the contexts of their decisions.
+        `contexts`: With the contexts of their decisions. `shadows`: With what shadows would have
+        served in these.
         """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +108,7 @@ class DecisionRecord(NamedTuple):
         imported: The id that it had where it was made; None: it was made here.
         arm: The arm that decided; None where there were none, or none could serve the request.
         served: The action that the request named as the caller's own, where there were arms.
+        shadows: The action that each shadow would have served, by its name; None without shadows.
     """
 
     decision_id: DecisionId
@@ -131,6 +132,7 @@ class DecisionRecord(NamedTuple):
     imported: str | None = None
     arm: str | None = None
     served: ActionId | None = None
+    shadows: Mapping[str, ActionId] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +511,8 @@ class CountedValue(NamedTuple):
         propensity: How probable the first of its actions was; None where it is not known.
         score: The value by which the action was chosen.
         origin: The position at which its value was learned first.
+        explored: Whether another action had the best mean; None where that is not known.
+        shadows: What shadows would have served, by name, where it was asked for; None: nothing.
     """
 
     position: int
@@ -529,3 +533,5 @@ class CountedValue(NamedTuple):
     propensity: float | None = None
     score: float | None = None
     origin: int | None = None
+    explored: bool | None = None
+    shadows: Mapping[str, ActionId] | None = None

@@ -101,7 +101,42 @@ def test_the_bandits_own_decisions_are_those_without_arms(grown):
     assert compared > 50
 
 
-@pytest.mark.parametrize("arms", [RULES, METHODS], ids=["rules", "methods"])
+SHADOWS = (
+    arm("dark", 0.0, policy="greedy", shadow=True),
+    arm("random", 0.0, policy="uniform", shadow=True),
+    arm("fixed", 0.0, action="d", shadow=True),
+    arm("caller", 0.0, policy="request", shadow=True),
+)
+
+
+def test_a_shadow_decides_and_changes_nothing(grown):
+    """Arms, actions and every probability are those without shadows; its own draws differ."""
+    x = np.array([1.0, 0.4, -0.3, 0.2], np.float32)
+    plain = decided(grown(arms=METHODS), x, 200, asked(served="b"))
+    model = grown(arms=(*METHODS, *SHADOWS))
+    shaded = decided(model, x, 200, asked(served="b"))
+    for one, other in zip(plain, shaded, strict=True):
+        assert other.arm == one.arm
+        assert other.chosen.tolist() == one.chosen.tolist()
+        assert other.propensity == one.propensity
+        np.testing.assert_array_equal(other.all_propensities(), one.all_propensities())
+        assert one.shadows == {}
+        assert (other.shadows["fixed"], other.shadows["caller"]) == (3, 1)
+    best = Counter(choice.shadows["dark"] for choice in shaded).most_common(1)
+    assert best[0][1] > 190  # but for its floor
+    assert {choice.shadows["random"] for choice in shaded} == set(range(5))
+    assert shaded[0].shadows == decided(model, x, 1, asked(served="b"))[0].shadows, "it repeats"
+    # Alone it makes nobody but the bandit decide; what it cannot serve it does not decide.
+    (alone,) = decided(grown(arms=SHADOWS), x, 1, asked())
+    (bare,) = decided(grown(), x, 1, None)
+    assert (alone.arm, alone.chosen.tolist()) == ("bandit", bare.chosen.tolist())
+    assert alone.propensity == bare.propensity
+    assert set(alone.shadows) == {"dark", "random", "fixed"}
+
+
+@pytest.mark.parametrize(
+    "arms", [RULES, METHODS, (*METHODS, *SHADOWS)], ids=["rules", "methods", "shadows"]
+)
 def test_decisions_drawn_together_are_those_drawn_one_by_one(grown, arms):
     model = grown(arms=arms)
     rng = np.random.default_rng(0)
@@ -115,6 +150,7 @@ def test_decisions_drawn_together_are_those_drawn_one_by_one(grown, arms):
         assert (alone.arm, alone.chosen, alone.scores) == (found.arm, found.chosen, found.scores)
         assert alone.propensity == pytest.approx(found.propensity, rel=1e-12)
         assert alone.explored == found.explored
+        assert alone.shadows == found.shadows
 
 
 def test_several_places_have_the_probability_of_the_mixture(grown):
@@ -186,7 +222,14 @@ def test_one_arm_or_one_action_can_serve_everything(grown):
                 policy="greedy", arms=(arm("x", 0.1, policy="squarecb"),)
             ).check_together(),
         ),
+        ("share", lambda: arm("dark", 0.1, action="a", shadow=True)),
         ("guard", lambda: made(guard=GuardSpec(margin=0.1))),
+        (
+            "guard",
+            lambda: made(
+                arms=(arm("control", 0.0, action="a", shadow=True),), guard=GuardSpec(margin=0.1)
+            ),
+        ),
         ("mode", lambda: made(mode="control_only")),
         ("margin", lambda: GuardSpec(margin=-1.0)),
     ],

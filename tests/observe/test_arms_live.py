@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,8 +48,12 @@ def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
     nothing = {"num": 0, "mean": None, "low": None, "high": None}
     parts: dict[str, Any] = {"metrics": {}, "segments": {}}
     assert api.state(name)["arms"] == [
-        {"name": "control", "share": 0.5, "reward": nothing, "lift": nothing} | parts,
-        {"name": "bandit", "share": 0.5, "reward": nothing, "lift": None} | parts,
+        {"name": "control", "share": 0.5, "reward": nothing, "lift": nothing}
+        | parts
+        | {"agreement": {"share": nothing, "reward_share": None}},
+        {"name": "bandit", "share": 0.5, "reward": nothing, "lift": None}
+        | parts
+        | {"agreement": None},
     ]
     counts = rewarded(api.call, name, 1000, {"control": 0.25, "bandit": 0.75})
     control, bandit = counted(api.call, name, 1000)["arms"]
@@ -74,6 +79,46 @@ def test_state_values_and_metrics_say_how_arms_stand(api) -> None:
     for mode in ("control_only", "learn"):
         state = api.call("PUT", f"/bandits/{name}/mode", {"mode": mode})
         assert [arm["reward"]["num"] for arm in state["arms"]] == [0, 0]
+
+
+def test_an_apprentice_and_a_shadow_say_how_often_they_choose_like_the_bandit(api) -> None:
+    """The caller serves x. It is told to be worth 1 there, so that the bandit learns to agree."""
+    apprentice = {"name": "control", "share": 0.5, "policy": "request"}
+    dark = {"name": "dark", "share": 0.0, "action": "y", "shadow": True}
+    name = api.two_actions(arms=[apprentice, dark], mode="control_only")
+    made: dict[str, Any] = {}
+    for number in range(60):
+        served = "xy"[number % 3 == 0]
+        body = {"served": served, "decision_id": api.fresh("pupil")}
+        made[served] = api.select(name, [1, 0], **body)
+        assert (made[served]["arm"], made[served]["propensity"]) == ("control", 1.0)
+        report = {
+            "decision_id": made[served]["decision_id"],
+            "reward": {"x": 1.0, "y": 0.5}[served],
+        }
+        api.call("POST", "/reward", report)
+
+    def state() -> Any:
+        arms = {arm["name"]: arm for arm in api.state(name)["arms"]}
+        return arms if arms["dark"]["agreement"]["share"]["num"] == 60 else None
+
+    arms = poll(state, "60 agreements of the shadow")
+    share = arms["dark"]["agreement"]["share"]
+    assert share["mean"] == pytest.approx(20 / 60)  # it would have served y, as every third did
+    assert share["low"] < 20 / 60 < share["high"]
+    assert arms["dark"]["agreement"]["reward_share"] == pytest.approx(20 * 0.5 / (20 * 0.5 + 40))
+    assert (arms["dark"]["share"], arms["dark"]["reward"]["num"]) == (0.0, 0)
+    # Of the apprentice: where the bandit has the best mean of what was served, by its decisions.
+    pupil = arms["control"]["agreement"]
+    assert pupil["share"]["num"] == 60
+    assert pupil["share"]["mean"] > 0.5
+    assert pupil["reward_share"] > pupil["share"]["mean"], "it agrees where more was earned"
+    kept = api.call("GET", f"/bandits/{name}/decisions/{made['x']['decision_id']}")
+    assert kept["shadows"] == {"dark": "y"}
+    assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
+    log = api.http.get(f"/bandits/{name}/log").text.splitlines()
+    rows = [row for row in map(json.loads, log) if row["kind"] == "decision"]
+    assert [row["shadows"] for row in rows] == [{"dark": "y"}] * 60
 
 
 def test_the_guard_hands_over_and_a_restart_leaves_it_so(launch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.policies.calibration import MOST, Calibration, squared_errors
+from bandexa_core.policies.calibration import MOST, Calibration, held_out
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.schedule import most_decay
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, PosteriorConfig
@@ -27,14 +27,16 @@ def test_errors_are_those_of_the_predictive_distribution():
     for z_D, r in zip(z_ND[:20], r_N[:20], strict=True):
         posterior.update(z_D, r)
 
-    found = squared_errors(posterior, z_ND[20:], np.zeros(10, np.int64), r_N[20:])
+    found, error = held_out(posterior, z_ND[20:], np.zeros(10, np.int64), r_N[20:])
 
     precision_DD = z_ND[:20].T @ z_ND[:20] / 0.25 + np.eye(3) / 2.0
     mean_D = np.linalg.solve(precision_DD, z_ND[:20].T @ r_N[:20] / 0.25)
     variances_N = 0.25 + np.einsum(
         "nd,nd->n", z_ND[20:], np.linalg.solve(precision_DD, z_ND[20:].T).T
     )
-    assert found == pytest.approx((r_N[20:] - z_ND[20:] @ mean_D) ** 2 / variances_N, rel=1e-10)
+    squares_N = (r_N[20:] - z_ND[20:] @ mean_D) ** 2
+    assert found == pytest.approx(squares_N / variances_N, rel=1e-10)
+    assert error == pytest.approx(squares_N.mean(), rel=1e-10)
 
 
 @pytest.mark.parametrize("config", [FIXED, POOLED])
@@ -46,7 +48,7 @@ def test_each_slot_predicts_its_own_rows(config):
         if slot != 2:
             posterior.update(int(slot), z_D, r)
 
-    found = squared_errors(posterior, z_ND[40:], slots_N[40:], r_N[40:])
+    found, _ = held_out(posterior, z_ND[40:], slots_N[40:], r_N[40:])
 
     unseen = slots_N[40:] == 2
     prior_N = posterior.noise_mean * (1.0 + (z_ND[40:] ** 2).sum(1) * 2.0 / 0.25)
@@ -155,13 +157,14 @@ def test_a_network_that_fits_noise_predicts_deviations_of_the_right_size(make_ne
         since = 0
         for end in range(100, 301, 40):
             replay.append(rows.part(slice(since, end)))
-            state, _ = policy.train(
+            state, measured = policy.train(
                 replay, state, plan(num_rows=end, since=since, actions=actions, **options)
             )
+            assert ("held_out_error" in measured) == (since > 0), "the first round has no earlier"
             since = end
         later = rows.part(slice(since, None))
         z_ND = policy.features(later.contexts, later.actions)
-        squares_N = squared_errors(policy.posterior, z_ND, later.slots, later.rewards)
+        squares_N, _ = held_out(policy.posterior, z_ND, later.slots, later.rewards)
         found.append(squares_N.mean())
         factors.append(policy.calibration.factor)
     assert np.mean(found) > 1.25

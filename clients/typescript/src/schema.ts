@@ -102,6 +102,18 @@ export interface components {
             /** @description Its value in this decision, as the log has it. */
             value: unknown;
         };
+        /**
+         * @description How often an arm and the bandit choose alike, by the values learned of their decisions.
+         *
+         *     Of an arm that follows a rule: where it served what the bandit has the best mean of. Of a
+         *     shadow: where it would have served what was served.
+         */
+        AgreementState: {
+            /** @description Which share of what was earned was earned there; null where nothing was. */
+            reward_share: number | null;
+            /** @description The share of values where they do. */
+            share: components["schemas"]["EstimateState"];
+        };
         /** @description What an administrator did to a value: a correction, or (`after` is null) it became void. */
         AmendmentLine: {
             after: number | null;
@@ -124,6 +136,8 @@ export interface components {
          *             configuration.
          *         snapshot: The snapshot that this model is, as it was learned.
          *         learned: The configuration of that model.
+         *         shadow: It decides and serves nothing: what it would have served is logged with each
+         *             decision. Its share is 0.
          */
         ArmSpec: {
             action?: string | null;
@@ -133,11 +147,15 @@ export interface components {
             } | null;
             name: string;
             policy?: ("thompson" | "squarecb" | "greedy" | "uniform" | "first" | "request") | null;
+            /** @default false */
+            shadow?: boolean;
             share: number;
             snapshot?: number | null;
         };
         /** @description How an arm stands, since it is what it is now. */
         ArmState: {
+            /** @description Of an arm that follows a rule, and of a shadow; null of others. */
+            agreement: components["schemas"]["AgreementState"] | null;
             /** @description What the bandit earns more than it, per decision; null for the bandit. */
             lift: components["schemas"]["EstimateState"] | null;
             /**
@@ -157,7 +175,7 @@ export interface components {
             segments: {
                 [key: string]: components["schemas"]["ComparedState"];
             };
-            /** @description The probability that it decides now. */
+            /** @description The probability that it decides now; 0 of a shadow. */
             share: number;
         };
         /** @description What somebody, or a guard, did to a bandit. */
@@ -564,6 +582,10 @@ export interface components {
             /** @description Why the candidates cannot be explained any more. */
             reason: string | null;
             reproduced: components["schemas"]["ReproducedLine"] | null;
+            /** @description The action that each shadow would have served; null without shadows. */
+            shadows: {
+                [key: string]: string;
+            } | null;
             snapshot: number;
             std: number | null;
             time: number;
@@ -770,6 +792,11 @@ export interface components {
              */
             by?: "count" | "time";
             half_life?: number | null;
+        };
+        /** @description Which bandit made a decision. */
+        FoundDecision: {
+            bandit: string;
+            decision_id: string;
         };
         /**
          * @description When an arm takes over, because the bandit is worse.
@@ -1713,6 +1740,11 @@ export interface operations {
         body: undefined;
         answer: Record<string, unknown>;
     };
+    /** Find the bandit that made a decision. */
+    dashboard_decision: {
+        body: undefined;
+        answer: components["schemas"]["FoundDecision"];
+    };
     /** List the newest decisions of a bandit. */
     dashboard_decisions: {
         body: undefined;
@@ -1941,6 +1973,7 @@ export const CALLS = {
     compact: ["POST", "/compact"],
     correct_reward: ["POST", "/bandits/{name}/rewards/correct"],
     dashboard_bandit: ["GET", "/dashboard/bandits/{name}"],
+    dashboard_decision: ["GET", "/dashboard/decisions/{decision_id}"],
     dashboard_decisions: ["GET", "/dashboard/bandits/{name}/decisions"],
     dashboard_overview: ["GET", "/dashboard/overview"],
     dashboard_session: ["GET", "/dashboard/session"],
@@ -2007,6 +2040,7 @@ export const FIELDS = {
     EvaluationList: { evaluations: "list" },
     EvaluationState: { id: "string", bandit: "string", state: "string", requested_at: "number", request: "object" },
     FindingList: { findings: "list" },
+    FoundDecision: { bandit: "string", decision_id: "string" },
     Health: { status: "string" },
     ImportAnswer: { status: "string", decision_id: "string" },
     ImportBatchAnswer: { items: "list" },

@@ -52,6 +52,7 @@ async def explain_decision(
         position=record.position,
         propensity=record.propensity,
         arm=record.arm,
+        shadows=None if record.shadows is None else dict(record.shadows),
         explored=record.explored,
         std=record.std,
         activated=record.activated or decision.activated_at is not None,

@@ -172,11 +172,24 @@ class ComparedState(BaseModel):
     lift: EstimateState | None = Field(description="Of the bandit over the arm; null of itself.")
 
 
+class AgreementState(BaseModel):
+    """How often an arm and the bandit choose alike, by the values learned of their decisions.
+
+    Of an arm that follows a rule: where it served what the bandit has the best mean of. Of a
+    shadow: where it would have served what was served.
+    """
+
+    share: EstimateState = Field(description="The share of values where they do.")
+    reward_share: float | None = Field(
+        description="Which share of what was earned was earned there; null where nothing was."
+    )
+
+
 class ArmState(BaseModel):
     """How an arm stands, since it is what it is now."""
 
     name: str = Field(description='"bandit": the bandit itself.')
-    share: float = Field(description="The probability that it decides now.")
+    share: float = Field(description="The probability that it decides now; 0 of a shadow.")
     reward: EstimateState
     lift: EstimateState | None = Field(
         description="What the bandit earns more than it, per decision; null for the bandit."
@@ -184,6 +197,9 @@ class ArmState(BaseModel):
     metrics: dict[str, ComparedState] = Field({}, description="The same by each metric.")
     segments: dict[str, ComparedState] = Field(
         {}, description="The same for each value of `segment`; (others) are the later ones."
+    )
+    agreement: AgreementState | None = Field(
+        None, description="Of an arm that follows a rule, and of a shadow; null of others."
     )
 
 

@@ -135,6 +135,9 @@ class DecisionAnswer(BaseModel):
     arm: str | None = Field(
         None, description="The arm that decided; null without arms, or where none could."
     )
+    shadows: dict[str, str] | None = Field(
+        None, description="The action that each shadow would have served; null without shadows."
+    )
     explored: bool | None = Field(description="Whether another action had the best mean.")
     std: float | None
     activated: bool

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.arms import shares
-from bandexa_core.arms_spec import BANDIT
+from bandexa_core.arms_spec import BANDIT, ArmSpec
 from bandexa_core.evaluation import (
     Asymptotic,
     Interval,
@@ -39,7 +39,7 @@ from bandexa_core.log.rows import Metrics
 from bandexa_core.schema import from_bytes
 from bandexa_core.schema.objects import flatten
 from bandexa_core.spec import BanditSpec
-from service.serving.standing import ArmStanding, Compared, Estimated, Standing
+from service.serving.standing import Agreement, ArmStanding, Compared, Estimated, Standing
 from service.store.records import CountedValue
 
 Kind = Literal["action", "arm", "lift"]
@@ -47,6 +47,9 @@ Range = tuple[float, float]
 Values = NDArray[np.float64]
 SEPARATOR = "\x1f"
 METRIC, SEGMENT = "metric:", "segment:"
+# Of an arm that follows a rule, and of a shadow: whether it agrees, what was earned where it does,
+# and what was earned at all.
+AGREES, MATCHED, WHOLE = "agrees", "matched", "whole"
 MAX_SEGMENTS = 12  # values of a segment; the later ones are counted together
 OTHERS = "(others)"
 MISSING = "(missing)"
@@ -315,6 +318,9 @@ def _defined(spec: BanditSpec, key: Key) -> Any:
     value: Any = spec.reward_range, spec.rewards.learn
     if key.kind == "action":
         return None if key.of else value
+    if key.of in (AGREES, MATCHED, WHOLE):
+        arm = next((arm for arm in spec.arms if arm.name == key.name), None)
+        return None if arm is None else replace(arm, share=0.0), value
     if key.of.startswith(METRIC):
         value = None
     elif key.of:
@@ -330,6 +336,25 @@ def comparable(spec: BanditSpec, arm: str | None, *, is_first: bool) -> bool:
         return False
     chances = shares(spec)
     return len(chances) > 1 and chances.get(BANDIT, 0.0) > 0.0 and arm in chances
+
+
+def agreements(spec: BanditSpec, row: CountedValue) -> list[tuple[str, bool]]:
+    """Return the arms that a decision has an agreement of, and whether they agree.
+
+    An arm that follows a rule agrees with the bandit where it served what the bandit has the best
+    mean of. A shadow agrees with what was served where it would have served the same.
+    """
+    found = []
+    if row.explored is not None:
+        rules = (arm.name for arm in spec.arms if arm.has_rule and not arm.shadow)
+        found = [(name, not row.explored) for name in rules if name == row.arm]
+    shadows = row.shadows or {}
+    found += [
+        (arm.name, shadows[arm.name] == row.action)
+        for arm in spec.arms
+        if arm.shadow and arm.name in shadows
+    ]
+    return found
 
 
 def compared_metrics(spec: BanditSpec) -> tuple[str, ...]:
@@ -403,10 +428,13 @@ class Comparison:
             self._add(key, made_at, value, add=add)
             for name, part in metrics or ():
                 self._add(Key("action", row.action, METRIC + name), made_at, part, add=add)
-        arm = row.arm
+        arm, spec = row.arm, self._definitions.spec(made_at)
+        for name, agrees in agreements(spec, row):
+            counted = {AGREES: float(agrees), MATCHED: value if agrees else 0.0, WHOLE: value}
+            for of, number in counted.items():
+                self._add(Key("arm", name, of), made_at, number, add=add)
         if arm is None:
             return
-        spec = self._definitions.spec(made_at)
         if not comparable(spec, arm, is_first=row.is_first):
             return
         others = [each for each, share in shares(spec).items() if each != BANDIT and share > 0.0]
@@ -475,6 +503,8 @@ class Comparison:
     @staticmethod
     def _new(key: Key, since: int, spec: BanditSpec) -> Sums | Lift:
         bounds = None if key.of.startswith(METRIC) else spec.reward_range
+        if key.of in (AGREES, MATCHED, WHOLE):
+            bounds = (0.0, 1.0) if key.of == AGREES else None
         if key.kind != "lift":
             return Sums.new(since, bounds)
         chances = shares(spec)
@@ -502,12 +532,23 @@ def standing(known: Configurations, stored: Mapping[Key, str]) -> Standing:
             return _estimated(replace(sums.state, alpha=alpha))
         return sums.estimated()
 
+    def agreement(arm: ArmSpec | None) -> Agreement | None:
+        """Return how often an arm and the bandit choose alike."""
+        if arm is None or not (arm.shadow or arm.has_rule):
+            return None
+        whole, matched = of(Key("arm", arm.name, WHOLE)), of(Key("arm", arm.name, MATCHED))
+        share = None
+        if whole.mean is not None and matched.mean is not None and whole.mean > 0.0:
+            share = matched.mean / whole.mean
+        return Agreement(of(Key("arm", arm.name, AGREES)), share)
+
     def compared(name: str, part: str) -> Compared:
         lift = None if name == BANDIT else of(Key("lift", name, part))
         return Compared(of(Key("arm", name, part)), lift)
 
     chances = shares(spec)
-    names = [*(arm.name for arm in spec.arms), BANDIT]
+    known_arms = {arm.name: arm for arm in spec.arms}
+    names = [*known_arms, BANDIT]
     metrics = compared_metrics(spec)
     segments: list[str] = []
     if spec.segment is not None:
@@ -531,6 +572,7 @@ def standing(known: Configurations, stored: Mapping[Key, str]) -> Standing:
             None if name == BANDIT else of(Key("lift", name)),
             {metric: compared(name, METRIC + metric) for metric in metrics},
             {value: compared(name, SEGMENT + value) for value in segments}, guarded(name),
+            agreement(known_arms.get(name)),
         )
         for name in names
     )  # fmt: skip

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from bandexa_core.ids import BanditUid
+from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
 from service.observe.dashboard.comparing import (
@@ -288,7 +289,10 @@ class Follower:
         cursor = self._aggregates.cursor(uid)
         if cursor >= head:
             return False
-        rows = self._store.learned(key, cursor, head, CHUNK, contexts=self._has_segments(key))
+        rows = self._store.learned(
+            key, cursor, head, CHUNK, contexts=self._has_segments(key),
+            shadows=self._any_spec(key, lambda spec: any(arm.shadow for arm in spec.arms)),
+        )  # fmt: skip
         for row in rows:
             cursors[uid] = row.position
             if row.imported:
@@ -331,9 +335,13 @@ class Follower:
 
     def _has_segments(self, key: int) -> bool:
         """Whether arms are, or were, compared by the contexts of decisions."""
+        return self._any_spec(key, lambda spec: spec.segment is not None)
+
+    def _any_spec(self, key: int, holds: Callable[[BanditSpec], bool]) -> bool:
+        """Whether something holds of a configuration that a bandit has, or had."""
         with suppress(KeyError, StoreDamaged):  # deleted meanwhile, or not served either
             specs = self._store.configurations(key).specs
-            return any(spec.segment is not None for spec in specs)
+            return any(map(holds, specs))
         return False
 
     def _publish_standings(self) -> None:

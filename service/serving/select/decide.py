@@ -260,10 +260,22 @@ def _drawn(
         propensities=everyone,
         arm=choice.arm,
         served=None if choice.arm is None else command.served,
+        shadows=_shadows(model, offer, choice),
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1
     return Drawn(record, late, several, choice.encode_s, draw_s)
+
+
+def _shadows(model: ServingModel, offer: Offer, choice: Choice) -> dict[str, ActionId] | None:
+    """Return what shadows would have served; None without shadows."""
+    if not choice.shadows:
+        return None
+    slots, ids = offer.candidates.slots, offer.ids
+    return {
+        name: model.catalogue.ids[int(slots[index])] if ids is None else ids[index]
+        for name, index in choice.shadows.items()
+    }
 
 
 def _stores_all(model: ServingModel, command: SelectCommand, offer: Offer) -> bool:

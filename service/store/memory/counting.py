@@ -38,7 +38,14 @@ class MemoryCountingReader(View):
             return found
 
     def learned(
-        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+        self,
+        bandit: int,
+        after: int,
+        up_to: int,
+        most: int,
+        *,
+        contexts: bool = False,
+        shadows: bool = False,
     ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         with self._reading() as contents:
@@ -65,6 +72,7 @@ class MemoryCountingReader(View):
                         action=made.chosen[each.item].id, is_first=_is_first(contents, held),
                         context=made.context.tobytes() if contexts else None,
                         propensity=made.propensity, score=made.chosen[each.item].score,
+                        explored=made.explored, shadows=made.shadows if shadows else None,
                     )  # fmt: skip
                 found.append(value)
             return found

@@ -164,15 +164,34 @@ def blank_chosen(decision_id: str, blob: bytes) -> bytes:
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:
-    """Encode the candidates of a decision, and the caller's own one.
+    """Encode the candidates of a decision, the caller's own one, and those of shadows.
 
-    None where all enabled actions were offered, and the request named none.
+    None where all enabled actions were offered, the request named none, and there is no shadow.
     """
-    if record.candidates is None and record.served is None:
+    if record.candidates is None and record.served is None and not record.shadows:
         return None
     features = None if record.features is None else packed_rows(record.features)
-    parts = (record.candidates, features, record.retrieval)
-    return bytes(msgpack.packb(parts if record.served is None else (*parts, record.served)))
+    parts: tuple[object, ...] = (record.candidates, features, record.retrieval)
+    if record.shadows:
+        parts = (*parts, record.served, dict(record.shadows))
+    elif record.served is not None:
+        parts = (*parts, record.served)
+    return bytes(msgpack.packb(parts))
+
+
+def unpack_shadows(where: str, blob: bytes | None) -> dict[str, ActionId] | None:
+    """Return what shadows would have served in a decision; None without shadows.
+
+    Raises:
+        StoreDamaged: It cannot be read.
+    """
+    if blob is None:
+        return None
+    try:
+        parts = msgpack.unpackb(blob)
+        return {name: ActionId(action) for name, action in parts[4].items()} if parts[4:] else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreDamaged(f"decision {where}: its shadows are damaged") from error
 
 
 def unpack_candidate_ids(decision_id: str, blob: bytes | None) -> tuple[ActionId, ...] | None:

@@ -5,6 +5,7 @@ Used by one thread at a time. Every call is a short transaction that returns a f
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Self
 
 from bandexa_core.log.configurations import Configurations
@@ -13,7 +14,7 @@ from service.store.hashing import KIND_CONFIG, unpack_log_metrics
 from service.store.identity import TIME_BITS
 from service.store.records import CountedValue
 from service.store.sql.clock import stored_clock
-from service.store.sql.codec import chosen_score
+from service.store.sql.codec import chosen_score, unpack_shadows
 from service.store.sql.database import Database
 from service.store.sql.log_rows import config_rows
 from service.store.sql.reader import stored_spec
@@ -27,7 +28,8 @@ SELECT l.position, l.time, l.before, l.after, d.time,
   d.arm IS NULL OR d.unit IS NULL OR NOT EXISTS (
     SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
     AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL),
-  l.payload, CASE WHEN :contexts THEN d.context END, d.propensity, l.origin
+  l.payload, CASE WHEN :contexts THEN d.context END, d.propensity, l.origin, d.explored,
+  CASE WHEN :shadows THEN d.candidates END
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT :most
@@ -56,7 +58,14 @@ class SqlCountingReader:
         self.close()
 
     def learned(
-        self, bandit: int, after: int, up_to: int, most: int, *, contexts: bool = False
+        self,
+        bandit: int,
+        after: int,
+        up_to: int,
+        most: int,
+        *,
+        contexts: bool = False,
+        shadows: bool = False,
     ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         rows = self._db.execute(
@@ -68,6 +77,7 @@ class SqlCountingReader:
                 "most": most,
                 "bits": TIME_BITS,
                 "contexts": contexts,
+                "shadows": shadows,
             },
         ).fetchall()
         values = [_value(*row) for row in rows]
@@ -122,16 +132,21 @@ def _value(
     context: bytes | None,
     propensity: float | None,
     origin: int | None,
+    explored: int | None,
+    candidates: bytes | None,
 ) -> CountedValue:
-    action = score = metrics = metrics_before = None
+    action = score = metrics = metrics_before = shadows = None
     if chosen is not None:
         try:
             action, score = chosen_score(f"of log row {position}", chosen, place)
         except (StoreDamaged, IndexError):  # verification reports it
             action = score = None
+    with suppress(StoreDamaged):  # likewise
+        shadows = unpack_shadows(f"of log row {position}", candidates)
     if payload is not None:
         metrics, metrics_before = unpack_log_metrics(payload)
     return CountedValue(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
         action, arm, bool(is_first), metrics, metrics_before, context, propensity, score, origin,
+        None if explored is None else bool(explored), shadows,
     )  # fmt: skip

@@ -28,7 +28,7 @@ def decision_record(
     key, time, body_hash, context, chosen, candidates, version, position = row[:8]
     propensity, activated, explored, std, propensities, imported, arm, unit = row[8:]
     picks = unpack_chosen(decision_id, chosen, context)
-    ids, features, retrieval, served = None, None, None, None
+    ids, features, retrieval, served, shadows = None, None, None, None, None
     try:
         if candidates is not None:
             names, packed, *more = msgpack.unpackb(candidates)  # release 0.3.0 had two parts
@@ -38,7 +38,8 @@ def decision_record(
                 features = unpacked_rows(packed, num, bandit.spec.row_layout.action_dim)
             if more and more[0] is not None:
                 retrieval = Retrieval(*more[0])
-            served = ActionId(more[1]) if len(more) > 1 else None
+            served = ActionId(more[1]) if len(more) > 1 and more[1] is not None else None
+            shadows = more[2] if len(more) > 2 else None
         array = recorded_context(bandit.spec.context, context)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
@@ -49,4 +50,5 @@ def decision_record(
         unit=None if unit is None else unit.hex(), retrieval=retrieval,
         propensities=unpack_propensities(decision_id, propensities),
         imported=None if imported is None else imported.decode(), arm=arm, served=served,
+        shadows=shadows,
     )  # fmt: skip

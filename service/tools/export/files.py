@@ -90,7 +90,10 @@ def _lines(rows: Iterable[Row], out: IO[bytes]) -> int:
 
 # -- Parquet --------------------------------------------------------------------------------------
 
-_TEXT = ("context", "action_features", "features", "propensities", "rewards", "actions", "metrics")
+_TEXT = (
+    "context", "action_features", "features", "propensities", "rewards", "actions", "metrics",
+    "shadows",
+)  # fmt: skip
 
 
 def _arrow() -> tuple[Any, Any]:
@@ -123,7 +126,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
             ("rewards", pa.list_(reward)), ("snapshot", pa.int64()), ("position", pa.int64()),
             ("explored", pa.bool_()), ("activated", pa.bool_()), ("closed", pa.float64()),
             ("actions", pa.string()), ("metrics", pa.string()), ("arm", pa.string()),
-            ("served", pa.string()),
+            ("served", pa.string()), ("shadows", pa.string()),
         ]
     )  # fmt: skip
     names, num = set(schema.names), 0
@@ -184,7 +187,7 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                 for name in text:
                     if row.get(name) is not None:  # earlier exports have no metrics
                         row[name] = json.loads(row[name])
-                for name in ("arm", "served"):  # lines have none without arms
+                for name in ("arm", "served", "shadows"):  # lines have none without arms
                     if row.get(name) is None:
                         row.pop(name, None)
                 for reward in row["rewards"] or ():

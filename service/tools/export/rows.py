@@ -309,6 +309,8 @@ def _decision(
         row["arm"] = made.arm
         if made.served is not None:
             row["served"] = made.served
+    if made.shadows is not None:
+        row["shadows"] = dict(made.shadows)
     if record.spec.has_action_features:
         row["action_features"] = _features(first.features)
     if made.features is not None:

@@ -282,3 +282,43 @@ def test_values_of_no_arm_and_of_later_places_count_for_no_arm() -> None:
     (_, bandit) = stored.standing().arms
     assert (bandit.reward.num, bandit.reward.mean) == (1, 1.0)  # 2.5 counts as the range's end
     assert stored.num("action", "usual") == 2
+
+
+def test_agreement_is_of_rules_and_shadows_and_is_taken_out_with_its_values() -> None:
+    """Of an arm where it served the best mean, also while it serves everything."""
+    shadow = ArmSpec(name="dark", share=0.0, policy="greedy", shadow=True)
+    spec = dataclasses.replace(SPEC, arms=(CONTROL, shadow), mode="control_only")
+    other, usual = {"dark": ActionId("other")}, {"dark": ActionId("usual")}
+    rows = [
+        row(1, "control", 0.8, explored=False, shadows=usual),
+        row(2, "control", 0.2, explored=True, shadows=other),
+        row(3, "control", 1.0, explored=True, shadows=usual),
+        row(4, None, 0.6, explored=True, shadows=usual),
+    ]
+    stored = Stored(changed(spec)).take(rows)
+    control, dark, bandit = stored.standing().arms
+    assert bandit.agreement is None
+    assert control.agreement is not None
+    assert dark.agreement is not None
+    assert (control.agreement.share.num, control.agreement.share.mean) == (3, 1 / 3)
+    assert control.agreement.reward_share == pytest.approx(0.8 / 2.0)
+    assert (dark.agreement.share.num, dark.agreement.share.mean) == (4, 3 / 4)
+    assert dark.agreement.reward_share == pytest.approx(2.4 / 2.6)
+    assert (control.reward.num, dark.reward.num) == (0, 0), "they are no comparison"
+    void = row(5, "control", None, before=1.0, explored=True, shadows=usual, origin=3)
+    stored.take([void])
+    _, dark, _ = stored.standing().arms
+    assert dark.agreement is not None
+    assert dark.agreement.share.num == 3
+    assert dark.agreement.share.mean == pytest.approx(2 / 3)
+    # Another share of the same arm goes on; another rule begins anew.
+    half = dataclasses.replace(CONTROL, share=0.5)
+    more = Stored(changed(spec, (9, dataclasses.replace(spec, arms=(half, shadow)))))
+    arms = more.take([*rows, row(10, "control", 0.5, made_at=9, explored=False)]).standing().arms
+    assert arms[0].agreement is not None
+    assert arms[0].agreement.share.num == 4
+    new = dataclasses.replace(CONTROL, action="other")
+    anew = Stored(changed(spec, (9, dataclasses.replace(spec, arms=(new, shadow)))))
+    arms = anew.take([*rows, row(10, "control", 0.5, made_at=9, explored=False)]).standing().arms
+    assert arms[0].agreement is not None
+    assert arms[0].agreement.share.num == 1

@@ -79,7 +79,7 @@ export class BanditView {
     showNoted(this.noted, noted.findings, found.start, found.end);
     this.showCharts(found);
     this.showDelay(found.delay);
-    this.showValues(values);
+    this.showValues(values, state.spec);
     showChallengers(this.challengers, this.path, state.challengers);
     this.showAudit(audit.entries);
     this.showRounds(found.rounds);
@@ -168,14 +168,18 @@ export class BanditView {
   }
 
   // What each arm and action earned, with intervals that hold whenever one looks.
-  showValues({ arms, actions, num_actions }) {
+  showValues({ arms, actions, num_actions }, spec) {
     const range = (one) => (one === null || one.low === null ? "\u2013" : `${number(one.low)} to ${number(one.high)}`);
     const of = (one) => [number(one.mean), range(one), count(one.num)];
     const table = (names, rows) => scroll(names.slice(0, 2).join(" and "), h("table", {},
       h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index ? "num" : "" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index ? "num" : "break" }, cell)))))));
-    const armed = arms.map((arm) => [arm.name, percent(arm.share), ...of(arm.reward),
+    const shadows = new Set(spec.arms.filter((arm) => arm.shadow).map((arm) => arm.name));
+    const armed = arms.filter((arm) => !shadows.has(arm.name)).map((arm) => [arm.name, percent(arm.share), ...of(arm.reward),
       arm.lift === null ? "" : number(arm.lift.mean), arm.lift === null ? "" : range(arm.lift)]);
+    const alike = arms.filter((arm) => arm.agreement !== null).map(({ name, agreement: { share, reward_share } }) => [
+      `${name}${shadows.has(name) ? " (shadow)" : ""}`, percent(share.mean), share.low === null ? "\u2013" : `${percent(share.low)} to ${percent(share.high)}`,
+      count(share.num), percent(reward_share)]);
     const acted = actions.map((action) => [action.id, ...of(action.reward)]);
     const more = num_actions > actions.length ? ` Those with the most values, of ${count(num_actions)}.` : "";
     const parts = (kind) => arms.flatMap((arm) => Object.entries(arm[kind]).map(([name, part]) => [name, arm.name, ...of(part.reward),
@@ -186,6 +190,8 @@ export class BanditView {
     fill(this.values, h("h2", {}, "Arms and actions"),
       h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at 95 %, whenever you look.${more}`),
       armed.length ? table(["arm", "share", "reward", "interval", "values", "lift of the bandit", "interval"], armed) : null,
+      alike.length ? table(["agreement", "chooses alike", "interval", "values", "of the reward"], alike) : null,
+      alike.length ? h("p", { class: "soft small" }, "How often an arm that follows a rule served what the bandit thinks best, and a shadow would have served what was served; and which share of the reward was earned there.") : null,
       metrics.length ? table(head("metric"), metrics) : null,
       segments.length ? table(head("segment"), segments) : null,
       acted.length ? table(["action", "reward", "interval", "values"], acted) : h("p", { class: "soft" }, "No values yet."));

@@ -40,6 +40,7 @@ export class DecisionView {
         facts([["sampled value", number(first.score)], ["propensity", found.propensity === null ? "not known" : percent(found.propensity)],
           ["why", found.explored === null ? "\u2013" : found.explored ? "explored" : "best mean"],
           ["standard deviation", number(found.std)], ["reward", first.value === null ? "none yet" : number(first.value)],
+          ...(found.arm ? [["decided by", found.arm]] : []), ...Object.entries(found.shadows ?? {}).map(([name, action]) => [`shadow ${name}`, action]),
           ["snapshot", String(found.snapshot)], ["position", count(found.position)]]),
         found.activated ? null : h("div", { class: "finding" }, "Not activated: its rewards are not learned.")),
       h("div", { class: "grid" },
