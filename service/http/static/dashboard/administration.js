@@ -42,7 +42,7 @@ async function rollBack(name, path) {
     h("thead", {}, h("tr", {}, h("td", {}), ["snapshot", "made", "learned", ...FIGURES.map(([label]) => label)].map((label, index) => h("th", { class: index > 1 ? "num" : "" }, label)))), h("tbody", {}, rows)));
   await ask({
     title: `Roll ${name} back?`, button: "Roll back", danger: true, wide: true,
-    content: [table, h("p", { class: "soft small" }, "Held-out error: mean squared error on the values that came after the snapshot before, which its model had not seen; less is better. Calibration: errors over what was predicted; 1 is right, more is too sure of itself.")],
+    content: [table, other === undefined ? h("p", { class: "finding" }, "There is no other snapshot to go back to yet.") : null, h("p", { class: "soft small" }, "Held-out error: mean squared error on the values that came after the snapshot before, which its model had not seen; less is better. Calibration: errors over what was predicted; 1 is right, more is too sure of itself.")].filter(Boolean),
     text: "What was learned after that snapshot leaves the model. The log keeps it, and a later round learns from it again.",
     act: async () => {
       const version = table.querySelector("input:checked")?.value;

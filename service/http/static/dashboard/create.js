@@ -275,6 +275,7 @@ export class CreateView {
         json.complain(null);
         write(given);
         if (!may("admin")) return;
+        checked.replaceChildren(h("p", { class: "soft" }, "Checking with the server\u2026 The first network after its start takes some seconds more."));
         plan = await call("PUT", `bandits/${encodeURIComponent(name)}?dry_run=true`, { body: given });
       } catch (error) {
         const there = error instanceof Refused && (await exists(name));
