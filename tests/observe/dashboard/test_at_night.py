@@ -137,6 +137,10 @@ def test_a_bandit_shows_why_and_since_when(server: Any, visit: Any, width: int) 
     assert rows["context.age"][2] == "0 %"
     listed = [row[0] for row in cells(page, "Alarms and notices")]
     assert "worse-action" in listed
+    better = page.locator("#better")
+    expect(better).to_contain_text(
+        re.compile(r"better than control\? .* per decision, .* of 3,000 ")
+    )
     regions = page.get_by_role("region", name="Arms and actions")
     for text in ("control", "lift of the bandit", "DE", "FR", "IT", "new"):
         expect(regions).to_contain_text(text)

@@ -20,6 +20,7 @@ export class BanditView {
     this.path = `bandits/${encodeURIComponent(name)}`;
     this.head = h("div");
     this.notes = h("div");
+    this.better = h("div", { id: "better" });
     this.actions = null;
     this.tables = h("div", { class: "grid wide" });
     this.rounds = h("section", { class: "card", "aria-label": "Training rounds" });
@@ -36,7 +37,7 @@ export class BanditView {
     this.grid = h("div", { class: "grid" }, Object.values(this.charts).map((chart) => chart.card), this.delay);
     this.tables.append(this.values, this.challengers, this.features, this.noted, this.newest, this.rounds, this.audit);
     root.replaceChildren(
-      h("section", { class: "card" }, this.makeTop(), this.head, administration(name), this.notes), this.grid, this.tables);
+      h("section", { class: "card" }, this.makeTop(), this.head, this.better, administration(name), this.notes), this.grid, this.tables);
   }
 
   makeCharts() {
@@ -80,6 +81,7 @@ export class BanditView {
     this.showCharts(found);
     this.showDelay(found.delay);
     this.showValues(values, state.spec);
+    this.showBetter(values.arms);
     showChallengers(this.challengers, this.path, state.challengers);
     this.showAudit(audit.entries);
     this.showRounds(found.rounds);
@@ -165,6 +167,16 @@ export class BanditView {
       facts([["median", seconds(delay.median_s)], ["nine of ten within", seconds(delay.p90_s)], ["rewards", count(total)]]));
     if (total) this.delay.append(bars, h("div", { class: "ends soft small" }, h("span", {}, seconds(lower(first))), h("span", {}, seconds(delay.bounds_s[Math.min(last, delay.bounds_s.length - 1)]))));
     if (total) delete this.delay.dataset.filled;
+  }
+
+  // Whether it is better than what else decides, in a sentence.
+  showBetter(arms) {
+    fill(this.better, arms.filter((arm) => arm.share > 0 && arm.lift !== null).map(({ name, lift }) => {
+      if (lift.low === null) return h("p", {}, h("strong", {}, `Is it better than ${name}? `), "There are too few values to say.");
+      const said = lift.low > 0 ? ["good", "yes"] : lift.high < 0 ? ["bad", "no, it is worse"] : ["", "not known yet"];
+      return h("p", {}, h("strong", {}, `Is it better than ${name}? `), h("span", { class: `badge ${said[0]}` }, said[1]),
+        ` ${lift.mean > 0 ? "+" : ""}${number(lift.mean)} per decision, ${number(lift.low)} to ${number(lift.high)}, of ${count(lift.num)} values.`);
+    }));
   }
 
   // What each arm and action earned, with intervals that hold whenever one looks.
