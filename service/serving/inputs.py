@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.features.byte_rows import resized
+from bandexa_core.features.byte_rows import longest, resized
 from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema import Features, accept, to_bytes
@@ -101,7 +101,7 @@ class NamedSide:
     def copied(self, rows: NDArray[Any], other: Features) -> NDArray[np.uint8]:
         """Return objects of another bandit's log, uint8 (N, R), as this one's log has them.
 
-        They are uint8 (N, max_bytes).
+        They are uint8 (N, max_bytes), or wider where one of them is longer.
 
         What is personal in both is copied as it is, so that no digest is hashed again; what only
         this bandit declares so is hashed or dropped.
@@ -109,20 +109,18 @@ class NamedSide:
         Args:
             rows: The objects as they are logged.
             other: What is declared for them where they are from.
-
-        Raises:
-            ValueError: An object is too large, or is with digests in it.
         """
         here = {path for path in self.declared.personal if path not in other.personal}
         if not here:
-            return resized(rows, self.max_bytes)
+            return resized(rows, max(self.max_bytes, longest(rows)))
         fields = {
             path: known if path in here else replace(known, log="keep")
             for path, known in self.declared.fields.items()
         }
         declared = replace(self.declared, fields=fields)
         found = [to_bytes(kept(declared, object_of(row), self.salt)) for row in rows]
-        return np.array([padded(data, self.max_bytes) for data in found])
+        size = max(self.max_bytes, *map(len, found), 0)
+        return np.array([padded(data, size) for data in found])
 
     def row(self, value: Any, field: str) -> NDArray[np.uint8]:
         """Return an object as it is logged: its JSON with zeros behind it, uint8 (max_bytes,).

@@ -12,9 +12,10 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, LogPosition
 from bandexa_core.log.catalogue import Catalogue
@@ -54,7 +55,8 @@ async def replay(
 ) -> tuple[Bandit, Replayed]:
     """Create a bandit, and have it learn the rows of another one.
 
-    While it does, its reward rules are the simplest ones; those of `spec` hold from then on.
+    While it does, its reward rules are the simplest ones, and objects may be as long as they are;
+    what `spec` says of both holds from then on.
 
     Raises:
         UnknownBandit: There is no such bandit to learn from.
@@ -73,10 +75,9 @@ async def replay(
     bandit, is_new = await manage.put_bandit(engine, name, learning)
     if not is_new:
         raise Conflict(f"there is a bandit {name!r} already: replay into a new one")
-    try:
-        catalogue = _copied_actions(source, bandit)
-    except ValueError as error:
-        raise _misfit(name, error) from error
+    catalogue = _copied_actions(source, bandit)
+    if bandit.actions is not None and len(catalogue):
+        await _make_room(engine, bandit, "actions", catalogue.features)
     await _put(engine, name, wanted, catalogue, np.ones(len(catalogue), np.bool_))
     replayed = Replayed(0, 0, 0)
     with engine.store.reader() as reader:
@@ -85,10 +86,11 @@ async def replay(
         try:
             while (found := await asyncio.to_thread(next, parts, None)) is not None:
                 part, is_sampled = found
-                try:
-                    part = _copied(part, source, bandit)
-                except ValueError as error:
-                    raise _misfit(name, error) from error
+                part = _copied(part, source, bandit)
+                if bandit.contexts is not None:
+                    await _make_room(engine, bandit, "context", part.contexts)
+                if bandit.actions is not None:
+                    await _make_room(engine, bandit, "actions", part.actions)
                 num = await _teach(engine, bandit, part, catalogue)
                 replayed = Replayed(
                     replayed.rows + num,
@@ -146,8 +148,22 @@ def _copied_actions(source: Bandit, target: Bandit) -> Catalogue:
     return Catalogue(catalogue.ids, catalogue.slots, features, catalogue.enabled)
 
 
-def _misfit(name: str, error: ValueError) -> Conflict:
-    return Conflict(f"max_bytes: an object does not fit: {error}; delete {name}")
+async def _make_room(engine: Engine, bandit: Bandit, side: str, rows: NDArray[Any]) -> None:
+    """Raise the most bytes of an object, where one of the rows (N, R) is longer, until the end.
+
+    They are a limit of requests, and what is replayed was accepted once.
+
+    Raises:
+        Conflict: An object would have more bytes than any may have.
+    """
+    spec, size = bandit.model.spec, rows.shape[1]
+    if size <= getattr(spec, side).max_bytes:
+        return
+    try:
+        wider = {side: dataclasses.replace(getattr(spec, side), max_bytes=size)}
+    except ValueError as error:
+        raise Conflict(f"{side}: an object with its digests has {size} bytes: {error}") from error
+    await manage.put_bandit(engine, bandit.record.name, dataclasses.replace(spec, **wider))
 
 
 def _rows_of(

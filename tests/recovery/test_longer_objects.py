@@ -91,5 +91,19 @@ def test_the_most_bytes_of_an_object_change(launch) -> None:
     assert means(node, "phone") == pytest.approx(before, rel=1e-8)
     node.train("grown")
     assert node.state("grown")["spec"]["context"]["max_bytes"] == LONG + 1
+
+    # A limit is of requests: another bandit is taught objects that it would not take from them.
+    body = {"to": "short", "spec": limited(SHORT)}
+    replayed = node.call("POST", "/bandits/grown/replay", body)
+    assert (replayed["rows"], replayed["skipped"]) == (81, 0)
+    state = node.state("short")
+    assert state["num_learned"] == 81
+    assert [state["spec"][side]["max_bytes"] for side in ("context", "actions")] == [SHORT] * 2
+    assert f"at most {SHORT} are allowed" in refusal(
+        node, "POST", "/select", long | {"bandit": "short"}
+    )
+    listed = node.call("GET", "/bandits/short/actions")["actions"]
+    assert listed[2]["features"] == larger[0]["features"]
+    node.train("short")
     done = bandexa("verify", node.data_dir, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
