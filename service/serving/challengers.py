@@ -14,8 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from bandexa_core.arms_spec import GuardSpec
-from bandexa_core.log.configurations import Configurations
-from bandexa_core.spec import SIDES, BanditSpec, EncoderSpec
+from bandexa_core.log.configurations import Configurations, changed_spec
+from bandexa_core.spec import BanditSpec, EncoderSpec
 from service.store.reading import LogReader
 
 ALPHA = 0.05  # of all challengers of a bandit together
@@ -138,12 +138,11 @@ class Challenger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def promoted_spec(spec: BanditSpec, served: BanditSpec) -> BanditSpec:
-    """Return the configuration of a bandit that a challenger's becomes: arms and rules stay."""
-    kept: dict[str, Any] = {key: getattr(served, key) for key in BanditSpec.CHANGEABLE}
-    for side in SIDES:
-        limit = getattr(served, side).max_bytes
-        kept[side] = dataclasses.replace(getattr(spec, side), max_bytes=limit)
-    return dataclasses.replace(spec, **kept)
+    """Return the configuration of a bandit that a challenger's becomes: arms and rules stay.
+
+    What is learned of the metrics is no rule of rewards, but a part of what is learned anew.
+    """
+    return changed_spec(spec, served.changeable_part())
 
 
 def spec_json(spec: BanditSpec) -> dict[str, Any]:

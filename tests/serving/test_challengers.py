@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec, RewardSpec
+from service.serving.challengers import promoted_spec
 from tests.fixtures.waiting import poll
 
 CONTEXTS = [[1, 0], [0, 1]]  # one action each is the best of
@@ -18,6 +21,7 @@ CHAMPION: dict[str, Any] = {
 BETTER = {"encoder": {"name": "bilinear"}}
 # Rounds scale inputs anew by the rows that there are then: those of two bandits come at other rows.
 ALIKE = {"encoder": {"name": "concat", "standardize": False}, "training": {"mode": "lockstep"}}
+BETTER_ALIKE = {"encoder": {"name": "bilinear", "standardize": False}}
 
 
 def played(call, name: str, num: int, first: int = 0) -> dict[str, list[float]]:
@@ -124,6 +128,43 @@ def test_a_promotion_undone_restores_the_posterior_with_all_rows_since(api) -> N
     api.call("POST", f"{where}/demote", expect=409)
 
 
+def test_a_promotion_keeps_the_rules_of_rewards_and_what_is_learned_of_metrics(api) -> None:
+    rules = {"learn": {"money": 1.0, "click": 0.5}, "aggregate": "last"}
+    name, twin = (
+        api.two_actions(**CHAMPION | ALIKE | each, rewards=rules) for each in ({}, BETTER_ALIKE)
+    )
+    for number in range(40):
+        metrics = {"money": number % 7, "click": number % 2}
+        for each in (name, twin):
+            body = {"candidates": ["xy"[number // 2 % 2]]}
+            chosen = api.select(each, CONTEXTS[number % 2], **body)["decision_id"]
+            api.call("POST", "/reward", {"decision_id": chosen, "metrics": metrics})
+    declared(api.call, name, "products", **BETTER_ALIKE)
+    where, before = f"/bandits/{name}/challengers/products", api.state(name)["spec"]
+    promoted = api.call("POST", f"{where}/promote?wait=true", {})
+    assert promoted["spec"]["encoder"]["name"] == "bilinear"
+    assert promoted["spec"]["rewards"] == before["rewards"]
+    mine, others = (api.scores(each, [1, 0])["scores"] for each in (name, twin))
+    for one, two in zip(mine, others, strict=True):
+        assert one["mean"] == pytest.approx(two["mean"], rel=1e-9)
+
+
+def test_what_is_promoted_is_what_was_learned_with_all_that_holds_at_once() -> None:
+    side = {"features": "auto"}
+    learned = BanditSpec(
+        context=ContextSpec(**side), actions=ActionsSpec(**side), seed=1,
+        rewards=RewardSpec(learn={"money": 1.0}),
+    )  # fmt: skip
+    rules = RewardSpec(learn={"click": 1.0}, reward_window_s=60.0, metrics=("click", "money"))
+    served = dataclasses.replace(
+        learned, seed=2, rewards=rules, segment="device", context=ContextSpec(**side, max_bytes=99)
+    )
+    found = promoted_spec(learned, served)
+    assert (found.seed, found.rewards.learn) == (1, {"money": 1.0})
+    assert found.rewards == dataclasses.replace(rules, learn={"money": 1.0})
+    assert (found.segment, found.context.max_bytes) == ("device", 99)
+
+
 def test_a_trial_decides_its_share_by_its_own_model_with_exact_propensities(api) -> None:
     name = api.two_actions(**CHAMPION)
     taught(api.call, name, 200)
@@ -192,6 +233,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(api) -> None:
         (BETTER | {"promotion": {"steps": [0.25, 0.05, 1]}}, "promotion.steps: must ascend"),
         (BETTER | {"promotion": {"steps": [0.05]}}, "promotion.steps: the last one is 1"),
         (BETTER | {"selection": {"panel": 8}}, "selection: "),
+        ({"rewards": {"learn": {"money": 1.0}}}, "rewards: "),  # values must be those of the log
     ]
     for body, detail in wrong:
         refused = api.call("PUT", f"{where}/wrong", body, expect=422)
