@@ -150,15 +150,13 @@ def test_a_promotion_keeps_the_rules_of_rewards_and_what_is_learned_of_metrics(a
 
 
 def test_what_is_promoted_is_what_was_learned_with_all_that_holds_at_once() -> None:
-    side = {"features": "auto"}
     learned = BanditSpec(
-        context=ContextSpec(**side), actions=ActionsSpec(**side), seed=1,
+        context=ContextSpec(features="auto"), actions=ActionsSpec(features="auto"), seed=1,
         rewards=RewardSpec(learn={"money": 1.0}),
     )  # fmt: skip
     rules = RewardSpec(learn={"click": 1.0}, reward_window_s=60.0, metrics=("click", "money"))
-    served = dataclasses.replace(
-        learned, seed=2, rewards=rules, segment="device", context=ContextSpec(**side, max_bytes=99)
-    )
+    longer = ContextSpec(features="auto", max_bytes=99)
+    served = dataclasses.replace(learned, seed=2, rewards=rules, segment="device", context=longer)
     found = promoted_spec(learned, served)
     assert (found.seed, found.rewards.learn) == (1, {"money": 1.0})
     assert found.rewards == dataclasses.replace(rules, learn={"money": 1.0})
