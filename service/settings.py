@@ -218,6 +218,14 @@ class Settings(BaseModel):
     data_dir: Path = Field(
         Path("bandexa-data"), description="Directory of everything that is stored."
     )
+    store: str | None = Field(
+        None,
+        pattern=r"^postgres(ql)?://\S+$",
+        description="URL of a PostgreSQL database that holds log, decisions and rewards, such as"
+        " postgresql://bandexa@db.example/bandexa; a file in data_dir when not given. Models and"
+        " replays stay in data_dir. It needs the extra `postgres`; a password is best given as"
+        " PGPASSWORD or in ~/.pgpass. See [postgres](postgres.md).",
+    )
     replay_dir: Path | None = Field(
         None, description="Directory of the disk replays; inside data_dir when not given."
     )
@@ -444,6 +452,24 @@ class Settings(BaseModel):
         folder = self.backup.folder
         if folder is not None and folder.resolve().is_relative_to(self.data_dir.resolve()):
             raise ValueError("backup.folder: must not be inside of data_dir")
+        return self
+
+    @model_validator(mode="after")
+    def _one_process_on_a_database(self) -> Self:
+        if self.store is not None and self.workers > 1:
+            raise ValueError(
+                "workers: several processes follow the file in data_dir; with `store`, a database,"
+                " there is one process"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _size_of_a_file(self) -> Self:
+        if self.store is not None and self.max_store_bytes is not None:
+            raise ValueError(
+                "max_store_bytes: it bounds a file, and `store` is a database, whose tables do not"
+                " shrink by what is removed: use max_age_days"
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.nodes",
     "tests.fixtures.forked_servers",
     "tests.fixtures.system_packages",
+    "tests.fixtures.postgres",
 ]
 # The folders whose files take longest. They run first, so that all workers end together.
 LONGEST = ("recovery", "tools", "benchmarks", "serving", "observe", "docs")

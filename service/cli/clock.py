@@ -24,6 +24,7 @@ from service.cli.remote import connected
 
 if TYPE_CHECKING:
     from bandexa_client import ClockState
+    from service.store.address import StoreAddress
 
 app = typer.Typer(
     help="Service time: the wall clock without its jumps. Windows, forgetting and retention run in"
@@ -83,7 +84,7 @@ def _noted(data_dir: Path) -> ClockState:
     from service.store.opening import noted_clock
 
     try:
-        found = noted_clock(_database(data_dir))
+        found = noted_clock(_store(data_dir))
     except StoreUnreadable as error:
         fail(f"{data_dir}: {error}", status=USAGE)
     if found is None:
@@ -97,20 +98,22 @@ def _accepted(data_dir: Path) -> ClockState:
     from service.store.opening import accept_clock
 
     try:
-        found = accept_clock(_database(data_dir))
+        found = accept_clock(_store(data_dir))
     except StoreError as error:
         fail(str(error), "of a running server: without --data-dir", REFUSED)
     return ClockState(found.wall, found.service, found.offset)
 
 
-def _database(data_dir: Path) -> Path:
-    """Return the database of a data directory; without one the command ends."""
-    from service.settings import Settings
+def _store(data_dir: Path) -> StoreAddress:
+    """Return the store of a data directory; without one the command ends."""
+    from service.settings import SettingsError, load_settings
+    from service.store.errors import StoreError
+    from service.store.placing import existing_store
 
-    database = Settings(data_dir=data_dir).database
-    if not database.is_file():
-        fail(f"{data_dir} has no {database.name}", "name the data directory of a server", USAGE)
-    return database
+    try:
+        return existing_store(data_dir, load_settings(None, data_dir=data_dir).store)
+    except (SettingsError, StoreError) as error:
+        fail(str(error), "name the data directory of a server", USAGE)
 
 
 def _print(state: ClockState, *, as_json: bool) -> None:

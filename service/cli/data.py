@@ -1,4 +1,4 @@
-"""`bandexa verify`, `backup`, `doctor` and `schema`: commands that work without a server."""
+"""`bandexa verify`, `backup`, `migrate`, `doctor`, `schema`: commands without a server."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(verify)
     app.command()(backup)
+    app.command()(migrate)
     app.command()(doctor)
     app.command()(schema)
 
@@ -83,9 +84,30 @@ def backup(
 
     Exit status 2: the copy failed.
     """
+    from service.settings import SettingsError, load_settings
     from service.tools.backup import main as copy
 
-    raise typer.Exit(copy(data_dir, dest, quiet=quiet))
+    try:
+        store = load_settings(None, data_dir=data_dir).store
+    except SettingsError as error:
+        fail(str(error), status=USAGE)
+    raise typer.Exit(copy(data_dir, dest, quiet=quiet, store=store))
+
+
+def migrate(
+    source: Annotated[
+        str, typer.Argument(help="A data directory, or the URL of a PostgreSQL database.")
+    ],
+    dest: Annotated[str, typer.Argument(help="The other one: where the store moves.")],
+    quiet: Quiet = False,
+) -> None:
+    """Move a store from a data directory's file into a database, or back; its server is stopped.
+
+    The models stay in the data directory. Exit status 2: nothing was moved.
+    """
+    from service.tools.migrate import main as move
+
+    raise typer.Exit(move(source, dest, quiet=quiet))
 
 
 def doctor(

@@ -238,12 +238,16 @@ def opened(
         with connected(url, api_key) as client:
             yield _remote(client, bandit, after)
         return
+    from service.settings import SettingsError, load_settings
     from service.store.errors import StoreError
     from service.tools.export.command import NoSuchBandit, log_of
 
     try:
-        with log_of(data_dir, bandit, after) as rows:
+        store = load_settings(None, data_dir=data_dir).store
+        with log_of(data_dir, bandit, after, store) as rows:
             yield iter(rows)
+    except SettingsError as error:
+        fail(str(error), status=USAGE)
     except NoSuchBandit as error:
         fail(str(error), status=REFUSED)
     except StoreError as error:

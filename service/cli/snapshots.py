@@ -79,11 +79,15 @@ def _when(seconds: float) -> str:
 def _on_disk(data_dir: Path) -> list[list[Any]]:
     from bandexa_core.errors import SnapshotError
     from bandexa_core.snapshots.store import SnapshotStore
+    from service.settings import SettingsError, load_settings
+    from service.store.errors import StoreError
     from service.store.opening import open_reader
+    from service.store.placing import existing_store
 
-    database = data_dir / "bandexa.db"
-    if not database.exists():
-        fail(f"{data_dir} holds no bandexa.db", "name a server's data directory", USAGE)
+    try:
+        database = existing_store(data_dir, load_settings(None, data_dir=data_dir).store)
+    except (SettingsError, StoreError) as error:
+        fail(str(error), "name a server's data directory", USAGE)
     rows: list[list[Any]] = []
     with open_reader(database) as reader:
         for record in reader.bandits():

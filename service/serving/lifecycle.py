@@ -43,7 +43,9 @@ from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting, finished
 from service.serving.select.batcher import DecisionBatcher
 from service.settings import Settings
-from service.store.opening import open_store
+from service.store.address import PostgresUrl
+from service.store.opening import log_uid, open_store
+from service.store.placing import note_store, require_unmixed, store_of
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
@@ -82,8 +84,10 @@ async def running(
     await loop.run_in_executor(None, int)
     for directory in (settings.data_dir, settings.snapshots, settings.replays):
         make_dirs(LocalFileSystem(), directory)  # syncs their names as well
-    if not settings.database.exists() or not settings.database.stat().st_size:
-        refuse_lost_database(settings.database, settings.snapshots)
+    require_unmixed(settings.data_dir, settings.store)
+    address = store_of(settings.data_dir, settings.store)
+    if isinstance(address, Path) and (not address.exists() or not address.stat().st_size):
+        refuse_lost_database(address, settings.snapshots)
     async with AsyncExitStack() as stack:
         loader, panels, encoders, actions = (
             stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
@@ -91,9 +95,12 @@ async def running(
         )
         delivery = Delivery(loop)
         store = await loop.run_in_executor(
-            loader, open_store, settings.database, settings.durability, delivery, loop.call_soon
+            loader, open_store, address, settings.durability, delivery, loop.call_soon
         )
         stack.push_async_callback(_close_store, store)
+        if isinstance(address, PostgresUrl):
+            log_of = await loop.run_in_executor(loader, log_uid, address)
+            note_store(settings.data_dir, address, log_of)
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
         hub: Hub | None = None

@@ -23,8 +23,10 @@ from service.serving.files import remove_files
 from service.serving.progress import StartGivenUp, StartProgress
 from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
+from service.store.address import StoreAddress
 from service.store.errors import StoreError
 from service.store.loading import place_imports
+from service.store.placing import store_of
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
@@ -43,7 +45,8 @@ def recover(
     """
     records = reader.bandits()
     known = {*(record.uid for record in records), *reader.deleted()}
-    refuse_lost_database(settings.database, settings.snapshots, known)
+    address = store_of(settings.data_dir, settings.store)
+    refuse_lost_database(address, settings.snapshots, known)
     for uid in reader.deleted():  # no trainer was there to remove their files
         remove_files(settings, uid)
     for path in settings.snapshots.iterdir():
@@ -92,12 +95,12 @@ def _tail(
 
 
 def refuse_lost_database(
-    database: Path, snapshots: Path, known: Collection[BanditUid] = ()
+    database: StoreAddress, snapshots: Path, known: Collection[BanditUid] = ()
 ) -> None:
     """Check that the database knows every bandit that has snapshots.
 
     Args:
-        database: The database file.
+        database: The database.
         snapshots: The directory of all snapshots.
         known: The uids of all bandits in the database, deleted ones included.
 

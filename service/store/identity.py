@@ -103,10 +103,15 @@ class DecisionIds:
     def __init__(self, cell: str, secret: bytes, clock: Callable[[], float] | None = None) -> None:
         self.share = ALL_KEYS
         self._clock = clock
+        self._cell = cell
         self._prefix = f"{cell}."
         self._secret = secret
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES)
         self._last: dict[int, int] = {}
+
+    def with_clock(self, clock: Callable[[], float]) -> DecisionIds:
+        """Return the ids of the same store, new ones of another clock."""
+        return DecisionIds(self._cell, self._secret, clock)
 
     def seen(self, key: DecisionKey) -> None:
         """Note a key that is stored, so that later ones are larger."""

@@ -22,9 +22,11 @@ from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, write_synced
 from bandexa_core.ids import SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
+from service.store.address import StoreAddress
 from service.store.errors import StoreError
 from service.store.loading import belonging, newest_snapshot, place_imports
 from service.store.opening import as_current, copy_store, open_reader, require_openable
+from service.store.placing import existing_store
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
@@ -37,7 +39,9 @@ class BackupError(StoreError):
     """The data directory could not be copied; the destination is no backup."""
 
 
-def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str, Any]:
+def backup(
+    source: Path, dest: Path, *, say: Callable[[str], None], store: str | None = None
+) -> dict[str, Any]:
     """Copy a data directory and return the content of the copy's marker.
 
     The copy has every reward that was acknowledged before the call.
@@ -46,14 +50,16 @@ def backup(source: Path, dest: Path, *, say: Callable[[str], None]) -> dict[str,
         source: The data directory; a server may have it open.
         dest: The directory of the copy; it does not exist, or is empty.
         say: Receives progress reports.
+        store: The setting of that name, if it is given.
 
     Raises:
         BackupError: The source cannot be read, or the destination not written.
     """
     fs = LocalFileSystem()
-    database = source / DATABASE
-    if not database.is_file():
-        raise BackupError(f"{source} holds no {DATABASE}")
+    try:
+        database = existing_store(source, store)
+    except StoreError as error:
+        raise BackupError(str(error)) from error
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise BackupError(f"{dest} is not empty")
     try:
@@ -126,14 +132,15 @@ def _copy_snapshot(
 # -- the database -----------------------------------------------------------------------------
 
 
-def _copy_store(database: Path, partial: Path, say: Callable[[str], None]) -> None:
+def _copy_store(database: StoreAddress, partial: Path, say: Callable[[str], None]) -> None:
     reported_at = time.monotonic()
+    parts = "pages" if isinstance(database, Path) else "rows"
 
     def report(copied: int, total: int) -> None:
         nonlocal reported_at
         if time.monotonic() - reported_at >= _REPORT_EVERY_S:
             reported_at = time.monotonic()
-            say(f"database: {copied} of {total} pages")
+            say(f"database: {copied} of {total} {parts}")
 
     copy_store(database, partial, report)
 
@@ -219,7 +226,7 @@ def _finish(
     return content
 
 
-def main(source: Path, dest: Path, *, quiet: bool) -> int:
+def main(source: Path, dest: Path, *, quiet: bool, store: str | None = None) -> int:
     """Run the command; returns its exit status: 0 copied, 2 not."""
 
     def say(text: str) -> None:
@@ -227,7 +234,7 @@ def main(source: Path, dest: Path, *, quiet: bool) -> int:
             print(f"bandexa backup: {text}", file=sys.stderr, flush=True)
 
     try:
-        content = backup(source, dest, say=say)
+        content = backup(source, dest, say=say, store=store)
     except BackupError as error:
         print(f"bandexa backup: {error}", file=sys.stderr)
         return 2

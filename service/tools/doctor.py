@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import httpx
 
 from service.settings import Settings
+from service.store.address import PostgresUrl, StoreAddress
 from service.store.errors import StoreError
+from service.store.placing import require_unmixed, store_of
 from service.store.records import BanditRecord
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ SYNC_TIME_S = 2.0
 IMPLAUSIBLE_SYNC_S = 30e-6
 SLOW_SYNC_S = 0.02
 LITTLE_BYTES, VERY_LITTLE_BYTES = 5 << 30, 200 << 20
+LONG_TRANSACTION_S = 300.0
+SPARE_CONNECTIONS = 20
 LARGE_WAL_BYTES = 256 << 20
 
 
@@ -227,6 +231,15 @@ def _bandits(
 
 def _data_directory(settings: Settings, models: Models) -> Iterator[Check]:
     root, database = settings.data_dir, settings.database
+    try:
+        address = store_of(root, settings.store)
+        require_unmixed(root, settings.store)
+    except StoreError as error:
+        yield Check("data", "wrong", str(error))
+        return
+    if isinstance(address, PostgresUrl):
+        yield from _postgres(settings, address, models)
+        return
     if not database.exists():
         parent = _existing(root)
         if os.access(parent, os.W_OK | os.X_OK):
@@ -255,6 +268,54 @@ def _data_directory(settings: Settings, models: Models) -> Iterator[Check]:
         yield Check("write-ahead log", "note", found, remedy)
 
 
+def _postgres(settings: Settings, url: PostgresUrl, models: Models) -> Iterator[Check]:
+    """Check a store on PostgreSQL."""
+    from service.store.opening import as_current, inspected
+
+    try:
+        found = inspected(url)
+    except StoreError as error:
+        remedy = "start it, or mend `store` and the role's password and rights"
+        yield Check("database", "wrong", f"{url}: {error}", remedy)
+        return
+    where = f"{url}: {found.engine}"
+    if not found.is_supported:
+        yield Check("database", "wrong", f"{where} is too old", "upgrade PostgreSQL")
+        return
+    if found.is_standby:
+        remedy = "name the primary, or all hosts with ?target_session_attrs=read-write"
+        yield Check("database", "wrong", f"{where} is a standby and takes no writes", remedy)
+    if found.lacking is not None:
+        remedy = f"GRANT ALL ON {found.lacking} to the role, or let it own the tables"
+        yield Check("database", "wrong", f"{where}: the role may not write {found.lacking}", remedy)
+    elif not found.schema and not found.may_create:
+        remedy = "GRANT CREATE ON its SCHEMA to the role, for the first start"
+        yield Check("database", "wrong", f"{where}: the role may not create the tables", remedy)
+    if settings.durability == "commit" and not found.syncs:
+        remedy = "set fsync and synchronous_commit to on, or durability to os"
+        yield Check("durability", "wrong", f"{where} acknowledges before its disk has it", remedy)
+    elif settings.durability == "commit" and not found.num_synchronous:
+        remedy = "name a standby in synchronous_standby_names; without it a lost disk loses all"
+        yield Check("durability", "note", "no standby has what is acknowledged", remedy)
+    if found.longest_s > LONG_TRANSACTION_S:
+        text = f"a transaction has been open for {found.longest_s:.0f} s: dead rows stay meanwhile"
+        yield Check("transactions", "note", text, "end it, or set a timeout for its role")
+    used, most = found.connections
+    if most - used < SPARE_CONNECTIONS:
+        text = f"{used} of {most} connections are in use"
+        yield Check("connections", "note", text, "raise max_connections, or pool sessions")
+    if not found.schema:
+        yield Check("data", "ok", f"{where} is new: the first start creates the tables")
+        return
+    state = "in use" if found.in_use else "not in use"
+    yield Check("data", "ok", f"{where} is {state}, {_bytes(found.num_bytes)}")
+    try:
+        with as_current(url) as database:
+            yield from _content(settings, database, models)
+    except StoreError as error:
+        yield Check("database", "wrong", str(error), "`bandexa verify` reports more")
+
+
 def _database(settings: Settings, models: Models) -> Iterator[Check]:
     from service.store.opening import NEWEST_SCHEMA, as_current, format_of, migrates
 
@@ -278,7 +339,7 @@ def _database(settings: Settings, models: Models) -> Iterator[Check]:
         yield Check("database", "wrong", f"cannot be read: {error}", remedy)
 
 
-def _content(settings: Settings, database: Path, models: Models) -> Iterator[Check]:
+def _content(settings: Settings, database: StoreAddress, models: Models) -> Iterator[Check]:
     """Check what a database of this release's format holds."""
     from bandexa_core.errors import SnapshotError
     from bandexa_core.snapshots.store import SnapshotStore
@@ -298,15 +359,15 @@ def _content(settings: Settings, database: Path, models: Models) -> Iterator[Che
             remedy = "an older one is used instead; `bandexa verify` reports more"
             why = str(error) if isinstance(error, SnapshotError) else "it has none"
             yield Check("snapshots", "wrong", f"of {record.name}: {why}", remedy)
-    size = _bytes(settings.database.stat().st_size)
-    yield Check("database", "ok", f"{len(records)} bandits, {size}")
+    size = f", {_bytes(database.stat().st_size)}" if isinstance(database, Path) else ""
+    yield Check("database", "ok", f"{len(records)} bandits{size}")
     found = f"{num_snapshots} stored, {_bytes(num_bytes)}"
     yield Check("stored snapshots", "ok", found)
     yield from _models(settings, database, records, models)
 
 
 def _models(
-    settings: Settings, database: Path, records: Sequence[BanditRecord], models: Models
+    settings: Settings, database: StoreAddress, records: Sequence[BanditRecord], models: Models
 ) -> Iterator[Check]:
     """Build the model of each bandit, as a start does: one that cannot be built is set aside."""
     from bandexa_core.encoders import EncoderRegistry

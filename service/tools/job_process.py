@@ -31,13 +31,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What every job says.
 
     Attributes:
-        data_dir: The server's.
+        data_dir, store: The server's settings.
         bandit: The name of the bandit.
         encoders, weights: Own encoders and weight files by name, as in the server's settings.
         niceness: How much lower its priority is than the server's.
     """
 
     data_dir: str
+    store: str | None
     bandit: str
     encoders: dict[str, str]
     weights: dict[str, str]
@@ -48,7 +49,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         """Return a job about a bandit of the server with these settings."""
         weights = {name: str(path) for name, path in settings.weights.items()}
         return cls(
-            data_dir=str(settings.data_dir), bandit=bandit, encoders=settings.encoders,
+            data_dir=str(settings.data_dir), store=settings.store, bandit=bandit,
+            encoders=settings.encoders,
             weights=weights, niceness=settings.trainer_niceness, **asked,
         )  # fmt: skip
 

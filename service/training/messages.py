@@ -12,10 +12,15 @@ import msgspec
 
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from service.settings import Settings
+from service.store.address import address_text
+from service.store.placing import store_of
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """How a trainer process runs; paths are those of the server's settings."""
+    """How a trainer process runs; paths are those of the server's settings.
+
+    `database` is a path, or the URL of a database, perhaps with its password.
+    """
 
     database: str
     snapshots: str
@@ -36,7 +41,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, settings: Settings, epoch: int) -> Configuration:
         """Return the configuration that follows from a server's settings."""
         return cls(
-            database=str(settings.database),
+            database=address_text(store_of(settings.data_dir, settings.store)),
             snapshots=str(settings.snapshots),
             replays=str(settings.replays),
             encoders=settings.encoders,

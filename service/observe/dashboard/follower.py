@@ -36,6 +36,7 @@ from service.settings import Settings
 from service.store.errors import StoreDamaged, StoreError
 from service.store.identity import first_key
 from service.store.opening import open_counting
+from service.store.placing import store_of
 from service.store.reading import CountingReader
 from service.store.records import CountedRow, CountedValue, Newest
 from service.store.sqlite.aggregates import (
@@ -80,8 +81,9 @@ async def following(
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(judge, uid, found)
 
+    store = store_of(settings.data_dir, settings.store)
     follower = Follower(
-        open_counting(settings.database), settings.aggregates, metrics.stages.total, publish_there,
+        open_counting(store), settings.aggregates, metrics.stages.total, publish_there,
         judge_there, HELD_BACK_S if settings.workers > 1 else 0.0,
     )  # fmt: skip
     follower.start()

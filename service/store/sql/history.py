@@ -147,9 +147,10 @@ class SqlHistory:
         window = known.rules(position).reward_window_s
         if window is None:
             return None
-        (unwatched,) = self._db.execute(
-            "SELECT coalesce((SELECT value FROM meta WHERE key = 'service_time_offset'), 0)"
+        offset = self._db.execute(
+            "SELECT value FROM meta WHERE key = 'service_time_offset'"
         ).fetchone()
+        unwatched = 0.0 if offset is None else float(offset[0])
         state = stored_clock(self._db)
         offsets = [0.0] if state is None else [0.0, *(jump.offset for jump in state.jumps)]
         # It was opened in service time, by any offset so far, less the unwatched time so far.

@@ -145,6 +145,8 @@ class Ledger:
 
         Those of deleted bandits, and those that were erased, are left out.
         """
+        if not keys:
+            return []
         marks = ", ".join("?" * len(keys))
         rows = self._db.execute(f"{_DECISION} d.key IN ({marks})", keys).fetchall()
         found = {row[0]: self._reportable(row) for row in rows if row[-1]}

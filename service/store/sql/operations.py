@@ -10,6 +10,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from bandexa_core.errors import BandexaError
@@ -139,6 +140,13 @@ class Operations(ABC):
     @abstractmethod
     def decisions(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
         """Insert decisions; returns for each the answer that is stored under its id, if any."""
+
+    def decision_groups(
+        self, groups: list[Sequence[DecisionRecord]]
+    ) -> list[list[StoredAnswer | BandexaError | None]]:
+        """Insert groups of decisions; see `decisions`."""
+        found = iter(self.decisions([record for group in groups for record in group]))
+        return [list(islice(found, len(group))) for group in groups]
 
     def _waiting(
         self, records: Sequence[DecisionRecord]

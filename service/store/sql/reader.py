@@ -97,7 +97,9 @@ class SqlReader(ABC):
 
     def deleted(self) -> list[BanditUid]:
         """See `LogReader.deleted`."""
-        rows = self._connection.execute("SELECT uid FROM bandits WHERE deleted IS NOT NULL")
+        rows = self._connection.execute(
+            "SELECT uid FROM bandits WHERE deleted IS NOT NULL ORDER BY bandit"
+        )
         return [BanditUid(uid) for (uid,) in rows]
 
     def head(self, bandit: int) -> LogPosition:

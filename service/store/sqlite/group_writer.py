@@ -16,53 +16,20 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError, Unavailable
-from service.store.protocol import Done, Durability
+from service.store.protocol import Durability
+from service.store.sql.queued import Answer, Queued, run_all
 from service.store.sqlite.connection import BUSY_TIMEOUT_MS
 from service.store.sqlite.disk_faults import Damaged, Fault, describe, fault_of
 
 log = logging.getLogger(__name__)
-Answer = tuple[Done[Any], Any, Exception | None]
 WAL_BYTES = 4 << 20  # beyond it the write-ahead log is written back into the database
 PINNED_BYTES = 4 * WAL_BYTES  # it grows that far only where a reader holds an old state
 PROBE_S = 1.0
 PROBE_BYTES = 64 << 10  # more than one row, or the store would fail and recover every second
-
-
-class Queued(NamedTuple):
-    """An operation that waits for the writer.
-
-    Attributes:
-        run: Runs it inside the transaction; None where `many` does.
-        done: Receives its result or its error.
-        durable: Whether its commit is synced, and all before it, at any durability setting.
-        undo: Undoes its changes in memory, when its transaction is rolled back.
-        many: Runs consecutive operations of this kind at once, given their `item`s; returns a
-            result or an error for each.
-        item: The argument for `many`.
-        in_parts: Whether `item` is a list of what is written each by itself where they fail
-            together; the result is then a list as well.
-        empties: Whether the write-ahead log is emptied after its commit; its result says if that
-            was possible.
-    """
-
-    run: Callable[[], Any] | None
-    done: Done[Any]
-    durable: bool = False
-    undo: Callable[[], None] | None = None
-    many: Callable[[list[Any]], list[Any]] | None = None
-    item: Any = None
-    in_parts: bool = False
-    empties: bool = False
-
-    @property
-    def num(self) -> int:
-        """How many operations it stands for."""
-        return len(self.item) if self.in_parts else 1
 
 
 class GroupWriter:
@@ -129,7 +96,7 @@ class GroupWriter:
         try:
             self._sync_next(any(queued.durable for queued in group))
             self._db.execute("BEGIN IMMEDIATE")
-            answers = _run_all(group)
+            answers = run_all(group)
             self._finish()
             committing = True
             written = time.perf_counter()
@@ -174,6 +141,10 @@ class GroupWriter:
             self._failed(error, [], committing=True)
             return False
         return not busy
+
+    def probe_after_s(self) -> float:
+        """See `Writer.probe_after_s`."""
+        return PROBE_S
 
     def probe(self) -> bool:
         """Write something during an outage; takes writes again if that succeeds."""
@@ -264,36 +235,3 @@ class GroupWriter:
 
     def _refused(self, group: list[Queued]) -> list[Answer]:
         return [(queued.done, None, self.refusal()) for queued in group]
-
-
-def _run_all(group: list[Queued]) -> list[Answer]:
-    answers: list[Answer] = []
-    first = 0
-    while first < len(group):
-        many, last = group[first].many, first + 1
-        if many is None:
-            answers.append(_run(group[first]))
-        else:
-            while last < len(group) and group[last].many == many:
-                last += 1
-            answers += _run_many(many, group[first:last])
-        first = last
-    return answers
-
-
-def _run_many(many: Callable[[list[Any]], list[Any]], group: list[Queued]) -> list[Answer]:
-    found = many([queued.item for queued in group])
-    return [
-        (queued.done, None, result)
-        if isinstance(result, BandexaError)
-        else (queued.done, result, None)
-        for queued, result in zip(group, found, strict=True)
-    ]
-
-
-def _run(queued: Queued) -> Answer:
-    assert queued.run is not None
-    try:
-        return queued.done, queued.run(), None
-    except BandexaError as error:
-        return queued.done, None, error

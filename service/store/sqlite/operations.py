@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import islice
 
 from bandexa_core.errors import BandexaError
 from service.store.clock import ServiceClock
@@ -49,13 +47,6 @@ class SqliteOperations(Operations):
         for first in range(0, len(records), AT_ONCE):
             found += self._insert(records[first : first + AT_ONCE])
         return found
-
-    def decision_groups(
-        self, groups: list[Sequence[DecisionRecord]]
-    ) -> list[list[StoredAnswer | BandexaError | None]]:
-        """Insert groups of decisions; see `decisions`."""
-        found = iter(self.decisions([record for group in groups for record in group]))
-        return [list(islice(found, len(group))) for group in groups]
 
     def _insert(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
         if any(d.bandit not in self._bandits for d in records):

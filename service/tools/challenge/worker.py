@@ -56,7 +56,7 @@ def done(job: Job) -> Found:
                 learners[name] = Learner(name, BanditSpec.from_json(spec), registry)
             except PolicyError as error:
                 failed[name] = Score(error=str(error))
-        with log_of(Path(job.data_dir), job.bandit) as rows:
+        with log_of(Path(job.data_dir), job.bandit, store=job.store) as rows:
             scores = compared(Cases(rows), learners, job.least, job.num)
     except (ValueError, StoreError, OSError) as error:
         return Found(error=str(error))

@@ -41,7 +41,7 @@ def done(job: Job) -> Outcome:
     weights = {name: Path(path) for name, path in job.weights.items()}
     try:
         registry = EncoderRegistry(job.encoders, weights, torch_threads=1, downloads=False)
-        with log_of(Path(job.data_dir), job.bandit) as rows:
+        with log_of(Path(job.data_dir), job.bandit, store=job.store) as rows:
             found = evaluated(rows, job.request, registry)
     except (ValueError, StoreError, OSError) as error:
         return Outcome(error=str(error))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from service.store.errors import StoreError
 from service.store.opening import as_current, open_history, open_reader
+from service.store.placing import existing_store
 from service.tools.export.rows import LogRows
-
-DATABASE = "bandexa.db"
 
 
 class NoSuchBandit(StoreError):
@@ -18,18 +17,17 @@ class NoSuchBandit(StoreError):
 
 
 @contextmanager
-def log_of(data_dir: Path, bandit: str, after: int = 0) -> Iterator[LogRows]:
-    """Open the log of a bandit.
+def log_of(
+    data_dir: Path, bandit: str, after: int = 0, store: str | None = None
+) -> Iterator[LogRows]:
+    """Open the log of a bandit; `store`: the setting of that name, if it is given.
 
     Raises:
         NoSuchBandit: There is none.
         StoreError: The directory cannot be read.
     """
-    database = data_dir / DATABASE
-    if not database.is_file():
-        raise StoreError(f"{data_dir} holds no {DATABASE}")
     with (
-        as_current(database) as current,
+        as_current(existing_store(data_dir, store)) as current,
         open_reader(current) as reader,
         open_history(current) as history,
     ):

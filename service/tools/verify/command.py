@@ -28,6 +28,7 @@ from service.store.errors import Erased, LogTrimmed, StoreDamaged, StoreError, S
 from service.store.findings import Check, Report, Say
 from service.store.loading import generation_of, model_hash, placed
 from service.store.opening import as_current, open_audit, open_history, open_reader
+from service.store.placing import existing_store
 from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord
 from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
@@ -57,9 +58,7 @@ def verify(
         ValueError: An encoder or a weight file of the settings cannot be used.
     """
     registry = EncoderRegistry(settings.encoders, settings.weights)
-    database = settings.database
-    if not database.is_file():
-        raise StoreError(f"{database.parent} holds no {database.name}")
+    database = existing_store(settings.data_dir, settings.store)
     with (
         as_current(database) as current,
         open_audit(current) as audit, open_reader(current) as reader,

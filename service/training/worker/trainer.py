@@ -26,6 +26,7 @@ from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
+from service.store.address import address_of
 from service.store.errors import LogTrimmed
 from service.store.loading import (
     Parent,
@@ -67,7 +68,7 @@ class Trainer:
     def __init__(self, configuration: Configuration, beats: Heartbeats) -> None:
         self._configuration = configuration
         self._beats = beats
-        self._reader = open_reader(Path(configuration.database))
+        self._reader = open_reader(address_of(configuration.database))
         self._snapshots = Path(configuration.snapshots)
         self._replays = FollowedReplays(self._reader, Path(configuration.replays))
         self._registry = EncoderRegistry(

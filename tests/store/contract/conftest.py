@@ -8,14 +8,27 @@ from pathlib import Path
 import pytest
 
 from service.store.protocol import EventStore
-from tests.store.contract.turns import KINDS, Turns
+from tests.fixtures.postgres import Cluster
+from tests.store.contract.turns import KINDS, POSTGRES, Turns
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=pytest.mark.needs("postgres") if kind == POSTGRES else ())
+        for kind in KINDS
+    ]
+)
 def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Turns]:
-    client = Turns(request.param, tmp_path)
-    yield client
-    client.close()
+    if request.param != POSTGRES:
+        client = Turns(request.param, tmp_path)
+        yield client
+        client.close()
+        return
+    cluster: Cluster = request.getfixturevalue("postgres")
+    with cluster.empty() as url:
+        client = Turns(POSTGRES, tmp_path, url=url)
+        yield client
+        client.close()
 
 
 @pytest.fixture

@@ -5,17 +5,21 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from service.store.address import PostgresUrl
 from service.store.identity import DecisionIds
 from service.store.memory.store import MemoryStore
+from service.store.postgres.connection import Session
+from service.store.postgres.store import PostgresStore
 from service.store.protocol import EventStore
 from service.store.sqlite.store import SqliteStore
 from tests.store.conftest import ANSWER_WITHIN_S, Asking
 
-SQLITE, MEMORY = "sqlite", "memory"
-KINDS = (SQLITE, MEMORY)
+SQLITE, MEMORY, POSTGRES = "sqlite", "memory", "postgres"
+KINDS = (SQLITE, MEMORY, POSTGRES)
 START = 1000.0
 
 
@@ -34,12 +38,16 @@ class Turns(Asking):
 
     Attributes:
         clock: The store's.
+        url: The database of a store on PostgreSQL.
     """
 
-    def __init__(self, kind: str, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(
+        self, kind: str, folder: Path, clock: Clock | None = None, url: str | None = None
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.path = folder / "bandexa.db"
+        self.url = url
         self.clock = clock or Clock()
         self._asked: list[Future[Any]] = []
         self._gathered: list[Callable[[], None]] = []
@@ -52,10 +60,19 @@ class Turns(Asking):
         store: EventStore
         if self.kind == SQLITE:
             store = SqliteStore(self.path, "os", deliver, self.clock, gather)
+        elif self.kind == POSTGRES:
+            assert self.url is not None
+            store = PostgresStore(PostgresUrl(self.url), "os", deliver, self.clock, gather)
         else:
             store = MemoryStore(deliver, gather, self.clock, ids)
         self._open.append(store)
         return store
+
+    def vacuum(self) -> None:
+        """Give the space of removed rows back, where that is not for the store to do."""
+        if self.url is not None:
+            with closing(Session(PostgresUrl(self.url), own_loop=True)) as session:
+                session.script("VACUUM FULL")
 
     def close(self) -> None:
         for store in self._open:

@@ -1,0 +1,1 @@
+"""The event store on PostgreSQL; the one room that imports its driver, asyncpg."""

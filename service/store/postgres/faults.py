@@ -1,0 +1,62 @@
+"""Classifies errors of the database: is one operation wrong, or is the database away?
+
+What a lost connection leaves in doubt is told as an outage: the caller repeats the request by its
+id, and finds what was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+
+import asyncpg
+
+from service.store.errors import StoreUnreadable
+
+MOVED = "BX001"  # raised by append: another process has written to the log
+STALE = "BX002"
+# Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
+# a transaction on a standby (25006), locks (55), rights that may be given back (42501).
+_TEMPORARY = ("08", "53", "57", "58", "25", "55", "40", "XX")
+ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError)
+
+
+class Fault(Enum):
+    """The kind of an error, and what to do after it."""
+
+    OPERATION = auto()  # a mistake in one operation: run the others without it
+    OUTAGE = auto()  # refuse writes, connect again
+    FINAL = auto()  # another process has written: only a new one finds out what is stored
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Classify an error of a write."""
+    state = getattr(error, "sqlstate", None)
+    if state in (MOVED, STALE):
+        return Fault.FINAL
+    if isinstance(error, asyncpg.PostgresError):
+        return Fault.OUTAGE if (state or "")[:2] in _TEMPORARY or state == "42501" else (
+            Fault.OPERATION
+        )  # fmt: skip
+    if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+        return Fault.OPERATION  # a value that a column does not take
+    if isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | EOFError):
+        return Fault.OUTAGE
+    return Fault.OPERATION
+
+
+def describe(error: BaseException) -> str:
+    """Return a sentence for people."""
+    text = str(error).strip() or type(error).__name__
+    state = getattr(error, "sqlstate", None)
+    return f"PostgreSQL: {text}" + (f" ({state})" if state else "")
+
+
+@contextmanager
+def as_unreadable() -> Iterator[None]:
+    """Raise `StoreUnreadable` in place of the driver's exceptions."""
+    try:
+        yield
+    except ERRORS as error:
+        raise StoreUnreadable(describe(error)) from error

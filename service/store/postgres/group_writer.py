@@ -1,0 +1,273 @@
+"""Commits groups on PostgreSQL, and connects again after the connection was lost.
+
+Used by the writer thread only. A group of decisions, reports and look-ups is one autocommit
+statement, with the look-ups behind it. A group with any other operation is a transaction, in which
+they run in their order, as on SQLite. What an operation raises that the service knows fails that
+operation alone; after an unexpected error the operations of the group run one at a time.
+
+A lost connection leaves the group in doubt: its callers are told that the store is away, and repeat
+their requests by their ids. Writes are refused until a connection has the lock again and finds the
+logs as they were; where it does not, this process must end, and a new one builds its models from
+what is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from bandexa_core.errors import BandexaError
+from service.observe.counters import WriterTimes
+from service.store.address import PostgresUrl
+from service.store.errors import StoreError, Unavailable
+from service.store.postgres.connection import Session
+from service.store.postgres.faults import Fault, describe, fault_of
+from service.store.postgres.operations import PostgresOperations
+from service.store.postgres.schema import current_epoch, reopened
+from service.store.postgres.writing import WritingDatabase
+from service.store.records import DecisionRecord
+from service.store.sql.queued import Answer, Queued, run_all
+
+log = logging.getLogger(__name__)
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 1.0
+Placed = tuple[int, Queued]  # and its place in the group
+
+
+class PostgresWriter:
+    """See `sql.store.Writer`.
+
+    Args:
+        url: The database.
+        durability: "commit" or "os".
+        db: The writing connection.
+        operations: The operations of the groups.
+        epoch: Of this opening.
+        committed: Called after each commit, before its answers are delivered.
+    """
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        durability: str,
+        db: WritingDatabase,
+        operations: PostgresOperations,
+        epoch: int,
+        committed: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self._durability = durability
+        self._db = db
+        self._operations = operations
+        self._epoch = epoch
+        self._committed = committed
+        self._since = 0.0
+        self._tries = 0
+        self._ends: dict[int, tuple[int, bytes]] = {}  # of the logs, at the last commit
+        self.times = WriterTimes()
+        self.failure: str | None = None
+        self.final = False
+
+    def refusal(self) -> StoreError | Unavailable | None:
+        """See `Writer.refusal`."""
+        failure = self.failure
+        if failure is None:
+            return None
+        message = f"the store takes no writes: {failure}"
+        return StoreError(message) if self.final else Unavailable(message)
+
+    def commit(self, group: list[Queued]) -> list[Answer]:
+        """See `Writer.commit`."""
+        if self.failure is not None:
+            return [(each.done, None, self.refusal()) for each in group]
+        started = time.perf_counter()
+        try:
+            answers = self._run_together(group) if self._goes_together(group) else self._run(group)
+        except Exception as error:  # the top of the writer's loop
+            if self._failed(error, group) is not Fault.OPERATION:
+                return [(each.done, None, self.refusal()) for each in group]
+            if len(group) > 1:
+                return [answer for each in group for answer in self.commit([each])]
+            if group[0].num > 1:
+                return [self._in_parts(group[0])]
+            log.error("an unexpected error in a write; it alone fails", exc_info=error)
+            return [(group[0].done, None, StoreError("an unforeseen error; it is in the log"))]
+        self.times.operations.observe(sum(each.num for each in group))
+        self.times.commit.observe(time.perf_counter() - started)
+        return answers
+
+    def _in_parts(self, queued: Queued) -> Answer:
+        """Run what an operation consists of, each by itself."""
+        found: list[Any] = []
+        for each in queued.item:
+            ((_, result, error),) = self.commit([queued._replace(item=[each])])
+            found += result if error is None else [error]
+        return queued.done, found, None
+
+    def _goes_together(self, group: list[Queued]) -> bool:
+        """Whether the operations of a group can be stored in one statement, and looked up behind.
+
+        Look-ups come last then, and decisions behind steps: none may concern a decision that comes
+        in the other order, or twice.
+        """
+        operations = self._operations
+        kept, stepped, found = set[str](), set[str](), set[str | int]()
+        for each in group:
+            names: list[str | int] = []
+            if each.many in (operations.decisions, operations.decision_groups):
+                for record in _records(each):
+                    name, key = record.decision_id, record.key
+                    if name in kept or name in stepped or record.imported is not None:
+                        return False
+                    kept.add(name)
+                    names += name, key
+            elif each.many == operations.steps:
+                name, key = each.item.decision.id, each.item.decision.key
+                if name in kept or each.item.change.amended:
+                    return False
+                stepped.add(name)
+                names += name, key
+            elif each.many == operations.finds:
+                found.add(each.item[0])
+            else:
+                return False
+            if not found.isdisjoint(names):
+                return False
+        return True
+
+    def _run_together(self, group: list[Queued]) -> list[Answer]:
+        """Store steps, then decisions, in one statement; look up behind it."""
+        operations = self._operations
+        placed = list(enumerate(group))
+        steps = [each for each in placed if each[1].many == operations.steps]
+        keeping = (operations.decisions, operations.decision_groups)
+        keeps = [each for each in placed if each[1].many in keeping]
+        finds = [each for each in placed if each[1].many == operations.finds]
+        records = [record for _, each in keeps for record in _records(each)]
+        found = _by_place(steps, operations.steps([each.item for _, each in steps]))
+        kept = operations.keep(records)
+        refused = self._commit()
+        if refused:
+            stored = operations.answers(records, refused)
+            pairs = zip(records, kept, stored, strict=True)
+            kept = [there if d.key in refused else known for d, known, there in pairs]
+        answers = iter(kept)
+        found |= _by_place(
+            keeps,
+            [
+                list(islice(answers, each.num)) if each.in_parts else next(answers)
+                for _, each in keeps
+            ],
+        )
+        found |= _by_place(finds, operations.finds([each.item for _, each in finds]))
+        return [found[place] for place in range(len(group))]
+
+    def _run(self, group: list[Queued]) -> list[Answer]:
+        """Run operations in order, in one transaction."""
+        answers = run_all(group)
+        self._commit()
+        return answers
+
+    def _commit(self) -> frozenset[int]:
+        self._operations.finish()
+        written = time.perf_counter()
+        refused = self._db.commit()
+        self.times.sync.observe(time.perf_counter() - written)
+        self._ends.update(self._db.heads)
+        self._committed()
+        return refused
+
+    # -- failures -----------------------------------------------------------------------------
+
+    def _failed(self, error: Exception, group: list[Queued]) -> Fault:
+        """Roll back after `error`, and decide whether anything may be written from now on."""
+        fault = fault_of(error)
+        try:
+            self._db.roll_back()
+        except Exception as second:  # the connection is lost
+            if fault is Fault.OPERATION:
+                error, fault = second, Fault.OUTAGE
+        self._operations.forget_heads()
+        for queued in group:
+            if queued.undo is not None:
+                queued.undo()
+        if fault is Fault.OPERATION:
+            return fault
+        if fault is Fault.FINAL:
+            log.critical("another process has written to the store; only a restart finds out what"
+                         " is in it: %s", describe(error))  # fmt: skip
+            self.final = True
+        else:
+            log.error("the store takes no writes until the database is back: %s", describe(error))
+            self._since, self._tries = time.monotonic(), 0
+        self.failure = describe(error)
+        return fault
+
+    def probe_after_s(self) -> float:
+        """See `Writer.probe_after_s`: it grows, and is not the same for all servers."""
+        longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**self._tries)
+        return random.uniform(longest / 2, longest)
+
+    def probe(self) -> bool:
+        """Connect again; see `Writer.probe`."""
+        self._tries += 1
+        try:
+            self._db.session.close()
+            session = reopened(self._url, self._durability)
+        except Exception as error:  # the top of the writer's loop
+            self.failure = describe(error)
+            return False
+        self._db.session = session
+        try:
+            moved = self._moved(session)
+        except Exception as error:  # as above
+            self.failure = describe(error)
+            return False
+        if moved is not None:
+            log.critical("%s", moved)
+            self.failure, self.final = moved, True
+            return False
+        log.warning("the store takes writes again, after %.1f s", time.monotonic() - self._since)
+        self.failure = None
+        return True
+
+    def _moved(self, session: Session) -> str | None:
+        """Return why the models of this process are not of the database's logs; None: they are.
+
+        What was acknowledged is there, and perhaps what was under way.
+        """
+        if (epoch := current_epoch(session)) != self._epoch:
+            return f"another server has used the database meanwhile (opening {epoch})"
+        for bandit, (position, digest) in self._ends.items():
+            found = session.fetch(
+                "SELECT hash FROM log WHERE bandit = $1 AND position = $2 UNION ALL"
+                " SELECT hash FROM trims WHERE bandit = $1 AND position = $2",
+                bandit, position,
+            )  # fmt: skip
+            deleted = session.fetch(
+                "SELECT 1 FROM bandits WHERE bandit = $1 AND deleted IS NULL", bandit
+            )
+            if deleted and (not found or found[0][0] != digest):
+                return (
+                    f"the database has lost row {position} of a log, or another one is in its"
+                    " place: it was restored, or a standby that was behind took over"
+                )
+        return None
+
+
+def _records(queued: Queued) -> Sequence[DecisionRecord]:
+    """Return the decisions of an operation that stores some."""
+    return queued.item if queued.in_parts else [queued.item]
+
+
+def _by_place(part: list[Placed], results: Sequence[Any]) -> dict[int, Answer]:
+    """Return answers by the places of their operations."""
+    return {
+        place: (queued.done, None, result)
+        if isinstance(result, BandexaError)
+        else (queued.done, result, None)
+        for (place, queued), result in zip(part, results, strict=True)
+    }

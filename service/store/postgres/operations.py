@@ -1,0 +1,114 @@
+"""The operations inside the writer's group, as far as they are PostgreSQL's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bandexa_core.errors import BandexaError
+from bandexa_core.ids import DecisionId, DecisionKey
+from bandexa_core.log.contract import Outcome
+from service.store.clock import ServiceClock
+from service.store.errors import Conflict, StoreError
+from service.store.identity import DecisionIds
+from service.store.postgres.writing import WritingDatabase, own_id_text
+from service.store.protocol import FoundDecision, Logged, Step
+from service.store.records import DecisionRecord, StoredAnswer
+from service.store.sql.operations import Operations
+from service.store.sql.reader import stored_answer
+from service.store.sql.tail import LogTail
+
+Finding = tuple[DecisionId] | tuple[DecisionKey, int, str | None, Outcome]
+
+
+class PostgresOperations(Operations):
+    """See `Operations`."""
+
+    def __init__(
+        self, db: WritingDatabase, clock: ServiceClock, tail: LogTail, ids: DecisionIds
+    ) -> None:
+        super().__init__(db, clock, tail, ids)
+        self._writing = db
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    def decisions(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
+        """See `Operations.decisions`; within a transaction."""
+        if len({d.decision_id for d in records}) < len(records):
+            return [answer for d in records for answer in self.decisions([d])]
+        known = self.keep(records)
+        live = [d for d in records if d.bandit in self._bandits]
+        refused = self._writing.kept()
+        self._import([d for d in live if d.imported is not None and d.key not in refused])
+        stored = self.answers(records, refused)
+        return [there or found for there, found in zip(stored, known, strict=True)]
+
+    def keep(self, records: list[DecisionRecord]) -> list[StoredAnswer | BandexaError | None]:
+        """Collect decisions; what is stored under their ids follows from `answers`."""
+        live = [d for d in records if d.bandit in self._bandits]
+        windows, maturing = self._waiting(live)
+        self._writing.keep([self._row(d) for d in live])
+        self._windows.open(windows)
+        self._windows.mature_at(maturing)
+        gone = Conflict("the bandit was deleted while the request was on its way")
+        return [None if d.bandit in self._bandits else gone for d in records]
+
+    def answers(
+        self, records: Sequence[DecisionRecord], refused: frozenset[int]
+    ) -> list[StoredAnswer | BandexaError | None]:
+        """Return what is stored under the ids of those decisions that were refused."""
+        return [None if d.key not in refused else self._stored(d) for d in records]
+
+    def _stored(self, record: DecisionRecord) -> StoredAnswer | BandexaError:
+        found = stored_answer(self._writing, self._ids, record.decision_id)
+        return found or StoreError(f"key {record.key} has another decision")
+
+    def _row(self, d: DecisionRecord) -> tuple[Any, ...]:
+        """Return a row in the order of the table's columns."""
+        *first, std, unit, propensities, imported, arm = self._decision_row(d)
+        key, own_id, *middle, explored = first
+        flag = None if explored is None else int(explored)
+        return (
+            key, own_id_text(own_id), *middle, flag, std, None, None, unit, arm, propensities,
+            imported,
+        )  # fmt: skip
+
+    def propensities(self, filled: list[tuple[DecisionKey, float]]) -> list[None]:
+        """Fill in propensities that were computed after the answers."""
+        self._db.executemany(
+            "UPDATE decisions SET propensity = ? WHERE key = ? AND propensity IS NULL",
+            [(propensity, key) for key, propensity in filled],
+        )
+        return [None] * len(filled)
+
+    # -- reports ------------------------------------------------------------------------------
+
+    def steps(self, steps: list[Step]) -> list[tuple[Logged, ...] | BandexaError | None]:
+        """See `Ledger.append`."""
+        answers = self.ledger.append(steps)
+        versions: dict[int, int] = {}
+        for step, answer in zip(steps, answers, strict=True):
+            if isinstance(answer, tuple):
+                versions.setdefault(step.decision.key, step.decision.state.version)
+        self._writing.stepped_from(versions)
+        return answers
+
+    def finds(self, wanted: list[Finding]) -> list[FoundDecision | list[Outcome] | BandexaError]:
+        """Look decisions up, and repeats of rewards."""
+        found: list[FoundDecision | list[Outcome] | BandexaError] = []
+        for each in wanted:
+            try:
+                if len(each) == 1:
+                    found.append(self.ledger.find(each[0]))
+                else:
+                    found.append(self.ledger.repeats(*each))
+            except BandexaError as error:
+                found.append(error)
+        return found
+
+    def purge(self, key: int) -> bool:
+        """See `Operations.purge`."""
+        more = super().purge(key)
+        if not more:
+            self._db.execute("DELETE FROM heads WHERE bandit = ?", (key,))
+        return more
