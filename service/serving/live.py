@@ -21,11 +21,11 @@ class Bandits:
     """The live bandits of a server.
 
     Attributes:
-        coming: The names of those that are about to be served.
+        is_behind: Whether others than these may be there, which are about to be served.
     """
 
     def __init__(self) -> None:
-        self.coming: set[str] = set()
+        self.is_behind = False
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
         self._records: dict[int, BanditRecord] = {}
@@ -65,8 +65,8 @@ class Bandits:
         """
         bandit = self.get(name)
         if bandit is None:
-            if name in self.coming:
-                raise Unavailable(f"bandit {name!r} is being loaded")
+            if self.is_behind:
+                raise Unavailable(f"bandit {name!r} is not known yet: bandits are being loaded")
             raise UnknownBandit(name)
         return bandit
 

@@ -154,6 +154,7 @@ class Replica:
     # -- bandits --------------------------------------------------------------------------------
 
     def _sync(self) -> None:
+        self._live.is_behind = True
         if self._syncing is None:
             self._syncing = asyncio.create_task(self._follow_bandits(), name="bandits")
             self._syncing.add_done_callback(self._synced)
@@ -165,6 +166,9 @@ class Replica:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the bandits of the store cannot be read: %s", error)
             asyncio.get_running_loop().call_later(1.0, self._sync)
+        elif self._sync_again:  # asked for since the last look
+            self._sync_again = False
+            self._sync()
 
     async def _follow_bandits(self) -> None:
         """Serve the bandits that the store has, and no others."""
@@ -188,11 +192,10 @@ class Replica:
                 for record in records
                 if self._live.find(record.uid) is None and record.uid not in aside
             ]
-            self._live.coming = {record.name for record in missing}
             for record in missing:
                 await self._load(record)
-                self._live.coming.discard(record.name)
             again = self._sync_again
+        self._live.is_behind = False
 
     async def _load(self, record: BanditRecord) -> None:
         loop = asyncio.get_running_loop()
