@@ -816,11 +816,12 @@ export interface components {
                 [key: string]: components["schemas"]["MetricGuard"];
             };
         };
-        /** @description Alive, or ready. */
+        /** @description Alive, or ready; `worker`: which of several workers answers. */
         Health: {
             detail: string | null;
             status: string;
             trainer: components["schemas"]["TrainerState"] | null;
+            worker: number | null;
         };
         /** @description What became of a decision; `updated`: it was there, and its value came or changed. */
         ImportAnswer: {
